@@ -1,0 +1,40 @@
+"""hyperseek: encode a corpus once, index it once, search it with any scoring function.
+
+The public names below are imported on first use, so `import hyperseek` loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from hyperseek._version import __version__
+
+if TYPE_CHECKING:
+    from hyperseek._errors import HyperseekError
+    from hyperseek.records import Document, Hit, Query
+    from hyperseek.scoring import Points, Scorer, Space
+
+_HOMES = {
+    "Document": "hyperseek.records",
+    "Hit": "hyperseek.records",
+    "HyperseekError": "hyperseek._errors",
+    "Points": "hyperseek.scoring",
+    "Query": "hyperseek.records",
+    "Scorer": "hyperseek.scoring",
+    "Space": "hyperseek.scoring",
+}
+
+__all__ = ["Document", "Hit", "HyperseekError", "Points", "Query", "Scorer", "Space", "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'hyperseek' has no attribute {name!r}; it has: {', '.join(__all__)}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,115 @@
+"""Every exception of the library.
+
+```
+HyperseekError
+├── InputError (ValueError)        an argument, a text or a tensor that cannot be used
+│   ├── ConfigError                a recipe or an override: unknown key, wrong type, out of range
+│   ├── DataError                  a corpus, queries, qrels or run file; names the file and the line
+│   └── UnknownNameError (LookupError)  a name that is not registered; lists those that are
+├── ModelError                     a checkpoint that cannot be read or does not fit
+│   └── FingerprintError           a model and an index that do not belong together
+├── StoreError                     an index folder that is missing, damaged or in use
+├── ProtocolError                  two results that were not measured alike
+└── MissingExtraError (ImportError)  an optional dependency; names the pip command that brings it
+```
+
+A message says what was given, what is allowed, and what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class HyperseekError(Exception):
+    """Base of every error this library raises on purpose."""
+
+
+class InputError(HyperseekError, ValueError):
+    """An argument, a text or a tensor that cannot be used."""
+
+
+class ConfigError(InputError):
+    """A recipe or an override that does not validate."""
+
+
+class DataError(InputError):
+    """A data file that cannot be read as what it was said to be.
+
+    Args:
+        message: What is wrong and what to do.
+        path: The file.
+        line: Its line, counted from 1.
+    """
+
+    def __init__(self, message: str, *, path: object = None, line: int | None = None) -> None:
+        self.path = path
+        self.line = line
+        place = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
+        super().__init__(place + message)
+
+
+class UnknownNameError(InputError, LookupError):
+    """A name that is not registered.
+
+    Args:
+        kind: What the name should have been a name of, as in "loss".
+        name: The name that was given.
+        known: The names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.name = name
+        self.known = sorted(known)
+        super().__init__(f"unknown {kind} {name!r}{suggestion(name, self.known)}; known: {', '.join(self.known)}")
+
+
+class ModelError(HyperseekError):
+    """A checkpoint that cannot be read or does not fit what it is loaded into."""
+
+
+class FingerprintError(ModelError):
+    """A model whose document side is not the one that made an index."""
+
+
+class StoreError(HyperseekError):
+    """An index folder that is missing, damaged or in use."""
+
+
+class ProtocolError(HyperseekError):
+    """Two results that were not measured alike and may not be compared."""
+
+
+class MissingExtraError(HyperseekError, ImportError):
+    """An optional dependency that is not installed."""
+
+
+def suggestion(name: str, known: Iterable[str]) -> str:
+    """Return `"; did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
+    closest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"; did you mean {closest[0]!r}?" if closest else ""
+
+
+def require(module: str, *, extra: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Args:
+        module: The module's import name.
+        extra: The extra of this package that installs it.
+
+    Returns:
+        The module.
+
+    Raises:
+        MissingExtraError: It is not installed; the message names the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"this needs the package {module.split('.')[0]!r}, which could not be imported ({error}); "
+            f"install it with: pip install 'hyperseek[{extra}]'"
+        ) from error

@@ -1,0 +1,27 @@
+"""What documents are (Points), how they compare (Space), and what queries become (Scorer)."""
+
+from hyperseek.scoring._linear import LinearScorer
+from hyperseek.scoring._points import Points
+from hyperseek.scoring._qnet import QNetScorer
+from hyperseek.scoring._qnet_converter import (
+    QNetConverter,
+    RepeatedDenseBlockConverter,
+    build_converter,
+    register_qnet_converter,
+)
+from hyperseek.scoring._scorer import Scorer, load_scorer
+from hyperseek.scoring._space import Chart, Space
+
+__all__ = [
+    "Chart",
+    "LinearScorer",
+    "Points",
+    "QNetConverter",
+    "QNetScorer",
+    "RepeatedDenseBlockConverter",
+    "Scorer",
+    "Space",
+    "build_converter",
+    "load_scorer",
+    "register_qnet_converter",
+]

@@ -1,0 +1,55 @@
+"""The scorer of every bi-encoder: a query is one point of the space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from hyperseek.scoring._points import Points
+from hyperseek.scoring._scorer import Scorer
+from hyperseek.scoring._space import Space
+
+
+class LinearScorer(Scorer):
+    """Queries as points, compared by the space's own similarity.
+
+    Args:
+        space: The geometry.
+        queries: `(Q, d)`.
+    """
+
+    kind = "linear"
+
+    def __init__(self, space: Space, queries: Tensor) -> None:
+        space.check(queries)
+        self.space = space
+        self.queries = queries
+
+    def score(self, points: Points) -> Tensor:
+        """Return `(Q, N)` similarities."""
+        return self.space.score(self.queries, points)
+
+    def score_own(self, documents: Tensor) -> Tensor:
+        """Return `(Q, n)` similarities of each query with its own `(Q, n, d)` documents."""
+        rows = [self.space.score(query[None], Points(own)) for query, own in zip(self.queries, documents, strict=True)]
+        return torch.cat(rows) if rows else documents.new_zeros(0, documents.shape[1])
+
+    def linear(self) -> Tensor:
+        """Return the queries themselves."""
+        return self.queries
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return `queries`."""
+        return {"queries": self.queries}
+
+    def config(self) -> dict[str, Any]:
+        """Return the space."""
+        return {"space": self.space.to_json()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
+        """Make the scorer from `queries` and the space."""
+        return cls(Space.from_json(config["space"]), tensors["queries"])

@@ -1,0 +1,159 @@
+"""Scorer: what a batch of queries is compiled to.
+
+Shapes: `Q` queries, `N` documents, `n` documents of each query's own, `d` dimensions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from hyperseek._errors import InputError, ModelError, UnknownNameError
+from hyperseek._files import atomic_write
+from hyperseek.scoring._points import Points
+from hyperseek.scoring._space import Space
+
+_KINDS: dict[str, type[Scorer]] = {}
+
+
+class Scorer(ABC):
+    """`Q` compiled queries that score points. Scores are float32 and higher is better.
+
+    A scorer is tensors plus a small JSON configuration, so slicing, joining, moving and saving are written once
+    here. Every tensor's first axis is the query. A subclass sets `kind` and is found by it when a file is loaded.
+    """
+
+    kind: ClassVar[str]
+    space: Space
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "kind" in cls.__dict__:
+            _KINDS[cls.kind] = cls
+
+    @abstractmethod
+    def score(self, points: Points) -> Tensor:
+        """Score every point with every query.
+
+        Args:
+            points: `N` documents on the scorer's device.
+
+        Returns:
+            `(Q, N)` float32; higher is better. Differentiable where the tensors are.
+        """
+
+    @abstractmethod
+    def score_own(self, documents: Tensor) -> Tensor:
+        """Score for each query documents of its own: what reranking and own-item losses need.
+
+        Args:
+            documents: `(Q, n, d)`.
+
+        Returns:
+            `(Q, n)` float32.
+        """
+
+    @abstractmethod
+    def linear(self) -> Tensor | None:
+        """Return `(Q, d)` query vectors for the charts of `space` if the score is linear there, else None."""
+
+    @abstractmethod
+    def tensors(self) -> dict[str, Tensor]:
+        """Return everything that belongs to the queries; the first axis of each tensor is `Q`."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return everything else, as plain JSON values."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
+        """Make a scorer from what `tensors` and `config` returned."""
+
+    def __len__(self) -> int:
+        return next(iter(self.tensors().values())).shape[0]
+
+    def __getitem__(self, index: slice | Tensor) -> Self:
+        return self._map(lambda tensor: tensor[index])
+
+    @property
+    def device(self) -> torch.device:
+        """Where the tensors are."""
+        return next(iter(self.tensors().values())).device
+
+    def to(self, device: str | torch.device) -> Self:
+        """Return the scorer on `device`."""
+        return self._map(lambda tensor: tensor.to(device))
+
+    def detach(self) -> Self:
+        """Return the scorer cut from the graph that computed it."""
+        return self._map(lambda tensor: tensor.detach())
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """Join scorers of one kind and configuration, in order.
+
+        Args:
+            parts: At least one.
+
+        Returns:
+            All queries in one scorer.
+
+        Raises:
+            InputError: `parts` is empty or the configurations differ.
+        """
+        if not parts:
+            raise InputError("cannot join no scorers at all; give at least one")
+        first = parts[0]
+        for part in parts[1:]:
+            if type(part) is not type(first) or part.config() != first.config():
+                raise InputError(f"cannot join scorers that differ: {first.config()} and {part.config()}")
+        names = first.tensors()
+        joined = {name: torch.cat([part.tensors()[name] for part in parts]) for name in names}
+        return first.from_tensors(joined, first.config())
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the scorer to a safetensors file, atomically."""
+        from safetensors.torch import save
+
+        metadata = {"hyperseek_scorer": self.kind, "config": json.dumps(self.config())}
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
+        with atomic_write(path, "wb") as file:
+            file.write(save(tensors, metadata))
+
+    def _map(self, function: Any) -> Self:
+        changed = {name: function(tensor) for name, tensor in self.tensors().items()}
+        return self.from_tensors(changed, self.config())
+
+
+def load_scorer(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Scorer:
+    """Read a scorer that `Scorer.save` wrote.
+
+    Args:
+        path: A safetensors file.
+        device: Where to put the tensors.
+
+    Returns:
+        The scorer, of the class that wrote it.
+
+    Raises:
+        ModelError: The file holds no scorer.
+        UnknownNameError: It holds a scorer of an unknown kind.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    kind = metadata.get("hyperseek_scorer")
+    if kind is None:
+        raise ModelError(f"{path} holds no scorer; give a file that Scorer.save wrote")
+    if kind not in _KINDS:
+        raise UnknownNameError("scorer", kind, _KINDS)
+    return _KINDS[kind].from_tensors(tensors, json.loads(metadata["config"]))
