@@ -22,7 +22,14 @@ def fingerprint_json(value: Any) -> str:
 
 def fingerprint_texts(texts: Iterable[str]) -> str:
     """Fingerprint a sequence of texts; order and borders matter."""
-    return _digest(part for text in texts for part in (len(encoded := text.encode()).to_bytes(8, "little"), encoded))
+
+    def parts() -> Iterable[bytes]:
+        for text in texts:
+            encoded = text.encode()
+            yield len(encoded).to_bytes(8, "little")
+            yield encoded
+
+    return _digest(parts())
 
 
 def fingerprint_file(path: str | os.PathLike[str]) -> str:

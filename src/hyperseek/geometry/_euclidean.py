@@ -35,7 +35,8 @@ def unit_vectors(vectors: Tensor) -> Tensor:
         `(..., d)` of norm 1 or 0.
     """
     wide = _wide(vectors)
-    return wide / wide.norm(dim=-1, keepdim=True).clamp_min(_SMALLEST_NORM)
+    norms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return wide / norms.clamp_min(_SMALLEST_NORM)
 
 
 def cosine_similarity(queries: Tensor, documents: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ Shapes: `Q` queries, `n` documents of each query, `N` documents shared by all, `
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeVar
 
 import torch
@@ -169,7 +170,7 @@ class RepeatedDenseBlockConverter:
         self.dropout = dropout_prob if do_dropout else 0.0
         self.do_layer_norm = do_layer_norm
         self.layer_norm_before_residual = layer_norm_before_residual
-        self.weight_shapes = list(zip(sizes[:-1], sizes[1:], strict=True))
+        self.weight_shapes = list(pairwise(sizes))
         self.bias_shapes = [(size, 1) for size in sizes[1:-1]]
 
     def __call__(
