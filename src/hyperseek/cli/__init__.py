@@ -1,0 +1,67 @@
+"""The command line: one file a verb, each a thin wrapper over a public function with the same argument names."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from importlib.util import find_spec
+from typing import Annotated
+
+import typer
+
+# In the order of use, which is the order of `hyperseek --help`.
+_VERBS = ("demo", "prepare", "train", "encode", "search", "evaluate", "convert")
+
+app = typer.Typer(
+    name="hyperseek",
+    help="Neural retrieval beyond the dot product: encode once, index once, search with any scoring function.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from hyperseek._version import __version__
+
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, warnings and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is being decided and why.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    from hyperseek._progress import set_quiet
+
+    set_quiet(quiet)
+    level = logging.WARNING if quiet else logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+
+
+def _register() -> None:
+    for verb in _VERBS:
+        if find_spec(f"hyperseek.cli._{verb}") is None:
+            continue
+        module = importlib.import_module(f"hyperseek.cli._{verb}")
+        app.command(name=verb)(getattr(module, verb))
+
+
+_register()
+
+
+def main() -> None:
+    """Run the command line; errors of this library become one line on standard error and exit code 2."""
+    from hyperseek._errors import HyperseekError
+
+    try:
+        app()
+    except HyperseekError as error:
+        typer.secho(f"hyperseek: {error}", fg=typer.colors.RED, err=True)
+        raise SystemExit(2) from None
