@@ -1,0 +1,41 @@
+"""Training: losses, the trainer, recipes."""
+
+from hyperseek.training._losses import (
+    NO_DOCUMENT,
+    AnchorConfig,
+    AnchorLoss,
+    ContrastiveConfig,
+    ContrastiveLoss,
+    KLConfig,
+    KLLoss,
+    Loss,
+    LossConfig,
+    LossesConfig,
+    MarginMSEConfig,
+    MarginMSELoss,
+    Objective,
+    OwnCrossEntropyConfig,
+    OwnCrossEntropyLoss,
+    ScoredBatch,
+    gather_rows,
+)
+
+__all__ = [
+    "NO_DOCUMENT",
+    "AnchorConfig",
+    "AnchorLoss",
+    "ContrastiveConfig",
+    "ContrastiveLoss",
+    "KLConfig",
+    "KLLoss",
+    "Loss",
+    "LossConfig",
+    "LossesConfig",
+    "MarginMSEConfig",
+    "MarginMSELoss",
+    "Objective",
+    "OwnCrossEntropyConfig",
+    "OwnCrossEntropyLoss",
+    "ScoredBatch",
+    "gather_rows",
+]

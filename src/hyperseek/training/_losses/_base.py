@@ -1,0 +1,46 @@
+"""What a loss is: a small module from a scored batch to one number."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hyperseek._config import Config
+from hyperseek.training._losses._batch import ScoredBatch
+
+
+class LossConfig(Config):
+    """Fields that every loss has.
+
+    Attributes:
+        weight: Factor of this loss in the total, above 0.
+    """
+
+    weight: float = Field(1.0, gt=0)
+
+
+class Loss(nn.Module, ABC):
+    """One loss; a subclass says what it reads."""
+
+    needs_in_batch: bool = False
+    needs_base: bool = False
+
+    @abstractmethod
+    def forward(self, batch: ScoredBatch) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            batch: At least one query.
+
+        Returns:
+            A scalar; 0 where no query of the batch has what the loss needs.
+        """
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the values under the mask; 0, still joined to the graph, where the mask is empty."""
+    kept = torch.where(mask, values, torch.zeros_like(values))
+    return kept.sum() / mask.sum().clamp_min(1)

@@ -1,0 +1,125 @@
+"""What every loss reads: a batch of scored queries.
+
+Shapes: `Q` queries, `D` distinct documents of the batch, `n` items of each query's own, `P` known positives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from hyperseek.scoring import Points, Scorer
+from hyperseek.training._losses._gather import gather_rows
+
+NO_DOCUMENT = -1
+"""Fills `items` and `known` where a query has fewer than the others."""
+
+
+@dataclass(eq=False)
+class ScoredBatch:
+    """Queries, the distinct documents of their batch, and scores between them, computed when first asked for.
+
+    Attributes:
+        scorer: The `Q` compiled queries.
+        points: The `D` documents.
+        documents: `(D,)` integers; equal numbers mean the same document, on every process.
+        items: `(Q, n)` positions among the `D` documents; item 0 is the positive, `NO_DOCUMENT` fills.
+        known: `(Q, P)` numbers, as in `documents`, of all documents known to be relevant; `NO_DOCUMENT` fills.
+        labels: `(Q, n)` teacher scores; NaN where there is none.
+        base_scorer: The queries as they were before training, or None.
+        base_points: The documents as they were before training; None means as `points`.
+        firsts: `(F,)` numbers of the documents that are some query's item 0; derived where None.
+    """
+
+    scorer: Scorer
+    points: Points
+    documents: Tensor
+    items: Tensor
+    known: Tensor
+    labels: Tensor
+    base_scorer: Scorer | None = None
+    base_points: Points | None = None
+    firsts: Tensor | None = None
+
+    @cached_property
+    def in_batch(self) -> Tensor:
+        """`(Q, D)` scores of every query with every document of the batch."""
+        return self.scorer.score(self.points)
+
+    @cached_property
+    def own(self) -> Tensor:
+        """`(Q, n)` scores of each query with its own items; arbitrary where `own_mask` is False."""
+        filled = self.items.clamp_min(0)
+        if "in_batch" in self.__dict__:
+            return self.in_batch.gather(1, filled)
+        return self.scorer.score_own(self.points.vectors[filled])
+
+    @cached_property
+    def base(self) -> Tensor | None:
+        """`(Q, D)` scores before training, without gradient; None where they are not kept."""
+        if self.base_scorer is None:
+            return None
+        points = self.points if self.base_points is None else self.base_points
+        with torch.no_grad():
+            return self.base_scorer.score(points)
+
+    @property
+    def own_mask(self) -> Tensor:
+        """`(Q, n)` booleans: which items exist."""
+        return self.items >= 0
+
+    @property
+    def has_positive(self) -> Tensor:
+        """`(Q,)` booleans: which queries have a positive item at all."""
+        return self.items[:, 0] >= 0
+
+    @cached_property
+    def positives(self) -> Tensor:
+        """`(Q, D)` booleans: which documents are known to be relevant to which query."""
+        return (self.documents[None, :, None] == self.known[:, None, :]).any(-1)
+
+    @cached_property
+    def first_columns(self) -> Tensor:
+        """`(D,)` booleans: which documents are some query's item 0."""
+        return torch.isin(self.documents, self._first_numbers())
+
+    def across_devices(self) -> ScoredBatch:
+        """Return this process's queries with the distinct documents of all processes; itself in a run of one."""
+        vectors = gather_rows(self.points.vectors)
+        if vectors is self.points.vectors:
+            return self
+        numbers = gather_rows(self.documents)
+        kept = _first_occurrences(numbers)
+        base = None if self.base_points is None else Points(gather_rows(self.base_points.vectors)[kept])
+        documents = numbers[kept]
+        return replace(
+            self,
+            points=Points(vectors[kept]),
+            documents=documents,
+            items=_positions(self.documents, documents, self.items),
+            base_points=base,
+            firsts=gather_rows(self._first_numbers()),
+        )
+
+    def _first_numbers(self) -> Tensor:
+        if self.firsts is not None:
+            return self.firsts
+        return self.documents[self.items[:, 0][self.has_positive]]
+
+
+def _first_occurrences(numbers: Tensor) -> Tensor:
+    """Return the positions of the first of each distinct number, in order."""
+    distinct, inverse = numbers.unique(return_inverse=True)
+    positions = torch.arange(len(numbers), device=numbers.device)
+    firsts = torch.full_like(distinct, len(numbers)).scatter_reduce(0, inverse, positions, "amin")
+    return firsts.sort().values
+
+
+def _positions(old: Tensor, new: Tensor, items: Tensor) -> Tensor:
+    """Translate positions among the documents `old` to positions among the documents `new`."""
+    order = new.argsort()
+    found = order[torch.searchsorted(new[order], old[items.clamp_min(0)])]
+    return torch.where(items >= 0, found, items)

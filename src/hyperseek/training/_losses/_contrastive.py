@@ -1,0 +1,105 @@
+"""Contrastive learning with the documents of the whole batch as negatives."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hyperseek._errors import InputError
+from hyperseek.training._losses._base import Loss, LossConfig, masked_mean
+from hyperseek.training._losses._batch import ScoredBatch
+
+
+class ContrastiveConfig(LossConfig):
+    """Cross-entropy of the positive among the batch's documents.
+
+    Attributes:
+        temperature: Scores are divided by it, above 0. 1 is the original Hypencoder; cosines want 0.01 to 0.1.
+        learned_temperature: Whether the temperature is trained, starting from `temperature`.
+        positives: `own` asks for the query's item 0 alone; `mean` averages that over all known positives of the
+            batch; `log_sum` asks for the summed probability of all known positives.
+        mask_known: Whether known positives other than the one asked for are left out of the negatives.
+        false_negative_margin: Negatives scored more than this above the query's own positive are taken for unjudged
+            positives and left out; None keeps all.
+        guide: Whose scores `false_negative_margin` compares: the model's own, or those before training (`base`).
+        only_first_item: Whether only items 0 of the queries serve as documents, not their negatives.
+        across_devices: Whether documents of all processes serve as negatives.
+    """
+
+    temperature: float = Field(1.0, gt=0)
+    learned_temperature: bool = False
+    positives: Literal["own", "mean", "log_sum"] = "own"
+    mask_known: bool = True
+    false_negative_margin: float | None = None
+    guide: Literal["self", "base"] = "self"
+    only_first_item: bool = False
+    across_devices: bool = True
+
+
+class ContrastiveLoss(Loss):
+    """The loss of `ContrastiveConfig`; queries without a positive do not count.
+
+    Args:
+        config: Its options.
+    """
+
+    needs_in_batch = True
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.needs_base = config.guide == "base" and config.false_negative_margin is not None
+        log_temperature = torch.tensor(math.log(config.temperature))
+        if config.learned_temperature:
+            self.log_temperature = nn.Parameter(log_temperature)
+        else:
+            self.register_buffer("log_temperature", log_temperature, persistent=False)
+
+    def forward(self, batch: ScoredBatch) -> Tensor:
+        """Return the mean over queries that have a positive.
+
+        Args:
+            batch: Any batch.
+
+        Returns:
+            A scalar, at least 0.
+        """
+        if self.config.across_devices:
+            batch = batch.across_devices()
+        logits = batch.in_batch / self.log_temperature.exp()
+        positives, negatives = self._masks(batch)
+        lowest = torch.finfo(logits.dtype).min
+        all_negatives = logits.masked_fill(~negatives, lowest).logsumexp(1, keepdim=True)
+        if self.config.positives == "log_sum":
+            targets = logits.masked_fill(~positives, lowest).logsumexp(1, keepdim=True)
+            losses = torch.logaddexp(targets, all_negatives) - targets
+            return masked_mean(losses[:, 0], batch.has_positive)
+        losses = torch.logaddexp(logits, all_negatives) - logits
+        counts = positives.sum(1).clamp_min(1)
+        per_query = torch.where(positives, losses, torch.zeros_like(losses)).sum(1) / counts
+        return masked_mean(per_query, batch.has_positive)
+
+    def _masks(self, batch: ScoredBatch) -> tuple[Tensor, Tensor]:
+        """Return `(Q, D)` booleans: the documents asked for, and those they are told from."""
+        own = torch.zeros_like(batch.positives)
+        own.scatter_(1, batch.items[:, :1].clamp_min(0), batch.has_positive[:, None])
+        known = batch.positives | own
+        asked = own if self.config.positives == "own" else known
+        negatives = ~(known if self.config.mask_known else asked)
+        if self.config.only_first_item:
+            asked = asked & batch.first_columns
+            negatives = negatives & batch.first_columns
+        if self.config.false_negative_margin is not None:
+            negatives = negatives & ~self._likely_positives(batch)
+        return asked, negatives
+
+    def _likely_positives(self, batch: ScoredBatch) -> Tensor:
+        scores = batch.base if self.config.guide == "base" else batch.in_batch.detach()
+        if scores is None:
+            raise InputError("guide='base' needs the scores before training, which this batch does not hold")
+        own = scores.gather(1, batch.items[:, :1].clamp_min(0))
+        return scores > own + self.config.false_negative_margin

@@ -1,0 +1,94 @@
+"""The weighted sum of the losses that a recipe names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hyperseek._config import Config
+from hyperseek._errors import ConfigError
+from hyperseek.training._losses._anchor import AnchorConfig, AnchorLoss
+from hyperseek.training._losses._base import Loss, LossConfig
+from hyperseek.training._losses._batch import ScoredBatch
+from hyperseek.training._losses._contrastive import ContrastiveConfig, ContrastiveLoss
+from hyperseek.training._losses._kl import KLConfig, KLLoss
+from hyperseek.training._losses._margin_mse import MarginMSEConfig, MarginMSELoss
+from hyperseek.training._losses._own_cross_entropy import OwnCrossEntropyConfig, OwnCrossEntropyLoss
+
+
+class LossesConfig(Config):
+    """Which losses are summed; at least one must be given.
+
+    Attributes:
+        contrastive: Cross-entropy among the documents of the batch.
+        own_cross_entropy: Cross-entropy among the query's own items.
+        margin_mse: Distillation of score differences.
+        kl: Distillation of distributions over own items.
+        anchor: The pull towards the scores before training.
+    """
+
+    contrastive: ContrastiveConfig | None = None
+    own_cross_entropy: OwnCrossEntropyConfig | None = None
+    margin_mse: MarginMSEConfig | None = None
+    kl: KLConfig | None = None
+    anchor: AnchorConfig | None = None
+
+    @property
+    def chosen(self) -> dict[str, LossConfig]:
+        """The losses that are given, by name."""
+        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+
+
+_LOSSES: dict[str, Callable[[Any], Loss]] = {
+    "contrastive": ContrastiveLoss,
+    "own_cross_entropy": OwnCrossEntropyLoss,
+    "margin_mse": MarginMSELoss,
+    "kl": KLLoss,
+    "anchor": AnchorLoss,
+}
+
+
+class Objective(nn.Module):
+    """The sum of weighted losses, and each of them for the log.
+
+    Args:
+        config: The losses.
+
+    Raises:
+        ConfigError: No loss is given.
+    """
+
+    def __init__(self, config: LossesConfig) -> None:
+        super().__init__()
+        chosen = config.chosen
+        if not chosen:
+            raise ConfigError(f"losses: at least one is needed; known: {', '.join(_LOSSES)}")
+        self.weights = {name: options.weight for name, options in chosen.items()}
+        self.losses = nn.ModuleDict({name: _LOSSES[name](options) for name, options in chosen.items()})
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a loss reads the scores before training."""
+        return any(loss.needs_base for loss in self._each())
+
+    def forward(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses of a batch.
+
+        Args:
+            batch: At least one query.
+
+        Returns:
+            The total, and every loss before weighting, detached, by name.
+        """
+        if any(loss.needs_in_batch for loss in self._each()):
+            # Own-item losses then read from these scores instead of scoring again.
+            _ = batch.in_batch
+        values = {name: loss(batch) for name, loss in self.losses.items()}
+        total = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
+        return total, {name: value.detach() for name, value in values.items()}
+
+    def _each(self) -> list[Loss]:
+        return [loss for loss in self.losses.values() if isinstance(loss, Loss)]
