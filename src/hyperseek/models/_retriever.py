@@ -1,0 +1,286 @@
+"""Retriever: a sentence-transformers model seen through the contracts of this library.
+
+Two routes of modules lead from text to features: documents become Points, queries become a Scorer. A model without
+a Router has one route for both. The last module of a query route may have a method `scorer(flat) -> Scorer`; without
+one, a query is a point. Nothing here knows a family by name.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from sentence_transformers.base.modules import Module, Router
+from sentence_transformers.sentence_transformer.modules import Normalize
+from torch import nn
+
+from hyperseek._errors import InputError
+from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
+from hyperseek.models._batching import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, batches_by_tokens
+from hyperseek.models._precision import resolve_dtype
+from hyperseek.models._routes import route_width
+from hyperseek.scoring import LinearScorer, Points, Scorer, Space
+
+if TYPE_CHECKING:
+    import os
+
+    from sentence_transformers import SentenceTransformer
+
+Side = Literal["query", "document"]
+_SIDES: tuple[Side, Side] = ("query", "document")
+_PACKAGES = ("hyperseek", "sentence-transformers", "torch", "transformers")
+
+# Numbers that a batch of compiled queries may hold: 256 MiB of float32. A deep q-net has millions of them.
+_COMPILED_NUMBERS = 1 << 26
+_LARGEST_QUERY_BATCH = 64
+_SPACES = {"cosine": "cosine", "dot": "dot", "euclidean": "euclidean"}
+
+
+class Retriever:
+    """A model that encodes documents once and compiles queries to scorers.
+
+    Args:
+        model: The module container.
+        source: The path or name it came from, which an index remembers.
+
+    Attributes:
+        model: The module container; train it, save it, or use it in plain sentence-transformers.
+        source: As given.
+        space: The geometry of its points.
+
+    Raises:
+        InputError: The model's similarity has no space here.
+    """
+
+    def __init__(self, model: SentenceTransformer, *, source: str | None = None) -> None:
+        self.model = model.eval()
+        self.source = source
+        self._compiler = getattr(self.route("query")[-1], "scorer", None)
+        if model.similarity_fn_name not in _SPACES:
+            raise InputError(
+                f"the model compares by {model.similarity_fn_name!r}; hyperseek knows {', '.join(_SPACES)}"
+            )
+        self.space = Space(_SPACES[model.similarity_fn_name], route_width(self.route("document")))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return torch.device(self.model.device)
+
+    def route(self, side: Side) -> list[nn.Module]:
+        """Return the modules that a text of this side goes through, in order."""
+        modules: list[nn.Module] = []
+        for module in self.model.children():
+            if isinstance(module, Router):
+                modules.extend(cast("nn.ModuleList", module.sub_modules[side]))
+            else:
+                modules.append(module)
+        return modules
+
+    def preprocess(self, texts: Sequence[str], side: Side) -> dict[str, Any]:
+        """Put the side's prompt before each text, tokenise, truncate and pad.
+
+        Args:
+            texts: At least one.
+            side: `"query"` or `"document"`.
+
+        Returns:
+            Features for `forward`, on the model's device.
+        """
+        from sentence_transformers.util import batch_to_device
+
+        prompt = self.model.prompts.get(side) or None
+        features = self.model.preprocess(list(texts), prompt=prompt, task=side)
+        return dict(batch_to_device(features, self.device))
+
+    def forward(
+        self, features: dict[str, Any], side: Side, *, start: int = 0, stop: int | None = None
+    ) -> dict[str, Any]:
+        """Run modules `start` to `stop` of a route; differentiable.
+
+        Args:
+            features: What `preprocess`, or an earlier part of the route, returned.
+            side: `"query"` or `"document"`.
+            start: First module to run.
+            stop: Module to stop before; None for all.
+
+        Returns:
+            The features after the last module run.
+        """
+        return _run(self.route(side)[start:stop], features)
+
+    def points(self, features: dict[str, Any]) -> Points:
+        """Return the points that a finished document route describes, canonical for the space; differentiable."""
+        return Points(self.space.canonical(features["sentence_embedding"].float()))
+
+    def scorer(self, features: dict[str, Any]) -> Scorer:
+        """Return the scorer that a finished query route describes; differentiable."""
+        flat = features["sentence_embedding"].float()
+        if self._compiler is None:
+            return LinearScorer(self.space, flat)
+        compiled: Scorer = self._compiler(flat)
+        return compiled
+
+    def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto", batch_tokens: int | None = None) -> Points:
+        """Encode documents.
+
+        Args:
+            texts: Any number, any lengths; longer ones are truncated as the model says.
+            dtype: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`: what the weights are cast to meanwhile.
+            batch_tokens: Most tokens of a batch; None chooses by device.
+
+        Returns:
+            `N` points in the order of `texts`, float32, on the CPU.
+        """
+        modules = self._document_modules(resolve_dtype(dtype, self.device))
+        budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
+        vectors = torch.empty(len(texts), self.space.dimension)
+        with torch.inference_mode():
+            for batch in batches_by_tokens(self._token_counts(texts), budget):
+                features = self.preprocess([texts[position] for position in batch], "document")
+                vectors[batch] = self.points(_run(modules, features)).vectors.cpu()
+        return Points(vectors)
+
+    def compile(self, queries: Sequence[str], *, task: str | None = None, level: int | None = None) -> Scorer:
+        """Compile queries to one scorer.
+
+        Args:
+            queries: At least one.
+            task: Only for models with tasks; None otherwise.
+            level: Only for models with levels; None otherwise.
+
+        Returns:
+            The scorer, in the order of `queries`.
+
+        Raises:
+            InputError: There are no queries, or this model has no tasks or levels.
+        """
+        for name, value in (("task", task), ("level", level)):
+            if value is not None:
+                raise InputError(f"this model has no {name}s; it was given {name}={value!r}, leave it out")
+        if isinstance(queries, str):
+            raise InputError("queries must be a sequence of strings; for one query give a list of one")
+        parts = list(self.compile_batches(queries))
+        if not parts:
+            raise InputError("there are no queries to compile; give at least one")
+        return parts[0] if len(parts) == 1 else type(parts[0]).concatenate(parts)
+
+    def compile_batches(self, queries: Sequence[str]) -> Iterator[Scorer]:
+        """Compile queries a batch at a time, so that memory stays bounded even for deep q-nets.
+
+        Args:
+            queries: Any number.
+
+        Yields:
+            Scorers of successive queries, on the model's device.
+        """
+        size = max(1, min(_LARGEST_QUERY_BATCH, _COMPILED_NUMBERS // route_width(self.route("query"))))
+        for start in range(0, len(queries), size):
+            with torch.inference_mode():
+                features = self.preprocess(queries[start : start + size], "query")
+                yield self.scorer(self.forward(features, "query"))
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the document side: models with equal fingerprints turn a text into equal points.
+
+        It covers weights, modules, vocabulary, prompt and maximum length of the document route, and not the query
+        route: a head trained on queries alone keeps it, and with it every index.
+        """
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        modules = self.route("document")
+        unit = self.space.kind == "cosine"
+        while isinstance(modules[-1], Normalize):
+            modules, unit = modules[:-1], True
+        description = [
+            {
+                "class": type(module).__name__,
+                "config": _document_config(module),
+                "weights": fingerprint_tensors(module.state_dict().items()),
+            }
+            for module in modules
+        ]
+        vocabulary = self.model.tokenizer.get_vocab() if hasattr(self.model.tokenizer, "get_vocab") else None
+        return fingerprint_json([description, unit, self._lengths()["document"], self._prompt("document"), vocabulary])
+
+    def protocol(self) -> dict[str, Any]:
+        """Return what a measured result must carry: lengths, prompts, space, weights' dtype, versions."""
+        return {
+            "model": self.source,
+            "fingerprint": self.fingerprint,
+            "space": self.space.to_json(),
+            "max_length": self._lengths(),
+            "prompts": {side: self._prompt(side) for side in _SIDES},
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "versions": {name: version(name) for name in _PACKAGES},
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a sentence-transformers folder that `hyperseek.load` reads.
+
+        Models whose queries are vectors also load in plain sentence-transformers (with `trust_remote_code=True`
+        where a module is hyperseek's own).
+        """
+        self.model.save(str(path), create_model_card=False)
+        self.source = str(Path(path))
+
+    def _prompt(self, side: Side) -> str:
+        return self.model.prompts.get(side) or ""
+
+    def _lengths(self) -> dict[str, int | None]:
+        lengths: dict[str, int | None] = {}
+        for side in _SIDES:
+            first = self.route(side)[0]
+            own = getattr(first, f"{side}_length", None)
+            lengths[side] = own if own is not None else getattr(first, "max_seq_length", None)
+        return lengths
+
+    def _token_counts(self, texts: Sequence[str]) -> list[int]:
+        tokenizer: Any = getattr(self.route("document")[0], "tokenizer", None)
+        limit = self._lengths()["document"] or 1 << 20
+        prompt = self._prompt("document")
+        if not hasattr(tokenizer, "num_special_tokens_to_add"):
+            return [max(1, min(limit, len(text) // 4)) for text in texts]
+        extra = tokenizer.num_special_tokens_to_add()
+        counts: list[int] = []
+        for start in range(0, len(texts), 1024):
+            encoded = tokenizer(
+                [prompt + text for text in texts[start : start + 1024]],
+                add_special_tokens=False,
+                truncation=True,
+                max_length=limit,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            counts.extend(min(limit, len(ids) + extra) for ids in encoded["input_ids"])
+        return counts
+
+    def _document_modules(self, dtype: torch.dtype) -> list[nn.Module]:
+        """Return the document route in `dtype`: itself where it is so already, else a copy that is cast."""
+        modules = self.route("document")
+        present = {parameter.dtype for module in modules for parameter in module.parameters()}
+        if present <= {dtype} or torch.float32 not in present:
+            return modules
+        cast = nn.ModuleList(copy.deepcopy(modules)).to(dtype).eval()
+        return list(cast)
+
+
+def _run(modules: Sequence[nn.Module], features: dict[str, Any]) -> dict[str, Any]:
+    for module in modules:
+        features = module(features)
+    return features
+
+
+def _document_config(module: nn.Module) -> dict[str, Any]:
+    config: dict[str, Any] = dict(module.get_config_dict()) if isinstance(module, Module) else {}
+    for key in ("query_length", "document_length", "query_expansion", "max_seq_length"):
+        config.pop(key, None)
+    return config
