@@ -32,8 +32,8 @@ class QNetHead(Module):
 
     Args:
         token_size: Trunk width.
+        converter_kwargs: Arguments of the q-net converter; for the built-in one at least `vector_dimensions`.
         converter: Name of a registered q-net converter.
-        converter_kwargs: Its arguments; for the built-in one at least `vector_dimensions`.
         warm_start: Add the similarity of the trunk's own query vector to the q-net's score. With
             `initialisation="zero_last"` the score then equals that similarity before the first training step.
         initialisation: See `hyperseek.nn.HyperHead`.

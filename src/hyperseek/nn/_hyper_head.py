@@ -105,9 +105,10 @@ class HyperHead(nn.Module):
             attention_mask: `(Q, T)`; 0 marks padding; each row has at least one token.
 
         Returns:
-            The matrices, each `(Q, a, b)`, and the vectors, each `(Q, size, 1)`; float32.
+            The matrices, each `(Q, a, b)`, and the vectors, each `(Q, size, 1)`; in the head's dtype.
         """
-        token_states = token_states.float()
+        # Weights generated in half precision are of no use, so states are widened to the head's own precision.
+        token_states = token_states.to(self.hyper_base_matrices[0].dtype)
         learned = [*self.weight_query_embeddings, *self.bias_query_embeddings]
         padding = attention_mask[:, None, :] == 0
         attended = [

@@ -1,0 +1,64 @@
+"""Fixtures shared by all tests: where the goldens and collections are, and an encoder small enough to build here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+_LINES = (
+    "what how when where who is are was were the a an of in on for to and or not with by from this that it",
+    "net network weights query document vector search index neural small large deep word text page book author",
+    "cat dog bird fish sea sun moon star tree leaf river stone city road house door window table music song",
+    "python module function class string list number file path error value key name time date type object",
+)
+WORDS = [word for line in _LINES for word in line.split()]
+
+
+def _folder(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT / default))
+    if not folder.is_dir():
+        pytest.skip(f"needs the folder {default} or {variable}={folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The recorded inputs and outputs of the original systems."""
+    return _folder("HYPERSEEK_GOLDEN", "../shared/golden")
+
+
+@pytest.fixture(scope="session")
+def collections() -> Path:
+    """The real test collections, in BEIR layout."""
+    return _folder("HYPERSEEK_DATA", "../shared/data")
+
+
+@pytest.fixture(scope="session")
+def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random BERT of 2 layers and width 32 with its tokenizer, as a transformers folder."""
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizer
+
+    folder = tmp_path_factory.mktemp("tiny-encoder")
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS, *(f"##{letter}" for letter in "abcdes")]
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        initializer_range=0.3,
+    )
+    BertModel(config).save_pretrained(folder)
+    tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)}, model_max_length=64)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
