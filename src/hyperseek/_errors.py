@@ -89,8 +89,9 @@ class MissingExtraError(HyperseekError, ImportError):
 
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
-    closest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"; did you mean {closest[0]!r}?" if closest else ""
+    spelled = {other.casefold(): other for other in known}
+    closest = difflib.get_close_matches(name.casefold(), list(spelled), n=1, cutoff=0.5)
+    return f"; did you mean {spelled[closest[0]]!r}?" if closest else ""
 
 
 def require(module: str, *, extra: str) -> ModuleType:

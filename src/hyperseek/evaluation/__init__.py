@@ -1,0 +1,32 @@
+"""Measuring rankings: measures, protocols, paired comparisons, seen and unseen slices."""
+
+from hyperseek.evaluation._compare import compare
+from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistics
+from hyperseek.evaluation._measures import MEASURE_SETS, aggregate, calculate, measure_names
+from hyperseek.evaluation._p_mrr import p_mrr, p_mrr_per_query
+from hyperseek.evaluation._protocol import COMPARED, Protocol
+from hyperseek.evaluation._result import Evaluation
+from hyperseek.evaluation._seen import Slices, slice_by_training
+from hyperseek.evaluation._significance import bootstrap_intervals, holm, paired_test
+
+__all__ = [
+    "COMPARED",
+    "MEASURE_SETS",
+    "Comparison",
+    "Evaluation",
+    "Protocol",
+    "Row",
+    "Section",
+    "Slices",
+    "Statistics",
+    "aggregate",
+    "bootstrap_intervals",
+    "calculate",
+    "compare",
+    "holm",
+    "measure_names",
+    "p_mrr",
+    "p_mrr_per_query",
+    "paired_test",
+    "slice_by_training",
+]

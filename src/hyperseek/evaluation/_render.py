@@ -1,0 +1,101 @@
+"""A comparison as text: Rich tables for people at a terminal, Markdown for notebooks and reports."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from hyperseek.evaluation._comparison import Comparison, Row, Section
+
+_NOTABLE = 0.05  # p-values below are set in bold
+
+
+def rich_tables(comparison: Comparison) -> RenderableType:
+    """Return one table for each section, and below them what a reader should know."""
+    parts: list[RenderableType] = []
+    for section in comparison.sections:
+        table = Table(title=_title(section), title_justify="left", title_style="bold", pad_edge=False)
+        for place, heading in enumerate(_headings(comparison)):
+            table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=True)
+        for row in section.rows:
+            # A system's name may hold square brackets, which Rich would read as markup.
+            table.add_row(
+                *(Text(cell) for cell in _cells(row, comparison)), style=_style(row), end_section=_last(row, comparison)
+            )
+        parts.append(table)
+    parts += [Text(line) for line in _remarks(comparison)]
+    return Group(*parts)
+
+
+def markdown(comparison: Comparison) -> str:
+    """Return one table for each section, and below them what a reader should know."""
+    lines: list[str] = []
+    headings = _headings(comparison)
+    for section in comparison.sections:
+        lines += [f"**{_title(section)}**", ""]
+        lines.append("| " + " | ".join(headings) + " |")
+        lines.append("| --- | --- |" + " ---: |" * (len(headings) - 2))
+        for row in section.rows:
+            lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in _cells(row, comparison)) + " |")
+        lines.append("")
+    lines += [f"- {line}" for line in _remarks(comparison)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _title(section: Section) -> str:
+    return f"{section.title}: {section.queries} {'query' if section.queries == 1 else 'queries'}"
+
+
+def _headings(comparison: Comparison) -> list[str]:
+    percent = f"{100 * comparison.statistics.confidence:g} %"
+    headings = ["measure", "system", "mean", percent]
+    if len(comparison.systems) > 1:
+        corrected = " (Holm)" if len(comparison.systems) > 2 else ""
+        tests = [f"p {test}{corrected}" for test in comparison.statistics.tests]
+        headings += ["difference", percent, *tests, "win/tie/loss"]
+    return headings
+
+
+def _cells(row: Row, comparison: Comparison) -> list[str]:
+    measure = row.measure if row.system == comparison.systems[0] else ""
+    cells = [measure, row.system, f"{row.mean:.4f}", _interval(row.interval, "")]
+    if len(comparison.systems) == 1:
+        return cells
+    if row.difference is None or row.difference_interval is None or row.p_corrected is None:
+        return cells + [""] * (3 + len(comparison.statistics.tests))
+    cells += [f"{row.difference:+.4f}", _interval(row.difference_interval, "+")]
+    cells += [_p_value(row.p_corrected[test]) for test in comparison.statistics.tests]
+    return [*cells, f"{row.wins}/{row.ties}/{row.losses}"]
+
+
+def _interval(ends: tuple[float, float], sign: str) -> str:
+    return f"{ends[0]:{sign}.3f} to {ends[1]:{sign}.3f}"
+
+
+def _p_value(value: float) -> str:
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _style(row: Row) -> str | None:
+    return "bold" if row.p_corrected and max(row.p_corrected.values()) < _NOTABLE else None
+
+
+def _last(row: Row, comparison: Comparison) -> bool:
+    return len(comparison.systems) > 1 and row.system == comparison.systems[-1]
+
+
+def _remarks(comparison: Comparison) -> list[str]:
+    lines = []
+    if comparison.unlike:
+        lines.append(f"NOT MEASURED ALIKE: the results differ in {', '.join(comparison.unlike)}")
+    if len(comparison.systems) > 1:
+        lines.append(f"differences are to {comparison.baseline}")
+    lines += [f"{key}: {_by_system(values)}" for key, values in comparison.recorded.items()]
+    return lines + list(comparison.notes)
+
+
+def _by_system(values: dict[str, Any]) -> str:
+    return ", ".join(f"{value!r} ({system})" for system, value in values.items())

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import math
+import random
+
+import pytest
+
+from hyperseek._errors import InputError, UnknownNameError
+from hyperseek.evaluation import aggregate, calculate, measure_names
+from hyperseek.evaluation._measures import check_depth, depth
+
+
+def test_equals_every_recorded_value(metrics_golden, retrieval_golden):
+    values = calculate(retrieval_golden["run"], metrics_golden["qrels"], "hypencoder")
+    assert set(values) == set(metrics_golden["aggregated"])
+    for name, expected in metrics_golden["aggregated"].items():
+        assert aggregate(values)[name] == pytest.approx(expected, abs=1e-9)
+    for query, by_measure in metrics_golden["per_query"].items():
+        for name, expected in by_measure.items():
+            assert values[name][query] == pytest.approx(expected, abs=1e-9), (query, name)
+    assert list(values["RR"]) == list(metrics_golden["qrels"])
+
+
+def test_a_query_without_a_run_counts_as_nothing(small_run, small_qrels):
+    values = calculate(small_run, small_qrels, ["RR", "nDCG@10", "R@5", "Judged@10"])
+    assert [by_query["q3"] for by_query in values.values()] == [0, 0, 0, 0]
+    assert aggregate(values)["RR"] == pytest.approx((0.5 + 1 + 0) / 3)
+
+
+def test_ndcg_and_rel_variants_against_their_definitions():
+    rng = random.Random(3)
+    documents = [f"d{place}" for place in range(40)]
+    qrels = {f"q{query}": {name: rng.randrange(4) for name in rng.sample(documents, 12)} for query in range(8)}
+    run = {query: {name: rng.random() for name in rng.sample(documents, 25)} for query in qrels}
+    values = calculate(run, qrels, "nDCG@10 RR(rel=2)@10 P@5 R(rel=2)@20")
+    for query, grades in qrels.items():
+        ranked = sorted(run[query], key=run[query].__getitem__, reverse=True)
+        gains = [grades.get(name, 0) for name in ranked]
+        ideal = sorted(grades.values(), reverse=True)
+        dcg, best = (sum(g / math.log2(r + 2) for r, g in enumerate(some[:10])) for some in (gains, ideal))
+        assert values["nDCG@10"][query] == pytest.approx(dcg / best)
+        first = next((rank for rank, gain in enumerate(gains[:10], 1) if gain >= 2), None)
+        assert values["RR(rel=2)@10"][query] == pytest.approx(1 / first if first else 0)
+        assert values["P@5"][query] == pytest.approx(sum(gain >= 1 for gain in gains[:5]) / 5)
+        relevant = sum(grade >= 2 for grade in grades.values())
+        assert values["R(rel=2)@20"][query] == pytest.approx(sum(g >= 2 for g in gains[:20]) / relevant)
+
+
+def test_names_are_canonical_sets_expand_and_repetitions_go():
+    assert measure_names("MRR MRR@10 RR nDCG@10") == ("RR", "RR@10", "nDCG@10")
+    assert measure_names(["hypencoder", "AP"])[-2:] == ("RR@10", "AP")
+    assert "RR(rel=2)" in measure_names("trec-dl")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [("ndcg@10", "did you mean 'nDCG'|did you mean 'NDCG'"), ("mrr", "did you mean 'MRR'"), ("trec_dl", "trec-dl")],
+)
+def test_an_unknown_name_suggests_a_known_one(name, hint):
+    with pytest.raises(UnknownNameError, match=hint):
+        measure_names(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["nDCG@ten", "nDCG(foo=2)@10", "P@0", "P", "nDCG@10.5", "R(rel='a')@10", "AP@-3", "RR("]
+)
+def test_a_malformed_name_says_what_is_allowed(name):
+    with pytest.raises(InputError, match=r"cut-off|takes"):
+        measure_names(name)
+
+
+def test_a_measure_that_nothing_here_computes():
+    with pytest.raises(InputError, match="not installed"):
+        measure_names("alpha_nDCG@10")
+
+
+def test_no_measure_at_all():
+    with pytest.raises(InputError, match="no measure"):
+        measure_names("  ")
+
+
+def test_depth_is_the_largest_cutoff_and_a_shallow_run_is_refused():
+    assert depth("nDCG@10 R@100") == 100
+    assert depth("nDCG@10 AP") == 1000
+    assert depth("R@2000 AP") == 2000
+    check_depth("nDCG@10 AP", 10)
+    with pytest.raises(InputError, match=r"R@100 reads 100 .* k=50"):
+        check_depth("R@100", 50)
+
+
+def test_counts_are_summed(small_run, small_qrels):
+    assert aggregate(calculate(small_run, small_qrels, "NumRet"))["NumRet"] == 5
+
+
+def test_unusable_runs(small_run, small_qrels):
+    with pytest.raises(InputError, match="no judgements"):
+        calculate(small_run, {}, "AP")
+    with pytest.raises(InputError, match=r"none of the run's 1 queries is judged.*\['x'\]"):
+        calculate({"x": {"d1": 1.0}}, small_qrels, "AP")
+    with pytest.raises(InputError, match="'d1' is not a number"):
+        calculate({"q1": {"d1": math.nan}}, small_qrels, "AP")
+    with pytest.raises(InputError, match="over no queries"):
+        aggregate({"AP": {}})
