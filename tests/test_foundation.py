@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import Field
+
+from hyperseek import HyperseekError
+from hyperseek._config import Config, apply_overrides, read_yaml
+from hyperseek._errors import MissingExtraError, require
+from hyperseek._files import atomic_write, read_json, write_json
+from hyperseek._fingerprint import fingerprint_file, fingerprint_json, fingerprint_tensors, fingerprint_texts
+from hyperseek._progress import progress, set_quiet
+from hyperseek.records import Document
+
+
+class Inner(Config):
+    rate: float = Field(default=0.1, gt=0)
+    name: str = "x"
+
+
+class Outer(Config):
+    inner: Inner = Inner()
+    parts: tuple[Inner, ...] = ()
+
+
+def test_configurations_read_yaml_and_overrides(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text("inner: {rate: 1e-3}\nparts: [{name: a}]\n")
+    outer = Outer.from_yaml(tmp_path / "recipe.yaml", ["inner.name=b", "inner.rate=2e-5"])
+    assert outer == Outer(inner=Inner(rate=2e-5, name="b"), parts=(Inner(name="a"),))
+    assert Outer.from_mapping(outer.model_dump()) == outer
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"iner": {}}, "iner: unknown key; did you mean 'inner'\\?; known keys: inner, parts"),
+        ({"inner": {"rat": 1}}, r"inner\.rat: unknown key; did you mean 'rate'\?; known keys: name, rate"),
+        ({"parts": [{"nmae": "a"}]}, r"parts\.0\.nmae: unknown key; did you mean 'name'"),
+        ({"inner": {"rate": 0}}, r"inner\.rate: .*greater than 0.*given: 0"),
+        ({"inner": {"rate": "fast"}}, r"inner\.rate: .*given: 'fast'"),
+    ],
+)
+def test_faults_name_the_key_and_what_is_allowed(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(HyperseekError, match=message):
+        Outer.from_mapping(values)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("inner.rate", "section.field=value"),
+        ("=1", "section.field=value"),
+        ("a..b=1", "section.field=value"),
+        ("inner.rate.x=1", "has no fields"),
+        ("inner.name=[", "not valid YAML"),
+    ],
+)
+def test_bad_overrides_are_refused(override: str, message: str) -> None:
+    with pytest.raises(HyperseekError, match=message):
+        apply_overrides({"inner": {"rate": 1}}, [override])
+
+
+def test_overrides_leave_their_input_alone() -> None:
+    values: dict[str, Any] = {"a": {"b": 1}}
+    assert apply_overrides(values, ["a.b=2", "c.d=[1, x]", "e="]) == {"a": {"b": 2}, "c": {"d": [1, "x"]}, "e": None}
+    assert values == {"a": {"b": 1}}
+
+
+def test_bad_yaml_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(HyperseekError, match="no such file"):
+        read_yaml(tmp_path / "none.yaml")
+    for text, message in (("a: [", "not valid YAML"), ("- 1", "not a list")):
+        (tmp_path / "bad.yaml").write_text(text)
+        with pytest.raises(HyperseekError, match=message):
+            read_yaml(tmp_path / "bad.yaml")
+    (tmp_path / "bad.yaml").write_text("")
+    assert read_yaml(tmp_path / "bad.yaml") == {}
+
+
+def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
+    target = tmp_path / "folder" / "file.txt"
+    with atomic_write(target) as file:
+        file.write("old")
+
+    def fail() -> None:
+        with atomic_write(target) as file:
+            file.write("half of the n")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert target.read_text() == "old"
+    assert [path.name for path in target.parent.iterdir()] == ["file.txt"]
+    current = os.umask(0)
+    os.umask(current)
+    assert stat.S_IMODE(target.stat().st_mode) == 0o666 & ~current
+
+
+def test_json_round_trip(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"ä": [1, None, tmp_path]})
+    assert read_json(tmp_path / "x.json") == {"ä": [1, None, str(tmp_path)]}
+
+
+def test_fingerprints_depend_on_content_alone(tmp_path: Path) -> None:
+    assert fingerprint_json({"a": 1, "b": 2}) == fingerprint_json({"b": 2, "a": 1})
+    assert fingerprint_texts(["ab", "c"]) != fingerprint_texts(["a", "bc"])
+    assert fingerprint_texts([]) != fingerprint_texts([""])
+    one, two = ("a", torch.zeros(2)), ("b", torch.ones(3).to(torch.bfloat16))
+    assert fingerprint_tensors([one, two]) == fingerprint_tensors([two, one])
+    assert fingerprint_tensors([("a", torch.zeros(2))]) != fingerprint_tensors([("a", torch.zeros(2, 1))])
+    (tmp_path / "f").write_bytes(b"x")
+    assert len(fingerprint_file(tmp_path / "f")) == 32
+
+
+def test_missing_extras_name_the_command() -> None:
+    with pytest.raises(MissingExtraError, match=r"pip install 'hyperseek\[faiss\]'"):
+        require("no_such_module_at_all", extra="faiss")
+
+
+def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    set_quiet(False)
+    with progress("working", 3, unit="things") as bar:
+        bar.advance()
+        bar.describe("still working")
+    captured = capsys.readouterr()
+    assert captured.out == captured.err == ""
+
+
+def test_full_text_joins_title_and_text() -> None:
+    assert Document("1", "body", "Title").full_text == "Title body"
+    assert Document("1", "body").full_text == "body"
+
+
+@pytest.mark.parametrize("code", ["import hyperseek; dir(hyperseek)", "import hyperseek.cli"])
+def test_imports_stay_light(code: str) -> None:
+    heavy = "{'torch', 'transformers', 'sentence_transformers', 'numpy', 'lance', 'datasets', 'pydantic'}"
+    check = f"{code}; import sys; found = {heavy} & set(sys.modules); sys.exit(repr(found) if found else 0)"
+    result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
