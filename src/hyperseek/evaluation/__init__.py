@@ -2,6 +2,7 @@
 
 from hyperseek.evaluation._compare import compare
 from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistics
+from hyperseek.evaluation._hypencoder_files import write_hypencoder_files
 from hyperseek.evaluation._measures import MEASURE_SETS, aggregate, calculate, measure_names
 from hyperseek.evaluation._p_mrr import p_mrr, p_mrr_per_query
 from hyperseek.evaluation._protocol import COMPARED, Protocol
@@ -29,4 +30,5 @@ __all__ = [
     "p_mrr_per_query",
     "paired_test",
     "slice_by_training",
+    "write_hypencoder_files",
 ]
