@@ -1,0 +1,200 @@
+"""A collection: documents, queries and judgements, wherever they come from."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hyperseek._errors import UnknownNameError
+from hyperseek._fingerprint import fingerprint_json, fingerprint_texts
+from hyperseek.data._qrels import check_known, collect_qrels
+from hyperseek.data._report import ErrorReport, Faults, OnError
+from hyperseek.data._source import MemorySource, Source
+from hyperseek.records import Document, Qrels, Query
+
+
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """What one pass over the documents finds out."""
+
+    count: int
+    digest: str
+    missing: frozenset[str]
+
+
+class Dataset:
+    """Documents, queries and judgements of one collection; made by `open_dataset` or `Dataset.from_records`.
+
+    Documents are streamed anew at every call. The first call that needs facts about all of them (`count`,
+    `fingerprint`, or `qrels` with checks) makes one pass and keeps what it found, never the texts.
+
+    Args:
+        name: Short name of the collection, without a slash.
+        source: Where the records come from.
+        on_error: What happens at a bad record; see `report`.
+        check: Whether judgements of unknown queries and documents are bad records.
+    """
+
+    def __init__(self, name: str, source: Source, *, on_error: OnError = "raise", check: bool = True) -> None:
+        self.name = name.replace("/", "-")
+        self._source = source
+        self._on_error: OnError = on_error
+        self._check = check
+        self._survey: _Survey | None = None
+        self._reports: dict[str, ErrorReport] = {}
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.name!r}, splits={list(self.splits)})"
+
+    @classmethod
+    def from_records(
+        cls,
+        name: str,
+        documents: Iterable[Document],
+        *,
+        queries: Iterable[Query] = (),
+        qrels: Mapping[str, Qrels] | None = None,
+    ) -> Dataset:
+        """Make a collection of records that are in memory.
+
+        Args:
+            name: Its short name.
+            documents: With unique ids.
+            queries: With unique ids.
+            qrels: Judgements by split.
+
+        Returns:
+            The collection.
+        """
+        return cls(name, MemorySource(documents, queries, qrels or {}))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the judged splits, sorted."""
+        return tuple(sorted(self._source.splits))
+
+    @property
+    def report(self) -> ErrorReport:
+        """What the latest complete reading of every part left out."""
+        result = ErrorReport()
+        for report in self._reports.values():
+            result.merge(report)
+        return result
+
+    def reports(self) -> dict[str, ErrorReport]:
+        """Return the same by part: `documents`, `queries` and `qrels SPLIT`, as far as they were read."""
+        return dict(self._reports)
+
+    def documents(self) -> Iterator[Document]:
+        """Stream the documents in their order.
+
+        Returns:
+            A new iterator.
+
+        Raises:
+            DataError: While iterating: a bad record, with file and line.
+        """
+        return self._reported("documents", self._source.documents)
+
+    def queries(self, split: str | None = None) -> list[Query]:
+        """Return queries in their order.
+
+        Args:
+            split: Only those that are judged in this split; None for all.
+
+        Returns:
+            The queries.
+
+        Raises:
+            DataError: A bad record, with file and line.
+            UnknownNameError: There is no such split.
+        """
+        judged = None if split is None else self.qrels(split)
+        queries = self._reported("queries", self._source.queries)
+        return [query for query in queries if judged is None or query.id in judged]
+
+    def qrels(self, split: str) -> Qrels:
+        """Return the judgements of a split.
+
+        Args:
+            split: One of `splits`.
+
+        Returns:
+            Grades by query and document.
+
+        Raises:
+            DataError: A bad judgement, with file and line.
+            UnknownNameError: There is no such split.
+        """
+        if split not in self.splits:
+            raise UnknownNameError(f"split of {self.name}", split, self.splits)
+        faults = Faults(self._on_error, ErrorReport())
+        judgements = self._source.judgements(split, faults)
+        if self._check:
+            queries = {query.id for query in self.queries()}
+            judgements = check_known(judgements, queries, None, faults, missing=self._surveyed().missing)
+        qrels = collect_qrels(judgements, faults)
+        self._keep(f"qrels {split}", faults)
+        return qrels
+
+    def count(self) -> int:
+        """Return the number of documents."""
+        return self._surveyed().count
+
+    def fingerprint(self) -> str:
+        """Return a short name of the content: documents, queries and judgements, in their order.
+
+        It does not depend on the container: a collection and its copy by `write_beir` have the same.
+
+        Returns:
+            32 hexadecimal digits.
+        """
+        return fingerprint_json(
+            {
+                "documents": self._surveyed().digest,
+                "queries": fingerprint_texts(
+                    part for query in self.queries() for part in (query.id, query.text, _plain(query.metadata))
+                ),
+                "qrels": {split: self.qrels(split) for split in self.splits},
+            }
+        )
+
+    def _surveyed(self) -> _Survey:
+        if self._survey is None:
+            missing = self._judged_documents() if self._check else set()
+            count = 0
+
+            def parts() -> Iterator[str]:
+                nonlocal count
+                for document in self.documents():
+                    count += 1
+                    missing.discard(document.id)
+                    yield from (document.id, document.title, document.text, _plain(document.metadata))
+
+            digest = fingerprint_texts(parts())
+            self._survey = _Survey(count, digest, frozenset(missing))
+        return self._survey
+
+    def _judged_documents(self) -> set[str]:
+        # Bad lines are reported when their own split is read, not when another one is.
+        ignored = Faults("skip", ErrorReport())
+        return {judgement.document_id for split in self.splits for judgement in self._source.judgements(split, ignored)}
+
+    def _reported(self, part: str, stream: Any) -> Iterator[Any]:
+        faults = Faults(self._on_error, ErrorReport())
+        yield from stream(faults)
+        self._keep(part, faults)
+
+    def _keep(self, part: str, faults: Faults) -> None:
+        if part not in self._reports:
+            # What a source leaves out by design is no news; what on_error="skip" leaves out is.
+            level = logging.WARNING if self._on_error == "skip" else logging.INFO
+            faults.report.log(f"{self.name}, {part}", level=level)
+        self._reports[part] = faults.report
+
+
+def _plain(metadata: Mapping[str, Any]) -> str:
+    return json.dumps(metadata, sort_keys=True, ensure_ascii=False, default=str) if metadata else ""

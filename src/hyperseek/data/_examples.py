@@ -1,0 +1,112 @@
+"""The one training-example schema, and the rules every example must keep."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from hyperseek._fingerprint import fingerprint_texts
+from hyperseek.data._report import ErrorReport
+from hyperseek.records import Query
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleItem:
+    """A document of a training example.
+
+    Attributes:
+        id: `SOURCE/ID`: the collection's name, a slash, and the document's id there.
+        text: What encoders read: title and text.
+        score: A teacher's score, any real number, or None.
+        grade: The judgement, or None.
+    """
+
+    id: str
+    text: str
+    score: float | None = None
+    grade: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """A query with documents that answer it and documents that do not.
+
+    Attributes:
+        query: Its id is `SOURCE/ID` too.
+        positives: At least one, best first.
+        negatives: May be empty: in-batch negatives need none.
+        source: Name of the collection.
+        task: Name of a task card, or None.
+        instruction: What the query asks for beyond its text, or None.
+    """
+
+    query: Query
+    positives: tuple[ExampleItem, ...]
+    negatives: tuple[ExampleItem, ...] = ()
+    source: str = ""
+    task: str | None = None
+    instruction: str | None = None
+
+
+def qualified(source: str, identity: str) -> str:
+    """Return the id that a record of a collection has among several collections."""
+    return f"{source}/{identity}"
+
+
+def source_and_id(identity: str) -> tuple[str, str]:
+    """Take apart what `qualified` joined; collections' names hold no slash."""
+    source, _, original = identity.partition("/")
+    return source, original
+
+
+def content_id(text: str) -> str:
+    """Return an id made of a text's content, 16 hexadecimal digits."""
+    return fingerprint_texts([text])[:16]
+
+
+def cleaned(example: TrainingExample, report: ErrorReport) -> TrainingExample | None:
+    """Apply the rules of the schema.
+
+    Empty texts, a document that stands twice, and a negative that is also a positive are dropped; so is an example
+    without a query or without a positive. Each is counted.
+
+    Args:
+        example: As a converter made it.
+        report: Where the drops are counted.
+
+    Returns:
+        The example without what was dropped, or None.
+    """
+    if not example.query.text.strip():
+        report.add("empty_query", example.query.id)
+        return None
+    place = f"query {example.query.id}"
+    seen: set[str] = set()
+    positives = _distinct(example.positives, seen, "positive_twice", place, report)
+    answers = {item.text for item in positives}
+    different = []
+    for item in example.negatives:
+        if item.id in seen or item.text in answers:
+            report.add("negative_is_positive", f"{place}: {item.id}")
+        else:
+            different.append(item)
+    negatives = _distinct(different, seen, "negative_twice", place, report)
+    if not positives:
+        report.add("no_positive", place)
+        return None
+    return dataclasses.replace(example, positives=positives, negatives=negatives)
+
+
+def _distinct(
+    items: list[ExampleItem] | tuple[ExampleItem, ...], seen: set[str], reason: str, place: str, report: ErrorReport
+) -> tuple[ExampleItem, ...]:
+    kept = []
+    for item in items:
+        if not item.text.strip():
+            report.add("empty_text", f"{place}: {item.id}")
+        elif item.id in seen:
+            report.add(reason, f"{place}: {item.id}")
+        else:
+            seen.add(item.id)
+            kept.append(item)
+    return tuple(kept)

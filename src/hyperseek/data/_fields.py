@@ -1,0 +1,117 @@
+"""Which key of a record is its id, its text, its title."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hyperseek._errors import DataError
+from hyperseek.data._lines import Row, shown
+from hyperseek.data._report import Faults
+from hyperseek.records import Document, Query
+
+ID_KEYS = ("_id", "id", "doc_id", "docid", "document_id", "query_id", "qid", "pid", "corpus-id", "query-id")
+TEXT_KEYS = ("text", "content", "contents", "body", "passage", "document", "query", "question")
+TITLE_KEYS = ("title", "page_title")
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class FieldKeys:
+    """Keys asked for; None means: found by the first record.
+
+    Attributes:
+        id: Key of the id.
+        text: Key of the text.
+        title: Key of the title.
+    """
+
+    id: str | None = None
+    text: str | None = None
+    title: str | None = None
+
+    def resolve(self, record: Mapping[str, Any], path: object) -> tuple[str, str, str]:
+        """Return the keys of id, text and title, or raise a `DataError` that lists the record's keys."""
+        id_key = self.id or _first(ID_KEYS, record)
+        text_key = self.text or _first(TEXT_KEYS, record)
+        for what, key, option in (("id", id_key, "id_key"), ("text", text_key, "text_key")):
+            if key is None or key not in record:
+                raise DataError(f"no {what}{f' {key!r}' if key else ''}; {option} can name one of {sorted(record)}")
+        if (self.id is None and id_key != ID_KEYS[0]) or (self.text is None and text_key != TEXT_KEYS[0]):
+            logger.info("%s: ids from %r, texts from %r, by its first record", path, id_key, text_key)
+        return str(id_key), str(text_key), self.title or _first(TITLE_KEYS, record) or TITLE_KEYS[0]
+
+
+def documents_from_rows(rows: Iterable[Row], path: object, keys: FieldKeys, faults: Faults) -> Iterator[Document]:
+    """Turn rows into documents; keys that are not id, text or title become metadata."""
+    for _, identity, text, title, rest in _records(rows, path, keys, faults, titled=True):
+        yield Document(identity, text, title, rest)
+
+
+def queries_from_rows(rows: Iterable[Row], path: object, keys: FieldKeys, faults: Faults) -> Iterator[Query]:
+    """Turn rows into queries; keys that are not id or text become metadata."""
+    for line, identity, text, _, rest in _records(rows, path, keys, faults, titled=False):
+        if text.strip():
+            yield Query(identity, text, rest)
+        else:
+            faults.found("empty_query", f"query {identity!r} has an empty text", path=path, line=line)
+
+
+def id_of(value: object) -> str | None:
+    """Return an id as text, or None if `value` cannot be one: ids are non-empty strings or whole numbers."""
+    if isinstance(value, str):
+        return value or None
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    return None
+
+
+def _records(
+    rows: Iterable[Row], path: object, keys: FieldKeys, faults: Faults, *, titled: bool
+) -> Iterator[tuple[int, str, str, str, dict[str, Any]]]:
+    seen: set[int] = set()
+    resolved: tuple[str, str, str] | None = None
+    for line, row in rows:
+        if resolved is None:
+            try:
+                resolved = keys.resolve(row, path)
+            except DataError as error:
+                faults.found("missing_field", str(error), path=path, line=line)
+                continue
+        id_key, text_key, title_key = resolved
+        rest = dict(row)
+        raw = rest.pop(id_key, None), rest.pop(text_key, None)
+        title = (rest.pop(title_key, None) or "") if titled else ""
+        identity = id_of(raw[0])
+        wrong = _wrong_field(raw, (id_key, text_key, title_key), identity, title)
+        if wrong:
+            faults.found(*wrong, path=path, line=line)
+        elif identity is not None:
+            # Hashes, not ids: a corpus need not fit in memory. A false alarm among 10 million ids has odds 3e-6.
+            if hash(identity) in seen:
+                faults.found("duplicate_id", f"id {identity!r} stands here a second time", path=path, line=line)
+                continue
+            seen.add(hash(identity))
+            yield line, identity, raw[1], title, rest
+    faults.finish(path)
+
+
+def _wrong_field(
+    raw: tuple[object, object], keys: tuple[str, str, str], identity: str | None, title: object
+) -> tuple[str, str] | None:
+    for value, key in zip(raw, keys, strict=False):
+        if value is None:
+            return "missing_field", f"no value for {key!r}"
+    if identity is None:
+        return "bad_field", f"{keys[0]!r} must be a non-empty string or a whole number, not {shown(raw[0])}"
+    for value, key in ((raw[1], keys[1]), (title, keys[2])):
+        if not isinstance(value, str):
+            return "bad_field", f"{key!r} of record {identity!r} must be a string, not {shown(value)}"
+    return None
+
+
+def _first(candidates: Iterable[str], record: Mapping[str, Any]) -> str | None:
+    return next((key for key in candidates if key in record), None)

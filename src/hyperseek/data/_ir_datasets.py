@@ -1,0 +1,107 @@
+"""Collections of the `ir_datasets` catalogue.
+
+Texts follow its conventions: the title is `title` or `page_title`, the text `text`, `body` or `abstract`; where a
+record has none of these, and for queries always, it is what the catalogue itself calls the default text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from hyperseek._errors import UnknownNameError, require
+from hyperseek.data._fields import TITLE_KEYS
+from hyperseek.data._qrels import Judgement
+from hyperseek.data._report import Faults
+from hyperseek.records import Document, Query
+
+_BODY_KEYS = ("text", "body", "abstract")
+
+
+class IrDatasetsSource:
+    """One entry of the catalogue, with the judged entries below it as splits.
+
+    `beir/scifact` has the splits `test` and `train`; `beir/scifact/test` has `test` alone.
+
+    Args:
+        identity: The entry, as in `"beir/scifact/test"`.
+
+    Raises:
+        MissingExtraError: `ir_datasets` is not installed.
+        UnknownNameError: The catalogue has no such entry.
+    """
+
+    def __init__(self, identity: str) -> None:
+        catalogue = require("ir_datasets", extra="hub")
+        self._identity = identity
+        try:
+            self._dataset = catalogue.load(identity)
+        except KeyError:
+            raise UnknownNameError("ir_datasets id", identity, catalogue.registry) from None
+        if not self._dataset.has_docs():
+            raise UnknownNameError("ir_datasets id with documents", identity, _with_documents(catalogue, identity))
+        self._entries: dict[str, Any] = {}
+        if self._dataset.has_qrels():
+            self._entries[identity.rpartition("/")[2]] = self._dataset
+        else:
+            for below in sorted(name for name in catalogue.registry if name.startswith(f"{identity}/")):
+                entry = catalogue.registry[below]
+                if entry.has_qrels() and entry.has_queries():
+                    self._entries[below.removeprefix(f"{identity}/").replace("/", "-")] = entry
+        self.name = _documents_name(catalogue, identity)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the judged splits."""
+        return tuple(self._entries)
+
+    def documents(self, faults: Faults) -> Iterator[Document]:
+        """Stream the documents."""
+        for record in self._dataset.docs_iter():
+            fields = record._asdict()
+            identity = fields.pop("doc_id")
+            title_key = next((key for key in TITLE_KEYS if isinstance(fields.get(key), str)), None)
+            body_key = next((key for key in _BODY_KEYS if isinstance(fields.get(key), str)), None)
+            if body_key is None:
+                yield Document(identity, record.default_text(), "", _plain(fields))
+                continue
+            title = fields.pop(title_key) if title_key else ""
+            yield Document(identity, fields.pop(body_key), title, _plain(fields))
+
+    def queries(self, faults: Faults) -> Iterator[Query]:
+        """Stream the queries of the entry and of its splits, each once."""
+        seen: set[str] = set()
+        for entry in (self._dataset, *self._entries.values()):
+            for record in entry.queries_iter() if entry.has_queries() else ():
+                if record.query_id not in seen:
+                    seen.add(record.query_id)
+                    fields = {key: value for key, value in record._asdict().items() if key not in ("query_id", "text")}
+                    yield Query(record.query_id, record.default_text(), _plain(fields))
+
+    def judgements(self, split: str, faults: Faults) -> Iterator[Judgement]:
+        """Stream the judgements of a split."""
+        place = f"ir_datasets:{self._identity} {split}"
+        for line, record in enumerate(self._entries[split].qrels_iter(), start=1):
+            yield Judgement(record.query_id, record.doc_id, record.relevance, place, line)
+
+
+def _plain(fields: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if isinstance(value, str | int | float | list | dict)}
+
+
+def _with_documents(catalogue: Any, identity: str) -> list[str]:
+    below = [name for name in catalogue.registry if name.startswith(f"{identity}/")]
+    return [name for name in below if catalogue.registry[name].has_docs()]
+
+
+def _documents_name(catalogue: Any, identity: str) -> str:
+    # The entries of one corpus (train, test, ...) must share a name: it tells which documents were seen in training.
+    parts = identity.split("/")
+    documents = catalogue.registry[identity].docs_handler()
+    for length in range(1, len(parts)):
+        above = "/".join(parts[:length])
+        if above in catalogue.registry:
+            entry = catalogue.registry[above]
+            if entry.has_docs() and entry.docs_handler() is documents:
+                return above
+    return identity

@@ -1,0 +1,218 @@
+"""`hyperseek prepare`: several sources, one prepared folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from hyperseek._errors import DataError, InputError, UnknownNameError
+from hyperseek._fingerprint import fingerprint_file
+from hyperseek._progress import progress
+from hyperseek.data._dataset import Dataset
+from hyperseek.data._examples import TrainingExample
+from hyperseek.data._from_columns import examples_from_columns
+from hyperseek.data._from_hypencoder import examples_from_hypencoder
+from hyperseek.data._from_qrels import examples_from_qrels
+from hyperseek.data._lines import PathLike
+from hyperseek.data._open import is_pydocs, open_dataset
+from hyperseek.data._options import PrepareOptions
+from hyperseek.data._prepared import PreparedInfo, SourceInfo
+from hyperseek.data._pydocs import SPLITS as PYDOCS_SPLITS
+from hyperseek.data._report import ErrorReport, OnError
+from hyperseek.data._rows import table_name
+from hyperseek.data._writing import example_writer
+
+_NAMED = re.compile(r"([\w.-]+)=(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class ParsedSource:
+    """A source as `prepare` understands it: `[NAME=][hypencoder:|columns:]PLACE[:SPLIT]`.
+
+    Attributes:
+        given: The whole text.
+        name: The name asked for, or None.
+        kind: How its content becomes examples.
+        place: What to open.
+        split: The split asked for, or None.
+    """
+
+    given: str
+    name: str | None
+    kind: Literal["qrels", "hypencoder", "columns"]
+    place: str
+    split: str | None
+
+
+def parse_source(source: PathLike) -> ParsedSource:
+    """Take a source apart.
+
+    Args:
+        source: A collection for `open_dataset`, or `hypencoder:` or `columns:` and a table; `:SPLIT` may follow
+            collections and Hub tables, `NAME=` may stand before all.
+
+    Returns:
+        Its parts.
+    """
+    text = given = os.fspath(source)
+    name = None
+    if (named := _NAMED.fullmatch(text)) and not Path(text).exists():
+        name, text = named.groups()
+    for kind in ("hypencoder", "columns"):
+        if text.startswith(f"{kind}:"):
+            place = text.removeprefix(f"{kind}:")
+            place, split = _without_split(place) if place.startswith("hub:") else (place, None)
+            return ParsedSource(given, name, kind, place, split)
+    place, split = _without_split(text)
+    return ParsedSource(given, name, "qrels", place, split)
+
+
+def prepare(
+    folder: PathLike,
+    sources: Sequence[PathLike],
+    *,
+    options: PrepareOptions | None = None,
+    on_error: OnError = "raise",
+    overwrite: bool = False,
+) -> PreparedInfo:
+    """Write the training examples of all sources into one folder.
+
+    Args:
+        folder: The folder; it is there whole or not at all.
+        sources: Each `[NAME=]PLACE[:SPLIT]` with a collection for `open_dataset` (the split is `train` if not said),
+            `[NAME=]hypencoder:TABLE`, or `[NAME=]columns:TABLE`; a table is a `.jsonl` file or `hub:NAME[:SPLIT]`.
+            Splits of one collection share its name, so that each document is stored once.
+        options: How examples are made; None for the defaults.
+        on_error: Stop at a bad record, or leave it out and count it.
+        overwrite: Replace an older prepared folder.
+
+    Returns:
+        What was written, and what was dropped and why.
+
+    Raises:
+        DataError: A source has a bad record, or one id names two texts.
+        InputError: No source, a source twice, two sources of one name, no example left, or the folder exists and may
+            not be replaced.
+    """
+    options = options or PrepareOptions()
+    opened = _open_all([parse_source(source) for source in sources], on_error)
+    infos: list[SourceInfo] = []
+    with example_writer(folder, overwrite=overwrite) as writer, progress("preparing", unit="examples") as bar:
+        for name, source, dataset in opened:
+            bar.describe(f"preparing {source.given}")
+            report = ErrorReport()
+            before = writer.examples
+            if dataset is None:
+                examples = _from_table(name, source, options, on_error, report)
+            else:
+                examples = examples_from_qrels(dataset, source.split or "train", options=options.qrels, report=report)
+            for example in examples:
+                writer.add(_with_defaults(example, options))
+                bar.advance()
+            if dataset is not None:
+                _merge_new(dataset, source.split or "train", infos, report)
+            report.log(source.given, level=logging.INFO)
+            infos.append(_info(name, source, dataset, writer.examples - before, report))
+        return writer.finish(infos, options.model_dump(mode="json", exclude_defaults=True))
+
+
+def _without_split(text: str) -> tuple[str, str | None]:
+    if is_pydocs(text):
+        place, _, last = text.rpartition(":")
+        return (place, last) if last in PYDOCS_SPLITS else (text, None)
+    if text.startswith(("hub:", "ir_datasets:")):
+        catalogue, _, rest = text.partition(":")
+        identity, _, split = rest.partition(":")
+        return f"{catalogue}:{identity}", split or None
+    place, colon, split = text.rpartition(":")
+    return (place, split) if colon and not Path(text).exists() and Path(place).exists() else (text, None)
+
+
+def _open_all(parsed: Sequence[ParsedSource], on_error: OnError) -> list[tuple[str, ParsedSource, Dataset | None]]:
+    if not parsed:
+        raise InputError("give at least one source, as in 'pydocs:train'")
+    opened: list[tuple[str, ParsedSource, Dataset | None]] = []
+    datasets: dict[tuple[str, str | None], Dataset] = {}
+    places: dict[str, str] = {}
+    for source in parsed:
+        dataset = None
+        if source.kind == "qrels":
+            key = source.place, source.name
+            if key not in datasets:
+                datasets[key] = open_dataset(source.place, name=source.name, on_error=on_error)
+            dataset = datasets[key]
+            _check_split(dataset, source)
+        name = dataset.name if dataset else source.name or table_name(source.place)
+        if places.setdefault(name, source.place) != source.place:
+            raise InputError(
+                f"{places[name]!r} and {source.place!r} are both called {name!r}; name one, as in other={source.given}"
+            )
+        if any((name, source.kind, source.split or "train") == (n, s.kind, s.split or "train") for n, s, _ in opened):
+            raise InputError(f"source {source.given!r} is given twice")
+        opened.append((name, source, dataset))
+    return opened
+
+
+def _check_split(dataset: Dataset, source: ParsedSource) -> None:
+    if not dataset.splits:
+        raise DataError(
+            f"has no judgements to learn from; rows of queries and positives are read by 'columns:{source.place}', "
+            f"Hypencoder's lines by 'hypencoder:{source.place}'",
+            path=source.place,
+        )
+    split = source.split or "train"
+    if split not in dataset.splits:
+        raise UnknownNameError(f"split of {dataset.name}", split, dataset.splits)
+
+
+def _from_table(
+    name: str, source: ParsedSource, options: PrepareOptions, on_error: OnError, report: ErrorReport
+) -> Iterator[TrainingExample]:
+    split = source.split or "train"
+    if source.kind == "hypencoder":
+        return examples_from_hypencoder(
+            source.place, name=name, split=split, options=options.hypencoder, on_error=on_error, report=report
+        )
+    return examples_from_columns(
+        source.place, name=name, split=split, options=options.columns, on_error=on_error, report=report
+    )
+
+
+def _merge_new(dataset: Dataset, split: str, infos: Sequence[SourceInfo], report: ErrorReport) -> None:
+    # Splits of one collection share its documents and queries; what these cost is counted with the first split.
+    shared = any(info.name == dataset.name for info in infos)
+    for part, part_report in dataset.reports().items():
+        if not shared or part == f"qrels {split}":
+            report.merge(part_report)
+
+
+def _info(name: str, source: ParsedSource, dataset: Dataset | None, examples: int, report: ErrorReport) -> SourceInfo:
+    from_hub = dataset is None and source.place.startswith("hub:")
+    fingerprint: str | None = None
+    if dataset is not None:
+        fingerprint = dataset.fingerprint()
+    elif not from_hub:
+        fingerprint = fingerprint_file(source.place)
+    return SourceInfo(
+        name=name,
+        source=source.given,
+        kind=source.kind,
+        split=(source.split or "train") if dataset or from_hub else None,
+        fingerprint=fingerprint,
+        examples=examples,
+        dropped=report.to_dict(),
+    )
+
+
+def _with_defaults(example: TrainingExample, options: PrepareOptions) -> TrainingExample:
+    if options.task is None and options.instruction is None:
+        return example
+    return dataclasses.replace(
+        example, task=example.task or options.task, instruction=example.instruction or options.instruction
+    )

@@ -1,0 +1,235 @@
+"""Prepared training data on disk: every text once, examples by id.
+
+```
+prepared.json            what it is: fingerprint, counts, sources, what was dropped and why
+documents.jsonl.gz       {"_id": "SOURCE/ID", "text"}
+examples.jsonl.gz        {"query": {"_id", "text"}, "positives": [{"_id", "score", "grade"}], "negatives": [...], ...}
+trained_documents.json   {SOURCE: [ID, ...]}: which documents were relevant in training
+```
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from hyperseek._config import Config
+from hyperseek._errors import DataError
+from hyperseek._files import read_json
+from hyperseek._version import __version__
+from hyperseek.data._examples import ExampleItem, TrainingExample
+from hyperseek.data._lines import PathLike, json_lines
+from hyperseek.data._report import ErrorReport, Faults
+from hyperseek.records import Document, Query
+
+INFO, DOCUMENTS, EXAMPLES, TRAINED = (
+    "prepared.json",
+    "documents.jsonl.gz",
+    "examples.jsonl.gz",
+    "trained_documents.json",
+)
+FORMAT = 1
+
+
+class SourceInfo(Config):
+    """One source of prepared data.
+
+    Attributes:
+        name: The first part of its ids.
+        source: As it was given to `prepare`.
+        kind: `qrels`, `hypencoder`, `columns`, or `examples` for those made by a program.
+        split: The split, or None for a file.
+        fingerprint: Of the collection's or the file's content; None for rows of the Hub.
+        examples: How many examples came of it.
+        dropped: What was left out, `{"counts": {reason: n}, "examples": {reason: [message, ...]}}`.
+    """
+
+    name: str
+    source: str
+    kind: str
+    split: str | None = None
+    fingerprint: str | None = None
+    examples: int = 0
+    dropped: dict[str, dict[str, Any]] = Field(default_factory=lambda: ErrorReport().to_dict())
+
+
+class PreparedInfo(Config):
+    """What a prepared folder holds.
+
+    Attributes:
+        format: Version of the folder's layout.
+        hyperseek: Version of the package that wrote it.
+        fingerprint: Of the examples and their texts; equal content gives equal fingerprints.
+        examples: Number of examples.
+        documents: Number of different documents.
+        positives: Positives of all examples together.
+        negatives: Negatives of all examples together.
+        scored: Items with a teacher's score.
+        sources: Where it all comes from.
+        options: The options it was made with.
+    """
+
+    format: int = FORMAT
+    hyperseek: str = __version__
+    fingerprint: str
+    examples: int
+    documents: int
+    positives: int
+    negatives: int
+    scored: int
+    sources: tuple[SourceInfo, ...]
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def dropped(self) -> ErrorReport:
+        """What was left out of all sources."""
+        report = ErrorReport()
+        for source in self.sources:
+            report.merge(ErrorReport.from_dict(source.dropped))
+        return report
+
+
+class Prepared:
+    """A prepared folder, opened by `read_prepared`.
+
+    Args:
+        path: The folder.
+        info: What it holds.
+    """
+
+    def __init__(self, path: Path, info: PreparedInfo) -> None:
+        self.path = path
+        self.info = info
+
+    def __len__(self) -> int:
+        return self.info.examples
+
+    def documents(self) -> Iterator[Document]:
+        """Stream the documents; their `text` is the whole of what encoders read.
+
+        Yields:
+            Documents, in the order in which examples first name them.
+
+        Raises:
+            DataError: The file is missing or damaged.
+        """
+        path = self.path / DOCUMENTS
+        count = 0
+        for line, record in json_lines(path, Faults()):
+            try:
+                yield Document(record["_id"], record["text"])
+            except KeyError as error:
+                raise DataError(f"no {error} in a document; prepare the folder again", path=path, line=line) from None
+            count += 1
+        self._complete(path, count, self.info.documents)
+
+    def examples(self) -> Iterator[TrainingExample]:
+        """Stream the examples; memory holds each text once.
+
+        Yields:
+            Examples in the order in which they were prepared.
+
+        Raises:
+            DataError: A file is missing or damaged.
+        """
+        texts = {document.id: document.text for document in self.documents()}
+        path = self.path / EXAMPLES
+        count = 0
+        for line, record in json_lines(path, Faults()):
+            try:
+                yield _example(record, texts)
+            except (KeyError, TypeError) as error:
+                raise DataError(f"no {error} in an example; prepare the folder again", path=path, line=line) from None
+            count += 1
+        self._complete(path, count, self.info.examples)
+
+    def trained_documents(self) -> dict[str, set[str]]:
+        """Return the documents that are relevant in training: original ids by name of the collection."""
+        return trained_documents(self.path)
+
+    def _complete(self, path: Path, count: int, expected: int) -> None:
+        if count != expected:
+            raise DataError(f"has {count} lines, {INFO} says {expected}; prepare the folder again", path=path)
+
+
+def read_prepared(folder: PathLike) -> Prepared:
+    """Open a folder that `prepare` wrote.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The folder's content, not yet read.
+
+    Raises:
+        DataError: It is no such folder, or of a format that this version does not read.
+        ConfigError: Its `prepared.json` was changed by hand and does not validate.
+    """
+    path = Path(folder)
+    if not (path / INFO).is_file():
+        raise DataError(f"holds no {INFO}; give a folder that `hyperseek prepare` wrote", path=path)
+    values = read_json(path / INFO)
+    if values.get("format") != FORMAT:
+        raise DataError(f"has format {values.get('format')}, this version reads {FORMAT}; prepare it again", path=path)
+    return Prepared(path, PreparedInfo.from_mapping(values, source=str(path / INFO)))
+
+
+def read_examples(folder: PathLike) -> Iterator[TrainingExample]:
+    """Stream the examples of a folder that `prepare` wrote.
+
+    Args:
+        folder: The folder.
+
+    Returns:
+        The examples in their order; memory holds each text once.
+
+    Raises:
+        DataError: It is no such folder, or (while iterating) a file is damaged.
+    """
+    return read_prepared(folder).examples()
+
+
+def trained_documents(source: PathLike | Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
+    """Return which documents were relevant in training, for reporting seen and unseen queries apart.
+
+    Args:
+        source: A prepared folder, its `trained_documents.json` or a copy of it, or the content of that file.
+
+    Returns:
+        Original document ids by name of the collection (`Dataset.name`).
+
+    Raises:
+        DataError: There is no such folder or file, or it holds something else.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source) / TRAINED if Path(source).is_dir() else Path(source)
+        if not path.is_file():
+            raise DataError(f"no such file; give a prepared folder or its {TRAINED}", path=path)
+        values = read_json(path)
+    else:
+        path, values = None, source
+    if not isinstance(values, Mapping) or any(isinstance(ids, str | Mapping) for ids in values.values()):
+        raise DataError("must hold an object {collection: [document id, ...]}", path=path)
+    return {name: set(ids) for name, ids in values.items()}
+
+
+def _example(record: Mapping[str, Any], texts: Mapping[str, str]) -> TrainingExample:
+    query = record["query"]
+
+    def items(key: str) -> tuple[ExampleItem, ...]:
+        return tuple(
+            ExampleItem(item["_id"], texts[item["_id"]], item.get("score"), item.get("grade")) for item in record[key]
+        )
+
+    return TrainingExample(
+        Query(query["_id"], query["text"], query.get("metadata", {})),
+        items("positives"),
+        items("negatives"),
+        record["source"],
+        record.get("task"),
+        record.get("instruction"),
+    )

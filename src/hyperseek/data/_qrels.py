@@ -1,0 +1,209 @@
+"""Relevance judgements: BEIR's three columns, TREC's four, Hypencoder's JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Collection, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hyperseek._errors import DataError, InputError
+from hyperseek._files import atomic_write
+from hyperseek.data._fields import id_of
+from hyperseek.data._lines import PathLike, base_suffix, existing_file, numbered_lines, shown, whole_text
+from hyperseek.data._report import ErrorReport, Faults, OnError
+from hyperseek.records import Qrels
+
+BEIR_HEADER = ("query-id", "corpus-id", "score")
+# ASCII blanks only: str.split() would also split ids at no-break spaces and control characters.
+BLANKS = re.compile(r"[ \t]+")
+_GRADE_NAMES = {"score", "relevance", "rel", "grade", "label"}
+
+
+class Judgement(NamedTuple):
+    """One judgement and where it stands.
+
+    Attributes:
+        query_id: The query.
+        document_id: The document.
+        grade: 0 or less means judged and not relevant.
+        path: The file.
+        line: Its line from 1, where there is one.
+    """
+
+    query_id: str
+    document_id: str
+    grade: int
+    path: object
+    line: int | None
+
+
+def read_qrels(
+    path: PathLike,
+    *,
+    queries: Collection[str] | None = None,
+    documents: Collection[str] | None = None,
+    on_error: OnError = "raise",
+    report: ErrorReport | None = None,
+) -> Qrels:
+    """Read judgements; the format is told by the suffix and the number of columns.
+
+    `.json` is Hypencoder's `{query: {document: grade}}`; three columns are BEIR's (a header line is optional); four
+    are TREC's (`query iteration document grade`). Columns are separated by tabs or, without tabs, by blanks.
+
+    Args:
+        path: The file, plain or `.gz`.
+        queries: The ids of all known queries; None does not check.
+        documents: The ids of all known documents; None does not check.
+        on_error: Stop at a bad judgement, or leave it out and count it.
+        report: Where to count; None makes one that is logged at the end.
+
+    Returns:
+        The judgements, in order.
+
+    Raises:
+        DataError: The file is missing, a line does not fit its format, a grade is no whole number, a pair is judged
+            twice, or a query or document is unknown.
+    """
+    file = existing_file(path)
+    faults = Faults(on_error, report)
+    qrels = collect_qrels(check_known(read_judgements(file, faults), queries, documents, faults), faults)
+    faults.finish(file)
+    return qrels
+
+
+def write_qrels(qrels: Qrels, path: PathLike) -> None:
+    """Write judgements atomically: BEIR's TSV with header if the name ends in `.tsv`, else TREC's four columns.
+
+    Args:
+        qrels: The judgements.
+        path: The file.
+
+    Raises:
+        InputError: An id holds a tab or a line end, or for TREC a blank; nothing is written.
+    """
+    beir = base_suffix(path) == ".tsv"
+    forbidden = "\t\r\n" if beir else " \t\r\n"
+    with atomic_write(path) as file:
+        if beir:
+            file.write("\t".join(BEIR_HEADER) + "\n")
+        for query_id, judged in qrels.items():
+            check_id(query_id, forbidden, path)
+            for document_id, grade in judged.items():
+                check_id(document_id, forbidden, path)
+                cells = (query_id, document_id, grade) if beir else (query_id, 0, document_id, grade)
+                file.write(("\t" if beir else " ").join(map(str, cells)) + "\n")
+
+
+def check_id(identity: str, forbidden: str, path: object) -> None:
+    """Raise an `InputError` if an id cannot be written with separators `forbidden`."""
+    if not identity or any(character in identity for character in forbidden):
+        raise InputError(
+            f"cannot write id {identity!r} to {path}: ids there must not be empty nor hold any of {list(forbidden)}"
+        )
+
+
+def read_judgements(path: Path, faults: Faults) -> Iterator[Judgement]:
+    """Stream the judgements of a file of any known format."""
+    return _from_json(path, faults) if base_suffix(path) == ".json" else _from_columns(path, faults)
+
+
+def collect_qrels(judgements: Iterable[Judgement], faults: Faults) -> Qrels:
+    """Gather judgements by query; a pair that is judged twice is a fault."""
+    qrels: Qrels = {}
+    for query_id, document_id, grade, path, line in judgements:
+        judged = qrels.setdefault(query_id, {})
+        if document_id in judged:
+            message = f"document {document_id!r} is judged a second time for query {query_id!r}"
+            faults.found("duplicate_judgement", message, path=path, line=line)
+        else:
+            judged[document_id] = grade
+    return qrels
+
+
+def check_known(
+    judgements: Iterable[Judgement],
+    queries: Collection[str] | None,
+    documents: Collection[str] | None,
+    faults: Faults,
+    *,
+    missing: Collection[str] = (),
+) -> Iterator[Judgement]:
+    """Pass on judgements of known queries and documents; `missing` lists documents known to be unknown."""
+    for judgement in judgements:
+        if queries is not None and judgement.query_id not in queries:
+            reason, message = "unknown_query", f"query {judgement.query_id!r} is judged but is not among the queries"
+        elif judgement.document_id in missing or (documents is not None and judgement.document_id not in documents):
+            reason = "unknown_document"
+            message = f"document {judgement.document_id!r} is judged but is not in the corpus"
+        else:
+            yield judgement
+            continue
+        faults.found(reason, message, path=judgement.path, line=judgement.line)
+
+
+def grade_of(value: object) -> int | None:
+    """Return a grade, or None if `value` is no whole number; `"1.0"` and `1.0` count as 1."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        return int(value)
+    except (ValueError, OverflowError):
+        pass
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return int(number) if number.is_integer() else None
+
+
+def _from_columns(path: Path, faults: Faults) -> Iterator[Judgement]:
+    columns: int | None = None
+    for number, line in numbered_lines(path, faults):
+        cells = line.split("\t") if line.count("\t") in (2, 3) else BLANKS.split(line.strip(" \t"))
+        if columns is None:
+            if len(cells) == 3 and cells[2].lower() in _GRADE_NAMES:
+                columns = 3
+                continue
+            if len(cells) in (3, 4):
+                columns = len(cells)
+        if len(cells) != columns:
+            needed = f"{columns}, as the lines before" if columns else "3 (query, document, grade) or TREC's 4"
+            faults.found("bad_columns", f"has {len(cells)} columns, needs {needed}", path=path, line=number)
+            continue
+        query_id, document_id = cells[0], cells[-2]
+        grade = grade_of(cells[-1])
+        if grade is None:
+            message = f"the grade must be a whole number, not {shown(cells[-1])}"
+            faults.found("bad_grade", message, path=path, line=number)
+        elif not query_id or not document_id:
+            faults.found("missing_field", "an id is empty", path=path, line=number)
+        else:
+            yield Judgement(query_id, document_id, grade, path, number)
+
+
+def _from_json(path: Path, faults: Faults) -> Iterator[Judgement]:
+    def pairs(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
+        # A list of pairs, because a dict would hide keys that stand there twice.
+        return items
+
+    text = whole_text(path)
+    try:
+        queries = json.loads(text, object_pairs_hook=pairs)
+    except json.JSONDecodeError as error:
+        raise DataError(f"not valid JSON ({error.msg})", path=path, line=error.lineno) from None
+    if text.lstrip()[:1] != "{":
+        raise DataError("judgements in JSON must be one object {query: {document: grade}}", path=path, line=1)
+    for query_id, judged in queries:
+        if not isinstance(judged, list) or not all(isinstance(pair, tuple) for pair in judged):
+            message = f"query {query_id!r} must hold an object {{document: grade}}, not {shown(judged)}"
+            faults.found("bad_field", message, path=path)
+            continue
+        for document_id, value in judged:
+            grade = None if isinstance(value, str) else grade_of(value)
+            if grade is None or id_of(document_id) is None:
+                message = f"query {query_id!r}, document {document_id!r}: the grade must be a whole number"
+                faults.found("bad_grade", f"{message}, not {shown(value)}", path=path)
+            else:
+                yield Judgement(query_id, document_id, grade, path, None)

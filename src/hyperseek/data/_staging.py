@@ -1,0 +1,62 @@
+"""Writing a folder so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hyperseek._errors import InputError
+from hyperseek.data._lines import PathLike
+
+
+@contextmanager
+def staged_folder(folder: PathLike, *, overwrite: bool, owned: Collection[str]) -> Iterator[Path]:
+    """Make a hidden sibling of `folder` and rename it to `folder` when the block ends without an error.
+
+    Args:
+        folder: What shall exist at the end.
+        overwrite: Whether a folder that is there may be replaced.
+        owned: Names that such a folder may hold; one that holds anything else is never replaced.
+
+    Yields:
+        The folder to write into.
+
+    Raises:
+        InputError: `folder` exists and may not be replaced.
+    """
+    target = Path(folder)
+    _check_replaceable(target, overwrite, owned)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    staging.mkdir()
+    try:
+        yield staging
+        if target.exists():
+            replaced = staging.with_suffix(".old")
+            os.replace(target, replaced)
+            os.replace(staging, target)
+            shutil.rmtree(replaced)
+        else:
+            os.replace(staging, target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+
+
+def _check_replaceable(target: Path, overwrite: bool, owned: Collection[str]) -> None:
+    if not target.exists():
+        return
+    if not target.is_dir():
+        raise InputError(f"{target} is a file; give the path of a folder to be made")
+    held = sorted(path.name for path in target.iterdir())
+    strange = [name for name in held if name not in owned]
+    if strange:
+        raise InputError(
+            f"{target} holds {strange[0]!r}, which is not part of what is written here; choose a new folder"
+        )
+    if held and not overwrite:
+        raise InputError(f"{target} exists; choose a new folder, or replace it with overwrite=True (--overwrite)")

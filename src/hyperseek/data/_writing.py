@@ -1,0 +1,155 @@
+"""Writing prepared folders: streaming, each text once, there whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hyperseek._errors import DataError, InputError
+from hyperseek._files import write_json
+from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, source_and_id
+from hyperseek.data._lines import PathLike, gzip_json_lines
+from hyperseek.data._prepared import DOCUMENTS, EXAMPLES, INFO, TRAINED, PreparedInfo, SourceInfo
+from hyperseek.data._report import ErrorReport
+from hyperseek.data._staging import staged_folder
+from hyperseek.records import Query
+
+_Write: TypeAlias = Callable[[Mapping[str, Any]], bytes]
+
+
+class ExampleWriter:
+    """Streams examples to a prepared folder; made by `example_writer`."""
+
+    def __init__(self, staging: Path, write_document: _Write, write_example: _Write) -> None:
+        self._staging = staging
+        self._write_document, self._write_example = write_document, write_example
+        self._texts: dict[str, int] = {}
+        self._digest = hashlib.sha256()
+        self.examples = self.positives = self.negatives = self.scored = 0
+        self.trained: dict[str, set[str]] = {}
+
+    def add(self, example: TrainingExample) -> None:
+        """Write an example, and the texts of its items that are new.
+
+        Args:
+            example: One that `cleaned` let pass.
+
+        Raises:
+            DataError: An id is not of the form `SOURCE/ID`, or was written before with another text.
+        """
+        for item in (*example.positives, *example.negatives):
+            self._add_text(item, example)
+        record = {
+            "query": {"_id": example.query.id, "text": example.query.text} | _metadata(example.query),
+            "positives": [_reference(item) for item in example.positives],
+            "negatives": [_reference(item) for item in example.negatives],
+            "source": example.source,
+            "task": example.task,
+            "instruction": example.instruction,
+        }
+        self._digest.update(self._write_example({key: value for key, value in record.items() if value is not None}))
+        for item in example.positives:
+            source, original = source_and_id(item.id)
+            self.trained.setdefault(source, set()).add(original)
+        self.examples += 1
+        self.positives += len(example.positives)
+        self.negatives += len(example.negatives)
+        self.scored += sum(item.score is not None for item in (*example.positives, *example.negatives))
+
+    def finish(self, sources: Iterable[SourceInfo], options: Mapping[str, Any]) -> PreparedInfo:
+        """Write the two JSON files and return what the first says."""
+        sources = tuple(sources)
+        if not self.examples:
+            lines = [line for source in sources for line in ErrorReport.from_dict(source.dropped).lines()]
+            raise InputError(f"no training example is left; dropped: {'; '.join(lines) or 'nothing'}")
+        info = PreparedInfo(
+            fingerprint=self._digest.hexdigest()[:32],
+            examples=self.examples,
+            documents=len(self._texts),
+            positives=self.positives,
+            negatives=self.negatives,
+            scored=self.scored,
+            sources=sources,
+            options=dict(options),
+        )
+        write_json(self._staging / TRAINED, {source: sorted(ids) for source, ids in sorted(self.trained.items())})
+        write_json(self._staging / INFO, info.model_dump(mode="json"))
+        return info
+
+    def _add_text(self, item: ExampleItem, example: TrainingExample) -> None:
+        known = self._texts.get(item.id)
+        if known is None:
+            if not all(source_and_id(item.id)):
+                raise DataError(f"query {example.query.id!r}: item id {item.id!r} is not of the form SOURCE/ID")
+            self._texts[item.id] = hash(item.text)
+            self._digest.update(self._write_document({"_id": item.id, "text": item.text}))
+        elif known != hash(item.text):
+            raise DataError(
+                f"query {example.query.id!r}: document {item.id!r} came before with another text; "
+                f"ids must name one text, so rename or remove one of the two",
+                path=example.source,
+            )
+
+
+@contextmanager
+def example_writer(folder: PathLike, *, overwrite: bool) -> Iterator[ExampleWriter]:
+    """Open a prepared folder for writing; `finish` must be the last call in the block.
+
+    Args:
+        folder: The folder.
+        overwrite: Replace an older prepared folder.
+
+    Yields:
+        The writer.
+
+    Raises:
+        InputError: The folder exists and may not be replaced.
+    """
+    with (
+        staged_folder(folder, overwrite=overwrite, owned=(INFO, DOCUMENTS, EXAMPLES, TRAINED)) as staging,
+        gzip_json_lines(staging / DOCUMENTS) as write_document,
+        gzip_json_lines(staging / EXAMPLES) as write_example,
+    ):
+        yield ExampleWriter(staging, write_document, write_example)
+
+
+def write_examples(
+    examples: Iterable[TrainingExample], folder: PathLike, *, source: str = "examples", overwrite: bool = False
+) -> PreparedInfo:
+    """Write examples that a program made (mined, scored by a teacher) as a prepared folder.
+
+    Args:
+        examples: Their ids of the form `SOURCE/ID`.
+        folder: The folder; it is there whole or not at all.
+        source: What made them, for the record.
+        overwrite: Replace an older prepared folder.
+
+    Returns:
+        What was written, and what was dropped.
+
+    Raises:
+        DataError: An id is not of that form, or names two texts.
+        InputError: The folder exists and may not be replaced, or no example is left.
+    """
+    report = ErrorReport()
+    with example_writer(folder, overwrite=overwrite) as writer:
+        for example in examples:
+            kept = cleaned(example, report)
+            if kept:
+                writer.add(kept)
+        info = SourceInfo(
+            name=source, source=source, kind="examples", examples=writer.examples, dropped=report.to_dict()
+        )
+        return writer.finish([info], {})
+
+
+def _reference(item: ExampleItem) -> dict[str, Any]:
+    values = {"_id": item.id, "score": item.score, "grade": item.grade}
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _metadata(query: Query) -> dict[str, Any]:
+    return {"metadata": dict(query.metadata)} if query.metadata else {}
