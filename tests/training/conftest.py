@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from hyperseek.models import ModelConfig, Retriever, build
 from hyperseek.scoring import LinearScorer, Points, Space
-from hyperseek.training import NO_DOCUMENT, ScoredBatch
+from hyperseek.training import NO_DOCUMENT, Example, ScoredBatch, TrainingSet
+
+WORDS = "net query document vector index neural small deep word text page cat dog bird fish sea sun moon tree"
 
 
 def _scored(scores: Tensor) -> tuple[LinearScorer, Points]:
@@ -44,5 +49,37 @@ def make_batch() -> Callable[..., ScoredBatch]:
             labels=torch.full(items.shape, torch.nan) if labels is None else labels,
             base_scorer=None if base is None else _scored(base)[0],
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy_texts() -> tuple[list[str], list[str]]:
+    """40 documents of random words, and for each a query of three of its words."""
+    draw = random.Random(0)
+    documents = [" ".join(draw.sample(WORDS.split(), 12)) for _ in range(40)]
+    return documents, [" ".join(draw.sample(document.split(), 3)) for document in documents]
+
+
+@pytest.fixture
+def toy_set(toy_texts: tuple[list[str], list[str]]) -> TrainingSet:
+    """One example for each of the first 32 toy queries, with two negatives that have teacher scores."""
+    documents, queries = toy_texts
+    training_set = TrainingSet(negatives=1, seed=3)
+    source = training_set.add_source("toy", documents)
+    for place, query in enumerate(queries[:32]):
+        others = ((place + 1) % 40, (place + 7) % 40)
+        scores = {place: 3.0, others[0]: 1.0, others[1]: 0.0}
+        training_set.add(Example(query, (place,), others, scores, source))
+    return training_set
+
+
+@pytest.fixture
+def make_retriever(tiny_encoder: str) -> Callable[..., Retriever]:
+    """Build a retriever on the tiny encoder; by default a warm-started q-net of one hidden layer."""
+
+    def make(**options: Any) -> Retriever:
+        values = {"trunk": tiny_encoder, "family": "qnet", "normalize": True, "pooling": "mean", **options}
+        return build(ModelConfig.from_mapping(values), device="cpu")
 
     return make

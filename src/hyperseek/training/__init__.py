@@ -1,5 +1,9 @@
 """Training: losses, the trainer, recipes."""
 
+from hyperseek.training._cache import FeatureCache
+from hyperseek.training._clock import Clock
+from hyperseek.training._collate import Batch, Collator, SideFeatures
+from hyperseek.training._freezing import choose_trainable, merge_adapters
 from hyperseek.training._losses import (
     NO_DOCUMENT,
     AnchorConfig,
@@ -19,13 +23,26 @@ from hyperseek.training._losses import (
     ScoredBatch,
     gather_rows,
 )
+from hyperseek.training._recipe import Recipe, read_recipe
+from hyperseek.training._stack import TrainedStack, TrainingModule
+from hyperseek.training._trainer import RetrieverTrainer, training_arguments
+from hyperseek.training._training_set import Drawn, EpochBatches, Example, TrainingSet
+from hyperseek.training._validation import DevSet, Validator, make_dev_set
 
 __all__ = [
     "NO_DOCUMENT",
     "AnchorConfig",
     "AnchorLoss",
+    "Batch",
+    "Clock",
+    "Collator",
     "ContrastiveConfig",
     "ContrastiveLoss",
+    "DevSet",
+    "Drawn",
+    "EpochBatches",
+    "Example",
+    "FeatureCache",
     "KLConfig",
     "KLLoss",
     "Loss",
@@ -36,6 +53,18 @@ __all__ = [
     "Objective",
     "OwnCrossEntropyConfig",
     "OwnCrossEntropyLoss",
+    "Recipe",
+    "RetrieverTrainer",
     "ScoredBatch",
+    "SideFeatures",
+    "TrainedStack",
+    "TrainingModule",
+    "TrainingSet",
+    "Validator",
+    "choose_trainable",
     "gather_rows",
+    "make_dev_set",
+    "merge_adapters",
+    "read_recipe",
+    "training_arguments",
 ]

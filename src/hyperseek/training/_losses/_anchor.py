@@ -27,8 +27,8 @@ class AnchorConfig(LossConfig):
         skip_positives: Whether known positives are left out, so that the pull does not work against the labels.
     """
 
-    temperature: float = Field(0.05, gt=0)
-    deviation: float = Field(0.0, ge=0)
+    temperature: float = Field(default=0.05, gt=0)
+    deviation: float = Field(default=0.0, ge=0)
     skip_positives: bool = False
 
 

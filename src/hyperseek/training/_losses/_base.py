@@ -19,7 +19,7 @@ class LossConfig(Config):
         weight: Factor of this loss in the total, above 0.
     """
 
-    weight: float = Field(1.0, gt=0)
+    weight: float = Field(default=1.0, gt=0)
 
 
 class Loss(nn.Module, ABC):

@@ -112,7 +112,7 @@ class ScoredBatch:
 
 def _first_occurrences(numbers: Tensor) -> Tensor:
     """Return the positions of the first of each distinct number, in order."""
-    distinct, inverse = numbers.unique(return_inverse=True)
+    distinct, inverse = torch.unique(numbers, return_inverse=True)
     positions = torch.arange(len(numbers), device=numbers.device)
     firsts = torch.full_like(distinct, len(numbers)).scatter_reduce(0, inverse, positions, "amin")
     return firsts.sort().values

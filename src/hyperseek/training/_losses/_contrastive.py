@@ -30,7 +30,7 @@ class ContrastiveConfig(LossConfig):
         across_devices: Whether documents of all processes serve as negatives.
     """
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
     learned_temperature: bool = False
     positives: Literal["own", "mean", "log_sum"] = "own"
     mask_known: bool = True
@@ -94,12 +94,12 @@ class ContrastiveLoss(Loss):
             asked = asked & batch.first_columns
             negatives = negatives & batch.first_columns
         if self.config.false_negative_margin is not None:
-            negatives = negatives & ~self._likely_positives(batch)
+            negatives = negatives & ~self._likely_positives(batch, self.config.false_negative_margin)
         return asked, negatives
 
-    def _likely_positives(self, batch: ScoredBatch) -> Tensor:
+    def _likely_positives(self, batch: ScoredBatch, margin: float) -> Tensor:
         scores = batch.base if self.config.guide == "base" else batch.in_batch.detach()
         if scores is None:
             raise InputError("guide='base' needs the scores before training, which this batch does not hold")
         own = scores.gather(1, batch.items[:, :1].clamp_min(0))
-        return scores > own + self.config.false_negative_margin
+        return scores > own + margin

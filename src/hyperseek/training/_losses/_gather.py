@@ -35,7 +35,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     # Collectives need equal shapes, so every process pads to the longest and the padding is cut off again.
     padded = rows.new_zeros(max(sizes), *rows.shape[1:])
     padded[: rows.shape[0]] = rows
-    gathered: Tensor = _AllGather.apply(padded)
+    gathered: Tensor = _AllGather.apply(padded)  # type: ignore[no-untyped-call]
     return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
 
 

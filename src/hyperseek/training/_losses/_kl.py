@@ -18,8 +18,8 @@ class KLConfig(LossConfig):
         teacher_temperature: Teacher scores are divided by it; None means as `temperature`.
     """
 
-    temperature: float = Field(1.0, gt=0)
-    teacher_temperature: float | None = Field(None, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    teacher_temperature: float | None = Field(default=None, gt=0)
 
 
 class KLLoss(Loss):

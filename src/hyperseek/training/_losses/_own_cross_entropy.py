@@ -17,7 +17,7 @@ class OwnCrossEntropyConfig(LossConfig):
         temperature: Scores are divided by it, above 0.
     """
 
-    temperature: float = Field(1.0, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
 
 
 class OwnCrossEntropyLoss(Loss):

@@ -1,0 +1,48 @@
+"""The three measures that validation needs, as trec_eval defines them.
+
+The evaluation layer has all measures; it comes after this one, and validation runs too often to build run files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from hyperseek._errors import UnknownNameError
+
+_NAMES = ("nDCG", "RR", "R")
+
+
+def measure(metric: str, ranked: Sequence[int], judged: Sequence[int]) -> float:
+    """Measure the ranking of one query.
+
+    Args:
+        metric: `nDCG@K` (linear gain), `RR@K` or `R@K`; grades of 1 and more are relevant.
+        ranked: Grades of the documents found, best first; 0 where a document is not judged.
+        judged: Grades of all judged documents, at least one of them relevant.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        UnknownNameError: It is another metric.
+    """
+    name, depth = cut_off(metric)
+    top = ranked[:depth]
+    if name == "nDCG":
+        return _discounted(top) / _discounted(sorted(judged, reverse=True)[:depth])
+    if name == "RR":
+        return next((1 / rank for rank, grade in enumerate(top, start=1) if grade > 0), 0.0)
+    return sum(grade > 0 for grade in top) / sum(grade > 0 for grade in judged)
+
+
+def cut_off(metric: str) -> tuple[str, int]:
+    """Split `NAME@K` into name and K; UnknownNameError where it is none of the three."""
+    name, at, depth = metric.partition("@")
+    if name not in _NAMES or not at or not depth.isdigit() or int(depth) < 1:
+        raise UnknownNameError("validation metric", metric, [f"{known}@10" for known in _NAMES])
+    return name, int(depth)
+
+
+def _discounted(grades: Sequence[int]) -> float:
+    return sum(max(grade, 0) / math.log2(rank + 1) for rank, grade in enumerate(grades, start=1))

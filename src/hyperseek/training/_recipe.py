@@ -1,0 +1,294 @@
+"""Recipes: one YAML file a run, strict about its keys, and small differences over a base.
+
+A recipe may begin with `base: other.yaml` (relative to itself): its own values then replace single values of the
+other, section by section.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from hyperseek._config import Config, apply_overrides, read_yaml
+from hyperseek._errors import ConfigError, UnknownNameError
+from hyperseek.models import ModelConfig
+from hyperseek.training._losses import LossesConfig
+
+
+class SourceConfig(Config):
+    """Where training examples come from.
+
+    Attributes:
+        source: A prepared folder; `DATASET:SPLIT` where the data set is a folder, `hub:NAME`, `ir_datasets:ID` or
+            `pydocs`; or Hypencoder's JSONL. Environment variables are filled in.
+        split: The split, where `source` does not say it.
+        limit: Use only this many examples, drawn by seed.
+        repeat: How often an epoch goes through this source.
+        anchor_only: Whether to forget the judgements and keep the queries, for the anchor loss alone.
+    """
+
+    source: str
+    split: str | None = None
+    limit: int | None = Field(default=None, ge=1)
+    repeat: int = Field(default=1, ge=1)
+    anchor_only: bool = False
+
+
+class DataConfig(Config):
+    """What is trained on.
+
+    Attributes:
+        sources: Sources by a name of your choice.
+        batches: `mixed` draws every batch from all sources, `one_source` from one at a time.
+        positives: `random` draws one of a query's positives every epoch, `first` always takes the first.
+        negatives: How many of a query's own negatives an epoch draws.
+        extra_documents: Further documents of the sources that every batch is scored with, as negatives and for the
+            anchor; cheap where documents are cached.
+        relevant_from: Lowest grade that counts as relevant.
+    """
+
+    sources: dict[str, SourceConfig] = Field(min_length=1)
+    batches: Literal["mixed", "one_source"] = "mixed"
+    positives: Literal["random", "first"] = "random"
+    negatives: int = Field(default=0, ge=0)
+    extra_documents: int = Field(default=0, ge=0)
+    relevant_from: int = Field(default=1, ge=1)
+
+
+class LoraConfig(Config):
+    """Low-rank adapters on the trunk, merged into it at the end.
+
+    Attributes:
+        rank: Rank of each adapter.
+        alpha: Adapters are scaled by `alpha / rank`.
+        dropout: Dropout in front of adapters, in [0, 1).
+        target_modules: Names of the linear maps to adapt; None means all of them.
+    """
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    target_modules: tuple[str, ...] | None = None
+
+
+class CacheConfig(Config):
+    """The disk cache of what frozen modules compute.
+
+    Attributes:
+        folder: Where; None means `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`. Environment variables are filled in.
+        storage: Number format of token states.
+        dtype: What documents are encoded in: `auto`, `float32`, `bfloat16` or `float16`.
+        enabled: Whether to cache at all; without, frozen modules run again in every step.
+    """
+
+    folder: str | None = None
+    storage: Literal["float16", "float32"] = "float16"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    enabled: bool = True
+
+    def resolved_folder(self) -> Path:
+        """Return the folder, with variables filled in."""
+        chosen = self.folder or os.environ.get("HYPERSEEK_CACHE") or "~/.cache/hyperseek"
+        return Path(os.path.expandvars(chosen)).expanduser()
+
+
+class TrainConfig(Config):
+    """How training goes.
+
+    Attributes:
+        trunk: `frozen` trains what is behind the trunk alone, `full` everything, `last_layers` the trunk's last
+            `last_layers`, `lora` adapters on it.
+        last_layers: How many, for `trunk: last_layers`.
+        lora: The adapters, for `trunk: lora`.
+        epochs: Stop after so many passes.
+        max_steps: Stop after so many optimiser steps.
+        max_seconds: Stop after so much time in training steps (not in caching or validation).
+        clock: What `max_seconds` counts: `wall` time, or `cpu` time of this process over all its threads.
+        batch_size: Queries of a batch, for each process.
+        gradient_accumulation: Batches of an optimiser step; in-batch negatives do not cross them.
+        mini_batch: Texts that go through the model at once; None means all of a batch. Smaller ones bound memory
+            and change no gradient, at the price of a second forward pass.
+        learning_rate: Highest learning rate.
+        weight_decay: Of AdamW.
+        schedule: What follows the warm-up: a constant rate, or a linear or cosine fall to zero at the end.
+        warmup: Steps of linear warm-up if 1 or more, a share of the run if below 1.
+        max_grad_norm: Gradients are clipped to this norm; 0 for never.
+        precision: `bfloat16` for mixed precision; weights and scores stay float32.
+        tf32: Whether a GPU may round matrix products to tf32.
+        seed: Decides order, draws and dropout.
+        save_every: Steps between checkpoints; None for none.
+        log_every: Steps between log lines.
+        workers: Processes that prepare batches; 0 prepares them in the training process.
+        device: `cpu`, `cuda`; None takes a GPU if there is one.
+        cache: Of frozen modules.
+    """
+
+    trunk: Literal["frozen", "full", "last_layers", "lora"] = "frozen"
+    last_layers: int = Field(default=1, ge=1)
+    lora: LoraConfig = LoraConfig()
+    epochs: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    max_seconds: float | None = Field(default=None, gt=0)
+    clock: Literal["wall", "cpu"] = "wall"
+    batch_size: int = Field(default=64, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    mini_batch: int | None = Field(default=None, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    warmup: float = Field(default=0.05, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    precision: Literal["float32", "bfloat16"] = "float32"
+    tf32: bool = False
+    seed: int = Field(default=0, ge=0)
+    save_every: int | None = Field(default=500, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    workers: int = Field(default=0, ge=0)
+    device: str | None = None
+    cache: CacheConfig = CacheConfig()
+
+    @model_validator(mode="after")
+    def _check_end(self) -> Self:
+        if self.epochs is None and self.max_steps is None and self.max_seconds is None:
+            raise ValueError("one of epochs, max_steps and max_seconds is needed, or training never ends")
+        return self
+
+
+class DevSetConfig(Config):
+    """Queries and judgements to validate on.
+
+    Attributes:
+        source: As in the training data, but a data set with a corpus: `DATASET:SPLIT`.
+        split: The split, where `source` does not say it.
+        max_queries: Use only this many queries, drawn by seed.
+        max_documents: Search only this many documents: all judged ones, and others drawn by seed.
+    """
+
+    source: str
+    split: str | None = None
+    max_queries: int | None = Field(default=None, ge=1)
+    max_documents: int | None = Field(default=None, ge=1)
+
+
+class ValidationConfig(Config):
+    """Validation during training, by exhaustive search over each set's documents.
+
+    The best checkpoint is that with the highest mean of `metric` over all sets, the untrained model included. Name
+    sets here that are not trained on, so that losses elsewhere count.
+
+    Attributes:
+        sets: Dev sets by a name of your choice; none for no validation.
+        metric: `nDCG@K`, `RR@K` or `R@K`.
+        every: Steps between validations; None only validates before and after.
+        patience: Stop after so many validations without a new best; None for never.
+        max_drop: A checkpoint cannot be the best if a set fell by more than this below the untrained model.
+        interpolate: Shares of what was learned to try at the end; the best on the dev sets is kept. Empty for none.
+    """
+
+    sets: dict[str, DevSetConfig] = Field(default_factory=dict)
+    metric: str = Field(default="nDCG@10", pattern=r"^(nDCG|RR|R)@[1-9][0-9]*$")
+    every: int | None = Field(default=None, ge=1)
+    patience: int | None = Field(default=None, ge=1)
+    max_drop: float | None = Field(default=None, ge=0)
+    interpolate: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_interpolation(self) -> Self:
+        if self.interpolate and not self.sets:
+            raise ValueError("interpolate chooses on dev sets; give at least one")
+        if any(not 0 <= share <= 1 for share in self.interpolate):
+            raise ValueError(f"interpolate must hold shares in [0, 1], not {self.interpolate}")
+        return self
+
+
+class OutputConfig(Config):
+    """Where results go.
+
+    Attributes:
+        folder: Model, checkpoints and `run.json`; None means `runs/NAME` for a recipe `NAME.yaml`.
+        name: Name of the run for trackers; None takes the folder's.
+        report_to: `tensorboard` and `wandb`, or `auto`: those that are installed (W&B where a key or mode is set).
+    """
+
+    folder: str | None = None
+    name: str | None = None
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] | Literal["auto"] = "auto"
+
+
+class Recipe(Config):
+    """A complete training run.
+
+    Attributes:
+        model: What is trained.
+        data: What it is trained on.
+        losses: What is minimised.
+        train: How.
+        validation: What decides which checkpoint is best.
+        output: Where results go.
+    """
+
+    model: ModelConfig
+    data: DataConfig
+    losses: LossesConfig
+    train: TrainConfig
+    validation: ValidationConfig = ValidationConfig()
+    output: OutputConfig = OutputConfig()
+
+
+def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file, with its bases, and apply overrides.
+
+    Args:
+        path: A YAML file, or the name of a recipe of this project, as in `qnet-minilm-pydocs`.
+        overrides: Each `section.field=value`; the value is read as YAML.
+
+    Returns:
+        The recipe.
+
+    Raises:
+        ConfigError: A file, a base or an override is not valid; the message names the closest known key.
+        UnknownNameError: There is neither a file nor a recipe of that name.
+    """
+    location = find_recipe(path)
+    return Recipe.from_mapping(apply_overrides(_with_bases(location), overrides), source=str(path))
+
+
+def find_recipe(path: str | os.PathLike[str]) -> Path:
+    """Return the file of a recipe given by path or by name; UnknownNameError lists the names."""
+    given = Path(path)
+    if given.is_file():
+        return given
+    known = {file.stem: file for folder in _recipe_folders() for file in sorted(folder.glob("*.yaml"))}
+    name = given.name.removesuffix(".yaml")
+    if given.parent == Path(".") and name in known:
+        return known[name]
+    raise UnknownNameError("recipe", str(path), known)
+
+
+def _recipe_folders() -> list[Path]:
+    package = Path(__file__).parents[1]
+    return [folder for folder in (package / "recipes", package.parents[1] / "recipes") if folder.is_dir()]
+
+
+def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
+    if path.resolve() in seen:
+        raise ConfigError(f"{path}: recipes are based on each other in a circle")
+    values = read_yaml(path)
+    base = values.pop("base", None)
+    if base is None:
+        return values
+    if not isinstance(base, str):
+        raise ConfigError(f"{path}: base must be the path of another recipe, not {base!r}")
+    return _merged(_with_bases(path.parent / base, (*seen, path.resolve())), values)
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        old = merged.get(key)
+        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged

@@ -1,0 +1,143 @@
+"""Vectors and ragged token states of texts on disk, in shards that are either there or not.
+
+A shard is a folder of plain `.npy` files, made under another name and renamed when it is whole, so that a run killed
+half-way loses at most the shard it was writing. Reading maps the files into memory.
+
+Shapes: `N` texts, `T` tokens of all texts of a shard together, `m` token width, `d` vector width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+_KEY_BYTES = 16
+_Array = NDArray[np.floating]
+
+
+def text_key(text: str) -> bytes:
+    """Return the name of a text: 128 bits of its hash."""
+    return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """Some texts' features.
+
+    Attributes:
+        keys: The texts' names, in order.
+        vectors: `(N, d)`, or None.
+        tokens: `(T, m)`, or None.
+        offsets: `(N + 1,)`; text `i` owns the tokens from `offsets[i]` to `offsets[i + 1]`; None without tokens.
+    """
+
+    keys: Sequence[bytes]
+    vectors: _Array | None
+    tokens: _Array | None = None
+    offsets: NDArray[np.int64] | None = None
+
+    def write(self, folder: Path) -> Path:
+        """Write the shard under a new name inside `folder`; it appears all at once."""
+        name = f"shard-{uuid.uuid4().hex}"
+        temporary = folder / f".{name}.tmp"
+        temporary.mkdir(parents=True)
+        np.save(temporary / "keys.npy", np.frombuffer(b"".join(self.keys), np.uint8).reshape(-1, _KEY_BYTES))
+        for part in ("vectors", "tokens", "offsets"):
+            array = getattr(self, part)
+            if array is not None:
+                np.save(temporary / f"{part}.npy", array)
+        return temporary.rename(folder / name)
+
+    @classmethod
+    def read(cls, folder: Path) -> Shard:
+        """Map a written shard into memory."""
+        keys = np.load(folder / "keys.npy").tobytes()
+        parts = {
+            part: _mapped(folder / f"{part}.npy") if (folder / f"{part}.npy").exists() else None
+            for part in ("vectors", "tokens", "offsets")
+        }
+        names = [keys[start : start + _KEY_BYTES] for start in range(0, len(keys), _KEY_BYTES)]
+        return cls(names, parts["vectors"], parts["tokens"], parts["offsets"])
+
+
+class ShardStore:
+    """All shards of a folder, as one growing table whose rows are texts.
+
+    Args:
+        folder: Where the shards are, or will be.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._shards: list[Shard] = []
+        self._names: set[str] = set()
+        self._rows: dict[bytes, tuple[int, int]] = {}
+        self.refresh()
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._rows
+
+    @property
+    def has_vectors(self) -> bool:
+        """Whether the shards hold vectors; all do or none does."""
+        return bool(self._shards) and self._shards[0].vectors is not None
+
+    def refresh(self) -> None:
+        """Take up shards that this or another process has written since."""
+        for path in sorted(self.folder.glob("shard-*")):
+            if path.name not in self._names:
+                self._add(path)
+
+    def add(self, shard: Shard) -> None:
+        """Write a shard and take it up."""
+        self._add(shard.write(self.folder))
+
+    def clean(self) -> None:
+        """Delete what a killed run left half-written; call it only where no other run writes here."""
+        for path in self.folder.glob(".shard-*.tmp"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def vectors(self, keys: Sequence[bytes]) -> NDArray[np.float32]:
+        """Return `(N, d)` vectors of known texts, float32."""
+        places = [self._rows[key] for key in keys]
+        rows = [_stored(self._shards[shard].vectors)[row] for shard, row in places]
+        return np.asarray(rows, dtype=np.float32)
+
+    def tokens(self, keys: Iterable[bytes]) -> list[NDArray[np.float32]]:
+        """Return `(tokens, m)` token states of each known text, float32."""
+        states = []
+        for key in keys:
+            shard, row = self._rows[key]
+            offsets = _stored(self._shards[shard].offsets)
+            stored = _stored(self._shards[shard].tokens)[offsets[row] : offsets[row + 1]]
+            states.append(np.array(stored, dtype=np.float32))
+        return states
+
+    def _add(self, path: Path) -> None:
+        shard = Shard.read(path)
+        for row, key in enumerate(shard.keys):
+            self._rows.setdefault(key, (len(self._shards), row))
+        self._shards.append(shard)
+        self._names.add(path.name)
+
+
+def _mapped(path: Path) -> NDArray:  # type: ignore[type-arg]
+    # The plain view still reads from the file, and slices many times faster than numpy.memmap.
+    mapped: NDArray = np.load(path, mmap_mode="r").view(np.ndarray)  # type: ignore[type-arg]
+    return mapped
+
+
+def _stored(array: NDArray | None) -> NDArray:  # type: ignore[type-arg]
+    if array is None:
+        raise RuntimeError("the shard does not hold this part")
+    return array

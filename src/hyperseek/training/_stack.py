@@ -1,0 +1,149 @@
+"""The model as the trainer sees it, and the losses beside it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from hyperseek.models import Retriever
+from hyperseek.models._retriever import Side
+from hyperseek.scoring import LinearScorer, Points, Scorer
+from hyperseek.training._collate import Batch
+from hyperseek.training._losses import Objective, ScoredBatch
+
+
+class TrainedStack(SentenceTransformer):
+    """A retriever's modules in one container whose forward pass runs the part of each route that is trained.
+
+    Args:
+        retriever: The model; the container shares its modules.
+        starts: Where each route's features begin: 0 for tokenised texts, the length of the frozen prefix for
+            cached features.
+        mini_batch: Texts that go through at once, or None for all.
+    """
+
+    def __init__(self, retriever: Retriever, starts: dict[Side, int], *, mini_batch: int | None = None) -> None:
+        super().__init__(modules=list(retriever.model.children()), device=str(retriever.device))
+        self.retriever = retriever
+        self.starts = starts
+        self.mini_batch = mini_batch
+        self._frozen = {side: all(map(_is_frozen, retriever.route(side))) for side in starts}
+
+    def forward(self, query: dict[str, Any], document: dict[str, Any]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """Run what is left of both routes, in one call, as data-parallel wrappers want it.
+
+        Args:
+            query: Tokenised or cached features of `Q` queries.
+            document: The same of `D` documents.
+
+        Returns:
+            `(Q, numbers)` and `(D, numbers)`: the `sentence_embedding` that each route ends with.
+        """
+        return self._through(query, "query"), self._through(document, "document")
+
+    def train(self, mode: bool = True) -> TrainedStack:
+        """Switch dropout on, but not in modules that are frozen: what is cached must be what is computed."""
+        super().train(mode)
+        for module in itertools.chain.from_iterable(map(self.retriever.route, self.starts)):
+            if _is_frozen(module):
+                module.eval()
+        return self
+
+    def _through(self, features: dict[str, Any], side: Side) -> Tensor:
+        """Run a route, in parts of `mini_batch` texts if there are more.
+
+        Each part's activations are dropped and computed again in the backward pass. That is gradient caching
+        (arXiv 2101.06983) with the bookkeeping left to autograd: memory is that of one part, and the gradients are
+        those of the whole batch.
+        """
+        count = next(value.shape[0] for value in features.values() if isinstance(value, Tensor))
+        parts = [features] if self.mini_batch is None else list(_split(features, count, self.mini_batch))
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen[side]):
+            if len(parts) == 1:
+                return self._run(features, side)
+            if not torch.is_grad_enabled():
+                return torch.cat([self._run(part, side) for part in parts])
+            rows: list[Tensor] = [checkpoint(self._run, part, side, use_reentrant=False) for part in parts]
+            return torch.cat(rows)
+
+    def _run(self, features: dict[str, Any], side: Side) -> Tensor:
+        result: Tensor = self.retriever.forward(dict(features), side, start=self.starts[side])["sentence_embedding"]
+        return result
+
+
+class TrainingModule(nn.Module):
+    """Model and losses together: everything that may hold parameters to train.
+
+    Args:
+        model: The model.
+        objective: The losses.
+    """
+
+    def __init__(self, model: TrainedStack, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute the total loss and its parts.
+
+        Args:
+            model: The model as wrapped for this run: itself, or a data-parallel wrapper around it.
+            batch: From the collator, on the model's device.
+
+        Returns:
+            As `Objective.__call__`.
+        """
+        retriever = self.model.retriever
+        query_rows, document_rows = model(batch["query"], batch["document"])
+        # Scores are float32 whatever the trunk computes in.
+        with torch.autocast(query_rows.device.type, enabled=False):
+            scorer = retriever.scorer({"sentence_embedding": query_rows})
+            points = retriever.points({"sentence_embedding": document_rows})
+            total, parts = self.objective(_scored(retriever, scorer, points, batch))
+        return total, parts
+
+    def trainable_state(self) -> dict[str, Tensor]:
+        """Return every parameter that is trained, by name."""
+        return {name: parameter.detach() for name, parameter in self._trainable()}
+
+    @torch.no_grad()
+    def load_trainable_state(self, state: dict[str, Tensor]) -> None:
+        """Put back what `trainable_state` returned; KeyError where a parameter is missing."""
+        for name, parameter in self._trainable():
+            parameter.copy_(state[name])
+
+    def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad)
+
+
+def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) -> ScoredBatch:
+    base_query, base_document = batch["base_query"], batch["base_document"]
+    return ScoredBatch(
+        scorer=scorer,
+        points=points,
+        documents=batch["numbers"],
+        items=batch["items"],
+        known=batch["known"],
+        labels=batch["scores"],
+        base_scorer=None if base_query is None else LinearScorer(retriever.space, base_query),
+        base_points=None if base_document is None else Points(retriever.space.canonical(base_document)),
+    )
+
+
+def _is_frozen(module: nn.Module) -> bool:
+    return not any(parameter.requires_grad for parameter in module.parameters())
+
+
+def _split(features: dict[str, Any], count: int, size: int) -> Iterator[dict[str, Any]]:
+    for start in range(0, count, size):
+        yield {
+            key: value[start : start + size] if isinstance(value, Tensor) and value.shape[0] == count else value
+            for key, value in features.items()
+        }

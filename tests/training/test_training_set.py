@@ -1,0 +1,136 @@
+"""What an epoch draws, and what a batch of it holds."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from hyperseek import HyperseekError
+from hyperseek.models import Retriever
+from hyperseek.training import NO_DOCUMENT, Collator, EpochBatches, Example, FeatureCache, SideFeatures, TrainingSet
+
+MakeRetriever = Callable[..., Retriever]
+
+
+def test_equal_texts_are_one_document_and_share_their_positives() -> None:
+    training_set = TrainingSet()
+    source = training_set.add_source("a")
+    first, second = training_set.number("cat"), training_set.number("dog")
+    assert training_set.number("cat") == first
+    training_set.add(Example("animal", (first,), (), {}, source))
+    training_set.add(Example("animal", (second,), (), {}, source))
+    assert training_set.known("animal") == {first, second}
+    assert training_set.known("plant") == set()
+
+
+def test_draws_depend_on_seed_epoch_and_example_alone(toy_set: TrainingSet) -> None:
+    assert toy_set[0, 5] == toy_set[0, 5]
+    draws = {(toy_set[epoch, 5].items, toy_set[epoch, 5].draw) for epoch in range(10)}
+    assert len(draws) == 10
+    assert len({items for items, _ in draws}) == 2
+
+
+def test_batches_do_not_depend_on_workers(toy_set: TrainingSet, make_retriever: MakeRetriever) -> None:
+    retriever = make_retriever()
+    sides = [SideFeatures(retriever, side) for side in ("query", "document")]
+
+    def numbers(workers: int) -> list[list[int]]:
+        batches = EpochBatches(toy_set, 8, seed=1)
+        batches.set_epoch(3)
+        loader = DataLoader(
+            toy_set, batch_sampler=batches, collate_fn=Collator(toy_set, *sides), num_workers=workers, in_order=True
+        )
+        return [batch["numbers"].tolist() for batch in loader]
+
+    assert numbers(0) == numbers(2)
+
+
+def test_an_epoch_sees_every_example_once_and_epochs_differ(toy_set: TrainingSet) -> None:
+    batches = EpochBatches(toy_set, 8, seed=1)
+    orders = []
+    for epoch in range(2):
+        batches.set_epoch(epoch)
+        orders.append([index for batch in batches for index in batch])
+        assert sorted(orders[-1]) == [(epoch, position) for position in range(32)]
+    assert [position for _, position in orders[0]] != [position for _, position in orders[1]]
+    assert len(batches) == 4
+
+
+def test_one_source_a_batch_and_repeats() -> None:
+    training_set = TrainingSet()
+    for name, count in (("a", 5), ("b", 3)):
+        source = training_set.add_source(name)
+        for position in range(count):
+            training_set.add(Example(f"{name}{position}", (training_set.number(f"{name}{position}"),), (), {}, source))
+    batches = EpochBatches(training_set, 2, composition="one_source", repeat=[1, 2])
+    sources = [{training_set.examples[position].source for _, position in batch} for batch in batches]
+    assert len(sources) == len(batches) == 2 + 3
+    assert all(len(found) == 1 for found in sources)
+    assert len(EpochBatches(training_set, 2, composition="mixed", repeat=[1, 2])) == 5
+    with pytest.raises(HyperseekError, match="a has 5, b has 3"):
+        EpochBatches(training_set, 100)
+
+
+def test_a_batch_holds_each_document_once(toy_set: TrainingSet, make_retriever: MakeRetriever) -> None:
+    retriever = make_retriever()
+    collator = Collator(toy_set, SideFeatures(retriever, "query"), SideFeatures(retriever, "document"))
+    drawn = [toy_set[0, position] for position in range(6)]
+    batch = collator(drawn)
+    numbers = batch["numbers"].tolist()
+    assert len(set(numbers)) == len(numbers) == batch["document"]["input_ids"].shape[0]
+    assert [[numbers[place] for place in items] for items in batch["items"].tolist()] == [list(d.items) for d in drawn]
+    assert batch["scores"].tolist() == [list(d.labels) for d in drawn]
+    assert batch["known"].tolist() == [[position] for position in range(6)]
+    assert batch["base_query"] is None
+
+
+def test_queries_without_positives_and_extra_documents(toy_set: TrainingSet, make_retriever: MakeRetriever) -> None:
+    toy_set.add(Example("only a query", (), (), {}, 0))
+    retriever = make_retriever()
+    collator = Collator(
+        toy_set, SideFeatures(retriever, "query"), SideFeatures(retriever, "document"), extra_documents=9
+    )
+    batch = collator([toy_set[0, 32], toy_set[0, 0]])
+    assert batch["items"][0].tolist() == [NO_DOCUMENT, NO_DOCUMENT]
+    assert batch["known"].tolist() == [[NO_DOCUMENT], [0]]
+    assert len(batch["numbers"]) > 2
+    alone = Collator(toy_set, SideFeatures(retriever, "query"), SideFeatures(retriever, "document"))([toy_set[0, 32]])
+    assert alone["numbers"].tolist() == [0]
+
+
+def test_cached_features_and_base_vectors(toy_set: TrainingSet, make_retriever: MakeRetriever, tmp_path: Path) -> None:
+    retriever = make_retriever()
+    query = SideFeatures(
+        retriever,
+        "query",
+        FeatureCache(tmp_path, retriever, "query", stop=3, tokens=True),
+        FeatureCache(tmp_path, retriever, "query", stop=3, tokens=False),
+    )
+    vectors = FeatureCache(tmp_path, retriever, "document", stop=3, tokens=False, dtype="float32")
+    document = SideFeatures(retriever, "document", vectors, vectors)
+    query.ensure(toy_set.queries)
+    document.ensure(toy_set.documents)
+    batch = Collator(toy_set, query, document)([toy_set[0, position] for position in range(4)])
+    texts = [toy_set.examples[position].query for position in range(4)]
+    with torch.inference_mode():
+        wanted = retriever.forward(retriever.preprocess(texts, "query"), "query", stop=3)["sentence_embedding"]
+    assert batch["base_query"] is not None
+    torch.testing.assert_close(batch["base_query"], wanted, rtol=0, atol=1e-5)
+    assert batch["base_document"] is not None
+    assert torch.equal(batch["base_document"], batch["document"]["sentence_embedding"])
+
+
+def test_known_positives_of_the_batch_are_enough_for_one_process(make_retriever: MakeRetriever) -> None:
+    training_set = TrainingSet(negatives=0)
+    source = training_set.add_source("a")
+    numbers = [training_set.number(f"cat {place}") for place in range(50)]
+    training_set.add(Example("cat", tuple(numbers), (), {}, source))
+    retriever = make_retriever()
+    collator = Collator(training_set, SideFeatures(retriever, "query"), SideFeatures(retriever, "document"))
+    batch = collator([training_set[0, 0], training_set[1, 0]])
+    assert set(itertools.chain(*batch["known"].tolist())) == set(batch["numbers"].tolist())
