@@ -110,6 +110,34 @@ def test_renderings_hold_the_numbers(make_evaluation, tmp_path):
     assert Comparison.from_mapping(json.loads((tmp_path / "comparison.json").read_text())) == comparison
 
 
+def test_a_narrow_terminal_shows_fewer_columns(make_evaluation):
+    comparison = compare([make_evaluation("base"), make_evaluation("new", seed=1)])
+
+    def shown(width: int) -> str:
+        console = Console(file=io.StringIO(), width=width)
+        console.print(comparison)
+        return console.file.getvalue()
+
+    assert shown(120).count("95 %") == 2
+    assert shown(85).count("95 %") == 1
+    assert "win/tie/loss" in shown(85)
+    assert "win/tie/loss" not in shown(70)
+    assert all(f"{comparison.sections[0].rows[1].difference:+.4f}" in shown(width) for width in (70, 85, 120))
+
+
+def test_only_systems_that_have_a_key_differ_in_it(make_evaluation):
+    systems = [
+        make_evaluation("words", system={"kind": "bm25"}),
+        make_evaluation("a", system={"kind": "index", "max_length": 32}),
+        make_evaluation("b", system={"kind": "index", "max_length": 64}),
+    ]
+    assert compare(systems).recorded == {
+        "system.kind": {"words": "bm25", "a": "index", "b": "index"},
+        "system.max_length": {"a": 32, "b": 64},
+    }
+    assert compare(systems[:2]).recorded == {"system.kind": {"words": "bm25", "a": "index"}}
+
+
 def test_wrong_arguments(make_evaluation):
     a, b = make_evaluation("a"), make_evaluation("b")
     with pytest.raises(InputError, match="at least one"):
@@ -118,7 +146,7 @@ def test_wrong_arguments(make_evaluation):
         compare([a, a])
     with pytest.raises(UnknownNameError, match="unknown system 'c'"):
         compare([a, b], baseline="c")
-    with pytest.raises(UnknownNameError, match="unknown paired test"):
+    with pytest.raises(ConfigError, match="'permutation', 't' or 'wilcoxon'"):
         compare([a, b], tests="z")
     with pytest.raises(ConfigError, match="confidence"):
         compare([a, b], confidence=2)

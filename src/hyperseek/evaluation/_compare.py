@@ -15,7 +15,7 @@ from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistic
 from hyperseek.evaluation._protocol import check_alike, recorded_differences, unlike_keys
 from hyperseek.evaluation._result import Evaluation
 from hyperseek.evaluation._seen import SLICES
-from hyperseek.evaluation._significance import RESAMPLES, TESTS, Floats, bootstrap_intervals, holm, paired_test
+from hyperseek.evaluation._significance import RESAMPLES, Floats, bootstrap_intervals, holm, paired_test
 
 _TIE = 1e-12  # smaller differences come from the order of floating-point sums
 
@@ -47,8 +47,9 @@ def compare(
 
     Raises:
         ProtocolError: The results were not measured alike.
-        UnknownNameError: There is no such baseline or test.
-        InputError: Names repeat, the results share no measure or no query, or an option is out of range.
+        UnknownNameError: There is no such baseline.
+        InputError: Names repeat, the results share no measure or no query, or there is no such test, confidence,
+            number of resamples or seed.
     """
     systems = _named(evaluations, baseline)
     statistics = Statistics.from_mapping(
@@ -60,9 +61,6 @@ def compare(
         },
         source="compare()",
     )
-    for test in statistics.tests:
-        if test not in TESTS:
-            raise UnknownNameError("paired test", test, TESTS)
     protocols = {name: evaluation.protocol for name, evaluation in systems.items()}
     if not allow_unlike:
         check_alike(protocols)

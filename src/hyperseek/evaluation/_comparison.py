@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -13,7 +13,7 @@ from hyperseek._files import write_json
 from hyperseek.evaluation._significance import RESAMPLES
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
+    from rich.console import Console, ConsoleOptions, RenderResult
 
 
 class Row(Config):
@@ -89,7 +89,7 @@ class Statistics(Config):
         seed: Of the draws.
     """
 
-    tests: tuple[str, ...] = ("permutation",)
+    tests: tuple[Literal["permutation", "t", "wilcoxon"], ...] = ("permutation",)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     resamples: int = Field(default=RESAMPLES, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -105,7 +105,7 @@ class Comparison(Config):
         statistics: Tests, confidence, resamples and seed.
         sections: All queries first, then the slices by what was relevant in training.
         unlike: Keys of the protocol in which the results differ although they should not; only where it was allowed.
-        recorded: What else differs between the systems: `recorded[key][system]`.
+        recorded: What else differs between the systems that have it: `recorded[key][system]`.
         notes: What a reader of the numbers should know.
     """
 
@@ -128,8 +128,8 @@ class Comparison(Config):
 
         return markdown(self)
 
-    def __rich__(self) -> RenderableType:
-        """Return what Rich prints: one table for each section, and the notes."""
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        """Yield what Rich prints: one table for each section, as wide as there is room, and the notes."""
         from hyperseek.evaluation._render import rich_tables
 
-        return rich_tables(self)
+        return rich_tables(self, console, options)

@@ -50,20 +50,21 @@ def measure_names(names: str | Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(_parse(name)) for name in expanded))
 
 
+def cutoffs(names: str | Iterable[str]) -> dict[str, int | None]:
+    """Return how many documents a query each measure reads; None where it reads all there are."""
+    return {name: _cutoff(_parse(name)) for name in measure_names(names)}
+
+
 def depth(names: str | Iterable[str]) -> int:
     """Return how many documents a query the measures read: the largest cut-off, 1,000 if one has none."""
-    cutoffs = [_cutoff(_parse(name)) for name in measure_names(names)]
-    return max(_FULL_DEPTH if cutoff is None else cutoff for cutoff in cutoffs)
+    return max(_FULL_DEPTH if cutoff is None else cutoff for cutoff in cutoffs(names).values())
 
 
 def check_depth(names: str | Iterable[str], k: int) -> None:
     """Raise InputError if a measure's cut-off is larger than the `k` documents a query that a run keeps."""
-    for name in measure_names(names):
-        cutoff = _cutoff(_parse(name))
+    for name, cutoff in cutoffs(names).items():
         if cutoff is not None and cutoff > k:
-            raise InputError(
-                f"{name} reads {cutoff} documents a query but the run keeps only k={k}; raise k or drop it"
-            )
+            raise InputError(f"{name} reads {cutoff} documents a query but the run keeps k={k}; raise k or drop it")
 
 
 def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:

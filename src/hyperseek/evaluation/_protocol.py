@@ -92,15 +92,15 @@ def recorded_differences(protocols: Mapping[str, Protocol]) -> dict[str, dict[st
         protocols: By the results' names.
 
     Returns:
-        `differences[key][name]` for every dotted key of `system` and `versions` whose values differ; None where a
-        system has no such key.
+        `differences[key][name]` for every dotted key of `system` and `versions` whose values differ among the systems
+        that have it.
     """
     flat = {
         name: dict(_flatten({"system": protocol.system, "versions": protocol.versions}))
         for name, protocol in protocols.items()
     }
     keys = dict.fromkeys(key for values in flat.values() for key in values)
-    rows = {key: {name: values.get(key) for name, values in flat.items()} for key in keys}
+    rows = {key: {name: values[key] for name, values in flat.items() if key in values} for key in keys}
     return {key: row for key, row in rows.items() if len({repr(value) for value in row.values()}) > 1}
 
 

@@ -4,30 +4,41 @@ from __future__ import annotations
 
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from hyperseek.evaluation._comparison import Comparison, Row, Section
 
 _NOTABLE = 0.05  # p-values below are set in bold
+_MEAN_INTERVAL, _COUNTS = 3, -1  # columns a narrow terminal does without, in this order
 
 
-def rich_tables(comparison: Comparison) -> RenderableType:
-    """Return one table for each section, and below them what a reader should know."""
-    parts: list[RenderableType] = []
+def rich_tables(comparison: Comparison, console: Console, options: ConsoleOptions) -> RenderResult:
+    """Yield one table for each section, and below them what a reader should know."""
     for section in comparison.sections:
-        table = Table(title=_title(section), title_justify="left", title_style="bold", pad_edge=False)
-        for place, heading in enumerate(_headings(comparison)):
-            table.add_column(heading, justify="left" if place < 2 else "right", no_wrap=True)
-        for row in section.rows:
-            # A system's name may hold square brackets, which Rich would read as markup.
-            table.add_row(
-                *(Text(cell) for cell in _cells(row, comparison)), style=_style(row), end_section=_last(row, comparison)
-            )
-        parts.append(table)
-    parts += [Text(line) for line in _remarks(comparison)]
-    return Group(*parts)
+        for hidden in ((), (_MEAN_INTERVAL,), (_MEAN_INTERVAL, _COUNTS)):
+            table = _table(section, comparison, hidden)
+            if console.measure(table, options=options.update(max_width=10_000)).maximum <= options.max_width:
+                break
+        yield Text(_title(section), style="bold")
+        yield table
+    for line in _remarks(comparison):
+        yield Text(line)
+
+
+def _table(section: Section, comparison: Comparison, hidden: tuple[int, ...]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    headings = _headings(comparison)
+    kept = [place for place in range(len(headings)) if place not in {column % len(headings) for column in hidden}]
+    for place in kept:
+        table.add_column(headings[place], justify="left" if place < 2 else "right", overflow="fold")
+    for row in section.rows:
+        cells = _cells(row, comparison)
+        # A system's name may hold square brackets, which Rich would read as markup.
+        table.add_row(*(Text(cells[place]) for place in kept), style=_style(row), end_section=_last(row, comparison))
+    return table
 
 
 def markdown(comparison: Comparison) -> str:

@@ -1,0 +1,192 @@
+"""`hyperseek evaluate`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from hyperseek.data import Dataset
+    from hyperseek.evaluation import Comparison, Evaluation, Ranking
+    from hyperseek.records import Qrels
+
+System: TypeAlias = "tuple[str, Callable[[str], Ranking]]"
+"""A name, and how to rank under that name."""
+
+
+def evaluate(
+    index: Annotated[Path | None, typer.Argument(help="Index to search with the data set's queries.")] = None,
+    dataset: Annotated[
+        str | None, typer.Argument(help="BEIR folder, ir_datasets:ID, hub:NAME, or pydocs: queries and judgements.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Which judgements.")] = "test",
+    measures: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--measures", "-m", help="nDCG@10, R@100, RR(rel=2)@10, AP ...; or a set: default, hypencoder, trec-dl."
+        ),
+    ] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="Search with this model instead of the index' own; repeat to compare.")
+    ] = None,
+    bm25: Annotated[bool, typer.Option("--bm25", help="Add BM25 (Lucene variant, k1 0.9, b 0.4).")] = False,
+    runs: Annotated[list[Path] | None, typer.Option(help="Measure this TREC run; repeat to compare.")] = None,
+    qrels: Annotated[Path | None, typer.Option(help="Judgements for --runs, without INDEX and DATASET.")] = None,
+    k: Annotated[int | None, typer.Option("-k", help="Documents a query; by default what the measures read.")] = None,
+    exclude_same_id: Annotated[
+        bool, typer.Option("--exclude-same-id", help="Leave out a document whose id is the query's.")
+    ] = False,
+    baseline: Annotated[str | None, typer.Option(help="System to compare with; by default the first.")] = None,
+    test: Annotated[list[str] | None, typer.Option(help="Paired test: permutation (default), t, wilcoxon.")] = None,
+    confidence: Annotated[float, typer.Option(help="Of the bootstrap intervals.")] = 0.95,
+    resamples: Annotated[int, typer.Option(help="Of the intervals and the permutation test.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Of both.")] = 0,
+    allow_unlike: Annotated[
+        bool, typer.Option("--allow-unlike", help="Compare results that were not measured alike, and say so.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(help="Folder for comparison.json and each system's values and run.")
+    ] = None,
+    run_out: Annotated[Path | None, typer.Option(help="File for the one system's TREC run.")] = None,
+    hypencoder_files: Annotated[
+        Path | None, typer.Option(help="Folder for the files that the original Hypencoder writes.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Write everything as JSON to standard output.")] = False,
+) -> None:
+    """Measure rankings, and compare them query by query: INDEX DATASET, or --runs FILE --qrels FILE."""
+    from hyperseek.evaluation import Statistics, choose_k, compare, measure_names
+
+    # Everything that can be wrong with the options is found before the first search.
+    names = measure_names([part for item in measures or ["default"] for part in item.split()])
+    statistics: dict[str, Any] = {
+        "tests": test or ["permutation"],
+        "confidence": confidence,
+        "resamples": resamples,
+        "seed": seed,
+    }
+    Statistics.from_mapping(statistics, source="the options")
+    opened, judged = _judgements(index, dataset, split, qrels)
+    searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
+    systems = _file_systems(runs or [], judged)
+    if index is not None and opened is not None:
+        systems = _index_systems(index, opened, model or [], bm25, searching) + systems
+    _check(systems, opened, baseline, run_out, hypencoder_files)
+
+    rankings = [rank(name) for name, rank in systems]
+    evaluations = [ranking.evaluate(judged, measures=names) for ranking in rankings]
+    comparison = compare(evaluations, baseline=baseline, allow_unlike=allow_unlike, **statistics)
+    _write(rankings, evaluations, comparison, output, run_out)
+    if hypencoder_files is not None and opened is not None:
+        from hyperseek.evaluation import write_original_files
+
+        write_original_files(hypencoder_files, rankings, evaluations, opened, split=split)
+    _show(evaluations, comparison, json)
+
+
+def _judgements(
+    index: Path | None, dataset: str | None, split: str, qrels: Path | None
+) -> tuple[Dataset | None, Qrels]:
+    from hyperseek._errors import InputError
+    from hyperseek.data import open_dataset, read_qrels
+
+    if index is not None and dataset is not None and qrels is None:
+        opened = open_dataset(dataset)
+        return opened, opened.qrels(split)
+    if index is None and qrels is not None:
+        return None, read_qrels(qrels)
+    raise InputError("give INDEX and DATASET, or --runs FILE and --qrels FILE")
+
+
+def _file_systems(files: list[Path], judged: Qrels) -> list[System]:
+    from hyperseek.evaluation import rank_file
+
+    return [(name, partial(_named, rank_file, file, judged)) for name, file in _short_names(files)]
+
+
+def _index_systems(
+    path: Path, dataset: Dataset, models: list[str], bm25: bool, searching: dict[str, Any]
+) -> list[System]:
+    from hyperseek.evaluation import rank_bm25, rank_index
+    from hyperseek.index import Index
+    from hyperseek.models import load
+
+    def search(source: str | None, name: str) -> Ranking:
+        index = Index.open(path) if source is None else Index.open(path, model=load(source))
+        return rank_index(index, dataset, name=name, **searching)
+
+    own = Index.open(path).info.source or "index"
+    systems: list[System] = [(name, partial(search, source)) for name, source in _short_names(models)]
+    systems = systems or [(Path(own).name, partial(search, None))]
+    if bm25:
+        systems.append(("BM25", partial(_named, rank_bm25, dataset, **searching)))
+    return systems
+
+
+def _named(function: Callable[..., Ranking], *arguments: Any, **options: Any) -> Ranking:
+    *given, name = arguments
+    return function(*given, name=name, **options)
+
+
+def _short_names(paths: Sequence[Path | str]) -> list[tuple[str, str]]:
+    """Pair the last part of each path, or all of it where two end alike, with the path."""
+    ends = [Path(path).name for path in paths]
+    return [(str(path) if ends.count(end) > 1 else end, str(path)) for path, end in zip(paths, ends, strict=True)]
+
+
+def _check(
+    systems: list[System],
+    dataset: Dataset | None,
+    baseline: str | None,
+    run_out: Path | None,
+    hypencoder_files: Path | None,
+) -> None:
+    from hyperseek._errors import InputError, UnknownNameError
+
+    names = [name for name, _ in systems]
+    if not names:
+        raise InputError("there is nothing to measure; give --runs FILE, or INDEX and DATASET")
+    if len(set(names)) < len(names):
+        raise InputError(f"every system needs a name of its own, not {', '.join(names)}; rename a run or a model")
+    if baseline is not None and baseline not in names:
+        raise UnknownNameError("system", baseline, names)
+    if run_out is not None and len(names) > 1:
+        raise InputError(f"--run-out holds one run, and there are {len(names)} systems; use --output FOLDER")
+    if hypencoder_files is not None and dataset is None:
+        raise InputError("--hypencoder-files needs the texts of INDEX and DATASET; runs and judgements have none")
+
+
+def _write(
+    rankings: list[Ranking],
+    evaluations: list[Evaluation],
+    comparison: Comparison,
+    output: Path | None,
+    run_out: Path | None,
+) -> None:
+    from hyperseek.data import write_run
+    from hyperseek.evaluation import write_results
+
+    if output is not None:
+        write_results(output, rankings, evaluations, comparison)
+    if run_out is not None:
+        write_run(rankings[0].run, run_out)
+
+
+def _show(evaluations: list[Evaluation], comparison: Comparison, as_json: bool) -> None:
+    import json
+
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        console.width = 200  # a file or a pipe has no edge to wrap at
+    console.print(comparison)
+    if as_json:
+        result = {
+            "evaluations": [evaluation.model_dump(mode="json") for evaluation in evaluations],
+            "comparison": comparison.model_dump(mode="json"),
+        }
+        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))

@@ -1,0 +1,195 @@
+"""Rankings from an index, from BM25, and from a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hyperseek._errors import InputError
+from hyperseek._fingerprint import fingerprint_json
+from hyperseek.data import read_run
+from hyperseek.evaluation._protocol import Protocol, installed_versions
+from hyperseek.evaluation._ranking import Ranking, choose_k
+from hyperseek.evaluation._result import Evaluation
+from hyperseek.evaluation._trained import trained_on
+from hyperseek.records import Qrels
+from hyperseek.teachers import BM25, BM25Settings
+
+if TYPE_CHECKING:
+    from hyperseek.data import Dataset
+    from hyperseek.index import Index
+
+
+def rank_index(
+    index: Index,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    k: int = 1000,
+    exclude_same_id: bool = False,
+    name: str | None = None,
+) -> Ranking:
+    """Search an index with the queries of a split, exhaustively, with the index' model.
+
+    Args:
+        index: Of the data set's documents.
+        dataset: Its queries and judgements.
+        split: Which judgements.
+        k: Documents a query, at least 1.
+        exclude_same_id: Leave out a document whose id is the query's.
+        name: The system's name; None takes the model's.
+
+    Returns:
+        The ranking, with the documents that were relevant in the model's training where its folder tells.
+
+    Raises:
+        UnknownNameError: There is no such split.
+        InputError: The index holds none of the relevant documents.
+    """
+    qrels = dataset.qrels(split)
+    notes = _index_notes(index, dataset, qrels)
+    model = index.model.protocol()
+    system = {
+        "kind": "index",
+        "model": {key: value for key, value in model.items() if key != "versions"},
+        "index": {key: value for key, value in index.info.model_dump(mode="json").items() if key != "protocol"},
+    }
+    trained, training_notes = trained_on(index.model.source, dataset)
+    return Ranking(
+        name=name or _short_name(index.model.source) or "index",
+        run=index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id),
+        protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, system=system),
+        trained=trained,
+        notes=(*notes, *training_notes),
+    )
+
+
+def rank_bm25(
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    k: int = 1000,
+    exclude_same_id: bool = False,
+    settings: BM25Settings | None = None,
+    name: str = "BM25",
+) -> Ranking:
+    """Search a data set with BM25: the baseline beside which every other system belongs.
+
+    Args:
+        dataset: Documents, queries and judgements.
+        split: Which judgements.
+        k: At most so many documents a query, at least 1.
+        exclude_same_id: Leave out a document whose id is the query's.
+        settings: None for the defaults.
+        name: The system's name.
+
+    Returns:
+        The ranking.
+
+    Raises:
+        UnknownNameError: There is no such split.
+    """
+    qrels = dataset.qrels(split)
+    index = BM25(dataset.documents(), settings=settings, total=dataset.count())
+    system = {"kind": "bm25", "settings": index.settings.model_dump(mode="json")}
+    return Ranking(
+        name=name,
+        run=index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id),
+        protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, system=system),
+    )
+
+
+def rank_file(path: str | os.PathLike[str], qrels: Qrels, *, name: str | None = None) -> Ranking:
+    """Read a run of another program; what it was made from is unknown, and its protocol says so.
+
+    Args:
+        path: A TREC run, or the JSON lines that Hypencoder writes.
+        qrels: The judgements it will be measured by.
+        name: The system's name; None takes the file's.
+
+    Returns:
+        The ranking.
+
+    Raises:
+        DataError: The file is missing or no run.
+    """
+    run = read_run(path)
+    deepest = max((len(ranking) for ranking in run.values()), default=0)
+    system = {"kind": "file", "file": os.fspath(path), "deepest": deepest}
+    protocol = Protocol(qrels=fingerprint_json(qrels), system=system, versions=installed_versions())
+    return Ranking(name=name or _stem(path), run=run, protocol=protocol)
+
+
+def evaluate(
+    index: Index,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    measures: str | Iterable[str] = "default",
+    k: int | None = None,
+    exclude_same_id: bool = False,
+    name: str | None = None,
+) -> Evaluation:
+    """Search an index with a data set's queries and measure the result.
+
+    Args:
+        index: Of the data set's documents.
+        dataset: Queries and judgements.
+        split: Which judgements.
+        measures: Names of measures and of named sets.
+        k: Documents a query; None takes what the measures read, see `depth`.
+        exclude_same_id: Leave out a document whose id is the query's.
+        name: The system's name; None takes the model's.
+
+    Returns:
+        The result.
+
+    Raises:
+        UnknownNameError: There is no such split or measure.
+        InputError: A measure reads deeper than `k`, or the index holds none of the relevant documents.
+    """
+    chosen = choose_k(measures, k)
+    ranking = rank_index(index, dataset, split=split, k=chosen, exclude_same_id=exclude_same_id, name=name)
+    return ranking.evaluate(dataset.qrels(split), measures=measures)
+
+
+def _protocol(
+    dataset: Dataset, split: str, qrels: Qrels, *, k: int, exclude_same_id: bool, system: dict[str, Any]
+) -> Protocol:
+    return Protocol(
+        dataset=dataset.name,
+        data=dataset.fingerprint(),
+        split=split,
+        qrels=fingerprint_json(qrels),
+        k=k,
+        exclude_same_id=exclude_same_id,
+        system=system,
+        versions=installed_versions(),
+    )
+
+
+def _stem(path: str | os.PathLike[str]) -> str:
+    return Path(path).name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
+def _short_name(source: str | None) -> str:
+    return Path(source).name if source else ""
+
+
+def _index_notes(index: Index, dataset: Dataset, qrels: Qrels) -> list[str]:
+    indexed = set(index.ids)
+    relevant = {document for judged in qrels.values() for document, grade in judged.items() if grade >= 1}
+    missing = len(relevant - indexed)
+    if relevant and missing == len(relevant):
+        raise InputError(
+            f"the index holds none of the {len(relevant)} documents that are relevant in {dataset.name}; "
+            f"was it built from another corpus?"
+        )
+    notes = []
+    if missing:
+        notes.append(f"{missing} of {len(relevant)} relevant documents are not in the index and cannot be found")
+    if len(indexed) != dataset.count():
+        notes.append(f"the index holds {len(indexed)} documents, the data set {dataset.count()}")
+    return notes

@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hyperseek._config import Config
+from hyperseek._errors import DataError, InputError, ProtocolError, UnknownNameError
+from hyperseek.data import Dataset, write_run
+from hyperseek.evaluation import (
+    choose_k,
+    compare,
+    evaluate,
+    rank_bm25,
+    rank_file,
+    rank_index,
+    trained_on,
+    write_original_files,
+    write_results,
+)
+from hyperseek.evaluation._export import folder_names
+from hyperseek.records import Document, Query
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    documents = [Document(f"d{place}", text) for place, text in enumerate(("red cat", "red dog", "blue bird"))]
+    queries = [Query("q1", "red cat"), Query("q2", "blue"), Query("d1", "dog"), Query("x", "unjudged")]
+    qrels = {"q1": {"d0": 2, "d1": 1}, "q2": {"d2": 1}, "d1": {"d0": 1, "d1": 1}}
+    return Dataset.from_records("toys", documents, queries=queries, qrels={"test": qrels, "few": {"q2": {"d2": 1}}})
+
+
+class Info(Config):
+    fingerprint: str = "f"
+    storage: str = "float32"
+    protocol: dict[str, str] = {"secret": "x"}  # noqa: RUF012
+
+
+class FakeModel:
+    def __init__(self, source: str | None) -> None:
+        self.source = source
+
+    def protocol(self) -> dict[str, object]:
+        return {"model": self.source, "max_length": {"query": 8}, "versions": {"torch": "9"}}
+
+
+class FakeIndex:
+    """Ranks by shared words: what an index does, without one."""
+
+    info = Info()
+
+    def __init__(self, documents: list[Document], source: str | None = None) -> None:
+        self.documents = documents
+        self.model = FakeModel(source)
+        self.ids = [document.id for document in documents]
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def run(self, queries, *, k, exclude_same_id):
+        self.asked = [query.id for query in queries], k, exclude_same_id
+        run = {}
+        for query in queries:
+            scores = {d.id: float(len({*d.text.split()} & {*query.text.split()})) for d in self.documents}
+            if exclude_same_id:
+                scores.pop(query.id, None)
+            run[query.id] = dict(sorted(scores.items(), key=lambda pair: -pair[1])[:k])
+        return run
+
+
+@pytest.fixture
+def index(dataset) -> FakeIndex:
+    return FakeIndex(list(dataset.documents()), "models/small")
+
+
+def test_an_index_is_asked_the_splits_queries(index, dataset):
+    evaluation = evaluate(index, dataset, measures="RR nDCG@10")
+    assert index.asked == (["q1", "q2", "d1"], 1000, False)
+    assert evaluation.name == "small"
+    assert evaluation.aggregate["RR"] == 1
+    assert evaluation.notes == ()
+    assert evaluation.slices is None
+    assert evaluate(index, dataset, split="few", measures="R@2").queries == ("q2",)
+    assert index.asked[1] == 2
+
+
+def test_the_protocol_says_everything(index, dataset):
+    protocol = evaluate(index, dataset, measures="RR@3", exclude_same_id=True, name="mine").protocol
+    assert (protocol.dataset, protocol.data, protocol.split) == ("toys", dataset.fingerprint(), "test")
+    assert (protocol.k, protocol.exclude_same_id) == (3, True)
+    assert protocol.system["model"] == {"model": "models/small", "max_length": {"query": 8}}
+    assert protocol.system["index"] == {"fingerprint": "f", "storage": "float32"}
+    assert {"hyperseek", "torch", "ir-measures"} <= set(protocol.versions)
+
+
+def test_exclusion_changes_the_ranking_and_forbids_the_comparison(index, dataset):
+    with_own, without = (
+        rank_index(index, dataset, k=5, exclude_same_id=flag, name=str(flag)) for flag in (False, True)
+    )
+    assert "d1" in with_own.run["d1"]
+    assert "d1" not in without.run["d1"]
+    evaluations = [ranking.evaluate(dataset.qrels("test"), measures="RR@5") for ranking in (with_own, without)]
+    with pytest.raises(ProtocolError, match="exclude_same_id: False False, True True"):
+        compare(evaluations)
+    assert "d1" in rank_bm25(dataset).run["d1"]
+    assert rank_bm25(dataset, exclude_same_id=True).run["d1"] == {}
+
+
+def test_an_incomplete_index_is_noted_and_a_foreign_one_refused(dataset):
+    documents = list(dataset.documents())
+    notes = evaluate(FakeIndex(documents[:2]), dataset).notes
+    assert "1 of 3 relevant documents are not in the index and cannot be found" in notes
+    assert "the index holds 2 documents, the data set 3" in notes
+    with pytest.raises(InputError, match="none of the 3 documents that are relevant in toys"):
+        evaluate(FakeIndex([Document("z", "red")]), dataset)
+
+
+def test_depth_follows_the_measures():
+    assert choose_k("nDCG@10 R@50", None) == 50
+    assert choose_k("nDCG@10", 20) == 20
+    with pytest.raises(InputError, match=r"R@50 reads 50 .* k=20"):
+        choose_k("R@50", 20)
+
+
+def test_a_shallow_ranking_is_not_measured_deeper(dataset):
+    with pytest.raises(InputError, match=r"R@10 .* k=5"):
+        rank_bm25(dataset, k=5).evaluate(dataset.qrels("test"), measures="R@10")
+
+
+def test_a_ranking_is_measured_by_its_own_judgements(dataset):
+    with pytest.raises(InputError, match="other judgements"):
+        rank_bm25(dataset).evaluate(dataset.qrels("few"))
+
+
+def test_bm25_beside_an_index(index, dataset):
+    rankings = [rank_bm25(dataset, k=100), rank_index(index, dataset, k=100)]
+    comparison = compare([ranking.evaluate(dataset.qrels("test")) for ranking in rankings])
+    assert comparison.systems == ("BM25", "small")
+    assert comparison.recorded["system.kind"] == {"BM25": "bm25", "small": "index"}
+
+
+def test_runs_from_files(index, dataset, tmp_path):
+    ranking = rank_index(index, dataset)
+    write_run(ranking.run, tmp_path / "mine.v2.trec")
+    qrels = dataset.qrels("test")
+    found = rank_file(tmp_path / "mine.v2.trec", qrels)
+    assert found.name == "mine.v2"
+    assert found.run == ranking.run
+    assert (found.protocol.data, found.protocol.k) == (None, None)
+    assert found.protocol.qrels == ranking.protocol.qrels
+    assert found.evaluate(qrels).per_query == ranking.evaluate(qrels).per_query
+    notes = found.evaluate(qrels, measures="R@1000").notes
+    assert notes == ("R@1000 reads 1000 documents a query and this run has at most 3",)
+
+
+def test_queries_without_a_ranking_are_counted_in_a_note(dataset, tmp_path):
+    write_run({"q1": {"d0": 1.0}}, tmp_path / "a.trec")
+    qrels = dataset.qrels("test")
+    evaluation = rank_file(tmp_path / "a.trec", qrels).evaluate(qrels, measures="RR")
+    assert evaluation.aggregate["RR"] == pytest.approx(1 / 3)
+    assert "2 of 3 judged queries have no ranking and count as 0" in evaluation.notes
+
+
+ENTRY = {"fingerprint": "f", "relevant_documents_file": "trained.json"}
+
+
+def write_record(folder: Path, trained: dict[str, list[str]], **sources: dict[str, str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "trained.json").write_text(json.dumps(trained))
+    (folder / "run.json").write_text(json.dumps({"training_data": sources}))
+
+
+def test_slices_appear_where_the_models_record_names_the_collection(dataset, tmp_path):
+    write_record(tmp_path / "qnet", {"toys": ["d0", "d9"], "games": ["d2"]}, mixture=ENTRY)
+    evaluation = evaluate(FakeIndex(list(dataset.documents()), str(tmp_path / "qnet")), dataset, measures="RR")
+    assert evaluation.slices is not None
+    assert evaluation.slices.some == ("q1", "d1")
+    assert evaluation.slices.none == ("q2",)
+    assert "no query has all of its relevant documents relevant in training" in evaluation.notes
+    titles = [section.title for section in compare([evaluation]).sections]
+    assert titles == [
+        "all queries",
+        "some of the relevant documents were relevant in training (qnet)",
+        "none of the relevant documents were relevant in training (qnet)",
+    ]
+
+
+def test_the_record_may_lie_above_the_model_and_have_several_files(dataset, tmp_path):
+    write_record(tmp_path, {"toys": ["d0"]}, first=ENTRY, second={"relevant_documents_file": "more.json"})
+    (tmp_path / "more.json").write_text('{"toys": ["d1"]}')
+    (tmp_path / "model").mkdir()
+    assert trained_on(tmp_path / "model", dataset) == ({"d0", "d1"}, ())
+
+
+def test_training_on_other_data_is_noted(dataset, tmp_path):
+    write_record(tmp_path, {"games": ["d0"]}, games=ENTRY)
+    assert trained_on(tmp_path, dataset) == (None, ("trained on games, not on toys",))
+    (tmp_path / "run.json").write_text("{}")
+    assert trained_on(tmp_path, dataset) == (None, ())
+    assert trained_on("no such folder", dataset) == (None, ())
+    assert trained_on(None, dataset) == (None, ())
+
+
+def test_a_lost_training_record_is_noted_and_a_damaged_one_refused(dataset, tmp_path):
+    write_record(tmp_path, {}, toys={"relevant_documents_file": "missing.json"})
+    trained, (note,) = trained_on(tmp_path, dataset)
+    assert trained is None
+    assert "missing.json, which is not there" in note
+    write_record(tmp_path, {}, toys={"fingerprint": "f"})
+    with pytest.raises(DataError, match="with a relevant_documents_file"):
+        trained_on(tmp_path, dataset)
+    (tmp_path / "run.json").write_text('{"training_data": ["toys"]}')
+    with pytest.raises(DataError, match="must map each source"):
+        trained_on(tmp_path, dataset)
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(DataError, match="is not JSON"):
+        trained_on(tmp_path, dataset)
+
+
+def test_everything_is_written(index, dataset, tmp_path):
+    rankings = [rank_index(index, dataset, k=2, name="a/b"), rank_bm25(dataset, k=2)]
+    qrels = dataset.qrels("test")
+    evaluations = [ranking.evaluate(qrels, measures="RR@2") for ranking in rankings]
+    write_results(tmp_path, rankings, evaluations, compare(evaluations))
+    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*")) == [
+        "BM25/evaluation.json",
+        "BM25/per_query.jsonl",
+        "BM25/run.trec",
+        "a-b/evaluation.json",
+        "a-b/per_query.jsonl",
+        "a-b/run.trec",
+        "comparison.json",
+        "comparison.md",
+    ]
+    again = rank_file(tmp_path / "a-b/run.trec", qrels)
+    assert again.evaluate(qrels, measures="RR@2").aggregate == evaluations[0].aggregate
+
+
+def test_original_files_for_one_system_and_for_several(index, dataset, tmp_path):
+    rankings = [rank_index(index, dataset, k=2), rank_bm25(dataset, k=2)]
+    evaluations = [ranking.evaluate(dataset.qrels("test"), measures="RR@2") for ranking in rankings]
+    write_original_files(tmp_path / "one", rankings[:1], evaluations[:1], dataset, split="test")
+    line = json.loads((tmp_path / "one/retrieved_items.jsonl").read_text().splitlines()[1])
+    assert line["query"] == {"content": "blue", "id": "q2"}
+    assert line["items"][0] == {"content": "blue bird", "id": "d2", "score": 1.0, "type": "hypencoder_retriever"}
+    write_original_files(tmp_path / "two", rankings, evaluations, dataset, split="test")
+    assert '"type": "bm25"' in (tmp_path / "two/BM25/retrieved_items.jsonl").read_text()
+    assert (tmp_path / "two/small/metrics/aggregated_metrics.txt").read_text() == "RR@2,\n100.00,\n"
+
+
+def test_folder_names_are_safe_and_differ(index, dataset):
+    names = ["a/b", "A b", "..", "a.b", "a-b"]
+    rankings = [rank_bm25(dataset, k=1, name=name) for name in names]
+    assert folder_names(rankings) == ["a-b", "A-b-2", "system", "a.b", "a-b-3"]
+
+
+def test_unknown_split(index, dataset):
+    with pytest.raises(UnknownNameError, match="split of toys 'tset'; did you mean 'test'"):
+        evaluate(index, dataset, split="tset")
