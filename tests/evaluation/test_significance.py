@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hyperseek._errors import InputError, UnknownNameError
-from hyperseek.evaluation import bootstrap_intervals, holm, paired_test
+from hyperseek._errors import ConfigError, InputError, UnknownNameError
+from hyperseek.evaluation import Statistics, bootstrap_intervals, holm, paired_test
+from hyperseek.evaluation._significance import TESTS
 
 
 @pytest.fixture(params=range(4))
@@ -131,3 +132,9 @@ def test_wrong_arguments():
         paired_test("permutation", [0.1], resamples=0)
     with pytest.raises(InputError, match="confidence"):
         bootstrap_intervals([0.1], confidence=95)
+
+
+def test_every_test_can_be_asked_for_in_a_comparison():
+    assert Statistics(tests=tuple(TESTS)).tests == tuple(TESTS)
+    with pytest.raises(ConfigError, match="tests"):
+        Statistics.from_mapping({"tests": ["sign"]})
