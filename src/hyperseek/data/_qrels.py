@@ -145,17 +145,18 @@ def check_known(
 
 def grade_of(value: object) -> int | None:
     """Return a grade, or None if `value` is no whole number; `"1.0"` and `1.0` count as 1."""
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        return int(value)
-    except (ValueError, OverflowError):
-        pass
-    try:
-        number = float(value)
-    except ValueError:
-        return None
-    return int(number) if number.is_integer() else None
+    if isinstance(value, str):
+        try:
+            return int(value)
+        except ValueError:
+            pass
+        try:
+            value = float(value)
+        except ValueError:
+            return None
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _from_columns(path: Path, faults: Faults) -> Iterator[Judgement]:

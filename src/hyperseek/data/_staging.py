@@ -55,8 +55,6 @@ def _check_replaceable(target: Path, overwrite: bool, owned: Collection[str]) ->
     held = sorted(path.name for path in target.iterdir())
     strange = [name for name in held if name not in owned]
     if strange:
-        raise InputError(
-            f"{target} holds {strange[0]!r}, which is not part of what is written here; choose a new folder"
-        )
+        raise InputError(f"{target} holds {strange[0]!r}, which is not one of {sorted(owned)}; choose a new folder")
     if held and not overwrite:
         raise InputError(f"{target} exists; choose a new folder, or replace it with overwrite=True (--overwrite)")

@@ -1,0 +1,33 @@
+"""The snippets of docs/data.md run as they stand, in order, in an empty folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+GUIDE = Path(__file__).parents[2] / "docs/data.md"
+
+
+def test_snippets_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```(python|sh)\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert {language for language, _ in blocks} == {"python", "sh"}
+    names: dict[str, object] = {}
+    for language, code in blocks:
+        if language == "python":
+            exec(compile(code, str(GUIDE), "exec"), names)
+        else:
+            environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+            subprocess.run(["bash", "-ec", code], check=True, env=environment, capture_output=True)
+    printed = capsys.readouterr().out
+    assert "Soup Boil water. {'minutes': 5}" in printed
+    assert "broken.jsonl:2: id 'a' stands here a second time" in printed
+    assert "1 {'duplicate_id': 1, 'missing_field': 1}" in printed
+    assert "{'q1': {'d1': 1}} {'q1': {'d2': 2.0, 'd1': 0.5}}" in printed
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["options"] == {"qrels": {"maximum_positives": 4}}
+    assert [source["split"] for source in report["sources"]] == ["train", "dev"]

@@ -1,0 +1,121 @@
+"""The Hub's library reads local folders exactly as it reads the Hub's repositories."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from hyperseek._errors import DataError, MissingExtraError
+from hyperseek.data import examples_from_columns, open_dataset, prepare
+from hyperseek.records import Document
+
+CARD = """---
+configs:
+- config_name: corpus
+  data_files: [{split: corpus, path: corpus.jsonl}]
+- config_name: queries
+  data_files: [{split: queries, path: queries.jsonl}]
+"""
+QRELS_CARD = """- config_name: %s
+  data_files: [{split: dev, path: dev.jsonl}, {split: test, path: test.jsonl}]
+"""
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch, tmp_path_factory):
+    datasets = pytest.importorskip("datasets")
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", cache)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    yield
+    datasets.enable_progress_bars()
+
+
+def _texts(write_lines, folder, card):
+    write_lines(f"{folder}/README.md", [card + "---"])
+    write_lines(
+        f"{folder}/corpus.jsonl", [{"_id": "d1", "title": "T", "text": "x"}, {"_id": "d2", "title": "", "text": "y"}]
+    )
+    write_lines(f"{folder}/queries.jsonl", [{"_id": "q1", "text": "what"}])
+
+
+def _judgements(write_lines, folder):
+    write_lines(f"{folder}/test.jsonl", [{"query-id": "q1", "corpus-id": "d1", "score": 1}])
+    write_lines(f"{folder}/dev.jsonl", [{"query-id": "q1", "corpus-id": "d2", "score": 2.0}])
+
+
+@pytest.mark.parametrize("configuration", ["default", "qrels"])
+def test_judgements_inside(write_lines, tmp_path, configuration):
+    _texts(write_lines, "toy", CARD + QRELS_CARD % configuration)
+    _judgements(write_lines, "toy")
+    dataset = open_dataset(f"hub:{tmp_path}/toy")
+    assert (dataset.name, dataset.splits, dataset.count()) == ("toy", ("dev", "test"), 2)
+    assert next(dataset.documents()) == Document("d1", "x", "T")
+    assert dataset.qrels("dev") == {"q1": {"d2": 2}}
+
+
+def test_judgements_beside(write_lines, tmp_path):
+    _texts(write_lines, "toy", CARD)
+    write_lines("toy-qrels/README.md", ["---", "configs:", (QRELS_CARD % "default") + "---"])
+    _judgements(write_lines, "toy-qrels")
+    dataset = open_dataset(f"hub:{tmp_path}/toy")
+    assert [query.text for query in dataset.queries("test")] == ["what"]
+
+
+def test_unknown_documents_are_found(write_lines, tmp_path):
+    _texts(write_lines, "toy", CARD + QRELS_CARD % "qrels")
+    _judgements(write_lines, "toy")
+    write_lines("toy/test.jsonl", [{"query-id": "q1", "corpus-id": "d9", "score": 1}])
+    with pytest.raises(DataError, match="toy test:1: document 'd9' is judged but is not in the corpus"):
+        open_dataset(f"hub:{tmp_path}/toy").qrels("test")
+
+
+@pytest.mark.parametrize(
+    ("judgement", "message"),
+    [
+        ({"query-id": "q1", "corpus-id": "d1", "score": 0.5}, "toy test:1: no judgement"),
+        (
+            {"q": "q1", "corpus-id": "d1", "score": 1},
+            r"needs one of the columns \['query-id', .* has \['q', 'corpus-id', 'score'\]",
+        ),
+    ],
+)
+def test_bad_judgements(write_lines, tmp_path, judgement, message):
+    _texts(write_lines, "toy", CARD + QRELS_CARD % "qrels")
+    for split in ("dev", "test"):
+        write_lines(f"toy/{split}.jsonl", [judgement])
+    with pytest.raises(DataError, match=message):
+        open_dataset(f"hub:{tmp_path}/toy").qrels("test")
+
+
+def test_other_form_says_how_to_read_it(write_lines, tmp_path):
+    write_lines("pairs/train.jsonl", [{"anchor": "a", "positive": "b"}])
+    with pytest.raises(DataError, match=r"needs the configurations 'corpus' and 'queries'.*'columns:hub:"):
+        open_dataset(f"hub:{tmp_path}/pairs")
+
+
+def test_missing():
+    with pytest.raises(DataError, match="cannot be read from the Hub"):
+        open_dataset("hub:no/such")
+
+
+def test_rows_of_a_table(write_lines, tmp_path):
+    write_lines(
+        "pairs/train.jsonl",
+        [{"anchor": "a", "positive": "b", "negative": "c"}, {"anchor": "d", "positive": "e", "negative": "f"}],
+    )
+    table = f"hub:{tmp_path}/pairs"
+    examples = list(examples_from_columns(table, name="pairs"))
+    assert [example.query.text for example in examples] == ["a", "d"]
+    info = prepare(tmp_path / "out", [f"pairs=columns:{table}:train"])
+    assert (info.examples, info.documents, info.sources[0].split, info.sources[0].fingerprint) == (2, 4, "train", None)
+    with pytest.raises(DataError, match=r"has no split 'test'; it has \['train'\]"):
+        list(examples_from_columns(table, split="test"))
+
+
+def test_missing_package_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'hyperseek\[hub\]'"):
+        open_dataset("hub:any/name")

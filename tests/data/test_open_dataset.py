@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from hyperseek._errors import DataError, InputError
+from hyperseek.data import open_dataset
+from hyperseek.records import Document
+
+
+def test_beir_folder(beir):
+    dataset = open_dataset(beir)
+    assert dataset.name == "fruit"
+    assert dataset.splits == ("test", "train")
+    assert next(dataset.documents()) == Document("d1", "grows on trees", "Apple", {"colour": "red"})
+    assert dataset.qrels("test") == {"q1": {"d1": 2, "d3": 0}}
+    assert [query.id for query in dataset.queries("train")] == ["q2"]
+    assert open_dataset(str(beir), name="basket/a").name == "basket-a"
+
+
+def test_folder_with_tsv_and_trec(write_lines, tmp_path):
+    write_lines("c/corpus.tsv", ["d1\tone"])
+    write_lines("c/queries.tsv.gz", ["q1\ttwo"])
+    write_lines("c/qrels/dev.qrels", ["q1 0 d1 1"])
+    write_lines("c/qrels/json.json", [{"q1": {"d1": 2}}])
+    write_lines("c/qrels/README.md", ["not judgements"])
+    dataset = open_dataset(tmp_path / "c")
+    assert dataset.splits == ("dev", "json")
+    assert (dataset.qrels("dev"), dataset.qrels("json")) == ({"q1": {"d1": 1}}, {"q1": {"d1": 2}})
+
+
+def test_corpus_alone(write_lines):
+    dataset = open_dataset(write_lines("nodes.jsonl.gz", [{"_id": "a", "text": "x"}]))
+    assert (dataset.name, dataset.splits, dataset.queries(), dataset.count()) == ("nodes", (), [], 1)
+
+
+def test_files_side_by_side(write_lines):
+    corpus = write_lines("corpus.jsonl", [{"key": "d1", "words": "x", "head": "T"}])
+    queries = write_lines("questions.tsv", ["q1\twhat"])
+    qrels = write_lines("heldout.txt", ["q1 0 d1 1"])
+    keys = {"id_key": "key", "text_key": "words", "title_key": "head"}
+    dataset = open_dataset(corpus, queries=queries, qrels=qrels, **keys)
+    assert dataset.qrels("heldout") == {"q1": {"d1": 1}}
+    assert next(dataset.documents()).full_text == "T x"
+    assert open_dataset(corpus, queries=queries, qrels={"a": qrels, "b": qrels}, **keys).splits == ("a", "b")
+
+
+def test_nothing_is_read_on_opening(write_lines):
+    dataset = open_dataset(write_lines("corpus.jsonl", ["not json"]))
+    with pytest.raises(DataError, match=r"corpus.jsonl:1: not valid JSON"):
+        dataset.count()
+
+
+def test_missing(tmp_path):
+    with pytest.raises(DataError, match="no such file or folder; give a BEIR folder, a corpus file, 'ir_datasets:ID'"):
+        open_dataset(tmp_path / "nothing")
+
+
+def test_folder_without_corpus(write_lines, tmp_path):
+    write_lines("c/queries.jsonl", [{"_id": "q", "text": "x"}])
+    with pytest.raises(DataError, match=r"holds no corpus.* but \['queries.jsonl'\]"):
+        open_dataset(tmp_path / "c")
+
+
+def test_judgements_without_queries(beir, write_lines):
+    (beir / "queries.jsonl").unlink()
+    with pytest.raises(DataError, match="holds judgements but no queries"):
+        open_dataset(beir)
+    corpus = write_lines("corpus.jsonl", [{"_id": "d", "text": "x"}])
+    with pytest.raises(InputError, match="give queries= too"):
+        open_dataset(corpus, qrels=beir / "qrels/test.tsv")
+
+
+def test_ambiguous_files(beir, write_lines):
+    write_lines("fruit/corpus.jsonl", [{"_id": "d", "text": "x"}])
+    with pytest.raises(DataError, match=r"holds both corpus\.jsonl and corpus\.jsonl\.gz; remove one"):
+        open_dataset(beir)
+    (beir / "corpus.jsonl").unlink()
+    write_lines("fruit/qrels/test.qrels", ["q1 0 d1 1"])
+    with pytest.raises(DataError, match=r"holds both test\.qrels and test\.tsv; remove one"):
+        open_dataset(beir)
+
+
+def test_arguments_that_do_not_go_together(beir):
+    for source in (beir, "pydocs", "hub:any/name", "ir_datasets:cranfield"):
+        with pytest.raises(InputError, match="brings its own queries"):
+            open_dataset(source, queries=beir / "queries.jsonl")
+
+
+def test_prepared_folder_is_recognised(tmp_path):
+    (tmp_path / "prepared.json").write_text("{}")
+    with pytest.raises(DataError, match="is a prepared training folder; read it with read_prepared"):
+        open_dataset(tmp_path)
+
+
+def test_import_is_light():
+    code = (
+        "import sys, hyperseek.data; print(sorted({'torch', 'datasets', 'ir_datasets', 'pandas'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
