@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,10 @@ from typer.testing import CliRunner, Result
 
 from hyperseek._errors import InputError, UnknownNameError
 from hyperseek.cli import app
-from hyperseek.data import write_qrels, write_run
+from hyperseek.data import Dataset, write_beir, write_qrels, write_run
+from hyperseek.index import Index
+from hyperseek.models import load
+from hyperseek.records import Document, Query
 
 
 def run(*arguments: object) -> Result:
@@ -54,6 +58,77 @@ def test_files_are_written(files, tmp_path):
     assert (tmp_path / "out/good.trec/run.trec").read_text().splitlines()[0].split()[2] == "d0"
     run("--runs", good, "--qrels", qrels, "-m", "RR@2", "--run-out", tmp_path / "copy.trec")
     assert (tmp_path / "copy.trec").read_text() == good.read_text()
+
+
+@pytest.fixture(scope="module")
+def collection(tiny_encoder, tmp_path_factory) -> tuple[Path, Path]:
+    """A BEIR folder and an index of it."""
+    folder = tmp_path_factory.mktemp("toys")
+    texts = ["the cat and the dog", "a bird by the sea", "the moon and the sun", "a river in the city"]
+    dataset = Dataset.from_records(
+        "toys",
+        [Document(f"d{place}", text) for place, text in enumerate(texts)],
+        queries=[Query("q1", "cat dog"), Query("q2", "sea bird"), Query("d2", "moon sun")],
+        qrels={"test": {"q1": {"d0": 1}, "q2": {"d1": 2}, "d2": {"d2": 1, "d3": 1}}},
+    )
+    write_beir(dataset, folder / "toys")
+    Index.build(folder / "index", dataset.documents(), load(tiny_encoder))
+    return folder / "index", folder / "toys"
+
+
+def test_an_index_beside_bm25(collection, tiny_encoder, tmp_path):
+    index, dataset = collection
+    result = run(index, dataset, "-m", "nDCG@10 RR@10", "--bm25", "--baseline", "BM25", "--output", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    name = Path(tiny_encoder).name
+    assert found["comparison"]["systems"] == ["BM25", name]
+    protocols = [evaluation["protocol"] for evaluation in found["evaluations"]]
+    assert [protocol["system"]["kind"] for protocol in protocols] == ["index", "bm25"]
+    assert protocols[0]["system"]["model"]["max_length"]["document"] == 64
+    assert {(p["k"], p["split"], p["dataset"], p["exclude_same_id"]) for p in protocols} == {
+        (10, "test", "toys", False)
+    }
+    assert (tmp_path / "BM25/run.trec").read_text().startswith("q1 Q0 d0 1 ")
+    assert len((tmp_path / name / "run.trec").read_text().splitlines()) == 3 * 4
+
+
+def test_models_over_one_index_and_their_training_record(collection, tiny_encoder, tmp_path):
+    index, dataset = collection
+    trained = tmp_path / "trained"
+    shutil.copytree(tiny_encoder, trained)
+    (trained / "seen.json").write_text('{"toys": ["d0"]}')
+    (trained / "run.json").write_text('{"training_data": {"mix": {"relevant_documents_file": "seen.json"}}}')
+    result = run(index, dataset, "-m", "RR@3", "--model", tiny_encoder, "--model", trained, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)["comparison"]
+    assert [section["title"].split()[0] for section in found["sections"]] == ["all", "all", "none"]
+    assert [section["queries"] for section in found["sections"]] == [3, 1, 2]
+    assert all(row["difference"] in (None, 0) for section in found["sections"] for row in section["rows"])
+    assert found["notes"] == ["trained: no query has some of its relevant documents relevant in training"]
+    assert "none of the relevant documents were relevant in training (trained): 2 queries" in result.stderr
+
+
+def test_own_documents_are_left_out_and_the_original_files_written(collection, tmp_path):
+    index, dataset = collection
+    result = run(index, dataset, "-m", "hypencoder", "--exclude-same-id", "--hypencoder-files", tmp_path)
+    assert result.exit_code == 0, result.output
+    lines = [json.loads(line) for line in (tmp_path / "retrieved_items.jsonl").read_text().splitlines()]
+    assert [len(line["items"]) for line in lines] == [4, 4, 3]
+    assert {item["content"] for item in lines[0]["items"]} >= {"the cat and the dog"}
+    assert (tmp_path / "metrics/aggregated_metrics.txt").read_text().startswith("nDCG@10,nDCG@5,P@10,P@5,R@10,RR,")
+
+
+def test_mistakes_are_found_before_the_search(collection, monkeypatch):
+    index, dataset = collection
+    monkeypatch.setattr(Index, "run", lambda *_, **__: pytest.fail("searched"))
+    for arguments, message in (
+        (["--split", "tset"], "did you mean 'test'"),
+        (["-k", "5", "-m", "R@10"], "k=5"),
+        (["--baseline", "bm25"], "unknown system 'bm25'"),
+        (["--bm25", "--run-out", "x"], "there are 2 systems"),
+    ):
+        assert message in str(run(index, dataset, *arguments).exception)
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
-from hyperseek._config import Config
 from hyperseek._errors import DataError, InputError, ProtocolError, UnknownNameError
 from hyperseek.data import Dataset, write_run
 from hyperseek.evaluation import (
@@ -20,7 +21,9 @@ from hyperseek.evaluation import (
     write_results,
 )
 from hyperseek.evaluation._export import folder_names
+from hyperseek.index import Index
 from hyperseek.records import Document, Query
+from hyperseek.scoring import LinearScorer, Points, Space
 
 
 @pytest.fixture
@@ -31,58 +34,61 @@ def dataset() -> Dataset:
     return Dataset.from_records("toys", documents, queries=queries, qrels={"test": qrels, "few": {"q2": {"d2": 1}}})
 
 
-class Info(Config):
-    fingerprint: str = "f"
-    storage: str = "float32"
-    protocol: dict[str, str] = {"secret": "x"}  # noqa: RUF012
+WORDS = ("red", "cat", "dog", "blue", "bird")
 
 
-class FakeModel:
-    def __init__(self, source: str | None) -> None:
+class Words:
+    """A retriever whose dimensions are words."""
+
+    space = Space("dot", len(WORDS))
+    device = torch.device("cpu")
+
+    def __init__(self, source: str = "models/small", *, sign: int = 1, fingerprint: str = "f") -> None:
         self.source = source
+        self.sign = sign
+        self.fingerprint = fingerprint
+
+    def encode_documents(self, texts: list[str], **_: object) -> Points:
+        return Points(torch.tensor([[float(word in text.split()) for word in WORDS] for text in texts]))
+
+    def compile_batches(self, queries: list[str]) -> Iterator[LinearScorer]:
+        yield LinearScorer(self.space, self.sign * self.encode_documents(queries).vectors)
 
     def protocol(self) -> dict[str, object]:
         return {"model": self.source, "max_length": {"query": 8}, "versions": {"torch": "9"}}
 
 
-class FakeIndex:
-    """Ranks by shared words: what an index does, without one."""
-
-    info = Info()
-
-    def __init__(self, documents: list[Document], source: str | None = None) -> None:
-        self.documents = documents
-        self.model = FakeModel(source)
-        self.ids = [document.id for document in documents]
-
-    def __len__(self) -> int:
-        return len(self.documents)
-
-    def run(self, queries, *, k, exclude_same_id):
-        self.asked = [query.id for query in queries], k, exclude_same_id
-        run = {}
-        for query in queries:
-            scores = {d.id: float(len({*d.text.split()} & {*query.text.split()})) for d in self.documents}
-            if exclude_same_id:
-                scores.pop(query.id, None)
-            run[query.id] = dict(sorted(scores.items(), key=lambda pair: -pair[1])[:k])
-        return run
+def make_index(folder: Path, documents: Iterable[Document], source: str = "models/small") -> Index:
+    return Index.build(folder / "index", documents, Words(source))
 
 
 @pytest.fixture
-def index(dataset) -> FakeIndex:
-    return FakeIndex(list(dataset.documents()), "models/small")
+def index(dataset, tmp_path) -> Index:
+    return make_index(tmp_path, dataset.documents())
 
 
 def test_an_index_is_asked_the_splits_queries(index, dataset):
     evaluation = evaluate(index, dataset, measures="RR nDCG@10")
-    assert index.asked == (["q1", "q2", "d1"], 1000, False)
+    assert evaluation.queries == ("q1", "q2", "d1")
+    assert evaluation.protocol.k == 1000
     assert evaluation.name == "small"
     assert evaluation.aggregate["RR"] == 1
     assert evaluation.notes == ()
     assert evaluation.slices is None
-    assert evaluate(index, dataset, split="few", measures="R@2").queries == ("q2",)
-    assert index.asked[1] == 2
+    few = evaluate(index, dataset, split="few", measures="R@2")
+    assert few.queries == ("q2",)
+    assert few.protocol.k == 2
+
+
+def test_another_model_searches_the_same_index(index, dataset):
+    upside_down = Index.open(index.path, model=Words("heads/minus", sign=-1))
+    evaluation = evaluate(upside_down, dataset, measures="RR")
+    assert evaluation.name == "minus"
+    assert evaluation.protocol.system["model"]["model"] == "heads/minus"
+    assert evaluation.protocol.system["index"]["source"] == "models/small"
+    assert evaluation.aggregate["RR"] < 1
+    comparison = compare([evaluate(index, dataset, measures="RR"), evaluation])
+    assert comparison.recorded == {"system.model.model": {"small": "models/small", "minus": "heads/minus"}}
 
 
 def test_the_protocol_says_everything(index, dataset):
@@ -90,7 +96,8 @@ def test_the_protocol_says_everything(index, dataset):
     assert (protocol.dataset, protocol.data, protocol.split) == ("toys", dataset.fingerprint(), "test")
     assert (protocol.k, protocol.exclude_same_id) == (3, True)
     assert protocol.system["model"] == {"model": "models/small", "max_length": {"query": 8}}
-    assert protocol.system["index"] == {"fingerprint": "f", "storage": "float32"}
+    facts = protocol.system["index"]
+    assert (facts["fingerprint"], facts["storage"], facts["count"]) == ("f", "float32", 3)
     assert {"hyperseek", "torch", "ir-measures"} <= set(protocol.versions)
 
 
@@ -107,13 +114,13 @@ def test_exclusion_changes_the_ranking_and_forbids_the_comparison(index, dataset
     assert rank_bm25(dataset, exclude_same_id=True).run["d1"] == {}
 
 
-def test_an_incomplete_index_is_noted_and_a_foreign_one_refused(dataset):
+def test_an_incomplete_index_is_noted_and_a_foreign_one_refused(dataset, tmp_path):
     documents = list(dataset.documents())
-    notes = evaluate(FakeIndex(documents[:2]), dataset).notes
+    notes = evaluate(make_index(tmp_path / "short", documents[:2]), dataset).notes
     assert "1 of 3 relevant documents are not in the index and cannot be found" in notes
     assert "the index holds 2 documents, the data set 3" in notes
     with pytest.raises(InputError, match="none of the 3 documents that are relevant in toys"):
-        evaluate(FakeIndex([Document("z", "red")]), dataset)
+        evaluate(make_index(tmp_path / "foreign", [Document("z", "red")]), dataset)
 
 
 def test_depth_follows_the_measures():
@@ -173,7 +180,8 @@ def write_record(folder: Path, trained: dict[str, list[str]], **sources: dict[st
 
 def test_slices_appear_where_the_models_record_names_the_collection(dataset, tmp_path):
     write_record(tmp_path / "qnet", {"toys": ["d0", "d9"], "games": ["d2"]}, mixture=ENTRY)
-    evaluation = evaluate(FakeIndex(list(dataset.documents()), str(tmp_path / "qnet")), dataset, measures="RR")
+    index = make_index(tmp_path, dataset.documents(), str(tmp_path / "qnet"))
+    evaluation = evaluate(index, dataset, measures="RR")
     assert evaluation.slices is not None
     assert evaluation.slices.some == ("q1", "d1")
     assert evaluation.slices.none == ("q2",)
@@ -222,8 +230,8 @@ def test_everything_is_written(index, dataset, tmp_path):
     rankings = [rank_index(index, dataset, k=2, name="a/b"), rank_bm25(dataset, k=2)]
     qrels = dataset.qrels("test")
     evaluations = [ranking.evaluate(qrels, measures="RR@2") for ranking in rankings]
-    write_results(tmp_path, rankings, evaluations, compare(evaluations))
-    assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.*")) == [
+    write_results(tmp_path / "out", rankings, evaluations, compare(evaluations))
+    assert sorted(str(file.relative_to(tmp_path / "out")) for file in (tmp_path / "out").rglob("*.*")) == [
         "BM25/evaluation.json",
         "BM25/per_query.jsonl",
         "BM25/run.trec",
@@ -233,7 +241,7 @@ def test_everything_is_written(index, dataset, tmp_path):
         "comparison.json",
         "comparison.md",
     ]
-    again = rank_file(tmp_path / "a-b/run.trec", qrels)
+    again = rank_file(tmp_path / "out/a-b/run.trec", qrels)
     assert again.evaluate(qrels, measures="RR@2").aggregate == evaluations[0].aggregate
 
 

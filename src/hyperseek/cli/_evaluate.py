@@ -114,13 +114,15 @@ def _index_systems(
     from hyperseek.index import Index
     from hyperseek.models import load
 
-    def search(source: str | None, name: str) -> Ranking:
-        index = Index.open(path) if source is None else Index.open(path, model=load(source))
-        return rank_index(index, dataset, name=name, **searching)
+    index = Index.open(path)
 
-    own = Index.open(path).info.source or "index"
+    def search(source: str | None, name: str) -> Ranking:
+        chosen = index if source is None else Index.open(path, model=load(source))
+        return rank_index(chosen, dataset, name=name, **searching)
+
     systems: list[System] = [(name, partial(search, source)) for name, source in _short_names(models)]
-    systems = systems or [(Path(own).name, partial(search, None))]
+    if not systems:
+        systems.append((Path(index.info.source or "index").name, partial(search, None)))
     if bm25:
         systems.append(("BM25", partial(_named, rank_bm25, dataset, **searching)))
     return systems

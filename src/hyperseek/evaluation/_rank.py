@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,10 +31,11 @@ def rank_index(
     exclude_same_id: bool = False,
     name: str | None = None,
 ) -> Ranking:
-    """Search an index with the queries of a split, exhaustively, with the index' model.
+    """Search an index exhaustively with the queries of a split.
 
     Args:
-        index: Of the data set's documents.
+        index: Of the data set's documents; opened with another model (`Index.open(path, model=...)`) it is that
+            model's ranking.
         dataset: Its queries and judgements.
         split: Which judgements.
         k: Documents a query, at least 1.
@@ -50,15 +51,15 @@ def rank_index(
     """
     qrels = dataset.qrels(split)
     notes = _index_notes(index, dataset, qrels)
-    model = index.model.protocol()
+    model = index.model
     system = {
         "kind": "index",
-        "model": {key: value for key, value in model.items() if key != "versions"},
-        "index": {key: value for key, value in index.info.model_dump(mode="json").items() if key != "protocol"},
+        "model": _unversioned(model.protocol()),
+        "index": _unversioned(index.info.model_dump(mode="json", exclude={"created"})),
     }
-    trained, training_notes = trained_on(index.model.source, dataset)
+    trained, training_notes = trained_on(model.source, dataset)
     return Ranking(
-        name=name or _short_name(index.model.source) or "index",
+        name=name or Path(model.source or "index").name,
         run=index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id),
         protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, system=system),
         trained=trained,
@@ -174,22 +175,27 @@ def _stem(path: str | os.PathLike[str]) -> str:
     return Path(path).name.removesuffix(".gz").rsplit(".", 1)[0]
 
 
-def _short_name(source: str | None) -> str:
-    return Path(source).name if source else ""
+def _unversioned(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out package versions, which the protocol lists once."""
+    return {
+        key: _unversioned(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if key != "versions"
+    }
 
 
 def _index_notes(index: Index, dataset: Dataset, qrels: Qrels) -> list[str]:
-    indexed = set(index.ids)
     relevant = {document for judged in qrels.values() for document, grade in judged.items() if grade >= 1}
-    missing = len(relevant - indexed)
-    if relevant and missing == len(relevant):
+    found = sum(document in relevant for document in index.ids)
+    if relevant and not found:
         raise InputError(
             f"the index holds none of the {len(relevant)} documents that are relevant in {dataset.name}; "
             f"was it built from another corpus?"
         )
     notes = []
-    if missing:
+    if found < len(relevant):
+        missing = len(relevant) - found
         notes.append(f"{missing} of {len(relevant)} relevant documents are not in the index and cannot be found")
-    if len(indexed) != dataset.count():
-        notes.append(f"the index holds {len(indexed)} documents, the data set {dataset.count()}")
+    if len(index) != dataset.count():
+        notes.append(f"the index holds {len(index)} documents, the data set {dataset.count()}")
     return notes
