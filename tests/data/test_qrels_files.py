@@ -3,7 +3,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperseek._errors import DataError, InputError
@@ -86,9 +86,11 @@ def test_unknown_query_and_document(write_lines):
     [
         ('{\n"q1": {"d1": 1},\n"q2": {"d1" 1}}', 3, "not valid JSON"),
         ("[]", 1, "must be one object"),
+        ('{"": {"d1": 1}}', None, "the id of a query is empty"),
+        ('{"q1": {"": 1}}', None, "query 'q1', document '': needs a document id and a whole number, not 1"),
         ('{"q1": 5}', None, "query 'q1' must hold an object {document: grade}, not 5"),
-        ('{"q1": {"d1": "1"}}', None, "query 'q1', document 'd1': the grade must be a whole number, not '1'"),
-        ('{"q1": {"d1": 0.5}}', None, "the grade must be a whole number, not 0.5"),
+        ('{"q1": {"d1": "1"}}', None, "query 'q1', document 'd1': needs a document id and a whole number, not '1'"),
+        ('{"q1": {"d1": 0.5}}', None, "needs a document id and a whole number, not 0.5"),
         ('{"q1": {"d1": 1, "d1": 2}}', None, "document 'd1' is judged a second time for query 'q1'"),
     ],
 )
@@ -112,6 +114,7 @@ def qrels_of(identity):
     return st.dictionaries(identity, st.dictionaries(identity, grades, min_size=1), max_size=4)
 
 
+@settings(max_examples=40)
 @given(qrels_of(ids))
 def test_beir_round_trip(tmp_path_factory, qrels):
     path = tmp_path_factory.mktemp("qrels") / "test.tsv"
@@ -119,6 +122,7 @@ def test_beir_round_trip(tmp_path_factory, qrels):
     assert read_qrels(path) == qrels
 
 
+@settings(max_examples=40)
 @given(qrels_of(plain_ids))
 def test_trec_round_trip(tmp_path_factory, qrels):
     path = tmp_path_factory.mktemp("qrels") / "test.qrels"

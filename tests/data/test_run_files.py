@@ -4,7 +4,7 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperseek._errors import DataError, InputError
@@ -93,6 +93,7 @@ ids = st.text(st.characters(codec="utf-8", exclude_characters="\t\r\n\ufeff"), m
 scores = st.floats(allow_nan=False, allow_infinity=False)
 
 
+@settings(max_examples=40)
 @given(st.dictionaries(ids, st.dictionaries(ids, scores, min_size=1), max_size=4))
 def test_round_trip(tmp_path_factory, run):
     path = tmp_path_factory.mktemp("run") / "run.trec"

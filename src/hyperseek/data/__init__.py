@@ -25,7 +25,7 @@ from hyperseek.data._prepared import (
     trained_documents,
 )
 from hyperseek.data._qrels import read_qrels, write_qrels
-from hyperseek.data._report import ErrorReport, OnError
+from hyperseek.data._report import ErrorReport
 from hyperseek.data._runs import read_run, trec_lines, write_run
 from hyperseek.data._texts import read_corpus, read_id_list, read_queries
 from hyperseek.data._writing import write_examples
@@ -36,7 +36,6 @@ __all__ = [
     "ErrorReport",
     "ExampleItem",
     "HypencoderOptions",
-    "OnError",
     "PrepareOptions",
     "Prepared",
     "PreparedInfo",

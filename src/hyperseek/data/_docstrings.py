@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import importlib.util
-import inspect
 import sys
 import sysconfig
 import warnings
@@ -79,7 +78,7 @@ def installed_package(name: str) -> Iterator[Docstring]:
     """
     if not name.isidentifier():
         raise DataError(f"{name!r} is not the import name of a top-level package")
-    found = importlib.util.find_spec(name)
+    found = None if name == "__main__" else importlib.util.find_spec(name)
     if found is None:
         raise DataError(f"package {name!r} is not installed; give the name under which it is imported")
     folders = [Path(folder) for folder in found.submodule_search_locations or ()]
@@ -119,9 +118,9 @@ def _from_source(path: Path, module: str) -> Iterator[Docstring]:
 def _from_node(
     node: ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef, path: str, module: str, kind: Kind
 ) -> Iterator[Docstring]:
-    text = ast.get_docstring(node, clean=False)
+    text = ast.get_docstring(node)
     if text:
-        yield Docstring(path, module, kind, inspect.cleandoc(text))
+        yield Docstring(path, module, kind, text)
     if kind in ("function", "method"):
         return
     for child in _definitions(node.body):

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from hyperseek._errors import DataError, InputError
 from hyperseek._files import atomic_write
-from hyperseek.data._fields import id_of
 from hyperseek.data._lines import PathLike, base_suffix, existing_file, numbered_lines, shown, whole_text
 from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.records import Qrels
@@ -197,14 +196,17 @@ def _from_json(path: Path, faults: Faults) -> Iterator[Judgement]:
     if text.lstrip()[:1] != "{":
         raise DataError("judgements in JSON must be one object {query: {document: grade}}", path=path, line=1)
     for query_id, judged in queries:
+        if not query_id:
+            faults.found("missing_field", "the id of a query is empty", path=path)
+            continue
         if not isinstance(judged, list) or not all(isinstance(pair, tuple) for pair in judged):
             message = f"query {query_id!r} must hold an object {{document: grade}}, not {shown(judged)}"
             faults.found("bad_field", message, path=path)
             continue
         for document_id, value in judged:
             grade = None if isinstance(value, str) else grade_of(value)
-            if grade is None or id_of(document_id) is None:
-                message = f"query {query_id!r}, document {document_id!r}: the grade must be a whole number"
+            if grade is None or not document_id:
+                message = f"query {query_id!r}, document {document_id!r}: needs a document id and a whole number"
                 faults.found("bad_grade", f"{message}, not {shown(value)}", path=path)
             else:
                 yield Judgement(query_id, document_id, grade, path, None)
