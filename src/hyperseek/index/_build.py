@@ -1,0 +1,136 @@
+"""Where an index comes from: a model and a corpus, or vectors made elsewhere."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperseek._errors import FingerprintError, InputError
+from hyperseek.index._info import IndexInfo, Storage
+from hyperseek.index._write import SHARD, Item, write_index
+from hyperseek.records import Document
+from hyperseek.scoring import Space
+
+if TYPE_CHECKING:
+    from hyperseek.models import Retriever
+
+# How far a vector made elsewhere may be from the model's own, relative to its length: half precision and another
+# batch move it by less than a hundredth, another model, pooling or normalisation by far more.
+_TOLERANCE = 0.05
+_CHECKED = 8
+
+
+def build_index(
+    path: str | os.PathLike[str],
+    documents: Iterable[Document],
+    model: Retriever,
+    *,
+    storage: Storage,
+    dtype: str,
+    name: str | None,
+    total: int | None,
+    resume: bool,
+    overwrite: bool,
+    shard: int = SHARD,
+) -> None:
+    """Encode a corpus into an index; see `Index.build`."""
+    number = resolve_dtype(dtype, model)
+
+    def encode(batch: list[Item]) -> Tensor:
+        return model.encode_documents([document.full_text for document, _ in batch], dtype=number).vectors
+
+    items = ((document, None) for document in documents)
+    wanted = IndexInfo(dtype=number, name=name, storage=storage, **_identity(model))
+    write_index(path, items, encode, wanted, total=total, resume=resume, overwrite=overwrite, shard=shard)
+
+
+def import_vectors(
+    path: str | os.PathLike[str],
+    items: Iterable[Item],
+    space: Space | None,
+    *,
+    model: Retriever | None,
+    storage: Storage,
+    name: str | None,
+    total: int | None,
+    resume: bool,
+    overwrite: bool,
+) -> None:
+    """Store vectors that were made elsewhere; see `Index.from_vectors`."""
+    if model is not None:
+        space, identity = model.space, _identity(model)
+        items = _checked(items, model)
+    elif space is not None:
+        identity = {"space": space}
+    else:
+        raise InputError("vectors from elsewhere need a space or the model that made them; give one of the two")
+    size = space.dimension
+
+    def stack(batch: list[Item]) -> Tensor:
+        for document, vector in batch:
+            shape = tuple(np.shape(vector))
+            if shape != (size,):
+                raise InputError(f"the vector of document {document.id!r} has the shape {shape}, not ({size},)")
+        return space.canonical(torch.stack([_tensor(vector) for _, vector in batch]))
+
+    wanted = IndexInfo(name=name, storage=storage, **identity)
+    write_index(path, items, stack, wanted, total=total, resume=resume, overwrite=overwrite)
+
+
+def resolve_dtype(dtype: str, model: Retriever) -> str:
+    """Return the name of the number type that `dtype` means for this model on this machine."""
+    if dtype != "auto":
+        return dtype
+    from hyperseek.models._precision import resolve_dtype as resolve
+
+    return str(resolve(dtype, model.device)).removeprefix("torch.")
+
+
+def _identity(model: Retriever) -> dict[str, Any]:
+    source = model.source
+    if source is not None and os.path.isdir(source):
+        source = os.path.abspath(source)  # the index will be opened from other working directories
+    return {
+        "source": source,
+        "fingerprint": model.fingerprint,
+        "space": model.space,
+        "protocol": model.protocol(),
+    }
+
+
+def _checked(items: Iterable[Item], model: Retriever) -> Iterator[Item]:
+    """Pass items on after comparing the first vectors with the model's own."""
+    stream = iter(items)
+    first = list(islice(stream, _CHECKED))
+    if first:
+        own = model.encode_documents([document.full_text for document, _ in first], dtype="float32").vectors
+        _compare(first, own, model)
+    return chain(first, stream)
+
+
+def _compare(items: Sequence[Item], own: Tensor, model: Retriever) -> None:
+    for (document, vector), expected in zip(items, own, strict=True):
+        given = _tensor(vector)
+        model.space.check(given)
+        if not given.isfinite().all():
+            continue  # refused with a better message where it is stored
+        difference = torch.linalg.vector_norm(model.space.canonical(given[None])[0] - expected)
+        if not difference <= _TOLERANCE * torch.linalg.vector_norm(expected):
+            raise FingerprintError(
+                f"the vector of document {document.id!r} is not what {model.source} (fingerprint {model.fingerprint}) "
+                f"makes of it: they are {float(difference):.3g} apart, of length "
+                f"{float(torch.linalg.vector_norm(expected)):.3g}; give the model that made the vectors, with the same "
+                f"pooling and maximum length, or none"
+            )
+
+
+def _tensor(vector: Any) -> Tensor:
+    if isinstance(vector, Tensor):
+        return vector.detach().cpu().float()
+    return torch.tensor(np.asarray(vector, dtype=np.float32))

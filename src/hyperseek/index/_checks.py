@@ -1,0 +1,67 @@
+"""What must fit together before an index is searched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperseek._errors import FingerprintError, InputError, StoreError
+from hyperseek.index._info import IndexInfo
+from hyperseek.index._store import Store
+from hyperseek.scoring import Scorer
+
+if TYPE_CHECKING:
+    from hyperseek.models import Retriever
+
+
+def open_finished(folder: Path) -> tuple[IndexInfo, Store]:
+    """Open what an index consists of.
+
+    Args:
+        folder: The index.
+
+    Returns:
+        What it knows about itself, and its table.
+
+    Raises:
+        StoreError: There is no index, it is unfinished, or it is damaged.
+    """
+    info = IndexInfo.read(folder)
+    if info.state != "finished":
+        stored = len(Store.open(folder)) if Store.exists(folder) else 0
+        raise StoreError(
+            f"the index {folder} is unfinished, with {stored} documents so far; run the command that began it once "
+            f"more (hyperseek encode {info.source or 'MODEL'} CORPUS --index {folder}): it goes on where it stopped"
+        )
+    store = Store.open(folder)
+    if len(store) != info.count or store.dimension != info.space.dimension:
+        raise StoreError(
+            f"the index {folder} should have {info.count} documents of {info.space.dimension} dimensions and has "
+            f"{len(store)} of {store.dimension}; build it again with --overwrite"
+        )
+    return info, store
+
+
+def check_model(folder: Path, info: IndexInfo, model: Retriever) -> None:
+    """Raise FingerprintError unless the model's documents are those of the index."""
+    if info.fingerprint is None:
+        _check_dimension(info, model.space.dimension)
+    elif model.fingerprint != info.fingerprint:
+        raise FingerprintError(
+            f"the index {folder} was made by {info.source} (fingerprint {info.fingerprint}) and cannot be searched "
+            f"with {model.source} (fingerprint {model.fingerprint}): their documents differ. Use the first, or build "
+            f"an index with the second"
+        )
+
+
+def check_scorer(info: IndexInfo, scorer: Scorer) -> None:
+    """Raise InputError unless the scorer reads points of the index' dimension."""
+    _check_dimension(info, scorer.space.dimension)
+
+
+def _check_dimension(info: IndexInfo, dimension: int) -> None:
+    if dimension != info.space.dimension:
+        raise InputError(
+            f"the queries are for points of {dimension} dimensions and the index has {info.space.dimension}; "
+            f"use the model of the index ({info.source or 'unknown'})"
+        )

@@ -1,0 +1,126 @@
+"""How long and how large: what to know before a corpus is encoded."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hyperseek._errors import InputError
+from hyperseek.index._info import Storage
+from hyperseek.index._store import encode_metadata
+from hyperseek.records import Document
+
+if TYPE_CHECKING:
+    from hyperseek.models import Retriever
+
+_BYTES = {"float32": 4, "float16": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What encoding a corpus will take.
+
+    Attributes:
+        documents: Documents of the corpus.
+        remaining: Those not encoded yet.
+        sample: How many were encoded to measure the speed.
+        documents_per_second: Measured speed; 0 for an empty corpus.
+        vector_bytes: Size of all vectors on the disk.
+        text_bytes: Size of all ids, titles, texts and metadata before compression.
+    """
+
+    documents: int
+    remaining: int
+    sample: int
+    documents_per_second: float
+    vector_bytes: int
+    text_bytes: int
+
+    @property
+    def seconds(self) -> float:
+        """Expected time for the remaining documents."""
+        return self.remaining / self.documents_per_second if self.remaining else 0.0
+
+    def __str__(self) -> str:
+        done = f", {self.documents - self.remaining:,} of them done" if self.remaining < self.documents else ""
+        return (
+            f"{self.documents:,} documents{done}: about {_duration(self.seconds)} "
+            f"({self.documents_per_second:.1f} documents/s, measured on {self.sample}), "
+            f"{_size(self.vector_bytes)} of vectors and {_size(self.text_bytes)} of text"
+        )
+
+
+def estimate(
+    documents: Iterable[Document],
+    model: Retriever,
+    *,
+    storage: Storage = "float32",
+    dtype: str = "auto",
+    done: int = 0,
+    sample: int = 64,
+    seed: int = 0,
+) -> Estimate:
+    """Estimate time and size of encoding a corpus, from a timed encoding of a random sample of it.
+
+    Args:
+        documents: The corpus; read once to the end, in bounded memory.
+        model: What will encode it.
+        storage: How vectors will be stored.
+        dtype: What the model will compute in; see `Retriever.encode_documents`.
+        done: Documents that an earlier run has encoded.
+        sample: Documents to encode, at least 1; more make the estimate better and slower.
+        seed: Of the sample.
+
+    Returns:
+        The estimate.
+
+    Raises:
+        InputError: `sample` is below 1.
+    """
+    if sample < 1:
+        raise InputError(f"a sample needs at least 1 document, not {sample}")
+    generator = random.Random(seed)
+    chosen: list[str] = []
+    count = text_bytes = 0
+    for document in documents:
+        text = document.full_text
+        fields = (document.id, document.title, document.text, encode_metadata(document))
+        text_bytes += sum(len(field.encode(errors="replace")) for field in fields)
+        count += 1
+        # Reservoir sampling: after every document, each one so far is in the sample with equal chance.
+        if len(chosen) < sample:
+            chosen.append(text)
+        elif (place := generator.randrange(count)) < sample:
+            chosen[place] = text
+    return Estimate(
+        documents=count,
+        remaining=max(0, count - done),
+        sample=len(chosen),
+        documents_per_second=_rate(chosen, model, dtype) if chosen else 0.0,
+        vector_bytes=count * model.space.dimension * _BYTES[storage],
+        text_bytes=text_bytes,
+    )
+
+
+def _rate(texts: list[str], model: Retriever, dtype: str) -> float:
+    model.encode_documents(texts[:1], dtype=dtype)  # the first batch also pays for what is loaded lazily
+    start = time.perf_counter()
+    model.encode_documents(texts, dtype=dtype)
+    return len(texts) / max(time.perf_counter() - start, 1e-9)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _size(count: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"

@@ -1,0 +1,97 @@
+"""What an index knows about itself: `index.json`, beside the table."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from pydantic import Field
+
+from hyperseek._config import Config
+from hyperseek._errors import ConfigError, StoreError
+from hyperseek._files import read_json, write_json
+from hyperseek.scoring import Space
+
+FORMAT = 1
+"""Version of the folder's layout; a reader refuses any other."""
+
+Storage: TypeAlias = Literal["float32", "float16"]
+"""Number type of the stored vectors."""
+
+_NAME = "index.json"
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+class IndexInfo(Config):
+    """How an index was made, and whether it is finished.
+
+    Attributes:
+        format: Version of the folder's layout.
+        state: `"building"` until the last document is stored.
+        source: Path or name of the model; None if unknown.
+        fingerprint: Of the model's document side; None if unknown, and then no model can be checked.
+        space: Geometry of the points.
+        storage: Number type of the stored vectors.
+        dtype: Number type the model computed in; None for vectors from elsewhere.
+        protocol: What the model says about itself: prompts, lengths, versions.
+        name: The corpus' name, for people.
+        data: Fingerprint of the stored documents, in their order; None until finished.
+        count: Number of documents; 0 until finished.
+        created: When building began.
+    """
+
+    format: int = FORMAT
+    state: Literal["building", "finished"] = "building"
+    source: str | None = None
+    fingerprint: str | None = None
+    space: Space
+    storage: Storage = "float32"
+    dtype: str | None = None
+    protocol: dict[str, Any] = Field(default_factory=dict)
+    name: str | None = None
+    data: str | None = None
+    count: int = 0
+    created: datetime = Field(default_factory=_now)
+
+    def write(self, folder: Path) -> None:
+        """Write `index.json`, atomically."""
+        write_json(folder / _NAME, self.model_dump(mode="json"))
+
+    @classmethod
+    def exists(cls, folder: Path) -> bool:
+        """Whether a folder holds an index, finished or not."""
+        return (folder / _NAME).is_file()
+
+    @classmethod
+    def read(cls, folder: Path) -> IndexInfo:
+        """Read `index.json`.
+
+        Args:
+            folder: The index.
+
+        Returns:
+            Its content.
+
+        Raises:
+            StoreError: There is none, it is damaged, or it has another format.
+        """
+        if not cls.exists(folder):
+            raise StoreError(f"{folder} holds no index; make one with: hyperseek encode MODEL CORPUS --index {folder}")
+        try:
+            values = read_json(folder / _NAME)
+        except ValueError as error:
+            raise StoreError(f"{folder / _NAME} is damaged ({error}); build the index again with --overwrite") from None
+        found = values.get("format") if isinstance(values, dict) else None
+        if found != FORMAT:
+            raise StoreError(
+                f"the index {folder} has format {found!r} and this version of hyperseek reads format {FORMAT}; "
+                f"use the version that wrote it, or build the index again with --overwrite"
+            )
+        try:
+            return cls.from_mapping(values, source=str(folder / _NAME))
+        except ConfigError as error:
+            raise StoreError(f"{error}\nbuild the index again with --overwrite") from None

@@ -1,0 +1,116 @@
+"""The exact scan: every document scored by every query, the best of them kept.
+
+It streams chunks of documents, so memory holds one chunk's scores and each query's best so far. Equal scores rank by
+insertion order, whatever the chunks. Shapes: `Q` queries, `n` documents of a chunk, `d` dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hyperseek._errors import InputError
+from hyperseek.scoring import Points, Scorer
+
+CHUNK = 16384
+"""Documents of a chunk: enough to keep a matrix product busy, few enough that scores stay in the cache."""
+
+# Queries scored at a time: with CHUNK documents, 8 MiB of scores.
+_QUERIES = 128
+
+
+def scan(scorer: Scorer, chunks: Iterable[Tensor], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Find the best `k` documents of every query.
+
+    Args:
+        scorer: `Q` compiled queries, `Q` at least 1.
+        chunks: The documents' vectors in order, each `(n, d)`, any `n`.
+        k: At least 1; may exceed the number of documents.
+        excluded: `(Q,)` integers: for each query the row of a document to leave out, -1 for none.
+
+    Returns:
+        Scores, float32, and rows, integers counted from 0 over all chunks, both `(Q, min(k, N))` on the CPU. Best
+        first; equal scores by row. Where an excluded document leaves too few, the last row is -1 and its score -inf.
+
+    Raises:
+        InputError: `k` is below 1, or a score is not a number.
+    """
+    if k < 1:
+        raise InputError(f"k must be at least 1, not {k}")
+    wanted = k if excluded is None else k + 1
+    with torch.inference_mode():
+        starts = range(0, len(scorer), _QUERIES)
+        prepare, scored = _compiled(scorer, starts)
+        best = [_Best(wanted, queries=range(start, min(start + _QUERIES, len(scorer)))) for start in starts]
+        row = 0
+        for chunk in chunks:
+            prepared = prepare(chunk.to(scorer.device))
+            for found, score in zip(best, scored, strict=True):
+                found.add(score(prepared), row)
+            row += len(chunk)
+        scores, rows = torch.cat([part.scores for part in best]), torch.cat([part.rows for part in best])
+    # A copy, since tensors made in inference mode can neither be changed nor used in training.
+    scores, rows = scores.cpu().clone(), rows.cpu().clone()
+    if excluded is not None:
+        _exclude(scores, rows, excluded)
+    return scores[:, :k], rows[:, :k]
+
+
+def _compiled(scorer: Scorer, starts: range) -> tuple[Callable[[Tensor], Any], list[Callable[[Any], Tensor]]]:
+    """Return what to make of a chunk once, and for each group of queries how to score what was made."""
+    chart = scorer.space.charts[0]
+    vectors = scorer.linear()
+    if vectors is None or chart.metric != "inner_product":
+        return Points, [scorer[start : start + _QUERIES].score for start in starts]
+    lifted = chart.lift_queries(vectors.float())
+    return lambda chunk: chart.lift_documents(chunk).T, [lifted[start : start + _QUERIES].matmul for start in starts]
+
+
+class _Best:
+    """The best `k` so far of a group of queries, sorted; equal scores by row."""
+
+    def __init__(self, k: int, *, queries: range) -> None:
+        self._k = k
+        self._queries = queries
+        self.scores = torch.empty(len(queries), 0)
+        self.rows = torch.empty(len(queries), 0, dtype=torch.int64)
+
+    def add(self, scores: Tensor, first_row: int) -> None:
+        """Merge the `(Q, n)` scores of the documents from `first_row` on."""
+        top, columns = _top(scores, self._k)
+        undefined = top.isnan().any(dim=1)  # topk takes such scores first, so none escapes
+        if undefined.any():
+            query = self._queries[int(undefined.nonzero()[0])]
+            raise InputError(f"query {query} (from 0) scores documents as not-a-number; are its own numbers finite?")
+        rows = columns + first_row
+        if first_row:
+            top, rows = torch.cat([self.scores, top], dim=1), torch.cat([self.rows, rows], dim=1)
+        order = top.sort(dim=1, descending=True, stable=True).indices[:, : self._k]
+        self.scores, self.rows = top.gather(1, order), rows.gather(1, order)
+
+
+def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Return the best `k` scores of each row and their columns, in column order; of equal ones the first columns."""
+    top, columns = scores.topk(min(k, scores.shape[1]), dim=1, sorted=False)
+    if top.shape[1]:
+        # topk takes any of the scores that equal the last one it takes; where it had a choice, sort in full.
+        last = top.amin(dim=1, keepdim=True)
+        unsure = ((scores == last).sum(dim=1) > (top == last).sum(dim=1)).nonzero()[:, 0]
+        if len(unsure):
+            exact = scores[unsure].sort(dim=1, descending=True, stable=True).indices
+            columns[unsure] = exact[:, : columns.shape[1]]
+    columns = columns.sort(dim=1).values
+    return scores.gather(1, columns), columns
+
+
+def _exclude(scores: Tensor, rows: Tensor, excluded: Tensor) -> None:
+    """Move each query's excluded document, if it was found, behind all others and mark it as nothing."""
+    unwanted = rows == excluded[:, None]
+    scores[unwanted] = -torch.inf
+    rows[unwanted] = -1
+    order = unwanted.to(torch.uint8).sort(dim=1, stable=True).indices
+    scores.copy_(scores.gather(1, order))
+    rows.copy_(rows.gather(1, order))

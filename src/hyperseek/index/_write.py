@@ -1,0 +1,181 @@
+"""Filling an index, a shard at a time, so that a killed writer loses nothing that it reported and repeats nothing.
+
+The order of writes: `index.json` in state "building", the empty table, shards (one atomic commit each), `index.json` in
+state "finished". Whatever was cut short, the next writer compares the stored documents with the corpus and goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from torch import Tensor
+
+from hyperseek._errors import FingerprintError, InputError, StoreError
+from hyperseek._progress import progress
+from hyperseek.index._info import IndexInfo
+from hyperseek.index._lock import writer_lock
+from hyperseek.index._store import Store, encode_metadata
+from hyperseek.records import Document
+
+Item: TypeAlias = tuple[Document, Any]
+"""A document, and what its vector is made from or the vector itself."""
+
+SHARD = 2048
+"""Documents of a commit: what a kill can cost, against the number of files."""
+
+_OTHER_CORPUS = "give the corpus it was begun with, another folder, or --overwrite"
+
+_logger = logging.getLogger(__name__)
+
+
+def write_index(
+    path: str | os.PathLike[str],
+    items: Iterable[Item],
+    encode: Callable[[list[Item]], Tensor],
+    wanted: IndexInfo,
+    *,
+    total: int | None = None,
+    resume: bool = True,
+    overwrite: bool = False,
+    shard: int = SHARD,
+) -> None:
+    """Make an index, or finish one.
+
+    Args:
+        path: Its folder.
+        items: The corpus, in order.
+        encode: Makes `(n, d)` vectors of `n` items.
+        wanted: What the index shall be; `state`, `count` and `data` are filled in here.
+        total: Number of items, for the progress bar.
+        resume: Whether to go on with what is there.
+        overwrite: Whether to delete what is there.
+        shard: Documents of a commit, at least 1.
+
+    Raises:
+        StoreError: The folder is in use, holds something else, or holds an index of other documents or settings.
+        FingerprintError: It holds an index of another model.
+        InputError: Two documents have one id, or a text or vector cannot be stored.
+    """
+    if shard < 1:
+        raise InputError(f"a shard must have at least 1 document, not {shard}")
+    folder = Path(path)
+    if folder.exists() and not folder.is_dir():
+        raise StoreError(f"{folder} is a file; give a folder for the index")
+    folder.mkdir(parents=True, exist_ok=True)
+    with writer_lock(folder):
+        info, store = _begin(folder, wanted, resume=resume, overwrite=overwrite)
+        corpus = iter(items)
+        seen = _check_stored(folder, store, corpus)
+        if info.state == "finished":
+            _check_ended(folder, store, corpus)
+            _logger.info("%s is finished already: %d documents", folder, info.count)
+            return
+        with progress("encoding", total, unit="documents", done=len(store)) as bar:
+            while batch := list(islice(corpus, shard)):
+                documents = [document for document, _ in batch]
+                _check_unicode(documents)
+                _check_unique(documents, seen, store)
+                store.append(documents, encode(batch))
+                bar.advance(len(batch))
+                _logger.info("stored %d documents in %s", len(store), folder)
+        store.remove_leftovers()
+        finished = {"state": "finished", "count": len(store), "data": store.fingerprint()}
+        info.model_copy(update=finished).write(folder)
+
+
+def stored_documents(path: str | os.PathLike[str]) -> int:
+    """Return how many documents a folder's index holds, finished or not; 0 where there is none."""
+    folder = Path(path)
+    return len(Store.open(folder)) if IndexInfo.exists(folder) and Store.exists(folder) else 0
+
+
+def _begin(folder: Path, wanted: IndexInfo, *, resume: bool, overwrite: bool) -> tuple[IndexInfo, Store]:
+    if not IndexInfo.exists(folder):
+        foreign = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        if foreign:
+            raise StoreError(
+                f"{folder} holds no index but has other content ({', '.join(foreign[:3])}); give a new or empty folder"
+            )
+    elif not overwrite:
+        if not resume:
+            raise StoreError(f"{folder} holds an index already; pass overwrite=True (--overwrite) to replace it")
+        info = IndexInfo.read(folder)
+        _check_settings(folder, info, wanted)
+        if Store.exists(folder):
+            return info, Store.open(folder)
+    wanted.write(folder)
+    return wanted, Store.create(folder, dimension=wanted.space.dimension, storage=wanted.storage)
+
+
+def _check_settings(folder: Path, info: IndexInfo, wanted: IndexInfo) -> None:
+    if info.fingerprint != wanted.fingerprint:
+        raise FingerprintError(
+            f"the index {folder} was begun with another model: {info.source} (fingerprint {info.fingerprint}), not "
+            f"{wanted.source} (fingerprint {wanted.fingerprint}); give that model, another folder, or --overwrite"
+        )
+    for key in ("space", "storage", "dtype"):
+        there, here = getattr(info, key), getattr(wanted, key)
+        if there != here:
+            raise StoreError(
+                f"the index {folder} was begun with {key} {there} and is now to be built with {here}; "
+                f"give {key} {there} again, another folder, or --overwrite"
+            )
+
+
+def _check_stored(folder: Path, store: Store, corpus: Iterator[Item]) -> set[int]:
+    """Take from the corpus what is stored, compare it, and return the hashes of its ids."""
+    seen = set()
+    for row, stored in enumerate(store.documents()):
+        item = next(corpus, None)
+        if item is None:
+            raise StoreError(
+                f"the index {folder} has {len(store)} documents but the corpus ends after {row}; {_OTHER_CORPUS}"
+            )
+        document, _ = item
+        if document.id != stored.id:
+            raise StoreError(
+                f"document {row} of the index {folder} is {stored.id!r} but in the corpus it is {document.id!r}; "
+                f"{_OTHER_CORPUS}"
+            )
+        if _content(document) != _content(stored):
+            raise StoreError(f"document {stored.id!r} of the index {folder} has another text now; {_OTHER_CORPUS}")
+        seen.add(hash(stored.id))
+    return seen
+
+
+def _content(document: Document) -> tuple[str, str, str]:
+    return document.title, document.text, encode_metadata(document)
+
+
+def _check_ended(folder: Path, store: Store, rest: Iterator[Item]) -> None:
+    item = next(rest, None)
+    if item is not None:
+        raise StoreError(
+            f"the index {folder} is finished with {len(store)} documents but the corpus goes on with {item[0].id!r}; "
+            f"{_OTHER_CORPUS}"
+        )
+
+
+def _check_unicode(documents: list[Document]) -> None:
+    for document in documents:
+        try:
+            "".join((document.id, *_content(document))).encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"document {document.id!r} has text that is not valid Unicode ({error}); repair it or leave it out"
+            ) from None
+
+
+def _check_unique(documents: list[Document], seen: set[int], store: Store) -> None:
+    # Hashes take a tenth of the ids' memory; where two ids share one, which is rare, the stored ids decide.
+    ids: set[str] = set()
+    for document in documents:
+        if document.id in ids or (hash(document.id) in seen and store.has_id(document.id)):
+            raise InputError(f"document id {document.id!r} stands twice in the corpus; ids must be unique")
+        ids.add(document.id)
+    seen.update(map(hash, ids))

@@ -1,0 +1,72 @@
+"""A writer that is killed at random moments loses nothing that it reported, and its successor repeats nothing."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from slow_build import COUNT, SHARD, corpus, main
+
+from hyperseek._errors import StoreError
+from hyperseek.index import Index, stored_documents
+
+KILLS = 3
+
+
+def start(folder: Path, log: Path) -> subprocess.Popen[str]:
+    program = Path(__file__).with_name("slow_build.py")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, str(program), str(folder), str(log)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def killed_after(folder: Path, log: Path, wait: float) -> int:
+    """Kill a writer some time after its first report; return how many documents it had reported."""
+    reported = stored_documents(folder)
+    with start(folder, log) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        with pytest.raises(StoreError, match="being written by somebody else"):
+            main(folder, log)
+        time.sleep(wait)
+        process.kill()
+        for text in [line, *process.stdout]:
+            if match := re.match(r"stored (\d+) documents", text):
+                reported = int(match[1])
+    return reported
+
+
+def test_killed_at_random_moments(tmp_path: Path) -> None:
+    folder, log = tmp_path / "index", tmp_path / "encoded.txt"
+    generator = random.Random(0)
+    for _ in range(KILLS):
+        reported = killed_after(folder, log, generator.uniform(0, 0.3))
+        stored = stored_documents(folder)
+        assert reported <= stored <= reported + SHARD
+        assert stored % SHARD == 0
+        with pytest.raises(StoreError, match=f"unfinished, with {stored} documents"):
+            Index.open(folder)
+    assert 0 < stored < COUNT
+
+    main(folder, log)
+    main(tmp_path / "whole", tmp_path / "whole.txt")
+    index, whole = Index.open(folder), Index.open(tmp_path / "whole")
+    assert list(index.documents()) == list(whole.documents()) == corpus()
+    assert index.info.data == whole.info.data
+    ours, theirs = (torch.cat([points.vectors for _, points in one.points()]) for one in (index, whole))
+    assert torch.equal(ours, theirs)
+    # What was stored was never encoded again: only shards that were under way when a writer was killed were.
+    times = Counter(log.read_text().splitlines())
+    assert set(times) == {document.text for document in corpus()}
+    assert sum(times.values()) <= COUNT + KILLS * SHARD
+    data = folder / "documents.lance" / "data"
+    assert len(list(data.iterdir())) == COUNT // SHARD  # no leftovers of killed writers

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from index_fakes import DIMENSION, FakeRetriever
+
+from hyperseek import Document, HyperseekError
+from hyperseek._errors import FingerprintError, InputError, StoreError
+from hyperseek.index import Index
+from hyperseek.index._build import build_index
+from hyperseek.index._lock import writer_lock
+from hyperseek.scoring import Space
+
+Documents = list[Document]
+
+
+class Stopped(Exception):
+    pass
+
+
+def build(
+    folder: Path, documents: object, model: FakeRetriever | None = None, *, shard: int = 8, **options: object
+) -> None:
+    settings = {
+        "storage": "float32",
+        "dtype": "float32",
+        "name": None,
+        "total": None,
+        "resume": True,
+        "overwrite": False,
+        **options,
+    }
+    build_index(folder, documents, model or FakeRetriever(), shard=shard, **settings)  # type: ignore[arg-type]
+
+
+def stopping(documents: Documents, after: int) -> Iterator[Document]:
+    yield from documents[:after]
+    raise Stopped
+
+
+def vectors(folder: Path) -> torch.Tensor:
+    return torch.cat([points.vectors for _, points in Index.open(folder).points()])
+
+
+def test_a_stopped_build_goes_on_where_it_stopped(tmp_path: Path, documents: Documents) -> None:
+    build(tmp_path / "whole", documents)
+    with pytest.raises(Stopped):
+        build(tmp_path / "index", stopping(documents, 20))
+    with pytest.raises(StoreError, match="unfinished, with 16 documents so far"):
+        Index.open(tmp_path / "index")
+    model = FakeRetriever()
+    build(tmp_path / "index", documents, model)
+    assert model.encoded == [document.full_text for document in documents[16:]]
+    assert list(Index.open(tmp_path / "index").documents()) == documents
+    assert torch.equal(vectors(tmp_path / "index"), vectors(tmp_path / "whole"))
+    infos = [Index.open(tmp_path / name).info.model_dump(exclude={"created"}) for name in ("index", "whole")]
+    assert infos[0] == infos[1]
+
+
+@pytest.mark.parametrize("lost", [["documents.lance"], ["documents.lance", "index.json"]])
+def test_a_build_that_was_killed_at_its_very_beginning_goes_on(
+    tmp_path: Path, documents: Documents, lost: list[str]
+) -> None:
+    with pytest.raises(Stopped):
+        build(tmp_path / "index", stopping(documents, 0))
+    for name in lost:
+        path = tmp_path / "index" / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    build(tmp_path / "index", documents)
+    assert list(Index.open(tmp_path / "index").documents()) == documents
+
+
+def test_a_finished_index_is_done_at_once(tmp_path: Path, documents: Documents) -> None:
+    build(tmp_path / "index", documents)
+    created = Index.open(tmp_path / "index").info
+    model = FakeRetriever()
+    index = Index.build(tmp_path / "index", documents, model, dtype="float32")  # type: ignore[arg-type]
+    assert model.encoded == []
+    assert index.info == created
+
+
+def test_only_the_same_corpus_may_go_on(tmp_path: Path, documents: Documents) -> None:
+    with pytest.raises(Stopped):
+        build(tmp_path / "index", stopping(documents, 20))
+    changed = [replace(documents[0], text="something else"), *documents[1:]]
+    for corpus, message in (
+        (documents[::-1], "document 0 of the index .* is 'd0' but in the corpus it is 'd39'.*--overwrite"),
+        (changed, "document 'd0' of the index .* has another text now"),
+        (documents[:5], "has 16 documents but the corpus ends after 5"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            build(tmp_path / "index", corpus)
+    build(tmp_path / "index", documents)
+    with pytest.raises(StoreError, match="finished with 40 documents but the corpus goes on with 'more'"):
+        build(tmp_path / "index", [*documents, Document("more", "text")])
+
+
+def test_only_the_same_settings_may_go_on(tmp_path: Path, documents: Documents) -> None:
+    build(tmp_path / "index", documents)
+    for options, message in (
+        ({"storage": "float16"}, "begun with storage float32 and is now to be built with float16"),
+        ({"dtype": "bfloat16"}, "begun with dtype float32"),
+        ({"resume": False}, "holds an index already"),
+    ):
+        with pytest.raises(StoreError, match=message):
+            build(tmp_path / "index", documents, **options)
+
+
+def test_overwriting_begins_anew(tmp_path: Path, documents: Documents) -> None:
+    build(tmp_path / "index", documents)
+    build(tmp_path / "index", documents[:5], FakeRetriever(fingerprint="0" * 32), storage="float16", overwrite=True)
+    index = Index.open(tmp_path / "index")
+    assert len(index) == 5
+    assert index.info.storage == "float16"
+    (tmp_path / "index" / "index.json").write_text("damaged")
+    build(tmp_path / "index", documents, overwrite=True)
+    assert len(Index.open(tmp_path / "index")) == 40
+
+
+def test_folders_with_other_content_are_left_alone(tmp_path: Path, documents: Documents) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    for overwrite in (False, True):
+        with pytest.raises(StoreError, match=r"holds no index but has other content \(thesis.tex\)"):
+            build(tmp_path, documents, overwrite=overwrite)
+    with pytest.raises(StoreError, match="is a file"):
+        build(tmp_path / "thesis.tex", documents)
+
+
+def test_two_writers_are_refused(tmp_path: Path, documents: Documents) -> None:
+    (tmp_path / "index").mkdir()
+    with (
+        writer_lock(tmp_path / "index"),
+        pytest.raises(StoreError, match="being written by somebody else"),
+    ):
+        build(tmp_path / "index", documents)
+    build(tmp_path / "index", documents)
+
+
+@pytest.mark.parametrize("twin", [3, 20])
+def test_duplicate_ids_are_refused(tmp_path: Path, documents: Documents, twin: int) -> None:
+    corpus = [*documents[:22], replace(documents[twin], text="again"), *documents[22:]]
+    with pytest.raises(InputError, match=f"document id 'd{twin}' stands twice"):
+        build(tmp_path / "index", corpus)
+
+
+def test_an_id_with_quotes_is_no_trap(tmp_path: Path) -> None:
+    corpus = [Document("it's", "a"), Document("it''s", "b"), *(Document(str(number), "c") for number in range(9))]
+    build(tmp_path / "index", corpus, shard=2)
+    assert Index.open(tmp_path / "index").ids[:2] == ["it's", "it''s"]
+    with pytest.raises(InputError, match="stands twice"):
+        build(tmp_path / "other", [*corpus, Document("it's", "a")], shard=2)
+
+
+@pytest.mark.parametrize(("value", "message"), [(np.nan, "infinite or undefined"), (np.inf, "infinite or undefined")])
+def test_vectors_must_be_finite(tmp_path: Path, documents: Documents, value: float, message: str) -> None:
+    pairs = [(document, np.zeros(DIMENSION, np.float32)) for document in documents]
+    pairs[7][1][2] = value
+    with pytest.raises(InputError, match=f"document 'd7' has {message}"):
+        Index.from_vectors(tmp_path / "index", pairs, Space("dot", DIMENSION))
+
+
+def test_float16_must_hold_the_numbers(tmp_path: Path) -> None:
+    pairs = [(Document("a", ""), [1e5, 0.0])]
+    with pytest.raises(InputError, match="'a' reaches 100000, which float16 cannot hold"):
+        Index.from_vectors(tmp_path / "index", pairs, Space("dot", 2), storage="float16")
+    assert len(Index.from_vectors(tmp_path / "other", pairs, Space("dot", 2))) == 1
+
+
+def test_text_must_be_unicode(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="document 'b' has text that is not valid Unicode"):
+        build(tmp_path / "index", [Document("a", "fine"), Document("b", "half a pair: \ud800")])
+
+
+def test_vectors_from_elsewhere(tmp_path: Path, documents: Documents) -> None:
+    model = FakeRetriever(space="cosine")
+    own = model.encode_documents([document.full_text for document in documents]).vectors
+    pairs = list(zip(documents, 3 * own, strict=True))
+    index = Index.from_vectors(tmp_path / "index", pairs, model=model, name="theirs")  # type: ignore[arg-type]
+    torch.testing.assert_close(vectors(index.path), own)  # canonical: of norm 1
+    assert index.info.fingerprint == model.fingerprint
+    assert index.search("river stone", k=1)
+    shuffled = list(zip(documents, own.flip(0), strict=True))
+    with pytest.raises(FingerprintError, match="is not what fake"):
+        Index.from_vectors(tmp_path / "other", shuffled, model=model)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"'d0' has the shape \(8,\), not \(9,\)"):
+        Index.from_vectors(tmp_path / "third", pairs, Space("dot", 9))
+    with pytest.raises(HyperseekError, match="need a space or the model"):
+        Index.from_vectors(tmp_path / "fourth", pairs)
+
+
+def test_an_index_of_unknown_origin_takes_any_model_of_its_size(tmp_path: Path, documents: Documents) -> None:
+    pairs = [(document, [1.0, 0.0]) for document in documents]
+    index = Index.from_vectors(tmp_path / "index", pairs, Space("dot", 2))
+    assert index.info.fingerprint is None
+    with pytest.raises(HyperseekError, match="8 dimensions and the index has 2"):
+        Index.open(index.path, model=FakeRetriever())  # type: ignore[arg-type]
+
+
+def test_shards_have_documents(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="at least 1 document, not 0"):
+        build(tmp_path / "index", [], shard=0)
