@@ -76,6 +76,12 @@ def test_best_equals_a_full_sort():
         assert _best(scores, k) == full[:k]
 
 
+def test_nothing_is_logged(caplog):
+    with caplog.at_level("DEBUG"):
+        bm25_run(DOCUMENTS, {"q": "dogs"})
+    assert caplog.text == ""
+
+
 def test_wrong_arguments():
     with pytest.raises(InputError, match="no term in the 0 documents"):
         BM25([])

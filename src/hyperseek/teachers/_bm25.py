@@ -7,6 +7,7 @@ Equal scores keep the corpus' order.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -63,7 +64,7 @@ class BM25:
         vocabulary = self._tokenizer.get_vocab_dict()
         if not vocabulary:
             raise InputError(f"BM25 found no term in the {len(self.ids)} documents it was given")
-        bm25s = require("bm25s", extra="eval")
+        bm25s = _bm25s()
         self._scores = bm25s.BM25(method=self.settings.variant, k1=self.settings.k1, b=self.settings.b)
         self._scores.index((terms, vocabulary), show_progress=False)
 
@@ -136,8 +137,15 @@ def bm25_run(
     return BM25(documents, settings=settings).run(queries, k=k, exclude_same_id=exclude_same_id)
 
 
+def _bm25s() -> Any:
+    module = require("bm25s", extra="eval")
+    # It sets its own logger to DEBUG, which would reach every handler of the program.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    return module
+
+
 def _tokenizer(settings: BM25Settings) -> Any:
-    bm25s = require("bm25s", extra="eval")
+    bm25s = _bm25s()
     stemmer = None
     if settings.stemmer is not None:
         snowball = require("Stemmer", extra="eval")
