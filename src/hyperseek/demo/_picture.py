@@ -1,0 +1,110 @@
+"""A map of the corpus, lit up by what one question means to each model."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hyperseek._errors import require
+from hyperseek.index import Index
+from hyperseek.models import Retriever
+from hyperseek.scoring import Points
+
+_LABELLED = 5
+_SEED = 0
+
+
+def draw_map(path: str | os.PathLike[str], index: Index, models: Mapping[str, Retriever], question: str) -> Path:
+    """Draw every document as a dot, near the documents it resembles, coloured by its score; one panel a model.
+
+    Positions are a t-SNE of the vectors and the same in all panels. Colours show the rank of each score within its
+    model, since the scores of different models have no common scale. The best documents carry their names.
+
+    Args:
+        path: PNG file to write.
+        index: The corpus.
+        models: Models with the index's document side, by the name to show.
+        question: What is asked.
+
+    Returns:
+        The path.
+
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+    """
+    require("matplotlib", extra="plot")
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    ids, points = _all_points(index)
+    positions = _positions(points)
+    figure = Figure(figsize=(7.2 * len(models), 7.6), facecolor="#0e1117", layout="constrained")
+    FigureCanvasAgg(figure)
+    for number, (name, model) in enumerate(models.items(), 1):
+        scores = model.compile([question]).score(points)[0]
+        axes = figure.add_subplot(1, len(models), number)
+        _panel(axes, name, positions, scores.numpy(), ids)
+    figure.suptitle(f"“{question}”", color="white", fontsize=17)
+    figure.savefig(Path(path), dpi=110)
+    return Path(path)
+
+
+def _all_points(index: Index) -> tuple[list[str], Points]:
+    ids: list[str] = []
+    parts: list[Points] = []
+    for names, points in index.points():
+        ids.extend(names)
+        parts.append(points)
+    return ids, Points.concatenate(parts)
+
+
+def _positions(points: Points) -> npt.NDArray[np.float64]:
+    from sklearn.manifold import TSNE
+
+    vectors = torch.nn.functional.normalize(points.vectors, dim=1).numpy()
+    map_ = TSNE(n_components=2, metric="cosine", init="pca", perplexity=30, random_state=_SEED)
+    return np.asarray(map_.fit_transform(vectors), dtype=np.float64)
+
+
+def _panel(
+    axes: Any, name: str, positions: npt.NDArray[np.float64], scores: npt.NDArray[np.float32], ids: Sequence[str]
+) -> None:
+    order = scores.argsort()
+    ranks = np.empty(len(scores))
+    # The square of the rank keeps the lower half dark, so that the few good documents stand out.
+    ranks[order] = np.linspace(0, 1, len(scores)) ** 4
+    axes.scatter(*positions[order].T, c=ranks[order], cmap="magma", s=6 + 26 * ranks[order], linewidths=0)
+    best = order[::-1][:_LABELLED]
+    axes.scatter(*positions[best].T, s=90, facecolors="none", edgecolors="#7df9ff", linewidths=1.4)
+    span = np.ptp(positions, axis=0)
+    heights = _spread(positions[best, 1], 0.035 * float(span[1]))
+    for rank, (document, height) in enumerate(zip(best, heights, strict=True), 1):
+        axes.annotate(
+            f"{rank}  {ids[document]}",
+            positions[document],
+            xytext=(positions[document, 0] + 0.03 * float(span[0]), height),
+            color="white",
+            fontsize=10,
+            arrowprops={"arrowstyle": "-", "color": "#7df9ff", "lw": 0.6},
+            bbox={"boxstyle": "round,pad=0.2", "fc": "#0e1117", "ec": "none", "alpha": 0.75},
+        )
+    axes.set_title(name, color="white", fontsize=14)
+    axes.set_facecolor("#0e1117")
+    axes.set_axis_off()
+    axes.margins(0.12)
+
+
+def _spread(heights: npt.NDArray[np.float64], gap: float) -> list[float]:
+    """Move labels up until they no longer cover one another."""
+    placed: dict[int, float] = {}
+    previous = -np.inf
+    for position in np.argsort(heights):
+        previous = max(float(heights[position]), previous + gap)
+        placed[int(position)] = previous
+    return [placed[position] for position in range(len(heights))]
