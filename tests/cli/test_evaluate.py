@@ -97,8 +97,8 @@ def test_models_over_one_index_and_their_training_record(collection, tiny_encode
     index, dataset = collection
     trained = tmp_path / "trained"
     shutil.copytree(tiny_encoder, trained)
-    (trained / "seen.json").write_text('{"toys": ["d0"]}')
-    (trained / "run.json").write_text('{"training_data": {"mix": {"relevant_documents_file": "seen.json"}}}')
+    (trained / "toys.txt").write_text("d0\n")
+    (trained / "run.json").write_text('{"training_data": {"toys": {"relevant_documents_file": "toys.txt"}}}')
     result = run(index, dataset, "-m", "RR@3", "--model", tiny_encoder, "--model", trained, "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)["comparison"]

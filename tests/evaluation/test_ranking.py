@@ -169,23 +169,23 @@ def test_queries_without_a_ranking_are_counted_in_a_note(dataset, tmp_path):
     assert "2 of 3 judged queries have no ranking and count as 0" in evaluation.notes
 
 
-ENTRY = {"fingerprint": "f", "relevant_documents_file": "trained.json"}
-
-
-def write_record(folder: Path, trained: dict[str, list[str]], **sources: dict[str, str]) -> None:
+def write_record(folder: Path, trained: dict[str, list[str]], *, fingerprint: str | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "trained.json").write_text(json.dumps(trained))
-    (folder / "run.json").write_text(json.dumps({"training_data": sources}))
+    entries = {}
+    for name, ids in trained.items():
+        (folder / f"{name}.txt").write_text("".join(f"{identity}\n" for identity in ids))
+        entries[name] = {"fingerprint": fingerprint, "relevant_documents_file": f"{name}.txt"}
+    (folder / "run.json").write_text(json.dumps({"training_data": entries}))
 
 
 def test_slices_appear_where_the_models_record_names_the_collection(dataset, tmp_path):
-    write_record(tmp_path / "qnet", {"toys": ["d0", "d9"], "games": ["d2"]}, mixture=ENTRY)
+    write_record(tmp_path / "qnet", {"toys": ["d0", "d9"], "games": ["d2"]})
     index = make_index(tmp_path, dataset.documents(), str(tmp_path / "qnet"))
     evaluation = evaluate(index, dataset, measures="RR")
     assert evaluation.slices is not None
     assert evaluation.slices.some == ("q1", "d1")
     assert evaluation.slices.none == ("q2",)
-    assert "no query has all of its relevant documents relevant in training" in evaluation.notes
+    assert evaluation.notes == ("no query has all of its relevant documents relevant in training",)
     titles = [section.title for section in compare([evaluation]).sections]
     assert titles == [
         "all queries",
@@ -194,15 +194,21 @@ def test_slices_appear_where_the_models_record_names_the_collection(dataset, tmp
     ]
 
 
-def test_the_record_may_lie_above_the_model_and_have_several_files(dataset, tmp_path):
-    write_record(tmp_path, {"toys": ["d0"]}, first=ENTRY, second={"relevant_documents_file": "more.json"})
-    (tmp_path / "more.json").write_text('{"toys": ["d1"]}')
+def test_the_record_may_lie_above_the_model_and_name_a_fingerprint(dataset, tmp_path):
+    write_record(tmp_path, {"another name": ["d0", "d1"]}, fingerprint=dataset.fingerprint())
     (tmp_path / "model").mkdir()
     assert trained_on(tmp_path / "model", dataset) == ({"d0", "d1"}, ())
 
 
+def test_another_version_of_the_collection_is_noted(dataset, tmp_path):
+    write_record(tmp_path, {"toys": ["d0"]}, fingerprint="other")
+    trained, (note,) = trained_on(tmp_path, dataset)
+    assert trained == {"d0"}
+    assert "another version of toys" in note
+
+
 def test_training_on_other_data_is_noted(dataset, tmp_path):
-    write_record(tmp_path, {"games": ["d0"]}, games=ENTRY)
+    write_record(tmp_path, {"games": ["d0"]})
     assert trained_on(tmp_path, dataset) == (None, ("trained on games, not on toys",))
     (tmp_path / "run.json").write_text("{}")
     assert trained_on(tmp_path, dataset) == (None, ())
@@ -210,17 +216,16 @@ def test_training_on_other_data_is_noted(dataset, tmp_path):
     assert trained_on(None, dataset) == (None, ())
 
 
-def test_a_lost_training_record_is_noted_and_a_damaged_one_refused(dataset, tmp_path):
-    write_record(tmp_path, {}, toys={"relevant_documents_file": "missing.json"})
+def test_a_lost_list_is_noted_and_a_damaged_record_refused(dataset, tmp_path):
+    write_record(tmp_path, {"toys": ["d0"]})
+    (tmp_path / "toys.txt").unlink()
     trained, (note,) = trained_on(tmp_path, dataset)
     assert trained is None
-    assert "missing.json, which is not there" in note
-    write_record(tmp_path, {}, toys={"fingerprint": "f"})
-    with pytest.raises(DataError, match="with a relevant_documents_file"):
-        trained_on(tmp_path, dataset)
-    (tmp_path / "run.json").write_text('{"training_data": ["toys"]}')
-    with pytest.raises(DataError, match="must map each source"):
-        trained_on(tmp_path, dataset)
+    assert "toys.txt is not there" in note
+    for content in ('{"training_data": {"toys": {"fingerprint": "f"}}}', '{"training_data": ["toys"]}', "[]"):
+        (tmp_path / "run.json").write_text(content)
+        with pytest.raises(DataError, match="must map each collection"):
+            trained_on(tmp_path, dataset)
     (tmp_path / "run.json").write_text("{")
     with pytest.raises(DataError, match="is not JSON"):
         trained_on(tmp_path, dataset)

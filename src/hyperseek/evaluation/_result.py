@@ -58,8 +58,8 @@ class Evaluation(Config):
         Raises:
             InputError: A query was not measured, or there are none.
         """
-        chosen = list(queries)
-        unknown = [query for query in chosen if query not in set(self.queries)]
+        chosen, known = list(queries), set(self.queries)
+        unknown = [query for query in chosen if query not in known]
         if unknown:
             raise InputError(f"{len(unknown)} of these queries were not measured, {unknown[0]!r} among them")
         return aggregate({name: {query: by[query] for query in chosen} for name, by in self.per_query.items()})

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hyperseek._errors import DataError
 from hyperseek._files import read_json
-from hyperseek.data import trained_documents
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
@@ -18,8 +18,8 @@ def trained_on(model: str | os.PathLike[str] | None, dataset: Dataset) -> tuple[
     """Look up which documents of a data set were relevant in a model's training.
 
     The model's folder, or the one above it, holds the `run.json` of the training. Its `training_data` maps each
-    source to a record whose `relevant_documents_file`, relative to `run.json`, lists ids by the name of the
-    collection. A collection is this data set if it has its name.
+    collection to a record: its `fingerprint`, and the `relevant_documents_file` beside `run.json` that lists the ids,
+    one a line. A collection is this data set if it has its name or its fingerprint.
 
     Args:
         model: The model's folder or name; None for a model that is only in memory.
@@ -29,24 +29,26 @@ def trained_on(model: str | os.PathLike[str] | None, dataset: Dataset) -> tuple[
         The ids, or None where no training on this data set is known; and notes on what was found.
 
     Raises:
-        DataError: A training record is damaged.
+        DataError: The record is damaged.
     """
     record_file = _record_file(model)
     if record_file is None:
         return None, ()
-    found: dict[str, set[str]] = {}
+    collections = _collections(record_file)
+    own = {name: entry for name, entry in collections.items() if _is(dataset, name, entry)}
+    if not own:
+        return None, (f"trained on {', '.join(collections)}, not on {dataset.name}",) if collections else ()
+    found: set[str] = set()
     notes = []
-    for file in _document_files(record_file):
+    for name, entry in own.items():
+        file = record_file.parent / entry["relevant_documents_file"]
         if not file.is_file():
-            notes.append(f"{record_file} names {file}, which is not there, so queries are not told apart by it")
-            continue
-        for collection, ids in trained_documents(file).items():
-            found.setdefault(collection, set()).update(ids)
-    if dataset.name in found:
-        return frozenset(found[dataset.name]), tuple(notes)
-    if found:
-        notes.append(f"trained on {', '.join(found)}, not on {dataset.name}")
-    return None, tuple(notes)
+            note = f"trained on {name}, but {file} is not there: seen and unseen queries are not told apart"
+            return None, (note,)
+        if entry.get("fingerprint") not in (None, dataset.fingerprint()):
+            notes.append(f"trained on another version of {name}; seen documents are told by their ids")
+        found.update(file.read_text(encoding="utf-8").split("\n"))
+    return frozenset(found - {""}), tuple(notes)
 
 
 def _record_file(model: str | os.PathLike[str] | None) -> Path | None:
@@ -56,15 +58,22 @@ def _record_file(model: str | os.PathLike[str] | None) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _document_files(record_file: Path) -> list[Path]:
+def _collections(record_file: Path) -> dict[str, dict[str, Any]]:
     try:
-        sources = read_json(record_file).get("training_data", {})
-        places = [entry["relevant_documents_file"] for entry in sources.values()]
+        record = read_json(record_file)
     except ValueError as error:
         raise DataError(f"is not JSON: {error}", path=record_file) from None
-    except (AttributeError, KeyError, TypeError):
+    collections = record.get("training_data", {}) if isinstance(record, dict) else None
+    if not isinstance(collections, dict) or not all(
+        isinstance(entry, dict) and isinstance(entry.get("relevant_documents_file"), str)
+        for entry in collections.values()
+    ):
         raise DataError(
-            "training_data must map each source to a record with a relevant_documents_file; train the model anew",
+            "training_data must map each collection to a record with a relevant_documents_file; train the model anew",
             path=record_file,
-        ) from None
-    return [record_file.parent / place for place in dict.fromkeys(places)]
+        )
+    return collections
+
+
+def _is(dataset: Dataset, name: str, entry: Mapping[str, Any]) -> bool:
+    return name == dataset.name or entry.get("fingerprint") == dataset.fingerprint()
