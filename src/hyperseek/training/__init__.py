@@ -23,7 +23,9 @@ from hyperseek.training._losses import (
     ScoredBatch,
     gather_rows,
 )
-from hyperseek.training._recipe import Recipe, read_recipe
+from hyperseek.training._recipe import Recipe, find_recipe, read_recipe
+from hyperseek.training._record import RunRecord, read_record
+from hyperseek.training._run import train
 from hyperseek.training._stack import TrainedStack, TrainingModule
 from hyperseek.training._trainer import RetrieverTrainer, training_arguments
 from hyperseek.training._training_set import Drawn, EpochBatches, Example, TrainingSet
@@ -55,6 +57,7 @@ __all__ = [
     "OwnCrossEntropyLoss",
     "Recipe",
     "RetrieverTrainer",
+    "RunRecord",
     "ScoredBatch",
     "SideFeatures",
     "TrainedStack",
@@ -62,9 +65,12 @@ __all__ = [
     "TrainingSet",
     "Validator",
     "choose_trainable",
+    "find_recipe",
     "gather_rows",
     "make_dev_set",
     "merge_adapters",
     "read_recipe",
+    "read_record",
+    "train",
     "training_arguments",
 ]

@@ -89,6 +89,7 @@ class FeatureCache:
         Args:
             texts: Any number; repeated ones are computed once.
         """
+        self._store.refresh()
         missing = sorted({text for text in texts if self._key(text) not in self._store}, key=lambda t: (-len(t), t))
         if is_distributed():
             missing = missing[dist.get_rank() :: dist.get_world_size()]

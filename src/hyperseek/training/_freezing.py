@@ -33,6 +33,8 @@ def choose_trainable(retriever: Retriever, config: TrainConfig) -> None:
                 layer.requires_grad_(True)
         elif config.trunk == "lora":
             _add_adapters(trunk, config.lora)
+    # New adapters are born in training mode.
+    retriever.model.eval()
     count = sum(parameter.numel() for parameter in retriever.model.parameters() if parameter.requires_grad)
     if not count:
         raise ConfigError(

@@ -9,33 +9,41 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hyperseek._config import Config, apply_overrides, read_yaml
 from hyperseek._errors import ConfigError, UnknownNameError
+from hyperseek.data import PrepareOptions
 from hyperseek.models import ModelConfig
 from hyperseek.training._losses import LossesConfig
+
+
+def _without_removed(values: Any) -> Any:
+    """Leave out entries set to null, by which a recipe takes back what its base names."""
+    return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
 
 
 class SourceConfig(Config):
     """Where training examples come from.
 
     Attributes:
-        source: A prepared folder; `DATASET:SPLIT` where the data set is a folder, `hub:NAME`, `ir_datasets:ID` or
-            `pydocs`; or Hypencoder's JSONL. Environment variables are filled in.
-        split: The split, where `source` does not say it.
+        source: A folder that `hyperseek prepare` wrote, or what `prepare` takes: `[NAME=]PLACE[:SPLIT]` with a
+            collection (a BEIR folder, `ir_datasets:ID`, `hub:NAME`, `pydocs`), `hypencoder:TABLE` or
+            `columns:TABLE`. Environment variables are filled in; `$HYPERSEEK_DATA` is `../shared/data` where it is
+            not set.
         limit: Use only this many examples, drawn by seed.
         repeat: How often an epoch goes through this source.
         anchor_only: Whether to forget the judgements and keep the queries, for the anchor loss alone.
+        options: How the source becomes examples; not for prepared folders.
     """
 
     source: str
-    split: str | None = None
     limit: int | None = Field(default=None, ge=1)
     repeat: int = Field(default=1, ge=1)
     anchor_only: bool = False
+    options: PrepareOptions = PrepareOptions()
 
 
 class DataConfig(Config):
@@ -46,17 +54,15 @@ class DataConfig(Config):
         batches: `mixed` draws every batch from all sources, `one_source` from one at a time.
         positives: `random` draws one of a query's positives every epoch, `first` always takes the first.
         negatives: How many of a query's own negatives an epoch draws.
-        extra_documents: Further documents of the sources that every batch is scored with, as negatives and for the
-            anchor; cheap where documents are cached.
-        relevant_from: Lowest grade that counts as relevant.
+        extra_documents: Further documents of the sources' corpora that every batch is scored with, as negatives and
+            for the anchor; cheap where documents are cached.
     """
 
-    sources: dict[str, SourceConfig] = Field(min_length=1)
+    sources: Annotated[dict[str, SourceConfig], BeforeValidator(_without_removed)] = Field(min_length=1)
     batches: Literal["mixed", "one_source"] = "mixed"
     positives: Literal["random", "first"] = "random"
     negatives: int = Field(default=0, ge=0)
     extra_documents: int = Field(default=0, ge=0)
-    relevant_from: int = Field(default=1, ge=1)
 
 
 class LoraConfig(Config):
@@ -162,14 +168,12 @@ class DevSetConfig(Config):
     """Queries and judgements to validate on.
 
     Attributes:
-        source: As in the training data, but a data set with a corpus: `DATASET:SPLIT`.
-        split: The split, where `source` does not say it.
+        source: As in the training data, but a collection with its split: `PLACE:SPLIT`.
         max_queries: Use only this many queries, drawn by seed.
         max_documents: Search only this many documents: all judged ones, and others drawn by seed.
     """
 
     source: str
-    split: str | None = None
     max_queries: int | None = Field(default=None, ge=1)
     max_documents: int | None = Field(default=None, ge=1)
 
@@ -189,7 +193,7 @@ class ValidationConfig(Config):
         interpolate: Shares of what was learned to try at the end; the best on the dev sets is kept. Empty for none.
     """
 
-    sets: dict[str, DevSetConfig] = Field(default_factory=dict)
+    sets: Annotated[dict[str, DevSetConfig], BeforeValidator(_without_removed)] = Field(default_factory=dict)
     metric: str = Field(default="nDCG@10", pattern=r"^(nDCG|RR|R)@[1-9][0-9]*$")
     every: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)

@@ -1,0 +1,160 @@
+"""`run.json`: everything needed to know what a training run was."""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import Field
+
+from hyperseek._config import Config
+from hyperseek._errors import ConfigError
+from hyperseek._files import atomic_write, read_json, write_json
+from hyperseek._fingerprint import fingerprint_json
+from hyperseek.training._callbacks import Validated
+from hyperseek.training._recipe import Recipe
+from hyperseek.training._sources import Trained
+
+RECORD = "run.json"
+_DOCUMENTS = "training_documents"
+_PACKAGES = ("hyperseek", "torch", "transformers", "sentence-transformers", "accelerate", "peft", "numpy")
+# These say where and how long a run goes on; a run that is resumed may change them.
+_MAY_CHANGE = ("epochs", "max_steps", "max_seconds", "save_every", "log_every", "workers", "device", "cache")
+
+
+class RunRecord(Config):
+    """What is written to `run.json`.
+
+    Attributes:
+        status: `finished` is written last, when the model is whole on disk.
+        recipe: The resolved recipe.
+        seed: Of order, draws and dropout.
+        training_data: By name of the collection: `splits`, `fingerprint`, `examples`, and the file beside this one
+            (`relevant_documents_file`) that lists the ids of documents relevant in training, one a line.
+        data_fingerprint: Of all examples and documents.
+        parameters: How many were trained.
+        steps: Optimiser steps done.
+        seconds: Wall time of each part of the run; `training` is the recipe's clock.
+        metric: What validation measured.
+        validation: Every validation, the untrained model first.
+        best_step: Whose weights the model has; None without validation.
+        interpolation: Scores of each share of what was learned that was tried.
+        share: The share that was kept.
+        document_fingerprint: Of the model's document side, before and after training; equal ones share an index.
+        versions: Of packages and Python.
+        hardware: Processor, cores, threads, GPU.
+    """
+
+    status: Literal["running", "finished"]
+    recipe: dict[str, Any]
+    seed: int
+    training_data: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    data_fingerprint: str | None = None
+    parameters: int = 0
+    steps: int = 0
+    seconds: dict[str, float] = Field(default_factory=dict)
+    metric: str | None = None
+    validation: tuple[Validated, ...] = ()
+    best_step: int | None = None
+    interpolation: dict[str, dict[str, float]] = Field(default_factory=dict)
+    share: float | None = None
+    document_fingerprint: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def final_scores(self) -> dict[str, float]:
+        """Dev scores of the model that was kept, and their `mean`; empty without validation."""
+        if self.share is not None:
+            return self.interpolation[str(self.share)]
+        return next((entry.scores for entry in self.validation if entry.step == self.best_step), {})
+
+    def write(self, folder: Path) -> None:
+        """Write `run.json` into a folder."""
+        write_json(folder / RECORD, self.model_dump(mode="json"))
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """Return the record of an earlier run in a folder, or None if there is none."""
+    if not (folder / RECORD).is_file():
+        return None
+    return RunRecord.from_mapping(read_json(folder / RECORD), source=str(folder / RECORD))
+
+
+def check_same(record: RunRecord, recipe: Recipe, folder: Path) -> None:
+    """Raise ConfigError unless an earlier run's recipe is this one, apart from limits, logging and places."""
+    ours, theirs = _essential(recipe.model_dump(mode="json")), _essential(record.recipe)
+    if fingerprint_json(ours) != fingerprint_json(theirs):
+        differing = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
+        raise ConfigError(
+            f"{folder} holds a run of another recipe (they differ in: {', '.join(differing)}); "
+            f"choose another --output, or pass --no-resume to replace it"
+        )
+
+
+def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[str, dict[str, Any]]:
+    """Write lists of relevant documents and return what `run.json` says of them.
+
+    Args:
+        folder: Where `run.json` is.
+        records: By name of the collection.
+
+    Returns:
+        For each collection its `splits`, `fingerprint`, `examples` and `relevant_documents_file`.
+    """
+    entries = {}
+    for name, record in sorted(records.items()):
+        place = f"{_DOCUMENTS}/{name}.txt"
+        with atomic_write(folder / place) as file:
+            file.writelines(f"{identity}\n" for identity in sorted(record.relevant))
+        entries[name] = {
+            "splits": sorted(record.splits),
+            "fingerprint": record.fingerprint,
+            "examples": record.examples,
+            "relevant_documents": len(record.relevant),
+            "relevant_documents_file": place,
+        }
+    return entries
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that matter, and of Python."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return what a run ran on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpu": gpu,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _essential(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    train = {key: value for key, value in recipe["train"].items() if key not in _MAY_CHANGE}
+    flat = {f"train.{key}": value for key, value in train.items()}
+    return {**flat, **{key: value for key, value in recipe.items() if key not in ("train", "output")}}

@@ -1,0 +1,312 @@
+"""A training run from recipe to saved model."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import TrainerCallback, set_seed
+from transformers.integrations.integration_utils import TensorBoardCallback
+
+from hyperseek._errors import ConfigError
+from hyperseek._progress import progress
+from hyperseek.models import Retriever, build
+from hyperseek.models._retriever import Side
+from hyperseek.training._cache import FeatureCache
+from hyperseek.training._callbacks import KeepBest, ShowProgress
+from hyperseek.training._clock import Clock
+from hyperseek.training._collate import Collator, SideFeatures
+from hyperseek.training._freezing import choose_trainable, merge_adapters
+from hyperseek.training._interpolation import Interpolation, choose_share
+from hyperseek.training._losses import Objective
+from hyperseek.training._recipe import CacheConfig, Recipe
+from hyperseek.training._record import (
+    RunRecord,
+    check_same,
+    hardware,
+    read_record,
+    versions,
+    write_training_data,
+)
+from hyperseek.training._routes import SIDES, base_stop, frozen_prefix, reads_tokens
+from hyperseek.training._sources import data_fingerprint, read_dev_set, read_sources
+from hyperseek.training._stack import TrainedStack, TrainingModule
+from hyperseek.training._trainer import RetrieverTrainer, last_checkpoint, training_arguments
+from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._validation import Validator
+
+_CHECKPOINTS = "checkpoints"
+_BEST = "best.safetensors"
+_LOGS = "logs"
+
+logger = logging.getLogger(__name__)
+
+
+def train(recipe: Recipe, *, output: str | os.PathLike[str] | None = None, resume: bool = True) -> RunRecord:
+    """Train what a recipe describes, and save the model.
+
+    The output folder is a model for `hyperseek.load`; beside the model it holds `run.json`, checkpoints and logs. A
+    run that was killed goes on from its last checkpoint and ends with the same weights; one that is finished is not
+    run again.
+
+    Args:
+        recipe: What to do.
+        output: Where to; None takes `recipe.output.folder`.
+        resume: Whether to go on with an earlier run in that folder; it is deleted otherwise.
+
+    Returns:
+        What was done, as written to `run.json`.
+
+    Raises:
+        ConfigError: The recipe cannot be carried out, or the folder holds a run of another recipe.
+        DataError: A source cannot be read.
+        ModelError: The trunk cannot be loaded.
+    """
+    place = output or recipe.output.folder
+    if place is None:
+        raise ConfigError("no place for the results; give --output DIR or set output.folder")
+    folder = Path(os.path.expandvars(os.fspath(place))).expanduser()
+    earlier = read_record(folder)
+    if earlier is not None and resume:
+        check_same(earlier, recipe, folder)
+        if earlier.status == "finished":
+            logger.info("%s is finished; pass --no-resume to train anew", folder)
+            return earlier
+    elif not resume:
+        _forget(folder)
+    return _Run(recipe, folder).carry_out()
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run; `carry_out` is the order of things, the other methods are its parts."""
+
+    recipe: Recipe
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def carry_out(self) -> RunRecord:
+        recipe, config = self.recipe, self.recipe.train
+        set_seed(config.seed)
+        with self._timed("reading"):
+            retriever = build(recipe.model, device=_device(config.device))
+            training_set, trained_on = read_sources(recipe.data, seed=config.seed)
+            dev_sets = {
+                name: read_dev_set(dev_set, seed=config.seed) for name, dev_set in recipe.validation.sets.items()
+            }
+        record = RunRecord(
+            status="running",
+            recipe=recipe.model_dump(mode="json"),
+            seed=config.seed,
+            training_data=write_training_data(self.folder, trained_on),
+            data_fingerprint=data_fingerprint(training_set),
+            versions=versions(),
+            hardware=hardware(retriever.device),
+        )
+        record.write(self.folder)
+        before = retriever.fingerprint
+        with self._timed("caching"):
+            objective = Objective(recipe.losses)
+            sides = _sides(retriever, recipe, needs_base=objective.needs_base)
+            for side, texts in (("query", training_set.queries), ("document", training_set.documents)):
+                sides[side].ensure(texts)  # type: ignore[index]
+            validator = self._validator(dev_sets, sides)
+        trainer = self._trainer(retriever, objective, training_set, sides, validator)
+        start = {name: tensor.clone() for name, tensor in trainer.module.trainable_state().items()}
+        steps = self._train(trainer)
+        retriever.model.eval()
+        best_step = self._load_best(trainer)
+        with self._timed("interpolation"):
+            share, tried = self._interpolate(trainer, start, best_step)
+        self.seconds["training"] = trainer.clock.seconds
+        saved = self._save(retriever)
+        if trainer.is_world_process_zero():
+            record = record.model_copy(
+                update={
+                    "status": "finished",
+                    "parameters": sum(tensor.numel() for tensor in start.values()),
+                    "steps": steps,
+                    "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
+                    "metric": recipe.validation.metric if dev_sets else None,
+                    "validation": () if trainer.keeper is None else tuple(trainer.keeper.history),
+                    "best_step": best_step,
+                    "interpolation": tried,
+                    "share": share,
+                    "document_fingerprint": {"before": before, "after": saved.fingerprint},
+                }
+            )
+            record.write(self.folder)
+        return record
+
+    def _validator(self, dev_sets: dict[str, Any], sides: dict[Side, SideFeatures]) -> Validator | None:
+        if not dev_sets:
+            return None
+        validator = Validator(
+            dev_sets,
+            self.recipe.validation.metric,
+            sides["query"],
+            sides["document"],
+            encode_dtype=self.recipe.train.cache.dtype,
+        )
+        validator.prepare()
+        return validator
+
+    def _trainer(
+        self,
+        retriever: Retriever,
+        objective: Objective,
+        training_set: TrainingSet,
+        sides: dict[Side, SideFeatures],
+        validator: Validator | None,
+    ) -> RetrieverTrainer:
+        data, config = self.recipe.data, self.recipe.train
+        starts: dict[Side, int] = {side: 0 if (cache := sides[side].cache) is None else cache.stop for side in SIDES}
+        module = TrainingModule(TrainedStack(retriever, starts, mini_batch=config.mini_batch), objective)
+        batches = EpochBatches(
+            training_set,
+            config.batch_size,
+            composition=data.batches,
+            repeat=[source.repeat for source in data.sources.values()],
+            seed=config.seed,
+        )
+        name = self.recipe.output.name or self.folder.name
+        trackers = _trackers(self.recipe.output.report_to)
+        arguments = training_arguments(
+            config,
+            self.folder / _CHECKPOINTS,
+            batches=len(batches),
+            device=retriever.device,
+            report_to=["wandb"] if "wandb" in trackers else [],
+            run_name=name,
+        )
+        clock = Clock(config.clock)
+        keeper = None
+        if validator is not None:
+            keeper = KeepBest(
+                self.recipe.validation, validator, clock, self.folder / _CHECKPOINTS / _BEST, module.trainable_state
+            )
+        return RetrieverTrainer(
+            module,
+            arguments,
+            training_set=training_set,
+            batches=batches,
+            collator=Collator(training_set, *sides.values(), extra_documents=data.extra_documents),
+            config=config,
+            clock=clock,
+            keeper=keeper,
+            callbacks=self._board() if "tensorboard" in trackers else [],
+        )
+
+    def _board(self) -> list[TrainerCallback]:
+        from torch.utils.tensorboard import SummaryWriter
+
+        return [TensorBoardCallback(SummaryWriter(str(self.folder / _LOGS)))]  # type: ignore[no-untyped-call]
+
+    def _train(self, trainer: RetrieverTrainer) -> int:
+        checkpoint = last_checkpoint(self.folder / _CHECKPOINTS)
+        done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+        total = None if self.recipe.train.max_seconds is not None else trainer.args.max_steps
+        with progress("training", total, unit="steps", done=done) as bar:
+            trainer.add_callback(ShowProgress(bar))
+            return trainer.run(checkpoint).global_step
+
+    def _load_best(self, trainer: RetrieverTrainer) -> int | None:
+        if trainer.keeper is None:
+            return None
+        step, state = trainer.keeper.best_state()
+        trainer.module.load_trainable_state(state)
+        logger.info("keeping the weights of step %d", step)
+        return step
+
+    def _interpolate(
+        self, trainer: RetrieverTrainer, start: dict[str, Tensor], best_step: int | None
+    ) -> tuple[float | None, dict[str, dict[str, float]]]:
+        config, keeper = self.recipe.validation, trainer.keeper
+        if keeper is None or not config.interpolate or best_step == 0:
+            return None, {}
+        drop = config.max_drop
+        floor = {} if drop is None else {name: score - drop for name, score in keeper.history[0].scores.items()}
+        return choose_share(Interpolation(trainer.module, start), config.interpolate, keeper.validator, floor=floor)
+
+    def _save(self, retriever: Retriever) -> Retriever:
+        if self.recipe.train.trunk == "lora":
+            merge_adapters(retriever)
+        # A new one, since a retriever remembers the fingerprint of the weights it had.
+        trained = Retriever(retriever.model, source=retriever.source)
+        with self._timed("saving"):
+            trained.save(self.folder)
+        return trained
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = time.perf_counter() - start
+
+
+def _sides(retriever: Retriever, recipe: Recipe, *, needs_base: bool) -> dict[Side, SideFeatures]:
+    """Freeze what the recipe says, and choose where each side's features come from."""
+    cache = recipe.train.cache
+    # The warm start is what the model is now: before adapters are added, and before any step.
+    base: dict[Side, FeatureCache | None] = dict.fromkeys(SIDES)
+    if needs_base:
+        for side in SIDES:
+            base[side] = _cache(cache, retriever, side, base_stop(retriever.route(side)), tokens=False)
+    choose_trainable(retriever, recipe.train)
+    sides: dict[Side, SideFeatures] = {}
+    for side in SIDES:
+        modules, frozen, start = retriever.route(side), None, base[side]
+        stop = frozen_prefix(modules)
+        if stop and cache.enabled:
+            frozen = _cache(cache, retriever, side, stop, tokens=reads_tokens(modules[stop:]))
+            # A frozen prefix that reaches as far as the base holds its vectors too.
+            start = frozen if start is not None and start.stop == stop else start
+        sides[side] = SideFeatures(retriever, side, frozen, start)
+    return sides
+
+
+def _cache(config: CacheConfig, retriever: Retriever, side: Side, stop: int, *, tokens: bool) -> FeatureCache:
+    return FeatureCache(
+        config.resolved_folder(),
+        retriever,
+        side,
+        stop=stop,
+        tokens=tokens,
+        storage=config.storage,
+        dtype=config.dtype,
+    )
+
+
+def _device(chosen: str | None) -> str | None:
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is not None and chosen in (None, "cuda") and torch.cuda.is_available():
+        return f"cuda:{rank}"
+    return chosen
+
+
+def _trackers(chosen: tuple[str, ...] | Literal["auto"]) -> tuple[str, ...]:
+    if chosen != "auto":
+        return chosen
+    usable: dict[str, Callable[[], bool]] = {
+        "tensorboard": lambda: True,
+        # Without a key or a mode it would stop and ask.
+        "wandb": lambda: "WANDB_API_KEY" in os.environ or "WANDB_MODE" in os.environ,
+    }
+    return tuple(name for name, ready in usable.items() if importlib.util.find_spec(name) and ready())
+
+
+def _forget(folder: Path) -> None:
+    """Delete what an earlier run would be resumed from; its model is overwritten at the end."""
+    for name in (_CHECKPOINTS, _LOGS):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    (folder / "run.json").unlink(missing_ok=True)
