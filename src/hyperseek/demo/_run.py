@@ -19,9 +19,9 @@ from hyperseek.records import Hit
 from hyperseek.training import read_recipe, train
 
 QUESTIONS = (
-    "delete a folder and everything that is inside it",
+    "find words that are spelled almost like this one",
+    "make a password hash that is slow to guess",
     "wait until one of several running tasks is finished",
-    "turn a string with commas into rows and columns",
 )
 """Asked of the Python standard library's own documentation; none of them uses the words of an answer's name."""
 
