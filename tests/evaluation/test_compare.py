@@ -92,6 +92,14 @@ def test_slices_are_sections_for_all_systems(make_evaluation):
     assert "(trained, twin)" in compare([frozen, trained, twin]).sections[1].title
 
 
+def test_a_slice_of_all_queries_is_a_note_and_no_second_table(make_evaluation):
+    names = tuple(f"q{place}" for place in range(30))
+    slices = Slices(all=(), some=(), none=names, without_relevant=(), trained_documents=9)
+    comparison = compare([make_evaluation("a").model_copy(update={"slices": slices})])
+    assert [section.title for section in comparison.sections] == ["all queries"]
+    assert comparison.notes == ("for every query, none of the relevant documents were relevant in training (a)",)
+
+
 def test_renderings_hold_the_numbers(make_evaluation, tmp_path):
     pair = [make_evaluation("base|line", [0.2] * 20), make_evaluation("[b]new", [0.4] * 20)]
     comparison = compare(pair)

@@ -68,9 +68,8 @@ def compare(
     measures = [name for name in first.measures if all(name in other.per_query for other in systems.values())]
     if not measures:
         raise InputError("these results share no measure; measure them by the same names")
-    sections = [
-        _section(title, queries, systems, measures, statistics) for title, queries in _query_sets(systems).items()
-    ]
+    sets, slice_notes = _query_sets(systems)
+    sections = [_section(title, queries, systems, measures, statistics) for title, queries in sets.items()]
     return Comparison(
         baseline=first.name,
         systems=tuple(systems),
@@ -79,7 +78,7 @@ def compare(
         sections=tuple(sections),
         unlike=unlike_keys(list(protocols.values())),
         recorded=recorded_differences(protocols),
-        notes=_notes(systems),
+        notes=(*slice_notes, *_notes(systems)),
     )
 
 
@@ -97,8 +96,11 @@ def _named(evaluations: Sequence[Evaluation], baseline: str | None) -> dict[str,
     return {baseline: by_name.pop(baseline), **by_name}
 
 
-def _query_sets(systems: Mapping[str, Evaluation]) -> dict[str, tuple[str, ...]]:
-    """All shared queries, then each slice; systems whose slices hold the same queries share one."""
+def _query_sets(systems: Mapping[str, Evaluation]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """All shared queries, then each slice, by title; and a note for each slice that is all of them.
+
+    Systems whose slices hold the same queries share one.
+    """
     shared = set.intersection(*(set(evaluation.queries) for evaluation in systems.values()))
     first = next(iter(systems.values()))
     everything = tuple(query for query in first.queries if query in shared)
@@ -112,11 +114,14 @@ def _query_sets(systems: Mapping[str, Evaluation]) -> dict[str, tuple[str, ...]]
             queries = tuple(query for query in evaluation.slices.queries(part) if query in shared)
             if queries:
                 owners.setdefault((part, queries), []).append(name)
-    titles = {
-        f"{part} of the relevant documents were relevant in training ({', '.join(names)})": queries
-        for (part, queries), names in owners.items()
-    }
-    return {"all queries": everything, **titles}
+    sets, notes = {"all queries": everything}, []
+    for (part, queries), names in owners.items():
+        title = f"{part} of the relevant documents were relevant in training ({', '.join(names)})"
+        if len(queries) == len(everything):
+            notes.append(f"for every query, {title}")
+        else:
+            sets[title] = queries
+    return sets, notes
 
 
 def _section(
