@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from hyperseek.data import Dataset, write_beir
 from hyperseek.models import ModelConfig, Retriever, build
+from hyperseek.records import Document, Query
 from hyperseek.scoring import LinearScorer, Points, Space
-from hyperseek.training import NO_DOCUMENT, Example, ScoredBatch, TrainingSet
+from hyperseek.training import NO_DOCUMENT, Example, Recipe, ScoredBatch, TrainingSet
 
 WORDS = "net query document vector index neural small deep word text page cat dog bird fish sea sun moon tree"
 
@@ -83,3 +86,54 @@ def make_retriever(tiny_encoder: str) -> Callable[..., Retriever]:
         return build(ModelConfig.from_mapping(values), device="cpu")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def collection(toy_texts: tuple[list[str], list[str]], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy documents as a BEIR folder: 28 training queries, 12 for dev."""
+    documents, queries = toy_texts
+    qrels = {f"q{place}": {f"d{place}": 1} for place in range(40)}
+    dataset = Dataset.from_records(
+        "toy",
+        [Document(f"d{place}", text) for place, text in enumerate(documents)],
+        queries=[Query(f"q{place}", text) for place, text in enumerate(queries)],
+        qrels={
+            "train": dict(list(qrels.items())[:28]),
+            "dev": dict(list(qrels.items())[28:]),
+        },
+    )
+    folder = tmp_path_factory.mktemp("collections") / "toy"
+    write_beir(dataset, folder)
+    return folder
+
+
+@pytest.fixture
+def make_recipe(tiny_encoder: str, collection: Path, tmp_path: Path) -> Callable[..., Recipe]:
+    """Make a small recipe; keyword arguments replace values of sections."""
+
+    def make(**changes: dict[str, Any]) -> Recipe:
+        values: dict[str, Any] = {
+            "model": {"trunk": tiny_encoder, "family": "qnet", "pooling": "mean", "normalize": True},
+            "data": {"sources": {"toy": {"source": f"{collection}:train"}}},
+            "losses": {"contrastive": {"temperature": 0.1}},
+            "train": {
+                "max_steps": 6,
+                "batch_size": 8,
+                "learning_rate": 1e-3,
+                "save_every": 2,
+                "device": "cpu",
+                "cache": {"folder": str(tmp_path / "cache"), "storage": "float32", "dtype": "float32"},
+            },
+            "output": {"report_to": []},
+        }
+        for section, change in changes.items():
+            values[section] = {**values.get(section, {}), **change}
+        return Recipe.from_mapping(values)
+
+    return make
+
+
+@pytest.fixture
+def dev(collection: Path) -> dict[str, Any]:
+    """A validation section."""
+    return {"sets": {"toy": {"source": f"{collection}:dev"}}, "every": 2, "metric": "nDCG@10"}

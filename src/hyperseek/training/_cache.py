@@ -92,6 +92,8 @@ class FeatureCache:
         self._store.refresh()
         missing = sorted({text for text in texts if self._key(text) not in self._store}, key=lambda t: (-len(t), t))
         if is_distributed():
+            # All must look before any writes, or the shares would not add up.
+            dist.barrier()
             missing = missing[dist.get_rank() :: dist.get_world_size()]
         if missing:
             logger.info("caching %d of %d %s texts in %s", len(missing), len(texts), self.side, self.folder)

@@ -86,8 +86,8 @@ class Collator:
         training_set: Where document numbers lead to texts.
         query: Features of queries.
         document: Features of documents.
-        extra_documents: How many further documents, drawn from the pools of the batch's sources, every query is
-            scored with: cheap negatives where documents are cached.
+        extra_documents: How many further documents of the training set every query is scored with: cheap negatives
+            where documents are cached.
     """
 
     def __init__(
@@ -97,7 +97,6 @@ class Collator:
         self._query = query
         self._document = document
         self._extra = extra_documents
-        self._pool = [number for pool in training_set.pools for number in pool]
 
     def __call__(self, drawn: Sequence[Drawn]) -> Batch:
         """Make the batch.
@@ -133,9 +132,9 @@ class Collator:
 
     def _numbers(self, drawn: Sequence[Drawn]) -> list[int]:
         numbers = dict.fromkeys(number for example in drawn for number in example.items if number != NO_DOCUMENT)
-        if self._extra and self._pool:
+        if self._extra:
             draw = random.Random(drawn[0].draw)
-            numbers |= dict.fromkeys(draw.choices(self._pool, k=self._extra))
+            numbers |= dict.fromkeys(draw.choices(range(len(self._set.documents)), k=self._extra))
         # A batch of anchor queries alone still needs something to score.
         return list(numbers) or [0]
 

@@ -54,8 +54,11 @@ class DataConfig(Config):
         batches: `mixed` draws every batch from all sources, `one_source` from one at a time.
         positives: `random` draws one of a query's positives every epoch, `first` always takes the first.
         negatives: How many of a query's own negatives an epoch draws.
-        extra_documents: Further documents of the sources' corpora that every batch is scored with, as negatives and
-            for the anchor; cheap where documents are cached.
+        extra_documents: Further documents that every batch is scored with, as negatives and for the anchor; cheap
+            where documents are cached.
+        extra_from: Where those are drawn: `examples` are documents that are somebody's positive or negative in
+            training. `corpus` draws from all, which teaches that documents nobody asked for in training are never
+            relevant: in experiments that harmed queries about them.
     """
 
     sources: Annotated[dict[str, SourceConfig], BeforeValidator(_without_removed)] = Field(min_length=1)
@@ -63,6 +66,7 @@ class DataConfig(Config):
     positives: Literal["random", "first"] = "random"
     negatives: int = Field(default=0, ge=0)
     extra_documents: int = Field(default=0, ge=0)
+    extra_from: Literal["examples", "corpus"] = "examples"
 
 
 class LoraConfig(Config):

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from accelerate import PartialState
 from torch import Tensor
 from transformers import TrainerCallback, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
@@ -97,6 +98,9 @@ class _Run:
 
     def carry_out(self) -> RunRecord:
         recipe, config = self.recipe, self.recipe.train
+        if "WORLD_SIZE" in os.environ:
+            # The processes must know each other before they share out the work of caching.
+            PartialState(cpu=config.device == "cpu")
         set_seed(config.seed)
         with self._timed("reading"):
             retriever = build(recipe.model, device=_device(config.device))
@@ -124,13 +128,14 @@ class _Run:
         trainer = self._trainer(retriever, objective, training_set, sides, validator)
         start = {name: tensor.clone() for name, tensor in trainer.module.trainable_state().items()}
         steps = self._train(trainer)
+        trainer.accelerator.wait_for_everyone()
         retriever.model.eval()
         best_step = self._load_best(trainer)
         with self._timed("interpolation"):
             share, tried = self._interpolate(trainer, start, best_step)
         self.seconds["training"] = trainer.clock.seconds
-        saved = self._save(retriever)
         if trainer.is_world_process_zero():
+            saved = self._save(retriever)
             record = record.model_copy(
                 update={
                     "status": "finished",

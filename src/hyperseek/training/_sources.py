@@ -74,7 +74,8 @@ def read_sources(config: DataConfig, *, seed: int) -> tuple[TrainingSet, dict[st
         opened = _open(source)
         for collection, record in opened.records.items():
             _merge(records, collection, record)
-        position = training_set.add_source(name, opened.pool if config.extra_documents else ())
+        wants_corpus = config.extra_documents > 0 and config.extra_from == "corpus"
+        position = training_set.add_source(name, opened.pool if wants_corpus else ())
         examples = list(opened.examples)
         if source.limit is not None and source.limit < len(examples):
             examples = random.Random(f"{seed}-{name}").sample(examples, source.limit)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors.torch import load_file, save
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from hyperseek._files import atomic_write, read_json, write_json
 from hyperseek.training._callbacks import KeepBest, TimeLimit, Validated
 from hyperseek.training._clock import Clock
 from hyperseek.training._collate import Collator
+from hyperseek.training._losses._gather import is_distributed
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._stack import TrainingModule
 from hyperseek.training._training_set import EpochBatches, TrainingSet
@@ -70,7 +72,12 @@ class RetrieverTrainer(SentenceTransformerTrainer):
         self.config = config
         self.module = module
         self.keeper = keeper
-        own = [_EpochOfBatches(batches), TimeLimit(clock, config.max_seconds), *([] if keeper is None else [keeper])]
+        own = [
+            _EpochOfBatches(batches),
+            _SharedLosses(module.objective),
+            TimeLimit(clock, config.max_seconds),
+            *([] if keeper is None else [keeper]),
+        ]
         super().__init__(
             model=module.model,
             args=args,
@@ -95,7 +102,7 @@ class RetrieverTrainer(SentenceTransformerTrainer):
         """
         if checkpoint is not None:
             state: TrainerState = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-            if state.global_step >= state.max_steps:
+            if state.global_step >= self.args.max_steps:
                 # The underlying trainer would take one step more.
                 self.state = state
                 self._load_from_checkpoint(str(checkpoint))
@@ -181,6 +188,21 @@ class _EpochOfBatches(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         self.batches.set_epoch(int(state.epoch or 0))
+
+
+class _SharedLosses(TrainerCallback):
+    # Data-parallel wrappers average the gradients of the model; a learned temperature is outside of it.
+    def __init__(self, objective: nn.Module) -> None:
+        self.objective = objective
+
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if is_distributed():
+            for parameter in self.objective.parameters():
+                if parameter.grad is not None:
+                    dist.all_reduce(parameter.grad)
+                    parameter.grad /= dist.get_world_size()
 
 
 def learning_rate_factor(config: TrainConfig, *, step: int, progress: float) -> float:

@@ -69,7 +69,6 @@ class TrainingSet(Dataset[Drawn]):
         self.documents: list[str] = []
         self.examples: list[Example] = []
         self.sources: list[str] = []
-        self.pools: list[list[int]] = []
         self._numbers: dict[str, int] = {}
         self._known: dict[str, set[int]] = {}
         self._choice = positives
@@ -81,13 +80,14 @@ class TrainingSet(Dataset[Drawn]):
 
         Args:
             name: For logs and records.
-            pool: Texts of documents that may be drawn as additional negatives.
+            pool: Texts of documents that may be drawn as extra documents, beside those of the examples.
 
         Returns:
             Its position.
         """
         self.sources.append(name)
-        self.pools.append([self.number(text) for text in pool])
+        for text in pool:
+            self.number(text)
         return len(self.sources) - 1
 
     def number(self, text: str) -> int:
@@ -187,7 +187,8 @@ class EpochBatches(BatchSampler):
             order = draw.sample(group, len(group))
             ends = range(self.batch_size, len(order) + 1, self.batch_size)
             batches.extend(order[end - self.batch_size : end] for end in ends)
-        draw.shuffle(batches)
+        if len(self._groups) > 1:
+            draw.shuffle(batches)
         for batch in batches:
             yield [(epoch, position) for position in batch]
 

@@ -1,0 +1,146 @@
+"""Cross-device negatives: two processes learn what one with the whole batch does."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.training import ContrastiveConfig, ContrastiveLoss, Recipe, ScoredBatch, read_record, train
+
+_PROCESS = """
+import sys
+import torch
+import torch.distributed as dist
+sys.path.insert(0, sys.argv[1])
+from test_gather import batch_of, loss_of, tensors
+rank = int(sys.argv[2])
+dist.init_process_group("gloo", init_method="file://" + sys.argv[3], rank=rank, world_size=2)
+results = []
+for only_first in (False, True):
+    queries, documents = (tensor.requires_grad_() for tensor in tensors())
+    loss = loss_of(batch_of(queries, documents, half=rank), only_first)
+    loss.backward()
+    results.append([loss.detach(), queries.grad, documents.grad])
+    for tensor in results[-1]:
+        dist.all_reduce(tensor)
+        tensor /= 2
+torch.save(results, sys.argv[4] + str(rank))
+"""
+
+# Two queries for each process; document 2 is in both processes' batches, and 4 is also relevant to query 0.
+NUMBERS = [[0, 1, 2], [2, 3, 4, 5]]
+ITEMS = [[[0, 1], [1, 2]], [[1, 0], [2, 3]]]
+KNOWN = [[[0, 4], [1, -1]], [[3, -1], [4, -1]]]
+
+
+def tensors() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(4, 5, generator=generator), torch.randn(6, 5, generator=generator)
+
+
+def batch_of(queries: Tensor, documents: Tensor, half: int | None) -> ScoredBatch:
+    """Return one process's batch, or the whole one."""
+    if half is None:
+        numbers = torch.arange(6)
+        items = torch.tensor([[NUMBERS[r][place] for place in row] for r in (0, 1) for row in ITEMS[r]])
+        known = torch.tensor(KNOWN[0] + KNOWN[1])
+    else:
+        queries = queries[2 * half : 2 * half + 2]
+        numbers, items, known = torch.tensor(NUMBERS[half]), torch.tensor(ITEMS[half]), torch.tensor(KNOWN[half])
+    return ScoredBatch(
+        LinearScorer(Space("dot", 5), queries),
+        Points(documents[numbers]),
+        numbers,
+        items,
+        known,
+        torch.full(items.shape, torch.nan),
+    )
+
+
+def loss_of(batch: ScoredBatch, only_first: bool) -> Tensor:
+    return ContrastiveLoss(ContrastiveConfig(temperature=0.7, only_first_item=only_first))(batch)
+
+
+def run_two(script: str, arguments: list[str], environment: dict[str, str] | None = None) -> None:
+    """Run a script in two processes that know their rank as its second argument."""
+    here = str(Path(__file__).parent)
+    base = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script, here, str(rank), *arguments],
+            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+        )
+        for rank in (0, 1)
+    ]
+    assert [process.wait(200) for process in processes] == [0, 0]
+
+
+def test_two_processes_equal_one(tmp_path: Path) -> None:
+    run_two(_PROCESS, [str(tmp_path / "store"), str(tmp_path / "result")])
+    for position, only_first in enumerate((False, True)):
+        queries, documents = (tensor.requires_grad_() for tensor in tensors())
+        loss = loss_of(batch_of(queries, documents, half=None), only_first)
+        loss.backward()
+        for rank in (0, 1):
+            found = torch.load(tmp_path / f"result{rank}", weights_only=True)[position]
+            for value, wanted in zip(found, (loss.detach(), queries.grad, documents.grad), strict=True):
+                torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_one_process_gathers_nothing(make_batch: Callable[..., ScoredBatch]) -> None:
+    batch = make_batch(torch.randn(2, 4))
+    assert batch.across_devices() is batch
+
+
+_TRAINING = """
+import json, sys
+from hyperseek.training import Recipe, train
+train(Recipe.from_mapping(json.loads(sys.argv[3])), output=sys.argv[4])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trunk", ["frozen", "full"])
+def test_training_with_two_processes_equals_training_with_one(
+    make_recipe: Callable[..., Recipe], dev: dict[str, Any], tmp_path: Path, trunk: str
+) -> None:
+    losses = {"contrastive": {"temperature": 0.1, "learned_temperature": True}}
+
+    def recipe(batch_size: int) -> Recipe:
+        train_section = {**make_recipe().train.model_dump(), "trunk": trunk, "batch_size": batch_size, "seed": 7}
+        return make_recipe(losses=losses, validation=dev, train=train_section)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    values = json.dumps(recipe(4).model_dump(mode="json"))
+    run_two(_TRAINING, [values, str(tmp_path / "two")], environment)
+    record = train(recipe(8), output=tmp_path / "one")
+    theirs = read_record(tmp_path / "two")
+    assert theirs is not None
+    assert theirs.status == "finished"
+    tolerance = 1e-6 if trunk == "frozen" else 0.2  # dropout draws differ
+    for left, right in zip(theirs.validation, record.validation, strict=True):
+        assert left.scores["mean"] == pytest.approx(right.scores["mean"], abs=tolerance)
+    if trunk == "frozen":
+        names = ("one", "two")
+        one, two = (
+            load_file(sorted((tmp_path / name / "checkpoints").glob("checkpoint-*"))[-1] / "trainable.safetensors")
+            for name in names
+        )
+        assert "objective.losses.contrastive.log_temperature" in one
+        for name in one:
+            torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
