@@ -12,20 +12,50 @@ from hyperseek._version import __version__
 
 if TYPE_CHECKING:
     from hyperseek._errors import HyperseekError
+    from hyperseek.data import open_dataset
+    from hyperseek.evaluation import compare, evaluate
+    from hyperseek.index import Index
+    from hyperseek.models import Retriever, load
     from hyperseek.records import Document, Hit, Query
     from hyperseek.scoring import Points, Scorer, Space
+    from hyperseek.training import read_recipe, train
 
 _HOMES = {
     "Document": "hyperseek.records",
     "Hit": "hyperseek.records",
     "HyperseekError": "hyperseek._errors",
+    "Index": "hyperseek.index",
     "Points": "hyperseek.scoring",
     "Query": "hyperseek.records",
+    "Retriever": "hyperseek.models",
     "Scorer": "hyperseek.scoring",
     "Space": "hyperseek.scoring",
+    "compare": "hyperseek.evaluation",
+    "evaluate": "hyperseek.evaluation",
+    "load": "hyperseek.models",
+    "open_dataset": "hyperseek.data",
+    "read_recipe": "hyperseek.training",
+    "train": "hyperseek.training",
 }
 
-__all__ = ["Document", "Hit", "HyperseekError", "Points", "Query", "Scorer", "Space", "__version__"]
+__all__ = [
+    "Document",
+    "Hit",
+    "HyperseekError",
+    "Index",
+    "Points",
+    "Query",
+    "Retriever",
+    "Scorer",
+    "Space",
+    "__version__",
+    "compare",
+    "evaluate",
+    "load",
+    "open_dataset",
+    "read_recipe",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

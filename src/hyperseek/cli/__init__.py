@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import sys
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
@@ -41,14 +41,20 @@ def _options(
     from hyperseek._progress import set_quiet
 
     set_quiet(quiet)
+    _quiet_dependencies()
     level = logging.WARNING if quiet else logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
 
 
+def _quiet_dependencies() -> None:
+    """Keep other libraries' bars and start-up notes off the terminal; ours say what is going on."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
 def _register() -> None:
     for verb in _VERBS:
-        if find_spec(f"hyperseek.cli._{verb}") is None:
-            continue
         module = importlib.import_module(f"hyperseek.cli._{verb}")
         app.command(name=verb)(getattr(module, verb))
 

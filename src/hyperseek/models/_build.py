@@ -179,8 +179,20 @@ def _with_qnet(
         warm_start=qnet.warm_start,
         initialisation=qnet.initialisation or ("zero_last" if qnet.warm_start else "original"),
         embedding_representation=qnet.embedding_representation,
+        gate=_first_gate(sizes, qnet),
     )
     return [*query_modules, head] if qnet.warm_start else [first, head]
+
+
+def _first_gate(sizes: list[int], config: QNetConfig) -> float:
+    """Return the factor of a new q-net's score.
+
+    A layer-normalised hidden state is `sqrt(size)` long, where the points of the base similarity have norm 1. Without
+    this factor one step of the optimiser changes a q-net's score that many times as much as it changes the base, and
+    a warm start is forgotten before anything is learned.
+    """
+    deep = len(sizes) > 2 and config.converter == "repeated_dense_block"
+    return sizes[-2] ** -0.5 if config.warm_start and deep else 1.0
 
 
 def _with_linear(
