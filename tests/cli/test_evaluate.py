@@ -9,7 +9,7 @@ from typer.testing import CliRunner, Result
 
 from hyperseek._errors import InputError, UnknownNameError
 from hyperseek.cli import app
-from hyperseek.data import Dataset, write_beir, write_qrels, write_run
+from hyperseek.data import Dataset, open_dataset, write_beir, write_qrels, write_run
 from hyperseek.index import Index
 from hyperseek.models import load
 from hyperseek.records import Document, Query
@@ -167,3 +167,15 @@ def test_runs_of_one_file_name_are_called_by_their_paths(files, tmp_path):
     result = run("--runs", good, "--runs", other, "--qrels", qrels, "-m", "RR@2", "--json")
     assert json.loads(result.stdout)["comparison"]["systems"] == [str(good), str(other)]
     assert "a name of its own" in str(run("--runs", good, "--runs", good, "--qrels", qrels).exception)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+def test_scifact_with_frozen_minilm_and_bm25(collections, tmp_path):
+    dataset = collections / "scifact"
+    Index.build(tmp_path / "index", open_dataset(dataset).documents(), load("minilm"))
+    result = run(tmp_path / "index", dataset, "-m", "nDCG@10 R@100", "--bm25", "--json")
+    assert result.exit_code == 0, result.output
+    minilm, bm25 = (evaluation["aggregate"] for evaluation in json.loads(result.stdout)["evaluations"])
+    assert minilm == {"nDCG@10": pytest.approx(0.645, abs=0.003), "R@100": pytest.approx(0.925, abs=0.003)}
+    assert bm25 == {"nDCG@10": pytest.approx(0.676, abs=5e-4), "R@100": pytest.approx(0.913, abs=5e-4)}
