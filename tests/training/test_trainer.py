@@ -27,7 +27,7 @@ from hyperseek.training import (
     training_arguments,
 )
 from hyperseek.training._recipe import TrainConfig
-from hyperseek.training._trainer import learning_rate_factor
+from hyperseek.training._schedule import learning_rate_factor
 
 MakeRetriever = Callable[..., Retriever]
 LOSSES = {"contrastive": {"temperature": 0.1}, "margin_mse": {}}

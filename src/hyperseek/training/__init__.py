@@ -1,5 +1,6 @@
 """Training: losses, the trainer, recipes."""
 
+from hyperseek.training._arguments import training_arguments
 from hyperseek.training._cache import FeatureCache
 from hyperseek.training._clock import Clock
 from hyperseek.training._collate import Batch, Collator, SideFeatures
@@ -27,7 +28,7 @@ from hyperseek.training._recipe import Recipe, find_recipe, read_recipe
 from hyperseek.training._record import RunRecord, read_record
 from hyperseek.training._run import train
 from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._trainer import RetrieverTrainer, training_arguments
+from hyperseek.training._trainer import RetrieverTrainer
 from hyperseek.training._training_set import Drawn, EpochBatches, Example, TrainingSet
 from hyperseek.training._validation import DevSet, Validator, make_dev_set
 

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -23,6 +22,7 @@ from hyperseek._errors import ConfigError
 from hyperseek._progress import progress
 from hyperseek.models import Retriever, build
 from hyperseek.models._retriever import Side
+from hyperseek.training._arguments import trackers, training_arguments
 from hyperseek.training._cache import FeatureCache
 from hyperseek.training._callbacks import KeepBest, ShowProgress
 from hyperseek.training._clock import Clock
@@ -42,7 +42,7 @@ from hyperseek.training._record import (
 from hyperseek.training._routes import SIDES, base_stop, frozen_prefix, reads_tokens
 from hyperseek.training._sources import data_fingerprint, read_dev_set, read_sources
 from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._trainer import RetrieverTrainer, last_checkpoint, training_arguments
+from hyperseek.training._trainer import RetrieverTrainer, last_checkpoint
 from hyperseek.training._training_set import EpochBatches, TrainingSet
 from hyperseek.training._validation import Validator
 
@@ -185,13 +185,13 @@ class _Run:
             seed=config.seed,
         )
         name = self.recipe.output.name or self.folder.name
-        trackers = _trackers(self.recipe.output.report_to)
+        chosen = trackers(self.recipe.output.report_to)
         arguments = training_arguments(
             config,
             self.folder / _CHECKPOINTS,
             batches=len(batches),
             device=retriever.device,
-            report_to=["wandb"] if "wandb" in trackers else [],
+            report_to=["wandb"] if "wandb" in chosen else [],
             run_name=name,
         )
         clock = Clock(config.clock)
@@ -209,7 +209,7 @@ class _Run:
             config=config,
             clock=clock,
             keeper=keeper,
-            callbacks=self._board() if "tensorboard" in trackers else [],
+            callbacks=self._board() if "tensorboard" in chosen else [],
         )
 
     def _board(self) -> list[TrainerCallback]:
@@ -297,17 +297,6 @@ def _device(chosen: str | None) -> str | None:
     if rank is not None and chosen in (None, "cuda") and torch.cuda.is_available():
         return f"cuda:{rank}"
     return chosen
-
-
-def _trackers(chosen: tuple[str, ...] | Literal["auto"]) -> tuple[str, ...]:
-    if chosen != "auto":
-        return chosen
-    usable: dict[str, Callable[[], bool]] = {
-        "tensorboard": lambda: True,
-        # Without a key or a mode it would stop and ask.
-        "wandb": lambda: "WANDB_API_KEY" in os.environ or "WANDB_MODE" in os.environ,
-    }
-    return tuple(name for name, ready in usable.items() if importlib.util.find_spec(name) and ready())
 
 
 def _forget(folder: Path) -> None:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -27,12 +25,12 @@ from hyperseek.training._clock import Clock
 from hyperseek.training._collate import Collator
 from hyperseek.training._losses._gather import is_distributed
 from hyperseek.training._recipe import TrainConfig
+from hyperseek.training._schedule import learning_rate_factor
 from hyperseek.training._stack import TrainingModule
 from hyperseek.training._training_set import EpochBatches, TrainingSet
 
 _WEIGHTS = "trainable.safetensors"
 _PROGRESS = "progress.json"
-_ENDLESS = 10**9
 
 logger = logging.getLogger(__name__)
 
@@ -203,83 +201,6 @@ class _SharedLosses(TrainerCallback):
                 if parameter.grad is not None:
                     dist.all_reduce(parameter.grad)
                     parameter.grad /= dist.get_world_size()
-
-
-def learning_rate_factor(config: TrainConfig, *, step: int, progress: float) -> float:
-    """Return what the highest learning rate is multiplied by.
-
-    Args:
-        config: Warm-up and schedule.
-        step: Optimiser steps done.
-        progress: Share of the run that is done, in [0, 1].
-
-    Returns:
-        A number in [0, 1].
-    """
-    if config.warmup >= 1:
-        warm, start = (step + 1) / config.warmup, progress * min(1.0, config.warmup / max(1, step))
-    else:
-        # A schedule that starts at exactly 0 would waste its first step.
-        warm, start = max(progress, 0.01 * config.warmup) / max(config.warmup, 1e-9), config.warmup
-    left = 1 - max(0.0, progress - start) / max(1e-9, 1 - start)
-    fall = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[config.schedule]
-    return min(1.0, warm if config.warmup else 1.0) * fall
-
-
-def training_arguments(
-    config: TrainConfig,
-    folder: Path,
-    *,
-    batches: int,
-    device: torch.device,
-    report_to: list[str],
-    run_name: str,
-) -> SentenceTransformerTrainingArguments:
-    """Translate our configuration into the underlying trainer's.
-
-    Args:
-        config: Ours.
-        folder: For checkpoints.
-        batches: Of an epoch.
-        device: Where the model is.
-        report_to: Trackers.
-        run_name: The run's name for them.
-
-    Returns:
-        The arguments.
-    """
-    on_gpu = device.type == "cuda"
-    steps_of_epoch = max(1, batches // config.gradient_accumulation)
-    limits = [config.max_steps, None if config.epochs is None else config.epochs * steps_of_epoch]
-    # Where neither is given the clock ends the run.
-    max_steps = min((limit for limit in limits if limit is not None), default=_ENDLESS)
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        max_steps=max_steps,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bfloat16",
-        tf32=True if config.tf32 and on_gpu else None,
-        seed=config.seed,
-        save_strategy="no" if config.save_every is None else "steps",
-        save_steps=config.save_every or 500,
-        save_total_limit=2,
-        logging_steps=config.log_every,
-        report_to=report_to,
-        run_name=run_name,
-        disable_tqdm=True,
-        dataloader_num_workers=config.workers,
-        dataloader_pin_memory=on_gpu,
-        dataloader_drop_last=True,
-        remove_unused_columns=False,
-        use_cpu=device.type == "cpu",
-    )
-    # Several GPUs are used by several processes; the trainer would otherwise replicate the model in one.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
 
 
 def last_checkpoint(folder: Path) -> Path | None:
