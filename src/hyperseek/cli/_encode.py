@@ -1,0 +1,94 @@
+"""`hyperseek encode`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from hyperseek.index import Index
+    from hyperseek.models import Retriever
+
+_DOCARRAY = ".docs"
+
+
+def encode(
+    model: Annotated[str, typer.Argument(help="Folder or Hub name of a model, or 'minilm'.")],
+    corpus: Annotated[
+        str,
+        typer.Argument(
+            help="BEIR folder, FILE.jsonl or .tsv (plain or .gz), ir_datasets:ID, hub:NAME, pydocs, or a .docs file "
+            "of the original Hypencoder."
+        ),
+    ],
+    index: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index to make.", show_default=False)],
+    storage: Annotated[
+        Literal["float32", "float16"], typer.Option(help="How vectors are stored; float16 halves them.")
+    ] = "float32",
+    dtype: Annotated[
+        Literal["auto", "float32", "bfloat16", "float16"],
+        typer.Option(help="What the model computes in; auto takes bfloat16 where the processor has it."),
+    ] = "auto",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many documents.")] = None,
+    id_key: Annotated[str | None, typer.Option(help="Key of ids in a JSONL corpus; found if not said.")] = None,
+    text_key: Annotated[str | None, typer.Option(help="Key of texts in a JSONL corpus; found if not said.")] = None,
+    on_error: Annotated[
+        Literal["raise", "skip"], typer.Option(help="At a bad record: stop, or leave it out and count it.")
+    ] = "raise",
+    resume: Annotated[bool, typer.Option(help="Go on where an earlier, killed run stopped.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
+    device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
+) -> None:
+    """Encode a corpus into an index; a killed run goes on where it stopped, without encoding anything twice."""
+    from hyperseek.models import load
+
+    retriever = load(model, device=device)
+    if corpus.endswith(_DOCARRAY):
+        made = _import(retriever, corpus, index, storage, resume, overwrite)
+    else:
+        from itertools import islice
+
+        from hyperseek.data import open_dataset
+        from hyperseek.index import Index, estimate, stored_documents
+
+        dataset = open_dataset(corpus, id_key=id_key, text_key=text_key, on_error=on_error)
+        done = 0 if overwrite else stored_documents(index)
+        cost = estimate(islice(dataset.documents(), limit), retriever, storage=storage, dtype=dtype, done=done)
+        typer.echo(str(cost), err=True)
+        made = Index.build(
+            index,
+            islice(dataset.documents(), limit),
+            retriever,
+            storage=storage,
+            dtype=dtype,
+            name=dataset.name,
+            total=cost.documents,
+            resume=resume,
+            overwrite=overwrite,
+        )
+        for line in dataset.report.lines():
+            typer.echo(f"left out: {line}", err=True)
+    typer.echo(f"{index}: {len(made):,} documents, {made.space}, fingerprint {made.info.fingerprint}", err=True)
+
+
+def _import(
+    retriever: Retriever,
+    path: str,
+    index: Path,
+    storage: Literal["float32", "float16"],
+    resume: bool,
+    overwrite: bool,
+) -> Index:
+    from hyperseek.index import Index, read_docs
+
+    return Index.from_vectors(
+        index,
+        read_docs(path),
+        model=retriever,
+        storage=storage,
+        name=Path(path).stem,
+        resume=resume,
+        overwrite=overwrite,
+    )

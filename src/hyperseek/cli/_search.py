@@ -1,0 +1,113 @@
+"""`hyperseek search`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from hyperseek.records import Hit, Query
+
+_SNIPPET = 160
+
+
+def search(
+    index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
+    text: Annotated[str | None, typer.Argument(help="The query; or give --queries.")] = None,
+    queries: Annotated[
+        Path | None, typer.Option("--queries", "-Q", help="File of queries: JSONL or TSV, plain or .gz.")
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Documents a query; 10 to read, 100 to 1,000 to rerank.")] = 10,
+    format: Annotated[
+        Literal["table", "trec", "jsonl"], typer.Option("--format", "-f", help="A table to read, a TREC run, or JSONL.")
+    ] = "table",
+    model: Annotated[
+        str | None, typer.Option(help="Compile queries with this model instead of the index' own.")
+    ] = None,
+    texts: Annotated[bool, typer.Option(help="Whether JSONL carries titles, texts and metadata.")] = True,
+    exclude_same_id: Annotated[
+        bool, typer.Option("--exclude-same-id", help="Leave out a document whose id is the query's.")
+    ] = False,
+    tag: Annotated[str, typer.Option(help="Last column of the TREC run.")] = "hyperseek",
+    device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
+) -> None:
+    """Find the best documents of one query or of a file of them; exact, every document is scored."""
+    from hyperseek._errors import InputError
+    from hyperseek.index import Index
+    from hyperseek.models import load
+
+    if (text is None) == (queries is None):
+        raise InputError("give one query as TEXT, or a file of queries with --queries")
+    asked = _read(text, queries)
+    opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)
+    hits = opened.search(
+        [query.text for query in asked],
+        k=k,
+        exclude=[query.id for query in asked] if exclude_same_id else None,
+        texts=format == "table" or (format == "jsonl" and texts),
+    )
+    if format == "trec":
+        _print_trec(asked, hits, tag)
+    elif format == "jsonl":
+        _print_jsonl(asked, hits)
+    else:
+        _print_tables(asked, hits)
+
+
+def _read(text: str | None, path: Path | None) -> list[Query]:
+    from hyperseek.data import read_queries
+    from hyperseek.records import Query
+
+    return [Query("q", text or "")] if path is None else list(read_queries(path))
+
+
+def _print_trec(queries: list[Query], hits: list[list[Hit]], tag: str) -> None:
+    from hyperseek.data import trec_lines
+
+    run = {query.id: {hit.id: hit.score for hit in found} for query, found in zip(queries, hits, strict=True)}
+    for line in trec_lines(run, tag=tag):
+        typer.echo(line.rstrip("\n"))
+
+
+def _print_jsonl(queries: list[Query], hits: list[list[Hit]]) -> None:
+    for query, found in zip(queries, hits, strict=True):
+        row = {"query": {"id": query.id, "text": query.text}, "hits": [_plain(hit) for hit in found]}
+        typer.echo(json.dumps(row, ensure_ascii=False))
+
+
+def _plain(hit: Hit) -> dict[str, object]:
+    plain: dict[str, object] = {"id": hit.id, "score": hit.score, "rank": hit.rank}
+    if hit.document is not None:
+        plain |= {"title": hit.document.title, "text": hit.document.text, "metadata": dict(hit.document.metadata)}
+    return plain
+
+
+def _print_tables(queries: list[Query], hits: list[list[Hit]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console()
+    for query, found in zip(queries, hits, strict=True):
+        table = Table(title=Text(query.text), title_justify="left", box=None, pad_edge=False, show_header=bool(found))
+        table.add_column("", justify="right", style="dim")
+        table.add_column("score", justify="right")
+        table.add_column("document", style="bold", overflow="fold")
+        table.add_column("text", style="dim")
+        for hit in found:
+            table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(hit.id), Text(_snippet(hit)))
+        console.print(table if found else Text(f"{query.text}: no documents"))
+        if query is not queries[-1]:
+            console.print()
+
+
+def _snippet(hit: Hit) -> str:
+    if hit.document is None:
+        return ""
+    parts: Iterable[str] = (hit.document.title if hit.document.title != hit.id else "", hit.document.text)
+    words = " ".join(" ".join(parts).split())
+    return words if len(words) <= _SNIPPET else words[: _SNIPPET - 1].rstrip() + "…"
