@@ -72,9 +72,11 @@ class FakeValidator:
 
     def __init__(self, retriever: Retriever) -> None:
         self.head = retriever.route("query")[-1]
+        self.whole = self.head.gate
 
     def __call__(self) -> dict[str, float]:
-        liked, falling = 1 - abs(self.head.gate - 0.4), 1 - self.head.gate / 10
+        share = self.head.gate / self.whole
+        liked, falling = 1 - abs(share - 0.4), 1 - share / 10
         return {"liked": liked, "falling": falling, "mean": (liked + falling) / 2}
 
 
@@ -87,5 +89,5 @@ def test_the_best_share_above_the_floor_is_kept(
     validator: Any = FakeValidator(retriever)
     share, tried = choose_share(Interpolation(module, start), (0.1, 0.4, 0.8), validator, floor=floor)
     assert share == wanted
-    assert retriever.route("query")[-1].gate == pytest.approx(wanted)
+    assert retriever.route("query")[-1].gate == pytest.approx(wanted * validator.whole)
     assert set(tried) == {"0.1", "0.4", "0.8", "1.0"}
