@@ -1,5 +1,6 @@
 """Points on the disk with their texts, and search among them."""
 
+from hyperseek.index._checks import check_model
 from hyperseek.index._docs import read_docs
 from hyperseek.index._estimate import Estimate, estimate
 from hyperseek.index._index import CACHE_BYTES, Index
@@ -7,4 +8,14 @@ from hyperseek.index._info import IndexInfo
 from hyperseek.index._scan import scan
 from hyperseek.index._write import stored_documents
 
-__all__ = ["CACHE_BYTES", "Estimate", "Index", "IndexInfo", "estimate", "read_docs", "scan", "stored_documents"]
+__all__ = [
+    "CACHE_BYTES",
+    "Estimate",
+    "Index",
+    "IndexInfo",
+    "check_model",
+    "estimate",
+    "read_docs",
+    "scan",
+    "stored_documents",
+]

@@ -196,26 +196,30 @@ class Retriever:
 
     @cached_property
     def _fingerprint(self) -> str:
-        modules = self.route("document")
+        return self._side_fingerprint("document")
+
+    def _side_fingerprint(self, side: Side) -> str:
+        modules = self.route(side)
         unit = self.space.kind == "cosine"
         while isinstance(modules[-1], Normalize):
             modules, unit = modules[:-1], True
         description = [
             {
                 "class": type(module).__name__,
-                "config": _document_config(module),
+                "config": _content_config(module),
                 "weights": fingerprint_tensors(module.state_dict().items()),
             }
             for module in modules
         ]
         vocabulary = self.model.tokenizer.get_vocab() if hasattr(self.model.tokenizer, "get_vocab") else None
-        return fingerprint_json([description, unit, self._lengths()["document"], self._prompt("document"), vocabulary])
+        return fingerprint_json([description, unit, self._lengths()[side], self._prompt(side), vocabulary])
 
     def protocol(self) -> dict[str, Any]:
         """Return what a measured result must carry: lengths, prompts, space, weights' dtype, versions."""
         return {
             "model": self.source,
             "fingerprint": self.fingerprint,
+            "query_fingerprint": self._side_fingerprint("query"),
             "space": self.space.to_json(),
             "max_length": self._lengths(),
             "prompts": {side: self._prompt(side) for side in _SIDES},
@@ -279,7 +283,7 @@ def _run(modules: Sequence[nn.Module], features: dict[str, Any]) -> dict[str, An
     return features
 
 
-def _document_config(module: nn.Module) -> dict[str, Any]:
+def _content_config(module: nn.Module) -> dict[str, Any]:
     config: dict[str, Any] = dict(module.get_config_dict()) if isinstance(module, Module) else {}
     for key in ("query_length", "document_length", "query_expansion", "max_seq_length"):
         config.pop(key, None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,11 +19,13 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from hyperseek._errors import ModelError
+from hyperseek._errors import ConfigError, ModelError
 from hyperseek._files import write_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._progress import progress
+from hyperseek.index import Index, check_model
 from hyperseek.models import Retriever
+from hyperseek.models._precision import resolve_dtype
 from hyperseek.models._retriever import Side
 from hyperseek.training._losses._gather import is_distributed
 from hyperseek.training._routes import prefix_fingerprint
@@ -107,6 +110,36 @@ class FeatureCache:
         if is_distributed():
             dist.barrier()
             self._store.refresh()
+
+    def adopt(self, index: Index) -> None:
+        """Take over the vectors of an index, so that what is indexed is not encoded again.
+
+        Args:
+            index: An index of the retriever's document side, stored in float32.
+
+        Raises:
+            ConfigError: The cache holds something else than whole documents' vectors, or the index was made with
+                another number format.
+            FingerprintError: The index was made by another document side.
+        """
+        if not self._whole_documents:
+            raise ConfigError("an index can stand in for documents only where their whole route is frozen")
+        check_model(index.path, index.info, self.retriever)
+        wanted = (str(resolve_dtype(self.dtype, self.retriever.device)).removeprefix("torch."), "float32")
+        made = (index.info.dtype, index.info.storage)
+        if made != wanted:
+            raise ConfigError(
+                f"{index.path} was computed in {made[0]} and stored in {made[1]}, but this cache keeps {wanted[0]} in "
+                f"{wanted[1]}; set train.cache.dtype to {made[0]}, or leave the index out"
+            )
+        self._store.refresh()
+        documents = index.documents()
+        for ids, points in index.points():
+            keys = [self._key(document.full_text) for document in islice(documents, len(ids))]
+            new = [row for row, key in enumerate(keys) if key not in self._store]
+            if new:
+                self._store.add(Shard([keys[row] for row in new], points.vectors[new].numpy()))
+        logger.info("took over the vectors of %d documents from %s", len(index), index.path)
 
     def features(self, texts: Sequence[str]) -> dict[str, Tensor]:
         """Return the features of texts that `ensure` has seen.

@@ -92,12 +92,15 @@ class CacheConfig(Config):
         folder: Where; None means `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`. Environment variables are filled in.
         storage: Number format of token states.
         dtype: What documents are encoded in: `auto`, `float32`, `bfloat16` or `float16`.
+        indexes: Folders of indexes of the same document side, whose vectors are taken over instead of encoding
+            their documents again. Environment variables are filled in.
         enabled: Whether to cache at all; without, frozen modules run again in every step.
     """
 
     folder: str | None = None
     storage: Literal["float16", "float32"] = "float16"
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    indexes: tuple[str, ...] = ()
     enabled: bool = True
 
     def resolved_folder(self) -> Path:

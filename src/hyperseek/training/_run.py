@@ -20,6 +20,7 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from hyperseek._errors import ConfigError
 from hyperseek._progress import progress
+from hyperseek.index import Index
 from hyperseek.models import Retriever, build
 from hyperseek.models._retriever import Side
 from hyperseek.training._arguments import trackers, training_arguments
@@ -122,6 +123,7 @@ class _Run:
         with self._timed("caching"):
             objective = Objective(recipe.losses)
             sides = _sides(retriever, recipe, needs_base=objective.needs_base)
+            _adopt_indexes(sides["document"], config.cache)
             for side, texts in (("query", training_set.queries), ("document", training_set.documents)):
                 sides[side].ensure(texts)  # type: ignore[index]
             validator = self._validator(dev_sets, sides)
@@ -278,6 +280,13 @@ def _sides(retriever: Retriever, recipe: Recipe, *, needs_base: bool) -> dict[Si
             start = frozen if start is not None and start.stop == stop else start
         sides[side] = SideFeatures(retriever, side, frozen, start)
     return sides
+
+
+def _adopt_indexes(documents: SideFeatures, config: CacheConfig) -> None:
+    for path in config.indexes:
+        if documents.cache is None:
+            raise ConfigError("train.cache.indexes needs a frozen document route; here documents are trained too")
+        documents.cache.adopt(Index.open(Path(os.path.expandvars(path)).expanduser()))
 
 
 def _cache(config: CacheConfig, retriever: Retriever, side: Side, stop: int, *, tokens: bool) -> FeatureCache:
