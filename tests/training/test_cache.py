@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -113,8 +114,12 @@ def test_half_written_shards_are_not_seen(make_retriever: MakeRetriever, tmp_pat
     half = cache.folder / ".shard-1.tmp"
     half.mkdir(parents=True)
     (half / "keys.npy").write_bytes(b"half")
+    old = cache.folder / ".shard-2.tmp"
+    old.mkdir()
+    os.utime(old, (0, 0))
     cache.ensure(TEXTS)
     assert cache.vectors(TEXTS).shape == (4, 32)
+    assert (half.exists(), old.exists()) == (True, False)
 
 
 def test_a_prefix_without_pooling_makes_no_vectors(make_retriever: MakeRetriever, tmp_path: Path) -> None:

@@ -35,6 +35,8 @@ def test_draws_depend_on_seed_epoch_and_example_alone(toy_set: TrainingSet) -> N
     assert len({items for items, _ in draws}) == 2
 
 
+# Lance may have been imported by other tests; nothing forked here uses it.
+@pytest.mark.filterwarnings("ignore:lance is not fork-safe")
 def test_batches_do_not_depend_on_workers(toy_set: TrainingSet, make_retriever: MakeRetriever) -> None:
     retriever = make_retriever()
     sides = [SideFeatures(retriever, side) for side in ("query", "document")]

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -23,13 +23,15 @@ from hyperseek._errors import ConfigError, ModelError
 from hyperseek._files import write_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._progress import progress
-from hyperseek.index import Index, check_model
 from hyperseek.models import Retriever
 from hyperseek.models._precision import resolve_dtype
 from hyperseek.models._retriever import Side
 from hyperseek.training._losses._gather import is_distributed
 from hyperseek.training._routes import prefix_fingerprint
 from hyperseek.training._shards import Shard, ShardStore, text_key
+
+if TYPE_CHECKING:
+    from hyperseek.index import Index
 
 _LAYOUT = 1  # raise it when the files' meaning changes
 _BATCH_TOKENS = 8192
@@ -100,6 +102,7 @@ class FeatureCache:
             missing = missing[dist.get_rank() :: dist.get_world_size()]
         if missing:
             logger.info("caching %d of %d %s texts in %s", len(missing), len(texts), self.side, self.folder)
+            self._store.clean()
             if not (self.folder / "cache.json").exists():
                 write_json(self.folder / "cache.json", {**self._identity, "model": self.retriever.source})
             with progress(f"encoding {self.side} texts once", len(missing), unit="texts") as bar:
@@ -122,6 +125,9 @@ class FeatureCache:
                 another number format.
             FingerprintError: The index was made by another document side.
         """
+        # Lance, which an index stands on, does not like the data loader's forked workers: load it only for this.
+        from hyperseek.index import check_model
+
         if not self._whole_documents:
             raise ConfigError("an index can stand in for documents only where their whole route is frozen")
         check_model(index.path, index.info, self.retriever)

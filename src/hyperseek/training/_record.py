@@ -15,9 +15,8 @@ from pydantic import Field
 from hyperseek._config import Config
 from hyperseek._errors import ConfigError
 from hyperseek._files import atomic_write, read_json, write_json
-from hyperseek._fingerprint import fingerprint_json
 from hyperseek.training._callbacks import Validated
-from hyperseek.training._recipe import Recipe
+from hyperseek.training._recipe import Recipe, TrainConfig
 from hyperseek.training._sources import Trained
 
 RECORD = "run.json"
@@ -88,9 +87,9 @@ def read_record(folder: Path) -> RunRecord | None:
 
 def check_same(record: RunRecord, recipe: Recipe, folder: Path) -> None:
     """Raise ConfigError unless an earlier run's recipe is this one, apart from limits, logging and places."""
-    ours, theirs = _essential(recipe.model_dump(mode="json")), _essential(record.recipe)
-    if fingerprint_json(ours) != fingerprint_json(theirs):
-        differing = [key for key in sorted(ours.keys() | theirs.keys()) if ours.get(key) != theirs.get(key)]
+    ours, theirs = _essential(recipe), _essential(Recipe.from_mapping(record.recipe, source=str(folder / RECORD)))
+    differing = [name for name, value in ours.items() if value != theirs[name]]
+    if differing:
         raise ConfigError(
             f"{folder} holds a run of another recipe (they differ in: {', '.join(differing)}); "
             f"choose another --output, or pass --no-resume to replace it"
@@ -154,7 +153,7 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def _essential(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    train = {key: value for key, value in recipe["train"].items() if key not in _MAY_CHANGE}
-    flat = {f"train.{key}": value for key, value in train.items()}
-    return {**flat, **{key: value for key, value in recipe.items() if key not in ("train", "output")}}
+def _essential(recipe: Recipe) -> dict[str, Any]:
+    train = {name: getattr(recipe.train, name) for name in TrainConfig.model_fields if name not in _MAY_CHANGE}
+    sections = {name: getattr(recipe, name) for name in ("model", "data", "losses", "validation")}
+    return {**sections, **{f"train.{name}": value for name, value in train.items()}}

@@ -20,7 +20,6 @@ from transformers.integrations.integration_utils import TensorBoardCallback
 
 from hyperseek._errors import ConfigError
 from hyperseek._progress import progress
-from hyperseek.index import Index
 from hyperseek.models import Retriever, build
 from hyperseek.models._retriever import Side
 from hyperseek.training._arguments import trackers, training_arguments
@@ -211,7 +210,7 @@ class _Run:
             config=config,
             clock=clock,
             keeper=keeper,
-            callbacks=self._board() if "tensorboard" in chosen else [],
+            callbacks=self._board() if "tensorboard" in chosen and os.environ.get("RANK", "0") == "0" else [],
         )
 
     def _board(self) -> list[TrainerCallback]:
@@ -284,6 +283,8 @@ def _sides(retriever: Retriever, recipe: Recipe, *, needs_base: bool) -> dict[Si
 
 def _adopt_indexes(documents: SideFeatures, config: CacheConfig) -> None:
     for path in config.indexes:
+        from hyperseek.index import Index
+
         if documents.cache is None:
             raise ConfigError("train.cache.indexes needs a frozen document route; here documents are trained too")
         documents.cache.adopt(Index.open(Path(os.path.expandvars(path)).expanduser()))

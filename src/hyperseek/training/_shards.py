@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _KEY_BYTES = 16
+_DAY = 86400  # seconds
 _Array = NDArray[np.floating]
 
 
@@ -81,9 +83,6 @@ class ShardStore:
         self._rows: dict[bytes, tuple[int, int]] = {}
         self.refresh()
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __contains__(self, key: bytes) -> bool:
         return key in self._rows
 
@@ -103,9 +102,10 @@ class ShardStore:
         self._add(shard.write(self.folder))
 
     def clean(self) -> None:
-        """Delete what a killed run left half-written; call it only where no other run writes here."""
+        """Delete what killed runs left half-written; another run's shard is never a day in the making."""
         for path in self.folder.glob(".shard-*.tmp"):
-            shutil.rmtree(path, ignore_errors=True)
+            if time.time() - path.stat().st_mtime > _DAY:
+                shutil.rmtree(path, ignore_errors=True)
 
     def vectors(self, keys: Sequence[bytes]) -> NDArray[np.float32]:
         """Return `(N, d)` vectors of known texts, float32."""
