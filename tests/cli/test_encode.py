@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from hyperseek import HyperseekError
+from hyperseek.cli import app
+from hyperseek.index import Index
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    rows = [{"_id": f"d{i}", "title": f"title {i}", "text": f"the cat number {i}"} for i in range(5)]
+    path = tmp_path / "corpus.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_encode_says_what_it_costs_and_makes_an_index(tmp_path: Path, tiny_encoder: str, corpus: Path) -> None:
+    arguments = ["encode", tiny_encoder, str(corpus), "--index", str(tmp_path / "index")]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0
+    assert "5 documents: about" in result.stderr
+    assert result.stdout == ""
+    index = Index.open(tmp_path / "index")
+    assert list(index.ids) == [f"d{i}" for i in range(5)]
+    again = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "5 documents, 5 of them done" in again.stderr
+
+
+def test_limit_and_storage(tmp_path: Path, tiny_encoder: str, corpus: Path) -> None:
+    arguments = ["encode", tiny_encoder, str(corpus), "-i", str(tmp_path / "index"), "--limit", "2"]
+    CliRunner().invoke(app, [*arguments, "--storage", "float16"], catch_exceptions=False)
+    index = Index.open(tmp_path / "index")
+    assert len(index) == 2
+    assert index.info.storage == "float16"
+
+
+def test_bad_lines_are_counted_where_that_is_asked_for(tmp_path: Path, tiny_encoder: str, corpus: Path) -> None:
+    with corpus.open("a") as file:
+        file.write("{broken\n")
+    arguments = ["encode", tiny_encoder, str(corpus), "-i", str(tmp_path / "index")]
+    refused = subprocess.run(
+        [sys.executable, "-m", "hyperseek", *arguments], capture_output=True, text=True, check=False
+    )
+    assert refused.returncode == 2
+    assert "corpus.jsonl:6" in refused.stderr
+    result = CliRunner().invoke(app, [*arguments, "--on-error", "skip"], catch_exceptions=False)
+    assert "left out" in result.stderr
+    assert len(Index.open(tmp_path / "index")) == 5
+
+
+def test_docarray_files(tmp_path: Path, golden: Path, tiny_encoder: str) -> None:
+    from hyperseek.models import import_hypencoder
+
+    folder = golden / "hypencoder"
+    items = folder / "retrieval" / "items.docs"
+    import_hypencoder(folder / "q2_shared").save(tmp_path / "model")
+    arguments = ["encode", str(tmp_path / "model"), str(items), "-i", str(tmp_path / "index")]
+    CliRunner().invoke(app, arguments, catch_exceptions=False)
+    index = Index.open(tmp_path / "index")
+    with np.load(folder / "retrieval" / "embeddings.npz") as arrays:
+        [expected] = [array for array in arrays.values() if array.shape == (300, 32)]
+    stored = np.concatenate([points.vectors.numpy() for _, points in index.points()])
+    assert np.array_equal(stored, expected)
+    # The checkpoint has the trunk that made these vectors, so its queries can search them.
+    assert len(index.search("neural search", k=3)) == 3
+
+    arguments = ["encode", tiny_encoder, str(items), "-i", str(tmp_path / "second")]
+    with pytest.raises(HyperseekError, match="fingerprint|not what|vectors"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)

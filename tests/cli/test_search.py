@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hyperseek import HyperseekError
+from hyperseek.cli import app
+from hyperseek.index import Index
+from hyperseek.models import ModelConfig, build, load
+from hyperseek.records import Document
+
+TEXTS = ["the cat and the dog", "music and song", "road of the city", "star and moon"]
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
+    path = tmp_path_factory.mktemp("search") / "index"
+    documents = [Document(f"d{i}", text, metadata={"n": i}) for i, text in enumerate(TEXTS)]
+    Index.build(path, documents, load(tiny_encoder, device="cpu"))
+    return path
+
+
+def search(*arguments: object) -> str:
+    result = CliRunner().invoke(app, ["search", *map(str, arguments)], catch_exceptions=False)
+    assert result.exit_code == 0
+    return result.stdout
+
+
+def test_a_table_to_read(index: Path) -> None:
+    output = search(index, TEXTS[2], "-k", 2)
+    lines = output.splitlines()
+    assert lines[0].strip() == TEXTS[2]
+    assert "d2" in lines[2]
+    assert len([line for line in lines if line.strip()]) == 4
+
+
+def test_a_trec_run_of_a_file_of_queries(index: Path, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.tsv"
+    queries.write_text(f"d1\t{TEXTS[1]}\nd3\t{TEXTS[3]}\n")
+    rows = [line.split() for line in search(index, "--queries", queries, "-f", "trec", "--tag", "t").splitlines()]
+    assert [row[0] for row in rows] == ["d1"] * 4 + ["d3"] * 4
+    assert rows[0][2] == "d1"
+    assert rows[0][1:2] + rows[0][3:4] + rows[0][5:] == ["Q0", "1", "t"]
+    others = [line.split() for line in search(index, "-Q", queries, "-f", "trec", "--exclude-same-id").splitlines()]
+    assert all(row[0] != row[2] for row in others)
+    assert len(others) == 6
+
+
+def test_jsonl(index: Path) -> None:
+    [line] = search(index, TEXTS[0], "-f", "jsonl", "-k", 1).splitlines()
+    row = json.loads(line)
+    assert row["query"]["text"] == TEXTS[0]
+    [hit] = row["hits"]
+    assert (hit["id"], hit["text"], hit["metadata"], hit["rank"]) == ("d0", TEXTS[0], {"n": 0}, 1)
+    bare = json.loads(search(index, TEXTS[0], "-f", "jsonl", "-k", 1, "--no-texts"))
+    assert "text" not in bare["hits"][0]
+
+
+def test_another_model_of_the_same_document_side(index: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    qnet = ModelConfig(trunk=tiny_encoder, family="qnet", qnet={"depth": 1})
+    build(qnet, device="cpu").save(tmp_path / "qnet")
+    assert "d2" in search(index, TEXTS[2], "-k", 1, "--model", tmp_path / "qnet")
+    build(qnet.model_copy(update={"pooling": "cls"}), device="cpu").save(tmp_path / "other")
+    with pytest.raises(HyperseekError, match="fingerprint"):
+        search(index, TEXTS[2], "--model", tmp_path / "other")
+
+
+def test_a_query_or_a_file_is_needed(index: Path) -> None:
+    for arguments in ([str(index)], [str(index), "text", "--queries", "file"]):
+        with pytest.raises(HyperseekError, match="one query as TEXT"):
+            CliRunner().invoke(app, ["search", *arguments], catch_exceptions=False)

