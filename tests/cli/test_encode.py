@@ -73,5 +73,5 @@ def test_docarray_files(tmp_path: Path, golden: Path, tiny_encoder: str) -> None
     assert len(index.search("neural search", k=3)) == 3
 
     arguments = ["encode", tiny_encoder, str(items), "-i", str(tmp_path / "second")]
-    with pytest.raises(HyperseekError, match="fingerprint|not what|vectors"):
+    with pytest.raises(HyperseekError, match=r"fingerprint|not what|vectors"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -26,7 +26,11 @@ def choose_trainable(retriever: Retriever, config: TrainConfig) -> None:
     Raises:
         ConfigError: Nothing would be trained, or the trunk's layers cannot be told apart.
     """
+    kept = _kept_trunk(retriever, config)
     for trunk in trunks(retriever):
+        if trunk is kept:
+            trunk.requires_grad_(False)
+            continue
         trunk.requires_grad_(config.trunk == "full")
         if config.trunk == "last_layers":
             for layer in _last_layers(trunk, config.last_layers):
@@ -48,6 +52,16 @@ def trunks(retriever: Retriever) -> list[nn.Module]:
     """Return the transformers models at the heads of the routes; one where they share it."""
     firsts = dict.fromkeys(retriever.route(side)[0] for side in SIDES)
     return [module.model if isinstance(module, Transformer) else module for module in firsts]
+
+
+def _kept_trunk(retriever: Retriever, config: TrainConfig) -> nn.Module | None:
+    """Return the documents' trunk if only queries are trained."""
+    if config.sides == "both" or config.trunk == "frozen":
+        return None
+    found = trunks(retriever)
+    if len(found) < 2:
+        raise ConfigError("train.sides: query needs a trunk of its own for documents; set model.document_trunk")
+    return found[1]
 
 
 def merge_adapters(retriever: Retriever) -> None:

@@ -115,6 +115,8 @@ class TrainConfig(Config):
     Attributes:
         trunk: `frozen` trains what is behind the trunk alone, `full` everything, `last_layers` the trunk's last
             `last_layers`, `lora` adapters on it.
+        sides: Which trunks `trunk` is about. `query` leaves documents, and with them every index, as they are; the
+            model then needs a trunk of its own for documents (`model.document_trunk`).
         last_layers: How many, for `trunk: last_layers`.
         lora: The adapters, for `trunk: lora`.
         epochs: Stop after so many passes.
@@ -141,6 +143,7 @@ class TrainConfig(Config):
     """
 
     trunk: Literal["frozen", "full", "last_layers", "lora"] = "frozen"
+    sides: Literal["both", "query"] = "both"
     last_layers: int = Field(default=1, ge=1)
     lora: LoraConfig = LoraConfig()
     epochs: int | None = Field(default=None, ge=1)
