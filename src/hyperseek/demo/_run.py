@@ -83,8 +83,8 @@ def run_demo(folder: str | os.PathLike[str] = "demo", *, tell: Callable[[str], N
     with part("search", "2. Searching three questions"):
         hits = {question: index.search(question, k=3) for question in QUESTIONS}
     with part("train", "3. Training a q-net head on the docstrings of other modules; the index stays as it is"):
-        cache = f"train.cache.folder={place / 'cache'}"
-        train(read_recipe(_RECIPE, [cache]), output=place / "model")
+        cache = [f"train.cache.folder={place / 'cache'}", f"train.cache.indexes=[{place / 'index'}]"]
+        train(read_recipe(_RECIPE, cache), output=place / "model")
     with part("evaluate", "4. Measuring both on modules that training never saw"):
         comparison = _compare(place, dataset)
     with part("picture", "5. Drawing a map of the documentation"):
