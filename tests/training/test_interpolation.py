@@ -87,7 +87,9 @@ def test_the_best_share_above_the_floor_is_kept(
     retriever = make_retriever()
     module, start = trained_module(retriever, "frozen")
     validator: Any = FakeValidator(retriever)
-    share, tried = choose_share(Interpolation(module, start), (0.1, 0.4, 0.8), validator, floor=floor)
+    share, tried = choose_share(
+        Interpolation(module, start), (0.1, 0.4, 0.8), validator, trained=validator(), floor=floor
+    )
     assert share == wanted
     assert retriever.route("query")[-1].gate == pytest.approx(wanted * validator.whole)
     assert set(tried) == {"0.1", "0.4", "0.8", "1.0"}

@@ -25,6 +25,7 @@ KNOWN = {
     "qnet-minilm-union",
     "dense-minilm-linear",
     "dense-minilm-lora",
+    "dense-minilm-query-lora",
 }
 MINIMAL: dict[str, Any] = {
     "model": {"trunk": "minilm"},

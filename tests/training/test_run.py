@@ -152,6 +152,19 @@ def test_anchor_only_queries_and_one_source_batches(make_recipe: MakeRecipe, col
     assert record.training_data["toy"]["examples"] == 28
 
 
+def test_mixed_precision_keeps_weights_in_float32(make_recipe: MakeRecipe, tmp_path: Path, dev: dict[str, Any]) -> None:
+    recipe = make_recipe(
+        train={**_train(make_recipe), "trunk": "full", "precision": "bfloat16", "mini_batch": 3}, validation=dev
+    )
+    train(recipe, output=tmp_path / "run")
+    assert {value.dtype for value in _weights(tmp_path / "run").values()} == {torch.float32}
+    assert not torch.equal(*(_bias(folder) for folder in (tmp_path / "run", Path(recipe.model.trunk))))
+
+
+def _bias(folder: Path) -> torch.Tensor:
+    return next(value for name, value in _weights(folder).items() if name.endswith("layer.1.output.dense.bias"))
+
+
 def test_logs_for_tensorboard(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     train(
         make_recipe(output={"report_to": ["tensorboard"]}, train={**_train(make_recipe), "log_every": 2}),

@@ -174,7 +174,8 @@ class KeepBest(TrainerCallback):
                     file.write(save(tensors, {"step": str(entry.step)}))
 
     def _eligible(self, scores: dict[str, float]) -> bool:
-        if self.config.max_drop is None or not self.history:
+        # Where parts of what was learned are tried at the end, it is the part that must not cost too much.
+        if self.config.max_drop is None or self.config.interpolate or not self.history:
             return True
         start = self.history[0].scores
         return all(scores[name] >= value - self.config.max_drop for name, value in start.items())

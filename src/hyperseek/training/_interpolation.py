@@ -66,21 +66,27 @@ class Interpolation:
 
 
 def choose_share(
-    interpolation: Interpolation, shares: Sequence[float], validator: Validator, *, floor: Mapping[str, float]
+    interpolation: Interpolation,
+    shares: Sequence[float],
+    validator: Validator,
+    *,
+    trained: Mapping[str, float],
+    floor: Mapping[str, float],
 ) -> tuple[float, dict[str, dict[str, float]]]:
     """Find the share with the highest mean over the dev sets, and go there.
 
     Args:
         interpolation: Of the trained model.
-        shares: What to try; the trained model itself is always tried too.
+        shares: What to try beside the trained model itself.
         validator: Measures the model.
+        trained: What the trained model scored.
         floor: Lowest score for each dev set; shares that fall below are not chosen where another is left.
 
     Returns:
         The share, and what every one scored.
     """
-    results = {}
-    for share in sorted({*shares, 1.0}, reverse=True):
+    results = {1.0: dict(trained)}
+    for share in sorted({*shares} - {1.0}, reverse=True):
         interpolation.set(share)
         results[share] = validator()
     safe = [share for share, scores in results.items() if all(scores[name] >= low for name, low in floor.items())]

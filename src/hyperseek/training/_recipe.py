@@ -199,7 +199,8 @@ class ValidationConfig(Config):
         metric: `nDCG@K`, `RR@K` or `R@K`.
         every: Steps between validations; None only validates before and after.
         patience: Stop after so many validations without a new best; None for never.
-        max_drop: A checkpoint cannot be the best if a set fell by more than this below the untrained model.
+        max_drop: A checkpoint cannot be the best if a set fell by more than this below the untrained model; with
+            `interpolate`, no share can be chosen with which one did, and if need be nothing learned is kept.
         interpolate: Shares of what was learned to try at the end; the best on the dev sets is kept. Empty for none.
     """
 

@@ -242,7 +242,10 @@ class _Run:
             return None, {}
         drop = config.max_drop
         floor = {} if drop is None else {name: score - drop for name, score in keeper.history[0].scores.items()}
-        return choose_share(Interpolation(trainer.module, start), config.interpolate, keeper.validator, floor=floor)
+        trained = next(entry.scores for entry in keeper.history if entry.step == best_step)
+        return choose_share(
+            Interpolation(trainer.module, start), config.interpolate, keeper.validator, trained=trained, floor=floor
+        )
 
     def _save(self, retriever: Retriever) -> Retriever:
         if self.recipe.train.trunk == "lora":
