@@ -6,6 +6,8 @@ whether or not a document is relevant. It is the regulariser of learning without
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -24,11 +26,14 @@ class AnchorConfig(LossConfig):
         deviation: Factor of a second term: the variance, over the batch's documents, of the difference between the
             score and the base similarity. At least 0. A shift common to all documents changes no ranking and costs
             nothing.
+        queries: Which queries are pulled: `all`, or only the `unlabelled` ones, those of sources with `anchor_only`.
+            Queries that have labels are then free to move, and unlike ones are not.
         skip_positives: Whether known positives are left out, so that the pull does not work against the labels.
     """
 
     temperature: float = Field(default=0.05, gt=0)
     deviation: float = Field(default=0.0, ge=0)
+    queries: Literal["all", "unlabelled"] = "all"
     skip_positives: bool = False
 
 
@@ -47,7 +52,7 @@ class AnchorLoss(Loss):
         self.config = config
 
     def forward(self, batch: ScoredBatch) -> Tensor:
-        """Return the mean over queries.
+        """Return the mean over the queries that are pulled.
 
         Args:
             batch: One with a `base_scorer`.
@@ -63,7 +68,10 @@ class AnchorLoss(Loss):
             raise InputError("the anchor loss needs the scores before training, which this batch does not hold")
         mask = ~batch.positives if self.config.skip_positives else torch.ones_like(batch.positives)
         temperature = self.config.temperature
-        loss = divergence_of(base / temperature, batch.in_batch / temperature, mask).mean()
+        loss = divergence_of(base / temperature, batch.in_batch / temperature, mask)
         if self.config.deviation:
-            loss = loss + self.config.deviation * (batch.in_batch - base).var(1, unbiased=False).mean()
-        return loss
+            loss = loss + self.config.deviation * (batch.in_batch - base).var(1, unbiased=False)
+        if self.config.queries == "unlabelled":
+            pulled = ~batch.positives.any(1)
+            return (loss * pulled).sum() / pulled.sum().clamp_min(1)
+        return loss.mean()
