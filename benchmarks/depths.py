@@ -35,6 +35,7 @@ SETS = {
     "cisi": "test",
     "trec-dl19-pool5k": "test",
 }
+UNLABELLED = ("pydocs", "musique", "wordnet", "icd10")
 DATA = Path(os.environ.get("HYPERSEEK_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
 
 
@@ -69,6 +70,7 @@ def main() -> None:
     parser.add_argument("--indexes", type=Path, help="folder of one MiniLM index a set, by name; made if missing")
     parser.add_argument("--override", action="append", default=[], help="for every system")
     parser.add_argument("--systems", nargs="*", choices=list(systems()))
+    parser.add_argument("--budgets", nargs="*", choices=("steps", "time"), default=("steps", "time"))
     arguments = parser.parse_args()
     print(describe_hardware(), flush=True)
 
@@ -81,13 +83,16 @@ def main() -> None:
             Index.build(folder / name, dataset.documents(), frozen, name=name)
         sets[name] = limited(dataset, SETS[name], arguments.queries)
     budgets = {"steps": f"train.max_steps={arguments.steps}", "time": f"train.max_seconds={arguments.seconds}"}
-    for budget, end in budgets.items():
+    for budget in arguments.budgets:
+        end = budgets[budget]
         for system, (recipe, changes) in systems().items():
             if arguments.systems and system not in arguments.systems:
                 continue
             place = arguments.output / budget / system.replace(" ", "-")
             common = ["validation={}", "train.clock=cpu", "train.batch_size=32"]
-            common += ["train.schedule=constant", "train.save_every=", "train.warmup=10", end]
+            common += ["train.schedule=constant", "train.save_every=", "train.warmup=10", "train.learning_rate=5e-5"]
+            # Without the pull of other queries: what is compared is how fast each system learns.
+            common += ["losses.anchor=", *(f"data.sources.{name}=" for name in UNLABELLED), end]
             if budget == "time":
                 common.append("train.max_steps=1000000")
             train(read_recipe(recipe, [*common, *changes, *arguments.override]), output=place)
