@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import product
 from typing import Any
 
@@ -10,6 +12,7 @@ import torch
 from torch import Tensor
 
 from hyperseek.scoring import Points, QNetScorer, Space, _qnet, _qnet_converter, build_converter
+from hyperseek.scoring._threads import run_on_cores
 
 ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu", "leaky_relu"]
 
@@ -79,6 +82,38 @@ def test_unequal_sizes(activation: str, norm: bool, sizes: list[int]) -> None:
         "do_residual": False,
     }
     compare(make(kwargs), draw_documents(21, sizes[0]))
+
+
+@pytest.fixture
+def three_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("small_blocks", "three_threads")
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_every_core_takes_blocks(mode: type[torch.no_grad]) -> None:
+    scorer, documents = make({"vector_dimensions": [12, 12, 12, 1]}, base=True), draw_documents(500, 12)
+    plain = scorer.score(Points(documents)).detach()
+    with mode():
+        fast = scorer.score(Points(documents))
+    torch.testing.assert_close(fast.clone(), plain, rtol=2e-5, atol=2e-5)
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.usefixtures("three_threads")
+def test_an_error_in_a_thread_is_not_lost() -> None:
+    def fail() -> None:
+        assert torch.get_num_threads() == 1
+        raise KeyError("inside")
+
+    with pytest.raises(KeyError, match="inside"):
+        run_on_cores(fail, at_most=2)
+    assert torch.get_num_threads() == 3
+    with ThreadPoolExecutor(1) as pool:  # threads that come later have all cores again
+        assert pool.submit(lambda: (torch.ones(1), torch.get_num_threads())[1]).result() == 3
 
 
 @pytest.mark.parametrize("count", [0, 1, 100])

@@ -15,11 +15,11 @@ from torch import Tensor
 from hyperseek._errors import InputError
 from hyperseek.scoring import Points, Scorer
 
-CHUNK = 16384
+CHUNK = 32768
 """Documents of a chunk: enough to keep a matrix product busy, few enough that scores stay in the cache."""
 
 # Queries scored at a time: with CHUNK documents, 8 MiB of scores.
-_QUERIES = 128
+_QUERIES = 64
 
 
 def scan(scorer: Scorer, chunks: Iterable[Tensor], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:

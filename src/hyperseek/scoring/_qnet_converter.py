@@ -10,6 +10,7 @@ Shapes: `Q` queries, `n` documents of each query, `N` documents shared by all, `
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Literal, Protocol, TypeVar
@@ -19,11 +20,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperseek._errors import InputError, UnknownNameError
+from hyperseek.scoring._threads import run_on_cores
 
 LAYER_NORM_EPSILON = 1e-5
 
-# Elements of one block of hidden states in `scan`: 2 MiB of float32, two of which stay in the cache.
-_SCAN_ELEMENTS = 1 << 19
+# Elements of one block of hidden states in `scan`: 1 MiB of float32, about what a core has to itself.
+_SCAN_ELEMENTS = 1 << 18
 
 _ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": torch.relu,
@@ -204,8 +206,8 @@ class RepeatedDenseBlockConverter:
     def scan(self, matrices: Sequence[Tensor], vectors: Sequence[Tensor], documents: Tensor) -> Tensor:
         """Score shared documents with every query, without gradients and with little memory.
 
-        One query and one block of documents at a time, so that each layer is a single plain matrix product and its
-        result stays in the cache; all other work is done in place.
+        Each core takes blocks of documents, and of each block one query after the other, so that a layer is a single
+        plain matrix product whose result stays in the core's cache; all other work is done in place.
 
         Args:
             matrices: One `(Q, in, out)` for each of `weight_shapes`.
@@ -218,19 +220,33 @@ class RepeatedDenseBlockConverter:
         count = documents.shape[0]
         scores = documents.new_empty(matrices[0].shape[0], count)
         block = max(1, _SCAN_ELEMENTS // max(self.sizes))
-        buffers = [documents.new_empty(min(block, count), max(1, *self.sizes[1:])) for _ in range(2)]
-        for start in range(0, count, block):
-            part = documents[start : start + block]
-            for query, row in enumerate(scores[:, start : start + block]):
-                state = part
-                for layer, vector in enumerate(vectors):
-                    output = buffers[layer % 2].view(-1)[: len(part) * self.sizes[layer + 1]].view(len(part), -1)
-                    torch.addmm(vector[query].mT, state, matrices[layer][query], out=output)
-                    _IN_PLACE[self.activation_type](output)
-                    self._normalise_and_add_(output, state if self.residuals[layer] else None)
-                    state = output
-                torch.mv(state, matrices[-1][query, :, 0], out=row)
+        starts = iter(range(0, count, block))  # shared: every call of `work` takes the next one
+
+        def work() -> None:
+            buffers = [documents.new_empty(min(block, count) * max(1, *self.sizes[1:])) for _ in range(2)]
+            for start in starts:
+                part = documents[start : start + block]
+                for query, row in enumerate(scores[:, start : start + block]):
+                    own = [matrix[query] for matrix in matrices]
+                    state = self._last_state(part, own, [vector[query].mT for vector in vectors], buffers)
+                    torch.mv(state, own[-1][:, 0], out=row)
+
+        run_on_cores(work, at_most=math.ceil(count / block))
         return scores
+
+    def _last_state(
+        self, documents: Tensor, matrices: Sequence[Tensor], vectors: Sequence[Tensor], buffers: Sequence[Tensor]
+    ) -> Tensor:
+        """Return what one query's last hidden layer makes of documents, in one of the buffers."""
+        state = documents
+        for layer, vector in enumerate(vectors):
+            size = self.sizes[layer + 1]
+            output = buffers[layer % 2][: len(state) * size].view(-1, size)
+            torch.addmm(vector, state, matrices[layer], out=output)
+            _IN_PLACE[self.activation_type](output)
+            self._normalise_and_add_(output, state if self.residuals[layer] else None)
+            state = output
+        return state
 
     def _normalise_and_add_(self, output: Tensor, residual: Tensor | None) -> None:
         if residual is not None and not (self.do_layer_norm and self.layer_norm_before_residual):
