@@ -71,7 +71,8 @@ def test_the_gate_moves_between_trunk_and_qnet(tiny_encoder: str, dense: Retriev
     points = dense.encode_documents(TEXTS, dtype="float32")
     base = dense.compile(QUERIES).score(points)
     full = warm.compile(QUERIES).score(points)
-    head.gate = 0.25  # type: ignore[assignment]
+    assert head.gate == pytest.approx(32**-0.5)
+    head.gate *= 0.25  # type: ignore[operator]
     gated = warm.compile(QUERIES).score(points)
     torch.testing.assert_close(gated, base + 0.25 * (full - base), atol=1e-5, rtol=1e-4)
 
