@@ -33,7 +33,7 @@ from hyperseek.index import Index
 from hyperseek.records import Document
 from hyperseek.scoring import QNetScorer, Space
 from hyperseek.scoring._qnet_converter import _SCAN_ELEMENTS
-from hyperseek.scoring._threads import run_on_cores
+from hyperseek._threads import run_on_cores
 
 
 def make_index(folder: Path, documents: int, dimension: int) -> None:

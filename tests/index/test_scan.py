@@ -68,6 +68,20 @@ def test_qnets_and_many_queries(qnet: QNetScorer) -> None:
     torch.testing.assert_close(torch.tensor(ours), torch.tensor(truth))
 
 
+def test_every_core_takes_groups_of_queries() -> None:
+    generator = torch.Generator().manual_seed(4)
+    # Small integers: products are exact, so the order of equal scores is decided too.
+    vectors, queries = (torch.randint(-3, 4, (count, 4), generator=generator).float() for count in (90, 200))
+    scorer = LinearScorer(Space("dot", 4), queries)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        ours = found(scorer, list(vectors.split(40)), 7)
+    finally:
+        torch.set_num_threads(before)
+    assert ours == oracle(scorer, vectors, 7, [-1] * 200)
+
+
 def test_the_cosine_goes_through_its_chart() -> None:
     vectors = torch.randn(50, 4, generator=torch.Generator().manual_seed(1)) * torch.arange(1, 51)[:, None]
     scorer = LinearScorer(Space("cosine", 4), torch.randn(3, 4, generator=torch.Generator().manual_seed(2)))

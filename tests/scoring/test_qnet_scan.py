@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hyperseek.scoring import Points, QNetScorer, Space, _qnet, _qnet_converter, build_converter
-from hyperseek.scoring._threads import run_on_cores
+from hyperseek._threads import run_on_cores
 
 ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu", "leaky_relu"]
 

@@ -6,20 +6,21 @@ insertion order, whatever the chunks. Shapes: `Q` queries, `n` documents of a ch
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hyperseek._errors import InputError
+from hyperseek._threads import one_core, run_on_cores
 from hyperseek.scoring import Points, Scorer
 
 CHUNK = 32768
 """Documents of a chunk: enough to keep a matrix product busy, few enough that scores stay in the cache."""
 
-# Queries scored at a time: with CHUNK documents, 8 MiB of scores.
-_QUERIES = 64
+# Queries of a group, which are scored at a time: with CHUNK documents, 4 MiB of scores.
+_QUERIES = 32
 
 
 def scan(scorer: Scorer, chunks: Iterable[Tensor], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -48,8 +49,9 @@ def scan(scorer: Scorer, chunks: Iterable[Tensor], *, k: int, excluded: Tensor |
         row = 0
         for chunk in chunks:
             prepared = prepare(chunk.to(scorer.device))
-            for found, score in zip(best, scored, strict=True):
-                found.add(score(prepared), row)
+            # Other scorers than linear ones keep all cores busy with a single group.
+            spread = scorer.linear() is not None and torch.get_num_threads() <= len(best)
+            _add(best, scored, prepared, row, at_most=len(best) if spread and scorer.device.type == "cpu" else 1)
             row += len(chunk)
         scores, rows = torch.cat([part.scores for part in best]), torch.cat([part.rows for part in best])
     # A copy, since tensors made in inference mode can neither be changed nor used in training.
@@ -67,6 +69,21 @@ def _compiled(scorer: Scorer, starts: range) -> tuple[Callable[[Tensor], Any], l
         return Points, [scorer[start : start + _QUERIES].score for start in starts]
     lifted = chart.lift_queries(vectors.float())
     return lambda chunk: chart.lift_documents(chunk).T, [lifted[start : start + _QUERIES].matmul for start in starts]
+
+
+def _add(
+    best: Sequence[_Best], scored: Sequence[Callable[[Any], Tensor]], prepared: Any, row: int, *, at_most: int
+) -> None:
+    """Score a chunk that begins at `row` with every group of queries, `at_most` so many at a time."""
+    pending = iter(list(zip(best, scored, strict=True)))
+
+    def work() -> None:
+        for found, score in pending:
+            scores = score(prepared)
+            with one_core():
+                found.add(scores, row)
+
+    run_on_cores(work, at_most=at_most)
 
 
 class _Best:

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperseek._errors import InputError, UnknownNameError
-from hyperseek.scoring._threads import run_on_cores
+from hyperseek._threads import run_on_cores
 
 LAYER_NORM_EPSILON = 1e-5
 
