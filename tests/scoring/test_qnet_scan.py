@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek.scoring import Points, QNetScorer, Space, _qnet, _qnet_converter, build_converter
 from hyperseek._threads import run_on_cores
+from hyperseek.scoring import Points, QNetScorer, Space, _qnet, _qnet_converter, build_converter
 
 ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu", "leaky_relu"]
 

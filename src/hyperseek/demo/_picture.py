@@ -85,7 +85,7 @@ def _panel(
     span = np.ptp(positions, axis=0)
     heights = _spread(positions[best, 1], 0.035 * float(span[1]))
     for rank, (document, height) in enumerate(zip(best, heights, strict=True), 1):
-        axes.annotate(
+        label = axes.annotate(
             f"{rank}  {ids[document]}",
             positions[document],
             xytext=(positions[document, 0] + 0.03 * float(span[0]), height),
@@ -94,10 +94,12 @@ def _panel(
             arrowprops={"arrowstyle": "-", "color": "#7df9ff", "lw": 0.6},
             bbox={"boxstyle": "round,pad=0.2", "fc": "#0e1117", "ec": "none", "alpha": 0.75},
         )
+        # A long name may cover dots; it must not squeeze the map.
+        label.set_in_layout(False)
     axes.set_title(name, color="white", fontsize=14)
     axes.set_facecolor("#0e1117")
     axes.set_axis_off()
-    axes.margins(0.12)
+    axes.margins(0.04)
 
 
 def _spread(heights: npt.NDArray[np.float64], gap: float) -> list[float]:
