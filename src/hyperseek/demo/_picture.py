@@ -85,10 +85,13 @@ def _panel(
     span = np.ptp(positions, axis=0)
     heights = _spread(positions[best, 1], 0.035 * float(span[1]))
     for rank, (document, height) in enumerate(zip(best, heights, strict=True), 1):
+        # Names of documents on the right half are written to their left, where there is room.
+        left = positions[document, 0] < positions[:, 0].mean() + 0.1 * float(span[0])
         label = axes.annotate(
             f"{rank}  {ids[document]}",
             positions[document],
-            xytext=(positions[document, 0] + 0.03 * float(span[0]), height),
+            xytext=(positions[document, 0] + (0.03 if left else -0.03) * float(span[0]), height),
+            horizontalalignment="left" if left else "right",
             color="white",
             fontsize=10,
             arrowprops={"arrowstyle": "-", "color": "#7df9ff", "lw": 0.6},
