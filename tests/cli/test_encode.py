@@ -72,6 +72,12 @@ def test_docarray_files(tmp_path: Path, golden: Path, tiny_encoder: str) -> None
     # The checkpoint has the trunk that made these vectors, so its queries can search them.
     assert len(index.search("neural search", k=3)) == 3
 
+    few = ["encode", str(tmp_path / "model"), str(items), "-i", str(tmp_path / "few"), "--limit", "3"]
+    CliRunner().invoke(app, few, catch_exceptions=False)
+    assert len(Index.open(tmp_path / "few")) == 3
+    with pytest.raises(HyperseekError, match="leave out --id-key, --dtype"):
+        CliRunner().invoke(app, [*few, "--id-key", "x", "--dtype", "float32"], catch_exceptions=False)
+
     arguments = ["encode", tiny_encoder, str(items), "-i", str(tmp_path / "second")]
     with pytest.raises(HyperseekError, match=r"fingerprint|not what|vectors"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -192,6 +192,9 @@ def test_an_estimate_counts_and_measures(documents: Documents, model: FakeRetrie
     assert guess.seconds == pytest.approx(30 / guess.documents_per_second)
     assert len(model.encoded) == 7  # one to warm up
     assert "40 documents, 10 of them done: about 0 s" in str(guess)
+    nothing = estimate(documents, model, done=40)  # type: ignore[arg-type]
+    assert len(model.encoded) == 7
+    assert str(nothing).startswith("40 documents, 40 of them done: nothing to encode, 1.3 kB of vectors")
     with pytest.raises(HyperseekError, match="at least 1 document"):
         estimate(documents, model, sample=0)  # type: ignore[arg-type]
 

@@ -42,14 +42,23 @@ def encode(
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
     """Encode a corpus into an index; a killed run goes on where it stopped, without encoding anything twice."""
+    from itertools import islice
+
+    from hyperseek._errors import InputError
     from hyperseek.models import load
 
     retriever = load(model, device=device)
     if corpus.endswith(_DOCARRAY):
-        made = _import(retriever, corpus, index, storage, resume, overwrite)
+        given = {
+            "--id-key": id_key,
+            "--text-key": text_key,
+            "--dtype": dtype != "auto",
+            "--on-error": on_error == "skip",
+        }
+        if useless := [option for option, value in given.items() if value]:
+            raise InputError(f"a .docs file has vectors and fixed names; leave out {', '.join(useless)}")
+        made = _import(retriever, corpus, index, storage, limit, resume, overwrite)
     else:
-        from itertools import islice
-
         from hyperseek.data import open_dataset
         from hyperseek.index import Index, estimate, stored_documents
 
@@ -78,14 +87,17 @@ def _import(
     path: str,
     index: Path,
     storage: Literal["float32", "float16"],
+    limit: int | None,
     resume: bool,
     overwrite: bool,
 ) -> Index:
+    from itertools import islice
+
     from hyperseek.index import Index, read_docs
 
     return Index.from_vectors(
         index,
-        read_docs(path),
+        islice(read_docs(path), limit),
         model=retriever,
         storage=storage,
         name=Path(path).stem,

@@ -26,8 +26,8 @@ class Estimate:
     Attributes:
         documents: Documents of the corpus.
         remaining: Those not encoded yet.
-        sample: How many were encoded to measure the speed.
-        documents_per_second: Measured speed; 0 for an empty corpus.
+        sample: How many were encoded to measure the speed; 0 where nothing remains.
+        documents_per_second: Measured speed; 0 where nothing remains.
         vector_bytes: Size of all vectors on the disk.
         text_bytes: Size of all ids, titles, texts and metadata before compression.
     """
@@ -46,11 +46,13 @@ class Estimate:
 
     def __str__(self) -> str:
         done = f", {self.documents - self.remaining:,} of them done" if self.remaining < self.documents else ""
-        return (
-            f"{self.documents:,} documents{done}: about {_duration(self.seconds)} "
-            f"({self.documents_per_second:.1f} documents/s, measured on {self.sample}), "
-            f"{_size(self.vector_bytes)} of vectors and {_size(self.text_bytes)} of text"
+        time_needed = (
+            f"about {_duration(self.seconds)} ({self.documents_per_second:.1f} documents/s, measured on {self.sample})"
+            if self.remaining
+            else "nothing to encode"
         )
+        sizes = f"{_size(self.vector_bytes)} of vectors and {_size(self.text_bytes)} of text"
+        return f"{self.documents:,} documents{done}: {time_needed}, {sizes}"
 
 
 def estimate(
@@ -95,9 +97,12 @@ def estimate(
             chosen.append(text)
         elif (place := generator.randrange(count)) < sample:
             chosen[place] = text
+    remaining = max(0, count - done)
+    if not remaining:
+        chosen = []
     return Estimate(
         documents=count,
-        remaining=max(0, count - done),
+        remaining=remaining,
         sample=len(chosen),
         documents_per_second=_rate(chosen, model, dtype) if chosen else 0.0,
         vector_bytes=count * model.space.dimension * _BYTES[storage],
