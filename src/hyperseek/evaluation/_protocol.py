@@ -8,13 +8,13 @@ since that is what a comparison is about; a comparison lists it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from pydantic import Field
 
 from hyperseek._config import Config
 from hyperseek._errors import ProtocolError
+from hyperseek._versions import installed_versions
 
 COMPARED = ("data", "split", "qrels", "k", "exclude_same_id")
 """The keys of `Protocol` in which compared results must agree."""
@@ -54,15 +54,9 @@ class Protocol(Config):
     versions: dict[str, str] = Field(default_factory=dict)
 
 
-def installed_versions() -> dict[str, str]:
+def measuring_versions() -> dict[str, str]:
     """Return the versions of the packages that can change a result."""
-    found: dict[str, str] = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return installed_versions(_PACKAGES)
 
 
 def unlike_keys(protocols: Sequence[Protocol]) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from hyperseek._errors import InputError
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.data import read_run
-from hyperseek.evaluation._protocol import Protocol, installed_versions
+from hyperseek.evaluation._protocol import Protocol, measuring_versions
 from hyperseek.evaluation._ranking import Ranking, choose_k
 from hyperseek.evaluation._result import Evaluation
 from hyperseek.evaluation._trained import trained_on
@@ -119,7 +119,7 @@ def rank_file(path: str | os.PathLike[str], qrels: Qrels, *, name: str | None = 
     run = read_run(path)
     deepest = max((len(ranking) for ranking in run.values()), default=0)
     system = {"kind": "file", "file": os.fspath(path), "deepest": deepest}
-    protocol = Protocol(qrels=fingerprint_json(qrels), system=system, versions=installed_versions())
+    protocol = Protocol(qrels=fingerprint_json(qrels), system=system, versions=measuring_versions())
     return Ranking(name=name or _stem(path), run=run, protocol=protocol)
 
 
@@ -167,7 +167,7 @@ def _protocol(
         k=k,
         exclude_same_id=exclude_same_id,
         system=system,
-        versions=installed_versions(),
+        versions=measuring_versions(),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ from pydantic import Field
 from hyperseek._config import Config
 from hyperseek._errors import ConfigError
 from hyperseek._files import atomic_write, read_json, write_json
+from hyperseek._versions import installed_versions
 from hyperseek.training._callbacks import Validated
 from hyperseek.training._recipe import Recipe, TrainConfig
 from hyperseek.training._sources import Trained
@@ -123,13 +123,7 @@ def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[st
 
 def versions() -> dict[str, str]:
     """Return the versions of the packages that matter, and of Python."""
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    return {"python": platform.python_version(), **installed_versions(_PACKAGES)}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
