@@ -13,7 +13,21 @@ import hyperseek
 
 SOURCE = Path(hyperseek.__file__).parent
 # A layer imports only layers before it, with the exceptions named in docs/design.md.
-LAYERS = ["geometry", "scoring", "nn", "models", "index", "data", "teachers", "training", "evaluation", "demo", "cli"]
+LAYERS = [
+    "geometry",
+    "scoring",
+    "engines",
+    "graph",
+    "nn",
+    "models",
+    "index",
+    "data",
+    "teachers",
+    "training",
+    "evaluation",
+    "demo",
+    "cli",
+]
 LONGEST_FILE = 400
 
 
