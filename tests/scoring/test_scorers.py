@@ -73,8 +73,10 @@ def test_a_linear_scorer_says_so(scorer: Scorer, points: Points) -> None:
         assert isinstance(scorer, QNetScorer)
         assert len(scorer.matrices) > 1
         return
-    chart = scorer.space.charts[0]
-    lifted = chart.lift_queries(vectors) @ chart.lift_documents(points.vectors).T
+    chart = scorer.space.chart("inner_product")
+    queries = scorer.lift(chart)
+    assert queries is not None
+    lifted = queries @ chart.lift_documents(points).T
     torch.testing.assert_close(lifted, scorer.score(points))
 
 

@@ -1,5 +1,33 @@
 """Pure tensor functions of the geometries points live in: torch only, no modules, no I/O."""
 
 from hyperseek.geometry._euclidean import cosine_similarity, inner_product, negative_distance, unit_vectors
+from hyperseek.geometry._hyperbolic import (
+    POLAR_EXTRA,
+    half_chord,
+    half_chord_own,
+    lorentz_to_polar,
+    poincare_to_polar,
+    polar_to_lorentz,
+    polar_to_poincare,
+    split_polar,
+)
+from hyperseek.geometry._lifts import balanced_documents, balanced_queries, paraboloid_documents, paraboloid_queries
 
-__all__ = ["cosine_similarity", "inner_product", "negative_distance", "unit_vectors"]
+__all__ = [
+    "POLAR_EXTRA",
+    "balanced_documents",
+    "balanced_queries",
+    "cosine_similarity",
+    "half_chord",
+    "half_chord_own",
+    "inner_product",
+    "lorentz_to_polar",
+    "negative_distance",
+    "paraboloid_documents",
+    "paraboloid_queries",
+    "poincare_to_polar",
+    "polar_to_lorentz",
+    "polar_to_poincare",
+    "split_polar",
+    "unit_vectors",
+]

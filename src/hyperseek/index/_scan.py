@@ -63,12 +63,14 @@ def scan(scorer: Scorer, chunks: Iterable[Tensor], *, k: int, excluded: Tensor |
 
 def _compiled(scorer: Scorer, starts: range) -> tuple[Callable[[Tensor], Any], list[Callable[[Any], Tensor]]]:
     """Return what to make of a chunk once, and for each group of queries how to score what was made."""
-    chart = scorer.space.charts[0]
-    vectors = scorer.linear()
-    if vectors is None or chart.metric != "inner_product":
+    flat = scorer.space.kind in ("dot", "cosine")  # there a product of lifted points is the exact score
+    vectors = scorer.linear() if flat else None
+    if vectors is None:
         return Points, [scorer[start : start + _QUERIES].score for start in starts]
+    chart = scorer.space.chart("inner_product")
     lifted = chart.lift_queries(vectors.float())
-    return lambda chunk: chart.lift_documents(chunk).T, [lifted[start : start + _QUERIES].matmul for start in starts]
+    groups: list[Callable[[Any], Tensor]] = [lifted[start : start + _QUERIES].matmul for start in starts]
+    return lambda chunk: chart.lift_documents(Points(chunk)).T, groups
 
 
 def _add(

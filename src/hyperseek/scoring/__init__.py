@@ -1,5 +1,7 @@
 """What documents are (Points), how they compare (Space), and what queries become (Scorer)."""
 
+from hyperseek.scoring._function import FunctionScorer, OnnxScorer
+from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._linear import LinearScorer
 from hyperseek.scoring._points import Points
 from hyperseek.scoring._qnet import QNetScorer
@@ -10,18 +12,24 @@ from hyperseek.scoring._qnet_converter import (
     register_qnet_converter,
 )
 from hyperseek.scoring._scorer import Scorer, load_scorer
-from hyperseek.scoring._space import Chart, Space
+from hyperseek.scoring._space import Space
+from hyperseek.scoring._surrogate import Landmarks, SurrogateScorer, surrogate
 
 __all__ = [
     "Chart",
+    "FunctionScorer",
+    "Landmarks",
     "LinearScorer",
+    "OnnxScorer",
     "Points",
     "QNetConverter",
     "QNetScorer",
     "RepeatedDenseBlockConverter",
     "Scorer",
     "Space",
+    "SurrogateScorer",
     "build_converter",
     "load_scorer",
     "register_qnet_converter",
+    "surrogate",
 ]

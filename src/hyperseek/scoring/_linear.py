@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from hyperseek.scoring._points import Points
@@ -18,7 +17,7 @@ class LinearScorer(Scorer):
 
     Args:
         space: The geometry.
-        queries: `(Q, d)`.
+        queries: `(Q, w)` stored points, as `Space.canonical` makes them.
     """
 
     kind = "linear"
@@ -33,9 +32,8 @@ class LinearScorer(Scorer):
         return self.space.score(self.queries, points)
 
     def score_own(self, documents: Tensor) -> Tensor:
-        """Return `(Q, n)` similarities of each query with its own `(Q, n, d)` documents."""
-        rows = [self.space.score(query[None], Points(own)) for query, own in zip(self.queries, documents, strict=True)]
-        return torch.cat(rows) if rows else documents.new_zeros(0, documents.shape[1])
+        """Return `(Q, n)` similarities of each query with its own `(Q, n, w)` documents."""
+        return self.space.score_own(self.queries, documents)
 
     def linear(self) -> Tensor:
         """Return the queries themselves."""

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hyperseek._errors import InputError, ModelError, UnknownNameError
 from hyperseek._files import atomic_write
+from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points
 from hyperseek.scoring._space import Space
 
@@ -62,6 +63,18 @@ class Scorer(ABC):
     @abstractmethod
     def linear(self) -> Tensor | None:
         """Return `(Q, d)` query vectors for the charts of `space` if the score is linear there, else None."""
+
+    def lift(self, chart: Chart) -> Tensor | None:
+        """Return `(Q, e)` queries with which an engine on a chart finds this scorer's candidates.
+
+        Args:
+            chart: Of the scorer's space.
+
+        Returns:
+            The queries, or None if the score cannot be searched in that chart; then `surrogate` makes one that can.
+        """
+        vectors = self.linear()
+        return None if vectors is None else chart.lift_queries(vectors.float())
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:

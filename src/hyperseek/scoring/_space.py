@@ -1,115 +1,224 @@
 """Space: the geometry points live in, and the charts by which ordinary vector engines can search it.
 
-Shapes: `Q` queries, `N` documents, `d` dimensions.
+Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers of a stored point.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, Self, TypeAlias
 
+import torch
 from torch import Tensor
 
+from hyperseek import geometry
 from hyperseek._errors import InputError, UnknownNameError
-from hyperseek.geometry import cosine_similarity, inner_product, negative_distance, unit_vectors
+from hyperseek.scoring._geometries import GEOMETRIES, Chart
 from hyperseek.scoring._points import Points
 
-Metric = Literal["inner_product", "l2"]
+Similarity: TypeAlias = Literal["geodesic", "squared", "inner"]
+"""What a hyperbolic space scores by: minus the distance, minus the squared Lorentz distance, the Lorentz inner product.
+All three rank alike."""
 
-
-@dataclass(frozen=True, slots=True)
-class Chart:
-    """A pair of maps under which an ordinary vector engine ranks as the space does.
-
-    Attributes:
-        name: Names the chart within its space.
-        metric: What the engine must rank by: the largest inner product or the smallest L2 distance.
-        lift_documents: `(N, d)` points to `(N, e)` plain vectors.
-        lift_queries: `(Q, d)` points to `(Q, e)` plain vectors.
-    """
-
-    name: str
-    metric: Metric
-    lift_documents: Callable[[Tensor], Tensor]
-    lift_queries: Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class _Geometry:
-    score: Callable[[Tensor, Tensor], Tensor]
-    canonical: Callable[[Tensor], Tensor]
-    charts: tuple[Chart, ...]
-
-
-def _identity(vectors: Tensor) -> Tensor:
-    return vectors
-
-
-_GEOMETRIES: dict[str, _Geometry] = {
-    "dot": _Geometry(inner_product, _identity, (Chart("identity", "inner_product", _identity, _identity),)),
-    "cosine": _Geometry(cosine_similarity, unit_vectors, (Chart("unit", "inner_product", unit_vectors, unit_vectors),)),
-    "euclidean": _Geometry(negative_distance, _identity, (Chart("identity", "l2", _identity, _identity),)),
-}
+HEADROOM = 1.25
+"""How far beyond the documents at hand a chart's bound is set, so that longer ones can be added."""
 
 
 @dataclass(frozen=True, slots=True)
 class Space:
     """The geometry of an index: a small value that prints, compares and goes to JSON and back.
 
+    Points have two forms: coordinates, as models give them, and stored points, as indexes keep and scorers read them.
+    `canonical` leads from the first to the second.
+
+    | kind | coordinates | stored | score |
+    |---|---|---|---|
+    | `dot` | `d` | the same | inner product |
+    | `cosine` | `d` | norm 1 | cosine |
+    | `euclidean` | `d` | the same | minus the distance |
+    | `lorentz` | `d + 1`, time first | `d + 2`, polar | see `similarity` |
+    | `poincare` | `d`, in the ball | `d + 2`, polar | see `similarity` |
+    | `tokens` | a set of vectors of `d` | the same | late interaction |
+
     Attributes:
-        kind: `"dot"` (inner product), `"cosine"`, or `"euclidean"` (minus the distance).
+        kind: One of the above.
         dimension: `d`, at least 1.
+        radius_squared: R² of the hyperboloid, positive; the ball has c = 1/R². Flat spaces have 1.
+        similarity: What hyperbolic spaces score by.
     """
 
     kind: str
     dimension: int
+    radius_squared: float = 1.0
+    similarity: Similarity = "geodesic"
 
     def __post_init__(self) -> None:
-        if self.kind not in _GEOMETRIES:
-            raise UnknownNameError("space", self.kind, _GEOMETRIES)
+        if self.kind not in GEOMETRIES:
+            raise UnknownNameError("space", self.kind, GEOMETRIES)
         if self.dimension < 1:
             raise InputError(f"a space needs at least 1 dimension, not {self.dimension}")
+        if not 0 < self.radius_squared < float("inf"):
+            raise InputError(f"radius_squared must be positive and finite, not {self.radius_squared}")
+        if self.similarity not in ("geodesic", "squared", "inner"):
+            raise UnknownNameError("similarity", self.similarity, ("geodesic", "squared", "inner"))
+        if not GEOMETRIES[self.kind].curved and (self.radius_squared, self.similarity) != (1.0, "geodesic"):
+            raise InputError(f"radius_squared and similarity are for hyperbolic spaces, not for {self.kind!r}")
+
+    @property
+    def width(self) -> int:
+        """Numbers of a stored point."""
+        return GEOMETRIES[self.kind].width(self.dimension)
+
+    @property
+    def coordinates(self) -> int:
+        """Numbers of a point's coordinates, as models give them."""
+        return GEOMETRIES[self.kind].coordinates(self.dimension)
+
+    def canonical(self, coordinates: Tensor) -> Tensor:
+        """Return `(N, w)` stored points of `(N, coordinates)` points as models give them; differentiable."""
+        if coordinates.shape[-1] != self.coordinates:
+            raise InputError(
+                f"points of a {self.kind} space of {self.dimension} dimensions have {self.coordinates} coordinates, "
+                f"not {coordinates.shape[-1]}"
+            )
+        return GEOMETRIES[self.kind].canonical(self, coordinates)
 
     def score(self, queries: Tensor, points: Points) -> Tensor:
         """Compare query points with document points, exactly.
 
         Args:
-            queries: `(Q, d)`.
+            queries: `(Q, w)` stored points.
             points: `N` documents.
 
         Returns:
             `(Q, N)` float32 (float64 for float64 points); higher is better.
 
         Raises:
-            InputError: A dimension is not the space's.
+            InputError: The points have not the space's width.
         """
         self.check(queries)
         self.check(points.vectors)
-        return _GEOMETRIES[self.kind].score(queries, points.vectors)
+        return GEOMETRIES[self.kind].score(self, queries, points)
 
-    def canonical(self, vectors: Tensor) -> Tensor:
-        """Return `(N, d)` vectors as this space stores them: of norm 1 for the cosine, unchanged otherwise."""
-        return _GEOMETRIES[self.kind].canonical(vectors)
+    def score_own(self, queries: Tensor, documents: Tensor) -> Tensor:
+        """Compare each query point with document points of its own, exactly.
 
-    @property
-    def charts(self) -> tuple[Chart, ...]:
-        """The charts whose united candidates find the best documents; the first alone is exact for a flat scan."""
-        return _GEOMETRIES[self.kind].charts
+        Args:
+            queries: `(Q, w)` stored points.
+            documents: `(Q, n, w)`.
+
+        Returns:
+            `(Q, n)`, as in `score`.
+
+        Raises:
+            InputError: The points have not the space's width.
+        """
+        self.check(queries)
+        self.check(documents)
+        return GEOMETRIES[self.kind].score_own(self, queries, documents)
 
     def check(self, vectors: Tensor) -> None:
-        """Raise InputError unless the last axis of `vectors` has `dimension` entries."""
-        if vectors.shape[-1] != self.dimension:
+        """Raise InputError unless the last axis of `vectors` has `width` entries."""
+        if vectors.shape[-1] != self.width:
             raise InputError(
-                f"this space has {self.dimension} dimensions but the vectors have {vectors.shape[-1]}; "
+                f"this space has {self.width} dimensions but the vectors have {vectors.shape[-1]}; "
                 f"were they made by another model?"
             )
 
+    @property
+    def flat_chart(self) -> str:
+        """Name of the chart for engines that look at all vectors, or at all of some cells: flat and IVF."""
+        return GEOMETRIES[self.kind].flat
+
+    @property
+    def graph_charts(self) -> tuple[str, ...]:
+        """Names of the charts whose united candidates a graph engine finds the best documents with."""
+        return GEOMETRIES[self.kind].graph
+
+    def chart(self, name: str, **parameters: Any) -> Chart:
+        """Return a chart.
+
+        Args:
+            name: `inner_product` (the features, ranked by inner product), `balanced` (the same, lifted to L2), `l2`
+                for Euclidean spaces, or `poincare` for hyperbolic ones.
+            **parameters: `bound` for `balanced`: at least the norm of every document's features; see `fit_chart`. For
+                token spaces the parameters of the fixed-dimensional encoding.
+
+        Returns:
+            The chart.
+
+        Raises:
+            UnknownNameError: The space has no such chart.
+            InputError: A parameter is missing.
+        """
+        kind = GEOMETRIES[self.kind]
+        others = kind.l2_lifts(self)
+        if name in others:
+            return Chart(name, "l2", {}, *others[name])
+        own = {key: value for key, value in parameters.items() if key != "bound"}
+
+        def features(points: Points) -> Tensor:
+            return kind.features(self, points, own)
+
+        def query_features(queries: Tensor) -> Tensor:
+            return kind.query_features(self, queries, own)
+
+        if name == "inner_product":
+            return Chart(name, "inner_product", own, features, query_features, lambda weights: weights)
+        if name != "balanced":
+            raise UnknownNameError("chart", name, ("inner_product", "balanced", *others))
+        bound = parameters.get("bound")
+        if bound is None or not bound > 0:
+            raise InputError(f"the balanced chart needs a positive bound, not {bound}; fit_chart finds one")
+        return Chart(
+            name,
+            "l2",
+            parameters,
+            lambda points: geometry.balanced_documents(features(points), bound),
+            lambda queries: geometry.balanced_queries(query_features(queries)),
+            geometry.balanced_queries,
+            bound,
+        )
+
+    def fit_chart(self, name: str, points: Iterable[Points], *, headroom: float = HEADROOM, **parameters: Any) -> Chart:
+        """Return a chart for given documents, with room for longer ones.
+
+        Args:
+            name: As for `chart`.
+            points: The documents in chunks; read only where the chart has a bound.
+            headroom: Factor, at least 1, by which the bound exceeds the largest norm at hand.
+            **parameters: As for `chart`.
+
+        Returns:
+            The chart.
+
+        Raises:
+            UnknownNameError: The space has no such chart.
+            InputError: `headroom` is below 1.
+        """
+        if headroom < 1:
+            raise InputError(f"headroom must be at least 1, not {headroom}")
+        if name == "balanced":
+            features = self.chart("inner_product", **parameters)
+            largest = max((largest_norm(features, chunk) for chunk in points), default=0.0)
+            parameters = {**parameters, "bound": largest * headroom or 1.0}
+        return self.chart(name, **parameters)
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values from which `from_json` makes an equal space."""
-        return asdict(self)
+        values: dict[str, Any] = {"kind": self.kind, "dimension": self.dimension}
+        if GEOMETRIES[self.kind].curved:
+            values |= {"radius_squared": self.radius_squared, "similarity": self.similarity}
+        return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Make a space from the values of `to_json`."""
         return cls(**values)
+
+
+def largest_norm(chart: Chart, points: Points) -> float:
+    """Return the largest norm of lifted documents; 0 for none."""
+    lifted = chart.lift_documents(points)
+    return float(torch.linalg.vector_norm(lifted, dim=-1).max()) if len(lifted) else 0.0

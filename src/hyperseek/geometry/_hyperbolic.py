@@ -1,0 +1,138 @@
+"""Hyperbolic space in polar coordinates: a direction and a distance from the origin.
+
+The hyperboloid and the Poincaré ball are two pictures of one space. Their coordinates lose near ties far from the
+origin: a hyperboloid's grow with the exponential of the distance and its inner product cancels almost all of them, and
+a ball's crowd below 1. Direction and distance lose neither, so this is how points are stored and compared here.
+
+**Polar points** `(..., d + 2)`: a unit direction (zero at the origin), then the distance from the origin in units of
+the curvature radius, rho >= 0, as the sum of two numbers, of which half precision keeps 22 bits instead of 11.
+
+Conventions: time coordinate first; `radius_squared` is R² of the hyperboloid <x, x> = -R² (sectional curvature -1/R²)
+and `c = 1/R²` of the ball of radius 1/sqrt(c). Shapes: `Q` queries, `N` documents, `n` documents of a query's own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hyperseek.geometry._euclidean import unit_vectors
+
+POLAR_EXTRA = 2
+"""Numbers of a polar point beyond its direction."""
+
+
+def lorentz_to_polar(points: Tensor, radius_squared: float = 1.0) -> Tensor:
+    """Turn points of the hyperboloid into polar points; only the space part is read, so the constraint holds exactly.
+
+    Args:
+        points: `(..., d + 1)`, time first, floating.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 2)` polar points, in float64 if `points` is, else in float32.
+    """
+    space = _wide(points)[..., 1:]
+    length: Tensor = torch.linalg.vector_norm(space, dim=-1, keepdim=True)
+    return _polar(unit_vectors(space), torch.asinh(length / math.sqrt(radius_squared)))
+
+
+def polar_to_lorentz(polar: Tensor, radius_squared: float = 1.0) -> Tensor:
+    """Turn polar points into points of the hyperboloid.
+
+    Args:
+        polar: `(..., d + 2)`.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)`, time first.
+    """
+    direction, rho = split_polar(polar)
+    return torch.cat([torch.cosh(rho), torch.sinh(rho) * direction], dim=-1) * math.sqrt(radius_squared)
+
+
+def poincare_to_polar(points: Tensor, c: float = 1.0) -> Tensor:
+    """Turn points of the ball into polar points: rho = 2 artanh(sqrt(c) |x|).
+
+    Args:
+        points: `(..., d)` of norm below 1 / sqrt(c), floating.
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(..., d + 2)` polar points, infinite or undefined for points that do not lie in the ball.
+    """
+    wide = _wide(points)
+    length: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    return _polar(unit_vectors(wide), 2 * torch.atanh(length * math.sqrt(c)))
+
+
+def polar_to_poincare(polar: Tensor, c: float = 1.0) -> Tensor:
+    """Turn polar points into points of the ball; in float32 all norms are 1 / sqrt(c) from rho = 17 on.
+
+    Args:
+        polar: `(..., d + 2)`.
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(..., d)`.
+    """
+    direction, rho = split_polar(polar)
+    return torch.tanh(rho / 2) * direction / math.sqrt(c)
+
+
+def split_polar(polar: Tensor) -> tuple[Tensor, Tensor]:
+    """Return directions `(..., d)` and distances from the origin `(..., 1)` of polar points, float32 or float64."""
+    wide = _wide(polar)
+    return wide[..., :-POLAR_EXTRA], wide[..., -POLAR_EXTRA:].sum(dim=-1, keepdim=True)
+
+
+def half_chord(queries: Tensor, documents: Tensor) -> Tensor:
+    """Return s = sinh(distance / 2R) of all pairs, from which every hyperbolic similarity follows.
+
+    s² = sinh²((rho_x - rho_y) / 2) + sinh(rho_x) sinh(rho_y) |u_x - u_y|² / 4, the hyperbolic law of cosines without
+    its cancellation: every term is positive and is computed from differences, so near ties survive float32.
+
+    Args:
+        queries: `(Q, d + 2)` polar points.
+        documents: `(N, d + 2)` polar points.
+
+    Returns:
+        `(Q, N)`, at least 0.
+    """
+    u, rho_u = split_polar(queries)
+    v, rho_v = split_polar(documents)
+    angular = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
+    return _half_chord(angular, rho_u, rho_v.T)
+
+
+def half_chord_own(queries: Tensor, documents: Tensor) -> Tensor:
+    """Return sinh(distance / 2R) between each query and documents of its own.
+
+    Args:
+        queries: `(Q, d + 2)` polar points.
+        documents: `(Q, n, d + 2)` polar points.
+
+    Returns:
+        `(Q, n)`, at least 0.
+    """
+    u, rho_u = split_polar(queries)
+    v, rho_v = split_polar(documents)
+    angular: Tensor = torch.linalg.vector_norm(u[:, None] - v, dim=-1) / 2
+    return _half_chord(angular, rho_u, rho_v[..., 0])
+
+
+def _half_chord(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
+    radial = torch.sinh((rho_u - rho_v) / 2)
+    # The root before the product: sinh(rho) squared overflows float32 at half the distance.
+    return torch.hypot(radial, angular * torch.sinh(rho_u).sqrt() * torch.sinh(rho_v).sqrt())
+
+
+def _polar(direction: Tensor, rho: Tensor) -> Tensor:
+    coarse = rho.half().to(rho.dtype)
+    return torch.cat([direction, coarse, rho - coarse], dim=-1)
+
+
+def _wide(points: Tensor) -> Tensor:
+    return points if points.dtype == torch.float64 else points.float()

@@ -1,0 +1,134 @@
+"""Scorers from elsewhere: a function of yours, or an ONNX model that reads a query's vectors and a document's.
+
+Neither can be searched by an engine as it is; `surrogate` makes that possible for both.
+
+Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers of a stored point.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hyperseek._errors import InputError, require
+from hyperseek.scoring._points import Points
+from hyperseek.scoring._scorer import Scorer
+from hyperseek.scoring._space import Space
+
+
+class FunctionScorer(Scorer):
+    """Queries scored by a function of yours.
+
+    ```python
+    def score(queries, documents):          # {"vector": (Q, 384)}, Points of N
+        return -(queries["vector"][:, None] - documents.vectors).abs().sum(-1)
+
+    index.search(FunctionScorer(index.space, score, {"vector": vectors}))
+    ```
+
+    Args:
+        space: The geometry of the documents.
+        function: Maps the queries' tensors and `N` points to `(Q, N)` scores, higher is better; each document's score
+            must not depend on the other documents.
+        queries: Tensors by name, whose first axis is the query; at least one.
+    """
+
+    kind = "function"
+
+    def __init__(
+        self, space: Space, function: Callable[[dict[str, Tensor], Points], Tensor], queries: Mapping[str, Tensor]
+    ) -> None:
+        if not queries or len({len(tensor) for tensor in queries.values()}) != 1:
+            sizes = {name: tuple(tensor.shape) for name, tensor in queries.items()}
+            raise InputError(f"the queries' tensors must have one first axis, the query, in common; given {sizes}")
+        self.space = space
+        self.function = function
+        self.queries = dict(queries)
+
+    def score(self, points: Points) -> Tensor:
+        """Return `(Q, N)` scores; InputError if the function returns another shape."""
+        scores = self.function(self.queries, points).float()
+        if scores.shape != (len(self), len(points)):
+            raise InputError(
+                f"the scoring function returned the shape {tuple(scores.shape)} for {len(self)} queries and "
+                f"{len(points)} documents; it must return ({len(self)}, {len(points)})"
+            )
+        return scores
+
+    def score_own(self, documents: Tensor) -> Tensor:
+        """Return `(Q, n)` scores of each query's own `(Q, n, w)` documents."""
+        rows = [self[place : place + 1].score(Points(own)) for place, own in enumerate(documents)]
+        return torch.cat(rows) if rows else documents.new_zeros(documents.shape[:2])
+
+    def linear(self) -> None:
+        """Return None: nothing is known of the function."""
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the queries."""
+        return self.queries
+
+    def config(self) -> dict[str, Any]:
+        """Return the space and the function itself."""
+        return {"space": self.space.to_json(), "function": self.function}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Refuse: code is not written to files."""
+        raise InputError("a scorer with a function of its own cannot be saved; save its queries and make it again")
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
+        """Make the scorer from what `tensors` and `config` returned."""
+        return cls(Space.from_json(config["space"]), config["function"], tensors)
+
+
+class OnnxScorer(FunctionScorer):
+    """Queries scored by an ONNX model, a cross-scorer: it reads one query and a batch of documents.
+
+    The model's first input is a query `(1, ...)`, its second the documents `(N, w)` with `N` free, and its first output
+    their scores, `(N,)` or `(N, 1)`.
+
+    Args:
+        space: The geometry of the documents.
+        path: The `.onnx` file.
+        queries: `(Q, ...)` float32, one row a query.
+
+    Raises:
+        MissingExtraError: onnxruntime is not installed.
+        InputError: The model has not two inputs.
+    """
+
+    kind = "onnx"
+
+    def __init__(self, space: Space, path: str | os.PathLike[str], queries: Tensor) -> None:
+        onnxruntime = require("onnxruntime", extra="onnx")
+        session = onnxruntime.InferenceSession(os.fspath(path), providers=onnxruntime.get_available_providers())
+        names = [put.name for put in session.get_inputs()]
+        if len(names) != 2:
+            raise InputError(f"{path} has the inputs {names}; a cross-scorer has two: a query and documents")
+        self.path = os.fspath(path)
+
+        def run(given: dict[str, Tensor], points: Points) -> Tensor:
+            documents = points.vectors.float().cpu().numpy()
+            rows = given["queries"].float().cpu().numpy()
+            scores = [session.run(None, {names[0]: row[None], names[1]: documents})[0].reshape(-1) for row in rows]
+            return torch.from_numpy(np.stack(scores)) if scores else torch.zeros(0, len(points))
+
+        super().__init__(space, run, {"queries": queries})
+
+    def config(self) -> dict[str, Any]:
+        """Return the space and the model's path."""
+        return {"space": self.space.to_json(), "path": self.path}
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the queries, and the path of the model."""
+        Scorer.save(self, path)
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
+        """Make the scorer from what `tensors` and `config` returned."""
+        return cls(Space.from_json(config["space"]), config["path"], tensors["queries"])

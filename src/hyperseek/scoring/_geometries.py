@@ -1,0 +1,227 @@
+"""What each kind of space knows: how it stores and compares points, and how it lifts them for vector engines.
+
+Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers of a stored point, `f` features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from hyperseek import geometry
+from hyperseek._errors import InputError
+from hyperseek.scoring._points import Points
+
+if TYPE_CHECKING:
+    from hyperseek.scoring._space import Space
+
+Metric: TypeAlias = Literal["inner_product", "l2"]
+"""What an engine ranks by: the largest inner product, or the smallest Euclidean distance."""
+
+L2Lift: TypeAlias = tuple[Callable[[Points], Tensor], Callable[[Tensor], Tensor]]
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """A pair of maps under which an ordinary vector engine finds what the space ranks first.
+
+    Attributes:
+        name: Names the chart within its space.
+        metric: What the engine must rank by.
+        parameters: Plain values from which `Space.chart` makes an equal chart.
+        lift_documents: `N` points to `(N, e)` vectors.
+        lift_queries: `(Q, w)` query points to `(Q, e)` vectors.
+        lift_weights: `(Q, f)` weights of a function that is linear in the space's features to `(Q, e)` vectors; None
+            where this chart cannot search by such a function.
+        bound: Largest norm of features that the lift was made for; None where it takes any. Points beyond it are
+            lifted wrongly, so an engine checks them.
+    """
+
+    name: str
+    metric: Metric
+    parameters: Mapping[str, Any]
+    lift_documents: Callable[[Points], Tensor]
+    lift_queries: Callable[[Tensor], Tensor]
+    lift_weights: Callable[[Tensor], Tensor] | None = None
+    bound: float | None = None
+
+
+class Geometry:
+    """One kind of space. Features are vectors whose inner product with a query's features ranks as the space does."""
+
+    flat: ClassVar[str] = "inner_product"
+    graph: ClassVar[tuple[str, ...]] = ("balanced",)
+    curved: ClassVar[bool] = False
+
+    def width(self, dimension: int) -> int:
+        """Return the numbers of a stored point."""
+        return dimension
+
+    def coordinates(self, dimension: int) -> int:
+        """Return the numbers of a point as models give it."""
+        return dimension
+
+    def canonical(self, space: Space, coordinates: Tensor) -> Tensor:
+        """Turn points as models give them into points as they are stored."""
+        return coordinates
+
+    def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
+        """Compare all pairs: `(Q, N)`, higher is better."""
+        raise NotImplementedError
+
+    def score_own(self, space: Space, queries: Tensor, documents: Tensor) -> Tensor:
+        """Compare each query with its own `(Q, n, w)` documents: `(Q, n)`."""
+        rows = [self.score(space, query[None], Points(own)) for query, own in zip(queries, documents, strict=True)]
+        return torch.cat(rows) if rows else documents.new_zeros(0, documents.shape[1])
+
+    def features(self, space: Space, points: Points, parameters: Mapping[str, Any]) -> Tensor:
+        """Return `(N, f)` features of documents."""
+        return points.vectors
+
+    def query_features(self, space: Space, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
+        """Return `(Q, f)` features of queries."""
+        return queries
+
+    def l2_lifts(self, space: Space) -> Mapping[str, L2Lift]:
+        """Return further charts, ranked by L2: name, and how documents and queries are lifted."""
+        return {}
+
+
+class Dot(Geometry):
+    """The inner product."""
+
+    def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
+        """Return inner products."""
+        return geometry.inner_product(queries, points.vectors)
+
+
+class Cosine(Geometry):
+    """The cosine; stored vectors have norm 1, so engines of every sort can search them as they are."""
+
+    graph = ("inner_product",)
+
+    def canonical(self, space: Space, coordinates: Tensor) -> Tensor:
+        """Scale to norm 1."""
+        return geometry.unit_vectors(coordinates)
+
+    def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
+        """Return cosines."""
+        return geometry.cosine_similarity(queries, points.vectors)
+
+    def features(self, space: Space, points: Points, parameters: Mapping[str, Any]) -> Tensor:
+        """Return unit vectors."""
+        return geometry.unit_vectors(points.vectors)
+
+    def query_features(self, space: Space, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
+        """Return unit vectors."""
+        return geometry.unit_vectors(queries)
+
+
+class Euclidean(Geometry):
+    """Minus the distance."""
+
+    flat = "l2"
+    graph = ("l2",)
+
+    def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
+        """Return distances with a minus sign."""
+        return geometry.negative_distance(queries, points.vectors)
+
+    def features(self, space: Space, points: Points, parameters: Mapping[str, Any]) -> Tensor:
+        """Lift to the paraboloid."""
+        return geometry.paraboloid_documents(points.vectors)
+
+    def query_features(self, space: Space, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
+        """Lift to the paraboloid's tangent planes."""
+        return geometry.paraboloid_queries(queries)
+
+    def l2_lifts(self, space: Space) -> Mapping[str, L2Lift]:
+        """Return the vectors themselves."""
+        return {"l2": (lambda points: points.vectors, lambda queries: queries)}
+
+
+class Lorentz(Geometry):
+    """Hyperbolic space, with points of the hyperboloid as coordinates and polar points in the store.
+
+    A graph engine on the inner-product lift chases norms and finds almost nothing; on either of the two L2 charts alone
+    it fails at some dimension; the union of their candidates does not.
+    """
+
+    graph = ("poincare", "balanced")
+    curved = True
+
+    def width(self, dimension: int) -> int:
+        """Return the numbers of a polar point."""
+        return dimension + geometry.POLAR_EXTRA
+
+    def coordinates(self, dimension: int) -> int:
+        """Return the numbers of a hyperboloid point, time included."""
+        return dimension + 1
+
+    def canonical(self, space: Space, coordinates: Tensor) -> Tensor:
+        """Turn hyperboloid points into polar points."""
+        return geometry.lorentz_to_polar(coordinates, space.radius_squared)
+
+    def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
+        """Return the space's similarity."""
+        return _similarity(space, geometry.half_chord(queries, points.vectors))
+
+    def score_own(self, space: Space, queries: Tensor, documents: Tensor) -> Tensor:
+        """Return the space's similarity of own documents."""
+        return _similarity(space, geometry.half_chord_own(queries, documents))
+
+    def features(self, space: Space, points: Points, parameters: Mapping[str, Any]) -> Tensor:
+        """Return hyperboloid points of radius 1: `(time, space)`."""
+        return geometry.polar_to_lorentz(points.vectors)
+
+    def query_features(self, space: Space, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
+        """Return hyperboloid points with the sign of time flipped: the Lorentz inner product as a plain one."""
+        points = geometry.polar_to_lorentz(queries)
+        return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
+
+    def l2_lifts(self, space: Space) -> Mapping[str, L2Lift]:
+        """Return ball coordinates."""
+        return {"poincare": (lambda points: geometry.polar_to_poincare(points.vectors), geometry.polar_to_poincare)}
+
+
+class Poincare(Lorentz):
+    """Hyperbolic space, with points of the ball as coordinates."""
+
+    def coordinates(self, dimension: int) -> int:
+        """Return the numbers of a ball point."""
+        return dimension
+
+    def canonical(self, space: Space, coordinates: Tensor) -> Tensor:
+        """Turn ball points into polar points."""
+        return geometry.poincare_to_polar(coordinates, 1 / space.radius_squared)
+
+
+class Tokens(Geometry):
+    """Sets of token vectors, compared by late interaction: see `MaxSimScorer`."""
+
+    def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
+        """Refuse: one vector cannot stand for a query of many."""
+        raise InputError("token points are compared by a MaxSimScorer, which holds all tokens of a query")
+
+
+GEOMETRIES: dict[str, Geometry] = {
+    "dot": Dot(),
+    "cosine": Cosine(),
+    "euclidean": Euclidean(),
+    "lorentz": Lorentz(),
+    "poincare": Poincare(),
+    "tokens": Tokens(),
+}
+"""The kinds of spaces."""
+
+
+def _similarity(space: Space, chord: Tensor) -> Tensor:
+    if space.similarity == "geodesic":
+        return torch.asinh(chord) * (-2 * math.sqrt(space.radius_squared))
+    squared = -4 * space.radius_squared * chord.square()
+    return squared if space.similarity == "squared" else squared / 2 - space.radius_squared

@@ -1,0 +1,167 @@
+"""Surrogates: a linear function of the space's features in place of a scorer that no vector engine can search by.
+
+The scorer scores some fixed documents, the landmarks; a least-squares fit of those scores gives each query a vector
+that an engine can search with. What it finds are candidates, which the scorer then scores itself. As the landmarks are
+the same for all queries, so is the pseudo-inverse of their features.
+
+Shapes: `Q` queries, `L` landmarks, `n` candidates of each query, `f` features (a constant is added in fits).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from hyperseek._errors import InputError
+from hyperseek.scoring._geometries import Chart
+from hyperseek.scoring._points import Points
+from hyperseek.scoring._scorer import Scorer
+from hyperseek.scoring._space import Space
+
+# Ridge of a fit, relative to the mean square of a feature: enough where there are fewer landmarks than features.
+_RIDGE = 1e-4
+
+
+class SurrogateScorer(Scorer):
+    """Queries as linear functions of features.
+
+    Args:
+        space: Whose features.
+        weights: `(Q, f)`.
+        bias: `(Q,)`.
+        parameters: Of the chart whose features they are.
+    """
+
+    kind = "surrogate"
+
+    def __init__(
+        self, space: Space, weights: Tensor, bias: Tensor, *, parameters: Mapping[str, Any] | None = None
+    ) -> None:
+        self.space = space
+        self.weights = weights
+        self.bias = bias
+        self.parameters = dict(parameters or {})
+
+    def score(self, points: Points) -> Tensor:
+        """Return `(Q, N)` values of the linear functions."""
+        features = self.space.chart("inner_product", **self.parameters).lift_documents(points)
+        return torch.addmm(self.bias[:, None], self.weights, features.float().T)
+
+    def score_own(self, documents: Tensor) -> Tensor:
+        """Return `(Q, n)` values at each query's own `(Q, n, w)` documents."""
+        flat = Points(documents.flatten(0, 1))
+        features = self.space.chart("inner_product", **self.parameters).lift_documents(flat).float()
+        products = torch.einsum("qf,qnf->qn", self.weights, features.reshape(*documents.shape[:2], -1))
+        return products + self.bias[:, None]
+
+    def linear(self) -> Tensor | None:
+        """Return the weights where features are the points themselves, else None."""
+        return self.weights if self.space.kind in ("dot", "cosine") else None
+
+    def lift(self, chart: Chart) -> Tensor | None:
+        """Return `(Q, e)` queries for an engine, or None where the chart cannot search by a linear function."""
+        return None if chart.lift_weights is None else chart.lift_weights(self.weights)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return `weights` and `bias`."""
+        return {"weights": self.weights, "bias": self.bias}
+
+    def config(self) -> dict[str, Any]:
+        """Return the space and the chart's parameters."""
+        return {"space": self.space.to_json(), "parameters": self.parameters}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
+        """Make the surrogate from what `tensors` and `config` returned."""
+        space = Space.from_json(config["space"])
+        return cls(space, tensors["weights"], tensors["bias"], parameters=config["parameters"])
+
+
+class Landmarks:
+    """Fixed documents, with what every fit on their scores needs.
+
+    Args:
+        space: The geometry of the documents.
+        points: `L` documents, at least 1; as many as features, or more, are better.
+        parameters: Of the chart whose features are fitted, for token spaces.
+
+    Raises:
+        InputError: There is no landmark.
+    """
+
+    def __init__(self, space: Space, points: Points, *, parameters: Mapping[str, Any] | None = None) -> None:
+        if not len(points):
+            raise InputError("a surrogate needs at least 1 landmark")
+        self.space = space
+        self.points = points
+        self.parameters = dict(parameters or {})
+        self._chart = space.chart("inner_product", **self.parameters)
+        design = self._design(points)
+        self._gram = design.T @ design
+        self._ridge = _RIDGE * float(self._gram.diagonal().mean())
+        self._solution = torch.linalg.solve(self._regular(self._gram), design.T)  # (f + 1, L)
+        self._features = design
+
+    def __len__(self) -> int:
+        return len(self.points)
+
+    def fit(self, scorer: Scorer) -> SurrogateScorer:
+        """Fit a surrogate to a scorer's scores of the landmarks.
+
+        Args:
+            scorer: `Q` compiled queries.
+
+        Returns:
+            As many linear functions.
+        """
+        return self._surrogate(scorer.score(self.points).double() @ self._solution.T)
+
+    def refit(self, scorer: Scorer, candidates: Points, scores: Tensor, *, weight: float = 1.0) -> SurrogateScorer:
+        """Fit again, with candidates that the scorer has scored: more exact where the best documents are.
+
+        Args:
+            scorer: One compiled query.
+            candidates: `n` documents.
+            scores: `(n,)`, theirs.
+            weight: What a candidate counts beside a landmark, positive.
+
+        Returns:
+            One linear function.
+        """
+        design = self._design(candidates)
+        gram = self._gram + weight * design.T @ design
+        target = scorer.score(self.points)[0].double() @ self._features + weight * scores.double() @ design
+        return self._surrogate(torch.linalg.solve(self._regular(gram), target)[None])
+
+    def _design(self, points: Points) -> Tensor:
+        features = self._chart.lift_documents(points).double()
+        return torch.cat([features, features.new_ones(len(features), 1)], dim=1)
+
+    def _regular(self, gram: Tensor) -> Tensor:
+        ridge = torch.full_like(gram.diagonal(), self._ridge)
+        ridge[-1] = 0  # the constant is free
+        return gram + ridge.diag() + 1e-12 * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+
+    def _surrogate(self, fitted: Tensor) -> SurrogateScorer:
+        weights, bias = fitted[:, :-1].float(), fitted[:, -1].float()
+        return SurrogateScorer(self.space, weights, bias, parameters=self.parameters)
+
+
+def surrogate(scorer: Scorer, landmarks: Landmarks | Points) -> SurrogateScorer:
+    """Make a linear scorer that ranks nearly as another does.
+
+    Args:
+        scorer: Anything with `score`: `Q` compiled queries.
+        landmarks: Documents to fit on; `Landmarks` where the same are used again.
+
+    Returns:
+        A scorer that `lift`s into the charts of the same space.
+
+    Raises:
+        InputError: There is no landmark.
+    """
+    fixed = landmarks if isinstance(landmarks, Landmarks) else Landmarks(scorer.space, landmarks)
+    return fixed.fit(scorer)

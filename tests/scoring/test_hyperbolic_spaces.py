@@ -1,0 +1,148 @@
+"""Hyperbolic spaces against recorded values, against float64, and through every chart."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hyperseek import HyperseekError, geometry
+from hyperseek.scoring import LinearScorer, Points, Space
+
+
+def hyperboloid(count: int, dimension: int, *, radius: float, seed: int = 0) -> Tensor:
+    """Points at uniformly drawn distances up to `radius`, float64, on the hyperboloid of radius 1."""
+    generator = torch.Generator().manual_seed(seed)
+    direction = torch.randn(count, dimension, generator=generator, dtype=torch.float64)
+    direction /= direction.norm(dim=1, keepdim=True)
+    rho = radius * torch.rand(count, 1, generator=generator, dtype=torch.float64)
+    return torch.cat([rho.cosh(), rho.sinh() * direction], dim=1)
+
+
+@pytest.mark.parametrize("radius_squared", ["0.1", "1.0"])
+def test_lorentz_scores_equal_the_recorded_ones(golden: Path, radius_squared: str) -> None:
+    path = golden / "hyperbolic" / f"lorentz_R2_{radius_squared}.npz"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    recorded = np.load(path)
+    x, y = torch.tensor(recorded["x"]), torch.tensor(recorded["y"])
+    space = Space("lorentz", 8, float(recorded["radius_sq"]))
+    stored, queries = space.canonical(y), space.canonical(x)
+    expected = {
+        "geodesic": -recorded["pairwise_dist"],
+        "squared": -recorded["pairwise_sq_lorentz"],
+        "inner": recorded["pairwise_inner"],
+    }
+    for similarity, values in expected.items():
+        own = Space("lorentz", 8, space.radius_squared, similarity)  # type: ignore[arg-type]
+        scores = own.score(queries, Points(stored))
+        torch.testing.assert_close(scores, torch.tensor(values), rtol=1e-6, atol=1e-9)
+        single = own.score(queries.float(), Points(stored.float())).double()
+        torch.testing.assert_close(single, torch.tensor(values), rtol=2e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("c", ["0.1", "1.0"])
+def test_poincare_scores_equal_the_recorded_ones(golden: Path, c: str) -> None:
+    path = golden / "hyperbolic" / f"poincare_c_{c}.npz"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    recorded = np.load(path)
+    space = Space("poincare", 8, 1 / float(c))
+    scores = space.score(
+        space.canonical(torch.tensor(recorded["a"])), Points(space.canonical(torch.tensor(recorded["b"])))
+    )
+    expected = torch.tensor(-recorded["pairwise_dist_from_float64_points"])
+    torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("kind", ["lorentz", "poincare"])
+def test_float32_ranks_as_float64_far_from_the_origin(kind: str) -> None:
+    points = hyperboloid(400, 5, radius=11)
+    exact = torch.acosh(-(points @ torch.diag(torch.tensor([-1.0, *[1.0] * 5], dtype=torch.float64)) @ points.T))
+    space = Space(kind, 5)
+    coordinates = points if kind == "lorentz" else points[:, 1:] / (1 + points[:, :1])
+    stored = space.canonical(coordinates).float()
+    scores = -space.score(stored[:50], Points(stored)).double()
+    wanted = exact[:50].nan_to_num(0)
+    wanted[wanted < 1e-3] = 0
+    torch.testing.assert_close(scores, wanted, rtol=1e-4, atol=3e-3)
+
+
+def test_a_point_is_at_distance_zero_of_itself() -> None:
+    space = Space("lorentz", 4)
+    stored = space.canonical(hyperboloid(20, 4, radius=9)).float()
+    assert space.score(stored, Points(stored)).diagonal().abs().max() == 0
+
+
+def test_half_precision_keeps_radii_that_the_hyperboloid_would_lose() -> None:
+    """Two points in one direction, three ten-thousandths apart, ten away from the origin."""
+    rho = torch.tensor([[10.0], [10.0003]])
+    coordinates = torch.cat([rho.cosh(), rho.sinh(), torch.zeros(2, 3)], dim=1)
+    assert torch.equal(coordinates.half()[0], coordinates.half()[1])
+    space = Space("lorentz", 4)
+    halved = space.canonical(coordinates).half()
+    distance = -float(space.score(halved[:1], Points(halved[1:])))
+    assert distance == pytest.approx(3e-4, rel=0.03)
+
+
+@pytest.mark.parametrize("kind", ["lorentz", "poincare"])
+@pytest.mark.parametrize("name", ["inner_product", "balanced", "poincare"])
+def test_every_chart_finds_the_nearest(kind: str, name: str) -> None:
+    points = hyperboloid(300, 3, radius=3)
+    space = Space(kind, 3)
+    coordinates = points if kind == "lorentz" else points[:, 1:] / (1 + points[:, :1])
+    stored = space.canonical(coordinates)
+    queries, documents = stored[:20], Points(stored[20:])
+    best = space.score(queries, documents).argmax(dim=1)
+    chart = space.fit_chart(name, [documents])
+    lifted, lifted_queries = chart.lift_documents(documents), chart.lift_queries(queries)
+    if chart.metric == "inner_product":
+        order = (lifted_queries @ lifted.T).argsort(dim=1, descending=True)
+    else:
+        order = torch.cdist(lifted_queries, lifted).argsort(dim=1)
+    # The ball's chart bends distances: the nearest is among its first, not always its first.
+    places = (order == best[:, None]).int().argmax(dim=1)
+    assert int(places.max()) <= (40 if name == "poincare" else 0)
+
+
+def test_own_scores_and_round_trips() -> None:
+    space = Space("lorentz", 6, 2.5)
+    points = hyperboloid(12, 6, radius=4) * math.sqrt(2.5)
+    stored = space.canonical(points)
+    torch.testing.assert_close(geometry.polar_to_lorentz(stored, 2.5), points)
+    ball = geometry.polar_to_poincare(stored, 1 / 2.5)
+    torch.testing.assert_close(geometry.poincare_to_polar(ball, 1 / 2.5), stored, atol=1e-6, rtol=1e-6)
+    scorer = LinearScorer(space, stored[:3])
+    own = stored.reshape(3, 4, -1)
+    everything = scorer.score(Points(stored)).reshape(3, 3, 4)
+    torch.testing.assert_close(scorer.score_own(own), everything[torch.arange(3), torch.arange(3)])
+    assert Space.from_json(space.to_json()) == space
+    assert Space.from_json(Space("dot", 3).to_json()) == Space("dot", 3)
+
+
+def test_the_bound_leaves_room() -> None:
+    space = Space("dot", 2)
+    documents = Points(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    assert space.fit_chart("balanced", [documents]).bound == pytest.approx(5 * 1.25)
+    assert space.fit_chart("balanced", []).bound == 1.0
+    with pytest.raises(HyperseekError, match="headroom must be at least 1"):
+        space.fit_chart("balanced", [documents], headroom=0.5)
+
+
+def test_bad_hyperbolic_spaces_are_refused() -> None:
+    with pytest.raises(HyperseekError, match="radius_squared must be positive"):
+        Space("lorentz", 3, 0.0)
+    with pytest.raises(HyperseekError, match="for hyperbolic spaces"):
+        Space("dot", 3, 2.0)
+    with pytest.raises(HyperseekError, match="did you mean 'squared'"):
+        Space("lorentz", 3, 1.0, "sqared")  # type: ignore[arg-type]
+    with pytest.raises(HyperseekError, match="have 4 coordinates, not 3"):
+        Space("lorentz", 3).canonical(torch.zeros(1, 3))
+    with pytest.raises(HyperseekError, match="unknown chart"):
+        Space("dot", 3).chart("poincare")
+    with pytest.raises(HyperseekError, match="needs a positive bound"):
+        Space("dot", 3).chart("balanced")
