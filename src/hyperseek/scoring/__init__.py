@@ -3,7 +3,7 @@
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._linear import LinearScorer
-from hyperseek.scoring._points import Points
+from hyperseek.scoring._points import Points, TokenPoints
 from hyperseek.scoring._qnet import QNetScorer
 from hyperseek.scoring._qnet_converter import (
     QNetConverter,
@@ -28,6 +28,7 @@ __all__ = [
     "Scorer",
     "Space",
     "SurrogateScorer",
+    "TokenPoints",
     "build_converter",
     "load_scorer",
     "register_qnet_converter",
