@@ -100,11 +100,11 @@ class TokenPoints(Points):
 
     def __getitem__(self, index: slice | Tensor) -> TokenPoints:
         if isinstance(index, slice):
-            start, stop, step = index.indices(len(self))
-            if step == 1:
-                offsets = self.offsets[start : max(start, stop) + 1]
+            rows = range(len(self))[index]
+            if rows.step == 1:
+                offsets = self.offsets[rows.start : max(rows.start, rows.stop) + 1]
                 return TokenPoints(self.vectors[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
-            index = torch.arange(start, stop, step, device=self.offsets.device)
+            index = torch.tensor(rows, dtype=torch.int64)
         index = index.to(self.offsets.device)
         lengths = self.lengths[index]
         offsets = offsets_of(lengths)
