@@ -1,0 +1,17 @@
+"""The neighbour graph of a corpus, and the search of the Hypencoder paper that walks along it."""
+
+from hyperseek.graph._graph import NeighbourGraph
+from hyperseek.graph._info import GraphEstimate, GraphInfo, estimate_graph
+from hyperseek.graph._search import GraphSearchResult, graph_search
+from hyperseek.graph._settings import GRAPH_PRESETS, GraphSearchConfig
+
+__all__ = [
+    "GRAPH_PRESETS",
+    "GraphEstimate",
+    "GraphInfo",
+    "GraphSearchConfig",
+    "GraphSearchResult",
+    "NeighbourGraph",
+    "estimate_graph",
+    "graph_search",
+]

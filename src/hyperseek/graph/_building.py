@@ -1,0 +1,194 @@
+"""Building a graph block by block, so that a killed run goes on where it was.
+
+Shapes: `N` documents, `d` dimensions.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperseek._errors import InputError, StoreError
+from hyperseek._files import read_json, write_json
+from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
+from hyperseek._progress import progress
+from hyperseek.graph._clusters import Clusters, find_clusters
+from hyperseek.graph._info import GraphInfo, choose_method
+from hyperseek.graph._nearest import COLUMNS, ROWS, Vectors, nearest, read_rows
+from hyperseek.scoring._geometries import Metric
+
+DESCRIPTION = "graph.json"
+MATRIX = "neighbours.npy"
+_STATE = "building.json"
+_CLUSTERS = "clusters.npz"
+_COMMIT_EVERY = 5.0  # seconds
+
+_LOGGER = logging.getLogger(__name__)
+
+_Block = tuple[NDArray[np.integer[Any]], Callable[[], Iterator[NDArray[np.integer[Any]]]]]
+"""Rows whose neighbours are to be found, and the rows among which, in chunks."""
+
+
+def build_graph(
+    folder: Path,
+    vectors: Vectors,
+    *,
+    degree: int,
+    metric: Metric,
+    method: Literal["auto", "exact", "approximate"],
+    seed: int,
+) -> None:
+    """Write a graph into a folder; see `NeighbourGraph.build`."""
+    _check(vectors, degree)
+    chosen = choose_method(method, len(vectors))
+    if method == "auto":
+        _LOGGER.info("%s neighbours: there are %d documents", chosen, len(vectors))
+    fingerprint, mean = _survey(vectors)
+    info = GraphInfo(count=len(vectors), degree=degree, method=chosen, metric=metric, seed=seed, vectors=fingerprint)
+    if (folder / DESCRIPTION).exists():
+        _compare(folder, info)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    done = _done(folder, info)
+    matrix = _matrix(folder, info, new=not done)
+    exact = chosen == "exact"
+    blocks = _exact_blocks(len(vectors)) if exact else _cluster_blocks(_clusters(folder, vectors, info))
+    _fill(folder, matrix, vectors, mean, blocks, info, done)
+    finish(folder, matrix, info)
+
+
+def _compare(folder: Path, info: GraphInfo) -> None:
+    """Raise StoreError if the folder holds a graph with another description."""
+    given, there = info.model_dump(), read_json(folder / DESCRIPTION)
+    differing = [f"{key}: {there.get(key)!r}, now {value!r}" for key, value in given.items() if there.get(key) != value]
+    if differing:
+        raise StoreError(f"{folder} holds another graph ({'; '.join(differing)}); delete it or choose another folder")
+
+
+def finish(folder: Path, matrix: NDArray[np.int32], info: GraphInfo) -> None:
+    """Make a complete matrix a graph."""
+    _flush(matrix)
+    write_json(folder / DESCRIPTION, info.model_dump())
+    for name in (_STATE, _CLUSTERS):
+        (folder / name).unlink(missing_ok=True)
+
+
+def new_matrix(folder: Path, count: int, degree: int) -> NDArray[np.int32]:
+    """Make the file of a matrix, mapped into memory."""
+    return np.lib.format.open_memmap(folder / MATRIX, mode="w+", dtype=np.int32, shape=(count, degree))
+
+
+def _check(vectors: Vectors, degree: int) -> None:
+    floating = vectors.is_floating_point() if isinstance(vectors, Tensor) else vectors.dtype.kind == "f"
+    if vectors.ndim != 2 or not floating:
+        raise InputError(
+            f"vectors must be a floating matrix (documents, dimensions), not {vectors.dtype} of shape "
+            f"{tuple(vectors.shape)}"
+        )
+    if degree < 1:
+        raise InputError(f"degree must be at least 1, not {degree}")
+
+
+def _survey(vectors: Vectors) -> tuple[str, Tensor]:
+    """Return the vectors' fingerprint and mean, and raise InputError if one is not finite."""
+    parts = []
+    total = torch.zeros(vectors.shape[1], dtype=torch.float64)
+    for start in range(0, len(vectors), COLUMNS):
+        part = read_rows(vectors, slice(start, start + COLUMNS))
+        finite = part.isfinite().all(dim=1)
+        if not finite.all():
+            row = start + int((~finite).nonzero()[0])
+            raise InputError(f"the vector of document {row} (from 0) has infinite or undefined numbers")
+        parts.append(fingerprint_tensors([("part", part)]))
+        total += part.sum(dim=0, dtype=torch.float64)
+    return fingerprint_json([*vectors.shape, *parts]), (total / max(1, len(vectors))).float()
+
+
+def _done(folder: Path, info: GraphInfo) -> int:
+    """Return how many blocks an earlier run with the same description finished."""
+    path = folder / _STATE
+    if not path.exists():
+        return 0
+    state = read_json(path)
+    if state["info"] != info.model_dump():
+        _LOGGER.info("%s holds the beginning of another graph, which is replaced", folder)
+        (folder / _CLUSTERS).unlink(missing_ok=True)
+        path.unlink()
+        return 0
+    return int(state["blocks"])
+
+
+def _matrix(folder: Path, info: GraphInfo, *, new: bool) -> NDArray[np.int32]:
+    if new:
+        return new_matrix(folder, info.count, info.degree)
+    return np.load(folder / MATRIX, mmap_mode="r+", allow_pickle=False)  # type: ignore[no-any-return]
+
+
+def _exact_blocks(count: int) -> list[_Block]:
+    def chunks() -> Iterator[NDArray[np.integer[Any]]]:
+        for start in range(0, count, COLUMNS):
+            yield np.arange(start, min(start + COLUMNS, count))
+
+    return [(np.arange(start, min(start + ROWS, count)), chunks) for start in range(0, count, ROWS)]
+
+
+def _clusters(folder: Path, vectors: Vectors, info: GraphInfo) -> Clusters:
+    path = folder / _CLUSTERS
+    if not path.exists():
+        assert info.metric is not None
+        find_clusters(vectors, metric=info.metric, seed=info.seed).save(path)
+        write_json(folder / _STATE, {"info": info.model_dump(), "blocks": 0})
+    return Clusters.load(path)
+
+
+def _cluster_blocks(clusters: Clusters) -> list[_Block]:
+    def chunks(cluster: int) -> Iterator[NDArray[np.integer[Any]]]:
+        near = np.concatenate([clusters.members(probe) for probe in clusters.probes[cluster]])
+        near.sort()
+        for start in range(0, len(near), COLUMNS):
+            yield near[start : start + COLUMNS]
+
+    return [(rows, lambda cluster=cluster: chunks(cluster)) for cluster, rows in clusters.blocks()]  # type: ignore[misc]
+
+
+def _fill(
+    folder: Path,
+    matrix: NDArray[np.int32],
+    vectors: Vectors,
+    mean: Tensor,
+    blocks: list[_Block],
+    info: GraphInfo,
+    done: int,
+) -> None:
+    """Find the neighbours of all blocks after the first `done`, and keep account of what is safely on the disk."""
+    assert info.metric is not None
+    centre = mean if info.metric == "l2" else torch.zeros_like(mean)
+
+    def read(rows: NDArray[np.integer[Any]]) -> tuple[Tensor, Tensor]:
+        return torch.from_numpy(rows.astype(np.int64)), read_rows(vectors, rows) - centre
+
+    committed = time.monotonic()
+    before = sum(len(rows) for rows, _ in blocks[:done])
+    with progress("building the graph", info.count, unit="documents", done=before) as bar, torch.inference_mode():
+        for number, (rows, chunks) in enumerate(blocks[done:], done + 1):
+            row_tensor, own = read(rows)
+            others = (read(chunk) for chunk in chunks())
+            matrix[rows] = nearest(own, row_tensor, others, degree=info.degree, metric=info.metric).numpy()
+            if time.monotonic() - committed > _COMMIT_EVERY:
+                _flush(matrix)
+                write_json(folder / _STATE, {"info": info.model_dump(), "blocks": number})
+                committed = time.monotonic()
+            bar.advance(len(rows))
+
+
+def _flush(matrix: NDArray[np.int32]) -> None:
+    if isinstance(matrix, np.memmap):
+        matrix.flush()

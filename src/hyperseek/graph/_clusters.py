@@ -1,0 +1,135 @@
+"""Clusters of documents: where the neighbours of a document are looked for when comparing all pairs takes too long.
+
+k-means on a sample, then every document goes to its nearest centroid. The neighbours of a cluster's documents are
+looked for in the nearest clusters, all documents at once, by matrix products.
+
+Shapes: `N` documents, `C` clusters, `d` dimensions.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperseek._files import atomic_write
+from hyperseek.graph._nearest import COLUMNS, ROWS, Vectors, read_rows
+from hyperseek.scoring._geometries import Metric
+
+_LOGGER = logging.getLogger(__name__)
+
+_SAMPLE = 64  # documents of the sample for each cluster
+_ROUNDS = 8
+_PROBES = 32  # clusters in which neighbours are looked for
+
+
+@dataclass(frozen=True, slots=True)
+class Clusters:
+    """Which documents belong together.
+
+    Attributes:
+        order: `(N,)` int32, all rows, cluster by cluster and ascending within one.
+        starts: `(C + 1,)` int64, where each cluster begins in `order`.
+        probes: `(C, p)` int32, the clusters nearest to each, itself among them.
+    """
+
+    order: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    probes: NDArray[np.int32]
+
+    def members(self, cluster: int) -> NDArray[np.int32]:
+        """Return the rows of a cluster, ascending."""
+        return self.order[self.starts[cluster] : self.starts[cluster + 1]]
+
+    def blocks(self) -> list[tuple[int, NDArray[np.int32]]]:
+        """Return all documents in blocks of one cluster each, with the cluster's number."""
+        return [
+            (cluster, members[start : start + ROWS])
+            for cluster, members in enumerate(map(self.members, range(len(self.probes))))
+            for start in range(0, len(members), ROWS)
+        ]
+
+    def save(self, path: Path) -> None:
+        """Write the clusters to a file, atomically."""
+        with atomic_write(path, "wb") as file:
+            np.savez(file, order=self.order, starts=self.starts, probes=self.probes)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read what `save` wrote."""
+        with np.load(path, allow_pickle=False) as values:
+            return cls(values["order"], values["starts"], values["probes"])
+
+
+def find_clusters(vectors: Vectors, *, metric: Metric, seed: int) -> Clusters:
+    """Cluster documents.
+
+    Args:
+        vectors: `(N, d)`, `N` at least 1.
+        metric: By which clusters are near each other; documents go to centroids by L2.
+        seed: Of the sample and the first centroids.
+
+    Returns:
+        The clusters.
+    """
+    count = len(vectors)
+    centroids = _centroids(vectors, _cluster_count(count), torch.Generator().manual_seed(seed))
+    assigned = torch.cat([_assign(read_rows(vectors, part), centroids) for part in _parts(count)])
+    order = assigned.argsort(stable=True)
+    sizes = torch.bincount(assigned, minlength=len(centroids))
+    starts = np.concatenate([[0], sizes.cumsum(0).numpy()]).astype(np.int64)
+    _LOGGER.info("%d clusters of %d documents on average", len(centroids), count // len(centroids))
+    return Clusters(order.to(torch.int32).numpy(), starts, _probes(centroids, metric))
+
+
+def building_bytes(count: int, dimension: int) -> int:
+    """Return the peak memory of `find_clusters`, about."""
+    clusters = _cluster_count(count)
+    return (
+        4 * (min(count, _SAMPLE * clusters) + 3 * clusters + COLUMNS) * dimension + 4 * COLUMNS * clusters + 24 * count
+    )
+
+
+def _cluster_count(count: int) -> int:
+    return max(1, min(count, round(4 * math.sqrt(count))))
+
+
+def _centroids(vectors: Vectors, clusters: int, generator: torch.Generator) -> Tensor:
+    chosen = torch.randperm(len(vectors), generator=generator)[: _SAMPLE * clusters].sort().values
+    sample = read_rows(vectors, chosen.numpy())
+    centroids = sample[torch.randperm(len(sample), generator=generator)[:clusters]].clone()
+    for _ in range(_ROUNDS):
+        assigned = torch.cat([_assign(sample[part], centroids) for part in _parts(len(sample))])
+        sizes = torch.bincount(assigned, minlength=clusters)
+        sums = torch.zeros_like(centroids).index_add_(0, assigned, sample)
+        used = sizes > 0  # an unused centroid stays where it is
+        centroids[used] = sums[used] / sizes[used, None]
+    return centroids
+
+
+def _assign(vectors: Tensor, centroids: Tensor) -> Tensor:
+    return torch.addmm(centroids.square().sum(dim=1), vectors, centroids.T, beta=-0.5).argmax(dim=1)
+
+
+def _probes(centroids: Tensor, metric: Metric) -> NDArray[np.int32]:
+    width = min(_PROBES, len(centroids))
+    rows = []
+    for start in range(0, len(centroids), ROWS):
+        part = centroids[start : start + ROWS]
+        closeness = part @ centroids.T
+        if metric == "l2":
+            closeness -= centroids.square().sum(dim=1) / 2
+        closeness.diagonal(start).fill_(torch.inf)  # its own comes first
+        rows.append(closeness.topk(width, dim=1).indices)
+    return torch.cat(rows).to(torch.int32).numpy()
+
+
+def _parts(count: int) -> list[slice[int, int, Any]]:
+    return [slice(start, min(start + COLUMNS, count)) for start in range(0, count, COLUMNS)]
