@@ -169,7 +169,7 @@ def test_real_qnets(tools, reference, tmp_path, depth, strategy):
     config = GraphSearchConfig(num_entry_points=20, ncandidates=6, max_iter=8, strategy=strategy)
     result = graph_search(scorer, points, graph, k=10, config=config)
     if strategy == "greedy":
-        entries = _search._entry_points(None, 500, config).tolist()
+        entries = _search.draw_entry_points(500, config).tolist()
         expected = by_reference(reference, scorer, points, graph, config, entries, 10)
         for (found, scored, iterations), (wanted, *counts) in zip(as_lists(result), expected, strict=True):
             assert [row for row, _ in found] == [row for row, _ in wanted]

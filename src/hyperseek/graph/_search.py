@@ -101,6 +101,12 @@ def graph_search(
     return _join(parts, k)
 
 
+def draw_entry_points(count: int, config: GraphSearchConfig) -> Rows:
+    """Draw the rows at which searches begin, as the original does; all rows in any order if there are too few."""
+    drawn = random.Random(config.seed).sample(range(count), min(config.num_entry_points, count))
+    return np.array(drawn, dtype=np.int32)
+
+
 def _walk(walks: Sequence[Walk], scorer: Scorer, points: Points, entries: Points, first: int) -> None:
     """Lead all walks of a group to their ends; `first` is the number of the group's first query."""
     _step(walks, list(range(len(walks))), list(scorer.score(entries).float().cpu().numpy()), first)
@@ -169,8 +175,7 @@ def _entry_points(
     given: Tensor | NDArray[np.integer] | Sequence[int] | None, count: int, config: GraphSearchConfig
 ) -> Rows:
     if given is None:
-        drawn = random.Random(config.seed).sample(range(count), min(config.num_entry_points, count))
-        return np.array(drawn, dtype=np.int32)
+        return draw_entry_points(count, config)
     rows = np.asarray(given.cpu() if isinstance(given, Tensor) else given)
     if rows.ndim != 1 or not len(rows) or rows.dtype.kind not in "iu":
         raise InputError(f"entry points must be a list of rows, not {rows.dtype} of shape {rows.shape}")
