@@ -102,6 +102,7 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, method):
     vectors = draw(150)
     expected = NeighbourGraph.build(tmp_path / "whole", vectors, degree=5, method=method).neighbours
     monkeypatch.setattr(_building, "_COMMIT_EVERY", 0.0)
+    monkeypatch.setattr(_building, "_BATCH", 1)
     calls = []
 
     def die_at_the_fifth(*arguments, **options):

@@ -20,6 +20,7 @@ from hyperseek._errors import InputError, StoreError
 from hyperseek._files import read_json, write_json
 from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
 from hyperseek._progress import progress
+from hyperseek._threads import run_on_cores
 from hyperseek.graph._clusters import Clusters, find_clusters
 from hyperseek.graph._info import GraphInfo, choose_method
 from hyperseek.graph._nearest import COLUMNS, ROWS, Vectors, nearest, read_rows
@@ -30,6 +31,7 @@ MATRIX = "neighbours.npy"
 _STATE = "building.json"
 _CLUSTERS = "clusters.npz"
 _COMMIT_EVERY = 5.0  # seconds
+_BATCH = 32  # blocks between which a run may commit; the cores share them
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -169,8 +171,9 @@ def _fill(
     done: int,
 ) -> None:
     """Find the neighbours of all blocks after the first `done`, and keep account of what is safely on the disk."""
-    assert info.metric is not None
-    centre = mean if info.metric == "l2" else torch.zeros_like(mean)
+    metric = info.metric
+    assert metric is not None
+    centre = mean if metric == "l2" else torch.zeros_like(mean)
 
     def read(rows: NDArray[np.integer[Any]]) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(rows.astype(np.int64)), read_rows(vectors, rows) - centre
@@ -178,15 +181,22 @@ def _fill(
     committed = time.monotonic()
     before = sum(len(rows) for rows, _ in blocks[:done])
     with progress("building the graph", info.count, unit="documents", done=before) as bar, torch.inference_mode():
-        for number, (rows, chunks) in enumerate(blocks[done:], done + 1):
-            row_tensor, own = read(rows)
-            others = (read(chunk) for chunk in chunks())
-            matrix[rows] = nearest(own, row_tensor, others, degree=info.degree, metric=info.metric).numpy()
+        for first in range(done, len(blocks), _BATCH):
+            batch = blocks[first : first + _BATCH]
+            pending = iter(batch)
+
+            def work(pending: Iterator[_Block] = pending) -> None:
+                for rows, chunks in pending:
+                    row_tensor, own = read(rows)
+                    others = (read(chunk) for chunk in chunks())
+                    matrix[rows] = nearest(own, row_tensor, others, degree=info.degree, metric=metric).numpy()
+                    bar.advance(len(rows))
+
+            run_on_cores(work, at_most=len(batch))
             if time.monotonic() - committed > _COMMIT_EVERY:
                 _flush(matrix)
-                write_json(folder / _STATE, {"info": info.model_dump(), "blocks": number})
+                write_json(folder / _STATE, {"info": info.model_dump(), "blocks": first + len(batch)})
                 committed = time.monotonic()
-            bar.advance(len(rows))
 
 
 def _flush(matrix: NDArray[np.int32]) -> None:

@@ -27,7 +27,7 @@ _LOGGER = logging.getLogger(__name__)
 
 _SAMPLE = 64  # documents of the sample for each cluster
 _ROUNDS = 8
-_PROBES = 32  # clusters in which neighbours are looked for
+_PROBES = 64  # clusters in which neighbours are looked for
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ class NeighbourGraph:
             vectors: `(N, d)` floating.
             degree: Neighbours of a document, at least 1; the original's are 99.
             metric: What nearest means.
-            method: `"exact"` compares all pairs; `"approximate"` looks in the 32 nearest clusters of a document's
+            method: `"exact"` compares all pairs; `"approximate"` looks in the 64 nearest clusters of a document's
                 own, of 4 sqrt(N); `"auto"` is exact up to 100,000 documents.
             seed: Of the clusters.
 

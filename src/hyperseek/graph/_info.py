@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from pydantic import Field
 
 from hyperseek._config import Config
@@ -79,7 +80,8 @@ def estimate_graph(
         Bytes of memory and disk.
     """
     disk = count * degree * 4 + 128
-    compared = 4 * (ROWS * COLUMNS + 2 * (ROWS + COLUMNS) * dimension + 8 * ROWS * degree)
+    cores = torch.get_num_threads()
+    compared = cores * 4 * (ROWS * COLUMNS + 2 * (ROWS + COLUMNS) * dimension + 8 * ROWS * degree)
     clusters = 0 if choose_method(method, count) == "exact" else clusters_building_bytes(count, dimension)
     return GraphEstimate(disk + count * (QUERIES_TOGETHER + 4), compared + clusters, disk)
 

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from hyperseek.scoring._geometries import Metric
 
-ROWS = 2048
-"""Most documents of a block."""
+ROWS = 1024
+"""Most documents of a block; each core takes one at a time."""
 
 COLUMNS = 8192
-"""Most candidates of a chunk; with `ROWS`, 64 MiB of scores."""
+"""Most candidates of a chunk; with `ROWS`, 32 MiB of scores."""
 
 Vectors = Tensor | NDArray[np.floating[Any]]
 
@@ -64,7 +64,7 @@ def _closeness(vectors: Tensor, others: Tensor, metric: Metric) -> Tensor:
     if metric == "inner_product":
         return vectors @ others.T
     # Ranks as minus the distance: |x - y|² = |x|² - 2 (x·y - |y|²/2), and |x|² is one number a row.
-    return torch.addmm(others.square().sum(dim=1), vectors, others.T, beta=-0.5)
+    return torch.addmm(torch.linalg.vector_norm(others, dim=1).square_(), vectors, others.T, beta=-0.5)
 
 
 def _merge(best: Tensor, found: Tensor, top: Tensor, rows: Tensor, degree: int) -> tuple[Tensor, Tensor]:
