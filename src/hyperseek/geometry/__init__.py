@@ -12,9 +12,12 @@ from hyperseek.geometry._hyperbolic import (
     split_polar,
 )
 from hyperseek.geometry._lifts import balanced_documents, balanced_queries, paraboloid_documents, paraboloid_queries
+from hyperseek.geometry._muvera import TokenEncoding
+from hyperseek.geometry._ragged import ragged_blocks
 
 __all__ = [
     "POLAR_EXTRA",
+    "TokenEncoding",
     "balanced_documents",
     "balanced_queries",
     "cosine_similarity",
@@ -28,6 +31,7 @@ __all__ = [
     "poincare_to_polar",
     "polar_to_lorentz",
     "polar_to_poincare",
+    "ragged_blocks",
     "split_polar",
     "unit_vectors",
 ]

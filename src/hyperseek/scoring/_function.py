@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hyperseek._errors import InputError, require
-from hyperseek.scoring._points import Points
+from hyperseek.scoring._points import Points, own_documents
 from hyperseek.scoring._scorer import Scorer
 from hyperseek.scoring._space import Space
 
@@ -60,10 +60,11 @@ class FunctionScorer(Scorer):
             )
         return scores
 
-    def score_own(self, documents: Tensor) -> Tensor:
-        """Return `(Q, n)` scores of each query's own `(Q, n, w)` documents."""
-        rows = [self[place : place + 1].score(Points(own)) for place, own in enumerate(documents)]
-        return torch.cat(rows) if rows else documents.new_zeros(documents.shape[:2])
+    def score_own(self, documents: Tensor | Points) -> Tensor:
+        """Return `(Q, n)` scores of each query's own documents: `(Q, n, w)`, or `Q * n` points query by query."""
+        own = own_documents(documents, len(self))
+        rows = [self[place : place + 1].score(points) for place, points in enumerate(own)]
+        return torch.cat(rows) if rows else torch.zeros(0, 0)
 
     def linear(self) -> None:
         """Return None: nothing is known of the function."""

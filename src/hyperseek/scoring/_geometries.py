@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
 from hyperseek import geometry
-from hyperseek._errors import InputError
-from hyperseek.scoring._points import Points
+from hyperseek._errors import InputError, UnknownNameError
+from hyperseek.scoring._points import Points, token_points
 
 if TYPE_CHECKING:
     from hyperseek.scoring._space import Space
@@ -86,6 +86,12 @@ class Geometry:
     def query_features(self, space: Space, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
         """Return `(Q, f)` features of queries."""
         return queries
+
+    def parameters(self, space: Space, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Check and complete the parameters of features."""
+        if given:
+            raise InputError(f"the charts of a {space.kind!r} space take no {', '.join(map(repr, given))}")
+        return {}
 
     def l2_lifts(self, space: Space) -> Mapping[str, L2Lift]:
         """Return further charts, ranked by L2: name, and how documents and queries are lifted."""
@@ -207,6 +213,25 @@ class Tokens(Geometry):
     def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
         """Refuse: one vector cannot stand for a query of many."""
         raise InputError("token points are compared by a MaxSimScorer, which holds all tokens of a query")
+
+    def features(self, space: Space, points: Points, parameters: Mapping[str, Any]) -> Tensor:
+        """Return fixed-dimensional encodings of documents."""
+        documents = token_points(points)
+        encoding = geometry.TokenEncoding(space.dimension, **parameters)
+        return encoding.encode_documents(documents.vectors, documents.offsets)
+
+    def query_features(self, space: Space, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
+        """Return fixed-dimensional encodings of `(Q, t, d)` queries, whose missing tokens are zero."""
+        return geometry.TokenEncoding(space.dimension, **parameters).encode_queries(queries)
+
+    def parameters(self, space: Space, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Complete the settings of the encoding, so that a stored chart survives other defaults."""
+        known = {field.name for field in fields(geometry.TokenEncoding)} - {"dimension"}
+        for name in given:
+            if name not in known:
+                raise UnknownNameError("parameter of a token space's chart", name, known)
+        settings = asdict(geometry.TokenEncoding(space.dimension, **given))
+        return {name: settings[name] for name in sorted(known)}
 
 
 GEOMETRIES: dict[str, Geometry] = {

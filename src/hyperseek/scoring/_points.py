@@ -176,6 +176,34 @@ class TokenPoints(Points):
         return cls(vectors, offsets_of(torch.cat([part.lengths for part in parts])))
 
 
+def token_points(points: Points) -> TokenPoints:
+    """Return the points as what they are; InputError if they have one vector a document."""
+    if not isinstance(points, TokenPoints):
+        raise InputError(f"late interaction needs TokenPoints, but was given {type(points).__name__}, one vector each")
+    return points
+
+
+def own_documents(documents: Tensor | Points, queries: int) -> list[Points]:
+    """Split documents of each query's own by query.
+
+    Args:
+        documents: `(Q, n, w)`, or `Q * n` points, those of the first query first.
+        queries: `Q`.
+
+    Returns:
+        `Q` times `n` points.
+
+    Raises:
+        InputError: The number of documents is no multiple of the queries.
+    """
+    if isinstance(documents, Tensor):
+        return [Points(own) for own in documents]
+    each, rest = divmod(len(documents), max(1, queries))
+    if rest:
+        raise InputError(f"{len(documents)} documents cannot be divided among {queries} queries; all have as many")
+    return [documents[row * each : (row + 1) * each] for row in range(queries)]
+
+
 def offsets_of(lengths: Tensor) -> Tensor:
     """Return the `(N + 1,)` int64 offsets of documents with `(N,)` tokens each."""
     return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int64), (1, 0))

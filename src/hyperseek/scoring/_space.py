@@ -65,6 +65,9 @@ class Space:
         if not GEOMETRIES[self.kind].curved and (self.radius_squared, self.similarity) != (1.0, "geodesic"):
             raise InputError(f"radius_squared and similarity are for hyperbolic spaces, not for {self.kind!r}")
 
+    def __repr__(self) -> str:
+        return f"Space({', '.join(f'{name}={value!r}' for name, value in self.to_json().items())})"
+
     @property
     def width(self) -> int:
         """Numbers of a stored point."""
@@ -156,7 +159,7 @@ class Space:
         others = kind.l2_lifts(self)
         if name in others:
             return Chart(name, "l2", {}, *others[name])
-        own = {key: value for key, value in parameters.items() if key != "bound"}
+        own = kind.parameters(self, {key: value for key, value in parameters.items() if key != "bound"})
 
         def features(points: Points) -> Tensor:
             return kind.features(self, points, own)
@@ -174,7 +177,7 @@ class Space:
         return Chart(
             name,
             "l2",
-            parameters,
+            {**own, "bound": bound},
             lambda points: geometry.balanced_documents(features(points), bound),
             lambda queries: geometry.balanced_queries(query_features(queries)),
             geometry.balanced_queries,

@@ -50,11 +50,12 @@ class SurrogateScorer(Scorer):
         features = self.space.chart("inner_product", **self.parameters).lift_documents(points)
         return torch.addmm(self.bias[:, None], self.weights, features.float().T)
 
-    def score_own(self, documents: Tensor) -> Tensor:
-        """Return `(Q, n)` values at each query's own `(Q, n, w)` documents."""
-        flat = Points(documents.flatten(0, 1))
+    def score_own(self, documents: Tensor | Points) -> Tensor:
+        """Return `(Q, n)` values at each query's own documents: `(Q, n, w)`, or `Q * n` points query by query."""
+        flat = Points(documents.flatten(0, 1)) if isinstance(documents, Tensor) else documents
+        each = len(flat) // max(1, len(self))
         features = self.space.chart("inner_product", **self.parameters).lift_documents(flat).float()
-        products = torch.einsum("qf,qnf->qn", self.weights, features.reshape(*documents.shape[:2], -1))
+        products = torch.einsum("qf,qnf->qn", self.weights, features.reshape(len(self), each, features.shape[1]))
         return products + self.bias[:, None]
 
     def linear(self) -> Tensor | None:
