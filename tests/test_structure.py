@@ -20,6 +20,8 @@ LAYERS = [
     "graph",
     "nn",
     "models",
+    "store",
+    "plan",
     "index",
     "data",
     "teachers",

@@ -160,7 +160,7 @@ def test_foreign_and_damaged_folders_are_refused(tmp_path: Path, index: Index, d
         Index.open(tmp_path / "nothing")
     values = read_json(index.path / "index.json")
     for change, message in (
-        ({"format": 99}, "has format 99 and this version of hyperseek reads format 1"),
+        ({"format": 99}, "has format 99 and this version of hyperseek reads format 2"),
         ({"count": 39}, "should have 39 documents .* and has 40"),
         ({"colour": "red"}, "unknown key"),
         ({"state": "building"}, "is unfinished, with 40 documents so far; run the command that began it once more"),

@@ -14,8 +14,8 @@ from hyperseek import Document, HyperseekError
 from hyperseek._errors import FingerprintError, InputError, StoreError
 from hyperseek.index import Index
 from hyperseek.index._build import build_index
-from hyperseek.index._lock import writer_lock
 from hyperseek.scoring import Space
+from hyperseek.store._lock import writer_lock
 
 Documents = list[Document]
 

@@ -20,6 +20,7 @@ from hyperseek.teachers import BM25, BM25Settings
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.index import Index
+    from hyperseek.plan import Plan
 
 
 def rank_index(
@@ -30,8 +31,10 @@ def rank_index(
     k: int = 1000,
     exclude_same_id: bool = False,
     name: str | None = None,
+    engine: str = "exact",
+    plan: Plan | None = None,
 ) -> Ranking:
-    """Search an index exhaustively with the queries of a split.
+    """Search an index with the queries of a split; exhaustively, unless told otherwise.
 
     Args:
         index: Of the data set's documents; opened with another model (`Index.open(path, model=...)`) it is that
@@ -41,6 +44,8 @@ def rank_index(
         k: Documents a query, at least 1.
         exclude_same_id: Leave out a document whose id is the query's.
         name: The system's name; None takes the model's.
+        engine: `"exact"`, or what `Index.search` takes.
+        plan: What to do instead.
 
     Returns:
         The ranking, with the documents that were relevant in the model's training where its folder tells.
@@ -55,16 +60,23 @@ def rank_index(
     system = {
         "kind": "index",
         "model": _unversioned(model.protocol()),
-        "index": _unversioned(index.info.model_dump(mode="json", exclude={"created"})),
+        "index": _unversioned(_description(index)),
+        "search": engine if plan is None else plan.model_dump(mode="json", exclude_defaults=True),
     }
     trained, training_notes = trained_on(model.source, dataset)
     return Ranking(
         name=name or Path(model.source or "index").name,
-        run=index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id),
+        run=index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id, engine=engine, plan=plan),
         protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, system=system),
         trained=trained,
         notes=(*notes, *training_notes),
     )
+
+
+def _description(index: Index) -> dict[str, Any]:
+    """Return what decides which points are searched: not when or in which files they were written."""
+    described = index.info.model_dump(mode="json", exclude={"created", "version", "table"})
+    return {**described, "count": len(index), "data": index.data_fingerprint}
 
 
 def rank_bm25(

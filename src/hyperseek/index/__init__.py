@@ -4,9 +4,9 @@ from hyperseek.index._checks import check_model
 from hyperseek.index._docs import read_docs
 from hyperseek.index._estimate import Estimate, estimate
 from hyperseek.index._index import CACHE_BYTES, Index
-from hyperseek.index._info import IndexInfo
-from hyperseek.index._scan import scan
 from hyperseek.index._write import stored_documents
+from hyperseek.plan._scan import scan
+from hyperseek.store._info import IndexInfo
 
 __all__ = [
     "CACHE_BYTES",

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from hyperseek._errors import FingerprintError, InputError
-from hyperseek.index._info import IndexInfo, Storage
 from hyperseek.index._write import SHARD, Item, write_index
 from hyperseek.records import Document
-from hyperseek.scoring import Space
+from hyperseek.scoring import Points, Space, TokenPoints
+from hyperseek.store._info import IndexInfo, Storage
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -42,8 +42,8 @@ def build_index(
     """Encode a corpus into an index; see `Index.build`."""
     number = resolve_dtype(dtype, model)
 
-    def encode(batch: list[Item]) -> Tensor:
-        return model.encode_documents([document.full_text for document, _ in batch], dtype=number).vectors
+    def encode(batch: list[Item]) -> Points:
+        return model.encode_documents([document.full_text for document, _ in batch], dtype=number)
 
     items = ((document, None) for document in documents)
     wanted = IndexInfo(dtype=number, name=name, storage=storage, **_identity(model))
@@ -70,17 +70,39 @@ def import_vectors(
         identity = {"space": space}
     else:
         raise InputError("vectors from elsewhere need a space or the model that made them; give one of the two")
-    size = space.dimension
+    geometry = space
 
-    def stack(batch: list[Item]) -> Tensor:
-        for document, vector in batch:
-            shape = tuple(np.shape(vector))
-            if shape != (size,):
-                raise InputError(f"the vector of document {document.id!r} has the shape {shape}, not ({size},)")
-        return space.canonical(torch.stack([_tensor(vector) for _, vector in batch]))
+    def stack(batch: list[Item]) -> Points:
+        return stack_points(batch, geometry)
 
     wanted = IndexInfo(name=name, storage=storage, **identity)
     write_index(path, items, stack, wanted, total=total, resume=resume, overwrite=overwrite)
+
+
+def stack_points(batch: Sequence[Item], space: Space) -> Points:
+    """Join vectors that were made elsewhere to points.
+
+    Args:
+        batch: Documents, at least 1, each with its coordinates; for token spaces with a vector for each of its tokens.
+        space: What they are coordinates of.
+
+    Returns:
+        The points.
+
+    Raises:
+        InputError: Something has another shape; the message names the document.
+    """
+    size, ragged = space.coordinates, space.kind == "tokens"
+    for document, vector in batch:
+        shape = tuple(np.shape(vector))
+        if shape[-1:] != (size,) or len(shape) != 1 + ragged:
+            wanted = f"(tokens, {size})" if ragged else f"({size},)"
+            raise InputError(f"the vector of document {document.id!r} has the shape {shape}, not {wanted}")
+    tensors = [_tensor(vector) for _, vector in batch]
+    if not ragged:
+        return Points(space.canonical(torch.stack(tensors)))
+    lengths = torch.tensor([0, *map(len, tensors)])
+    return TokenPoints(space.canonical(torch.cat(tensors)), lengths.cumsum(0))
 
 
 def resolve_dtype(dtype: str, model: Retriever) -> str:
@@ -117,7 +139,6 @@ def _checked(items: Iterable[Item], model: Retriever) -> Iterator[Item]:
 def _compare(items: Sequence[Item], own: Tensor, model: Retriever) -> None:
     for (document, vector), expected in zip(items, own, strict=True):
         given = _tensor(vector)
-        model.space.check(given)
         if not given.isfinite().all():
             continue  # refused with a better message where it is stored
         difference = torch.linalg.vector_norm(model.space.canonical(given[None])[0] - expected)

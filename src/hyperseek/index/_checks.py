@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hyperseek._errors import FingerprintError, InputError, StoreError
-from hyperseek.index._info import IndexInfo
-from hyperseek.index._store import Store
-from hyperseek.scoring import Scorer
+from hyperseek.store._info import IndexInfo
+from hyperseek.store._store import Store
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -28,16 +27,17 @@ def open_finished(folder: Path) -> tuple[IndexInfo, Store]:
     """
     info = IndexInfo.read(folder)
     if info.state != "finished":
-        stored = len(Store.open(folder)) if Store.exists(folder) else 0
+        stored = len(Store.open(folder / info.table)) if Store.exists(folder / info.table) else 0
         raise StoreError(
             f"the index {folder} is unfinished, with {stored} documents so far; run the command that began it once "
             f"more (hyperseek encode {info.source or 'MODEL'} CORPUS --index {folder}): it goes on where it stopped"
         )
-    store = Store.open(folder)
-    if len(store) != info.count or store.dimension != info.space.dimension:
+    store = Store.open(folder / info.table)
+    unchanged = store.version == info.version
+    if (unchanged and len(store) != info.count) or store.width != info.space.width:
         raise StoreError(
-            f"the index {folder} should have {info.count} documents of {info.space.dimension} dimensions and has "
-            f"{len(store)} of {store.dimension}; build it again with --overwrite"
+            f"the index {folder} should have {info.count} documents of {info.space.width} numbers and has "
+            f"{len(store)} of {store.width}; build it again with --overwrite"
         )
     return info, store
 
@@ -52,11 +52,6 @@ def check_model(folder: Path, info: IndexInfo, model: Retriever) -> None:
             f"with {model.source} (fingerprint {model.fingerprint}): their documents differ. Use the first, or build "
             f"an index with the second"
         )
-
-
-def check_scorer(info: IndexInfo, scorer: Scorer) -> None:
-    """Raise InputError unless the scorer reads points of the index' dimension."""
-    _check_dimension(info, scorer.space.dimension)
 
 
 def _check_dimension(info: IndexInfo, dimension: int) -> None:

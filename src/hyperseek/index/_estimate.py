@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperseek._errors import InputError
-from hyperseek.index._info import Storage
-from hyperseek.index._store import encode_metadata
 from hyperseek.records import Document
+from hyperseek.store._columns import encode_metadata
+from hyperseek.store._info import Storage
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever

@@ -1,4 +1,4 @@
-"""Index: documents, their points and the model's name on the disk; searched exactly.
+"""Index: documents, their points and the model's name on the disk.
 
 ```python
 index = Index.build("docs.index", documents, load("minilm"))
@@ -10,24 +10,22 @@ for hit in index.search("how are weak references made?", k=5):
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, overload
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, Self
 
 from hyperseek._errors import InputError, StoreError
-from hyperseek._progress import progress
 from hyperseek.index._build import build_index, import_vectors
-from hyperseek.index._checks import check_model, check_scorer, open_finished
-from hyperseek.index._info import Storage
-from hyperseek.index._queries import scorer_groups
-from hyperseek.index._results import collect_hits, find_rows
-from hyperseek.index._scan import CHUNK, scan
-from hyperseek.records import Document, Hit, Query, Run
+from hyperseek.index._checks import check_model, open_finished
+from hyperseek.index._maintainer import Maintainer
+from hyperseek.index._searcher import Searcher
+from hyperseek.plan import Ground
+from hyperseek.plan._scan import CHUNK
+from hyperseek.records import Document
 from hyperseek.scoring import Points, Scorer, Space
+from hyperseek.store import Snapshot
+from hyperseek.store._info import Storage
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -36,7 +34,7 @@ CACHE_BYTES = 4 << 30
 """Largest float32 matrix of vectors, in bytes, that an index keeps in memory unless told otherwise: 4 GiB."""
 
 
-class Index:
+class Index(Searcher, Maintainer):
     """A finished index, open for search. Make one with `build`, `from_vectors` or `open`.
 
     Args:
@@ -60,13 +58,19 @@ class Index:
         cache_bytes: int = CACHE_BYTES,
     ) -> None:
         self.path = Path(path)
-        self.info, self._store = open_finished(self.path)
         self._device = device
         self._cache_bytes = cache_bytes
-        self._matrix: Tensor | None = None
         self._model = model
+        self.refresh()
         if model is not None:
             check_model(self.path, self.info, model)
+
+    def refresh(self) -> None:
+        """Go on with the newest version; until then an open index sees the documents it was opened with."""
+        self.info, store = open_finished(self.path)
+        self.__dict__.pop("data_fingerprint", None)
+        snapshot = Snapshot(store, self.info.space, cache_bytes=self._cache_bytes)
+        self._ground = Ground(self.path, snapshot, self._compile)
 
     @classmethod
     def open(
@@ -198,7 +202,7 @@ class Index:
         return cls(path, model=model)
 
     def __len__(self) -> int:
-        return self.info.count
+        return len(self._ground.snapshot)
 
     def __repr__(self) -> str:
         return f"Index({str(self.path)!r}, {len(self)} documents, {self.info.space}, model {self.info.source})"
@@ -208,10 +212,10 @@ class Index:
         """Geometry of the points."""
         return self.info.space
 
-    @cached_property
+    @property
     def ids(self) -> list[str]:
         """The documents' ids, in order."""
-        ids: list[str] = self._ids.to_pylist()
+        ids: list[str] = self._ground.snapshot.ids.to_pylist()
         return ids
 
     @property
@@ -225,16 +229,19 @@ class Index:
         if self._model is None:
             if self.info.source is None:
                 raise StoreError(f"the index {self.path} does not name its model; give one: model= or --model")
-            from hyperseek.models import load
-
-            model = load(self.info.source, device=self._device)
-            check_model(self.path, self.info, model)
-            self._model = model
+            self._model = self._load(self.info.source)
         return self._model
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """Fingerprint of the documents, in their order; reads them all where they have changed since it was noted."""
+        store = self._ground.snapshot.store
+        noted = self.info.data if store.version == self.info.version else None
+        return noted if noted is not None else store.fingerprint()
 
     def documents(self) -> Iterator[Document]:
         """Stream the stored documents in order."""
-        return self._store.documents()
+        return self._ground.snapshot.store.documents()
 
     def points(self, *, rows: int = CHUNK) -> Iterator[tuple[list[str], Points]]:
         """Stream ids and points in order.
@@ -250,120 +257,26 @@ class Index:
         """
         if rows < 1:
             raise InputError(f"a chunk must have at least 1 row, not {rows}")
-        row = 0
-        for chunk in self._chunks(rows):
-            yield self._ids.slice(row, len(chunk)).to_pylist(), Points(chunk)
+        snapshot, row = self._ground.snapshot, 0
+        for chunk in snapshot.chunks(rows):
+            yield snapshot.ids.slice(row, len(chunk)).to_pylist(), chunk
             row += len(chunk)
 
-    @overload
-    def search(  # type: ignore[overload-overlap]  # a string is a sequence of strings, and means one query
-        self, queries: str, *, k: int = 10, exclude: Sequence[str | None] | None = None, texts: bool = True
-    ) -> list[Hit]: ...
+    @property
+    def fields(self) -> dict[str, str]:
+        """The metadata fields that conditions can name, each with its type in words."""
+        return self._ground.snapshot.store.fields()
 
-    @overload
-    def search(
-        self,
-        queries: Sequence[str] | Scorer,
-        *,
-        k: int = 10,
-        exclude: Sequence[str | None] | None = None,
-        texts: bool = True,
-    ) -> list[list[Hit]]: ...
+    def _compile(self, model: str | None, texts: Sequence[str]) -> Scorer:
+        """Compile queries for a stage that has a model of its own; None for the one that made the index."""
+        name = self.info.source if model is None else model
+        if name is None or (self._model is not None and name == self._model.source):
+            return self.model.compile(texts)
+        return self._ground.keep(("model", name), lambda: self._load(name)).compile(texts)
 
-    def search(
-        self,
-        queries: str | Sequence[str] | Scorer,
-        *,
-        k: int = 10,
-        exclude: Sequence[str | None] | None = None,
-        texts: bool = True,
-    ) -> list[Hit] | list[list[Hit]]:
-        """Find the best documents of one or many queries; exact, every document is scored.
+    def _load(self, source: str) -> Retriever:
+        from hyperseek.models import load
 
-        Args:
-            queries: One text, many texts, or queries that are compiled already.
-            k: Documents a query, at least 1; may exceed the size of the index.
-            exclude: For each query the id of a document to leave out, or None. The others move up, so `k` remain.
-            texts: Whether the hits carry their documents.
-
-        Returns:
-            For one text its hits, best first, ties in the order of the index; for others a list of hits a query.
-
-        Raises:
-            InputError: `k` is below 1, the number of exclusions is not that of queries, or a scorer does not fit.
-            StoreError: The index names no model and none was given.
-            FingerprintError: The model's document side is not the one that made the index.
-        """
-        if isinstance(queries, str):
-            return self._search([queries], k, exclude, texts)[0]
-        return self._search(queries, k, exclude, texts)
-
-    def run(
-        self,
-        queries: Mapping[str, str] | Sequence[Query],
-        *,
-        k: int = 100,
-        scorer: Scorer | None = None,
-        exclude_same_id: bool = False,
-    ) -> Run:
-        """Search with named queries, for evaluation.
-
-        Args:
-            queries: Texts by id, or query records.
-            k: Documents a query, at least 1.
-            scorer: The same queries, compiled already, in order.
-            exclude_same_id: Leave out of each ranking the document whose id is the query's.
-
-        Returns:
-            Scores by query and document, best first.
-
-        Raises:
-            InputError: `k` is below 1, two queries have one id, or a scorer does not fit.
-            StoreError: The index names no model and none was given.
-            FingerprintError: The model's document side is not the one that made the index.
-        """
-        texts = queries if isinstance(queries, Mapping) else {query.id: query.text for query in queries}
-        if len(texts) != len(queries):
-            raise InputError(f"there are {len(queries)} queries and {len(texts)} ids; ids must be unique")
-        if scorer is not None and len(scorer) != len(texts):
-            raise InputError(f"the scorer holds {len(scorer)} queries and {len(texts)} were named")
-        exclude = list(texts) if exclude_same_id else None
-        found = self._search(scorer if scorer is not None else list(texts.values()), k, exclude, texts=False)
-        return {name: {hit.id: hit.score for hit in hits} for name, hits in zip(texts, found, strict=True)}
-
-    def _search(
-        self, queries: Sequence[str] | Scorer, k: int, exclude: Sequence[str | None] | None, texts: bool
-    ) -> list[list[Hit]]:
-        if k < 1:
-            raise InputError(f"k must be at least 1, not {k}")
-        if exclude is not None and len(exclude) != len(queries):
-            raise InputError(f"there are {len(queries)} queries and {len(exclude)} exclusions; give one or None each")
-        excluded = None if exclude is None else find_rows(self._ids, exclude)
-        if isinstance(queries, Scorer):
-            groups: Iterable[Scorer] = [queries] if len(queries) else []
-        else:
-            groups = scorer_groups(self.model, queries)
-        hits: list[list[Hit]] = []
-        with progress("searching", len(queries), unit="queries") as bar:
-            for scorer in groups:
-                check_scorer(self.info, scorer)
-                done = len(hits)
-                unwanted = None if excluded is None else excluded[done : done + len(scorer)]
-                self._fill_cache()
-                scores, rows = scan(scorer, self._chunks(CHUNK), k=k, excluded=unwanted)
-                hits.extend(collect_hits(self._store, self._ids, scores, rows, texts=texts))
-                bar.advance(len(scorer))
-        return hits
-
-    @cached_property
-    def _ids(self) -> Any:
-        return self._store.ids()
-
-    def _fill_cache(self) -> None:
-        if self._matrix is None and 0 < len(self) * self.space.dimension * 4 <= self._cache_bytes:
-            self._matrix = next(self._store.vectors(len(self)))
-
-    def _chunks(self, rows: int) -> Iterator[Tensor]:
-        if self._matrix is None:
-            return self._store.vectors(rows)
-        return iter(torch.split(self._matrix, rows))
+        model = load(source, device=self._device)
+        check_model(self.path, self.info, model)
+        return model

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
-import torch
 from torch import Tensor
 
-from hyperseek.index._store import Store
 from hyperseek.records import Document, Hit
+from hyperseek.store._store import Store
 
 
 def collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts: bool) -> list[list[Hit]]:
@@ -40,9 +37,3 @@ def collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts:
         ]
         for query in zip(scores.tolist(), places, rows.tolist(), strict=True)
     ]
-
-
-def find_rows(ids: Any, wanted: Sequence[str | None]) -> Tensor:
-    """Return the row of each wanted id; -1 for None and for ids that are not stored."""
-    found = pc.index_in(pa.array(list(wanted), type=ids.type), value_set=ids, skip_nulls=True)
-    return torch.tensor([-1 if row is None else row for row in found.to_pylist()], dtype=torch.int64)

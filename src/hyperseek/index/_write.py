@@ -13,14 +13,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from torch import Tensor
-
 from hyperseek._errors import FingerprintError, InputError, StoreError
 from hyperseek._progress import progress
-from hyperseek.index._info import IndexInfo
-from hyperseek.index._lock import writer_lock
-from hyperseek.index._store import Store, encode_metadata
 from hyperseek.records import Document
+from hyperseek.scoring import Points
+from hyperseek.store._columns import encode_metadata
+from hyperseek.store._info import IndexInfo
+from hyperseek.store._lock import writer_lock
+from hyperseek.store._store import Store
 
 Item: TypeAlias = tuple[Document, Any]
 """A document, and what its vector is made from or the vector itself."""
@@ -36,7 +36,7 @@ _logger = logging.getLogger(__name__)
 def write_index(
     path: str | os.PathLike[str],
     items: Iterable[Item],
-    encode: Callable[[list[Item]], Tensor],
+    encode: Callable[[list[Item]], Points],
     wanted: IndexInfo,
     *,
     total: int | None = None,
@@ -49,7 +49,7 @@ def write_index(
     Args:
         path: Its folder.
         items: The corpus, in order.
-        encode: Makes `(n, d)` vectors of `n` items.
+        encode: Makes the points of `n` items.
         wanted: What the index shall be; `state`, `count` and `data` are filled in here.
         total: Number of items, for the progress bar.
         resume: Whether to go on with what is there.
@@ -78,20 +78,29 @@ def write_index(
         with progress("encoding", total, unit="documents", done=len(store)) as bar:
             while batch := list(islice(corpus, shard)):
                 documents = [document for document, _ in batch]
-                _check_unicode(documents)
+                check_unicode(documents)
                 _check_unique(documents, seen, store)
                 store.append(documents, encode(batch))
                 bar.advance(len(batch))
                 _logger.info("stored %d documents in %s", len(store), folder)
+        store.index_texts()
         store.remove_leftovers()
-        finished = {"state": "finished", "count": len(store), "data": store.fingerprint()}
+        finished = {
+            "state": "finished",
+            "count": len(store),
+            "data": store.fingerprint(),
+            "version": store.version,
+        }
         info.model_copy(update=finished).write(folder)
 
 
 def stored_documents(path: str | os.PathLike[str]) -> int:
     """Return how many documents a folder's index holds, finished or not; 0 where there is none."""
     folder = Path(path)
-    return len(Store.open(folder)) if IndexInfo.exists(folder) and Store.exists(folder) else 0
+    if not IndexInfo.exists(folder):
+        return 0
+    table = folder / IndexInfo.read(folder).table
+    return len(Store.open(table)) if Store.exists(table) else 0
 
 
 def _begin(folder: Path, wanted: IndexInfo, *, resume: bool, overwrite: bool) -> tuple[IndexInfo, Store]:
@@ -106,10 +115,10 @@ def _begin(folder: Path, wanted: IndexInfo, *, resume: bool, overwrite: bool) ->
             raise StoreError(f"{folder} holds an index already; pass overwrite=True (--overwrite) to replace it")
         info = IndexInfo.read(folder)
         _check_settings(folder, info, wanted)
-        if Store.exists(folder):
-            return info, Store.open(folder)
+        if Store.exists(folder / info.table):
+            return info, Store.open(folder / info.table)
     wanted.write(folder)
-    return wanted, Store.create(folder, dimension=wanted.space.dimension, storage=wanted.storage)
+    return wanted, Store.create(folder / wanted.table, space=wanted.space, storage=wanted.storage)
 
 
 def _check_settings(folder: Path, info: IndexInfo, wanted: IndexInfo) -> None:
@@ -161,7 +170,7 @@ def _check_ended(folder: Path, store: Store, rest: Iterator[Item]) -> None:
         )
 
 
-def _check_unicode(documents: list[Document]) -> None:
+def check_unicode(documents: list[Document]) -> None:
     for document in documents:
         try:
             "".join((document.id, *_content(document))).encode()

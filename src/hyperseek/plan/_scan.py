@@ -23,12 +23,12 @@ CHUNK = 32768
 _QUERIES = 32
 
 
-def scan(scorer: Scorer, chunks: Iterable[Tensor], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def scan(scorer: Scorer, chunks: Iterable[Points], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Find the best `k` documents of every query.
 
     Args:
         scorer: `Q` compiled queries, `Q` at least 1.
-        chunks: The documents' vectors in order, each `(n, d)`, any `n`.
+        chunks: The documents in order, any number at a time.
         k: At least 1; may exceed the number of documents.
         excluded: `(Q,)` integers: for each query the row of a document to leave out, -1 for none.
 
@@ -61,16 +61,20 @@ def scan(scorer: Scorer, chunks: Iterable[Tensor], *, k: int, excluded: Tensor |
     return scores[:, :k], rows[:, :k]
 
 
-def _compiled(scorer: Scorer, starts: range) -> tuple[Callable[[Tensor], Any], list[Callable[[Any], Tensor]]]:
+def _compiled(scorer: Scorer, starts: range) -> tuple[Callable[[Points], Any], list[Callable[[Any], Tensor]]]:
     """Return what to make of a chunk once, and for each group of queries how to score what was made."""
     flat = scorer.space.kind in ("dot", "cosine")  # there a product of lifted points is the exact score
     vectors = scorer.linear() if flat else None
     if vectors is None:
-        return Points, [scorer[start : start + _QUERIES].score for start in starts]
+        return _same, [scorer[start : start + _QUERIES].score for start in starts]
     chart = scorer.space.chart("inner_product")
     lifted = chart.lift_queries(vectors.float())
     groups: list[Callable[[Any], Tensor]] = [lifted[start : start + _QUERIES].matmul for start in starts]
-    return lambda chunk: chart.lift_documents(Points(chunk)).T, groups
+    return lambda chunk: chart.lift_documents(chunk).T, groups
+
+
+def _same(chunk: Points) -> Points:
+    return chunk
 
 
 def _add(

@@ -13,11 +13,14 @@ from hyperseek._errors import ConfigError, StoreError
 from hyperseek._files import read_json, write_json
 from hyperseek.scoring import Space
 
-FORMAT = 1
+FORMAT = 2
 """Version of the folder's layout; a reader refuses any other."""
 
 Storage: TypeAlias = Literal["float32", "float16"]
 """Number type of the stored vectors."""
+
+FIRST_TABLE = "documents.lance"
+"""Folder of the table of a new index."""
 
 _NAME = "index.json"
 
@@ -39,6 +42,8 @@ class IndexInfo(Config):
         dtype: Number type the model computed in; None for vectors from elsewhere.
         protocol: What the model says about itself: prompts, lengths, versions.
         name: The corpus' name, for people.
+        table: Folder of the table, within the index.
+        version: Version of the table that `count` and `data` are true of; documents may have changed since.
         data: Fingerprint of the stored documents, in their order; None until finished.
         count: Number of documents; 0 until finished.
         created: When building began.
@@ -53,6 +58,8 @@ class IndexInfo(Config):
     dtype: str | None = None
     protocol: dict[str, Any] = Field(default_factory=dict)
     name: str | None = None
+    table: str = FIRST_TABLE
+    version: int | None = None
     data: str | None = None
     count: int = 0
     created: datetime = Field(default_factory=_now)

@@ -1,0 +1,204 @@
+"""The methods that change an index: documents come, change and go; engines and graphs are built."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from hyperseek._errors import InputError
+from hyperseek.engines import AnyEngineConfig, choose_engine, parse_engine
+from hyperseek.graph import NeighbourGraph
+from hyperseek.index._build import stack_points
+from hyperseek.index._graph_vectors import written_vectors
+from hyperseek.index._updating import add_documents, compact_index, delete_documents
+from hyperseek.plan import Ground
+from hyperseek.records import Document
+from hyperseek.scoring import Points
+from hyperseek.store import IndexInfo, writer_lock
+from hyperseek.store._attachments import Attachment, Attachments, ChartRecord, attach_engine, attach_graph
+
+if TYPE_CHECKING:
+    from hyperseek.models import Retriever
+
+
+class Maintainer(ABC):
+    """Something with documents and a folder, which can be changed."""
+
+    path: Path
+    info: IndexInfo
+    _ground: Ground
+
+    @property
+    @abstractmethod
+    def model(self) -> Retriever:
+        """The model that made the documents' points."""
+
+    @abstractmethod
+    def refresh(self) -> None:
+        """Go on with the newest version."""
+
+    def add(
+        self,
+        documents: Iterable[Document],
+        *,
+        vectors: Iterable[Any] | None = None,
+        replace: bool = False,
+        total: int | None = None,
+    ) -> int:
+        """Add documents; when this returns, all of them are on the disk and this index sees them.
+
+        Engines and graphs that were built before stay in use: what they do not know is scanned.
+
+        Args:
+            documents: With ids of their own.
+            vectors: Their coordinates, where they were made elsewhere; None to encode them with the model.
+            replace: Whether a document may take the place of one with its id.
+            total: Number of documents, for the progress bar.
+
+        Returns:
+            How many were added or replaced.
+
+        Raises:
+            InputError: An id is stored already and `replace` is False, stands twice in a batch, or a text or vector
+                cannot be stored. Earlier batches, of some thousands, stay.
+            StoreError: Another writer is at work.
+        """
+        if vectors is None:
+            model, dtype = self.model, self.info.dtype or "auto"
+
+            def encode(batch: list[tuple[Document, Any]]) -> Points:
+                return model.encode_documents([document.full_text for document, _ in batch], dtype=dtype)
+
+            items: Iterable[tuple[Document, Any]] = ((document, None) for document in documents)
+        else:
+
+            def encode(batch: list[tuple[Document, Any]]) -> Points:
+                return stack_points(batch, self.info.space)
+
+            items = zip(documents, vectors, strict=True)
+        try:
+            return add_documents(self.path, items, encode, replace=replace, total=total)
+        finally:
+            self.refresh()
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete documents by id; when this returns, they are gone for every search that begins later.
+
+        Args:
+            ids: Ids that are not stored are passed over.
+
+        Returns:
+            How many documents were deleted.
+
+        Raises:
+            InputError: A single string was given.
+            StoreError: Another writer is at work.
+        """
+        if isinstance(ids, str):
+            raise InputError(f"ids must be several strings; for one id give [{ids!r}]")
+        try:
+            return delete_documents(self.path, ids)
+        finally:
+            self.refresh()
+
+    def compact(self) -> None:
+        """Rewrite the documents without those that were deleted or replaced, and update the full-text index.
+
+        Readers that are open go on with what they see; after a second compaction they must `refresh`.
+
+        Raises:
+            StoreError: Another writer is at work.
+        """
+        compact_index(self.path)
+        self.refresh()
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Engines and graphs of this index, in the order in which they were built."""
+        return self._ground.attachments.items
+
+    def build_engine(
+        self,
+        engine: str | AnyEngineConfig = "auto",
+        *,
+        name: str | None = None,
+        charts: Sequence[ChartRecord] | None = None,
+        max_bytes: int | None = None,
+    ) -> Attachment:
+        """Build a candidate engine for all documents.
+
+        Args:
+            engine: `"auto"` to choose by size, a kind with its defaults, as `"hnsw"`, `"ivf"`, `"scan"`, `"lance"` or
+                `"qdrant"`, or a configuration.
+            name: To search with it by name; None takes the kind. An engine of that name is replaced in the end.
+            charts: What to build on; None for what suits the space and the kind of engine.
+            max_bytes: Memory that building may take; None for no limit.
+
+        Returns:
+            What was built.
+
+        Raises:
+            InputError: It would take more memory than `max_bytes`; the message says what would fit.
+            UnknownNameError: There is no such kind of engine.
+            StoreError: Another writer is at work.
+        """
+        with writer_lock(self.path):
+            self.refresh()
+            snapshot = self._ground.snapshot
+            config = parse_engine(engine) if engine != "auto" else None
+            if config is None:
+                config, _ = choose_engine(
+                    count=len(snapshot), dimension=snapshot.space.width, metric="l2", max_bytes=max_bytes
+                )
+            record = attach_engine(
+                self.path, snapshot, config, name=name or config.kind, charts=charts, max_bytes=max_bytes
+            )
+        self.refresh()
+        return record
+
+    def build_graph(
+        self,
+        *,
+        name: str = "graph",
+        degree: int = 99,
+        method: Literal["auto", "exact", "approximate"] = "auto",
+        source: str | None = None,
+        seed: int = 0,
+    ) -> Attachment:
+        """Build the neighbour graph of all documents, or import one of the original Hypencoder.
+
+        Args:
+            name: To search with it by name; a graph of that name is replaced in the end.
+            degree: Neighbours of a document, at least 1.
+            method: Exact takes time that grows with the square of the number of documents.
+            source: A JSONL file of the original, to import instead.
+            seed: Of approximate building.
+
+        Returns:
+            What was built.
+
+        Raises:
+            InputError: A parameter is out of range, or the file names documents that the index has not.
+            StoreError: Another writer is at work.
+        """
+        with writer_lock(self.path):
+            self.refresh()
+            snapshot = self._ground.snapshot
+
+            def build(place: Path) -> object:
+                if source is not None:
+                    return NeighbourGraph.import_jsonl(place, source, snapshot.ids.to_pylist())
+                with written_vectors(snapshot, place.parent) as vectors:
+                    return NeighbourGraph.build(place, vectors, degree=degree, method=method, seed=seed)
+
+            record = attach_graph(self.path, snapshot, name=name, build=build)
+        self.refresh()
+        return record
+
+    def drop(self, name: str) -> None:
+        """Delete an engine or a graph of this index; UnknownNameError if there is none of that name."""
+        with writer_lock(self.path):
+            Attachments.read(self.path).without(name).write(self.path)
+        self.refresh()

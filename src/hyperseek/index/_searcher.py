@@ -1,0 +1,184 @@
+"""The search methods of an index.
+
+Shapes: `Q` queries.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, overload
+
+from hyperseek._errors import InputError
+from hyperseek.index._queries import scorer_groups
+from hyperseek.index._searching import AUTO, Explanation, Request, find, hits_of
+from hyperseek.plan import Ground, Plan
+from hyperseek.records import Hit, Query, Run
+from hyperseek.scoring import Scorer
+
+if TYPE_CHECKING:
+    from hyperseek.models import Retriever
+
+
+class Searcher(ABC):
+    """Something with documents and a model, which can be searched."""
+
+    _ground: Ground
+
+    @property
+    @abstractmethod
+    def model(self) -> Retriever:
+        """The model that compiles queries."""
+
+    @overload
+    def search(  # type: ignore[overload-overlap]  # a string is a sequence of strings, and means one query
+        self,
+        queries: str,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        engine: str = AUTO,
+        plan: Plan | None = None,
+        exclude: Sequence[str | None] | None = None,
+        texts: bool = True,
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self,
+        queries: Sequence[str] | Scorer,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        engine: str = AUTO,
+        plan: Plan | None = None,
+        exclude: Sequence[str | None] | None = None,
+        texts: bool = True,
+    ) -> list[list[Hit]]: ...
+
+    def search(
+        self,
+        queries: str | Sequence[str] | Scorer,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        engine: str = AUTO,
+        plan: Plan | None = None,
+        exclude: Sequence[str | None] | None = None,
+        texts: bool = True,
+    ) -> list[Hit] | list[list[Hit]]:
+        """Find the best documents of one or many queries.
+
+        Args:
+            queries: One text, many texts, or queries that are compiled already.
+            k: Documents a query, at least 1; may exceed the size of the index.
+            where: SQL over ids, titles, texts and metadata fields that documents must meet, as in
+                `"year > 2015 AND venue = 'ACL'"`; None for all. See `fields`.
+            engine: `"auto"` for the plan that was tuned on this index or else for what its size suggests, `"exact"` to
+                score every document, or the name of an engine, whose candidates are then scored exactly.
+            plan: What to do instead, stage by stage.
+            exclude: For each query the id of a document to leave out, or None. The others move up, so `k` remain.
+            texts: Whether the hits carry their documents.
+
+        Returns:
+            For one text its hits, best first, ties in the order of the index; for others a list of hits a query.
+
+        Raises:
+            InputError: `k` is below 1, the number of exclusions is not that of queries, a scorer does not fit, or the
+                condition cannot be used.
+            UnknownNameError: The index has no engine of this name.
+            StoreError: The index names no model and none was given.
+            FingerprintError: The model's document side is not the one that made the index.
+        """
+        asked = [queries] if isinstance(queries, str) else queries
+        request = Request(asked, k, exclude=exclude, engine=engine, plan=plan, where=where)
+        hits = self._hits(request, texts=texts)
+        return hits[0] if isinstance(queries, str) else hits
+
+    def explain(
+        self,
+        queries: Sequence[str] | Scorer,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        engine: str = AUTO,
+        plan: Plan | None = None,
+        recall: bool = False,
+    ) -> Explanation:
+        """Search, and say which stages ran, why, how long they took, and what they found.
+
+        Args:
+            queries: Many texts, or queries that are compiled already; at least one.
+            k: Documents a query, at least 1.
+            where: As in `search`.
+            engine: As in `search`.
+            plan: As in `search`.
+            recall: Whether to search exhaustively too, and report the recall of every stage.
+
+        Returns:
+            The explanation; `lines` prints it.
+
+        Raises:
+            InputError: As in `search`, or there are no queries.
+        """
+        request = Request(queries, k, engine=engine, plan=plan, where=where, measure=recall)
+        told: list[Explanation] = []
+        for _ in find(self._ground, request, self._groups, explanation=told):
+            pass
+        if not told:
+            raise InputError("there are no queries to explain a search for; give at least one")
+        return told[0]
+
+    def run(
+        self,
+        queries: Mapping[str, str] | Sequence[Query],
+        *,
+        k: int = 100,
+        scorer: Scorer | None = None,
+        where: str | None = None,
+        engine: str = AUTO,
+        plan: Plan | None = None,
+        exclude_same_id: bool = False,
+    ) -> Run:
+        """Search with named queries, for evaluation.
+
+        Args:
+            queries: Texts by id, or query records.
+            k: Documents a query, at least 1.
+            scorer: The same queries, compiled already, in order.
+            where: As in `search`.
+            engine: As in `search`.
+            plan: As in `search`.
+            exclude_same_id: Leave out of each ranking the document whose id is the query's.
+
+        Returns:
+            Scores by query and document, best first.
+
+        Raises:
+            InputError: `k` is below 1, two queries have one id, a scorer does not fit, or the condition cannot be used.
+            StoreError: The index names no model and none was given.
+            FingerprintError: The model's document side is not the one that made the index.
+        """
+        texts = queries if isinstance(queries, Mapping) else {query.id: query.text for query in queries}
+        if len(texts) != len(queries):
+            raise InputError(f"there are {len(queries)} queries and {len(texts)} ids; ids must be unique")
+        if scorer is not None and len(scorer) != len(texts):
+            raise InputError(f"the scorer holds {len(scorer)} queries and {len(texts)} were named")
+        asked = list(texts.values())
+        request = Request(
+            asked if scorer is None else scorer,
+            k,
+            texts=asked,
+            exclude=list(texts) if exclude_same_id else None,
+            engine=engine,
+            plan=plan,
+            where=where,
+        )
+        found = self._hits(request, texts=False)
+        return {name: {hit.id: hit.score for hit in hits} for name, hits in zip(texts, found, strict=True)}
+
+    def _hits(self, request: Request, *, texts: bool) -> list[list[Hit]]:
+        return list(hits_of(self._ground, find(self._ground, request, self._groups), texts=texts))
+
+    def _groups(self, texts: Sequence[str]) -> Iterable[Scorer]:
+        return scorer_groups(self.model, texts)

@@ -1,0 +1,125 @@
+"""Changing a finished index: every batch is one atomic commit, and open readers keep the version they have.
+
+Deleted and replaced rows stay in the table's files until it is compacted. Compaction writes a new table beside the old
+one and then names it in `index.json`; the old one stays for readers that are open, until the next compaction.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable
+from itertools import islice
+from pathlib import Path
+
+from hyperseek._errors import InputError, StoreError
+from hyperseek._progress import progress
+from hyperseek.index._checks import open_finished
+from hyperseek.index._write import SHARD, Item, check_unicode
+from hyperseek.scoring import Points
+from hyperseek.store import Store, writer_lock
+
+
+def add_documents(
+    folder: Path,
+    items: Iterable[Item],
+    encode: Callable[[list[Item]], Points],
+    *,
+    replace: bool,
+    total: int | None,
+    shard: int = SHARD,
+) -> int:
+    """Add documents to a finished index.
+
+    Args:
+        folder: The index.
+        items: The documents.
+        encode: Makes the points of some items.
+        replace: Whether a document may take the place of one with its id.
+        total: Number of items, for the progress bar.
+        shard: Documents of a commit, at least 1.
+
+    Returns:
+        How many were added; all of them are on the disk.
+
+    Raises:
+        InputError: An id is stored already and `replace` is False, stands twice in one batch, or a text or vector
+            cannot be stored. Earlier batches stay.
+        StoreError: The index is in use by another writer, unfinished or damaged.
+    """
+    added, stream = 0, iter(items)
+    with writer_lock(folder), progress("adding", total, unit="documents") as bar:
+        _, store = open_finished(folder)
+        while batch := list(islice(stream, shard)):
+            documents = [document for document, _ in batch]
+            check_unicode(documents)
+            ids = [document.id for document in documents]
+            if len(set(ids)) < len(ids):
+                twice = next(name for place, name in enumerate(ids) if name in ids[:place])
+                raise InputError(f"document id {twice!r} stands twice among the documents to add; ids must be unique")
+            if replace:
+                store.replace(documents, encode(batch))
+            elif stored := store.stored_ids(ids):
+                raise InputError(
+                    f"document id {stored[0]!r} is stored already, and {len(stored) - 1} others of this batch; "
+                    f"use replace to put new documents in their place"
+                )
+            else:
+                store.append(documents, encode(batch))
+            added += len(batch)
+            bar.advance(len(batch))
+    return added
+
+
+def delete_documents(folder: Path, ids: Iterable[str], *, batch: int = 1000) -> int:
+    """Delete documents by id.
+
+    Args:
+        folder: The index.
+        ids: Of documents; ids that are not stored are passed over.
+        batch: Ids of a commit, at least 1.
+
+    Returns:
+        How many documents were deleted.
+
+    Raises:
+        StoreError: The index is in use by another writer, unfinished or damaged.
+    """
+    deleted, stream = 0, iter(ids)
+    with writer_lock(folder):
+        _, store = open_finished(folder)
+        while some := list(islice(stream, batch)):
+            deleted += store.delete(some)
+    return deleted
+
+
+def compact_index(folder: Path) -> None:
+    """Rewrite the table without deleted rows and old versions, and bring the full-text index up to date.
+
+    Args:
+        folder: The index.
+
+    Raises:
+        StoreError: The index is in use by another writer, unfinished or damaged.
+    """
+    with writer_lock(folder):
+        info, store = open_finished(folder)
+        number = 1 + max((_generation(path) for path in folder.glob("documents*.lance")), default=0)
+        copy: Store = store.copy(folder / f"documents-{number}.lance")
+        if len(copy) != len(store):
+            raise StoreError(f"the copy of {store.path} has {len(copy)} rows instead of {len(store)}; nothing changed")
+        copy.index_texts()
+        update = {
+            "table": copy.path.name,
+            "version": copy.version,
+            "count": len(copy),
+            "data": copy.fingerprint(),
+        }
+        info.model_copy(update=update).write(folder)
+        for path in folder.glob("documents*.lance"):
+            if path not in (store.path, copy.path):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def _generation(path: Path) -> int:
+    number = path.stem.removeprefix("documents").removeprefix("-")
+    return int(number) if number.isdigit() else 0

@@ -1,0 +1,29 @@
+"""Search plans: where candidates come from, how they are fused, and what scores them in the end."""
+
+from hyperseek.plan._candidates import NOTHING, Candidates
+from hyperseek.plan._combine import Fusion, Rescore, Union
+from hyperseek.plan._context import Ground, Search
+from hyperseek.plan._fusion import fuse
+from hyperseek.plan._plan import Plan, StageReport
+from hyperseek.plan._scan import scan
+from hyperseek.plan._sources import BM25, Dense, Engine, Graph, Scan, Surrogate
+
+__all__ = [
+    "BM25",
+    "NOTHING",
+    "Candidates",
+    "Dense",
+    "Engine",
+    "Fusion",
+    "Graph",
+    "Ground",
+    "Plan",
+    "Rescore",
+    "Scan",
+    "Search",
+    "StageReport",
+    "Surrogate",
+    "Union",
+    "fuse",
+    "scan",
+]

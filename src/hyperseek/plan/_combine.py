@@ -1,0 +1,102 @@
+"""Stages that combine sources, and the one that scores candidates exactly."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self, TypeAlias
+
+import torch
+from pydantic import Field, model_validator
+
+from hyperseek.plan._candidates import NOTHING, Candidates
+from hyperseek.plan._context import Search
+from hyperseek.plan._fusion import Method, fuse
+from hyperseek.plan._sources import BM25, Dense, Engine, Graph, Scan, Surrogate
+from hyperseek.plan._stage import Source, Step
+
+
+class Union(Source):
+    """What any of several sources finds, in turns; scores say no more than who came first.
+
+    Attributes:
+        n: Candidates of each query; None for all.
+        sources: At least one.
+    """
+
+    kind: Literal["union"] = "union"
+    n: int | None = Field(default=None, ge=1)  # type: ignore[assignment]  # all
+    sources: tuple[AnySource, ...] = Field(min_length=1)
+
+    def find(self, search: Search) -> Candidates:
+        """Ask all sources."""
+        ranked = fuse([source.find(search) for source in self.sources], method="rrf")
+        return ranked.first(self.n) if self.n else ranked
+
+
+class Fusion(Source):
+    """One ranking from those of several sources; see `fuse`.
+
+    Attributes:
+        n: Candidates of each query; None for all.
+        sources: At least one.
+        method: How scores are made comparable.
+        weights: One a source; None for equal ones.
+        rrf_k: For `rrf`: larger values flatten the differences between first ranks.
+    """
+
+    kind: Literal["fusion"] = "fusion"
+    n: int | None = Field(default=None, ge=1)  # type: ignore[assignment]  # all
+    sources: tuple[AnySource, ...] = Field(min_length=1)
+    method: Method = "rrf"
+    weights: tuple[float, ...] | None = None
+    rrf_k: int = Field(default=60, ge=0)
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.sources):
+            raise ValueError(f"{len(self.weights)} weights were given for {len(self.sources)} sources")
+        return self
+
+    def find(self, search: Search) -> Candidates:
+        """Ask all sources."""
+        found = [source.find(search) for source in self.sources]
+        ranked = fuse(found, method=self.method, weights=self.weights, rrf_k=self.rrf_k)
+        return ranked.first(self.n) if self.n else ranked
+
+
+class Rescore(Step):
+    """Exact scores of the candidates.
+
+    Attributes:
+        n: How many of the best candidates are scored and kept; None for all.
+        model: Folder or name of the model that scores; None for the one that searches.
+    """
+
+    kind: Literal["rescore"] = "rescore"
+    n: int | None = Field(default=None, ge=1)
+    model: str | None = None
+
+    def apply(self, search: Search, candidates: Candidates) -> Candidates:
+        """Score the candidates."""
+        scorer = search.scorer if self.model is None else search.ground.compile(self.model, search.asked())
+        rows = candidates.rows[:, : self.n] if self.n else candidates.rows
+        scores = torch.full(rows.shape, -torch.inf)
+        distinct, places = torch.unique(rows.clamp_min(0), return_inverse=True)
+        if not len(distinct):
+            return Candidates(rows, scores)
+        points = search.snapshot.points(distinct)
+        with torch.inference_mode():
+            for query, own in enumerate(places):
+                present = rows[query] != NOTHING
+                if present.any():
+                    part = points[own[present]].to(scorer.device)
+                    scores[query, present] = scorer[query : query + 1].score(part)[0].float().cpu()
+        return Candidates.ranked(rows, scores.clone())
+
+
+AnySource: TypeAlias = Annotated[
+    BM25 | Dense | Engine | Fusion | Graph | Scan | Surrogate | Union, Field(discriminator="kind")
+]
+"""Every source, told apart by `kind`."""
+
+Union.model_rebuild()
+Fusion.model_rebuild()

@@ -1,0 +1,138 @@
+"""What every stage of a search can use: the documents, the queries, the engines, and what is allowed.
+
+Shapes: `Q` queries, `N` documents.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from hyperseek._errors import InputError
+from hyperseek.plan._candidates import Candidates
+from hyperseek.plan._scan import CHUNK, scan
+from hyperseek.scoring import Scorer
+from hyperseek.store._attachments import Attached, Attachment, Attachments, open_attached
+from hyperseek.store._snapshot import Snapshot
+
+T = TypeVar("T")
+
+
+class Ground:
+    """One version of an index with its attachments open: what all searches on it share.
+
+    Args:
+        folder: The index.
+        snapshot: Its documents.
+        compile: Compiles query texts with the model of a folder or name, None for the index' own.
+    """
+
+    def __init__(
+        self, folder: Path, snapshot: Snapshot, compile: Callable[[str | None, Sequence[str]], Scorer]
+    ) -> None:
+        self.folder = folder
+        self.snapshot = snapshot
+        self.compile = compile
+        self.attachments = Attachments.read(folder)
+        self._kept: dict[Any, Any] = {}
+        self._lock = threading.RLock()
+
+    def keep(self, key: Any, make: Callable[[], T]) -> T:
+        """Return what was made for a key, making it at the first call."""
+        with self._lock:
+            if key not in self._kept:
+                self._kept[key] = make()
+            kept: T = self._kept[key]
+            return kept
+
+    def attached(self, name: str | None, kind: str) -> Attached:
+        """Return an attachment, open.
+
+        Args:
+            name: Its name; None for the newest of its kind.
+            kind: `"engine"` or `"graph"`.
+
+        Returns:
+            The attachment.
+
+        Raises:
+            InputError: There is none of this kind.
+            UnknownNameError: There is none of this name.
+        """
+        record = self.attachments.get(name) if name is not None else self.newest(kind)
+        if record is None or record.kind != kind:
+            what = f"{name!r} is no {kind}" if record is not None else f"it has no {kind}"
+            raise InputError(f"the index {self.folder} cannot be searched so: {what}; build one: index.build_{kind}()")
+        return self.keep(("attached", record.folder), lambda: open_attached(self.folder, record, self.snapshot.space))
+
+    def newest(self, kind: str) -> Attachment | None:
+        """Return the attachment of a kind that was built last; None if there is none."""
+        of_kind = [item for item in self.attachments.items if item.kind == kind]
+        return of_kind[-1] if of_kind else None
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search for some queries.
+
+    Attributes:
+        ground: The index.
+        scorer: `Q` compiled queries.
+        texts: Their texts; None where only the scorer was given.
+        where: SQL that documents must meet; None for all.
+        k: Documents that the search shall end with.
+        notes: Filled by stages with what they did, for explanations.
+    """
+
+    ground: Ground
+    scorer: Scorer
+    texts: Sequence[str] | None
+    where: str | None
+    k: int
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """The documents."""
+        return self.ground.snapshot
+
+    @cached_property
+    def allowed(self) -> npt.NDArray[np.bool_] | None:
+        """`(N,)`: which documents may be found; None for all."""
+        return None if self.where is None else self.snapshot.mask(self.where)
+
+    @cached_property
+    def allowed_rows(self) -> npt.NDArray[np.int64] | None:
+        """Rows of the documents that may be found; None for all."""
+        return None if self.allowed is None else np.flatnonzero(self.allowed)
+
+    def asked(self) -> Sequence[str]:
+        """Return the queries' texts; InputError where there are none."""
+        if self.texts is None:
+            raise InputError("this plan reads the queries' texts, and only a scorer was given; search with the texts")
+        return self.texts
+
+    def scan(self, scorer: Scorer, *, k: int, rows: npt.NDArray[np.int64] | None = None) -> Candidates:
+        """Score documents exhaustively.
+
+        Args:
+            scorer: `Q` compiled queries.
+            k: Documents to keep of each query.
+            rows: Which to score; None for all that are allowed.
+
+        Returns:
+            The best.
+        """
+        chosen = self.allowed_rows if rows is None else rows
+        snapshot = self.snapshot
+        chunks = snapshot.chunks(CHUNK) if chosen is None else snapshot.chunks_of(chosen)
+        scores, found = scan(scorer, chunks, k=k)
+        return Candidates(found if chosen is None else torch.from_numpy(chosen)[found], scores)

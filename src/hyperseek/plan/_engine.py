@@ -1,0 +1,103 @@
+"""Asking a vector engine: lift the queries, unite the charts' candidates, add the documents that came later."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hyperseek._errors import InputError
+from hyperseek.plan._candidates import NOTHING, Candidates, union
+from hyperseek.plan._context import Search
+from hyperseek.scoring import Scorer
+from hyperseek.store._attachments import Attached
+
+SCAN = "scan"
+"""Name that stands for no engine: score all documents."""
+
+
+def search_linear(search: Search, scorer: Scorer, *, n: int, engine: str | None, effort: int | None) -> Candidates:
+    """Find candidates by a scorer that engines can search by.
+
+    Args:
+        search: The search.
+        scorer: What to search by; its queries are those of the search.
+        n: Candidates of each query.
+        engine: Name of an engine; None for the newest, or a scan where there is none; `SCAN` for a scan.
+        effort: How thoroughly the engine searches; None for what it was built with.
+
+    Returns:
+        The candidates.
+    """
+    if engine == SCAN or (engine is None and search.ground.newest("engine") is None):
+        return search.scan(scorer, k=n)
+    return search_engine(search, scorer, n=n, name=engine, effort=effort)
+
+
+def search_engine(search: Search, scorer: Scorer, *, n: int, name: str | None, effort: int | None) -> Candidates:
+    """Find candidates with an engine of the index.
+
+    Args:
+        search: The search.
+        scorer: What to search by; its queries are those of the search.
+        n: Candidates of each query and chart.
+        name: Of the engine; None for the newest.
+        effort: How thoroughly it searches; None for what it was built with.
+
+    Returns:
+        The united candidates. Scores are the engine's where it has one chart and knows all documents. Else they say
+        who came first and no more, since charts and scans do not share a scale.
+
+    Raises:
+        InputError: The index has no engine, or none of the engine's charts can be searched by this scorer.
+    """
+    attached = search.ground.attached(name, "engine")
+    rows, allowed = positions(search, attached)
+    parts: list[Candidates] = []
+    for chart, engine in attached.engines:
+        queries = scorer.lift(chart)
+        if queries is not None:
+            lifted = queries.detach().float().cpu()
+            scores, places = engine.search(lifted, k=n, effort=effort, allowed=allowed)
+            parts.append(Candidates(rows_at(rows, places), scores))
+    if not parts:
+        raise InputError(
+            f"the engine {attached.record.name!r} cannot be searched by a {scorer.kind!r} scorer, which is not linear; "
+            f"use a surrogate stage"
+        )
+    if len(newer := newer_rows(search, attached)):
+        parts.append(search.scan(scorer, k=n, rows=newer))
+    return parts[0] if len(parts) == 1 else union([_by_rank(part) for part in parts])
+
+
+def positions(search: Search, attached: Attached) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
+    """Return the row of each position of an attachment, and which positions may be found; None for all."""
+    rows = attached.rows(search.snapshot)
+    allowed = rows >= 0
+    if search.allowed is not None:
+        allowed &= search.allowed[rows]
+    return rows, None if allowed.all() else allowed
+
+
+def newer_rows(search: Search, attached: Attached) -> npt.NDArray[np.int64]:
+    """Return the rows, of those that may be found, of documents that came after an attachment was built."""
+    newer = attached.newer(search.snapshot)
+    if search.allowed is not None:
+        newer = newer[search.allowed[newer]]
+    if len(newer):
+        search.notes["newer"] = len(newer)
+    return newer
+
+
+def rows_at(rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:
+    """Return the rows of `(Q, n)` positions; `NOTHING` stays."""
+    if not len(rows):
+        return places
+    return torch.where(places == NOTHING, NOTHING, torch.from_numpy(rows)[places.clamp_min(0)])
+
+
+def _by_rank(part: Candidates) -> Candidates:
+    """Replace scores by ones that fall with the rank, so that lists of unlike scales take turns."""
+    ranks = torch.arange(part.rows.shape[1], dtype=torch.float32).expand(part.rows.shape)
+    return Candidates(part.rows, (-ranks).masked_fill(part.rows == NOTHING, -torch.inf))

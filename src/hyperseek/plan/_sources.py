@@ -1,0 +1,186 @@
+"""Sources: where candidates come from.
+
+Shapes: `Q` queries, `N` documents.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig, graph_search
+from hyperseek.plan._candidates import NOTHING, Candidates, union
+from hyperseek.plan._context import Search
+from hyperseek.plan._engine import newer_rows, positions, rows_at, search_engine, search_linear
+from hyperseek.plan._landmarks import Choice, landmarks_of
+from hyperseek.plan._points_at import points_at
+from hyperseek.plan._stage import Source
+from hyperseek.scoring import Landmarks, SurrogateScorer
+
+
+class Scan(Source):
+    """Every document, scored by the queries' own scorer: the exact answer.
+
+    Attributes:
+        n: Candidates of each query; None for as many as the search wants.
+    """
+
+    kind: Literal["scan"] = "scan"
+    n: int | None = Field(default=None, ge=1)  # type: ignore[assignment]  # the search's k
+
+    def find(self, search: Search) -> Candidates:
+        """Score all documents."""
+        return search.scan(search.scorer, k=self.n or search.k)
+
+
+class Engine(Source):
+    """What a vector engine of the index finds, for scorers that are linear in the features of their space.
+
+    Attributes:
+        n: Candidates of each query, and of each of the engine's charts.
+        name: Of the engine; None for the newest.
+        effort: How thoroughly it searches; None for what it was built with.
+    """
+
+    kind: Literal["engine"] = "engine"
+    n: int = Field(default=100, ge=1)
+    name: str | None = None
+    effort: int | None = Field(default=None, ge=1)
+
+    def find(self, search: Search) -> Candidates:
+        """Ask the engine."""
+        return search_engine(search, search.scorer, n=self.n, name=self.name, effort=self.effort)
+
+
+class Surrogate(Source):
+    """What an engine, or a scan, finds with a linear surrogate of a scorer that no engine can search by.
+
+    Attributes:
+        n: Candidates of each query.
+        landmarks: Documents that the surrogate is fitted on.
+        choice: How they are chosen: drawn, those next to k-means centres, or each the farthest from those before.
+        seed: Of the choice.
+        refits: Rounds in which the candidates found so far are scored and the surrogate is fitted again.
+        refit_n: Candidates of such a round; None for `n`.
+        weight: What a candidate counts beside a landmark in such a round.
+        engine: Name of the engine; None for the newest, or a scan where the index has none; `"scan"` for a scan.
+        effort: How thoroughly the engine searches; None for what it was built with.
+    """
+
+    kind: Literal["surrogate"] = "surrogate"
+    n: int = Field(default=300, ge=1)
+    landmarks: int = Field(default=512, ge=1)
+    choice: Choice = "random"
+    seed: int = Field(default=0, ge=0)
+    refits: int = Field(default=0, ge=0)
+    refit_n: int | None = Field(default=None, ge=1)
+    weight: float = Field(default=1.0, gt=0)
+    engine: str | None = None
+    effort: int | None = Field(default=None, ge=1)
+
+    def find(self, search: Search) -> Candidates:
+        """Fit, ask the engine, and fit again as often as wanted."""
+        if not len(search.snapshot):
+            return search.scan(search.scorer, k=self.n)
+        fixed = landmarks_of(search.ground, self.landmarks, self.choice, self.seed)
+        linear = fixed.fit(search.scorer)
+        for _ in range(self.refits):
+            linear = self._refit(search, fixed, linear)
+        return self._find(search, linear, self.n)
+
+    def _refit(self, search: Search, fixed: Landmarks, linear: SurrogateScorer) -> SurrogateScorer:
+        found = self._find(search, linear, self.refit_n or self.n)
+        fitted = []
+        for query, row in enumerate(found.rows):
+            rows = row[row != NOTHING]
+            if len(rows):
+                own = search.scorer[query : query + 1]
+                points = search.snapshot.points(rows)
+                fitted.append(fixed.refit(own, points, own.score(points)[0], weight=self.weight))
+            else:
+                fitted.append(linear[query : query + 1])
+        return SurrogateScorer.concatenate(fitted)
+
+    def _find(self, search: Search, linear: SurrogateScorer, n: int) -> Candidates:
+        return search_linear(search, linear, n=n, engine=self.engine, effort=self.effort)
+
+
+class Graph(Source):
+    """What a walk over the neighbour graph of the index finds, scored by the queries' own scorer.
+
+    Attributes:
+        n: Candidates of each query; None for as many as the search wants.
+        name: Of the graph; None for the newest.
+        preset: `efficient_1` or `efficient_2` of the Hypencoder paper, instead of `walk`.
+        walk: How far it goes.
+    """
+
+    kind: Literal["graph"] = "graph"
+    n: int | None = Field(default=None, ge=1)  # type: ignore[assignment]  # the search's k
+    name: str | None = None
+    preset: Literal["efficient_1", "efficient_2"] | None = None
+    walk: GraphSearchConfig = GraphSearchConfig()
+
+    def find(self, search: Search) -> Candidates:
+        """Walk, and score documents that are newer than the graph."""
+        attached = search.ground.attached(self.name, "graph")
+        assert attached.graph is not None
+        rows, allowed = positions(search, attached)
+        k = self.n or search.k
+        result = graph_search(
+            search.scorer,
+            points_at(search.snapshot, rows),
+            attached.graph,
+            k=k,
+            config=GRAPH_PRESETS[self.preset] if self.preset else self.walk,
+            allowed=allowed,
+        )
+        search.notes["scored"] = float(result.scored.float().mean())
+        found = Candidates(rows_at(rows, result.rows), result.scores)
+        newer = newer_rows(search, attached)
+        return union([found, search.scan(search.scorer, k=k, rows=newer)]) if len(newer) else found
+
+
+class BM25(Source):
+    """What the full-text index of titles and texts finds.
+
+    Attributes:
+        n: Candidates of each query.
+    """
+
+    kind: Literal["bm25"] = "bm25"
+    n: int = Field(default=100, ge=1)
+
+    def find(self, search: Search) -> Candidates:
+        """Ask the full-text index."""
+        rows, scores = [], []
+        for text in search.asked():
+            keys, own = search.snapshot.store.search_texts(text, k=self.n, condition=search.where)
+            rows.append(torch.from_numpy(search.snapshot.rows_of_keys(keys)))
+            scores.append(torch.from_numpy(np.array(own, dtype=np.float32)))
+        return Candidates.of_lists(rows, scores)
+
+
+class Dense(Source):
+    """What another model of the index' documents finds: often the plain encoder under a trained head.
+
+    Attributes:
+        n: Candidates of each query.
+        model: Folder or name of the model; None for the one that made the index.
+        engine: Name of the engine; None for the newest, or a scan where the index has none; `"scan"` for a scan.
+        effort: How thoroughly the engine searches; None for what it was built with.
+    """
+
+    kind: Literal["dense"] = "dense"
+    n: int = Field(default=100, ge=1)
+    model: str | None = None
+    engine: str | None = None
+    effort: int | None = Field(default=None, ge=1)
+
+    def find(self, search: Search) -> Candidates:
+        """Compile the queries with the model, and search by it."""
+        scorer = search.ground.compile(self.model, search.asked())
+        return search_linear(search, scorer, n=self.n, engine=self.engine, effort=self.effort)

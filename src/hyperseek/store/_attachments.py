@@ -1,0 +1,268 @@
+"""Engines and graphs that were built for an index: what they cover, and where they lie.
+
+An attachment is built in a folder of its own and then named in `engines.json`, atomically; what a killed builder left
+is in no list and is removed by the next one. Attachments hold keys, so they stay true while documents come and go:
+documents that came later are scanned, documents that went are passed over.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from pydantic import Field
+
+from hyperseek._config import Config
+from hyperseek._errors import InputError, UnknownNameError
+from hyperseek._files import read_json, write_json
+from hyperseek.engines import AnyEngineConfig, Engine, build_engine, open_engine
+from hyperseek.graph import NeighbourGraph
+from hyperseek.scoring import Chart, Points, Space, TokenPoints
+from hyperseek.store._snapshot import Snapshot
+
+_LIST = "engines.json"
+_FOLDER = "engines"
+_KEYS = "keys.npy"
+# Documents that are lifted and handed to an engine at a time.
+_CHUNK = 8192
+
+
+class ChartRecord(Config):
+    """A chart of an engine.
+
+    Attributes:
+        name: Within the space.
+        parameters: What `Space.chart` makes it from.
+    """
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class Attachment(Config):
+    """An engine or a graph of an index.
+
+    Attributes:
+        name: Chosen by whoever built it.
+        kind: What it is.
+        folder: Where it lies, within the index.
+        config: The engine's configuration; None for graphs.
+        charts: What the engine was built on, one engine a chart; none for graphs.
+        count: Documents it covers.
+        last_key: Highest key among them; -1 for none.
+        created: When it was built.
+    """
+
+    name: str
+    kind: Literal["engine", "graph"]
+    folder: str
+    config: AnyEngineConfig | None = None
+    charts: tuple[ChartRecord, ...] = ()
+    count: int
+    last_key: int
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+
+
+class Attachments(Config):
+    """All attachments of an index: `engines.json`.
+
+    Attributes:
+        items: In the order in which they were built.
+        plans: Search plans that were tuned on this index, as plain values, by the kind of scorer they are for.
+    """
+
+    items: tuple[Attachment, ...] = ()
+    plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Attachments:
+        """Read the list; an index without one has no attachments."""
+        path = folder / _LIST
+        return cls.from_mapping(read_json(path), source=str(path)) if path.is_file() else cls()
+
+    def write(self, folder: Path) -> None:
+        """Write the list, atomically, and remove folders that it no longer names."""
+        write_json(folder / _LIST, self.model_dump(mode="json"))
+        named = {Path(item.folder).name for item in self.items}
+        for path in (folder / _FOLDER).glob("*"):
+            if path.name not in named:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def get(self, name: str) -> Attachment:
+        """Return an attachment by its name; UnknownNameError lists the names."""
+        for item in self.items:
+            if item.name == name:
+                return item
+        raise UnknownNameError("engine of this index", name, [item.name for item in self.items])
+
+    def with_item(self, new: Attachment) -> Attachments:
+        """Return the list with an attachment added, or put in place of the one of that name."""
+        others = tuple(item for item in self.items if item.name != new.name)
+        return self.model_copy(update={"items": (*others, new)})
+
+    def without(self, name: str) -> Attachments:
+        """Return the list without an attachment; UnknownNameError if there is none of that name."""
+        gone = self.get(name)
+        return self.model_copy(update={"items": tuple(item for item in self.items if item is not gone)})
+
+
+@dataclass(frozen=True)
+class Attached:
+    """An open attachment.
+
+    Attributes:
+        record: What it is.
+        keys: `(count,)` keys, by the position its engines and graph know.
+        engines: Charts and their engines; none for graphs.
+        graph: The graph, or None.
+    """
+
+    record: Attachment
+    keys: npt.NDArray[np.int64]
+    engines: tuple[tuple[Chart, Engine], ...] = ()
+    graph: NeighbourGraph | None = None
+
+    def rows(self, snapshot: Snapshot) -> npt.NDArray[np.int64]:
+        """Return the row of each position; -1 for documents that are gone."""
+        return snapshot.rows_of_keys(self.keys)
+
+    def newer(self, snapshot: Snapshot) -> npt.NDArray[np.int64]:
+        """Return the rows of documents that came after this was built."""
+        return np.flatnonzero(snapshot.keys > self.record.last_key)
+
+
+def open_attached(folder: Path, record: Attachment, space: Space) -> Attached:
+    """Open an attachment.
+
+    Args:
+        folder: The index.
+        record: From its list.
+        space: Of the index.
+
+    Returns:
+        The attachment.
+    """
+    place = folder / record.folder
+    keys: npt.NDArray[np.int64] = np.load(place / _KEYS, mmap_mode="r")
+    if record.kind == "graph":
+        return Attached(record, keys, graph=NeighbourGraph.open(place / "graph"))
+    engines = tuple(
+        (space.chart(chart.name, **chart.parameters), open_engine(place / f"chart-{number}"))
+        for number, chart in enumerate(record.charts)
+    )
+    return Attached(record, keys, engines)
+
+
+def attach_engine(
+    folder: Path,
+    snapshot: Snapshot,
+    config: AnyEngineConfig,
+    *,
+    name: str,
+    charts: Sequence[ChartRecord] | None = None,
+    max_bytes: int | None = None,
+) -> Attachment:
+    """Build an engine for all documents of a snapshot, and add it to the list.
+
+    Args:
+        folder: The index.
+        snapshot: Its documents.
+        config: What to build.
+        name: Names the attachment; one of that name is replaced once the new one is complete.
+        charts: One engine is built on each; None takes those of the space that suit the kind of engine.
+        max_bytes: Memory that building may take.
+
+    Returns:
+        The new attachment.
+
+    Raises:
+        InputError: The engine would take more memory, or the name is not fit for a folder.
+    """
+    space = snapshot.space
+    if charts is None:
+        names = space.graph_charts if config.graph else (space.flat_chart,)
+        charts = [ChartRecord(name=chart) for chart in names]
+    fitted = [_fit(snapshot, chart) for chart in charts]
+
+    def build(place: Path) -> None:
+        for number, chart in enumerate(fitted):
+            vectors = (chart.lift_documents(chunk).float() for chunk in snapshot.chunks(_CHUNK))
+            width = chart.lift_documents(_no_points(space)).shape[1]
+            build_engine(
+                place / f"chart-{number}",
+                vectors,
+                config,
+                metric=chart.metric,
+                count=len(snapshot),
+                dimension=width,
+                max_bytes=max_bytes,
+            )
+
+    records = tuple(ChartRecord(name=chart.name, parameters=dict(chart.parameters)) for chart in fitted)
+    return _attach(folder, snapshot, name, build, kind="engine", config=config, charts=records)
+
+
+def attach_graph(
+    folder: Path,
+    snapshot: Snapshot,
+    *,
+    name: str,
+    build: Callable[[Path], object],
+) -> Attachment:
+    """Build or import a neighbour graph for all documents of a snapshot, and add it to the list.
+
+    Args:
+        folder: The index.
+        snapshot: Its documents.
+        name: Names the attachment; one of that name is replaced once the new one is complete.
+        build: Makes the graph in the folder that it is given.
+
+    Returns:
+        The new attachment.
+
+    Raises:
+        InputError: The name is not fit for a folder.
+    """
+    return _attach(folder, snapshot, name, lambda place: build(place / "graph"), kind="graph")
+
+
+def _attach(
+    folder: Path,
+    snapshot: Snapshot,
+    name: str,
+    build: Callable[[Path], object],
+    **description: Any,
+) -> Attachment:
+    if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
+        raise InputError(f"an engine's name is letters, digits, '-', '_' and '.', not {name!r}")
+    place = Path(_FOLDER) / f"{name}-{uuid.uuid4().hex[:8]}"
+    (folder / place).mkdir(parents=True)
+    try:
+        build(folder / place)
+    except BaseException:
+        shutil.rmtree(folder / place, ignore_errors=True)
+        raise
+    np.save(folder / place / _KEYS, snapshot.keys)
+    last = int(snapshot.keys.max()) if len(snapshot) else -1
+    record = Attachment(name=name, folder=str(place), count=len(snapshot), last_key=last, **description)
+    Attachments.read(folder).with_item(record).write(folder)
+    return record
+
+
+def _fit(snapshot: Snapshot, record: ChartRecord) -> Chart:
+    if "bound" in record.parameters:
+        return snapshot.space.chart(record.name, **record.parameters)
+    return snapshot.space.fit_chart(record.name, snapshot.chunks(_CHUNK), **record.parameters)
+
+
+def _no_points(space: Space) -> Points:
+    nothing = torch.zeros(0, space.width)
+    return TokenPoints(nothing, torch.zeros(1, dtype=torch.int64)) if space.kind == "tokens" else Points(nothing)

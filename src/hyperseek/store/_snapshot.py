@@ -1,0 +1,107 @@
+"""One consistent version of an index' documents, as a search sees it.
+
+Shapes: `N` documents, `n` rows. A row is a position in this version, a key names a stored document in all versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property, lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from hyperseek.scoring import Points, Space
+from hyperseek.store._store import Store
+
+# Documents of a chunk that is gathered for a condition.
+_GATHERED = 8192
+_MASKS = 64
+
+
+class Snapshot:
+    """Documents, keys and points of one version.
+
+    Args:
+        store: The table, open.
+        space: Geometry of the points.
+        cache_bytes: Points are kept in memory after the first scan if they take no more than this.
+    """
+
+    def __init__(self, store: Store, space: Space, *, cache_bytes: int) -> None:
+        self.store = store
+        self.space = space
+        self._cache_bytes = cache_bytes
+        self._points: Points | None = None
+        self.mask = lru_cache(maxsize=_MASKS)(self._mask)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def keys(self) -> npt.NDArray[np.int64]:
+        """`(N,)` keys."""
+        return self.store.keys
+
+    @cached_property
+    def ids(self) -> Any:
+        """All ids, as an Arrow array."""
+        return self.store.ids()
+
+    def load(self) -> None:
+        """Read the points into memory if they are small enough."""
+        if self._points is not None or not len(self):
+            return
+        # A token set's size is known only when it is read; a typical passage has some hundred.
+        vectors = len(self) * (128 if self.store.ragged else 1)
+        if vectors * self.space.width * 4 <= self._cache_bytes:
+            self._points = next(self.store.points(len(self)))
+
+    def chunks(self, rows: int) -> Iterator[Points]:
+        """Stream the points in order, at most `rows` documents at a time."""
+        if self._points is None:
+            yield from self.store.points(rows)
+            return
+        for start in range(0, len(self), rows):
+            yield self._points[start : start + rows]
+
+    def points(self, rows: Tensor) -> Points:
+        """Return the points of `(n,)` rows, in the order given, float32 on the CPU."""
+        if self._points is not None:
+            return self._points[rows]
+        return self.store.take_points(rows.tolist())
+
+    def chunks_of(self, rows: npt.NDArray[np.int64]) -> Iterator[Points]:
+        """Stream the points of some rows."""
+        for start in range(0, len(rows), _GATHERED):
+            yield self.points(torch.from_numpy(rows[start : start + _GATHERED]))
+
+    def rows_of_keys(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the row of each key; -1 where the document is not there, or no longer."""
+        if not len(self):
+            return np.full(len(keys), -1, np.int64)
+        order, ordered = self._key_order
+        places = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
+        return np.where(ordered[places] == keys, order[places], -1)
+
+    def rows_of_ids(self, ids: Sequence[str | None]) -> npt.NDArray[np.int64]:
+        """Return the row of each id; -1 for None and for ids that are not stored."""
+        found = pc.index_in(pa.array(list(ids), type=self.ids.type), value_set=self.ids, skip_nulls=True)
+        return np.array([-1 if row is None else row for row in found.to_pylist()], dtype=np.int64)
+
+    def _mask(self, condition: str) -> npt.NDArray[np.bool_]:
+        """Return `(N,)`: which documents meet an SQL condition."""
+        mask = np.zeros(len(self), dtype=np.bool_)
+        mask[self.rows_of_keys(self.store.keys_where(condition))] = True
+        return mask
+
+    @cached_property
+    def _key_order(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows in the order of their keys, and the keys in that order; the same order unless rows were rewritten."""
+        order = np.argsort(self.keys, kind="stable")
+        return order, self.keys[order]

@@ -1,0 +1,393 @@
+"""The table of an index: documents and their points in a Lance data set, in the order in which they came.
+
+Every change is one atomic commit, and an open table sees one version of it. A row is a position, from 0, in the version
+at hand; a key is a number that a stored document keeps and that no other ever gets, so what was computed for some
+keys stays true of them. Shapes: `N` documents, `w` numbers of a stored point.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import lance
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from hyperseek._errors import InputError, StoreError
+from hyperseek._fingerprint import fingerprint_texts
+from hyperseek.records import Document
+from hyperseek.scoring import Points, Space
+from hyperseek.store._columns import (
+    BASE_COLUMNS,
+    TEXT_COLUMNS,
+    base_schema,
+    encode_metadata,
+    points_array,
+    read_documents,
+    read_points,
+    text_arrays,
+)
+from hyperseek.store._fields import describe_fields, field_array, grow_fields, mixed_fields
+from hyperseek.store._info import Storage
+
+_NEXT_KEY = "hyperseek.next_key"
+
+# The scanner reads ahead by default as if memory were free, and larger batches leave larger holes in the heap: these
+# values cost some 10 MB beside the vectors and no time.
+_READING: dict[str, Any] = {"batch_size": 256, "batch_readahead": 1, "fragment_readahead": 1, "io_buffer_size": 4 << 20}
+_IDS_OF_A_FILTER = 1000
+
+
+class Store:
+    """The rows of an index, in one version.
+
+    Args:
+        path: The Lance data set.
+        dataset: The same, open.
+    """
+
+    def __init__(self, path: Path, dataset: Any) -> None:
+        self.path = path
+        self._dataset = dataset
+
+    @classmethod
+    def create(cls, path: Path, *, space: Space, storage: Storage) -> Self:
+        """Make a table without rows, in place of one that may be there."""
+        shutil.rmtree(path, ignore_errors=True)
+        empty = pa.Table.from_batches([], schema=base_schema(space, storage))
+        return cls(path, lance.write_dataset(empty, str(path), mode="create"))
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Open the newest version of a table.
+
+        Args:
+            path: The Lance data set.
+
+        Returns:
+            The table.
+
+        Raises:
+            StoreError: It is missing, damaged, or not a table of this library.
+        """
+        try:
+            store = cls(path, lance.dataset(str(path)))
+        except (OSError, ValueError, KeyError) as error:
+            raise StoreError(
+                f"the documents of the index {path.parent} cannot be read ({error}); build it again with --overwrite"
+            ) from error
+        missing = set(BASE_COLUMNS) - set(store._dataset.schema.names)
+        if missing:
+            raise StoreError(f"the table {path} has no column {', '.join(sorted(missing))}; build the index again")
+        return store
+
+    @classmethod
+    def exists(cls, path: Path) -> bool:
+        """Whether a table was begun and its first commit made."""
+        versions = path / "_versions"
+        return versions.is_dir() and any(versions.glob("*.manifest"))
+
+    def __len__(self) -> int:
+        return self._count
+
+    @cached_property
+    def _count(self) -> int:
+        rows: int = self._dataset.count_rows()
+        return rows
+
+    @property
+    def version(self) -> int:
+        """Number of the version at hand; later ones are higher."""
+        version: int = self._dataset.version
+        return version
+
+    @cached_property
+    def ragged(self) -> bool:
+        """Whether points are sets of token vectors."""
+        return bool(pa.types.is_list(self._dataset.schema.field("vector").type))
+
+    @cached_property
+    def width(self) -> int:
+        """Numbers of a vector."""
+        size: int = self._vector_type.list_size
+        return size
+
+    @cached_property
+    def storage(self) -> Storage:
+        """Number type of the vectors."""
+        return "float16" if self._vector_type.value_type == pa.float16() else "float32"
+
+    @property
+    def _vector_type(self) -> Any:
+        kind = self._dataset.schema.field("vector").type
+        return kind.value_type if self.ragged else kind
+
+    # Writing.
+
+    def append(self, documents: Sequence[Document], points: Points) -> None:
+        """Add rows at the end in one atomic commit.
+
+        Args:
+            documents: `N` of them, with ids that are not stored yet.
+            points: Theirs.
+
+        Raises:
+            InputError: A vector is not finite in the stored number type; the message names the document.
+        """
+        following = self.next_key + len(documents)
+        table = self._table(documents, points)
+        self._set(lance.write_dataset(table, self._dataset, mode="append"))
+        self.__dict__["next_key"] = following  # known without reading all keys
+
+    def replace(self, documents: Sequence[Document], points: Points) -> None:
+        """Add rows, or put them in place of those with the same ids, in one atomic commit.
+
+        Args:
+            documents: `N` of them.
+            points: Theirs.
+
+        Raises:
+            InputError: A vector is not finite in the stored number type; the message names the document.
+        """
+        table = self._table(documents, points)
+        merge = self._dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
+        merge.execute(table)
+        self._set(lance.dataset(str(self.path)))
+
+    def delete(self, ids: Sequence[str]) -> int:
+        """Delete rows in one atomic commit, and return how many there were."""
+        before, last = len(self), self.next_key - 1
+        condition = _one_of(ids)
+        if self._dataset.count_rows(filter=f"key = {last} AND ({condition})"):
+            # The highest key is going to disappear; write down that it was given away.
+            self._dataset.update_config({_NEXT_KEY: str(last + 1)})
+        self._dataset.delete(condition)
+        self._set(lance.dataset(str(self.path)))
+        return before - len(self)
+
+    def copy(self, path: Path) -> Store:
+        """Write all rows, in the order of their keys, to a new table without deleted rows or old versions."""
+        shutil.rmtree(path, ignore_errors=True)
+        if (np.diff(self.keys) > 0).all():
+            rows = self._dataset.scanner(scan_in_order=True, **_READING).to_reader()
+        else:
+            rows = pa.RecordBatchReader.from_batches(self._dataset.schema, self._by_key())
+        copied = lance.write_dataset(rows, str(path), schema=self._dataset.schema, mode="create")
+        copied.update_config({**self._dataset.config(), _NEXT_KEY: str(self.next_key)})
+        return Store(path, lance.dataset(str(path)))
+
+    def _by_key(self) -> Iterator[Any]:
+        order = np.argsort(self.keys)
+        for start in range(0, len(order), _READING["batch_size"]):
+            rows = order[start : start + _READING["batch_size"]].tolist()
+            yield from self._dataset.take(rows).to_batches()
+
+    @cached_property
+    def next_key(self) -> int:
+        """Lowest key that was never given to a row."""
+        noted = int(self._dataset.config().get(_NEXT_KEY, 0))
+        return max(noted, int(self.keys.max()) + 1 if len(self) else 0)
+
+    def index_texts(self) -> None:
+        """Make the full-text index of titles and texts, or bring it up to date."""
+        present = {description.name for description in self._dataset.describe_indices()}
+        for column in ("title", "text"):
+            if f"{column}_idx" not in present:
+                self._dataset.create_scalar_index(column, "INVERTED", with_position=False)
+        if present:
+            self._dataset.optimize.optimize_indices()
+        self._set(lance.dataset(str(self.path)))
+
+    def remove_leftovers(self) -> None:
+        """Delete old versions, and files that a killed writer left; only while no other process reads or writes."""
+        self._dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
+
+    # Reading.
+
+    @cached_property
+    def keys(self) -> npt.NDArray[np.int64]:
+        """Keys of all rows."""
+        table = self._dataset.to_table(columns=["key"], scan_in_order=True, **_READING)
+        keys: npt.NDArray[np.int64] = table["key"].to_numpy()
+        return keys
+
+    def has_id(self, document_id: str) -> bool:
+        """Whether a document is stored; reads all ids."""
+        return bool(self.stored_ids([document_id]))
+
+    def stored_ids(self, ids: Sequence[str]) -> list[str]:
+        """Return which of some ids are stored."""
+        found: list[str] = []
+        for start in range(0, len(ids), _IDS_OF_A_FILTER):
+            condition = _one_of(ids[start : start + _IDS_OF_A_FILTER])
+            found += self._dataset.to_table(columns=["id"], filter=condition)["id"].to_pylist()
+        return found
+
+    def ids(self) -> Any:
+        """Return all ids as one Arrow array, in order."""
+        return self._dataset.to_table(columns=["id"], scan_in_order=True, **_READING)["id"].combine_chunks()
+
+    def documents(self) -> Iterator[Document]:
+        """Stream all documents in order."""
+        for batch in self._dataset.to_batches(columns=list(TEXT_COLUMNS), scan_in_order=True, **_READING):
+            yield from read_documents(batch)
+
+    def take(self, rows: Sequence[int]) -> list[Document]:
+        """Return the documents of some rows, in the order given."""
+        return read_documents(self._take(rows, TEXT_COLUMNS)) if rows else []
+
+    def take_points(self, rows: Sequence[int]) -> Points:
+        """Return the points of some rows, in the order given, float32."""
+        return read_points(self._take(rows, ["vector"]).column("vector").combine_chunks(), self.width)
+
+    def points(self, rows: int) -> Iterator[Points]:
+        """Stream the points in order.
+
+        Args:
+            rows: Most documents of a chunk, at least 1. A chunk of single vectors is filled in place, so one chunk of
+                all rows costs its own memory and a small read buffer.
+
+        Yields:
+            Points of `rows` documents, float32, the last ones fewer; nothing for an empty table.
+        """
+        if self.ragged:
+            yield from self._token_points(rows)
+            return
+        left = len(self)
+        chunk, filled = torch.empty(min(rows, left), self.width), 0
+        for batch in self._dataset.to_batches(columns=["vector"], scan_in_order=True, **_READING):
+            values = batch.column(0).flatten().to_numpy(zero_copy_only=True).reshape(-1, self.width)
+            while len(values):
+                part = values[: len(chunk) - filled]
+                chunk.numpy()[filled : filled + len(part)] = part
+                values, filled = values[len(part) :], filled + len(part)
+                if filled == len(chunk):
+                    yield Points(chunk)
+                    left -= filled
+                    chunk, filled = torch.empty(min(rows, left), self.width), 0
+
+    def _token_points(self, rows: int) -> Iterator[Points]:
+        parts: list[Points] = []
+        for batch in self._dataset.to_batches(columns=["vector"], scan_in_order=True, **_READING):
+            points = read_points(batch.column(0), self.width)
+            while len(points):
+                room = rows - sum(map(len, parts))
+                parts.append(points[:room])
+                points = points[room:]
+                if sum(map(len, parts)) == rows:
+                    yield type(parts[0]).concatenate(parts)
+                    parts = []
+        if parts:
+            yield type(parts[0]).concatenate(parts)
+
+    def fingerprint(self) -> str:
+        """Fingerprint ids, titles, texts and metadata of all documents, in their order."""
+        return fingerprint_texts(
+            part
+            for document in self.documents()
+            for part in (document.id, document.title, document.text, encode_metadata(document))
+        )
+
+    # Filters and words.
+
+    def fields(self) -> dict[str, str]:
+        """Return the metadata fields that filters can name, each with its type in words."""
+        return describe_fields(self._dataset.schema)
+
+    def keys_where(self, condition: str) -> npt.NDArray[np.int64]:
+        """Return the keys of all rows that meet a condition.
+
+        Args:
+            condition: SQL, as in `"year > 2015 AND venue = 'ACL'"`.
+
+        Returns:
+            Keys in no particular order.
+
+        Raises:
+            InputError: The condition cannot be understood, or names what is no field.
+        """
+        try:
+            table = self._dataset.to_table(columns=["key"], filter=condition)
+        except (ValueError, OSError) as error:
+            raise InputError(self._explain(condition, error)) from None
+        keys: npt.NDArray[np.int64] = table["key"].to_numpy()
+        return keys
+
+    def search_texts(
+        self, query: str, *, k: int, condition: str | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Find documents by their words, with BM25 over titles and texts.
+
+        Args:
+            query: Words.
+            k: Most documents.
+            condition: SQL that documents must meet, as for `keys_where`.
+
+        Returns:
+            Keys and scores, best first.
+
+        Raises:
+            InputError: The condition cannot be understood, or names what is no field.
+        """
+        from lance.query import MultiMatchQuery
+
+        words = " ".join(query.split())
+        if not words or not len(self):
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        try:
+            table = self._dataset.to_table(
+                columns=["key", "_score"],
+                full_text_query=MultiMatchQuery(words, ["title", "text"]),
+                limit=k,
+                filter=condition,
+                prefilter=condition is not None,
+            )
+        except (ValueError, OSError) as error:
+            if condition is None:
+                raise StoreError(f"the full-text index of {self.path} cannot be searched: {error}") from error
+            raise InputError(self._explain(condition, error)) from None
+        return table["key"].to_numpy(), table["_score"].to_numpy()
+
+    def _explain(self, condition: str, error: Exception) -> str:
+        reason = str(error).split(", /")[0].removeprefix("Invalid user input: ")
+        fields = ", ".join(f"{name} ({kind})" for name, kind in self.fields().items()) or "none"
+        mixed = ", ".join(mixed_fields(self._dataset))
+        several = f"; keys with values of several types, which cannot be used: {mixed}" if mixed else ""
+        return f"the filter {condition!r} cannot be used: {reason}. Fields: id, title, text, {fields}{several}"
+
+    # How rows are made.
+
+    def _table(self, documents: Sequence[Document], points: Points) -> Any:
+        vectors = points_array(documents, points, self.storage)
+        if grow_fields(self._dataset, documents):
+            self._set(lance.dataset(str(self.path)))
+        keys = self.next_key + np.arange(len(documents), dtype=np.int64)
+        schema = self._dataset.schema
+        base = dict(zip(BASE_COLUMNS, [pa.array(keys), *text_arrays(documents), vectors], strict=True))
+        columns = [
+            base[field.name] if field.name in base else field_array(documents, field.name, field.type)
+            for field in schema
+        ]
+        return pa.table(columns, schema=schema)
+
+    def _take(self, rows: Sequence[int] | Tensor, columns: Sequence[str]) -> Any:
+        return self._dataset.take(list(rows), columns=list(columns))
+
+    def _set(self, dataset: Any) -> None:
+        """Go on with another version."""
+        self._dataset = dataset
+        for name in ("_count", "keys", "next_key"):
+            self.__dict__.pop(name, None)
+
+
+def _one_of(ids: Sequence[str]) -> str:
+    quoted = ", ".join("'" + document_id.replace("'", "''") + "'" for document_id in ids)
+    return f"id IN ({quoted})" if ids else "false"
