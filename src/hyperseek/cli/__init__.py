@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 # In the order of use, which is the order of `hyperseek --help`.
-_VERBS = ("demo", "prepare", "train", "encode", "search", "evaluate", "convert")
+_VERBS = ("demo", "prepare", "train", "encode", "update", "search", "evaluate", "inspect", "convert")
 
 app = typer.Typer(
     name="hyperseek",
@@ -56,7 +56,11 @@ def _quiet_dependencies() -> None:
 def _register() -> None:
     for verb in _VERBS:
         module = importlib.import_module(f"hyperseek.cli._{verb}")
-        app.command(name=verb)(getattr(module, verb))
+        function = getattr(module, verb)
+        if isinstance(function, typer.Typer):
+            app.add_typer(function, name=verb)
+        else:
+            app.command(name=verb)(function)
 
 
 _register()

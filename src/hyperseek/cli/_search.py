@@ -25,6 +25,16 @@ def search(
     format: Annotated[
         Literal["table", "trec", "jsonl"], typer.Option("--format", "-f", help="A table to read, a TREC run, or JSONL.")
     ] = "table",
+    where: Annotated[
+        str | None, typer.Option(help="SQL that documents must meet, as in \"year > 2015 AND venue = 'ACL'\".")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="auto, exact, or the name of an engine of the index (see hyperseek inspect index).")
+    ] = "auto",
+    plan: Annotated[Path | None, typer.Option(help="YAML file of stages to search by instead.")] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say what each stage did, took and found; searches exhaustively too.")
+    ] = False,
     model: Annotated[
         str | None, typer.Option(help="Compile queries with this model instead of the index' own.")
     ] = None,
@@ -35,18 +45,28 @@ def search(
     tag: Annotated[str, typer.Option(help="Last column of the TREC run.")] = "hyperseek",
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
-    """Find the best documents of one query or of a file of them; exact, every document is scored."""
+    """Find the best documents of one query or of a file of them."""
     from hyperseek._errors import InputError
     from hyperseek.index import Index
     from hyperseek.models import load
+    from hyperseek.plan import Plan
 
     if (text is None) == (queries is None):
         raise InputError("give one query as TEXT, or a file of queries with --queries")
     asked = _read(text, queries)
     opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)
+    stages = None if plan is None else Plan.load(plan)
+    texts_asked = [query.text for query in asked]
+    if explain:
+        told = opened.explain(texts_asked, k=k, where=where, engine=engine, plan=stages, recall=True)
+        for line in told.lines():
+            typer.echo(line, err=True)
     hits = opened.search(
-        [query.text for query in asked],
+        texts_asked,
         k=k,
+        where=where,
+        engine=engine,
+        plan=stages,
         exclude=[query.id for query in asked] if exclude_same_id else None,
         texts=format == "table" or (format == "jsonl" and texts),
     )

@@ -4,15 +4,20 @@ from hyperseek.index._checks import check_model
 from hyperseek.index._docs import read_docs
 from hyperseek.index._estimate import Estimate, estimate
 from hyperseek.index._index import CACHE_BYTES, Index
+from hyperseek.index._searching import Explanation
+from hyperseek.index._tune import Measured, Tuning
 from hyperseek.index._write import stored_documents
-from hyperseek.plan._scan import scan
-from hyperseek.store._info import IndexInfo
+from hyperseek.plan import scan
+from hyperseek.store import IndexInfo
 
 __all__ = [
     "CACHE_BYTES",
     "Estimate",
+    "Explanation",
     "Index",
     "IndexInfo",
+    "Measured",
+    "Tuning",
     "check_model",
     "estimate",
     "read_docs",

@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from hyperseek._errors import InputError
 from hyperseek.index._queries import scorer_groups
 from hyperseek.index._searching import AUTO, Explanation, Request, find, hits_of
+from hyperseek.index._tune import Tuning, tune
 from hyperseek.plan import Ground, Plan
 from hyperseek.records import Hit, Query, Run
 from hyperseek.scoring import Scorer
+from hyperseek.store._attachments import Attachments
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -176,6 +178,46 @@ class Searcher(ABC):
         )
         found = self._hits(request, texts=False)
         return {name: {hit.id: hit.score for hit in hits} for name, hits in zip(texts, found, strict=True)}
+
+    def tune(
+        self,
+        queries: Sequence[str] | Scorer,
+        *,
+        k: int = 10,
+        recall: float = 0.99,
+        engine: str | None = None,
+        save: bool = True,
+    ) -> Tuning:
+        """Measure recall and latency of engine settings against exhaustive search, and keep the cheapest good one.
+
+        Args:
+            queries: Many texts, or queries that are compiled already: like those that will be asked.
+            k: Documents a query, at least 1.
+            recall: Of the exhaustive top `k`, in (0, 1]; what the chosen plan must reach.
+            engine: Measure this engine or graph alone; None for all.
+            save: Whether `engine="auto"` searches by the chosen plan from now on.
+
+        Returns:
+            What was measured.
+
+        Raises:
+            InputError: There are no queries, `recall` is out of range, or the index has no engine.
+            UnknownNameError: There is no such engine.
+            StoreError: Another writer is at work.
+        """
+        compiled = isinstance(queries, Scorer)
+        scorers = [queries] if isinstance(queries, Scorer) else list(self._groups(queries))
+        texts = None if compiled else [str(query) for query in queries]  # type: ignore[union-attr]
+        tuning = tune(self._ground, scorers, texts, k=k, recall=recall, engine=engine)
+        if save:
+            tuning.save(self._ground.folder)
+            self._ground.attachments = Attachments.read(self._ground.folder)
+        return tuning
+
+    @property
+    def tuned_plans(self) -> dict[str, dict[str, Any]]:
+        """Plans that were tuned on this index, by the kind of scorer they are for, as plain values."""
+        return self._ground.attachments.plans
 
     def _hits(self, request: Request, *, texts: bool) -> list[list[Hit]]:
         return list(hits_of(self._ground, find(self._ground, request, self._groups), texts=texts))

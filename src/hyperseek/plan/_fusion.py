@@ -25,7 +25,8 @@ def fuse(
 
     * `rrf`: the sum of weight / (`rrf_k` + rank), ranks from 1 (Cormack, Clarke and Büttcher, SIGIR 2009).
     * `weighted`: the weighted sum of scores; a ranking that lacks a document adds its own lowest score.
-    * `minmax`: the same after each ranking's scores of a query were moved to [0, 1].
+    * `minmax`: the weighted sum of scores after each ranking's own of a query were moved to [0, 1]; a ranking that
+      lacks a document adds 0.
 
     Args:
         parts: At least one ranking.
@@ -45,10 +46,12 @@ def fuse(
     if method == "rrf":
         values = [weight / (rrf_k + _ranks(part)) for part, weight in zip(parts, chosen, strict=True)]
         missing = [torch.zeros(len(parts[0])) for _ in parts]
+    elif method == "minmax":
+        values = [weight * _to_unit(part) for part, weight in zip(parts, chosen, strict=True)]
+        missing = [torch.zeros(len(parts[0])) for _ in parts]
     else:
-        scores = [_to_unit(part) if method == "minmax" else part.scores for part in parts]
-        values = [weight * score for score, weight in zip(scores, chosen, strict=True)]
-        missing = [weight * _lowest(part, score) for part, score, weight in zip(parts, scores, chosen, strict=True)]
+        values = [weight * part.scores for part, weight in zip(parts, chosen, strict=True)]
+        missing = [weight * _lowest(part) for part, weight in zip(parts, chosen, strict=True)]
     rows, fused = [], []
     for query in range(len(parts[0])):
         own = [part.rows[query][part.rows[query] != NOTHING] for part in parts]
@@ -67,18 +70,18 @@ def _ranks(part: Candidates) -> Tensor:
     return torch.arange(1, part.rows.shape[1] + 1, dtype=torch.float32).expand(part.rows.shape)
 
 
-def _lowest(part: Candidates, scores: Tensor) -> Tensor:
+def _lowest(part: Candidates) -> Tensor:
     present = part.rows != NOTHING
     if not present.shape[1]:
         return torch.zeros(len(part))
-    lowest = scores.masked_fill(~present, torch.inf).amin(dim=1)
+    lowest = part.scores.masked_fill(~present, torch.inf).amin(dim=1)
     return torch.where(lowest.isinf(), 0.0, lowest)
 
 
 def _to_unit(part: Candidates) -> Tensor:
     if not part.rows.shape[1]:
         return part.scores
-    low = _lowest(part, part.scores)[:, None]
+    low = _lowest(part)[:, None]
     high = part.scores.amax(dim=1, keepdim=True)
     spread = high - low
     # A ranking of one document, or of equal ones, says that they are all good.

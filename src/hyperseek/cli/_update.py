@@ -1,0 +1,64 @@
+"""`hyperseek update`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from hyperseek.index import Index
+
+
+def update(
+    index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
+    add: Annotated[
+        str | None,
+        typer.Option(help="Corpus of new documents: BEIR folder, FILE.jsonl or .tsv, ir_datasets:ID."),
+    ] = None,
+    replace: Annotated[
+        str | None, typer.Option(help="Corpus of documents that may take the place of those with their ids.")
+    ] = None,
+    delete: Annotated[list[str] | None, typer.Option(help="Id of a document to delete; repeat for more.")] = None,
+    delete_file: Annotated[Path | None, typer.Option(help="File with an id to delete on each line.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Build an engine: auto, scan, hnsw, ivf, lance or qdrant.")] = None,
+    graph: Annotated[bool, typer.Option("--graph", help="Build the neighbour graph.")] = False,
+    max_gigabytes: Annotated[float | None, typer.Option(min=0, help="Memory that building an engine may take.")] = None,
+    compact: Annotated[bool, typer.Option("--compact", help="Rewrite without deleted and replaced documents.")] = False,
+    device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
+) -> None:
+    """Change an index: delete, replace and add documents, then compact, then build engines; in this order."""
+    from hyperseek._errors import InputError
+    from hyperseek.index import Index
+
+    if not any((add, replace, delete, delete_file, engine, graph, compact)):
+        raise InputError("there is nothing to do; give --add, --replace, --delete, --engine, --graph or --compact")
+    opened = Index.open(index, device=device)
+    gone = [*(delete or []), *_lines(delete_file)]
+    if gone:
+        typer.echo(f"deleted {opened.delete(gone):,} of {len(gone):,} ids", err=True)
+    for corpus, replaces in ((replace, True), (add, False)):
+        if corpus is not None:
+            typer.echo(f"{'replaced or added' if replaces else 'added'} {_add(opened, corpus, replaces):,}", err=True)
+    if compact:
+        opened.compact()
+    if engine is not None:
+        limit = None if max_gigabytes is None else int(max_gigabytes * 1e9)
+        built = opened.build_engine(engine, max_bytes=limit)
+        typer.echo(f"engine {built.name}: {built.config}", err=True)
+    if graph:
+        opened.build_graph()
+    typer.echo(f"{index}: {len(opened):,} documents", err=True)
+
+
+def _add(index: Index, corpus: str, replace: bool) -> int:
+    from hyperseek.data import open_dataset
+
+    return index.add(open_dataset(corpus).documents(), replace=replace)
+
+
+def _lines(path: Path | None) -> list[str]:
+    if path is None:
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines() if line]

@@ -1,0 +1,196 @@
+"""Measuring what engine settings cost and find, and keeping the cheapest that finds enough."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from hyperseek._errors import InputError
+from hyperseek._progress import progress
+from hyperseek.graph import GraphSearchConfig
+from hyperseek.plan import Candidates, Engine, Graph, Ground, Plan, Rescore, Scan, Search, StageReport, Surrogate
+from hyperseek.scoring import Scorer
+from hyperseek.store import writer_lock
+from hyperseek.store._attachments import Attached, Attachments
+
+# Candidates tried, for each document that is wanted.
+_FACTORS = (1, 3, 10, 30, 100)
+_EFFORTS = (16, 32, 64, 128, 256, 512)
+_GRAPH_CANDIDATES = (16, 64, 328)
+_QUERIES_TIMED_ALONE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one plan cost and found.
+
+    Attributes:
+        plan: The plan.
+        recall: Share of the true best `k` documents that it found, in [0, 1].
+        milliseconds: A query, all queries together.
+        single_milliseconds: A query, searched alone: the median of some.
+    """
+
+    plan: Plan
+    recall: float
+    milliseconds: float
+    single_milliseconds: float
+
+    @property
+    def title(self) -> str:
+        """The plan in a few words."""
+        words = []
+        for stage in self.plan.stages:
+            values = stage.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+            details = ", ".join(f"{name}={_short(value)}" for name, value in values.items())
+            words.append(f"{stage.title}({details})")
+        return " > ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """All plans that were measured, and the one that was chosen.
+
+    Attributes:
+        kind: Of the scorer.
+        k: Documents a query.
+        wanted: Recall that was asked for.
+        queries: How many there were.
+        measured: All plans, the exhaustive one first.
+        chosen: The cheapest that meets the recall: the exhaustive one if no other does.
+    """
+
+    kind: str
+    k: int
+    wanted: float
+    queries: int
+    measured: tuple[Measured, ...]
+    chosen: Measured
+
+    def save(self, folder: Path) -> None:
+        """Write the chosen plan into an index: from now on `engine="auto"` searches by it with scorers of this kind."""
+        kept = {
+            "plan": self.chosen.plan.model_dump(mode="json", exclude_defaults=False),
+            "k": self.k,
+            "recall": self.chosen.recall,
+            "queries": self.queries,
+            "milliseconds": self.chosen.milliseconds,
+        }
+        with writer_lock(folder):
+            attachments = Attachments.read(folder)
+            plans = {**attachments.plans, self.kind: kept}
+            attachments.model_copy(update={"plans": plans}).write(folder)
+
+
+def tune(
+    ground: Ground,
+    scorers: Sequence[Scorer],
+    texts: Sequence[str] | None,
+    *,
+    k: int,
+    recall: float,
+    engine: str | None = None,
+) -> Tuning:
+    """Measure the engines and graphs of an index on some queries.
+
+    Args:
+        ground: The index.
+        scorers: Compiled queries, in groups of one kind.
+        texts: Their texts; None leaves out what reads them.
+        k: Documents a query, at least 1.
+        recall: What the chosen plan must reach, in (0, 1].
+        engine: Try this engine or graph alone; None for all.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        InputError: There are no queries, `recall` is out of range, or the index has nothing to try.
+        UnknownNameError: There is no such engine.
+    """
+    if not scorers or k < 1 or not 0 < recall <= 1:
+        raise InputError(f"tuning needs queries, k of at least 1 and a recall in (0, 1], not {k} and {recall}")
+    items = [ground.attachments.get(engine)] if engine else ground.attachments.items
+    if not items:
+        raise InputError(f"the index {ground.folder} has no engine to tune; build one: index.build_engine()")
+    ground.snapshot.load()
+    searches = list(_searches(ground, scorers, texts, k))
+    exhaustive = Plan(stages=(Scan(),))
+    truth = [exhaustive.run(search) for search in searches]
+    measured = [_measure(exhaustive, searches, truth)]
+    with progress("measuring", None, unit="plans") as bar:
+        for item in items:
+            opened = ground.attached(item.name, item.kind)
+            for family in _families(opened, scorers[0], k):
+                for plan in family:
+                    measured.append(_measure(plan, searches, truth))
+                    bar.advance(1)
+                    if measured[-1].recall >= recall:
+                        break  # more candidates of the same cost more and find no less
+    enough = [one for one in measured if one.recall >= recall]
+    chosen = min(enough, key=lambda one: one.milliseconds)
+    return Tuning(scorers[0].kind, k, recall, sum(map(len, scorers)), tuple(measured), chosen)
+
+
+def _searches(ground: Ground, scorers: Iterable[Scorer], texts: Sequence[str] | None, k: int) -> Iterator[Search]:
+    done = 0
+    for scorer in scorers:
+        own = None if texts is None else texts[done : done + len(scorer)]
+        yield Search(ground, scorer, own, None, k)
+        done += len(scorer)
+
+
+def _families(opened: Attached, scorer: Scorer, k: int) -> Iterator[Iterator[Plan]]:
+    """Return plans in families, each ordered by cost."""
+    name = opened.record.name
+    counts = [k * factor for factor in _FACTORS if k * factor <= max(k, opened.record.count)]
+    if opened.record.kind == "graph":
+        for strategy in ("greedy", "best_first"):
+            walks = [GraphSearchConfig(ncandidates=c, strategy=strategy) for c in _GRAPH_CANDIDATES]
+            yield (Plan(stages=(Graph(name=name, walk=walk),)) for walk in walks)
+        return
+    liftable = any(scorer[:1].lift(chart) is not None for chart, _ in opened.engines)
+    efforts = _EFFORTS if opened.record.config is not None and opened.record.config.has_effort else (None,)
+    for n in counts:
+        worthwhile = [effort for effort in efforts if effort is None or effort >= n // 4]
+        if liftable:
+            yield (Engine(n=n, name=name, effort=effort) >> Rescore() for effort in worthwhile)
+            continue
+        for refits in (0, 1):
+            sources = (Surrogate(n=n, engine=name, effort=effort, refits=refits) for effort in worthwhile)
+            yield (source >> Rescore() for source in sources)
+
+
+def _measure(plan: Plan, searches: Sequence[Search], truth: Sequence[Candidates]) -> Measured:
+    plan.run(searches[0])  # what is made once, as landmarks, is not a query's cost
+    reports: list[StageReport] = []
+    start = time.perf_counter()
+    for search, true in zip(searches, truth, strict=True):
+        plan.run(search, reports=reports, truth=true)
+    total = time.perf_counter() - start
+    queries = sum(len(search.scorer) for search in searches)
+    return Measured(plan, reports[-1].recall or 0.0, 1000 * total / queries, _single(plan, searches))
+
+
+def _single(plan: Plan, searches: Sequence[Search]) -> float:
+    times: list[float] = []
+    for search in searches:
+        for query in range(len(search.scorer)):
+            if len(times) == _QUERIES_TIMED_ALONE:
+                break
+            own = None if search.texts is None else search.texts[query : query + 1]
+            alone = Search(search.ground, search.scorer[query : query + 1], own, None, search.k)
+            start = time.perf_counter()
+            plan.run(alone)
+            times.append(time.perf_counter() - start)
+    return 1000 * float(torch.tensor(times).median())
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}={_short(part)}" for name, part in value.items() if name != "kind") + "}"
+    return str(value)
