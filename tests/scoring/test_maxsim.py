@@ -226,7 +226,7 @@ def test_charts_keep_all_their_settings_and_refuse_others() -> None:
     assert SPACE.chart("inner_product", bits=2).parameters == {
         "repetitions": 20,
         "bits": 2,
-        "projected": 8,
+        "projected": 16,
         "sketched": None,
         "seed": 0,
     }

@@ -21,7 +21,7 @@ from torch import Tensor
 from hyperseek._errors import InputError
 from hyperseek.geometry._ragged import ragged_blocks
 
-# Tokens that are encoded at a time: with 20 repetitions of 8 numbers, 10 MiB of float32.
+# Tokens that are encoded at a time: with 20 repetitions of 16 numbers, 20 MiB of float32.
 _TOKENS = 1 << 14
 _MOST_BITS = 10
 
@@ -46,8 +46,8 @@ class TokenEncoding:
 
     dimension: int
     repetitions: int = 20
-    bits: int = 4
-    projected: int | None = 8
+    bits: int = 3
+    projected: int | None = 16
     sketched: int | None = None
     seed: int = 0
 

@@ -13,11 +13,12 @@ from collections import OrderedDict
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
 from sentence_transformers.util import import_from_string, load_file_path
 from torch import nn
 
 from hyperseek._errors import ModelError
+from hyperseek.models._late import LateRetriever
 from hyperseek.models._padded_mean import PaddedMeanPooling
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever
@@ -52,11 +53,14 @@ def load(
         ModelError: There is no such model, or it cannot be read.
     """
     location = resolve_name(path_or_name)
+    options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code, "revision": revision}
     try:
+        if _is_multi_vector(location, revision):
+            return LateRetriever(MultiVectorEncoder(location, **options), source=str(path_or_name))
         if any(name in _OWN_MODULES for name in _module_types(location, revision)):
-            model = _load_own(location, device=device, trust_remote_code=trust_remote_code, revision=revision)
+            model = _load_own(location, **options)
         else:
-            model = SentenceTransformer(location, device=device, trust_remote_code=trust_remote_code, revision=revision)
+            model = SentenceTransformer(location, **options)
     except (OSError, ValueError, KeyError) as error:
         raise ModelError(f"cannot load a model from {str(path_or_name)!r}: {error}") from error
     return Retriever(model, source=str(path_or_name))
@@ -87,6 +91,14 @@ def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
     if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
         raise ModelError(f"there is no model folder {name!r}; give a folder, a Hub name, or one of: minilm")
     return name
+
+
+def _is_multi_vector(location: str, revision: str | None) -> bool:
+    """Tell whether a model is late interaction: of sentence-transformers, of PyLate, or the original ColBERT."""
+    config = _read_json(location, "config_sentence_transformers.json", revision)
+    if config is not None:
+        return config.get("model_type") in ("MultiVectorEncoder", "ColBERT")
+    return "HF_ColBERT" in ((_read_json(location, "config.json", revision) or {}).get("architectures") or [])
 
 
 def _module_types(location: str, revision: str | None) -> list[str]:

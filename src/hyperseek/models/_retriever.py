@@ -8,7 +8,7 @@ one, a query is a point. Nothing here knows a family by name.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
@@ -61,11 +61,13 @@ class Retriever:
         self.model = model.eval()
         self.source = source
         self._compiler = getattr(self.route("query")[-1], "scorer", None)
-        if model.similarity_fn_name not in _SPACES:
-            raise InputError(
-                f"the model compares by {model.similarity_fn_name!r}; hyperseek knows {', '.join(_SPACES)}"
-            )
-        self.space = Space(_SPACES[model.similarity_fn_name], route_width(self.route("document")))
+        self.space = Space(self._space_kind(), route_width(self.route("document")))
+
+    def _space_kind(self) -> str:
+        similarity = self.model.similarity_fn_name
+        if similarity not in _SPACES:
+            raise InputError(f"the model compares by {similarity!r}; hyperseek knows {', '.join(_SPACES)}")
+        return _SPACES[similarity]
 
     @property
     def device(self) -> torch.device:
@@ -112,7 +114,7 @@ class Retriever:
         Returns:
             The features after the last module run.
         """
-        return _run(self.route(side)[start:stop], features)
+        return _run(self.route(side)[start:stop], features, side)
 
     def points(self, features: dict[str, Any]) -> Points:
         """Return the points that a finished document route describes, canonical for the space; differentiable."""
@@ -139,11 +141,21 @@ class Retriever:
         """
         modules = self._document_modules(resolve_dtype(dtype, self.device))
         budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
-        vectors = torch.empty(len(texts), self.space.dimension)
-        with torch.inference_mode():
+
+        def encode() -> Iterator[tuple[list[int], Points]]:
             for batch in batches_by_tokens(self._token_counts(texts), budget):
-                features = self.preprocess([texts[position] for position in batch], "document")
-                vectors[batch] = self.points(_run(modules, features)).vectors.cpu()
+                with torch.inference_mode():
+                    features = self.preprocess([texts[position] for position in batch], "document")
+                    points = self.points(_run(modules, features, "document"))
+                yield batch, points
+
+        return self._gather(encode(), len(texts))
+
+    def _gather(self, batches: Iterable[tuple[list[int], Points]], count: int) -> Points:
+        """Bring encoded batches onto the CPU and into the order of the texts."""
+        vectors = torch.empty(count, self.space.dimension)
+        for positions, points in batches:
+            vectors[positions] = points.vectors.cpu()
         return Points(vectors)
 
     def compile(self, queries: Sequence[str], *, task: str | None = None, level: int | None = None) -> Scorer:
@@ -277,9 +289,10 @@ class Retriever:
         return list(cast)
 
 
-def _run(modules: Sequence[nn.Module], features: dict[str, Any]) -> dict[str, Any]:
+def _run(modules: Sequence[nn.Module], features: dict[str, Any], side: Side) -> dict[str, Any]:
     for module in modules:
-        features = module(features)
+        told = {"task": side} if "task" in getattr(module, "forward_kwargs", ()) else {}
+        features = module(features, **told)
     return features
 
 
