@@ -66,12 +66,6 @@ class LateRetriever(Retriever):
         """Encode documents to token points, in the order of `texts`, float32, on the CPU; see `Retriever`."""
         return cast("TokenPoints", super().encode_documents(texts, dtype=dtype, batch_tokens=batch_tokens))
 
-    def encode_documents(
-        self, texts: Sequence[str], *, dtype: str = "auto", batch_tokens: int | None = None
-    ) -> TokenPoints:
-        """Encode documents to token points, in the order of `texts`, float32, on the CPU; see `Retriever`."""
-        return cast("TokenPoints", super().encode_documents(texts, dtype=dtype, batch_tokens=batch_tokens))
-
     def protocol(self) -> dict[str, Any]:
         """Return what a measured result must carry, with how tokens are compared."""
         return {
