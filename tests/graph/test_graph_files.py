@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import gzip
 import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,11 +21,19 @@ from hyperseek.graph import NeighbourGraph, _building, _clusters, _nearest, esti
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
+def small_blocks() -> Iterator[None]:
     """Blocks and chunks of a few documents."""
-    for module in (_building, _nearest, _clusters):
-        monkeypatch.setattr(module, "ROWS", 16, raising=False)
-        monkeypatch.setattr(module, "COLUMNS", 24, raising=False)
+    with few_documents():
+        yield
+
+
+@contextmanager
+def few_documents() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (_building, _nearest, _clusters):
+            patch.setattr(module, "ROWS", 16, raising=False)
+            patch.setattr(module, "COLUMNS", 24, raising=False)
+        yield
 
 
 def draw(count, dimension=6, seed=0):
@@ -39,11 +52,11 @@ def closeness(vectors, metric):
     degree=st.integers(1, 9),
     metric=st.sampled_from(["l2", "inner_product"]),
 )
-def test_exact_graph_equals_all_pairs(small_blocks_once, tmp_path_factory, values, degree, metric):
+def test_exact_graph_equals_all_pairs(tmp_path_factory, values, degree, metric):
     vectors = torch.tensor(values, dtype=torch.float32)
-    graph = NeighbourGraph.build(
-        tmp_path_factory.mktemp("graph"), vectors, degree=degree, metric=metric, method="exact"
-    )
+    folder = tmp_path_factory.mktemp("graph")
+    with few_documents():
+        graph = NeighbourGraph.build(folder, vectors, degree=degree, metric=metric, method="exact")
     scores = closeness(vectors, metric)
     present = min(degree, len(vectors) - 1)
     assert graph.neighbours.shape == (len(vectors), degree)
@@ -54,15 +67,6 @@ def test_exact_graph_equals_all_pairs(small_blocks_once, tmp_path_factory, value
     for own, line in enumerate(rows.tolist()):
         assert own not in line
         assert len(set(line)) == len(line)
-
-
-@pytest.fixture(scope="module")
-def small_blocks_once():
-    with pytest.MonkeyPatch.context() as patch:
-        for module in (_building, _nearest, _clusters):
-            patch.setattr(module, "ROWS", 16, raising=False)
-            patch.setattr(module, "COLUMNS", 24, raising=False)
-        yield
 
 
 def test_golden_lists(golden, tmp_path):
@@ -129,6 +133,40 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, method):
     NeighbourGraph.build(tmp_path / "other", vectors, degree=5, method=method)
     assert left == len(blocks) - left - 4
     assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["graph.json", "neighbours.npy"]
+
+
+BUILD = """
+import sys
+import numpy as np, torch
+from hyperseek.graph import NeighbourGraph, _building
+torch.set_num_threads(1)
+_building._COMMIT_EVERY = 0.0
+_building._BATCH = 1
+NeighbourGraph.build(sys.argv[1], np.load(sys.argv[2], mmap_mode="r"), degree=20, method=sys.argv[3])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["exact", "approximate"])
+def test_a_build_survives_sigkill(tmp_path, method):
+    np.save(tmp_path / "vectors.npy", draw(30_000, dimension=64).numpy())
+    command = [sys.executable, "-c", BUILD, str(tmp_path / "graph"), str(tmp_path / "vectors.npy"), method]
+    kills = 0
+    state = tmp_path / "graph" / "building.json"
+    for blocks in (0, 2, 5, 9):
+        process = subprocess.Popen(command)
+        while process.poll() is None and not (state.exists() and json.loads(state.read_text())["blocks"] > blocks):
+            time.sleep(0.005)
+        if process.poll() is None:
+            process.kill()
+            kills += 1
+        process.wait()
+    assert kills == 4
+    vectors = np.load(tmp_path / "vectors.npy")
+    graph = NeighbourGraph.build(tmp_path / "graph", vectors, degree=20, method=method)
+    whole = NeighbourGraph.build(tmp_path / "whole", vectors, degree=20, method=method)
+    shared = [len(set(a) & set(b)) for a, b in zip(graph.neighbours.tolist(), whole.neighbours.tolist(), strict=True)]
+    assert np.mean(shared) / 20 > 0.999  # threads round differently, and near ties fall either way
 
 
 def test_the_beginning_of_another_graph_is_replaced(tmp_path, monkeypatch):

@@ -115,17 +115,21 @@ def _survey(vectors: Vectors) -> tuple[str, Tensor]:
 
 
 def _done(folder: Path, info: GraphInfo) -> int:
-    """Return how many blocks an earlier run with the same description finished."""
+    """Return how many blocks an earlier run with the same description finished; if none, make room for a new one."""
     path = folder / _STATE
-    if not path.exists():
-        return 0
-    state = read_json(path)
-    if state["info"] != info.model_dump():
+    if path.exists() and (folder / MATRIX).exists():
+        state = read_json(path)
+        if {**state, "blocks": 0} == _state(info, 0):
+            return int(state["blocks"])
         _LOGGER.info("%s holds the beginning of another graph, which is replaced", folder)
-        (folder / _CLUSTERS).unlink(missing_ok=True)
-        path.unlink()
-        return 0
-    return int(state["blocks"])
+    # In this order a run killed here leaves no clusters of other vectors behind.
+    (folder / _CLUSTERS).unlink(missing_ok=True)
+    write_json(path, _state(info, 0))
+    return 0
+
+
+def _state(info: GraphInfo, blocks: int) -> dict[str, Any]:
+    return {"info": info.model_dump(), "rows_of_a_block": ROWS, "blocks": blocks}
 
 
 def _matrix(folder: Path, info: GraphInfo, *, new: bool) -> NDArray[np.int32]:
@@ -147,7 +151,6 @@ def _clusters(folder: Path, vectors: Vectors, info: GraphInfo) -> Clusters:
     if not path.exists():
         assert info.metric is not None
         find_clusters(vectors, metric=info.metric, seed=info.seed).save(path)
-        write_json(folder / _STATE, {"info": info.model_dump(), "blocks": 0})
     return Clusters.load(path)
 
 
@@ -195,7 +198,7 @@ def _fill(
             run_on_cores(work, at_most=len(batch))
             if time.monotonic() - committed > _COMMIT_EVERY:
                 _flush(matrix)
-                write_json(folder / _STATE, {"info": info.model_dump(), "blocks": first + len(batch)})
+                write_json(folder / _STATE, _state(info, first + len(batch)))
                 committed = time.monotonic()
 
 

@@ -22,7 +22,7 @@ from hyperseek.graph._graph import NeighbourGraph
 from hyperseek.graph._info import QUERIES_TOGETHER
 from hyperseek.graph._settings import GraphSearchConfig
 from hyperseek.graph._walk import BestFirstWalk, Ground, Rows, Scores, Walk
-from hyperseek.scoring import Points, Scorer
+from hyperseek.scoring import Points, Scorer, TokenPoints
 
 _WALKS = {"greedy": Walk, "best_first": BestFirstWalk}
 
@@ -59,7 +59,8 @@ def graph_search(
 ) -> GraphSearchResult:
     """Find good documents for every query without scoring all of them.
 
-    Results do not depend on which queries are searched together, up to the rounding of the scorer.
+    Results do not depend on which queries are searched together, up to the rounding of the scorer, whose `score` is
+    called in several threads.
 
     Args:
         scorer: `Q` compiled queries.
@@ -113,7 +114,7 @@ def _walk(walks: Sequence[Walk], scorer: Scorer, points: Points, entries: Points
     singles = [scorer[query : query + 1] for query in range(len(walks))]
     while live := [query for query, walk in enumerate(walks) if len(walk.frontier)]:
         frontiers = [walks[query].frontier for query in live]
-        if scorer.device.type == "cpu":
+        if scorer.device.type == "cpu" or isinstance(points, TokenPoints):
             scores = _score_on_cores([singles[query] for query in live], points, frontiers)
         else:
             scores = _score_padded(scorer[torch.tensor(live, device=scorer.device)], points, frontiers)
@@ -136,7 +137,7 @@ def _score_on_cores(scorers: Sequence[Scorer], points: Points, frontiers: Sequen
     def work() -> None:
         for query in pending:
             documents = _take(points, frontiers[query], scorers[query].device)
-            scores[query] = scorers[query].score(documents)[0].float().numpy()
+            scores[query] = scorers[query].score(documents)[0].float().cpu().numpy()
 
     run_on_cores(work, at_most=len(scorers))
     return [scores[query] for query in range(len(scorers))]
