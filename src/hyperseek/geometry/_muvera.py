@@ -21,8 +21,8 @@ from torch import Tensor
 from hyperseek._errors import InputError
 from hyperseek.geometry._ragged import ragged_blocks
 
-# Tokens that are encoded at a time: with 20 repetitions of 16 numbers, 20 MiB of float32.
-_TOKENS = 1 << 14
+# Tokens that are encoded at a time: with 20 repetitions of 16 numbers, 5 MiB of float32.
+_TOKENS = 1 << 12
 _MOST_BITS = 10
 
 
