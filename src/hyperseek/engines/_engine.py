@@ -1,0 +1,284 @@
+"""The interface of all engines, and what they share: checks, the description in the folder, results in order.
+
+An engine knows vectors only, by their position in the order in which they were given. Shapes: `N` vectors, `Q`
+queries, `d` dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from hyperseek._config import Config
+from hyperseek._errors import InputError, StoreError
+from hyperseek._files import read_json, write_json
+from hyperseek._progress import progress
+from hyperseek.engines._configs import AnyEngineConfig
+from hyperseek.engines._exact import best_first
+from hyperseek.scoring._geometries import Metric
+
+DESCRIPTION = "engine.json"
+
+CHUNK = 8192
+"""Most vectors that an engine is given at a time."""
+
+# Longer vectors' products would overflow float32.
+_LONGEST = 1e18
+
+
+class EngineInfo(Config):
+    """What `engine.json` holds.
+
+    Attributes:
+        format: Version of the folder's layout.
+        config: What the engine was made from.
+        metric: What it ranks by.
+        count: `N`.
+        dimension: `d`.
+        details: What the engine noted for itself.
+    """
+
+    format: Literal[1] = 1
+    config: AnyEngineConfig
+    metric: Metric
+    count: int = Field(ge=0)
+    dimension: int = Field(ge=1)
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class Engine(ABC):
+    """Finds the vectors that a query ranks highest, all or nearly all of them.
+
+    Searches may run in several threads at once.
+
+    Args:
+        folder: That `build` has filled.
+        info: Its description.
+
+    Attributes:
+        folder: Where the engine lies.
+        info: What it says about itself.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, folder: Path, info: EngineInfo) -> None:
+        self.folder = folder
+        self.info = info
+        if info.count:
+            self._load()
+
+    def __repr__(self) -> str:
+        size = f"count={len(self)}, dimension={self.dimension}"
+        return f"{type(self).__name__}({self.config!r}, metric={self.metric!r}, {size})"
+
+    def __len__(self) -> int:
+        return self.info.count
+
+    @property
+    def config(self) -> AnyEngineConfig:
+        """What the engine was made from."""
+        return self.info.config
+
+    @property
+    def metric(self) -> Metric:
+        """What the engine ranks by."""
+        return self.info.metric
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector."""
+        return self.info.dimension
+
+    @classmethod
+    def build(
+        cls,
+        folder: Path,
+        vectors: Iterable[Tensor],
+        config: AnyEngineConfig,
+        *,
+        metric: Metric,
+        count: int,
+        dimension: int,
+    ) -> Self:
+        """Fill a folder with an engine; `build_engine` checks more before it begins.
+
+        Args:
+            folder: Missing or empty.
+            vectors: Chunks `(n, d)` in order, read once.
+            config: Of this kind.
+            metric: What to rank by.
+            count: `N`.
+            dimension: `d`.
+
+        Returns:
+            The engine.
+
+        Raises:
+            InputError: A vector is not finite or too long (the message names its position), or there are not `N`
+                of `d` numbers.
+        """
+        info = EngineInfo(config=config, metric=metric, count=count, dimension=dimension)
+        folder.mkdir(parents=True, exist_ok=True)
+        with progress(f"building {config.kind}", count, unit="vectors") as bar:
+
+            def advancing() -> Iterator[Tensor]:
+                for chunk in checked_vectors(vectors, count=count, dimension=dimension):
+                    yield chunk
+                    bar.advance(len(chunk))
+
+            chunks = advancing()
+            details = cls._write(folder, chunks, info) if count else {}
+            for _ in chunks:  # what nobody asked for is checked all the same
+                pass
+        info = info.model_copy(update={"details": details})
+        write_json(folder / DESCRIPTION, info.model_dump(mode="json"))
+        return cls(folder, info)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open what `build` left in a folder.
+
+        Args:
+            folder: The engine's.
+
+        Returns:
+            The engine.
+
+        Raises:
+            StoreError: The folder holds no engine of this kind, or a damaged one.
+        """
+        info = read_info(folder)
+        if info.config.kind != cls.kind:
+            raise StoreError(f"{folder} holds an engine of kind {info.config.kind!r}, not {cls.kind!r}")
+        try:
+            return cls(folder, info)
+        except (OSError, RuntimeError, ValueError) as error:
+            if isinstance(error, StoreError | InputError):
+                raise
+            raise StoreError(f"the engine in {folder} cannot be read ({error}); build it again") from error
+
+    def search(
+        self, queries: Tensor, *, k: int, effort: int | None = None, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Find the best vectors of every query.
+
+        Args:
+            queries: `(Q, d)`, finite.
+            k: How many, at least 1; may exceed `N`.
+            effort: How thoroughly, at least 1: what it means, and what None means, the engine's configuration says.
+                Exact engines need none.
+            allowed: `(N,)`; only vectors that are marked True are found. None for all.
+
+        Returns:
+            Scores `(Q, k)`, float32, higher is better: inner products, or minus distances. Positions `(Q, k)`, int64.
+            Best first, equal scores by position. Where fewer were found, scores end with minus infinity and positions
+            with -1.
+
+        Raises:
+            InputError: An argument is out of range, of another shape or not finite.
+        """
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        if effort is not None and effort < 1:
+            raise InputError(f"effort must be at least 1, not {effort}")
+        vectors = _checked_queries(queries, self.dimension)
+        mask = _checked_mask(allowed, len(self))
+        available = len(self) if mask is None else int(mask.sum())
+        scores, positions = torch.full((len(vectors), k), -torch.inf), torch.full((len(vectors), k), -1)
+        if len(vectors) and available:
+            with torch.no_grad():
+                found = self._search(vectors, min(k, available), effort, None if available == len(self) else mask)
+            best, places = best_first(*found, k)
+            scores[:, : best.shape[1]], positions[:, : best.shape[1]] = best, places
+        return scores, positions
+
+    def discard(self) -> None:  # noqa: B027  most engines keep nothing outside
+        """Delete what the engine keeps outside its folder; the engine is of no use any more."""
+
+    @classmethod
+    @abstractmethod
+    def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
+        """Fill the folder with at least one vector, and return what to note in the description."""
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Open the files of at least one vector."""
+
+    @abstractmethod
+    def _search(
+        self, queries: Tensor, k: int, effort: int | None, allowed: NDArray[np.bool_] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return scores and positions, -1 for nothing, of at least one query; `k` vectors at least are allowed."""
+
+
+def read_info(folder: Path) -> EngineInfo:
+    """Read an engine's description; StoreError where there is none."""
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        raise StoreError(f"{folder} holds no complete engine: there is no {DESCRIPTION}")
+    return EngineInfo.from_mapping(read_json(path), source=str(path))
+
+
+def checked_vectors(vectors: Iterable[Tensor], *, count: int, dimension: int) -> Iterator[Tensor]:
+    """Yield vectors in chunks of at most `CHUNK`, float32 on the CPU, after a look at each.
+
+    Args:
+        vectors: Chunks `(n, d)`.
+        count: `N`.
+        dimension: `d`.
+
+    Yields:
+        Chunks `(n, d)`, contiguous.
+
+    Raises:
+        InputError: A vector is not finite or too long, or the shape is not the one that was announced.
+    """
+    seen = 0
+    for given in vectors:
+        if given.ndim != 2 or given.shape[1] != dimension:
+            raise InputError(f"vectors must come in chunks of shape (n, {dimension}), not {tuple(given.shape)}")
+        for part in torch.split(given, CHUNK):
+            chunk = part.detach().to("cpu", torch.float32).contiguous()
+            check_finite(chunk, first=seen, what="vector")
+            seen += len(chunk)
+            if seen > count:
+                raise InputError(f"there are more than the {count} vectors that were announced")
+            if len(chunk):
+                yield chunk
+    if seen < count:
+        raise InputError(f"there are {seen} vectors, not the {count} that were announced")
+
+
+def check_finite(vectors: Tensor, *, first: int, what: str) -> None:
+    """Raise InputError unless the norms of all vectors are numbers that can be squared; `first` is their position."""
+    usable = torch.linalg.vector_norm(vectors, dim=1) <= _LONGEST
+    if not usable.all():
+        row = int((~usable).nonzero()[0])
+        fault = "is too long to be compared" if vectors[row].isfinite().all() else "has infinite or undefined numbers"
+        raise InputError(f"{what} {first + row} (from 0) {fault}; norms may be up to {_LONGEST:g}")
+
+
+def _checked_queries(queries: Tensor, dimension: int) -> Tensor:
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise InputError(f"queries must have the shape (Q, {dimension}), not {tuple(queries.shape)}")
+    vectors = queries.detach().to("cpu", torch.float32).contiguous()
+    check_finite(vectors, first=0, what="query")
+    return vectors
+
+
+def _checked_mask(allowed: NDArray[np.bool_] | None, count: int) -> NDArray[np.bool_] | None:
+    if allowed is None:
+        return None
+    mask = np.asarray(allowed)
+    if mask.dtype != np.bool_ or mask.shape != (count,):
+        raise InputError(f"allowed must be booleans of shape ({count},), not {mask.dtype} of shape {mask.shape}")
+    return mask
