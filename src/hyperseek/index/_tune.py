@@ -154,7 +154,7 @@ def _families(opened: Attached, scorer: Scorer, k: int) -> Iterator[Iterator[Pla
             yield (Plan(stages=(Graph(name=name, walk=walk),)) for walk in walks)
         return
     liftable = any(scorer[:1].lift(chart) is not None for chart, _ in opened.engines)
-    efforts = _EFFORTS if opened.record.config is not None and opened.record.config.has_effort else (None,)
+    efforts = (None,) if opened.record.config is None or opened.record.config.exact else _EFFORTS
     for n in counts:
         worthwhile = [effort for effort in efforts if effort is None or effort >= n // 4]
         if liftable:

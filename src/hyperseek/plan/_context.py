@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from hyperseek._errors import InputError
+from hyperseek._errors import InputError, StoreError
 from hyperseek.plan._candidates import Candidates
 from hyperseek.plan._scan import CHUNK, scan
 from hyperseek.scoring import Scorer
@@ -24,6 +24,9 @@ from hyperseek.store._attachments import Attached, Attachment, Attachments, open
 from hyperseek.store._snapshot import Snapshot
 
 T = TypeVar("T")
+
+# How often an attachment is looked for that a writer keeps replacing.
+_ATTEMPTS = 5
 
 
 class Ground:
@@ -67,11 +70,22 @@ class Ground:
             InputError: There is none of this kind.
             UnknownNameError: There is none of this name.
         """
-        record = self.attachments.get(name) if name is not None else self.newest(kind)
-        if record is None or record.kind != kind:
-            what = f"{name!r} is no {kind}" if record is not None else f"it has no {kind}"
-            raise InputError(f"the index {self.folder} cannot be searched so: {what}; build one: index.build_{kind}()")
-        return self.keep(("attached", record.folder), lambda: open_attached(self.folder, record, self.snapshot.space))
+        for attempt in range(_ATTEMPTS):
+            record = self.attachments.get(name) if name is not None else self.newest(kind)
+            if record is None or record.kind != kind:
+                what = f"{name!r} is no {kind}" if record is not None else f"it has no {kind}"
+                raise InputError(
+                    f"the index {self.folder} cannot be searched so: {what}; build one: index.build_{kind}()"
+                )
+            key, opening = ("attached", record.folder), partial(open_attached, self.folder, record, self.snapshot)
+            try:
+                return self.keep(key, opening)
+            except StoreError:
+                # A writer may have put another one in its place since the list was read.
+                self.attachments = Attachments.read(self.folder)
+                if attempt == _ATTEMPTS - 1 or record in self.attachments.items:
+                    raise
+        raise AssertionError("the loop returns or raises")
 
     def newest(self, kind: str) -> Attachment | None:
         """Return the attachment of a kind that was built last; None if there is none."""

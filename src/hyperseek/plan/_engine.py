@@ -1,4 +1,4 @@
-"""Asking a vector engine: lift the queries, unite the charts' candidates, add the documents that came later."""
+"""Asking a vector engine: lift the queries, unite the charts' candidates, add documents it does not know."""
 
 from __future__ import annotations
 
@@ -66,28 +66,28 @@ def search_engine(search: Search, scorer: Scorer, *, n: int, name: str | None, e
             f"the engine {attached.record.name!r} cannot be searched by a {scorer.kind!r} scorer, which is not linear; "
             f"use a surrogate stage"
         )
-    if len(newer := newer_rows(search, attached)):
-        parts.append(search.scan(scorer, k=n, rows=newer))
+    if len(unknown := unknown_rows(search, attached)):
+        parts.append(search.scan(scorer, k=n, rows=unknown))
     return parts[0] if len(parts) == 1 else union([_by_rank(part) for part in parts])
 
 
 def positions(search: Search, attached: Attached) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
     """Return the row of each position of an attachment, and which positions may be found; None for all."""
-    rows = attached.rows(search.snapshot)
+    rows = attached.rows
     allowed = rows >= 0
     if search.allowed is not None:
         allowed &= search.allowed[rows]
     return rows, None if allowed.all() else allowed
 
 
-def newer_rows(search: Search, attached: Attached) -> npt.NDArray[np.int64]:
-    """Return the rows, of those that may be found, of documents that came after an attachment was built."""
-    newer = attached.newer(search.snapshot)
+def unknown_rows(search: Search, attached: Attached) -> npt.NDArray[np.int64]:
+    """Return the rows, of those that may be found, of documents that an attachment does not know."""
+    unknown = attached.unknown
     if search.allowed is not None:
-        newer = newer[search.allowed[newer]]
-    if len(newer):
-        search.notes["newer"] = len(newer)
-    return newer
+        unknown = unknown[search.allowed[unknown]]
+    if len(unknown):
+        search.notes["unknown to it"] = len(unknown)
+    return unknown
 
 
 def rows_at(rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:

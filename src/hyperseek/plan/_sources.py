@@ -14,7 +14,7 @@ from pydantic import Field
 from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig, graph_search
 from hyperseek.plan._candidates import NOTHING, Candidates, union
 from hyperseek.plan._context import Search
-from hyperseek.plan._engine import newer_rows, positions, rows_at, search_engine, search_linear
+from hyperseek.plan._engine import positions, rows_at, search_engine, search_linear, unknown_rows
 from hyperseek.plan._landmarks import Choice, landmarks_of
 from hyperseek.plan._points_at import points_at
 from hyperseek.plan._stage import Source
@@ -140,8 +140,8 @@ class Graph(Source):
         )
         search.notes["scored"] = float(result.scored.float().mean())
         found = Candidates(rows_at(rows, result.rows), result.scores)
-        newer = newer_rows(search, attached)
-        return union([found, search.scan(search.scorer, k=k, rows=newer)]) if len(newer) else found
+        unknown = unknown_rows(search, attached)
+        return union([found, search.scan(search.scorer, k=k, rows=unknown)]) if len(unknown) else found
 
 
 class BM25(Source):

@@ -2,11 +2,12 @@
 
 An attachment is built in a folder of its own and then named in `engines.json`, atomically; what a killed builder left
 is in no list and is removed by the next one. Attachments hold keys, so they stay true while documents come and go:
-documents that came later are scanned, documents that went are passed over.
+documents that they do not know are scanned, documents that are gone are passed over.
 """
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -21,12 +22,14 @@ import torch
 from pydantic import Field
 
 from hyperseek._config import Config
-from hyperseek._errors import InputError, UnknownNameError
+from hyperseek._errors import HyperseekError, InputError, StoreError, UnknownNameError
 from hyperseek._files import read_json, write_json
 from hyperseek.engines import AnyEngineConfig, Engine, build_engine, open_engine
 from hyperseek.graph import NeighbourGraph
 from hyperseek.scoring import Chart, Points, Space, TokenPoints
 from hyperseek.store._snapshot import Snapshot
+
+_logger = logging.getLogger(__name__)
 
 _LIST = "engines.json"
 _FOLDER = "engines"
@@ -57,7 +60,6 @@ class Attachment(Config):
         config: The engine's configuration; None for graphs.
         charts: What the engine was built on, one engine a chart; none for graphs.
         count: Documents it covers.
-        last_key: Highest key among them; -1 for none.
         created: When it was built.
     """
 
@@ -67,7 +69,6 @@ class Attachment(Config):
     config: AnyEngineConfig | None = None
     charts: tuple[ChartRecord, ...] = ()
     count: int
-    last_key: int
     created: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
 
 
@@ -94,7 +95,7 @@ class Attachments(Config):
         named = {Path(item.folder).name for item in self.items}
         for path in (folder / _FOLDER).glob("*"):
             if path.name not in named:
-                shutil.rmtree(path, ignore_errors=True)
+                _remove(path)
 
     def get(self, name: str) -> Attachment:
         """Return an attachment by its name; UnknownNameError lists the names."""
@@ -116,49 +117,52 @@ class Attachments(Config):
 
 @dataclass(frozen=True)
 class Attached:
-    """An open attachment.
+    """An attachment, open beside a snapshot of the documents, which may be older or newer.
 
     Attributes:
         record: What it is.
-        keys: `(count,)` keys, by the position its engines and graph know.
+        rows: `(count,)` row of each position that its engines and graph know; -1 for documents that the snapshot has
+            not.
+        unknown: Rows of the snapshot's documents that the attachment does not know.
         engines: Charts and their engines; none for graphs.
         graph: The graph, or None.
     """
 
     record: Attachment
-    keys: npt.NDArray[np.int64]
+    rows: npt.NDArray[np.int64]
+    unknown: npt.NDArray[np.int64]
     engines: tuple[tuple[Chart, Engine], ...] = ()
     graph: NeighbourGraph | None = None
 
-    def rows(self, snapshot: Snapshot) -> npt.NDArray[np.int64]:
-        """Return the row of each position; -1 for documents that are gone."""
-        return snapshot.rows_of_keys(self.keys)
 
-    def newer(self, snapshot: Snapshot) -> npt.NDArray[np.int64]:
-        """Return the rows of documents that came after this was built."""
-        return np.flatnonzero(snapshot.keys > self.record.last_key)
-
-
-def open_attached(folder: Path, record: Attachment, space: Space) -> Attached:
+def open_attached(folder: Path, record: Attachment, snapshot: Snapshot) -> Attached:
     """Open an attachment.
 
     Args:
         folder: The index.
         record: From its list.
-        space: Of the index.
+        snapshot: The documents to be searched.
 
     Returns:
-        The attachment.
+        The attachment. It stays of use when its files are deleted.
+
+    Raises:
+        StoreError: It was replaced meanwhile, or is damaged.
     """
     place = folder / record.folder
-    keys: npt.NDArray[np.int64] = np.load(place / _KEYS, mmap_mode="r")
-    if record.kind == "graph":
-        return Attached(record, keys, graph=NeighbourGraph.open(place / "graph"))
-    engines = tuple(
-        (space.chart(chart.name, **chart.parameters), open_engine(place / f"chart-{number}"))
-        for number, chart in enumerate(record.charts)
-    )
-    return Attached(record, keys, engines)
+    try:
+        keys: npt.NDArray[np.int64] = np.load(place / _KEYS)
+        engines = tuple(
+            (snapshot.space.chart(chart.name, **chart.parameters), open_engine(place / f"chart-{number}"))
+            for number, chart in enumerate(record.charts)
+        )
+        graph = NeighbourGraph.open(place / "graph") if record.kind == "graph" else None
+    except OSError as error:
+        raise StoreError(f"the {record.kind} {record.name!r} of {folder} cannot be read ({error})") from error
+    rows = snapshot.rows_of_keys(keys)
+    known = np.zeros(len(snapshot), dtype=np.bool_)
+    known[rows[rows >= 0]] = True
+    return Attached(record, rows, np.flatnonzero(~known), engines, graph)
 
 
 def attach_engine(
@@ -251,10 +255,19 @@ def _attach(
         shutil.rmtree(folder / place, ignore_errors=True)
         raise
     np.save(folder / place / _KEYS, snapshot.keys)
-    last = int(snapshot.keys.max()) if len(snapshot) else -1
-    record = Attachment(name=name, folder=str(place), count=len(snapshot), last_key=last, **description)
+    record = Attachment(name=name, folder=str(place), count=len(snapshot), **description)
     Attachments.read(folder).with_item(record).write(folder)
     return record
+
+
+def _remove(place: Path) -> None:
+    """Delete an attachment, and what its engines keep elsewhere, as on a server."""
+    for description in place.glob("chart-*/engine.json"):
+        try:
+            open_engine(description.parent).discard()
+        except (HyperseekError, OSError) as error:
+            _logger.warning("an engine that is no longer used left something behind: %s", error)
+    shutil.rmtree(place, ignore_errors=True)
 
 
 def _fit(snapshot: Snapshot, record: ChartRecord) -> Chart:
