@@ -81,7 +81,7 @@ def estimate_graph(
     """
     disk = count * degree * 4 + 128
     cores = torch.get_num_threads()
-    compared = cores * 4 * (ROWS * COLUMNS + 2 * (ROWS + COLUMNS) * dimension + 8 * ROWS * degree)
+    compared = cores * 4 * (2 * ROWS * COLUMNS + 4 * (ROWS + COLUMNS) * dimension + 12 * ROWS * degree)
     clusters = 0 if choose_method(method, count) == "exact" else clusters_building_bytes(count, dimension)
     return GraphEstimate(disk + count * (QUERIES_TOGETHER + 4), compared + clusters, disk)
 
