@@ -14,10 +14,12 @@ import torch
 import hyperseek
 from hyperseek._errors import InputError, ModelError
 from hyperseek.models import LateRetriever, Retriever
+from hyperseek.records import Document
 from hyperseek.scoring import MaxSimScorer, TokenPoints, load_scorer
 
 VARIANTS = ("default", "attend_expansion", "no_expansion", "no_prefix", "no_skiplist")
 TEXTS = ["the cat sat on the stone tree", "a dog", "deep neural network weights search a large vector index", "moon"]
+WORDS = ("cat", "dog", "bird", "fish", "sun", "moon", "star", "tree", "leaf", "stone")
 QUERIES = ["where is the cat", "what network", "sea and sun and moon and star"]
 
 
@@ -232,3 +234,24 @@ def test_stanford_checkpoints_load(tiny_encoder: str, tmp_path: Path) -> None:
     scorer = retriever.compile(["cat"])
     assert scorer.tensors()["queries"].shape == (1, 10, 8)
     assert torch.equal(retriever.model[1].linear.weight, weights["linear.weight"])
+
+
+@pytest.mark.parametrize("engine", ["scan", "hnsw"])
+def test_an_index_of_tokens_is_searched_exactly_and_through_engines(
+    tiny_encoder: str, tmp_path: Path, engine: str
+) -> None:
+    if engine == "hnsw":
+        pytest.importorskip("faiss")
+    retriever = LateRetriever(make_model(tiny_encoder))
+    retriever.save(tmp_path / "model")
+    texts = [f"{first} {second} {third}" for first in WORDS for second in WORDS for third in ("music", "deep sea")]
+    documents = [Document(str(row), text) for row, text in enumerate(texts)]
+    index = hyperseek.Index.build(tmp_path / "index", documents, retriever, dtype="float32")
+    exact = index.search(QUERIES, k=5, engine="exact")
+    scores = retriever.compile(QUERIES).score(retriever.encode_documents(texts, dtype="float32"))
+    best = torch.tensor([[hit.score for hit in hits] for hits in exact])
+    torch.testing.assert_close(best, scores.topk(5, dim=1).values, atol=1e-4, rtol=1e-4)
+    index.build_engine(engine)
+    found = hyperseek.Index.open(tmp_path / "index").search(QUERIES, k=5, engine=engine)
+    first = torch.tensor([hits[0].score for hits in found])
+    torch.testing.assert_close(first, best[:, 0], atol=1e-4, rtol=1e-4)
