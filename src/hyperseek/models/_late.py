@@ -21,7 +21,7 @@ from hyperseek.scoring import MaxSimScorer, Points, TokenPoints
 if TYPE_CHECKING:
     from sentence_transformers import MultiVectorEncoder
 
-    from hyperseek.scoring import Masking
+    from hyperseek.scoring._maxsim import Masking
 
 _SIMILARITIES = ("maxsim", "meanmaxsim")
 

@@ -3,7 +3,7 @@
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._linear import LinearScorer
-from hyperseek.scoring._maxsim import Masking, MaxSimScorer
+from hyperseek.scoring._maxsim import MaxSimScorer
 from hyperseek.scoring._points import Points, TokenPoints
 from hyperseek.scoring._qnet import QNetScorer
 from hyperseek.scoring._qnet_converter import (
@@ -21,7 +21,6 @@ __all__ = [
     "FunctionScorer",
     "Landmarks",
     "LinearScorer",
-    "Masking",
     "MaxSimScorer",
     "OnnxScorer",
     "Points",
