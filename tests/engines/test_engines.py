@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,7 +17,10 @@ from torch import Tensor
 from hyperseek._errors import ConfigError, InputError, StoreError, UnknownNameError
 from hyperseek.engines import Engine, build_engine, open_engine, parse_engine
 
-# What makes each engine exhaustive.
+Oracle = Callable[..., tuple[Tensor, Tensor]]
+Build = Callable[..., Engine]
+
+# Small graphs and cells.
 EXHAUSTIVE: dict[str, dict[str, Any]] = {
     "scan": {},
     "hnsw": {"m": 4, "ef_construction": 20},
@@ -24,26 +28,6 @@ EXHAUSTIVE: dict[str, dict[str, Any]] = {
     "lance": {},
     "qdrant": {},
 }
-
-
-def oracle(queries: Tensor, vectors: Tensor, k: int, metric: str, allowed: Any = None) -> tuple[Tensor, Tensor]:
-    """Score all in float64, sort all: best first, equal float32 scores by position."""
-    wide, given = vectors.double(), queries.double()
-    scores = -(given[:, None] - wide).square().sum(-1).sqrt() if metric == "l2" else (given[:, None] * wide).sum(-1)
-    scores = scores.float()
-    if allowed is not None:
-        scores[:, ~torch.from_numpy(allowed)] = -torch.inf
-    found = scores.sort(dim=1, descending=True, stable=True)
-    pad = (0, max(0, k - len(vectors)))
-    scores = torch.nn.functional.pad(found.values, pad, value=-torch.inf)[:, :k]
-    positions = torch.nn.functional.pad(found.indices, pad, value=-1)[:, :k]
-    return scores, positions.masked_fill(scores == -torch.inf, -1)
-
-
-def build(folder: Path, vectors: Tensor, kind: str, metric: Any, **settings: Any) -> Engine:
-    config = parse_engine({"kind": kind, **EXHAUSTIVE[kind], **settings})
-    chunks = vectors.split(5) if len(vectors) else []
-    return build_engine(folder, chunks, config, metric=metric, count=len(vectors), dimension=vectors.shape[1])
 
 
 @st.composite
@@ -60,14 +44,14 @@ def cases(draw: Any) -> tuple[Tensor, Tensor, Any]:
 
 @pytest.mark.parametrize("metric", ["inner_product", "l2"])
 @pytest.mark.parametrize("kind", list(EXHAUSTIVE))
-def test_engine_equals_the_oracle(kind: str, metric: Any) -> None:
+def test_engine_equals_the_oracle(kind: str, metric: Any, oracle: Oracle, build: Build) -> None:
     @settings(deadline=None, max_examples=12 if kind == "lance" else 25, database=None)
     @given(case=cases(), k=st.sampled_from([1, 3, 10, 60]))
     def check(case: tuple[Tensor, Tensor, Any], k: int) -> None:
         vectors, queries, allowed = case
         expected = oracle(queries, vectors, k, metric, allowed)
         with TemporaryDirectory() as folder:
-            built = build(Path(folder) / "engine", vectors, kind, metric)
+            built = build(Path(folder) / "engine", vectors, kind, metric, **EXHAUSTIVE[kind])
             for engine in (built, open_engine(Path(folder) / "engine")):
                 scores, positions = engine.search(queries, k=k, effort=max(1, len(vectors)), allowed=allowed)
                 assert scores.dtype == torch.float32
@@ -77,13 +61,13 @@ def test_engine_equals_the_oracle(kind: str, metric: Any) -> None:
                 if engine.config.exact or k >= len(vectors):
                     assert torch.equal(positions, expected[1])
                 else:
-                    check_positions(queries, vectors, scores, positions, metric, allowed)
+                    check_positions(queries, vectors, scores, positions, metric, allowed, oracle)
 
     check()
 
 
 def check_positions(
-    queries: Tensor, vectors: Tensor, scores: Tensor, positions: Tensor, metric: str, allowed: Any
+    queries: Tensor, vectors: Tensor, scores: Tensor, positions: Tensor, metric: str, allowed: Any, oracle: Oracle
 ) -> None:
     """Each position has the score that is claimed, none comes twice; of equal scores any may be cut off."""
     for query, own_scores, own in zip(queries, scores, positions, strict=True):
@@ -117,7 +101,7 @@ def test_not_finite_and_not_as_announced_is_refused_and_leaves_nothing(kind: str
 
 
 @pytest.mark.parametrize("kind", list(EXHAUSTIVE))
-def test_searches_say_what_is_wrong(kind: str, tmp_path: Path) -> None:
+def test_searches_say_what_is_wrong(kind: str, tmp_path: Path, build: Build) -> None:
     engine = build(tmp_path / "a", torch.eye(6), kind, "l2")
     queries = torch.eye(6)[:2]
     with pytest.raises(InputError, match="k must be at least 1"):
@@ -139,7 +123,7 @@ def test_searches_say_what_is_wrong(kind: str, tmp_path: Path) -> None:
     assert kind in repr(engine).lower()
 
 
-def test_a_folder_must_be_empty_and_complete(tmp_path: Path) -> None:
+def test_a_folder_must_be_empty_and_complete(tmp_path: Path, build: Build) -> None:
     build(tmp_path / "a", torch.eye(3), "scan", "l2")
     with pytest.raises(StoreError, match="not empty"):
         build(tmp_path / "a", torch.eye(3), "scan", "l2")
@@ -149,14 +133,14 @@ def test_a_folder_must_be_empty_and_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "file"), [("scan", "vectors.npy"), ("hnsw", "hnsw.faiss"), ("ivf", "ivf.faiss")])
-def test_a_damaged_file_is_named(kind: str, file: str, tmp_path: Path) -> None:
+def test_a_damaged_file_is_named(kind: str, file: str, tmp_path: Path, build: Build) -> None:
     build(tmp_path / "a", torch.eye(3), kind, "l2")
     (tmp_path / "a" / file).write_bytes(b"nothing")
     with pytest.raises(StoreError, match="cannot be read"):
         open_engine(tmp_path / "a")
 
 
-def test_an_engine_opens_only_its_own_kind(tmp_path: Path) -> None:
+def test_an_engine_opens_only_its_own_kind(tmp_path: Path, build: Build) -> None:
     build(tmp_path / "a", torch.eye(3), "scan", "l2")
     from hyperseek.engines._faiss_hnsw import HnswEngine
 

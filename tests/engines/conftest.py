@@ -1,0 +1,43 @@
+"""The oracle of all engines, and what tests of several of them need."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperseek.engines import Engine, build_engine, parse_engine
+
+
+@pytest.fixture(scope="session")
+def oracle() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Score all in float64, sort all: best first, equal float32 scores by position."""
+
+    def search(queries: Tensor, vectors: Tensor, k: int, metric: str, allowed: Any = None) -> tuple[Tensor, Tensor]:
+        wide, given = vectors.double(), queries.double()[:, None]
+        scores = (-(given - wide).square().sum(-1).sqrt() if metric == "l2" else (given * wide).sum(-1)).float()
+        if allowed is not None:
+            scores[:, ~torch.from_numpy(allowed)] = -torch.inf
+        found = scores.sort(dim=1, descending=True, stable=True)
+        missing = (0, max(0, k - len(vectors)))
+        scores = torch.nn.functional.pad(found.values, missing, value=-torch.inf)[:, :k]
+        positions = torch.nn.functional.pad(found.indices, missing, value=-1)[:, :k]
+        return scores, positions.masked_fill(scores == -torch.inf, -1)
+
+    return search
+
+
+@pytest.fixture(scope="session")
+def build() -> Callable[..., Engine]:
+    """Build an engine from a matrix, some vectors at a time."""
+
+    def make(folder: Path, vectors: Tensor, kind: str, metric: Any, **settings: Any) -> Engine:
+        config = parse_engine({"kind": kind, **settings})
+        chunks = torch.split(vectors, 7) if len(vectors) else []
+        return build_engine(folder, chunks, config, metric=metric, count=len(vectors), dimension=vectors.shape[1])
+
+    return make
