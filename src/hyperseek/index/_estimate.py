@@ -28,7 +28,7 @@ class Estimate:
         remaining: Those not encoded yet.
         sample: How many were encoded to measure the speed; 0 where nothing remains.
         documents_per_second: Measured speed; 0 where nothing remains.
-        vector_bytes: Size of all vectors on the disk.
+        vector_bytes: Size of all vectors on the disk; 0 for token sets of which none remains to be encoded.
         text_bytes: Size of all ids, titles, texts and metadata before compression.
     """
 
@@ -100,21 +100,24 @@ def estimate(
     remaining = max(0, count - done)
     if not remaining:
         chosen = []
+    rate, vectors = _measure(chosen, model, dtype) if chosen else (0.0, float(model.space.kind != "tokens"))
     return Estimate(
         documents=count,
         remaining=remaining,
         sample=len(chosen),
-        documents_per_second=_rate(chosen, model, dtype) if chosen else 0.0,
-        vector_bytes=count * model.space.dimension * _BYTES[storage],
+        documents_per_second=rate,
+        vector_bytes=int(count * vectors * model.space.width * _BYTES[storage]),
         text_bytes=text_bytes,
     )
 
 
-def _rate(texts: list[str], model: Retriever, dtype: str) -> float:
+def _measure(texts: list[str], model: Retriever, dtype: str) -> tuple[float, float]:
+    """Return documents a second, and vectors a document."""
     model.encode_documents(texts[:1], dtype=dtype)  # the first batch also pays for what is loaded lazily
     start = time.perf_counter()
-    model.encode_documents(texts, dtype=dtype)
-    return len(texts) / max(time.perf_counter() - start, 1e-9)
+    points = model.encode_documents(texts, dtype=dtype)
+    seconds = max(time.perf_counter() - start, 1e-9)
+    return len(texts) / seconds, len(points.vectors) / len(texts)
 
 
 def _duration(seconds: float) -> str:

@@ -33,7 +33,7 @@ def written_vectors(snapshot: Snapshot, folder: Path) -> Iterator[npt.NDArray[np
     matrix = None
     start = 0
     try:
-        for chunk in snapshot.chunks(_CHUNK):
+        for chunk in snapshot.chunks(min(_CHUNK, snapshot.chunk_rows)):
             lifted = chunk.vectors if chart is None else chart.lift_documents(chunk)
             if matrix is None:
                 shape = (len(snapshot), lifted.shape[1])

@@ -21,10 +21,10 @@ from hyperseek.index._checks import check_model, open_finished
 from hyperseek.index._maintainer import Maintainer
 from hyperseek.index._searcher import Searcher
 from hyperseek.plan import Ground
-from hyperseek.plan._scan import CHUNK
 from hyperseek.records import Document
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import Snapshot
+from hyperseek.store._snapshot import CHUNK
 from hyperseek.store._info import Storage
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ import torch
 
 from hyperseek._errors import InputError, StoreError
 from hyperseek.plan._candidates import Candidates
-from hyperseek.plan._scan import CHUNK, scan
+from hyperseek.plan._scan import scan
 from hyperseek.scoring import Scorer
 from hyperseek.store._attachments import Attached, Attachment, Attachments, open_attached
 from hyperseek.store._snapshot import Snapshot
@@ -147,6 +147,6 @@ class Search:
         """
         chosen = self.allowed_rows if rows is None else rows
         snapshot = self.snapshot
-        chunks = snapshot.chunks(CHUNK) if chosen is None else snapshot.chunks_of(chosen)
+        chunks = snapshot.chunks(snapshot.chunk_rows) if chosen is None else snapshot.chunks_of(chosen)
         scores, found = scan(scorer, chunks, k=k)
         return Candidates(found if chosen is None else torch.from_numpy(chosen)[found], scores)

@@ -16,10 +16,7 @@ from hyperseek._errors import InputError
 from hyperseek._threads import one_core, run_on_cores
 from hyperseek.scoring import Points, Scorer
 
-CHUNK = 32768
-"""Documents of a chunk: enough to keep a matrix product busy, few enough that scores stay in the cache."""
-
-# Queries of a group, which are scored at a time: with CHUNK documents, 4 MiB of scores.
+# Queries of a group, which are scored at a time: with 32,768 documents, 4 MiB of scores.
 _QUERIES = 32
 
 

@@ -198,7 +198,9 @@ def attach_engine(
 
     def build(place: Path) -> None:
         for number, chart in enumerate(fitted):
-            vectors = (chart.lift_documents(chunk).float() for chunk in snapshot.chunks(_CHUNK))
+            vectors = (
+                chart.lift_documents(chunk).float() for chunk in snapshot.chunks(min(_CHUNK, snapshot.chunk_rows))
+            )
             width = chart.lift_documents(_no_points(space)).shape[1]
             build_engine(
                 place / f"chart-{number}",
@@ -273,7 +275,7 @@ def _remove(place: Path) -> None:
 def _fit(snapshot: Snapshot, record: ChartRecord) -> Chart:
     if "bound" in record.parameters:
         return snapshot.space.chart(record.name, **record.parameters)
-    return snapshot.space.fit_chart(record.name, snapshot.chunks(_CHUNK), **record.parameters)
+    return snapshot.space.fit_chart(record.name, snapshot.chunks(min(_CHUNK, snapshot.chunk_rows)), **record.parameters)
 
 
 def _no_points(space: Space) -> Points:

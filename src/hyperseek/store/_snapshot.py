@@ -19,6 +19,11 @@ from torch import Tensor
 from hyperseek.scoring import Points, Space
 from hyperseek.store._store import Store
 
+CHUNK = 32768
+"""Documents of a chunk: enough to keep a matrix product busy, few enough that scores stay in the cache."""
+
+# Token sets of a chunk: some 50 MiB at a few hundred tokens of 128 numbers.
+_TOKEN_CHUNK = 512
 # Documents of a chunk that is gathered for a condition.
 _GATHERED = 8192
 _MASKS = 64
@@ -38,6 +43,7 @@ class Snapshot:
         self.space = space
         self._cache_bytes = cache_bytes
         self._points: Points | None = None
+        self._too_large = False
         self.mask = lru_cache(maxsize=_MASKS)(self._mask)
 
     def __len__(self) -> int:
@@ -55,12 +61,28 @@ class Snapshot:
 
     def load(self) -> None:
         """Read the points into memory if they are small enough."""
-        if self._points is not None or not len(self):
+        if self._points is not None or self._too_large or not len(self):
             return
-        # A token set's size is known only when it is read; a typical passage has some hundred.
-        vectors = len(self) * (128 if self.store.ragged else 1)
-        if vectors * self.space.width * 4 <= self._cache_bytes:
+        if self.store.ragged:
+            self._points = self._load_tokens()
+        elif len(self) * self.space.width * 4 <= self._cache_bytes:
             self._points = next(self.store.points(len(self)))
+        self._too_large = self._points is None
+
+    def _load_tokens(self) -> Points | None:
+        """Read token sets, whose size is known only when they are read, until they turn out to be too large."""
+        parts, left = [], self._cache_bytes
+        for part in self.store.points(self.chunk_rows):
+            left -= part.vectors.nbytes
+            if left < 0:
+                return None
+            parts.append(part)
+        return type(parts[0]).concatenate(parts)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Documents of a chunk that is scanned."""
+        return _TOKEN_CHUNK if self.store.ragged else CHUNK
 
     def chunks(self, rows: int) -> Iterator[Points]:
         """Stream the points in order, at most `rows` documents at a time."""
@@ -78,8 +100,9 @@ class Snapshot:
 
     def chunks_of(self, rows: npt.NDArray[np.int64]) -> Iterator[Points]:
         """Stream the points of some rows."""
-        for start in range(0, len(rows), _GATHERED):
-            yield self.points(torch.from_numpy(rows[start : start + _GATHERED]))
+        size = min(_GATHERED, self.chunk_rows)
+        for start in range(0, len(rows), size):
+            yield self.points(torch.from_numpy(rows[start : start + size]))
 
     def rows_of_keys(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
         """Return the row of each key; -1 where the document is not there, or no longer."""
