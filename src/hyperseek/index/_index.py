@@ -24,8 +24,8 @@ from hyperseek.plan import Ground
 from hyperseek.records import Document
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import Snapshot
-from hyperseek.store._snapshot import CHUNK
 from hyperseek.store._info import Storage
+from hyperseek.store._snapshot import CHUNK
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever

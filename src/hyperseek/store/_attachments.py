@@ -199,7 +199,7 @@ def attach_engine(
     def build(place: Path) -> None:
         for number, chart in enumerate(fitted):
             vectors = (
-                chart.lift_documents(chunk).float() for chunk in snapshot.chunks(min(_CHUNK, snapshot.chunk_rows))
+                chart.lift_documents(chunk).float() for chunk in snapshot.chunks(_rows(snapshot))
             )
             width = chart.lift_documents(_no_points(space)).shape[1]
             build_engine(
@@ -275,7 +275,11 @@ def _remove(place: Path) -> None:
 def _fit(snapshot: Snapshot, record: ChartRecord) -> Chart:
     if "bound" in record.parameters:
         return snapshot.space.chart(record.name, **record.parameters)
-    return snapshot.space.fit_chart(record.name, snapshot.chunks(min(_CHUNK, snapshot.chunk_rows)), **record.parameters)
+    return snapshot.space.fit_chart(record.name, snapshot.chunks(_rows(snapshot)), **record.parameters)
+
+
+def _rows(snapshot: Snapshot) -> int:
+    return min(_CHUNK, snapshot.chunk_rows)
 
 
 def _no_points(space: Space) -> Points:
