@@ -198,9 +198,7 @@ def attach_engine(
 
     def build(place: Path) -> None:
         for number, chart in enumerate(fitted):
-            vectors = (
-                chart.lift_documents(chunk).float() for chunk in snapshot.chunks(_rows(snapshot))
-            )
+            vectors = (chart.lift_documents(chunk).float() for chunk in snapshot.chunks(_rows(snapshot)))
             width = chart.lift_documents(_no_points(space)).shape[1]
             build_engine(
                 place / f"chart-{number}",
