@@ -111,9 +111,11 @@ def recall(found: Candidates, truth: Candidates, k: int) -> float:
 
 
 def single(plan: Plan, search: Search) -> float:
-    """Return the median milliseconds of a query searched alone."""
-    times = []
+    """Return the median milliseconds of a query searched alone; of three queries where each takes long."""
+    times: list[float] = []
     for query in range(len(search.scorer)):
+        if len(times) >= 3 and sum(times) > 5:
+            break
         assert search.texts is not None
         alone = Search(search.ground, search.scorer[query : query + 1], search.texts[query : query + 1], None, search.k)
         start = time.perf_counter()
