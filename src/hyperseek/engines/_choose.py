@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hyperseek._errors import InputError
-from hyperseek.engines._configs import AnyEngineConfig, HnswConfig, IvfConfig, LanceConfig, ScanConfig
+from hyperseek.engines._configs import AnyEngineConfig, HnswConfig, IvfConfig, ScanConfig
 from hyperseek.engines._estimate import estimate_engine
 from hyperseek.scoring._geometries import Metric
 
@@ -45,6 +45,11 @@ def choose_engine(
     why = "inner products mislead graphs" if metric == "inner_product" else "a graph would not fit into memory"
     if fits(ivf := IvfConfig()):
         return ivf, f"cells (IVF), because {size} are many and {why}"
-    if fits(lance := LanceConfig()):
-        return lance, f"cells on the disk (Lance), because {size} do not fit into {max_bytes:,} bytes"
+    if fits(short := IvfConfig(pq=_bytes_of_a_vector(dimension))):
+        return short, f"cells of shortened vectors (IVF-PQ), because {size} do not fit into {max_bytes:,} bytes"
     return scan, f"an exact scan, because nothing faster for {size} can be built in {max_bytes:,} bytes"
+
+
+def _bytes_of_a_vector(dimension: int) -> int:
+    """Return the largest divisor of the dimension that shortens float32 vectors to a sixteenth at least."""
+    return next(pq for pq in range(max(1, dimension // 4), 0, -1) if dimension % pq == 0)

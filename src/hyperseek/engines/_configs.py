@@ -92,8 +92,9 @@ class LanceConfig(EngineConfig):
     Attributes:
         kind: `lance`.
         index: Lance's name of the sort of index. `PQ` and `SQ` shorten vectors.
-        partitions: Number of cells; None for the square root of the number of vectors.
-        effort: Cells that a search visits (nprobes).
+        partitions: Number of cells, of 256 vectors or more; None for the square root of the number of vectors.
+        effort: Cells that a search visits (nprobes). In `HNSW` indexes also the candidates that it keeps in mind in
+            each of them.
         pq: Bytes to which `IVF_PQ` shortens a vector, a divisor of the dimension; None for an eighth of it.
         refine: Times `k` that are compared in full after the search among shortened vectors; None for no such step.
     """

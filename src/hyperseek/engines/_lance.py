@@ -20,9 +20,10 @@ from hyperseek.engines._exact import Source, exact_search
 from hyperseek.scoring._geometries import Metric
 
 FEWEST = 256
-"""Vectors below which no index is made: Lance then compares all."""
+"""Vectors that Lance wants for each cell. Below, no index is made: Lance then compares all."""
 
 _TABLE = "vectors.lance"
+_LINKS = 20  # of a vector in Lance's graphs
 _METRICS: dict[Metric, str] = {"inner_product": "dot", "l2": "l2"}
 
 _LOGGER = logging.getLogger(__name__)
@@ -77,8 +78,8 @@ class LanceEngine(Engine):
         matching = len(self) if allowed is None else int(allowed.sum())
         condition = None
         if allowed is not None:
-            if partitions is None or matching <= probes * len(self) / partitions:
-                # They are no more than the cells would hold: compare them all.
+            # How many vectors the search would look at; where no more are allowed, compare them all.
+            if partitions is None or matching <= probes * (_LINKS if config.graph else len(self) / partitions):
                 return self._compare(queries, k, allowed)
             condition = pc.field("position").isin(pa.array(np.flatnonzero(allowed)))
             probes = math.ceil(probes * len(self) / matching)
@@ -109,14 +110,15 @@ class LanceEngine(Engine):
 
 def number_of_partitions(config: LanceConfig, count: int) -> int:
     """Return the number of cells for `count` vectors."""
-    return config.partitions or max(1, round(math.sqrt(count)))
+    return config.partitions or max(1, min(round(math.sqrt(count)), count // FEWEST))
 
 
 def _check(config: LanceConfig, partitions: int, info: EngineInfo) -> int | None:
     """Return the bytes of a shortened vector, for the index that has them."""
-    if partitions > info.count:
+    if partitions > max(1, info.count // FEWEST):
         raise InputError(
-            f"{partitions} partitions are too many for {info.count} vectors; give at most as many, or None"
+            f"{partitions} partitions are too many for {info.count} vectors, of which Lance wants {FEWEST} for each; "
+            f"give fewer, or None"
         )
     if config.index != "IVF_PQ":
         if config.pq:

@@ -1,0 +1,132 @@
+"""Qdrant: what is sent to a server; the client's own search takes the server's place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hyperseek._errors import InputError, StoreError
+from hyperseek.engines import Engine, QdrantConfig, _qdrant, build_engine, open_engine
+
+Build = Callable[..., Engine]
+Oracle = Callable[..., tuple[Tensor, Tensor]]
+SERVER = {"url": "http://qdrant.example:6333", "collection": "nouns"}
+
+
+class Server:
+    """A client that notes what it is asked, in front of the client's own search."""
+
+    def __init__(self) -> None:
+        from qdrant_client import QdrantClient
+
+        self.client = QdrantClient(location=":memory:")
+        self.searches: list[Any] = []
+        self.created: dict[str, Any] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    def create_collection(self, collection: str, **settings: Any) -> None:
+        self.created[collection] = settings
+        self.client.create_collection(collection, **settings)
+
+    def query_batch_points(self, collection: str, *, requests: list[Any]) -> Any:
+        self.searches.extend(requests)
+        plain = [request.model_copy(update={"params": None}) for request in requests]
+        return self.client.query_batch_points(collection, requests=plain)
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(item.name for item in self.client.get_collections().collections)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    server = Server()
+    monkeypatch.setattr(_qdrant, "connect", lambda config: server)
+    return server
+
+
+@pytest.fixture
+def vectors() -> Tensor:
+    return torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
+
+
+def test_a_server_holds_the_vectors_and_the_folder_the_name(
+    server: Server, vectors: Tensor, tmp_path: Path, build: Build, oracle: Oracle
+) -> None:
+    first = build(tmp_path / "a", vectors, "qdrant", "inner_product", m=20, effort=33, **SERVER)
+    build(tmp_path / "b", vectors, "qdrant", "l2", **SERVER)
+    assert len(server.names) == 2
+    assert all(name.startswith("nouns-") for name in server.names)
+    assert [path.name for path in (tmp_path / "a").iterdir()] == ["engine.json"]
+    created = server.created[first.info.details["collection"]]
+    assert (created["vectors_config"].size, created["vectors_config"].distance) == (6, "Dot")
+    assert (created["hnsw_config"].m, created["hnsw_config"].ef_construct) == (20, 200)
+
+    scores, positions = open_engine(tmp_path / "a").search(vectors[:70], k=5)
+    expected = oracle(vectors[:70], vectors, 5, "inner_product")
+    assert torch.equal(positions, expected[1])
+    assert torch.allclose(scores, expected[0], rtol=1e-5)
+    assert {request.params.hnsw_ef for request in server.searches} == {33}
+    first.search(vectors[:1], k=50, effort=40)
+    assert server.searches[-1].params.hnsw_ef == 50
+
+    first.discard()
+    assert len(server.names) == 1
+    with pytest.raises(StoreError, match="holds 0 vectors, not the 200"):
+        open_engine(tmp_path / "a")
+
+
+def test_masks_become_conditions_on_ids_the_short_way(
+    server: Server, vectors: Tensor, tmp_path: Path, build: Build
+) -> None:
+    engine = build(tmp_path / "a", vectors, "qdrant", "l2", **SERVER)
+    allowed = np.zeros(200, bool)
+    allowed[[4, 9]] = True
+    assert set(engine.search(vectors[:1], k=3, allowed=allowed)[1][0].tolist()) == {4, 9, -1}
+    assert server.searches[-1].filter.must[0].has_id == [4, 9]
+    assert 0 not in engine.search(vectors[:1], k=198, allowed=~allowed)[1][0, [4, 9]].tolist()
+    assert server.searches[-1].filter.must_not[0].has_id == [4, 9]
+    engine.search(vectors[:1], k=3, allowed=np.ones(200, bool))
+    assert server.searches[-1].filter is None
+
+
+def test_a_failed_build_leaves_no_collection(server: Server, vectors: Tensor, tmp_path: Path, build: Build) -> None:
+    vectors[150] = torch.nan
+    with pytest.raises(InputError, match="vector 150"):
+        build(tmp_path / "a", vectors, "qdrant", "l2", **SERVER)
+    assert server.names == []
+
+
+def test_a_server_that_does_not_answer_is_named(vectors: Tensor, tmp_path: Path) -> None:
+    config = QdrantConfig(url="http://localhost:1")
+    with pytest.raises(StoreError, match="Qdrant at http://localhost:1 did not do what was asked"):
+        build_engine(tmp_path / "a", [vectors], config, metric="l2", count=200, dimension=6)
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_key_is_read_from_the_environment_and_written_nowhere(
+    monkeypatch: pytest.MonkeyPatch, vectors: Tensor
+) -> None:
+    config = QdrantConfig(url="https://qdrant.example", api_key_variable="QDRANT_TEST_KEY")
+    monkeypatch.delenv("QDRANT_TEST_KEY", raising=False)
+    with pytest.raises(InputError, match="QDRANT_TEST_KEY, for the key of Qdrant, is not set"):
+        _qdrant.connect(config)
+    monkeypatch.setenv("QDRANT_TEST_KEY", "a-secret")
+    assert _qdrant.connect(config).init_options["api_key"] == "a-secret"
+    assert "a-secret" not in config.model_dump_json()
+
+
+def test_without_a_server_vectors_lie_in_a_plain_file(vectors: Tensor, tmp_path: Path, build: Build) -> None:
+    build(tmp_path / "a", vectors, "qdrant", "l2")
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["engine.json", "vectors.npy"]
+    # Two that are open at once, which the client's own files would not allow.
+    engines = [open_engine(tmp_path / "a") for _ in range(2)]
+    assert all(engine.search(vectors[7:8], k=1)[1].item() == 7 for engine in engines)
