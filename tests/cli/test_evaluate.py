@@ -93,6 +93,23 @@ def test_an_index_beside_bm25(collection, tiny_encoder, tmp_path):
     assert len((tmp_path / name / "run.trec").read_text().splitlines()) == 3 * 4
 
 
+def test_plans_are_systems_of_their_own(collection, tiny_encoder, tmp_path):
+    index, dataset = collection
+    (tmp_path / "words.yaml").write_text("stages: [{kind: bm25, n: 3}]")
+    (tmp_path / "cascade.yaml").write_text("stages: [{kind: bm25, n: 3}, {kind: rescore}]")
+    plans = ["--plan", tmp_path / "words.yaml", "--plan", tmp_path / "cascade.yaml"]
+    result = run(index, dataset, "-m", "RR@3", *plans, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["comparison"]["systems"] == [Path(tiny_encoder).name, "words", "cascade"]
+    searches = [evaluation["protocol"]["system"]["search"] for evaluation in found["evaluations"]]
+    assert searches[0] == "exact"
+    assert [len(search["stages"]) for search in searches[1:]] == [1, 2]
+    assert found["evaluations"][1]["aggregate"]["RR@3"] == 1.0
+    wrong = run(index, dataset, "-m", "RR@3", "--engine", "hnsw")
+    assert "unknown engine of this index 'hnsw'" in str(wrong.exception)
+
+
 def test_models_over_one_index_and_their_training_record(collection, tiny_encoder, tmp_path):
     index, dataset = collection
     trained = tmp_path / "trained"

@@ -129,6 +129,12 @@ def test_the_bound_leaves_room() -> None:
     documents = Points(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     assert space.fit_chart("balanced", [documents]).bound == pytest.approx(5 * 1.25)
     assert space.fit_chart("balanced", []).bound == 1.0
+    chart = space.fit_chart("balanced", [documents])
+    assert len(chart.lift_documents(Points(torch.tensor([[6.2, 0.0]])))) == 1
+    with pytest.raises(
+        HyperseekError, match=r"norm 6.3, beyond the bound 6.25 of the balanced chart; build the engine"
+    ):
+        chart.lift_documents(Points(torch.tensor([[6.3, 0.0]])))
     with pytest.raises(HyperseekError, match="headroom must be at least 1"):
         space.fit_chart("balanced", [documents], headroom=0.5)
 

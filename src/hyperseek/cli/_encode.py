@@ -39,6 +39,9 @@ def encode(
     ] = "raise",
     resume: Annotated[bool, typer.Option(help="Go on where an earlier, killed run stopped.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
+    engine: Annotated[
+        str | None, typer.Option(help="Build an engine too: auto, scan, hnsw, ivf, lance or qdrant.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
     """Encode a corpus into an index; a killed run goes on where it stopped, without encoding anything twice."""
@@ -80,6 +83,8 @@ def encode(
         for line in dataset.report.lines():
             typer.echo(f"left out: {line}", err=True)
     typer.echo(f"{index}: {len(made):,} documents, {made.space}, fingerprint {made.info.fingerprint}", err=True)
+    if engine is not None:
+        typer.echo(f"engine: {made.build_engine(engine).config!r}", err=True)
 
 
 def _import(

@@ -33,6 +33,13 @@ def evaluate(
     model: Annotated[
         list[str] | None, typer.Option(help="Search with this model instead of the index' own; repeat to compare.")
     ] = None,
+    engine: Annotated[
+        str, typer.Option(help="exact to score every document, auto, or the name of an engine of the index.")
+    ] = "exact",
+    plan: Annotated[
+        list[Path] | None,
+        typer.Option(help="YAML file of search stages: one more system, searched with the first model; repeat."),
+    ] = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add BM25 (Lucene variant, k1 0.9, b 0.4).")] = False,
     runs: Annotated[list[Path] | None, typer.Option(help="Measure this TREC run; repeat to compare.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements for --runs, without INDEX and DATASET.")] = None,
@@ -73,7 +80,7 @@ def evaluate(
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
     systems = _file_systems(runs or [], judged)
     if index is not None and opened is not None:
-        systems = _index_systems(index, opened, model or [], bm25, searching) + systems
+        systems = _index_systems(index, opened, model or [], plan or [], bm25, searching, engine) + systems
     _check(systems, opened, baseline, run_out, hypencoder_files)
 
     rankings = [rank(name) for name, rank in systems]
@@ -108,21 +115,30 @@ def _file_systems(files: list[Path], judged: Qrels) -> list[System]:
 
 
 def _index_systems(
-    path: Path, dataset: Dataset, models: list[str], bm25: bool, searching: dict[str, Any]
+    path: Path,
+    dataset: Dataset,
+    models: list[str],
+    plans: list[Path],
+    bm25: bool,
+    searching: dict[str, Any],
+    engine: str,
 ) -> list[System]:
     from hyperseek.evaluation import rank_bm25, rank_index
     from hyperseek.index import Index
     from hyperseek.models import load
+    from hyperseek.plan import Plan
 
     index = Index.open(path)
 
-    def search(source: str | None, name: str) -> Ranking:
+    def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
         chosen = index if source is None else Index.open(path, model=load(source))
-        return rank_index(chosen, dataset, name=name, **searching)
+        return rank_index(chosen, dataset, name=name, engine=engine, plan=plan, **searching)
 
     systems: list[System] = [(name, partial(search, source)) for name, source in _short_names(models)]
     if not systems:
         systems.append((Path(index.info.source or "index").name, partial(search, None)))
+    stages = {file.stem: Plan.load(file) for file in plans}
+    systems += [(name, partial(search, next(iter(models), None), plan=plan)) for name, plan in stages.items()]
     if bm25:
         systems.append(("BM25", partial(_named, rank_bm25, dataset, **searching)))
     return systems

@@ -178,7 +178,7 @@ class Space:
             name,
             "l2",
             {**own, "bound": bound},
-            lambda points: geometry.balanced_documents(features(points), bound),
+            lambda points: geometry.balanced_documents(_checked(features(points), bound), bound),
             lambda queries: geometry.balanced_queries(query_features(queries)),
             geometry.balanced_queries,
             bound,
@@ -219,6 +219,16 @@ class Space:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Make a space from the values of `to_json`."""
         return cls(**values)
+
+
+def _checked(features: Tensor, bound: float) -> Tensor:
+    norms = torch.linalg.vector_norm(features, dim=-1)
+    if len(norms) and norms.max() > bound * (1 + 1e-5):
+        raise InputError(
+            f"a document's features have the norm {float(norms.max()):.6g}, beyond the bound {bound:.6g} of the "
+            f"balanced chart; build the engine again, which sets a new bound"
+        )
+    return features
 
 
 def largest_norm(chart: Chart, points: Points) -> float:
