@@ -99,7 +99,8 @@ class Surrogate(Source):
             if len(rows):
                 own = search.scorer[query : query + 1]
                 points = search.snapshot.points(rows)
-                fitted.append(fixed.refit(own, points, own.score(points)[0], weight=self.weight))
+                scores = own.score(points.to(own.device))[0]
+                fitted.append(fixed.refit(own, points, scores, weight=self.weight))
             else:
                 fitted.append(linear[query : query + 1])
         return SurrogateScorer.concatenate(fitted)

@@ -86,7 +86,7 @@ class Landmarks:
 
     Args:
         space: The geometry of the documents.
-        points: `L` documents, at least 1; as many as features, or more, are better.
+        points: `L` documents on the CPU, at least 1; as many as features, or more, are better.
         parameters: Of the chart whose features are fitted, for token spaces.
 
     Raises:
@@ -118,14 +118,14 @@ class Landmarks:
         Returns:
             As many linear functions.
         """
-        return self._surrogate(scorer.score(self.points).double() @ self._solution.T)
+        return self._surrogate(self._scores(scorer) @ self._solution.T)
 
     def refit(self, scorer: Scorer, candidates: Points, scores: Tensor, *, weight: float = 1.0) -> SurrogateScorer:
         """Fit again, with candidates that the scorer has scored: more exact where the best documents are.
 
         Args:
             scorer: One compiled query.
-            candidates: `n` documents.
+            candidates: `n` documents on the CPU.
             scores: `(n,)`, theirs.
             weight: What a candidate counts beside a landmark, positive.
 
@@ -134,8 +134,11 @@ class Landmarks:
         """
         design = self._design(candidates)
         gram = self._gram + weight * design.T @ design
-        target = scorer.score(self.points)[0].double() @ self._features + weight * scores.double() @ design
+        target = self._scores(scorer)[0] @ self._features + weight * scores.cpu().double() @ design
         return self._surrogate(torch.linalg.solve(self._regular(gram), target)[None])
+
+    def _scores(self, scorer: Scorer) -> Tensor:
+        return scorer.score(self.points.to(scorer.device)).cpu().double()
 
     def _design(self, points: Points) -> Tensor:
         features = self._chart.lift_documents(points).double()
