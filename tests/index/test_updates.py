@@ -12,6 +12,7 @@ from index_fakes import DIMENSION, FakeRetriever
 
 from hyperseek import HyperseekError
 from hyperseek.index import Index
+from hyperseek.plan import Graph, Plan, Rescore, Surrogate
 from hyperseek.records import Document
 from hyperseek.scoring import Space
 
@@ -154,3 +155,17 @@ def test_any_sequence_of_changes_leaves_what_a_dictionary_would(
     if index.attachments:
         through = {hit.id: round(hit.score, 3) for hit in index.search("road music", k=20, engine="flat")}
         assert through == dict(exact)
+
+
+@pytest.mark.parametrize(("where", "wanted"), [(None, ["again", "other"]), ("n > 3", ["again"]), ("n < 0", [])])
+def test_engines_and_graphs_outlive_all_documents(index: Index, where: str | None, wanted: list[str]) -> None:
+    index.add([document("numbered", n=7)])
+    index.build_engine("scan", name="flat")
+    index.build_graph(degree=2)
+    index.delete(index.ids)
+    assert found(index, engine="flat", where=where) == []
+    assert found(index, plan=Plan(stages=(Graph(),)), where=where) == []
+    assert found(index, plan=Surrogate(engine="flat") >> Rescore(), where=where) == []
+    index.add([document("again", n=4), document("other", n=2)])
+    assert found(index, engine="flat", where=where) == wanted
+    assert found(index, plan=Plan(stages=(Graph(),)), where=where) == wanted

@@ -80,9 +80,9 @@ class Rescore(Step):
         scorer = search.scorer if self.model is None else search.ground.compile(self.model, search.asked())
         rows = candidates.rows[:, : self.n] if self.n else candidates.rows
         scores = torch.full(rows.shape, -torch.inf)
-        distinct, places = torch.unique(rows.clamp_min(0), return_inverse=True)
-        if not len(distinct):
+        if (rows == NOTHING).all():
             return Candidates(rows, scores)
+        distinct, places = torch.unique(rows.clamp_min(0), return_inverse=True)
         points = search.snapshot.points(distinct)
         with torch.inference_mode():
             for query, own in enumerate(places):

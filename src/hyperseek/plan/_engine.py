@@ -76,7 +76,7 @@ def positions(search: Search, attached: Attached) -> tuple[npt.NDArray[np.int64]
     rows = attached.rows
     allowed = rows >= 0
     if search.allowed is not None:
-        allowed &= search.allowed[rows]
+        allowed[allowed] = search.allowed[rows[allowed]]
     return rows, None if allowed.all() else allowed
 
 
