@@ -56,7 +56,7 @@ def measured(values: dict[str, Any], folder: Path, count: int, dimension: int) -
         ({"kind": "ivf", "lists": 64}, 400_000, 0.4),
         ({"kind": "ivf", "lists": 500}, 200_000, 0.4),
         ({"kind": "ivf", "lists": 64, "pq": 16}, 300_000, 0.1),
-        ({"kind": "lance", "partitions": 64}, 200_000, 0.1),
+        ({"kind": "lance"}, 200_000, 0.1),
     ],
     ids=str,
 )

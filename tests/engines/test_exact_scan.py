@@ -93,12 +93,34 @@ def test_scan_is_exact_where_float32_products_are_not(
 
 
 @pytest.mark.parametrize("metric", ["inner_product", "l2"])
+def test_bounds_are_above_what_they_bound(metric: Any) -> None:
+    @settings(deadline=None, max_examples=60, database=None)
+    @given(case=hard_cases())
+    def check(case: tuple[Tensor, Tensor, Any]) -> None:
+        vectors, queries, _ = case
+        source = Source(lambda rows: vectors[rows], vectors.shape[1], torch.device("cpu"))
+        comparison = _exact._Comparison.prepare(queries, source, range(len(vectors)), metric)
+        wide, given_ = vectors.double() - comparison.centre.double(), queries.double() - comparison.centre.double()
+        truth = given_ @ wide.T - (wide.square().sum(dim=1) / 2 if metric == "l2" else 0)
+        bounds = torch.cat([part for _, part in comparison.bounds(vectors)]).double()
+        room = 1e-12 * truth.abs()  # float64 errs as well
+        assert (bounds >= truth - room).all()
+        # Where a score is as good as another in float32, its bound reaches the threshold of the other.
+        scores = comparison.score(queries[:, None], vectors)
+        for column in range(len(vectors)):
+            threshold = comparison.threshold(scores[:, column])[:, None]
+            assert ((bounds >= threshold) | (scores < scores[:, column, None])).all()
+
+    check()
+
+
+@pytest.mark.parametrize("metric", ["inner_product", "l2"])
 def test_products_of_low_precision_change_nothing(
     metric: Any, tmp_path: Path, oracle: Oracle, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(_exact, "_SPARE", 0)
     torch.manual_seed(0)
-    vectors, queries = torch.randn(800, 24), torch.randn(5, 24)
+    vectors, queries = torch.randn(24) + 0.02 * torch.randn(800, 24), torch.randn(60, 24)
     engine = build(tmp_path / "a", vectors, "scan", metric)
     before = torch.get_float32_matmul_precision()
     try:
@@ -106,10 +128,10 @@ def test_products_of_low_precision_change_nothing(
         # What a device may do then, whatever this one does.
         products = torch.addmm
         monkeypatch.setattr(torch, "addmm", lambda a, b, c: products(a, b.bfloat16().float(), c.bfloat16().float()))
-        scores, positions = engine.search(queries, k=5)
+        scores, positions = engine.search(queries, k=20)
     finally:
         torch.set_float32_matmul_precision(before)
-    expected = oracle(queries, vectors, 5, metric)
+    expected = oracle(queries, vectors, 20, metric)
     assert torch.equal(positions, expected[1])
     assert torch.equal(scores, expected[0])
 

@@ -158,7 +158,7 @@ class _Comparison:
 
 def _highest_bounds(comparison: _Comparison, rows: _Rows, kept: int) -> tuple[Tensor, Tensor]:
     """Return the `kept` highest bounds of each query and their positions, unsorted; each core takes whole blocks."""
-    blocks = list(_blocks(rows, comparison.source.dimension))
+    blocks = list(_blocks(rows, comparison.source.dimension, kept=kept))
     pending = iter(blocks)
     lock = threading.Lock()
     results: list[tuple[Tensor, Tensor]] = []
@@ -217,8 +217,9 @@ def _look_again(comparison: _Comparison, rows: _Rows, threshold: Tensor, k: int)
     return best, found
 
 
-def _blocks(rows: _Rows, dimension: int) -> Iterator[Positions]:
-    size = min(max(_BLOCK_BYTES // (4 * dimension), _ROWS[0]), _ROWS[1])
+def _blocks(rows: _Rows, dimension: int, *, kept: int = 0) -> Iterator[Positions]:
+    # To merge what is kept after each block should cost little beside comparing the block.
+    size = min(max(_BLOCK_BYTES // (4 * dimension), _ROWS[0], 64 * kept), _ROWS[1])
     for start in range(0, len(rows), size):
         yield _array(rows[start : start + size])
 
