@@ -30,6 +30,7 @@ from hyperseek.plan import (
 )
 from hyperseek.records import Document
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Space
+from hyperseek.store._attachments import ChartRecord
 
 sys.path.append(str(Path(__file__).parents[1] / "index"))
 from index_fakes import FakeRetriever
@@ -238,6 +239,35 @@ def test_tuning_keeps_the_cheapest_plan_that_finds_enough(tmp_path: Path) -> Non
     assert "tuned" not in reopened.explain(QUERIES, k=50).reason
     with pytest.raises(HyperseekError, match="recall in"):
         index.tune(QUERIES, recall=2)
+
+
+def test_engines_without_a_chart_for_surrogates_leave_them_to_a_scan(tmp_path: Path) -> None:
+    space, vectors = Space("euclidean", 8), torch.randn(50, 8, generator=torch.Generator().manual_seed(1))
+    documents = [Document(f"d{number}", "") for number in range(50)]
+    index = Index.from_vectors(tmp_path / "index", zip(documents, vectors, strict=True), space)
+    index.build_engine("hnsw")
+    scorer = FunctionScorer(space, bent, {"vector": vectors[:3]})
+    exact = Plan(stages=(Scan(),))
+    told = index.explain(scorer, k=5, engine="hnsw")
+    assert "candidates from a scan by a linear surrogate, since" in told.reason
+    assert "'hnsw' has no chart for those" in told.reason
+    for plan in (told.plan, Surrogate(n=50) >> Rescore()):
+        assert names(index, scorer, plan, 5) == names(index, scorer, exact, 5)
+    with pytest.raises(HyperseekError, match="cannot be searched by a surrogate on its charts; build one on"):
+        index.search(scorer, plan=Surrogate(engine="hnsw") >> Rescore())
+    assert index.tune(scorer, k=5).chosen.recall >= 0.99
+    index.build_engine("hnsw", name="balanced", charts=[ChartRecord(name="balanced")])
+    assert "candidates from 'balanced'" in index.explain(scorer, k=5, engine="balanced").reason
+    assert names(index, scorer, Surrogate(n=50, engine="balanced") >> Rescore(), 5) == names(index, scorer, exact, 5)
+
+
+def test_tuning_tries_many_candidates_too(tmp_path: Path) -> None:
+    space, vectors = Space("dot", 2), torch.randn(2200, 2, generator=torch.Generator().manual_seed(1))
+    documents = [Document(f"d{number}", "") for number in range(2200)]
+    index = Index.from_vectors(tmp_path / "index", zip(documents, vectors, strict=True), space)
+    index.build_engine("ivf")
+    tuning = index.tune(LinearScorer(space, vectors[:1]), k=2100, recall=1.0, save=False)
+    assert any(stage.n == 2100 for one in tuning.measured for stage in one.plan.stages if isinstance(stage, Engine))
 
 
 def test_scorers_of_other_spaces_are_refused(index: Index) -> None:

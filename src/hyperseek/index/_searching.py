@@ -12,6 +12,7 @@ from hyperseek._errors import InputError
 from hyperseek._progress import progress
 from hyperseek.index._results import collect_hits
 from hyperseek.plan import Candidates, Engine, Ground, Plan, Rescore, Scan, Search, StageReport, Surrogate
+from hyperseek.plan._engine import SCAN, can_search, can_search_linear
 from hyperseek.records import Hit
 from hyperseek.scoring import Scorer
 
@@ -177,12 +178,16 @@ def choose_plan(ground: Ground, scorer: Scorer, request: Request, k: int) -> tup
     name = newest.name if request.engine == AUTO and newest is not None else request.engine
     attached = ground.attached(name, "engine")
     n = max(_LEAST_CANDIDATES, _CANDIDATES * k)
-    if any(scorer[:1].lift(chart) is not None for chart, _ in attached.engines):
-        source: Engine | Surrogate = Engine(n=n, name=name)
-        reason = f"candidates from {name!r}, which can search by this scorer"
-    else:
+    nonlinear = f"a {scorer.kind!r} scorer is not linear"
+    source: Engine | Surrogate
+    if can_search(attached, scorer):
+        source, reason = Engine(n=n, name=name), f"candidates from {name!r}, which can search by this scorer"
+    elif can_search_linear(attached):
         source = Surrogate(n=n, engine=name)
-        reason = f"candidates from {name!r} by a linear surrogate, since a {scorer.kind!r} scorer is not linear"
+        reason = f"candidates from {name!r} by a linear surrogate, since {nonlinear}"
+    else:
+        source = Surrogate(n=n, engine=SCAN)
+        reason = f"candidates from a scan by a linear surrogate, since {nonlinear} and {name!r} has no chart for those"
     return source >> Rescore(), f"{reason}; scored exactly"
 
 

@@ -13,6 +13,7 @@ from hyperseek._errors import InputError
 from hyperseek._progress import progress
 from hyperseek.graph import GraphSearchConfig
 from hyperseek.plan import Candidates, Engine, Graph, Ground, Plan, Rescore, Scan, Search, StageReport, Surrogate
+from hyperseek.plan._engine import SCAN, can_search, can_search_linear
 from hyperseek.scoring import Scorer
 from hyperseek.store import writer_lock
 from hyperseek.store._attachments import Attached, Attachments
@@ -153,10 +154,12 @@ def _families(opened: Attached, scorer: Scorer, k: int) -> Iterator[Iterator[Pla
             walks = [GraphSearchConfig(ncandidates=c, strategy=strategy) for c in _GRAPH_CANDIDATES]
             yield (Plan(stages=(Graph(name=name, walk=walk),)) for walk in walks)
         return
-    liftable = any(scorer[:1].lift(chart) is not None for chart, _ in opened.engines)
+    liftable = can_search(opened, scorer)
     efforts = (None,) if opened.record.config is None or opened.record.config.exact else _EFFORTS
+    if not liftable and not can_search_linear(opened):
+        name, efforts = SCAN, (None,)
     for n in counts:
-        worthwhile = [effort for effort in efforts if effort is None or effort >= n // 4]
+        worthwhile = [effort for effort in efforts if effort is None or effort >= n // 4] or efforts[-1:]
         if liftable:
             yield (Engine(n=n, name=name, effort=effort) >> Rescore() for effort in worthwhile)
             continue

@@ -10,7 +10,7 @@ from torch import Tensor
 from hyperseek._errors import InputError
 from hyperseek.plan._candidates import NOTHING, Candidates, union
 from hyperseek.plan._context import Search
-from hyperseek.scoring import Scorer
+from hyperseek.scoring import Scorer, SurrogateScorer
 from hyperseek.store._attachments import Attached
 
 SCAN = "scan"
@@ -24,15 +24,30 @@ def search_linear(search: Search, scorer: Scorer, *, n: int, engine: str | None,
         search: The search.
         scorer: What to search by; its queries are those of the search.
         n: Candidates of each query.
-        engine: Name of an engine; None for the newest, or a scan where there is none; `SCAN` for a scan.
+        engine: Name of an engine; None for the newest, or a scan where there is none or it has no chart for such a
+            scorer; `SCAN` for a scan.
         effort: How thoroughly the engine searches; None for what it was built with.
 
     Returns:
         The candidates.
     """
-    if engine == SCAN or (engine is None and search.ground.newest("engine") is None):
+    if engine is None:
+        newest = search.ground.newest("engine")
+        usable = newest is not None and can_search(search.ground.attached(newest.name, "engine"), scorer)
+        engine = newest.name if newest is not None and usable else SCAN
+    if engine == SCAN:
         return search.scan(scorer, k=n)
     return search_engine(search, scorer, n=n, name=engine, effort=effort)
+
+
+def can_search(attached: Attached, scorer: Scorer) -> bool:
+    """Whether an engine has a chart that it can be searched on by these queries."""
+    return any(scorer[:1].lift(chart) is not None for chart, _ in attached.engines)
+
+
+def can_search_linear(attached: Attached) -> bool:
+    """Whether an engine has a chart for functions that are linear in the features, as surrogates are."""
+    return any(chart.lift_weights is not None for chart, _ in attached.engines)
 
 
 def search_engine(search: Search, scorer: Scorer, *, n: int, name: str | None, effort: int | None) -> Candidates:
@@ -62,10 +77,7 @@ def search_engine(search: Search, scorer: Scorer, *, n: int, name: str | None, e
             scores, places = engine.search(lifted, k=n, effort=effort, allowed=allowed)
             parts.append(Candidates(rows_at(rows, places), scores))
     if not parts:
-        raise InputError(
-            f"the engine {attached.record.name!r} cannot be searched by a {scorer.kind!r} scorer, which is not linear; "
-            f"use a surrogate stage"
-        )
+        raise InputError(f"the engine {attached.record.name!r} cannot be searched {_why_not(scorer)}")
     if len(unknown := unknown_rows(search, attached)):
         parts.append(search.scan(scorer, k=n, rows=unknown))
     return parts[0] if len(parts) == 1 else union([_by_rank(part) for part in parts])
@@ -95,6 +107,12 @@ def rows_at(rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:
     if not len(rows):
         return places
     return torch.where(places == NOTHING, NOTHING, torch.from_numpy(rows)[places.clamp_min(0)])
+
+
+def _why_not(scorer: Scorer) -> str:
+    if isinstance(scorer, SurrogateScorer):
+        return "by a surrogate on its charts; build one on the 'inner_product' or 'balanced' chart, or name 'scan'"
+    return f"by a {scorer.kind!r} scorer, which is not linear; use a surrogate stage"
 
 
 def _by_rank(part: Candidates) -> Candidates:
