@@ -109,6 +109,32 @@ def test_every_chart_finds_the_nearest(kind: str, name: str) -> None:
     assert int(places.max()) <= (40 if name == "poincare" else 0)
 
 
+@pytest.mark.parametrize("similarity", ["geodesic", "squared", "inner"])
+@pytest.mark.parametrize("kind", ["lorentz", "poincare"])
+def test_the_ball_around_a_query_is_a_ball_of_its_chart(kind: str, similarity: str) -> None:
+    """Far from all documents the chart ranks wrongly around the query, and rightly around the centre of the ball."""
+    space = Space(kind, 3, 2.5, similarity)  # type: ignore[arg-type]
+    points = hyperboloid(320, 3, radius=4) * math.sqrt(2.5)
+    coordinates = points if kind == "lorentz" else points[:, 1:] / (math.sqrt(2.5) + points[:, :1]) * math.sqrt(2.5)
+    stored = space.canonical(coordinates)
+    scorer, documents = LinearScorer(space, stored[:20].float()), Points(stored[20:].float())
+    scores, best = scorer.score(documents).topk(11, dim=1)
+    chart = space.chart("poincare")
+    lifted = chart.lift_documents(documents)
+
+    def nearest(queries: Tensor | None) -> list[set[int]]:
+        assert queries is not None
+        return [set(row) for row in torch.cdist(queries, lifted).topk(10, largest=False).indices.tolist()]
+
+    wanted = [set(row) for row in best[:, :10].tolist()]
+    assert nearest(scorer.lift(chart)) != wanted
+    assert nearest(scorer.lift_within(chart, scores[:, 9:].mean(dim=1))) == wanted
+    assert scorer.lift_within(space.fit_chart("balanced", [documents]), scores[:, 0]) is None
+    origin = scorer.lift_within(chart, torch.full((20,), -torch.inf))
+    assert origin is not None
+    assert not origin.any()
+
+
 def test_own_scores_and_round_trips() -> None:
     space = Space("lorentz", 6, 2.5)
     points = hyperboloid(12, 6, radius=4) * math.sqrt(2.5)

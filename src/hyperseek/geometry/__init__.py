@@ -3,6 +3,7 @@
 from hyperseek.geometry._euclidean import cosine_similarity, inner_product, negative_distance, unit_vectors
 from hyperseek.geometry._hyperbolic import (
     POLAR_EXTRA,
+    ball_centres,
     half_chord,
     half_chord_own,
     lorentz_to_polar,
@@ -20,6 +21,7 @@ __all__ = [
     "TokenEncoding",
     "balanced_documents",
     "balanced_queries",
+    "ball_centres",
     "cosine_similarity",
     "half_chord",
     "half_chord_own",

@@ -82,6 +82,27 @@ def polar_to_poincare(polar: Tensor, c: float = 1.0) -> Tensor:
     return torch.tanh(rho / 2) * direction / math.sqrt(c)
 
 
+def ball_centres(polar: Tensor, chord: Tensor, c: float = 1.0) -> Tensor:
+    """Return the Euclidean centres of hyperbolic balls: spheres of the space are spheres of the Poincaré ball, too.
+
+    So the documents nearest to a query in L2 are not its nearest ones, but the nearest to the centre of the ball that
+    holds its nearest `k` are.
+
+    Args:
+        polar: `(Q, d + 2)` their centres in the space.
+        chord: `(Q,)` sinh(radius / 2R) of the balls, as `half_chord` gives it; may be infinite.
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(Q, d)` points of the Poincaré ball.
+    """
+    direction, rho = split_polar(polar)
+    radius = 2 * torch.asinh(chord)[..., None]
+    # The line from the origin through the query meets the sphere at these two points.
+    ends = torch.tanh((rho - radius) / 2) + torch.tanh((rho + radius) / 2)
+    return ends / 2 * direction / math.sqrt(c)
+
+
 def split_polar(polar: Tensor) -> tuple[Tensor, Tensor]:
     """Return directions `(..., d)` and distances from the origin `(..., 1)` of polar points, float32 or float64."""
     wide = _wide(polar)
@@ -101,8 +122,8 @@ def half_chord(queries: Tensor, documents: Tensor) -> Tensor:
     Returns:
         `(Q, N)`, at least 0.
     """
-    u, rho_u = split_polar(queries)
     v, rho_v = split_polar(documents)
+    u, rho_u = split_polar(queries.to(v.dtype))
     angular = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
     return _half_chord(angular, rho_u, rho_v.T)
 
@@ -117,8 +138,8 @@ def half_chord_own(queries: Tensor, documents: Tensor) -> Tensor:
     Returns:
         `(Q, n)`, at least 0.
     """
-    u, rho_u = split_polar(queries)
     v, rho_v = split_polar(documents)
+    u, rho_u = split_polar(queries.to(v.dtype))
     angular: Tensor = torch.linalg.vector_norm(u[:, None] - v, dim=-1) / 2
     return _half_chord(angular, rho_u, rho_v[..., 0])
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self, TypeAlias
 
-import torch
 from pydantic import Field, model_validator
 
-from hyperseek.plan._candidates import NOTHING, Candidates
+from hyperseek.plan._candidates import Candidates
 from hyperseek.plan._context import Search
 from hyperseek.plan._fusion import Method, fuse
+from hyperseek.plan._scores import exact_scores
 from hyperseek.plan._sources import BM25, Dense, Engine, Graph, Scan, Surrogate
 from hyperseek.plan._stage import Source, Step
 
@@ -79,18 +79,7 @@ class Rescore(Step):
         """Score the candidates."""
         scorer = search.scorer if self.model is None else search.ground.compile(self.model, search.asked())
         rows = candidates.rows[:, : self.n] if self.n else candidates.rows
-        scores = torch.full(rows.shape, -torch.inf)
-        if (rows == NOTHING).all():
-            return Candidates(rows, scores)
-        distinct, places = torch.unique(rows.clamp_min(0), return_inverse=True)
-        points = search.snapshot.points(distinct)
-        with torch.inference_mode():
-            for query, own in enumerate(places):
-                present = rows[query] != NOTHING
-                if present.any():
-                    part = points[own[present]].to(scorer.device)
-                    scores[query, present] = scorer[query : query + 1].score(part)[0].float().cpu()
-        return Candidates.ranked(rows, scores.clone())
+        return Candidates.ranked(rows, exact_scores(search.snapshot, scorer, rows))
 
 
 AnySource: TypeAlias = Annotated[

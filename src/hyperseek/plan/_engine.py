@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from hyperseek._errors import InputError
+from hyperseek.engines import Engine as VectorEngine
 from hyperseek.plan._candidates import NOTHING, Candidates, union
 from hyperseek.plan._context import Search
+from hyperseek.plan._scores import exact_scores
 from hyperseek.scoring import Scorer, SurrogateScorer
 from hyperseek.store._attachments import Attached
 
@@ -61,23 +63,29 @@ def search_engine(search: Search, scorer: Scorer, *, n: int, name: str | None, e
         effort: How thoroughly it searches; None for what it was built with.
 
     Returns:
-        The united candidates. Scores are the engine's where it has one chart and knows all documents. Else they say
-        who came first and no more, since charts and scans do not share a scale.
+        The united candidates. Charts that bend distances are asked twice: around the queries, and then around the balls
+        that hold the best `search.k` so far. Scores are the engine's where it has one chart, was asked once, and knows
+        all documents. Else they say who came first and no more, since charts and scans do not share a scale.
 
     Raises:
         InputError: The index has no engine, or none of the engine's charts can be searched by this scorer.
     """
     attached = search.ground.attached(name, "engine")
     rows, allowed = positions(search, attached)
-    parts: list[Candidates] = []
-    for chart, engine in attached.engines:
-        queries = scorer.lift(chart)
-        if queries is not None:
-            lifted = queries.detach().float().cpu()
-            scores, places = engine.search(lifted, k=n, effort=effort, allowed=allowed)
-            parts.append(Candidates(rows_at(rows, places), scores))
+
+    def ask(engine: VectorEngine, queries: Tensor) -> Candidates:
+        lifted = queries.detach().float().cpu()
+        scores, places = engine.search(lifted, k=n, effort=effort, allowed=allowed)
+        return Candidates(rows_at(rows, places), scores)
+
+    lifts = [(engine, scorer.lift(chart)) for chart, engine in attached.engines]
+    parts = [ask(engine, queries) for engine, queries in lifts if queries is not None]
     if not parts:
         raise InputError(f"the engine {attached.record.name!r} cannot be searched {_why_not(scorer)}")
+    if scorer.linear() is not None and any(chart.lift_within for chart, _ in attached.engines):
+        least = _score_to_reach(search, scorer, parts, min(search.k, n))
+        again = [(engine, scorer.lift_within(chart, least)) for chart, engine in attached.engines]
+        parts += [ask(engine, queries) for engine, queries in again if queries is not None]
     if len(unknown := unknown_rows(search, attached)):
         parts.append(search.scan(scorer, k=n, rows=unknown))
     return parts[0] if len(parts) == 1 else union([_by_rank(part) for part in parts])
@@ -107,6 +115,15 @@ def rows_at(rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:
     if not len(rows):
         return places
     return torch.where(places == NOTHING, NOTHING, torch.from_numpy(rows)[places.clamp_min(0)])
+
+
+def _score_to_reach(search: Search, scorer: Scorer, parts: list[Candidates], k: int) -> Tensor:
+    """Return the score of each query's `k`-th best document so far; better ones lie within the ball that it spans."""
+    found = union([_by_rank(part) for part in parts])
+    scores = exact_scores(search.snapshot, scorer, found.rows)
+    if scores.shape[1] < k:
+        return torch.full((len(scores),), -torch.inf)
+    return scores.topk(k, dim=1).values[:, -1]
 
 
 def _why_not(scorer: Scorer) -> str:

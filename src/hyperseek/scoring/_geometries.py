@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,7 +23,13 @@ if TYPE_CHECKING:
 Metric: TypeAlias = Literal["inner_product", "l2"]
 """What an engine ranks by: the largest inner product, or the smallest Euclidean distance."""
 
-L2Lift: TypeAlias = tuple[Callable[[Points], Tensor], Callable[[Tensor], Tensor]]
+
+class L2Lift(NamedTuple):
+    """The maps of a chart that is searched by distance; see `Chart`."""
+
+    documents: Callable[[Points], Tensor]
+    queries: Callable[[Tensor], Tensor]
+    within: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,8 @@ class Chart:
         lift_queries: `(Q, w)` query points to `(Q, e)` vectors.
         lift_weights: `(Q, f)` weights of a function that is linear in the space's features to `(Q, e)` vectors; None
             where this chart cannot search by such a function.
+        lift_within: `(Q, w)` query points and `(Q,)` scores to `(Q, e)` vectors, whose nearest documents are those that
+            score at least so much; None where `lift_queries` ranks as the space does.
         bound: Largest norm of features that the lift was made for; None where it takes any. Points beyond it are
             lifted wrongly, so an engine checks them.
     """
@@ -48,6 +56,7 @@ class Chart:
     lift_documents: Callable[[Points], Tensor]
     lift_queries: Callable[[Tensor], Tensor]
     lift_weights: Callable[[Tensor], Tensor] | None = None
+    lift_within: Callable[[Tensor, Tensor], Tensor] | None = None
     bound: float | None = None
 
 
@@ -148,14 +157,15 @@ class Euclidean(Geometry):
 
     def l2_lifts(self, space: Space) -> Mapping[str, L2Lift]:
         """Return the vectors themselves."""
-        return {"l2": (lambda points: points.vectors, lambda queries: queries)}
+        return {"l2": L2Lift(lambda points: points.vectors, lambda queries: queries)}
 
 
 class Lorentz(Geometry):
     """Hyperbolic space, with points of the hyperboloid as coordinates and polar points in the store.
 
     A graph engine on the inner-product lift chases norms and finds almost nothing; on either of the two L2 charts alone
-    it fails at some dimension; the union of their candidates does not.
+    it fails at some dimension; the union of their candidates does not. The ball bends distances, most of all far from
+    all documents, so that it is asked a second time, around the centre of the ball that holds the best found so far.
     """
 
     graph = ("poincare", "balanced")
@@ -192,7 +202,14 @@ class Lorentz(Geometry):
 
     def l2_lifts(self, space: Space) -> Mapping[str, L2Lift]:
         """Return ball coordinates."""
-        return {"poincare": (lambda points: geometry.polar_to_poincare(points.vectors), geometry.polar_to_poincare)}
+
+        def within(queries: Tensor, scores: Tensor) -> Tensor:
+            return geometry.ball_centres(queries, _chord(space, scores))
+
+        def documents(points: Points) -> Tensor:
+            return geometry.polar_to_poincare(points.vectors)
+
+        return {"poincare": L2Lift(documents, geometry.polar_to_poincare, within)}
 
 
 class Poincare(Lorentz):
@@ -250,3 +267,11 @@ def _similarity(space: Space, chord: Tensor) -> Tensor:
         return torch.asinh(chord) * (-2 * math.sqrt(space.radius_squared))
     squared = -4 * space.radius_squared * chord.square()
     return squared if space.similarity == "squared" else squared / 2 - space.radius_squared
+
+
+def _chord(space: Space, score: Tensor) -> Tensor:
+    """Return the half chord at which documents have a similarity: the inverse of `_similarity`."""
+    if space.similarity == "geodesic":
+        return torch.sinh(score / (-2 * math.sqrt(space.radius_squared)))
+    squared = score if space.similarity == "squared" else 2 * (score + space.radius_squared)
+    return (squared / (-4 * space.radius_squared)).clamp_min(0).sqrt()

@@ -76,6 +76,21 @@ class Scorer(ABC):
         vectors = self.linear()
         return None if vectors is None else chart.lift_queries(vectors.float())
 
+    def lift_within(self, chart: Chart, scores: Tensor) -> Tensor | None:
+        """Return queries with which an engine on a chart that bends distances finds all documents of some score.
+
+        Args:
+            chart: Of the scorer's space.
+            scores: `(Q,)`: what each query's documents must score at least.
+
+        Returns:
+            `(Q, e)`: nearest to them are those documents. None where the queries of `lift` serve, or none do.
+        """
+        vectors = self.linear()
+        if vectors is None or chart.lift_within is None:
+            return None
+        return chart.lift_within(vectors.float(), scores.to(vectors.device))
+
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
         """Return everything that belongs to the queries; the first axis of each tensor is `Q`."""

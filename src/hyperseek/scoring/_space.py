@@ -158,7 +158,8 @@ class Space:
         kind = GEOMETRIES[self.kind]
         others = kind.l2_lifts(self)
         if name in others:
-            return Chart(name, "l2", {}, *others[name])
+            lift = others[name]
+            return Chart(name, "l2", {}, lift.documents, lift.queries, lift_within=lift.within)
         own = kind.parameters(self, {key: value for key, value in parameters.items() if key != "bound"})
 
         def features(points: Points) -> Tensor:
@@ -181,7 +182,7 @@ class Space:
             lambda points: geometry.balanced_documents(_checked(features(points), bound), bound),
             lambda queries: geometry.balanced_queries(query_features(queries)),
             geometry.balanced_queries,
-            bound,
+            bound=bound,
         )
 
     def fit_chart(self, name: str, points: Iterable[Points], *, headroom: float = HEADROOM, **parameters: Any) -> Chart:
