@@ -108,8 +108,9 @@ def _ivf(config: IvfConfig, count: int, dimension: int) -> EngineEstimate:
     # faiss, InvertedLists.h: an array a list of codes and of int64 ids, which double when they are full, so that the
     # old and the new one are held for a moment and up to half of the new one stays unused.
     filling = 2 * count * (vector + 8)
-    # The sample is held twice (gathered and joined, or joined and encoded); Clustering.cpp keeps an assignment each.
-    training = 2 * 4 * sample * dimension + 16 * sample + 3 * centroids
+    # The sample is held twice while it is joined, and for product quantisation less its centroids, too (IndexIVF.cpp);
+    # Clustering.cpp keeps an assignment for each.
+    training = (3 if config.pq else 2) * 4 * sample * dimension + 16 * sample + 3 * centroids
     building = _chunks(dimension) + count + centroids + tables + max(filling, training)
     work = 2 * dimension * lists * (10 * sample + count) + 50 * sample * CENTROIDS_OF_PQ * dimension * bool(config.pq)
     return EngineEstimate(_BASE + index + tables, building, index, _time(work / _PRODUCTS))

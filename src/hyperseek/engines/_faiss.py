@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -11,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek._errors import InputError, require
+from hyperseek._errors import require
 from hyperseek.scoring._geometries import Metric
 
 
@@ -38,12 +36,3 @@ def results(scores: NDArray[np.float32], positions: NDArray[np.int64], metric: M
     if metric == "l2":
         values = values.clamp_min(0).sqrt().neg()  # faiss gives squares
     return values, torch.from_numpy(positions)
-
-
-@contextmanager
-def faiss_errors(doing: str) -> Iterator[None]:
-    """Turn faiss's exceptions into InputErrors that say what was being done."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise InputError(f"faiss refused {doing}: {error}") from error

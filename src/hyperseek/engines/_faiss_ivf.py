@@ -105,7 +105,7 @@ def _new_index(faiss: Any, config: IvfConfig, lists: int, info: EngineInfo) -> A
         parameters.seed = config.seed
         # faiss warns on stderr of samples below the first, and takes a sample of its own above the second.
         parameters.min_points_per_centroid = 1
-        parameters.max_points_per_centroid = max(_SAMPLE, -(-info.count // 1))
+        parameters.max_points_per_centroid = info.count
     return index
 
 
