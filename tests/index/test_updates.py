@@ -12,7 +12,7 @@ from index_fakes import DIMENSION, FakeRetriever
 
 from hyperseek import HyperseekError
 from hyperseek.index import Index
-from hyperseek.plan import Graph, Plan, Rescore, Surrogate
+from hyperseek.plan import BM25, Graph, Plan, Rescore, Surrogate
 from hyperseek.records import Document
 from hyperseek.scoring import Space
 
@@ -53,6 +53,22 @@ def test_ids_are_unique_unless_replaced(index: Index) -> None:
     assert len(index) == 7
     assert index.search("music", k=2)[0].document.text == "music"  # type: ignore[union-attr]
     assert sorted(index.ids) == ["d0", "d1", "d2", "d3", "d4", "d5", "d99"]
+
+
+def test_replaced_documents_move_to_the_end_in_the_order_given(tmp_path: Path) -> None:
+    names = [f"d{number}" for number in range(40)]
+    index = Index.build(tmp_path / "index", [document(name) for name in names], FakeRetriever())  # type: ignore[arg-type]
+    given = [*names[30:4:-3], "new", *names[:4]]
+    index.add([document(name, "river stone city") for name in given], replace=True)
+    wanted = [name for name in names if name not in given] + given
+    assert index.ids == wanted
+    assert [hit.id for hit in index.search("river", k=50) if hit.id in given] == given  # ties by row
+    words = index.search("city", k=50, plan=Plan(stages=(BM25(n=50),)))
+    assert sorted(hit.id for hit in words) == sorted(given)
+    index.add([document(name, "road") for name in names], replace=True)
+    assert index.ids == ["new", *names]
+    index.compact()
+    assert index.ids == ["new", *names]
 
 
 def test_deleted_documents_are_gone_and_their_keys_never_come_back(index: Index) -> None:
@@ -169,3 +185,29 @@ def test_engines_and_graphs_outlive_all_documents(index: Index, where: str | Non
     index.add([document("again", n=4), document("other", n=2)])
     assert found(index, engine="flat", where=where) == wanted
     assert found(index, plan=Plan(stages=(Graph(),)), where=where) == wanted
+
+
+def test_an_interrupted_graph_goes_on_where_it_stopped(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    from hyperseek.graph import NeighbourGraph
+
+    build, places = NeighbourGraph.build, []
+
+    def interrupted(folder: Path, *arguments: object, **options: object) -> NeighbourGraph:
+        places.append(folder)
+        if len(places) == 1:
+            folder.mkdir(parents=True)
+            (folder / "begun").touch()
+            raise KeyboardInterrupt
+        assert (folder / "begun").exists() == (len(places) == 2)
+        return build(folder, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(NeighbourGraph, "build", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        index.build_graph(degree=2)
+    assert index.attachments == ()
+    index.build_graph(degree=2)
+    assert places[0] == places[1]
+    index.build_graph(degree=3)  # another graph of the same documents, in place of the first
+    assert len({*places}) == 2
+    assert [item.name for item in index.attachments] == ["graph"]
+    assert not places[0].exists()

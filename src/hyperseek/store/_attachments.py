@@ -24,6 +24,7 @@ from pydantic import Field
 from hyperseek._config import Config
 from hyperseek._errors import HyperseekError, InputError, StoreError, UnknownNameError
 from hyperseek._files import read_json, write_json
+from hyperseek._fingerprint import fingerprint_json
 from hyperseek.engines import AnyEngineConfig, Engine, build_engine, open_engine
 from hyperseek.graph import NeighbourGraph
 from hyperseek.scoring import Chart, Points, Space, TokenPoints
@@ -223,6 +224,8 @@ def attach_graph(
 ) -> Attachment:
     """Build or import a neighbour graph for all documents of a snapshot, and add it to the list.
 
+    A killed build of the same documents goes on where it stopped.
+
     Args:
         folder: The index.
         snapshot: Its documents.
@@ -235,7 +238,11 @@ def attach_graph(
     Raises:
         InputError: The name is not fit for a folder.
     """
-    return _attach(folder, snapshot, name, lambda place: build(place / "graph"), kind="graph")
+    part = fingerprint_json(snapshot.keys.tolist())[:8]
+    listed = any(Path(item.folder).name == f"{name}-{part}" for item in Attachments.read(folder).items)
+    return _attach(
+        folder, snapshot, name, lambda place: build(place / "graph"), kind="graph", part=None if listed else part
+    )
 
 
 def _attach(
@@ -243,16 +250,20 @@ def _attach(
     snapshot: Snapshot,
     name: str,
     build: Callable[[Path], object],
+    *,
+    part: str | None = None,
     **description: Any,
 ) -> Attachment:
+    """Build in a new folder, or go on in the one whose name ends with `part`, and add the result to the list."""
     if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
         raise InputError(f"an engine's name is letters, digits, '-', '_' and '.', not {name!r}")
-    place = Path(_FOLDER) / f"{name}-{uuid.uuid4().hex[:8]}"
-    (folder / place).mkdir(parents=True)
+    place = Path(_FOLDER) / f"{name}-{part or uuid.uuid4().hex[:8]}"
+    (folder / place).mkdir(parents=True, exist_ok=part is not None)
     try:
         build(folder / place)
-    except BaseException:
-        shutil.rmtree(folder / place, ignore_errors=True)
+    except BaseException as error:
+        if part is None or isinstance(error, Exception):
+            shutil.rmtree(folder / place, ignore_errors=True)
         raise
     np.save(folder / place / _KEYS, snapshot.keys)
     record = Attachment(name=name, folder=str(place), count=len(snapshot), **description)
