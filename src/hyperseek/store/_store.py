@@ -148,7 +148,7 @@ class Store:
         self.__dict__["next_key"] = following  # known without reading all keys
 
     def replace(self, documents: Sequence[Document], points: Points) -> None:
-        """Add rows, or put them in place of those with the same ids, in one atomic commit.
+        """Delete rows with the same ids and add these at the end, in one atomic commit.
 
         Args:
             documents: `N` of them.
@@ -158,9 +158,17 @@ class Store:
             InputError: A vector is not finite in the stored number type; the message names the document.
         """
         table = self._table(documents, points)
-        merge = self._dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-        merge.execute(table)
-        self._set(lance.dataset(str(self.path)))
+        condition = _one_of([document.id for document in documents])
+        # Lance's own `merge_insert` joins by hash, which would leave the new rows in no order.
+        removed, updated = [], []
+        for fragment in self._dataset.get_fragments():
+            if fragment.count_rows(filter=condition):
+                rest = fragment.delete(condition)
+                removed += [fragment.fragment_id] if rest is None else []
+                updated += [] if rest is None else [rest]
+        added = lance.fragment.write_fragments(table, self._dataset, mode="append")
+        operation = lance.LanceOperation.Update(removed, updated, added)
+        self._set(lance.LanceDataset.commit(self._dataset, operation, read_version=self.version))
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete rows in one atomic commit, and return how many there were."""
@@ -174,21 +182,12 @@ class Store:
         return before - len(self)
 
     def copy(self, path: Path) -> Store:
-        """Write all rows, in the order of their keys, to a new table without deleted rows or old versions."""
+        """Write all rows to a new table without deleted rows or old versions."""
         shutil.rmtree(path, ignore_errors=True)
-        if (np.diff(self.keys) > 0).all():
-            rows = self._dataset.scanner(scan_in_order=True, **_READING).to_reader()
-        else:
-            rows = pa.RecordBatchReader.from_batches(self._dataset.schema, self._by_key())
+        rows = self._dataset.scanner(scan_in_order=True, **_READING).to_reader()
         copied = lance.write_dataset(rows, str(path), schema=self._dataset.schema, mode="create")
         copied.update_config({**self._dataset.config(), _NEXT_KEY: str(self.next_key)})
         return Store(path, lance.dataset(str(path)))
-
-    def _by_key(self) -> Iterator[Any]:
-        order = np.argsort(self.keys)
-        for start in range(0, len(order), _READING["batch_size"]):
-            rows = order[start : start + _READING["batch_size"]].tolist()
-            yield from self._dataset.take(rows).to_batches()
 
     @cached_property
     def next_key(self) -> int:
