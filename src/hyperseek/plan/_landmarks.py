@@ -5,7 +5,8 @@ Shapes: `N` documents, `f` features.
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hyperseek.plan._context import Ground
+from hyperseek.plan._engine import SCAN
 from hyperseek.scoring import Landmarks
 from hyperseek.store._snapshot import Snapshot
 
@@ -23,7 +25,9 @@ Choice: TypeAlias = Literal["random", "kmeans", "farthest"]
 _SAMPLE = 40
 
 
-def landmarks_of(ground: Ground, count: int, choice: Choice, seed: int) -> Landmarks:
+def landmarks_of(
+    ground: Ground, count: int, choice: Choice, seed: int, parameters: Mapping[str, Any] | None = None
+) -> Landmarks:
     """Return landmarks of an index; the same ones for the same arguments, made once.
 
     Args:
@@ -31,16 +35,37 @@ def landmarks_of(ground: Ground, count: int, choice: Choice, seed: int) -> Landm
         count: How many, at least 1; all documents where there are fewer.
         choice: How they are chosen.
         seed: Of draws.
+        parameters: Of the chart whose features are fitted; None for the defaults.
 
     Returns:
         The landmarks, ready to be fitted on.
     """
+    settings = dict(parameters or {})
 
     def make() -> Landmarks:
         rows = choose_rows(ground.snapshot, count, choice, seed)
-        return Landmarks(ground.snapshot.space, ground.snapshot.points(torch.from_numpy(rows)))
+        points = ground.snapshot.points(torch.from_numpy(rows))
+        return Landmarks(ground.snapshot.space, points, parameters=settings)
 
-    return ground.keep(("landmarks", count, choice, seed), make)
+    return ground.keep(("landmarks", count, choice, seed, tuple(sorted(settings.items()))), make)
+
+
+def feature_parameters(ground: Ground, engine: str | None) -> dict[str, Any]:
+    """Return the parameters of the features that surrogates must be fitted on for an engine to be asked with them.
+
+    Args:
+        ground: The index.
+        engine: Its name; None for the newest, or a scan where there is none; `SCAN` for a scan.
+
+    Returns:
+        Parameters of the engine's first chart for such functions; the defaults where there is none.
+    """
+    newest = ground.newest("engine") if engine is None else None
+    name = engine if newest is None else newest.name
+    if name is None or name == SCAN:
+        return {}
+    charts = [chart for chart, _ in ground.attached(name, "engine").engines if chart.lift_weights is not None]
+    return {key: value for key, value in charts[0].parameters.items() if key != "bound"} if charts else {}
 
 
 def choose_rows(snapshot: Snapshot, count: int, choice: Choice, seed: int) -> npt.NDArray[np.int64]:

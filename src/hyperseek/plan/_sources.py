@@ -15,7 +15,7 @@ from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig, graph_search
 from hyperseek.plan._candidates import NOTHING, Candidates, union
 from hyperseek.plan._context import Search
 from hyperseek.plan._engine import positions, rows_at, search_engine, search_linear, unknown_rows
-from hyperseek.plan._landmarks import Choice, landmarks_of
+from hyperseek.plan._landmarks import Choice, feature_parameters, landmarks_of
 from hyperseek.plan._points_at import points_at
 from hyperseek.plan._stage import Source
 from hyperseek.scoring import Landmarks, SurrogateScorer
@@ -85,7 +85,8 @@ class Surrogate(Source):
         """Fit, ask the engine, and fit again as often as wanted."""
         if not len(search.snapshot):
             return search.scan(search.scorer, k=self.n)
-        fixed = landmarks_of(search.ground, self.landmarks, self.choice, self.seed)
+        parameters = feature_parameters(search.ground, self.engine)
+        fixed = landmarks_of(search.ground, self.landmarks, self.choice, self.seed, parameters)
         linear = fixed.fit(search.scorer)
         for _ in range(self.refits):
             linear = self._refit(search, fixed, linear)

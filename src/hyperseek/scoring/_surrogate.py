@@ -63,8 +63,10 @@ class SurrogateScorer(Scorer):
         return self.weights if self.space.kind in ("dot", "cosine") else None
 
     def lift(self, chart: Chart) -> Tensor | None:
-        """Return `(Q, e)` queries for an engine, or None where the chart cannot search by a linear function."""
-        return None if chart.lift_weights is None else chart.lift_weights(self.weights)
+        """Return `(Q, e)` queries for an engine, or None where a chart is not for functions of these features."""
+        own = self.space.chart("inner_product", **self.parameters).parameters
+        others = {name: value for name, value in chart.parameters.items() if name != "bound"}
+        return None if chart.lift_weights is None or others != own else chart.lift_weights(self.weights)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return `weights` and `bias`."""
