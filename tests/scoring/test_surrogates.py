@@ -9,7 +9,18 @@ import torch
 from torch import Tensor
 
 from hyperseek import HyperseekError
-from hyperseek.scoring import FunctionScorer, Landmarks, LinearScorer, OnnxScorer, Points, Scorer, Space, surrogate
+from hyperseek.scoring import (
+    FunctionScorer,
+    Landmarks,
+    LinearScorer,
+    MaxSimScorer,
+    OnnxScorer,
+    Points,
+    Scorer,
+    Space,
+    TokenPoints,
+    surrogate,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -158,3 +169,16 @@ def test_bad_scorers_from_elsewhere_are_refused(tmp_path: Path) -> None:
         scorer.save(tmp_path / "x")
     with pytest.raises(HyperseekError, match="at least 1 landmark"):
         Landmarks(space, Points(torch.zeros(0, 2)))
+
+
+def test_a_surrogate_lifts_into_charts_of_its_own_features_alone() -> None:
+    space = Space("tokens", 4)
+    documents = TokenPoints.from_documents(list(normal(30, 3, 4)))
+    scorer = MaxSimScorer(space, normal(2, 2, 4, seed=1), torch.ones(2, 2))
+    settings = {"repetitions": 2, "bits": 1}
+    linear = Landmarks(space, documents, parameters=settings).fit(scorer)
+    assert linear.lift(space.chart("inner_product")) is None
+    for name in ("inner_product", "balanced"):
+        lifted = linear.lift(space.fit_chart(name, [documents], **settings))
+        assert lifted is not None
+        assert len(lifted) == 2
