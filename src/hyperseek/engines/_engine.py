@@ -21,6 +21,7 @@ from hyperseek._config import Config
 from hyperseek._errors import InputError, StoreError
 from hyperseek._files import read_json, write_json
 from hyperseek._progress import progress
+from hyperseek._threads import one_core
 from hyperseek.engines._configs import AnyEngineConfig
 from hyperseek.engines._exact import best_first
 from hyperseek.scoring._geometries import Metric
@@ -30,8 +31,8 @@ DESCRIPTION = "engine.json"
 CHUNK = 8192
 """Most vectors that an engine is given at a time."""
 
-# Longer vectors' products would overflow float32.
-_LONGEST = 1e18
+LONGEST = 1e18
+"""Largest norm of a vector: longer ones' products would overflow float32."""
 
 
 class EngineInfo(Config):
@@ -197,7 +198,8 @@ class Engine(ABC):
         if len(vectors) and available:
             with torch.no_grad():
                 found = self._search(vectors, min(k, available), effort, None if available == len(self) else mask)
-            best, places = best_first(*found, k)
+            with one_core():
+                best, places = best_first(*found, k)
             scores[:, : best.shape[1]], positions[:, : best.shape[1]] = best, places
         return scores, positions
 
@@ -260,11 +262,11 @@ def checked_vectors(vectors: Iterable[Tensor], *, count: int, dimension: int) ->
 
 def check_finite(vectors: Tensor, *, first: int, what: str) -> None:
     """Raise InputError unless the norms of all vectors are numbers that can be squared; `first` is their position."""
-    usable = torch.linalg.vector_norm(vectors, dim=1) <= _LONGEST
+    usable = torch.linalg.vector_norm(vectors, dim=1) <= LONGEST
     if not usable.all():
         row = int((~usable).nonzero()[0])
         fault = "is too long to be compared" if vectors[row].isfinite().all() else "has infinite or undefined numbers"
-        raise InputError(f"{what} {first + row} (from 0) {fault}; norms may be up to {_LONGEST:g}")
+        raise InputError(f"{what} {first + row} (from 0) {fault}; norms may be up to {LONGEST:g}")
 
 
 def _checked_queries(queries: Tensor, dimension: int) -> Tensor:

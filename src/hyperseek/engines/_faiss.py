@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek._errors import require
+from hyperseek._threads import one_core
 from hyperseek.scoring._geometries import Metric
 
 
@@ -34,5 +35,6 @@ def results(scores: NDArray[np.float32], positions: NDArray[np.int64], metric: M
     """Return faiss's results as scores, of which higher ones are better, and positions."""
     values = torch.from_numpy(scores)
     if metric == "l2":
-        values = values.clamp_min(0).sqrt().neg()  # faiss gives squares
+        with one_core():
+            values = values.clamp_min(0).sqrt().neg()  # faiss gives squares
     return values, torch.from_numpy(positions)

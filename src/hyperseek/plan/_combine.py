@@ -6,6 +6,7 @@ from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
+from hyperseek._threads import one_core
 from hyperseek.plan._candidates import Candidates
 from hyperseek.plan._context import Search
 from hyperseek.plan._fusion import Method, fuse
@@ -79,7 +80,9 @@ class Rescore(Step):
         """Score the candidates."""
         scorer = search.scorer if self.model is None else search.ground.compile(self.model, search.asked())
         rows = candidates.rows[:, : self.n] if self.n else candidates.rows
-        return Candidates.ranked(rows, exact_scores(search.snapshot, scorer, rows))
+        scores = exact_scores(search.snapshot, scorer, rows)
+        with one_core():
+            return Candidates.ranked(rows, scores)
 
 
 AnySource: TypeAlias = Annotated[

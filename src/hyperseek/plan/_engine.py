@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hyperseek._errors import InputError
+from hyperseek._threads import one_core
 from hyperseek.engines import Engine as VectorEngine
 from hyperseek.plan._candidates import NOTHING, Candidates, union
 from hyperseek.plan._context import Search
@@ -76,19 +77,23 @@ def search_engine(search: Search, scorer: Scorer, *, n: int, name: str | None, e
     def ask(engine: VectorEngine, queries: Tensor) -> Candidates:
         lifted = queries.detach().float().cpu()
         scores, places = engine.search(lifted, k=n, effort=effort, allowed=allowed)
-        return Candidates(rows_at(rows, places), scores)
+        with one_core():
+            return Candidates(rows_at(rows, places), scores)
 
-    lifts = [(engine, scorer.lift(chart)) for chart, engine in attached.engines]
+    with one_core():
+        lifts = [(engine, scorer.lift(chart)) for chart, engine in attached.engines]
     parts = [ask(engine, queries) for engine, queries in lifts if queries is not None]
     if not parts:
         raise InputError(f"the engine {attached.record.name!r} cannot be searched {_why_not(scorer)}")
     if scorer.linear() is not None and any(chart.lift_within for chart, _ in attached.engines):
-        least = _score_to_reach(search, scorer, parts, min(search.k, n))
-        again = [(engine, scorer.lift_within(chart, least)) for chart, engine in attached.engines]
+        with one_core():
+            least = _score_to_reach(search, scorer, parts, min(search.k, n))
+            again = [(engine, scorer.lift_within(chart, least)) for chart, engine in attached.engines]
         parts += [ask(engine, queries) for engine, queries in again if queries is not None]
     if len(unknown := unknown_rows(search, attached)):
         parts.append(search.scan(scorer, k=n, rows=unknown))
-    return parts[0] if len(parts) == 1 else union([_by_rank(part) for part in parts])
+    with one_core():
+        return parts[0] if len(parts) == 1 else union([_by_rank(part) for part in parts])
 
 
 def positions(search: Search, attached: Attached) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hyperseek._threads import one_core
 from hyperseek.plan._candidates import NOTHING
-from hyperseek.scoring import Scorer
+from hyperseek.scoring import Points, Scorer
 from hyperseek.store._snapshot import Snapshot
 
 # Points of candidates that are gathered at a time.
@@ -30,19 +31,27 @@ def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
     scores = torch.full(rows.shape, -torch.inf)
     if (rows == NOTHING).all():
         return scores
-    distinct, places = torch.unique(rows.clamp_min(0), return_inverse=True)
-    points = snapshot.points(distinct)
+    with one_core():
+        distinct, places = torch.unique(rows.clamp_min(0), return_inverse=True)
+        points = snapshot.points(distinct)
     with torch.inference_mode():
         if scorer.linear() is not None:
-            width = rows.shape[1] * points.dimension * 4
-            step = max(1, _GATHERED_BYTES // width)
-            for start in range(0, len(rows), step):
-                own = points.vectors[places[start : start + step]].to(scorer.device)
-                scores[start : start + step] = scorer[start : start + step].score_own(own).float().cpu()
-            return scores.masked_fill(rows == NOTHING, -torch.inf)
-        for query, own in enumerate(places):
-            present = rows[query] != NOTHING
-            if present.any():
-                part = points[own[present]].to(scorer.device)
-                scores[query, present] = scorer[query : query + 1].score(part)[0].float().cpu()
-    return scores.clone()
+            _score_together(scorer, points.vectors, places, scores)
+        else:
+            _score_in_turn(scorer, points, places, rows != NOTHING, scores)
+    return scores.masked_fill(rows == NOTHING, -torch.inf)
+
+
+def _score_together(scorer: Scorer, vectors: Tensor, places: Tensor, scores: Tensor) -> None:
+    step = max(1, _GATHERED_BYTES // (places.shape[1] * vectors.shape[1] * 4))
+    with one_core():
+        for start in range(0, len(places), step):
+            own = vectors[places[start : start + step]].to(scorer.device)
+            scores[start : start + step] = scorer[start : start + step].score_own(own).float().cpu()
+
+
+def _score_in_turn(scorer: Scorer, points: Points, places: Tensor, present: Tensor, scores: Tensor) -> None:
+    for query, own in enumerate(places):
+        if present[query].any():
+            part = points[own[present[query]]].to(scorer.device)
+            scores[query, present[query]] = scorer[query : query + 1].score(part)[0].float().cpu()
