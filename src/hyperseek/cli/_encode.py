@@ -48,6 +48,7 @@ def encode(
     from itertools import islice
 
     from hyperseek._errors import InputError
+    from hyperseek.cli._engine import build_engine
     from hyperseek.models import load
 
     retriever = load(model, device=device)
@@ -84,7 +85,7 @@ def encode(
             typer.echo(f"left out: {line}", err=True)
     typer.echo(f"{index}: {len(made):,} documents, {made.space}, fingerprint {made.info.fingerprint}", err=True)
     if engine is not None:
-        typer.echo(f"engine: {made.build_engine(engine).config!r}", err=True)
+        build_engine(made, engine)
 
 
 def _import(

@@ -30,12 +30,16 @@ def update(
 ) -> None:
     """Change an index: delete, replace and add documents, then compact, then build engines; in this order."""
     from hyperseek._errors import InputError
+    from hyperseek.cli._engine import build_engine
+    from hyperseek.data import read_id_list
     from hyperseek.index import Index
 
     if not any((add, replace, delete, delete_file, engine, graph, compact)):
         raise InputError("there is nothing to do; give --add, --replace, --delete, --engine, --graph or --compact")
+    if max_gigabytes is not None and engine is None:
+        raise InputError("--max-gigabytes limits the building of an engine; give --engine too")
     opened = Index.open(index, device=device)
-    gone = [*(delete or []), *_lines(delete_file)]
+    gone = [*(delete or []), *(read_id_list(delete_file) if delete_file else [])]
     if gone:
         typer.echo(f"deleted {opened.delete(gone):,} of {len(gone):,} ids", err=True)
     for corpus, replaces in ((replace, True), (add, False)):
@@ -44,9 +48,7 @@ def update(
     if compact:
         opened.compact()
     if engine is not None:
-        limit = None if max_gigabytes is None else int(max_gigabytes * 1e9)
-        built = opened.build_engine(engine, max_bytes=limit)
-        typer.echo(f"engine {built.name}: {built.config}", err=True)
+        build_engine(opened, engine, max_gigabytes=max_gigabytes)
     if graph:
         opened.build_graph()
     typer.echo(f"{index}: {len(opened):,} documents", err=True)
@@ -56,9 +58,3 @@ def _add(index: Index, corpus: str, replace: bool) -> int:
     from hyperseek.data import open_dataset
 
     return index.add(open_dataset(corpus).documents(), replace=replace)
-
-
-def _lines(path: Path | None) -> list[str]:
-    if path is None:
-        return []
-    return [line for line in path.read_text(encoding="utf-8").splitlines() if line]

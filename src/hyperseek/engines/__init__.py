@@ -3,7 +3,7 @@
 They know vectors only, by position. What a space's points are as vectors, its charts say.
 """
 
-from hyperseek.engines._build import build_engine, open_engine
+from hyperseek.engines._build import build_engine, open_engine, what_fits
 from hyperseek.engines._choose import choose_engine
 from hyperseek.engines._configs import (
     AnyEngineConfig,
@@ -15,10 +15,11 @@ from hyperseek.engines._configs import (
     ScanConfig,
     parse_engine,
 )
-from hyperseek.engines._engine import Engine
+from hyperseek.engines._engine import LONGEST, Engine
 from hyperseek.engines._estimate import EngineEstimate, estimate_engine
 
 __all__ = [
+    "LONGEST",
     "AnyEngineConfig",
     "Engine",
     "EngineConfig",
@@ -33,4 +34,5 @@ __all__ = [
     "estimate_engine",
     "open_engine",
     "parse_engine",
+    "what_fits",
 ]

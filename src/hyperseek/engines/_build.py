@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -57,11 +57,15 @@ def build_engine(
     folder = Path(folder)
     if dimension < 1 or count < 0:
         raise InputError(f"an engine needs at least 0 vectors of at least 1 dimension, not {count} of {dimension}")
-    needed = estimate_engine(config, count=count, dimension=dimension).building_bytes
+
+    def building(config: AnyEngineConfig) -> int:
+        return estimate_engine(config, count=count, dimension=dimension).building_bytes
+
+    needed = building(config)
     if max_bytes is not None and needed > max_bytes:
         raise InputError(
             f"building {config.kind!r} for {count} vectors of {dimension} dimensions takes about {needed:,} bytes of "
-            f"memory, more than the {max_bytes:,} that are allowed; {_fitting(count, dimension, max_bytes)}"
+            f"memory, more than the {max_bytes:,} that are allowed; {what_fits(building, max_bytes)}"
         )
     if folder.exists() and any(folder.iterdir()):
         raise StoreError(f"{folder} is not empty; choose another folder for the engine")
@@ -88,11 +92,9 @@ def open_engine(folder: Path) -> Engine:
     return _ENGINES[read_info(Path(folder)).config.kind].open(Path(folder))
 
 
-def _fitting(count: int, dimension: int, max_bytes: int) -> str:
-    """Say which kinds with their defaults would fit."""
-    needs = {
-        kind: estimate_engine(make(), count=count, dimension=dimension).building_bytes for kind, make in KINDS.items()
-    }
+def what_fits(building_bytes: Callable[[AnyEngineConfig], int], max_bytes: int) -> str:
+    """Say which kinds of engines with their defaults would fit into memory, by what building each of them takes."""
+    needs = {kind: building_bytes(make()) for kind, make in KINDS.items()}
     fitting = [f"{kind!r} ({need:,})" for kind, need in needs.items() if need <= max_bytes]
     if fitting:
         return f"with their defaults these would fit: {', '.join(fitting)}"

@@ -8,10 +8,11 @@ from hyperseek.index._searching import Explanation
 from hyperseek.index._tune import Measured, Tuning
 from hyperseek.index._write import stored_documents
 from hyperseek.plan import scan
-from hyperseek.store import IndexInfo
+from hyperseek.store import ChartRecord, IndexInfo
 
 __all__ = [
     "CACHE_BYTES",
+    "ChartRecord",
     "Estimate",
     "Explanation",
     "Index",

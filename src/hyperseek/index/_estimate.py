@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hyperseek._errors import InputError
+from hyperseek._units import size_in_words, time_in_words
 from hyperseek.records import Document
 from hyperseek.store._columns import encode_metadata
 from hyperseek.store._info import Storage
@@ -46,12 +47,9 @@ class Estimate:
 
     def __str__(self) -> str:
         done = f", {self.documents - self.remaining:,} of them done" if self.remaining < self.documents else ""
-        time_needed = (
-            f"about {_duration(self.seconds)} ({self.documents_per_second:.1f} documents/s, measured on {self.sample})"
-            if self.remaining
-            else "nothing to encode"
-        )
-        sizes = f"{_size(self.vector_bytes)} of vectors and {_size(self.text_bytes)} of text"
+        measured = f"{self.documents_per_second:.1f} documents/s, measured on {self.sample}"
+        time_needed = f"about {time_in_words(self.seconds)} ({measured})" if self.remaining else "nothing to encode"
+        sizes = f"{size_in_words(self.vector_bytes)} of vectors and {size_in_words(self.text_bytes)} of text"
         return f"{self.documents:,} documents{done}: {time_needed}, {sizes}"
 
 
@@ -118,17 +116,3 @@ def _measure(texts: list[str], model: Retriever, dtype: str) -> tuple[float, flo
     points = model.encode_documents(texts, dtype=dtype)
     seconds = max(time.perf_counter() - start, 1e-9)
     return len(texts) / seconds, len(points.vectors) / len(texts)
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _size(count: float) -> str:
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hyperseek._errors import InputError
-from hyperseek.engines import AnyEngineConfig, choose_engine, parse_engine
+from hyperseek.engines import AnyEngineConfig, EngineEstimate, choose_engine, parse_engine
 from hyperseek.graph import NeighbourGraph
 from hyperseek.index._build import stack_points
 from hyperseek.index._graph_vectors import written_vectors
@@ -16,11 +17,14 @@ from hyperseek.index._updating import add_documents, compact_index, delete_docum
 from hyperseek.plan import Ground
 from hyperseek.records import Document
 from hyperseek.scoring import Points
-from hyperseek.store import IndexInfo, writer_lock
-from hyperseek.store._attachments import Attachment, Attachments, ChartRecord, attach_engine, attach_graph
+from hyperseek.store import ChartRecord, IndexInfo, writer_lock
+from hyperseek.store._attachments import Attachment, Attachments, attach_engine, attach_graph
+from hyperseek.store._charts import estimate_charts, widest_chart
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
+
+_logger = logging.getLogger(__name__)
 
 
 class Maintainer(ABC):
@@ -119,6 +123,46 @@ class Maintainer(ABC):
         """Engines and graphs of this index, in the order in which they were built."""
         return self._ground.attachments.items
 
+    def choose_engine(self, *, max_bytes: int | None = None) -> tuple[AnyEngineConfig, str]:
+        """Return what `build_engine("auto")` builds, and why.
+
+        Args:
+            max_bytes: Memory that building may take; None for no limit.
+
+        Returns:
+            The configuration, and the reason in one sentence.
+
+        Raises:
+            InputError: No engine can be built in so little memory.
+        """
+        width = widest_chart(self.info.space)
+        return choose_engine(count=len(self._ground.snapshot), dimension=width, metric="l2", max_bytes=max_bytes)
+
+    def estimate_engine(
+        self, engine: str | AnyEngineConfig = "auto", *, charts: Sequence[ChartRecord] | None = None
+    ) -> EngineEstimate:
+        """Estimate what `build_engine` would cost, without building anything.
+
+        Args:
+            engine: As in `build_engine`.
+            charts: As in `build_engine`. Where there are several, each has an engine of its own.
+
+        Returns:
+            Bytes of memory and disk, and seconds, of all charts together.
+
+        Raises:
+            UnknownNameError: There is no such kind of engine, or no such chart.
+        """
+        snapshot = self._ground.snapshot
+        return estimate_charts(snapshot.space, self._engine(engine), count=len(snapshot), charts=charts)
+
+    def _engine(self, engine: str | AnyEngineConfig, max_bytes: int | None = None) -> AnyEngineConfig:
+        if engine != "auto":
+            return parse_engine(engine)
+        config, reason = self.choose_engine(max_bytes=max_bytes)
+        _logger.info("the engine is %s", reason)
+        return config
+
     def build_engine(
         self,
         engine: str | AnyEngineConfig = "auto",
@@ -140,18 +184,15 @@ class Maintainer(ABC):
             What was built.
 
         Raises:
-            InputError: It would take more memory than `max_bytes`; the message says what would fit.
+            InputError: It would take more memory than `max_bytes`, and the message says what would fit; or a document's
+                vector is too long, and it says which.
             UnknownNameError: There is no such kind of engine.
             StoreError: Another writer is at work.
         """
         with writer_lock(self.path):
             self.refresh()
             snapshot = self._ground.snapshot
-            config = parse_engine(engine) if engine != "auto" else None
-            if config is None:
-                config, _ = choose_engine(
-                    count=len(snapshot), dimension=snapshot.space.width, metric="l2", max_bytes=max_bytes
-                )
+            config = self._engine(engine, max_bytes)
             record = attach_engine(
                 self.path, snapshot, config, name=name or config.kind, charts=charts, max_bytes=max_bytes
             )

@@ -5,6 +5,7 @@ Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeAlias
@@ -173,8 +174,8 @@ class Space:
         if name != "balanced":
             raise UnknownNameError("chart", name, ("inner_product", "balanced", *others))
         bound = parameters.get("bound")
-        if bound is None or not bound > 0:
-            raise InputError(f"the balanced chart needs a positive bound, not {bound}; fit_chart finds one")
+        if bound is None or not 0 < bound < math.inf:
+            raise InputError(f"the balanced chart needs a positive bound below infinity, not {bound}; fit_chart finds one")
         return Chart(
             name,
             "l2",
@@ -199,7 +200,7 @@ class Space:
 
         Raises:
             UnknownNameError: The space has no such chart.
-            InputError: `headroom` is below 1.
+            InputError: `headroom` is below 1, or the norm of a document's features is not a number below infinity.
         """
         if headroom < 1:
             raise InputError(f"headroom must be at least 1, not {headroom}")

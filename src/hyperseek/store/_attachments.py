@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,14 +20,16 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from pydantic import Field
+from torch import Tensor
 
 from hyperseek._config import Config
 from hyperseek._errors import HyperseekError, InputError, StoreError, UnknownNameError
 from hyperseek._files import read_json, write_json
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek.engines import AnyEngineConfig, Engine, build_engine, open_engine
+from hyperseek.engines import LONGEST, AnyEngineConfig, Engine, build_engine, open_engine
 from hyperseek.graph import NeighbourGraph
-from hyperseek.scoring import Chart, Points, Space, TokenPoints
+from hyperseek.scoring import Chart
+from hyperseek.store._charts import ChartRecord, chart_width, charts_for, check_building
 from hyperseek.store._snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)
@@ -37,18 +39,6 @@ _FOLDER = "engines"
 _KEYS = "keys.npy"
 # Documents that are lifted and handed to an engine at a time.
 _CHUNK = 8192
-
-
-class ChartRecord(Config):
-    """A chart of an engine.
-
-    Attributes:
-        name: Within the space.
-        parameters: What `Space.chart` makes it from.
-    """
-
-    name: str
-    parameters: dict[str, Any] = Field(default_factory=dict)
 
 
 class Attachment(Config):
@@ -189,26 +179,24 @@ def attach_engine(
         The new attachment.
 
     Raises:
-        InputError: The engine would take more memory, or the name is not fit for a folder.
+        InputError: The engine would take more memory (the message says what would fit), a document's vector is too
+            long for it (the message names the document), or the name is not fit for a folder.
     """
     space = snapshot.space
-    if charts is None:
-        names = space.graph_charts if config.graph else (space.flat_chart,)
-        charts = [ChartRecord(name=chart) for chart in names]
-    fitted = [_fit(snapshot, chart) for chart in charts]
+    chosen = charts_for(space, config, charts)
+    if max_bytes is not None:
+        check_building(space, config, count=len(snapshot), charts=chosen, max_bytes=max_bytes)
+    fitted = [_fit(snapshot, chart) for chart in chosen]
 
     def build(place: Path) -> None:
-        for number, chart in enumerate(fitted):
-            vectors = (chart.lift_documents(chunk).float() for chunk in snapshot.chunks(_rows(snapshot)))
-            width = chart.lift_documents(_no_points(space)).shape[1]
+        for number, (chart, record) in enumerate(zip(fitted, chosen, strict=True)):
             build_engine(
                 place / f"chart-{number}",
-                vectors,
+                _lifted(snapshot, chart),
                 config,
                 metric=chart.metric,
                 count=len(snapshot),
-                dimension=width,
-                max_bytes=max_bytes,
+                dimension=chart_width(space, record),
             )
 
     records = tuple(ChartRecord(name=chart.name, parameters=dict(chart.parameters)) for chart in fitted)
@@ -284,13 +272,29 @@ def _remove(place: Path) -> None:
 def _fit(snapshot: Snapshot, record: ChartRecord) -> Chart:
     if "bound" in record.parameters:
         return snapshot.space.chart(record.name, **record.parameters)
-    return snapshot.space.fit_chart(record.name, snapshot.chunks(_rows(snapshot)), **record.parameters)
+    try:
+        return snapshot.space.fit_chart(record.name, snapshot.chunks(_rows(snapshot)), **record.parameters)
+    except InputError:
+        for _ in _lifted(snapshot, snapshot.space.chart("inner_product", **record.parameters)):
+            pass  # this names the document whose features are too long
+        raise
 
 
 def _rows(snapshot: Snapshot) -> int:
     return min(_CHUNK, snapshot.chunk_rows)
 
 
-def _no_points(space: Space) -> Points:
-    nothing = torch.zeros(0, space.width)
-    return TokenPoints(nothing, torch.zeros(1, dtype=torch.int64)) if space.kind == "tokens" else Points(nothing)
+def _lifted(snapshot: Snapshot, chart: Chart) -> Iterator[Tensor]:
+    """Lift all documents, and name the first that is lifted to what no engine can compare."""
+    row = 0
+    for chunk in snapshot.chunks(_rows(snapshot)):
+        vectors = chart.lift_documents(chunk).float()
+        unusable = ~(torch.linalg.vector_norm(vectors, dim=1) <= LONGEST)
+        if unusable.any():
+            name = snapshot.ids[row + int(unusable.nonzero()[0])].as_py()
+            raise InputError(
+                f"the vector of document {name!r} is too long for engines on the chart {chart.name!r}, which compare "
+                f"norms up to {LONGEST:g}; delete the document, or do without an engine"
+            )
+        yield vectors
+        row += len(vectors)

@@ -1,0 +1,44 @@
+"""Building an engine from the command line: what it will cost is said before it begins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from hyperseek.engines import EngineEstimate
+    from hyperseek.index import Index
+
+
+def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = None) -> None:
+    """Say what building an engine costs, then build it.
+
+    Args:
+        index: For its documents.
+        engine: Its kind, or `auto`.
+        max_gigabytes: Memory that building may take; None for no limit.
+
+    Raises:
+        InputError: It would take more; what it takes was said before.
+    """
+    from hyperseek.engines import parse_engine
+
+    limit = None if max_gigabytes is None else int(max_gigabytes * 1e9)
+    if engine == "auto":
+        config, reason = index.choose_engine(max_bytes=limit)
+        typer.echo(f"engine {config.kind}: {reason}", err=True)
+    else:
+        config = parse_engine(engine)
+    typer.echo(f"engine {config.kind}: {_words(index.estimate_engine(config))}", err=True)
+    built = index.build_engine(config, max_bytes=limit)
+    charts = ", ".join(chart.name for chart in built.charts)
+    typer.echo(f"engine {built.name}: built for {built.count:,} documents, on {charts}; {built.config!r}", err=True)
+
+
+def _words(cost: EngineEstimate) -> str:
+    from hyperseek._units import size_in_words, time_in_words
+
+    memory = f"{size_in_words(cost.building_bytes)} of memory to build, {size_in_words(cost.memory_bytes)} to search"
+    duration = "" if cost.seconds is None else f", {time_in_words(cost.seconds)}"
+    return f"about {memory}, {size_in_words(cost.disk_bytes)} on the disk{duration}"
