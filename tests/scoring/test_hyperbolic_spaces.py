@@ -176,5 +176,5 @@ def test_bad_hyperbolic_spaces_are_refused() -> None:
         Space("lorentz", 3).canonical(torch.zeros(1, 3))
     with pytest.raises(HyperseekError, match="unknown chart"):
         Space("dot", 3).chart("poincare")
-    with pytest.raises(HyperseekError, match="needs a positive bound"):
+    with pytest.raises(HyperseekError, match="needs a positive, finite bound"):
         Space("dot", 3).chart("balanced")

@@ -175,7 +175,7 @@ class Space:
             raise UnknownNameError("chart", name, ("inner_product", "balanced", *others))
         bound = parameters.get("bound")
         if bound is None or not 0 < bound < math.inf:
-            raise InputError(f"the balanced chart needs a positive bound below infinity, not {bound}; fit_chart finds one")
+            raise InputError(f"the balanced chart needs a positive, finite bound, not {bound}; fit_chart finds one")
         return Chart(
             name,
             "l2",
