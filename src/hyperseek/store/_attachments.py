@@ -101,9 +101,11 @@ class Attachments(Config):
         return self.model_copy(update={"items": (*others, new)})
 
     def without(self, name: str) -> Attachments:
-        """Return the list without an attachment; UnknownNameError if there is none of that name."""
+        """Return the list without an attachment and plans that ask it; UnknownNameError if there is none so named."""
         gone = self.get(name)
-        return self.model_copy(update={"items": tuple(item for item in self.items if item is not gone)})
+        items = tuple(item for item in self.items if item is not gone)
+        plans = {kind: plan for kind, plan in self.plans.items() if not _asks(plan, name)}
+        return self.model_copy(update={"items": items, "plans": plans})
 
 
 @dataclass(frozen=True)
@@ -278,6 +280,13 @@ def _fit(snapshot: Snapshot, record: ChartRecord) -> Chart:
         for _ in _lifted(snapshot, snapshot.space.chart("inner_product", **record.parameters)):
             pass  # this names the document whose features are too long
         raise
+
+
+def _asks(plan: Any, name: str) -> bool:
+    """Whether a plan, as plain values, names an attachment in any of its stages."""
+    if isinstance(plan, dict):
+        return any(value == name if key in ("name", "engine") else _asks(value, name) for key, value in plan.items())
+    return isinstance(plan, list | tuple) and any(_asks(part, name) for part in plan)
 
 
 def _rows(snapshot: Snapshot) -> int:
