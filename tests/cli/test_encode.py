@@ -81,3 +81,13 @@ def test_docarray_files(tmp_path: Path, golden: Path, tiny_encoder: str) -> None
     arguments = ["encode", tiny_encoder, str(items), "-i", str(tmp_path / "second")]
     with pytest.raises(HyperseekError, match=r"fingerprint|not what|vectors"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_an_engine_is_built_too(tmp_path: Path, tiny_encoder: str, corpus: Path) -> None:
+    arguments = ["encode", tiny_encoder, str(corpus), "-i", str(tmp_path / "index"), "--engine"]
+    with pytest.raises(HyperseekError, match="unknown kind of engine 'hsnw'"):
+        CliRunner().invoke(app, [*arguments, "hsnw"], catch_exceptions=False)
+    assert not (tmp_path / "index").exists()
+    result = CliRunner().invoke(app, [*arguments, "hnsw"], catch_exceptions=False)
+    assert "engine hnsw: about" in result.stderr
+    assert [item.name for item in Index.open(tmp_path / "index").attachments] == ["hnsw"]

@@ -48,9 +48,11 @@ def encode(
     from itertools import islice
 
     from hyperseek._errors import InputError
-    from hyperseek.cli._engine import build_engine
+    from hyperseek.cli._engine import build_engine, check_engine
     from hyperseek.models import load
 
+    if engine is not None:
+        check_engine(engine)  # rather than when all documents are encoded
     retriever = load(model, device=device)
     if corpus.endswith(_DOCARRAY):
         given = {

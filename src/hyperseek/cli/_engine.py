@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from hyperseek.index import Index
 
 
+def check_engine(engine: str) -> None:
+    """Raise UnknownNameError unless this is a kind of engine, or `auto`."""
+    from hyperseek.engines import parse_engine
+
+    if engine != "auto":
+        parse_engine(engine)
+
+
 def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = None) -> None:
     """Say what building an engine costs, then build it.
 

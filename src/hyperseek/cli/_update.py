@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from hyperseek.index import Index
 
 
 def update(
@@ -30,21 +27,25 @@ def update(
 ) -> None:
     """Change an index: delete, replace and add documents, then compact, then build engines; in this order."""
     from hyperseek._errors import InputError
-    from hyperseek.cli._engine import build_engine
-    from hyperseek.data import read_id_list
+    from hyperseek.cli._engine import build_engine, check_engine
+    from hyperseek.data import open_dataset, read_id_list
     from hyperseek.index import Index
 
     if not any((add, replace, delete, delete_file, engine, graph, compact)):
         raise InputError("there is nothing to do; give --add, --replace, --delete, --engine, --graph or --compact")
     if max_gigabytes is not None and engine is None:
         raise InputError("--max-gigabytes limits the building of an engine; give --engine too")
+    # What is wrong with later steps is found out before the first one changes anything.
+    if engine is not None:
+        check_engine(engine)
+    corpora = [(open_dataset(source), replaces) for source, replaces in ((replace, True), (add, False)) if source]
     opened = Index.open(index, device=device)
     gone = [*(delete or []), *(read_id_list(delete_file) if delete_file else [])]
     if gone:
         typer.echo(f"deleted {opened.delete(gone):,} of {len(gone):,} ids", err=True)
-    for corpus, replaces in ((replace, True), (add, False)):
-        if corpus is not None:
-            typer.echo(f"{'replaced or added' if replaces else 'added'} {_add(opened, corpus, replaces):,}", err=True)
+    for corpus, replaces in corpora:
+        count = opened.add(corpus.documents(), replace=replaces)
+        typer.echo(f"{'replaced or added' if replaces else 'added'} {count:,}", err=True)
     if compact:
         opened.compact()
     if engine is not None:
@@ -52,9 +53,3 @@ def update(
     if graph:
         opened.build_graph()
     typer.echo(f"{index}: {len(opened):,} documents", err=True)
-
-
-def _add(index: Index, corpus: str, replace: bool) -> int:
-    from hyperseek.data import open_dataset
-
-    return index.add(open_dataset(corpus).documents(), replace=replace)
