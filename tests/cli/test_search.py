@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -72,3 +73,61 @@ def test_a_query_or_a_file_is_needed(index: Path) -> None:
     for arguments in ([str(index)], [str(index), "text", "--queries", "file"]):
         with pytest.raises(HyperseekError, match="one query as TEXT"):
             CliRunner().invoke(app, ["search", *arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def engines(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = Path(shutil.copytree(index, tmp_path_factory.mktemp("engines") / "index"))
+    Index.open(path).build_engine("hnsw", name="near")
+    return path
+
+
+def names(*arguments: object) -> list[str]:
+    rows = [json.loads(line) for line in search(*arguments, "-f", "jsonl", "--no-texts").splitlines()]
+    return [hit["id"] for row in rows for hit in row["hits"]]
+
+
+def test_only_documents_that_meet_a_condition(index: Path) -> None:
+    assert sorted(names(index, TEXTS[0], "--where", "n >= 2")) == ["d2", "d3"]
+    assert names(index, TEXTS[0], "--where", "n = 1 AND text LIKE '%song%'") == ["d1"]
+    assert "no documents" in search(index, TEXTS[0], "--where", "n > 9")
+    with pytest.raises(HyperseekError, match=r"No field named m.*Fields: id, title, text, n \(number\)"):
+        search(index, TEXTS[0], "--where", "m > 2")
+
+
+def test_through_an_engine(engines: Path) -> None:
+    exact = names(engines, TEXTS[1], "--engine", "exact")
+    assert exact[0] == "d1"
+    assert names(engines, TEXTS[1], "--engine", "near") == names(engines, TEXTS[1]) == exact
+    assert names(engines, TEXTS[1], "--engine", "near", "--where", "n <> 1") == exact[1:]
+    with pytest.raises(HyperseekError, match="unknown engine of this index 'naer'; did you mean 'near'"):
+        search(engines, TEXTS[1], "--engine", "naer")
+
+
+def test_by_a_plan_of_a_file(engines: Path, tmp_path: Path) -> None:
+    plan = tmp_path / "cascade.yaml"
+    plan.write_text(
+        "stages:\n- kind: union\n  sources: [{kind: bm25, n: 1}, {kind: engine, n: 4, name: near}]\n- kind: rescore\n"
+    )
+    assert names(engines, TEXTS[2], "--plan", plan) == names(engines, TEXTS[2], "--engine", "exact")
+    plan.write_text("stages: [{kind: bm25, n: 5}]")
+    assert names(engines, "city road", "--plan", plan) == ["d2"]
+    plan.write_text("stages: [{kind: rescore}]")
+    with pytest.raises(HyperseekError, match="begins with a source"):
+        search(engines, TEXTS[2], "--plan", plan)
+    with pytest.raises(HyperseekError, match=r"none\.yaml"):
+        search(engines, TEXTS[2], "--plan", tmp_path / "none.yaml")
+
+
+def test_an_explanation_goes_to_standard_error(engines: Path) -> None:
+    arguments = ["search", str(engines), TEXTS[2], "-k", "2", "-f", "trec", "--explain"]
+    result = CliRunner().invoke(app, [*arguments, "--engine", "near"], catch_exceptions=False)
+    first, engine, rescore = [line for line in result.stderr.splitlines() if line.strip()][-3:]
+    assert first == "4 documents; candidates from 'near', which can search by this scorer; scored exactly"
+    assert engine.startswith("engine: ")
+    assert "4 candidates, recall 1.0000" in engine
+    assert rescore.startswith("rescore: ")
+    assert result.stdout.splitlines()[0].split()[2] == "d2"
+    auto = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "every document is scored, which is fast for fewer than 20,000" in auto.stderr
+    assert auto.stdout == result.stdout
