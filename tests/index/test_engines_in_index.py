@@ -13,12 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from hyperseek import HyperseekError
 from hyperseek.engines import parse_engine
 from hyperseek.graph import GraphSearchConfig
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Graph, Plan, Rescore, Scan, Surrogate
 from hyperseek.records import Document, Hit
-from hyperseek.scoring import LinearScorer, MaxSimScorer, Scorer, Space
+from hyperseek.scoring import FunctionScorer, LinearScorer, MaxSimScorer, Points, Scorer, Space
 from hyperseek.store._attachments import ChartRecord
 
 SPACES = {
@@ -286,3 +287,111 @@ def test_every_way_equals_the_oracle(which: str, tmp_path: Path) -> None:
                     raise AssertionError(f"{way}: {error}") from error
 
     equal()
+
+
+def bent(queries: dict[str, Tensor], documents: Points) -> Tensor:
+    products = queries["vector"] @ documents.vectors.T
+    return products * (products - 3)
+
+
+@settings(deadline=None, max_examples=15, suppress_health_check=list(HealthCheck))
+@given(
+    queries=asked(SPACES["dot"]),
+    k=st.sampled_from([1, 5, 60]),
+    condition=st.sampled_from(CONDITIONS),
+    excluded=st.sampled_from(["d1", None]),
+)
+def test_scorers_that_are_not_linear_equal_the_oracle(
+    changed_dot: Case, queries: list[Vector], k: int, condition: Any, excluded: str | None
+) -> None:
+    where, allowed = condition
+    scorer = FunctionScorer(changed_dot.space, bent, {"vector": torch.tensor(queries)})
+
+    def score(query: Vector, vector: Vector) -> float:
+        product = similarity(changed_dot.space, query, vector)
+        return product * (product - 3)
+
+    truths = [oracle(changed_dot, lambda x, q=query: score(q, x), allowed, excluded) for query in queries]
+    linear = {*ENGINES, "union"}  # ways that such scorers have not
+    for way, options in (WAYS | surrogates(changed_dot.space)).items():
+        if way not in linear:
+            found = changed_dot.index.search(scorer, k=k, where=where, exclude=[excluded] * len(queries), **options)
+            for hits, truth in zip(found, truths, strict=True):
+                check(hits, truth, k, exact=True, tolerance=1e-5)
+
+
+@pytest.fixture(scope="module")
+def changed_dot(tmp_path_factory: pytest.TempPathFactory) -> Case:
+    return changed(tmp_path_factory.mktemp("nonlinear"), SPACES["dot"], "float32")
+
+
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["add", "replace", "delete", "compact", "engine"]),
+        st.lists(st.integers(0, 11), min_size=1, max_size=4, unique=True),
+        st.integers(0, 99),
+    ),
+    max_size=7,
+)
+
+
+@settings(deadline=None, max_examples=5, suppress_health_check=list(HealthCheck))
+@given(changes=CHANGES, query=points(SPACES["dot"]), k=st.sampled_from([1, 4, 30]))
+@pytest.mark.parametrize("engine", ENGINES)
+def test_any_changes_around_an_engine(
+    tmp_path_factory: pytest.TempPathFactory, engine: str, changes: Any, query: Vector, k: int
+) -> None:
+    space = SPACES["dot"]
+    case = begin(tmp_path_factory.mktemp("changes"), space, "float32", 5)
+    case.index.build_engine(engine)
+    for change, numbers, seed in changes:
+        names = [f"d{number}" for number in numbers]
+        if change == "add":
+            add(case, [name for name in names if name not in case.documents], seed)
+        elif change == "replace":
+            add(case, names, seed, replace=True)
+        elif change == "delete":
+            delete(case, [name for name in names if name in case.documents])
+        elif change == "compact":
+            case.index.compact()
+        else:
+            case.index.build_engine(engine)
+    reopened = Index.open(case.index.path)
+    truth = oracle(case, lambda x: similarity(space, query, x), lambda n: True, None)
+    for index in (case.index, reopened):
+        assert index.ids == list(case.documents)
+        [hits] = index.search(compiled(space, [query]), k=k, engine=engine)
+        check(hits, truth, k, exact=True, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("kind", SPACES)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+def test_vectors_that_are_no_points_are_refused_with_the_id(tmp_path: Path, kind: str, value: float) -> None:
+    space, vectors = SPACES[kind], drawn(SPACES[kind], 1, 3)
+    bad = torch.tensor(vectors[0] or [[0.0] * 3])
+    bad.view(-1)[-1] = value
+    documents = [Document(name, "") for name in ("a", "b", "bad")]
+    items = list(zip(documents, [*arrays(space, vectors[1:]), bad], strict=True))
+    with pytest.raises(HyperseekError, match="'bad' has infinite or undefined numbers"):
+        Index.from_vectors(tmp_path / "refused", items, space)
+    index = Index.from_vectors(tmp_path / "index", items[:2], space)
+    index.build_engine("scan")
+    for replace in (False, True):
+        with pytest.raises(HyperseekError, match="'bad' has infinite or undefined numbers"):
+            index.add(documents[2:], vectors=[bad], replace=replace)
+    assert Index.open(index.path).ids == index.ids == ["a", "b"]
+
+
+@pytest.mark.parametrize("value", [1e5, -7e4])
+def test_numbers_beyond_half_precision_are_refused_with_the_id(tmp_path: Path, value: float) -> None:
+    items = [(Document("fits", ""), [1.0, 2.0, 3.0]), (Document("bad", ""), [1.0, value, 3.0])]
+    with pytest.raises(HyperseekError, match=r"'bad' reaches .* which float16 cannot hold"):
+        Index.from_vectors(tmp_path / "index", items, SPACES["dot"], storage="float16")
+
+
+@pytest.mark.parametrize("engine", ["exact", *ENGINES])
+def test_queries_that_are_no_points_are_refused(changed_dot: Case, engine: str) -> None:
+    queries = torch.ones(3, 3)
+    queries[1, 2] = float("nan")
+    with pytest.raises(HyperseekError, match="query 1"):
+        changed_dot.index.search(LinearScorer(changed_dot.space, queries), engine=engine)

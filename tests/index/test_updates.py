@@ -106,8 +106,10 @@ def test_compaction_changes_nothing_but_the_files(index: Index) -> None:
     assert [hit.id for hit in reader.search("river", k=50)] == [name for name, _ in before]  # its files are still there
     assert found(index, engine="hnsw")[:5] == [name for name, _ in before][:5]
     index.compact()
+    del reader
+    index.compact()
     tables = sorted(path.name for path in index.path.glob("*.lance"))
-    assert tables == ["documents-1.lance", "documents-2.lance"]
+    assert tables == ["documents-2.lance", "documents-3.lance"]
     index.delete([index.ids[-1]])
     index.add([document("last")])
     assert index._ground.snapshot.keys.max() == max(keys) + 1
@@ -132,6 +134,25 @@ def test_vectors_made_elsewhere_can_be_added(tmp_path: Path) -> None:
         index.add([document("d")], vectors=[[1.0]])
     with pytest.raises(HyperseekError, match="'e' has infinite or undefined numbers"):
         index.add([document("e")], vectors=[[float("nan"), 0.0]])
+
+
+def test_files_stay_while_a_reader_has_them_open(index: Index) -> None:
+    index.build_engine("lance", name="e")
+    reader = Index.open(index.path, model=index.model)
+    before = found(reader, engine="e")
+    index.drop("e")
+    for name in ("d0", "d1", "d2"):
+        index.delete([name])
+        index.compact()
+    assert found(reader) == found(reader, engine="e") == before
+    assert {"d0", "d1", "d2"} <= {document.id for document in reader.documents()}
+    assert len(list(index.path.glob("documents*.lance"))) == 3  # the reader's, the one before, the newest
+    reader.refresh()
+    index.compact()
+    assert len(list(index.path.glob("documents*.lance"))) == 2
+    index.build_engine("scan")
+    assert [path.name[:4] for path in (index.path / "engines").iterdir()] == ["scan"]
+    assert sorted(found(reader)) == ["d3", "d4", "d5"]
 
 
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])

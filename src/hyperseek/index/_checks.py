@@ -32,7 +32,12 @@ def open_finished(folder: Path) -> tuple[IndexInfo, Store]:
             f"the index {folder} is unfinished, with {stored} documents so far; run the command that began it once "
             f"more (hyperseek encode {info.source or 'MODEL'} CORPUS --index {folder}): it goes on where it stopped"
         )
-    store = Store.open(folder / info.table)
+    try:
+        store = Store.open(folder / info.table)
+    except StoreError:
+        if IndexInfo.read(folder).table == info.table:
+            raise
+        return open_finished(folder)  # it was compacted meanwhile
     unchanged = store.version == info.version
     if (unchanged and len(store) != info.count) or store.width != info.space.width:
         raise StoreError(

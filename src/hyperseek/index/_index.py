@@ -10,6 +10,7 @@ for hit in index.search("how are weak references made?", k=5):
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -70,7 +71,14 @@ class Index(Searcher, Maintainer):
         self.info, store = open_finished(self.path)
         self.__dict__.pop("data_fingerprint", None)
         snapshot = Snapshot(store, self.info.space, cache_bytes=self._cache_bytes)
-        self._ground = Ground(self.path, snapshot, self._compile)
+        own = weakref.WeakMethod(self._compile)  # so that files and memory are free as soon as the index is
+
+        def compile_(model: str | None, texts: Sequence[str]) -> Scorer:
+            method = own()
+            assert method is not None
+            return method(model, texts)
+
+        self._ground = Ground(self.path, snapshot, compile_)
 
     @classmethod
     def open(

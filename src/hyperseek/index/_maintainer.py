@@ -110,7 +110,7 @@ class Maintainer(ABC):
     def compact(self) -> None:
         """Rewrite the documents without those that were deleted or replaced, and update the full-text index.
 
-        Readers that are open go on with what they see; after a second compaction they must `refresh`.
+        Readers that are open go on with what they see; their files are deleted by a compaction that comes after them.
 
         Raises:
             StoreError: Another writer is at work.

@@ -1,12 +1,11 @@
 """Changing a finished index: every batch is one atomic commit, and open readers keep the version they have.
 
 Deleted and replaced rows stay in the table's files until it is compacted. Compaction writes a new table beside the old
-one and then names it in `index.json`; the old one stays for readers that are open, until the next compaction.
+one and then names it in `index.json`; the old one stays until a later compaction finds that nobody reads it.
 """
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from itertools import islice
 from pathlib import Path
@@ -17,6 +16,7 @@ from hyperseek.index._checks import open_finished
 from hyperseek.index._write import SHARD, Item, check_unicode
 from hyperseek.scoring import Points
 from hyperseek.store import Store, writer_lock
+from hyperseek.store._hold import remove_unheld
 
 
 def add_documents(
@@ -117,7 +117,7 @@ def compact_index(folder: Path) -> None:
         info.model_copy(update=update).write(folder)
         for path in folder.glob("documents*.lance"):
             if path not in (store.path, copy.path):
-                shutil.rmtree(path, ignore_errors=True)
+                remove_unheld(path)
 
 
 def _generation(path: Path) -> int:

@@ -30,6 +30,7 @@ from hyperseek.engines import LONGEST, AnyEngineConfig, Engine, build_engine, op
 from hyperseek.graph import NeighbourGraph
 from hyperseek.scoring import Chart
 from hyperseek.store._charts import ChartRecord, chart_width, charts_for, check_building
+from hyperseek.store._hold import Hold, remove_unheld
 from hyperseek.store._snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)
@@ -81,12 +82,12 @@ class Attachments(Config):
         return cls.from_mapping(read_json(path), source=str(path)) if path.is_file() else cls()
 
     def write(self, folder: Path) -> None:
-        """Write the list, atomically, and remove folders that it no longer names."""
+        """Write the list, atomically, and remove folders that it no longer names and that nobody reads."""
         write_json(folder / _LIST, self.model_dump(mode="json"))
         named = {Path(item.folder).name for item in self.items}
         for path in (folder / _FOLDER).glob("*"):
             if path.name not in named:
-                _remove(path)
+                remove_unheld(path, _discard)
 
     def get(self, name: str) -> Attachment:
         """Return an attachment by its name; UnknownNameError lists the names."""
@@ -117,6 +118,7 @@ class Attached:
         rows: `(count,)` row of each position that its engines and graph know; -1 for documents that the snapshot has
             not.
         unknown: Rows of the snapshot's documents that the attachment does not know.
+        hold: Keeps its files from being deleted.
         engines: Charts and their engines; none for graphs.
         graph: The graph, or None.
     """
@@ -124,6 +126,7 @@ class Attached:
     record: Attachment
     rows: npt.NDArray[np.int64]
     unknown: npt.NDArray[np.int64]
+    hold: Hold
     engines: tuple[tuple[Chart, Engine], ...] = ()
     graph: NeighbourGraph | None = None
 
@@ -137,13 +140,14 @@ def open_attached(folder: Path, record: Attachment, snapshot: Snapshot) -> Attac
         snapshot: The documents to be searched.
 
     Returns:
-        The attachment. It stays of use when its files are deleted.
+        The attachment, whose files are not deleted by others while this object lives.
 
     Raises:
         StoreError: It was replaced meanwhile, or is damaged.
     """
     place = folder / record.folder
     try:
+        hold = Hold(place)
         keys: npt.NDArray[np.int64] = np.load(place / _KEYS)
         engines = tuple(
             (snapshot.space.chart(chart.name, **chart.parameters), open_engine(place / f"chart-{number}"))
@@ -155,7 +159,7 @@ def open_attached(folder: Path, record: Attachment, snapshot: Snapshot) -> Attac
     rows = snapshot.rows_of_keys(keys)
     known = np.zeros(len(snapshot), dtype=np.bool_)
     known[rows[rows >= 0]] = True
-    return Attached(record, rows, np.flatnonzero(~known), engines, graph)
+    return Attached(record, rows, np.flatnonzero(~known), hold, engines, graph)
 
 
 def attach_engine(
@@ -261,14 +265,13 @@ def _attach(
     return record
 
 
-def _remove(place: Path) -> None:
-    """Delete an attachment, and what its engines keep elsewhere, as on a server."""
+def _discard(place: Path) -> None:
+    """Delete what the engines of an attachment keep elsewhere, as on a server."""
     for description in place.glob("chart-*/engine.json"):
         try:
             open_engine(description.parent).discard()
         except (HyperseekError, OSError) as error:
             _logger.warning("an engine that is no longer used left something behind: %s", error)
-    shutil.rmtree(place, ignore_errors=True)
 
 
 def _fit(snapshot: Snapshot, record: ChartRecord) -> Chart:

@@ -5,8 +5,9 @@ Shapes: `N` documents, `n` rows. A row is a position in this version, a key name
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,9 @@ class Snapshot:
         self._cache_bytes = cache_bytes
         self._points: Points | None = None
         self._too_large = False
-        self.mask = lru_cache(maxsize=_MASKS)(self._mask)
+        # No `lru_cache`: it would hold this object in a cycle, and its files with it, long after the last search.
+        self._masks: dict[str, npt.NDArray[np.bool_]] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.store)
@@ -117,11 +120,17 @@ class Snapshot:
         found = pc.index_in(pa.array(list(ids), type=self.ids.type), value_set=self.ids, skip_nulls=True)
         return np.array([-1 if row is None else row for row in found.to_pylist()], dtype=np.int64)
 
-    def _mask(self, condition: str) -> npt.NDArray[np.bool_]:
-        """Return `(N,)`: which documents meet an SQL condition."""
-        mask = np.zeros(len(self), dtype=np.bool_)
-        mask[self.rows_of_keys(self.store.keys_where(condition))] = True
-        return mask
+    def mask(self, condition: str) -> npt.NDArray[np.bool_]:
+        """Return `(N,)`: which documents meet an SQL condition; the last ones asked for are remembered."""
+        with self._lock:
+            mask = self._masks.pop(condition, None)
+            if mask is None:
+                mask = np.zeros(len(self), dtype=np.bool_)
+                mask[self.rows_of_keys(self.store.keys_where(condition))] = True
+            self._masks[condition] = mask
+            if len(self._masks) > _MASKS:
+                del self._masks[next(iter(self._masks))]
+            return mask
 
     @cached_property
     def _key_order(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:

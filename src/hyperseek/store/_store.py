@@ -36,6 +36,7 @@ from hyperseek.store._columns import (
     text_arrays,
 )
 from hyperseek.store._fields import describe_fields, field_array, grow_fields, mixed_fields
+from hyperseek.store._hold import Hold
 from hyperseek.store._info import Storage
 
 _NEXT_KEY = "hyperseek.next_key"
@@ -52,11 +53,13 @@ class Store:
     Args:
         path: The Lance data set.
         dataset: The same, open.
+        hold: Keeps its files from being deleted.
     """
 
-    def __init__(self, path: Path, dataset: Any) -> None:
+    def __init__(self, path: Path, dataset: Any, hold: Hold | None = None) -> None:
         self.path = path
         self._dataset = dataset
+        self._hold = hold
 
     @classmethod
     def create(cls, path: Path, *, space: Space, storage: Storage) -> Self:
@@ -67,7 +70,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the newest version of a table.
+        """Open the newest version of a table, which is then not deleted by others while this object lives.
 
         Args:
             path: The Lance data set.
@@ -79,7 +82,8 @@ class Store:
             StoreError: It is missing, damaged, or not a table of this library.
         """
         try:
-            store = cls(path, lance.dataset(str(path)))
+            hold = Hold(path)
+            store = cls(path, lance.dataset(str(path)), hold)
         except (OSError, ValueError, KeyError) as error:
             raise StoreError(
                 f"the documents of the index {path.parent} cannot be read ({error}); build it again with --overwrite"
