@@ -15,6 +15,7 @@ from hyperseek import HyperseekError
 from hyperseek.cli import app
 from hyperseek.index import Index
 from hyperseek.models import load
+from hyperseek.plan import Graph, Plan, Rescore
 from hyperseek.records import Document
 
 TEXTS = ["the cat and the dog", "music and song", "road of the city", "star and moon"]
@@ -125,6 +126,18 @@ def test_a_cap_of_memory_is_kept(index: Path) -> None:
     assert [item.name for item in Index.open(index).attachments] == ["hnsw"]
 
 
+def test_a_graph_of_the_original_is_taken_over(index: Path, tmp_path: Path) -> None:
+    path = tmp_path / "graph.jsonl"
+    names = [f"d{number}" for number in range(4)]
+    lines = [{"item_id": name, "neighbors": [other for other in names if other != name]} for name in names]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    update(index, "--import-graph", path)
+    opened = Index.open(index)
+    assert [(item.name, item.kind, item.count) for item in opened.attachments] == [("graph", "graph", 4)]
+    hits = opened.search("music", k=4, plan=Plan(stages=(Graph(n=4), Rescore())))
+    assert [hit.id for hit in hits] == [hit.id for hit in opened.search("music", k=4, engine="exact")]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -132,6 +145,8 @@ def test_a_cap_of_memory_is_kept(index: Path) -> None:
         (["--compact", "--max-gigabytes", "1"], "--max-gigabytes limits the building of an engine"),
         (["--engine", "hsnw"], "unknown kind of engine 'hsnw'; did you mean 'hnsw'"),
         (["--add", "nowhere.jsonl"], "nowhere.jsonl"),
+        (["--import-graph", "nowhere.jsonl"], "there is no file nowhere.jsonl"),
+        (["--import-graph", "nowhere.jsonl", "--graph"], "give one of them"),
     ],
 )
 def test_what_cannot_be_done_is_said(index: Path, arguments: list[str], message: str) -> None:

@@ -21,6 +21,9 @@ def update(
     delete_file: Annotated[Path | None, typer.Option(help="File with an id to delete on each line.")] = None,
     engine: Annotated[str | None, typer.Option(help="Build an engine: auto, scan, hnsw, ivf, lance or qdrant.")] = None,
     graph: Annotated[bool, typer.Option("--graph", help="Build the neighbour graph.")] = False,
+    import_graph: Annotated[
+        Path | None, typer.Option(help="Take over a neighbour graph of the original Hypencoder: JSONL, plain or .gz.")
+    ] = None,
     max_gigabytes: Annotated[float | None, typer.Option(min=0, help="Memory that building an engine may take.")] = None,
     compact: Annotated[bool, typer.Option("--compact", help="Rewrite without deleted and replaced documents.")] = False,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
@@ -31,8 +34,14 @@ def update(
     from hyperseek.data import open_dataset, read_id_list
     from hyperseek.index import Index
 
-    if not any((add, replace, delete, delete_file, engine, graph, compact)):
-        raise InputError("there is nothing to do; give --add, --replace, --delete, --engine, --graph or --compact")
+    if not any((add, replace, delete, delete_file, engine, graph, import_graph, compact)):
+        raise InputError(
+            "there is nothing to do; give --add, --replace, --delete, --engine, --graph, --import-graph or --compact"
+        )
+    if graph and import_graph is not None:
+        raise InputError("--graph builds a graph and --import-graph takes one over; give one of them")
+    if import_graph is not None and not import_graph.is_file():
+        raise InputError(f"there is no file {import_graph}; --import-graph wants the original's graph in JSONL")
     if max_gigabytes is not None and engine is None:
         raise InputError("--max-gigabytes limits the building of an engine; give --engine too")
     # What is wrong with later steps is found out before the first one changes anything.
@@ -50,6 +59,6 @@ def update(
         opened.compact()
     if engine is not None:
         build_engine(opened, engine, max_gigabytes=max_gigabytes)
-    if graph:
-        opened.build_graph()
+    if graph or import_graph is not None:
+        opened.build_graph(source=None if import_graph is None else str(import_graph))
     typer.echo(f"{index}: {len(opened):,} documents", err=True)
