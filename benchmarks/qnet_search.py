@@ -8,8 +8,9 @@ end, copies of them follow, text and all, whose vectors are moved: a third to tw
 document's 10 nearest neighbours, plus noise of norm 0.2, then scaled to norm 1. So copies lie where documents lie, at
 about the distance of near neighbours, and not on top of their originals.
 
-All systems search the same index with the same compiled queries. Times are medians of single queries, in milliseconds;
-"together" is the mean when all queries are searched in one call. Recall is of the exhaustive best 10 and 100.
+Results of other sizes that the output folder holds are kept and drawn, too. All systems search the same index with the
+same compiled queries. Times are medians of single queries, in milliseconds; "together" is the mean when all queries are
+searched in one call. Recall is of the exhaustive best 10 and 100.
 """
 
 from __future__ import annotations
@@ -174,7 +175,8 @@ def main() -> None:
     documents, vectors = gather(arguments.indexes)
     print(f"{len(documents):,} real documents")
     texts = [query.text for query in read_queries(arguments.queries)]
-    results = []
+    earlier = json.loads(file.read_text()) if (file := arguments.output / "results.json").is_file() else []
+    results = [row for row in earlier if row["documents"] not in arguments.sizes]
     for size in arguments.sizes:
         start = time.perf_counter()
         path = arguments.output / f"index-{size}"
@@ -199,11 +201,22 @@ def main() -> None:
             whole = torch.cat([points.vectors for _, points in index.points()]) if size <= arguments.reference else None
             rows = measure(index, scorer, chosen, depth, whole)
             results += [{"documents": size, **row} for row in rows]
-            write_json(arguments.output / "results.json", results)
+            write_json(file, results)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         matrix = size * vectors.shape[1] * 4 / 2**30
         print(f"\npeak memory of the process so far: {peak:.2f} GiB; the vectors alone: {matrix:.2f}")
     plot(arguments.output)
+
+
+STYLES = {
+    "the original's loop": ("tab:red", "v", "the original's loop"),
+    "exhaustive": ("black", "o", "exhaustive"),
+    "graph efficient 1": ("tab:brown", "s", "paper's graph, efficient 1"),
+    "BM25 1000": ("tab:gray", "^", "BM25, 1000 candidates"),
+    "surrogate flat 1000": ("tab:orange", "D", "surrogate, flat, 1000"),
+    "surrogate hnsw 1000": ("tab:blue", "P", "surrogate, HNSW, 1000"),
+    "surrogate hnsw 300": ("tab:cyan", "X", "surrogate, HNSW, 300"),
+}
 
 
 def plot(folder: Path) -> None:
@@ -213,18 +226,20 @@ def plot(folder: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    results = json.loads((folder / "results.json").read_text())
+    results = sorted(json.loads((folder / "results.json").read_text()), key=lambda row: row["documents"])
     depths = sorted({row["depth"] for row in results})
-    figure, axes = plt.subplots(1, len(depths), figsize=(3.6 * len(depths), 3.4), sharey=True, squeeze=False)
+    figure, axes = plt.subplots(1, len(depths), figsize=(2.6 * len(depths), 3.4), sharey=True, squeeze=False)
     for axis, depth in zip(axes[0], depths, strict=True):
-        for system in dict.fromkeys(row["system"] for row in results):
+        for system, (colour, marker, label) in STYLES.items():
             own = [row for row in results if row["depth"] == depth and row["system"] == system]
-            axis.plot([row["documents"] for row in own], [row["ms alone"] for row in own], marker="o", label=system)
+            places, times = [row["documents"] for row in own], [row["ms alone"] for row in own]
+            axis.plot(places, times, color=colour, marker=marker, markersize=4, linewidth=1.2, label=label)
         axis.set(xscale="log", yscale="log", title=f"depth {depth}", xlabel="documents")
+        axis.grid(alpha=0.3)
     axes[0][0].set_ylabel("ms a query")
-    axes[0][-1].legend(fontsize=6)
-    figure.tight_layout()
-    figure.savefig(folder / "growth.png", dpi=150)
+    figure.legend(*axes[0][-1].get_legend_handles_labels(), loc="lower center", ncols=4, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.13, 1, 1))
+    figure.savefig(folder / "growth.png", dpi=110)
 
 
 if __name__ == "__main__":
