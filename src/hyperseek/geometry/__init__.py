@@ -1,5 +1,6 @@
 """Pure tensor functions of the geometries points live in: torch only, no modules, no I/O."""
 
+from hyperseek.geometry._cones import exterior_angle, half_aperture
 from hyperseek.geometry._euclidean import cosine_similarity, inner_product, negative_distance, unit_vectors
 from hyperseek.geometry._hyperbolic import (
     POLAR_EXTRA,
@@ -23,6 +24,8 @@ __all__ = [
     "balanced_queries",
     "ball_centres",
     "cosine_similarity",
+    "exterior_angle",
+    "half_aperture",
     "half_chord",
     "half_chord_own",
     "inner_product",

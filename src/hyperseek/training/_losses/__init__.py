@@ -5,6 +5,7 @@ from hyperseek.training._losses._base import Loss, LossConfig
 from hyperseek.training._losses._batch import NO_DOCUMENT, ScoredBatch
 from hyperseek.training._losses._contrastive import ContrastiveConfig, ContrastiveLoss
 from hyperseek.training._losses._gather import gather_rows
+from hyperseek.training._losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
 from hyperseek.training._losses._kl import KLConfig, KLLoss
 from hyperseek.training._losses._margin_mse import MarginMSEConfig, MarginMSELoss
 from hyperseek.training._losses._objective import LossesConfig, Objective
@@ -16,6 +17,8 @@ __all__ = [
     "AnchorLoss",
     "ContrastiveConfig",
     "ContrastiveLoss",
+    "EntailmentConfig",
+    "EntailmentLoss",
     "KLConfig",
     "KLLoss",
     "Loss",
@@ -26,6 +29,8 @@ __all__ = [
     "Objective",
     "OwnCrossEntropyConfig",
     "OwnCrossEntropyLoss",
+    "RadiusConfig",
+    "RadiusLoss",
     "ScoredBatch",
     "gather_rows",
 ]

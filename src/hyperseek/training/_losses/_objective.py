@@ -14,6 +14,7 @@ from hyperseek.training._losses._anchor import AnchorConfig, AnchorLoss
 from hyperseek.training._losses._base import Loss, LossConfig
 from hyperseek.training._losses._batch import ScoredBatch
 from hyperseek.training._losses._contrastive import ContrastiveConfig, ContrastiveLoss
+from hyperseek.training._losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
 from hyperseek.training._losses._kl import KLConfig, KLLoss
 from hyperseek.training._losses._margin_mse import MarginMSEConfig, MarginMSELoss
 from hyperseek.training._losses._own_cross_entropy import OwnCrossEntropyConfig, OwnCrossEntropyLoss
@@ -28,6 +29,8 @@ class LossesConfig(Config):
         margin_mse: Distillation of score differences.
         kl: Distillation of distributions over own items.
         anchor: The pull towards the scores before training.
+        entailment: The specific one of a query and its positive lies in the cone of the general one.
+        radius: The specific one of a query and its positive lies farther out.
     """
 
     contrastive: ContrastiveConfig | None = None
@@ -35,6 +38,8 @@ class LossesConfig(Config):
     margin_mse: MarginMSEConfig | None = None
     kl: KLConfig | None = None
     anchor: AnchorConfig | None = None
+    entailment: EntailmentConfig | None = None
+    radius: RadiusConfig | None = None
 
     @property
     def chosen(self) -> dict[str, LossConfig]:
@@ -48,6 +53,8 @@ _LOSSES: dict[str, Callable[[Any], Loss]] = {
     "margin_mse": MarginMSELoss,
     "kl": KLLoss,
     "anchor": AnchorLoss,
+    "entailment": EntailmentLoss,
+    "radius": RadiusLoss,
 }
 
 
