@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self
 from hyperseek._errors import InputError, StoreError
 from hyperseek.index._build import build_index, import_vectors
 from hyperseek.index._checks import check_model, open_finished
+from hyperseek.index._chosen import documents_by_id
 from hyperseek.index._maintainer import Maintainer
 from hyperseek.index._searcher import Searcher
 from hyperseek.plan import Ground
@@ -250,6 +251,17 @@ class Index(Searcher, Maintainer):
     def documents(self) -> Iterator[Document]:
         """Stream the stored documents in order."""
         return self._ground.snapshot.store.documents()
+
+    def get(self, ids: Sequence[str]) -> dict[str, Document]:
+        """Return stored documents by id.
+
+        Args:
+            ids: Any number; one may stand twice.
+
+        Returns:
+            The documents, in the order of `ids`; those that are not stored are missing.
+        """
+        return documents_by_id(self._ground.snapshot, ids)
 
     def points(self, *, rows: int = CHUNK) -> Iterator[tuple[list[str], Points]]:
         """Stream ids and points in order.

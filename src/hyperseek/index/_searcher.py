@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from hyperseek._errors import InputError
+from hyperseek.index._chosen import score_chosen
 from hyperseek.index._queries import scorer_groups
 from hyperseek.index._searching import AUTO, Explanation, Request, find, hits_of
 from hyperseek.index._tune import Tuning, tune
@@ -178,6 +179,27 @@ class Searcher(ABC):
         )
         found = self._hits(request, texts=False)
         return {name: {hit.id: hit.score for hit in hits} for name, hits in zip(texts, found, strict=True)}
+
+    def score(self, queries: Sequence[str] | Scorer, ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Score documents of the caller's choice exactly, each by the query it is listed for.
+
+        Args:
+            queries: Many texts, or queries that are compiled already.
+            ids: For each query the ids of its documents; any number, none included.
+
+        Returns:
+            For each query its documents' scores, in the order of the ids; higher is better.
+
+        Raises:
+            InputError: The number of lists is not that of queries, an id is not stored, or a scorer does not fit.
+            StoreError: The index names no model and none was given.
+        """
+        if isinstance(queries, str):
+            raise InputError("queries must be a sequence of strings; for one query give a list of one")
+        if len(queries) != len(ids):
+            raise InputError(f"there are {len(queries)} queries and {len(ids)} lists of ids; give one each")
+        scorers = [queries] if isinstance(queries, Scorer) else self._groups(queries)
+        return score_chosen(self._ground, scorers, ids)
 
     def tune(
         self,

@@ -125,7 +125,7 @@ def find(
     told: Explanation | None = None
     with progress("searching", len(request.queries), unit="queries") as bar:
         for scorer in scorers:
-            _check_scorer(ground, scorer)
+            check_scorer(ground, scorer)
             if told is None:
                 plan, reason = choose_plan(ground, scorer, request, k)
                 told = Explanation(plan, reason, len(ground.snapshot))
@@ -197,7 +197,8 @@ def hits_of(ground: Ground, found: Iterable[Candidates], *, texts: bool) -> Iter
         yield from collect_hits(ground.snapshot.store, ground.snapshot.ids, part.scores, part.rows, texts=texts)
 
 
-def _check_scorer(ground: Ground, scorer: Scorer) -> None:
+def check_scorer(ground: Ground, scorer: Scorer) -> None:
+    """Raise InputError where a scorer is for points of another width than the index has."""
     space = ground.snapshot.space
     if scorer.space.width != space.width:
         raise InputError(
