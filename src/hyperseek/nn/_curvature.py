@@ -1,0 +1,60 @@
+"""A curvature that is trained, kept in bounds, and shared by everything that is handed this module."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from hyperseek._errors import InputError
+
+
+class Curvature(nn.Module):
+    """R² of a hyperboloid <x, x> = -R², as a number to train or to keep.
+
+    What is trained is log R². In training its value is put back into the bounds before it is read; outside it is read
+    as it is.
+
+    Args:
+        radius_squared: Where it starts.
+        trainable: Whether it is a parameter; else it is a buffer, saved and loaded alike.
+        least: Lower bound, positive.
+        most: Upper bound.
+
+    Raises:
+        InputError: The numbers are not in order.
+    """
+
+    log_radius_squared: Tensor
+
+    def __init__(
+        self, radius_squared: float = 1.0, *, trainable: bool = False, least: float = 0.1, most: float = 10.0
+    ) -> None:
+        super().__init__()
+        if not 0 < least <= radius_squared <= most < math.inf:
+            raise InputError(f"radius_squared must lie in [{least}, {most}], its positive bounds, not {radius_squared}")
+        self.bounds = (least, most)
+        value = torch.tensor(math.log(radius_squared))
+        if trainable:
+            self.log_radius_squared = nn.Parameter(value)
+        else:
+            self.register_buffer("log_radius_squared", value)
+
+    @property
+    def trainable(self) -> bool:
+        """Whether it is a parameter."""
+        return isinstance(self.log_radius_squared, nn.Parameter)
+
+    def forward(self) -> Tensor:
+        """Return R², 0-dim, float32 or float64; differentiable where it is trained."""
+        if self.training and self.trainable:
+            # Behind autograd's back, as an optimiser does: the graph is made from the value that was put back.
+            self.log_radius_squared.data.clamp_(*map(math.log, self.bounds))
+        return self.log_radius_squared.exp()
+
+    @property
+    def radius_squared(self) -> float:
+        """R² as a plain number."""
+        least, most = self.bounds
+        return min(max(float(self.log_radius_squared.detach().exp()), least), most)

@@ -1,0 +1,149 @@
+"""From a trunk's states to tangent vectors at the origin of a hyperbolic space, ready to be lifted into it.
+
+The lift of "HypRAG" (arXiv 2602.07739), HyTE-H: de-layer-norm, projection, norm scaling, norm clip. The radius head is
+our own option: trunks end with a layer norm, after which all states are about equally long, and so would be the
+distances from the origin that a hierarchy needs.
+
+Shapes: `m` trunk width, `d` dimension of the space.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from hyperseek._errors import InputError, UnknownNameError
+
+Projection = Literal["linear", "mlp"]
+Start = Literal["orthogonal", "normal"]
+Radius = Literal["projection", "head"]
+_MLP_LAYERS = 3
+
+
+class DeLayerNorm(nn.Module):
+    """Give states that a layer norm made equally long a length of their own: normalised, times 1 + a linear map.
+
+    Args:
+        size: Trunk width.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.layer_norm = nn.LayerNorm(size)
+        self.learnable_norm_scaler = nn.Linear(size, 1, bias=False)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return `(..., m)`."""
+        scaled: Tensor = self.layer_norm(states) * (1 + self.learnable_norm_scaler(states))
+        return scaled
+
+
+class TangentProjection(nn.Module):
+    """Map states to tangent vectors whose norm is at most `norm_clip`: their distance from the origin once lifted.
+
+    Args:
+        size: Trunk width `m`.
+        dimension: Of the space, `d`.
+        projection: `"linear"`, or `"mlp"`: three layers with GELU, as wide as the trunk.
+        start: What linear maps start from: `"orthogonal"` keeps angles where `d = m` (and nearly so below), so that a
+            new model of equally long vectors ranks as its trunk does; `"normal"` draws with deviation 0.02.
+        norm_scale: Factor of projected vectors; None takes 1 / sqrt(d).
+        trainable_norm_scale: Whether the factor is trained; it is kept below 1, or below its start where that is more.
+        norm_clip: Longest tangent vector, positive.
+        de_layer_norm: Whether states go through `DeLayerNorm` first.
+        radius: `"projection"` takes the norm of the projected vector, `"head"` predicts it from the state.
+        radius_start: What a new radius head predicts, positive; at most `norm_clip`.
+        seed: Seed of the draw; the global random state is left alone.
+
+    Raises:
+        InputError: A number is out of range.
+        UnknownNameError: There is no such projection, start or radius.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        dimension: int,
+        *,
+        projection: Projection = "linear",
+        start: Start = "orthogonal",
+        norm_scale: float | None = None,
+        trainable_norm_scale: bool = False,
+        norm_clip: float = 10.0,
+        de_layer_norm: bool = False,
+        radius: Radius = "projection",
+        radius_start: float = 1.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        _check("projection", projection, ("linear", "mlp"))
+        _check("start", start, ("orthogonal", "normal"))
+        _check("radius", radius, ("projection", "head"))
+        if not 0 < radius_start <= norm_clip < math.inf:
+            raise InputError(f"radius_start must lie in (0, {norm_clip}], the norm clip, not {radius_start}")
+        scale = dimension**-0.5 if norm_scale is None else norm_scale
+        self.norm_clip = norm_clip
+        self.largest_scale = max(1.0, scale)
+        self.clipped: Tensor | None = None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.delayer_norm = DeLayerNorm(size) if de_layer_norm else nn.Identity()
+            self.projection = _projection(size, dimension, projection, start)
+            self.radius_head = nn.Linear(size, 1) if radius == "head" else None
+        if self.radius_head is not None:
+            nn.init.zeros_(self.radius_head.weight)
+            nn.init.constant_(self.radius_head.bias, math.log(math.expm1(radius_start)))
+        self.norm_scaler = nn.Parameter(torch.tensor(scale), requires_grad=trainable_norm_scale)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Project states.
+
+        Args:
+            states: `(..., m)`.
+
+        Returns:
+            `(..., d)` tangent vectors in the module's own precision. `clipped` then says which of them, `(...,)`, were
+            too long before.
+        """
+        states = states.to(self.norm_scaler.dtype)
+        vectors: Tensor = self.projection(self.delayer_norm(states))
+        if self.radius_head is None:
+            if self.training and self.norm_scaler.requires_grad:
+                self.norm_scaler.data.clamp_(max=self.largest_scale)
+            vectors = vectors * self.norm_scaler
+        else:
+            radius = nn.functional.softplus(self.radius_head(states))
+            vectors = nn.functional.normalize(vectors, dim=-1) * radius
+        norms = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+        self.clipped = (norms[..., 0] > self.norm_clip).detach()
+        clipped: Tensor = vectors * (self.norm_clip / norms.clamp_min(self.norm_clip))
+        return clipped
+
+
+def _projection(size: int, dimension: int, kind: Projection, start: Start) -> nn.Module:
+    if kind == "linear":
+        layer = nn.Linear(size, dimension)
+        _initialise(layer, start)
+        return layer
+    layers: list[nn.Module] = []
+    for number in range(_MLP_LAYERS):
+        layer = nn.Linear(size, dimension if number == _MLP_LAYERS - 1 else size)
+        _initialise(layer, start)
+        layers += [layer, nn.GELU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def _initialise(layer: nn.Linear, start: Start) -> None:
+    nn.init.zeros_(layer.bias)
+    if start == "orthogonal":
+        nn.init.orthogonal_(layer.weight)
+    else:
+        nn.init.normal_(layer.weight, std=0.02)
+
+
+def _check(what: str, given: str, known: tuple[str, ...]) -> None:
+    if given not in known:
+        raise UnknownNameError(what, given, known)
