@@ -6,18 +6,22 @@ import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from sentence_transformers import SentenceTransformerTrainingArguments
+from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
 
-from hyperseek.training._recipe import TrainConfig
+from hyperseek._errors import ConfigError
+from hyperseek.training._loop_config import LoopConfig
 
 _ENDLESS = 10**9
+_Arguments = TypeVar("_Arguments", bound=TrainingArguments)
 
 
 def training_arguments(
-    config: TrainConfig,
+    config: LoopConfig,
     folder: Path,
     *,
     batches: int,
@@ -30,46 +34,85 @@ def training_arguments(
     Args:
         config: Ours.
         folder: For checkpoints.
-        batches: Of an epoch.
+        batches: Of an epoch, over all processes.
         device: Where the model is.
         report_to: Trackers.
         run_name: The run's name for them.
 
     Returns:
         The arguments.
+
+    Raises:
+        ConfigError: The device cannot compute in the precision asked for.
     """
+    values = loop_arguments(config, folder, batches=batches, device=device, report_to=report_to, run_name=run_name)
+    return one_gpu_a_process(SentenceTransformerTrainingArguments(**values))
+
+
+def loop_arguments(
+    config: LoopConfig,
+    folder: Path,
+    *,
+    batches: int,
+    device: torch.device,
+    report_to: list[str],
+    run_name: str,
+) -> dict[str, Any]:
+    """Return what every kind of training tells the underlying trainer; arguments as of `training_arguments`."""
     on_gpu = device.type == "cuda"
-    steps_of_epoch = max(1, batches // config.gradient_accumulation)
+    if config.precision == "float16" and not on_gpu:
+        raise ConfigError(f"train.precision: float16 needs a GPU, and the device is {device}; use bfloat16 or float32")
+    steps_of_epoch = max(1, batches // int(os.environ.get("WORLD_SIZE", "1")) // config.gradient_accumulation)
     limits = [config.max_steps, None if config.epochs is None else config.epochs * steps_of_epoch]
-    # Where neither is given the clock ends the run.
-    max_steps = min((limit for limit in limits if limit is not None), default=_ENDLESS)
-    arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
-        per_device_train_batch_size=config.batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation,
-        max_steps=max_steps,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        max_grad_norm=config.max_grad_norm,
-        bf16=config.precision == "bfloat16",
-        tf32=True if config.tf32 and on_gpu else None,
-        seed=config.seed,
-        save_strategy="no" if config.save_every is None else "steps",
-        save_steps=config.save_every or 500,
-        save_total_limit=2,
-        logging_steps=config.log_every,
-        report_to=report_to,
-        run_name=run_name,
-        disable_tqdm=True,
-        dataloader_num_workers=config.workers,
-        dataloader_pin_memory=on_gpu,
-        dataloader_drop_last=True,
-        remove_unused_columns=False,
-        use_cpu=device.type == "cpu",
-    )
-    # Several GPUs are used by several processes; the trainer would otherwise replicate the model in one.
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        # Where neither is given the clock ends the run.
+        "max_steps": min((limit for limit in limits if limit is not None), default=_ENDLESS),
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": config.precision == "bfloat16",
+        "fp16": config.precision == "float16",
+        "tf32": True if config.tf32 and on_gpu else None,
+        "seed": config.seed,
+        "save_strategy": "no" if config.save_every is None else "steps",
+        "save_steps": config.save_every or 500,
+        "save_total_limit": 2,
+        "logging_steps": config.log_every,
+        "report_to": report_to,
+        "run_name": run_name,
+        "disable_tqdm": True,
+        "dataloader_num_workers": config.workers,
+        "dataloader_pin_memory": on_gpu,
+        "dataloader_drop_last": True,
+        "remove_unused_columns": False,
+        "use_cpu": device.type == "cpu",
+    }
+
+
+def one_gpu_a_process(arguments: _Arguments) -> _Arguments:
+    """Keep the trainer from replicating the model over all GPUs in one process: several are used by several."""
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
+
+
+def device_of_process(chosen: str | None) -> str | None:
+    """Return the device for this process: of several on one machine each takes a GPU of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is not None and chosen in (None, "cuda") and torch.cuda.is_available():
+        return f"cuda:{rank}"
+    return chosen
+
+
+def board(chosen: tuple[str, ...], folder: Path) -> list[TrainerCallback]:
+    """Return what writes to TensorBoard: nothing unless it was chosen, and one process writes for all."""
+    if "tensorboard" not in chosen or os.environ.get("RANK", "0") != "0":
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+
+    return [TensorBoardCallback(SummaryWriter(str(folder)))]  # type: ignore[no-untyped-call]
 
 
 def trackers(chosen: tuple[str, ...] | Literal["auto"]) -> tuple[str, ...]:

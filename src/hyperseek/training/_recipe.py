@@ -17,6 +17,7 @@ from hyperseek._config import Config, apply_overrides, read_yaml
 from hyperseek._errors import ConfigError, UnknownNameError
 from hyperseek.data import PrepareOptions
 from hyperseek.models import ModelConfig
+from hyperseek.training._loop_config import LoopConfig
 from hyperseek.training._losses import LossesConfig
 
 
@@ -109,8 +110,8 @@ class CacheConfig(Config):
         return Path(os.path.expandvars(chosen)).expanduser()
 
 
-class TrainConfig(Config):
-    """How training goes.
+class TrainConfig(LoopConfig):
+    """How training goes: what of the model is trained, and the loop (see `LoopConfig`).
 
     Attributes:
         trunk: `frozen` trains what is behind the trunk alone, `full` everything, `last_layers` the trunk's last
@@ -119,26 +120,9 @@ class TrainConfig(Config):
             model then needs a trunk of its own for documents (`model.document_trunk`).
         last_layers: How many, for `trunk: last_layers`.
         lora: The adapters, for `trunk: lora`.
-        epochs: Stop after so many passes.
-        max_steps: Stop after so many optimiser steps.
-        max_seconds: Stop after so much time in training steps (not in caching or validation).
-        clock: What `max_seconds` counts: `wall` time, or `cpu` time of this process over all its threads.
-        batch_size: Queries of a batch, for each process.
-        gradient_accumulation: Batches of an optimiser step; in-batch negatives do not cross them.
         mini_batch: Texts that go through the model at once; None means all of a batch. Smaller ones bound memory
-            and change no gradient, at the price of a second forward pass.
-        learning_rate: Highest learning rate.
-        weight_decay: Of AdamW.
-        schedule: What follows the warm-up: a constant rate, or a linear or cosine fall to zero at the end.
-        warmup: Steps of linear warm-up if 1 or more, a share of the run if below 1.
-        max_grad_norm: Gradients are clipped to this norm; 0 for never.
-        precision: `bfloat16` for mixed precision; weights and scores stay float32.
-        tf32: Whether a GPU may round matrix products to tf32.
-        seed: Decides order, draws and dropout.
-        save_every: Steps between checkpoints; None for none.
-        log_every: Steps between log lines.
-        workers: Processes that prepare batches; 0 prepares them in the training process.
-        device: `cpu`, `cuda`; None takes a GPU if there is one.
+            and change no gradient, at the price of a second forward pass. (In-batch negatives do not cross the
+            batches of `gradient_accumulation`.)
         cache: Of frozen modules.
     """
 
@@ -146,32 +130,8 @@ class TrainConfig(Config):
     sides: Literal["both", "query"] = "both"
     last_layers: int = Field(default=1, ge=1)
     lora: LoraConfig = LoraConfig()
-    epochs: int | None = Field(default=None, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    max_seconds: float | None = Field(default=None, gt=0)
-    clock: Literal["wall", "cpu"] = "wall"
-    batch_size: int = Field(default=64, ge=1)
-    gradient_accumulation: int = Field(default=1, ge=1)
     mini_batch: int | None = Field(default=None, ge=1)
-    learning_rate: float = Field(default=1e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
-    warmup: float = Field(default=0.05, ge=0)
-    max_grad_norm: float = Field(default=1.0, ge=0)
-    precision: Literal["float32", "bfloat16"] = "float32"
-    tf32: bool = False
-    seed: int = Field(default=0, ge=0)
-    save_every: int | None = Field(default=500, ge=1)
-    log_every: int = Field(default=10, ge=1)
-    workers: int = Field(default=0, ge=0)
-    device: str | None = None
     cache: CacheConfig = CacheConfig()
-
-    @model_validator(mode="after")
-    def _check_end(self) -> Self:
-        if self.epochs is None and self.max_steps is None and self.max_seconds is None:
-            raise ValueError("one of epochs, max_steps and max_seconds is needed, or training never ends")
-        return self
 
 
 class DevSetConfig(Config):
@@ -268,8 +228,12 @@ def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         ConfigError: A file, a base or an override is not valid; the message names the closest known key.
         UnknownNameError: There is neither a file nor a recipe of that name.
     """
-    location = find_recipe(path)
-    return Recipe.from_mapping(apply_overrides(_with_bases(location), overrides), source=str(path))
+    return Recipe.from_mapping(recipe_values(path, overrides), source=str(path))
+
+
+def recipe_values(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the plain values of a recipe of any kind, its bases and the overrides applied, not yet validated."""
+    return apply_overrides(_with_bases(find_recipe(path)), overrides)
 
 
 def find_recipe(path: str | os.PathLike[str]) -> Path:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import platform
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +18,18 @@ from hyperseek._errors import ConfigError
 from hyperseek._files import atomic_write, read_json, write_json
 from hyperseek._versions import installed_versions
 from hyperseek.training._callbacks import Validated
-from hyperseek.training._recipe import Recipe, TrainConfig
 from hyperseek.training._sources import Trained
 
 RECORD = "run.json"
+CHECKPOINTS = "checkpoints"
+LOGS = "logs"
 _DOCUMENTS = "training_documents"
 _PACKAGES = ("hyperseek", "torch", "transformers", "sentence-transformers", "accelerate", "peft", "numpy")
 # These say where and how long a run goes on; a run that is resumed may change them.
 _MAY_CHANGE = ("epochs", "max_steps", "max_seconds", "save_every", "log_every", "workers", "device", "cache")
+
+
+logger = logging.getLogger(__name__)
 
 
 class RunRecord(Config):
@@ -85,9 +91,44 @@ def read_record(folder: Path) -> RunRecord | None:
     return RunRecord.from_mapping(read_json(folder / RECORD), source=str(folder / RECORD))
 
 
-def check_same(record: RunRecord, recipe: Recipe, folder: Path) -> None:
+def run_folder(place: str | os.PathLike[str] | None) -> Path:
+    """Return a run's folder, variables filled in; ConfigError if there is none."""
+    if place is None:
+        raise ConfigError("no place for the results; give --output DIR or set output.folder")
+    return Path(os.path.expandvars(os.fspath(place))).expanduser()
+
+
+def earlier_run(recipe: Config, folder: Path, *, resume: bool) -> RunRecord | None:
+    """Look for an earlier run of a recipe.
+
+    Args:
+        recipe: What is to be run, with a section `train` and perhaps one `output`.
+        folder: Of the run.
+        resume: Whether to go on with it; otherwise what it would be resumed from is deleted (its model is
+            overwritten at the end).
+
+    Returns:
+        Its record, or None where everything begins anew.
+
+    Raises:
+        ConfigError: The folder holds a run of another recipe.
+    """
+    if not resume:
+        for name in (CHECKPOINTS, LOGS):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / RECORD).unlink(missing_ok=True)
+        return None
+    earlier = read_record(folder)
+    if earlier is not None:
+        check_same(earlier, recipe, folder)
+        if earlier.status == "finished":
+            logger.info("%s is finished; pass --no-resume to train anew", folder)
+    return earlier
+
+
+def check_same(record: RunRecord, recipe: Config, folder: Path) -> None:
     """Raise ConfigError unless an earlier run's recipe is this one, apart from limits, logging and places."""
-    ours, theirs = _essential(recipe), _essential(Recipe.from_mapping(record.recipe, source=str(folder / RECORD)))
+    ours, theirs = _essential(recipe), _essential(type(recipe).from_mapping(record.recipe, source=str(folder / RECORD)))
     differing = [name for name, value in ours.items() if value != theirs[name]]
     if differing:
         raise ConfigError(
@@ -147,7 +188,9 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def _essential(recipe: Recipe) -> dict[str, Any]:
-    train = {name: getattr(recipe.train, name) for name in TrainConfig.model_fields if name not in _MAY_CHANGE}
-    sections = {name: getattr(recipe, name) for name in ("model", "data", "losses", "validation")}
-    return {**sections, **{f"train.{name}": value for name, value in train.items()}}
+def _essential(recipe: Config) -> dict[str, Any]:
+    """What makes two runs the same: all but the section `output`, and of `train` all but what may change."""
+    values = {name: getattr(recipe, name) for name in type(recipe).model_fields if name != "output"}
+    train = values.pop("train")
+    kept = {f"train.{name}": getattr(train, name) for name in type(train).model_fields if name not in _MAY_CHANGE}
+    return {**values, **kept}

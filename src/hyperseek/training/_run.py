@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,43 +11,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import PartialState
 from torch import Tensor
-from transformers import TrainerCallback, set_seed
-from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers import set_seed
 
 from hyperseek._errors import ConfigError
 from hyperseek._progress import progress
 from hyperseek.models import Retriever, build
 from hyperseek.models._retriever import Side
-from hyperseek.training._arguments import trackers, training_arguments
+from hyperseek.training._arguments import board, device_of_process, trackers, training_arguments
 from hyperseek.training._cache import FeatureCache
 from hyperseek.training._callbacks import KeepBest, ShowProgress
 from hyperseek.training._clock import Clock
 from hyperseek.training._collate import Collator, SideFeatures
 from hyperseek.training._freezing import choose_trainable, merge_adapters
 from hyperseek.training._interpolation import Interpolation, choose_share
+from hyperseek.training._loop import last_checkpoint
 from hyperseek.training._losses import Objective
 from hyperseek.training._recipe import CacheConfig, Recipe
 from hyperseek.training._record import (
+    CHECKPOINTS,
+    LOGS,
     RunRecord,
-    check_same,
+    earlier_run,
     hardware,
-    read_record,
+    run_folder,
     versions,
     write_training_data,
 )
 from hyperseek.training._routes import SIDES, base_stop, frozen_prefix, reads_tokens
 from hyperseek.training._sources import data_fingerprint, read_dev_set, read_sources
 from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._trainer import RetrieverTrainer, last_checkpoint
+from hyperseek.training._trainer import RetrieverTrainer
 from hyperseek.training._training_set import EpochBatches, TrainingSet
 from hyperseek.training._validation import Validator
 
-_CHECKPOINTS = "checkpoints"
 _BEST = "best.safetensors"
-_LOGS = "logs"
 
 logger = logging.getLogger(__name__)
 
@@ -73,18 +71,10 @@ def train(recipe: Recipe, *, output: str | os.PathLike[str] | None = None, resum
         DataError: A source cannot be read.
         ModelError: The trunk cannot be loaded.
     """
-    place = output or recipe.output.folder
-    if place is None:
-        raise ConfigError("no place for the results; give --output DIR or set output.folder")
-    folder = Path(os.path.expandvars(os.fspath(place))).expanduser()
-    earlier = read_record(folder)
-    if earlier is not None and resume:
-        check_same(earlier, recipe, folder)
-        if earlier.status == "finished":
-            logger.info("%s is finished; pass --no-resume to train anew", folder)
-            return earlier
-    elif not resume:
-        _forget(folder)
+    folder = run_folder(output or recipe.output.folder)
+    earlier = earlier_run(recipe, folder, resume=resume)
+    if earlier is not None and earlier.status == "finished":
+        return earlier
     return _Run(recipe, folder).carry_out()
 
 
@@ -103,7 +93,7 @@ class _Run:
             PartialState(cpu=config.device == "cpu")
         set_seed(config.seed)
         with self._timed("reading"):
-            retriever = build(recipe.model, device=_device(config.device))
+            retriever = build(recipe.model, device=device_of_process(config.device))
             training_set, trained_on = read_sources(recipe.data, seed=config.seed)
             dev_sets = {
                 name: read_dev_set(dev_set, seed=config.seed) for name, dev_set in recipe.validation.sets.items()
@@ -189,7 +179,7 @@ class _Run:
         chosen = trackers(self.recipe.output.report_to)
         arguments = training_arguments(
             config,
-            self.folder / _CHECKPOINTS,
+            self.folder / CHECKPOINTS,
             batches=len(batches),
             device=retriever.device,
             report_to=["wandb"] if "wandb" in chosen else [],
@@ -199,7 +189,7 @@ class _Run:
         keeper = None
         if validator is not None:
             keeper = KeepBest(
-                self.recipe.validation, validator, clock, self.folder / _CHECKPOINTS / _BEST, module.trainable_state
+                self.recipe.validation, validator, clock, self.folder / CHECKPOINTS / _BEST, module.trainable_state
             )
         return RetrieverTrainer(
             module,
@@ -210,16 +200,11 @@ class _Run:
             config=config,
             clock=clock,
             keeper=keeper,
-            callbacks=self._board() if "tensorboard" in chosen and os.environ.get("RANK", "0") == "0" else [],
+            callbacks=board(chosen, self.folder / LOGS),
         )
 
-    def _board(self) -> list[TrainerCallback]:
-        from torch.utils.tensorboard import SummaryWriter
-
-        return [TensorBoardCallback(SummaryWriter(str(self.folder / _LOGS)))]  # type: ignore[no-untyped-call]
-
     def _train(self, trainer: RetrieverTrainer) -> int:
-        checkpoint = last_checkpoint(self.folder / _CHECKPOINTS)
+        checkpoint = last_checkpoint(self.folder / CHECKPOINTS)
         done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
         total = None if self.recipe.train.max_seconds is not None else trainer.args.max_steps
         with progress("training", total, unit="steps", done=done) as bar:
@@ -303,17 +288,3 @@ def _cache(config: CacheConfig, retriever: Retriever, side: Side, stop: int, *, 
         storage=config.storage,
         dtype=config.dtype,
     )
-
-
-def _device(chosen: str | None) -> str | None:
-    rank = os.environ.get("LOCAL_RANK")
-    if rank is not None and chosen in (None, "cuda") and torch.cuda.is_available():
-        return f"cuda:{rank}"
-    return chosen
-
-
-def _forget(folder: Path) -> None:
-    """Delete what an earlier run would be resumed from; its model is overwritten at the end."""
-    for name in (_CHECKPOINTS, _LOGS):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    (folder / "run.json").unlink(missing_ok=True)

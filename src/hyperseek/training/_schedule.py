@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-from hyperseek.training._recipe import TrainConfig
+from hyperseek.training._loop_config import LoopConfig
 
 
-def learning_rate_factor(config: TrainConfig, *, step: int, progress: float) -> float:
+def learning_rate_factor(config: LoopConfig, *, step: int, progress: float) -> float:
     """Return what the highest learning rate is multiplied by.
 
     Args:

@@ -1,0 +1,128 @@
+"""What our trainers share: batches that know their epoch, the schedule, the time limit, and an exact way to go on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any, Protocol
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import BatchSampler, DataLoader
+from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hyperseek.training._clock import Clock
+from hyperseek.training._loop_config import LoopConfig
+from hyperseek.training._schedule import learning_rate_factor
+
+logger = logging.getLogger(__name__)
+
+
+class Loop(Trainer):
+    """The part of a trainer that does not depend on what is trained; set the attributes before its constructor runs.
+
+    Attributes:
+        config: Schedule and limits.
+        clock: Counts training time.
+        batches: Which examples make a batch; the epoch they are drawn for is set by `EpochOfBatches`.
+    """
+
+    config: LoopConfig
+    clock: Clock
+    batches: BatchSampler
+    state: TrainerState
+
+    def run(self, checkpoint: Path | None = None) -> TrainerState:
+        """Train, from the beginning or from a checkpoint.
+
+        Args:
+            checkpoint: What to go on from, or None.
+
+        Returns:
+            The state at the end: steps done, log.
+        """
+        if checkpoint is not None:
+            state: TrainerState = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            if state.global_step >= self.args.max_steps:
+                # The underlying trainer would take one step more.
+                self.state = state
+                self._load_from_checkpoint(str(checkpoint))
+                self.callback_handler.on_train_end(self.args, self.state, self.control)
+                return self.state
+        self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        return self.state
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Return the loader of our batches, shared out between processes."""
+        # Filling up the last round with repeated batches would count their examples twice.
+        self.accelerator.even_batches = False
+        loader: DataLoader[Any] = DataLoader(
+            self.train_dataset,  # type: ignore[arg-type]
+            batch_sampler=self.batches,
+            collate_fn=self.data_collator,
+            num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_num_workers > 0,
+        )
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
+        """Make the schedule; where time is limited, the share of it that is used counts if it is the larger one."""
+        if self.lr_scheduler is None:
+
+            def factor(step: int) -> float:
+                progress = step / max(1, num_training_steps)
+                if self.config.max_seconds is not None:
+                    progress = max(progress, self.clock.seconds / self.config.max_seconds)
+                return learning_rate_factor(self.config, step=step, progress=min(1.0, progress))
+
+            chosen = self.optimizer if optimizer is None else optimizer
+            assert chosen is not None  # the trainer makes the optimiser first
+            self.lr_scheduler = LambdaLR(chosen, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+
+class _Epochs(Protocol):
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class EpochOfBatches(TrainerCallback):
+    """Tells batches their epoch; the trainer tells wrapped samplers in some of its paths only, not when it resumes.
+
+    Args:
+        batches: Has `set_epoch`.
+    """
+
+    def __init__(self, batches: _Epochs) -> None:
+        self.batches = batches
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Set the epoch."""
+        self.batches.set_epoch(int(state.epoch or 0))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest complete checkpoint, and delete those that a kill left incomplete.
+
+    Args:
+        folder: Where checkpoints are.
+
+    Returns:
+        Its path, or None if there is none.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    for path in found:
+        try:
+            # The trainer writes this file last.
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError):
+            logger.info("deleting the incomplete checkpoint %s", path)
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            return path
+    return None
