@@ -200,6 +200,12 @@ class LorentzHead(Module):
         queries = self.space.canonical(flip_time(rows) / one)
         return LinearScorer(self.space, queries, factor=factor if factor.requires_grad else None)
 
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Return what a training run should log: R², and which share of the last vectors the norm clip shortened."""
+        values = {"radius_squared": self.curvature().detach()} if self.curved else {}
+        clipped = self.tangent.clipped
+        return values if clipped is None else {**values, "clipped": clipped.float().mean()}
+
     def _one(self) -> Tensor:
         """Return 1, with the gradient of R / R's present value: a space is plain numbers, which have none."""
         radius: Tensor = self.curvature().sqrt()

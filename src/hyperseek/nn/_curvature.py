@@ -13,8 +13,8 @@ from hyperseek._errors import InputError
 class Curvature(nn.Module):
     """R² of a hyperboloid <x, x> = -R², as a number to train or to keep.
 
-    What is trained is log R². In training its value is put back into the bounds before it is read; outside it is read
-    as it is.
+    What is trained is log R². In training its value is put back into the bounds before it is read, so that it never
+    goes far beyond them and can always come back.
 
     Args:
         radius_squared: Where it starts.
@@ -51,10 +51,10 @@ class Curvature(nn.Module):
         if self.training and self.trainable:
             # Behind autograd's back, as an optimiser does: the graph is made from the value that was put back.
             self.log_radius_squared.data.clamp_(*map(math.log, self.bounds))
-        return self.log_radius_squared.exp()
+            return self.log_radius_squared.exp()
+        return self.log_radius_squared.clamp(*map(math.log, self.bounds)).exp()
 
     @property
     def radius_squared(self) -> float:
         """R² as a plain number."""
-        least, most = self.bounds
-        return min(max(float(self.log_radius_squared.detach().exp()), least), most)
+        return float(self.log_radius_squared.detach().clamp(*map(math.log, self.bounds)).exp())

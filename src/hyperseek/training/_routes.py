@@ -11,6 +11,7 @@ from torch import nn
 from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
 from hyperseek.models import Retriever
 from hyperseek.models._retriever import Side
+from hyperseek.scoring import Space
 
 SIDES: tuple[Side, Side] = ("query", "document")
 
@@ -37,6 +38,11 @@ def base_stop(modules: Sequence[nn.Module]) -> int:
         if hasattr(module, "scorer"):
             return position
     return len(modules)
+
+
+def base_space_of(retriever: Retriever) -> Space:
+    """Return the geometry of the vectors that a model's head starts from: its own, if the head does not say."""
+    return getattr(retriever.route("query")[-1], "base_space", retriever.space)
 
 
 def prefix_fingerprint(retriever: Retriever, side: Side, stop: int) -> str:

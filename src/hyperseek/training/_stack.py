@@ -15,7 +15,9 @@ from hyperseek.models import Retriever
 from hyperseek.models._retriever import Side
 from hyperseek.scoring import LinearScorer, Points, Scorer
 from hyperseek.training._collate import Batch
+from hyperseek.training._diagnostics import diagnose
 from hyperseek.training._losses import Objective, ScoredBatch
+from hyperseek.training._routes import base_space_of
 
 
 class TrainedStack(SentenceTransformer):
@@ -91,14 +93,14 @@ class TrainingModule(nn.Module):
         self.objective = objective
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the total loss and its parts.
+        """Compute the total loss, its parts, and what else is worth a look.
 
         Args:
             model: The model as wrapped for this run: itself, or a data-parallel wrapper around it.
             batch: From the collator, on the model's device.
 
         Returns:
-            As `Objective.__call__`.
+            As `Objective.__call__`, with `diagnose`'s numbers among the parts.
         """
         retriever = self.model.retriever
         query_rows, document_rows = model(batch["query"], batch["document"])
@@ -107,6 +109,7 @@ class TrainingModule(nn.Module):
             scorer = retriever.scorer({"sentence_embedding": query_rows})
             points = retriever.points({"sentence_embedding": document_rows})
             total, parts = self.objective(_scored(retriever, scorer, points, batch))
+            parts |= diagnose(retriever, scorer, points)
         return total, parts
 
     def trainable_state(self) -> dict[str, Tensor]:
@@ -125,6 +128,7 @@ class TrainingModule(nn.Module):
 
 def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) -> ScoredBatch:
     base_query, base_document = batch["base_query"], batch["base_document"]
+    base_space = base_space_of(retriever)
     return ScoredBatch(
         scorer=scorer,
         points=points,
@@ -132,8 +136,8 @@ def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) 
         items=batch["items"],
         known=batch["known"],
         labels=batch["scores"],
-        base_scorer=None if base_query is None else LinearScorer(retriever.space, base_query),
-        base_points=None if base_document is None else Points(retriever.space.canonical(base_document)),
+        base_scorer=None if base_query is None else LinearScorer(base_space, base_query),
+        base_points=None if base_document is None else Points(base_space.canonical(base_document)),
     )
 
 

@@ -19,9 +19,11 @@ from hyperseek.scoring import Points, Scorer
 from hyperseek.training._ranking import cut_off, measure
 
 if TYPE_CHECKING:
+    from hyperseek.training._cache import FeatureCache
     from hyperseek.training._collate import SideFeatures
 
 _QUERIES_AT_ONCE = 32
+_DOCUMENTS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,8 +171,16 @@ class Validator:
         modules = self._retriever.route("document")
         if cache is not None and cache.stop == len(modules):
             points = Points(cache.vectors(dev_set.documents))
+        elif cache is not None:
+            points = Points.concatenate(list(self._through_the_rest(cache, dev_set.documents)))
         else:
             points = self._retriever.encode_documents(dev_set.documents, dtype=self._encode_dtype)
         if not any(parameter.requires_grad for module in modules for parameter in module.parameters()):
             self._points[name] = points
         return points
+
+    def _through_the_rest(self, cache: FeatureCache, documents: Sequence[str]) -> Iterator[Points]:
+        for start in range(0, len(documents), _DOCUMENTS_AT_ONCE):
+            features = cache.features(documents[start : start + _DOCUMENTS_AT_ONCE])
+            features = {name: tensor.to(self._retriever.device) for name, tensor in features.items()}
+            yield self._retriever.points(self._retriever.forward(features, "document", start=cache.stop))

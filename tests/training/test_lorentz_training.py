@@ -1,0 +1,196 @@
+"""Hybrid hyperbolic encoders in training: the original's losses, every distance, the curvature, the caches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from hyperseek.models import LorentzHead, Retriever, load
+from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.training import (
+    NO_DOCUMENT,
+    Collator,
+    ContrastiveConfig,
+    ContrastiveLoss,
+    FeatureCache,
+    LossesConfig,
+    Objective,
+    Recipe,
+    ScoredBatch,
+    SideFeatures,
+    TrainedStack,
+    TrainingModule,
+    TrainingSet,
+    Validator,
+    choose_trainable,
+    make_dev_set,
+    train,
+)
+from hyperseek.training._recipe import TrainConfig
+
+DISTANCES = ["geodesic", "squared_lorentz", "lorentz_inner"]
+SPACES = {"geodesic": "geodesic", "squared_lorentz": "squared", "lorentz_inner": "inner"}
+MakeRetriever = Callable[..., Retriever]
+
+
+@pytest.mark.parametrize("radius_squared", [0.1, 1.0])
+@pytest.mark.parametrize("distance", [*DISTANCES, "euclidean"])
+@pytest.mark.parametrize("negatives", ["inbatch", "hard"])
+@pytest.mark.parametrize("scale", [2, 50])
+def test_losses_of_the_original(golden: Path, radius_squared: float, distance: str, negatives: str, scale: int) -> None:
+    recorded = np.load(golden / f"hyperbolic/contrastive_loss_R2_{radius_squared}.npz")
+    name = f"{distance}_{negatives}_scale{scale}"
+    queries = torch.from_numpy(recorded["q"])
+    documents = torch.from_numpy(recorded["d" if negatives == "inbatch" else "d_with_2_hardnegs"])
+    # What the original calls Euclidean is the plain inner product of all coordinates, time included.
+    space = (
+        Space("dot", 9)
+        if distance == "euclidean"
+        else Space("lorentz", 8, float(recorded["radius_sq"]), SPACES[distance])  # type: ignore[arg-type]
+    )
+    numbers = torch.arange(len(documents))
+    items = numbers.view(6, -1)
+    batch = ScoredBatch(
+        scorer=LinearScorer(space, space.canonical(queries)),
+        points=Points(space.canonical(documents)),
+        documents=numbers,
+        items=items,
+        known=items[:, :1],
+        labels=torch.full(items.shape, torch.nan),
+    )
+    logits = batch.in_batch * scale
+    expected = torch.from_numpy(recorded[f"logits_{name}"])
+    if distance == "squared_lorentz":
+        assert (batch.in_batch <= 0).all()
+    torch.testing.assert_close(logits, expected, rtol=1e-9, atol=1e-9 * scale)
+    loss = ContrastiveLoss(ContrastiveConfig(temperature=1 / scale, across_devices=False))(batch)
+    assert loss.item() == pytest.approx(float(recorded[f"loss_{name}"]), rel=2e-5, abs=1e-6)
+
+
+def lorentz(make_retriever: MakeRetriever, **options: Any) -> Retriever:
+    values = {"dimension": 8, "norm_scale": 1.0, "trainable_curvature": True, "seed": 1, **options}
+    return make_retriever(family="lorentz", lorentz=values)
+
+
+LOSSES: list[dict[str, Any]] = [
+    {"contrastive": {"temperature": 0.5, "learned_temperature": True, "positives": "log_sum"}},
+    {"margin_mse": {}},
+    {"kl": {}},
+    {"own_cross_entropy": {}},
+    {"contrastive": {"temperature": 0.5, "false_negative_margin": 0.2, "guide": "base"}, "anchor": {"weight": 0.1}},
+    {"contrastive": {}, "entailment": {}, "radius": {"general": "query"}},
+]
+
+
+@pytest.mark.parametrize("losses", LOSSES, ids=lambda losses: "+".join(losses))
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_every_loss_falls_on_every_distance(
+    make_retriever: MakeRetriever, toy_set: TrainingSet, tmp_path: Path, losses: dict[str, Any], distance: str
+) -> None:
+    retriever = lorentz(make_retriever, distance=distance, radius="head")
+    objective = Objective(LossesConfig.from_mapping(losses))
+    choose_trainable(retriever, TrainConfig(max_steps=1, trunk="frozen", device="cpu"))
+    sides = {
+        side: SideFeatures(retriever, side, cache, cache)
+        for side in ("query", "document")
+        for cache in [FeatureCache(tmp_path, retriever, side, stop=3, tokens=False)]  # type: ignore[arg-type]
+    }
+    sides["query"].ensure(toy_set.queries)
+    sides["document"].ensure(toy_set.documents)
+    collator = Collator(toy_set, sides["query"], sides["document"])
+    module = TrainingModule(TrainedStack(retriever, {"query": 3, "document": 3}), objective).train()
+    batch = collator([toy_set[0, place] for place in range(12)])
+    optimiser = torch.optim.Adam([p for p in module.parameters() if p.requires_grad], lr=0.02)
+    seen = []
+    for _ in range(12):
+        total, parts = module.loss(module.model, batch)
+        optimiser.zero_grad()
+        total.backward()  # type: ignore[no-untyped-call]
+        gradients = [p.grad for p in module.parameters() if p.grad is not None]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        optimiser.step()
+        seen.append(total.item())
+    assert seen[-1] < seen[0]
+    assert {"radius_squared", "query_radius", "document_radius", "clipped"} <= parts.keys()
+    assert retriever.space.radius_squared != 1.0
+
+
+def test_validation_from_the_cache_scores_as_encoding_does(make_retriever: MakeRetriever, tmp_path: Path) -> None:
+    from hyperseek.records import Query
+
+    retriever = lorentz(make_retriever)
+    choose_trainable(retriever, TrainConfig(max_steps=1, trunk="frozen", device="cpu"))
+    documents = {word: f"cat dog {word} sea" for word in ("bird", "fish", "sun", "moon", "tree")}
+    queries = [Query("q0", "bird moon"), Query("q1", "sun")]
+    dev_set = make_dev_set(documents, queries, {"q0": {"moon": 1}, "q1": {"sun": 1, "bird": 1}})
+
+    def measured(**options: Any) -> dict[str, float]:
+        query, document = (
+            SideFeatures(
+                retriever, side, FeatureCache(tmp_path, retriever, side, stop=3, tokens=False) if options else None
+            )
+            for side in ("query", "document")
+        )
+        validator = Validator({"toy": dev_set}, "nDCG@3", query, document, encode_dtype="float32")
+        validator.prepare()
+        return validator()
+
+    assert measured(cached=True) == measured()
+
+
+@pytest.mark.parametrize("distance", ["geodesic", "dot"])
+def test_a_recipe_trains_saves_and_loads(
+    make_recipe: Callable[..., Recipe], dev: dict[str, Any], tmp_path: Path, distance: str
+) -> None:
+    recipe = make_recipe(
+        model={
+            "family": "lorentz",
+            "lorentz": {"dimension": 6, "distance": distance, "trainable_curvature": True, "norm_scale": 1.0},
+        },
+        train={"learning_rate": 0.02, "max_steps": 8, "weight_decay": 0.01},
+        validation=dev,
+    )
+    record = train(recipe, output=tmp_path / "model")
+    assert record.status == "finished"
+    retriever = load(tmp_path / "model", device="cpu")
+    fingerprints = record.document_fingerprint
+    assert fingerprints is not None
+    assert fingerprints["before"] != fingerprints["after"] == retriever.fingerprint
+    head = retriever.route("document")[-1]
+    assert isinstance(head, LorentzHead)
+    if distance == "geodesic":
+        assert retriever.space.radius_squared != 1.0
+        assert record.parameters == 32 * 6 + 6 + 1
+    else:
+        assert record.parameters == 32 * 6 + 6
+
+
+@pytest.mark.parametrize("mini_batch", [None, 3])
+def test_bfloat16_and_small_batches_leave_the_geometry_alone(
+    make_retriever: MakeRetriever, toy_set: TrainingSet, mini_batch: int | None
+) -> None:
+    gradients = []
+    for autocast in (False, True):
+        retriever = lorentz(make_retriever)
+        choose_trainable(retriever, TrainConfig(max_steps=1, trunk="full", device="cpu"))
+        stack = TrainedStack(retriever, {"query": 0, "document": 0}, mini_batch=mini_batch)
+        module = TrainingModule(stack, Objective(LossesConfig.from_mapping({"contrastive": {}}))).eval()
+        collator = Collator(toy_set, SideFeatures(retriever, "query"), SideFeatures(retriever, "document"))
+        batch = collator([toy_set[0, place] for place in range(8)])
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            rows = stack(batch["query"], batch["document"])
+            total, _ = module.loss(stack, batch)
+        assert all(row.dtype == torch.float32 for row in rows)
+        assert total.dtype == torch.float32
+        total.backward()  # type: ignore[no-untyped-call]
+        head = retriever.route("document")[-1]
+        gradients.append(
+            torch.cat([parameter.grad.flatten() for parameter in head.parameters() if parameter.grad is not None])
+        )
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.98
+    assert batch["known"].min() >= NO_DOCUMENT
