@@ -15,7 +15,8 @@ from torch import nn
 from hyperseek._config import Config
 from hyperseek._errors import ConfigError
 from hyperseek.models._load import load
-from hyperseek.models._lorentz_config import LorentzConfig, with_lorentz
+from hyperseek.models._lorentz_config import LorentzConfig
+from hyperseek.models._lorentz_head import LorentzHead
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever, Side
 from hyperseek.models._routes import route_width
@@ -130,7 +131,8 @@ def build(config: ModelConfig, *, device: str | None = None) -> Retriever:
             if query_unit != document_unit:
                 raise ConfigError("a q-net needs both trunks to normalise their vectors, or neither; set normalize")
         elif config.family == "lorentz":
-            query_modules = document_modules = with_lorentz(query_modules, config.lorentz)
+            head = LorentzHead(route_width(query_modules), **config.lorentz.model_dump())
+            query_modules = document_modules = [*query_modules, head]
             distance = config.lorentz.distance
             similarity = distance if distance == "cosine" or distance == "euclidean" else "dot"
         elif config.linear is not None:

@@ -1,17 +1,19 @@
-"""What a recipe says of a hybrid hyperbolic encoder, and the modules it becomes."""
+"""What a recipe says of a hybrid hyperbolic encoder."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Self
+from typing import Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
-from torch import nn
 
 from hyperseek._config import Config
-from hyperseek.models._lorentz_head import Distance, LorentzHead
-from hyperseek.models._routes import route_width
 from hyperseek.nn._tangent_projection import Projection, Radius, Start
+from hyperseek.scoring._space import Similarity
+
+Distance: TypeAlias = Literal["geodesic", "squared_lorentz", "lorentz_inner", "dot", "cosine", "euclidean"]
+SIMILARITIES: dict[str, Similarity] = {"geodesic": "geodesic", "squared_lorentz": "squared", "lorentz_inner": "inner"}
+"""Distances of lifted points, and what a space calls them."""
 
 _LONGEST = 80.0  # in units of the curvature radius; the exponential map leaves float32 at 88
 
@@ -58,6 +60,11 @@ class LorentzConfig(Config):
     radius_start: float = Field(default=1.0, gt=0)
     seed: int = Field(default=0, ge=0)
 
+    @property
+    def curved(self) -> bool:
+        """Whether vectors are lifted."""
+        return self.distance in SIMILARITIES
+
     @model_validator(mode="after")
     def _check_numbers(self) -> Self:
         if not self.radius_squared_min <= self.radius_squared <= self.radius_squared_max:
@@ -73,9 +80,3 @@ class LorentzConfig(Config):
         if self.radius_start > self.norm_clip:
             raise ValueError(f"radius_start {self.radius_start} lies beyond norm_clip {self.norm_clip}")
         return self
-
-
-def with_lorentz(modules: list[nn.Module], config: LorentzConfig) -> list[nn.Module]:
-    """Return the modules of a trunk with its vectors lifted."""
-    options: dict[str, Any] = config.model_dump()
-    return [*modules, LorentzHead(route_width(modules), **options)]

@@ -16,22 +16,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, Self
 
 import torch
 from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from hyperseek import geometry
-from hyperseek._errors import UnknownNameError
+from hyperseek.models._lorentz_config import SIMILARITIES, Distance, LorentzConfig
 from hyperseek.nn import Curvature, TangentProjection
-from hyperseek.nn._tangent_projection import Projection, Radius, Start
 from hyperseek.scoring import LinearScorer, Points, Space
-from hyperseek.scoring._space import Similarity
 
-Distance: TypeAlias = Literal["geodesic", "squared_lorentz", "lorentz_inner", "dot", "cosine", "euclidean"]
-_SIMILARITIES: dict[str, Similarity] = {"geodesic": "geodesic", "squared_lorentz": "squared", "lorentz_inner": "inner"}
-_FLAT = ("dot", "cosine", "euclidean")
 _HALF = (torch.float16, torch.bfloat16)
 
 
@@ -44,117 +39,64 @@ class LorentzHead(Module):
     Args:
         token_size: Trunk width.
         dimension: Of the space; points have one coordinate more. None takes the trunk's width.
-        distance: What points are compared by: `"geodesic"`, `"squared_lorentz"` or `"lorentz_inner"`, or for a flat
-            twin that is not lifted, with the same parameters, `"dot"`, `"cosine"` or `"euclidean"`.
-        radius_squared: R² of the hyperboloid, where it starts.
-        trainable_curvature: Whether R² is trained.
-        radius_squared_min: Lower bound of R², positive.
-        radius_squared_max: Upper bound of R².
-        projection: See `hyperseek.nn.TangentProjection`, as for all that follow.
-        start: See there.
-        norm_scale: See there.
-        trainable_norm_scale: See there.
-        norm_clip: See there.
-        de_layer_norm: See there.
-        radius: See there.
-        radius_start: See there.
-        seed: Seed of the initialisation.
+        **options: Further fields of `LorentzConfig`.
+
+    Attributes:
+        config: All options.
 
     Raises:
-        UnknownNameError: There is no such distance.
+        ConfigError: An option is not valid.
     """
 
-    config_keys = (  # type: ignore[assignment]  # the base class declares a list, and only iterates
-        "token_size",
-        "dimension",
-        "distance",
-        "radius_squared",
-        "trainable_curvature",
-        "radius_squared_min",
-        "radius_squared_max",
-        "projection",
-        "start",
-        "norm_scale",
-        "trainable_norm_scale",
-        "norm_clip",
-        "de_layer_norm",
-        "radius",
-        "radius_start",
-        "seed",
-    )
     forward_kwargs = {"task"}  # noqa: RUF012  # as the base class declares it
     reads_tokens = False
 
-    def __init__(
-        self,
-        token_size: int,
-        dimension: int | None = None,
-        *,
-        distance: Distance = "geodesic",
-        radius_squared: float = 1.0,
-        trainable_curvature: bool = False,
-        radius_squared_min: float = 0.1,
-        radius_squared_max: float = 10.0,
-        projection: Projection = "linear",
-        start: Start = "orthogonal",
-        norm_scale: float | None = None,
-        trainable_norm_scale: bool = False,
-        norm_clip: float = 10.0,
-        de_layer_norm: bool = False,
-        radius: Radius = "projection",
-        radius_start: float = 1.0,
-        seed: int = 0,
-    ) -> None:
+    def __init__(self, token_size: int, dimension: int | None = None, **options: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        if distance not in _SIMILARITIES and distance not in _FLAT:
-            raise UnknownNameError("distance", distance, [*_SIMILARITIES, *_FLAT])
+        config = LorentzConfig.from_mapping({**options, "dimension": dimension or token_size}, source="LorentzHead")
         self.token_size = token_size
-        self.dimension = dimension or token_size
-        self.distance = distance
-        self.radius_squared = radius_squared
-        self.trainable_curvature = trainable_curvature
-        self.radius_squared_min = radius_squared_min
-        self.radius_squared_max = radius_squared_max
-        self.projection = projection
-        self.start = start
-        self.norm_scale = norm_scale
-        self.trainable_norm_scale = trainable_norm_scale
-        self.norm_clip = norm_clip
-        self.de_layer_norm = de_layer_norm
-        self.radius = radius
-        self.radius_start = radius_start
-        self.seed = seed
+        self.config = config
         self.curvature = Curvature(
-            radius_squared,
-            trainable=trainable_curvature and self.curved,
-            least=radius_squared_min,
-            most=radius_squared_max,
+            config.radius_squared,
+            trainable=config.trainable_curvature and config.curved,
+            least=config.radius_squared_min,
+            most=config.radius_squared_max,
         )
         self.tangent = TangentProjection(
             token_size,
             self.dimension,
-            projection=projection,
-            start=start,
-            norm_scale=norm_scale,
-            trainable_norm_scale=trainable_norm_scale,
-            norm_clip=norm_clip,
-            de_layer_norm=de_layer_norm,
-            radius=radius,
-            radius_start=radius_start,
-            seed=seed,
+            projection=config.projection,
+            start=config.start,
+            norm_scale=config.norm_scale,
+            trainable_norm_scale=config.trainable_norm_scale,
+            norm_clip=config.norm_clip,
+            de_layer_norm=config.de_layer_norm,
+            radius=config.radius,
+            radius_start=config.radius_start,
+            seed=config.seed,
         )
+
+    @property
+    def dimension(self) -> int:
+        """Of the space."""
+        return self.config.dimension or self.token_size
+
+    @property
+    def distance(self) -> Distance:
+        """What points are compared by."""
+        return self.config.distance
 
     @property
     def curved(self) -> bool:
         """Whether vectors are lifted."""
-        return self.distance in _SIMILARITIES
+        return self.config.curved
 
     @property
     def space(self) -> Space:
         """The geometry of the points, with the curvature as it is now."""
         if not self.curved:
             return Space(self.distance, self.dimension)
-        return Space("lorentz", self.dimension, self.curvature.radius_squared, _SIMILARITIES[self.distance])
+        return Space("lorentz", self.dimension, self.curvature.radius_squared, SIMILARITIES[self.distance])
 
     @property
     def base_space(self) -> Space:
@@ -223,6 +165,10 @@ class LorentzHead(Module):
 
         applied: Self = super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
         return applied
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the arguments from which an equal head is made, as plain JSON values."""
+        return {"token_size": self.token_size, **self.config.model_dump(mode="json")}
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write configuration and weights into a folder."""
