@@ -1,0 +1,142 @@
+"""Vectors of a frozen encoder as a task: what is trained on, what is measured on, and nothing to encode twice."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import hashlib
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from _trees import DATA
+from hyperseek.data import open_dataset
+from hyperseek.index import Index
+from hyperseek.models import load
+from hyperseek.records import Qrels
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Queries of a split of one collection.
+
+    Attributes:
+        name: Of the collection and the split.
+        vectors: `(Q, d)`.
+        ids: Their names.
+        qrels: Judgements.
+        start: First document of the collection among those of the task.
+        documents: Names of the collection's documents.
+    """
+
+    name: str
+    vectors: Tensor
+    ids: list[str]
+    qrels: Qrels
+    start: int
+    documents: list[str]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What to train on and to measure, as vectors of a frozen encoder.
+
+    Attributes:
+        documents: `(N, d)` of all collections.
+        queries: `(Q, d)` to train on.
+        positives: `(Q, P)` rows of relevant documents, -1 behind the last.
+        tune: To choose settings by.
+        report: To report on, once.
+        depths: `(N,)` edges between each document and the root of its hierarchy; None without one.
+    """
+
+    documents: Tensor
+    queries: Tensor
+    positives: Tensor
+    tune: tuple[Judged, ...]
+    report: tuple[Judged, ...]
+    depths: Tensor | None
+
+
+def encode(texts: Sequence[str], cache: Path) -> Tensor:
+    """Return MiniLM's vectors of some queries, from a cache where they are in it."""
+    path = cache / f"{hashlib.sha256(chr(0).join(texts).encode()).hexdigest()[:16]}.npy"
+    if not path.exists():
+        scorer = load("minilm", device="cpu").compile(texts)
+        cache.mkdir(parents=True, exist_ok=True)
+        np.save(path, scorer.linear().numpy())
+    return torch.from_numpy(np.load(path))
+
+
+def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: Path, tune: str | None) -> Task:
+    """Join collections to a task.
+
+    Args:
+        names: Collections, of which the train split is trained on.
+        report: Split to report on, by collection.
+        indexes: Folder of one MiniLM index a collection, by name.
+        cache: Where vectors of queries are kept.
+        tune: `COLLECTION:SPLIT` to choose settings by; None takes a tenth of the training queries, which are then
+            not trained on.
+
+    Returns:
+        The task.
+    """
+    documents, queries, positives, tuning, reporting = [], [], [], [], []
+    start = 0
+    for name in names:
+        data, index = open_dataset(DATA / name), Index.open(indexes / name)
+        vectors = torch.cat([points.vectors for _, points in index.points()])
+        ids = index.ids
+        rows = {identity: start + row for row, identity in enumerate(ids)}
+
+        def judged(split: str, keep: slice = slice(None)) -> Judged:
+            qrels = data.qrels(split)  # noqa: B023
+            chosen = [query for query in data.queries(split) if query.id in qrels][keep]  # noqa: B023
+            named = {query.id: qrels[query.id] for query in chosen}
+            texts = [query.text for query in chosen]
+            label = f"{name} {split}"  # noqa: B023
+            return Judged(label, encode(texts, cache), list(named), named, start, ids)  # noqa: B023
+
+        trained = judged("train")
+        if tune is None:
+            tuning.append(judged("train", slice(0, None, 10)))
+        elif tune.split(":")[0] == name:
+            tuning.append(judged(tune.split(":")[1]))
+        if name in report:
+            reporting.append(judged(report[name]))
+        kept = [row for row in range(len(trained.ids)) if tune is not None or row % 10]
+        queries.append(trained.vectors[kept])
+        for row in kept:
+            relevant = [rows[document] for document, score in trained.qrels[trained.ids[row]].items() if score > 0]
+            positives.append(torch.tensor(relevant))
+        documents.append(vectors)
+        start += len(vectors)
+    padded = torch.nn.utils.rnn.pad_sequence(positives, batch_first=True, padding_value=-1)
+    depths = depths_of(names[0]) if (DATA / names[0] / "edges.tsv.gz").exists() else None
+    return Task(torch.cat(documents), torch.cat(queries), padded, tuple(tuning), tuple(reporting), depths)
+
+
+def depths_of(name: str) -> Tensor:
+    """Return how many edges each document of a hierarchy lies below the nearest root."""
+    ids = [document.id for document in open_dataset(DATA / name).documents()]
+    children: dict[str, list[str]] = {identity: [] for identity in ids}
+    roots = dict.fromkeys(ids)
+    with gzip.open(DATA / name / "edges.tsv.gz", "rt", encoding="utf-8") as file:
+        for edge in csv.DictReader(file, delimiter="\t"):
+            children[edge["parent"]].append(edge["child"])
+            roots.pop(edge["child"], None)
+    depths = dict.fromkeys(roots, 0)
+    queue = deque(roots)
+    while queue:
+        node = queue.popleft()
+        for child in children[node]:
+            if child not in depths:
+                depths[child] = depths[node] + 1
+                queue.append(child)
+    return torch.tensor([depths[identity] for identity in ids])

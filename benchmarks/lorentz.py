@@ -1,0 +1,222 @@
+"""Lorentz heads beside flat twins of as many parameters, on a frozen MiniLM: ranking and hierarchies, by dimension.
+
+    python benchmarks/lorentz.py --indexes FOLDER --output FOLDER [--tasks ...] [--dimensions ...] [--seeds ...]
+
+FOLDER of indexes holds one MiniLM index a collection (`hyperseek encode minilm ...`). All systems of a task see the
+same queries, documents and draws, for as many steps; temperature is learned. Learning rate, first temperature and first
+radius of each system are chosen at 32 dimensions, on queries that are not reported: MedQuAD's dev split for ranking, a
+tenth of the training queries for hierarchies. Each result is nDCG@10 of every query, averaged over seeds; a query's own
+document is left out. What is done is not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+
+from _frozen import Judged, Task, gather
+from _hardware import describe_hardware
+from hyperseek._files import write_json
+from hyperseek.evaluation import calculate
+from hyperseek.models import LorentzHead
+from hyperseek.training import (
+    NO_DOCUMENT,
+    ContrastiveConfig,
+    EntailmentConfig,
+    LossesConfig,
+    Objective,
+    RadiusConfig,
+    ScoredBatch,
+)
+
+TASKS: dict[str, dict[str, Any]] = {
+    "ranking": {
+        "names": ["medquad", "scifact", "nfcorpus"],
+        "report": {"medquad": "test", "scifact": "test", "nfcorpus": "dev"},
+        "tune": "medquad:dev",
+    },
+    "wordnet": {"names": ["wordnet-nouns"], "report": {"wordnet-nouns": "dev"}, "tune": None},
+    "icd10": {"names": ["icd10cm-2026"], "report": {"icd10cm-2026": "dev"}, "tune": None},
+}
+SYSTEMS: dict[str, dict[str, Any]] = {
+    "cosine": {"distance": "cosine"},
+    "dot": {"distance": "dot"},
+    "euclidean": {"distance": "euclidean"},
+    "geodesic": {"distance": "geodesic"},
+    "lorentz inner": {"distance": "lorentz_inner"},
+    "geodesic, trained curvature": {"distance": "geodesic", "trainable_curvature": True},
+    "geodesic, radius head": {"distance": "geodesic", "radius": "head"},
+    "geodesic, cones and radii": {"distance": "geodesic", "hierarchy": True},
+}
+HIERARCHICAL = ("geodesic, cones and radii",)
+RATES, TEMPERATURES, RADII = (1e-3, 3e-3, 1e-2), (0.05, 0.2), (1.0, 2.0)
+WIDTH = 384  # of MiniLM
+
+
+def make(system: str, dimension: int, radius: float, temperature: float, seed: int) -> tuple[LorentzHead, Objective]:
+    """Return a new head and its losses."""
+    options = dict(SYSTEMS[system])
+    losses: dict[str, Any] = {"contrastive": ContrastiveConfig(temperature=temperature, learned_temperature=True)}
+    if options.pop("hierarchy", False):
+        losses |= {"entailment": EntailmentConfig(weight=0.1), "radius": RadiusConfig(weight=0.1)}
+    # An orthogonal projection keeps d / 384 of a unit vector's square.
+    scale = radius * (WIDTH / min(dimension, WIDTH)) ** 0.5
+    head = LorentzHead(WIDTH, dimension, norm_scale=scale, radius_start=radius, seed=seed, **options)
+    return head, Objective(LossesConfig(**losses))
+
+
+def batches(task: Task, size: int, extra: int, seed: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Yield rows of queries, of the batch's documents, positions of positives among these, and known positives."""
+    generator = torch.Generator().manual_seed(seed)
+    pool = task.positives[task.positives >= 0].unique()
+    counts = (task.positives >= 0).sum(1)
+    while True:
+        for rows in torch.randperm(len(task.queries), generator=generator).split(size):
+            drawn = (torch.rand(len(rows), generator=generator) * counts[rows]).long()
+            own = task.positives[rows, drawn]
+            others = pool[torch.randint(len(pool), (extra,), generator=generator)]
+            documents, places = torch.cat([own, others]).unique(return_inverse=True)
+            yield rows, documents, places[: len(rows), None], task.positives[rows]
+
+
+def train(head: LorentzHead, objective: Objective, task: Task, *, steps: int, rate: float, seed: int) -> None:
+    """Train the head and the temperature; the rate falls to zero."""
+    parameters = [p for module in (head, objective) for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
+    head.train()
+    for rows, documents, items, known in itertools.islice(batches(task, 64, 1024, seed), steps):
+        batch = ScoredBatch(
+            scorer=head.scorer(run(head, task.queries[rows], "query")),
+            points=head.points(run(head, task.documents[documents], "document")),
+            documents=documents,
+            items=items,
+            known=known,
+            labels=torch.full(items.shape, torch.nan),
+        )
+        assert NO_DOCUMENT == -1  # as in the task's positives
+        total, _ = objective(batch)
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+    head.eval()
+
+
+def run(head: LorentzHead, vectors: Tensor, side: str) -> Tensor:
+    """Return what the head makes of a trunk's vectors."""
+    rows: Tensor = head({"sentence_embedding": vectors}, task=side)["sentence_embedding"]
+    return rows
+
+
+@torch.inference_mode()
+def measure(head: LorentzHead, documents: Tensor, judged: Judged) -> dict[str, float]:
+    """Return nDCG@10 of every query, by exhaustive search."""
+    # Inner products of these vectors rank as the distances do; in float64 nothing is lost at these radii.
+    vectors = documents[judged.start : judged.start + len(judged.documents)].double()
+    queries = run(head, judged.vectors, "query").double()
+    if head.distance == "cosine":
+        vectors, queries = (torch.nn.functional.normalize(part) for part in (vectors, queries))
+    shift = vectors.square().sum(1) / 2 if head.distance == "euclidean" else 0
+    found: dict[str, dict[str, float]] = {}
+    for part, names in zip(queries.split(128), _batched(judged.ids, 128), strict=True):
+        values, places = (part @ vectors.T - shift).topk(12)
+        for name, scores, rows in zip(names, values.tolist(), places.tolist(), strict=True):
+            own = name.removeprefix("q-")
+            ranking = {judged.documents[row]: score for row, score in zip(rows, scores, strict=True)}
+            found[name] = {document: score for document, score in ranking.items() if document != own}
+    return dict(calculate(found, judged.qrels, "nDCG@10")["nDCG@10"])
+
+
+def _batched(names: list[str], size: int) -> list[list[str]]:
+    return [names[start : start + size] for start in range(0, len(names), size)]
+
+
+def mean(values: dict[str, float]) -> float:
+    return sum(values.values()) / len(values)
+
+
+def outcome(task: Task, system: str, dimension: int, choice: dict[str, float], *, steps: int, seed: int) -> LorentzHead:
+    """Train one head with given settings."""
+    head, objective = make(system, dimension, choice["radius"], choice["temperature"], seed)
+    train(head, objective, task, steps=steps, rate=choice["rate"], seed=seed)
+    return head
+
+
+def tune(task: Task, system: str, steps: int) -> dict[str, float]:
+    """Choose a system's settings at 32 dimensions."""
+    best: dict[str, float] = {"value": -1.0}
+    radii = (1.0,) if system == "cosine" else RADII
+    for rate, temperature, radius in itertools.product(RATES, TEMPERATURES, radii):
+        choice = {"rate": rate, "temperature": temperature, "radius": radius}
+        head = outcome(task, system, 32, choice, steps=steps, seed=100)
+        with torch.inference_mode():
+            documents = run(head, task.documents, "document")
+        value = sum(mean(measure(head, documents, judged)) for judged in task.tune) / len(task.tune)
+        if value > best["value"]:
+            best = {**choice, "value": value}
+    return best
+
+
+def report(task: Task, head: LorentzHead, seconds: float) -> dict[str, Any]:
+    """Measure a trained head on everything that is reported."""
+    with torch.inference_mode():
+        documents = run(head, task.documents, "document")
+        values: dict[str, Any] = {judged.name: measure(head, documents, judged) for judged in task.report}
+        vectors = documents[:, 1:] if head.curved else documents
+        norms = torch.linalg.vector_norm(vectors, dim=1)
+    found = {"seconds": seconds, "norm": float(norms.mean()), "parameters": sum(p.numel() for p in head.parameters())}
+    if head.curved:
+        found["radius_squared"] = head.space.radius_squared
+    if task.depths is not None:
+        found["spearman"] = float(spearmanr(norms, task.depths).statistic)
+    return {"queries": values, **found}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--indexes", type=Path, required=True)
+    parser.add_argument("--output", type=Path, required=True)
+    parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
+    parser.add_argument("--systems", nargs="*", choices=list(SYSTEMS), default=list(SYSTEMS))
+    parser.add_argument("--dimensions", type=int, nargs="*", default=[8, 32, 128, 384])
+    parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=600)
+    arguments = parser.parse_args()
+    print(describe_hardware(), flush=True)
+    for name in arguments.tasks:
+        task = gather(**TASKS[name], indexes=arguments.indexes, cache=arguments.output / "queries")
+        path = arguments.output / f"{name}.json"
+        results = json.loads(path.read_text()) if path.is_file() else {}
+        for system in arguments.systems:
+            if system in HIERARCHICAL and task.depths is None:
+                continue
+            entry = results.setdefault(system, {"choice": tune(task, system, arguments.steps // 2), "runs": {}})
+            write_json(path, results)
+            print(f"{name}: {system}: {entry['choice']}", flush=True)
+            for dimension, seed in itertools.product(arguments.dimensions, arguments.seeds):
+                if (key := f"{dimension}/{seed}") in entry["runs"]:
+                    continue
+                start = time.perf_counter()
+                head = outcome(task, system, dimension, entry["choice"], steps=arguments.steps, seed=seed)
+                entry["runs"][key] = found = report(task, head, time.perf_counter() - start)
+                write_json(path, results)
+                values = {judged: round(mean(values), 4) for judged, values in found["queries"].items()}
+                print(f"{name}: {system}: {key}: {values} {found['seconds']:.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
