@@ -5,6 +5,7 @@ from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistic
 from hyperseek.evaluation._export import write_original_files, write_results
 from hyperseek.evaluation._hypencoder_files import write_hypencoder_files
 from hyperseek.evaluation._measures import MEASURE_SETS, aggregate, calculate, measure_names
+from hyperseek.evaluation._mteb import MtebEncoder
 from hyperseek.evaluation._p_mrr import p_mrr, p_mrr_per_query
 from hyperseek.evaluation._protocol import COMPARED, Protocol
 from hyperseek.evaluation._rank import evaluate, rank_bm25, rank_file, rank_index
@@ -19,6 +20,7 @@ __all__ = [
     "MEASURE_SETS",
     "Comparison",
     "Evaluation",
+    "MtebEncoder",
     "Protocol",
     "Ranking",
     "Row",

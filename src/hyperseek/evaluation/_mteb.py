@@ -1,0 +1,112 @@
+"""A retriever as mteb's evaluation wants it.
+
+mteb also takes a saved model itself, as a `SentenceTransformer`: queries and documents then meet in a plain inner
+product of float32 coordinates. Here they meet in the space's own, exact similarity, and texts go through in batches of
+similar length, prompts and lengths as the model says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from hyperseek import geometry
+from hyperseek._errors import InputError, require
+from hyperseek.models import Retriever
+from hyperseek.scoring import LinearScorer, Points
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class MtebEncoder:
+    """An encoder of mteb: `mteb.evaluate(MtebEncoder(load(...)), tasks)`.
+
+    Retrieval and reranking compare queries with documents as the model does. All other tasks get one vector a text (see
+    `Retriever.encode_features`): for hyperbolic models the logarithmic map at the origin, compared by the cosine.
+
+    Args:
+        retriever: One whose queries are points.
+        name: What results are filed under, as in `"ours/lorentz-minilm"`; None takes the model's source.
+
+    Attributes:
+        mteb_model_meta: What mteb knows of the model.
+
+    Raises:
+        InputError: The model's queries are not points.
+    """
+
+    def __init__(self, retriever: Retriever, *, name: str | None = None) -> None:
+        mteb = require("mteb.models.model_meta", extra="mteb")
+        if not isinstance(retriever.compile(["a"]), LinearScorer):
+            raise InputError(
+                "mteb compares vectors, and this model compiles queries to functions; "
+                "measure it with `hyperseek evaluate`"
+            )
+        self.retriever = retriever
+        stem = (name or retriever.source or "model").strip("/").split("/")[-2:]
+        self.mteb_model_meta = mteb.ModelMeta.create_empty(
+            overwrites={
+                "name": "/".join(["hyperseek", *stem][-2:]),
+                "revision": retriever.fingerprint[:16],
+                "embed_dim": retriever.space.dimension,
+                "loader": type(self),
+            }
+        )
+
+    def encode(
+        self,
+        inputs: Iterable[dict[str, Any]],
+        *,
+        task_metadata: Any = None,
+        hf_split: str = "",
+        hf_subset: str = "",
+        prompt_type: Any = None,
+        **kwargs: Any,
+    ) -> np.ndarray[Any, Any]:
+        """Encode texts.
+
+        Args:
+            inputs: Batches with a list of `text`.
+            task_metadata: Ignored, as all other arguments but `prompt_type`.
+            hf_split: Ignored.
+            hf_subset: Ignored.
+            prompt_type: Whether the texts are queries, documents, or neither.
+            **kwargs: Ignored.
+
+        Returns:
+            `(N, w)` stored points of queries and documents, `(N, d)` vectors of texts that are neither.
+        """
+        texts = [text for batch in inputs for text in batch["text"]]
+        side = getattr(prompt_type, "value", prompt_type)
+        if side == "query":
+            return self._queries(texts).numpy()
+        if side == "document":
+            return self.retriever.encode_documents(texts).vectors.numpy()
+        return self.retriever.encode_features(texts).numpy()
+
+    def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Return `(Q, N)` similarities of what `encode` returned; higher is better."""
+        queries, documents = torch.as_tensor(embeddings1), torch.as_tensor(embeddings2)
+        if self._are_points(queries, documents):
+            return self.retriever.space.score(queries, Points(documents))
+        return geometry.cosine_similarity(queries, documents)
+
+    def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
+        """Return the `(N,)` similarities of rows."""
+        queries, documents = torch.as_tensor(embeddings1), torch.as_tensor(embeddings2)
+        if self._are_points(queries, documents):
+            return self.retriever.space.score_own(queries, documents[:, None])[:, 0]
+        return (geometry.unit_vectors(queries) * geometry.unit_vectors(documents)).sum(dim=-1)
+
+    def _are_points(self, *vectors: Tensor) -> bool:
+        # Vectors of a hyperbolic space's tangent space have two numbers less than its stored points.
+        return all(part.shape[-1] == self.retriever.space.width for part in vectors)
+
+    def _queries(self, texts: list[str]) -> Tensor:
+        vectors = [scorer.linear() for scorer in self.retriever.compile_batches(texts)]
+        found = [part.cpu() for part in vectors if part is not None]
+        return torch.cat(found) if found else torch.zeros(0, self.retriever.space.width)
