@@ -1,0 +1,76 @@
+"""The hyperboloid as the Poincaré ball and as the Klein ball, and back.
+
+The Poincaré ball has the radius R = 1 / sqrt(c), as the `poincare_*` functions; the Klein ball has the radius 1. Balls
+crowd below their radius: float32 tells distances from the origin apart up to about 17 R in Poincaré's and 9 R in
+Klein's, where points on the border and beyond it are put. Nothing that is trained should pass through either.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from hyperseek.geometry._lorentz import lorentz_from_space, lorentz_project
+from hyperseek.geometry._precision import full_precision, root
+from hyperseek.geometry._radial import below_one, norm
+
+
+@full_precision
+def lorentz_to_poincare(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Turn points of the hyperboloid into points of the Poincaré ball: R x / (x₀ + R).
+
+    Args:
+        points: `(..., d + 1)`.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d)` of norm at most R.
+    """
+    radius = root(radius_squared)
+    points = lorentz_project(points, radius_squared)
+    return points[..., 1:] / (1 + points[..., :1] / radius)
+
+
+@full_precision
+def poincare_to_lorentz(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Turn points of the Poincaré ball into points of the hyperboloid.
+
+    Args:
+        points: `(..., d)` of norm below R.
+        radius_squared: R² = 1 / c, positive.
+
+    Returns:
+        `(..., d + 1)`.
+    """
+    length = norm(points / root(radius_squared)).clamp(max=below_one(points.dtype))
+    return lorentz_from_space(2 * points / ((1 - length) * (1 + length)), radius_squared)
+
+
+@full_precision
+def lorentz_to_klein(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Turn points of the hyperboloid into points of the Klein ball: x / x₀.
+
+    Args:
+        points: `(..., d + 1)`.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d)` of norm at most 1.
+    """
+    points = lorentz_project(points, radius_squared)
+    return points[..., 1:] / points[..., :1]
+
+
+@full_precision
+def klein_to_lorentz(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Turn points of the Klein ball into points of the hyperboloid.
+
+    Args:
+        points: `(..., d)` of norm below 1.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)`.
+    """
+    length = norm(points).clamp(max=below_one(points.dtype))
+    space = points * root(radius_squared) / ((1 - length) * (1 + length)).sqrt()
+    return lorentz_from_space(space, radius_squared)

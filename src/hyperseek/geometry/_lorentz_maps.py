@@ -1,0 +1,116 @@
+"""Exponential and logarithmic maps and parallel transport of the hyperboloid. Conventions: see `_lorentz`.
+
+Tangent vectors at the origin are given by their space part, `d` numbers; elsewhere they are ambient, `d + 1`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyperseek.geometry._chord import half_chord_matrix
+from hyperseek.geometry._lorentz import lorentz_from_space
+from hyperseek.geometry._precision import full_precision, root
+from hyperseek.geometry._radial import asinh_ratio, farthest, norm, sinh_ratio
+
+
+@full_precision
+def lorentz_expmap0(tangent: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Walk from the origin: the point in a vector's direction whose distance is the vector's length.
+
+    Args:
+        tangent: `(..., d)`; longer ones than 40 R in float32, 300 R in float64, end there.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` points.
+    """
+    return lorentz_from_space(tangent * sinh_ratio(norm(tangent) / root(radius_squared)), radius_squared)
+
+
+@full_precision
+def lorentz_logmap0(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Return the tangent vectors at the origin that `lorentz_expmap0` takes to points: where Euclidean probes work.
+
+    Args:
+        points: `(..., d + 1)`.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d)`.
+    """
+    space = points[..., 1:]
+    return space * asinh_ratio(norm(space) / root(radius_squared))
+
+
+@full_precision
+def lorentz_expmap(base: Tensor, tangent: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Walk from points along tangent vectors there.
+
+    Args:
+        base: `(..., d + 1)` points.
+        tangent: `(..., d + 1)`, with <base, tangent> = 0; only its space part is read.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` points.
+    """
+    radius = root(radius_squared)
+    space, step = base[..., 1:], tangent[..., 1:]
+    time = lorentz_from_space(space, radius_squared)[..., :1]
+    # <v, v> as a sum of squares: of the part across the base's direction, and of that along it, shortened.
+    direction = space / norm(space).clamp_min(torch.finfo(space.dtype).tiny)
+    along = (direction * step).sum(-1, keepdim=True)
+    length = norm(torch.cat([step - along * direction, along * radius / time], dim=-1)) / radius
+    far = length.clamp(max=farthest(length.dtype))
+    return lorentz_from_space(torch.cosh(far) * space + sinh_ratio(length) * step, radius_squared)
+
+
+@full_precision
+def lorentz_logmap(base: Tensor, points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Return the tangent vectors at `base` that `lorentz_expmap` takes to points.
+
+    Args:
+        base: `(..., d + 1)` points.
+        points: `(..., d + 1)`.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` tangent vectors, zero where both are one point.
+    """
+    radius = root(radius_squared)
+    x, y = base[..., 1:], points[..., 1:]
+    chord = half_chord_matrix((x / radius)[..., None, :], (y / radius)[..., None, :])[..., 0]
+    scale = asinh_ratio(chord) / torch.hypot(chord, torch.ones_like(chord))
+    return _tangent(base, scale * ((y - x) - 2 * chord.square() * x), radius_squared)
+
+
+@full_precision
+def lorentz_transport(base: Tensor, to: Tensor, vectors: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Carry tangent vectors along geodesics; lengths and angles stay.
+
+    Args:
+        base: `(..., d + 1)` points, where the vectors are tangent.
+        to: `(..., d + 1)` points.
+        vectors: `(..., d + 1)`, with <base, vectors> = 0.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` tangent vectors at `to`.
+    """
+    x, y = (lorentz_from_space(points[..., 1:], radius_squared) for points in (base, to))
+    gap = y - x
+    # y₀ - x₀ from the space parts, and <y, v> = <y - x, v>: differences before they are lost in long vectors.
+    later = (gap[..., 1:] * (x + y)[..., 1:]).sum(-1, keepdim=True) / (x + y)[..., :1]
+    product = (gap * vectors)[..., 1:].sum(-1, keepdim=True) - later * vectors[..., :1]
+    radius = root(radius_squared)
+    chord = half_chord_matrix((x[..., 1:] / radius)[..., None, :], (y[..., 1:] / radius)[..., None, :])[..., 0]
+    shared = product / (2 * (radius * torch.hypot(chord, torch.ones_like(chord))) ** 2)
+    return _tangent(to, vectors[..., 1:] + shared * (x + y)[..., 1:], radius_squared)
+
+
+def _tangent(base: Tensor, space: Tensor, radius_squared: float | Tensor) -> Tensor:
+    """Complete the space part of a tangent vector by the time that makes it one."""
+    point = lorentz_from_space(base[..., 1:], radius_squared)
+    time = (point[..., 1:] * space).sum(-1, keepdim=True) / point[..., :1]
+    return torch.cat([time.expand(*space.shape[:-1], 1), space], dim=-1)

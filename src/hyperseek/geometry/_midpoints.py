@@ -1,0 +1,203 @@
+"""Means of points of the hyperboloid: the centroid, the Einstein midpoint, and the outward ones.
+
+With the Lorentz factor gamma = x₀ / R = cosh(distance from the origin / R) and a token's weight w, all are
+
+    the point of the hyperboloid on the ray of  sum w phi(gamma) x,   phi = gamma^power / (1 + saturation gamma^power).
+
+Convention: `power` 0 is the true Einstein midpoint, which is the Lorentz centroid. The exponent that HypRAG's paper
+(arXiv 2602.07739) calls p multiplies gamma once more: its p is `power` - 1, and its p = 0 is `power` = 1, the default
+of the original's code. docs/geometry.md says more, also on which of them really are outward.
+
+Weights are made and normalised as logarithms, and the sum is brought back to the hyperboloid without its time minus its
+length, a difference that float32 has lost at a distance of 8 R. Shapes: `n` points to average, `d` dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hyperseek._errors import InputError
+from hyperseek.geometry._busemann import horizon_gap
+from hyperseek.geometry._lorentz import lorentz_from_space
+from hyperseek.geometry._precision import full_precision, root
+from hyperseek.geometry._radial import norm
+
+
+@full_precision
+def lorentz_centroid(
+    points: Tensor,
+    weights: Tensor | None = None,
+    mask: Tensor | None = None,
+    radius_squared: float | Tensor = 1.0,
+) -> Tensor:
+    """Return the point with the least weighted sum of squared Lorentz distances to points.
+
+    Args:
+        points: `(..., n, d + 1)`.
+        weights: `(..., n)`, at least 0, of any scale; None for equal ones.
+        mask: `(..., n)`, true or not 0 where a point counts. What is masked may hold anything.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` points; the origin, with gradients of 0, where nothing counts.
+    """
+    space = _kept(points, mask)
+    shares = torch.ones_like(space[..., 0]) if weights is None else weights.expand(space.shape[:-1])
+    if mask is not None:
+        shares = torch.where(mask.bool(), shares, 0)
+    # By the largest first, so that weights of any scale have a sum.
+    shares = shares / _or_one(shares.detach().amax(-1, keepdim=True))
+    return _centroid(space, shares / _or_one(shares.sum(-1, keepdim=True)), radius_squared)
+
+
+@full_precision
+def einstein_midpoint(
+    points: Tensor,
+    mask: Tensor | None = None,
+    *,
+    power: float = 0.0,
+    saturation: float = 0.0,
+    radius_squared: float | Tensor = 1.0,
+) -> Tensor:
+    """Return the midpoint with points weighted by phi(gamma): by default the true Einstein midpoint.
+
+    Args:
+        points: `(..., n, d + 1)`.
+        mask: `(..., n)`, true or not 0 where a point counts; None for all.
+        power: Exponent of gamma: 0 for equal weights, more to lean outward; the paper's p + 1.
+        saturation: At least 0; weights level off at 1 / saturation.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` points; the origin, with gradients of 0, where nothing counts.
+    """
+    space = _kept(points, mask)
+    return _centroid(space, _shares(space, mask, power, saturation, radius_squared), radius_squared)
+
+
+@full_precision
+def outward_einstein_midpoint(
+    points: Tensor,
+    mask: Tensor | None = None,
+    *,
+    power: float = 1.0,
+    saturation: float = 0.0,
+    keep_radius: bool = False,
+    radius_squared: float | Tensor = 1.0,
+) -> Tensor:
+    """Return the outward Einstein midpoint, the pooling of HypRAG; really outward with `keep_radius`.
+
+    Args:
+        points: `(..., n, d + 1)`.
+        mask: `(..., n)`, true or not 0 where a point counts; None for all.
+        power: Exponent of gamma; the paper's p + 1.
+        saturation: At least 0; weights level off at 1 / saturation.
+        keep_radius: Keep the direction of the midpoint, but take the mean of the points' times, weighted by phi. Then
+            the result is never nearer to the origin than the points are on average, in time or in distance, nor
+            farther than the farthest, and never nearer with a larger `power`. Without it none of this holds.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` points; the origin, with gradients of 0, where nothing counts, and with `keep_radius` also where
+        the points' sum has no direction.
+    """
+    space = _kept(points, mask)
+    shares = _shares(space, mask, power, saturation, radius_squared)
+    if not keep_radius:
+        return _centroid(space, shares, radius_squared)
+    radius = root(radius_squared)
+    return lorentz_from_space(_mean_time(space / radius, shares) * radius, radius_squared)
+
+
+@full_precision
+def outward_weights(
+    points: Tensor,
+    mask: Tensor | None = None,
+    *,
+    power: float = 1.0,
+    saturation: float = 0.0,
+    radius_squared: float | Tensor = 1.0,
+) -> Tensor:
+    """Return the weights of the outward Einstein midpoint: w phi(gamma), with the sum 1.
+
+    Args:
+        points: `(..., n, d + 1)`.
+        mask: `(..., n)`, true or not 0 where a point counts; None for all.
+        power: Exponent of gamma; the paper's p + 1. With one more these are the weights of Klein coordinates.
+        saturation: At least 0.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., n)` in [0, 1]; all 0 where nothing counts.
+    """
+    return _shares(_kept(points, mask), mask, power, saturation, radius_squared)
+
+
+def _kept(points: Tensor, mask: Tensor | None) -> Tensor:
+    """Return space parts, zero where masked: no gradient flows there, whatever it holds."""
+    space = points[..., 1:]
+    return space if mask is None else torch.where(mask.bool()[..., None], space, 0)
+
+
+def _shares(
+    space: Tensor, mask: Tensor | None, power: float, saturation: float, radius_squared: float | Tensor
+) -> Tensor:
+    if not (math.isfinite(power) and 0 <= saturation < math.inf):
+        raise InputError(f"power must be finite and saturation at least 0; given {power} and {saturation}")
+    logarithm = power * torch.log1p((space / root(radius_squared)).square().sum(-1)) / 2
+    if saturation > 0:
+        logarithm = logarithm - torch.nn.functional.softplus(logarithm + math.log(saturation))
+    if mask is None:
+        return logarithm.softmax(-1)
+    masked = ~mask.bool()
+    # A softmax of nothing has no answer: there it is taken of zeros, and thrown away.
+    logarithm = logarithm.masked_fill(masked & ~masked.all(-1, keepdim=True), -math.inf)
+    return torch.where(masked, 0, logarithm.softmax(-1))
+
+
+def _centroid(space: Tensor, shares: Tensor, radius_squared: float | Tensor) -> Tensor:
+    """Return R v / sqrt(-<v, v>) of v = sum of shares and points.
+
+    -<v, v> = (v₀ - <v, e>)(v₀ + <v, e>) with e the direction of v, and v₀ - <v, e> = sum of shares and horizon gaps. As
+    e points along v, its own derivative adds nothing, and it is a constant.
+    """
+    radius = root(radius_squared)
+    points = lorentz_from_space(space / radius)
+    total = (shares[..., None] * points).sum(-2)
+    v0, v = total[..., :1], total[..., 1:]
+    e = _direction(v.detach())
+    gap = (shares * horizon_gap(points[..., 1:], e[..., None, :])).sum(-1, keepdim=True)
+    squared = gap * (v0 + (v * e).sum(-1, keepdim=True))
+    return lorentz_from_space(v / _or_one(squared).sqrt() * radius, radius_squared)
+
+
+def _mean_time(space: Tensor, shares: Tensor) -> Tensor:
+    """Return the space part, over R, of the point in the direction of the sum whose time is the mean time."""
+    length = norm(space)
+    time = torch.hypot(length, torch.ones_like(length))
+    beyond = (shares[..., None] * length.square() / (1 + time)).sum(-2)  # the mean time - 1, not as a difference
+    total = (shares[..., None] * space).sum(-2)
+    # A sum that is nothing but rounding has no direction; shorter ones than this shorten the result, smoothly.
+    least = 8 * torch.finfo(space.dtype).eps * (shares[..., None] * length).sum(-2)
+    longer = torch.maximum(norm(total), least)
+    return total / _or_one(longer) * _root(beyond * (beyond + 2))
+
+
+def _direction(vectors: Tensor) -> Tensor:
+    """Return unit vectors; for zero any one will do, so the first axis."""
+    length = norm(vectors)
+    first = torch.zeros_like(vectors)
+    first[..., 0] = 1
+    return torch.where(length > 0, vectors / _or_one(length), first)
+
+
+def _or_one(values: Tensor) -> Tensor:
+    return torch.where(values > 0, values, 1)
+
+
+def _root(values: Tensor) -> Tensor:
+    """Return square roots, with a gradient of 0 at 0."""
+    return torch.where(values > 0, _or_one(values).sqrt(), 0)

@@ -1,0 +1,126 @@
+"""The Poincaré ball of curvature -c and radius 1 / sqrt(c): maps at the origin, addition, distances, differentiable.
+
+`c` = 1 / R² is a number or a 0-dim tensor. The metric's factor is 2 at the origin, so |x| near it is half a distance,
+and `poincare_expmap0(u)` is the point that `lorentz_expmap0(2 u)` is. Precision and autocast: as the hyperboloid's.
+Distances are as exact as coordinates are, which float32 crowds below 1: up to 5 R they keep four digits, and near 17 R
+points reach the border. Train on the hyperboloid where points go far.
+
+Shapes: `n` and `m` points, `d` dimensions; leading axes broadcast.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyperseek.geometry._precision import full_precision, root
+from hyperseek.geometry._radial import atanh_ratio, below_one, norm, tanh_ratio
+
+
+@full_precision
+def poincare_project(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Put points on the border or outside back into the ball, as far out as its numbers go.
+
+    Args:
+        points: `(..., d)`.
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(..., d)` of norm below 1 / sqrt(c).
+    """
+    longest = _edge(points) / root(c)
+    length = norm(points)
+    outside = length > longest
+    return torch.where(outside, points * (longest / torch.where(outside, length, 1)), points)
+
+
+@full_precision
+def poincare_expmap0(tangent: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Walk from the origin: tanh(sqrt(c) |u|) u / (sqrt(c) |u|).
+
+    Args:
+        tangent: `(..., d)`.
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(..., d)` of norm below 1 / sqrt(c).
+    """
+    return poincare_project(tangent * tanh_ratio(norm(tangent) * root(c)), c)
+
+
+@full_precision
+def poincare_logmap0(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Return the tangent vectors at the origin that `poincare_expmap0` takes to points.
+
+    Args:
+        points: `(..., d)` of norm below 1 / sqrt(c).
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(..., d)`.
+    """
+    return points * atanh_ratio(norm(points) * root(c))
+
+
+@full_precision
+def mobius_add(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Return the Möbius sum x ⊕ y: `y` after the motion that takes the origin to `x`.
+
+    Args:
+        x: `(..., d)` of norm below 1 / sqrt(c).
+        y: `(..., d)` of norm below 1 / sqrt(c).
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(..., d)` of norm below 1 / sqrt(c).
+    """
+    radius = 1 / root(c)
+    x, y = x / radius, y / radius
+    twice = 2 * (x * y).sum(-1, keepdim=True)
+    xx, yy = x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True)
+    # At least (1 - |x| |y|)², whose rounding must not make it zero for opposite points near the border.
+    below = (1 + twice + xx * yy).clamp_min((torch.finfo(x.dtype).eps / 2) ** 2)
+    return poincare_project(((1 + twice + yy) * x + (1 - xx) * y) / below * radius, c)
+
+
+@full_precision
+def poincare_distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Return geodesic distances; the gradient where both points are one is taken to be 0.
+
+    Args:
+        x: `(..., d)` of norm below 1 / sqrt(c).
+        y: `(..., d)` of norm below 1 / sqrt(c).
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(...,)`, at least 0.
+    """
+    return poincare_distance_matrix(x[..., None, :], y[..., None, :], c)[..., 0, 0]
+
+
+@full_precision
+def poincare_distance_matrix(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Return the geodesic distances of all pairs: 2 / sqrt(c) asinh(sqrt(c) |x - y| / sqrt((1 - c|x|²)(1 - c|y|²))).
+
+    Args:
+        x: `(..., n, d)` of norm below 1 / sqrt(c).
+        y: `(..., m, d)` of norm below 1 / sqrt(c).
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(..., n, m)`, at least 0.
+    """
+    scale = root(c)
+    x, y = x * scale, y * scale
+    apart = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
+    return 2 / scale * torch.asinh(apart / (_gap(x).sqrt() * _gap(y).sqrt().mT))
+
+
+def _gap(points: Tensor) -> Tensor:
+    length = norm(points).clamp(max=below_one(points.dtype))
+    return (1 - length) * (1 + length)
+
+
+def _edge(points: Tensor) -> float:
+    """Return the longest norm a point is left at: below 1 by more than what rounding adds to a norm of `d` numbers."""
+    return 1 - 4 * torch.finfo(points.dtype).eps
