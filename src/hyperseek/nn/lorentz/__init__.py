@@ -1,0 +1,44 @@
+"""Layers whose inputs and outputs are points of the hyperboloid: a transformer without a Euclidean step between them.
+
+Shapes: `B` texts, `S` tokens, `H` heads, `d` coordinates of a point, time first, so that `d - 1` is the dimension of
+the space. No layer owns a curvature: `radius_squared` (R² of <x, x> = -R²) is an argument of every forward, so a model
+has one. Time coordinates are made from the space part in float32 or wider, whatever autocast says.
+
+The layers are those of "HypRAG" (arXiv 2602.07739) with its parameter names; what was wrong in them is right here.
+"""
+
+from hyperseek.nn.lorentz._attention import LorentzAttention
+from hyperseek.nn.lorentz._block import LorentzBlock
+from hyperseek.nn.lorentz._embeddings import LorentzEmbeddings
+from hyperseek.nn.lorentz._feed_forward import LorentzFeedForward
+from hyperseek.nn.lorentz._linear import LorentzLinear, LorentzMultiHeadLinear
+from hyperseek.nn.lorentz._mlr import LorentzMLR
+from hyperseek.nn.lorentz._norms import NORMS, LorentzDynamicTanh, LorentzLayerNorm, LorentzNorm, LorentzRMSNorm
+from hyperseek.nn.lorentz._pooler import POOLINGS, LorentzPooler
+from hyperseek.nn.lorentz._prediction_head import LorentzPredictionHead
+from hyperseek.nn.lorentz._radius_factor import LorentzRadiusFactor
+from hyperseek.nn.lorentz._residual import LorentzResidual
+from hyperseek.nn.lorentz._rotary import Rotary, rotary_table, rotate
+
+__all__ = [
+    "NORMS",
+    "POOLINGS",
+    "LorentzAttention",
+    "LorentzBlock",
+    "LorentzDynamicTanh",
+    "LorentzEmbeddings",
+    "LorentzFeedForward",
+    "LorentzLayerNorm",
+    "LorentzLinear",
+    "LorentzMLR",
+    "LorentzMultiHeadLinear",
+    "LorentzNorm",
+    "LorentzPooler",
+    "LorentzPredictionHead",
+    "LorentzRMSNorm",
+    "LorentzRadiusFactor",
+    "LorentzResidual",
+    "Rotary",
+    "rotary_table",
+    "rotate",
+]
