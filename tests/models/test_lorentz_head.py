@@ -14,11 +14,13 @@ from hyperseek.scoring import Space
 
 TEXTS = ["the cat and the dog", "a small neural network " * 8, "sea", "what is the name of the song"]
 QUERIES = ["who is the author of the book", "neural search"]
+SIDES: tuple[Side, Side] = ("query", "document")
 DISTANCES = ["geodesic", "squared_lorentz", "lorentz_inner"]
 
 
-def make(tiny_encoder: str, normalize: bool = True, **lorentz: Any) -> Retriever:
-    values = {"trunk": tiny_encoder, "family": "lorentz", "pooling": "mean", "normalize": normalize}
+def make(tiny_encoder: str, normalize: bool | None = True, **lorentz: Any) -> Retriever:
+    values = {"trunk": tiny_encoder, "family": "lorentz", "normalize": normalize}
+    values["pooling"] = None if "pooling" in lorentz else "mean"
     values["prompts"] = {"query": "what is ", "document": "text "}
     values |= {"query_length": 12, "document_length": 20, "lorentz": lorentz}
     return build(ModelConfig.from_mapping(values), device="cpu")
@@ -140,8 +142,7 @@ def test_scores_know_the_gradient_of_the_curvature(tiny_encoder: str, distance: 
     curvature = head_of(retriever).curvature.log_radius_squared
 
     def total() -> torch.Tensor:
-        sides: tuple[Side, Side] = ("query", "document")
-        features = {side: retriever.forward(retriever.preprocess(TEXTS, side), side) for side in sides}
+        features = {side: retriever.forward(retriever.preprocess(TEXTS, side), side) for side in SIDES}
         scores = retriever.scorer(features["query"]).score(retriever.points(features["document"]))
         return (scores * torch.arange(16.0).view(4, 4)).sum()
 
@@ -177,3 +178,60 @@ def test_what_cannot_be_is_refused(tiny_encoder: str) -> None:
         make(tiny_encoder, distance="manhattan")
     with pytest.raises(HyperseekError, match="norm_clip"):
         make(tiny_encoder, radius="head", radius_start=11)
+
+
+POOLINGS: list[dict[str, Any]] = [
+    {"pooling": "hyp_cls"},
+    {"pooling": "hyp_mean", "radius": "head"},
+    {"pooling": "hyp_outward_einstein_midpoint", "pooling_power": 2.0, "pooling_keep_radius": True},
+    {"pooling": "hyp_attentive_mean", "trainable_curvature": True},
+    {"pooling": "hyp_mean", "blocks": 2, "block_heads": 2, "trainable_curvature": True},
+]
+
+
+@pytest.mark.parametrize("options", POOLINGS, ids=lambda options: "-".join(map(str, options.values())))
+def test_lifted_tokens_do_not_see_padding_and_come_back_from_disk(
+    tiny_encoder: str, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    retriever = make(tiny_encoder, normalize=None, dimension=7, radius_squared=0.7, **options)
+    together = retriever.encode_documents(TEXTS, dtype="float32").vectors
+    alone = retriever.encode_documents(TEXTS, dtype="float32", batch_tokens=1).vectors
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    retriever.save(tmp_path)
+    again = load(tmp_path, device="cpu")
+    assert again.fingerprint == retriever.fingerprint
+    torch.testing.assert_close(again.encode_documents(TEXTS, dtype="float32").vectors, together)
+    radius = together[:, -2:].sum(1, keepdim=True) * 0.7**0.5
+    torch.testing.assert_close(retriever.encode_features(TEXTS), together[:, :-2] * radius, atol=1e-4, rtol=1e-4)
+
+
+def test_gradients_reach_everything_behind_lifted_tokens(tiny_encoder: str) -> None:
+    retriever = make(tiny_encoder, normalize=None, dimension=7, **POOLINGS[-1], de_layer_norm=True, radius="head")
+    features = {side: retriever.forward(retriever.preprocess(TEXTS, side), side) for side in SIDES}
+    scores = retriever.scorer(features["query"]).score(retriever.points(features["document"]))
+    (scores * torch.arange(16.0).view(4, 4)).sum().backward()
+    trained = {name: p.grad for name, p in head_of(retriever).named_parameters() if p.requires_grad}
+    assert [name for name, gradient in trained.items() if gradient is None or not gradient.any()] == []
+    assert 0 <= head_of(retriever).diagnostics()["clipped"] <= 1
+
+
+def test_pooling_before_the_lift_keeps_norms(tiny_encoder: str) -> None:
+    mean = make(tiny_encoder, normalize=None, dimension=7, pooling="euc_mean")
+    assert [type(module).__name__ for module in mean.route("document")] == ["Transformer", "Pooling", "LorentzHead"]
+    radii = mean.encode_documents(TEXTS, dtype="float32").vectors[:, -2:].sum(1)
+    assert radii.std() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"pooling": "hyp_mean", "distance": "dot"}, "lifts none"),
+        ({"pooling": "euc_mean", "blocks": 1}, "take a hyp_ pooling"),
+        ({"pooling": "hyp_mean", "blocks": 1, "block_heads": 5}, "multiple of the 5 heads"),
+        ({"pooling": "hyp_mean", "pooling_power": 2.0}, "outward_einstein_midpoint"),
+        ({"pooling": "mean"}, "pooling"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(tiny_encoder: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(HyperseekError, match=message):
+        make(tiny_encoder, normalize=None, dimension=7, **options)

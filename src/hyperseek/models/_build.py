@@ -131,8 +131,7 @@ def build(config: ModelConfig, *, device: str | None = None) -> Retriever:
             if query_unit != document_unit:
                 raise ConfigError("a q-net needs both trunks to normalise their vectors, or neither; set normalize")
         elif config.family == "lorentz":
-            head = LorentzHead(route_width(query_modules), **config.lorentz.model_dump())
-            query_modules = document_modules = [*query_modules, head]
+            query_modules = document_modules = _with_lorentz(trunk, config)
             distance = config.lorentz.distance
             similarity = distance if distance == "cosine" or distance == "euclidean" else "dot"
         elif config.linear is not None:
@@ -194,6 +193,26 @@ def _with_qnet(
         gate=_first_gate(sizes, qnet),
     )
     return [*query_modules, head] if qnet.warm_start else [first, head]
+
+
+def _with_lorentz(trunk: Retriever, config: ModelConfig) -> list[nn.Module]:
+    """Return the modules of both sides of a hybrid encoder."""
+    options = config.lorentz
+    if options.pooling is not None and config.pooling is not None:
+        raise ConfigError(f"pooling is given twice: {config.pooling} and lorentz.pooling {options.pooling}; give one")
+    if options.point_pooling is not None:
+        first = trunk.route("document")[0]
+        if not isinstance(first, Transformer):
+            raise ConfigError(f"pooling {options.pooling} needs token states, not a {type(first).__name__}'s vectors")
+        if config.normalize:
+            raise ConfigError(f"normalize is for vectors, and pooling {options.pooling} lifts tokens; leave it out")
+        return [first, LorentzHead(first.get_embedding_dimension(), **options.model_dump())]
+    pooling = config.pooling if options.pooling is None else options.pooling.removeprefix("euc_")
+    # Norms become distances from the origin, so vectors are normalised only where the trunk itself does that.
+    habit = pooling is None and isinstance(trunk.route("document")[-1], Normalize)
+    changes = {"pooling": pooling, "normalize": habit if config.normalize is None else config.normalize}
+    modules, _ = _encoder_modules(trunk, config.model_copy(update=changes))
+    return [*modules, LorentzHead(route_width(modules), **options.model_dump())]
 
 
 def _first_gate(sizes: list[int], config: QNetConfig) -> float:

@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self, TypeAlias
+from typing import Literal, Self, TypeAlias, cast
 
 from pydantic import Field, model_validator
 
 from hyperseek._config import Config
 from hyperseek.nn._tangent_projection import Projection, Radius, Start
+from hyperseek.nn.lorentz._pooler import PoolingName
 from hyperseek.scoring._space import Similarity
 
 Distance: TypeAlias = Literal["geodesic", "squared_lorentz", "lorentz_inner", "dot", "cosine", "euclidean"]
 SIMILARITIES: dict[str, Similarity] = {"geodesic": "geodesic", "squared_lorentz": "squared", "lorentz_inner": "inner"}
 """Distances of lifted points, and what a space calls them."""
 
-_LONGEST = 80.0  # in units of the curvature radius; the exponential map leaves float32 at 88
+Pooling: TypeAlias = Literal[
+    "euc_cls", "euc_mean", "hyp_cls", "hyp_mean", "hyp_outward_einstein_midpoint", "hyp_attentive_mean"
+]
+_LONGEST = 40.0  # in units of the curvature radius; the exponential map ends there in float32
 
 
 class LorentzConfig(Config):
-    """The lift of a hybrid encoder (HyTE-H of "HypRAG", arXiv 2602.07739), shared by queries and documents.
+    """The lift and the pooling of a hybrid encoder (HyTE-H of "HypRAG", arXiv 2602.07739), for both sides.
 
     Attributes:
         dimension: Of the space; None takes the trunk's width.
@@ -41,6 +45,15 @@ class LorentzConfig(Config):
         radius: `projection` takes the norm of the projected vector as the distance from the origin; `head` predicts it
             from the state.
         radius_start: What a new radius head predicts.
+        pooling: `euc_cls` and `euc_mean` pool the trunk's states before the lift. `hyp_cls`, `hyp_mean`,
+            `hyp_outward_einstein_midpoint` and `hyp_attentive_mean` lift tokens and pool their points; see
+            `hyperseek.nn.lorentz.LorentzPooler`. None pools before the lift, as the trunk does.
+        pooling_power: Of the outward midpoint: 0 for the plain Einstein midpoint; the paper's exponent is one more.
+        pooling_saturation: Of the outward midpoint, at least 0.
+        pooling_keep_radius: Whether the outward midpoint keeps its tokens' mean distance from the origin.
+        blocks: Hyperbolic transformer layers between a lift of tokens and the pooling.
+        block_heads: Their attention heads, a divisor of `dimension` + 1.
+        block_norm: `layer_norm`, `rms_norm` or `dyt_norm`. The first two leave all tokens about equally far out.
         seed: Of the start.
     """
 
@@ -58,12 +71,36 @@ class LorentzConfig(Config):
     de_layer_norm: bool = False
     radius: Radius = "projection"
     radius_start: float = Field(default=1.0, gt=0)
+    pooling: Pooling | None = None
+    pooling_power: float = 1.0
+    pooling_saturation: float = Field(default=0.0, ge=0)
+    pooling_keep_radius: bool = False
+    blocks: int = Field(default=0, ge=0)
+    block_heads: int = Field(default=12, ge=1)
+    block_norm: Literal["layer_norm", "rms_norm", "dyt_norm"] = "rms_norm"
     seed: int = Field(default=0, ge=0)
 
     @property
     def curved(self) -> bool:
         """Whether vectors are lifted."""
         return self.distance in SIMILARITIES
+
+    @property
+    def point_pooling(self) -> PoolingName | None:
+        """How points of tokens are pooled; None where the lift comes after the pooling."""
+        if self.pooling is None or not self.pooling.startswith("hyp_"):
+            return None
+        return cast("PoolingName", self.pooling.removeprefix("hyp_"))
+
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        if self.point_pooling is not None and not self.curved:
+            raise ValueError(
+                f"pooling {self.pooling} is for points; distance {self.distance} lifts none; take euc_mean or euc_cls"
+            )
+        if self.blocks and self.point_pooling is None:
+            raise ValueError("hyperbolic blocks stand between lifted tokens and their pooling; take a hyp_ pooling")
+        return self
 
     @model_validator(mode="after")
     def _check_numbers(self) -> Self:

@@ -20,11 +20,13 @@ from typing import Any, Self
 
 import torch
 from sentence_transformers.base.modules import Module
-from torch import Tensor
+from torch import Tensor, nn
 
 from hyperseek import geometry
 from hyperseek.models._lorentz_config import SIMILARITIES, Distance, LorentzConfig
+from hyperseek.models._lorentz_rows import document_points, flip_time, query_scorer
 from hyperseek.nn import Curvature, TangentProjection
+from hyperseek.nn.lorentz import LorentzBlock, LorentzPooler
 from hyperseek.scoring import LinearScorer, Points, Space
 
 _HALF = (torch.float16, torch.bfloat16)
@@ -33,8 +35,9 @@ _HALF = (torch.float16, torch.bfloat16)
 class LorentzHead(Module):
     """Projection, norm clip and lift behind a trunk: the last module of both routes of a hybrid encoder.
 
-    Reads `sentence_embedding`; writes points to it. Everything in it is float32, whatever autocast says and whatever
-    the model is cast to.
+    Reads `sentence_embedding`, or `token_embeddings` and `attention_mask` where the lift comes before the pooling;
+    writes points to `sentence_embedding`. Everything in it is float32, whatever autocast says and whatever the model is
+    cast to.
 
     Args:
         token_size: Trunk width.
@@ -49,7 +52,6 @@ class LorentzHead(Module):
     """
 
     forward_kwargs = {"task"}  # noqa: RUF012  # as the base class declares it
-    reads_tokens = False
 
     def __init__(self, token_size: int, dimension: int | None = None, **options: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -75,6 +77,19 @@ class LorentzHead(Module):
             radius_start=config.radius_start,
             seed=config.seed,
         )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            size = self.dimension + 1
+            self.blocks = nn.ModuleList(
+                LorentzBlock(size, config.block_heads, norm=config.block_norm) for _ in range(config.blocks)
+            )
+            self.pooler = _pooler(config, size)
+        self._clipped: Tensor | None = None
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether tokens are lifted, and then pooled."""
+        return self.pooler is not None
 
     @property
     def dimension(self) -> int:
@@ -107,51 +122,52 @@ class LorentzHead(Module):
         """Replace `sentence_embedding` by points.
 
         Args:
-            features: With `sentence_embedding`, `(N, m)`.
+            features: With `sentence_embedding`, `(N, m)`, or the tokens.
             task: `"query"`, `"document"`, or anything else for the logarithmic map.
             **kwargs: Ignored.
 
         Returns:
             The features.
         """
-        vectors = features["sentence_embedding"]
-        with torch.autocast(vectors.device.type, enabled=False):
-            tangent = self.tangent(vectors)
-            features["sentence_embedding"] = self._points(tangent, task) if self.curved else tangent
+        states = features["token_embeddings" if self.reads_tokens else "sentence_embedding"]
+        mask = features["attention_mask"].bool() if self.reads_tokens else None
+        with torch.autocast(states.device.type, enabled=False):
+            tangent = self.tangent(states)
+            self._clipped = _share(self.tangent.clipped, mask)
+            if not self.curved or (mask is None and task not in ("query", "document")):
+                features["sentence_embedding"] = tangent
+                return features
+            radius_squared = self.curvature()
+            points = geometry.lorentz_expmap0(tangent, radius_squared)
+            if mask is not None:
+                points = self._pooled(points, mask, radius_squared)
+            if task not in ("query", "document"):
+                points = geometry.lorentz_logmap0(points, radius_squared)
+            features["sentence_embedding"] = flip_time(points) if task == "query" else points
         return features
 
-    def _points(self, tangent: Tensor, task: str | None) -> Tensor:
-        if task not in ("query", "document"):
-            return tangent
-        points = _expmap0(tangent, self.curvature())
-        return flip_time(points) if task == "query" else points
+    def _pooled(self, points: Tensor, mask: Tensor, radius_squared: Tensor) -> Tensor:
+        for block in self.blocks:
+            points = block(points, radius_squared, mask=mask[:, None, None])
+        pooled: Tensor = self.pooler(points, mask, radius_squared)  # type: ignore[misc]
+        return pooled
 
     def points(self, rows: Tensor) -> Points:
         """Return the points of `(N, d + 1)` rows of the document side; differentiable, in the curvature too."""
         if not self.curved:
             return Points(self.space.canonical(rows))
-        return Points(self.space.canonical(rows / self._one()))
+        return document_points(rows, self.space, self.curvature)
 
     def scorer(self, rows: Tensor) -> LinearScorer:
         """Return the scorer of `(Q, d + 1)` rows of the query side; differentiable, in the curvature too."""
         if not self.curved:
             return LinearScorer(self.space, self.space.canonical(rows))
-        one = self._one()
-        # Distances grow with R and the other two with R²; what polar points alone give is all that is left.
-        factor = one if self.distance == "geodesic" else one.square()
-        queries = self.space.canonical(flip_time(rows) / one)
-        return LinearScorer(self.space, queries, factor=factor if factor.requires_grad else None)
+        return query_scorer(rows, self.space, self.curvature, self.distance)
 
     def diagnostics(self) -> dict[str, Tensor]:
         """Return what a training run should log: R², and which share of the last vectors the norm clip shortened."""
         values = {"radius_squared": self.curvature().detach()} if self.curved else {}
-        clipped = self.tangent.clipped
-        return values if clipped is None else {**values, "clipped": clipped.float().mean()}
-
-    def _one(self) -> Tensor:
-        """Return 1, with the gradient of R / R's present value: a space is plain numbers, which have none."""
-        radius: Tensor = self.curvature().sqrt()
-        return radius / radius.detach()
+        return values if self._clipped is None else {**values, "clipped": self._clipped}
 
     def get_embedding_dimension(self) -> int:
         """Return how many coordinates a point has, time included."""
@@ -201,12 +217,20 @@ class LorentzHead(Module):
         return module
 
 
-def _expmap0(tangent: Tensor, radius_squared: Tensor) -> Tensor:
-    radius = radius_squared.sqrt()
-    rho = torch.linalg.vector_norm(tangent, dim=-1, keepdim=True) / radius
-    return radius * torch.cat([torch.cosh(rho), torch.sinh(rho) * geometry.unit_vectors(tangent)], dim=-1)
+def _share(clipped: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Return which share of vectors was clipped, of those under the mask."""
+    if clipped is None or mask is None:
+        return None if clipped is None else clipped.float().mean()
+    return (clipped & mask).sum() / mask.sum().clamp_min(1)
 
 
-def flip_time(points: Tensor) -> Tensor:
-    """Return points with the sign of the time coordinate, the first one, turned."""
-    return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
+def _pooler(config: LorentzConfig, size: int) -> LorentzPooler | None:
+    if config.point_pooling is None:
+        return None
+    return LorentzPooler(
+        config.point_pooling,
+        size,
+        power=config.pooling_power,
+        saturation=config.pooling_saturation,
+        keep_radius=config.pooling_keep_radius,
+    )
