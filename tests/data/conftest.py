@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from typing import Any
 import pytest
 
 from hyperseek.data import Dataset, open_dataset
+
+sys.path.append(str(Path(__file__).parent))  # for `mining_fakes`
 
 WriteLines = Callable[..., Path]
 

@@ -38,6 +38,7 @@ class TrainingExample:
         source: Name of the collection.
         task: Name of a task card, or None.
         instruction: What the query asks for beyond its text, or None.
+        relevant: Ids of further documents that are judged relevant and are no positives here: never negatives.
     """
 
     query: Query
@@ -46,6 +47,7 @@ class TrainingExample:
     source: str = ""
     task: str | None = None
     instruction: str | None = None
+    relevant: tuple[str, ...] = ()
 
 
 def qualified(source: str, identity: str) -> str:

@@ -23,7 +23,8 @@ def examples_from_qrels(
         report: Where drops are counted; None makes one that is logged at the end.
 
     Yields:
-        Examples in the order of the queries. Items carry their grade, and no score.
+        Examples in the order of the queries. Items carry their grade, and no score. Relevant documents that the
+        options leave out stay known as `relevant`.
 
     Raises:
         DataError: The collection has a bad record.
@@ -34,6 +35,7 @@ def examples_from_qrels(
     qrels = dataset.qrels(split)
     chosen = {query_id: _choose(dataset.name, query_id, judged, options, dropped) for query_id, judged in qrels.items()}
     wanted = {document_id for judged in chosen.values() for document_id in judged}
+    relevant = {query_id: [name for name, grade in judged.items() if grade > 0] for query_id, judged in qrels.items()}
     texts = {document.id: document.full_text for document in dataset.documents() if document.id in wanted}
     for query in dataset.queries(split):
         items = [
@@ -46,6 +48,11 @@ def examples_from_qrels(
             tuple(item for item in items if (item.grade or 0) >= options.minimum_grade),
             tuple(item for item in items if (item.grade or 0) <= 0),
             dataset.name,
+            relevant=tuple(
+                qualified(dataset.name, document_id)
+                for document_id in relevant[query.id]
+                if document_id not in chosen[query.id]
+            ),
         )
         kept = cleaned(example, dropped)
         if kept:

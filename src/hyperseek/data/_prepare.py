@@ -4,73 +4,33 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
-import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from typing import TypedDict
 
 from hyperseek._errors import DataError, InputError, UnknownNameError
 from hyperseek._fingerprint import fingerprint_file
 from hyperseek._progress import progress
+from hyperseek.data._corpora import Mine
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._examples import TrainingExample
 from hyperseek.data._from_columns import examples_from_columns
 from hyperseek.data._from_hypencoder import examples_from_hypencoder
 from hyperseek.data._from_qrels import examples_from_qrels
 from hyperseek.data._lines import PathLike
-from hyperseek.data._open import is_pydocs, open_dataset
+from hyperseek.data._open import open_dataset
 from hyperseek.data._options import PrepareOptions
-from hyperseek.data._prepared import PreparedInfo, SourceInfo
-from hyperseek.data._pydocs import SPLITS as PYDOCS_SPLITS
+from hyperseek.data._parsed_source import ParsedSource, parse_source
+from hyperseek.data._prepared import INFO, PREPARED_FILES, PreparedInfo, SourceInfo
+from hyperseek.data._refine import check_refining, refine
+from hyperseek.data._refine_options import RefineOptions
 from hyperseek.data._report import ErrorReport, OnError
 from hyperseek.data._rows import table_name
+from hyperseek.data._staging import check_replaceable
+from hyperseek.data._teaching import Teacher
 from hyperseek.data._writing import example_writer
-
-_NAMED = re.compile(r"([\w.-]+)=(.+)")
-
-
-@dataclass(frozen=True, slots=True)
-class ParsedSource:
-    """A source as `prepare` understands it: `[NAME=][hypencoder:|columns:]PLACE[:SPLIT]`.
-
-    Attributes:
-        given: The whole text.
-        name: The name asked for, or None.
-        kind: How its content becomes examples.
-        place: What to open.
-        split: The split asked for, or None.
-    """
-
-    given: str
-    name: str | None
-    kind: Literal["qrels", "hypencoder", "columns"]
-    place: str
-    split: str | None
-
-
-def parse_source(source: PathLike) -> ParsedSource:
-    """Take a source apart.
-
-    Args:
-        source: A collection for `open_dataset`, or `hypencoder:` or `columns:` and a table; `:SPLIT` may follow
-            collections and Hub tables, `NAME=` may stand before all.
-
-    Returns:
-        Its parts.
-    """
-    text = given = os.fspath(source)
-    name = None
-    if (named := _NAMED.fullmatch(text)) and not Path(text).exists():
-        name, text = named.groups()
-    for kind in ("hypencoder", "columns"):
-        if text.startswith(f"{kind}:"):
-            place = text.removeprefix(f"{kind}:")
-            place, split = _without_split(place) if place.startswith("hub:") else (place, None)
-            return ParsedSource(given, name, kind, place, split)
-    place, split = _without_split(text)
-    return ParsedSource(given, name, "qrels", place, split)
+from hyperseek.records import Qrels
 
 
 def prepare(
@@ -78,6 +38,10 @@ def prepare(
     sources: Sequence[PathLike],
     *,
     options: PrepareOptions | None = None,
+    mine: Mine | Sequence[Mine] | None = None,
+    refining: RefineOptions | None = None,
+    teacher: Teacher | None = None,
+    judged: Mapping[str, Qrels] | None = None,
     on_error: OnError = "raise",
     overwrite: bool = False,
 ) -> PreparedInfo:
@@ -87,8 +51,13 @@ def prepare(
         folder: The folder; it is there whole or not at all.
         sources: Each `[NAME=]PLACE[:SPLIT]` with a collection for `open_dataset` (the split is `train` if not said),
             `[NAME=]hypencoder:TABLE`, or `[NAME=]columns:TABLE`; a table is a `.jsonl` file or `hub:NAME[:SPLIT]`.
-            Splits of one collection share its name, so that each document is stored once.
+            Splits of one collection share its name, so that each document is stored once. Or one folder that is
+            prepared already, to be mined or filtered.
         options: How examples are made; None for the defaults.
+        mine: Where to mine hard negatives; see `refine`.
+        refining: How to mine and filter, as the `options` of `refine`.
+        teacher: Filters negatives; see `refine`.
+        judged: Further judgements by name of the collection; see `refine`.
         on_error: Stop at a bad record, or leave it out and count it.
         overwrite: Replace an older prepared folder.
 
@@ -100,7 +69,36 @@ def prepare(
         InputError: No source, a source twice, two sources of one name, no example left, or the folder exists and may
             not be replaced.
     """
-    options = options or PrepareOptions()
+    further = _Further(mine=mine, options=refining, teacher=teacher, judged=judged)
+    done = [source for source in sources if (Path(source) / INFO).is_file()]
+    if not any(value is not None for value in further.values()):
+        if done:
+            raise InputError(f"{done[0]} is prepared already; mine or filter it: mine= or teacher= (--mine, --teacher)")
+        return _prepare(folder, sources, options or PrepareOptions(), on_error=on_error, overwrite=overwrite)
+    target = Path(folder)
+    check_replaceable(target, overwrite, PREPARED_FILES)
+    if done:
+        if len(sources) > 1 or options is not None:
+            raise InputError(f"{done[0]} is prepared already; give it alone, without options for other sources")
+        return refine(done[0], folder, on_error=on_error, overwrite=overwrite, **further)
+    check_refining(refining, mine, teacher)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
+        plain = Path(temporary) / "prepared"
+        _prepare(plain, sources, options or PrepareOptions(), on_error=on_error, overwrite=False)
+        return refine(plain, folder, on_error=on_error, overwrite=overwrite, **further)
+
+
+class _Further(TypedDict):
+    mine: Mine | Sequence[Mine] | None
+    options: RefineOptions | None
+    teacher: Teacher | None
+    judged: Mapping[str, Qrels] | None
+
+
+def _prepare(
+    folder: PathLike, sources: Sequence[PathLike], options: PrepareOptions, *, on_error: OnError, overwrite: bool
+) -> PreparedInfo:
     opened = _open_all([parse_source(source) for source in sources], on_error)
     infos: list[SourceInfo] = []
     with example_writer(folder, overwrite=overwrite) as writer, progress("preparing", unit="examples") as bar:
@@ -120,18 +118,6 @@ def prepare(
             report.log(source.given, level=logging.INFO)
             infos.append(_info(name, source, dataset, writer.examples - before, report))
         return writer.finish(infos, options.model_dump(mode="json", exclude_defaults=True))
-
-
-def _without_split(text: str) -> tuple[str, str | None]:
-    if is_pydocs(text):
-        place, _, last = text.rpartition(":")
-        return (place, last) if last in PYDOCS_SPLITS else (text, None)
-    if text.startswith(("hub:", "ir_datasets:")):
-        catalogue, _, rest = text.partition(":")
-        identity, _, split = rest.partition(":")
-        return f"{catalogue}:{identity}", split or None
-    place, colon, split = text.rpartition(":")
-    return (place, split) if colon and not Path(text).exists() and Path(place).exists() else (text, None)
 
 
 def _open_all(parsed: Sequence[ParsedSource], on_error: OnError) -> list[tuple[str, ParsedSource, Dataset | None]]:

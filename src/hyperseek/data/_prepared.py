@@ -32,6 +32,7 @@ INFO, DOCUMENTS, EXAMPLES, TRAINED = (
     "examples.jsonl.gz",
     "trained_documents.json",
 )
+PREPARED_FILES = (INFO, DOCUMENTS, EXAMPLES, TRAINED)
 FORMAT = 1
 
 
@@ -57,13 +58,57 @@ class SourceInfo(Config):
     dropped: dict[str, dict[str, Any]] = Field(default_factory=lambda: ErrorReport().to_dict())
 
 
+class CorpusInfo(Config):
+    """A corpus that was mined.
+
+    Attributes:
+        name: The first part of its documents' ids.
+        sources: The sources of which the queries searched it.
+        model: The model that searched, as its index names it.
+        fingerprint: Of the model's document side.
+        query_fingerprint: Of its query side; None where the model does not tell.
+        data: Fingerprint of the documents.
+        documents: Their number.
+    """
+
+    name: str
+    sources: tuple[str, ...]
+    model: str | None = None
+    fingerprint: str | None = None
+    query_fingerprint: str | None = None
+    data: str | None = None
+    documents: int = 0
+
+
+class RefinedInfo(Config):
+    """One round of mining and filtering.
+
+    Attributes:
+        before: Fingerprint of the examples that it began with.
+        options: What was asked for.
+        corpora: What was mined.
+        teacher: Name of the teacher; None for none.
+        mined: Negatives that were added.
+        short: Examples that got fewer than were asked for.
+        dropped: What was left out, as in `SourceInfo`.
+    """
+
+    before: str
+    options: dict[str, Any] = Field(default_factory=dict)
+    corpora: tuple[CorpusInfo, ...] = ()
+    teacher: str | None = None
+    mined: int = 0
+    short: int = 0
+    dropped: dict[str, dict[str, Any]] = Field(default_factory=lambda: ErrorReport().to_dict())
+
+
 class PreparedInfo(Config):
     """What a prepared folder holds.
 
     Attributes:
         format: Version of the folder's layout.
         hyperseek: Version of the package that wrote it.
-        fingerprint: Of the examples and their texts; equal content gives equal fingerprints.
+        fingerprint: Of the examples, their texts, and how they were mined and filtered.
         examples: Number of examples.
         documents: Number of different documents.
         positives: Positives of all examples together.
@@ -71,6 +116,7 @@ class PreparedInfo(Config):
         scored: Items with a teacher's score.
         sources: Where it all comes from.
         options: The options it was made with.
+        refined: Rounds of mining and filtering, in order.
     """
 
     format: int = FORMAT
@@ -83,13 +129,14 @@ class PreparedInfo(Config):
     scored: int
     sources: tuple[SourceInfo, ...]
     options: dict[str, Any] = Field(default_factory=dict)
+    refined: tuple[RefinedInfo, ...] = ()
 
     @property
     def dropped(self) -> ErrorReport:
-        """What was left out of all sources."""
+        """What was left out of all sources, and by mining and filtering."""
         report = ErrorReport()
-        for source in self.sources:
-            report.merge(ErrorReport.from_dict(source.dropped))
+        for dropped in (*(source.dropped for source in self.sources), *(part.dropped for part in self.refined)):
+            report.merge(ErrorReport.from_dict(dropped))
         return report
 
 
@@ -232,4 +279,5 @@ def _example(record: Mapping[str, Any], texts: Mapping[str, str]) -> TrainingExa
         record["source"],
         record.get("task"),
         record.get("instruction"),
+        tuple(record.get("relevant", ())),
     )

@@ -29,7 +29,7 @@ def staged_folder(folder: PathLike, *, overwrite: bool, owned: Collection[str]) 
         InputError: `folder` exists and may not be replaced.
     """
     target = Path(folder)
-    _check_replaceable(target, overwrite, owned)
+    check_replaceable(target, overwrite, owned)
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
     staging.mkdir()
@@ -47,7 +47,8 @@ def staged_folder(folder: PathLike, *, overwrite: bool, owned: Collection[str]) 
         raise
 
 
-def _check_replaceable(target: Path, overwrite: bool, owned: Collection[str]) -> None:
+def check_replaceable(target: Path, overwrite: bool, owned: Collection[str]) -> None:
+    """Raise InputError where a folder is there and may not be replaced; see `staged_folder`."""
     if not target.exists():
         return
     if not target.is_dir():

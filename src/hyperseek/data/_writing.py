@@ -10,9 +10,19 @@ from typing import Any, TypeAlias
 
 from hyperseek._errors import DataError, InputError
 from hyperseek._files import write_json
+from hyperseek._fingerprint import fingerprint_json
 from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, source_and_id
 from hyperseek.data._lines import PathLike, gzip_json_lines
-from hyperseek.data._prepared import DOCUMENTS, EXAMPLES, INFO, TRAINED, PreparedInfo, SourceInfo
+from hyperseek.data._prepared import (
+    DOCUMENTS,
+    EXAMPLES,
+    INFO,
+    PREPARED_FILES,
+    TRAINED,
+    PreparedInfo,
+    RefinedInfo,
+    SourceInfo,
+)
 from hyperseek.data._report import ErrorReport
 from hyperseek.data._staging import staged_folder
 from hyperseek.records import Query
@@ -49,6 +59,7 @@ class ExampleWriter:
             "source": example.source,
             "task": example.task,
             "instruction": example.instruction,
+            "relevant": list(example.relevant) or None,
         }
         self._digest.update(self._write_example({key: value for key, value in record.items() if value is not None}))
         for item in example.positives:
@@ -59,14 +70,29 @@ class ExampleWriter:
         self.negatives += len(example.negatives)
         self.scored += sum(item.score is not None for item in (*example.positives, *example.negatives))
 
-    def finish(self, sources: Iterable[SourceInfo], options: Mapping[str, Any]) -> PreparedInfo:
-        """Write the two JSON files and return what the first says."""
-        sources = tuple(sources)
+    def finish(
+        self, sources: Iterable[SourceInfo], options: Mapping[str, Any], *, refined: Iterable[RefinedInfo] = ()
+    ) -> PreparedInfo:
+        """Write the two JSON files and return what the first says.
+
+        Args:
+            sources: Where the examples come from.
+            options: What they were made with.
+            refined: How they were mined and filtered, in order.
+
+        Returns:
+            The content of `prepared.json`.
+
+        Raises:
+            InputError: No example was written.
+        """
+        sources, refined = tuple(sources), tuple(refined)
         if not self.examples:
-            lines = [line for source in sources for line in ErrorReport.from_dict(source.dropped).lines()]
+            dropped = [*(source.dropped for source in sources), *(part.dropped for part in refined)]
+            lines = [line for part in dropped for line in ErrorReport.from_dict(part).lines()]
             raise InputError(f"no training example is left; dropped: {'; '.join(lines) or 'nothing'}")
         info = PreparedInfo(
-            fingerprint=self._digest.hexdigest()[:32],
+            fingerprint=_with_settings(self._digest.hexdigest()[:32], refined),
             examples=self.examples,
             documents=len(self._texts),
             positives=self.positives,
@@ -74,6 +100,7 @@ class ExampleWriter:
             scored=self.scored,
             sources=sources,
             options=dict(options),
+            refined=refined,
         )
         write_json(self._staging / TRAINED, {source: sorted(ids) for source, ids in sorted(self.trained.items())})
         write_json(self._staging / INFO, info.model_dump(mode="json"))
@@ -109,7 +136,7 @@ def example_writer(folder: PathLike, *, overwrite: bool) -> Iterator[ExampleWrit
         InputError: The folder exists and may not be replaced.
     """
     with (
-        staged_folder(folder, overwrite=overwrite, owned=(INFO, DOCUMENTS, EXAMPLES, TRAINED)) as staging,
+        staged_folder(folder, overwrite=overwrite, owned=PREPARED_FILES) as staging,
         gzip_json_lines(staging / DOCUMENTS) as write_document,
         gzip_json_lines(staging / EXAMPLES) as write_example,
     ):
@@ -144,6 +171,12 @@ def write_examples(
             name=source, source=source, kind="examples", examples=writer.examples, dropped=report.to_dict()
         )
         return writer.finish([info], {})
+
+
+def _with_settings(content: str, refined: tuple[RefinedInfo, ...]) -> str:
+    if not refined:
+        return content
+    return fingerprint_json([content, [part.model_dump(mode="json") for part in refined]])
 
 
 def _reference(item: ExampleItem) -> dict[str, Any]:

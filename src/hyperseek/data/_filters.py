@@ -1,0 +1,199 @@
+"""Which positives and which candidates of an example are kept; every one that is not is counted."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from hyperseek.data._examples import ExampleItem, TrainingExample
+from hyperseek.data._known import Relevant, text_key
+from hyperseek.data._mined_search import Candidate, Found, is_query
+from hyperseek.data._refine_options import ConsistencyOptions, MiningOptions, RefineOptions
+from hyperseek.data._report import ErrorReport
+
+
+@dataclass(slots=True)
+class Draft:
+    """An example on its way.
+
+    Attributes:
+        example: With what is kept of its own items.
+        candidates: What may become its negatives, in the order in which they are taken.
+        mined: What became its negatives.
+    """
+
+    example: TrainingExample
+    candidates: list[ExampleItem] = field(default_factory=list)
+    mined: list[ExampleItem] = field(default_factory=list)
+
+    def finished(self) -> TrainingExample:
+        """Return the example with the negatives that were mined."""
+        return dataclasses.replace(self.example, negatives=(*self.example.negatives, *self.mined))
+
+
+def score_bound(positives: Iterable[float], margin: float | None) -> float:
+    """Return the score above which a document counts as relevant.
+
+    Args:
+        positives: Scores of the relevant documents, at least one; of either sign.
+        margin: Share of the lowest one; None for no bound.
+
+    Returns:
+        The bound; infinity without a margin. It falls with the margin whatever the sign of the scores.
+    """
+    if margin is None:
+        return float("inf")
+    lowest = min(positives)
+    return lowest - (1 - margin) * abs(lowest)
+
+
+def draft(
+    example: TrainingExample,
+    found: Found,
+    relevant: Relevant,
+    *,
+    options: RefineOptions,
+    listed: frozenset[str],
+    report: ErrorReport,
+) -> Draft | None:
+    """Apply every filter that needs no teacher.
+
+    Args:
+        example: As it was prepared.
+        found: What the index says of it.
+        relevant: What is relevant to its query.
+        options: What is asked for.
+        listed: Documents that must not appear, as `ID` or `SOURCE/ID`.
+        report: Where drops are counted.
+
+    Returns:
+        What is kept, or None where no positive is.
+    """
+    if options.consistency is not None:
+        kept = _consistent(example, found, options.consistency, report)
+        if kept is None:
+            return None
+        example = kept
+    mining = options.mining
+    example = dataclasses.replace(example, negatives=tuple(_own_negatives(example, found, relevant, mining, report)))
+    if mining is None:
+        return Draft(example)
+    candidates = list(_candidates(example, found.candidates, relevant, mining, listed, report))
+    bound = _bound(example, found, mining)
+    passed = [candidate.item for candidate in candidates if _passes(candidate, bound, mining, example, report)]
+    if mining.sampling == "random":
+        random.Random(f"{mining.seed}-{example.query.id}").shuffle(passed)
+    return Draft(example, passed)
+
+
+def _consistent(
+    example: TrainingExample, found: Found, options: ConsistencyOptions, report: ErrorReport
+) -> TrainingExample | None:
+    kept = []
+    for item in example.positives:
+        if found.rivals[item.id] < options.top:
+            kept.append(item)
+        else:
+            report.add(
+                "inconsistent_positive",
+                f"query {example.query.id}: {item.id} is not among the first {options.top}",
+            )
+    if not kept:
+        report.add("no_consistent_positive", f"query {example.query.id}")
+        return None
+    left = tuple(item.id for item in example.positives if item not in kept)
+    return dataclasses.replace(example, positives=tuple(kept), relevant=(*example.relevant, *left))
+
+
+def _own_negatives(
+    example: TrainingExample, found: Found, relevant: Relevant, mining: MiningOptions | None, report: ErrorReport
+) -> Iterator[ExampleItem]:
+    bound = _bound(example, found, mining) if mining is not None and mining.keep_negatives else float("inf")
+    for item in example.negatives:
+        place = f"query {example.query.id}: {item.id}"
+        if mining is not None and not mining.keep_negatives:
+            report.add("replaced_negative", place)
+        elif item.id in relevant.ids:
+            report.add("relevant_document", place)
+        elif text_key(item.text) in relevant.texts:
+            report.add("text_of_positive", place)
+        elif item.grade is not None or mining is None or _passes_above(item, found, bound, mining, example, report):
+            yield item
+
+
+def _passes_above(
+    item: ExampleItem,
+    found: Found,
+    bound: float,
+    mining: MiningOptions,
+    example: TrainingExample,
+    report: ErrorReport,
+) -> bool:
+    easy_too = mining.model_copy(update={"min_score": None})
+    return _passes(Candidate(item, found.scores.get(item.id)), bound, easy_too, example, report)
+
+
+def _candidates(
+    example: TrainingExample,
+    candidates: Iterable[Candidate],
+    relevant: Relevant,
+    mining: MiningOptions,
+    listed: frozenset[str],
+    report: ErrorReport,
+) -> Iterator[Candidate]:
+    """Leave out what is no negative whatever it scores, and take the wanted depth of the rest."""
+    seen_ids = {item.id for item in example.negatives}
+    seen_texts = {text_key(item.text) for item in example.negatives}
+    rank = 0
+    for candidate in candidates:
+        item, key = candidate.item, text_key(candidate.item.text)
+        reason = None
+        if item.id in relevant.ids:
+            reason = "relevant_document"
+        elif key in relevant.texts:
+            reason = "text_of_positive"
+        elif is_query(item, example):
+            reason = "query_itself"
+        elif item.id in listed or item.id.partition("/")[2] in listed:
+            reason = "listed_document"
+        elif not item.text.strip():
+            reason = "empty_text"
+        elif item.id in seen_ids or key in seen_texts:
+            reason = "negative_twice"
+        else:
+            rank += 1
+            seen_texts.add(key)
+            if rank > mining.skip_top + mining.depth:
+                return
+            reason = "skipped_top" if rank <= mining.skip_top else None
+        if reason is None:
+            yield candidate
+        else:
+            report.add(reason, f"query {example.query.id}: {item.id}")
+
+
+def _bound(example: TrainingExample, found: Found, mining: MiningOptions | None) -> float:
+    if mining is None or mining.margin is None:
+        return float("inf")
+    return score_bound((found.scores[item.id] for item in example.positives), mining.margin)
+
+
+def _passes(
+    candidate: Candidate, bound: float, mining: MiningOptions, example: TrainingExample, report: ErrorReport
+) -> bool:
+    score = candidate.score
+    if score is None:
+        return True
+    reason = None
+    if score > bound:
+        reason, limit = "above_margin", bound
+    elif mining.max_score is not None and score > mining.max_score:
+        reason, limit = "above_maximum", mining.max_score
+    elif mining.min_score is not None and score < mining.min_score:
+        reason, limit = "below_minimum", mining.min_score
+    if reason is None:
+        return True
+    report.add(reason, f"query {example.query.id}: {candidate.item.id} scores {score:.4g}, the limit is {limit:.4g}")
+    return False

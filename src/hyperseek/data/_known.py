@@ -1,0 +1,60 @@
+"""What is known to be relevant to a query, over all examples: it is never a negative.
+
+Memory holds ids and 8-byte hashes of texts, never the texts.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from hyperseek.data._examples import TrainingExample, qualified
+from hyperseek.records import Qrels
+
+
+@dataclass(slots=True)
+class Relevant:
+    """What is relevant to one query.
+
+    Attributes:
+        ids: Of documents, as `SOURCE/ID`.
+        texts: Their texts, as `text_key` names them, as far as they were seen.
+    """
+
+    ids: set[str] = field(default_factory=set)
+    texts: set[int] = field(default_factory=set)
+
+
+class Known:
+    """Relevant documents by query: examples whose queries have the same text share theirs.
+
+    Args:
+        examples: All of them, read once.
+        judged: Further judgements by name of the collection, with its own ids.
+    """
+
+    def __init__(self, examples: Iterable[TrainingExample], judged: Mapping[str, Qrels] | None = None) -> None:
+        self._of_text: defaultdict[int, Relevant] = defaultdict(Relevant)
+        self.sources: dict[str, int] = {}
+        judged_ids = {
+            qualified(name, query_id): [qualified(name, document_id) for document_id, grade in own.items() if grade > 0]
+            for name, qrels in (judged or {}).items()
+            for query_id, own in qrels.items()
+        }
+        for example in examples:
+            self.sources[example.source] = self.sources.get(example.source, 0) + 1
+            relevant = self._of_text[text_key(example.query.text)]
+            relevant.ids.update(example.relevant, judged_ids.get(example.query.id, ()))
+            for item in example.positives:
+                relevant.ids.add(item.id)
+                relevant.texts.add(text_key(item.text))
+
+    def of(self, example: TrainingExample) -> Relevant:
+        """Return what is relevant to the query of an example."""
+        return self._of_text[text_key(example.query.text)]
+
+
+def text_key(text: str) -> int:
+    """Return a number that texts share which differ in case and blanks alone."""
+    return hash(" ".join(text.split()).casefold())

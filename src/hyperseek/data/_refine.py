@@ -1,0 +1,218 @@
+"""Mining hard negatives and filtering examples, from one prepared folder to another."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from itertools import groupby, islice
+from pathlib import Path
+
+from hyperseek._errors import InputError, UnknownNameError
+from hyperseek._progress import progress
+from hyperseek.data._corpora import Corpus, Mine, opened_corpora
+from hyperseek.data._examples import TrainingExample, cleaned
+from hyperseek.data._filters import Draft, draft
+from hyperseek.data._known import Known
+from hyperseek.data._lines import PathLike
+from hyperseek.data._mined_search import CorpusSearch, Found
+from hyperseek.data._prepared import CorpusInfo, Prepared, PreparedInfo, RefinedInfo, read_prepared
+from hyperseek.data._refine_options import MiningOptions, RefineOptions, TeacherOptions
+from hyperseek.data._report import ErrorReport, OnError
+from hyperseek.data._teaching import Teacher, choose
+from hyperseek.data._writing import example_writer
+from hyperseek.records import Qrels
+
+# Queries whose candidates, with their texts, are in memory at a time.
+_BATCH = 256
+
+logger = logging.getLogger(__name__)
+
+
+class Refiner:
+    """Mines and filters a stream of examples, some hundred queries at a time.
+
+    Args:
+        known: What is relevant to their queries.
+        corpora: Where to search, by source; empty where only a teacher filters.
+        options: What to do.
+        teacher: Scores pairs, or None.
+        listed: Documents that must not appear, as `ID` or `SOURCE/ID`.
+        report: Where drops are counted.
+
+    Attributes:
+        mined: Negatives added so far.
+        short: Examples so far that got fewer than were asked for.
+    """
+
+    def __init__(
+        self,
+        known: Known,
+        corpora: Mapping[str, Corpus],
+        *,
+        options: RefineOptions,
+        teacher: Teacher | None,
+        listed: frozenset[str],
+        report: ErrorReport,
+    ) -> None:
+        self._known, self._options, self._teacher, self._listed = known, options, teacher, listed
+        searches = {id(corpus): CorpusSearch(corpus, options) for corpus in corpora.values()}
+        self._searches = {source: searches[id(corpus)] for source, corpus in corpora.items()}
+        self._report = report
+        self.mined = self.short = 0
+
+    def refine(
+        self, examples: Iterable[TrainingExample], *, advance: Callable[[], None] | None = None
+    ) -> Iterator[TrainingExample]:
+        """Mine and filter.
+
+        Args:
+            examples: Any number.
+            advance: Called after each example that was looked at, kept or not.
+
+        Yields:
+            Those that are kept, in order.
+        """
+        for batch in _batches(examples):
+            for kept in self._batch(batch):
+                result = cleaned(kept.finished(), self._report)
+                if result is not None:
+                    yield result
+            for _ in batch:
+                if advance is not None:
+                    advance()
+
+    def _batch(self, examples: Sequence[TrainingExample]) -> list[Draft]:
+        relevant = [self._known.of(example) for example in examples]
+        search = self._searches.get(examples[0].source)
+        found: Iterable[Found] = [Found() for _ in examples] if search is None else search.find(examples, relevant)
+        drafts = [
+            draft(example, own, line, options=self._options, listed=self._listed, report=self._report)
+            for example, own, line in zip(examples, found, relevant, strict=True)
+        ]
+        kept = [one for one in drafts if one is not None]
+        wanted = self._options.mining.negatives if self._options.mining else 0
+        choose(
+            kept, wanted, teacher=self._teacher, options=self._options.teacher or TeacherOptions(), report=self._report
+        )
+        self.mined += sum(len(one.mined) for one in kept)
+        self.short += sum(len(one.mined) < wanted for one in kept)
+        return kept
+
+
+def refine(
+    source: PathLike,
+    folder: PathLike,
+    *,
+    mine: Mine | Sequence[Mine] | None = None,
+    options: RefineOptions | None = None,
+    teacher: Teacher | None = None,
+    judged: Mapping[str, Qrels] | None = None,
+    on_error: OnError = "raise",
+    overwrite: bool = False,
+) -> PreparedInfo:
+    """Mine hard negatives for prepared examples, and drop inconsistent positives and false negatives.
+
+    Nothing that is known to be relevant becomes a negative: no positive of any example with the same query, no
+    further document that is judged relevant, and no document with the text of one of these. The same input gives the
+    same bytes.
+
+    Args:
+        source: A folder that `prepare`, `write_examples` or this function wrote.
+        folder: The folder to write; it is there whole or not at all.
+        mine: Where to search: indexes, or paths of indexes as `[NAME=]FOLDER`, and at most one model or the name of
+            one, for which the examples' collections are encoded first. An index serves the examples of the collection
+            it holds; one of another collection serves all that have none of their own. An encoding that was killed is
+            resumed by the next call with the same folder.
+        options: What to do; None for mining with the defaults where `mine` is given, and for the defaults of the
+            teacher's filter where `teacher` is.
+        teacher: Scores queries and documents; its scores are written with the items.
+        judged: Further judgements, by name of the collection: what is relevant there is never a negative.
+        on_error: At a bad record of a collection that is encoded: stop, or leave it out and count it.
+        overwrite: Replace an older prepared folder.
+
+    Returns:
+        What was written; `refined[-1]` says how, and what was dropped.
+
+    Raises:
+        DataError: `source` is no prepared folder, or an index does not hold what its name says.
+        InputError: There is nothing to do, something is missing for it, or no example is left.
+    """
+    options = check_refining(options, mine, teacher)
+    prepared = read_prepared(source)
+    known = Known(prepared.examples(), judged)
+    _check_names(judged, known)
+    target = Path(folder)
+    work = target.parent / f".{target.name}.mining"
+    report = ErrorReport()
+    with (
+        example_writer(folder, overwrite=overwrite) as writer,
+        _corpora(mine, prepared, known, work, on_error) as corpora,
+    ):
+        refiner = Refiner(known, corpora, options=options, teacher=teacher, listed=_listed(prepared), report=report)
+        with progress("mining" if options.mining else "filtering", len(prepared), unit="examples") as bar:
+            for example in refiner.refine(prepared.examples(), advance=bar.advance):
+                writer.add(example)
+        info = RefinedInfo(
+            before=prepared.info.fingerprint,
+            options=options.model_dump(mode="json"),
+            corpora=_infos(corpora),
+            teacher=None if teacher is None else teacher.name,
+            mined=refiner.mined,
+            short=refiner.short,
+            dropped=report.to_dict(),
+        )
+        report.log(str(source), level=logging.INFO)
+        return writer.finish(prepared.info.sources, prepared.info.options, refined=(*prepared.info.refined, info))
+
+
+def _batches(examples: Iterable[TrainingExample]) -> Iterator[list[TrainingExample]]:
+    """Yield successive examples of one source, a batch at a time."""
+    for _, group in groupby(examples, key=lambda example: example.source):
+        while batch := list(islice(group, _BATCH)):
+            yield batch
+
+
+def check_refining(
+    options: RefineOptions | None, mine: Mine | Sequence[Mine] | None, teacher: Teacher | None
+) -> RefineOptions:
+    """Fill in defaults; InputError for what cannot be done or would be ignored."""
+    options = options or RefineOptions()
+    searches = options.mining is not None or options.consistency is not None
+    if searches and mine is None:
+        raise InputError("mining and consistency filtering search a corpus; give an index or a model: mine= or --mine")
+    if options.teacher is not None and teacher is None:
+        raise InputError("filtering by a teacher needs one: teacher= or --teacher")
+    if mine is None and teacher is None:
+        raise InputError("there is nothing to do; give an index or a model to mine with, or a teacher that filters")
+    if mine is not None and not searches:
+        options = options.model_copy(update={"mining": MiningOptions()})
+    if teacher is not None and options.teacher is None:
+        options = options.model_copy(update={"teacher": TeacherOptions()})
+    return options
+
+
+def _corpora(
+    mine: Mine | Sequence[Mine] | None, prepared: Prepared, known: Known, work: Path, on_error: OnError
+) -> AbstractContextManager[Mapping[str, Corpus]]:
+    if mine is None:
+        return nullcontext({})
+    return opened_corpora(mine, prepared, known.sources, work=work, on_error=on_error)
+
+
+def _check_names(judged: Mapping[str, Qrels] | None, known: Known) -> None:
+    for name in judged or {}:
+        if name not in known.sources:
+            raise UnknownNameError("source of examples", name, known.sources)
+
+
+def _listed(prepared: Prepared) -> frozenset[str]:
+    """Return the documents that must not appear among the examples, as they were listed when these were prepared."""
+    return frozenset(prepared.info.options.get("qrels", {}).get("drop_documents", ()))
+
+
+def _infos(corpora: Mapping[str, Corpus]) -> tuple[CorpusInfo, ...]:
+    distinct = {id(corpus): corpus for corpus in corpora.values()}
+    return tuple(
+        corpus.info(source for source, own in corpora.items() if own is corpus) for corpus in distinct.values()
+    )

@@ -1,0 +1,95 @@
+"""What mining and filtering can be asked for."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from hyperseek._config import Config
+
+
+class MiningOptions(Config):
+    """How hard negatives are mined.
+
+    A candidate is a document that a search finds and that is neither relevant to the query as far as anyone knows,
+    nor of the same text as a relevant one, nor the query itself. All scores are those of the searching model.
+
+    A margin is relative to the lowest score of the query's positives: of a positive at 0.8, 0.95 drops what scores
+    above 0.76. Where scores are negative, as distances are, the same share of their size is taken off: of a positive
+    at -2, 0.95 drops what scores above -2.1.
+
+    Attributes:
+        negatives: How many to mine for a query, beside those that it has.
+        depth: How many candidates to look at.
+        skip_top: The first candidates, so many, are not taken.
+        margin: Candidates above this share of the positive's score are taken for relevant and dropped; None for none.
+        max_score: Candidates that score higher are dropped.
+        min_score: Candidates that score lower are dropped, as too easy.
+        sampling: `top` takes the best candidates that are left, `random` draws from them.
+        seed: Of the draw.
+        keep_negatives: Whether to keep the negatives that are there already. Those that nobody judged must pass
+            `margin` and `max_score` too.
+        engine: `auto`, `exact` or the name of an engine of the index.
+        plan: Stages that find the candidates instead, as `Plan` reads them: BM25, fusions, cascades.
+    """
+
+    negatives: int = Field(default=7, ge=1)
+    depth: int = Field(default=100, ge=1)
+    skip_top: int = Field(default=0, ge=0)
+    margin: float | None = Field(default=0.95, gt=0)
+    max_score: float | None = None
+    min_score: float | None = None
+    sampling: Literal["top", "random"] = "top"
+    seed: int = Field(default=0, ge=0)
+    keep_negatives: bool = True
+    engine: str = "auto"
+    plan: dict[str, Any] | None = None
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether any filter reads the searching model's scores."""
+        return any(limit is not None for limit in (self.margin, self.max_score, self.min_score))
+
+
+class ConsistencyOptions(Config):
+    """Which pairs are consistent: a positive must rank among the first of its query.
+
+    Attributes:
+        top: A positive is kept where fewer than so many documents score higher; other relevant documents of the query
+            do not count.
+        pool: Rank against so many documents, drawn once from the corpus, instead of all.
+        seed: Of the draw.
+        engine: `auto`, `exact` or the name of an engine of the index.
+    """
+
+    top: int = Field(default=2, ge=1)
+    pool: int | None = Field(default=None, ge=1)
+    seed: int = Field(default=0, ge=0)
+    engine: str = "auto"
+
+
+class TeacherOptions(Config):
+    """Which negatives a teacher takes for relevant. Negatives that a person judged stay, whatever it says.
+
+    Attributes:
+        margin: Negatives above this share of the lowest positive's score are dropped, as in `MiningOptions`.
+        max_score: Negatives that score higher are dropped.
+    """
+
+    margin: float | None = Field(default=0.95, gt=0)
+    max_score: float | None = None
+
+
+class RefineOptions(Config):
+    """What to do with prepared examples, in this order; None leaves a step out.
+
+    Attributes:
+        consistency: Dropping positives that their query does not find.
+        mining: Adding hard negatives.
+        teacher: Dropping negatives that a teacher takes for relevant.
+    """
+
+    consistency: ConsistencyOptions | None = None
+    mining: MiningOptions | None = None
+    teacher: TeacherOptions | None = None
