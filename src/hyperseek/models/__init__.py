@@ -5,7 +5,12 @@ from hyperseek.models._hypencoder import import_hypencoder
 from hyperseek.models._late import LateRetriever
 from hyperseek.models._load import load, resolve_name
 from hyperseek.models._lorentz_config import LorentzConfig
+from hyperseek.models._lorentz_encoder import LorentzEncoder, LorentzEncoderOutput
+from hyperseek.models._lorentz_encoder_config import LorentzEncoderConfig
 from hyperseek.models._lorentz_head import LorentzHead
+from hyperseek.models._lorentz_masked_lm import LorentzForMaskedLM
+from hyperseek.models._lorentz_points import LorentzPoints
+from hyperseek.models._lorentz_transformer import LorentzPooling, LorentzTransformer
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever
 
@@ -13,7 +18,14 @@ __all__ = [
     "LateRetriever",
     "LinearHeadConfig",
     "LorentzConfig",
+    "LorentzEncoder",
+    "LorentzEncoderConfig",
+    "LorentzEncoderOutput",
+    "LorentzForMaskedLM",
     "LorentzHead",
+    "LorentzPoints",
+    "LorentzPooling",
+    "LorentzTransformer",
     "ModelConfig",
     "QNetConfig",
     "QNetHead",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +15,8 @@ from hyperseek._errors import InputError
 class Curvature(nn.Module):
     """R² of a hyperboloid <x, x> = -R², as a number to train or to keep.
 
-    What is trained is log R². In training its value is put back into the bounds before it is read, so that it never
-    goes far beyond them and can always come back.
+    What is trained is log R², which a cast to half precision leaves in float32. In training its value is put back into
+    the bounds before it is read, so that it never goes far beyond them and can always come back.
 
     Args:
         radius_squared: Where it starts.
@@ -53,6 +55,15 @@ class Curvature(nn.Module):
             self.log_radius_squared.data.clamp_(*map(math.log, self.bounds))
             return self.log_radius_squared.exp()
         return self.log_radius_squared.clamp(*map(math.log, self.bounds)).exp()
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # A curvature rounded to half precision would be another space than that of an index made before.
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        applied: Self = super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+        return applied
 
     @property
     def radius_squared(self) -> float:

@@ -103,5 +103,7 @@ def _first(points: Tensor, mask: Tensor | None) -> Tensor:
     """Return the first token that is none of the padding, which may be on the left."""
     if mask is None:
         return points[:, 0]
-    places = (mask != 0).int().argmax(dim=1)
+    count = mask.shape[1]
+    numbers = torch.arange(count, device=mask.device)
+    places = torch.where(mask != 0, numbers, count).amin(dim=1).clamp_max(count - 1)
     return points[torch.arange(len(points), device=points.device), places]

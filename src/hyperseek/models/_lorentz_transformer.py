@@ -1,0 +1,177 @@
+"""The fully hyperbolic encoder as sentence-transformers modules: a trunk of token points, and its pooling.
+
+They hand on Lorentz points, time first, and `radius_squared`, the R² these lie on. The step that makes queries and
+documents of them for an index is the module `LorentzPoints`.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from sentence_transformers.base.modules import Transformer
+
+from hyperseek._errors import ModelError
+from hyperseek.models._lorentz_encoder import LorentzEncoder, make_pooler
+from hyperseek.models._lorentz_encoder_config import LorentzEncoderConfig
+from hyperseek.models._lorentz_points import CurvatureReader
+from hyperseek.nn.lorentz import LorentzPooler
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from hyperseek.nn.lorentz._pooler import PoolingName
+
+
+class LorentzTransformer(Transformer):
+    """The trunk. Reads tokenised texts; writes `token_embeddings` `(B, S, d)` points and `radius_squared`, 0-dim.
+
+    It takes every argument of sentence-transformers' `Transformer`, and saves alike: the folder also loads as
+    `LorentzEncoder`, and in transformers' `AutoModel` where hyperseek was imported.
+
+    Args:
+        model_name_or_path: Folder or name of a `LorentzEncoder` or `LorentzForMaskedLM` with its tokenizer.
+        **options: See `Transformer`.
+
+    Raises:
+        ModelError: The model is of another kind, or lacks tensors.
+    """
+
+    model: LorentzEncoder
+
+    def __init__(self, model_name_or_path: str, **options: Any) -> None:
+        super().__init__(model_name_or_path, **options)
+        if not isinstance(self.model, LorentzEncoder):
+            raise ModelError(f"{model_name_or_path} is a {type(self.model).__name__}, not a LorentzEncoder")
+        # Its pooling, if it has one, is a module of its own here.
+        self.model.pooler = None
+
+    @property
+    def points_dimension(self) -> int:
+        """Dimension of the space: one less than the coordinates of its points."""
+        return int(self.model.config.hidden_size) - 1
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Encode the tokens of `features`, and return these with what was added."""
+        features = super().forward(features, **kwargs)
+        features["radius_squared"] = self.model.curvature()
+        return features
+
+
+class LorentzPooling(CurvatureReader):
+    """Pool token points to one of the text.
+
+    Reads `token_embeddings`, `attention_mask` and `radius_squared` (from the trunk where it is missing); writes
+    `sentence_embedding`, `(B, d)` points, float32 or wider.
+
+    Args:
+        size: Coordinates of a point, time included.
+        pooling: See `hyperseek.nn.lorentz.LorentzPooler`, as for all that follow.
+        power: See there.
+        saturation: See there.
+        keep_radius: See there.
+    """
+
+    config_keys = ("size", "pooling", "power", "saturation", "keep_radius")  # type: ignore[assignment]  # a list there
+
+    def __init__(
+        self,
+        size: int,
+        pooling: PoolingName = "cls",
+        *,
+        power: float = 1.0,
+        saturation: float = 0.0,
+        keep_radius: bool = False,
+    ) -> None:
+        super().__init__()
+        self.size = size
+        self.pooling = pooling
+        self.power = power
+        self.saturation = saturation
+        self.keep_radius = keep_radius
+        self.pooler = LorentzPooler(pooling, size, power=power, saturation=saturation, keep_radius=keep_radius)
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Write the pooled points, and return the features."""
+        points = features["token_embeddings"]
+        with torch.autocast(points.device.type, enabled=False):
+            features["sentence_embedding"] = self.pooler(
+                points, features.get("attention_mask"), self.radius_squared(features)
+            )
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        """Return how many coordinates a point has, time included."""
+        return self.size
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write configuration and, where there are any, weights into a folder."""
+        os.makedirs(output_path, exist_ok=True)
+        self.save_config(output_path)
+        if self.state_dict():
+            self.save_torch_weights(output_path, safe_serialization=True)
+
+    @classmethod
+    def load(
+        cls,
+        model_name_or_path: str,
+        subfolder: str = "",
+        token: bool | str | None = None,
+        cache_folder: str | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        init_defaults: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Read configuration and weights from a folder or a Hub repository."""
+        where: Any = {
+            "subfolder": subfolder,
+            "token": token,
+            "cache_folder": cache_folder,
+            "revision": revision,
+            "local_files_only": local_files_only,
+        }
+        module = cls(**cls.load_config(model_name_or_path, **where))
+        if module.state_dict():
+            cls.load_torch_weights(model_name_or_path, model=module, **where)
+        return module
+
+
+def pooling_module(config: LorentzEncoderConfig, pooler: LorentzPooler | None = None) -> LorentzPooling:
+    """Return the pooling that a configuration names as a module.
+
+    Args:
+        config: The configuration of a `LorentzEncoder`.
+        pooler: The pooling of that encoder, for its weights; None for new ones.
+
+    Returns:
+        The module.
+    """
+    pooler = pooler or make_pooler(config)
+    module = LorentzPooling(
+        config.hidden_size,
+        pooler.pooling,
+        power=pooler.power,
+        saturation=pooler.saturation,
+        keep_radius=pooler.keep_radius,
+    )
+    module.pooler.load_state_dict(pooler.state_dict())
+    return module
+
+
+def transformer_module(encoder: LorentzEncoder, tokenizer: PreTrainedTokenizerBase) -> LorentzTransformer:
+    """Return an encoder in memory as a module.
+
+    Args:
+        encoder: The encoder; it is copied, without its pooling.
+        tokenizer: Its tokenizer.
+
+    Returns:
+        The trunk of a retriever.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        encoder.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        return LorentzTransformer(folder)
