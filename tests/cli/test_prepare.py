@@ -94,3 +94,79 @@ def test_beir_folder(collection, tmp_path):
     assert "copy: 2 documents, 1 queries in train; fingerprint" in result.stderr
     with pytest.raises(InputError, match="--beir writes one collection, got 2"):
         run("--beir", tmp_path / "other", collection, collection)
+
+
+@pytest.fixture
+def mined(tmp_path, tiny_encoder):
+    """A collection of four documents about two queries, its index by a tiny encoder, and prepared examples."""
+    from hyperseek.index import Index
+    from hyperseek.models import load
+
+    folder = tmp_path / "words"
+    (folder / "qrels").mkdir(parents=True)
+    texts = {"d1": "cat dog bird", "d2": "cat dog fish", "d3": "sea sun", "d4": "moon star sun"}
+    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": k, "text": v}) + "\n" for k, v in texts.items()))
+    queries = {"q1": "what is a dog", "q2": "what is the sun"}
+    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": k, "text": v}) + "\n" for k, v in queries.items()))
+    (folder / "qrels/train.tsv").write_text("q1\td1\t1\nq2\td3\t1\n")
+    model = load(tiny_encoder, device="cpu")
+    Index.build(tmp_path / "index", open_dataset(folder).documents(), model, dtype="float32", name="words")
+    run(tmp_path / "plain", folder)
+    return folder
+
+
+def test_mining(mined, tmp_path):
+    result = run(tmp_path / "out", mined, "--mine", tmp_path / "index", "--negatives", 2, "--margin", 0, "--json")
+    assert result.exit_code == 0, result.stderr
+    assert "  searched 4 documents of words" in result.stderr
+    assert "  4 negatives mined; 0 examples got fewer" in result.stderr
+    assert "2 relevant_document" in result.stderr
+    report = json.loads(result.stdout)
+    assert report["refined"][0]["options"]["mining"]["margin"] is None
+    first, second = read_examples(tmp_path / "out")
+    assert all(len(one.negatives) == 2 for one in (first, second))
+    again = run(tmp_path / "again", tmp_path / "plain", "--mine", f"words={tmp_path / 'index'}", "--negatives", 2,
+                "--margin", 0, "--json")  # fmt: skip
+    assert json.loads(again.stdout)["fingerprint"] == report["fingerprint"]
+
+
+def test_mining_with_words_a_teacher_and_further_judgements(mined, tmp_path, tiny_encoder):
+    plan = tmp_path / "words.yaml"
+    plan.write_text("stages: [{kind: bm25, n: 10}]\n")
+    more = tmp_path / "more.tsv"
+    more.write_text("q2\td4\t1\n")
+    result = run(
+        tmp_path / "out", mined, "--mine", tmp_path / "index", "--plan", plan, "--margin", 0,
+        "--exclude-relevant", f"words={more}", "--teacher", tiny_encoder, "--teacher-margin", 0, "--device", "cpu",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    first, second = read_examples(tmp_path / "out")
+    assert [item.id for item in first.negatives] == ["words/d2"]
+    assert second.negatives == ()
+    assert all(item.score is not None for item in (*first.positives, *first.negatives))
+
+
+def test_filtering_alone(mined, tmp_path, tiny_encoder):
+    result = run(tmp_path / "out", tmp_path / "plain", "--mine", tiny_encoder, "--negatives", 0, "--device", "cpu",
+                 "--consistent-top", 4, "--consistent-pool", 3)  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    assert len(list(read_examples(tmp_path / "out"))) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--depth", 5], "--depth is about mining; say where to mine with --mine"),
+        (["--negatives", 0], "--negatives is about mining"),
+        (["--mine", "index", "--negatives", 0], "--negatives 0 mines nothing"),
+        (["--consistent-top", 2], "give an index or a model"),
+        (["--mine", "index", "--consistent-pool", 2], "--consistent-pool goes with --consistent-top"),
+        (["--teacher-max-score", 2], "go with --teacher"),
+        (["--mine", "index", "--exclude-relevant", "more.tsv"], "must name its collection"),
+    ],
+)
+def test_options_that_nothing_would_read(mined, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        run(tmp_path / "out", mined, *arguments)
+    assert not (tmp_path / "out").exists()

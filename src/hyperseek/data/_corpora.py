@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from hyperseek._errors import DataError, InputError
 from hyperseek._fingerprint import fingerprint_json
@@ -99,7 +99,13 @@ class Corpus:
 
 @contextmanager
 def opened_corpora(
-    mine: Mine | Sequence[Mine], prepared: Prepared, sources: Iterable[str], *, work: Path, on_error: OnError
+    mine: Mine | Sequence[Mine],
+    prepared: Prepared,
+    sources: Iterable[str],
+    *,
+    work: Path,
+    device: str | None = None,
+    on_error: OnError = "raise",
 ) -> Iterator[dict[str, Corpus]]:
     """Find a corpus for every source.
 
@@ -109,6 +115,7 @@ def opened_corpora(
         sources: Names of their sources.
         work: Where collections are encoded for a model; an attempt that was killed is resumed there, and a finished
             one leaves nothing.
+        device: Where to put models that are named; None takes a GPU if there is one.
         on_error: What happens at a bad record of a collection.
 
     Yields:
@@ -119,7 +126,8 @@ def opened_corpora(
         DataError: An index that is named as a source holds none of its positives, or other texts.
     """
     sources = list(sources)
-    indexes, model = _opened([mine] if isinstance(mine, str | os.PathLike) or not isinstance(mine, Sequence) else mine)
+    several = isinstance(mine, Sequence) and not isinstance(mine, str)
+    indexes, model = _opened(cast("Sequence[Mine]", mine if several else [mine]), device)
     own: dict[str, Corpus] = {}
     others: list[Corpus] = []
     for name, index in indexes:
@@ -141,13 +149,12 @@ def opened_corpora(
         raise InputError(f"there is no index for the examples of {missing[0]!r}; give one, as in {missing[0]}=INDEX")
     for source in missing:
         own[source] = _encoded(source, model, prepared, work, on_error) if model is not None else others[0]
-    yield own
+    yield {source: own[source] for source in sources}
     _remove(work)
 
 
-def _opened(mine: Sequence[Mine]) -> tuple[list[tuple[str | None, Index]], Retriever | None]:
+def _opened(mine: Sequence[Mine], device: str | None) -> tuple[list[tuple[str | None, Index]], Retriever | None]:
     from hyperseek.index import Index
-    from hyperseek.models import load
 
     indexes: list[tuple[str | None, Index]] = []
     models: list[Retriever] = []
@@ -158,7 +165,7 @@ def _opened(mine: Sequence[Mine]) -> tuple[list[tuple[str | None, Index]], Retri
             text = os.fspath(given)
             if (named := _NAMED.fullmatch(text)) and not Path(text).exists():
                 name, text = named.groups()
-            value = Index.open(text) if (Path(text) / "index.json").is_file() else load(text)
+            value = _open(text, device)
         if isinstance(value, Index):
             indexes.append((name, value))
         elif name is not None:
@@ -168,6 +175,14 @@ def _opened(mine: Sequence[Mine]) -> tuple[list[tuple[str | None, Index]], Retri
     if len(models) > 1:
         raise InputError(f"two models are given to mine with, {models[0].source!r} and {models[1].source!r}; give one")
     return indexes, models[0] if models else None
+
+
+def _open(path: str, device: str | None) -> Index | Retriever:
+    from hyperseek.index import Index
+    from hyperseek.models import load
+
+    is_index = (Path(path) / "index.json").is_file()
+    return Index.open(path, device=device) if is_index else load(path, device=device)
 
 
 def _identified(name: str | None, index: Index, prepared: Prepared, sources: Sequence[str]) -> Corpus:

@@ -42,6 +42,7 @@ def prepare(
     refining: RefineOptions | None = None,
     teacher: Teacher | None = None,
     judged: Mapping[str, Qrels] | None = None,
+    device: str | None = None,
     on_error: OnError = "raise",
     overwrite: bool = False,
 ) -> PreparedInfo:
@@ -58,6 +59,7 @@ def prepare(
         refining: How to mine and filter, as the `options` of `refine`.
         teacher: Filters negatives; see `refine`.
         judged: Further judgements by name of the collection; see `refine`.
+        device: Where to put models that are given by name; None takes a GPU if there is one.
         on_error: Stop at a bad record, or leave it out and count it.
         overwrite: Replace an older prepared folder.
 
@@ -80,13 +82,13 @@ def prepare(
     if done:
         if len(sources) > 1 or options is not None:
             raise InputError(f"{done[0]} is prepared already; give it alone, without options for other sources")
-        return refine(done[0], folder, on_error=on_error, overwrite=overwrite, **further)
+        return refine(done[0], folder, device=device, on_error=on_error, overwrite=overwrite, **further)
     check_refining(refining, mine, teacher)
     target.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
         plain = Path(temporary) / "prepared"
         _prepare(plain, sources, options or PrepareOptions(), on_error=on_error, overwrite=False)
-        return refine(plain, folder, on_error=on_error, overwrite=overwrite, **further)
+        return refine(plain, folder, device=device, on_error=on_error, overwrite=overwrite, **further)
 
 
 class _Further(TypedDict):

@@ -108,6 +108,7 @@ def refine(
     options: RefineOptions | None = None,
     teacher: Teacher | None = None,
     judged: Mapping[str, Qrels] | None = None,
+    device: str | None = None,
     on_error: OnError = "raise",
     overwrite: bool = False,
 ) -> PreparedInfo:
@@ -128,6 +129,7 @@ def refine(
             teacher's filter where `teacher` is.
         teacher: Scores queries and documents; its scores are written with the items.
         judged: Further judgements, by name of the collection: what is relevant there is never a negative.
+        device: Where to put models that are given by name, as in `"cuda:0"`; None takes a GPU if there is one.
         on_error: At a bad record of a collection that is encoded: stop, or leave it out and count it.
         overwrite: Replace an older prepared folder.
 
@@ -145,10 +147,12 @@ def refine(
     target = Path(folder)
     work = target.parent / f".{target.name}.mining"
     report = ErrorReport()
-    with (
-        example_writer(folder, overwrite=overwrite) as writer,
-        _corpora(mine, prepared, known, work, on_error) as corpora,
-    ):
+    corpora_of_sources: AbstractContextManager[Mapping[str, Corpus]] = (
+        nullcontext({})
+        if mine is None
+        else opened_corpora(mine, prepared, known.sources, work=work, device=device, on_error=on_error)
+    )
+    with example_writer(folder, overwrite=overwrite) as writer, corpora_of_sources as corpora:
         refiner = Refiner(known, corpora, options=options, teacher=teacher, listed=_listed(prepared), report=report)
         with progress("mining" if options.mining else "filtering", len(prepared), unit="examples") as bar:
             for example in refiner.refine(prepared.examples(), advance=bar.advance):
@@ -190,14 +194,6 @@ def check_refining(
     if teacher is not None and options.teacher is None:
         options = options.model_copy(update={"teacher": TeacherOptions()})
     return options
-
-
-def _corpora(
-    mine: Mine | Sequence[Mine] | None, prepared: Prepared, known: Known, work: Path, on_error: OnError
-) -> AbstractContextManager[Mapping[str, Corpus]]:
-    if mine is None:
-        return nullcontext({})
-    return opened_corpora(mine, prepared, known.sources, work=work, on_error=on_error)
 
 
 def _check_names(judged: Mapping[str, Qrels] | None, known: Known) -> None:
