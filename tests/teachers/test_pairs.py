@@ -43,7 +43,7 @@ def test_a_cross_encoder_scores_pairs_by_its_bare_output(cross_encoder):
 
 
 def test_a_classifier_of_several_labels_is_refused(cross_encoder):
-    with pytest.raises(InputError, match="must give one score a pair, and .* gives 3"):
+    with pytest.raises(InputError, match=r"must give one score a pair, and .* gives 3"):
         load_teacher(cross_encoder(3), device="cpu")
 
 
