@@ -14,13 +14,16 @@ from hyperseek.models import LorentzHead, Retriever, load
 from hyperseek.scoring import LinearScorer, Points, Space
 from hyperseek.training import (
     NO_DOCUMENT,
+    Clock,
     Collator,
     ContrastiveConfig,
     ContrastiveLoss,
+    EpochBatches,
     FeatureCache,
     LossesConfig,
     Objective,
     Recipe,
+    RetrieverTrainer,
     ScoredBatch,
     SideFeatures,
     TrainedStack,
@@ -30,6 +33,7 @@ from hyperseek.training import (
     choose_trainable,
     make_dev_set,
     train,
+    training_arguments,
 )
 from hyperseek.training._recipe import TrainConfig
 
@@ -84,6 +88,11 @@ LOSSES: list[dict[str, Any]] = [
     {"own_cross_entropy": {}},
     {"contrastive": {"temperature": 0.5, "false_negative_margin": 0.2, "guide": "base"}, "anchor": {"weight": 0.1}},
     {"contrastive": {}, "entailment": {}, "radius": {"general": "query"}},
+    {
+        "contrastive": {"temperature": 0.5},
+        "margin_mse": {},
+        "matryoshka": {"dimensions": [2, 5], "weights": [1.0, 0.5]},
+    },
 ]
 
 
@@ -194,3 +203,55 @@ def test_bfloat16_and_small_batches_leave_the_geometry_alone(
         )
     assert torch.cosine_similarity(*gradients, dim=0) > 0.98
     assert batch["known"].min() >= NO_DOCUMENT
+
+
+@pytest.mark.parametrize("distance", [*DISTANCES, "dot", "cosine", "euclidean"])
+@pytest.mark.parametrize("radius", ["projection", "head"])
+def test_matryoshka_trains_what_a_shortened_model_hands_out(
+    make_retriever: MakeRetriever, toy_texts: tuple[list[str], list[str]], distance: str, radius: str
+) -> None:
+    documents, queries = toy_texts[0][:6], toy_texts[1][:6]
+    retriever = lorentz(make_retriever, distance=distance, radius=radius, radius_squared=0.5)
+    items = torch.arange(6)[:, None]
+    batch = ScoredBatch(
+        scorer=retriever.compile(queries),
+        points=retriever.encode_documents(documents, dtype="float32"),
+        documents=torch.arange(6),
+        items=items,
+        known=items,
+        labels=torch.full((6, 1), torch.nan),
+    )
+    config = {"contrastive": {"temperature": 0.5}, "matryoshka": {"dimensions": [3]}}
+    total, parts = Objective(LossesConfig.from_mapping(config))(batch)
+    assert parts.keys() == {"contrastive", "contrastive@3"}
+    assert total.item() == pytest.approx(sum(part.item() for part in parts.values()))
+    head = retriever.route("document")[-1]
+    assert isinstance(head, LorentzHead)
+    head.shorten(3)
+    assert retriever.space.dimension == 3
+    short = retriever.compile(queries).score(retriever.encode_documents(documents, dtype="float32")) / 0.5
+    expected = (short.logsumexp(1) - short.diagonal()).mean()
+    assert parts["contrastive@3"].item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_weight_decay_leaves_curvature_and_temperature_alone(
+    make_retriever: MakeRetriever, toy_set: TrainingSet, tmp_path: Path
+) -> None:
+    retriever = lorentz(make_retriever)
+    config = TrainConfig(max_steps=1, trunk="frozen", device="cpu", weight_decay=0.5, batch_size=4)
+    choose_trainable(retriever, config)
+    losses = LossesConfig.from_mapping({"contrastive": {"learned_temperature": True}})
+    trainer = RetrieverTrainer(
+        TrainingModule(TrainedStack(retriever, {"query": 0, "document": 0}), Objective(losses)),
+        training_arguments(config, tmp_path, batches=1, device=retriever.device, report_to=[], run_name="test"),
+        training_set=toy_set,
+        batches=EpochBatches(toy_set, 4),
+        collator=Collator(toy_set, SideFeatures(retriever, "query"), SideFeatures(retriever, "document")),
+        config=config,
+        clock=Clock("wall"),
+    )
+    groups = trainer.create_optimizer().param_groups
+    decayed = [tuple(p.shape) for group in groups if group["weight_decay"] for p in group["params"]]
+    others = sorted(tuple(p.shape) for group in groups if not group["weight_decay"] for p in group["params"])
+    assert decayed == [(8, 32)]
+    assert others == [(), (), (8,)]

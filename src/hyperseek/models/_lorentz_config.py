@@ -27,6 +27,8 @@ class LorentzConfig(Config):
 
     Attributes:
         dimension: Of the space; None takes the trunk's width.
+        output_dimension: Hand out only the first so many dimensions, lifted again; for models trained with
+            `losses.matryoshka`. None for all.
         distance: What points are compared by: `geodesic`, `squared_lorentz` or `lorentz_inner`. All three rank alike
             and train differently. `dot`, `cosine` and `euclidean` leave the lift out: a flat twin of as many
             parameters. (What the original calls `euclidean` is `dot`.)
@@ -58,6 +60,7 @@ class LorentzConfig(Config):
     """
 
     dimension: int | None = Field(default=None, ge=1)
+    output_dimension: int | None = Field(default=None, ge=1)
     distance: Distance = "geodesic"
     radius_squared: float = Field(default=1.0, gt=0)
     trainable_curvature: bool = False
@@ -94,6 +97,8 @@ class LorentzConfig(Config):
 
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
+        if self.output_dimension is not None and self.dimension is not None and self.output_dimension > self.dimension:
+            raise ValueError(f"output_dimension {self.output_dimension} is above dimension {self.dimension}")
         if self.point_pooling is not None and not self.curved:
             raise ValueError(
                 f"pooling {self.pooling} is for points; distance {self.distance} lifts none; take euc_mean or euc_cls"

@@ -93,8 +93,13 @@ class LorentzHead(Module):
 
     @property
     def dimension(self) -> int:
-        """Of the space."""
+        """Of the projection."""
         return self.config.dimension or self.token_size
+
+    @property
+    def output_dimension(self) -> int:
+        """Of the space that points are handed out in."""
+        return self.config.output_dimension or self.dimension
 
     @property
     def distance(self) -> Distance:
@@ -110,8 +115,8 @@ class LorentzHead(Module):
     def space(self) -> Space:
         """The geometry of the points, with the curvature as it is now."""
         if not self.curved:
-            return Space(self.distance, self.dimension)
-        return Space("lorentz", self.dimension, self.curvature.radius_squared, SIMILARITIES[self.distance])
+            return Space(self.distance, self.output_dimension)
+        return Space("lorentz", self.output_dimension, self.curvature.radius_squared, SIMILARITIES[self.distance])
 
     @property
     def base_space(self) -> Space:
@@ -134,13 +139,15 @@ class LorentzHead(Module):
         with torch.autocast(states.device.type, enabled=False):
             tangent = self.tangent(states)
             self._clipped = _share(self.tangent.clipped, mask)
-            if not self.curved or (mask is None and task not in ("query", "document")):
-                features["sentence_embedding"] = tangent
+            if not self.curved:
+                features["sentence_embedding"] = tangent[..., : self.output_dimension]
                 return features
             radius_squared = self.curvature()
             points = geometry.lorentz_expmap0(tangent, radius_squared)
             if mask is not None:
                 points = self._pooled(points, mask, radius_squared)
+            if self.output_dimension < self.dimension:
+                points = geometry.lorentz_from_space(points[..., 1 : self.output_dimension + 1], radius_squared)
             if task not in ("query", "document"):
                 points = geometry.lorentz_logmap0(points, radius_squared)
             features["sentence_embedding"] = flip_time(points) if task == "query" else points
@@ -171,7 +178,20 @@ class LorentzHead(Module):
 
     def get_embedding_dimension(self) -> int:
         """Return how many coordinates a point has, time included."""
-        return self.dimension + self.curved
+        return self.output_dimension + self.curved
+
+    def shorten(self, dimension: int) -> None:
+        """Hand out only the first dimensions, lifted again: what a model trained with `losses.matryoshka` is made for.
+
+        Args:
+            dimension: At most the projection's. Do this before anything is encoded, and save the model under another
+                name: its points are those of another space.
+
+        Raises:
+            ConfigError: There are not so many.
+        """
+        values = {**self.config.model_dump(), "output_dimension": dimension}
+        self.config = LorentzConfig.from_mapping(values, source="LorentzHead")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # A curvature rounded to half precision would be another space than that of an index made before.

@@ -79,6 +79,10 @@ class Geometry:
         """Turn points as models give them into points as they are stored."""
         return coordinates
 
+    def shorten(self, space: Space, vectors: Tensor, dimension: int) -> Tensor:
+        """Turn stored points into stored points of the space's first dimensions."""
+        return self.canonical(space, vectors[..., :dimension])
+
     def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
         """Compare all pairs: `(Q, N)`, higher is better."""
         raise NotImplementedError
@@ -183,6 +187,12 @@ class Lorentz(Geometry):
         """Turn hyperboloid points into polar points."""
         return geometry.lorentz_to_polar(coordinates, space.radius_squared)
 
+    def shorten(self, space: Space, vectors: Tensor, dimension: int) -> Tensor:
+        """Cut the space part of the hyperboloid's points and lift what is left."""
+        direction, rho = geometry.split_polar(vectors)
+        # Of unit radius, since polar points know no other; the time is made from the rest and may be anything here.
+        return geometry.lorentz_to_polar(torch.cat([rho, torch.sinh(rho) * direction[..., :dimension]], dim=-1))
+
     def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
         """Return the space's similarity."""
         return _similarity(space, geometry.half_chord(queries, points.vectors))
@@ -226,6 +236,10 @@ class Poincare(Lorentz):
 
 class Tokens(Geometry):
     """Sets of token vectors, compared by late interaction: see `MaxSimScorer`."""
+
+    def shorten(self, space: Space, vectors: Tensor, dimension: int) -> Tensor:
+        """Refuse: what stands for a text is no single point."""
+        raise InputError("points of tokens cannot be cut to fewer dimensions")
 
     def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
         """Refuse: one vector cannot stand for a query of many."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
 
 import torch
@@ -87,6 +87,31 @@ class Space:
                 f"not {coordinates.shape[-1]}"
             )
         return GEOMETRIES[self.kind].canonical(self, coordinates)
+
+    def shortened(self, dimension: int) -> Self:
+        """Return the space of the first `dimension` dimensions; InputError if it has fewer."""
+        if not 1 <= dimension <= self.dimension:
+            raise InputError(f"a space of {self.dimension} dimensions cannot be cut to {dimension}")
+        return replace(self, dimension=dimension)
+
+    def shorten(self, vectors: Tensor, dimension: int) -> Tensor:
+        """Return stored points of the space of the first dimensions, as Matryoshka training makes them useful.
+
+        Points of a hyperbolic space lose the other numbers of their space part and are lifted again: coordinates that
+        were merely cut would lie on no hyperboloid.
+
+        Args:
+            vectors: `(..., w)` stored points.
+            dimension: At least 1, at most the space's.
+
+        Returns:
+            `(..., w')` stored points of `shortened(dimension)`; differentiable.
+
+        Raises:
+            InputError: The points have not the space's width, or the space fewer dimensions.
+        """
+        self.check(vectors)
+        return GEOMETRIES[self.kind].shorten(self.shortened(dimension), vectors, dimension)
 
     def score(self, queries: Tensor, points: Points) -> Tensor:
         """Compare query points with document points, exactly.

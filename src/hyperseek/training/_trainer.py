@@ -95,6 +95,10 @@ class RetrieverTrainer(Loop, SentenceTransformerTrainer):
         self.track_loss_components(parts)
         return (total, {}) if return_outputs else total
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Name the parameters that decay: matrices, not biases, gains, temperatures and curvatures."""
+        return [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
+
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         tensors = {name: tensor.cpu().contiguous() for name, tensor in self.module.trainable_state().items()}

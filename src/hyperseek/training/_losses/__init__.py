@@ -8,6 +8,7 @@ from hyperseek.training._losses._gather import gather_rows
 from hyperseek.training._losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
 from hyperseek.training._losses._kl import KLConfig, KLLoss
 from hyperseek.training._losses._margin_mse import MarginMSEConfig, MarginMSELoss
+from hyperseek.training._losses._matryoshka import MatryoshkaConfig
 from hyperseek.training._losses._objective import LossesConfig, Objective
 from hyperseek.training._losses._own_cross_entropy import OwnCrossEntropyConfig, OwnCrossEntropyLoss
 
@@ -26,6 +27,7 @@ __all__ = [
     "LossesConfig",
     "MarginMSEConfig",
     "MarginMSELoss",
+    "MatryoshkaConfig",
     "Objective",
     "OwnCrossEntropyConfig",
     "OwnCrossEntropyLoss",

@@ -17,6 +17,7 @@ from hyperseek.training._losses._contrastive import ContrastiveConfig, Contrasti
 from hyperseek.training._losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
 from hyperseek.training._losses._kl import KLConfig, KLLoss
 from hyperseek.training._losses._margin_mse import MarginMSEConfig, MarginMSELoss
+from hyperseek.training._losses._matryoshka import MatryoshkaConfig, shortened
 from hyperseek.training._losses._own_cross_entropy import OwnCrossEntropyConfig, OwnCrossEntropyLoss
 
 
@@ -31,6 +32,7 @@ class LossesConfig(Config):
         anchor: The pull towards the scores before training.
         entailment: The specific one of a query and its positive lies in the cone of the general one.
         radius: The specific one of a query and its positive lies farther out.
+        matryoshka: No loss of its own: all others once more at fewer dimensions.
     """
 
     contrastive: ContrastiveConfig | None = None
@@ -40,11 +42,12 @@ class LossesConfig(Config):
     anchor: AnchorConfig | None = None
     entailment: EntailmentConfig | None = None
     radius: RadiusConfig | None = None
+    matryoshka: MatryoshkaConfig | None = None
 
     @property
     def chosen(self) -> dict[str, LossConfig]:
         """The losses that are given, by name."""
-        return {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
+        return {name: value for name in _LOSSES if (value := getattr(self, name)) is not None}
 
 
 _LOSSES: dict[str, Callable[[Any], Loss]] = {
@@ -74,6 +77,7 @@ class Objective(nn.Module):
         if not chosen:
             raise ConfigError(f"losses: at least one is needed; known: {', '.join(_LOSSES)}")
         self.weights = {name: options.weight for name, options in chosen.items()}
+        self.shorter = {} if config.matryoshka is None else config.matryoshka.weighted
         self.losses = nn.ModuleDict({name: _LOSSES[name](options) for name, options in chosen.items()})
 
     @property
@@ -88,8 +92,16 @@ class Objective(nn.Module):
             batch: At least one query.
 
         Returns:
-            The total, and every loss before weighting, detached, by name.
+            The total, and every loss before weighting, detached, by name; `NAME@DIMENSION` for those at fewer.
         """
+        total, parts = self._at(batch)
+        for dimension, weight in self.shorter.items():
+            added, more = self._at(shortened(batch, dimension))
+            total = total + weight * added
+            parts |= {f"{name}@{dimension}": value for name, value in more.items()}
+        return total, parts
+
+    def _at(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
         if any(loss.needs_in_batch for loss in self._each()):
             # Own-item losses then read from these scores instead of scoring again.
             _ = batch.in_batch
