@@ -10,9 +10,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hyperseek.geometry._precision import full_precision
-from hyperseek.geometry._radial import norm
+from hyperseek.geometry._radial import directions
 
 
 def horizon_gap(x: Tensor, e: Tensor) -> Tensor:
@@ -40,6 +41,7 @@ class _HorizonGap(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         x, e = ctx.saved_tensors
         return _backward(x, e, gradient), None
@@ -53,6 +55,5 @@ def _backward(x: Tensor, e: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    length = norm(x)
-    u = x / length.clamp_min(torch.finfo(x.dtype).tiny)
+    u, length = directions(x)
     return u, length, torch.hypot(length, torch.ones_like(length))

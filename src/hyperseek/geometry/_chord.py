@@ -17,12 +17,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from hyperseek.geometry._precision import full_precision
-from hyperseek.geometry._radial import norm
+from hyperseek.geometry._radial import directions, norm
 
 # Below, points are one point: a distance has a kink there, and its gradient is taken to be 0.
 _SAME = 1e-30
+# sin² of half an angle that float64's product of unit vectors leaves of none; such angles are below float32's rounding.
+_ALIGNED = 1e-15
 
 
 def half_chord_matrix(x: Tensor, y: Tensor) -> Tensor:
@@ -44,27 +47,39 @@ def half_chord_matrix(x: Tensor, y: Tensor) -> Tensor:
 class _HalfChord(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> Tensor:
-        (u, long_u), (v, long_v) = _direction(x), _direction(y)
+        long_u, long_v = norm(x), norm(y)
         radial = torch.sinh((torch.asinh(long_u) - torch.asinh(long_v).mT) / 2)
-        angular = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
-        # The roots before the product, which overflows at half the distance.
-        return torch.hypot(radial, angular * long_u.sqrt() * long_v.sqrt().mT)
+        angular = _half_angles(x, y)
+        # The roots before the product, which overflows at half the distance, and in brackets, for symmetry.
+        return torch.hypot(radial, angular * (long_u.sqrt() * long_v.sqrt().mT))
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs, output)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
         x, y, chord = ctx.saved_tensors
         return _backward(x, y, chord, gradient)
+
+
+def _half_angles(x: Tensor, y: Tensor) -> Tensor:
+    """Return |u - v| / 2 of all pairs: sines of half the angles."""
+    if x.dtype == torch.float64 or x.device.type == "mps":  # which has no float64
+        (u, _), (v, _) = directions(x), directions(y)
+        return torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
+    # One product in float64 is as exact as differences in float32, and many times faster in many dimensions.
+    (u, _), (v, _) = directions(x.double()), directions(y.double())
+    squared = (1 - u @ v.mT) / 2
+    return torch.where(squared > _ALIGNED, squared, 0).sqrt().to(x.dtype)
 
 
 @full_precision
 def _backward(x: Tensor, y: Tensor, chord: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     same = chord < _SAME
     pull = torch.where(same, 0, gradient / torch.where(same, 1, chord)) / 4
-    (u, long_u), (v, long_v) = _direction(x), _direction(y)
+    (u, long_u), (v, long_v) = directions(x), directions(y)
     apart = pull * torch.sinh(torch.asinh(long_u) - torch.asinh(long_v).mT)
     return (
         _side(u, long_u, v, pull * long_v.mT, apart),
@@ -75,8 +90,3 @@ def _backward(x: Tensor, y: Tensor, chord: Tensor, gradient: Tensor) -> tuple[Te
 def _side(u: Tensor, long_u: Tensor, v: Tensor, across: Tensor, apart: Tensor) -> Tensor:
     radial = apart.sum(-1, keepdim=True) / torch.hypot(long_u, torch.ones_like(long_u))
     return u * (radial + across.sum(-1, keepdim=True)) - across @ v
-
-
-def _direction(x: Tensor) -> tuple[Tensor, Tensor]:
-    length = norm(x)
-    return x / length.clamp_min(torch.finfo(x.dtype).tiny), length

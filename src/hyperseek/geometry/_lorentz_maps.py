@@ -11,7 +11,7 @@ from torch import Tensor
 from hyperseek.geometry._chord import half_chord_matrix
 from hyperseek.geometry._lorentz import lorentz_from_space
 from hyperseek.geometry._precision import full_precision, root
-from hyperseek.geometry._radial import asinh_ratio, farthest, norm, sinh_ratio
+from hyperseek.geometry._radial import asinh_ratio, directions, farthest, norm, sinh_ratio
 
 
 @full_precision
@@ -59,7 +59,7 @@ def lorentz_expmap(base: Tensor, tangent: Tensor, radius_squared: float | Tensor
     space, step = base[..., 1:], tangent[..., 1:]
     time = lorentz_from_space(space, radius_squared)[..., :1]
     # <v, v> as a sum of squares: of the part across the base's direction, and of that along it, shortened.
-    direction = space / norm(space).clamp_min(torch.finfo(space.dtype).tiny)
+    direction, _ = directions(space)
     along = (direction * step).sum(-1, keepdim=True)
     length = norm(torch.cat([step - along * direction, along * radius / time], dim=-1)) / radius
     far = length.clamp(max=farthest(length.dtype))

@@ -8,7 +8,7 @@ Convention: `power` 0 is the true Einstein midpoint, which is the Lorentz centro
 (arXiv 2602.07739) calls p multiplies gamma once more: its p is `power` - 1, and its p = 0 is `power` = 1, the default
 of the original's code. docs/geometry.md says more, also on which of them really are outward.
 
-Weights are made and normalised as logarithms, and the sum is brought back to the hyperboloid without its time minus its
+Weights are made as logarithms, and the sum is brought back to the hyperboloid without its time minus its
 length, a difference that float32 has lost at a distance of 8 R. Shapes: `n` points to average, `d` dimensions.
 """
 
@@ -23,7 +23,7 @@ from hyperseek._errors import InputError
 from hyperseek.geometry._busemann import horizon_gap
 from hyperseek.geometry._lorentz import lorentz_from_space
 from hyperseek.geometry._precision import full_precision, root
-from hyperseek.geometry._radial import norm
+from hyperseek.geometry._radial import directions, norm
 
 
 @full_precision
@@ -96,8 +96,9 @@ def outward_einstein_midpoint(
         power: Exponent of gamma; the paper's p + 1.
         saturation: At least 0; weights level off at 1 / saturation.
         keep_radius: Keep the direction of the midpoint, but take the mean of the points' times, weighted by phi. Then
-            the result is never nearer to the origin than the points are on average, in time or in distance, nor
-            farther than the farthest, and never nearer with a larger `power`. Without it none of this holds.
+            with a `power` of at least 0 the result is never nearer to the origin than the points are on average, in
+            time or in distance, nor farther than the farthest, and without saturation never nearer with a larger
+            `power`. Otherwise only "not farther than the farthest" holds.
         radius_squared: R², positive.
 
     Returns:
@@ -149,7 +150,8 @@ def _shares(
         raise InputError(f"power must be finite and saturation at least 0; given {power} and {saturation}")
     logarithm = power * torch.log1p((space / root(radius_squared)).square().sum(-1)) / 2
     if saturation > 0:
-        logarithm = logarithm - torch.nn.functional.softplus(logarithm + math.log(saturation))
+        # log phi but for a constant, which weights do not have.
+        logarithm = torch.nn.functional.logsigmoid(logarithm + math.log(saturation))
     if mask is None:
         return logarithm.softmax(-1)
     masked = ~mask.bool()
@@ -188,10 +190,10 @@ def _mean_time(space: Tensor, shares: Tensor) -> Tensor:
 
 def _direction(vectors: Tensor) -> Tensor:
     """Return unit vectors; for zero any one will do, so the first axis."""
-    length = norm(vectors)
+    unit, _ = directions(vectors)
     first = torch.zeros_like(vectors)
     first[..., 0] = 1
-    return torch.where(length > 0, vectors / _or_one(length), first)
+    return torch.where(unit.any(-1, keepdim=True), unit, first)
 
 
 def _or_one(values: Tensor) -> Tensor:

@@ -19,6 +19,13 @@ def norm(vectors: Tensor) -> Tensor:
     return length
 
 
+def directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
+    """Return unit vectors `(..., d)` and lengths `(..., 1)`; too short ones to have a square have the direction 0."""
+    length = norm(vectors)
+    short = length < torch.finfo(vectors.dtype).tiny ** 0.5 * 16
+    return torch.where(short, 0, vectors / torch.where(short, 1, length)), length
+
+
 def sinh_ratio(radius: Tensor) -> Tensor:
     """Return sinh(r) / r. Beyond the `farthest` radius sinh stays at its value there, so nothing overflows."""
     limit = farthest(radius.dtype)
