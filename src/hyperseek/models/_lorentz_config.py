@@ -50,7 +50,7 @@ class LorentzConfig(Config):
         pooling: `euc_cls` and `euc_mean` pool the trunk's states before the lift. `hyp_cls`, `hyp_mean`,
             `hyp_outward_einstein_midpoint` and `hyp_attentive_mean` lift tokens and pool their points; see
             `hyperseek.nn.lorentz.LorentzPooler`. None pools before the lift, as the trunk does.
-        pooling_power: Of the outward midpoint: 0 for the plain Einstein midpoint; the paper's exponent is one more.
+        pooling_power: Of the outward midpoint: 0 for the plain Einstein midpoint; the paper's exponent is one less.
         pooling_saturation: Of the outward midpoint, at least 0.
         pooling_keep_radius: Whether the outward midpoint keeps its tokens' mean distance from the origin.
         blocks: Hyperbolic transformer layers between a lift of tokens and the pooling.
