@@ -3,34 +3,55 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hypencoder or BE-base checkpoint.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hypencoder, BE-base or HypRAG checkpoint.")],
     output: Annotated[Path, typer.Argument(help="Folder to write, for `hyperseek encode`, `search` and `train`.")],
     trunk: Annotated[
         str | None, typer.Option(help="Folder or Hub name of the trunk's configuration, if not the one it names.")
     ] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="HypRAG: folder or Hub name of the tokenizer, if the folder has none.")
+    ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weight file, if it has an unusual name.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="HypRAG: another pooling than config.json names.")] = None,
     legacy_padded_mean: Annotated[
-        bool, typer.Option("--legacy-padded-mean", help="Mean pooling that counts padding, as the original trained.")
+        bool, typer.Option("--legacy-padded-mean", help="Mean pooling that counts padding, as Hypencoder trained.")
     ] = False,
-    query_length: Annotated[int, typer.Option(help="Most tokens of a query; 32 to 64 in domain, 512 for BEIR.")] = 32,
-    document_length: Annotated[int, typer.Option(help="Most tokens of a document.")] = 512,
+    query_length: Annotated[
+        int | None, typer.Option(help="Most tokens of a query; 32 for Hypencoder (512 for BEIR), 256 for HypRAG.")
+    ] = None,
+    document_length: Annotated[
+        int | None, typer.Option(help="Most tokens of a document; 512 for Hypencoder, 256 for HypRAG.")
+    ] = None,
 ) -> None:
-    """Turn a checkpoint of the original Hypencoder, or of BE-base, into a hyperseek model."""
-    from hyperseek.models import import_hypencoder
+    """Turn a checkpoint of the original Hypencoder, of BE-base or of HypRAG into a hyperseek model."""
+    from hyperseek.models import import_hypencoder, import_hyprag, is_hyprag
 
-    retriever = import_hypencoder(
-        checkpoint,
-        trunk=trunk,
-        weights=weights,
-        legacy_padded_mean=legacy_padded_mean,
-        query_length=query_length,
-        document_length=document_length,
-    )
+    lengths = {"query_length": query_length, "document_length": document_length}
+    options: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
+    hyprag = is_hyprag(checkpoint)
+    others = {"trunk": trunk, "legacy_padded_mean": legacy_padded_mean}
+    _refuse(others if hyprag else {"tokenizer": tokenizer, "pooling": pooling})
+    if hyprag:
+        names: dict[str, Any] = {"tokenizer": tokenizer, "pooling": pooling}
+        retriever = import_hyprag(checkpoint, weights=weights, **names, **options)
+    else:
+        retriever = import_hypencoder(
+            checkpoint, trunk=trunk, weights=weights, legacy_padded_mean=legacy_padded_mean, **options
+        )
     retriever.save(output)
     typer.echo(f"wrote {output}: {retriever.space.dimension} dimensions, fingerprint {retriever.fingerprint}", err=True)
+
+
+def _refuse(given: dict[str, Any]) -> None:
+    """Say that an option is not for this kind of checkpoint, rather than to ignore it."""
+    from hyperseek._errors import InputError
+
+    for name, value in given.items():
+        if value:
+            raise InputError(f"--{name.replace('_', '-')} is not for this kind of checkpoint; leave it out")

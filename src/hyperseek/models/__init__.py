@@ -2,6 +2,7 @@
 
 from hyperseek.models._build import LinearHeadConfig, ModelConfig, QNetConfig, build
 from hyperseek.models._hypencoder import import_hypencoder
+from hyperseek.models._hyprag import import_hyprag, is_hyprag, read_hyprag
 from hyperseek.models._late import LateRetriever
 from hyperseek.models._load import load, resolve_name
 from hyperseek.models._lorentz_config import LorentzConfig
@@ -32,6 +33,9 @@ __all__ = [
     "Retriever",
     "build",
     "import_hypencoder",
+    "import_hyprag",
+    "is_hyprag",
     "load",
+    "read_hyprag",
     "resolve_name",
 ]

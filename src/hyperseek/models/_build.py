@@ -15,8 +15,10 @@ from torch import nn
 from hyperseek._config import Config
 from hyperseek._errors import ConfigError
 from hyperseek.models._load import load
+from hyperseek.models._lorentz_build import with_options
 from hyperseek.models._lorentz_config import LorentzConfig
 from hyperseek.models._lorentz_head import LorentzHead
+from hyperseek.models._lorentz_transformer import LorentzTransformer
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever, Side
 from hyperseek.models._routes import route_width
@@ -152,6 +154,8 @@ def build(config: ModelConfig, *, device: str | None = None) -> Retriever:
 def _encoder_modules(trunk: Retriever, config: ModelConfig) -> tuple[list[nn.Module], bool]:
     """Return trunk, pooling and normalisation, and whether vectors come out with norm 1."""
     modules = trunk.route("document")
+    if isinstance(modules[0], LorentzTransformer) and config.family != "lorentz":
+        raise ConfigError(f"this trunk's states are hyperbolic points; take family: lorentz, not {config.family}")
     if config.pooling is not None:
         first = modules[0]
         if not isinstance(first, Transformer):
@@ -196,8 +200,13 @@ def _with_qnet(
 
 
 def _with_lorentz(trunk: Retriever, config: ModelConfig) -> list[nn.Module]:
-    """Return the modules of both sides of a hybrid encoder."""
+    """Return the modules of both sides of a hyperbolic encoder, hybrid or fully so."""
     options = config.lorentz
+    modules = trunk.route("document")
+    if isinstance(modules[0], LorentzTransformer):
+        if config.pooling is not None or config.normalize:
+            raise ConfigError("this trunk's states are points, not vectors; instead of pooling, give lorentz.pooling")
+        return with_options(modules[0], modules[1], options)
     if options.pooling is not None and config.pooling is not None:
         raise ConfigError(f"pooling is given twice: {config.pooling} and lorentz.pooling {options.pooling}; give one")
     if options.point_pooling is not None:

@@ -28,10 +28,10 @@ from hyperseek.models._load import resolve_name
 from hyperseek.models._padded_mean import PaddedMeanPooling
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever
+from hyperseek.models._weights import read_weights
 
 logger = logging.getLogger(__name__)
 
-_WEIGHT_FILES = ("model.safetensors", "dedup.safetensors", "pytorch_model.bin")
 # Wrappers of training frameworks put these in front of every name.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 _SIDES = {"query": "query_encoder.", "document": "passage_encoder."}
@@ -91,7 +91,7 @@ def import_hypencoder(
     if "query_encoder_kwargs" not in values and "passage_encoder_kwargs" not in values:
         raise ModelError(f"{folder}/config.json names no query_encoder_kwargs; this is not a Hypencoder checkpoint")
     original = _Original.from_mapping(_without_nulls(values), source=str(folder / "config.json"))
-    tensors = _by_side(_read_tensors(folder, weights), shared=original.shared_encoder)
+    tensors = _by_side(read_weights(folder, weights), shared=original.shared_encoder)
 
     query_trunk = _trunk(folder, original.query_encoder_kwargs, trunk, tensors["query"])
     if original.shared_encoder:
@@ -116,19 +116,6 @@ def import_hypencoder(
     modules = documents if queries is documents else [Router.for_query_document(queries, documents)]
     model = SentenceTransformer(modules=list(modules), device=device, similarity_fn_name="dot")
     return Retriever(model, source=str(folder))
-
-
-def _read_tensors(folder: Path, weights: str | os.PathLike[str] | None) -> dict[str, Tensor]:
-    candidates = [Path(weights)] if weights is not None else [folder / name for name in _WEIGHT_FILES]
-    found = next((path for path in candidates if path.is_file()), None)
-    if found is None:
-        raise ModelError(f"{folder} has no weights; looked for {', '.join(path.name for path in candidates)}")
-    if found.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(found))
-    loaded: dict[str, Tensor] = torch.load(found, map_location="cpu", weights_only=True)
-    return loaded
 
 
 def _by_side(tensors: Mapping[str, Tensor], *, shared: bool) -> dict[str, dict[str, Tensor]]:

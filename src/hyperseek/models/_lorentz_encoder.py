@@ -54,8 +54,8 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
         add_pooling_layer: False leaves the pooling out, whatever the configuration names.
     """
 
-    # The head of a model of masked tokens, and the pooling of a checkpoint that is loaded without one.
-    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^decoder\.", r"^pooler\."]  # noqa: RUF012
+    # The head of a model of masked tokens.
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^decoder\."]  # noqa: RUF012
 
     def __init__(self, config: LorentzEncoderConfig, add_pooling_layer: bool = True) -> None:
         super().__init__(config)
@@ -90,6 +90,9 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
         self.final_norm = make_norm(config.norm_layer, size)
         self.radius_factor = LorentzRadiusFactor(size) if config.radius_factor else None
         self.pooler = make_pooler(config) if add_pooling_layer and config.pooling else None
+        if self.pooler is None:
+            # Whoever asks for no pooling does without the weights of one.
+            self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, r"^pooler\."]
         self.gradient_checkpointing = False
         self.post_init()  # type: ignore[no-untyped-call]
 

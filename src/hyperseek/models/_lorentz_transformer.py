@@ -14,8 +14,7 @@ import torch
 from sentence_transformers.base.modules import Transformer
 
 from hyperseek._errors import ModelError
-from hyperseek.models._lorentz_encoder import LorentzEncoder, make_pooler
-from hyperseek.models._lorentz_encoder_config import LorentzEncoderConfig
+from hyperseek.models._lorentz_encoder import LorentzEncoder
 from hyperseek.models._lorentz_points import CurvatureReader
 from hyperseek.nn.lorentz import LorentzPooler
 
@@ -42,16 +41,12 @@ class LorentzTransformer(Transformer):
     model: LorentzEncoder
 
     def __init__(self, model_name_or_path: str, **options: Any) -> None:
+        # The pooling, if the encoder has one, is a module of its own here.
+        options["model_kwargs"] = {**(options.get("model_kwargs") or {}), "add_pooling_layer": False}
         super().__init__(model_name_or_path, **options)
         if not isinstance(self.model, LorentzEncoder):
             raise ModelError(f"{model_name_or_path} is a {type(self.model).__name__}, not a LorentzEncoder")
-        # Its pooling, if it has one, is a module of its own here.
-        self.model.pooler = None
-
-    @property
-    def points_dimension(self) -> int:
-        """Dimension of the space: one less than the coordinates of its points."""
-        return int(self.model.config.hidden_size) - 1
+        self.model.config.pooling = None
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Encode the tokens of `features`, and return these with what was added."""
@@ -139,23 +134,18 @@ class LorentzPooling(CurvatureReader):
         return module
 
 
-def pooling_module(config: LorentzEncoderConfig, pooler: LorentzPooler | None = None) -> LorentzPooling:
-    """Return the pooling that a configuration names as a module.
+def pooling_module(pooler: LorentzPooler, size: int) -> LorentzPooling:
+    """Return the pooling of an encoder as a module.
 
     Args:
-        config: The configuration of a `LorentzEncoder`.
-        pooler: The pooling of that encoder, for its weights; None for new ones.
+        pooler: The pooling; its weights are copied.
+        size: Coordinates of a point.
 
     Returns:
         The module.
     """
-    pooler = pooler or make_pooler(config)
     module = LorentzPooling(
-        config.hidden_size,
-        pooler.pooling,
-        power=pooler.power,
-        saturation=pooler.saturation,
-        keep_radius=pooler.keep_radius,
+        size, pooler.pooling, power=pooler.power, saturation=pooler.saturation, keep_radius=pooler.keep_radius
     )
     module.pooler.load_state_dict(pooler.state_dict())
     return module
