@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from hyperseek.data._examples import ExampleItem, TrainingExample
 from hyperseek.data._known import Relevant, text_key
-from hyperseek.data._mined_search import Candidate, Found, is_query
+from hyperseek.data._mined_search import Candidate, Found, query_item
 from hyperseek.data._refine_options import ConsistencyOptions, MiningOptions, RefineOptions
 from hyperseek.data._report import ErrorReport
 
@@ -82,7 +82,11 @@ def draft(
         return Draft(example)
     candidates = list(_candidates(example, found.candidates, relevant, mining, listed, report))
     bound = _bound(example, found, mining)
-    passed = [candidate.item for candidate in candidates if _passes(candidate, bound, mining, example, report)]
+    passed = [
+        one.found.item
+        for one in candidates
+        if _passes(one.found.item, one.score, bound=bound, mining=mining, example=example, report=report)
+    ]
     if mining.sampling == "random":
         random.Random(f"{mining.seed}-{example.query.id}").shuffle(passed)
     return Draft(example, passed)
@@ -111,6 +115,8 @@ def _own_negatives(
     example: TrainingExample, found: Found, relevant: Relevant, mining: MiningOptions | None, report: ErrorReport
 ) -> Iterator[ExampleItem]:
     bound = _bound(example, found, mining) if mining is not None and mining.keep_negatives else float("inf")
+    # What was given as a negative may be as easy as it likes.
+    limits = None if mining is None else mining.model_copy(update={"min_score": None})
     for item in example.negatives:
         place = f"query {example.query.id}: {item.id}"
         if mining is not None and not mining.keep_negatives:
@@ -119,20 +125,12 @@ def _own_negatives(
             report.add("relevant_document", place)
         elif text_key(item.text) in relevant.texts:
             report.add("text_of_positive", place)
-        elif item.grade is not None or mining is None or _passes_above(item, found, bound, mining, example, report):
+        elif (
+            item.grade is not None
+            or limits is None
+            or _passes(item, found.scores.get(item.id), bound=bound, mining=limits, example=example, report=report)
+        ):
             yield item
-
-
-def _passes_above(
-    item: ExampleItem,
-    found: Found,
-    bound: float,
-    mining: MiningOptions,
-    example: TrainingExample,
-    report: ErrorReport,
-) -> bool:
-    easy_too = mining.model_copy(update={"min_score": None})
-    return _passes(Candidate(item, found.scores.get(item.id)), bound, easy_too, example, report)
 
 
 def _candidates(
@@ -146,15 +144,15 @@ def _candidates(
     """Leave out what is no negative whatever it scores, and take the wanted depth of the rest."""
     seen_ids = {item.id for item in example.negatives}
     seen_texts = {text_key(item.text) for item in example.negatives}
-    rank = 0
+    query, rank = query_item(example), 0
     for candidate in candidates:
-        item, key = candidate.item, text_key(candidate.item.text)
+        item, key = candidate.found.item, candidate.found.key
         reason = None
         if item.id in relevant.ids:
             reason = "relevant_document"
         elif key in relevant.texts:
             reason = "text_of_positive"
-        elif is_query(item, example):
+        elif candidate.found.same(query):
             reason = "query_itself"
         elif item.id in listed or item.id.partition("/")[2] in listed:
             reason = "listed_document"
@@ -181,9 +179,14 @@ def _bound(example: TrainingExample, found: Found, mining: MiningOptions | None)
 
 
 def _passes(
-    candidate: Candidate, bound: float, mining: MiningOptions, example: TrainingExample, report: ErrorReport
+    item: ExampleItem,
+    score: float | None,
+    *,
+    bound: float,
+    mining: MiningOptions,
+    example: TrainingExample,
+    report: ErrorReport,
 ) -> bool:
-    score = candidate.score
     if score is None:
         return True
     reason = None
@@ -195,5 +198,5 @@ def _passes(
         reason, limit = "below_minimum", mining.min_score
     if reason is None:
         return True
-    report.add(reason, f"query {example.query.id}: {candidate.item.id} scores {score:.4g}, the limit is {limit:.4g}")
+    report.add(reason, f"query {example.query.id}: {item.id} scores {score:.4g}, the limit is {limit:.4g}")
     return False

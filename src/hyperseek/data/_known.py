@@ -8,9 +8,32 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
-from hyperseek.data._examples import TrainingExample, qualified
+from hyperseek.data._examples import ExampleItem, TrainingExample, qualified
 from hyperseek.records import Qrels
+
+
+@dataclass(frozen=True, slots=True)
+class KeyedItem:
+    """A document with the key of its text, which costs too much to be made again for every query.
+
+    Attributes:
+        item: The document.
+        key: What `text_key` makes of its text.
+    """
+
+    item: ExampleItem
+    key: int
+
+    @classmethod
+    def of(cls, item: ExampleItem) -> Self:
+        """Make the key."""
+        return cls(item, text_key(item.text))
+
+    def same(self, other: KeyedItem) -> bool:
+        """Whether both have one id or one text."""
+        return self.item.id == other.item.id or self.key == other.key
 
 
 @dataclass(slots=True)
@@ -24,6 +47,10 @@ class Relevant:
 
     ids: set[str] = field(default_factory=set)
     texts: set[int] = field(default_factory=set)
+
+    def has(self, found: KeyedItem) -> bool:
+        """Whether a document is one of these, or has the text of one."""
+        return found.item.id in self.ids or found.key in self.texts
 
 
 class Known:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from hyperseek.data._corpora import Corpus
 from hyperseek.data._examples import ExampleItem, TrainingExample
-from hyperseek.data._known import Relevant, text_key
+from hyperseek.data._known import KeyedItem, Relevant
 from hyperseek.data._refine_options import ConsistencyOptions, RefineOptions
 from hyperseek.records import Document, Run
 
@@ -22,11 +22,11 @@ class Candidate:
     """A document that a search found.
 
     Attributes:
-        item: The document.
+        found: The document.
         score: The searching model's; None where no filter reads it.
     """
 
-    item: ExampleItem
+    found: KeyedItem
     score: float | None
 
 
@@ -99,12 +99,13 @@ class CorpusSearch:
         wanted += [own for line in relevant for identity in sorted(line.ids) if (own := self._corpus.own_id(identity))]
         documents = self._corpus.index.get([own for own in wanted if own not in stored]) | stored
         own_scores = self._own_scores(scorer, examples, documents)
+        texts = {own: KeyedItem.of(self._corpus.item(document)) for own, document in documents.items()}
         for example, line, found, rival, scores in zip(examples, relevant, ranked, rivals, own_scores, strict=True):
-            self._learn_texts(line, documents)
+            self._learn_texts(line, texts)
             yield Found(
-                [Candidate(self._corpus.item(documents[own]), score) for own, score in found.items()],
+                [Candidate(texts[own], score) for own, score in found.items()],
                 scores,
-                self._count_rivals(example, line, rival, scores, documents),
+                self._count_rivals(example, line, {texts[own]: score for own, score in rival.items()}, scores),
             )
 
     def _candidates(
@@ -182,34 +183,30 @@ class CorpusSearch:
                     values = scorer[query : query + 1].score(part)[0].tolist()
                 scores[query].update({item.id: value for item, value in zip(own, values, strict=True)})
 
-    def _learn_texts(self, relevant: Relevant, documents: Mapping[str, Document]) -> None:
+    def _learn_texts(self, relevant: Relevant, texts: Mapping[str, KeyedItem]) -> None:
         """Texts of documents that are judged relevant without being anybody's positive are known only here."""
         for identity in relevant.ids:
             own = self._corpus.own_id(identity)
-            if own is not None and own in documents:
-                relevant.texts.add(text_key(self._corpus.item(documents[own]).text))
+            if own is not None and own in texts:
+                relevant.texts.add(texts[own].key)
 
     def _count_rivals(
         self,
         example: TrainingExample,
         relevant: Relevant,
-        ranked: Mapping[str, float],
+        ranked: Mapping[KeyedItem, float],
         scores: Mapping[str, float],
-        documents: Mapping[str, Document],
     ) -> dict[str, int]:
         if self._consistency is None:
             return {}
-        above = []
-        for own, score in ranked.items():
-            item = self._corpus.item(documents[own])
-            if not (item.id in relevant.ids or text_key(item.text) in relevant.texts or is_query(item, example)):
-                above.append(score)
+        query = query_item(example)
+        above = [score for found, score in ranked.items() if not (relevant.has(found) or found.same(query))]
         return {item.id: sum(score > scores[item.id] for score in above) for item in example.positives}
 
 
-def is_query(item: ExampleItem, example: TrainingExample) -> bool:
-    """Whether a document is the query itself, as in collections whose queries are documents."""
-    return item.id == example.query.id or text_key(item.text) == text_key(example.query.text)
+def query_item(example: TrainingExample) -> KeyedItem:
+    """Return a query as a document: in some collections documents are queries, and find themselves."""
+    return KeyedItem.of(ExampleItem(example.query.id, example.query.text))
 
 
 def _numbered(examples: Sequence[TrainingExample]) -> dict[str, str]:
