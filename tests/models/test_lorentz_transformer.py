@@ -178,6 +178,25 @@ def test_the_gradient_of_the_curvature_is_that_of_the_distances(folder: Path, to
     assert gradient == pytest.approx((values[0] - values[1]) / (2 * step), rel=0.03)
 
 
+def test_shortened_models_hand_out_points_of_fewer_dimensions(folder: Path, tmp_path: Path) -> None:
+    retriever = load(folder, device="cpu")
+    whole = retriever.encode_documents(DOCUMENTS, dtype="float32").vectors
+    points = retriever.route("document")[-1]
+    assert isinstance(points, LorentzPoints)
+    points.shorten(4)
+    retriever.save(tmp_path)
+    loaded = load(tmp_path, device="cpu")
+    assert loaded.space.dimension == 4
+    short = loaded.encode_documents(DOCUMENTS, dtype="float32").vectors
+    directions = torch.nn.functional.normalize(whole[:, :4])
+    torch.testing.assert_close(short[:, :4], directions, atol=1e-5, rtol=1e-5)
+    assert loaded.encode_features(DOCUMENTS).shape == (len(DOCUMENTS), 4)
+    lorentz = {"trunk": str(folder), "family": "lorentz", "lorentz": {"output_dimension": 4}}
+    assert build(ModelConfig.from_mapping(lorentz), device="cpu").space.dimension == 4
+    with pytest.raises(HyperseekError, match="must be 1 to 15"):
+        points.shorten(16)
+
+
 def test_modules_alone_say_what_they_need() -> None:
     with pytest.raises(HyperseekError, match="no model with a trunk"):
         _ = LorentzPoints(16).space

@@ -15,7 +15,15 @@ from hyperseek.models._lorentz_transformer import LorentzPooling, LorentzTransfo
 from hyperseek.nn import Curvature
 
 # What a recipe may say of an encoder that is hyperbolic already; the rest is about the lift of one that is not.
-_SAID = ("distance", "trainable_curvature", "pooling", "pooling_power", "pooling_saturation", "pooling_keep_radius")
+_SAID = (
+    "distance",
+    "output_dimension",
+    "trainable_curvature",
+    "pooling",
+    "pooling_power",
+    "pooling_saturation",
+    "pooling_keep_radius",
+)
 
 
 def lorentz_model(
@@ -90,7 +98,7 @@ def with_options(encoder: LorentzTransformer, pooling: nn.Module, config: Lorent
             saturation=config.pooling_saturation,
             keep_radius=config.pooling_keep_radius,
         )
-    return [encoder, pooling, LorentzPoints(size, config.distance)]
+    return [encoder, pooling, LorentzPoints(size, config.distance, output_dimension=config.output_dimension)]
 
 
 def train_curvature(encoder: LorentzTransformer) -> None:

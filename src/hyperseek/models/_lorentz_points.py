@@ -11,8 +11,8 @@ from typing import Any
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
-from hyperseek._errors import ModelError, UnknownNameError
-from hyperseek.geometry import lorentz_logmap0
+from hyperseek._errors import InputError, ModelError, UnknownNameError
+from hyperseek.geometry import lorentz_from_space, lorentz_logmap0
 from hyperseek.models._lorentz_config import SIMILARITIES, Distance
 from hyperseek.models._lorentz_rows import document_points, flip_time, query_scorer
 from hyperseek.nn import Curvature
@@ -57,26 +57,30 @@ class LorentzPoints(CurvatureReader):
     Args:
         size: Coordinates of a point, time included.
         distance: What points are compared by: `"geodesic"`, `"squared_lorentz"` or `"lorentz_inner"`. All rank alike.
+        output_dimension: Of the points that are handed out, cut and lifted again; None for all, `size - 1`.
 
     Raises:
+        InputError: There are not so many dimensions.
         UnknownNameError: There is no such distance.
     """
 
-    config_keys = ("size", "distance")  # type: ignore[assignment]  # the base class declares a list, and only iterates
+    config_keys = ("size", "distance", "output_dimension")  # type: ignore[assignment]  # the base class declares a list, and only iterates
     forward_kwargs = {"task"}  # noqa: RUF012  # as the base class declares it
     reads_tokens = False
 
-    def __init__(self, size: int, distance: Distance = "geodesic") -> None:
+    def __init__(self, size: int, distance: Distance = "geodesic", *, output_dimension: int | None = None) -> None:
         super().__init__()
         if distance not in SIMILARITIES:
             raise UnknownNameError("distance of points", distance, SIMILARITIES)
         self.size = size
         self.distance = distance
+        self.output_dimension = size - 1
+        self.shorten(size - 1 if output_dimension is None else output_dimension)
 
     @property
     def space(self) -> Space:
         """The geometry of the points, with the curvature as it is now."""
-        return Space("lorentz", self.size - 1, self.curvature.radius_squared, SIMILARITIES[self.distance])
+        return Space("lorentz", self.output_dimension, self.curvature.radius_squared, SIMILARITIES[self.distance])
 
     @property
     def base_space(self) -> Space:
@@ -95,10 +99,13 @@ class LorentzPoints(CurvatureReader):
             The features.
         """
         points = features["sentence_embedding"]
+        if self.output_dimension < self.size - 1:
+            points = lorentz_from_space(points[..., 1 : self.output_dimension + 1], self.radius_squared(features))
         if task == "query":
-            features["sentence_embedding"] = flip_time(points)
+            points = flip_time(points)
         elif task != "document":
-            features["sentence_embedding"] = lorentz_logmap0(points, self.radius_squared(features))
+            points = lorentz_logmap0(points, self.radius_squared(features))
+        features["sentence_embedding"] = points
         return features
 
     def points(self, rows: Tensor) -> Points:
@@ -113,9 +120,23 @@ class LorentzPoints(CurvatureReader):
         """Return what a training run should log: R²."""
         return {"radius_squared": self.curvature().detach()}
 
+    def shorten(self, dimension: int) -> None:
+        """Hand out only the first dimensions, lifted again: what a model trained with `losses.matryoshka` is made for.
+
+        Args:
+            dimension: At most the encoder's. Do this before anything is encoded, and save the model under another
+                name: its points are those of another space.
+
+        Raises:
+            InputError: There are not so many.
+        """
+        if not 1 <= dimension < self.size:
+            raise InputError(f"the dimension must be 1 to {self.size - 1}, the encoder's own, not {dimension}")
+        self.output_dimension = dimension
+
     def get_embedding_dimension(self) -> int:
         """Return how many coordinates a point has, time included."""
-        return self.size
+        return self.output_dimension + 1
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
         """Write the configuration into a folder; there are no weights."""
