@@ -26,7 +26,9 @@ LAYERS = [
     "data",
     "teachers",
     "training",
+    "pretraining",
     "evaluation",
+    "analysis",
     "demo",
     "cli",
 ]

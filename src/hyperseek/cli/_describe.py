@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
+    from hyperseek.analysis import SpaceReport, SpecificityReport
     from hyperseek.index import Index, Tuning
 
 
@@ -73,6 +74,64 @@ def print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
     Console().print(table)
     where = "kept in the index: searches use it from now on" if saved else "not kept"
     typer.echo(f"cheapest with a recall of {tuning.wanted}: {tuning.chosen.title}; {where}", err=True)
+
+
+def print_space(report: SpaceReport, *, as_json: bool) -> None:
+    """Print the shape of a space for people, or as JSON."""
+    if as_json:
+        typer.echo(json.dumps(report.to_json(), indent=2))
+        return
+    typer.echo(f"{report.documents:,} documents in {report.space}; distances: {report.metric}")
+    if report.radii is not None:
+        least, low, _, median, _, high, greatest = report.radii.quantiles
+        typer.echo(
+            f"radii: median {median:.4g}, mean {report.radii.mean:.4g}, 90% within {low:.4g} to {high:.4g}, "
+            f"all within {least:.4g} to {greatest:.4g}"
+        )
+        typer.echo(f"  {_bars(report.radii.histogram)}")
+    if report.specificity is not None:
+        _print_levels(report.specificity)
+    delta, curvature = report.delta, report.curvature
+    if delta is not None:
+        typer.echo(
+            f"delta: 2 delta / diameter {delta.relative:.4f} at most, {delta.mean_relative:.4f} on average (0 is a "
+            f"tree): delta {delta.greatest:.4g} and {delta.mean:.4g}, diameter {delta.diameter:.4g}; all quadruples "
+            f"with {delta.bases} of {delta.points} random points, and {delta.quadruples:,} random ones, "
+            f"seed {delta.seed}"
+        )
+    if curvature is not None:
+        typer.echo(
+            f"Ollivier-Ricci curvature: mean {curvature.mean:.4f}, standard deviation {curvature.deviation:.4f}, "
+            f"{curvature.negative:.0%} of edges below 0; {curvature.edges:,} of {curvature.graph_edges:,} edges of the "
+            f"{curvature.neighbours}-nearest-neighbour graph of {curvature.points:,} points, alpha {curvature.alpha:g}"
+        )
+    for disk in report.disks:
+        plane = "" if disk.variance is None else f"{disk.variance:.1%} of the tangent variance, "
+        typer.echo(
+            f"disk by {disk.layout}: {plane}rank correlation of distances {disk.spearman:.3f}, radii times "
+            f"{disk.scale:.3g}"
+        )
+    for what, reason in report.left_out.items():
+        typer.echo(f"no {what}: {reason}", err=True)
+    for path in report.files:
+        typer.echo(f"wrote {path}", err=True)
+
+
+def _print_levels(report: SpecificityReport) -> None:
+    # A p-value below the smallest float is 0 and would be read as certainty.
+    p_value = "below 1e-300" if report.p_value < 1e-300 else f"{report.p_value:.2g}"
+    typer.echo(f"radius by {report.by}: Spearman {report.spearman:.4f}, p {p_value}, {report.count:,} documents")
+    names = [f"{one.low:g}" if one.low == one.high else f"{one.low:g} to {one.high:g}" for one in report.levels]
+    width = max(map(len, names))
+    for name, one in zip(names, report.levels, strict=True):
+        typer.echo(f"  {name:>{width}}  mean {one.mean:.4g} ± {one.deviation:.2g}, {one.count:,} documents")
+
+
+def _bars(counts: list[int]) -> str:
+    """Draw a histogram as a line of text."""
+    marks = " ▁▂▃▄▅▆▇█"
+    most = max([1, *counts])
+    return "".join(marks[-(-count * (len(marks) - 1) // most)] for count in counts)
 
 
 def _attachment(item: Any, documents: int) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-inspect = typer.Typer(help="What an index holds, and what its engines find and cost.", no_args_is_help=True)
+inspect = typer.Typer(
+    help="What an index holds, what its engines find and cost, and the shape of its space.", no_args_is_help=True
+)
 
 
 @inspect.command("index")
@@ -49,3 +51,38 @@ def recall(
     texts = [query.text for query in islice(read_queries(queries), limit)]
     tuning = opened.tune(texts, k=k, recall=target, engine=engine, save=save)
     print_tuning(tuning, saved=save, as_json=json)
+
+
+@inspect.command("space")
+def space(
+    index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
+    by: Annotated[
+        str | None,
+        typer.Option(help="Specificity: a metadata field of numbers, or depth or length. Default: depth, else length."),
+    ] = None,
+    hierarchy: Annotated[
+        str | None, typer.Option(help="TSV file of child and parent ids, or the metadata field that names parents.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=4, help="Most points of the neighbour graph and the pictures.")] = 5000,
+    neighbours: Annotated[int, typer.Option(min=1, help="Nearest neighbours each is joined with.")] = 10,
+    edges: Annotated[int, typer.Option(min=1, help="Most edges whose curvature is measured.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Of all samples.")] = 0,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for pictures and space.json.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, on standard output.")] = False,
+) -> None:
+    """Look at the space: radius by specificity, Gromov's delta, Ollivier-Ricci curvature, a picture of the disk."""
+    from hyperseek.analysis import inspect_space
+    from hyperseek.cli._describe import print_space
+    from hyperseek.index import Index
+
+    report = inspect_space(
+        Index.open(index),
+        by=by,
+        hierarchy=hierarchy,
+        sample=sample,
+        neighbours=neighbours,
+        edges=edges,
+        seed=seed,
+        output=output,
+    )
+    print_space(report, as_json=json)
