@@ -28,6 +28,7 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
     assert "broken.jsonl:2: id 'a' stands here a second time" in printed
     assert "1 {'duplicate_id': 1, 'missing_field': 1}" in printed
     assert "{'q1': {'d1': 1}} {'q1': {'d2': 2.0, 'd1': 0.5}}" in printed
+    assert "{'teacher_above_margin': 1}" in printed
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["options"] == {"qrels": {"maximum_positives": 4}}
     assert [source["split"] for source in report["sources"]] == ["train", "dev"]
