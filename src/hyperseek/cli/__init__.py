@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 # In the order of use, which is the order of `hyperseek --help`.
-_VERBS = ("demo", "prepare", "train", "encode", "update", "search", "evaluate", "inspect", "convert")
+_VERBS = ("demo", "prepare", "pretrain", "train", "encode", "update", "search", "evaluate", "inspect", "convert")
 
 app = typer.Typer(
     name="hyperseek",

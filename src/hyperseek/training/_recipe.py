@@ -21,7 +21,7 @@ from hyperseek.training._loop_config import LoopConfig
 from hyperseek.training._losses import LossesConfig
 
 
-def _without_removed(values: Any) -> Any:
+def without_removed(values: Any) -> Any:
     """Leave out entries set to null, by which a recipe takes back what its base names."""
     return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
 
@@ -62,7 +62,7 @@ class DataConfig(Config):
             relevant: in experiments that harmed queries about them.
     """
 
-    sources: Annotated[dict[str, SourceConfig], BeforeValidator(_without_removed)] = Field(min_length=1)
+    sources: Annotated[dict[str, SourceConfig], BeforeValidator(without_removed)] = Field(min_length=1)
     batches: Literal["mixed", "one_source"] = "mixed"
     positives: Literal["random", "first"] = "random"
     negatives: int = Field(default=0, ge=0)
@@ -164,7 +164,7 @@ class ValidationConfig(Config):
         interpolate: Shares of what was learned to try at the end; the best on the dev sets is kept. Empty for none.
     """
 
-    sets: Annotated[dict[str, DevSetConfig], BeforeValidator(_without_removed)] = Field(default_factory=dict)
+    sets: Annotated[dict[str, DevSetConfig], BeforeValidator(without_removed)] = Field(default_factory=dict)
     metric: str = Field(default="nDCG@10", pattern=r"^(nDCG|RR|R)@[1-9][0-9]*$")
     every: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)

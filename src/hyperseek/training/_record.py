@@ -28,7 +28,6 @@ _PACKAGES = ("hyperseek", "torch", "transformers", "sentence-transformers", "acc
 # These say where and how long a run goes on; a run that is resumed may change them.
 _MAY_CHANGE = ("epochs", "max_steps", "max_seconds", "save_every", "log_every", "workers", "device", "cache")
 
-
 logger = logging.getLogger(__name__)
 
 
@@ -41,7 +40,8 @@ class RunRecord(Config):
         seed: Of order, draws and dropout.
         training_data: By name of the collection: `splits`, `fingerprint`, `examples`, and the file beside this one
             (`relevant_documents_file`) that lists the ids of documents relevant in training, one a line.
-        data_fingerprint: Of all examples and documents.
+        texts: Fingerprints of the sources of texts by name; pre-training only.
+        data_fingerprint: Of all examples and documents; in pre-training of all token sequences.
         parameters: How many were trained.
         steps: Optimiser steps done.
         seconds: Wall time of each part of the run; `training` is the recipe's clock.
@@ -59,6 +59,7 @@ class RunRecord(Config):
     recipe: dict[str, Any]
     seed: int
     training_data: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    texts: dict[str, str] = Field(default_factory=dict)
     data_fingerprint: str | None = None
     parameters: int = 0
     steps: int = 0

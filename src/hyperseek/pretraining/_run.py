@@ -1,0 +1,260 @@
+"""A pre-training run from recipe to an encoder that contrastive training starts from."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState, TrainingArguments, set_seed
+
+from hyperseek._errors import ConfigError, require
+from hyperseek._files import read_json
+from hyperseek._progress import progress
+from hyperseek.models import load
+from hyperseek.pretraining._masking import MaskedRows, Masker, RowBatches
+from hyperseek.pretraining._model import build_masked_lm, save_encoder
+from hyperseek.pretraining._recipe import PretrainConfig, PretrainRecipe
+from hyperseek.pretraining._texts import open_texts
+from hyperseek.pretraining._token_cache import TokenCache, token_cache
+from hyperseek.pretraining._trainer import MaskedTrainer
+from hyperseek.pretraining._validation import Validate
+from hyperseek.pretraining._vocabulary import get_tokenizer
+from hyperseek.training._arguments import board, device_of_process, loop_arguments, one_gpu_a_process, trackers
+from hyperseek.training._callbacks import ShowProgress
+from hyperseek.training._clock import Clock
+from hyperseek.training._loop import last_checkpoint
+from hyperseek.training._recipe import CacheConfig
+from hyperseek.training._record import (
+    CHECKPOINTS,
+    LOGS,
+    RunRecord,
+    earlier_run,
+    hardware,
+    run_folder,
+    versions,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(recipe: PretrainRecipe, *, output: str | os.PathLike[str] | None = None, resume: bool = True) -> RunRecord:
+    """Train an encoder to predict masked tokens as a recipe describes, and save it.
+
+    The output folder is an encoder for `hyperseek.load` and for `model.trunk` of a training recipe; beside it are the
+    whole model with its head (`mlm`), `run.json`, checkpoints and logs. A run that was killed goes on from its last
+    checkpoint and ends with the same weights; one that is finished is not run again.
+
+    Args:
+        recipe: What to do.
+        output: Where to; None takes `recipe.output.folder`.
+        resume: Whether to go on with an earlier run in that folder; it is deleted otherwise.
+
+    Returns:
+        What was done, as written to `run.json`.
+
+    Raises:
+        ConfigError: The recipe cannot be carried out, or the folder holds a run of another recipe.
+        DataError: A source cannot be read.
+        MissingExtraError: An optional package that the recipe needs is not installed.
+        ModelError: A model or tokenizer cannot be loaded.
+    """
+    folder = run_folder(output or recipe.output.folder)
+    earlier = earlier_run(recipe, folder, resume=resume)
+    if earlier is not None and earlier.status == "finished":
+        return earlier
+    return _Run(recipe, folder).carry_out(earlier)
+
+
+@dataclass(slots=True)
+class _Run:
+    """One run; `carry_out` is the order of things, the other methods are its parts."""
+
+    recipe: PretrainRecipe
+    folder: Path
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    def carry_out(self, earlier: RunRecord | None) -> RunRecord:
+        recipe, config = self.recipe, self.recipe.train
+        deepspeed = check_deepspeed(config)
+        if "WORLD_SIZE" in os.environ:
+            PartialState(cpu=config.device == "cpu")
+        set_seed(config.seed)
+        tokenizer, cache, sources = self._read()
+        device = torch.device(device_of_process(config.device) or ("cuda" if torch.cuda.is_available() else "cpu"))
+        batches = RowBatches(len(cache.train), config.batch_size, seed=config.seed)
+        arguments = self._arguments(len(batches), device, deepspeed)
+        model = build_masked_lm(recipe.model, tokenizer, length=recipe.data.sequence_length)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        record = RunRecord(
+            status="running",
+            recipe=recipe.model_dump(mode="json"),
+            seed=config.seed,
+            texts=sources,
+            data_fingerprint=cache.fingerprint,
+            parameters=sum(parameter.numel() for parameter in model.parameters()),
+            versions=versions(),
+            hardware=hardware(device),
+        )
+        if earlier is not None and earlier.data_fingerprint != cache.fingerprint:
+            raise ConfigError(
+                f"the texts or the tokenizer have changed since the run in {self.folder} began; "
+                f"choose another --output, or pass --no-resume to replace it"
+            )
+        if arguments.process_index == 0:
+            record.write(self.folder)
+        trainer = self._trainer(model, tokenizer, cache, batches, arguments)
+        steps = self._train(trainer)
+        self.seconds["training"] = trainer.clock.seconds
+        state = trainer.full_state()
+        if trainer.is_world_process_zero():
+            fingerprint = self._save(trainer, tokenizer, state)
+            record = record.model_copy(
+                update={
+                    "status": "finished",
+                    "steps": steps,
+                    "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
+                    "metric": "loss" if trainer.validate is not None else None,
+                    "validation": () if trainer.validate is None else tuple(trainer.validate.history),
+                    "best_step": steps,
+                    "document_fingerprint": {"after": fingerprint},
+                }
+            )
+            record.write(self.folder)
+        trainer.accelerator.wait_for_everyone()
+        return record
+
+    def _read(self) -> tuple[PreTrainedTokenizerBase, TokenCache, dict[str, str]]:
+        data, length = self.recipe.data, self.recipe.data.sequence_length
+        folder = CacheConfig(folder=self.recipe.train.cache).resolved_folder()
+        with self._timed("reading"):
+            sources = [open_texts(name, source) for name, source in data.sources.items()]
+            tokenizer = get_tokenizer(self.recipe.model, sources, cache=folder, length=length)
+            cache = token_cache(
+                sources, tokenizer, length=length, validation_share=data.validation_share, folder=folder
+            )
+        logger.info(
+            "%d texts, %s tokens, sequences of %d: %d for training, %d for validation",
+            cache.info.texts,
+            cache.info.tokens,
+            length,
+            len(cache.train),
+            len(cache.validation),
+        )
+        return tokenizer, cache, {source.name: source.fingerprint for source in sources}
+
+    def _arguments(self, batches: int, device: torch.device, deepspeed: str | None) -> TrainingArguments:
+        config = self.recipe.train
+        values = loop_arguments(
+            config,
+            self.folder / CHECKPOINTS,
+            batches=batches,
+            device=device,
+            report_to=["wandb"] if "wandb" in trackers(self.recipe.output.report_to) else [],
+            run_name=self.recipe.output.name or self.folder.name,
+        )
+        values |= {
+            "adam_beta1": config.adam_betas[0],
+            "adam_beta2": config.adam_betas[1],
+            "adam_epsilon": config.adam_epsilon,
+            "deepspeed": deepspeed,
+        }
+        return one_gpu_a_process(TrainingArguments(**values))
+
+    def _trainer(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        cache: TokenCache,
+        batches: RowBatches,
+        arguments: TrainingArguments,
+    ) -> MaskedTrainer:
+        config = self.recipe.train
+        masker = Masker(tokenizer, self.recipe.masking, seed=config.seed)
+        clock = Clock(config.clock)
+        validate = None
+        if len(cache.validation):
+            validate = Validate(
+                MaskedRows(cache.validation, masker),
+                self.recipe.validation,
+                clock,
+                batch_size=config.batch_size,
+                seed=config.seed,
+            )
+        return MaskedTrainer(
+            model,
+            arguments,
+            rows=MaskedRows(cache.train, masker),
+            batches=batches,
+            config=config,
+            clock=clock,
+            validate=validate,
+            callbacks=board(trackers(self.recipe.output.report_to), self.folder / LOGS),
+        )
+
+    def _train(self, trainer: MaskedTrainer) -> int:
+        checkpoint = last_checkpoint(self.folder / CHECKPOINTS)
+        done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+        total = None if self.recipe.train.max_seconds is not None else trainer.args.max_steps
+        with progress("pre-training", total, unit="steps", done=done) as bar:
+            trainer.add_callback(ShowProgress(bar))
+            state: TrainerState = trainer.run(checkpoint)
+        return state.global_step
+
+    def _save(self, trainer: MaskedTrainer, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any]) -> str:
+        with self._timed("saving"):
+            model = trainer.accelerator.unwrap_model(trainer.model)
+            saved = save_encoder(
+                model,
+                tokenizer,
+                self.folder,
+                length=self.recipe.data.sequence_length,
+                config=self.recipe.model,
+                state=state,
+            )
+            again = load(self.folder, device="cpu")
+        assert saved.fingerprint == again.fingerprint, "what was saved does not load as it was"
+        return again.fingerprint
+
+    @contextmanager
+    def _timed(self, part: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.seconds[part] = time.perf_counter() - start
+
+
+def check_deepspeed(config: PretrainConfig) -> str | None:
+    """Return the path of the DeepSpeed configuration, or None where there is none.
+
+    Args:
+        config: Names it.
+
+    Returns:
+        The path, variables filled in.
+
+    Raises:
+        ConfigError: The file is missing or is no JSON object.
+        MissingExtraError: DeepSpeed is not installed.
+    """
+    if config.deepspeed is None:
+        return None
+    path = Path(os.path.expandvars(config.deepspeed)).expanduser()
+    try:
+        values = read_json(path)
+    except FileNotFoundError:
+        raise ConfigError(f"train.deepspeed: {path}: no such file; give a DeepSpeed configuration") from None
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"train.deepspeed: {path} is not valid JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"train.deepspeed: {path} must hold an object, not a {type(values).__name__}")
+    require("deepspeed", extra="deepspeed")
+    return str(path)

@@ -1,0 +1,183 @@
+"""Texts of any source, one after another, and a fingerprint of where they come from."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+from hyperseek._errors import DataError
+from hyperseek._fingerprint import fingerprint_file, fingerprint_json
+from hyperseek.data import open_dataset
+from hyperseek.data._fields import TEXT_KEYS
+from hyperseek.data._lines import Row, base_suffix, json_lines, numbered_lines, shown, whole_text
+from hyperseek.data._open import is_pydocs
+from hyperseek.data._report import Faults
+from hyperseek.pretraining._recipe import TextSourceConfig
+from hyperseek.pretraining._remote_texts import hub_fingerprint, hub_texts, mds_fingerprint, mds_texts
+from hyperseek.training._sources import expanded
+
+_PLAIN = (".txt", ".md", ".rst")
+_READ = (*_PLAIN, ".jsonl")
+_LONGEST_PARAGRAPH = 1_000_000  # characters; a file without an empty line must not fill the memory
+
+
+@dataclass(frozen=True, slots=True)
+class TextSource:
+    """A source that was found, not yet read.
+
+    Attributes:
+        name: For logs and records.
+        fingerprint: Of the content and of how texts are taken from it.
+        read: Starts to read it from the beginning, always the same texts in the same order.
+    """
+
+    name: str
+    fingerprint: str
+    read: Callable[[], Iterator[str]]
+
+
+def open_texts(name: str, config: TextSourceConfig) -> TextSource:
+    """Find a source of texts.
+
+    Args:
+        name: Its name.
+        config: What it is.
+
+    Returns:
+        The source; texts that are empty or blank are left out when it is read.
+
+    Raises:
+        DataError: There is no such file, folder or data set, or it is of another kind.
+        MissingExtraError: The package that reads this kind of source is not installed.
+    """
+    place = expanded(config.source)
+    if place.startswith("hub:"):
+        content, read = _hub(place.removeprefix("hub:"), config)
+    elif place.startswith("mds:"):
+        content, read = _mds(Path(place.removeprefix("mds:")), config)
+    elif place.startswith("ir_datasets:") or is_pydocs(place) or _is_collection(Path(place)):
+        content, read = _collection(place, config)
+    else:
+        content, read = _files(_find_files(place), config)
+    options = config.model_dump(exclude={"source", "limit"})
+
+    def texts() -> Iterator[str]:
+        return islice((text for text in read() if text.strip()), config.limit)
+
+    return TextSource(name, fingerprint_json([content, options, config.limit]), texts)
+
+
+def text_of_row(
+    rows: Iterable[Row], place: object, faults: Faults, *, text_key: str | None, title_key: str | None
+) -> Iterator[str]:
+    """Take the texts out of rows.
+
+    Args:
+        rows: Records and their numbers.
+        place: Where they come from, for messages.
+        faults: Where records without a text go.
+        text_key: Key of the text; None finds it by the first record.
+        title_key: Key of a title that goes before it, or None.
+
+    Yields:
+        The texts.
+    """
+    for line, row in rows:
+        if text_key is None:
+            text_key = next((key for key in TEXT_KEYS if key in row), None)
+            if text_key is None:
+                raise DataError(
+                    f"no key of the usual names; set text_key to one of {sorted(row)}", path=place, line=line
+                )
+        text, title = row.get(text_key), row.get(title_key) if title_key else ""
+        if not isinstance(text, str):
+            problem = "no value" if text is None else f"needs a string, has {shown(text)},"
+            faults.found("bad_field", f"{problem} for {text_key!r}; it has {sorted(row)}", path=place, line=line)
+        elif title is not None and not isinstance(title, str):
+            faults.found("bad_field", f"needs a string for {title_key!r}, has {shown(title)}", path=place, line=line)
+        else:
+            yield f"{title or ''} {text}".strip()
+    faults.finish(place)
+
+
+def _hub(name: str, config: TextSourceConfig) -> tuple[str, Callable[[], Iterator[str]]]:
+    def read() -> Iterator[str]:
+        rows = hub_texts(name, split=config.split, revision=config.revision)
+        return _from_rows(rows, f"hub:{name}", config)
+
+    return hub_fingerprint(name, split=config.split, revision=config.revision), read
+
+
+def _mds(folder: Path, config: TextSourceConfig) -> tuple[str, Callable[[], Iterator[str]]]:
+    return mds_fingerprint(folder), lambda: _from_rows(mds_texts(folder), f"mds:{folder}", config)
+
+
+def _from_rows(rows: Iterable[Row], place: str, config: TextSourceConfig) -> Iterator[str]:
+    faults = Faults(config.on_error)
+    return text_of_row(rows, place, faults, text_key=config.text_key, title_key=config.title_key)
+
+
+def _is_collection(path: Path) -> bool:
+    return base_suffix(path) == ".tsv" or (path.is_dir() and any(path.glob("corpus.*")))
+
+
+def _collection(place: str, config: TextSourceConfig) -> tuple[str, Callable[[], Iterator[str]]]:
+    dataset = open_dataset(
+        place, text_key=config.text_key, title_key=config.title_key, on_error=config.on_error, check=False
+    )
+    return dataset.fingerprint(), lambda: (document.full_text for document in dataset.documents())
+
+
+def _find_files(place: str) -> list[Path]:
+    path = Path(place)
+    if path.is_dir():
+        if (path / "index.json").is_file():
+            raise DataError(f"looks like MDS shards; write 'mds:{place}'", path=path)
+        found = sorted(file for file in path.rglob("*") if base_suffix(file) in _READ and file.is_file())
+        problem = f"holds no file of {', '.join(_READ)} (plain or .gz), and no corpus"
+    elif path.is_file():
+        found, problem = [path], ""
+    else:
+        found, problem = sorted(Path(file) for file in glob.glob(place, recursive=True)), "no such file or folder"
+    if not found:
+        raise DataError(
+            f"{problem}; give files, a folder, a pattern, a collection, 'hub:NAME' or 'mds:FOLDER'", path=place
+        )
+    strange = [file for file in found if base_suffix(file) not in _READ]
+    if strange:
+        raise DataError(f"is none of {', '.join(_READ)} (plain or .gz), and no corpus .tsv", path=strange[0])
+    return found
+
+
+def _files(files: list[Path], config: TextSourceConfig) -> tuple[str, Callable[[], Iterator[str]]]:
+    def read() -> Iterator[str]:
+        for file in files:
+            faults = Faults(config.on_error)
+            if base_suffix(file) == ".jsonl":
+                yield from _from_rows(json_lines(file, faults), str(file), config)
+            elif config.divide == "file":
+                yield whole_text(file)
+            else:
+                lines = numbered_lines(file, faults)
+                yield from (line for _, line in lines) if config.divide == "line" else _paragraphs(lines)
+            faults.finish(file)
+
+    kinds = [base_suffix(file) for file in files]
+    return fingerprint_json([kinds, [fingerprint_file(file) for file in files]]), read
+
+
+def _paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Join lines that no empty line parts; the reader leaves empty lines out, which shows in the numbers."""
+    held: list[str] = []
+    size, last = 0, 0
+    for number, line in lines:
+        if held and (number > last + 1 or size > _LONGEST_PARAGRAPH):
+            yield "\n".join(held)
+            held, size = [], 0
+        held.append(line)
+        size, last = size + len(line), number
+    if held:
+        yield "\n".join(held)

@@ -1,0 +1,263 @@
+"""Texts as token sequences of one length, made once and kept on disk.
+
+Texts follow each other without a gap, each with its end token, and every sequence begins with the begin token; so no
+position is wasted on padding, save in the last sequence of each side. What is on disk is committed part by part: a
+run that is killed goes on behind the last part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from filelock import FileLock
+from pydantic import Field
+from transformers import PreTrainedTokenizerBase
+
+from hyperseek._config import Config
+from hyperseek._errors import ConfigError
+from hyperseek._files import atomic_write, read_json, write_json
+from hyperseek._fingerprint import fingerprint_json
+from hyperseek._progress import progress
+from hyperseek.pretraining._texts import TextSource
+from hyperseek.pretraining._token_rows import TokenRows
+from hyperseek.pretraining._vocabulary import begin_of_text, end_of_text, tokenizer_fingerprint
+
+Side = Literal["train", "validation"]
+SIDES: tuple[Side, Side] = ("train", "validation")
+
+_LAYOUT = 1
+_INFO = "cache.json"
+_PART_TOKENS = 1 << 24
+_BATCH_TEXTS, _BATCH_CHARACTERS = 1000, 2_000_000
+_PIECE = 200_000  # characters that are tokenised at once
+
+logger = logging.getLogger(__name__)
+
+
+def _empty() -> dict[Side, list[int]]:
+    return {side: [] for side in SIDES}
+
+
+class CacheInfo(Config):
+    """What `cache.json` says.
+
+    Attributes:
+        complete: Whether all texts are in.
+        length: Tokens of a sequence.
+        dtype: Number format of an id.
+        texts: Texts read so far.
+        tokens: Tokens of each side so far, those of the texts and their ends.
+        rows: Sequences in each part of each side.
+        rest: Tokens of each side that do not fill a sequence yet.
+    """
+
+    complete: bool = False
+    length: int
+    dtype: str
+    texts: int = 0
+    tokens: dict[Side, int] = Field(default_factory=lambda: dict.fromkeys(SIDES, 0))
+    rows: dict[Side, list[int]] = Field(default_factory=_empty)
+    rest: dict[Side, list[int]] = Field(default_factory=_empty)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenCache:
+    """Tokenised texts.
+
+    Attributes:
+        train: Sequences to learn from.
+        validation: Sequences to measure on; none for a share of 0.
+        fingerprint: Of the texts, the tokenizer and the way they were cut.
+        info: Counts.
+        folder: Where it is.
+    """
+
+    train: TokenRows
+    validation: TokenRows
+    fingerprint: str
+    info: CacheInfo
+    folder: Path
+
+
+def token_cache(
+    sources: Sequence[TextSource],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    length: int,
+    validation_share: float,
+    folder: Path,
+    part_tokens: int = _PART_TOKENS,
+) -> TokenCache:
+    """Tokenise texts, or find them tokenised.
+
+    Args:
+        sources: The texts.
+        tokenizer: Has an end token and a token for padding.
+        length: Tokens of a sequence, at least 8.
+        validation_share: Share of the texts, in [0, 1), that goes to validation.
+        folder: Where caches are kept, one folder for each fingerprint.
+        part_tokens: Tokens that are held in memory before they are written.
+
+    Returns:
+        The sequences.
+
+    Raises:
+        DataError: A source has a bad record.
+        ConfigError: The texts do not give a sequence for training, or none for validation.
+    """
+    identity = {
+        "layout": _LAYOUT,
+        "sources": [source.fingerprint for source in sources],
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "length": length,
+        "validation_share": validation_share,
+    }
+    fingerprint = fingerprint_json(identity)
+    place = folder / "tokens" / fingerprint
+    place.mkdir(parents=True, exist_ok=True)
+    # One process tokenises, all others wait: a barrier would time out on a large corpus.
+    with FileLock(place / "lock"):
+        writer = _Writer(place, tokenizer, length=length, validation_share=validation_share, part_tokens=part_tokens)
+        if not writer.info.complete:
+            logger.info("tokenising %s into %s", ", ".join(source.name for source in sources), place)
+            writer.run(text for source in sources for text in source.read())
+    info = writer.info
+    rows = {
+        side: TokenRows(
+            [place / f"{side}-{number:05d}.bin" for number in range(len(info.rows[side]))],
+            info.rows[side],
+            length=length,
+            dtype=info.dtype,
+        )
+        for side in SIDES
+    }
+    _check_filled(rows, info, validation_share)
+    return TokenCache(rows["train"], rows["validation"], fingerprint, info, place)
+
+
+def side_of(text: str, validation_share: float) -> Side:
+    """Return the side of a text by its hash: equal texts are always on one side."""
+    position = int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") / 2**64
+    return "validation" if position < validation_share else "train"
+
+
+class _Writer:
+    """Reads on where `cache.json` says, and commits part after part."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        length: int,
+        validation_share: float,
+        part_tokens: int,
+    ) -> None:
+        self.folder = folder
+        self.tokenizer = tokenizer
+        self.share = validation_share
+        self.part_tokens = part_tokens
+        begin, end = begin_of_text(tokenizer), end_of_text(tokenizer)
+        self.begin = [] if begin is None else [begin]
+        self.end = [] if end is None else [end]
+        dtype = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
+        known = (folder / _INFO).is_file()
+        self.info = CacheInfo.from_mapping(
+            read_json(folder / _INFO) if known else {"length": length, "dtype": dtype}, source=str(folder / _INFO)
+        )
+        self.held = {side: array("I", self.info.rest[side]) for side in SIDES}
+        self.tokens = dict(self.info.tokens)
+        self.texts = self.info.texts
+
+    def run(self, texts: Iterator[str]) -> None:
+        """Tokenise what is left of the texts."""
+        if self.texts:
+            logger.info("%d texts were tokenised before", self.texts)
+        with progress("tokenising", unit="texts", done=self.texts) as bar:
+            for batch in _batches(islice(texts, self.texts, None)):
+                self._add(batch)
+                bar.advance(len(batch))
+                if sum(map(len, self.held.values())) >= self.part_tokens:
+                    self._commit(complete=False)
+        self._commit(complete=True)
+
+    def _add(self, texts: list[str]) -> None:
+        pieces = [piece for text in texts for piece in _pieces(text)]
+        # Texts that happen to hold the name of a special token hold no special token.
+        encoded = self.tokenizer(
+            pieces, add_special_tokens=False, split_special_tokens=True, verbose=False, return_attention_mask=False
+        )["input_ids"]
+        position = 0
+        for text in texts:
+            side, count = side_of(text, self.share), len(_pieces(text))
+            ids = [number for piece in encoded[position : position + count] for number in piece]
+            position += count
+            if ids:
+                self.held[side].extend([*ids, *self.end])
+                self.tokens[side] += len(ids) + len(self.end)
+        self.texts += len(texts)
+
+    def _commit(self, *, complete: bool) -> None:
+        """Write the sequences that are full; the last thing written is the file that says so."""
+        rows = {side: list(self.info.rows[side]) for side in SIDES}
+        inner = self.info.length - len(self.begin)
+        for side in SIDES:
+            held = self.held[side]
+            count = len(held) // inner
+            full, rest = held[: count * inner], held[count * inner :]
+            if complete and len(rest) > len(self.end):
+                padding = [int(self.tokenizer.pad_token_id)] * (inner - len(rest))
+                full, rest, count = full + rest + array("I", padding), array("I"), count + 1
+            body = np.array(full, dtype=self.info.dtype).reshape(count, inner)
+            begin = np.full((count, len(self.begin)), self.begin, dtype=self.info.dtype)
+            with atomic_write(self.folder / f"{side}-{len(rows[side]):05d}.bin", "wb") as file:
+                file.write(np.concatenate([begin, body], axis=1).tobytes())
+            rows[side].append(count)
+            self.held[side] = rest
+        values = {"complete": complete, "texts": self.texts, "tokens": dict(self.tokens), "rows": rows}
+        self.info = self.info.model_copy(update={**values, "rest": {side: list(self.held[side]) for side in SIDES}})
+        write_json(self.folder / _INFO, self.info.model_dump(mode="json"))
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        batch.append(text)
+        size += len(text)
+        if len(batch) >= _BATCH_TEXTS or size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut a very long text, between words where there are any."""
+    pieces, start = [], 0
+    while len(text) - start > _PIECE:
+        end = text.rfind(" ", start + 1, start + _PIECE)
+        end = start + _PIECE if end < 0 else end
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]]
+
+
+def _check_filled(rows: dict[Side, TokenRows], info: CacheInfo, validation_share: float) -> None:
+    if len(rows["train"]) == 0:
+        raise ConfigError(
+            f"{info.texts} texts give no token to learn from; check data.sources, text_key and the tokenizer"
+        )
+    if validation_share and len(rows["validation"]) == 0:
+        raise ConfigError(
+            f"none of {info.texts} texts falls into the {validation_share:g} kept for validation; "
+            f"raise data.validation_share, or set it to 0 for no validation"
+        )

@@ -1,0 +1,147 @@
+"""Tokenizers: loaded, or made from the texts that are to be learned from."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
+from tokenizers import models as token_models
+from tokenizers.trainers import BpeTrainer, WordPieceTrainer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hyperseek._errors import ConfigError, DataError, ModelError
+from hyperseek._fingerprint import fingerprint_json
+from hyperseek.data._staging import staged_folder
+from hyperseek.models import resolve_name
+from hyperseek.pretraining._recipe import TRAIN_TOKENIZER, EncoderConfig, VocabularyConfig
+from hyperseek.pretraining._texts import TextSource
+
+_SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mask": "[MASK]"}
+_LAYOUT = 1
+
+logger = logging.getLogger(__name__)
+
+
+def get_tokenizer(
+    config: EncoderConfig, sources: Iterable[TextSource], *, cache: Path, length: int
+) -> PreTrainedTokenizerBase:
+    """Load the tokenizer that a recipe names, or make it.
+
+    Args:
+        config: What the recipe says of the model.
+        sources: The texts, for `train`.
+        cache: Where a tokenizer that is made is kept; the same texts and options make it once.
+        length: Tokens of a sequence.
+
+    Returns:
+        The tokenizer; it has tokens for masks, padding, and the beginning and end of a text.
+
+    Raises:
+        ConfigError: It lacks one of these tokens.
+        ModelError: It cannot be loaded.
+    """
+    if config.tokenizer == TRAIN_TOKENIZER:
+        folder = _trained(config.vocabulary, list(sources), cache)
+    else:
+        folder = resolve_name(str(config.tokenizer or config.start))
+    try:
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ModelError(f"cannot load a tokenizer from {folder!r}: {error}") from error
+    missing = [name for name in ("mask", "pad") if getattr(tokenizer, f"{name}_token_id") is None]
+    if missing or end_of_text(tokenizer) is None:
+        lacking = [f"{name}_token" for name in missing] + ([] if end_of_text(tokenizer) is not None else ["sep_token"])
+        raise ConfigError(
+            f"the tokenizer {folder} has no {' and no '.join(lacking)}; learning from masked tokens needs one: "
+            f"choose another tokenizer, or add the token to it"
+        )
+    tokenizer.model_max_length = length
+    return tokenizer
+
+
+def begin_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of the token that stands before a text, or None."""
+    return _first_id(tokenizer.cls_token_id, tokenizer.bos_token_id)
+
+
+def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:
+    """Return the id of the token that stands behind a text, or None."""
+    return _first_id(tokenizer.sep_token_id, tokenizer.eos_token_id)
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Fingerprint everything that decides what ids a text becomes."""
+    backend: Any = getattr(tokenizer, "backend_tokenizer", None)
+    content = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
+    return fingerprint_json([type(tokenizer).__name__, content, tokenizer.special_tokens_map])
+
+
+def _first_id(*ids: Any) -> int | None:
+    return next((int(value) for value in ids if value is not None), None)
+
+
+def _trained(config: VocabularyConfig, sources: list[TextSource], cache: Path) -> str:
+    identity = {"layout": _LAYOUT, "sources": [source.fingerprint for source in sources], **config.model_dump()}
+    folder = cache / "tokenizers" / fingerprint_json(identity)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    # One process makes it, all others wait: a barrier would time out on a large corpus.
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            logger.info("making a vocabulary of %d tokens in %s", config.size, folder)
+            texts = islice((text for source in sources for text in source.read()), config.texts)
+            with staged_folder(folder, overwrite=False, owned=()) as staging:
+                make_tokenizer(texts, config).save_pretrained(staging)
+    return str(folder)
+
+
+def make_tokenizer(texts: Iterator[str], config: VocabularyConfig) -> PreTrainedTokenizerFast:
+    """Make a tokenizer from texts.
+
+    Args:
+        texts: What its vocabulary is to fit.
+        config: Its kind and size.
+
+    Returns:
+        The tokenizer, with BERT's special tokens; it may have fewer tokens than asked for if the texts are few.
+
+    Raises:
+        DataError: There are no texts.
+    """
+    first = next(texts, None)
+    if first is None:
+        raise DataError("there are no texts to make a vocabulary from; check data.sources")
+    special = list(_SPECIAL.values())
+    if config.kind == "wordpiece":
+        tokenizer = Tokenizer(token_models.WordPiece(unk_token=_SPECIAL["unk"]))
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=config.lowercase)
+        tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+        tokenizer.decoder = decoders.WordPiece()
+        trainer: Any = WordPieceTrainer(vocab_size=config.size, special_tokens=special, show_progress=False)
+    else:
+        tokenizer = Tokenizer(token_models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = BpeTrainer(
+            vocab_size=config.size,
+            special_tokens=special,
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        )
+    tokenizer.train_from_iterator(_with(first, texts), trainer)
+    ends = [(name, tokenizer.token_to_id(name)) for name in (_SPECIAL["cls"], _SPECIAL["sep"])]
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ends
+    )
+    return PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=tokenizer, **{f"{name}_token": token for name, token in _SPECIAL.items()}
+    )
+
+
+def _with(first: str, rest: Iterator[str]) -> Iterator[str]:
+    yield first
+    yield from rest
