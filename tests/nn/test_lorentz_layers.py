@@ -244,3 +244,29 @@ def test_a_class_without_a_normal_has_logit_zero() -> None:
 def test_wrong_arguments_are_explained(make: object, message: str) -> None:
     with pytest.raises(HyperseekError, match=message):
         make()  # type: ignore[operator]
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_points_of_any_size_give_finite_values_and_gradients() -> None:
+    torch.manual_seed(0)
+    for trial in range(98):
+        norm = list(NORMS)[trial % 3]
+        radius_squared = torch.empty(()).uniform_(-2.3, 2.3).exp().requires_grad_()
+        space = (torch.randn(64, 16, 15) * 10 ** torch.empty(64, 1, 1).uniform_(-12, 4.5)).requires_grad_()
+        scores = ("lorentz_inner", "distance")[trial % 2]
+        block = LorentzBlock(16, 2, norm=norm, attention_scores=scores, query_key_norm=trial % 5 == 0)  # type: ignore[arg-type]
+        for residual in (block.residual_add, block.post_mlp_residual_add):
+            nn.init.normal_(residual.w_y)
+        factor, head, classifier = LorentzRadiusFactor(16), LorentzPredictionHead(16, norm=norm), LorentzMLR(16, 40)
+        nn.init.normal_(factor.linear.weight)
+        mask = torch.rand(64, 16) < 0.7
+        allowed = (mask | ~mask.any(-1, keepdim=True))[:, None, None]
+        with torch.autocast("cpu", torch.bfloat16, enabled=trial % 4 == 3):
+            x = lorentz_from_space(space, radius_squared)
+            out = factor(block(x, radius_squared, allowed, rotary_table(torch.arange(16)[None], 7)), radius_squared)
+            ends = [classifier(head(out, radius_squared), radius_squared)]
+            ends += [LorentzPooler(name, 16)(part, mask, radius_squared) for name in POOLINGS for part in (x, out)]
+        torch.stack([end.float().mean() for end in ends]).sum().backward()
+        parameters = [space, radius_squared, *block.parameters(), *factor.parameters(), *classifier.parameters()]
+        assert all(end.isfinite().all() for end in ends), trial
+        assert all(p.grad is not None and p.grad.isfinite().all() for p in parameters), trial
