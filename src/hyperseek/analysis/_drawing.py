@@ -113,10 +113,10 @@ def _draw_background(axes: Any, disk: Disk) -> None:
     axes.set_xlim(-1.04, 1.04)
     axes.set_ylim(-1.04, 1.04)
     axes.add_patch(Circle((0, 0), 1, facecolor=PANEL, edgecolor=FAINT, linewidth=1.2, zorder=0))
-    far = float(disk.rho.max()) if len(disk.rho) else 0.0
+    far = float(disk.rho.max()) * disk.unit
     step = next((step for step in (0.1, 0.2, 0.5, 1, 2, 5, 10, 20) if far / step <= 8), 50)
     for ring in np.arange(step, far + step / 2, step):
-        radius = float(np.tanh(disk.scale * ring / 2))
+        radius = float(np.tanh(disk.scale * ring / disk.unit / 2))
         axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor=LINE, linewidth=0.7, zorder=1))
         if radius < 0.97:
             axes.text(0, -radius, f"{ring:g}", color=FAINT, fontsize=7.5, ha="center", va="center", zorder=4)
@@ -174,7 +174,8 @@ def _draw_labels(axes: Any, disk: Disk, points: NDArray[np.complex128], labels: 
 def _draw_legend(figure: Any, disk: Disk, layout: Layout) -> None:
     left, top = 0.785, 0.93
     figure.text(left, top, _short(disk.title, 30), color=TEXT, fontsize=15, va="top")
-    lines = [part for line in (*disk.notes, layout.note) for part in textwrap.wrap(line, 38)]
+    notes = (*disk.notes, f"radii times {disk.scale:.2g}; rings at true values", layout.note)
+    lines = [part for note in notes for part in textwrap.wrap(note, 38)]
     figure.text(left, top - 0.045, "\n".join(lines), color=FAINT, fontsize=8.6, va="top", linespacing=1.5)
     height = top - 0.075 - 0.0195 * len(lines)
     for number, (name, colour) in enumerate(zip(disk.names, disk.palette, strict=False)):
@@ -190,5 +191,5 @@ def _short(text: str, most: int) -> str:
     if len(text) > most:
         # Titles are often lists of names; whole ones read better than half of one.
         whole = text[: most + 1].rpartition(", ")[0]
-        kept = whole or f"{text[: most - 1].rstrip()}…"
+        kept = whole or f"{text[: most - 1].rstrip(' -,;:(')}…"
     return kept.replace("$", r"\$")  # which would begin a formula

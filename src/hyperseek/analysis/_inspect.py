@@ -106,7 +106,7 @@ def _radius_measure(index: Index, *, asked: bool) -> tuple[Callable[[Tensor], Te
     """Return what measures radii, if the space has any, and what is left out."""
     space, left_out = index.space, {}
     if space.kind not in HYPERBOLIC:
-        left_out["disk"] = f"a {space.kind} space is flat: only hyperbolic ones are drawn as a Poincaré disk"
+        left_out["disk"] = f"only hyperbolic spaces are drawn as a Poincaré disk, and this is a {space.kind} one"
     if space.kind != "cosine":
         return lambda vectors: radii(space, vectors), left_out
     reason = "all vectors of a cosine space have norm 1, so that their radii say nothing"

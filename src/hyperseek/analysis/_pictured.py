@@ -53,15 +53,16 @@ def fit_disk(
         layouts.append(_layout(fits[-1], around, index.space.dimension))
     groups, names = view.groups, [title_of(documents[name]) if name in documents else name for name in view.names]
     palette: Sequence[str] = PALETTE
+    notes = [
+        f"{len(shown):,} of {len(ids):,} documents",
+        f"{index.space.kind} space of {index.space.dimension} dimensions",
+    ]
     if not names:
         by, numbers = (specificity.by, values) if np.isfinite(values).any() else ("radius", rho)
-        groups, names = _ranges(numbers, by)
+        groups, names = _ranges(numbers)
+        notes.append(f"coloured by {by}")
         palette = GRADIENT
     title = index.info.name or index.path.name
-    notes = [
-        f"{len(shown):,} of {len(ids):,} documents, {index.space.kind} space of {index.space.dimension} dimensions",
-        f"radii times {scale:.2g}; rings at their true values",
-    ]
     disk = Disk(
         title=title,
         notes=notes,
@@ -98,16 +99,14 @@ def _layout(fit: DiskFit, angles: Floats, dimension: int) -> Layout:
     )
 
 
-def _ranges(values: Floats, by: str) -> tuple[Rows, list[str]]:
+def _ranges(values: Floats) -> tuple[Rows, list[str]]:
     """Cut numbers into as many ranges of about as many documents as there are colours."""
     known = values[np.isfinite(values)]
     bounds = np.unique(np.quantile(known, np.linspace(0, 1, len(GRADIENT) + 1), method="inverted_cdf"))
-    if len(bounds) == 1:
-        bounds = np.repeat(bounds, 2)
     groups = np.searchsorted(bounds[1:-1], values, side="left")
     groups[~np.isfinite(values)] = -1
     names = []
-    for number in range(len(bounds) - 1):
+    for number in range(max(1, len(bounds) - 1)):
         inside = values[groups == number]
-        names.append(f"{by} {inside.min():.4g} to {inside.max():.4g}" if len(inside) else by)
+        names.append(f"{inside.min():.4g} to {inside.max():.4g}")
     return groups, names

@@ -17,7 +17,7 @@ OTHER = "#66708a"
 
 PALETTE = (
     "#4cc9f0", "#ff7096", "#ffd166", "#80ed99", "#b892ff", "#ff9f5a",
-    "#38d9a9", "#f783ac", "#a9e34b", "#748ffc", "#ffc9a3",
+    "#38d9a9", "#f1f3f9", "#a9e34b", "#748ffc", "#ffc9a3",
 )  # fmt: skip
 """One colour a branch, the largest first."""
 
