@@ -73,7 +73,7 @@ def make(system: str, dimension: int, radius: float, temperature: float, seed: i
         losses |= {"entailment": EntailmentConfig(weight=0.1), "radius": RadiusConfig(weight=0.1)}
     # An orthogonal projection keeps d / 384 of a unit vector's square.
     scale = radius * (WIDTH / min(dimension, WIDTH)) ** 0.5
-    head = LorentzHead(WIDTH, dimension, norm_scale=scale, radius_start=radius, seed=seed, **options)
+    head = LorentzHead(WIDTH, dimension=dimension, norm_scale=scale, radius_start=radius, seed=seed, **options)
     return head, Objective(LossesConfig(**losses))
 
 
@@ -195,8 +195,10 @@ def main() -> None:
     parser.add_argument("--dimensions", type=int, nargs="*", default=[8, 32, 128, 384])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--choices", type=Path, help="take settings from the results of another task")
     arguments = parser.parse_args()
     print(describe_hardware(), flush=True)
+    chosen = json.loads(arguments.choices.read_text()) if arguments.choices else None
     for name in arguments.tasks:
         task = gather(**TASKS[name], indexes=arguments.indexes, cache=arguments.output / "queries")
         path = arguments.output / f"{name}.json"
@@ -204,7 +206,10 @@ def main() -> None:
         for system in arguments.systems:
             if system in HIERARCHICAL and task.depths is None:
                 continue
-            entry = results.setdefault(system, {"choice": tune(task, system, arguments.steps // 2), "runs": {}})
+            if system not in results:
+                choice = chosen[system]["choice"] if chosen else tune(task, system, arguments.steps // 2)
+                results[system] = {"choice": choice, "runs": {}}
+            entry = results[system]
             write_json(path, results)
             print(f"{name}: {system}: {entry['choice']}", flush=True)
             for dimension, seed in itertools.product(arguments.dimensions, arguments.seeds):
