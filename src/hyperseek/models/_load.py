@@ -18,6 +18,7 @@ from sentence_transformers.util import import_from_string, load_file_path
 from torch import nn
 
 from hyperseek._errors import ModelError
+from hyperseek.models._complete import check_complete
 from hyperseek.models._late import LateRetriever
 from hyperseek.models._lorentz_build import load_lorentz_encoder
 from hyperseek.models._lorentz_encoder_config import LorentzEncoderConfig
@@ -65,11 +66,14 @@ def load(
             return LateRetriever(MultiVectorEncoder(location, **options), source=str(path_or_name))
         if any(name in _OWN_MODULES for name in _module_types(location, revision)):
             model = _load_own(location, **options)
+            check_complete(model, location, _encoder_folders(location, revision), revision)
         elif _is_lorentz_encoder(location, revision):
             model = load_lorentz_encoder(location, device=device, revision=revision)
         else:
             model = SentenceTransformer(location, **options)
-    except (OSError, ValueError, KeyError) as error:
+            check_complete(model, location, _encoder_folders(location, revision), revision)
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        # torch raises RuntimeError where a head's weights do not fit.
         raise ModelError(f"cannot load a model from {str(path_or_name)!r}: {error}") from error
     return Retriever(model, source=str(path_or_name))
 
@@ -119,15 +123,26 @@ def _is_lorentz_encoder(location: str, revision: str | None) -> bool:
 
 def _module_types(location: str, revision: str | None) -> list[str]:
     """Return the class names of a model's modules, those inside a Router included."""
-    types: list[str] = []
+    return [kind for kind, _ in _modules(location, revision)]
+
+
+def _encoder_folders(location: str, revision: str | None) -> list[str]:
+    """Return where in a model's folder its transformers are, those inside a Router included."""
+    modules = _modules(location, revision)
+    return [folder for kind, folder in modules if kind.endswith("Transformer")] if modules else [""]
+
+
+def _modules(location: str, revision: str | None) -> list[tuple[str, str]]:
+    """Return class name and folder of a model's modules, those inside a Router included."""
+    modules: list[tuple[str, str]] = []
     for entry in _read_json(location, "modules.json", revision) or []:
-        types.append(entry["type"])
+        folder = PurePosixPath(entry["path"])
+        modules.append((entry["type"], entry["path"]))
         if entry["type"].endswith(".Router"):
-            folder = entry["path"]
-            config = _read_json(location, str(PurePosixPath(folder) / "router_config.json"), revision)
-            config = config or _read_json(location, str(PurePosixPath(folder) / "config.json"), revision) or {}
-            types.extend(config.get("types", {}).values())
-    return types
+            config = _read_json(location, str(folder / "router_config.json"), revision)
+            config = config or _read_json(location, str(folder / "config.json"), revision) or {}
+            modules.extend((kind, str(folder / name)) for name, kind in config.get("types", {}).items())
+    return modules
 
 
 def _load_own(
