@@ -22,6 +22,7 @@ from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
@@ -29,7 +30,7 @@ from torch import Tensor
 from _frozen import Judged, Task, gather
 from _hardware import describe_hardware
 from hyperseek._files import write_json
-from hyperseek.evaluation import calculate
+from hyperseek.evaluation import calculate, paired_test
 from hyperseek.models import LorentzHead
 from hyperseek.training import (
     NO_DOCUMENT,
@@ -60,6 +61,8 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "geodesic, radius head": {"distance": "geodesic", "radius": "head"},
     "geodesic, cones and radii": {"distance": "geodesic", "hierarchy": True},
 }
+FLAT = ("cosine", "dot", "euclidean")
+NOTED = ("norm", "spearman", "radius_squared")
 HIERARCHICAL = ("geodesic, cones and radii",)
 RATES, TEMPERATURES, RADII = (1e-3, 3e-3, 1e-2), (0.05, 0.2), (1.0, 2.0)
 WIDTH = 384  # of MiniLM
@@ -186,6 +189,42 @@ def report(task: Task, head: LorentzHead, seconds: float) -> dict[str, Any]:
     return {"queries": values, **found}
 
 
+def table(path: Path) -> None:
+    """Print nDCG@10 by dimension, averaged over seeds, and paired tests against the best flat twin there."""
+    results = json.loads(path.read_text())
+    flat = [system for system in results if system in FLAT]
+    first = next(iter(results[flat[0]]["runs"].values()))
+    dimensions = sorted({int(key.split("/")[0]) for entry in results.values() for key in entry["runs"]})
+    for judged, queries in first["queries"].items():
+        print(f"\n{path.stem}: {judged}, {len(queries)} queries\n\n| | {' | '.join(map(str, dimensions))} |")
+        print("|---" * (len(dimensions) + 1) + "|")
+        columns = {
+            (system, dimension): np.mean(
+                [
+                    [run["queries"][judged][query] for query in queries]
+                    for key, run in entry["runs"].items()
+                    if key.startswith(f"{dimension}/")
+                ],
+                axis=0,
+            )
+            for system, entry in results.items()
+            for dimension in dimensions
+        }
+        for system in results:
+            cells = []
+            for dimension in dimensions:
+                own = columns[system, dimension]
+                best = max((columns[other, dimension] for other in flat), key=np.mean)
+                p = paired_test("permutation", own - best)[0] if system not in flat else 1.0
+                cells.append(f"{own.mean():.4f}" + (f" ({own.mean() - best.mean():+.3f}, p {p:.3f})" if p < 1 else ""))
+            print(f"| {system} | {' | '.join(cells)} |")
+    print("\n| | norm or radius | Spearman with depth | R² |\n|---|---|---|---|")
+    for system, entry in results.items():
+        runs = [run for key, run in entry["runs"].items() if key.startswith(f"{dimensions[1]}/")]
+        cells = [f"{np.mean([run[key] for run in runs]):.3f}" if key in runs[0] else "" for key in NOTED]
+        print(f"| {system}, {dimensions[1]} dimensions | {' | '.join(cells)} |")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--indexes", type=Path, required=True)
@@ -221,6 +260,7 @@ def main() -> None:
                 write_json(path, results)
                 values = {judged: round(mean(values), 4) for judged, values in found["queries"].items()}
                 print(f"{name}: {system}: {key}: {values} {found['seconds']:.0f} s", flush=True)
+        table(path)
 
 
 if __name__ == "__main__":
