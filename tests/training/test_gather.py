@@ -112,15 +112,17 @@ train(Recipe.from_mapping(json.loads(sys.argv[3])), output=sys.argv[4])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("trunk", ["frozen", "full"])
+@pytest.mark.parametrize(("trunk", "family"), [("frozen", "qnet"), ("full", "qnet"), ("frozen", "lorentz")])
 def test_training_with_two_processes_equals_training_with_one(
-    make_recipe: Callable[..., Recipe], dev: dict[str, Any], tmp_path: Path, trunk: str
+    make_recipe: Callable[..., Recipe], dev: dict[str, Any], tmp_path: Path, trunk: str, family: str
 ) -> None:
+    # A trained curvature is read inside of the data-parallel model and outside of it.
+    model = {"family": family, "lorentz": {"dimension": 6, "trainable_curvature": True}}
     losses = {"contrastive": {"temperature": 0.1, "learned_temperature": True}}
 
     def recipe(batch_size: int) -> Recipe:
         train_section = {**make_recipe().train.model_dump(), "trunk": trunk, "batch_size": batch_size, "seed": 7}
-        return make_recipe(losses=losses, validation=dev, train=train_section)
+        return make_recipe(model=model, losses=losses, validation=dev, train=train_section)
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -179,6 +179,24 @@ def test_a_recipe_trains_saves_and_loads(
         assert record.parameters == 32 * 6 + 6
 
 
+def test_lifted_tokens_train_from_the_trunks_cache(make_recipe: Callable[..., Recipe], tmp_path: Path) -> None:
+    lorentz = {
+        "dimension": 7,
+        "pooling": "hyp_outward_einstein_midpoint",
+        "pooling_keep_radius": True,
+        "radius": "head",
+    }
+    lorentz |= {"blocks": 1, "block_heads": 2, "trainable_curvature": True}
+    model = {"family": "lorentz", "pooling": None, "normalize": None, "lorentz": lorentz}
+    record = train(make_recipe(model=model, train={"max_steps": 3}), output=tmp_path / "cached")
+    cache = {**make_recipe().train.cache.model_dump(), "enabled": False}
+    train(make_recipe(model=model, train={"max_steps": 3, "cache": cache}), output=tmp_path / "plain")
+    cached, plain = (load(tmp_path / name, device="cpu") for name in ("cached", "plain"))
+    assert record.seconds["caching"] > 0
+    for ours, theirs in zip(cached.model.state_dict().values(), plain.model.state_dict().values(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=2e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("mini_batch", [None, 3])
 def test_bfloat16_and_small_batches_leave_the_geometry_alone(
     make_retriever: MakeRetriever, toy_set: TrainingSet, mini_batch: int | None

@@ -1,0 +1,57 @@
+"""An index of a hybrid hyperbolic model: exact against float64, and bound to the curvature."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+
+from hyperseek import Document, HyperseekError, Index
+from hyperseek.models import LorentzHead, ModelConfig, Retriever, build, load
+
+WORDS = ["cat", "dog", "bird", "fish", "sea", "sun", "moon", "star", "tree", "leaf", "river", "stone", "city", "road"]
+QUERIES = ["the cat and the dog", "river", "window table door house"]
+
+
+def make(tiny_encoder: str, **lorentz: object) -> Retriever:
+    values = {"trunk": tiny_encoder, "family": "lorentz", "pooling": "mean", "lorentz": {"dimension": 6, **lorentz}}
+    return build(ModelConfig.from_mapping(values), device="cpu")
+
+
+@pytest.mark.parametrize("engine", [None, "hnsw"])
+def test_search_equals_brute_force_in_float64(tiny_encoder: str, tmp_path: Path, engine: str | None) -> None:
+    retriever = make(tiny_encoder, radius_squared=0.6, norm_scale=0.3)
+    texts = [f"{one} {other} text" for one in WORDS for other in WORDS]
+    documents = [Document(str(place), text) for place, text in enumerate(texts)]
+    retriever.save(tmp_path / "model")
+    index = Index.build(tmp_path / "index", documents, retriever, dtype="float32")
+    assert index.space == retriever.space
+    if engine is not None:
+        index.build_engine(engine)
+    index = Index.open(tmp_path / "index")
+    found = index.search(QUERIES, k=10, **({} if engine is None else {"engine": engine}))
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu", trust_remote_code=True)
+    inner = (
+        torch.from_numpy(plain.encode_query(QUERIES)).double()
+        @ torch.from_numpy(plain.encode_document(texts)).double().T
+    )
+    truth = -(0.6**0.5) * torch.acosh((-inner / 0.6).clamp_min(1))
+    best = truth.topk(10)
+    for hits, scores, places in zip(found, best.values.tolist(), best.indices.tolist(), strict=True):
+        assert [hit.score for hit in hits] == pytest.approx(scores, abs=1e-4)
+        # Words in another order differ little; what is found must be among the best by its score.
+        assert len({hit.id for hit in hits} & {str(place) for place in places}) >= 8
+
+
+def test_a_model_of_another_curvature_is_refused(tiny_encoder: str, tmp_path: Path) -> None:
+    retriever = make(tiny_encoder, trainable_curvature=True)
+    Index.build(tmp_path / "index", [Document("a", "cat"), Document("b", "dog")], retriever)
+    head = retriever.route("document")[-1]
+    assert isinstance(head, LorentzHead)
+    with torch.no_grad():
+        head.curvature.log_radius_squared += 0.1
+    retriever.save(tmp_path / "model")
+    with pytest.raises(HyperseekError, match="fingerprint"):
+        Index.open(tmp_path / "index", model=load(tmp_path / "model", device="cpu")).search("cat")
