@@ -162,6 +162,7 @@ def test_filtering_alone(mined, tmp_path, tiny_encoder):
         (["--consistent-top", 2], "give an index or a model"),
         (["--mine", "index", "--consistent-pool", 2], "--consistent-pool goes with --consistent-top"),
         (["--teacher-max-score", 2], "go with --teacher"),
+        (["--beir", "--mine", "index"], "--beir copies a collection as it is"),
         (["--mine", "index", "--exclude-relevant", "more.tsv"], "must name its collection"),
     ],
 )

@@ -146,10 +146,13 @@ def prepare(
     `hyperseek prepare --beir pydocs-beir pydocs`.
     """
     from hyperseek._config import read_yaml
+    from hyperseek._errors import InputError
     from hyperseek.data import ConsistencyOptions, MiningOptions, PrepareOptions, RefineOptions, TeacherOptions
     from hyperseek.data import prepare as write_training
 
     if beir:
+        if mine or teacher:
+            raise InputError("--beir copies a collection as it is; --mine and --teacher go with training data")
         _write_collection(out, sources, on_error, overwrite, json_output)
         return
     values = {
