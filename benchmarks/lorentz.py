@@ -91,7 +91,11 @@ def batches(task: Task, size: int, extra: int, seed: int) -> Iterator[tuple[Tens
             own = task.positives[rows, drawn]
             others = pool[torch.randint(len(pool), (extra,), generator=generator)]
             documents, places = torch.cat([own, others]).unique(return_inverse=True)
-            yield rows, documents, places[: len(rows), None], task.positives[rows]
+            here = torch.zeros(len(task.documents) + 1, dtype=torch.bool).index_fill_(0, documents, True)  # -1 is last
+            known = (
+                task.positives[rows].where(here[task.positives[rows]], torch.tensor(-1)).sort(descending=True).values
+            )
+            yield rows, documents, places[: len(rows), None], known[:, : int((known >= 0).sum(1).max())]
 
 
 def train(head: LorentzHead, objective: Objective, task: Task, *, steps: int, rate: float, seed: int) -> None:
