@@ -133,6 +133,8 @@ class FeatureCache:
         check_model(index.path, index.info, self.retriever)
         wanted = (str(resolve_dtype(self.dtype, self.retriever.device)).removeprefix("torch."), "float32")
         made = (index.info.dtype, index.info.storage)
+        if made[0] is None:
+            raise ConfigError(f"{index.path} was made of given vectors and cannot stand in for encoding; leave it out")
         if made != wanted:
             raise ConfigError(
                 f"{index.path} was computed in {made[0]} and stored in {made[1]}, but this cache keeps {wanted[0]} in "
