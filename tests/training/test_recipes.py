@@ -9,6 +9,7 @@ import pytest
 
 from hyperseek import HyperseekError
 from hyperseek.data import parse_source
+from hyperseek.models import LorentzConfig
 from hyperseek.training import Objective, Recipe, find_recipe, read_recipe
 from hyperseek.training._ranking import cut_off
 from hyperseek.training._sources import expanded
@@ -30,6 +31,7 @@ KNOWN = {
     "lorentz-minilm",
     "lorentz-minilm-hierarchy",
     "contrastive_finetune_elbert",
+    "contrastive_pretrain_albert",
     "contrastive_pretrain_elbert",
     "contrastive_pretrain_hybrid_bert",
 }
@@ -168,6 +170,16 @@ def test_the_originals_hybrid_recipes_have_its_values() -> None:
     assert (list(tuned.data.sources), tuned.data.negatives) == (["supervised"], 7)
     assert tuned.losses.matryoshka is not None
     assert tuned.losses.matryoshka.weighted == {256: 1.0}
+
+
+def test_the_fully_hyperbolic_recipe_says_nothing_of_a_lift() -> None:
+    recipe = read_recipe("contrastive_pretrain_albert")
+    lorentz, default = recipe.model.lorentz, LorentzConfig()
+    said = {name for name in LorentzConfig.model_fields if getattr(lorentz, name) != getattr(default, name)}
+    assert said == {"distance", "pooling"}
+    assert (recipe.train.batch_size, recipe.train.mini_batch, recipe.train.learning_rate) == (16384, 128, 5e-4)
+    assert recipe.losses.contrastive is not None
+    assert recipe.losses.contrastive.temperature == 0.02
 
 
 def test_the_hyperbolic_recipe_and_its_flat_twin_differ_in_one_field() -> None:
