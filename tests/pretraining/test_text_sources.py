@@ -93,25 +93,27 @@ def test_the_fingerprint_is_of_the_content_not_of_the_place(tmp_path: Path) -> N
 def test_mds_shards_need_their_package(tmp_path: Path) -> None:
     if "streaming" in sys.modules:
         pytest.skip("mosaicml-streaming is installed")
-    with pytest.raises(MissingExtraError, match=r"'streaming'.*hyperseek\[mds\]"):
+    with pytest.raises(MissingExtraError, match="--no-deps mosaicml-streaming"):
         open_texts("toy", TextSourceConfig(source=f"mds:{tmp_path}"))
 
 
 def test_mds_shards_are_read_by_that_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    class LocalDataset:
-        def __init__(self, *, local: str) -> None:
-            asked.append(local)
+    class StreamingDataset:
+        num_samples = 2
 
-        def __len__(self) -> int:
-            return 2
+        def __init__(self, *, remote: str, local: str, shuffle: bool, batch_size: int) -> None:
+            assert Path(local).is_dir()
+            assert local != remote
+            assert not shuffle
+            asked.append(remote)
 
         def __getitem__(self, position: int) -> dict[str, str]:
             return {"text": f"sample {position}"}
 
     module = types.ModuleType("streaming")
-    module.LocalDataset = LocalDataset  # type: ignore[attr-defined]
+    module.StreamingDataset = StreamingDataset  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "streaming", module)
     with pytest.raises(HyperseekError, match=r"holds no index\.json"):
         read(f"mds:{tmp_path}")

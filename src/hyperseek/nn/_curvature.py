@@ -46,7 +46,7 @@ class Curvature(nn.Module):
     @property
     def trainable(self) -> bool:
         """Whether it is a parameter."""
-        return isinstance(self.log_radius_squared, nn.Parameter)
+        return "log_radius_squared" not in self._buffers
 
     def forward(self) -> Tensor:
         """Return R², 0-dim, float32 or float64; differentiable where it is trained."""

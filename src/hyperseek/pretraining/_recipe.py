@@ -39,8 +39,8 @@ class EncoderConfig(Config):
         start: Path or name of a model to go on from; None begins with new weights.
         architecture: A new model's type, in the words of transformers: `bert`, `modernbert`, ..., or `hyte_fh`, the
             fully hyperbolic encoder.
-        config: The fields of that architecture's configuration that are not to have their defaults. The vocabulary's
-            size and special tokens are the tokenizer's.
+        config: The fields of that architecture's configuration that are not to have their defaults; null takes back
+            what a base recipe names. The vocabulary's size and special tokens are the tokenizer's.
         tokenizer: Path or name; `train` makes one from the texts. None takes that of `start`.
         vocabulary: For `tokenizer: train`.
         pooling: How the saved encoder makes one vector of a text; a `hyte_fh` encoder has its own in `config`.
@@ -48,7 +48,7 @@ class EncoderConfig(Config):
 
     start: str | None = None
     architecture: str | None = None
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: Annotated[dict[str, Any], BeforeValidator(without_removed)] = Field(default_factory=dict)
     tokenizer: str | None = None
     vocabulary: VocabularyConfig = VocabularyConfig()
     pooling: Literal["mean", "cls", "max"] = "mean"

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState, TrainingArguments, set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from hyperseek._errors import ConfigError, require
 from hyperseek._files import read_json
@@ -23,6 +24,7 @@ from hyperseek.models import load
 from hyperseek.pretraining._masking import MaskedRows, Masker, RowBatches
 from hyperseek.pretraining._model import build_masked_lm, save_encoder
 from hyperseek.pretraining._recipe import PretrainConfig, PretrainRecipe
+from hyperseek.pretraining._scalars import keep_scalars_as_vectors, with_scalars
 from hyperseek.pretraining._texts import open_texts
 from hyperseek.pretraining._token_cache import TokenCache, token_cache
 from hyperseek.pretraining._trainer import MaskedTrainer
@@ -91,10 +93,13 @@ class _Run:
         tokenizer, cache, sources = self._read()
         device = torch.device(device_of_process(config.device) or ("cuda" if torch.cuda.is_available() else "cpu"))
         batches = RowBatches(len(cache.train), config.batch_size, seed=config.seed)
-        arguments = self._arguments(len(batches), device, deepspeed)
+        # Before the arguments, which make transformers spread every model over the processes where DeepSpeed is to.
         model = build_masked_lm(recipe.model, tokenizer, length=recipe.data.sequence_length)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+        if deepspeed is not None:
+            keep_scalars_as_vectors(model)
+        arguments = self._arguments(len(batches), device, deepspeed)
         record = RunRecord(
             status="running",
             recipe=recipe.model_dump(mode="json"),
@@ -115,7 +120,7 @@ class _Run:
         trainer = self._trainer(model, tokenizer, cache, batches, arguments)
         steps = self._train(trainer)
         self.seconds["training"] = trainer.clock.seconds
-        state = trainer.full_state()
+        state = with_scalars(trainer.full_state())
         if trainer.is_world_process_zero():
             fingerprint = self._save(trainer, tokenizer, state)
             record = record.model_copy(
@@ -211,6 +216,9 @@ class _Run:
         return state.global_step
 
     def _save(self, trainer: MaskedTrainer, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any]) -> str:
+        if trainer.is_deepspeed_enabled:
+            # What is loaded from now on is whole.
+            unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
         with self._timed("saving"):
             model = trainer.accelerator.unwrap_model(trainer.model)
             saved = save_encoder(

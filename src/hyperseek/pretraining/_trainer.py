@@ -79,9 +79,7 @@ class MaskedTrainer(Loop):
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """Name the parameters that decay: matrices, not biases, gains and curvatures."""
-        return [
-            name for name, parameter in model.named_parameters() if getattr(parameter, "ds_shape", parameter.shape)[1:]
-        ]
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:
@@ -100,6 +98,10 @@ class MaskedTrainer(Loop):
         return super().run(checkpoint)
 
     def full_state(self) -> dict[str, Tensor]:
-        """Return all weights, gathered where they are spread over processes; every process has to ask."""
+        """Return all weights, gathered where they are spread over processes; every process has to ask.
+
+        Returns:
+            The weights; where they had to be gathered, those of the first process only, and none elsewhere.
+        """
         with torch.no_grad():
-            return dict(self.accelerator.get_state_dict(self.model_wrapped))
+            return dict(self.accelerator.get_state_dict(self.model_wrapped) or {})
