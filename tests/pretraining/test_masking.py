@@ -89,3 +89,5 @@ def test_an_epoch_goes_once_through_all_sequences_in_an_order_of_its_own() -> No
 def test_too_few_sequences_are_an_error() -> None:
     with pytest.raises(HyperseekError, match=r"4 sequences, fewer than a batch of 5.*train\.batch_size"):
         RowBatches(4, 5)
+    with pytest.raises(HyperseekError, match="9 sequences, fewer than a batch of 5 for each of 2 processes"):
+        RowBatches(9, 5, processes=2)

@@ -174,6 +174,41 @@ def test_an_accumulated_step_counts_every_hidden_token_once(make_recipe: MakeRec
         torch.testing.assert_close(found[1][name], tensor, rtol=1e-3, atol=2e-6)
 
 
+@pytest.mark.parametrize(("architecture", "layer"), [("bert", "BertSelfAttention"), ("hyte_fh", "LorentzAttention")])
+def test_recomputed_activations_change_nothing(
+    make_recipe: MakeRecipe, tmp_path: Path, architecture: str, layer: str
+) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    without = NO_DROPOUT if architecture == "bert" else {}
+    model = {**model_section(make_recipe), "architecture": architecture, "config": {**sizes, **without}}
+    for again in (False, True):
+        calls: list[torch.nn.Module] = []
+
+        def watch(module: torch.nn.Module, *_: Any, calls: list[torch.nn.Module] = calls) -> None:
+            if type(module).__name__ == layer and module.training:
+                calls.append(module)
+
+        learn = train_section(make_recipe, max_steps=3, gradient_checkpointing=again)
+        with torch.nn.modules.module.register_module_forward_pre_hook(watch):
+            pretrain(make_recipe(model=model, train=learn), output=tmp_path / str(again))
+        assert len(calls) == (6 if again else 3)
+    assert_same(tmp_path / "False", tmp_path / "True")
+
+
+def test_half_precision_learns_the_same_to_its_precision(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        recipe = make_recipe(
+            model=model_section(make_recipe, **NO_DROPOUT),
+            train=train_section(make_recipe, precision=precision, learning_rate=3e-3, max_steps=20),
+        )
+        record = pretrain(recipe, output=tmp_path / precision)
+        losses.append(record.validation[-1].scores["loss"])
+        assert {tensor.dtype for tensor in weights(tmp_path / precision).values()} == {torch.float32}
+    assert losses[0] != losses[1]
+    assert losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "hyte_fh"])
 def test_the_encoder_starts_contrastive_training(make_recipe: MakeRecipe, tmp_path: Path, architecture: str) -> None:
     model = model_section(make_recipe)

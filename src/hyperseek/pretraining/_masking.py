@@ -107,22 +107,24 @@ class RowBatches(BatchSampler):
 
     Args:
         count: Number of sequences.
-        batch_size: Sequences of a batch; the last, smaller batch of an epoch is left out.
+        batch_size: Sequences of a batch, for each process; what does not fill a round of batches is left out.
+        processes: How many share the batches out.
         seed: Decides the order.
 
     Raises:
         ConfigError: There are fewer sequences than make a batch.
     """
 
-    def __init__(self, count: int, batch_size: int, *, seed: int = 0) -> None:
+    def __init__(self, count: int, batch_size: int, *, processes: int = 1, seed: int = 0) -> None:
         self.batch_size = batch_size
         self.drop_last = True
         self._count = count
         self._seed = seed
         self._epoch = 0
-        if count < batch_size:
+        if count < batch_size * processes:
+            batches = f"a batch of {batch_size}" + (f" for each of {processes} processes" if processes > 1 else "")
             raise ConfigError(
-                f"the texts make {count} sequences, fewer than a batch of {batch_size}; "
+                f"the texts make {count} sequences, fewer than {batches}; "
                 f"lower train.batch_size or data.sequence_length, or give more texts"
             )
 

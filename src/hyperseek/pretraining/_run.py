@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import PartialState
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -22,7 +23,7 @@ from hyperseek._files import read_json
 from hyperseek._progress import progress
 from hyperseek.models import load
 from hyperseek.pretraining._masking import MaskedRows, Masker, RowBatches
-from hyperseek.pretraining._model import build_masked_lm, save_encoder
+from hyperseek.pretraining._model import build_masked_lm, recompute_activations, save_encoder
 from hyperseek.pretraining._recipe import PretrainConfig, PretrainRecipe
 from hyperseek.pretraining._scalars import keep_scalars_as_vectors, with_scalars
 from hyperseek.pretraining._texts import open_texts
@@ -34,6 +35,7 @@ from hyperseek.training._arguments import board, device_of_process, loop_argumen
 from hyperseek.training._callbacks import ShowProgress
 from hyperseek.training._clock import Clock
 from hyperseek.training._loop import last_checkpoint
+from hyperseek.training._losses._gather import is_distributed
 from hyperseek.training._recipe import CacheConfig
 from hyperseek.training._record import (
     CHECKPOINTS,
@@ -92,11 +94,12 @@ class _Run:
         set_seed(config.seed)
         tokenizer, cache, sources = self._read()
         device = torch.device(device_of_process(config.device) or ("cuda" if torch.cuda.is_available() else "cpu"))
-        batches = RowBatches(len(cache.train), config.batch_size, seed=config.seed)
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        batches = RowBatches(len(cache.train), config.batch_size, processes=processes, seed=config.seed)
         # Before the arguments, which make transformers spread every model over the processes where DeepSpeed is to.
         model = build_masked_lm(recipe.model, tokenizer, length=recipe.data.sequence_length)
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})  # type: ignore[no-untyped-call]
+            recompute_activations(model)
         if deepspeed is not None:
             keep_scalars_as_vectors(model)
         arguments = self._arguments(len(batches), device, deepspeed)
@@ -147,6 +150,7 @@ class _Run:
             cache = token_cache(
                 sources, tokenizer, length=length, validation_share=data.validation_share, folder=folder
             )
+        _check_alike(cache)
         logger.info(
             "%d texts, %s tokens, sequences of %d: %d for training, %d for validation",
             cache.info.texts,
@@ -238,6 +242,18 @@ class _Run:
         start = time.perf_counter()
         yield
         self.seconds[part] = time.perf_counter() - start
+
+
+def _check_alike(cache: TokenCache) -> None:
+    """Raise ConfigError unless all processes read the same sequences; machines may have caches of their own."""
+    if is_distributed():
+        found: list[str | None] = [None] * dist.get_world_size()
+        dist.all_gather_object(found, cache.fingerprint)
+        if len(set(found)) > 1:
+            raise ConfigError(
+                "the processes have different texts or tokenizers; put the texts and train.cache where all machines "
+                "see them, or give a tokenizer that was made before"
+            )
 
 
 def check_deepspeed(config: PretrainConfig) -> str | None:
