@@ -133,11 +133,16 @@ def run(head: LorentzHead, vectors: Tensor, side: str) -> Tensor:
 def measure(head: LorentzHead, documents: Tensor, judged: Judged) -> dict[str, float]:
     """Return nDCG@10 of every query, by exhaustive search."""
     # Inner products of these vectors rank as the distances do; in float64 nothing is lost at these radii.
+    return search(documents, run(head, judged.vectors, "query"), judged, head.distance)
+
+
+def search(documents: Tensor, queries: Tensor, judged: Judged, distance: str) -> dict[str, float]:
+    """Return nDCG@10 of every query."""
     vectors = documents[judged.start : judged.start + len(judged.documents)].double()
-    queries = run(head, judged.vectors, "query").double()
-    if head.distance == "cosine":
+    queries = queries.double()
+    if distance == "cosine":
         vectors, queries = (torch.nn.functional.normalize(part) for part in (vectors, queries))
-    shift = vectors.square().sum(1) / 2 if head.distance == "euclidean" else 0
+    shift = vectors.square().sum(1) / 2 if distance == "euclidean" else 0
     found: dict[str, dict[str, float]] = {}
     for part, names in zip(queries.split(128), _batched(judged.ids, 128), strict=True):
         values, places = (part @ vectors.T - shift).topk(12)
@@ -213,18 +218,24 @@ def table(path: Path) -> None:
             )
             for system, entry in results.items()
             for dimension in dimensions
+            if any(key.startswith(f"{dimension}/") for key in entry["runs"])
         }
         for system in results:
             cells = []
             for dimension in dimensions:
+                if (system, dimension) not in columns:
+                    cells.append("")
+                    continue
                 own = columns[system, dimension]
-                best = max((columns[other, dimension] for other in flat), key=np.mean)
+                best = max((columns[other, dimension] for other in flat if (other, dimension) in columns), key=np.mean)
                 p = paired_test("permutation", own - best)[0] if system not in flat else 1.0
                 cells.append(f"{own.mean():.4f}" + (f" ({own.mean() - best.mean():+.3f}, p {p:.3f})" if p < 1 else ""))
             print(f"| {system} | {' | '.join(cells)} |")
     print("\n| | norm or radius | Spearman with depth | R² |\n|---|---|---|---|")
     for system, entry in results.items():
         runs = [run for key, run in entry["runs"].items() if key.startswith(f"{dimensions[1]}/")]
+        if not runs:
+            continue
         cells = [f"{np.mean([run[key] for run in runs]):.3f}" if key in runs[0] else "" for key in NOTED]
         print(f"| {system}, {dimensions[1]} dimensions | {' | '.join(cells)} |")
 
@@ -246,6 +257,9 @@ def main() -> None:
         task = gather(**TASKS[name], indexes=arguments.indexes, cache=arguments.output / "queries")
         path = arguments.output / f"{name}.json"
         results = json.loads(path.read_text()) if path.is_file() else {}
+        for judged in task.report:
+            frozen = mean(search(task.documents, judged.vectors, judged, "cosine"))
+            print(f"{name}: frozen MiniLM, 384 dimensions: {judged.name}: {frozen:.4f}", flush=True)
         for system in arguments.systems:
             if system in HIERARCHICAL and task.depths is None:
                 continue
@@ -264,7 +278,8 @@ def main() -> None:
                 write_json(path, results)
                 values = {judged: round(mean(values), 4) for judged, values in found["queries"].items()}
                 print(f"{name}: {system}: {key}: {values} {found['seconds']:.0f} s", flush=True)
-        table(path)
+        if any(system in FLAT for system in results):
+            table(path)
 
 
 if __name__ == "__main__":
