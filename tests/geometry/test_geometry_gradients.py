@@ -196,6 +196,24 @@ def test_random_masks_and_weights_never_make_what_is_not_a_number(dtype: torch.d
             assert found.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("r2", [1e-3, 1.0, 1e3])
+@pytest.mark.parametrize("radius", [20.0, 40.0])
+def test_maps_as_far_out_as_float32_goes_are_finite(radius: float, r2: float) -> None:
+    u = torch.tensor([[1.0, 0, 0], [-1, 0, 0], [0, 0.6, 0.8], [0, 0, 0]]) * radius * math.sqrt(r2)
+    u.requires_grad_()
+    x = geometry.lorentz_expmap0(u, r2)
+    base = x[:1].expand_as(x)
+    tangent = geometry.lorentz_logmap(base, x, r2)
+    # The opposite point is twice as far as the origin, along the same line.
+    torch.testing.assert_close(tangent[1], 2 * tangent[3], rtol=1e-5, atol=0)
+    ends = [tangent, geometry.lorentz_expmap(base, tangent, r2), geometry.lorentz_transport(base, x, tangent, r2)]
+    for end in ends:
+        assert end.isfinite().all()
+        if radius < 30:  # beyond, what derivatives are multiplied of overflows
+            [gradient] = torch.autograd.grad((end / (1 + end.detach().abs())).sum(), u, retain_graph=True)
+            assert gradient.isfinite().all()
+
+
 def test_second_derivatives_are_refused_and_not_wrong(tangents: Tangents) -> None:
     x = geometry.lorentz_expmap0(tangents(4, 3, radius=1.0)).requires_grad_()
     for value in (geometry.lorentz_distance_matrix(x, x), geometry.lorentz_centroid(x)):

@@ -159,6 +159,17 @@ def test_distances_are_a_metric(dtype: torch.dtype, r2: float, radius: float, ta
     assert (distance[:, None] <= detour + 8 * eps(dtype) * scale * radius * (1 + math.sinh(radius))).all()
 
 
+@pytest.mark.parametrize("size", [384, 2560])
+def test_points_of_many_dimensions_have_no_distance_from_themselves(size: int) -> None:
+    space = torch.randn(8, size, generator=torch.Generator().manual_seed(0))
+    space[0] = 0.3  # whose errors of summation all have one sign
+    x = geometry.lorentz_from_space(space * 1e3)
+    assert torch.equal(geometry.lorentz_distance_matrix(x, x.clone()).diagonal(), torch.zeros(8))
+    near = geometry.lorentz_from_space(space * 1e3 * (1 + 1e-7 * torch.arange(size)))
+    wanted = geometry.lorentz_distance(x.double(), near.double())
+    torch.testing.assert_close(geometry.lorentz_distance(x, near).double(), wanted, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("r2", CURVATURES)
 def test_motions_keep_distances_and_carry_midpoints(r2: float, tangents: Tangents) -> None:
     x = geometry.lorentz_expmap0(tangents(20, 3, radius=3 * math.sqrt(r2)), r2)
@@ -281,6 +292,8 @@ def test_masked_points_do_not_count_whatever_they_hold(dtype: torch.dtype, tange
         assert spoilt.grad.isfinite().all()
         assert spoilt.grad[3].abs().sum() == 0
     assert torch.equal(geometry.outward_weights(x, mask)[3], torch.zeros(5, dtype=dtype))
+    for pool in poolings:
+        assert torch.equal(pool(x[:, :0], mask[:, :0]), x.new_tensor([1, 0, 0, 0]).expand(4, 4))
 
 
 # Precision and arguments

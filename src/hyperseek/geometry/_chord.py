@@ -24,8 +24,9 @@ from hyperseek.geometry._radial import directions, norm
 
 # Below, points are one point: a distance has a kink there, and its gradient is taken to be 0.
 _SAME = 1e-30
-# sin² of half an angle that float64's product of unit vectors leaves of none; such angles are below float32's rounding.
-_ALIGNED = 1e-15
+# sin² of half an angle that float64's product of unit vectors leaves of none, for each root of a dimension; such angles
+# are of the size of float32's rounding.
+_ALIGNED = 5e-16
 
 
 def half_chord_matrix(x: Tensor, y: Tensor) -> Tensor:
@@ -71,8 +72,10 @@ def _half_angles(x: Tensor, y: Tensor) -> Tensor:
         return torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
     # One product in float64 is as exact as differences in float32, and many times faster in many dimensions.
     (u, _), (v, _) = directions(x.double()), directions(y.double())
+    if min(x.shape[-2], y.shape[-2]) == 1:  # differences cost no more, and know no smallest angle
+        return (norm(u - v).mT if x.shape[-2] == 1 else norm(u - v)).to(x.dtype) / 2
     squared = (1 - u @ v.mT) / 2
-    return torch.where(squared > _ALIGNED, squared, 0).sqrt().to(x.dtype)
+    return torch.where(squared > _ALIGNED * x.shape[-1] ** 0.5, squared, 0).sqrt().to(x.dtype)
 
 
 @full_precision

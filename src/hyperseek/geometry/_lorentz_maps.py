@@ -5,6 +5,8 @@ Tangent vectors at the origin are given by their space part, `d` numbers; elsewh
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -63,7 +65,7 @@ def lorentz_expmap(base: Tensor, tangent: Tensor, radius_squared: float | Tensor
     along = (direction * step).sum(-1, keepdim=True)
     length = norm(torch.cat([step - along * direction, along * radius / time], dim=-1)) / radius
     far = length.clamp(max=farthest(length.dtype))
-    return lorentz_from_space(torch.cosh(far) * space + sinh_ratio(length) * step, radius_squared)
+    return lorentz_from_space(_within(torch.cosh(far) * space + sinh_ratio(length) * step, radius), radius_squared)
 
 
 @full_precision
@@ -81,8 +83,9 @@ def lorentz_logmap(base: Tensor, points: Tensor, radius_squared: float | Tensor 
     radius = root(radius_squared)
     x, y = base[..., 1:], points[..., 1:]
     chord = half_chord_matrix((x / radius)[..., None, :], (y / radius)[..., None, :])[..., 0]
-    scale = asinh_ratio(chord) / torch.hypot(chord, torch.ones_like(chord))
-    return _tangent(base, scale * ((y - x) - 2 * chord.square() * x), radius_squared)
+    ratio, long = asinh_ratio(chord), torch.hypot(chord, torch.ones_like(chord))
+    # Far out a square of the chord overflows; its quotients do not.
+    return _tangent(base, ratio / long * (y - x) - 2 * (ratio * chord) * (chord / long) * x, radius_squared)
 
 
 @full_precision
@@ -101,16 +104,26 @@ def lorentz_transport(base: Tensor, to: Tensor, vectors: Tensor, radius_squared:
     x, y = (lorentz_from_space(points[..., 1:], radius_squared) for points in (base, to))
     gap = y - x
     # y₀ - x₀ from the space parts, and <y, v> = <y - x, v>: differences before they are lost in long vectors.
-    later = (gap[..., 1:] * (x + y)[..., 1:]).sum(-1, keepdim=True) / (x + y)[..., :1]
-    product = (gap * vectors)[..., 1:].sum(-1, keepdim=True) - later * vectors[..., :1]
+    later = (gap[..., 1:] * ((x + y)[..., 1:] / (x + y)[..., :1])).sum(-1, keepdim=True)
     radius = root(radius_squared)
     chord = half_chord_matrix((x[..., 1:] / radius)[..., None, :], (y[..., 1:] / radius)[..., None, :])[..., 0]
-    shared = product / (2 * (radius * torch.hypot(chord, torch.ones_like(chord))) ** 2)
+    # Half the length of x + y, divided by before its square overflows.
+    half = radius * torch.hypot(chord, torch.ones_like(chord))
+    shared = ((gap / half * vectors)[..., 1:].sum(-1, keepdim=True) - later / half * vectors[..., :1]) / (2 * half)
     return _tangent(to, vectors[..., 1:] + shared * (x + y)[..., 1:], radius_squared)
+
+
+def _within(space: Tensor, radius: float | Tensor) -> Tensor:
+    """Shorten space parts whose squares would overflow, as those of steps that rounding made far too long."""
+    size = torch.clamp_min(space.detach().abs().amax(-1, keepdim=True), radius)
+    longest = math.sinh(farthest(space.dtype)) * radius / size
+    length = norm(space / size)
+    outside = length > longest
+    return torch.where(outside, space * (longest / torch.where(outside, length, 1)), space)
 
 
 def _tangent(base: Tensor, space: Tensor, radius_squared: float | Tensor) -> Tensor:
     """Complete the space part of a tangent vector by the time that makes it one."""
     point = lorentz_from_space(base[..., 1:], radius_squared)
-    time = (point[..., 1:] * space).sum(-1, keepdim=True) / point[..., :1]
+    time = (point[..., 1:] / point[..., :1] * space).sum(-1, keepdim=True)
     return torch.cat([time.expand(*space.shape[:-1], 1), space], dim=-1)

@@ -48,8 +48,9 @@ def lorentz_centroid(
     shares = torch.ones_like(space[..., 0]) if weights is None else weights.expand(space.shape[:-1])
     if mask is not None:
         shares = torch.where(mask.bool(), shares, 0)
-    # By the largest first, so that weights of any scale have a sum.
-    shares = shares / _or_one(shares.detach().amax(-1, keepdim=True))
+    if shares.shape[-1]:
+        # By the largest first, so that weights of any scale have a sum.
+        shares = shares / _or_one(shares.detach().amax(-1, keepdim=True))
     return _centroid(space, shares / _or_one(shares.sum(-1, keepdim=True)), radius_squared)
 
 
