@@ -281,3 +281,26 @@ def test_a_configuration_fits_any_tokenizer(tiny_encoder: str) -> None:
         LorentzEncoderConfig.for_tokenizer(tokenizer)
     with pytest.raises(HyperseekError, match="unknown pooling 'max'"):
         LorentzEncoder(config(pooling="max"))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"vocab_size": 0},
+        {"hidden_size": 0},
+        {"num_hidden_layers": -1},
+        {"num_attention_heads": 0},
+        {"intermediate_size": 1},
+        {"max_position_embeddings": 0},
+        {"type_vocab_size": -1},
+        {"pad_token_id": 30},
+        {"rope_theta": 0.0},
+        {"residual_scale": float("nan")},
+        {"initializer_range": -0.1},
+        {"pooling": "outward_einstein_midpoint", "pooling_saturation": -1.0},
+    ],
+    ids=str,
+)
+def test_numbers_out_of_range_are_named(wrong: dict[str, Any]) -> None:
+    with pytest.raises(HyperseekError, match=list(wrong)[-1].removeprefix("pooling_")):
+        LorentzEncoder(config(**wrong))

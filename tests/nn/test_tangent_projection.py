@@ -32,6 +32,10 @@ def test_a_radius_head_alone_decides_on_the_radius() -> None:
     torch.nn.init.ones_(module.radius_head.weight)  # type: ignore[union-attr]
     radii = module(states).norm(dim=-1)
     assert torch.equal(radii.argsort(), states.sum(1).argsort())
+    # Nothing is trained that gets no gradient.
+    unscaled = TangentProjection(6, 4, radius="head", trainable_norm_scale=True)
+    unscaled(states).sum().backward()
+    assert all(parameter.grad is not None for parameter in unscaled.parameters() if parameter.requires_grad)
 
 
 def test_de_layer_norm_gives_back_lengths() -> None:

@@ -227,6 +227,8 @@ def _config(
     if not original.use_rotary_embeddings and original.pad_token_id:
         raise ModelError(f"{folder}: position embeddings that start behind pad_token_id are not supported")
     depth = 1 + max((int(name.split(".")[1]) for name in tensors if name.startswith("layers.")), default=-1)
+    if not depth:
+        raise ModelError(f"the tensors of {folder} do not fit its config.json: none belongs to a layer of the encoder")
     if depth != original.num_hidden_layers:
         logger.warning("%s has %d layers, not %d as its config.json says", folder, depth, original.num_hidden_layers)
     inner = tensors.get("layers.0.mlp.w1.linear.weight")

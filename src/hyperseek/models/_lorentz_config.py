@@ -75,8 +75,8 @@ class LorentzConfig(Config):
     radius: Radius = "projection"
     radius_start: float = Field(default=1.0, gt=0)
     pooling: Pooling | None = None
-    pooling_power: float = 1.0
-    pooling_saturation: float = Field(default=0.0, ge=0)
+    pooling_power: float = Field(default=1.0, allow_inf_nan=False)
+    pooling_saturation: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     pooling_keep_radius: bool = False
     blocks: int = Field(default=0, ge=0)
     block_heads: int = Field(default=12, ge=1)
@@ -102,6 +102,12 @@ class LorentzConfig(Config):
         if self.point_pooling is not None and not self.curved:
             raise ValueError(
                 f"pooling {self.pooling} is for points; distance {self.distance} lifts none; take euc_mean or euc_cls"
+            )
+        outward = (self.pooling_power, self.pooling_saturation, self.pooling_keep_radius)
+        if outward != (1.0, 0.0, False) and self.point_pooling != "outward_einstein_midpoint":
+            raise ValueError(
+                "pooling_power, pooling_saturation and pooling_keep_radius belong to pooling "
+                f"hyp_outward_einstein_midpoint, not to {self.pooling}"
             )
         if self.blocks and self.point_pooling is None:
             raise ValueError("hyperbolic blocks stand between lifted tokens and their pooling; take a hyp_ pooling")

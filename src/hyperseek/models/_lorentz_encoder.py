@@ -58,6 +58,7 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
     _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^decoder\."]  # noqa: RUF012
 
     def __init__(self, config: LorentzEncoderConfig, add_pooling_layer: bool = True) -> None:
+        config.check()
         super().__init__(config)
         size = config.hidden_size
         self.curvature = Curvature(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any, Self
 
 from transformers import PretrainedConfig
@@ -123,6 +124,27 @@ class LorentzEncoderConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  
         self.sparse_prediction = sparse_prediction
         self.initializer_range = initializer_range
         super().__init__(**{"pad_token_id": pad_token_id, "tie_word_embeddings": tie_word_embeddings, **kwargs})
+
+    def check(self) -> None:
+        """Raise InputError where a number is none that a model can be made of; models do so before they are made."""
+        padding = 0 if self.pad_token_id is None else self.pad_token_id
+        inner = 2 if self.intermediate_size is None else self.intermediate_size
+        rules = {
+            "vocab_size": (self.vocab_size >= 1, "at least 1"),
+            "hidden_size": (self.hidden_size >= 2, "at least 2, time included"),
+            "num_hidden_layers": (self.num_hidden_layers >= 1, "at least 1"),
+            "num_attention_heads": (self.num_attention_heads >= 1, "at least 1"),
+            "intermediate_size": (inner >= 2, "at least 2, time included, or null"),
+            "max_position_embeddings": (self.max_position_embeddings >= 1, "at least 1"),
+            "type_vocab_size": (self.type_vocab_size >= 0, "at least 0"),
+            "pad_token_id": (0 <= padding < self.vocab_size, f"null or below vocab_size {self.vocab_size}"),
+            "rope_theta": (0 < self.rope_theta < math.inf, "positive and finite"),
+            "residual_scale": (self.residual_scale is None or 0 < self.residual_scale < math.inf, "positive or null"),
+            "initializer_range": (0 <= self.initializer_range < math.inf, "at least 0 and finite"),
+        }
+        for name, (right, allowed) in rules.items():
+            if not right:
+                raise InputError(f"{name} must be {allowed}, not {getattr(self, name)}")
 
     @classmethod
     def for_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, **options: Any) -> Self:

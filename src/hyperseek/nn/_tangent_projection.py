@@ -96,7 +96,9 @@ class TangentProjection(nn.Module):
         if self.radius_head is not None:
             nn.init.zeros_(self.radius_head.weight)
             nn.init.constant_(self.radius_head.bias, math.log(math.expm1(radius_start)))
-        self.norm_scaler = nn.Parameter(torch.tensor(scale), requires_grad=trainable_norm_scale)
+        # A radius head leaves nothing to scale, and a parameter that gets no gradient stops data-parallel training.
+        trained = trainable_norm_scale and self.radius_head is None
+        self.norm_scaler = nn.Parameter(torch.tensor(scale), requires_grad=trained)
 
     def forward(self, states: Tensor) -> Tensor:
         """Project states.

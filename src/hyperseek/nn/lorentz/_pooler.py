@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal, TypeAlias
 
 import torch
@@ -36,7 +37,7 @@ class LorentzPooler(nn.Module):
             otherwise averaging pulls it inwards, the more so the more its tokens differ.
 
     Raises:
-        InputError: An option of the outward midpoint is given to another pooling.
+        InputError: An option of the outward midpoint is given to another pooling, or is out of range.
         UnknownNameError: There is no such pooling.
     """
 
@@ -56,6 +57,8 @@ class LorentzPooler(nn.Module):
             raise InputError(
                 f"power, saturation and keep_radius belong to the pooling outward_einstein_midpoint, not to {pooling!r}"
             )
+        if not (math.isfinite(power) and 0 <= saturation < math.inf):
+            raise InputError(f"power must be finite and saturation at least 0; given {power} and {saturation}")
         self.pooling = pooling
         self.power = power
         self.saturation = saturation
