@@ -95,6 +95,19 @@ def test_the_fingerprint_knows_the_curvature(tiny_encoder: str) -> None:
     assert len(names) == 2
 
 
+def test_the_fingerprint_follows_a_model_that_is_shortened_or_trained(tiny_encoder: str, tmp_path: Path) -> None:
+    retriever = make(tiny_encoder, dimension=6, trainable_curvature=True)
+    names = [retriever.fingerprint]
+    head_of(retriever).shorten(4)
+    names.append(retriever.fingerprint)
+    with torch.no_grad():
+        head_of(retriever).curvature.log_radius_squared.add_(0.1)
+    names.append(retriever.fingerprint)
+    assert len(set(names)) == 3
+    retriever.save(tmp_path)
+    assert load(tmp_path, device="cpu").fingerprint == names[-1]
+
+
 def test_plain_encode_and_encode_features_give_the_logarithmic_map(tiny_encoder: str) -> None:
     retriever = make(tiny_encoder, radius_squared=2.0, dimension=7)
     features = retriever.encode_features(TEXTS)
@@ -229,6 +242,8 @@ def test_pooling_before_the_lift_keeps_norms(tiny_encoder: str) -> None:
         ({"pooling": "euc_mean", "blocks": 1}, "take a hyp_ pooling"),
         ({"pooling": "hyp_mean", "blocks": 1, "block_heads": 5}, "multiple of the 5 heads"),
         ({"pooling": "hyp_mean", "pooling_power": 2.0}, "outward_einstein_midpoint"),
+        ({"pooling": "euc_mean", "pooling_keep_radius": True}, "belong to pooling hyp_outward_einstein_midpoint"),
+        ({"pooling": "hyp_outward_einstein_midpoint", "pooling_power": float("nan")}, "pooling_power"),
         ({"pooling": "mean"}, "pooling"),
     ],
 )

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -60,6 +59,7 @@ class Retriever:
     def __init__(self, model: SentenceTransformer, *, source: str | None = None) -> None:
         self.model = model.eval()
         self.source = source
+        self._named: tuple[object, str] | None = None
         self._compiler = getattr(self.route("query")[-1], "scorer", None)
         self._pointer = getattr(self.route("document")[-1], "points", None)
         self._flat_space = None if self._pointer else Space(self._space_kind(), route_width(self.route("document")))
@@ -239,11 +239,17 @@ class Retriever:
         It covers weights, modules, vocabulary, prompt and maximum length of the document route, and not the query
         route: a head trained on queries alone keeps it, and with it every index.
         """
-        return self._fingerprint
-
-    @cached_property
-    def _fingerprint(self) -> str:
-        return self._side_fingerprint("document")
+        modules = self.route("document")
+        present = (
+            [_content_config(module) for module in modules],
+            [_version(tensor) for module in modules for tensor in module.state_dict().values()],
+            self._lengths()["document"],
+            self._prompt("document"),
+        )
+        # Hashing all weights takes a while, and a model may be shortened or trained further.
+        if self._named is None or self._named[0] != present:
+            self._named = (present, self._side_fingerprint("document"))
+        return self._named[1]
 
     def _side_fingerprint(self, side: Side) -> str:
         modules = self.route(side)
@@ -329,6 +335,11 @@ def _run(modules: Sequence[nn.Module], features: dict[str, Any], side: Side | No
         told = {"task": side} if "task" in getattr(module, "forward_kwargs", ()) else {}
         features = module(features, **told)
     return features
+
+
+def _version(tensor: Tensor) -> tuple[int, int]:
+    """Return what tells a tensor from another one, and from itself before it was written to."""
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def _content_config(module: nn.Module) -> dict[str, Any]:
