@@ -15,6 +15,7 @@ def test_tangent_vectors_of_the_original(golden: Path, clip: str) -> None:
     recorded = np.load(golden / f"hyperbolic/hybrid_projection_clip_{clip}.npz")
     values = {name: torch.from_numpy(np.asarray(recorded[name])) for name in recorded}
     module = TangentProjection(12, 8, norm_clip=float(clip), radius_start=0.1).double()
+    torch.testing.assert_close(module.norm_scaler, values["norm_scaler"], rtol=1e-7, atol=0)
     module.load_state_dict(
         {"projection.weight": values["W"], "projection.bias": values["b"], "norm_scaler": values["norm_scaler"]}
     )

@@ -39,7 +39,7 @@ class LorentzConfig(Config):
         projection: `linear`, or `mlp`: three layers.
         start: `orthogonal` keeps the trunk's angles, so that a new model on normalised vectors ranks as the trunk does
             (nearly so in fewer dimensions); `normal` draws with deviation 0.02.
-        norm_scale: Factor of projected vectors; None takes 1 / sqrt(dimension), made for vectors as long as a layer
+        norm_scale: Factor of projected vectors; None takes 1 / sqrt(dimension + 1), made for vectors as long as a layer
             norm leaves them. Vectors of norm 1 want about 1.
         trainable_norm_scale: Whether the factor is trained.
         norm_clip: Largest distance from the origin.
@@ -68,7 +68,7 @@ class LorentzConfig(Config):
     radius_squared_max: float = Field(default=10.0, gt=0)
     projection: Projection = "linear"
     start: Start = "orthogonal"
-    norm_scale: float | None = Field(default=None, gt=0)
+    norm_scale: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     trainable_norm_scale: bool = False
     norm_clip: float = Field(default=10.0, gt=0)
     de_layer_norm: bool = False

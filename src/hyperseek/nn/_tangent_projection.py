@@ -50,7 +50,7 @@ class TangentProjection(nn.Module):
         projection: `"linear"`, or `"mlp"`: three layers with GELU, as wide as the trunk.
         start: What linear maps start from: `"orthogonal"` keeps angles where `d = m` (and nearly so below), so that a
             new model of equally long vectors ranks as its trunk does; `"normal"` draws with deviation 0.02.
-        norm_scale: Factor of projected vectors; None takes 1 / sqrt(d).
+        norm_scale: Factor of projected vectors; None takes the original's 1 / sqrt(d + 1).
         trainable_norm_scale: Whether the factor is trained; it is kept below 1, or below its start where that is more.
         norm_clip: Longest tangent vector, positive.
         de_layer_norm: Whether states go through `DeLayerNorm` first.
@@ -84,7 +84,7 @@ class TangentProjection(nn.Module):
         _check("radius", radius, ("projection", "head"))
         if not 0 < radius_start <= norm_clip < math.inf:
             raise InputError(f"radius_start must lie in (0, {norm_clip}], the norm clip, not {radius_start}")
-        scale = dimension**-0.5 if norm_scale is None else norm_scale
+        scale = (dimension + 1) ** -0.5 if norm_scale is None else norm_scale
         self.norm_clip = norm_clip
         self.largest_scale = max(1.0, scale)
         self.clipped: Tensor | None = None
