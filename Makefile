@@ -25,12 +25,13 @@ demo: $(STAMP) ## the whole road on this machine's own documentation, in minutes
 	$(BIN)/hyperseek demo
 
 .PHONY: test
+test: export OMP_NUM_THREADS ?= 1
 test: $(STAMP) ## lint, types, documentation rules, tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/pydoclint src
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: format
 format: $(STAMP) ## rewrite the code in the project's format
