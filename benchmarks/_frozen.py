@@ -50,6 +50,7 @@ class Task:
         documents: `(N, d)` of all collections.
         queries: `(Q, d)` to train on.
         positives: `(Q, P)` rows of relevant documents, -1 behind the last.
+        own: `(Q,)` row of the document that a query is made of, neither right nor wrong; -1 without one.
         tune: To choose settings by.
         report: To report on, once.
         depths: `(N,)` edges between each document and the root of its hierarchy; None without one.
@@ -58,6 +59,7 @@ class Task:
     documents: Tensor
     queries: Tensor
     positives: Tensor
+    own: Tensor
     tune: tuple[Judged, ...]
     report: tuple[Judged, ...]
     depths: Tensor | None
@@ -87,7 +89,7 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
     Returns:
         The task.
     """
-    documents, queries, positives, tuning, reporting = [], [], [], [], []
+    documents, queries, positives, own, tuning, reporting = [], [], [], [], [], []
     start = 0
     for name in names:
         data, index = open_dataset(DATA / name), Index.open(indexes / name)
@@ -115,11 +117,19 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
         for row in kept:
             relevant = [rows[document] for document, score in trained.qrels[trained.ids[row]].items() if score > 0]
             positives.append(torch.tensor(relevant))
+            own.append(rows.get(own_document(trained.ids[row]), -1))
         documents.append(vectors)
         start += len(vectors)
     padded = torch.nn.utils.rnn.pad_sequence(positives, batch_first=True, padding_value=-1)
     depths = depths_of(names[0]) if (DATA / names[0] / "edges.tsv.gz").exists() else None
-    return Task(torch.cat(documents), torch.cat(queries), padded, tuple(tuning), tuple(reporting), depths)
+    return Task(
+        torch.cat(documents), torch.cat(queries), padded, torch.tensor(own), tuple(tuning), tuple(reporting), depths
+    )
+
+
+def own_document(query: str) -> str:
+    """Return the name of the document that a query of a hierarchy is made of."""
+    return query.removeprefix("q-")
 
 
 def depths_of(name: str) -> Tensor:
