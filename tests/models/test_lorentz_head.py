@@ -228,6 +228,19 @@ def test_gradients_reach_everything_behind_lifted_tokens(tiny_encoder: str) -> N
     assert 0 <= head_of(retriever).diagnostics()["clipped"] <= 1
 
 
+@pytest.mark.parametrize("options", POOLINGS, ids=lambda options: "-".join(map(str, options.values())))
+def test_what_a_trunk_leaves_in_the_padding_does_not_matter(options: dict[str, Any]) -> None:
+    head = LorentzHead(6, 7, **options)
+    states = torch.randn(2, 3, 6, generator=torch.Generator().manual_seed(0))
+    alone = head({"token_embeddings": states, "attention_mask": torch.ones(2, 3)}, task="document")
+    spoilt = torch.cat([torch.full((2, 2, 6), torch.nan), states, torch.full((2, 1, 6), torch.inf)], dim=1)
+    mask = torch.tensor([[0, 0, 1, 1, 1, 0]]).expand(2, 6)
+    found = head({"token_embeddings": spoilt, "attention_mask": mask}, task="document")["sentence_embedding"]
+    torch.testing.assert_close(found, alone["sentence_embedding"], rtol=1e-4, atol=1e-5)
+    found.sum().backward()
+    assert all(p.grad.isfinite().all() for p in head.parameters() if p.grad is not None)
+
+
 def test_pooling_before_the_lift_keeps_norms(tiny_encoder: str) -> None:
     mean = make(tiny_encoder, normalize=None, dimension=7, pooling="euc_mean")
     assert [type(module).__name__ for module in mean.route("document")] == ["Transformer", "Pooling", "LorentzHead"]

@@ -136,6 +136,9 @@ class LorentzHead(Module):
         """
         states = features["token_embeddings" if self.reads_tokens else "sentence_embedding"]
         mask = features["attention_mask"].bool() if self.reads_tokens else None
+        if mask is not None:
+            # Some trunks leave what is no number where nothing was to be looked at, and 0 times that is none either.
+            states = states.masked_fill(~mask[..., None], 0)
         with torch.autocast(states.device.type, enabled=False):
             tangent = self.tangent(states)
             self._clipped = _share(self.tangent.clipped, mask)

@@ -94,12 +94,14 @@ class LorentzPooler(nn.Module):
 
     def _attend(self, first: Tensor, points: Tensor, mask: Tensor | None, radius_squared: float | Tensor) -> Tensor:
         query = self.q_proj(first, radius_squared)
+        if mask is not None:
+            points = torch.where(mask.bool()[..., None], points, 0)  # whatever it holds
         tokens = self.kv_proj(points, radius_squared)
         logits = lorentz_inner_matrix(query[:, None], tokens)[:, 0]
         if mask is not None:
             # The lowest number, not minus infinity: a text without tokens has no NaN for a point.
             logits = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min)
-        return lorentz_centroid(tokens, weights=logits.softmax(-1), radius_squared=radius_squared)
+        return lorentz_centroid(tokens, weights=logits.softmax(-1), mask=mask, radius_squared=radius_squared)
 
 
 def _first(points: Tensor, mask: Tensor | None) -> Tensor:
