@@ -105,7 +105,6 @@ pretrain(PretrainRecipe.from_mapping(json.loads(sys.argv[1])), output=sys.argv[2
 """
 
 
-@pytest.mark.slow
 def test_a_killed_run_ends_like_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe(train=train_section(make_recipe, max_steps=120, save_every=3))
     pretrain(recipe, output=tmp_path / "whole")
@@ -127,7 +126,6 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(make_recipe: MakeRecipe, tm
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
-@pytest.mark.slow
 def test_two_processes_learn_what_one_does(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     def recipe(batch_size: int) -> PretrainRecipe:
         return make_recipe(
