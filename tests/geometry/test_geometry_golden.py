@@ -101,6 +101,7 @@ def test_poincare(golden: Path, name: str) -> None:
     c = float(name)
     close(geometry.poincare_expmap0(r["u"], c), r["a"])
     close(geometry.poincare_logmap0(r["a"], c), r["log0_a"], atol=1e-8)
+    close(geometry.poincare_conformal_factor(r["a"], c), r["conformal_factor_a"], rtol=1e-8)
     close(geometry.poincare_distance_matrix(r["a"], r["b"], c), r["pairwise_dist_from_float64_points"])
     close(geometry.poincare_distance(r["a"], torch.zeros_like(r["a"]), c), r["dist0_a"], atol=1e-8)
     close(geometry.mobius_add(r["a"], r["b"], c), r["mobius_add_ab"])

@@ -56,6 +56,7 @@ FUNCTIONS: dict[str, Function] = {
     "poincare_expmap0": lambda x, y, r2: geometry.poincare_expmap0(x, 1 / r2) + 0 * y,
     "poincare_logmap0": lambda x, y, r2: geometry.poincare_logmap0(ball(x, r2), 1 / r2) + 0 * y,
     "poincare_project": lambda x, y, r2: geometry.poincare_project(x, 1 / r2) + 0 * y,
+    "conformal": lambda x, y, r2: geometry.poincare_conformal_factor(ball(x, r2), 1 / r2) + 0 * y.sum(),
     "mobius_add": lambda x, y, r2: geometry.mobius_add(ball(x, r2), ball(y, r2), 1 / r2),
     "poincare_distance": lambda x, y, r2: geometry.poincare_distance(ball(x, r2), ball(y, r2), 1 / r2),
     "poincare_matrix": lambda x, y, r2: geometry.poincare_distance_matrix(ball(x, r2), ball(y, r2), 1 / r2),

@@ -41,6 +41,7 @@ from hyperseek.geometry._midpoints import (
 from hyperseek.geometry._muvera import TokenEncoding
 from hyperseek.geometry._poincare import (
     mobius_add,
+    poincare_conformal_factor,
     poincare_distance,
     poincare_distance_matrix,
     poincare_expmap0,
@@ -86,6 +87,7 @@ __all__ = [
     "outward_weights",
     "paraboloid_documents",
     "paraboloid_queries",
+    "poincare_conformal_factor",
     "poincare_distance",
     "poincare_distance_matrix",
     "poincare_expmap0",

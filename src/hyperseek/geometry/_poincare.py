@@ -84,6 +84,20 @@ def mobius_add(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
 
 
 @full_precision
+def poincare_conformal_factor(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
+    """Return how many times longer than in coordinates a small step at points is: 2 / (1 - c|x|²).
+
+    Args:
+        points: `(..., d)` of norm below 1 / sqrt(c).
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(...,)`, at least 2.
+    """
+    return 2 / _gap(points * root(c))[..., 0]
+
+
+@full_precision
 def poincare_distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Return geodesic distances; the gradient where both points are one is taken to be 0.
 
