@@ -246,7 +246,6 @@ def test_wrong_arguments_are_explained(make: object, message: str) -> None:
         make()  # type: ignore[operator]
 
 
-@pytest.mark.slow
 def test_a_hundred_thousand_points_of_any_size_give_finite_values_and_gradients() -> None:
     torch.manual_seed(0)
     for trial in range(98):

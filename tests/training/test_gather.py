@@ -111,8 +111,14 @@ train(Recipe.from_mapping(json.loads(sys.argv[3])), output=sys.argv[4])
 """
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(("trunk", "family"), [("frozen", "qnet"), ("full", "qnet"), ("frozen", "lorentz")])
+@pytest.mark.parametrize(
+    ("trunk", "family"),
+    [
+        ("frozen", "lorentz"),
+        pytest.param("frozen", "qnet", marks=pytest.mark.slow),
+        pytest.param("full", "qnet", marks=pytest.mark.slow),
+    ],
+)
 def test_training_with_two_processes_equals_training_with_one(
     make_recipe: Callable[..., Recipe], dev: dict[str, Any], tmp_path: Path, trunk: str, family: str
 ) -> None:
