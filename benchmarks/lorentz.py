@@ -64,7 +64,11 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "geodesic, cones and radii": {"distance": "geodesic", "hierarchy": True},
 }
 FLAT = ("cosine", "dot", "euclidean")
-NOTED = ("norm", "spearman", "radius_squared")
+NOTED = {
+    "norm": "mean norm of the space part",
+    "spearman": "Spearman of norm and depth",
+    "radius_squared": "R²",
+}
 HIERARCHICAL = ("geodesic, cones and radii",)
 GRID = {"rate": (3e-3, 1e-2, 3e-2), "temperature": (0.02, 0.05, 0.2, 0.5), "radius": (0.5, 1.0, 2.0)}
 FIRST = {"rate": 1e-2, "temperature": 0.1, "radius": 1.0}
@@ -233,13 +237,21 @@ def table(path: Path) -> None:
                 p = paired_test("permutation", own - best)[0] if system not in flat else 1.0
                 cells.append(f"{own.mean():.4f}" + (f" ({own.mean() - best.mean():+.3f}, p {p:.3f})" if p < 1 else ""))
             print(f"| {system} | {' | '.join(cells)} |")
-    print("\n| | norm or radius | Spearman with depth | R² |\n|---|---|---|---|")
-    for system, entry in results.items():
-        runs = [run for key, run in entry["runs"].items() if key.startswith(f"{dimensions[1]}/")]
-        if not runs:
+    for key, label in NOTED.items():
+        rows = {
+            system: [
+                [run[key] for name, run in entry["runs"].items() if name.startswith(f"{dimension}/") and key in run]
+                for dimension in dimensions
+            ]
+            for system, entry in results.items()
+        }
+        rows = {system: cells for system, cells in rows.items() if any(cells)}
+        if not rows:
             continue
-        cells = [f"{np.mean([run[key] for run in runs]):.3f}" if key in runs[0] else "" for key in NOTED]
-        print(f"| {system}, {dimensions[1]} dimensions | {' | '.join(cells)} |")
+        print(f"\n| {label} | {' | '.join(map(str, dimensions))} |")
+        print("|---" * (len(dimensions) + 1) + "|")
+        for system, cells in rows.items():
+            print(f"| {system} | {' | '.join(f'{np.mean(cell):.2f}' if cell else '' for cell in cells)} |")
 
 
 def main() -> None:
