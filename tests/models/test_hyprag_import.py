@@ -159,6 +159,9 @@ def test_the_curvature_is_kept_and_there_is_one(checkpoint: Any) -> None:
         (lambda tensors: tensors.update({"trunk.final_norm.manifold.k": torch.tensor(3.0)}), "more than one curvature"),
         (lambda tensors: tensors.update({"final_norm.weight": torch.ones(15)}), "more than one model"),
         (lambda tensors: tensors.update({"trunk.base_encoder.x": torch.ones(1)}), "hybrid encoder"),
+        (lambda tensors: tensors.update({"trunk.final_norm.manifold.k": torch.tensor(-1.0)}), "one positive number"),
+        (lambda tensors: tensors.update({"trunk.final_norm.manifold.k": torch.ones(3)}), "one positive number"),
+        (lambda tensors: tensors.update(step=3), "'step' is no tensor"),
     ],
 )
 def test_every_tensor_is_accounted_for(checkpoint: Any, change: Any, message: str) -> None:
@@ -202,9 +205,15 @@ def test_other_folders_and_options_are_refused(checkpoint: Any, tokenizer: str, 
     path = checkpoint(as_trunk)
     with pytest.raises(HyperseekError, match="--trunk is not for this kind"):
         convert(path, tmp_path / "out", trunk="bert", tokenizer=tokenizer)
+    (path / "model" / "pytorch_model.bin").write_bytes(b"torn")
+    with pytest.raises(HyperseekError, match="cannot be read"):
+        read_hyprag(path)
     (path / "model" / "pytorch_model.bin").unlink()
     save_file({"trunk.x": torch.ones(1)}, path / "model" / "other.safetensors")
     with pytest.raises(HyperseekError, match="no weights"):
         read_hyprag(path)
     with pytest.raises(HyperseekError, match="do not fit"):
         read_hyprag(path, weights=path / "model" / "other.safetensors")
+    (path / "model" / "config.json").write_text("{")
+    with pytest.raises(HyperseekError, match="no JSON"):
+        read_hyprag(path)

@@ -8,6 +8,7 @@ squared radius as `...k` and `...c`; they are read as the one number they must b
 from __future__ import annotations
 
 import logging
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -118,7 +119,10 @@ def read_hyprag(
     folder = _model_folder(Path(path))
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give the folder of a HypRAG checkpoint")
-    values = {key: value for key, value in read_json(folder / "config.json").items() if value is not None}
+    try:
+        values = {key: value for key, value in read_json(folder / "config.json").items() if value is not None}
+    except ValueError as error:
+        raise ModelError(f"{folder / 'config.json'} is no JSON: {error}") from error
     original = _Original.from_mapping(values, source=str(folder / "config.json"))
     tensors = _named(read_weights(folder, weights))
     if any(name.startswith("base_encoder.") for name in tensors):
@@ -207,6 +211,9 @@ def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _squared_radius(tensors: dict[str, Tensor], original: _Original, folder: Path) -> float:
     """Take the repeated `...k` and `...c` out of the tensors and return the number that they all must be."""
     names = [name for name in tensors if name.rpartition(".")[2] in ("k", "c")]
+    for name in names:
+        if tensors[name].numel() != 1 or not 0 < float(tensors[name]) < math.inf:
+            raise ModelError(f"{folder}: {name} must be one positive number, the squared radius, not {tensors[name]}")
     found = {name: float(tensors.pop(name)) for name in names}
     if not found:
         return original.curvature_init

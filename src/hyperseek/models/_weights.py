@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -24,15 +26,28 @@ def read_weights(folder: Path, weights: str | os.PathLike[str] | None = None) ->
         The tensors, on the CPU.
 
     Raises:
-        ModelError: There is no weight file.
+        ModelError: There is no weight file, or it holds something else.
     """
     candidates = [Path(weights)] if weights is not None else [folder / name for name in _NAMES]
     found = next((path for path in candidates if path.is_file()), None)
     if found is None:
         raise ModelError(f"{folder} has no weights; looked for {', '.join(path.name for path in candidates)}")
     if found.suffix == ".safetensors":
+        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
-        return dict(load_file(found))
-    loaded: dict[str, Tensor] = torch.load(found, map_location="cpu", weights_only=True)
+        try:
+            return dict(load_file(found))
+        except SafetensorError as error:
+            raise ModelError(f"{found} cannot be read: {error}") from error
+    try:
+        loaded: Any = torch.load(found, map_location="cpu", weights_only=True)
+    except (EOFError, IndexError, KeyError, RuntimeError, UnpicklingError, ValueError) as error:
+        raise ModelError(f"{found} cannot be read as a file of tensors: {error}") from error
+    strange = (
+        [key for key, value in loaded.items() if not isinstance(value, Tensor)] if isinstance(loaded, dict) else []
+    )
+    if strange or not isinstance(loaded, dict):
+        what = f"{strange[0]!r} is no tensor" if strange else f"it holds a {type(loaded).__name__}"
+        raise ModelError(f"{found} is no plain file of named tensors: {what}; save the model's state_dict() alone")
     return loaded
