@@ -14,17 +14,16 @@ ranking: they differ in size.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any, Self
 
 import torch
-from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from hyperseek import geometry
 from hyperseek.models._lorentz_config import SIMILARITIES, Distance, LorentzConfig
 from hyperseek.models._lorentz_rows import document_points, flip_time, query_scorer
+from hyperseek.models._saved_module import SavedModule
 from hyperseek.nn import Curvature, TangentProjection
 from hyperseek.nn.lorentz import LorentzBlock, LorentzPooler
 from hyperseek.scoring import LinearScorer, Points, Space
@@ -32,7 +31,7 @@ from hyperseek.scoring import LinearScorer, Points, Space
 _HALF = (torch.float16, torch.bfloat16)
 
 
-class LorentzHead(Module):
+class LorentzHead(SavedModule):
     """Projection, norm clip and lift behind a trunk: the last module of both routes of a hybrid encoder.
 
     Reads `sentence_embedding`, or `token_embeddings` and `attention_mask` where the lift comes before the pooling;
@@ -208,36 +207,6 @@ class LorentzHead(Module):
     def get_config_dict(self) -> dict[str, Any]:
         """Return the arguments from which an equal head is made, as plain JSON values."""
         return {"token_size": self.token_size, **self.config.model_dump(mode="json")}
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write configuration and weights into a folder."""
-        os.makedirs(output_path, exist_ok=True)
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=True)
-
-    @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        init_defaults: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Read configuration and weights from a folder or a Hub repository."""
-        where: Any = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_folder": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-        }
-        module = cls(**cls.load_config(model_name_or_path, **where))
-        cls.load_torch_weights(model_name_or_path, model=module, **where)
-        return module
 
 
 def _share(clipped: Tensor | None, mask: Tensor | None) -> Tensor | None:

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from hyperseek._errors import InputError, ModelError, UnknownNameError
 from hyperseek.geometry import lorentz_from_space, lorentz_logmap0
 from hyperseek.models._lorentz_config import SIMILARITIES, Distance
 from hyperseek.models._lorentz_rows import document_points, flip_time, query_scorer
+from hyperseek.models._saved_module import SavedModule
 from hyperseek.nn import Curvature
 from hyperseek.scoring import LinearScorer, Points, Space
 
 
-class CurvatureReader(Module):
+class CurvatureReader(SavedModule):
     """Base of modules that read the one curvature of a model, whose trunk owns it."""
 
     def __init__(self) -> None:
@@ -137,7 +137,3 @@ class LorentzPoints(CurvatureReader):
     def get_embedding_dimension(self) -> int:
         """Return how many coordinates a point has, time included."""
         return self.output_dimension + 1
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write the configuration into a folder; there are no weights."""
-        self.save_config(output_path)

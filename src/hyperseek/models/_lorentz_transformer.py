@@ -6,9 +6,8 @@ documents of them for an index is the module `LorentzPoints`.
 
 from __future__ import annotations
 
-import os
 import tempfile
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from sentence_transformers.base.modules import Transformer
@@ -100,38 +99,6 @@ class LorentzPooling(CurvatureReader):
     def get_embedding_dimension(self) -> int:
         """Return how many coordinates a point has, time included."""
         return self.size
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write configuration and, where there are any, weights into a folder."""
-        os.makedirs(output_path, exist_ok=True)
-        self.save_config(output_path)
-        if self.state_dict():
-            self.save_torch_weights(output_path, safe_serialization=True)
-
-    @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        init_defaults: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Read configuration and weights from a folder or a Hub repository."""
-        where: Any = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_folder": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-        }
-        module = cls(**cls.load_config(model_name_or_path, **where))
-        if module.state_dict():
-            cls.load_torch_weights(model_name_or_path, model=module, **where)
-        return module
 
 
 def pooling_module(pooler: LorentzPooler, size: int) -> LorentzPooling:

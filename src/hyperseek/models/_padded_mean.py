@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from sentence_transformers.base.modules import Module
+from hyperseek.models._saved_module import SavedModule
 
 
-class PaddedMeanPooling(Module):
+class PaddedMeanPooling(SavedModule):
     """Sum over all positions, padding included, divided by the number of real tokens.
 
     A text's vector therefore depends on the longest text of its batch. Checkpoints that were trained so lose quality
@@ -32,7 +32,3 @@ class PaddedMeanPooling(Module):
     def get_embedding_dimension(self) -> int:
         """Return the trunk width."""
         return self.embedding_dimension
-
-    def save(self, output_path: str, *args: Any, **kwargs: Any) -> None:
-        """Write the configuration into a folder."""
-        self.save_config(output_path)

@@ -8,15 +8,14 @@ single query vector, so a saved depth-0 model ranks by plain inner products in a
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
-from sentence_transformers.base.modules import Module
 from torch import Tensor
 
 from hyperseek._errors import InputError, UnknownNameError
+from hyperseek.models._saved_module import SavedModule
 from hyperseek.nn import HyperHead
 from hyperseek.nn._hyper_head import Initialisation
 from hyperseek.scoring import LinearScorer, QNetScorer, Scorer, Space, build_converter
@@ -24,7 +23,7 @@ from hyperseek.scoring import LinearScorer, QNetScorer, Scorer, Space, build_con
 _REPRESENTATIONS = (None, "mean", "cls")
 
 
-class QNetHead(Module):
+class QNetHead(SavedModule):
     """A hyper-head behind a trunk, in front of nothing: the last module of a query route.
 
     Reads `token_embeddings`, `attention_mask` and, for the warm start, `sentence_embedding` (the trunk's own query
@@ -160,36 +159,6 @@ class QNetHead(Module):
             return self.space.dimension
         numbers = sum(math.prod(shape) for shape in (*self._weight_shapes, *self._bias_shapes))
         return numbers + (self.space.dimension if self.warm_start else 0)
-
-    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write configuration and weights into a folder."""
-        os.makedirs(output_path, exist_ok=True)
-        self.save_config(output_path)
-        self.save_torch_weights(output_path, safe_serialization=True)
-
-    @classmethod
-    def load(
-        cls,
-        model_name_or_path: str,
-        subfolder: str = "",
-        token: bool | str | None = None,
-        cache_folder: str | None = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        init_defaults: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Read configuration and weights from a folder or a Hub repository."""
-        where: Any = {
-            "subfolder": subfolder,
-            "token": token,
-            "cache_folder": cache_folder,
-            "revision": revision,
-            "local_files_only": local_files_only,
-        }
-        module = cls(**cls.load_config(model_name_or_path, **where))
-        cls.load_torch_weights(model_name_or_path, model=module, **where)
-        return module
 
     @property
     def _folds(self) -> bool:
