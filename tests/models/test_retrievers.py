@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from transformers import BertTokenizer
 
 from hyperseek import HyperseekError
 from hyperseek.models import ModelConfig, Retriever, build, load
@@ -195,6 +199,19 @@ def test_foreign_modules_need_trust(tiny_encoder: str, tmp_path: Path) -> None:
     )
     with pytest.raises(HyperseekError, match="trust_remote_code=True"):
         load(tmp_path)
+
+
+def test_static_embeddings_are_a_trunk_too(tiny_encoder: str, tmp_path: Path) -> None:
+    tokenizer = BertTokenizer.from_pretrained(tiny_encoder)
+    torch.manual_seed(0)
+    static = StaticEmbedding(tokenizer.backend_tokenizer, embedding_dim=16)
+    SentenceTransformer(modules=[static], device="cpu").save(str(tmp_path), create_model_card=False)
+    config = {"trunk": str(tmp_path), "family": "lorentz", "lorentz": {"dimension": 6}}
+    retriever = build(ModelConfig.from_mapping(config), device="cpu")
+    points = retriever.encode_documents(["the cat and the dog", "sea"])
+    torch.testing.assert_close(retriever.encode_documents(["sea"]).vectors, points.vectors[1:], rtol=1e-4, atol=1e-5)
+    assert retriever.compile(["sea"]).score(points).argmax() == 1
+    json.dumps(retriever.protocol(), allow_nan=False)
 
 
 def test_batches_hold_their_budget_and_every_text_once() -> None:

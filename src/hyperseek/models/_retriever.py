@@ -9,6 +9,7 @@ one, a query is a point. The last module of a document route may have a `space` 
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -297,14 +298,16 @@ class Retriever:
         for side in _SIDES:
             first = self.route(side)[0]
             own = getattr(first, f"{side}_length", None)
-            lengths[side] = own if own is not None else getattr(first, "max_seq_length", None)
+            length = own if own is not None else getattr(first, "max_seq_length", None)
+            lengths[side] = None if length == math.inf else length  # which static embeddings say, and JSON cannot
         return lengths
 
     def _token_counts(self, texts: Sequence[str]) -> list[int]:
         tokenizer: Any = getattr(self.route("document")[0], "tokenizer", None)
         limit = self._lengths()["document"] or 1 << 20
         prompt = self._prompt("document")
-        if not hasattr(tokenizer, "num_special_tokens_to_add"):
+        if not callable(tokenizer) or not hasattr(tokenizer, "num_special_tokens_to_add"):
+            # Word lists, and the bare tokenizers of static embeddings: lengths need only be in the right order.
             return [max(1, min(limit, len(text) // 4)) for text in texts]
         extra = tokenizer.num_special_tokens_to_add()
         counts: list[int] = []
