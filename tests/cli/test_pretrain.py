@@ -75,3 +75,11 @@ def test_the_guide_runs(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     assert "30 steps" in result.stderr
     assert (tmp_path / "encoder" / "run.json").is_file()
+
+
+@pytest.mark.parametrize("verb", ["pretrain", "train"])
+def test_help_shows_examples_as_lines_and_the_default_folder(verb: str) -> None:
+    result = CliRunner().invoke(app, [verb, "--help"], env={"COLUMNS": "100", "TERM": "dumb"})
+    assert "runs/RECIPE" in result.stdout
+    assert "\\b" not in result.stdout
+    assert re.search(rf"^ +hyperseek {verb} [a-z-]+ --output \w+ *$", result.stdout, re.MULTILINE)

@@ -9,24 +9,27 @@ import typer
 
 
 def pretrain(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of one in recipes/: mlm-tiny-pydocs.")],
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of one in recipes/, as mlm-tiny-pydocs or albert_mlm.")
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes: section.field=value, as in train.max_steps=200.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the encoder and run.json. [default: runs/RECIPE]")
+        Path | None,
+        typer.Option("--output", "-o", show_default="runs/RECIPE", help="Folder for the encoder and run.json."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with a run that was interrupted, or start it anew.")
     ] = True,
 ) -> None:
-    r"""Train an encoder to predict masked tokens of any texts; its folder is a trunk for `hyperseek train`.
+    """Train an encoder to predict masked tokens of any texts; its folder is a trunk for `hyperseek train`.
 
     \b
     hyperseek pretrain mlm-tiny-pydocs --output encoder
     hyperseek train qnet-minilm-pydocs model.trunk=encoder
     torchrun --nproc-per-node 8 -m hyperseek pretrain albert_mlm --output encoder
-    """
+    """  # noqa: D301 (the mark for lines as they are is the character itself)
     from hyperseek.pretraining import pretrain as run
     from hyperseek.pretraining import read_pretrain_recipe
 

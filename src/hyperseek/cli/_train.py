@@ -9,23 +9,27 @@ import typer
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(help="A YAML file, or the name of one in recipes/: qnet-minilm-pydocs.")],
+    recipe: Annotated[
+        str,
+        typer.Argument(help="A YAML file, or the name of one in recipes/, as qnet-minilm-pydocs or lorentz-minilm."),
+    ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="Changes: section.field=value, as in train.max_steps=200.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for the model and run.json. [default: runs/RECIPE]")
+        Path | None,
+        typer.Option("--output", "-o", show_default="runs/RECIPE", help="Folder for the model and run.json."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume/--no-resume", help="Go on with a run that was interrupted, or start it anew.")
     ] = True,
 ) -> None:
-    r"""Train a model as a recipe says, and save it where every other verb can read it.
+    """Train a model as a recipe says, and save it where every other verb can read it.
 
     \b
     hyperseek train qnet-minilm-pydocs --output model
     hyperseek train my.yaml train.learning_rate=3e-4 losses.anchor.weight=0.5
-    """
+    """  # noqa: D301 (the mark for lines as they are is the character itself)
     from hyperseek.training import read_recipe
     from hyperseek.training import train as run
 
