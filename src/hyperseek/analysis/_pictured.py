@@ -108,5 +108,6 @@ def _ranges(values: Floats) -> tuple[Rows, list[str]]:
     names = []
     for number in range(max(1, len(bounds) - 1)):
         inside = values[groups == number]
-        names.append(f"{inside.min():.4g} to {inside.max():.4g}")
+        low, high = f"{inside.min():.4g}", f"{inside.max():.4g}"
+        names.append(low if low == high else f"{low} to {high}")
     return groups, names

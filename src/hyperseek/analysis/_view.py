@@ -28,7 +28,7 @@ class View:
         rows: `(n,)` rows in the index, ascending.
         parents: `(n,)` place among the shown of each one's nearest shown ancestor, -1 for none.
         groups: `(n,)` branch of each, -1 for none.
-        names: Ids of the branches, the largest first; without a hierarchy there are none.
+        names: Ids of the branches that are shown, the largest first; without a hierarchy there are none.
     """
 
     rows: Rows
@@ -66,16 +66,18 @@ def choose_view(ids: Sequence[str], hierarchy: Hierarchy | None, *, sample: int,
     rows = np.array(sorted(chosen), np.int64)
     shown = {ids[row]: number for number, row in enumerate(rows)}
     parents = [next((shown[name] for name in hierarchy.ancestors(ids[row]) if name in shown), -1) for row in rows]
-    names = _largest_branches(hierarchy, place)
+    largest = _largest_branches(hierarchy, place)
+    branches = [_branch(ids[row], hierarchy, largest) for row in rows]
+    names = [name for name in largest if name in branches]
     number = {name: branch for branch, name in enumerate(names)}
-    branches = [_branch(ids[row], hierarchy, number) for row in rows]
-    return View(rows, np.array(parents, np.int64), np.array(branches, np.int64), names)
+    groups = [-1 if name is None else number[name] for name in branches]
+    return View(rows, np.array(parents, np.int64), np.array(groups, np.int64), names)
 
 
-def _branch(name: str, hierarchy: Hierarchy, number: Mapping[str, int]) -> int:
-    if name in number:
-        return number[name]
-    return next((number[above] for above in hierarchy.ancestors(name) if above in number), -1)
+def _branch(name: str, hierarchy: Hierarchy, branches: Sequence[str]) -> str | None:
+    if name in branches:
+        return name
+    return next((above for above in hierarchy.ancestors(name) if above in branches), None)
 
 
 def _largest_branches(hierarchy: Hierarchy, documents: Mapping[str, int]) -> list[str]:
