@@ -130,7 +130,7 @@ def earlier_run(recipe: Config, folder: Path, *, resume: bool) -> RunRecord | No
 def check_same(record: RunRecord, recipe: Config, folder: Path) -> None:
     """Raise ConfigError unless an earlier run's recipe is this one, apart from limits, logging and places."""
     ours, theirs = _essential(recipe), _essential(type(recipe).from_mapping(record.recipe, source=str(folder / RECORD)))
-    differing = [name for name, value in ours.items() if value != theirs[name]]
+    differing = [field for name, value in ours.items() for field in _differing(name, value, theirs[name])]
     if differing:
         raise ConfigError(
             f"{folder} holds a run of another recipe (they differ in: {', '.join(differing)}); "
@@ -187,6 +187,16 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _differing(name: str, ours: Any, theirs: Any) -> list[str]:
+    """Paths of the fields of two values of one section that are not equal."""
+    if ours == theirs:
+        return []
+    if isinstance(ours, Config) and type(ours) is type(theirs):
+        names = type(ours).model_fields
+        return [path for key in names for path in _differing(f"{name}.{key}", getattr(ours, key), getattr(theirs, key))]
+    return [name]
 
 
 def _essential(recipe: Config) -> dict[str, Any]:
