@@ -10,6 +10,7 @@ import pytest
 from hyperseek import HyperseekError
 from hyperseek.data import parse_source
 from hyperseek.models import LorentzConfig
+from hyperseek.pretraining import read_pretrain_recipe
 from hyperseek.training import Objective, Recipe, find_recipe, read_recipe
 from hyperseek.training._ranking import cut_off
 from hyperseek.training._sources import expanded
@@ -121,6 +122,23 @@ def test_a_base_is_merged_section_by_section_and_null_takes_back(tmp_path: Path)
     assert recipe.losses.contrastive is not None
     assert (recipe.losses.contrastive.temperature, recipe.losses.contrastive.weight) == (0.5, 2.0)
     assert (recipe.train.max_steps, recipe.train.epochs, recipe.train.learning_rate) == (None, 1, 3e-4)
+
+
+def test_null_takes_all_entries_back_on_the_command_line() -> None:
+    recipe = read_recipe("lorentz-minilm", ["validation.sets=null", "data.sources={mine: {source: 'pydocs:train'}}"])
+    assert (dict(recipe.validation.sets), list(recipe.data.sources)) == ({}, ["mine"])
+
+
+def test_recipes_of_the_other_verb_name_it() -> None:
+    with pytest.raises(HyperseekError, match="run it with `hyperseek pretrain`"):
+        read_recipe("mlm-tiny-pydocs")
+    with pytest.raises(HyperseekError, match="run it with `hyperseek train`"):
+        read_pretrain_recipe("lorentz-minilm")
+
+
+def test_the_originals_names_of_fields_are_explained() -> None:
+    with pytest.raises(HyperseekError, match="the original's curvature_init is called radius_squared here"):
+        read_recipe("lorentz-minilm", ["model.lorentz.curvature_init=2.0"])
 
 
 def test_bases_in_a_circle_are_an_error(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Literal, Self, TypeAlias, cast
+from collections.abc import Mapping
+from typing import Any, Literal, Self, TypeAlias, cast
 
 from pydantic import Field, model_validator
 
@@ -19,6 +20,17 @@ SIMILARITIES: dict[str, Similarity] = {"geodesic": "geodesic", "squared_lorentz"
 Pooling: TypeAlias = Literal[
     "euc_cls", "euc_mean", "hyp_cls", "hyp_mean", "hyp_outward_einstein_midpoint", "hyp_attentive_mean"
 ]
+_ORIGINAL_NAMES = {
+    "curvature_init": "radius_squared",
+    "curvature_min": "radius_squared_min",
+    "curvature_max": "radius_squared_max",
+    "delayer_norm": "de_layer_norm",
+    "hidden_size": "dimension, which does not count the time",
+    "norm_clip_factor": "norm_clip",
+    "norm_scaler": "norm_scale",
+    "trainable_norm_scaler": "trainable_norm_scale",
+    "num_hyperbolic_blocks": "blocks",
+}
 _LONGEST = 40.0  # in units of the curvature radius; the exponential map ends there in float32
 
 
@@ -82,6 +94,16 @@ class LorentzConfig(Config):
     block_heads: int = Field(default=12, ge=1)
     block_norm: Literal["layer_norm", "rms_norm", "dyt_norm"] = "rms_norm"
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_the_originals_fields(cls, values: Any) -> Any:
+        found = [name for name in _ORIGINAL_NAMES if isinstance(values, Mapping) and name in values]
+        if found:
+            raise ValueError(
+                "; ".join(f"the original's {name} is called {_ORIGINAL_NAMES[name]} here" for name in found)
+            )
+        return values
 
     @property
     def curved(self) -> bool:

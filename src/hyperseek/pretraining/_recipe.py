@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 
 from hyperseek._config import Config
+from hyperseek._errors import ConfigError
 from hyperseek.training._loop_config import LoopConfig
 from hyperseek.training._recipe import OutputConfig, recipe_values, without_removed
 
@@ -204,4 +205,7 @@ def read_pretrain_recipe(path: str | os.PathLike[str], overrides: Sequence[str] 
         ConfigError: A file, a base or an override is not valid; the message names the closest known key.
         UnknownNameError: There is neither a file nor a recipe of that name.
     """
-    return PretrainRecipe.from_mapping(recipe_values(path, overrides), source=str(path))
+    values = recipe_values(path, overrides)
+    if "losses" in values:
+        raise ConfigError(f"{path} is a recipe of retrieval training; run it with `hyperseek train`")
+    return PretrainRecipe.from_mapping(values, source=str(path))

@@ -22,7 +22,9 @@ from hyperseek.training._losses import LossesConfig
 
 
 def without_removed(values: Any) -> Any:
-    """Leave out entries set to null, by which a recipe takes back what its base names."""
+    """Leave out entries set to null, by which a recipe takes back what its base names; null itself takes back all."""
+    if values is None:
+        return {}
     return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
 
 
@@ -228,7 +230,11 @@ def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         ConfigError: A file, a base or an override is not valid; the message names the closest known key.
         UnknownNameError: There is neither a file nor a recipe of that name.
     """
-    return Recipe.from_mapping(recipe_values(path, overrides), source=str(path))
+    values = recipe_values(path, overrides)
+    model = values.get("model")
+    if "losses" not in values and isinstance(model, Mapping) and {"architecture", "start"} & model.keys():
+        raise ConfigError(f"{path} is a recipe of pre-training; run it with `hyperseek pretrain`")
+    return Recipe.from_mapping(values, source=str(path))
 
 
 def recipe_values(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
