@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from hyperseek import HyperseekError
 from hyperseek.cli import app
 from hyperseek.models import load
-from hyperseek.training import read_record
+from hyperseek.training import RunRecord, read_record
 
 GUIDE = Path(__file__).parents[2] / "docs" / "pretraining.md"
 
@@ -83,3 +83,12 @@ def test_help_shows_examples_as_lines_and_the_default_folder(verb: str) -> None:
     assert "runs/RECIPE" in result.stdout
     assert "\\b" not in result.stdout
     assert re.search(rf"^ +hyperseek {verb} [a-z-]+ --output \w+ *$", result.stdout, re.MULTILINE)
+
+
+@pytest.mark.parametrize("rank", ["0", "1"])
+def test_only_the_first_process_reports(rank: str, recipe: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = RunRecord(status="finished", recipe={}, seed=0)
+    monkeypatch.setattr("hyperseek.pretraining.pretrain", lambda *_, **__: record)
+    monkeypatch.setenv("RANK", rank)
+    result = CliRunner().invoke(app, ["pretrain", str(recipe)], catch_exceptions=False)
+    assert ("0 steps" in result.stderr) == (rank == "0")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -36,6 +37,8 @@ def train(
     read = read_recipe(recipe, overrides or ())
     folder = output or (Path(read.output.folder) if read.output.folder else Path("runs") / Path(recipe).stem)
     record = run(read, output=folder, resume=resume)
+    if os.environ.get("RANK", "0") != "0":
+        return  # one of several processes; the first one has the whole record, and tells
     typer.echo(f"{folder}: {record.steps} steps in {record.seconds.get('training', 0.0):.0f} s", err=True)
     if record.validation:
         _show_validation(record.metric or "", record.validation[0].scores, record.final_scores)
