@@ -6,7 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TypedDict
 
 from hyperseek._errors import DataError, InputError, UnknownNameError
@@ -27,7 +26,7 @@ from hyperseek.data._refine import check_refining, refine
 from hyperseek.data._refine_options import RefineOptions
 from hyperseek.data._report import ErrorReport, OnError
 from hyperseek.data._rows import table_name
-from hyperseek.data._staging import check_replaceable
+from hyperseek.data._staging import check_replaceable, scratch_folder
 from hyperseek.data._teaching import Teacher
 from hyperseek.data._writing import example_writer
 from hyperseek.records import Qrels
@@ -84,9 +83,8 @@ def prepare(
             raise InputError(f"{done[0]} is prepared already; give it alone, without options for other sources")
         return refine(done[0], folder, device=device, on_error=on_error, overwrite=overwrite, **further)
     check_refining(refining, mine, teacher)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{target.name}.", suffix=".tmp", dir=target.parent) as temporary:
-        plain = Path(temporary) / "prepared"
+    with scratch_folder(target) as scratch:
+        plain = scratch / "prepared"
         _prepare(plain, sources, options or PrepareOptions(), on_error=on_error, overwrite=False)
         return refine(plain, folder, device=device, on_error=on_error, overwrite=overwrite, **further)
 

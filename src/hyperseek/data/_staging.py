@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import secrets
 import shutil
@@ -10,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from hyperseek._errors import InputError
+from hyperseek._hold import Hold, remove_unheld
 from hyperseek.data._lines import PathLike
 
 
@@ -30,10 +32,7 @@ def staged_folder(folder: PathLike, *, overwrite: bool, owned: Collection[str]) 
     """
     target = Path(folder)
     check_replaceable(target, overwrite, owned)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    staging.mkdir()
-    try:
+    with scratch_folder(target) as staging:
         yield staging
         if target.exists():
             replaced = staging.with_suffix(".old")
@@ -42,9 +41,29 @@ def staged_folder(folder: PathLike, *, overwrite: bool, owned: Collection[str]) 
             shutil.rmtree(replaced)
         else:
             os.replace(staging, target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
+
+
+@contextmanager
+def scratch_folder(target: Path) -> Iterator[Path]:
+    """Make a hidden sibling of `target` that is gone after the block; those that killed processes left go before it.
+
+    Args:
+        target: It need not exist.
+
+    Yields:
+        The folder. Renaming it keeps it.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for left in target.parent.glob(f".{glob.escape(target.name)}.*.tmp"):
+        remove_unheld(left)
+    scratch = target.parent / f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+    scratch.mkdir()
+    hold = Hold(scratch)
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+        del hold
 
 
 def check_replaceable(target: Path, overwrite: bool, owned: Collection[str]) -> None:

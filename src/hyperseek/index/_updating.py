@@ -11,12 +11,12 @@ from itertools import islice
 from pathlib import Path
 
 from hyperseek._errors import InputError, StoreError
+from hyperseek._hold import remove_unheld
 from hyperseek._progress import progress
 from hyperseek.index._checks import open_finished
 from hyperseek.index._write import SHARD, Item, check_unicode
 from hyperseek.scoring import Points
 from hyperseek.store import Store, writer_lock
-from hyperseek.store._hold import remove_unheld
 
 
 def add_documents(

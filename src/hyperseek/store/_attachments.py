@@ -26,11 +26,11 @@ from hyperseek._config import Config
 from hyperseek._errors import HyperseekError, InputError, StoreError, UnknownNameError
 from hyperseek._files import read_json, write_json
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek._hold import Hold, remove_unheld
 from hyperseek.engines import LONGEST, AnyEngineConfig, Engine, build_engine, open_engine
 from hyperseek.graph import NeighbourGraph
 from hyperseek.scoring import Chart
 from hyperseek.store._charts import ChartRecord, chart_width, charts_for, check_building
-from hyperseek.store._hold import Hold, remove_unheld
 from hyperseek.store._snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from hyperseek._errors import InputError, StoreError
 from hyperseek._fingerprint import fingerprint_texts
+from hyperseek._hold import Hold
 from hyperseek.records import Document
 from hyperseek.scoring import Points, Space
 from hyperseek.store._columns import (
@@ -36,7 +37,6 @@ from hyperseek.store._columns import (
     text_arrays,
 )
 from hyperseek.store._fields import describe_fields, field_array, grow_fields, mixed_fields
-from hyperseek.store._hold import Hold
 from hyperseek.store._info import Storage
 
 _NEXT_KEY = "hyperseek.next_key"

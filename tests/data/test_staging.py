@@ -1,0 +1,63 @@
+"""Folders that are there whole or not at all, and what killed processes leave beside them."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hyperseek.data._staging import scratch_folder, staged_folder
+
+_KILLED = """
+import sys, time
+from pathlib import Path
+from hyperseek.data._staging import staged_folder
+with staged_folder(Path(sys.argv[1]), overwrite=False, owned=()) as staging:
+    (staging / "half").write_text("half")
+    print("staged", flush=True)
+    time.sleep(60)
+"""
+
+
+def beside(target: Path) -> list[str]:
+    return sorted(path.name for path in target.parent.iterdir() if path != target)
+
+
+def test_what_a_killed_process_left_goes_with_the_next_and_not_before(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    other = ".outer.1-aa.tmp"
+    (tmp_path / other).mkdir()
+    process = subprocess.Popen([sys.executable, "-c", _KILLED, str(target)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "staged\n"
+    [theirs] = {*beside(target)} - {other}
+    with scratch_folder(target) as ours:
+        assert beside(target) == sorted([other, theirs, ours.name])
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    assert beside(target) == sorted([other, theirs])
+    with staged_folder(target, overwrite=False, owned=()) as staging:
+        (staging / "whole").write_text("whole")
+        assert beside(target) == sorted([other, staging.name])
+    assert beside(target) == [other]
+    assert [path.name for path in target.iterdir()] == ["whole"]
+
+
+def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("old")
+
+    def fail() -> None:
+        with staged_folder(target, overwrite=True, owned=("old",)) as staging:
+            (staging / "new").write_text("new")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert [path.name for path in target.iterdir()] == ["old"]
+    assert beside(target) == []
