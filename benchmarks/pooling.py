@@ -4,15 +4,16 @@
 
 Trained on SciFact's train split and measured on its test split (nDCG@10), documents of 128 tokens. Token states are
 computed once. Every head starts with its points (or lifted tokens) at a radius of about 1, and has the same number of
-parameters but for attentive pooling, which has its own maps. `cosine, mean` is the flat twin. Temperature is learned.
-Each pooling's rate and first temperature are chosen at the first dimension, on a tenth of the training queries that is
-never trained on.
+parameters but for attentive pooling, which has its own maps. `cosine, mean` and `euclidean, mean` are flat twins.
+Temperature is learned. Each pooling's rate and first temperature are chosen at the first dimension, on a tenth of the
+training queries that is never trained on. Systems that OUTPUT has results of are not run again.
 """
 
 from __future__ import annotations
 
 import argparse
 import itertools
+import json
 import os
 import time
 from collections.abc import Sequence
@@ -37,7 +38,9 @@ from hyperseek.training import ContrastiveConfig, LossesConfig, Objective, Score
 
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "cosine, mean": ("mean", {"distance": "cosine"}),
+    "euclidean, mean": ("mean", {"distance": "euclidean"}),
     "mean, then lift": ("mean", {}),
+    "mean, then lift, trained curvature": ("mean", {"trainable_curvature": True}),
     "first token, then lift": ("cls", {}),
     "lift, then first token": ("tokens", {"pooling": "hyp_cls"}),
     "lift, then mean": ("tokens", {"pooling": "hyp_mean"}),
@@ -139,15 +142,14 @@ def train(head: LorentzHead, kind: str, data: Data, choice: Choice, *, steps: in
 
 @torch.inference_mode()
 def measure(head: LorentzHead, kind: str, documents: list[Tensor], queries: list[Tensor], judged: Judged) -> Any:
-    """Return nDCG@10 of every query and the mean radius of the documents."""
-    parts = [
-        run(head, documents[start : start + 64], kind, "document").double() for start in range(0, len(documents), 64)
-    ]
-    vectors, asked = torch.cat(parts), run(head, queries, kind, "query").double()
-    radius = float(torch.asinh(torch.linalg.vector_norm(vectors[:, 1:], dim=1)).mean()) if head.curved else 0.0
-    if not head.curved:
-        vectors, asked = (torch.nn.functional.normalize(part) for part in (vectors, asked))
-    values, places = (asked @ vectors.T).topk(10)
+    """Return nDCG@10 of every query and the mean distance of the documents from the origin."""
+    rows = torch.cat([run(head, documents[at : at + 64], kind, "document") for at in range(0, len(documents), 64)])
+    scorer = head.scorer(run(head, queries, kind, "query"))
+    values, places = scorer.score(head.points(rows)).topk(10)
+    radius = 0.0
+    if head.curved:
+        unit = head.space.radius_squared**0.5
+        radius = float(torch.asinh(torch.linalg.vector_norm(rows[:, 1:], dim=1) / unit).mean()) * unit
     found = {
         name: {judged.documents[row]: score for row, score in zip(rows, scores, strict=True)}
         for name, scores, rows in zip(judged.ids, values.tolist(), places.tolist(), strict=True)
@@ -179,8 +181,11 @@ def main() -> None:
     held = [queries["train"][row] for row in range(0, len(ids), 10)]
     tuned = Judged("scifact train", torch.empty(0), ids[::10], relevant, 0, list(rows))
     judged = Judged("scifact test", torch.empty(0), [q.id for q in split["test"]], data.qrels("test"), 0, list(rows))
-    results: dict[str, Any] = {}
+    path = arguments.output / "pooling.json"
+    results = json.loads(path.read_text()) if path.is_file() else {}
     for system, (kind, options) in SYSTEMS.items():
+        if all(f"{system}|{dimension}" in results for dimension in arguments.dimensions):
+            continue
         norm = typical_norm(documents, kind)
 
         def head(dimension: int, seed: int) -> LorentzHead:
@@ -205,12 +210,12 @@ def main() -> None:
                 means = [round(float(np.mean(list(values.values()))), 4) for values in (before, after)]
                 print(f"{system}: {dimension}/{seed}: {means}, {time.perf_counter() - start:.0f} s", flush=True)
             results[f"{system}|{dimension}"] = runs
-            write_json(arguments.output / "pooling.json", results)
+            write_json(path, results)
     table(results, arguments.dimensions)
 
 
 def table(results: dict[str, Any], dimensions: Sequence[int]) -> None:
-    """Print nDCG@10, averaged over seeds, untrained and trained, and paired tests against the flat twin."""
+    """Print nDCG@10, averaged over seeds, untrained and trained, and paired tests against the flat twin by cosine."""
     print("\n| | " + " | ".join(f"{d}: untrained | trained | radius" for d in dimensions) + " |")
     print("|---" * (3 * len(dimensions) + 1) + "|")
     for system in SYSTEMS:
