@@ -74,7 +74,8 @@ def load(
             check_complete(model, location, _encoder_folders(location, revision), revision)
     except (OSError, ValueError, KeyError, RuntimeError) as error:
         # torch raises RuntimeError where a head's weights do not fit.
-        raise ModelError(f"cannot load a model from {str(path_or_name)!r}: {error}") from error
+        place = "" if os.path.isdir(location) else " (no folder here, so a name on the Hub)"
+        raise ModelError(f"cannot load a model from {str(path_or_name)!r}{place}: {error}") from error
     return Retriever(model, source=str(path_or_name))
 
 
