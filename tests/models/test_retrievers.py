@@ -178,7 +178,7 @@ def test_parts_that_do_not_fit_are_refused(tiny_encoder: str, config: dict[str, 
 def test_unknown_models_and_arguments_are_refused(dense: Retriever, tmp_path: Path) -> None:
     with pytest.raises(HyperseekError, match="no model folder"):
         load("./nothing-here")
-    with pytest.raises(HyperseekError, match="cannot load a model from '.*': "):
+    with pytest.raises(HyperseekError, match=r"cannot load a model from '.*': "):
         load(tmp_path)
     with pytest.raises(HyperseekError, match=r"'runs/nothing' \(no folder here, so a name on the Hub\)"):
         load("runs/nothing")
