@@ -62,6 +62,12 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "geodesic, trained curvature": {"distance": "geodesic", "trainable_curvature": True},
     "geodesic, radius head": {"distance": "geodesic", "radius": "head"},
     "geodesic, cones and radii": {"distance": "geodesic", "hierarchy": True},
+    "geodesic, all of these": {
+        "distance": "geodesic",
+        "trainable_curvature": True,
+        "radius": "head",
+        "hierarchy": True,
+    },
 }
 FLAT = ("cosine", "dot", "euclidean")
 NOTED = {
@@ -69,7 +75,7 @@ NOTED = {
     "spearman": "Spearman of norm and depth",
     "radius_squared": "R²",
 }
-HIERARCHICAL = ("geodesic, cones and radii",)
+HIERARCHICAL = tuple(system for system, options in SYSTEMS.items() if options.get("hierarchy"))
 GRID = {"rate": (3e-3, 1e-2, 3e-2), "temperature": (0.02, 0.05, 0.2, 0.5), "radius": (0.5, 1.0, 2.0)}
 FIRST = {"rate": 1e-2, "temperature": 0.1, "radius": 1.0}
 WIDTH = 384  # of MiniLM
