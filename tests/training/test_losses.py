@@ -229,3 +229,11 @@ def test_an_unknown_loss_names_the_closest() -> None:
         LossesConfig.from_mapping({"contrastiv": {}})
     with pytest.raises(HyperseekError, match="at least one"):
         Objective(LossesConfig())
+
+
+@pytest.mark.parametrize(
+    "values", [{"weight": math.inf}, {"temperature": math.inf}, {"false_negative_margin": math.nan}]
+)
+def test_numbers_that_are_none_are_refused(values: dict[str, float]) -> None:
+    with pytest.raises(HyperseekError, match=f"{next(iter(values))}.*finite number"):
+        ContrastiveConfig.from_mapping(values)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from hyperseek._config import Config
 
@@ -33,6 +33,8 @@ class LoopConfig(Config):
         workers: Processes that prepare batches; 0 prepares them in the training process.
         device: `cpu`, `cuda`; None takes a GPU if there is one.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     epochs: int | None = Field(default=None, ge=1)
     max_steps: int | None = Field(default=None, ge=1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from hyperseek._config import Config
@@ -18,6 +18,8 @@ class LossConfig(Config):
     Attributes:
         weight: Factor of this loss in the total, above 0.
     """
+
+    model_config = ConfigDict(allow_inf_nan=False)
 
     weight: float = Field(default=1.0, gt=0)
 
