@@ -31,7 +31,7 @@ def collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts:
     places = np.searchsorted(found, rows.numpy()).tolist()
     return [
         [
-            Hit(names[place], score, rank, documents[place])
+            Hit(names[place], score + 0.0, rank, documents[place])  # 0.0, not -0.0
             for rank, (score, place, row) in enumerate(zip(*query, strict=True), 1)
             if row >= 0
         ]
