@@ -98,8 +98,10 @@ def test_a_disk_without_a_hierarchy_is_coloured_by_ranges(lorentz_index: Index, 
     assert "coloured by level" in data["notes"]
     assert set(data["groups"]) == set(range(len(data["names"])))
     for group, level in zip(data["groups"], data["values"], strict=True):
-        low, high = re.findall(r"[\d.]+", data["names"][group])
-        assert float(low) <= level <= float(high)
+        ends = [float(end) for end in data["names"][group].split(" to ")]
+        assert ends[0] <= level <= ends[-1]
+    # A range of one number says so.
+    assert all(len(set(name.split(" to "))) == name.count(" to ") + 1 for name in data["names"])
 
 
 @pytest.mark.parametrize("kind", ["euclidean", "dot", "cosine"])
