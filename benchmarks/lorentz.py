@@ -79,6 +79,8 @@ HIERARCHICAL = tuple(system for system, options in SYSTEMS.items() if options.ge
 GRID = {"rate": (3e-3, 1e-2, 3e-2), "temperature": (0.02, 0.05, 0.2, 0.5), "radius": (0.5, 1.0, 2.0)}
 FIRST = {"rate": 1e-2, "temperature": 0.1, "radius": 1.0}
 WIDTH = 384  # of MiniLM
+# At a clip of 10 many vectors of WordNet, flat ones too, would end at the clip and lose what their norm says.
+ROOM = {"norm_clip": 20.0, "radius_squared_min": 0.25}
 
 
 def make(system: str, dimension: int, radius: float, temperature: float, seed: int) -> tuple[LorentzHead, Objective]:
@@ -89,7 +91,8 @@ def make(system: str, dimension: int, radius: float, temperature: float, seed: i
         losses |= {"entailment": EntailmentConfig(weight=0.1), "radius": RadiusConfig(weight=0.1)}
     # An orthogonal projection keeps d / 384 of a unit vector's square.
     scale = radius * (WIDTH / min(dimension, WIDTH)) ** 0.5
-    head = LorentzHead(WIDTH, dimension=dimension, norm_scale=scale, radius_start=radius, seed=seed, **options)
+    options |= {"norm_scale": scale, "radius_start": radius, **ROOM}
+    head = LorentzHead(WIDTH, dimension=dimension, seed=seed, **options)
     return head, Objective(LossesConfig(**losses))
 
 
