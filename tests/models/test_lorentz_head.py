@@ -119,6 +119,15 @@ def test_plain_encode_and_encode_features_give_the_logarithmic_map(tiny_encoder:
     torch.testing.assert_close(prompted, features[short], atol=1e-5, rtol=1e-5)
 
 
+def test_points_are_not_truncated(tiny_encoder: str, tmp_path: Path) -> None:
+    make(tiny_encoder, dimension=6).save(tmp_path / "curved")
+    with pytest.raises(HyperseekError, match="truncate_dim=4 would cut points off"):
+        SentenceTransformer(str(tmp_path / "curved"), device="cpu", trust_remote_code=True, truncate_dim=4)
+    make(tiny_encoder, dimension=6, distance="cosine").save(tmp_path / "flat")
+    flat = SentenceTransformer(str(tmp_path / "flat"), device="cpu", trust_remote_code=True, truncate_dim=4)
+    assert flat.encode_query(QUERIES).shape == (len(QUERIES), 4)
+
+
 @pytest.mark.parametrize("distance", ["dot", "cosine", "euclidean"])
 def test_a_flat_twin_has_as_many_parameters_and_no_curvature(tiny_encoder: str, tmp_path: Path, distance: str) -> None:
     twin, curved = make(tiny_encoder, dimension=6, distance=distance), make(tiny_encoder, dimension=6)

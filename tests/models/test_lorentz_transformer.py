@@ -85,6 +85,8 @@ def test_saved_models_load_here_and_rank_the_same_in_plain_sentence_transformers
     assert loaded.fingerprint == retriever.fingerprint
     points = loaded.encode_documents(DOCUMENTS, dtype="float32")
     scores = loaded.compile(QUERIES).score(points)
+    with pytest.raises(HyperseekError, match="truncate_dim=4 would cut points off"):
+        SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu", truncate_dim=4)
     plain = SentenceTransformer(str(tmp_path), trust_remote_code=True, device="cpu")
     products = torch.from_numpy(plain.encode_query(QUERIES) @ plain.encode_document(DOCUMENTS).T)
     torch.testing.assert_close(-(2.0**0.5) * torch.acosh(-products / 2.0), scores, atol=1e-3, rtol=1e-3)

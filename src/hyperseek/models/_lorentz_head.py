@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from hyperseek import geometry
 from hyperseek.models._lorentz_config import SIMILARITIES, Distance, LorentzConfig
-from hyperseek.models._lorentz_rows import document_points, flip_time, query_scorer
+from hyperseek.models._lorentz_rows import document_points, flip_time, query_scorer, refuse_truncation
 from hyperseek.models._saved_module import SavedModule
 from hyperseek.nn import Curvature, TangentProjection
 from hyperseek.nn.lorentz import LorentzBlock, LorentzPooler
@@ -121,6 +121,11 @@ class LorentzHead(SavedModule):
     def base_space(self) -> Space:
         """The geometry of the trunk's own vectors, for losses that read what the trunk thought."""
         return Space("cosine", self.token_size)
+
+    def on_model_ready(self, model: nn.Module) -> None:
+        """Refuse a model that would cut points off their hyperboloid."""
+        if self.curved:
+            refuse_truncation(model)
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Replace `sentence_embedding` by points.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hyperseek._errors import InputError, ModelError, UnknownNameError
 from hyperseek.geometry import lorentz_from_space, lorentz_logmap0
 from hyperseek.models._lorentz_config import SIMILARITIES, Distance
-from hyperseek.models._lorentz_rows import document_points, flip_time, query_scorer
+from hyperseek.models._lorentz_rows import document_points, flip_time, query_scorer, refuse_truncation
 from hyperseek.models._saved_module import SavedModule
 from hyperseek.nn import Curvature
 from hyperseek.scoring import LinearScorer, Points, Space
@@ -86,6 +86,11 @@ class LorentzPoints(CurvatureReader):
     def base_space(self) -> Space:
         """The geometry in which losses that ask for the trunk's own opinion compare its points' coordinates."""
         return Space("cosine", self.size)
+
+    def on_model_ready(self, model: nn.Module) -> None:
+        """Look for the curvature, and refuse a model that would cut points off their hyperboloid."""
+        super().on_model_ready(model)
+        refuse_truncation(model)
 
     def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
         """Replace `sentence_embedding` by rows.

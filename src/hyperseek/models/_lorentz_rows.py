@@ -7,11 +7,22 @@ inner products of the two rank as distances do.
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from hyperseek._errors import ModelError
 from hyperseek.models._lorentz_config import Distance
 from hyperseek.nn import Curvature
 from hyperseek.scoring import LinearScorer, Points, Space
+
+
+def refuse_truncation(model: nn.Module) -> None:
+    """Raise ModelError for a sentence-transformers model that would cut points off their hyperboloid."""
+    dimension = getattr(model, "truncate_dim", None)
+    if dimension is not None:
+        raise ModelError(
+            f"truncate_dim={dimension} would cut points off their hyperboloid; load the whole model, and for fewer "
+            f"dimensions call `shorten` of its last module, or set model.lorentz.output_dimension"
+        )
 
 
 def document_points(rows: Tensor, space: Space, curvature: Curvature) -> Points:
