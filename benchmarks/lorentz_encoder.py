@@ -23,29 +23,11 @@ from hyperseek.models import LorentzEncoder, LorentzEncoderConfig
 WORDS = 1000
 
 
-def bert(size: int, layers: int, heads: int, length: int) -> nn.Module:
-    config = BertConfig(
-        vocab_size=WORDS,
-        hidden_size=size,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * size,
-        max_position_embeddings=length,
-    )
-    return BertModel(config, add_pooling_layer=False)
-
-
-def lorentz(size: int, layers: int, heads: int, length: int, scores: str) -> nn.Module:
-    config = LorentzEncoderConfig(
-        vocab_size=WORDS,
-        hidden_size=size,
-        num_hidden_layers=layers,
-        num_attention_heads=heads,
-        intermediate_size=4 * size,
-        max_position_embeddings=length,
-        attention_scores=scores,  # type: ignore[arg-type]
-    )
-    return LorentzEncoder(config)
+def make(system: str, **sizes: int) -> nn.Module:
+    """Return a new encoder: BERT, or the hyperbolic one with that form of attention scores."""
+    if system == "bert":
+        return BertModel(BertConfig(vocab_size=WORDS, **sizes), add_pooling_layer=False)
+    return LorentzEncoder(LorentzEncoderConfig(vocab_size=WORDS, attention_scores=system, **sizes))  # type: ignore[arg-type]
 
 
 def forward(model: nn.Module, tokens: torch.Tensor) -> None:
@@ -68,13 +50,19 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     arguments = parser.parse_args()
     print(describe_hardware())
-    sizes = f"{arguments.layers} layers, {arguments.size} coordinates, {arguments.texts} texts"
-    print(f"\n{sizes}; as multiples of BERT's time\n")
+    described = f"{arguments.layers} layers, {arguments.size} coordinates, {arguments.texts} texts"
+    print(f"\n{described}; as multiples of BERT's time\n")
     print("| tokens | pass | BERT, ms | `lorentz_inner` | `distance` |\n|---|---|---|---|---|")
     passes: dict[str, Callable[[nn.Module, torch.Tensor], None]] = {"forward": forward, "and back": backward}
     for length in arguments.lengths:
-        shape = (arguments.size, arguments.layers, arguments.heads, length)
-        models = {"bert": bert(*shape)} | {name: lorentz(*shape, name) for name in ("lorentz_inner", "distance")}
+        sizes = {
+            "hidden_size": arguments.size,
+            "num_hidden_layers": arguments.layers,
+            "num_attention_heads": arguments.heads,
+            "intermediate_size": 4 * arguments.size,
+            "max_position_embeddings": length,
+        }
+        models = {system: make(system, **sizes) for system in ("bert", "lorentz_inner", "distance")}
         tokens = torch.randint(5, WORDS, (arguments.texts, length))
         for name, run in passes.items():
             for model in models.values():

@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from hyperseek.cli._recipe_run import Output, Overrides, Resume, folder_of, tell
 
 
 def pretrain(
     recipe: Annotated[
         str, typer.Argument(help="A YAML file, or the name of one in recipes/, as mlm-tiny-pydocs or albert_mlm.")
     ],
-    overrides: Annotated[
-        list[str] | None, typer.Argument(help="Changes: section.field=value, as in train.max_steps=200.")
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option("--output", "-o", show_default="runs/RECIPE", help="Folder for the encoder and run.json."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume/--no-resume", help="Go on with a run that was interrupted, or start it anew.")
-    ] = True,
+    overrides: Overrides = None,
+    output: Output = None,
+    resume: Resume = True,
 ) -> None:
     """Train an encoder to predict masked tokens of any texts; its folder is a trunk for `hyperseek train`.
 
@@ -35,12 +28,9 @@ def pretrain(
     from hyperseek.pretraining import read_pretrain_recipe
 
     read = read_pretrain_recipe(recipe, overrides or ())
-    folder = output or (Path(read.output.folder) if read.output.folder else Path("runs") / Path(recipe).stem)
+    folder = folder_of(recipe, read.output.folder, output)
     record = run(read, output=folder, resume=resume)
-    if os.environ.get("RANK", "0") != "0":
-        return  # one of several processes; the first one has the whole record, and tells
-    typer.echo(f"{folder}: {record.steps} steps in {record.seconds.get('training', 0.0):.0f} s", err=True)
-    if record.validation:
+    if tell(folder, record) and record.validation:
         before, after = record.validation[0].scores, record.validation[-1].scores
         for name in before:
             typer.echo(f"validation {name}: {before[name]:.4g} before, {after[name]:.4g} after", err=True)

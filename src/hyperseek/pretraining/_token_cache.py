@@ -190,14 +190,15 @@ class _Writer:
         self._commit(complete=True)
 
     def _add(self, texts: list[str]) -> None:
-        pieces = [piece for text in texts for piece in _pieces(text)]
+        cut = [_pieces(text) for text in texts]
+        pieces = [piece for own in cut for piece in own]
         # Texts that happen to hold the name of a special token hold no special token.
         encoded = self.tokenizer(
             pieces, add_special_tokens=False, split_special_tokens=True, verbose=False, return_attention_mask=False
         )["input_ids"]
         position = 0
-        for text in texts:
-            side, count = side_of(text, self.share), len(_pieces(text))
+        for text, own in zip(texts, cut, strict=True):
+            side, count = side_of(text, self.share), len(own)
             ids = [number for piece in encoded[position : position + count] for number in piece]
             position += count
             if ids:

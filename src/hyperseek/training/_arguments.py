@@ -108,7 +108,7 @@ def device_of_process(chosen: str | None) -> str | None:
 
 def board(chosen: tuple[str, ...], folder: Path) -> list[TrainerCallback]:
     """Return what writes to TensorBoard: nothing unless it was chosen, and one process writes for all."""
-    if "tensorboard" not in chosen or os.environ.get("RANK", "0") != "0":
+    if "tensorboard" not in chosen or not is_first_process():
         return []
     from torch.utils.tensorboard import SummaryWriter
 
@@ -125,3 +125,8 @@ def trackers(chosen: tuple[str, ...] | Literal["auto"]) -> tuple[str, ...]:
         "wandb": lambda: "WANDB_API_KEY" in os.environ or "WANDB_MODE" in os.environ,
     }
     return tuple(name for name, ready in usable.items() if importlib.util.find_spec(name) and ready())
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the only one of a run or the first of several, as torchrun counts them."""
+    return os.environ.get("RANK", "0") == "0"
