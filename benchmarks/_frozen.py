@@ -18,7 +18,7 @@ from _trees import DATA
 from hyperseek.data import open_dataset
 from hyperseek.index import Index
 from hyperseek.models import load
-from hyperseek.records import Qrels
+from hyperseek.records import Qrels, Run
 
 
 @dataclass(frozen=True)
@@ -125,6 +125,23 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
     return Task(
         torch.cat(documents), torch.cat(queries), padded, torch.tensor(own), tuple(tuning), tuple(reporting), depths
     )
+
+
+def best_documents(scores: Tensor, names: Sequence[str], documents: Sequence[str]) -> Run:
+    """Return the best documents of each query, at least ten where there are as many, without the one it is made of.
+
+    Args:
+        scores: `(Q, N)`.
+        names: Of the `Q` queries.
+        documents: Names of the `N` documents.
+    """
+    values, places = scores.topk(min(12, len(documents)))
+    found: Run = {}
+    for name, best, rows in zip(names, values.tolist(), places.tolist(), strict=True):
+        ranking = {documents[row]: score for row, score in zip(rows, best, strict=True)}
+        ranking.pop(own_document(name), None)
+        found[name] = ranking
+    return found
 
 
 def own_document(query: str) -> str:

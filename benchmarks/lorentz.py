@@ -29,11 +29,12 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from _frozen import Judged, Task, gather, own_document
+from _frozen import Judged, Task, best_documents, gather
 from _hardware import describe_hardware
 from hyperseek._files import write_json
 from hyperseek.evaluation import calculate, paired_test
 from hyperseek.models import LorentzHead
+from hyperseek.records import Run
 from hyperseek.training import (
     NO_DOCUMENT,
     ContrastiveConfig,
@@ -157,13 +158,9 @@ def search(documents: Tensor, queries: Tensor, judged: Judged, distance: str) ->
     if distance == "cosine":
         vectors, queries = (torch.nn.functional.normalize(part) for part in (vectors, queries))
     shift = vectors.square().sum(1) / 2 if distance == "euclidean" else 0
-    found: dict[str, dict[str, float]] = {}
+    found: Run = {}
     for part, names in zip(queries.split(128), _batched(judged.ids, 128), strict=True):
-        values, places = (part @ vectors.T - shift).topk(12)
-        for name, scores, rows in zip(names, values.tolist(), places.tolist(), strict=True):
-            own = own_document(name)
-            ranking = {judged.documents[row]: score for row, score in zip(rows, scores, strict=True)}
-            found[name] = {document: score for document, score in ranking.items() if document != own}
+        found |= best_documents(part @ vectors.T - shift, names, judged.documents)
     return dict(calculate(found, judged.qrels, "nDCG@10")["nDCG@10"])
 
 

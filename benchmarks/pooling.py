@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from _frozen import Judged
+from _frozen import Judged, best_documents
 from _hardware import describe_hardware
 from _trees import DATA
 from hyperseek._files import write_json
@@ -145,15 +145,11 @@ def measure(head: LorentzHead, kind: str, documents: list[Tensor], queries: list
     """Return nDCG@10 of every query and the mean distance of the documents from the origin."""
     rows = torch.cat([run(head, documents[at : at + 64], kind, "document") for at in range(0, len(documents), 64)])
     scorer = head.scorer(run(head, queries, kind, "query"))
-    values, places = scorer.score(head.points(rows)).topk(10)
+    found = best_documents(scorer.score(head.points(rows)), judged.ids, judged.documents)
     radius = 0.0
     if head.curved:
         unit = head.space.radius_squared**0.5
         radius = float(torch.asinh(torch.linalg.vector_norm(rows[:, 1:], dim=1) / unit).mean()) * unit
-    found = {
-        name: {judged.documents[row]: score for row, score in zip(rows, scores, strict=True)}
-        for name, scores, rows in zip(judged.ids, values.tolist(), places.tolist(), strict=True)
-    }
     return dict(calculate(found, judged.qrels, "nDCG@10")["nDCG@10"]), radius
 
 

@@ -19,6 +19,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import torch
 from torch import Tensor
 
+from _frozen import best_documents
 from _hardware import describe_hardware
 from _trees import DATA
 from hyperseek.data import Dataset, open_dataset
@@ -51,11 +52,7 @@ def measure(data: Dataset, split: str, found: Tensor, documents: Sequence[str]) 
     """Return nDCG@10 of every judged query of a split, in their order."""
     qrels = data.qrels(split)
     names = [query.id for query in data.queries(split) if query.id in qrels]
-    values, places = found.topk(min(10, len(documents)))
-    run = {
-        name: {documents[row]: score for row, score in zip(rows, best, strict=True)}
-        for name, rows, best in zip(names, places.tolist(), values.tolist(), strict=True)
-    }
+    run = best_documents(found, names, documents)
     measured = calculate(run, {name: qrels[name] for name in names}, "nDCG@10")["nDCG@10"]
     return [measured[name] for name in names]
 
