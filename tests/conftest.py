@@ -21,6 +21,11 @@ _LINES = (
 WORDS = [word for line in _LINES for word in line.split()]
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """Bytes make no names of tests: packed ones hold the time of day, and all workers must collect the same names."""
+    return argname if isinstance(val, bytes) else None
+
+
 def _folder(variable: str, default: str) -> Path:
     folder = Path(os.environ.get(variable, ROOT / default))
     if not folder.is_dir():
