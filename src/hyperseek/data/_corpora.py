@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -60,6 +59,11 @@ class Corpus:
         """Return a document as an item of an example."""
         return ExampleItem(qualified(self.name, document.id), document.full_text if self.joined else document.text)
 
+    def items(self, identities: Iterable[str]) -> list[ExampleItem]:
+        """Return the documents that are stored, of those with some ids of any collection."""
+        own = [own for identity in identities if (own := self.own_id(identity)) is not None]
+        return [self.item(document) for document in self.index.get(own).values()]
+
     def stored(self, items: Iterable[ExampleItem]) -> dict[str, Document]:
         """Look up items.
 
@@ -97,7 +101,6 @@ class Corpus:
         )
 
 
-@contextmanager
 def opened_corpora(
     mine: Mine | Sequence[Mine],
     prepared: Prepared,
@@ -106,19 +109,18 @@ def opened_corpora(
     work: Path,
     device: str | None = None,
     on_error: OnError = "raise",
-) -> Iterator[dict[str, Corpus]]:
+) -> dict[str, Corpus]:
     """Find a corpus for every source.
 
     Args:
         mine: Indexes, paths of indexes as `[NAME=]FOLDER`, and at most one model or the name of one.
         prepared: The examples.
         sources: Names of their sources.
-        work: Where collections are encoded for a model; an attempt that was killed is resumed there, and a finished
-            one leaves nothing.
+        work: Where collections are encoded for a model; an attempt that was killed is resumed there.
         device: Where to put models that are named; None takes a GPU if there is one.
         on_error: What happens at a bad record of a collection.
 
-    Yields:
+    Returns:
         The corpora, by source.
 
     Raises:
@@ -149,8 +151,7 @@ def opened_corpora(
         raise InputError(f"there is no index for the examples of {missing[0]!r}; give one, as in {missing[0]}=INDEX")
     for source in missing:
         own[source] = _encoded(source, model, prepared, work, on_error) if model is not None else others[0]
-    yield {source: own[source] for source in sources}
-    _remove(work)
+    return {source: own[source] for source in sources}
 
 
 def _opened(mine: Sequence[Mine], device: str | None) -> tuple[list[tuple[str | None, Index]], Retriever | None]:
@@ -236,10 +237,3 @@ def _own_documents(source: str, prepared: Prepared) -> Iterator[Document]:
         name, original = source_and_id(document.id)
         if name == source:
             yield Document(original, document.text)
-
-
-def _remove(work: Path) -> None:
-    import shutil
-
-    if work.exists():
-        shutil.rmtree(work, ignore_errors=True)

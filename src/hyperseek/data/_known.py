@@ -6,12 +6,15 @@ Memory holds ids and 8-byte hashes of texts, never the texts.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Self
 
 from hyperseek.data._examples import ExampleItem, TrainingExample, qualified
 from hyperseek.records import Qrels
+
+_READ_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +46,12 @@ class Relevant:
     Attributes:
         ids: Of documents, as `SOURCE/ID`.
         texts: Their texts, as `text_key` names them, as far as they were seen.
+        unseen: Those of `ids` that are nobody's positive, so that examples do not tell their texts.
     """
 
     ids: set[str] = field(default_factory=set)
     texts: set[int] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
 
     def has(self, found: KeyedItem) -> bool:
         """Whether a document is one of these, or has the text of one."""
@@ -72,10 +77,30 @@ class Known:
         for example in examples:
             self.sources[example.source] = self.sources.get(example.source, 0) + 1
             relevant = self._of_text[text_key(example.query.text)]
-            relevant.ids.update(example.relevant, judged_ids.get(example.query.id, ()))
+            relevant.unseen.update(example.relevant, judged_ids.get(example.query.id, ()))
             for item in example.positives:
                 relevant.ids.add(item.id)
                 relevant.texts.add(text_key(item.text))
+
+        for relevant in self._of_text.values():
+            relevant.unseen -= relevant.ids
+            relevant.ids |= relevant.unseen
+
+    def learn(self, read: Callable[[list[str]], Iterable[ExampleItem]]) -> None:
+        """Learn the texts of documents that are judged relevant without being anybody's positive.
+
+        Args:
+            read: Returns the documents that it has of some ids.
+        """
+        owners: defaultdict[str, list[Relevant]] = defaultdict(list)
+        for relevant in self._of_text.values():
+            for identity in relevant.unseen:
+                owners[identity].append(relevant)
+        ids = iter(sorted(owners))
+        while part := list(islice(ids, _READ_AT_ONCE)):
+            for item in read(part):
+                for relevant in owners[item.id]:
+                    relevant.texts.add(text_key(item.text))
 
     def of(self, example: TrainingExample) -> Relevant:
         """Return what is relevant to the query of an example."""

@@ -96,12 +96,10 @@ class CorpusSearch:
         rivals = self._ranked_for_consistency(scorer, examples, relevant)
         stored = self._corpus.stored(item for example in examples for item in (*example.positives, *example.negatives))
         wanted = [own for run in (ranked, rivals) for found in run for own in found]
-        wanted += [own for line in relevant for identity in sorted(line.ids) if (own := self._corpus.own_id(identity))]
         documents = self._corpus.index.get([own for own in wanted if own not in stored]) | stored
         own_scores = self._own_scores(scorer, examples, documents)
         texts = {own: KeyedItem.of(self._corpus.item(document)) for own, document in documents.items()}
         for example, line, found, rival, scores in zip(examples, relevant, ranked, rivals, own_scores, strict=True):
-            self._learn_texts(line, texts)
             yield Found(
                 [Candidate(texts[own], score) for own, score in found.items()],
                 scores,
@@ -171,24 +169,17 @@ class CorpusSearch:
         import torch
 
         others = [[item for item in own if item.id not in known] for own, known in zip(items, scores, strict=True)]
-        places = {text: 0 for own in others for text in (item.text for item in own)}
-        if not places:
+        texts = list(dict.fromkeys(item.text for own in others for item in own))
+        if not texts:
             return
-        places = {text: place for place, text in enumerate(places)}
-        points = self._corpus.index.model.encode_documents(list(places))
+        places = {text: place for place, text in enumerate(texts)}
+        points = self._corpus.index.model.encode_documents(texts)
         for query, own in enumerate(others):
             if own:
                 part = points[torch.tensor([places[item.text] for item in own])].to(scorer.device)
                 with torch.inference_mode():
                     values = scorer[query : query + 1].score(part)[0].tolist()
                 scores[query].update({item.id: value for item, value in zip(own, values, strict=True)})
-
-    def _learn_texts(self, relevant: Relevant, texts: Mapping[str, KeyedItem]) -> None:
-        """Texts of documents that are judged relevant without being anybody's positive are known only here."""
-        for identity in relevant.ids:
-            own = self._corpus.own_id(identity)
-            if own is not None and own in texts:
-                relevant.texts.add(texts[own].key)
 
     def _count_rivals(
         self,

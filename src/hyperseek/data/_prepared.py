@@ -21,10 +21,11 @@ from hyperseek._config import Config
 from hyperseek._errors import DataError
 from hyperseek._files import read_json
 from hyperseek._version import __version__
-from hyperseek.data._examples import ExampleItem, TrainingExample
+from hyperseek.data._example_records import example_from_record
+from hyperseek.data._examples import TrainingExample
 from hyperseek.data._lines import PathLike, json_lines
 from hyperseek.data._report import ErrorReport, Faults
-from hyperseek.records import Document, Query
+from hyperseek.records import Document
 
 INFO, DOCUMENTS, EXAMPLES, TRAINED = (
     "prepared.json",
@@ -188,7 +189,7 @@ class Prepared:
         count = 0
         for line, record in json_lines(path, Faults()):
             try:
-                yield _example(record, texts)
+                yield example_from_record(record, texts)
             except (KeyError, TypeError) as error:
                 raise DataError(f"no {error} in an example; prepare the folder again", path=path, line=line) from None
             count += 1
@@ -262,22 +263,3 @@ def trained_documents(source: PathLike | Mapping[str, Iterable[str]]) -> dict[st
     if not isinstance(values, Mapping) or any(isinstance(ids, str | Mapping) for ids in values.values()):
         raise DataError("must hold an object {collection: [document id, ...]}", path=path)
     return {name: set(ids) for name, ids in values.items()}
-
-
-def _example(record: Mapping[str, Any], texts: Mapping[str, str]) -> TrainingExample:
-    query = record["query"]
-
-    def items(key: str) -> tuple[ExampleItem, ...]:
-        return tuple(
-            ExampleItem(item["_id"], texts[item["_id"]], item.get("score"), item.get("grade")) for item in record[key]
-        )
-
-    return TrainingExample(
-        Query(query["_id"], query["text"], query.get("metadata", {})),
-        items("positives"),
-        items("negatives"),
-        record["source"],
-        record.get("task"),
-        record.get("instruction"),
-        tuple(record.get("relevant", ())),
-    )

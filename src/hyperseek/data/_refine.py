@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
 
 from hyperseek._errors import InputError, UnknownNameError
+from hyperseek._fingerprint import fingerprint_json
 from hyperseek._progress import progress
+from hyperseek._version import __version__
 from hyperseek.data._corpora import Corpus, Mine, opened_corpora
 from hyperseek.data._examples import TrainingExample, cleaned
-from hyperseek.data._filters import Draft, draft
+from hyperseek.data._filters import draft
 from hyperseek.data._known import Known
 from hyperseek.data._lines import PathLike
 from hyperseek.data._mined_search import CorpusSearch, Found
 from hyperseek.data._prepared import CorpusInfo, Prepared, PreparedInfo, RefinedInfo, read_prepared
 from hyperseek.data._refine_options import MiningOptions, RefineOptions, TeacherOptions
+from hyperseek.data._refined_batches import RefinedBatch, RefinedBatches
 from hyperseek.data._report import ErrorReport, OnError
 from hyperseek.data._teaching import Teacher, choose
 from hyperseek.data._writing import example_writer
 from hyperseek.records import Qrels
 
-# Queries whose candidates, with their texts, are in memory at a time.
+# Queries whose candidates, with their texts, are in memory at a time; what a killed pass does again at most.
 _BATCH = 256
 
 logger = logging.getLogger(__name__)
@@ -38,11 +42,12 @@ class Refiner:
         options: What to do.
         teacher: Scores pairs, or None.
         listed: Documents that must not appear, as `ID` or `SOURCE/ID`.
-        report: Where drops are counted.
+        batches: Where batches that are done wait for the end.
 
     Attributes:
         mined: Negatives added so far.
         short: Examples so far that got fewer than were asked for.
+        report: What was dropped so far.
     """
 
     def __init__(
@@ -53,13 +58,14 @@ class Refiner:
         options: RefineOptions,
         teacher: Teacher | None,
         listed: frozenset[str],
-        report: ErrorReport,
+        batches: RefinedBatches,
     ) -> None:
         self._known, self._options, self._teacher, self._listed = known, options, teacher, listed
-        searches = {id(corpus): CorpusSearch(corpus, options) for corpus in corpora.values()}
+        searches = {id(corpus): CorpusSearch(corpus, options) for corpus in _distinct(corpora)}
         self._searches = {source: searches[id(corpus)] for source, corpus in corpora.items()}
-        self._report = report
+        self._batches = batches
         self.mined = self.short = 0
+        self.report = ErrorReport()
 
     def refine(
         self, examples: Iterable[TrainingExample], *, advance: Callable[[], None] | None = None
@@ -74,30 +80,33 @@ class Refiner:
             Those that are kept, in order.
         """
         for batch in _batches(examples):
-            for kept in self._batch(batch):
-                result = cleaned(kept.finished(), self._report)
-                if result is not None:
-                    yield result
+            done = self._batches.next(partial(self._refined, batch))
+            self.mined += done.mined
+            self.short += done.short
+            self.report.merge(done.report)
+            yield from done.examples
             for _ in batch:
                 if advance is not None:
                     advance()
 
-    def _batch(self, examples: Sequence[TrainingExample]) -> list[Draft]:
+    def _refined(self, examples: Sequence[TrainingExample]) -> RefinedBatch:
+        batch = RefinedBatch()
         relevant = [self._known.of(example) for example in examples]
         search = self._searches.get(examples[0].source)
         found: Iterable[Found] = [Found() for _ in examples] if search is None else search.find(examples, relevant)
         drafts = [
-            draft(example, own, line, options=self._options, listed=self._listed, report=self._report)
+            draft(example, own, line, options=self._options, listed=self._listed, report=batch.report)
             for example, own, line in zip(examples, found, relevant, strict=True)
         ]
         kept = [one for one in drafts if one is not None]
         wanted = self._options.mining.negatives if self._options.mining else 0
-        choose(
-            kept, wanted, teacher=self._teacher, options=self._options.teacher or TeacherOptions(), report=self._report
-        )
-        self.mined += sum(len(one.mined) for one in kept)
-        self.short += sum(len(one.mined) < wanted for one in kept)
-        return kept
+        teaching = self._options.teacher or TeacherOptions()
+        choose(kept, wanted, teacher=self._teacher, options=teaching, report=batch.report)
+        batch.mined = sum(len(one.mined) for one in kept)
+        batch.short = sum(len(one.mined) < wanted for one in kept)
+        finished = (cleaned(one.finished(), batch.report) for one in kept)
+        batch.examples = [example for example in finished if example is not None]
+        return batch
 
 
 def refine(
@@ -116,15 +125,15 @@ def refine(
 
     Nothing that is known to be relevant becomes a negative: no positive of any example with the same query, no
     further document that is judged relevant, and no document with the text of one of these. The same input gives the
-    same bytes.
+    same bytes. What was killed, while it encoded or while it mined, is resumed by the next call with the same
+    arguments; until then its work lies beside `folder`, in `.NAME.mining`.
 
     Args:
         source: A folder that `prepare`, `write_examples` or this function wrote.
         folder: The folder to write; it is there whole or not at all.
         mine: Where to search: indexes, or paths of indexes as `[NAME=]FOLDER`, and at most one model or the name of
             one, for which the examples' collections are encoded first. An index serves the examples of the collection
-            it holds; one of another collection serves all that have none of their own. An encoding that was killed is
-            resumed by the next call with the same folder.
+            it holds; one of another collection serves all that have none of their own.
         options: What to do; None for mining with the defaults where `mine` is given, and for the defaults of the
             teacher's filter where `teacher` is.
         teacher: Scores queries and documents; its scores are written with the items.
@@ -146,28 +155,32 @@ def refine(
     _check_names(judged, known)
     target = Path(folder)
     work = target.parent / f".{target.name}.mining"
-    report = ErrorReport()
-    corpora_of_sources: AbstractContextManager[Mapping[str, Corpus]] = (
-        nullcontext({})
-        if mine is None
-        else opened_corpora(mine, prepared, known.sources, work=work, device=device, on_error=on_error)
-    )
-    with example_writer(folder, overwrite=overwrite) as writer, corpora_of_sources as corpora:
-        refiner = Refiner(known, corpora, options=options, teacher=teacher, listed=_listed(prepared), report=report)
-        with progress("mining" if options.mining else "filtering", len(prepared), unit="examples") as bar:
-            for example in refiner.refine(prepared.examples(), advance=bar.advance):
-                writer.add(example)
+    with example_writer(folder, overwrite=overwrite) as writer:
+        corpora: Mapping[str, Corpus] = {}
+        if mine is not None:
+            corpora = opened_corpora(mine, prepared, known.sources, work=work, device=device, on_error=on_error)
+        for corpus in _distinct(corpora):
+            known.learn(corpus.items)
+        listed = _listed(prepared)
         info = RefinedInfo(
             before=prepared.info.fingerprint,
             options=options.model_dump(mode="json"),
             corpora=_infos(corpora),
             teacher=None if teacher is None else teacher.name,
-            mined=refiner.mined,
-            short=refiner.short,
-            dropped=report.to_dict(),
         )
-        report.log(str(source), level=logging.INFO)
-        return writer.finish(prepared.info.sources, prepared.info.options, refined=(*prepared.info.refined, info))
+        # Everything that decides what becomes of an example.
+        aim = [__version__, info.model_dump(mode="json"), sorted(listed), _positive(judged or {})]
+        batches = RefinedBatches(work / f"batches-{fingerprint_json(aim)[:12]}")
+        refiner = Refiner(known, corpora, options=options, teacher=teacher, listed=listed, batches=batches)
+        with progress("mining" if options.mining else "filtering", len(prepared), unit="examples") as bar:
+            for example in refiner.refine(prepared.examples(), advance=bar.advance):
+                writer.add(example)
+        done = {"mined": refiner.mined, "short": refiner.short, "dropped": refiner.report.to_dict()}
+        rounds = (*prepared.info.refined, info.model_copy(update=done))
+        refiner.report.log(str(source), level=logging.INFO)
+        written = writer.finish(prepared.info.sources, prepared.info.options, refined=rounds)
+    shutil.rmtree(work, ignore_errors=True)
+    return written
 
 
 def _batches(examples: Iterable[TrainingExample]) -> Iterator[list[TrainingExample]]:
@@ -202,13 +215,23 @@ def _check_names(judged: Mapping[str, Qrels] | None, known: Known) -> None:
             raise UnknownNameError("source of examples", name, known.sources)
 
 
+def _positive(judged: Mapping[str, Qrels]) -> dict[str, dict[str, list[str]]]:
+    return {
+        name: {query: sorted(identity for identity, grade in own.items() if grade > 0) for query, own in qrels.items()}
+        for name, qrels in judged.items()
+    }
+
+
 def _listed(prepared: Prepared) -> frozenset[str]:
     """Return the documents that must not appear among the examples, as they were listed when these were prepared."""
     return frozenset(prepared.info.options.get("qrels", {}).get("drop_documents", ()))
 
 
 def _infos(corpora: Mapping[str, Corpus]) -> tuple[CorpusInfo, ...]:
-    distinct = {id(corpus): corpus for corpus in corpora.values()}
     return tuple(
-        corpus.info(source for source, own in corpora.items() if own is corpus) for corpus in distinct.values()
+        corpus.info(source for source, own in corpora.items() if own is corpus) for corpus in _distinct(corpora)
     )
+
+
+def _distinct(corpora: Mapping[str, Corpus]) -> list[Corpus]:
+    return list({id(corpus): corpus for corpus in corpora.values()}.values())

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from hyperseek._errors import DataError, InputError
 from hyperseek._files import write_json
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek.data._example_records import example_record
 from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, source_and_id
 from hyperseek.data._lines import PathLike, gzip_json_lines
 from hyperseek.data._prepared import (
@@ -25,7 +26,6 @@ from hyperseek.data._prepared import (
 )
 from hyperseek.data._report import ErrorReport
 from hyperseek.data._staging import staged_folder
-from hyperseek.records import Query
 
 _Write: TypeAlias = Callable[[Mapping[str, Any]], bytes]
 
@@ -52,16 +52,7 @@ class ExampleWriter:
         """
         for item in (*example.positives, *example.negatives):
             self._add_text(item, example)
-        record = {
-            "query": {"_id": example.query.id, "text": example.query.text} | _metadata(example.query),
-            "positives": [_reference(item) for item in example.positives],
-            "negatives": [_reference(item) for item in example.negatives],
-            "source": example.source,
-            "task": example.task,
-            "instruction": example.instruction,
-            "relevant": list(example.relevant) or None,
-        }
-        self._digest.update(self._write_example({key: value for key, value in record.items() if value is not None}))
+        self._digest.update(self._write_example(example_record(example)))
         for item in example.positives:
             source, original = source_and_id(item.id)
             self.trained.setdefault(source, set()).add(original)
@@ -177,12 +168,3 @@ def _with_settings(content: str, refined: tuple[RefinedInfo, ...]) -> str:
     if not refined:
         return content
     return fingerprint_json([content, [part.model_dump(mode="json") for part in refined]])
-
-
-def _reference(item: ExampleItem) -> dict[str, Any]:
-    values = {"_id": item.id, "score": item.score, "grade": item.grade}
-    return {key: value for key, value in values.items() if value is not None}
-
-
-def _metadata(query: Query) -> dict[str, Any]:
-    return {"metadata": dict(query.metadata)} if query.metadata else {}

@@ -1,0 +1,67 @@
+"""A training example as a JSON object that names its texts, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hyperseek.data._examples import ExampleItem, TrainingExample
+from hyperseek.records import Query
+
+
+def example_record(example: TrainingExample) -> dict[str, Any]:
+    """Return an example without the texts of its items.
+
+    Args:
+        example: Any.
+
+    Returns:
+        An object without empty fields.
+    """
+    query = {"_id": example.query.id, "text": example.query.text}
+    record = {
+        "query": query | ({"metadata": dict(example.query.metadata)} if example.query.metadata else {}),
+        "positives": [_reference(item) for item in example.positives],
+        "negatives": [_reference(item) for item in example.negatives],
+        "source": example.source,
+        "task": example.task,
+        "instruction": example.instruction,
+        "relevant": list(example.relevant) or None,
+    }
+    return {key: value for key, value in record.items() if value is not None}
+
+
+def example_from_record(record: Mapping[str, Any], texts: Mapping[str, str]) -> TrainingExample:
+    """Read back what `example_record` gave.
+
+    Args:
+        record: The object.
+        texts: Of its items, by id.
+
+    Returns:
+        The example.
+
+    Raises:
+        KeyError: A field or a text is missing.
+    """
+    query = record["query"]
+
+    def items(key: str) -> tuple[ExampleItem, ...]:
+        return tuple(
+            ExampleItem(item["_id"], texts[item["_id"]], item.get("score"), item.get("grade")) for item in record[key]
+        )
+
+    return TrainingExample(
+        Query(query["_id"], query["text"], query.get("metadata", {})),
+        items("positives"),
+        items("negatives"),
+        record["source"],
+        record.get("task"),
+        record.get("instruction"),
+        tuple(record.get("relevant", ())),
+    )
+
+
+def _reference(item: ExampleItem) -> dict[str, Any]:
+    values = {"_id": item.id, "score": item.score, "grade": item.grade}
+    return {key: value for key, value in values.items() if value is not None}
