@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperseek.data._staging import scratch_folder, staged_folder
+from hyperseek.data._staging import check_replaceable, scratch_folder, staged_folder
 
 _KILLED = """
 import sys, time
@@ -45,6 +45,43 @@ def test_what_a_killed_process_left_goes_with_the_next_and_not_before(tmp_path: 
         assert beside(target) == sorted([other, staging.name])
     assert beside(target) == [other]
     assert [path.name for path in target.iterdir()] == ["whole"]
+
+
+@pytest.mark.parametrize("renamed", [1, 2])
+def test_a_replacement_that_is_killed_half_way_is_undone_or_finished(tmp_path: Path, renamed: int) -> None:
+    code = f"""
+import os, signal, shutil, sys
+from pathlib import Path
+from hyperseek.data import _staging
+replace, left = os.replace, [{renamed}]
+def counted(*paths):
+    replace(*paths)
+    left[0] -= 1
+    if not left[0]:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = counted
+with _staging.staged_folder(Path(sys.argv[1]), overwrite=True, owned=("old",)) as staging:
+    (staging / "new").write_text("new")
+"""
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "old").write_text("old")
+    assert subprocess.run([sys.executable, "-c", code, str(target)], check=False).returncode == -signal.SIGKILL
+    assert target.exists() == (renamed == 2)
+    assert beside(target)
+    check_replaceable(target, True, ("old", "new"))
+    assert [path.name for path in target.iterdir()] == [["old", "new"][renamed - 1]]
+    assert beside(target) == []
+
+
+def test_a_replacement_that_is_at_work_is_left_alone(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    with scratch_folder(target) as staging:
+        staging.with_suffix(".old").mkdir()
+        check_replaceable(target, True, ())
+        assert not target.exists()
+    check_replaceable(target, True, ())
+    assert target.exists()
 
 
 def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:

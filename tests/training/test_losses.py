@@ -100,6 +100,29 @@ def test_learned_temperature_gets_a_gradient(make_batch: MakeBatch) -> None:
     assert not list(ContrastiveLoss(ContrastiveConfig()).parameters())
 
 
+def test_a_learned_temperature_has_an_end_and_comes_back(make_batch: MakeBatch) -> None:
+    loss = ContrastiveLoss(ContrastiveConfig(temperature=0.5, learned_temperature=True, lowest_temperature=0.1))
+    (parameter,) = loss.parameters()
+    optimizer = torch.optim.SGD([parameter], lr=100.0)
+
+    def step(scores: Tensor) -> float:
+        optimizer.zero_grad()
+        loss(make_batch(scores)).backward()
+        optimizer.step()
+        loss(make_batch(scores))
+        return parameter.exp().item()
+
+    certain = torch.full_like(SCORES, -1.0)
+    certain[torch.arange(3), torch.tensor([0, 2, 4])] = 1.0
+    assert step(certain) == pytest.approx(0.1)
+    assert step(-certain) > 1
+    with pytest.raises(HyperseekError, match=r"cannot begin at 0\.05, below lowest_temperature 0\.1"):
+        ContrastiveConfig.from_mapping(
+            {"temperature": 0.05, "learned_temperature": True, "lowest_temperature": 0.1}, source="losses"
+        )
+    assert ContrastiveLoss(ContrastiveConfig(temperature=1e-3))(make_batch(SCORES)).isfinite()
+
+
 def test_queries_without_a_positive_do_not_count(make_batch: MakeBatch) -> None:
     items = torch.tensor([[0, 1], [-1, -1], [4, 5]])
     batch = make_batch(SCORES, items=items)

@@ -38,7 +38,7 @@ def staged_folder(folder: PathLike, *, overwrite: bool, owned: Collection[str]) 
             replaced = staging.with_suffix(".old")
             os.replace(target, replaced)
             os.replace(staging, target)
-            shutil.rmtree(replaced)
+            shutil.rmtree(replaced, ignore_errors=True)
         else:
             os.replace(staging, target)
 
@@ -68,6 +68,7 @@ def scratch_folder(target: Path) -> Iterator[Path]:
 
 def check_replaceable(target: Path, overwrite: bool, owned: Collection[str]) -> None:
     """Raise InputError where a folder is there and may not be replaced; see `staged_folder`."""
+    _bring_back(target)
     if not target.exists():
         return
     if not target.is_dir():
@@ -78,3 +79,14 @@ def check_replaceable(target: Path, overwrite: bool, owned: Collection[str]) -> 
         raise InputError(f"{target} holds {strange[0]!r}, which is not one of {sorted(owned)}; choose a new folder")
     if held and not overwrite:
         raise InputError(f"{target} exists; choose a new folder, or replace it with overwrite=True (--overwrite)")
+
+
+def _bring_back(target: Path) -> None:
+    """Undo a replacement that was killed half-way, when the old folder was moved away and the new one not yet there."""
+    for old in target.parent.glob(f".{glob.escape(target.name)}.*.old"):
+        if not remove_unheld(old.with_suffix(".tmp")):
+            continue  # at work
+        if target.exists():
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(old, target)

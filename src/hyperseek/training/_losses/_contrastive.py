@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hyperseek._errors import InputError
@@ -20,6 +20,8 @@ class ContrastiveConfig(LossConfig):
     Attributes:
         temperature: Scores are divided by it, above 0. 1 is the original Hypencoder; cosines want 0.01 to 0.1.
         learned_temperature: Whether the temperature is trained, starting from `temperature`.
+        lowest_temperature: Where a learned one ends; the original's `logit_max`, 100, is its inverse. Without an end,
+            pairs that are learned by heart would draw it to 0.
         positives: `own` asks for the query's item 0 alone; `mean` averages that over all known positives of the
             batch; `log_sum` asks for the summed probability of all known positives.
         mask_known: Whether known positives other than the one asked for are left out of the negatives.
@@ -32,12 +34,22 @@ class ContrastiveConfig(LossConfig):
 
     temperature: float = Field(default=1.0, gt=0)
     learned_temperature: bool = False
+    lowest_temperature: float = Field(default=0.01, gt=0)
     positives: Literal["own", "mean", "log_sum"] = "own"
     mask_known: bool = True
     false_negative_margin: float | None = None
     guide: Literal["self", "base"] = "self"
     only_first_item: bool = False
     across_devices: bool = True
+
+    @model_validator(mode="after")
+    def _check_temperatures(self) -> Self:
+        if self.learned_temperature and self.temperature < self.lowest_temperature:
+            raise ValueError(
+                f"a learned temperature cannot begin at {self.temperature}, below lowest_temperature "
+                f"{self.lowest_temperature}"
+            )
+        return self
 
 
 class ContrastiveLoss(Loss):
@@ -70,6 +82,9 @@ class ContrastiveLoss(Loss):
         """
         if self.config.across_devices:
             batch = batch.across_devices()
+        if self.training and self.config.learned_temperature:
+            # Behind autograd's back, as an optimiser does, so that it can rise again.
+            self.log_temperature.data.clamp_(min=math.log(self.config.lowest_temperature))
         logits = batch.in_batch / self.log_temperature.exp()
         positives, negatives = self._masks(batch)
         lowest = torch.finfo(logits.dtype).min
