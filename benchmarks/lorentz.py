@@ -1,6 +1,6 @@
 """Lorentz heads beside flat twins of as many parameters, on a frozen MiniLM: ranking and hierarchies, by dimension.
 
-    python benchmarks/lorentz.py --indexes FOLDER --output FOLDER [--tasks ...] [--dimensions ...] [--seeds ...]
+    python benchmarks/lorentz.py --indexes FOLDER --output FOLDER [--tasks ...] [--dimensions ...] [--projection mlp]
 
 FOLDER of indexes holds one MiniLM index a collection (`hyperseek encode minilm ...`). All systems of a task see the
 same queries, documents and draws, for as many steps; negatives come from all documents, and temperature is learned.
@@ -78,22 +78,23 @@ NOTED = {
     "radius_squared": "R²",
 }
 HIERARCHICAL = tuple(system for system, options in SYSTEMS.items() if options.get("hierarchy"))
-GRID = {"rate": (3e-3, 1e-2, 3e-2), "temperature": (0.02, 0.05, 0.2, 0.5), "radius": (0.5, 1.0, 2.0)}
-FIRST = {"rate": 1e-2, "temperature": 0.1, "radius": 1.0}
+RATES = {"linear": (3e-3, 1e-2, 3e-2), "mlp": (1e-3, 3e-3, 1e-2)}
+GRID = {"temperature": (0.02, 0.05, 0.2, 0.5), "radius": (0.5, 1.0, 2.0)}
+FIRST = {"temperature": 0.1, "radius": 1.0}
 WIDTH = 384  # of MiniLM
 # At a clip of 10 many vectors of WordNet, flat ones too, would end at the clip and lose what their norm says.
 ROOM = {"norm_clip": 20.0, "radius_squared_min": 0.25}
 
 
-def make(system: str, dimension: int, radius: float, temperature: float, seed: int) -> tuple[LorentzHead, Objective]:
+def make(system: str, dimension: int, choice: dict[str, Any], seed: int) -> tuple[LorentzHead, Objective]:
     """Return a new head and its losses."""
-    options = dict(SYSTEMS[system])
+    options, radius, temperature = dict(SYSTEMS[system]), choice["radius"], choice["temperature"]
     losses: dict[str, Any] = {"contrastive": ContrastiveConfig(temperature=temperature, learned_temperature=True)}
     if options.pop("hierarchy", False):
         losses |= {"entailment": EntailmentConfig(weight=0.1), "radius": RadiusConfig(weight=0.1)}
     # An orthogonal projection keeps d / 384 of a unit vector's square.
     scale = radius * (WIDTH / min(dimension, WIDTH)) ** 0.5
-    options |= {"norm_scale": scale, "radius_start": radius, **ROOM}
+    options |= {"norm_scale": scale, "radius_start": radius, "projection": choice["projection"], **ROOM}
     head = LorentzHead(WIDTH, dimension=dimension, seed=seed, **options)
     return head, Objective(LossesConfig(**losses))
 
@@ -173,25 +174,26 @@ def mean(values: dict[str, float]) -> float:
     return sum(values.values()) / len(values)
 
 
-def outcome(task: Task, system: str, dimension: int, choice: dict[str, float], *, steps: int, seed: int) -> LorentzHead:
+def outcome(task: Task, system: str, dimension: int, choice: dict[str, Any], *, steps: int, seed: int) -> LorentzHead:
     """Train one head with given settings."""
-    head, objective = make(system, dimension, choice["radius"], choice["temperature"], seed)
+    head, objective = make(system, dimension, choice, seed)
     train(head, objective, task, steps=steps, rate=choice["rate"], seed=seed)
     return head
 
 
-def tune(task: Task, system: str, steps: int) -> dict[str, float]:
+def tune(task: Task, system: str, projection: str, steps: int) -> dict[str, Any]:
     """Choose a system's settings at 32 dimensions, one after the other."""
 
     @functools.cache
-    def value(**choice: float) -> float:
+    def value(**choice: Any) -> float:
         head = outcome(task, system, 32, choice, steps=steps, seed=100)
         with torch.inference_mode():
             documents = run(head, task.documents, "document")
         return sum(mean(measure(head, documents, judged)) for judged in task.tune) / len(task.tune)
 
-    best = dict(FIRST)
-    for name, values in GRID.items():
+    rates = RATES[projection]
+    best: dict[str, Any] = {"projection": projection, "rate": rates[1], **FIRST}
+    for name, values in {"rate": rates, **GRID}.items():
         best = max(({**best, name: value} for value in values), key=lambda choice: value(**choice))
     return {**best, "value": value(**best)}
 
@@ -268,12 +270,11 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", choices=list(TASKS), default=list(TASKS))
     parser.add_argument("--systems", nargs="*", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--dimensions", type=int, nargs="*", default=[8, 32, 128, 384])
+    parser.add_argument("--projection", choices=list(RATES), default="linear")
     parser.add_argument("--seeds", type=int, nargs="*", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--choices", type=Path, help="take settings from the results of another task")
     arguments = parser.parse_args()
     print(describe_hardware(), flush=True)
-    chosen = json.loads(arguments.choices.read_text()) if arguments.choices else None
     for name in arguments.tasks:
         task = gather(**TASKS[name], indexes=arguments.indexes, cache=arguments.output / "queries")
         path = arguments.output / f"{name}.json"
@@ -285,7 +286,7 @@ def main() -> None:
             if system in HIERARCHICAL and task.depths is None:
                 continue
             if system not in results:
-                choice = chosen[system]["choice"] if chosen else tune(task, system, arguments.steps // 2)
+                choice = tune(task, system, arguments.projection, arguments.steps // 2)
                 results[system] = {"choice": choice, "runs": {}}
             entry = results[system]
             write_json(path, results)
