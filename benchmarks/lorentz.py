@@ -62,7 +62,7 @@ SYSTEMS: dict[str, dict[str, Any]] = {
     "lorentz inner": {"distance": "lorentz_inner"},
     "geodesic, trained curvature": {"distance": "geodesic", "trainable_curvature": True},
     "geodesic, radius head": {"distance": "geodesic", "radius": "head"},
-    "geodesic, both of these": {"distance": "geodesic", "trainable_curvature": True, "radius": "head"},
+    "geodesic, head and curvature": {"distance": "geodesic", "trainable_curvature": True, "radius": "head"},
     "geodesic, cones and radii": {"distance": "geodesic", "hierarchy": True},
     "geodesic, all of these": {
         "distance": "geodesic",
