@@ -277,7 +277,7 @@ def main() -> None:
     print(describe_hardware(), flush=True)
     for name in arguments.tasks:
         task = gather(**TASKS[name], indexes=arguments.indexes, cache=arguments.output / "queries")
-        path = arguments.output / f"{name}.json"
+        path = arguments.output / f"{name}{'' if arguments.projection == 'linear' else '-mlp'}.json"
         results = json.loads(path.read_text()) if path.is_file() else {}
         for judged in task.report:
             frozen = mean(search(task.documents, judged.vectors, judged, "cosine"))

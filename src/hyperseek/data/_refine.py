@@ -21,7 +21,7 @@ from hyperseek.data._lines import PathLike
 from hyperseek.data._mined_search import CorpusSearch, Found
 from hyperseek.data._prepared import CorpusInfo, Prepared, PreparedInfo, RefinedInfo, read_prepared
 from hyperseek.data._refine_options import MiningOptions, RefineOptions, TeacherOptions
-from hyperseek.data._refined_batches import RefinedBatch, RefinedBatches
+from hyperseek.data._refined_batches import RefinedBatch, kept_batch
 from hyperseek.data._report import ErrorReport, OnError
 from hyperseek.data._teaching import Teacher, choose
 from hyperseek.data._writing import example_writer
@@ -42,7 +42,7 @@ class Refiner:
         options: What to do.
         teacher: Scores pairs, or None.
         listed: Documents that must not appear, as `ID` or `SOURCE/ID`.
-        batches: Where batches that are done wait for the end.
+        done: The folder where batches that are done wait for the end; see `kept_batch`.
 
     Attributes:
         mined: Negatives added so far.
@@ -58,12 +58,12 @@ class Refiner:
         options: RefineOptions,
         teacher: Teacher | None,
         listed: frozenset[str],
-        batches: RefinedBatches,
+        done: Path,
     ) -> None:
         self._known, self._options, self._teacher, self._listed = known, options, teacher, listed
         searches = {id(corpus): CorpusSearch(corpus, options) for corpus in _distinct(corpora)}
         self._searches = {source: searches[id(corpus)] for source, corpus in corpora.items()}
-        self._batches = batches
+        self._done = done
         self.mined = self.short = 0
         self.report = ErrorReport()
 
@@ -79,8 +79,8 @@ class Refiner:
         Yields:
             Those that are kept, in order.
         """
-        for batch in _batches(examples):
-            done = self._batches.next(partial(self._refined, batch))
+        for number, batch in enumerate(_batches(examples)):
+            done = kept_batch(self._done / f"{number:06}.jsonl.gz", partial(self._refined, batch))
             self.mined += done.mined
             self.short += done.short
             self.report.merge(done.report)
@@ -170,13 +170,13 @@ def refine(
         )
         # Everything that decides what becomes of an example.
         aim = [__version__, info.model_dump(mode="json"), sorted(listed), _positive(judged or {})]
-        batches = RefinedBatches(work / f"batches-{fingerprint_json(aim)[:12]}")
-        refiner = Refiner(known, corpora, options=options, teacher=teacher, listed=listed, batches=batches)
+        done = work / f"batches-{fingerprint_json(aim)[:12]}"
+        refiner = Refiner(known, corpora, options=options, teacher=teacher, listed=listed, done=done)
         with progress("mining" if options.mining else "filtering", len(prepared), unit="examples") as bar:
             for example in refiner.refine(prepared.examples(), advance=bar.advance):
                 writer.add(example)
-        done = {"mined": refiner.mined, "short": refiner.short, "dropped": refiner.report.to_dict()}
-        rounds = (*prepared.info.refined, info.model_copy(update=done))
+        counts = {"mined": refiner.mined, "short": refiner.short, "dropped": refiner.report.to_dict()}
+        rounds = (*prepared.info.refined, info.model_copy(update=counts))
         refiner.report.log(str(source), level=logging.INFO)
         written = writer.finish(prepared.info.sources, prepared.info.options, refined=rounds)
     shutil.rmtree(work, ignore_errors=True)

@@ -32,36 +32,24 @@ class RefinedBatch:
     report: ErrorReport = field(default_factory=ErrorReport)
 
 
-class RefinedBatches:
-    """Batches in their order; one that is on disk is read, any other made and written.
+def kept_batch(path: Path, make: Callable[[], RefinedBatch]) -> RefinedBatch:
+    """Return a batch from disk, or make and write it.
 
     Args:
-        folder: Made with the first batch. Its name must stand for everything that decides what becomes of a batch.
+        path: Its file. The folder, made with the first batch, must stand for all that decides what becomes of one.
+        make: Called where there is no such file.
+
+    Returns:
+        The batch.
+
+    Raises:
+        DataError: The file was damaged.
     """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._next = 0
-
-    def next(self, make: Callable[[], RefinedBatch]) -> RefinedBatch:
-        """Return the next batch.
-
-        Args:
-            make: Called where it is not on disk.
-
-        Returns:
-            The batch.
-
-        Raises:
-            DataError: The file was damaged.
-        """
-        path = self._folder / f"{self._next:06}.jsonl.gz"
-        self._next += 1
-        if path.is_file():
-            return _read(path)
-        batch = make()
-        _write(path, batch)
-        return batch
+    if path.is_file():
+        return _read(path)
+    batch = make()
+    _write(path, batch)
+    return batch
 
 
 def _write(path: Path, batch: RefinedBatch) -> None:

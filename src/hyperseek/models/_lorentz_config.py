@@ -57,7 +57,7 @@ class LorentzConfig(Config):
         norm_clip: Largest distance from the origin.
         de_layer_norm: Whether states first get a length of their own again.
         radius: `projection` takes the norm of the projected vector as the distance from the origin; `head` predicts it
-            from the state.
+            from the state, and leaves nothing to scale.
         radius_start: What a new radius head predicts.
         pooling: `euc_cls` and `euc_mean` pool the trunk's states before the lift. `hyp_cls`, `hyp_mean`,
             `hyp_outward_einstein_midpoint` and `hyp_attentive_mean` lift tokens and pool their points; see
