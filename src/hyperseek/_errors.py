@@ -10,6 +10,7 @@ HyperseekError
 │   └── FingerprintError           a model and an index that do not belong together
 ├── StoreError                     an index folder that is missing, damaged or in use
 ├── ProtocolError                  two results that were not measured alike
+├── WriteError                     a file that cannot be written: no space, read-only, no permission
 └── MissingExtraError (ImportError)  an optional dependency; names the pip command that brings it
 ```
 
@@ -83,6 +84,10 @@ class ProtocolError(HyperseekError):
     """Two results that were not measured alike and may not be compared."""
 
 
+class WriteError(HyperseekError):
+    """A file or a folder that cannot be written: no space, read-only media, no permission."""
+
+
 class MissingExtraError(HyperseekError, ImportError):
     """An optional dependency that is not installed."""
 
@@ -92,6 +97,18 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     spelled = {other.casefold(): other for other in known}
     closest = difflib.get_close_matches(name.casefold(), list(spelled), n=1, cutoff=0.5)
     return f"; did you mean {spelled[closest[0]]!r}?" if closest else ""
+
+
+def brief(error: BaseException, longest: int = 300) -> str:
+    """Return the first line of a foreign error's message, shortened to `longest` characters, for use in ours."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether `error` is a panic of a library written in Rust, which does not derive from `Exception`."""
+    return type(error).__name__ == "PanicException"
 
 
 def require(module: str, *, extra: str) -> ModuleType:

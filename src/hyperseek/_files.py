@@ -1,7 +1,12 @@
-"""Writing files so that a reader, or a run killed half-way, never meets half a file."""
+"""Files: written so that nobody meets half of one, and read so that a damaged one ends in an error of this library.
+
+Every file that is read as JSON, YAML, an array or tensors is data from a stranger: `reading` turns whatever a parser
+raises, a panic included, into one of our errors, and `writing` does so for what a disk refuses.
+"""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -9,6 +14,76 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
+
+from hyperseek._errors import DataError, HyperseekError, WriteError, brief, is_panic
+
+
+@contextmanager
+def reading(
+    path: str | os.PathLike[str], what: str, *, error: type[HyperseekError] = DataError, remedy: str = ""
+) -> Iterator[None]:
+    """Report everything that goes wrong while a file is read as one error of this library.
+
+    Args:
+        path: What the block reads, for the message.
+        what: What it should be, with its article, as in `"a run record"`.
+        error: Class of the error to raise.
+        remedy: What to do about it, as in `"train again with --overwrite"`.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        HyperseekError: `error`, unless the block raised one of this library itself, which passes unchanged.
+    """
+    try:
+        yield
+    except (HyperseekError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as cause:
+        if not isinstance(cause, Exception) and not is_panic(cause):
+            raise
+        match cause:
+            case FileNotFoundError():
+                reason = "does not exist"
+            case PermissionError():
+                reason = "may not be read; check its permissions"
+            case IsADirectoryError() | NotADirectoryError():
+                reason = f"is not {what}"
+            case _:
+                reason = f"is damaged, or is not {what} ({type(cause).__name__}: {brief(cause)})"
+        raise error(f"{os.fspath(path)} {reason}" + (f"; {remedy}" if remedy else "")) from cause
+
+
+@contextmanager
+def writing(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Report a disk that is full, read-only or not ours to write to as `WriteError`, naming `path`.
+
+    Args:
+        path: The file or folder that the block writes.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        WriteError: The operating system refused; errors of other kinds pass unchanged.
+    """
+    try:
+        yield
+    except OSError as cause:
+        # Libraries in Rust raise an OSError without a number; their text still says what the disk said.
+        text = f"{cause.strerror or ''} {cause}".lower()
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "quota exceeded" in text:
+            advice = "the disk is full; make room, then run the same command again"
+        elif cause.errno == errno.EROFS or "read-only file system" in text:
+            advice = "the file system is read-only; choose another place"
+        elif cause.errno in (errno.EACCES, errno.EPERM) or "permission denied" in text:
+            advice = "you may not write there; check its permissions or choose another place"
+        elif cause.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+            advice = "a file stands where a folder should be, or the other way round; choose another place"
+        else:
+            raise
+        raise WriteError(f"{os.fspath(path)} cannot be written: {advice}") from cause
 
 
 @contextmanager
@@ -24,8 +99,16 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
 
     Yields:
         The open temporary file.
+
+    Raises:
+        WriteError: The disk is full or read-only, or the folder is not ours to write to.
     """
-    target = Path(path)
+    with writing(path), _replacement(Path(path), mode) as file:
+        yield file
+
+
+@contextmanager
+def _replacement(target: Path, mode: str) -> Iterator[IO[Any]]:
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
     try:
