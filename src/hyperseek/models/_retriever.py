@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from hyperseek._errors import InputError
-from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
+from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
 from hyperseek.models._batching import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, batches_by_tokens
 from hyperseek.models._precision import resolve_dtype
 from hyperseek.models._routes import route_width
@@ -60,7 +60,7 @@ class Retriever:
     def __init__(self, model: SentenceTransformer, *, source: str | None = None) -> None:
         self.model = model.eval()
         self.source = source
-        self._named: tuple[object, str] | None = None
+        self._named: dict[Side, tuple[object, str]] = {}
         self._compiler = getattr(self.route("query")[-1], "scorer", None)
         self._pointer = getattr(self.route("document")[-1], "points", None)
         self._flat_space = None if self._pointer else Space(self._space_kind(), route_width(self.route("document")))
@@ -240,17 +240,7 @@ class Retriever:
         It covers weights, modules, vocabulary, prompt and maximum length of the document route, and not the query
         route: a head trained on queries alone keeps it, and with it every index.
         """
-        modules = self.route("document")
-        present = (
-            [_content_config(module) for module in modules],
-            [_version(tensor) for module in modules for tensor in module.state_dict().values()],
-            self._lengths()["document"],
-            self._prompt("document"),
-        )
-        # Hashing all weights takes a while, and a model may be shortened or trained further.
-        if self._named is None or self._named[0] != present:
-            self._named = (present, self._side_fingerprint("document"))
-        return self._named[1]
+        return self._side_fingerprint("document")
 
     def _side_fingerprint(self, side: Side) -> str:
         modules = self.route(side)
@@ -261,12 +251,19 @@ class Retriever:
             {
                 "class": type(module).__name__,
                 "config": _content_config(module),
-                "weights": fingerprint_tensors(module.state_dict().items()),
+                "weights": fingerprint_weights(module),
             }
             for module in modules
         ]
-        vocabulary = self.model.tokenizer.get_vocab() if hasattr(self.model.tokenizer, "get_vocab") else None
-        return fingerprint_json([description, unit, self._lengths()[side], self._prompt(side), vocabulary])
+        tokenizer = self.model.tokenizer
+        settings = (description, unit, self._lengths()[side], self._prompt(side))
+        # A vocabulary has tens of thousands of words, which are read and hashed only where there may be others.
+        present = (*settings, id(tokenizer), len(tokenizer) if hasattr(tokenizer, "__len__") else None)
+        known = self._named.get(side)
+        if known is None or known[0] != present:
+            vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else None
+            known = self._named[side] = (present, fingerprint_json([*settings, vocabulary]))
+        return known[1]
 
     def protocol(self) -> dict[str, Any]:
         """Return what a measured result must carry: lengths, prompts, space, weights' dtype, versions."""
@@ -338,11 +335,6 @@ def _run(modules: Sequence[nn.Module], features: dict[str, Any], side: Side | No
         told = {"task": side} if "task" in getattr(module, "forward_kwargs", ()) else {}
         features = module(features, **told)
     return features
-
-
-def _version(tensor: Tensor) -> tuple[int, int]:
-    """Return what tells a tensor from another one, and from itself before it was written to."""
-    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 def _content_config(module: nn.Module) -> dict[str, Any]:

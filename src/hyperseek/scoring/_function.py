@@ -7,15 +7,18 @@ Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers 
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError, require
+from hyperseek._errors import InputError, ModelError, brief, require
+from hyperseek._files import reading
 from hyperseek.scoring._points import Points, own_documents
 from hyperseek.scoring._scorer import Scorer
 from hyperseek.scoring._space import Space
@@ -93,6 +96,8 @@ class OnnxScorer(FunctionScorer):
     The model's first input is a query `(1, ...)`, its second the documents `(N, w)` with `N` free, and its first output
     their scores, `(N,)` or `(N, 1)`.
 
+    The model is loaded once; slices, joined scorers and scorers on other devices share it.
+
     Args:
         space: The geometry of the documents.
         path: The `.onnx` file.
@@ -100,26 +105,20 @@ class OnnxScorer(FunctionScorer):
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
+        ModelError: The file is missing, or no ONNX model that onnxruntime runs.
         InputError: The model has not two inputs.
     """
 
     kind = "onnx"
 
     def __init__(self, space: Space, path: str | os.PathLike[str], queries: Tensor) -> None:
-        onnxruntime = require("onnxruntime", extra="onnx")
-        session = onnxruntime.InferenceSession(os.fspath(path), providers=onnxruntime.get_available_providers())
-        names = [put.name for put in session.get_inputs()]
-        if len(names) != 2:
-            raise InputError(f"{path} has the inputs {names}; a cross-scorer has two: a query and documents")
         self.path = os.fspath(path)
+        super().__init__(space, _OnnxModel(self.path), {"queries": queries})
 
-        def run(given: dict[str, Tensor], points: Points) -> Tensor:
-            documents = points.vectors.float().cpu().numpy()
-            rows = given["queries"].float().cpu().numpy()
-            scores = [session.run(None, {names[0]: row[None], names[1]: documents})[0].reshape(-1) for row in rows]
-            return torch.from_numpy(np.stack(scores)) if scores else torch.zeros(0, len(points))
-
-        super().__init__(space, run, {"queries": queries})
+    def _with(self, tensors: Mapping[str, Tensor]) -> Self:
+        other = copy.copy(self)
+        other.queries = dict(tensors)
+        return other
 
     def config(self) -> dict[str, Any]:
         """Return the space and the model's path."""
@@ -133,3 +132,36 @@ class OnnxScorer(FunctionScorer):
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
         """Make the scorer from what `tensors` and `config` returned."""
         return cls(Space.from_json(config["space"]), config["path"], tensors["queries"])
+
+
+class _OnnxModel:
+    """A loaded cross-scorer, as a scoring function."""
+
+    def __init__(self, path: str) -> None:
+        onnxruntime = require("onnxruntime", extra="onnx")
+        self._path = path
+        remedy = "give a model that onnxruntime can run"
+        with reading(path, "an ONNX model", error=ModelError, remedy=remedy), open(path, "rb"):
+            self._session = onnxruntime.InferenceSession(path, providers=onnxruntime.get_available_providers())
+        self._names = [put.name for put in self._session.get_inputs()]
+        if len(self._names) != 2:
+            raise InputError(f"{path} has the inputs {self._names}; a cross-scorer has two: a query and documents")
+
+    def __call__(self, given: dict[str, Tensor], points: Points) -> Tensor:
+        documents = points.vectors.float().cpu().numpy()
+        rows = given["queries"].detach().float().cpu().numpy()
+        scores = [self._run(row[None], documents) for row in rows]
+        return torch.from_numpy(np.stack(scores)) if scores else torch.zeros(0, len(points))
+
+    def _run(self, query: npt.NDArray[np.float32], documents: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        try:
+            scores: npt.NDArray[np.float32] = self._session.run(
+                None, dict(zip(self._names, (query, documents), strict=True))
+            )[0]
+        except Exception as error:  # onnxruntime's own exceptions have no other common base
+            wanted = ", ".join(f"{put.name} {put.shape} {put.type}" for put in self._session.get_inputs())
+            raise InputError(
+                f"{self._path} cannot score a query of the shape {query.shape} and documents of the shape "
+                f"{documents.shape} ({brief(error)}); its inputs are {wanted}"
+            ) from error
+        return scores.reshape(-1)

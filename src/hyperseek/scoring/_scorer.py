@@ -144,7 +144,7 @@ class Scorer(ABC):
                 raise InputError(f"cannot join scorers that differ: {first.config()} and {part.config()}")
         names = first.tensors()
         joined = {name: torch.cat([part.tensors()[name] for part in parts]) for name in names}
-        return first.from_tensors(joined, first.config())
+        return first._with(joined)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the scorer to a safetensors file, atomically."""
@@ -157,7 +157,11 @@ class Scorer(ABC):
 
     def _map(self, function: Any) -> Self:
         changed = {name: function(tensor) for name, tensor in self.tensors().items()}
-        return self.from_tensors(changed, self.config())
+        return self._with(changed)
+
+    def _with(self, tensors: Mapping[str, Tensor]) -> Self:
+        """Return a scorer like this one for other queries."""
+        return self.from_tensors(tensors, self.config())
 
 
 def load_scorer(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Scorer:

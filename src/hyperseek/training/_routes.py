@@ -8,7 +8,7 @@ from sentence_transformers.base.modules import Dense, Module
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Normalize
 from torch import nn
 
-from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
+from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
 from hyperseek.models import Retriever
 from hyperseek.models._retriever import Side
 from hyperseek.scoring import Space
@@ -53,7 +53,7 @@ def prefix_fingerprint(retriever: Retriever, side: Side, stop: int) -> str:
         {
             "class": type(module).__name__,
             "config": module.get_config_dict() if isinstance(module, Module) else {},
-            "weights": fingerprint_tensors(module.state_dict().items()),
+            "weights": fingerprint_weights(module),
         }
         for module in retriever.route(side)[:stop]
     ]
