@@ -11,7 +11,10 @@ Section.from_mapping({"rtae": 1})   # ConfigError: unknown key 'rtae'; did you m
 from __future__ import annotations
 
 import copy
+import itertools
+import math
 import os
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -19,7 +22,17 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hyperseek._errors import ConfigError, suggestion
+from hyperseek._errors import ConfigError, DataError, HyperseekError, brief, suggestion
+from hyperseek._files import DEEPEST as _DEEPEST
+from hyperseek._files import LARGEST_JSON, LONGEST_INTEGER, bounded_text, read_json, reading
+
+# What people write is a few kilobytes; this is read in a second, and no alias may make more of it.
+_LARGEST_YAML, _MOST_VALUES = 1 << 18, 10_000
+_MOST_FAULTS, _MOST_PARTS = 20, 20
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 3, 6, 10, 10
+_SHORT.maxstring = _SHORT.maxother = 120
+_SHORT.maxlong = LONGEST_INTEGER
 
 
 class Config(BaseModel):
@@ -28,24 +41,62 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
     @classmethod
-    def from_mapping(cls, values: Mapping[str, Any], *, source: str = "configuration") -> Self:
+    def from_mapping(cls, values: object, *, source: str = "configuration") -> Self:
         """Validate plain values.
 
         Args:
-            values: Nested plain values, as read from YAML.
+            values: A mapping of nested plain values, as read from YAML.
             source: Where they come from, for error messages.
 
         Returns:
             The configuration.
 
         Raises:
-            ConfigError: A key is unknown or a value does not validate; every fault is listed.
+            ConfigError: A key is unknown or a value does not validate; up to 20 faults are listed.
         """
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{source} must hold a mapping of names to values, not {shown(values)}")
         try:
             return cls.model_validate(dict(values))
         except ValidationError as error:
-            faults = "\n".join(f"  {_explain(cls, dict(fault))}" for fault in error.errors())
-            raise ConfigError(f"{source} does not validate:\n{faults}") from None
+            faults = [f"  {_explain(cls, dict(fault))}" for fault in error.errors(include_url=False)]
+            more = [f"  ... and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
+            listing = "\n".join([*faults[:_MOST_FAULTS], *more])
+            raise ConfigError(f"{source} does not validate:\n{listing}") from None
+        except (TypeError, ArithmeticError, RecursionError) as error:
+            # Python's own errors inside our validators; pydantic lists a ValueError's only.
+            raise ConfigError(f"{source} does not validate: {brief(error)}") from error
+
+    @classmethod
+    def from_json(
+        cls,
+        path: str | os.PathLike[str],
+        what: str,
+        *,
+        error: type[HyperseekError] = DataError,
+        remedy: str = "",
+        largest: int = LARGEST_JSON,
+    ) -> Self:
+        """Read what `write_json` wrote of `model_dump(mode="json")`.
+
+        Args:
+            path: The file.
+            what: What it should be, with its article, for messages.
+            error: Class of every error that is raised.
+            remedy: What to do about a damaged one.
+            largest: Most bytes it may have.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            HyperseekError: `error`: the file is missing, is damaged, or does not validate.
+        """
+        values = read_json(path, what, error=error, remedy=remedy, largest=largest)
+        try:
+            return cls.from_mapping(values, source=os.fspath(path))
+        except ConfigError as fault:
+            raise error(f"{fault}" + (f"\n{remedy}" if remedy else "")) from None
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Self:
@@ -76,12 +127,12 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing, is not YAML, or holds something else than a mapping.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the path of a YAML recipe") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    with reading(path, "a YAML file", error=ConfigError):
+        try:
+            text = bounded_text(Path(path), _LARGEST_YAML).removeprefix("\ufeff")
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file; give the path of a YAML recipe") from None
+    values = _parsed(text, str(path))
     if values is None:
         return {}
     if not isinstance(values, dict):
@@ -106,17 +157,16 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     for override in overrides:
         key, equals, text = override.partition("=")
         path = key.strip().split(".")
-        if not equals or not all(path):
-            raise ConfigError(f"override {override!r} is not of the form section.field=value")
-        try:
-            value = _plain_number(yaml.safe_load(text)) if text.strip() else None
-        except yaml.YAMLError as error:
-            raise ConfigError(f"the value in override {override!r} is not valid YAML: {error}") from None
+        if not equals or not all(path) or len(path) > _DEEPEST:
+            raise ConfigError(f"override {shown(override)} is not of the form section.field=value")
+        value = _plain_number(_parsed(text, f"the value in override {shown(override)}")) if text.strip() else None
         place = result
         for part in path[:-1]:
             child = place.setdefault(part, {})
             if not isinstance(child, dict):
-                raise ConfigError(f"override {override!r}: {part!r} holds the value {child!r} and has no fields")
+                raise ConfigError(
+                    f"override {shown(override)}: {part!r} holds the value {shown(child)} and has no fields"
+                )
             place = child
         place[path[-1]] = value
     return result
@@ -132,16 +182,78 @@ def _plain_number(value: Any) -> Any:
     return value
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads plain values, and nothing that is much larger than it is written."""
+
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > LONGEST_INTEGER:
+            raise ValueError(f"an integer of {len(node.value):,} digits")
+        return int(super().construct_yaml_int(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def _parsed(text: str, source: str) -> Any:
+    """Read bounded YAML; ConfigError says what is wrong with it."""
+    loader = None
+    try:
+        if len(text) > _LARGEST_YAML:
+            raise ValueError(f"more than {_LARGEST_YAML:,} characters")
+        loader = _Loader(text)
+        node = _bounded_node(text, loader)
+        return None if node is None else loader.construct_document(node)
+    except Exception as error:  # besides its own errors those of Python, for dates and numbers that do not exist
+        message = " ".join(str(error).split())
+        raise ConfigError(f"{source} is not valid YAML: {brief(ValueError(message))}") from None
+    finally:
+        if loader is not None:
+            loader.dispose()
+
+
+def _bounded_node(text: str, loader: _Loader) -> yaml.Node | None:
+    """Compose a document after a look at its events, since composing and using it follow every level and alias."""
+    depth = count = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        count += isinstance(event, yaml.NodeEvent)
+        if depth > _DEEPEST:
+            raise ValueError(f"nested deeper than {_DEEPEST}")
+        if count > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES:,} values")
+    node: yaml.Node | None = loader.get_single_node()
+    if node is not None and _written_out(node, {}) > _LARGEST_YAML:
+        raise ValueError(f"its aliases stand for more than {_LARGEST_YAML:,} characters")
+    return node
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """How long a document would be without aliases; infinite where one is inside what it stands for."""
+    if id(node) in known:
+        return known[id(node)]
+    if isinstance(node, yaml.ScalarNode):
+        return len(node.value) + 1
+    known[id(node)] = math.inf
+    parts = itertools.chain.from_iterable(node.value) if isinstance(node, yaml.MappingNode) else node.value
+    known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: short, however large it is."""
+    return _SHORT.repr(value)
+
+
 def _explain(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     location = fault["loc"]
-    where = ".".join(str(part) for part in location) or "(top level)"
+    where = ".".join(brief(ValueError(str(part)), 60) for part in location[:_MOST_PARTS]) or "(top level)"
     if fault["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         listing = f"; known keys: {', '.join(sorted(known))}" if known else ""
         return f"{where}: unknown key{suggestion(str(location[-1]), known)}{listing}"
-    given = fault.get("input")
-    shown = "" if fault["type"] == "missing" else f" (given: {given!r})"
-    return f"{where}: {fault['msg']}{shown}"
+    given = "" if fault["type"] == "missing" else f" (given: {shown(fault.get('input'))})"
+    return f"{where}: {brief(ValueError(fault['msg']), 600)}{given}"
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

@@ -24,6 +24,8 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
+_LONGEST_NAME = 100  # characters of a given name that a message repeats
+
 
 class HyperseekError(Exception):
     """Base of every error this library raises on purpose."""
@@ -65,7 +67,8 @@ class UnknownNameError(InputError, LookupError):
     def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
         self.name = name
         self.known = sorted(known)
-        super().__init__(f"unknown {kind} {name!r}{suggestion(name, self.known)}; known: {', '.join(self.known)}")
+        short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
+        super().__init__(f"unknown {kind} {short!r}{suggestion(name, self.known)}; known: {', '.join(self.known)}")
 
 
 class ModelError(HyperseekError):
@@ -95,7 +98,8 @@ class MissingExtraError(HyperseekError, ImportError):
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
     spelled = {other.casefold(): other for other in known}
-    closest = difflib.get_close_matches(name.casefold(), list(spelled), n=1, cutoff=0.5)
+    # No name is that long, and comparing takes time that grows with the length.
+    closest = difflib.get_close_matches(name[:_LONGEST_NAME].casefold(), list(spelled), n=1, cutoff=0.5)
     return f"; did you mean {spelled[closest[0]]!r}?" if closest else ""
 
 

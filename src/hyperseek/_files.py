@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
+import re
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -16,6 +19,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from hyperseek._errors import DataError, HyperseekError, WriteError, brief, is_panic
+
+LARGEST_JSON = 1 << 24
+"""Bytes of a JSON file of ours, those apart that grow with a collection."""
+DEEPEST = 64
+LONGEST_INTEGER = 40  # tokenizers write 10 ** 30 for "no limit"
 
 
 @contextmanager
@@ -132,9 +140,89 @@ def write_json(path: str | os.PathLike[str], value: object) -> None:
         file.write("\n")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+def read_json(
+    path: str | os.PathLike[str],
+    what: str = "a JSON file",
+    *,
+    error: type[HyperseekError] = DataError,
+    remedy: str = "",
+    largest: int = LARGEST_JSON,
+) -> Any:
+    """Read a JSON file that a stranger may have written.
+
+    Args:
+        path: The file.
+        what: What it should be, with its article, for messages.
+        error: Class of the error to raise.
+        remedy: What to do about a damaged one.
+        largest: Most bytes it may have.
+
+    Returns:
+        Its content: plain values, nested at most 64 deep, integers of at most 40 digits, every number finite.
+
+    Raises:
+        HyperseekError: `error`: it is missing, is no JSON, or is beyond these bounds.
+    """
+    with reading(path, what, error=error, remedy=remedy):
+        text = bounded_text(Path(path), largest)
+        values = json.loads(text, parse_int=_integer, parse_constant=_no_number)
+        check_plain(values)
+        # Half of a pair of surrogates is no text: it could be neither printed nor written again.
+        if re.search(r"\\u[dD][89a-fA-F]", text):
+            json.dumps(values, ensure_ascii=False).encode()
+    return values
+
+
+def check_plain(values: Any) -> None:
+    """Raise ValueError where plain values are nested deeper than 64 or hold a number that is not finite."""
+    level, depth = [values], 0
+    while level:
+        if depth > DEEPEST:
+            raise ValueError(f"nested deeper than {DEEPEST}")
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner.extend(value.values())
+            elif isinstance(value, list):
+                inner.extend(value)
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{value} is no finite number")
+        level, depth = inner, depth + 1
+
+
+def bounded_text(path: Path, largest: int) -> str:
+    """Read a text of at most `largest` bytes of UTF-8; ValueError where it has more."""
+    with path.open("rb") as file:
+        content = file.read(largest + 1)
+    if len(content) > largest:
+        raise ValueError(f"more than {largest:,} bytes")
+    return content.decode("utf-8")
+
+
+def _integer(digits: str) -> int:
+    if len(digits) > LONGEST_INTEGER:
+        raise ValueError(f"an integer of {len(digits):,} digits")
+    return int(digits)
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no finite number")
+
+
+def take_umask(folder: str | os.PathLike[str]) -> None:
+    """Give every file below a folder the mode that the user's umask says, whatever library wrote it.
+
+    Some write through temporary files that only their owner may read, and leave that mode on what they keep.
+
+    Args:
+        folder: A folder, or a single file.
+    """
+    mode = 0o666 & ~_umask()
+    found = [Path(folder), *Path(folder).rglob("*")]
+    for path in found:
+        if path.is_file() and not path.is_symlink() and stat.S_IMODE(path.stat().st_mode) != mode:
+            with suppress(PermissionError):
+                path.chmod(mode)
 
 
 def _umask() -> int:

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hyperseek._errors import ConfigError, DataError, InputError
+from hyperseek._errors import DataError, InputError
 from hyperseek.evaluation import Evaluation, Protocol, aggregate, calculate, slice_by_training
 
 
@@ -60,11 +60,29 @@ def test_files_that_hold_no_evaluation(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         Evaluation.load(tmp_path / "missing.json")
     (tmp_path / "bad.json").write_text("{")
-    with pytest.raises(DataError, match="is not JSON"):
+    with pytest.raises(DataError, match=r"is not an evaluation .*Expecting property name"):
         Evaluation.load(tmp_path / "bad.json")
     (tmp_path / "list.json").write_text("[]")
-    with pytest.raises(DataError, match="must hold one evaluation"):
+    with pytest.raises(DataError, match="must hold a mapping"):
         Evaluation.load(tmp_path / "list.json")
     (tmp_path / "other.json").write_text('{"nme": "x"}')
-    with pytest.raises(ConfigError, match="did you mean 'name'"):
+    with pytest.raises(DataError, match="did you mean 'name'"):
         Evaluation.load(tmp_path / "other.json")
+
+
+def test_results_that_contradict_themselves_are_refused(evaluation, tmp_path):
+    path = tmp_path / "evaluation.json"
+    evaluation.save(path)
+    values = json.loads(path.read_text())
+    measures = values["per_query"]
+    first = next(iter(measures))
+    strange = (
+        {"per_query": {**measures, first: {"q1": 1.0}}},
+        {"aggregate": {}},
+        {"aggregate": {**values["aggregate"], "other": 1.0}},
+        {"slices": {**values["slices"], "all": ["unknown"]}},
+    )
+    for change in strange:
+        path.write_text(json.dumps({**values, **change}))
+        with pytest.raises(DataError, match=r"evaluation\.json does not validate"):
+            Evaluation.load(path)

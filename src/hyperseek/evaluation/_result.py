@@ -9,12 +9,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
+from pydantic import model_validator
+
 from hyperseek._config import Config
 from hyperseek._errors import DataError, InputError
-from hyperseek._files import atomic_write, read_json, write_json
+from hyperseek._files import atomic_write, write_json
 from hyperseek.evaluation._measures import PerQuery, aggregate
 from hyperseek.evaluation._protocol import Protocol
 from hyperseek.evaluation._seen import SLICES, Slices
+
+_LARGEST = 1 << 28  # bytes; a value for each of many queries by each measure
 
 
 class Evaluation(Config):
@@ -35,6 +39,19 @@ class Evaluation(Config):
     protocol: Protocol
     slices: Slices | None = None
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_alike(self) -> Self:
+        measured = set(self.queries)
+        if any(by_query.keys() != measured for by_query in self.per_query.values()):
+            raise ValueError("its measures do not hold the same queries")
+        if self.aggregate.keys() != self.per_query.keys():
+            raise ValueError("it aggregates other measures than it has values of")
+        if self.slices is not None and not measured >= {
+            query for name in SLICES for query in self.slices.queries(name)
+        }:
+            raise ValueError("its slices name queries that were not measured")
+        return self
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -85,18 +102,12 @@ class Evaluation(Config):
             The result.
 
         Raises:
-            DataError: The file is missing or no JSON object.
-            ConfigError: It is JSON, but no evaluation.
+            DataError: The file is missing or holds no evaluation.
         """
-        try:
-            values = read_json(path)
-        except FileNotFoundError:
-            raise DataError("no such file; give an evaluation.json", path=path) from None
-        except ValueError as error:
-            raise DataError(f"is not JSON: {error}", path=path) from None
-        if not isinstance(values, dict):
-            raise DataError("must hold one evaluation; give a file that Evaluation.save wrote", path=path)
-        return cls.from_mapping(values, source=str(path))
+        if not Path(path).exists():
+            raise DataError("no such file; give an evaluation.json", path=path)
+        remedy = "give a file that Evaluation.save wrote"
+        return cls.from_json(path, "an evaluation", remedy=remedy, largest=_LARGEST)
 
     def write_per_query(self, path: str | os.PathLike[str]) -> None:
         """Write one row a query: its id, its value by each measure, and its slice where that is known.

@@ -104,11 +104,12 @@ class NeighbourGraph:
             StoreError: It is missing, unfinished or damaged.
         """
         path = Path(folder)
+        missing = next((name for name in (DESCRIPTION, MATRIX) if not (path / name).exists()), None)
+        if missing is not None:
+            raise StoreError(f"{path} holds no finished graph ({missing} is missing); build it")
         try:
             info = GraphInfo.from_mapping(read_json(path / DESCRIPTION), source=str(path / DESCRIPTION))
             neighbours = np.load(path / MATRIX, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            raise StoreError(f"{path} holds no finished graph ({error.filename} is missing); build it") from None
         except (ConfigError, ValueError, OSError) as error:
             raise StoreError(
                 f"the graph in {path} cannot be read ({error}); delete the folder and build again"
