@@ -8,13 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hyperseek._errors import DataError
+from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, id_of
 from hyperseek.data._lines import Row, shown
 from hyperseek.data._report import Faults
 from hyperseek.records import Document, Query
-
-ID_KEYS = ("_id", "id", "doc_id", "docid", "document_id", "query_id", "qid", "pid", "corpus-id", "query-id")
-TEXT_KEYS = ("text", "content", "contents", "body", "passage", "document", "query", "question")
-TITLE_KEYS = ("title", "page_title")
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +32,14 @@ class FieldKeys:
 
     def resolve(self, record: Mapping[str, Any], path: object) -> tuple[str, str, str]:
         """Return the keys of id, text and title, or raise a `DataError` that lists the record's keys."""
-        id_key = self.id or _first(ID_KEYS, record)
-        text_key = self.text or _first(TEXT_KEYS, record)
+        id_key = self.id or find_key(ID_KEYS, record)
+        text_key = self.text or find_key(TEXT_KEYS, record)
         for what, key, option in (("id", id_key, "id_key"), ("text", text_key, "text_key")):
             if key is None or key not in record:
                 raise DataError(f"no {what}{f' {key!r}' if key else ''}; {option} can name one of {sorted(record)}")
         if (self.id is None and id_key != ID_KEYS[0]) or (self.text is None and text_key != TEXT_KEYS[0]):
             logger.info("%s: ids from %r, texts from %r, by its first record", path, id_key, text_key)
-        return str(id_key), str(text_key), self.title or _first(TITLE_KEYS, record) or TITLE_KEYS[0]
+        return str(id_key), str(text_key), self.title or find_key(TITLE_KEYS, record) or TITLE_KEYS[0]
 
 
 def documents_from_rows(rows: Iterable[Row], path: object, keys: FieldKeys, faults: Faults) -> Iterator[Document]:
@@ -58,15 +55,6 @@ def queries_from_rows(rows: Iterable[Row], path: object, keys: FieldKeys, faults
             yield Query(identity, text, rest)
         else:
             faults.found("empty_query", f"query {identity!r} has an empty text", path=path, line=line)
-
-
-def id_of(value: object) -> str | None:
-    """Return an id as text, or None if `value` cannot be one: ids are non-empty strings or whole numbers."""
-    if isinstance(value, str):
-        return value or None
-    if isinstance(value, int) and not isinstance(value, bool):
-        return str(value)
-    return None
 
 
 def _records(
@@ -111,7 +99,3 @@ def _wrong_field(
         if not isinstance(value, str):
             return "bad_field", f"{key!r} of record {identity!r} must be a string, not {shown(value)}"
     return None
-
-
-def _first(candidates: Iterable[str], record: Mapping[str, Any]) -> str | None:
-    return next((key for key in candidates if key in record), None)

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hyperseek._field_names import id_of
 from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, content_id, qualified
-from hyperseek.data._fields import id_of
 from hyperseek.data._lines import shown
 from hyperseek.data._options import HypencoderOptions
 from hyperseek.data._report import ErrorReport, Faults, OnError

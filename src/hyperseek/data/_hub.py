@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperseek._errors import DataError, require
-from hyperseek.data._fields import FieldKeys, documents_from_rows, id_of, queries_from_rows
+from hyperseek._field_names import id_of
+from hyperseek.data._fields import FieldKeys, documents_from_rows, queries_from_rows
 from hyperseek.data._lines import Row, shown
 from hyperseek.data._qrels import Judgement, grade_of
 from hyperseek.data._report import Faults

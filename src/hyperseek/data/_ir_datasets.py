@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from hyperseek._errors import UnknownNameError, require
-from hyperseek.data._fields import TITLE_KEYS
+from hyperseek._field_names import TITLE_KEYS
 from hyperseek.data._qrels import Judgement
 from hyperseek.data._report import Faults
 from hyperseek.records import Document, Query

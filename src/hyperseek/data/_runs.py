@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hyperseek._errors import InputError
+from hyperseek._field_names import id_of
 from hyperseek._files import atomic_write
-from hyperseek.data._fields import id_of
 from hyperseek.data._lines import PathLike, base_suffix, existing_file, json_lines, numbered_lines, shown
 from hyperseek.data._qrels import BLANKS, check_id
 from hyperseek.data._report import ErrorReport, Faults, OnError

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hyperseek._errors import DataError
-from hyperseek.data._fields import ID_KEYS, TEXT_KEYS, TITLE_KEYS, FieldKeys, documents_from_rows, queries_from_rows
+from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS
+from hyperseek.data._fields import FieldKeys, documents_from_rows, queries_from_rows
 from hyperseek.data._lines import PathLike, Row, base_suffix, existing_file, json_lines, numbered_lines
 from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.records import Document, Query

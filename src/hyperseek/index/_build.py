@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hyperseek._documents import as_documents, with_vectors
 from hyperseek._errors import FingerprintError, InputError
 from hyperseek.index._write import SHARD, Item, write_index
-from hyperseek.records import Document
 from hyperseek.scoring import Points, Space, TokenPoints
 from hyperseek.store._info import IndexInfo, Storage
 
@@ -28,7 +28,7 @@ _CHECKED = 8
 
 def build_index(
     path: str | os.PathLike[str],
-    documents: Iterable[Document],
+    documents: Iterable[Any],
     model: Retriever,
     *,
     storage: Storage,
@@ -45,14 +45,14 @@ def build_index(
     def encode(batch: list[Item]) -> Points:
         return model.encode_documents([document.full_text for document, _ in batch], dtype=number)
 
-    items = ((document, None) for document in documents)
+    items = ((document, None) for document in as_documents(documents))
     wanted = IndexInfo(dtype=number, name=name, storage=storage, **_identity(model))
     write_index(path, items, encode, wanted, total=total, resume=resume, overwrite=overwrite, shard=shard)
 
 
 def import_vectors(
     path: str | os.PathLike[str],
-    items: Iterable[Item],
+    items: Iterable[tuple[Any, Any]],
     space: Space | None,
     *,
     model: Retriever | None,
@@ -63,6 +63,7 @@ def import_vectors(
     overwrite: bool,
 ) -> None:
     """Store vectors that were made elsewhere; see `Index.from_vectors`."""
+    items = with_vectors(items)
     if model is not None:
         space, identity = model.space, _identity(model)
         items = _checked(items, model)

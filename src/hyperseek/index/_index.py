@@ -111,7 +111,7 @@ class Index(Searcher, Maintainer):
     def build(
         cls,
         path: str | os.PathLike[str],
-        documents: Iterable[Document],
+        documents: Iterable[Any],
         model: Retriever,
         *,
         storage: Storage = "float32",
@@ -129,7 +129,9 @@ class Index(Searcher, Maintainer):
 
         Args:
             path: Folder of the index; made if missing.
-            documents: The corpus, in the order that ties will rank in; ids must be unique.
+            documents: The corpus, in the order that ties will rank in; ids must be unique. Documents, texts (whose ids
+                are their positions), tuples `(id, text)` or `(id, text, title)`, mappings as a `datasets.Dataset` has
+                them, a table of pandas, pyarrow or polars, or a `hyperseek.data.Dataset`.
             model: Encodes each document's title and text.
             storage: Number type of the stored vectors; `"float16"` halves the size and rounds to 3 digits.
             dtype: Number type the model computes in; see `Retriever.encode_documents`.
@@ -144,7 +146,7 @@ class Index(Searcher, Maintainer):
         Raises:
             StoreError: The folder is in use, holds something else, or holds an index of other documents or settings.
             FingerprintError: It holds an index of another model.
-            InputError: Two documents have one id, or a vector is not finite.
+            InputError: Something is no document, two have one id, or a vector is not finite.
         """
         build_index(
             path,
@@ -163,7 +165,7 @@ class Index(Searcher, Maintainer):
     def from_vectors(
         cls,
         path: str | os.PathLike[str],
-        documents_and_vectors: Iterable[tuple[Document, Any]],
+        documents_and_vectors: Iterable[tuple[Any, Any]],
         space: Space | None = None,
         *,
         model: Retriever | None = None,
@@ -177,7 +179,8 @@ class Index(Searcher, Maintainer):
 
         Args:
             path: Folder of the index; made if missing.
-            documents_and_vectors: The corpus in order, each document with its vector `(d,)`.
+            documents_and_vectors: The corpus in order, each document, in any form that `build` takes, with its vector
+                `(d,)`.
             space: Geometry of the vectors; left out where `model` is given.
             model: The model that made the vectors; some are compared with what it makes of the same texts. Without
                 one, the index cannot check the models that later search it.

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hyperseek._documents import as_documents, joined
 from hyperseek._errors import InputError
 from hyperseek.engines import AnyEngineConfig, EngineEstimate, choose_engine, parse_engine
 from hyperseek.graph import NeighbourGraph
@@ -45,7 +46,7 @@ class Maintainer(ABC):
 
     def add(
         self,
-        documents: Iterable[Document],
+        documents: Iterable[Any],
         *,
         vectors: Iterable[Any] | None = None,
         replace: bool = False,
@@ -56,7 +57,7 @@ class Maintainer(ABC):
         Engines and graphs that were built before stay in use: what they do not know is scanned.
 
         Args:
-            documents: With ids of their own.
+            documents: With ids of their own; all forms that `build` takes, but for texts alone where `replace` is True.
             vectors: Their coordinates, where they were made elsewhere; None to encode them with the model.
             replace: Whether a document may take the place of one with its id.
             total: Number of documents, for the progress bar.
@@ -65,23 +66,25 @@ class Maintainer(ABC):
             How many were added or replaced.
 
         Raises:
-            InputError: An id is stored already and `replace` is False, stands twice in a batch, or a text or vector
-                cannot be stored. Earlier batches, of some thousands, stay.
+            InputError: An id is stored already and `replace` is False, stands twice in a batch, a text or vector
+                cannot be stored, something is no document, or there are more vectors or fewer. Earlier batches, of
+                some thousands, stay.
             StoreError: Another writer is at work.
         """
+        given = as_documents(documents, numbered=not replace)
         if vectors is None:
             model, dtype = self.model, self.info.dtype or "auto"
 
             def encode(batch: list[tuple[Document, Any]]) -> Points:
                 return model.encode_documents([document.full_text for document, _ in batch], dtype=dtype)
 
-            items: Iterable[tuple[Document, Any]] = ((document, None) for document in documents)
+            items: Iterable[tuple[Document, Any]] = ((document, None) for document in given)
         else:
 
             def encode(batch: list[tuple[Document, Any]]) -> Points:
                 return stack_points(batch, self.info.space)
 
-            items = zip(documents, vectors, strict=True)
+            items = joined(given, vectors)
         try:
             return add_documents(self.path, items, encode, replace=replace, total=total)
         finally:

@@ -9,9 +9,9 @@ from itertools import islice
 from pathlib import Path
 
 from hyperseek._errors import DataError
+from hyperseek._field_names import TEXT_KEYS, find_key
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek.data import open_dataset
-from hyperseek.data._fields import TEXT_KEYS
 from hyperseek.data._lines import Row, base_suffix, json_lines, numbered_lines, shown, whole_text
 from hyperseek.data._open import is_pydocs
 from hyperseek.data._report import Faults
@@ -87,7 +87,7 @@ def text_of_row(
     """
     for line, row in rows:
         if text_key is None:
-            text_key = next((key for key in TEXT_KEYS if key in row), None)
+            text_key = find_key(TEXT_KEYS, row)
             if text_key is None:
                 raise DataError(
                     f"no key of the usual names; set text_key to one of {sorted(row)}", path=place, line=line

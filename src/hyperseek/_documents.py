@@ -1,0 +1,252 @@
+"""Documents of whatever a person has at hand: records, texts, pairs, mappings, tables."""
+
+from __future__ import annotations
+
+import datetime
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from hyperseek._errors import InputError
+from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, id_of
+from hyperseek.records import Document
+
+ALLOWED = (
+    "a document is a hyperseek.Document, a text, a tuple (id, text) or (id, text, title), or a mapping with an id "
+    "(as 'id', '_id', 'docid'), a text (as 'text', 'contents', 'body') and perhaps a 'title'"
+)
+_ROWS = 1_000  # of a table that are plain Python values at once
+_MISSING = ("NAType", "NaTType")  # pandas' own words for None
+
+
+def as_documents(given: object, *, numbered: bool = True) -> Iterator[Document]:
+    """Turn what a person has at hand into documents, one after another.
+
+    Args:
+        given: Any iterable of documents, of texts (whose ids are their positions, from `"0"`), of tuples `(id, text)`
+            or `(id, text, title)`, or of mappings, as a `datasets.Dataset` is; a table of pandas, pyarrow or polars;
+            or something with a method `documents()`. The fields of mappings and tables are found by their names, those
+            of the first record; what is neither id nor text nor title becomes metadata.
+        numbered: Whether texts alone are taken, with their positions for ids.
+
+    Returns:
+        The documents in order; nothing is read before it is asked for.
+
+    Raises:
+        InputError: `given` cannot be several documents, or (while iterating) something in it is no document. The
+            message names its position, counted from 0.
+    """
+    return _converted(_records(given), numbered)
+
+
+def joined(documents: Iterable[Document], vectors: Iterable[Any]) -> Iterator[tuple[Document, Any]]:
+    """Pair documents with their vectors; InputError at the end where there are more of one than of the other."""
+    rest, nothing, count = iter(_iterable(vectors)), object(), 0
+    for count, document in enumerate(documents, start=1):
+        vector = next(rest, nothing)
+        if vector is nothing:
+            raise InputError(f"every document needs a vector, and there are only {count - 1} vectors")
+        yield document, vector
+    if next(rest, nothing) is not nothing:
+        raise InputError(f"every vector needs a document, and there are only {count} documents")
+
+
+def with_vectors(pairs: Iterable[tuple[object, Any]]) -> Iterator[tuple[Document, Any]]:
+    """Turn pairs of what `as_documents` takes one by one, and of a vector, into documents with vectors.
+
+    Args:
+        pairs: The pairs.
+
+    Yields:
+        The pairs, in order.
+
+    Raises:
+        InputError: Something is no pair, or its first part is no document.
+    """
+    vectors: deque[Any] = deque()
+
+    def first() -> Iterator[object]:
+        for position, pair in enumerate(pairs):
+            if not isinstance(pair, tuple | list) or len(pair) != 2:
+                raise InputError(f"position {position} must be a pair of a document and its vector, not {shown(pair)}")
+            vectors.append(pair[1])
+            yield pair[0]
+
+    for document in as_documents(first()):
+        yield document, vectors.popleft()
+
+
+def shown(value: object, longest: int = 80) -> str:
+    """Return a value, shortened, for an error message."""
+    try:
+        text = repr(value if not isinstance(value, str | bytes) else value[: longest + 1])
+    except Exception as error:  # whatever a stranger's __repr__ raises, or an integer of thousands of digits
+        text = f"<a {type(value).__name__} that cannot be shown: {type(error).__name__}>"
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
+def _records(given: Any) -> Iterable[object]:
+    match given:
+        case str() | bytes() | os.PathLike():
+            raise InputError(
+                f"documents are several, not {shown(given)}; for a file or folder give open_dataset(PATH).documents() "
+                f"or run `hyperseek encode`, for a single text give [TEXT]"
+            )
+        case Document():
+            raise InputError("documents are several, not a single one; give [DOCUMENT]")
+        case Mapping():
+            raise InputError(
+                f"documents are several, not one mapping with the keys {shown(list(given))}; give a list of records, "
+                f"or one of its parts"
+            )
+        case set() | frozenset():
+            raise InputError("documents have an order, in which ties rank, and a set has none; give sorted(DOCUMENTS)")
+    documents = getattr(given, "documents", None)
+    if callable(documents):
+        return _iterable(documents())
+    return _rows(given) if hasattr(type(given), "columns") else _iterable(given)
+
+
+def _iterable(given: Any) -> Iterator[object]:
+    try:
+        found: Iterator[object] = iter(given)
+        return found
+    except TypeError:
+        raise InputError(f"documents must be an iterable, as a list, and not {shown(given)}; {ALLOWED}") from None
+
+
+def _rows(table: Any) -> Iterator[object]:
+    """Return the rows of a table as mappings."""
+    if hasattr(table, "iloc"):
+        if any(name is not None for name in table.index.names):
+            columns = list(table.columns)
+            # An index with a name is a column that somebody meant; one without only counts.
+            table = table.reset_index(drop=all(name in columns or name is None for name in table.index.names))
+        names = list(table.columns)
+        rows = _parts(len(table), lambda start: table.iloc[start : start + _ROWS].to_dict("records"))
+    elif hasattr(table, "to_pylist"):
+        names = list(table.schema.names)
+        rows = _parts(len(table), lambda start: table.slice(start, _ROWS).to_pylist())
+    elif hasattr(table, "iter_rows"):
+        names, rows = list(table.columns), table.iter_rows(named=True)
+    else:
+        raise InputError(
+            f"a table must be one of pandas, pyarrow or polars that is in memory, and not a "
+            f"{type(table).__module__}.{type(table).__name__}; give an iterable of its rows as mappings"
+        )
+    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    if twice is not None:
+        raise InputError(f"the column {twice!r} stands twice in the table; every column needs a name of its own")
+    return ({name: None if _is_missing(value) else value for name, value in row.items()} for row in rows)
+
+
+def _parts(count: int, part: Callable[[int], Iterable[Mapping[Any, Any]]]) -> Iterator[Mapping[Any, Any]]:
+    for start in range(0, count, _ROWS):
+        yield from part(start)
+
+
+def _is_missing(value: object) -> bool:
+    return type(value).__name__ in _MISSING or (isinstance(value, float) and value != value)
+
+
+def _converted(records: Iterable[Any], numbered: bool) -> Iterator[Document]:
+    keys: tuple[str, str] | None = None
+    for position, given in enumerate(records):
+        record = given.as_py() if hasattr(given, "as_py") else given  # a number or text of Arrow
+        match record:
+            case Document():
+                _check(record.id, record.text, record.title, record.metadata, position)
+                yield record
+            case str() if not numbered:
+                raise InputError(
+                    f"position {position} of the documents holds a text alone, and what replaces others needs their "
+                    f"ids; give (id, text)"
+                )
+            case str():
+                yield Document(str(position), str(record))
+            case tuple() if hasattr(record, "_asdict") or len(record) in (2, 3):
+                if hasattr(record, "_asdict"):
+                    fields = record._asdict()
+                    keys = keys or _keys(fields, position)
+                    yield _from_mapping(fields, keys, position)
+                else:
+                    identity, text, title = (*record, "")[:3]
+                    yield _document(identity, text, title, {}, position)
+            case Mapping():
+                keys = keys or _keys(record, position)
+                yield _from_mapping(record, keys, position)
+            case _:
+                raise InputError(f"position {position} of the documents holds {shown(record)}; {ALLOWED}")
+
+
+def _keys(record: Mapping[Any, Any], position: int) -> tuple[str, str]:
+    found = find_key(ID_KEYS, record), find_key(TEXT_KEYS, record)
+    for what, key in zip(("id", "text"), found, strict=True):
+        if key is None:
+            raise InputError(
+                f"the record at position {position} has no {what} under a usual name but the keys "
+                f"{shown(list(record), 200)}; {ALLOWED}"
+            )
+    return str(found[0]), str(found[1])
+
+
+def _from_mapping(record: Mapping[Any, Any], keys: tuple[str, str], position: int) -> Document:
+    rest = dict(record)
+    missing = [key for key in keys if key not in rest]
+    if missing:
+        raise InputError(
+            f"the record at position {position} lacks the key {missing[0]!r}, which the first record has; it has "
+            f"{shown(list(record), 200)}"
+        )
+    identity, text = (rest.pop(key) for key in keys)
+    title_key = find_key(TITLE_KEYS, rest)
+    title = None if title_key is None else rest.pop(title_key)
+    if isinstance(rest.get("metadata"), Mapping) and not any(key in rest for key in rest["metadata"]):
+        rest |= rest.pop("metadata")  # a record that was a Document before
+    return _document(identity, text, title, rest, position)
+
+
+def _document(identity: object, text: object, title: object, rest: Mapping[Any, Any], position: int) -> Document:
+    own = id_of(_plain(identity))
+    if own is None:
+        raise InputError(
+            f"the id of the document at position {position} must be a text or a whole number, and not "
+            f"{shown(identity)}; ids that a table holds as fractions were read as numbers, so read them as text"
+        )
+    text, title = _plain(text), "" if title is None else _plain(title)
+    try:
+        metadata = _plain(rest)
+    except RecursionError:
+        raise InputError(f"the metadata of document {own!r} (position {position}) is nested without end") from None
+    _check(own, text, title, metadata, position)
+    return Document(own, str(text), str(title), metadata)
+
+
+def _check(identity: object, text: object, title: object, metadata: object, position: int) -> None:
+    if not isinstance(identity, str) or not identity:
+        problem = f"an id must be a text that is not empty, and not {shown(identity)}"
+    elif not isinstance(text, str):
+        problem = f"its text must be a string, and not {shown(text)}"
+    elif not isinstance(title, str):
+        problem = f"its title must be a string, and not {shown(title)}"
+    elif not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
+        problem = f"its metadata must be a mapping from names to values, and not {shown(metadata)}"
+    else:
+        return
+    raise InputError(f"document {shown(identity)} at position {position} cannot be used: {problem}")
+
+
+def _plain(value: Any) -> Any:
+    """Return values of numpy, and points in time, as JSON has them; others as they are."""
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, str):
+        return str(value)
+    if hasattr(value, "tolist"):  # numbers and arrays of numpy
+        return value.tolist()
+    return value
