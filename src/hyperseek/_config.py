@@ -41,31 +41,34 @@ class Config(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, protected_namespaces=())
 
     @classmethod
-    def from_mapping(cls, values: object, *, source: str = "configuration") -> Self:
+    def from_mapping(
+        cls, values: object, *, source: str = "configuration", error: type[HyperseekError] = ConfigError
+    ) -> Self:
         """Validate plain values.
 
         Args:
             values: A mapping of nested plain values, as read from YAML.
             source: Where they come from, for error messages.
+            error: Class of the error to raise.
 
         Returns:
             The configuration.
 
         Raises:
-            ConfigError: A key is unknown or a value does not validate; up to 20 faults are listed.
+            HyperseekError: `error`: a key is unknown or a value does not validate; up to 20 faults are listed.
         """
         if not isinstance(values, Mapping):
-            raise ConfigError(f"{source} must hold a mapping of names to values, not {shown(values)}")
+            raise error(f"{source} must hold a mapping of names to values, not {shown(values)}")
         try:
             return cls.model_validate(dict(values))
-        except ValidationError as error:
-            faults = [f"  {_explain(cls, dict(fault))}" for fault in error.errors(include_url=False)]
+        except ValidationError as cause:
+            faults = [f"  {_explain(cls, dict(fault))}" for fault in cause.errors(include_url=False)]
             more = [f"  ... and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
             listing = "\n".join([*faults[:_MOST_FAULTS], *more])
-            raise ConfigError(f"{source} does not validate:\n{listing}") from None
-        except (TypeError, ArithmeticError, RecursionError) as error:
+            raise error(f"{source} does not validate:\n{listing}") from None
+        except (TypeError, ArithmeticError, RecursionError) as cause:
             # Python's own errors inside our validators; pydantic lists a ValueError's only.
-            raise ConfigError(f"{source} does not validate: {brief(error)}") from error
+            raise error(f"{source} does not validate: {brief(cause)}") from cause
 
     @classmethod
     def from_json(
@@ -93,10 +96,7 @@ class Config(BaseModel):
             HyperseekError: `error`: the file is missing, is damaged, or does not validate.
         """
         values = read_json(path, what, error=error, remedy=remedy, largest=largest)
-        try:
-            return cls.from_mapping(values, source=os.fspath(path))
-        except ConfigError as fault:
-            raise error(f"{fault}" + (f"\n{remedy}" if remedy else "")) from None
+        return cls.from_mapping(values, source=os.fspath(path), error=error)
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Self:

@@ -1,5 +1,12 @@
 """Retrievers: loading, building, saving, and importing other systems' checkpoints."""
 
+import importlib.util
+import sys
+
+if importlib.util.find_spec("peft") and not importlib.util.find_spec("accelerate"):
+    # transformers imports peft wherever it is found, and peft cannot be imported without accelerate.
+    sys.modules["peft"] = None  # type: ignore[assignment]
+
 from hyperseek.models._build import LinearHeadConfig, ModelConfig, QNetConfig, build
 from hyperseek.models._hypencoder import import_hypencoder
 from hyperseek.models._hyprag import import_hyprag, is_hyprag, read_hyprag

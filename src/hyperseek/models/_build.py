@@ -13,6 +13,7 @@ from sentence_transformers.sentence_transformer.modules.pooling import PoolingMo
 from torch import nn
 
 from hyperseek._config import Config
+from hyperseek._device import check_device
 from hyperseek._errors import ConfigError
 from hyperseek.models._load import load
 from hyperseek.models._lorentz_build import with_options
@@ -115,8 +116,10 @@ def build(config: ModelConfig, *, device: str | None = None) -> Retriever:
 
     Raises:
         ConfigError: The parts do not fit together.
+        InputError: The device is not there.
         ModelError: A trunk cannot be loaded.
     """
+    device = check_device(device)
     trunk = load(config.trunk, device=device)
     if config.family is None:
         retriever = trunk

@@ -22,6 +22,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
 from hyperseek._config import Config
+from hyperseek._device import check_device
 from hyperseek._errors import ModelError
 from hyperseek._files import read_json
 from hyperseek.models._load import resolve_name
@@ -114,7 +115,7 @@ def import_hypencoder(
         if left:
             logger.warning("%s: ignored %d stray %s tensors: %s", folder, len(left), side, ", ".join(sorted(left)[:5]))
     modules = documents if queries is documents else [Router.for_query_document(queries, documents)]
-    model = SentenceTransformer(modules=list(modules), device=device, similarity_fn_name="dot")
+    model = SentenceTransformer(modules=list(modules), device=check_device(device), similarity_fn_name="dot")
     return Retriever(model, source=str(folder))
 
 

@@ -19,6 +19,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from hyperseek._config import Config
+from hyperseek._device import check_device
 from hyperseek._errors import ModelError
 from hyperseek._files import read_json
 from hyperseek.models._load import resolve_name
@@ -186,7 +187,7 @@ def import_hyprag(
     trunk.document_length = document_length or config.max_position_embeddings
     prompts = {"query": query_prompt, "document": document_prompt}
     module = pooling_module(pooler, config.hidden_size)
-    built = lorentz_model(trunk, module, distance=distance, device=device, prompts=prompts)
+    built = lorentz_model(trunk, module, distance=distance, device=check_device(device), prompts=prompts)
     return Retriever(built, source=str(path))
 
 

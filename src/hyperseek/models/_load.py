@@ -7,24 +7,34 @@ not remote code, so where a model uses them its modules are built here and hande
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 from collections import OrderedDict
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from sentence_transformers import MultiVectorEncoder, SentenceTransformer
-from sentence_transformers.util import import_from_string, load_file_path
+from sentence_transformers.util import import_from_string
 from torch import nn
 
-from hyperseek._errors import ModelError
-from hyperseek.models._complete import check_complete
+from hyperseek._device import check_device
+from hyperseek._errors import (
+    HyperseekError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    brief,
+    is_panic,
+    suggestion,
+)
+from hyperseek.models._complete import check_complete, check_usable
 from hyperseek.models._late import LateRetriever
 from hyperseek.models._lorentz_build import load_lorentz_encoder
-from hyperseek.models._lorentz_encoder_config import LorentzEncoderConfig
 from hyperseek.models._lorentz_head import LorentzHead
 from hyperseek.models._lorentz_points import LorentzPoints
 from hyperseek.models._lorentz_transformer import LorentzPooling, LorentzTransformer
+from hyperseek.models._model_files import ModelFiles
 from hyperseek.models._padded_mean import PaddedMeanPooling
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever
@@ -57,26 +67,73 @@ def load(
         The retriever, in float32 unless it was saved in less.
 
     Raises:
-        ModelError: There is no such model, or it cannot be read.
+        InputError: The device is not there.
+        MissingExtraError: A package that the model needs is not installed.
+        ModelError: There is no such model, or it cannot be read, or its files are not what was saved.
     """
     location = resolve_name(path_or_name)
-    options: dict[str, Any] = {"device": device, "trust_remote_code": trust_remote_code, "revision": revision}
+    options: dict[str, Any] = {
+        "device": check_device(device),
+        "trust_remote_code": trust_remote_code,
+        "revision": revision,
+    }
+    with loading("a model", path_or_name, location):
+        files = ModelFiles(location, revision)
+        files.check()
+        retriever = _load(files, options, source=str(path_or_name))
+        check_usable(retriever)
+    return retriever
+
+
+def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriever:
+    if files.is_multi_vector:
+        return LateRetriever(MultiVectorEncoder(files.location, **options), source=source)
+    if any(entry.type in _OWN_MODULES for entry in files.modules):
+        model = _load_own(files, **options)
+    elif files.is_lorentz_encoder:
+        model = load_lorentz_encoder(files.location, device=options["device"], revision=files.revision)
+        return Retriever(model, source=source)
+    else:
+        model = SentenceTransformer(files.location, **options)
+    check_complete(model, files)
+    return Retriever(model, source=source)
+
+
+@contextmanager
+def loading(what: str, given: str | os.PathLike[str], location: str) -> Iterator[None]:
+    """Report everything that goes wrong while other libraries load a model as one error of this one.
+
+    Args:
+        what: What is loaded, with its article, as in `"a tokenizer"`.
+        given: The name as the user gave it.
+        location: The folder or Hub name that it stands for.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ModelError: Whatever was raised, errors of this library apart, which pass unchanged.
+        MissingExtraError: A package was not there.
+    """
     try:
-        if _is_multi_vector(location, revision):
-            return LateRetriever(MultiVectorEncoder(location, **options), source=str(path_or_name))
-        if any(name in _OWN_MODULES for name in _module_types(location, revision)):
-            model = _load_own(location, **options)
-            check_complete(model, location, _encoder_folders(location, revision), revision)
-        elif _is_lorentz_encoder(location, revision):
-            model = load_lorentz_encoder(location, device=device, revision=revision)
-        else:
-            model = SentenceTransformer(location, **options)
-            check_complete(model, location, _encoder_folders(location, revision), revision)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
-        # torch raises RuntimeError where a head's weights do not fit.
-        place = "" if os.path.isdir(location) else " (no folder here, so a name on the Hub)"
-        raise ModelError(f"cannot load a model from {str(path_or_name)!r}{place}: {error}") from error
-    return Retriever(model, source=str(path_or_name))
+        yield
+    except HyperseekError:
+        raise
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{what} from {str(given)!r} needs a package that is missing: {brief(error)}"
+        ) from error
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        hint = (
+            ""
+            if os.path.isdir(location)
+            else f" (no folder here, so a name on the Hub{suggestion(location, _PACKAGED)})"
+        )
+        # torch and transformers say what does not fit on the lines after the first.
+        reason = brief(ValueError(" ".join(str(error).split()) or type(error).__name__), 600)
+        raise ModelError(f"cannot load {what} from {brief(ValueError(str(given)))!r}{hint}: {reason}") from error
 
 
 def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
@@ -89,84 +146,54 @@ def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
         A folder for a packaged model's name, else the name itself.
 
     Raises:
-        ModelError: The package of that model is not installed, or a path does not exist.
+        InputError: It is no name at all.
+        MissingExtraError: The package of that model is not installed.
+        ModelError: A path does not exist, or is a file.
     """
-    name = os.fspath(path_or_name)
+    if not isinstance(path_or_name, str | os.PathLike):
+        raise InputError(f"a model is given by its folder or name, not as a {type(path_or_name).__name__}")
+    name = str(os.fspath(path_or_name))
+    if not name.strip():
+        raise InputError("the model's name is empty; give a folder, a Hub name, or one of: minilm")
     if name in _PACKAGED and not os.path.isdir(name):
         package, folder = _PACKAGED[name]
         spec = importlib.util.find_spec(package)
         if spec is None or not spec.submodule_search_locations:
-            raise ModelError(
+            raise MissingExtraError(
                 f"the model {name!r} is in the package {package!r}, which is not installed; "
                 f"install it with: pip install 'hyperseek[local]'"
             )
         return str(Path(spec.submodule_search_locations[0]) / folder)
+    if os.path.isfile(name):
+        raise ModelError(f"{name} is a file; give the folder of a model, a Hub name, or one of: minilm")
     if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ModelError(f"there is no model folder {name!r}; give a folder, a Hub name, or one of: minilm")
+        raise ModelError(
+            f"there is no model folder {brief(ValueError(name))!r}; give a folder, a Hub name, or one of: minilm"
+        )
     return name
 
 
-def _is_multi_vector(location: str, revision: str | None) -> bool:
-    """Tell whether a model is late interaction: of sentence-transformers, of PyLate, or the original ColBERT."""
-    config = _read_json(location, "config_sentence_transformers.json", revision)
-    if config is not None:
-        return config.get("model_type") in ("MultiVectorEncoder", "ColBERT")
-    return "HF_ColBERT" in ((_read_json(location, "config.json", revision) or {}).get("architectures") or [])
-
-
-def _is_lorentz_encoder(location: str, revision: str | None) -> bool:
-    """Tell whether a model is a fully hyperbolic encoder that no retriever was made of yet."""
-    if _read_json(location, "modules.json", revision) is not None:
-        return False
-    config = _read_json(location, "config.json", revision) or {}
-    return bool(config.get("model_type") == LorentzEncoderConfig.model_type)
-
-
-def _module_types(location: str, revision: str | None) -> list[str]:
-    """Return the class names of a model's modules, those inside a Router included."""
-    return [kind for kind, _ in _modules(location, revision)]
-
-
-def _encoder_folders(location: str, revision: str | None) -> list[str]:
-    """Return where in a model's folder its transformers are, those inside a Router included."""
-    modules = _modules(location, revision)
-    return [folder for kind, folder in modules if kind.endswith("Transformer")] if modules else [""]
-
-
-def _modules(location: str, revision: str | None) -> list[tuple[str, str]]:
-    """Return class name and folder of a model's modules, those inside a Router included."""
-    modules: list[tuple[str, str]] = []
-    for entry in _read_json(location, "modules.json", revision) or []:
-        folder = PurePosixPath(entry["path"])
-        modules.append((entry["type"], entry["path"]))
-        if entry["type"].endswith(".Router"):
-            config = _read_json(location, str(folder / "router_config.json"), revision)
-            config = config or _read_json(location, str(folder / "config.json"), revision) or {}
-            modules.extend((kind, str(folder / name)) for name, kind in config.get("types", {}).items())
-    return modules
-
-
 def _load_own(
-    location: str, *, device: str | None, trust_remote_code: bool, revision: str | None
+    files: ModelFiles, *, device: str | None, trust_remote_code: bool, revision: str | None
 ) -> SentenceTransformer:
     modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for entry in _read_json(location, "modules.json", revision):
-        cls = _module_class(entry["type"], trust_remote_code)
-        modules[entry["name"]] = cls.load(
-            location,
-            subfolder=entry["path"],
+    for entry in files.entries:
+        cls = _module_class(entry.type, trust_remote_code)
+        modules[entry.name] = cls.load(
+            files.location,
+            subfolder=entry.path,
             revision=revision,
             trust_remote_code=trust_remote_code,
             module_classes=_OWN_MODULES,
         )
-    config: dict[str, Any] = _read_json(location, "config_sentence_transformers.json", revision) or {}
+    config = files.container
     return SentenceTransformer(
         modules=modules,  # type: ignore[arg-type]  # an OrderedDict is taken too
         device=device,
-        prompts=config.get("prompts"),
-        default_prompt_name=config.get("default_prompt_name"),
-        similarity_fn_name=config.get("similarity_fn_name"),
-        truncate_dim=config.get("truncate_dim"),
+        prompts={name: prompt or "" for name, prompt in (config.prompts or {}).items()},
+        default_prompt_name=config.default_prompt_name,
+        similarity_fn_name=config.similarity_fn_name,  # type: ignore[arg-type]  # the retriever looks at it
+        truncate_dim=config.truncate_dim,
     )
 
 
@@ -179,8 +206,3 @@ def _module_class(name: str, trust_remote_code: bool) -> Any:
             f"if you trust that code, pass trust_remote_code=True"
         )
     return import_from_string(name)
-
-
-def _read_json(location: str, name: str, revision: str | None) -> Any:
-    path = load_file_path(location, name, revision=revision)
-    return None if path is None else json.loads(Path(path).read_text(encoding="utf-8"))

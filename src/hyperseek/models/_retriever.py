@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from sentence_transformers import SentenceTransformer
 
 Side = Literal["query", "document"]
-_SIDES: tuple[Side, Side] = ("query", "document")
+SIDES: tuple[Side, Side] = ("query", "document")
 _PACKAGES = ("hyperseek", "sentence-transformers", "torch", "transformers")
 
 # Numbers that a batch of compiled queries may hold: 256 MiB of float32. A deep q-net has millions of them.
@@ -273,7 +273,7 @@ class Retriever:
             "query_fingerprint": self._side_fingerprint("query"),
             "space": self.space.to_json(),
             "max_length": self._lengths(),
-            "prompts": {side: self._prompt(side) for side in _SIDES},
+            "prompts": {side: self._prompt(side) for side in SIDES},
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "versions": {name: version(name) for name in _PACKAGES},
         }
@@ -292,7 +292,7 @@ class Retriever:
 
     def _lengths(self) -> dict[str, int | None]:
         lengths: dict[str, int | None] = {}
-        for side in _SIDES:
+        for side in SIDES:
             first = self.route(side)[0]
             own = getattr(first, f"{side}_length", None)
             length = own if own is not None else getattr(first, "max_seq_length", None)

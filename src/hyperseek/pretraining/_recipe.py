@@ -10,8 +10,9 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from hyperseek._config import Config
 from hyperseek._errors import ConfigError
+from hyperseek._recipes import recipe_values
 from hyperseek.training._loop_config import LoopConfig
-from hyperseek.training._recipe import OutputConfig, recipe_values, without_removed
+from hyperseek.training._recipe import OutputConfig, without_removed
 
 TRAIN_TOKENIZER = "train"
 

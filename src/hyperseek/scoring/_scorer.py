@@ -14,8 +14,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from hyperseek._device import check_device
 from hyperseek._errors import InputError, ModelError, UnknownNameError
-from hyperseek._files import atomic_write
+from hyperseek._files import check_plain, reading
+from hyperseek._tensors import read_tensors, write_tensors
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points
 from hyperseek.scoring._space import Space
@@ -147,13 +149,9 @@ class Scorer(ABC):
         return first._with(joined)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the scorer to a safetensors file, atomically."""
-        from safetensors.torch import save
-
+        """Write the scorer to a safetensors file with its checksum, atomically."""
         metadata = {"hyperseek_scorer": self.kind, "config": json.dumps(self.config())}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors().items()}
-        with atomic_write(path, "wb") as file:
-            file.write(save(tensors, metadata))
+        write_tensors(path, self.tensors(), metadata)
 
     def _map(self, function: Any) -> Self:
         changed = {name: function(tensor) for name, tensor in self.tensors().items()}
@@ -175,17 +173,22 @@ def load_scorer(path: str | os.PathLike[str], *, device: str | torch.device = "c
         The scorer, of the class that wrote it.
 
     Raises:
-        ModelError: The file holds no scorer.
+        InputError: The device is not there.
+        ModelError: The file is missing or damaged, or holds no scorer.
         UnknownNameError: It holds a scorer of an unknown kind.
     """
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt", device=str(device)) as file:
-        metadata = file.metadata() or {}
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    remedy = "give a file that Scorer.save wrote"
+    placed = check_device(device) or "cpu"
+    tensors, metadata = read_tensors(path, "a saved scorer", device=placed, error=ModelError, remedy=remedy)
     kind = metadata.get("hyperseek_scorer")
     if kind is None:
-        raise ModelError(f"{path} holds no scorer; give a file that Scorer.save wrote")
+        raise ModelError(f"{path} holds no scorer; {remedy}")
     if kind not in _KINDS:
         raise UnknownNameError("scorer", kind, _KINDS)
-    return _KINDS[kind].from_tensors(tensors, json.loads(metadata["config"]))
+    with reading(path, "a saved scorer", error=ModelError, remedy=remedy):
+        config = json.loads(metadata["config"])
+        check_plain(config)
+        scorer = _KINDS[kind].from_tensors(tensors, config)
+        if any(len(tensor) != len(scorer) for tensor in scorer.tensors().values()):
+            raise ValueError("its tensors are not of one number of queries")
+    return scorer

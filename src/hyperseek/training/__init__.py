@@ -1,5 +1,12 @@
 """Training: losses, the trainer, recipes."""
 
+# ruff: noqa: E402 (without these, what is imported below fails deep inside of transformers)
+from hyperseek._errors import require
+
+for _package in ("accelerate", "datasets"):
+    require(_package, extra="train")
+
+from hyperseek._recipes import find_recipe, list_recipes
 from hyperseek.training._arguments import training_arguments
 from hyperseek.training._cache import FeatureCache
 from hyperseek.training._clock import Clock
@@ -29,7 +36,7 @@ from hyperseek.training._losses import (
     ScoredBatch,
     gather_rows,
 )
-from hyperseek.training._recipe import Recipe, find_recipe, read_recipe
+from hyperseek.training._recipe import Recipe, read_recipe
 from hyperseek.training._record import RunRecord, read_record
 from hyperseek.training._run import train
 from hyperseek.training._stack import TrainedStack, TrainingModule
@@ -78,6 +85,7 @@ __all__ = [
     "choose_trainable",
     "find_recipe",
     "gather_rows",
+    "list_recipes",
     "make_dev_set",
     "merge_adapters",
     "read_recipe",

@@ -13,10 +13,12 @@ from sentence_transformers import SentenceTransformerTrainingArguments
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
-from hyperseek._errors import ConfigError
+from hyperseek._device import check_device
+from hyperseek._errors import ConfigError, require
 from hyperseek.training._loop_config import LoopConfig
 
 _ENDLESS = 10**9
+_EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
 _Arguments = TypeVar("_Arguments", bound=TrainingArguments)
 
 
@@ -99,25 +101,38 @@ def one_gpu_a_process(arguments: _Arguments) -> _Arguments:
 
 
 def device_of_process(chosen: str | None) -> str | None:
-    """Return the device for this process: of several on one machine each takes a GPU of its own."""
+    """Return the device for this process, which is there: of several on one machine each takes a GPU of its own."""
     rank = os.environ.get("LOCAL_RANK")
     if rank is not None and chosen in (None, "cuda") and torch.cuda.is_available():
         return f"cuda:{rank}"
-    return chosen
+    return check_device(chosen)
 
 
 def board(chosen: tuple[str, ...], folder: Path) -> list[TrainerCallback]:
     """Return what writes to TensorBoard: nothing unless it was chosen, and one process writes for all."""
     if "tensorboard" not in chosen or not is_first_process():
         return []
+    require("tensorboard", extra="train")
     from torch.utils.tensorboard import SummaryWriter
 
     return [TensorBoardCallback(SummaryWriter(str(folder)))]  # type: ignore[no-untyped-call]
 
 
 def trackers(chosen: tuple[str, ...] | Literal["auto"]) -> tuple[str, ...]:
-    """Resolve `auto`: every tracker that is installed and can work without asking."""
+    """Resolve `auto`: every tracker that is installed and can work without asking.
+
+    Args:
+        chosen: What the recipe says.
+
+    Returns:
+        Their names.
+
+    Raises:
+        MissingExtraError: One that the recipe names is not installed.
+    """
     if chosen != "auto":
+        for name in chosen:
+            require(name, extra=_EXTRAS[name])
         return chosen
     usable: dict[str, Callable[[], bool]] = {
         "tensorboard": lambda: True,

@@ -1,7 +1,6 @@
 """Recipes: one YAML file a run, strict about its keys, and small differences over a base.
 
-A recipe may begin with `base: other.yaml` (relative to itself): its own values then replace single values of the
-other, section by section.
+How a recipe is found, and what it is based on, is the matter of `hyperseek._recipes`.
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hyperseek._config import Config, apply_overrides, read_yaml
-from hyperseek._errors import ConfigError, UnknownNameError
+from hyperseek._config import Config
+from hyperseek._errors import ConfigError
+from hyperseek._recipes import recipe_values
 from hyperseek.data import PrepareOptions
 from hyperseek.models import ModelConfig
 from hyperseek.training._loop_config import LoopConfig
@@ -235,45 +235,3 @@ def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     if "losses" not in values and isinstance(model, Mapping) and {"architecture", "start"} & model.keys():
         raise ConfigError(f"{path} is a recipe of pre-training; run it with `hyperseek pretrain`")
     return Recipe.from_mapping(values, source=str(path))
-
-
-def recipe_values(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the plain values of a recipe of any kind, its bases and the overrides applied, not yet validated."""
-    return apply_overrides(_with_bases(find_recipe(path)), overrides)
-
-
-def find_recipe(path: str | os.PathLike[str]) -> Path:
-    """Return the file of a recipe given by path or by name; UnknownNameError lists the names."""
-    given = Path(path)
-    if given.is_file():
-        return given
-    known = {file.stem: file for folder in _recipe_folders() for file in sorted(folder.glob("*.yaml"))}
-    name = given.name.removesuffix(".yaml")
-    if given.parent == Path(".") and name in known:
-        return known[name]
-    raise UnknownNameError("recipe", str(path), known)
-
-
-def _recipe_folders() -> list[Path]:
-    package = Path(__file__).parents[1]
-    return [folder for folder in (package / "recipes", package.parents[1] / "recipes") if folder.is_dir()]
-
-
-def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise ConfigError(f"{path}: recipes are based on each other in a circle")
-    values = read_yaml(path)
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base must be the path of another recipe, not {base!r}")
-    return _merged(_with_bases(path.parent / base, (*seen, path.resolve())), values)
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged

@@ -1,0 +1,83 @@
+"""Names, devices and folders that `load` cannot use end in one plain error."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hyperseek import HyperseekError
+from hyperseek._device import check_device
+from hyperseek._errors import InputError, ModelError
+from hyperseek.models import ModelConfig, build, load
+from hyperseek.scoring import LinearScorer, Space, load_scorer
+
+WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
+
+
+@pytest.mark.parametrize(
+    "device", ["foo", "cpu:x", "", " ", "cuda:-1", "cuda:99", "meta", "cuda:" + "9" * 50, "x" * 10**5]
+)
+def test_devices_that_are_not_there(device: str, tiny_encoder: str, tmp_path: Path) -> None:
+    LinearScorer(Space("dot", 2), torch.zeros(1, 2)).save(tmp_path / "scorer")
+    for action in (
+        lambda: load(tiny_encoder, device=device),
+        lambda: build(ModelConfig(trunk=tiny_encoder), device=device),
+        lambda: load_scorer(tmp_path / "scorer", device=device),
+    ):
+        with pytest.raises(InputError, match="device") as raised:
+            action()
+        assert len(str(raised.value)) < 400
+
+
+@WITHOUT_GPU
+def test_a_gpu_that_is_not_there_is_no_traceback(tiny_encoder: str) -> None:
+    for device in ("cuda", "cuda:0"):
+        with pytest.raises(InputError, match=r"'cuda(:0)?' is not there: torch finds no GPU.*give cpu"):
+            load(tiny_encoder, device=device)
+
+
+def test_devices_that_are_there() -> None:
+    assert check_device(None) is None
+    assert check_device("cpu") == check_device(torch.device("cpu")) == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("minilmm", "no folder here, so a name on the Hub; did you mean 'minilm'"),
+        ("MiniLM", "did you mean 'minilm'"),
+        ("somebody/nothing-of-the-kind", "no folder here, so a name on the Hub"),
+        ("./nowhere", "there is no model folder './nowhere'"),
+        ("", "name is empty"),
+        (" ", "name is empty"),
+        ("a\0b", "cannot load a model"),
+        ("x" * 5000, "cannot load a model"),
+        (None, "not as a NoneType"),
+        (3, "not as a int"),
+    ],
+)
+def test_names_of_no_model(name: str, message: str) -> None:
+    with pytest.raises(HyperseekError, match=message) as raised:
+        load(name, device="cpu")
+    assert len(str(raised.value)) < 2000
+
+
+def test_folders_and_files_that_are_no_model(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ModelError, match="is a file; give the folder"):
+        load(tmp_path / "file")
+    with pytest.raises(ModelError, match="cannot load a model"):
+        load(tmp_path, device="cpu")
+
+
+def test_modules_outside_of_the_folder_are_not_looked_at(tiny_encoder: str, tmp_path: Path) -> None:
+    build(ModelConfig.from_mapping({"trunk": tiny_encoder, "family": "qnet"}), device="cpu").save(tmp_path / "model")
+    modules = tmp_path / "model" / "modules.json"
+    whole = modules.read_text()
+    for path in ("../elsewhere", "/etc", "a/../../b"):
+        modules.write_text(whole.replace('"path": ""', f'"path": "{path}"', 1))
+        assert modules.read_text() != whole
+        with pytest.raises(ModelError, match="outside of the model"):
+            load(tmp_path / "model", device="cpu")
