@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from hyperseek._errors import InputError
+from hyperseek._errors import InputError, shown
 from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, id_of
 from hyperseek.records import Document
 
@@ -75,15 +75,6 @@ def with_vectors(pairs: Iterable[tuple[object, Any]]) -> Iterator[tuple[Document
 
     for document in as_documents(first()):
         yield document, vectors.popleft()
-
-
-def shown(value: object, longest: int = 80) -> str:
-    """Return a value, shortened, for an error message."""
-    try:
-        text = repr(value if not isinstance(value, str | bytes) else value[: longest + 1])
-    except Exception as error:  # whatever a stranger's __repr__ raises, or an integer of thousands of digits
-        text = f"<a {type(value).__name__} that cannot be shown: {type(error).__name__}>"
-    return text if len(text) <= longest else f"{text[: longest - 3]}..."
 
 
 def _records(given: Any) -> Iterable[object]:

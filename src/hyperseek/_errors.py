@@ -110,6 +110,15 @@ def brief(error: BaseException, longest: int = 300) -> str:
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
+def shown(value: object, longest: int = 80) -> str:
+    """Return a value, shortened, for an error message."""
+    try:
+        text = repr(value if not isinstance(value, str | bytes) else value[: longest + 1])
+    except Exception as error:  # whatever a stranger's __repr__ raises, or an integer of thousands of digits
+        text = f"<a {type(value).__name__} that cannot be shown: {type(error).__name__}>"
+    return text if len(text) <= longest else f"{text[: longest - 3]}..."
+
+
 def is_panic(error: BaseException) -> bool:
     """Whether `error` is a panic of a library written in Rust, which does not derive from `Exception`."""
     return type(error).__name__ == "PanicException"

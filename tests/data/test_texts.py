@@ -175,4 +175,4 @@ def test_reading_streams(write_lines):
 
 
 def test_id_list(write_lines):
-    assert read_id_list(write_lines("ids.txt", ["a", "", "b/c "])) == ["a", "b/c"]
+    assert read_id_list(write_lines("ids.txt", ["a", "", "b/c ", " d\r"])) == ["a", "b/c ", " d"]

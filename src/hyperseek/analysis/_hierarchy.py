@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Self
 
 from hyperseek._errors import DataError, InputError
-from hyperseek.data._lines import PathLike, existing_file, numbered_lines
+from hyperseek.data._lines import numbered_lines
+from hyperseek.data._opening import PathLike, existing_file
 from hyperseek.data._report import Faults
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyperseek._errors import DataError
+from hyperseek._errors import DataError, shown
 from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, id_of
-from hyperseek.data._lines import Row, shown
+from hyperseek.data._lines import Row
 from hyperseek.data._report import Faults
 from hyperseek.records import Document, Query
 
@@ -30,13 +30,23 @@ class FieldKeys:
     text: str | None = None
     title: str | None = None
 
+    @property
+    def named(self) -> tuple[str, ...]:
+        """The keys that were asked for."""
+        return tuple(key for key in (self.id, self.text, self.title) if key is not None)
+
     def resolve(self, record: Mapping[str, Any], path: object) -> tuple[str, str, str]:
         """Return the keys of id, text and title, or raise a `DataError` that lists the record's keys."""
-        id_key = self.id or find_key(ID_KEYS, record)
-        text_key = self.text or find_key(TEXT_KEYS, record)
+        id_key = self.id or find_key(ID_KEYS, (key for key in record if key != self.text))
+        text_key = self.text or find_key(TEXT_KEYS, (key for key in record if key != id_key))
+        if len(record) == 2 and (self.id is None) != (self.text is None):
+            # One was named, and there is only one other.
+            id_key = id_key or next((key for key in record if key != text_key), None)
+            text_key = text_key or next((key for key in record if key != id_key), None)
         for what, key, option in (("id", id_key, "id_key"), ("text", text_key, "text_key")):
             if key is None or key not in record:
-                raise DataError(f"no {what}{f' {key!r}' if key else ''}; {option} can name one of {sorted(record)}")
+                listed = shown(sorted(record), 200)
+                raise DataError(f"no {what}{f' {key!r}' if key else ''}; {option} can name one of {listed}")
         if (self.id is None and id_key != ID_KEYS[0]) or (self.text is None and text_key != TEXT_KEYS[0]):
             logger.info("%s: ids from %r, texts from %r, by its first record", path, id_key, text_key)
         return str(id_key), str(text_key), self.title or find_key(TITLE_KEYS, record) or TITLE_KEYS[0]
@@ -62,6 +72,7 @@ def _records(
 ) -> Iterator[tuple[int, str, str, str, dict[str, Any]]]:
     seen: set[int] = set()
     resolved: tuple[str, str, str] | None = None
+    found = 0
     for line, row in rows:
         if resolved is None:
             try:
@@ -83,8 +94,13 @@ def _records(
                 faults.found("duplicate_id", f"id {identity!r} stands here a second time", path=path, line=line)
                 continue
             seen.add(hash(identity))
-            yield line, identity, raw[1], title, rest
+            found += 1
+            yield line, identity, str(raw[1]), str(title), rest
     faults.finish(path)
+    if not found:
+        what = "document" if titled else "query"
+        left = "; " + "; ".join(faults.report.lines()) if faults.report else ""
+        raise DataError(f"holds no {what}{left}", path=path)
 
 
 def _wrong_field(

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hyperseek._errors import shown
 from hyperseek._field_names import id_of
 from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, content_id, qualified
-from hyperseek.data._lines import shown
 from hyperseek.data._options import HypencoderOptions
 from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.data._rows import BadRow, Table, finite_number, optional_text, table_name, table_rows

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from hyperseek._errors import DataError, require
+from hyperseek._errors import DataError, require, shown
 from hyperseek._field_names import id_of
 from hyperseek.data._fields import FieldKeys, documents_from_rows, queries_from_rows
-from hyperseek.data._lines import Row, shown
+from hyperseek.data._lines import Row
 from hyperseek.data._qrels import Judgement, grade_of
 from hyperseek.data._report import Faults
 from hyperseek.records import Document, Query

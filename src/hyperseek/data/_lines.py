@@ -4,32 +4,28 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from hyperseek._errors import DataError
+from hyperseek._errors import DataError, brief, shown
 from hyperseek._files import atomic_write
+from hyperseek.data._json_values import HalfPairError, json_value
+from hyperseek.data._opening import DAMAGED_GZIP, PathLike, check_kind, damaged_gzip, opened
 from hyperseek.data._report import Faults
 
-PathLike: TypeAlias = str | os.PathLike[str]
 Row: TypeAlias = tuple[int, Mapping[str, Any]]
 """A record and its line (or row) in its source, counted from 1."""
 
-_DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
+LONGEST_LINE = 1 << 24
+"""Bytes of a line, its end included: more than any book, and what a line costs in memory stays below 1 GiB."""
 
+MOST_EMPTY_LINES = 1_000_000
+"""Lines without content in a row: a small packed file can hold so many that reading them would never end."""
 
-def existing_file(path: PathLike) -> Path:
-    """Return `path`, or raise a `DataError` if it is no file."""
-    found = Path(path)
-    if not found.exists():
-        raise DataError("no such file; check the path", path=found)
-    if not found.is_file():
-        raise DataError("is a folder where a file is needed; open folders with open_dataset", path=found)
-    return found
+LARGEST_TEXT = 1 << 25
+"""Bytes of a file that is read whole, as judgements in JSON are."""
 
 
 def base_suffix(path: PathLike) -> str:
@@ -39,26 +35,35 @@ def base_suffix(path: PathLike) -> str:
 
 def base_stem(path: PathLike) -> str:
     """Return a file's name without its suffix and without `.gz`."""
-    return Path(Path(path).name.removesuffix(".gz")).stem
+    name = Path(path).name
+    return Path(name[: -len(".gz")] if name.lower().endswith(".gz") else name).stem
 
 
-def numbered_lines(path: Path, faults: Faults) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path, faults: Faults, *, blank: bool = False) -> Iterator[tuple[int, str]]:
     """Yield the non-empty lines of a UTF-8 file with their numbers.
 
     Args:
         path: A plain file, or a gzipped one if its name ends in `.gz`.
         faults: Where lines that are not UTF-8 go.
+        blank: Whether lines of blanks alone are yielded too.
 
     Yields:
         Line number from 1, and the line without its end.
 
     Raises:
-        DataError: The file is missing, or is not the gzip file its name promises.
+        DataError: The file is missing, is no text, is not the gzip file its name promises, or has a line longer than
+            `LONGEST_LINE` or more than `MOST_EMPTY_LINES` without content in a row.
     """
-    number = 0
-    try:
-        with _open_bytes(existing_file(path)) as file:
-            for number, raw in enumerate(file, start=1):
+    number = empty = 0
+    with opened(path) as file:
+        try:
+            while raw := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(raw) > LONGEST_LINE:
+                    message = f"has a line longer than {LONGEST_LINE:,} bytes, which is no record; is this the file?"
+                    raise DataError(message, path=path, line=number)
+                if number == 1:
+                    check_kind(raw[:64], path)
                 try:
                     line = raw.decode("utf-8")
                 except UnicodeDecodeError as error:
@@ -67,21 +72,32 @@ def numbered_lines(path: Path, faults: Faults) -> Iterator[tuple[int, str]]:
                 line = line.rstrip("\r\n")
                 if number == 1:
                     line = line.removeprefix("\ufeff")
-                if line and not line.isspace():
+                if line and (blank or not line.isspace()):
+                    empty = 0
                     yield number, line
-    except _DAMAGED_GZIP as error:
-        raise DataError(f"damaged gzip file ({error}); fetch it again", path=path, line=number + 1) from error
+                    continue
+                empty += 1
+                if empty > MOST_EMPTY_LINES:
+                    message = f"has more than {MOST_EMPTY_LINES:,} lines without content in a row; is this the file?"
+                    raise DataError(message, path=path, line=number)
+        except DAMAGED_GZIP as error:
+            raise damaged_gzip(error, path, number + 1) from error
 
 
 def whole_text(path: Path) -> str:
-    """Return the text of a UTF-8 file, plain or gzipped, or raise a `DataError`."""
+    """Return the text of a UTF-8 file, plain or gzipped, or raise a `DataError`; at most `LARGEST_TEXT` bytes."""
     try:
-        with _open_bytes(existing_file(path)) as file:
-            return file.read().decode("utf-8-sig")
+        with opened(path) as file:
+            content = file.read(LARGEST_TEXT + 1)
+    except DAMAGED_GZIP as error:
+        raise damaged_gzip(error, path) from error
+    if len(content) > LARGEST_TEXT:
+        raise DataError(f"has more than {LARGEST_TEXT:,} bytes, and is read whole; divide it", path=path)
+    check_kind(content[:64], path)
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"not valid UTF-8 ({error.reason})", path=path) from error
-    except _DAMAGED_GZIP as error:
-        raise DataError(f"damaged gzip file ({error}); fetch it again", path=path) from error
 
 
 def json_lines(path: Path, faults: Faults) -> Iterator[Row]:
@@ -96,16 +112,16 @@ def json_lines(path: Path, faults: Faults) -> Iterator[Row]:
     """
     for number, line in numbered_lines(path, faults):
         try:
-            record = json.loads(line)
-        except (json.JSONDecodeError, RecursionError) as error:
-            faults.found("bad_json", f"not valid JSON ({error}): {line[:80]!r}", path=path, line=number)
-            continue
-        if not isinstance(record, dict):
-            faults.found("bad_json", f"needs a JSON object, has {shown(record)}", path=path, line=number)
-        elif "\\u" in line and not _encodable(record):
-            faults.found("bad_encoding", "holds half of a surrogate pair, which is no text", path=path, line=number)
+            record = json_value(line)
+        except HalfPairError as error:
+            faults.found("bad_encoding", str(error), path=path, line=number)
+        except ValueError as error:
+            faults.found("bad_json", f"not valid JSON ({brief(error)}): {shown(line)}", path=path, line=number)
         else:
-            yield number, record
+            if isinstance(record, dict):
+                yield number, record
+            else:
+                faults.found("bad_json", f"needs a JSON object, has {shown(record)}", path=path, line=number)
 
 
 @contextmanager
@@ -130,23 +146,3 @@ def gzip_json_lines(path: Path) -> Iterator[Callable[[Mapping[str, Any]], bytes]
             return line
 
         yield write
-
-
-def shown(value: object) -> str:
-    """Return a value, shortened, for an error message."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
-
-
-def _open_bytes(path: Path) -> IO[bytes]:
-    if path.name.endswith(".gz"):
-        return gzip.open(path, "rb")  # type: ignore[return-value]
-    return path.open("rb")
-
-
-def _encodable(record: Mapping[str, Any]) -> bool:
-    try:
-        json.dumps(record, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return False
-    return True

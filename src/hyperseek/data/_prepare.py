@@ -17,8 +17,8 @@ from hyperseek.data._examples import TrainingExample
 from hyperseek.data._from_columns import examples_from_columns
 from hyperseek.data._from_hypencoder import examples_from_hypencoder
 from hyperseek.data._from_qrels import examples_from_qrels
-from hyperseek.data._lines import PathLike
 from hyperseek.data._open import open_dataset
+from hyperseek.data._opening import PathLike
 from hyperseek.data._options import PrepareOptions
 from hyperseek.data._parsed_source import ParsedSource, parse_source
 from hyperseek.data._prepared import INFO, PREPARED_FILES, PreparedInfo, SourceInfo

@@ -23,7 +23,8 @@ from hyperseek._files import read_json
 from hyperseek._version import __version__
 from hyperseek.data._example_records import example_from_record
 from hyperseek.data._examples import TrainingExample
-from hyperseek.data._lines import PathLike, json_lines
+from hyperseek.data._lines import json_lines
+from hyperseek.data._opening import PathLike
 from hyperseek.data._report import ErrorReport, Faults
 from hyperseek.records import Document
 

@@ -6,18 +6,27 @@ import json
 import re
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from hyperseek._errors import DataError, InputError
+from hyperseek._errors import DataError, InputError, brief, shown
+from hyperseek._field_names import find_key
 from hyperseek._files import atomic_write
-from hyperseek.data._lines import PathLike, base_suffix, existing_file, numbered_lines, shown, whole_text
+from hyperseek.data._json_values import json_value
+from hyperseek.data._lines import base_suffix, numbered_lines, whole_text
+from hyperseek.data._opening import PathLike, existing_file
 from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.records import Qrels
 
 BEIR_HEADER = ("query-id", "corpus-id", "score")
 # ASCII blanks only: str.split() would also split ids at no-break spaces and control characters.
 BLANKS = re.compile(r"[ \t]+")
-_GRADE_NAMES = {"score", "relevance", "rel", "grade", "label"}
+QUERY_NAMES = ("query_id", "qid", "query", "topic", "topic_id")
+DOCUMENT_NAMES = ("corpus_id", "doc_id", "docid", "document_id", "docno", "pid", "passage_id", "document", "doc")
+GRADE_NAMES = ("score", "relevance", "rel", "grade", "label", "judgment", "judgement", "rating", "relevancy", "gain")
+_NUMBER = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{0,20})?", re.ASCII)
+
+LARGEST_GRADE = (1 << 31) - 1
+"""Grades are small; those that do not fit into 32 bits are mistakes, and measures could not tell them apart."""
 
 
 class Judgement(NamedTuple):
@@ -143,39 +152,36 @@ def check_known(
 
 
 def grade_of(value: object) -> int | None:
-    """Return a grade, or None if `value` is no whole number; `"1.0"` and `1.0` count as 1."""
+    """Return a grade, or None if `value` is no whole number within `LARGEST_GRADE`; `"1.0"` and `1.0` count as 1."""
     if isinstance(value, str):
-        try:
-            return int(value)
-        except ValueError:
-            pass
-        try:
-            value = float(value)
-        except ValueError:
-            return None
+        # Python also reads "1_0" and digits of other scripts.
+        value = float(value) if _NUMBER.fullmatch(value) else None
     if isinstance(value, float):
-        return int(value) if value.is_integer() else None
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+        value = int(value) if value.is_integer() else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if abs(value) <= LARGEST_GRADE else None
 
 
 def _from_columns(path: Path, faults: Faults) -> Iterator[Judgement]:
-    columns: int | None = None
+    places: tuple[int, int, int] | None = None
+    columns = 0
     for number, line in numbered_lines(path, faults):
         cells = line.split("\t") if line.count("\t") in (2, 3) else BLANKS.split(line.strip(" \t"))
-        if columns is None:
-            if len(cells) == 3 and cells[2].lower() in _GRADE_NAMES:
-                columns = 3
+        if places is None and len(cells) in (3, 4):
+            columns = len(cells)
+            places = _named_places(cells)
+            if places is not None:
                 continue
-            if len(cells) in (3, 4):
-                columns = len(cells)
-        if len(cells) != columns:
+            places = (0, columns - 2, columns - 1)
+        if places is None or len(cells) != columns:
             needed = f"{columns}, as the lines before" if columns else "3 (query, document, grade) or TREC's 4"
             faults.found("bad_columns", f"has {len(cells)} columns, needs {needed}", path=path, line=number)
             continue
-        query_id, document_id = cells[0], cells[-2]
-        grade = grade_of(cells[-1])
+        query_id, document_id, given = (cells[place] for place in places)
+        grade = grade_of(given)
         if grade is None:
-            message = f"the grade must be a whole number, not {shown(cells[-1])}"
+            message = f"the grade must be a whole number, not {shown(given)}"
             faults.found("bad_grade", message, path=path, line=number)
         elif not query_id or not document_id:
             faults.found("missing_field", "an id is empty", path=path, line=number)
@@ -183,16 +189,29 @@ def _from_columns(path: Path, faults: Faults) -> Iterator[Judgement]:
             yield Judgement(query_id, document_id, grade, path, number)
 
 
-def _from_json(path: Path, faults: Faults) -> Iterator[Judgement]:
-    def pairs(items: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-        # A list of pairs, because a dict would hide keys that stand there twice.
-        return items
+def _named_places(cells: list[str]) -> tuple[int, int, int] | None:
+    """Return the places of query, document and grade by the names in a header, or None where there is none."""
+    if grade_of(cells[-1]) is not None:
+        return None
+    found = [find_key(names, cells) for names in (QUERY_NAMES, DOCUMENT_NAMES, GRADE_NAMES)]
+    if found[2] is None:
+        return None
+    if found[0] is None or found[1] is None:
+        # Only the grade has a name that is known: the columns stand in their usual order.
+        return (0, len(cells) - 2, len(cells) - 1) if cells[-1] == found[2] else None
+    query, document, grade = (cells.index(str(name)) for name in found)
+    return query, document, grade
 
+
+def _from_json(path: Path, faults: Faults) -> Iterator[Judgement]:
     text = whole_text(path)
     try:
-        queries = json.loads(text, object_pairs_hook=pairs)
+        # Lists of pairs, because a dict would hide keys that stand there twice.
+        queries = json_value(text, pairs=lambda pairs: pairs)
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON ({error.msg})", path=path, line=error.lineno) from None
+    except ValueError as error:
+        raise DataError(f"not valid JSON ({brief(error)})", path=path) from None
     if text.lstrip()[:1] != "{":
         raise DataError("judgements in JSON must be one object {query: {document: grade}}", path=path, line=1)
     for query_id, judged in queries:

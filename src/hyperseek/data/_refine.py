@@ -17,8 +17,8 @@ from hyperseek.data._corpora import Corpus, Mine, opened_corpora
 from hyperseek.data._examples import TrainingExample, cleaned
 from hyperseek.data._filters import draft
 from hyperseek.data._known import Known
-from hyperseek.data._lines import PathLike
 from hyperseek.data._mined_search import CorpusSearch, Found
+from hyperseek.data._opening import PathLike
 from hyperseek.data._prepared import CorpusInfo, Prepared, PreparedInfo, RefinedInfo, read_prepared
 from hyperseek.data._refine_options import MiningOptions, RefineOptions, TeacherOptions
 from hyperseek.data._refined_batches import RefinedBatch, kept_batch

@@ -13,6 +13,7 @@ OnError: TypeAlias = Literal["raise", "skip"]
 """`"raise"` stops at the first bad record; `"skip"` leaves bad records out and counts them."""
 
 _EXAMPLES_KEPT = 3
+_LONGEST_MESSAGE = 1_000  # characters; what a record holds may be longer than anybody reads
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +111,8 @@ class Faults:
         Raises:
             DataError: `on_error` is `"raise"`.
         """
+        if len(message) > _LONGEST_MESSAGE:
+            message = f"{message[: _LONGEST_MESSAGE - 1]}…"
         if self.on_error == "raise":
             raise DataError(
                 f"{message}; correct it, or read with on_error='skip' to leave it out", path=path, line=line

@@ -10,7 +10,8 @@ from typing import Any, TypeAlias
 
 from hyperseek._errors import DataError
 from hyperseek.data._hub import hub_rows
-from hyperseek.data._lines import PathLike, Row, base_stem, base_suffix, json_lines
+from hyperseek.data._lines import Row, base_stem, base_suffix, json_lines
+from hyperseek.data._opening import PathLike
 from hyperseek.data._report import Faults
 
 Table: TypeAlias = PathLike | Iterable[Mapping[str, Any]]
@@ -68,7 +69,10 @@ def finite_number(value: object) -> float | None:
     """Return a finite number, or None if `value` is none."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
     return number if math.isfinite(number) else None
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperseek._errors import InputError
+from hyperseek._errors import InputError, shown
 from hyperseek._field_names import id_of
 from hyperseek._files import atomic_write
-from hyperseek.data._lines import PathLike, base_suffix, existing_file, json_lines, numbered_lines, shown
+from hyperseek.data._lines import base_suffix, json_lines, numbered_lines
+from hyperseek.data._opening import PathLike, existing_file
 from hyperseek.data._qrels import BLANKS, check_id
 from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.records import Run
 
 _TREC_COLUMNS = 6
+_NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,4})?")
 
 
 def read_run(path: PathLike, *, on_error: OnError = "raise", report: ErrorReport | None = None) -> Run:
@@ -109,7 +112,7 @@ def _from_trec(path: Path, faults: Faults) -> Iterator[tuple[int, str, str, floa
             continue
         score = _score(cells[4])
         if score is None:
-            faults.found("bad_score", f"the score must be a number, not {cells[4]!r}", path=path, line=number)
+            faults.found("bad_score", f"the score must be a number, not {shown(cells[4])}", path=path, line=number)
         elif not cells[0] or not cells[2]:
             faults.found("missing_field", "an id is empty", path=path, line=number)
         else:
@@ -122,7 +125,9 @@ def _from_json_lines(path: Path, faults: Faults) -> Iterator[tuple[int, str, str
         query_id = id_of(query.get("id")) if isinstance(query, dict) else None
         if query_id is None or not isinstance(items, list):
             message = 'needs {"query": {"id": ...}, "items": [...]}'
-            faults.found("missing_field", f"{message}, has the keys {sorted(record)}", path=path, line=number)
+            faults.found(
+                "missing_field", f"{message}, has the keys {shown(sorted(record), 200)}", path=path, line=number
+            )
             continue
         for item in items:
             fields: Mapping[str, Any] = item if isinstance(item, dict) else {}
@@ -137,8 +142,10 @@ def _from_json_lines(path: Path, faults: Faults) -> Iterator[tuple[int, str, str
 def _score(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
+    if isinstance(value, str) and not _NUMBER.fullmatch(value):
+        return None  # Python also reads "1_0" and digits of other scripts
     try:
         number = float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) else None

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hyperseek._errors import DataError
-from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS
 from hyperseek.data._fields import FieldKeys, documents_from_rows, queries_from_rows
-from hyperseek.data._lines import PathLike, Row, base_suffix, existing_file, json_lines, numbered_lines
+from hyperseek.data._lines import Row, base_suffix, json_lines, numbered_lines
+from hyperseek.data._opening import PathLike, existing_file
 from hyperseek.data._report import ErrorReport, Faults, OnError
+from hyperseek.data._tab_separated import tab_separated
 from hyperseek.records import Document, Query
 
 TEXT_SUFFIXES = (".jsonl", ".tsv")
@@ -26,7 +27,8 @@ def read_corpus(
 ) -> Iterator[Document]:
     """Stream the documents of a `.jsonl` or `.tsv` file, plain or `.gz`.
 
-    A TSV file has two columns, id and text, or a first line that names its columns.
+    A TSV file has two columns, id and text, or a first line that names its columns. Where that cannot be told, it is an
+    error; keys then say it, by the names in the first line, or by numbers from 1 where no line names the columns.
 
     Args:
         path: The file.
@@ -41,7 +43,8 @@ def read_corpus(
 
     Raises:
         DataError: The file is missing or of another kind, or (while iterating) a record is bad: not JSON, a field
-            missing or of the wrong type, an id that stands there twice. The message names file and line.
+            missing or of the wrong type, an id that stands there twice; or it holds no document. The message names
+            file and line.
     """
     return read_document_rows(existing_file(path), FieldKeys(id_key, text_key, title_key), Faults(on_error, report))
 
@@ -73,7 +76,7 @@ def read_queries(
 
 
 def read_id_list(path: PathLike) -> list[str]:
-    """Read a file of ids, one a line; empty lines do not count.
+    """Read a file of ids, one a line, as they are: blanks at their ends belong to them. Empty lines do not count.
 
     Args:
         path: The file.
@@ -84,41 +87,20 @@ def read_id_list(path: PathLike) -> list[str]:
     Raises:
         DataError: The file is missing or not UTF-8.
     """
-    return [line.strip() for _, line in numbered_lines(existing_file(path), Faults())]
+    return [line for _, line in numbered_lines(existing_file(path), Faults(), blank=True)]
 
 
 def read_document_rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Document]:
     """Stream the documents of a file; bad ones go to `faults`."""
-    return documents_from_rows(_rows(path, faults), path, keys, faults)
+    return documents_from_rows(_rows(path, keys, faults), path, keys, faults)
 
 
 def read_query_rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Query]:
     """Stream the queries of a file; bad ones go to `faults`."""
-    return queries_from_rows(_rows(path, faults), path, keys, faults)
+    return queries_from_rows(_rows(path, keys, faults), path, keys, faults)
 
 
-def _rows(path: Path, faults: Faults) -> Iterator[Row]:
+def _rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Row]:
     if base_suffix(path) not in TEXT_SUFFIXES:
         raise DataError(f"texts are read from {' or '.join(TEXT_SUFFIXES)} files, plain or .gz", path=path)
-    return json_lines(path, faults) if base_suffix(path) == ".jsonl" else _tab_separated(path, faults)
-
-
-def _tab_separated(path: Path, faults: Faults) -> Iterator[Row]:
-    columns: list[str] | None = None
-    for number, line in numbered_lines(path, faults):
-        cells = line.split("\t")
-        if columns is None:
-            columns = ["id", "text"]
-            if _is_header(cells):
-                columns = cells
-                continue
-        if len(cells) != len(columns):
-            faults.found(
-                "bad_columns", f"has {len(cells)} columns, needs {len(columns)}: {columns}", path=path, line=number
-            )
-            continue
-        yield number, dict(zip(columns, cells, strict=True))
-
-
-def _is_header(cells: list[str]) -> bool:
-    return len(cells) > 1 and cells[0] in ID_KEYS and cells[1] in (*TEXT_KEYS, *TITLE_KEYS)
+    return json_lines(path, faults) if base_suffix(path) == ".jsonl" else tab_separated(path, keys.named, faults)

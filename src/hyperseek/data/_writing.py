@@ -13,7 +13,8 @@ from hyperseek._files import write_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.data._example_records import example_record
 from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, source_and_id
-from hyperseek.data._lines import PathLike, gzip_json_lines
+from hyperseek.data._lines import gzip_json_lines
+from hyperseek.data._opening import PathLike
 from hyperseek.data._prepared import (
     DOCUMENTS,
     EXAMPLES,

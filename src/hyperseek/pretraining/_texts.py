@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from hyperseek._errors import DataError
+from hyperseek._errors import DataError, shown
 from hyperseek._field_names import TEXT_KEYS, find_key
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek.data import open_dataset
-from hyperseek.data._lines import Row, base_suffix, json_lines, numbered_lines, shown, whole_text
+from hyperseek.data._lines import Row, base_suffix, json_lines, numbered_lines, whole_text
 from hyperseek.data._open import is_pydocs
 from hyperseek.data._report import Faults
 from hyperseek.pretraining._recipe import TextSourceConfig

@@ -1,0 +1,104 @@
+"""Files that are opened to be read: what is none, or is of another kind than text, is said at once."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import os
+import stat
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, TypeAlias
+
+from hyperseek._errors import DataError
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
+_LONGEST_PATH = 300  # of a message; a text that was meant for another argument may be long
+
+_PACKED = {
+    b"\x1f\x8b": "gzip",
+    b"\x28\xb5\x2f\xfd": "zstandard",
+    b"\xfd7zXZ\x00": "xz",
+    b"PK\x03\x04": "zip",
+}
+_BINARY = {b"PAR1\x15": "Parquet", b"ARROW1\x00": "Arrow", b"SQLite format 3\x00": "SQLite"}
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+
+
+def existing_file(path: PathLike) -> Path:
+    """Return `path`, or raise a `DataError` if it is no file that can be read again and again."""
+    named = os.fspath(path)[:_LONGEST_PATH]
+    try:
+        found = Path(path)
+        mode = found.stat().st_mode
+    except FileNotFoundError:
+        missing = "is a symbolic link to nothing" if os.path.islink(path) else "no such file"
+        raise DataError(f"{missing}; check the path", path=named) from None
+    except NotADirectoryError:
+        raise DataError("no such file, since a part of the path is no folder; check the path", path=named) from None
+    except PermissionError:
+        raise DataError("may not be read; check the permissions of its folders", path=named) from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"is no path of a file ({getattr(error, 'strerror', None) or error})", path=named) from None
+    if stat.S_ISDIR(mode):
+        raise DataError("is a folder where a file is needed; open folders with open_dataset", path=found)
+    if not stat.S_ISREG(mode):
+        raise DataError(
+            "is a pipe or a device, and what is read here is read more than once; write it to a file first", path=found
+        )
+    return found
+
+
+@contextmanager
+def opened(path: PathLike) -> Iterator[IO[bytes]]:
+    """Open a file for reading its bytes, unpacked if its name ends in `.gz`.
+
+    Args:
+        path: The file.
+
+    Yields:
+        The bytes; damage of the packing is raised as one of `DAMAGED_GZIP`.
+
+    Raises:
+        DataError: It is missing, may not be read, or the disk fails.
+    """
+    found = existing_file(path)
+    try:
+        with found.open("rb") as file:
+            if found.name.lower().endswith(".gz"):
+                yield io.BufferedReader(gzip.GzipFile(fileobj=file))
+            else:
+                yield file
+    except PermissionError:
+        raise DataError("may not be read; check its permissions", path=found) from None
+    except DAMAGED_GZIP:
+        raise
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror or error})", path=found) from error
+
+
+def damaged_gzip(error: BaseException, path: Path, line: int | None = None) -> DataError:
+    """Return what to raise for one of `DAMAGED_GZIP`."""
+    return DataError(f"damaged gzip file ({error}); fetch it again", path=path, line=line)
+
+
+def check_kind(head: bytes, path: Path) -> None:
+    """Raise a `DataError` where the first bytes of a file, unpacked, are those of something else than UTF-8 text."""
+    for begin, kind in _PACKED.items():
+        if head.startswith(begin):
+            name = f"{path.name}.gz" if kind == "gzip" else "a plain file, or one packed with gzip and named .gz"
+            raise DataError(f"is packed with {kind}; what is read is {name}", path=path)
+    if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
+        raise DataError("is packed with bzip2; what is read is a plain file, or one packed with gzip", path=path)
+    for begin, kind in _BINARY.items():
+        if head.startswith(begin):
+            raise DataError(f"is a file of {kind}, and no text; write it as .jsonl", path=path)
+    pairs = head[: len(head) // 2 * 2]
+    halves = pairs[::2], pairs[1::2]
+    wide = len(pairs) >= 8 and any(not any(one) and all(other) for one, other in (halves, halves[::-1]))
+    if wide or head.startswith(_UTF_16):
+        raise DataError("is text in UTF-16; save it as UTF-8", path=path)
