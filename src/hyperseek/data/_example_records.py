@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from hyperseek._relevance import key_name, key_of_name, text_key
 from hyperseek.data._examples import ExampleItem, TrainingExample
 from hyperseek.records import Query
 
@@ -27,6 +28,7 @@ def example_record(example: TrainingExample) -> dict[str, Any]:
         "task": example.task,
         "instruction": example.instruction,
         "relevant": list(example.relevant) or None,
+        "relevant_texts": [key_name(key) for key in example.relevant_texts] or None,
     }
     return {key: value for key, value in record.items() if value is not None}
 
@@ -36,7 +38,7 @@ def example_from_record(record: Mapping[str, Any], texts: Mapping[str, str]) -> 
 
     Args:
         record: The object.
-        texts: Of its items, by id.
+        texts: Of its items, by id, and perhaps of others.
 
     Returns:
         The example.
@@ -44,6 +46,10 @@ def example_from_record(record: Mapping[str, Any], texts: Mapping[str, str]) -> 
     Raises:
         KeyError: A field or a text is missing.
     """
+    relevant = tuple(record.get("relevant", ()))
+    names = record.get("relevant_texts")
+    # Folders of before say ids alone; what of them is also another example's item has its text here.
+    known = map(key_of_name, names) if names is not None else (text_key(texts[one]) for one in relevant if one in texts)
     query = record["query"]
 
     def items(key: str) -> tuple[ExampleItem, ...]:
@@ -58,7 +64,8 @@ def example_from_record(record: Mapping[str, Any], texts: Mapping[str, str]) -> 
         record["source"],
         record.get("task"),
         record.get("instruction"),
-        tuple(record.get("relevant", ())),
+        relevant,
+        tuple(dict.fromkeys(known)),
     )
 
 

@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 
 from hyperseek._fingerprint import fingerprint_texts
+from hyperseek._relevance import text_key
 from hyperseek.data._report import ErrorReport
 from hyperseek.records import Query
 
@@ -38,7 +39,9 @@ class TrainingExample:
         source: Name of the collection.
         task: Name of a task card, or None.
         instruction: What the query asks for beyond its text, or None.
-        relevant: Ids of further documents that are judged relevant and are no positives here: never negatives.
+        relevant: Ids of further documents that are never negatives: judged relevant and no positives here, or, where
+            documents are queries, the query itself.
+        relevant_texts: Keys of their texts, as far as they are known (see `hyperseek._relevance`).
     """
 
     query: Query
@@ -48,6 +51,11 @@ class TrainingExample:
     task: str | None = None
     instruction: str | None = None
     relevant: tuple[str, ...] = ()
+    relevant_texts: tuple[int, ...] = ()
+
+    def relevant_keys(self) -> set[int]:
+        """Return the keys of all texts that are relevant to the query: of the positives, and `relevant_texts`."""
+        return {*self.relevant_texts, *(text_key(item.text) for item in self.positives)}
 
 
 def qualified(source: str, identity: str) -> str:
@@ -69,8 +77,9 @@ def content_id(text: str) -> str:
 def cleaned(example: TrainingExample, report: ErrorReport) -> TrainingExample | None:
     """Apply the rules of the schema.
 
-    Empty texts, a document that stands twice, and a negative that is also a positive are dropped; so is an example
-    without a query or without a positive. Each is counted.
+    Empty texts, a document that stands twice, and a negative that is also a positive, otherwise known to be relevant,
+    or the query itself are dropped, whether it is told by its id or by its text; so is an example without a query or
+    without a positive. Each is counted.
 
     Args:
         example: As a converter made it.
@@ -85,11 +94,16 @@ def cleaned(example: TrainingExample, report: ErrorReport) -> TrainingExample | 
     place = f"query {example.query.id}"
     seen: set[str] = set()
     positives = _distinct(example.positives, seen, "positive_twice", place, report)
-    answers = {item.text for item in positives}
+    answers, query = {text_key(item.text) for item in positives}, text_key(example.query.text)
     different = []
     for item in example.negatives:
-        if item.id in seen or item.text in answers:
+        key = text_key(item.text)
+        if item.id in seen or key in answers:
             report.add("negative_is_positive", f"{place}: {item.id}")
+        elif item.id in example.relevant or key in example.relevant_texts:
+            report.add("relevant_document", f"{place}: {item.id}")
+        elif key == query:
+            report.add("query_itself", f"{place}: {item.id}")
         else:
             different.append(item)
     negatives = _distinct(different, seen, "negative_twice", place, report)

@@ -7,8 +7,9 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+from hyperseek._relevance import text_key
 from hyperseek.data._examples import ExampleItem, TrainingExample
-from hyperseek.data._known import Relevant, text_key
+from hyperseek.data._known import Relevant
 from hyperseek.data._mined_search import Candidate, Found, query_item
 from hyperseek.data._refine_options import ConsistencyOptions, MiningOptions, RefineOptions
 from hyperseek.data._report import ErrorReport
@@ -107,8 +108,13 @@ def _consistent(
     if not kept:
         report.add("no_consistent_positive", f"query {example.query.id}")
         return None
-    left = tuple(item.id for item in example.positives if item not in kept)
-    return dataclasses.replace(example, positives=tuple(kept), relevant=(*example.relevant, *left))
+    left = [item for item in example.positives if item not in kept]
+    return dataclasses.replace(
+        example,
+        positives=tuple(kept),
+        relevant=(*example.relevant, *(item.id for item in left)),
+        relevant_texts=tuple(dict.fromkeys([*example.relevant_texts, *(text_key(item.text) for item in left)])),
+    )
 
 
 def _own_negatives(
@@ -117,14 +123,17 @@ def _own_negatives(
     bound = _bound(example, found, mining) if mining is not None and mining.keep_negatives else float("inf")
     # What was given as a negative may be as easy as it likes.
     limits = None if mining is None else mining.model_copy(update={"min_score": None})
+    query = text_key(example.query.text)
     for item in example.negatives:
         place = f"query {example.query.id}: {item.id}"
         if mining is not None and not mining.keep_negatives:
             report.add("replaced_negative", place)
         elif item.id in relevant.ids:
             report.add("relevant_document", place)
-        elif text_key(item.text) in relevant.texts:
+        elif (key := text_key(item.text)) in relevant.texts:
             report.add("text_of_positive", place)
+        elif key == query:
+            report.add("query_itself", place)
         elif (
             item.grade is not None
             or limits is None

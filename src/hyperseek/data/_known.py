@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Self
 
+from hyperseek._relevance import Relevance, is_relevant, text_key
 from hyperseek.data._examples import ExampleItem, TrainingExample, qualified
 from hyperseek.records import Qrels
 
@@ -45,8 +46,8 @@ class Relevant:
 
     Attributes:
         ids: Of documents, as `SOURCE/ID`.
-        texts: Their texts, as `text_key` names them, as far as they were seen.
-        unseen: Those of `ids` that are nobody's positive, so that examples do not tell their texts.
+        texts: Keys of their texts, as far as they were seen.
+        unseen: Those of `ids` that are no positive of the query, whose texts examples may not tell.
     """
 
     ids: set[str] = field(default_factory=set)
@@ -64,13 +65,22 @@ class Known:
     Args:
         examples: All of them, read once.
         judged: Further judgements by name of the collection, with its own ids.
+        relevance: What is relevant to queries of which there is no example, or only of an example that is none of
+            these.
     """
 
-    def __init__(self, examples: Iterable[TrainingExample], judged: Mapping[str, Qrels] | None = None) -> None:
+    def __init__(
+        self,
+        examples: Iterable[TrainingExample],
+        judged: Mapping[str, Qrels] | None = None,
+        relevance: Relevance | None = None,
+    ) -> None:
         self._of_text: defaultdict[int, Relevant] = defaultdict(Relevant)
         self.sources: dict[str, int] = {}
         judged_ids = {
-            qualified(name, query_id): [qualified(name, document_id) for document_id, grade in own.items() if grade > 0]
+            qualified(name, query_id): [
+                qualified(name, document_id) for document_id, grade in own.items() if is_relevant(grade)
+            ]
             for name, qrels in (judged or {}).items()
             for query_id, own in qrels.items()
         }
@@ -78,10 +88,11 @@ class Known:
             self.sources[example.source] = self.sources.get(example.source, 0) + 1
             relevant = self._of_text[text_key(example.query.text)]
             relevant.unseen.update(example.relevant, judged_ids.get(example.query.id, ()))
-            for item in example.positives:
-                relevant.ids.add(item.id)
-                relevant.texts.add(text_key(item.text))
-
+            relevant.ids.update(item.id for item in example.positives)
+            relevant.texts |= example.relevant_keys()
+        for query, keys in relevance or ():
+            if query in self._of_text:
+                self._of_text[query].texts |= keys
         for relevant in self._of_text.values():
             relevant.unseen -= relevant.ids
             relevant.ids |= relevant.unseen
@@ -105,8 +116,3 @@ class Known:
     def of(self, example: TrainingExample) -> Relevant:
         """Return what is relevant to the query of an example."""
         return self._of_text[text_key(example.query.text)]
-
-
-def text_key(text: str) -> int:
-    """Return a number that texts share which differ in case and blanks alone."""
-    return hash(" ".join(text.split()).casefold())

@@ -17,12 +17,15 @@ class QrelsOptions(Config):
         maximum_positives: Positives kept for a query, highest grades first; None keeps all.
         judged_negatives: Whether documents judged 0 or less become negatives.
         drop_documents: Documents that must not appear, as `ID` in any collection or `SOURCE/ID` in one.
+        exclude_same_id: Whether documents are queries, as in ArguAna: the one with the query's own id is then neither
+            its positive nor its negative.
     """
 
     minimum_grade: int = Field(default=1, ge=1)
     maximum_positives: int | None = Field(default=None, ge=1)
     judged_negatives: bool = True
     drop_documents: frozenset[str] = frozenset()
+    exclude_same_id: bool = False
 
 
 class HypencoderOptions(Config):

@@ -109,7 +109,13 @@ def _prepare(
             if dataset is None:
                 examples = _from_table(name, source, options, on_error, report)
             else:
-                examples = examples_from_qrels(dataset, source.split or "train", options=options.qrels, report=report)
+                examples = examples_from_qrels(
+                    dataset,
+                    source.split or "train",
+                    options=options.qrels,
+                    report=report,
+                    relevance=writer.relevance,
+                )
             for example in examples:
                 writer.add(_with_defaults(example, options))
                 bar.advance()

@@ -4,6 +4,7 @@
 prepared.json            what it is: fingerprint, counts, sources, what was dropped and why
 documents.jsonl.gz       {"_id": "SOURCE/ID", "text"}
 examples.jsonl.gz        {"query": {"_id", "text"}, "positives": [{"_id", "score", "grade"}], "negatives": [...], ...}
+relevant.jsonl.gz        {"query", "documents"}: keys of texts: what is relevant to queries without an example
 trained_documents.json   {SOURCE: [ID, ...]}: which documents were relevant in training
 ```
 """
@@ -20,6 +21,7 @@ from pydantic import Field
 from hyperseek._config import Config
 from hyperseek._errors import DataError
 from hyperseek._files import read_json
+from hyperseek._relevance import Relevance, key_of_name
 from hyperseek._version import __version__
 from hyperseek.data._example_records import example_from_record
 from hyperseek.data._examples import TrainingExample
@@ -28,13 +30,14 @@ from hyperseek.data._opening import PathLike
 from hyperseek.data._report import ErrorReport, Faults
 from hyperseek.records import Document
 
-INFO, DOCUMENTS, EXAMPLES, TRAINED = (
+INFO, DOCUMENTS, EXAMPLES, RELEVANT, TRAINED = (
     "prepared.json",
     "documents.jsonl.gz",
     "examples.jsonl.gz",
+    "relevant.jsonl.gz",
     "trained_documents.json",
 )
-PREPARED_FILES = (INFO, DOCUMENTS, EXAMPLES, TRAINED)
+PREPARED_FILES = (INFO, DOCUMENTS, EXAMPLES, RELEVANT, TRAINED)
 FORMAT = 1
 
 
@@ -90,6 +93,7 @@ class RefinedInfo(Config):
         options: What was asked for.
         corpora: What was mined.
         teacher: Name of the teacher; None for none.
+        teacher_fingerprint: Of its weights; None where it does not tell.
         mined: Negatives that were added.
         short: Examples that got fewer than were asked for.
         dropped: What was left out, as in `SourceInfo`.
@@ -99,6 +103,7 @@ class RefinedInfo(Config):
     options: dict[str, Any] = Field(default_factory=dict)
     corpora: tuple[CorpusInfo, ...] = ()
     teacher: str | None = None
+    teacher_fingerprint: str | None = None
     mined: int = 0
     short: int = 0
     dropped: dict[str, dict[str, Any]] = Field(default_factory=lambda: ErrorReport().to_dict())
@@ -116,6 +121,7 @@ class PreparedInfo(Config):
         positives: Positives of all examples together.
         negatives: Negatives of all examples together.
         scored: Items with a teacher's score.
+        relevant: Queries without an example to which something is known to be relevant.
         sources: Where it all comes from.
         options: The options it was made with.
         refined: Rounds of mining and filtering, in order.
@@ -129,6 +135,7 @@ class PreparedInfo(Config):
     positives: int
     negatives: int
     scored: int
+    relevant: int = 0
     sources: tuple[SourceInfo, ...]
     options: dict[str, Any] = Field(default_factory=dict)
     refined: tuple[RefinedInfo, ...] = ()
@@ -191,10 +198,33 @@ class Prepared:
         for line, record in json_lines(path, Faults()):
             try:
                 yield example_from_record(record, texts)
-            except (KeyError, TypeError) as error:
+            except (KeyError, TypeError, ValueError) as error:
                 raise DataError(f"no {error} in an example; prepare the folder again", path=path, line=line) from None
             count += 1
         self._complete(path, count, self.info.examples)
+
+    def relevance(self) -> Relevance:
+        """Return what is relevant to queries beyond what their examples say.
+
+        Returns:
+            Keys of texts: of queries that lost all their examples, or one of several.
+
+        Raises:
+            DataError: The file is missing or damaged.
+        """
+        relevance = Relevance()
+        if not self.info.relevant:
+            return relevance  # as in folders of before
+        path = self.path / RELEVANT
+        count = 0
+        for line, record in json_lines(path, Faults()):
+            try:
+                relevance.add(key_of_name(record["query"]), map(key_of_name, record["documents"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise DataError(f"holds no keys ({error}); prepare the folder again", path=path, line=line) from None
+            count += 1
+        self._complete(path, count, self.info.relevant)
+        return relevance
 
     def trained_documents(self) -> dict[str, set[str]]:
         """Return the documents that are relevant in training: original ids by name of the collection."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from hyperseek._errors import InputError, UnknownNameError
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._progress import progress
+from hyperseek._relevance import Relevance, is_relevant, text_key
 from hyperseek._version import __version__
 from hyperseek.data._corpora import Corpus, Mine, opened_corpora
 from hyperseek.data._examples import TrainingExample, cleaned
@@ -47,6 +48,7 @@ class Refiner:
     Attributes:
         mined: Negatives added so far.
         short: Examples so far that got fewer than were asked for.
+        looked_at: Examples so far.
         report: What was dropped so far.
     """
 
@@ -64,16 +66,21 @@ class Refiner:
         searches = {id(corpus): CorpusSearch(corpus, options) for corpus in _distinct(corpora)}
         self._searches = {source: searches[id(corpus)] for source, corpus in corpora.items()}
         self._done = done
-        self.mined = self.short = 0
+        self.mined = self.short = self.looked_at = 0
         self.report = ErrorReport()
 
     def refine(
-        self, examples: Iterable[TrainingExample], *, advance: Callable[[], None] | None = None
+        self,
+        examples: Iterable[TrainingExample],
+        *,
+        relevance: Relevance,
+        advance: Callable[[], None] | None = None,
     ) -> Iterator[TrainingExample]:
         """Mine and filter.
 
         Args:
             examples: Any number.
+            relevance: Where to add what was relevant to queries and is carried by no example that is kept.
             advance: Called after each example that was looked at, kept or not.
 
         Yields:
@@ -85,6 +92,8 @@ class Refiner:
             self.short += done.short
             self.report.merge(done.report)
             yield from done.examples
+            _add_lost(relevance, batch, done.examples)
+            self.looked_at += len(batch)
             for _ in batch:
                 if advance is not None:
                     advance()
@@ -151,7 +160,8 @@ def refine(
     """
     options = check_refining(options, mine, teacher)
     prepared = read_prepared(source)
-    known = Known(prepared.examples(), judged)
+    relevance = prepared.relevance()
+    known = Known(prepared.examples(), judged, relevance)
     _check_names(judged, known)
     target = Path(folder)
     work = target.parent / f".{target.name}.mining"
@@ -167,14 +177,25 @@ def refine(
             options=options.model_dump(mode="json"),
             corpora=_infos(corpora),
             teacher=None if teacher is None else teacher.name,
+            teacher_fingerprint=_fingerprint(teacher),
         )
         # Everything that decides what becomes of an example.
         aim = [__version__, info.model_dump(mode="json"), sorted(listed), _positive(judged or {})]
         done = work / f"batches-{fingerprint_json(aim)[:12]}"
         refiner = Refiner(known, corpora, options=options, teacher=teacher, listed=listed, done=done)
+        writer.relevance.merge(relevance)
         with progress("mining" if options.mining else "filtering", len(prepared), unit="examples") as bar:
-            for example in refiner.refine(prepared.examples(), advance=bar.advance):
-                writer.add(example)
+            try:
+                for example in refiner.refine(prepared.examples(), relevance=writer.relevance, advance=bar.advance):
+                    writer.add(example)
+            except KeyboardInterrupt:
+                logger.warning(
+                    "stopped after %d of %d examples; what became of them is kept in %s, and the same call goes on there",
+                    refiner.looked_at,
+                    len(prepared),
+                    work,
+                )
+                raise
         counts = {"mined": refiner.mined, "short": refiner.short, "dropped": refiner.report.to_dict()}
         rounds = (*prepared.info.refined, info.model_copy(update=counts))
         refiner.report.log(str(source), level=logging.INFO)
@@ -188,6 +209,21 @@ def _batches(examples: Iterable[TrainingExample]) -> Iterator[list[TrainingExamp
     for _, group in groupby(examples, key=lambda example: example.source):
         while batch := list(islice(group, _BATCH)):
             yield batch
+
+
+def _fingerprint(teacher: Teacher | None) -> str | None:
+    own = getattr(teacher, "fingerprint", None)
+    return own if isinstance(own, str) else None
+
+
+def _add_lost(relevance: Relevance, before: Sequence[TrainingExample], after: Sequence[TrainingExample]) -> None:
+    """Add what was relevant to queries of examples that were dropped."""
+    carried = Relevance()
+    for example in after:
+        carried.add(text_key(example.query.text), example.relevant_keys())
+    for example in before:
+        query = text_key(example.query.text)
+        relevance.add(query, example.relevant_keys() - carried.of(query))
 
 
 def check_refining(
@@ -217,7 +253,10 @@ def _check_names(judged: Mapping[str, Qrels] | None, known: Known) -> None:
 
 def _positive(judged: Mapping[str, Qrels]) -> dict[str, dict[str, list[str]]]:
     return {
-        name: {query: sorted(identity for identity, grade in own.items() if grade > 0) for query, own in qrels.items()}
+        name: {
+            query: sorted(identity for identity, grade in own.items() if is_relevant(grade))
+            for query, own in qrels.items()
+        }
         for name, qrels in judged.items()
     }
 

@@ -16,7 +16,11 @@ from hyperseek.data._report import ErrorReport
 
 
 class Teacher(Protocol):
-    """Something that scores pairs of texts; `hyperseek.teachers` has some."""
+    """Something that scores pairs of texts; `hyperseek.teachers` has some.
+
+    One that has an attribute `fingerprint`, a string that changes with its scores, is told from another one of its
+    name where work that was stopped is resumed.
+    """
 
     @property
     def name(self) -> str:

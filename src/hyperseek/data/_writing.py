@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 from hyperseek._errors import DataError, InputError
 from hyperseek._files import write_json
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek._relevance import Relevance, key_name, text_key
 from hyperseek.data._example_records import example_record
 from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, source_and_id
 from hyperseek.data._lines import gzip_json_lines
@@ -20,6 +21,7 @@ from hyperseek.data._prepared import (
     EXAMPLES,
     INFO,
     PREPARED_FILES,
+    RELEVANT,
     TRAINED,
     PreparedInfo,
     RefinedInfo,
@@ -32,7 +34,11 @@ _Write: TypeAlias = Callable[[Mapping[str, Any]], bytes]
 
 
 class ExampleWriter:
-    """Streams examples to a prepared folder; made by `example_writer`."""
+    """Streams examples to a prepared folder; made by `example_writer`.
+
+    Attributes:
+        relevance: To be filled with what is relevant to queries of which no example is written.
+    """
 
     def __init__(self, staging: Path, write_document: _Write, write_example: _Write) -> None:
         self._staging = staging
@@ -41,6 +47,7 @@ class ExampleWriter:
         self._digest = hashlib.sha256()
         self.examples = self.positives = self.negatives = self.scored = 0
         self.trained: dict[str, set[str]] = {}
+        self.relevance = Relevance()
 
     def add(self, example: TrainingExample) -> None:
         """Write an example, and the texts of its items that are new.
@@ -83,6 +90,7 @@ class ExampleWriter:
             dropped = [*(source.dropped for source in sources), *(part.dropped for part in refined)]
             lines = [line for part in dropped for line in ErrorReport.from_dict(part).lines()]
             raise InputError(f"no training example is left; dropped: {'; '.join(lines) or 'nothing'}")
+        self._write_relevance()
         info = PreparedInfo(
             fingerprint=_with_settings(self._digest.hexdigest()[:32], refined),
             examples=self.examples,
@@ -90,6 +98,7 @@ class ExampleWriter:
             positives=self.positives,
             negatives=self.negatives,
             scored=self.scored,
+            relevant=len(self.relevance),
             sources=sources,
             options=dict(options),
             refined=refined,
@@ -97,6 +106,12 @@ class ExampleWriter:
         write_json(self._staging / TRAINED, {source: sorted(ids) for source, ids in sorted(self.trained.items())})
         write_json(self._staging / INFO, info.model_dump(mode="json"))
         return info
+
+    def _write_relevance(self) -> None:
+        with gzip_json_lines(self._staging / RELEVANT) as write:
+            for query, documents in self.relevance:
+                record = {"query": key_name(query), "documents": [key_name(key) for key in sorted(documents)]}
+                self._digest.update(write(record))
 
     def _add_text(self, item: ExampleItem, example: TrainingExample) -> None:
         known = self._texts.get(item.id)
@@ -159,6 +174,8 @@ def write_examples(
             kept = cleaned(example, report)
             if kept:
                 writer.add(kept)
+            else:
+                writer.relevance.add(text_key(example.query.text), example.relevant_keys())
         info = SourceInfo(
             name=source, source=source, kind="examples", examples=writer.examples, dropped=report.to_dict()
         )

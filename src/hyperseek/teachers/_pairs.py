@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hyperseek._errors import InputError, ModelError
+from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -35,6 +36,11 @@ class CrossEncoderTeacher:
         self.model = model
         self.name = name
         self._batch_size = batch_size
+
+    @property
+    def fingerprint(self) -> str:
+        """Of its weights; hashed once for each of their states."""
+        return fingerprint_weights(self.model)
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Score pairs.
@@ -70,6 +76,11 @@ class RetrieverTeacher:
     def __init__(self, model: Retriever, *, name: str | None = None) -> None:
         self.model = model
         self.name = name or model.source or model.fingerprint
+
+    @property
+    def fingerprint(self) -> str:
+        """Of both sides of the model."""
+        return fingerprint_json([self.model.fingerprint, self.model.protocol().get("query_fingerprint")])
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Score pairs; each query is compiled and each document encoded once.
