@@ -190,7 +190,7 @@ def refine(
                     writer.add(example)
             except KeyboardInterrupt:
                 logger.warning(
-                    "stopped after %d of %d examples; what became of them is kept in %s, and the same call goes on there",
+                    "stopped after %d of %d examples; what became of them is kept in %s: the same call goes on there",
                     refiner.looked_at,
                     len(prepared),
                     work,
