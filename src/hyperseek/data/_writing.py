@@ -34,11 +34,7 @@ _Write: TypeAlias = Callable[[Mapping[str, Any]], bytes]
 
 
 class ExampleWriter:
-    """Streams examples to a prepared folder; made by `example_writer`.
-
-    Attributes:
-        relevance: To be filled with what is relevant to queries of which no example is written.
-    """
+    """Streams examples to a prepared folder; made by `example_writer`."""
 
     def __init__(self, staging: Path, write_document: _Write, write_example: _Write) -> None:
         self._staging = staging
@@ -47,6 +43,7 @@ class ExampleWriter:
         self._digest = hashlib.sha256()
         self.examples = self.positives = self.negatives = self.scored = 0
         self.trained: dict[str, set[str]] = {}
+        # For the caller to fill: what is relevant to queries of which no example is written.
         self.relevance = Relevance()
 
     def add(self, example: TrainingExample) -> None:
