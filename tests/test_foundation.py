@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -124,13 +126,36 @@ def test_missing_extras_name_the_command() -> None:
         require("no_such_module_at_all", extra="faiss")
 
 
-def test_progress_is_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_steps_are_silent_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     set_quiet(False)
     with progress("working", 3, unit="things") as bar:
         bar.advance()
         bar.describe("still working")
     captured = capsys.readouterr()
     assert captured.out == captured.err == ""
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_long_steps_print_lines_without_a_terminal(
+    quiet: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hyperseek._progress._INTERVAL", 0.05)
+    set_quiet(quiet)
+    try:
+        with progress("working", 3000, unit="things", done=1000) as bar:
+            bar.advance(500)
+            # Nothing is reported meanwhile: a single unit may take an hour.
+            deadline = time.monotonic() + (0.3 if quiet else 10)
+            said = ""
+            while time.monotonic() < deadline and said.count("\n") < 2:
+                time.sleep(0.02)
+                said += capfd.readouterr().err
+    finally:
+        set_quiet(False)
+    if quiet:
+        assert said == ""
+    else:
+        assert re.match(r"working: 1,500 of 3,000 things, [0-9.e+]+ a second, [^,]+ left, \d+ s so far\n", said), said
 
 
 def test_full_text_joins_title_and_text() -> None:

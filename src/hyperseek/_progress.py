@@ -1,13 +1,20 @@
-"""One progress bar for every long step, silent unless a person is watching."""
+"""One report of progress for every long step: a bar where a person is watching, else a plain line every half minute."""
 
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from hyperseek._units import time_in_words
+
 _quiet = False
+
+# Seconds between two lines where standard error is no terminal; a shorter step prints nothing.
+_INTERVAL = 30.0
 
 
 class Progress(Protocol):
@@ -30,15 +37,85 @@ class _Silent:
         pass
 
 
+class _Lines:
+    """A step that is told of in lines, by a thread that all steps share: a single unit may take longer than a line."""
+
+    def __init__(self, text: str, total: int | None, unit: str, done: int) -> None:
+        self.text = text
+        self.total = total
+        self.unit = unit
+        self.before = done
+        self.done = done
+        self.start = self.last = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+
+    def describe(self, text: str) -> None:
+        self.text = text
+
+    def line(self, now: float) -> str:
+        """Return what was done, of how much, how fast, and how long the rest will take."""
+        seconds = now - self.start
+        of = "" if self.total is None else f" of {self.total:,}"
+        line = f"{self.text}: {self.done:,}{of} {self.unit}".rstrip()
+        rate = (self.done - self.before) / seconds if seconds > 0 else 0.0
+        if rate > 0:
+            line += f", {rate:.3g} a second" if rate >= 0.1 else f", {1 / rate:.0f} s each"
+            if self.total is not None:
+                line += f", {time_in_words(max(0, self.total - self.done) / rate)} left"
+        return f"{line}, {time_in_words(seconds)} so far"
+
+
+class _Ticker:
+    """Prints a line for each running step whose last line is `_INTERVAL` old."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._steps: list[_Lines] = []
+        self._thread: threading.Thread | None = None
+
+    def add(self, step: _Lines) -> None:
+        with self._lock:
+            self._steps.append(step)
+            # A forked child has the object and not the thread.
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="hyperseek-progress", daemon=True)
+                self._thread.start()
+
+    def remove(self, step: _Lines) -> None:
+        with self._lock:
+            self._steps.remove(step)
+
+    def _run(self) -> None:
+        # Looking once in a while costs less than being woken for every search, which is a step too.
+        while True:
+            time.sleep(min(1.0, _INTERVAL / 4))
+            with self._lock:
+                if not self._steps:
+                    self._thread = None
+                    return
+                now = time.monotonic()
+                late = [step for step in self._steps if now - step.last >= _INTERVAL]
+                for step in late:
+                    step.last = now
+                lines = [step.line(now) for step in late]
+            for line in lines:
+                print(line, file=sys.stderr, flush=True)  # noqa: T201 (what a bar would show, for whoever reads a log)
+
+
+_ticker = _Ticker()
+
+
 def set_quiet(quiet: bool) -> None:
-    """Switch all progress bars off or on again for this process (`--quiet`)."""
+    """Switch all reports of progress off or on again for this process (`--quiet`)."""
     global _quiet
     _quiet = quiet
 
 
 @contextmanager
 def progress(text: str, total: int | None = None, *, unit: str = "", done: int = 0) -> Iterator[Progress]:
-    """Show a bar on standard error while the block runs.
+    """Report progress on standard error while the block runs.
 
     Args:
         text: What is being done, as in `"encoding"`.
@@ -47,10 +124,18 @@ def progress(text: str, total: int | None = None, *, unit: str = "", done: int =
         done: How many were done before, by a run that is being resumed.
 
     Yields:
-        The bar; a silent one where standard error is not a terminal or `set_quiet(True)` was called.
+        A bar on a terminal; elsewhere something that prints a line every half minute; silent after `set_quiet(True)`.
     """
-    if _quiet or not sys.stderr.isatty():
+    if _quiet:
         yield _Silent()
+        return
+    if not sys.stderr.isatty():
+        step = _Lines(text, total, unit, done)
+        _ticker.add(step)
+        try:
+            yield step
+        finally:
+            _ticker.remove(step)
         return
     from rich.console import Console
     from rich.progress import (

@@ -46,7 +46,7 @@ def test_added_documents_are_found_and_old_readers_keep_their_version(index: Ind
 def test_ids_are_unique_unless_replaced(index: Index) -> None:
     with pytest.raises(HyperseekError, match="'d3' is stored already, and 0 others"):
         index.add([document("d3"), document("d99")])
-    with pytest.raises(HyperseekError, match="'x' stands twice"):
+    with pytest.raises(HyperseekError, match="'x' appears twice"):
         index.add([document("x"), document("x")])
     assert len(index) == 6
     assert index.add([document("d3", "music"), document("d99", "music")], replace=True) == 2

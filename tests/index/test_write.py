@@ -145,7 +145,7 @@ def test_two_writers_are_refused(tmp_path: Path, documents: Documents) -> None:
 @pytest.mark.parametrize("twin", [3, 20])
 def test_duplicate_ids_are_refused(tmp_path: Path, documents: Documents, twin: int) -> None:
     corpus = [*documents[:22], replace(documents[twin], text="again"), *documents[22:]]
-    with pytest.raises(InputError, match=f"document id 'd{twin}' stands twice"):
+    with pytest.raises(InputError, match=f"document id 'd{twin}' appears twice"):
         build(tmp_path / "index", corpus)
 
 
@@ -153,7 +153,7 @@ def test_an_id_with_quotes_is_no_trap(tmp_path: Path) -> None:
     corpus = [Document("it's", "a"), Document("it''s", "b"), *(Document(str(number), "c") for number in range(9))]
     build(tmp_path / "index", corpus, shard=2)
     assert Index.open(tmp_path / "index").ids[:2] == ["it's", "it''s"]
-    with pytest.raises(InputError, match="stands twice"):
+    with pytest.raises(InputError, match="appears twice"):
         build(tmp_path / "other", [*corpus, Document("it's", "a")], shard=2)
 
 

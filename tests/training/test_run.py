@@ -22,6 +22,7 @@ from hyperseek.data import open_dataset
 from hyperseek.evaluation import trained_on
 from hyperseek.models import load
 from hyperseek.training import Recipe, read_record, train
+from hyperseek.training._callbacks import ShowProgress
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -159,6 +160,32 @@ def test_mixed_precision_keeps_weights_in_float32(make_recipe: MakeRecipe, tmp_p
     train(recipe, output=tmp_path / "run")
     assert {value.dtype for value in _weights(tmp_path / "run").values()} == {torch.float32}
     assert not torch.equal(*(_bias(folder) for folder in (tmp_path / "run", Path(recipe.model.trunk))))
+
+
+def test_ctrl_c_leaves_a_checkpoint_to_resume_from(
+    make_recipe: MakeRecipe, tmp_path: Path, dev: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = make_recipe(
+        train={**_train(make_recipe), "max_steps": 8, "schedule": "linear", "save_every": 100},
+        validation={**dev, "every": 3},
+    )
+    advance = ShowProgress.on_step_end
+
+    def press(self: ShowProgress, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 5:
+            signal.raise_signal(signal.SIGINT)
+        advance(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShowProgress, "on_step_end", press)
+        with pytest.raises(KeyboardInterrupt, match=r"5 steps are stored in .*run the same again to resume"):
+            train(recipe, output=tmp_path / "stopped")
+    resumed = train(recipe, output=tmp_path / "stopped")
+    whole = train(recipe, output=tmp_path / "whole")
+    assert resumed.status == "finished"
+    assert [entry.scores for entry in resumed.validation] == [entry.scores for entry in whole.validation]
+    left, right = _weights(tmp_path / "stopped"), _weights(tmp_path / "whole")
+    assert all(torch.equal(left[name], right[name]) for name in left)
 
 
 def _bias(folder: Path) -> torch.Tensor:

@@ -6,17 +6,32 @@ import importlib
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 # In the order of use, which is the order of `hyperseek --help`.
 _VERBS = ("demo", "prepare", "pretrain", "train", "encode", "update", "search", "evaluate", "inspect", "convert")
 
+
+class _Group(TyperGroup):
+    """Verbs that say what is stored when they are stopped by Ctrl-C."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stopped:
+            typer.echo(f"\nhyperseek: stopped; {stopped}" if str(stopped) else "\nhyperseek: stopped", err=True)
+            raise typer.Exit(130) from stopped
+
+
 app = typer.Typer(
+    cls=_Group,
     name="hyperseek",
     help="Neural retrieval beyond the dot product: encode once, index once, search with any scoring function.",
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -67,11 +82,20 @@ _register()
 
 
 def main() -> None:
-    """Run the command line; errors of this library become one line on standard error and exit code 2."""
+    """Run the command line; errors become one line on standard error and exit code 2, or 1 where we are at fault."""
     from hyperseek._errors import HyperseekError
 
     try:
         app()
     except HyperseekError as error:
-        typer.secho(f"hyperseek: {error}", fg=typer.colors.RED, err=True)
-        raise SystemExit(2) from None
+        _fail(str(error), 2)
+    except Exception as error:
+        if logging.getLogger().isEnabledFor(logging.INFO):  # --verbose
+            raise
+        name = type(error).__name__
+        _fail(f"{name}: {error}\nthis is a fault of hyperseek; please report it with the output of: hyperseek -v …", 1)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.secho(f"hyperseek: {message}", fg=typer.colors.RED, err=True)
+    raise SystemExit(code) from None

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hyperseek._errors import InputError, UnknownNameError
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek._interrupt import stop_here, stoppable
 from hyperseek._progress import progress
 from hyperseek._relevance import Relevance, is_relevant, text_key
 from hyperseek._version import __version__
@@ -97,6 +98,7 @@ class Refiner:
             for _ in batch:
                 if advance is not None:
                     advance()
+            stop_here()
 
     def _refined(self, examples: Sequence[TrainingExample]) -> RefinedBatch:
         batch = RefinedBatch()
@@ -184,18 +186,16 @@ def refine(
         done = work / f"batches-{fingerprint_json(aim)[:12]}"
         refiner = Refiner(known, corpora, options=options, teacher=teacher, listed=listed, done=done)
         writer.relevance.merge(relevance)
-        with progress("mining" if options.mining else "filtering", len(prepared), unit="examples") as bar:
-            try:
-                for example in refiner.refine(prepared.examples(), relevance=writer.relevance, advance=bar.advance):
-                    writer.add(example)
-            except KeyboardInterrupt:
-                logger.warning(
-                    "stopped after %d of %d examples; what became of them is kept in %s: the same call goes on there",
-                    refiner.looked_at,
-                    len(prepared),
-                    work,
-                )
-                raise
+
+        def stored() -> str:
+            return (
+                f"{refiner.looked_at:,} of {len(prepared):,} examples are kept in {work}; run the same again to resume"
+            )
+
+        step = progress("mining" if options.mining else "filtering", len(prepared), unit="examples")
+        with stoppable(stored), step as bar:
+            for example in refiner.refine(prepared.examples(), relevance=writer.relevance, advance=bar.advance):
+                writer.add(example)
         counts = {"mined": refiner.mined, "short": refiner.short, "dropped": refiner.report.to_dict()}
         rounds = (*prepared.info.refined, info.model_copy(update=counts))
         refiner.report.log(str(source), level=logging.INFO)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperseek._documents import as_documents, with_vectors
 from hyperseek._errors import FingerprintError, InputError
-from hyperseek.index._write import SHARD, Item, write_index
+from hyperseek.index._write import PIECE, SHARD, Item, write_index
 from hyperseek.scoring import Points, Space, TokenPoints
 from hyperseek.store._info import IndexInfo, Storage
 
@@ -47,7 +47,17 @@ def build_index(
 
     items = ((document, None) for document in as_documents(documents))
     wanted = IndexInfo(dtype=number, name=name, storage=storage, **_identity(model))
-    write_index(path, items, encode, wanted, total=total, resume=resume, overwrite=overwrite, shard=shard)
+    write_index(
+        path,
+        items,
+        encode,
+        wanted,
+        total=total,
+        resume=resume,
+        overwrite=overwrite,
+        piece=piece_for(model),
+        shard=shard,
+    )
 
 
 def import_vectors(
@@ -104,6 +114,11 @@ def stack_points(batch: Sequence[Item], space: Space) -> Points:
         return Points(space.canonical(torch.stack(tensors)))
     lengths = torch.tensor([0, *map(len, tensors)])
     return TokenPoints(space.canonical(torch.cat(tensors)), lengths.cumsum(0))
+
+
+def piece_for(model: Retriever) -> int:
+    """Return how many documents this model should be given at a time."""
+    return PIECE if model.device.type == "cpu" else SHARD
 
 
 def resolve_dtype(dtype: str, model: Retriever) -> str:

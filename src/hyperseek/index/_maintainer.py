@@ -12,9 +12,10 @@ from hyperseek._documents import as_documents, joined
 from hyperseek._errors import InputError
 from hyperseek.engines import AnyEngineConfig, EngineEstimate, choose_engine, parse_engine
 from hyperseek.graph import NeighbourGraph
-from hyperseek.index._build import stack_points
+from hyperseek.index._build import piece_for, stack_points
 from hyperseek.index._graph_vectors import written_vectors
 from hyperseek.index._updating import add_documents, compact_index, delete_documents
+from hyperseek.index._write import SHARD
 from hyperseek.plan import Ground
 from hyperseek.records import Document
 from hyperseek.scoring import Points
@@ -66,7 +67,7 @@ class Maintainer(ABC):
             How many were added or replaced.
 
         Raises:
-            InputError: An id is stored already and `replace` is False, stands twice in a batch, a text or vector
+            InputError: An id is stored already and `replace` is False, appears twice, a text or vector
                 cannot be stored, something is no document, or there are more vectors or fewer. Earlier batches, of
                 some thousands, stay.
             StoreError: Another writer is at work.
@@ -79,14 +80,16 @@ class Maintainer(ABC):
                 return model.encode_documents([document.full_text for document, _ in batch], dtype=dtype)
 
             items: Iterable[tuple[Document, Any]] = ((document, None) for document in given)
+            piece = piece_for(model)
         else:
 
             def encode(batch: list[tuple[Document, Any]]) -> Points:
                 return stack_points(batch, self.info.space)
 
             items = joined(given, vectors)
+            piece = SHARD
         try:
-            return add_documents(self.path, items, encode, replace=replace, total=total)
+            return add_documents(self.path, items, encode, replace=replace, total=total, piece=piece)
         finally:
             self.refresh()
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 from hyperseek._errors import InputError, StoreError
 from hyperseek._hold import remove_unheld
+from hyperseek._interrupt import stop_here, stoppable
 from hyperseek._progress import progress
 from hyperseek.index._checks import open_finished
-from hyperseek.index._write import SHARD, Item, check_unicode
+from hyperseek.index._write import SHARD, Item, check_unicode, commits
+from hyperseek.records import Document
 from hyperseek.scoring import Points
 from hyperseek.store import Store, writer_lock
 
@@ -26,6 +28,7 @@ def add_documents(
     *,
     replace: bool,
     total: int | None,
+    piece: int = SHARD,
     shard: int = SHARD,
 ) -> int:
     """Add documents to a finished index.
@@ -36,37 +39,47 @@ def add_documents(
         encode: Makes the points of some items.
         replace: Whether a document may take the place of one with its id.
         total: Number of items, for the progress bar.
-        shard: Documents of a commit, at least 1.
+        piece: Items that are encoded at a time, at least 1.
+        shard: Most documents of a commit, at least 1.
 
     Returns:
         How many were added; all of them are on the disk.
 
     Raises:
-        InputError: An id is stored already and `replace` is False, stands twice in one batch, or a text or vector
+        InputError: An id is stored already and `replace` is False, appears twice, or a text or vector
             cannot be stored. Earlier batches stay.
         StoreError: The index is in use by another writer, unfinished or damaged.
     """
-    added, stream = 0, iter(items)
-    with writer_lock(folder), progress("adding", total, unit="documents") as bar:
+    added = 0
+    seen: set[str] = set()
+
+    def stored() -> str:
+        return f"{added:,} documents were {'added or replaced' if replace else 'added'} in {folder}, and stay there"
+
+    with writer_lock(folder), stoppable(stored), progress("adding", total, unit="documents") as bar:
         _, store = open_finished(folder)
-        while batch := list(islice(stream, shard)):
-            documents = [document for document, _ in batch]
+
+        def check(documents: list[Document]) -> None:
             check_unicode(documents)
-            ids = [document.id for document in documents]
-            if len(set(ids)) < len(ids):
-                twice = next(name for place, name in enumerate(ids) if name in ids[:place])
-                raise InputError(f"document id {twice!r} stands twice among the documents to add; ids must be unique")
-            if replace:
-                store.replace(documents, encode(batch))
-            elif stored := store.stored_ids(ids):
+            for document in documents:
+                if document.id in seen:
+                    raise InputError(
+                        f"document id {document.id!r} appears twice among the documents to add; ids must be unique"
+                    )
+                seen.add(document.id)
+            if not replace and (there := store.stored_ids([document.id for document in documents])):
                 raise InputError(
-                    f"document id {stored[0]!r} is stored already, and {len(stored) - 1} others of this batch; "
+                    f"document id {there[0]!r} is stored already, and {len(there) - 1} others of this batch; "
                     f"use replace to put new documents in their place"
                 )
+
+        for documents, points in commits(items, encode, check=check, piece=piece, shard=shard, advance=bar.advance):
+            if replace:
+                store.replace(documents, points)
             else:
-                store.append(documents, encode(batch))
-            added += len(batch)
-            bar.advance(len(batch))
+                store.append(documents, points)
+            added += len(documents)
+            stop_here()
     return added
 
 

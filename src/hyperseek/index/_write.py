@@ -1,4 +1,4 @@
-"""Filling an index, a shard at a time, so that a killed writer loses nothing that it reported and repeats nothing.
+"""Filling an index, a commit at a time, so that a killed writer loses nothing that it reported and repeats nothing.
 
 The order of writes: `index.json` in state "building", the empty table, shards (one atomic commit each), `index.json` in
 state "finished". Whatever was cut short, the next writer compares the stored documents with the corpus and goes on.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from hyperseek._errors import FingerprintError, InputError, StoreError
+from hyperseek._interrupt import stop_asked, stop_here, stoppable
 from hyperseek._progress import progress
 from hyperseek.records import Document
 from hyperseek.scoring import Points
@@ -26,7 +28,14 @@ Item: TypeAlias = tuple[Document, Any]
 """A document, and what its vector is made from or the vector itself."""
 
 SHARD = 2048
-"""Documents of a commit: what a kill can cost, against the number of files."""
+"""Most documents of a commit: what a kill can cost, against the number of files."""
+
+# Documents that are encoded together. Commits hold whole pieces, so that vectors, whose last bits depend on their
+# neighbours in a batch, depend neither on the time nor on kills. A GPU needs more texts at a time to be busy.
+PIECE = 256
+
+# A slow encoder commits sooner, so that a kill costs it seconds and not minutes.
+_COMMIT_SECONDS = 15.0
 
 _OTHER_CORPUS = "give the corpus it was begun with, another folder, or --overwrite"
 
@@ -42,6 +51,7 @@ def write_index(
     total: int | None = None,
     resume: bool = True,
     overwrite: bool = False,
+    piece: int = SHARD,
     shard: int = SHARD,
 ) -> None:
     """Make an index, or finish one.
@@ -54,12 +64,14 @@ def write_index(
         total: Number of items, for the progress bar.
         resume: Whether to go on with what is there.
         overwrite: Whether to delete what is there.
-        shard: Documents of a commit, at least 1.
+        piece: Items that are encoded at a time, at least 1.
+        shard: Most documents of a commit, at least 1.
 
     Raises:
         StoreError: The folder is in use, holds something else, or holds an index of other documents or settings.
         FingerprintError: It holds an index of another model.
         InputError: Two documents have one id, or a text or vector cannot be stored.
+        Interrupted: Ctrl-C was pressed; what was encoded is stored.
     """
     if shard < 1:
         raise InputError(f"a shard must have at least 1 document, not {shard}")
@@ -75,14 +87,22 @@ def write_index(
             _check_ended(folder, store, corpus)
             _logger.info("%s is finished already: %d documents", folder, info.count)
             return
-        with progress("encoding", total, unit="documents", done=len(store)) as bar:
-            while batch := list(islice(corpus, shard)):
-                documents = [document for document, _ in batch]
-                check_unicode(documents)
-                _check_unique(documents, seen, store)
-                store.append(documents, encode(batch))
-                bar.advance(len(batch))
+
+        def stored() -> str:
+            of = "" if total is None else f" of {total:,}"
+            return f"{len(store):,}{of} documents are stored in {folder}; run the same again to resume"
+
+        def check(documents: list[Document]) -> None:
+            check_unicode(documents)
+            _check_unique(documents, seen, store)
+
+        with stoppable(stored), progress("encoding", total, unit="documents", done=len(store)) as bar:
+            for documents, points in commits(
+                corpus, encode, check=check, piece=piece, shard=shard, advance=bar.advance
+            ):
+                store.append(documents, points)
                 _logger.info("stored %d documents in %s", len(store), folder)
+                stop_here()
         store.index_texts()
         store.remove_leftovers()
         finished = {
@@ -92,6 +112,46 @@ def write_index(
             "version": store.version,
         }
         info.model_copy(update=finished).write(folder)
+
+
+def commits(
+    items: Iterable[Item],
+    encode: Callable[[list[Item]], Points],
+    *,
+    check: Callable[[list[Document]], None],
+    piece: int,
+    shard: int,
+    advance: Callable[[int], None],
+) -> Iterator[tuple[list[Document], Points]]:
+    """Encode items piece by piece, and join successive pieces to commits.
+
+    Args:
+        items: Any number.
+        encode: Makes the points of a piece.
+        check: Raises an error for documents that cannot be stored; called before they are encoded.
+        piece: Items to encode at a time, at least 1.
+        shard: Most documents of a commit, at least 1.
+        advance: Called with the number of documents of a piece when it is encoded.
+
+    Yields:
+        The documents of a commit and their points: as many as there is room for, fewer where they took long or Ctrl-C
+        was pressed.
+    """
+    stream, size = iter(items), min(piece, shard)
+    documents: list[Document] = []
+    parts: list[Points] = []
+    start = time.monotonic()
+    while batch := list(islice(stream, size)):
+        new = [document for document, _ in batch]
+        check(new)
+        parts.append(encode(batch))
+        documents += new
+        advance(len(batch))
+        if len(documents) + size > shard or time.monotonic() - start >= _COMMIT_SECONDS or stop_asked():
+            yield documents, type(parts[0]).concatenate(parts)
+            documents, parts, start = [], [], time.monotonic()
+    if documents:
+        yield documents, type(parts[0]).concatenate(parts)
 
 
 def stored_documents(path: str | os.PathLike[str]) -> int:
@@ -185,6 +245,6 @@ def _check_unique(documents: list[Document], seen: set[int], store: Store) -> No
     ids: set[str] = set()
     for document in documents:
         if document.id in ids or (hash(document.id) in seen and store.has_id(document.id)):
-            raise InputError(f"document id {document.id!r} stands twice in the corpus; ids must be unique")
+            raise InputError(f"document id {document.id!r} appears twice in the corpus; ids must be unique")
         ids.add(document.id)
     seen.update(map(hash, ids))

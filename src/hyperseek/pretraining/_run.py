@@ -46,6 +46,7 @@ from hyperseek.training._record import (
     run_folder,
     versions,
 )
+from hyperseek.training._stopping import StopOnInterrupt, stoppable_run
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ def pretrain(recipe: PretrainRecipe, *, output: str | os.PathLike[str] | None = 
     earlier = earlier_run(recipe, folder, resume=resume)
     if earlier is not None and earlier.status == "finished":
         return earlier
-    return _Run(recipe, folder).carry_out(earlier)
+    with stoppable_run(folder):
+        return _Run(recipe, folder).carry_out(earlier)
 
 
 @dataclass(slots=True)
@@ -216,6 +218,7 @@ class _Run:
         total = None if self.recipe.train.max_seconds is not None else trainer.args.max_steps
         with progress("pre-training", total, unit="steps", done=done) as bar:
             trainer.add_callback(ShowProgress(bar))
+            trainer.add_callback(StopOnInterrupt())
             state: TrainerState = trainer.run(checkpoint)
         return state.global_step
 

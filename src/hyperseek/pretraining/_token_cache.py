@@ -25,6 +25,7 @@ from hyperseek._config import Config
 from hyperseek._errors import ConfigError
 from hyperseek._files import atomic_write, read_json, write_json
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek._interrupt import stop_asked, stop_here
 from hyperseek._progress import progress
 from hyperseek.pretraining._texts import TextSource
 from hyperseek.pretraining._token_rows import TokenRows
@@ -187,6 +188,9 @@ class _Writer:
                 bar.advance(len(batch))
                 if sum(map(len, self.held.values())) >= self.part_tokens:
                     self._commit(complete=False)
+                if stop_asked():
+                    self._commit(complete=False)
+                    stop_here()
         self._commit(complete=True)
 
     def _add(self, texts: list[str]) -> None:

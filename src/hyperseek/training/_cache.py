@@ -22,6 +22,7 @@ from torch import Tensor
 from hyperseek._errors import ConfigError, ModelError
 from hyperseek._files import write_json
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek._interrupt import stop_here
 from hyperseek._progress import progress
 from hyperseek.models import Retriever
 from hyperseek.models._precision import resolve_dtype
@@ -110,6 +111,7 @@ class FeatureCache:
                     batch = [missing[position] for position in shard]
                     self._store.add(self._compute(batch))
                     bar.advance(len(batch))
+                    stop_here()
         if is_distributed():
             dist.barrier()
             self._store.refresh()

@@ -42,6 +42,7 @@ from hyperseek.training._record import (
 from hyperseek.training._routes import SIDES, base_stop, frozen_prefix, reads_tokens
 from hyperseek.training._sources import data_fingerprint, read_dev_set, read_sources
 from hyperseek.training._stack import TrainedStack, TrainingModule
+from hyperseek.training._stopping import StopOnInterrupt, stoppable_run
 from hyperseek.training._trainer import RetrieverTrainer
 from hyperseek.training._training_set import EpochBatches, TrainingSet
 from hyperseek.training._validation import Validator
@@ -75,7 +76,8 @@ def train(recipe: Recipe, *, output: str | os.PathLike[str] | None = None, resum
     earlier = earlier_run(recipe, folder, resume=resume)
     if earlier is not None and earlier.status == "finished":
         return earlier
-    return _Run(recipe, folder).carry_out()
+    with stoppable_run(folder):
+        return _Run(recipe, folder).carry_out()
 
 
 @dataclass(slots=True)
@@ -209,6 +211,7 @@ class _Run:
         total = None if self.recipe.train.max_seconds is not None else trainer.args.max_steps
         with progress("training", total, unit="steps", done=done) as bar:
             trainer.add_callback(ShowProgress(bar))
+            trainer.add_callback(StopOnInterrupt())
             return trainer.run(checkpoint).global_step
 
     def _load_best(self, trainer: RetrieverTrainer) -> int | None:

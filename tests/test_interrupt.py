@@ -1,0 +1,125 @@
+"""Ctrl-C: what is under way is stored, what is stored is said, and the same command resumes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from hyperseek._interrupt import Interrupted, stop_asked, stop_here, stoppable
+
+
+def press() -> None:
+    signal.raise_signal(signal.SIGINT)
+
+
+def test_the_first_press_waits_for_a_place_to_stop() -> None:
+    done: list[int] = []
+
+    def work() -> None:
+        with stoppable(lambda: f"{len(done)} are stored"):
+            for number in range(5):
+                done.append(number)
+                if number == 1:
+                    press()
+                    assert stop_asked()
+                stop_here()
+
+    with pytest.raises(Interrupted, match="2 are stored"):
+        work()
+    assert done == [0, 1]
+    assert not stop_asked()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_the_second_press_stops_at_once() -> None:
+    done: list[int] = []
+
+    def work() -> None:
+        with stoppable(lambda: "nothing is stored"):
+            press()
+            done.append(1)
+            press()
+            done.append(2)
+
+    with pytest.raises(KeyboardInterrupt, match="nothing is stored"):
+        work()
+    assert done == [1]
+
+
+def test_without_a_press_nothing_happens() -> None:
+    with stoppable(lambda: "never said"):
+        stop_here()
+    stop_here()
+
+
+def test_inner_steps_stop_the_outer_one_with_its_message() -> None:
+    def work() -> None:
+        with stoppable(lambda: "of the whole"):
+            with stoppable(lambda: "of the part"):
+                press()
+                stop_here()
+            raise AssertionError("the outer step went on")
+
+    with pytest.raises(Interrupted, match="of the whole"):
+        work()
+
+
+def test_other_threads_and_other_handlers_are_left_alone() -> None:
+    seen = []
+
+    def work() -> None:
+        with stoppable(lambda: ""):
+            seen.append(signal.getsignal(signal.SIGINT))
+            stop_here()
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert seen == [signal.default_int_handler]
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stoppable(lambda: ""):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+PROGRAM = """
+import os, signal, sys
+from hyperseek.models import Retriever
+import hyperseek.cli
+
+plain = Retriever.encode_documents
+calls = []
+
+def encode(self, texts, **options):
+    calls.append(len(texts))
+    if calls.count(256) == 2 and os.environ.get("PRESS"):
+        signal.raise_signal(signal.SIGINT)
+    return plain(self, texts, **options)
+
+Retriever.encode_documents = encode
+hyperseek.cli.main()
+"""
+
+
+def test_encoding_that_is_stopped_says_what_is_stored_and_resumes(tiny_encoder: str, tmp_path: Path) -> None:
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(f'{{"_id": "d{number}", "text": "river stone {number}"}}\n' for number in range(700)))
+    command = [sys.executable, "-c", PROGRAM, "encode", tiny_encoder, str(corpus), "--index", str(tmp_path / "index")]
+    stopped = subprocess.run(
+        command, env={**os.environ, "PRESS": "1"}, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert stopped.returncode == 130
+    assert "512 of 700 documents are stored" in stopped.stderr
+    assert "run the same again to resume" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    resumed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "700 documents" in resumed.stderr
