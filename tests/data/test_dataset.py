@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import logging
+from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -78,6 +81,48 @@ def test_documents_are_read_once_for_all_facts():
     assert passes == 0
     assert (dataset.count(), dataset.qrels("test"), len(dataset.fingerprint())) == (3, {}, 32)
     assert passes == 1
+
+
+def test_files_are_opened_no_more_often_than_needed(beir, monkeypatch):
+    opened = Counter()
+
+    def counting(path, *arguments, **options):
+        opened[path.name.split(".")[0]] += 1
+        return original(path, *arguments, **options)
+
+    original = Path.open
+    monkeypatch.setattr(Path, "open", counting)
+
+    def of(call):
+        opened.clear()
+        call()
+        return dict(opened)
+
+    assert of(lambda: open_dataset(beir).queries()) == {"queries": 1}
+    assert of(lambda: open_dataset(beir).queries("test")) == {"queries": 1, "test": 1}
+    assert of(lambda: open_dataset(beir).count()) == {"corpus": 1, "test": 1, "train": 1}
+    assert of(lambda: open_dataset(beir).qrels("test")) == {"corpus": 1, "queries": 1, "test": 1, "train": 1}
+    assert of(lambda: open_dataset(beir).fingerprint()) == {"corpus": 1, "queries": 1, "test": 1, "train": 1}
+    dataset = open_dataset(beir)
+    dataset.count()
+    assert of(dataset.fingerprint) == {"queries": 1, "test": 1, "train": 1}
+    assert of(lambda: dataset.qrels("train")) == {"queries": 1, "train": 1}
+
+
+def test_what_is_empty_is_no_collection(beir):
+    (beir / "qrels/test.tsv").write_text("query-id\tcorpus-id\tscore\n")
+    assert open_dataset(beir).qrels("test") == {}
+    with pytest.raises(DataError, match="no query of fruit is judged in the split 'test'"):
+        open_dataset(beir).queries("test")
+    (beir / "queries.jsonl").write_text("\n  \n")
+    with pytest.raises(DataError, match=r"queries\.jsonl: holds no query"):
+        open_dataset(beir).queries()
+    (beir / "corpus.jsonl.gz").write_bytes(gzip.compress(b"\n \n"))
+    with pytest.raises(DataError, match=r"corpus\.jsonl\.gz: holds no document"):
+        list(open_dataset(beir).documents())
+    (beir / "corpus.jsonl.gz").write_bytes(gzip.compress(b'{"_id": "", "text": "x"}\n'))
+    with pytest.raises(DataError, match="holds no document; 1 bad_field"):
+        open_dataset(beir, on_error="skip").count()
 
 
 def test_duplicate_ids_in_memory():

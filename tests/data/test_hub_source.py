@@ -115,6 +115,52 @@ def test_rows_of_a_table(write_lines, tmp_path):
         list(examples_from_columns(table, split="test"))
 
 
+def test_cells_of_csv_files_stay_the_texts_that_they_are(tmp_path):
+    folder = tmp_path / "table"
+    folder.mkdir()
+    rows = [("007", "NA", "one"), ("08", "null", "1e5"), ("NA", "", "12345678901234567890123"), ("nan", "None", "1_0")]
+    lines = [",".join(("docno", "Title", "contents", "year")), *(",".join((*row, "1999")) for row in rows)]
+    (folder / "corpus.csv").write_text("\n".join(lines) + "\n")
+    (folder / "queries.csv").write_text("_id,text\n0,NA\n00,01\n")
+    (folder / "test.csv").write_text("query-id,corpus-id,score\n00,007,1\n0,NA,2\n")
+    card = CARD.replace("jsonl", "csv") + "- config_name: qrels\n  data_files: [{split: test, path: test.csv}]\n---\n"
+    (folder / "README.md").write_text(card)
+    dataset = open_dataset(f"hub:{folder}")
+    assert [(d.id, d.title, d.text, d.metadata) for d in dataset.documents()] == [
+        (*row, {"year": "1999"}) for row in rows
+    ]
+    assert [(query.id, query.text) for query in dataset.queries("test")] == [("0", "NA"), ("00", "01")]
+    assert dataset.qrels("test") == {"00": {"007": 1}, "0": {"NA": 2}}
+
+
+def test_scores_of_csv_files_are_numbers(tmp_path):
+    (tmp_path / "pairs").mkdir()
+    (tmp_path / "pairs/train.csv").write_text("query,positive,negative,score\n007,NA,null,-2.5\n")
+    (example,) = examples_from_columns(f"hub:{tmp_path}/pairs", name="pairs")
+    assert (example.query.text, example.positives[0].text, example.negatives[0].text) == ("007", "NA", "null")
+    assert [item.score for item in (*example.positives, *example.negatives)] == [-2.5, 0.0]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # `datasets` leaves files open
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("train.parquet", b"PAR1garbagePAR1"),
+        ("train.arrow", b"ARROW1\0\0\0\0"),
+        ("train.jsonl", b'{"anchor": ['),
+        ("train.csv", b'a,b\n"c'),
+        ("train.csv", b"\xff\xfe\x00"),
+        ("train.csv", b""),
+    ],
+)
+def test_damaged_tables(tmp_path, name, content):
+    folder = tmp_path / "damaged"
+    folder.mkdir()
+    (folder / name).write_bytes(content)
+    with pytest.raises(DataError):
+        list(examples_from_columns(f"hub:{folder}", name="damaged"))
+
+
 def test_missing_package_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
     with pytest.raises(MissingExtraError, match=r"pip install 'hyperseek\[hub\]'"):

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from hyperseek._errors import DataError, InputError
-from hyperseek.data import open_dataset
+from hyperseek.data import open_dataset, parse_source, prepare
 from hyperseek.records import Document
 
 
@@ -101,3 +101,32 @@ def test_import_is_light():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_sources_are_taken_apart_whether_they_exist_or_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a:b").mkdir()
+    (tmp_path / "medquad").mkdir()
+    for source, place, split in [
+        ("nowhere/medquad:train", "nowhere/medquad", "train"),
+        ("medquad:train", "medquad", "train"),
+        ("medquad", "medquad", None),
+        ("nowhere", "nowhere", None),
+        ("a:b", "a:b", None),
+        ("a:b:dev", "a:b", "dev"),
+        ("nowhere.jsonl:train", "nowhere.jsonl", "train"),
+        ("C:\\data\\medquad", "C:\\data\\medquad", None),
+        ("C:/data/medquad:dev", "C:/data/medquad", "dev"),
+        ("C:/data/medquad", "C:/data/medquad", None),
+        ("name=nowhere:train", "nowhere", "train"),
+        ("medquad:", "medquad:", None),
+        (":train", ":train", None),
+        ("hub:organisation/name:dev", "hub:organisation/name", "dev"),
+        ("pydocs:numpy:train", "pydocs:numpy", "train"),
+        ("x" * 5000 + ":train", "x" * 5000, "train"),
+        ("with\0zero:train", "with\0zero", "train"),
+    ]:
+        parsed = parse_source(source)
+        assert (parsed.place, parsed.split) == (place, split), source
+    with pytest.raises(DataError, match="nowhere/medquad: no such file or folder"):
+        prepare(tmp_path / "out", ["nowhere/medquad:train"])

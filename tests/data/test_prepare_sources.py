@@ -128,7 +128,7 @@ def test_missing_table(tmp_path):
         ("hub:mteb/scifact:train", None, "qrels", "hub:mteb/scifact", "train"),
         ("m=columns:hub:some/pairs#triplet:train", "m", "columns", "hub:some/pairs#triplet", "train"),
         ("hypencoder:a.jsonl", None, "hypencoder", "a.jsonl", None),
-        ("nowhere:train", None, "qrels", "nowhere:train", None),
+        ("nowhere:train", None, "qrels", "nowhere", "train"),
     ],
 )
 def test_parse_source(given, name, kind, place, split):

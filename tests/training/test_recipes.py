@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from hyperseek import HyperseekError
+from hyperseek._errors import ConfigError
 from hyperseek.data import parse_source
 from hyperseek.models import LorentzConfig
 from hyperseek.pretraining import read_pretrain_recipe
@@ -50,7 +51,7 @@ def test_all_known_recipes_are_there() -> None:
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_a_recipe_is_valid_and_its_names_resolve(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("HYPERSEEK_DATA", raising=False)
+    monkeypatch.setenv("HYPERSEEK_DATA", "elsewhere/data")  # which need not be there
     recipe = read_recipe(path)
     objective = Objective(recipe.losses)
     assert list(objective.weights) == list(recipe.losses.chosen)
@@ -205,3 +206,17 @@ def test_the_hyperbolic_recipe_and_its_flat_twin_differ_in_one_field() -> None:
     flat = read_recipe("lorentz-minilm", ["model.lorentz.distance=cosine"]).model.lorentz
     assert flat == curved.model_copy(update={"distance": "cosine"})
     assert (curved.curved, flat.curved) == (True, False)
+
+
+def test_a_variable_that_is_not_set_is_an_error_that_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERSEEK_DATA", "/any/where")
+    assert expanded("$HYPERSEEK_DATA/medquad:train") == expanded("${HYPERSEEK_DATA}/medquad:train")
+    assert expanded("$HYPERSEEK_DATA/medquad:train") == "/any/where/medquad:train"
+    monkeypatch.delenv("HYPERSEEK_DATA")
+    monkeypatch.delenv("OTHER_PLACE", raising=False)
+    for source in ("$HYPERSEEK_DATA/medquad:train", "${HYPERSEEK_DATA}/x", "columns:$HYPERSEEK_DATA/x.jsonl"):
+        with pytest.raises(ConfigError, match="HYPERSEEK_DATA, which is not set; set it to the folder that holds"):
+            expanded(source)
+    with pytest.raises(ConfigError, match="OTHER_PLACE, which is not set"):
+        expanded("$OTHER_PLACE/x")
+    assert expanded("pydocs:train") == "pydocs:train"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hyperseek._errors import UnknownNameError
+from hyperseek._errors import DataError, UnknownNameError
 from hyperseek._fingerprint import fingerprint_json, fingerprint_texts
-from hyperseek.data._qrels import check_known, collect_qrels
+from hyperseek.data._qrels import Judgement, check_known, collect_qrels
 from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.data._source import MemorySource, Source
 from hyperseek.records import Document, Qrels, Query
@@ -100,7 +100,7 @@ class Dataset:
         return self._reported("documents", self._source.documents)
 
     def queries(self, split: str | None = None) -> list[Query]:
-        """Return queries in their order.
+        """Return queries in their order; documents are not read, but where `on_error` is `"skip"`.
 
         Args:
             split: Only those that are judged in this split; None for all.
@@ -109,12 +109,23 @@ class Dataset:
             The queries.
 
         Raises:
-            DataError: A bad record, with file and line.
+            DataError: A bad record, with file and line; or none of them is judged in the split.
             UnknownNameError: There is no such split.
         """
-        judged = None if split is None else self.qrels(split)
-        queries = self._reported("queries", self._source.queries)
-        return [query for query in queries if judged is None or query.id in judged]
+        if split is None:
+            return list(self._reported("queries", self._source.queries))
+        judgements, faults = self._judgements(split)
+        queries = list(self._reported("queries", self._source.queries))
+        if self._check:
+            # What is left out must be what `qrels` leaves out; where nothing is, `qrels` says what is wrong.
+            missing = self._surveyed({split: judgements}).missing if self._on_error == "skip" else frozenset()
+            known = {query.id for query in queries}
+            judgements = list(check_known(judgements, known, None, faults, missing=missing))
+        judged = {judgement.query_id for judgement in judgements}
+        found = [query for query in queries if query.id in judged]
+        if not found:
+            raise DataError(f"no query of {self.name} is judged in the split {split!r}")
+        return found
 
     def qrels(self, split: str) -> Qrels:
         """Return the judgements of a split.
@@ -129,16 +140,27 @@ class Dataset:
             DataError: A bad judgement, with file and line.
             UnknownNameError: There is no such split.
         """
+        return self._qrels([split])[split]
+
+    def _qrels(self, splits: Sequence[str], queries: Iterable[Query] | None = None) -> dict[str, Qrels]:
+        """Return judgements by split; every part of the collection is read at most once."""
+        read = {split: self._judgements(split) for split in splits}
+        if self._check:
+            known = {query.id for query in (self.queries() if queries is None else queries)}
+            missing = self._surveyed({split: judgements for split, (judgements, _) in read.items()}).missing
+        found = {}
+        for split, (judgements, faults) in read.items():
+            kept = check_known(judgements, known, None, faults, missing=missing) if self._check else judgements
+            found[split] = collect_qrels(kept, faults)
+            self._keep(f"qrels {split}", faults)
+        return found
+
+    def _judgements(self, split: str) -> tuple[list[Judgement], Faults]:
+        """Read the judgements of a split; what is known of queries and documents is not asked yet."""
         if split not in self.splits:
             raise UnknownNameError(f"split of {self.name}", split, self.splits)
         faults = Faults(self._on_error, ErrorReport())
-        judgements = self._source.judgements(split, faults)
-        if self._check:
-            queries = {query.id for query in self.queries()}
-            judgements = check_known(judgements, queries, None, faults, missing=self._surveyed().missing)
-        qrels = collect_qrels(judgements, faults)
-        self._keep(f"qrels {split}", faults)
-        return qrels
+        return list(self._source.judgements(split, faults)), faults
 
     def count(self) -> int:
         """Return the number of documents."""
@@ -152,19 +174,17 @@ class Dataset:
         Returns:
             32 hexadecimal digits.
         """
+        queries = self.queries()
+        qrels = self._qrels(self.splits, queries)
+        texts = (part for query in queries for part in (query.id, query.text, _plain(query.metadata)))
         return fingerprint_json(
-            {
-                "documents": self._surveyed().digest,
-                "queries": fingerprint_texts(
-                    part for query in self.queries() for part in (query.id, query.text, _plain(query.metadata))
-                ),
-                "qrels": {split: self.qrels(split) for split in self.splits},
-            }
+            {"documents": self._surveyed().digest, "queries": fingerprint_texts(texts), "qrels": qrels}
         )
 
-    def _surveyed(self) -> _Survey:
+    def _surveyed(self, read: Mapping[str, Sequence[Judgement]] | None = None) -> _Survey:
+        """Read all documents, unless they were; `read` are judgements that need not be read again for it."""
         if self._survey is None:
-            missing = self._judged_documents() if self._check else set()
+            missing = self._judged_documents(read or {}) if self._check else set()
             count = 0
 
             def parts() -> Iterator[str]:
@@ -178,10 +198,11 @@ class Dataset:
             self._survey = _Survey(count, digest, frozenset(missing))
         return self._survey
 
-    def _judged_documents(self) -> set[str]:
+    def _judged_documents(self, read: Mapping[str, Sequence[Judgement]]) -> set[str]:
         # Bad lines are reported when their own split is read, not when another one is.
         ignored = Faults("skip", ErrorReport())
-        return {judgement.document_id for split in self.splits for judgement in self._source.judgements(split, ignored)}
+        streams = (read[split] if split in read else self._source.judgements(split, ignored) for split in self.splits)
+        return {judgement.document_id for stream in streams for judgement in stream}
 
     def _reported(self, part: str, stream: Any) -> Iterator[Any]:
         faults = Faults(self._on_error, ErrorReport())

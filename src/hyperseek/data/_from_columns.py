@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hyperseek._errors import shown
+from hyperseek._field_names import number_of
 from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, content_id, qualified
 from hyperseek.data._options import ColumnsOptions
 from hyperseek.data._report import ErrorReport, Faults, OnError
-from hyperseek.data._rows import BadRow, Table, finite_number, optional_text, table_name, table_rows
+from hyperseek.data._rows import BadRow, Table, optional_text, table_name, table_rows
 from hyperseek.records import Query
 
 _QUERY_NAMES = ("query", "anchor", "question")
@@ -126,7 +127,7 @@ def _scores(row: Mapping[str, Any], columns: ColumnsOptions, positives: int, neg
     scores: list[float | None] = [None] * (positives + negatives)
     if columns.score is not None:
         value = row.get(columns.score)
-        number = finite_number(value)
+        number = number_of(value)
         if number is None:
             return list(_score_list(value, columns.score, positives + negatives))
         if (positives, negatives) == (1, 1):
@@ -144,7 +145,7 @@ def _scores(row: Mapping[str, Any], columns: ColumnsOptions, positives: int, neg
 
 
 def _score_list(value: object, column: str, count: int) -> list[float]:
-    numbers = [finite_number(one) for one in value] if isinstance(value, list) else [finite_number(value)]
+    numbers = [number_of(one) for one in value] if isinstance(value, list) else [number_of(value)]
     finite = [number for number in numbers if number is not None]
     if len(finite) != count or len(numbers) != count:
         raise BadRow("bad_score", f"column {column!r} must hold {count} numbers, not {shown(value)}")

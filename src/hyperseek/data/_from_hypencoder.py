@@ -7,11 +7,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from hyperseek._errors import shown
-from hyperseek._field_names import id_of
+from hyperseek._field_names import id_of, number_of
 from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, content_id, qualified
 from hyperseek.data._options import HypencoderOptions
 from hyperseek.data._report import ErrorReport, Faults, OnError
-from hyperseek.data._rows import BadRow, Table, finite_number, optional_text, table_name, table_rows
+from hyperseek.data._rows import BadRow, Table, optional_text, table_name, table_rows
 from hyperseek.records import Query
 
 
@@ -81,7 +81,7 @@ def _item(item: object, name: str, options: HypencoderOptions) -> ExampleItem:
     text = _content(item, "an item")
     score = None
     if options.score_key is not None and item.get(options.score_key) is not None:
-        score = finite_number(item[options.score_key])
+        score = number_of(item[options.score_key])
         if score is None:
             raise BadRow("bad_score", f"{options.score_key!r} must be a number, not {shown(item[options.score_key])}")
     return ExampleItem(qualified(name, id_of(item.get("id")) or content_id(text)), text, score)

@@ -3,26 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from hyperseek._errors import DataError, require, shown
-from hyperseek._field_names import id_of
+from hyperseek._errors import DataError, HyperseekError, brief, require, shown
+from hyperseek._field_names import find_key, id_of
 from hyperseek.data._fields import FieldKeys, documents_from_rows, queries_from_rows
 from hyperseek.data._lines import Row
-from hyperseek.data._qrels import Judgement, grade_of
+from hyperseek.data._qrels import DOCUMENT_NAMES, GRADE_NAMES, QUERY_NAMES, Judgement, grade_of
 from hyperseek.data._report import Faults
 from hyperseek.records import Document, Query
 
-_QUERY_COLUMNS = ("query-id", "query_id", "qid")
-_DOCUMENT_COLUMNS = ("corpus-id", "corpus_id", "doc_id", "docid")
-_GRADE_COLUMNS = ("score", "relevance", "label")
+_MOST_COLUMNS = 1_000  # of a CSV file
 
 
 class HubSource:
     """A collection in BEIR form: the configurations `corpus` and `queries`, and judgements by split.
 
     Judgements are the configuration `qrels` or `default` (as MTEB has them), or the dataset `NAME-qrels` (as BeIR
-    has them). The tables are memory-mapped, so a corpus need not fit in memory.
+    has them). The tables are memory-mapped, so a corpus need not fit in memory. Cells of CSV files are texts.
 
     Args:
         name: `organisation/name`, or a local folder that `datasets.load_dataset` reads.
@@ -54,20 +53,20 @@ class HubSource:
 
     def documents(self, faults: Faults) -> Iterator[Document]:
         """Stream the documents."""
-        rows = _rows(_only_split(self._name, "corpus"))
+        rows = _rows(_only_split(self._name, "corpus"), self._name)
         return documents_from_rows(rows, f"hub:{self._name} corpus", self._keys, faults)
 
     def queries(self, faults: Faults) -> Iterator[Query]:
         """Stream the queries."""
-        rows = _rows(_only_split(self._name, "queries"))
+        rows = _rows(_only_split(self._name, "queries"), self._name)
         return queries_from_rows(rows, f"hub:{self._name} queries", FieldKeys(), faults)
 
     def judgements(self, split: str, faults: Faults) -> Iterator[Judgement]:
         """Stream the judgements of a split."""
         place = f"hub:{self._qrels[0]} {split}"
         table = self._loaded_qrels()[split]
-        names = [_column(table, known, place) for known in (_QUERY_COLUMNS, _DOCUMENT_COLUMNS, _GRADE_COLUMNS)]
-        for line, row in _rows(table):
+        names = [_column(table, known, place) for known in (QUERY_NAMES, DOCUMENT_NAMES, GRADE_NAMES)]
+        for line, row in _rows(table, self._name):
             query_id, document_id, grade = id_of(row[names[0]]), id_of(row[names[1]]), grade_of(row[names[2]])
             if query_id is None or document_id is None or grade is None:
                 faults.found("bad_field", f"no judgement: {shown(row)}", path=place, line=line)
@@ -98,28 +97,67 @@ def hub_rows(name: str, split: str) -> Iterator[Row]:
     tables = _load(dataset, configuration or None)
     if split not in tables:
         raise DataError(f"has no split {split!r}; it has {sorted(tables)}", path=f"hub:{name}")
-    yield from _rows(tables[split])
+    yield from _rows(tables[split], name)
 
 
-def _rows(table: Any) -> Iterator[Row]:
-    return enumerate(table, start=1)
+@contextmanager
+def reading_hub(name: str) -> Iterator[None]:
+    """Report what goes wrong in `datasets`, in the network, or in a damaged file of a data set, as a `DataError`.
+
+    Args:
+        name: The data set, for the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DataError: The block raised something else than an error of this library.
+    """
+    try:
+        yield
+    except HyperseekError:
+        raise
+    except Exception as error:
+        # What `datasets` says of a file that it cannot read is only that it could not; the cause says why.
+        cause = error.__cause__ or error
+        raise DataError(f"cannot be read from the Hub: {brief(cause)}", path=f"hub:{name}") from error
+
+
+def csv_as_text(name: str, configuration: str | None, revision: str | None = None) -> dict[str, Any]:
+    """Return the options of `datasets.load_dataset` by which the cells of CSV files stay the texts that they are.
+
+    Otherwise pandas guesses: the id 007 becomes 7, the title NA nothing, and a long number a fraction.
+
+    Args:
+        name: The data set.
+        configuration: One of its configurations, or None.
+        revision: Branch, tag or commit; None takes the newest.
+
+    Returns:
+        The options; none for data sets of other files.
+    """
+    datasets = require("datasets", extra="hub")
+    builder = datasets.load_dataset_builder(name, configuration, revision=revision)
+    if type(builder.config).__name__ != "CsvConfig":
+        return {}
+    return {"converters": dict.fromkeys(range(_MOST_COLUMNS), str), "keep_default_na": False}
+
+
+def _rows(table: Any, name: str) -> Iterator[Row]:
+    with reading_hub(name):
+        yield from enumerate(table, start=1)
 
 
 def _configurations(name: str) -> list[str]:
     datasets = require("datasets", extra="hub")
-    try:
+    with reading_hub(name):
         return list(datasets.get_dataset_config_names(name))
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read from the Hub: {error}", path=f"hub:{name}") from error
 
 
 def _load(name: str, configuration: str | None) -> Any:
     datasets = require("datasets", extra="hub")
-    try:
-        return datasets.load_dataset(name, configuration)
-    except (OSError, ValueError) as error:
-        where = f"hub:{name}" + (f"#{configuration}" if configuration else "")
-        raise DataError(f"cannot be read from the Hub: {error}", path=where) from error
+    with reading_hub(name + (f"#{configuration}" if configuration else "")):
+        return datasets.load_dataset(name, configuration, **csv_as_text(name, configuration))
 
 
 def _only_split(name: str, configuration: str) -> Any:
@@ -132,7 +170,7 @@ def _only_split(name: str, configuration: str) -> Any:
 
 
 def _column(table: Any, known: tuple[str, ...], place: str) -> str:
-    for name in known:
-        if name in table.column_names:
-            return name
+    found = find_key(known, table.column_names)
+    if found is not None:
+        return found
     raise DataError(f"needs one of the columns {list(known)}, has {table.column_names}", path=place)

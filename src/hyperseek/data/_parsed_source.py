@@ -46,7 +46,7 @@ def parse_source(source: PathLike) -> ParsedSource:
     """
     text = given = os.fspath(source)
     name = None
-    if (named := _NAMED.fullmatch(text)) and not Path(text).exists():
+    if (named := _NAMED.fullmatch(text)) and not _exists(text):
         name, text = named.groups()
     for kind in ("hypencoder", "columns"):
         if text.startswith(f"{kind}:"):
@@ -65,5 +65,15 @@ def _without_split(text: str) -> tuple[str, str | None]:
         catalogue, _, rest = text.partition(":")
         identity, _, split = rest.partition(":")
         return f"{catalogue}:{identity}", split or None
-    place, colon, split = text.rpartition(":")
-    return (place, split) if colon and not Path(text).exists() and Path(place).exists() else (text, None)
+    place, _, split = text.rpartition(":")
+    # A split is no path; with one after the colon, as in C:/data, the colon belongs to the place.
+    if not place or not split or set(split) & {"/", "\\"} or _exists(text):
+        return text, None
+    return place, split
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False

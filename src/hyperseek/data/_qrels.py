@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hyperseek._errors import DataError, InputError, brief, shown
-from hyperseek._field_names import find_key
+from hyperseek._field_names import find_key, number_of
 from hyperseek._files import atomic_write
 from hyperseek.data._json_values import json_value
 from hyperseek.data._lines import base_suffix, numbered_lines, whole_text
@@ -20,10 +20,9 @@ from hyperseek.records import Qrels
 BEIR_HEADER = ("query-id", "corpus-id", "score")
 # ASCII blanks only: str.split() would also split ids at no-break spaces and control characters.
 BLANKS = re.compile(r"[ \t]+")
-QUERY_NAMES = ("query_id", "qid", "query", "topic", "topic_id")
-DOCUMENT_NAMES = ("corpus_id", "doc_id", "docid", "document_id", "docno", "pid", "passage_id", "document", "doc")
+QUERY_NAMES = ("query-id", "qid", "query", "topic", "topic_id")
+DOCUMENT_NAMES = ("corpus-id", "doc_id", "docid", "document_id", "docno", "pid", "passage_id", "document", "doc")
 GRADE_NAMES = ("score", "relevance", "rel", "grade", "label", "judgment", "judgement", "rating", "relevancy", "gain")
-_NUMBER = re.compile(r"[+-]?[0-9]{1,20}(\.[0-9]{0,20})?", re.ASCII)
 
 LARGEST_GRADE = (1 << 31) - 1
 """Grades are small; those that do not fit into 32 bits are mistakes, and measures could not tell them apart."""
@@ -153,14 +152,10 @@ def check_known(
 
 def grade_of(value: object) -> int | None:
     """Return a grade, or None if `value` is no whole number within `LARGEST_GRADE`; `"1.0"` and `1.0` count as 1."""
-    if isinstance(value, str):
-        # Python also reads "1_0" and digits of other scripts.
-        value = float(value) if _NUMBER.fullmatch(value) else None
-    if isinstance(value, float):
-        value = int(value) if value.is_integer() else None
-    if not isinstance(value, int) or isinstance(value, bool):
+    number = number_of(value)
+    if number is None or not number.is_integer() or abs(number) > LARGEST_GRADE:
         return None
-    return value if abs(value) <= LARGEST_GRADE else None
+    return int(number)
 
 
 def _from_columns(path: Path, faults: Faults) -> Iterator[Judgement]:

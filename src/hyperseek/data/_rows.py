@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -63,17 +62,6 @@ def table_name(table: Table) -> str:
     if text.startswith("hub:"):
         return text.removeprefix("hub:").strip("/").replace("/", "-").replace("#", "-")
     return base_stem(text)
-
-
-def finite_number(value: object) -> float | None:
-    """Return a finite number, or None if `value` is none."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return None
-    try:
-        number = float(value)
-    except OverflowError:
-        return None
-    return number if math.isfinite(number) else None
 
 
 def optional_text(value: object) -> str | None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from hyperseek._errors import InputError, shown
-from hyperseek._field_names import id_of
+from hyperseek._field_names import id_of, number_of
 from hyperseek._files import atomic_write
 from hyperseek.data._lines import base_suffix, json_lines, numbered_lines
 from hyperseek.data._opening import PathLike, existing_file
@@ -18,7 +17,6 @@ from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.records import Run
 
 _TREC_COLUMNS = 6
-_NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,4})?")
 
 
 def read_run(path: PathLike, *, on_error: OnError = "raise", report: ErrorReport | None = None) -> Run:
@@ -110,7 +108,7 @@ def _from_trec(path: Path, faults: Faults) -> Iterator[tuple[int, str, str, floa
             message = f"has {len(cells)} columns, a TREC run has 6: query Q0 document rank score tag"
             faults.found("bad_columns", message, path=path, line=number)
             continue
-        score = _score(cells[4])
+        score = number_of(cells[4])
         if score is None:
             faults.found("bad_score", f"the score must be a number, not {shown(cells[4])}", path=path, line=number)
         elif not cells[0] or not cells[2]:
@@ -131,21 +129,9 @@ def _from_json_lines(path: Path, faults: Faults) -> Iterator[tuple[int, str, str
             continue
         for item in items:
             fields: Mapping[str, Any] = item if isinstance(item, dict) else {}
-            document_id, score = id_of(fields.get("id")), _score(fields.get("score"))
+            document_id, score = id_of(fields.get("id")), number_of(fields.get("score"))
             if document_id is None or score is None:
                 message = f"an item needs an id and a numeric score, not {shown(item)}"
                 faults.found("bad_score", message, path=path, line=number)
             else:
                 yield number, query_id, document_id, score
-
-
-def _score(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    if isinstance(value, str) and not _NUMBER.fullmatch(value):
-        return None  # Python also reads "1_0" and digits of other scripts
-    try:
-        number = float(value)
-    except (ValueError, OverflowError):
-        return None
-    return number if math.isfinite(number) else None

@@ -75,7 +75,7 @@ class TextSourceConfig(Config):
         source: A `.jsonl` file, plain text (`.txt`, `.md`, `.rst`), each plain or `.gz`; a folder or a pattern like
             `texts/*.txt` of such files; a collection (a BEIR folder, a `.tsv` corpus, `ir_datasets:ID`, `pydocs`);
             `hub:NAME` or `hub:NAME#CONFIGURATION`; `mds:FOLDER` with shards of mosaicml-streaming. Environment
-            variables are filled in; `$HYPERSEEK_DATA` is `../shared/data` where it is not set.
+            variables, as `$HYPERSEEK_DATA`, are filled in; one that is not set is an error.
         text_key: Key or column of the text; None finds the usual ones (`text`, `content`, `body`, ...).
         title_key: Key or column of a title that goes before the text; None takes none, except in collections.
         split: Of a Hub dataset.

@@ -10,7 +10,9 @@ from pathlib import Path
 from types import ModuleType
 
 from hyperseek._errors import DataError, MissingExtraError, require
+from hyperseek._files import reading
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
+from hyperseek.data._hub import csv_as_text, reading_hub
 from hyperseek.data._lines import Row
 
 logger = logging.getLogger(__name__)
@@ -33,11 +35,12 @@ def hub_texts(name: str, *, split: str, revision: str | None) -> Iterator[Row]:
     """
     datasets = require("datasets", extra="hub")
     dataset, _, configuration = name.partition("#")
-    try:
-        rows = datasets.load_dataset(dataset, configuration or None, split=split, revision=revision, streaming=True)
-    except (OSError, ValueError) as error:
-        raise DataError(f"cannot be read from the Hub: {error}", path=f"hub:{name}") from error
-    yield from enumerate(rows, start=1)
+    with reading_hub(name):
+        options = csv_as_text(dataset, configuration or None, revision)
+        rows = datasets.load_dataset(
+            dataset, configuration or None, split=split, revision=revision, streaming=True, **options
+        )
+        yield from enumerate(rows, start=1)
 
 
 def hub_fingerprint(name: str, *, split: str, revision: str | None) -> str:
@@ -62,10 +65,14 @@ def mds_texts(folder: Path) -> Iterator[Row]:
 
     Raises:
         MissingExtraError: `mosaicml-streaming` is not installed.
+        DataError: A shard is missing or damaged.
     """
     streaming = _streaming()
     # Packed shards are unpacked on the way, into a place of our own.
-    with tempfile.TemporaryDirectory(prefix="hyperseek-mds-") as unpacked:
+    with (
+        tempfile.TemporaryDirectory(prefix="hyperseek-mds-") as unpacked,
+        reading(folder, "a folder of MDS shards"),
+    ):
         shards = streaming.StreamingDataset(remote=str(folder), local=unpacked, shuffle=False, batch_size=1)
         for position in range(shards.num_samples):
             yield position + 1, shards[position]

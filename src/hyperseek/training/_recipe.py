@@ -34,8 +34,8 @@ class SourceConfig(Config):
     Attributes:
         source: A folder that `hyperseek prepare` wrote, or what `prepare` takes: `[NAME=]PLACE[:SPLIT]` with a
             collection (a BEIR folder, `ir_datasets:ID`, `hub:NAME`, `pydocs`), `hypencoder:TABLE` or
-            `columns:TABLE`. Environment variables are filled in; `$HYPERSEEK_DATA` is `../shared/data` where it is
-            not set.
+            `columns:TABLE`. Environment variables, as `$HYPERSEEK_DATA`, are filled in; one that is
+            not set is an error.
         limit: Use only this many examples, drawn by seed.
         repeat: How often an epoch goes through this source.
         anchor_only: Whether to forget the judgements and keep the queries, for the anchor loss alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +26,8 @@ from hyperseek.training._recipe import DataConfig, DevSetConfig, SourceConfig
 from hyperseek.training._training_set import Example, TrainingSet, check_not_empty
 from hyperseek.training._validation import DevSet, make_dev_set
 
-_DEFAULTS = {"HYPERSEEK_DATA": "../shared/data"}
+_UNSET = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_MEANING = {"HYPERSEEK_DATA": "the folder that holds the collections, each a folder in BEIR form"}
 
 
 @dataclass(slots=True)
@@ -115,11 +117,34 @@ def read_dev_set(config: DevSetConfig, *, seed: int) -> DevSet:
 
 
 def expanded(source: str) -> str:
-    """Fill in environment variables, those that have a default included."""
-    for name, default in _DEFAULTS.items():
-        if name not in os.environ:
-            source = source.replace(f"${{{name}}}", default).replace(f"${name}", default)
-    return os.path.expandvars(source)
+    """Fill in environment variables.
+
+    Args:
+        source: A source, as a recipe names it.
+
+    Returns:
+        The source without variables.
+
+    Raises:
+        ConfigError: A variable is not set; the message says what to set.
+    """
+    filled = os.path.expandvars(source)
+    unset = _UNSET.search(filled)
+    if unset is None or _exists(filled):
+        return filled
+    name = unset[1] or unset[2]
+    meaning = _MEANING.get(name, "the part of the path that it stands for")
+    raise ConfigError(
+        f"the source {source!r} needs the environment variable {name}, which is not set; set it to {meaning}, as in "
+        f"`export {name}=/path/to/data`, or name another source"
+    )
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return False
 
 
 def data_fingerprint(training_set: TrainingSet) -> str:
