@@ -33,3 +33,26 @@ def test_only_changed_documents_of_queries_that_both_runs_have(caplog):
     assert "leaves out query r" in caplog.text
     with pytest.raises(InputError, match="at least one query"):
         p_mrr({})
+
+
+def test_nothing_moves_unless_a_score_does():
+    qrels, changed = {"q": {"a": 1, "c": 1}}, {"q": {"a": 0, "c": 1}}
+    one, other = {"q": {"a": 1.0, "b": 1.0, "c": 0.5}}, {"q": {"b": 1.0, "c": 0.5, "a": 1.0}}
+    assert p_mrr_per_query(one, other, qrels, changed) == {"q": 0}
+    assert p_mrr_per_query(other, one, qrels, changed) == {"q": 0}
+    # What ties in one run only stands where that run has it.
+    assert p_mrr_per_query({"q": {"b": 2.0, "a": 1.0}}, {"q": {"a": 1.0, "b": 1.0}}, qrels, changed) == {"q": -0.5}
+
+
+def test_only_relevance_counts_and_its_direction():
+    high, low = {"q": {"a": 2.0, "b": 1.0}}, {"q": {"b": 2.0, "a": 1.0}}
+    for nothing in ({}, {"a": 0}, {"a": -2}):
+        for something in ({}, {"a": 0}, {"a": -1}):
+            assert p_mrr_per_query(low, high, {"q": nothing}, {"q": something}) == {}
+        gained, lost = ({"q": nothing}, {"q": {"a": 1}}), ({"q": {"a": 1}}, {"q": nothing})
+        assert p_mrr_per_query(low, high, *gained) == {"q": 0.5}  # became relevant and rose
+        assert p_mrr_per_query(high, low, *gained) == {"q": -0.5}
+        assert p_mrr_per_query(high, low, *lost) == {"q": 0.5}
+        assert p_mrr_per_query(low, high, *lost) == {"q": -0.5}
+    assert p_mrr_per_query(high, low, {"q": {"a": 2}}, {"q": {"a": 1}}) == {"q": 0.5}
+    assert p_mrr_per_query(low, high, {}, {"q": {"a": 1}}) == {"q": 0.5}  # judged under the changed instruction alone

@@ -138,3 +138,25 @@ def test_every_test_can_be_asked_for_in_a_comparison():
     assert Statistics(tests=tuple(TESTS)).tests == tuple(TESTS)
     with pytest.raises(ConfigError, match="tests"):
         Statistics.from_mapping({"tests": ["sign"]})
+
+
+def test_rounding_is_no_difference():
+    values = np.array([0.2, 0.1, -0.3, 0.4, 0.15, -0.05, 0.0, 0.25])
+    noise = np.array([0, 0, 0, 0, 0, 0, 5e-17, 0])
+    for test in ("permutation", "t", "wilcoxon"):
+        clean = paired_test(test, values, resamples=500)
+        for scale in (1, -1, 20):
+            assert paired_test(test, values + scale * noise, resamples=500) == pytest.approx(clean, abs=1e-12), test
+        assert paired_test(test, [5e-17, -3e-17, 1e-16, 4e-17]) == 1
+    assert paired_test("wilcoxon", values + noise)[0] == pytest.approx(stats.wilcoxon(values[values != 0]).pvalue)
+
+
+def test_sizes_that_are_equal_on_paper_share_a_rank():
+    rough = np.array([0.1 + 0.2, 0.3, -0.3, 0.7 - 0.4, 0.1, -0.2, 0.8 - 0.7])
+    clean = np.array([0.3, 0.3, -0.3, 0.3, 0.1, -0.2, 0.1])
+    assert paired_test("wilcoxon", rough) == pytest.approx(paired_test("wilcoxon", clean), abs=1e-12)
+
+
+def test_differences_must_be_numbers():
+    with pytest.raises(InputError, match=r"query 1 \(from 0\) has \[nan\]"):
+        paired_test("t", [0.1, np.nan])

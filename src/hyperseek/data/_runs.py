@@ -10,6 +10,7 @@ from typing import Any
 from hyperseek._errors import InputError, shown
 from hyperseek._field_names import id_of, number_of
 from hyperseek._files import atomic_write
+from hyperseek._order import best_first
 from hyperseek.data._lines import base_suffix, json_lines, numbered_lines
 from hyperseek.data._opening import PathLike, existing_file
 from hyperseek.data._qrels import BLANKS, check_id
@@ -50,7 +51,7 @@ def read_run(path: PathLike, *, on_error: OnError = "raise", report: ErrorReport
         else:
             ranking[document_id] = score
     faults.finish(file)
-    return {query_id: _best_first(ranking) for query_id, ranking in run.items()}
+    return {query_id: {name: ranking[name] for name in best_first(ranking)} for query_id, ranking in run.items()}
 
 
 def write_run(run: Run, path: PathLike, *, tag: str = "hyperseek") -> None:
@@ -89,14 +90,11 @@ def trec_lines(run: Run, *, tag: str = "hyperseek") -> Iterator[str]:
         check_id(identity, "\t\r\n", "a TREC run")
     separator = "\t" if any(" " in identity for identity in identities) else " "
     for query_id, ranking in run.items():
-        for rank, (document_id, score) in enumerate(_best_first(ranking).items(), start=1):
+        for rank, document_id in enumerate(best_first(ranking), start=1):
+            score = ranking[document_id]
             if not math.isfinite(score):
                 raise InputError(f"query {query_id!r}, document {document_id!r}: a score must be finite, not {score}")
             yield separator.join((query_id, "Q0", document_id, str(rank), repr(float(score)), tag))
-
-
-def _best_first(ranking: Mapping[str, float]) -> dict[str, float]:
-    return dict(sorted(ranking.items(), key=lambda pair: -pair[1]))
 
 
 def _from_trec(path: Path, faults: Faults) -> Iterator[tuple[int, str, str, float]]:

@@ -15,9 +15,7 @@ from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistic
 from hyperseek.evaluation._protocol import check_alike, recorded_differences, unlike_keys
 from hyperseek.evaluation._result import Evaluation
 from hyperseek.evaluation._seen import SLICES
-from hyperseek.evaluation._significance import RESAMPLES, Floats, bootstrap_intervals, holm, paired_test
-
-_TIE = 1e-12  # smaller differences come from the order of floating-point sums
+from hyperseek.evaluation._significance import RESAMPLES, Floats, bootstrap_intervals, holm, paired_test, settled
 
 
 def compare(
@@ -148,8 +146,9 @@ def _beside_baseline(differences: Floats, statistics: Statistics) -> list[list[d
     """The fields of `Row` for `(n, m, s - 1)` differences, by measure and system."""
     if not differences.shape[2]:
         return []
+    flat = settled(differences.reshape(len(differences), -1))
+    differences = flat.reshape(differences.shape)
     intervals = _intervals(differences, statistics)
-    flat = differences.reshape(len(differences), -1)
     p_values = {
         test: paired_test(test, flat, resamples=statistics.resamples, seed=statistics.seed).reshape(
             differences.shape[1:]
@@ -162,7 +161,7 @@ def _beside_baseline(differences: Floats, statistics: Statistics) -> list[list[d
         row = []
         for system in range(differences.shape[2]):
             column = differences[:, place, system]
-            wins, losses = int((column > _TIE).sum()), int((column < -_TIE).sum())
+            wins, losses = int((column > 0).sum()), int((column < 0).sum())
             row.append(
                 {
                     "difference": float(column.mean()),

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperseek._files import atomic_write
+from hyperseek._order import best_first
 from hyperseek.evaluation._result import Evaluation
 from hyperseek.records import Run
 
@@ -64,7 +65,7 @@ def _records(
 ) -> Iterator[dict[str, Any]]:
     for query, ranking in run.items():
         items = []
-        for document in sorted(ranking, key=lambda name: ranking[name], reverse=True):
+        for document in best_first(ranking):
             content = {} if documents is None else {"content": documents[document]}
             items.append({**content, "id": document, "score": ranking[document], "type": kind})
         yield {"query": {"content": queries[query], "id": query}, "items": items}

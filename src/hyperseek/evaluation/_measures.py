@@ -3,19 +3,23 @@
 Names are those of ir-measures: `nDCG@10`, `R@100`, `RR(rel=2)@10`, `AP`. A name in `MEASURE_SETS` stands for a list
 of them. `MRR` comes back as `RR`, its name there.
 
-Two traps. A measure reads only what the run kept: `R@1000` of a run cut at 100 is no R@1000 (see `depth`). And among
-equal scores trec_eval puts the larger document id first whereas `RR@k`, which follows MS MARCO's own script, puts the
-smaller one first; a run without ties has one value.
+A trap: a measure reads only what the run kept, so `R@1000` of a run cut at 100 is no R@1000 (see `depth`).
+
+The providers behind ir-measures break ties by id, some upwards and some downwards, keep scores in float32, write ids
+into files parted by blanks, and reserve memory for every grade up to the largest. So they are given ranks for scores,
+numbers for ids, and grades in a form that they survive.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
-from hyperseek._errors import InputError, UnknownNameError, require
+from hyperseek._errors import InputError, UnknownNameError, brief, require
+from hyperseek._order import best_first
 from hyperseek.records import Qrels, Run
+from hyperseek.training._ranking import normalized_gain
 
 PerQuery: TypeAlias = dict[str, dict[str, float]]
 """`values[measure][query_id]`."""
@@ -27,6 +31,9 @@ MEASURE_SETS: Mapping[str, tuple[str, ...]] = {
 }
 """Named lists of measures: ours, the Hypencoder repository's defaults, and TREC Deep Learning's (relevant is >= 2)."""
 
+_NOT_JUDGED = -1  # a grade as trec_eval knows it
+_LARGE = 1000  # grades and levels of relevance beyond this are counted, not measured
+_EXPONENTIAL = 4  # highest grade of measures whose gain is 2 to the power of it
 _FULL_DEPTH = 1000  # how deep TREC runs go, and so what a measure without a cut-off is understood to have read
 
 
@@ -71,8 +78,11 @@ def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:
     """Measure a run, query by query.
 
     Args:
-        run: Scores, higher is better. Queries without judgements are left out of the result.
-        qrels: Judgements. A query that the run lacks counts as one that found nothing.
+        run: Scores, higher is better; infinite ones count. Equal scores keep the order of the run, which is the
+            corpus' in what an index or BM25 returns. Queries without judgements are left out of the result.
+        qrels: Judgements, whole numbers. A query that the run lacks counts as one that found nothing. Grades below 0
+            are not relevant, as 0 is; Bpref, infAP and `judged_only` take them for documents that nobody judged, as
+            trec_eval does.
         names: Measures, as for `measure_names`.
 
     Returns:
@@ -81,18 +91,22 @@ def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:
     Raises:
         UnknownNameError: There is no such measure.
         InputError: A name is malformed, there are no judgements, no query of the run is judged, a score is not a
-            number, or the measure failed on this data.
+            number, a grade is not a whole one, or the measure failed on this data.
     """
     measures = [_parse(name) for name in measure_names(names)]
     _check(run, qrels)
+    grades = {query: _whole(query, judged) for query, judged in qrels.items()}
+    ranked = {query: best_first(_numeric(query, run[query])) for query in qrels if query in run}
     values: PerQuery = {str(measure): dict.fromkeys(qrels, float(measure.DEFAULT)) for measure in measures}
-    judged = {query: _plain(ranking) for query, ranking in run.items() if query in qrels and ranking}
-    ir_measures = require("ir_measures", extra="eval")
-    try:
-        for metric in ir_measures.iter_calc(measures, qrels, judged):
-            values[str(metric.measure)][metric.query_id] = float(metric.value)
-    except Exception as error:  # its providers raise anything, some from programs they start
-        raise InputError(f"ir-measures could not compute {', '.join(values)} on this run: {error}") from error
+    others = []
+    for measure in measures:
+        if measure.NAME == "nDCG" and measure["dcg"] == "log2":
+            # Ours, since only here the size of a grade counts, and pytrec_eval reserves memory for that many.
+            values[str(measure)] |= {query: _ndcg(measure, ids, grades[query]) for query, ids in ranked.items()}
+        else:
+            others.append(measure)
+    for name, query, value in _provided(others, ranked, grades) if others else ():
+        values[name][query] = value
     return values
 
 
@@ -136,6 +150,9 @@ def _parse(name: str) -> Any:
     cutoff = _cutoff(measure)
     if cutoff is not None and cutoff < 1:
         raise InputError(f"{name}: the cut-off must be at least 1, not {cutoff}")
+    level = measure.params.get("rel")
+    if level is not None and not 1 <= level <= _LARGE:
+        raise InputError(f"{name}: relevant must mean a grade from 1 to {_LARGE:,} on, not {level}")
     if not ir_measures.DefaultPipeline.supports(measure):
         raise InputError(f"{name} needs a program that is not installed here; see ir-measures' list of providers")
     return measure
@@ -165,9 +182,75 @@ def _first(ids: Mapping[str, Any]) -> Sequence[str]:
     return list(ids)[:3]
 
 
-def _plain(ranking: Mapping[str, float]) -> dict[str, float]:
-    scores = {document: float(score) for document, score in ranking.items()}
-    for document, score in scores.items():
-        if math.isnan(score):
-            raise InputError(f"the score of document {document!r} is not a number")
+def _numeric(query: str, ranking: Mapping[str, float]) -> dict[str, float]:
+    scores = {}
+    for document, score in ranking.items():
+        try:
+            scores[document] = float(score)
+        except (TypeError, ValueError, OverflowError):
+            scores[document] = math.nan
+        if math.isnan(scores[document]):
+            raise InputError(f"query {query!r}: the score of document {document!r} is not a number")
     return scores
+
+
+def _whole(query: str, judged: Mapping[str, int]) -> dict[str, int]:
+    grades = {}
+    for document, grade in judged.items():
+        try:
+            whole = int(grade) == grade
+        except (TypeError, ValueError, OverflowError):
+            whole = False
+        if not whole:
+            raise InputError(f"query {query!r}: the grade of document {document!r} must be whole, not {grade!r:.40}")
+        grades[document] = int(grade)
+    return grades
+
+
+def _ndcg(measure: Any, ranked: Sequence[str], grades: Mapping[str, int]) -> float:
+    gains: Mapping[str, float] = grades
+    if "gains" in measure.params:
+        gains = {document: measure["gains"].get(grade, grade) for document, grade in grades.items()}
+    if measure["judged_only"]:
+        ranked = [document for document in ranked if gains.get(document, _NOT_JUDGED) > _NOT_JUDGED]
+    found = [gains.get(document, 0) for document in ranked]
+    return normalized_gain(found, list(gains.values()), _cutoff(measure))
+
+
+def _provided(
+    measures: Sequence[Any], ranked: Mapping[str, Sequence[str]], grades: Mapping[str, Mapping[str, int]]
+) -> Iterator[tuple[str, str, float]]:
+    """Yield measure, query and value, as ir-measures' providers compute them."""
+    highest = max((grade for judged in grades.values() for grade in judged.values()), default=0)
+    for measure in measures:
+        if measure.NAME in ("ERR", "nDCG") and highest > _EXPONENTIAL:  # linear nDCG is not among them
+            raise InputError(f"{measure} takes grades up to {_EXPONENTIAL}, and the judgements have {highest}")
+    queries, scores, levels = list(grades), {}, {}
+    for number, query in enumerate(queries):
+        ids = ranked.get(query, ())
+        places = {document: str(place) for place, document in enumerate(dict.fromkeys([*ids, *grades[query]]))}
+        if ids:
+            scores[str(number)] = {places[document]: float(len(ids) - rank) for rank, document in enumerate(ids)}
+        small = _small(grades[query].values())
+        # Without any judgement a query would be passed over; one of a document that nobody found changes nothing.
+        levels[str(number)] = {places[own]: small[grade] for own, grade in grades[query].items()} or {"none": 0}
+    ir_measures = require("ir_measures", extra="eval")
+    try:
+        for metric in ir_measures.iter_calc(measures, levels, scores):
+            yield str(metric.measure), queries[int(metric.query_id)], float(metric.value)
+    except Exception as error:  # its providers raise anything, some from programs they start
+        raise InputError(
+            f"ir-measures could not compute {', '.join(map(str, measures))} on this run: {brief(error)}"
+        ) from error
+
+
+def _small(grades: Iterable[int]) -> dict[int, int]:
+    """Return for each grade one in the same order that providers survive.
+
+    Below -1, which is trec_eval's "in the pool, not judged", pytrec_eval writes outside its memory.
+    """
+    distinct = sorted(set(grades))
+    large = [grade for grade in distinct if grade > _LARGE]
+    return {grade: max(grade, _NOT_JUDGED) for grade in distinct} | {
+        grade: _LARGE + place for place, grade in enumerate(large, start=1)
+    }

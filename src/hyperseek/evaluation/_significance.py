@@ -3,6 +3,8 @@
 Shapes: `n` queries, `m` columns that are tested one by one (pairs of measure and system). `differences` is system
 minus baseline, float64 `(n, m)`. All tests are two-sided. Resampling is seeded and draws the same queries or signs for
 all columns, so the same column gives the same answer in any company.
+
+Differences that come from the order of floating-point sums are no differences: `settled` makes them 0.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperseek._errors import InputError, UnknownNameError, require
+from hyperseek._order import ROUNDING, without_rounding
 
 Floats = npt.NDArray[np.float64]
 
@@ -66,7 +69,9 @@ def t_test(differences: Floats, *, resamples: int = RESAMPLES, seed: int = 0) ->
 def wilcoxon_test(differences: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
     """Wilcoxon's signed-rank test without the zeros; 1 where nothing differs. `resamples`, `seed` are not used."""
     stats = require("scipy.stats", extra="eval")
-    others = [column[column != 0] for column in differences.T]
+    # Sizes that are equal on paper share a rank.
+    others = [np.sign(column) * without_rounding(np.abs(column)) for column in differences.T]
+    others = [column[column != 0] for column in others]
     return np.array([float(stats.wilcoxon(column).pvalue) if len(column) else 1.0 for column in others])
 
 
@@ -85,7 +90,7 @@ def paired_test(
 
     Args:
         name: One of `TESTS`.
-        differences: `(n, m)`, or `(n,)` for one column; system minus baseline, at least one query.
+        differences: `(n, m)`, or `(n,)` for one column; system minus baseline, at least one query. See `settled`.
         resamples: How many patterns a resampling test tries, at least 1.
         seed: Of a resampling test.
 
@@ -98,7 +103,25 @@ def paired_test(
     """
     if name not in TESTS:
         raise UnknownNameError("paired test", name, TESTS)
-    return TESTS[name](_columns(differences), resamples=resamples, seed=seed)
+    return TESTS[name](settled(differences), resamples=resamples, seed=seed)
+
+
+def settled(differences: Sequence[float] | Floats) -> Floats:
+    """Make differences of measures 0 where they are rounding: up to 1e-12 of their column's largest, or of 1.
+
+    Args:
+        differences: `(n, m)`, or `(n,)` for one column.
+
+    Returns:
+        `(n, m)`.
+
+    Raises:
+        InputError: There are no queries, or a difference is not a finite number.
+    """
+    columns = _columns(differences)
+    sizes = np.abs(columns)
+    result: Floats = np.where(sizes <= ROUNDING * np.maximum(sizes.max(axis=0), 1), 0.0, columns)
+    return result
 
 
 def bootstrap_intervals(
@@ -149,6 +172,9 @@ def _columns(values: Sequence[float] | Floats) -> Floats:
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or not len(array):
         raise InputError(f"this needs one number for each of at least one query, not an array of shape {array.shape}")
+    if not np.isfinite(array).all():
+        query = int((~np.isfinite(array)).any(axis=1).argmax())
+        raise InputError(f"this needs finite numbers, and query {query} (from 0) has {array[query].tolist()!s:.80}")
     return array
 
 

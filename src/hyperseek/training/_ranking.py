@@ -1,6 +1,7 @@
 """The three measures that validation needs, as trec_eval defines them.
 
-The evaluation layer has all measures; it comes after this one, and validation runs too often to build run files.
+The evaluation layer has all measures, and takes nDCG from here; it comes after this one, and validation runs too often
+to build run files.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def measure(metric: str, ranked: Sequence[int], judged: Sequence[int]) -> float:
     name, depth = cut_off(metric)
     top = ranked[:depth]
     if name == "nDCG":
-        return _discounted(top) / _discounted(sorted(judged, reverse=True)[:depth])
+        return normalized_gain(top, judged, depth)
     if name == "RR":
         return next((1 / rank for rank, grade in enumerate(top, start=1) if grade > 0), 0.0)
     return sum(grade > 0 for grade in top) / sum(grade > 0 for grade in judged)
@@ -44,5 +45,24 @@ def cut_off(metric: str) -> tuple[str, int]:
     return name, int(depth)
 
 
-def _discounted(grades: Sequence[int]) -> float:
-    return sum(max(grade, 0) / math.log2(rank + 1) for rank, grade in enumerate(grades, start=1))
+def normalized_gain(ranked: Sequence[float], judged: Sequence[float], depth: int | None) -> float:
+    """Return nDCG with linear gain: the discounted gains of a ranking over those of the best one.
+
+    Args:
+        ranked: Gains of the documents found, best first; 0 where a document is not judged.
+        judged: Gains of all judged documents.
+        depth: How many documents of a ranking count; None for all.
+
+    Returns:
+        A number in [0, 1]; 0 where no gain is above 0.
+    """
+    # Relative to the largest, so that no gain is too large for a float64.
+    largest = max(judged, default=0)
+    if largest <= 0:
+        return 0.0
+    best = _discounted(sorted(judged, reverse=True)[:depth], largest)
+    return _discounted(ranked[:depth], largest) / best
+
+
+def _discounted(gains: Sequence[float], largest: float) -> float:
+    return math.fsum(max(gain, 0) / largest / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))
