@@ -142,12 +142,12 @@ def _section(
     return Section(title=title, queries=len(queries), rows=tuple(rows))
 
 
-def _beside_baseline(differences: Floats, statistics: Statistics) -> list[list[dict[str, Any]]]:
+def _beside_baseline(raw: Floats, statistics: Statistics) -> list[list[dict[str, Any]]]:
     """The fields of `Row` for `(n, m, s - 1)` differences, by measure and system."""
-    if not differences.shape[2]:
+    if not raw.shape[2]:
         return []
-    flat = settled(differences.reshape(len(differences), -1))
-    differences = flat.reshape(differences.shape)
+    flat = settled(raw.reshape(len(raw), -1))
+    differences: Floats = flat.reshape(raw.shape)
     intervals = _intervals(differences, statistics)
     p_values = {
         test: paired_test(test, flat, resamples=statistics.resamples, seed=statistics.seed).reshape(
