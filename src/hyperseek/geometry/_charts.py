@@ -10,11 +10,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from hyperseek.geometry._lorentz import lorentz_from_space, lorentz_project
-from hyperseek.geometry._precision import full_precision, root
+from hyperseek.geometry._precision import root, vectorwise
 from hyperseek.geometry._radial import below_one, norm
 
 
-@full_precision
+@vectorwise
 def lorentz_to_poincare(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Turn points of the hyperboloid into points of the Poincaré ball: R x / (x₀ + R).
 
@@ -30,7 +30,7 @@ def lorentz_to_poincare(points: Tensor, radius_squared: float | Tensor = 1.0) ->
     return points[..., 1:] / (1 + points[..., :1] / radius)
 
 
-@full_precision
+@vectorwise
 def poincare_to_lorentz(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Turn points of the Poincaré ball into points of the hyperboloid.
 
@@ -45,7 +45,7 @@ def poincare_to_lorentz(points: Tensor, radius_squared: float | Tensor = 1.0) ->
     return lorentz_from_space(2 * points / ((1 - length) * (1 + length)), radius_squared)
 
 
-@full_precision
+@vectorwise
 def lorentz_to_klein(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Turn points of the hyperboloid into points of the Klein ball: x / x₀.
 
@@ -60,7 +60,7 @@ def lorentz_to_klein(points: Tensor, radius_squared: float | Tensor = 1.0) -> Te
     return points[..., 1:] / points[..., :1]
 
 
-@full_precision
+@vectorwise
 def klein_to_lorentz(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Turn points of the Klein ball into points of the hyperboloid.
 

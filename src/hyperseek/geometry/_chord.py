@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hyperseek.geometry._precision import full_precision
-from hyperseek.geometry._radial import directions, norm
+from hyperseek.geometry._radial import asinh, directions, norm
 
 # Below, points are one point: a distance has a kink there, and its gradient is taken to be 0.
 _SAME = 1e-30
@@ -49,7 +49,7 @@ class _HalfChord(torch.autograd.Function):
     @staticmethod
     def forward(x: Tensor, y: Tensor) -> Tensor:
         long_u, long_v = norm(x), norm(y)
-        radial = torch.sinh((torch.asinh(long_u) - torch.asinh(long_v).mT) / 2)
+        radial = torch.sinh((asinh(long_u) - asinh(long_v).mT) / 2)
         angular = _half_angles(x, y)
         # The roots before the product, which overflows at half the distance, and in brackets, for symmetry.
         return torch.hypot(radial, angular * (long_u.sqrt() * long_v.sqrt().mT))
@@ -83,7 +83,7 @@ def _backward(x: Tensor, y: Tensor, chord: Tensor, gradient: Tensor) -> tuple[Te
     same = chord < _SAME
     pull = torch.where(same, 0, gradient / torch.where(same, 1, chord)) / 4
     (u, long_u), (v, long_v) = directions(x), directions(y)
-    apart = pull * torch.sinh(torch.asinh(long_u) - torch.asinh(long_v).mT)
+    apart = pull * torch.sinh(asinh(long_u) - asinh(long_v).mT)
     return (
         _side(u, long_u, v, pull * long_v.mT, apart),
         _side(v, long_v, u, (pull * long_u).mT, -apart.mT),

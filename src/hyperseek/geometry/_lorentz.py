@@ -10,15 +10,18 @@ Shapes: `n` and `m` points, `d` dimensions; leading axes broadcast.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
+from hyperseek._errors import InputError
 from hyperseek.geometry._chord import half_chord_matrix
-from hyperseek.geometry._precision import full_precision, root
-from hyperseek.geometry._radial import norm
+from hyperseek.geometry._precision import pairwise, root, vectorwise
+from hyperseek.geometry._radial import asinh, exponents, norm, saturated, times_power
 
 
-@full_precision
+@vectorwise
 def lorentz_from_space(space: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Put the time coordinate that belongs to them before space coordinates.
 
@@ -46,10 +49,10 @@ def lorentz_project(points: Tensor, radius_squared: float | Tensor = 1.0) -> Ten
     Returns:
         `(..., d + 1)` points of the hyperboloid.
     """
-    return lorentz_from_space(points[..., 1:], radius_squared)
+    return lorentz_from_space(space_part(points), radius_squared)
 
 
-@full_precision
+@vectorwise
 def lorentz_normalise(vectors: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Scale vectors of the ambient space onto the hyperboloid: v R / sqrt(|<v, v>|).
 
@@ -63,23 +66,29 @@ def lorentz_normalise(vectors: Tensor, radius_squared: float | Tensor = 1.0) -> 
     Returns:
         `(..., d + 1)` points of the hyperboloid.
     """
-    time, space = vectors[..., :1], vectors[..., 1:]
+    # Neither scale nor its gradient matters, but squares of long vectors would overflow. Too short ones to have a
+    # square have the gradient 0, as `directions` have.
+    exponent = exponents(vectors)
+    short = exponent < math.log2(torch.finfo(vectors.dtype).tiny) / 2
+    vectors = torch.ldexp(torch.where(short, vectors.detach(), vectors), -exponent)
+    time, space = vectors[..., :1], space_part(vectors)
     length = norm(space)
     total = time.abs() + length
     # Lightlike vectors have no length to be divided by: theirs is taken as far as the rounding of a sum reaches.
     gap = (time.abs() - length).abs().clamp_min(torch.finfo(vectors.dtype).eps * total.detach())
     squared = gap * total
-    empty = total < _NOTHING
+    empty = total == 0
     scale = root(radius_squared) / torch.where(empty, 1, squared).sqrt()
     sign = torch.where(time < 0, -1, 1)
     return lorentz_from_space(torch.where(empty, 0, scale * sign) * space, radius_squared)
 
 
-@full_precision
+@vectorwise
 def lorentz_inner(x: Tensor, y: Tensor) -> Tensor:
     """Return the Lorentz product <x, y> = -x₀ y₀ + x₁ y₁ + … of vectors of the ambient space.
 
-    Far from the origin it cancels almost all digits of points: use distances where near ties matter.
+    Far from the origin it cancels almost all digits of points: use distances where near ties matter. What exceeds the
+    dtype's range is its largest number.
 
     Args:
         x: `(..., d + 1)`.
@@ -88,12 +97,14 @@ def lorentz_inner(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         `(...,)`, any real number; at most -R² for points of one hyperboloid.
     """
-    return (x[..., 1:] * y[..., 1:]).sum(-1) - x[..., 0] * y[..., 0]
+    x, y, exponent = _scaled(x, y)
+    inner = (x[..., 1:] * y[..., 1:]).sum(-1) - x[..., 0] * y[..., 0]
+    return times_power(inner, (exponent[0] + exponent[1])[..., 0])
 
 
-@full_precision
+@pairwise
 def lorentz_inner_matrix(x: Tensor, y: Tensor) -> Tensor:
-    """Return the Lorentz products of all pairs, as one matrix product.
+    """Return the Lorentz products of all pairs, as one matrix product; what exceeds the dtype's range is its end.
 
     Args:
         x: `(..., n, d + 1)`.
@@ -102,10 +113,18 @@ def lorentz_inner_matrix(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         `(..., n, m)`.
     """
-    return torch.cat([-x[..., :1], x[..., 1:]], dim=-1) @ y.mT
+    x, y, exponent = _scaled(x, y)
+    inner = torch.cat([-x[..., :1], x[..., 1:]], dim=-1) @ y.mT
+    return times_power(inner, exponent[0] + exponent[1].mT)
 
 
-@full_precision
+def _scaled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Return vectors over powers of two, whose products are neither infinite nor differences of infinities."""
+    exponent = exponents(x), exponents(y)
+    return torch.ldexp(x, -exponent[0]), torch.ldexp(y, -exponent[1]), exponent
+
+
+@vectorwise
 def lorentz_distance(x: Tensor, y: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Return geodesic distances, 2 R asinh(|x - y| / 2R): exact for near points, gradient 0 where both are one.
 
@@ -120,7 +139,7 @@ def lorentz_distance(x: Tensor, y: Tensor, radius_squared: float | Tensor = 1.0)
     return lorentz_distance_matrix(x[..., None, :], y[..., None, :], radius_squared)[..., 0, 0]
 
 
-@full_precision
+@pairwise
 def lorentz_distance_matrix(x: Tensor, y: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Return the geodesic distances of all pairs.
 
@@ -133,12 +152,14 @@ def lorentz_distance_matrix(x: Tensor, y: Tensor, radius_squared: float | Tensor
         `(..., n, m)`, at least 0.
     """
     radius = root(radius_squared)
-    return 2 * radius * torch.asinh(half_chord_matrix(x[..., 1:] / radius, y[..., 1:] / radius))
+    return 2 * radius * asinh(half_chord_matrix(space_part(x) / radius, space_part(y) / radius))
 
 
-@full_precision
+@pairwise
 def lorentz_squared_distance_matrix(x: Tensor, y: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Return the squared Lorentz distances |x - y|² = -2R² - 2<x, y> of all pairs, not cancelling; not geodesic ones.
+
+    They end at the dtype's largest number, which float32 reaches for points that are 88 R apart.
 
     Args:
         x: `(..., n, d + 1)` points.
@@ -149,7 +170,11 @@ def lorentz_squared_distance_matrix(x: Tensor, y: Tensor, radius_squared: float 
         `(..., n, m)`, at least 0.
     """
     radius = root(radius_squared)
-    return 4 * (radius * half_chord_matrix(x[..., 1:] / radius, y[..., 1:] / radius)).square()
+    return saturated(4 * (radius * half_chord_matrix(space_part(x) / radius, space_part(y) / radius)).square())
 
 
-_NOTHING = 1e-12  # the sum of absolute coordinates below which a vector is one of zeros
+def space_part(points: Tensor) -> Tensor:
+    """Return the space part `(..., d)` of points `(..., d + 1)`; InputError where there is only a time."""
+    if points.shape[-1] < 2:
+        raise InputError(f"points have a time and at least 1 space coordinate; the shape {tuple(points.shape)} has not")
+    return points[..., 1:]

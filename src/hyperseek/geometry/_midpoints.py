@@ -22,11 +22,11 @@ from torch import Tensor
 from hyperseek._errors import InputError
 from hyperseek.geometry._busemann import horizon_gap
 from hyperseek.geometry._lorentz import lorentz_from_space
-from hyperseek.geometry._precision import full_precision, root
+from hyperseek.geometry._precision import check_fits, root, vectorwise
 from hyperseek.geometry._radial import directions, norm
 
 
-@full_precision
+@vectorwise
 def lorentz_centroid(
     points: Tensor,
     weights: Tensor | None = None,
@@ -54,7 +54,7 @@ def lorentz_centroid(
     return _centroid(space, shares / _or_one(shares.sum(-1, keepdim=True)), radius_squared)
 
 
-@full_precision
+@vectorwise
 def einstein_midpoint(
     points: Tensor,
     mask: Tensor | None = None,
@@ -79,7 +79,7 @@ def einstein_midpoint(
     return _centroid(space, _shares(space, mask, power, saturation, radius_squared), radius_squared)
 
 
-@full_precision
+@vectorwise
 def outward_einstein_midpoint(
     points: Tensor,
     mask: Tensor | None = None,
@@ -114,7 +114,7 @@ def outward_einstein_midpoint(
     return lorentz_from_space(_mean_time(space / radius, shares) * radius, radius_squared)
 
 
-@full_precision
+@vectorwise
 def outward_weights(
     points: Tensor,
     mask: Tensor | None = None,

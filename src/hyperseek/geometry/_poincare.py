@@ -13,11 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperseek.geometry._precision import full_precision, root
+from hyperseek.geometry._precision import pairwise, root, vectorwise
 from hyperseek.geometry._radial import atanh_ratio, below_one, norm, tanh_ratio
 
 
-@full_precision
+@vectorwise
 def poincare_project(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Put points on the border or outside back into the ball, as far out as its numbers go.
 
@@ -34,7 +34,7 @@ def poincare_project(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
     return torch.where(outside, points * (longest / torch.where(outside, length, 1)), points)
 
 
-@full_precision
+@vectorwise
 def poincare_expmap0(tangent: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Walk from the origin: tanh(sqrt(c) |u|) u / (sqrt(c) |u|).
 
@@ -48,7 +48,7 @@ def poincare_expmap0(tangent: Tensor, c: float | Tensor = 1.0) -> Tensor:
     return poincare_project(tangent * tanh_ratio(norm(tangent) * root(c)), c)
 
 
-@full_precision
+@vectorwise
 def poincare_logmap0(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Return the tangent vectors at the origin that `poincare_expmap0` takes to points.
 
@@ -62,7 +62,7 @@ def poincare_logmap0(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
     return points * atanh_ratio(norm(points) * root(c))
 
 
-@full_precision
+@vectorwise
 def mobius_add(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Return the Möbius sum x ⊕ y: `y` after the motion that takes the origin to `x`.
 
@@ -83,7 +83,7 @@ def mobius_add(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     return poincare_project(((1 + twice + yy) * x + (1 - xx) * y) / below * radius, c)
 
 
-@full_precision
+@vectorwise
 def poincare_conformal_factor(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Return how many times longer than in coordinates a small step at points is: 2 / (1 - c|x|²).
 
@@ -97,7 +97,7 @@ def poincare_conformal_factor(points: Tensor, c: float | Tensor = 1.0) -> Tensor
     return 2 / _gap(points * root(c))[..., 0]
 
 
-@full_precision
+@vectorwise
 def poincare_distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Return geodesic distances; the gradient where both points are one is taken to be 0.
 
@@ -112,7 +112,7 @@ def poincare_distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     return poincare_distance_matrix(x[..., None, :], y[..., None, :], c)[..., 0, 0]
 
 
-@full_precision
+@pairwise
 def poincare_distance_matrix(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     """Return the geodesic distances of all pairs: 2 / sqrt(c) asinh(sqrt(c) |x - y| / sqrt((1 - c|x|²)(1 - c|y|²))).
 

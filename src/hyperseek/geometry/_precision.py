@@ -6,8 +6,10 @@ Half precision has three digits: enough for a coordinate, not for the difference
 from __future__ import annotations
 
 import functools
+import inspect
 import math
 from collections.abc import Callable
+from itertools import zip_longest
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -19,26 +21,34 @@ _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
-def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
+def full_precision(function: Callable[_P, _R], *, axes: int = 0) -> Callable[_P, _R]:
     """Widen a function's floating tensors to one precision, float64 if any but a scalar has it, and suspend autocast.
 
     Args:
         function: Of tensors, numbers and None.
+        axes: Last axes that vectors must have, 0 to check nothing. With 1 or 2 all tensors but masks, weights and
+            curvatures are vectors, which must be of one width and device, and of batches that fit each other.
 
     Returns:
-        The function.
+        The function; it raises InputError where vectors do not fit.
     """
+    names = tuple(inspect.signature(function).parameters)
 
     @functools.wraps(function)
     def widened(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        if axes:
+            _check_vectors({**dict(zip(names, args, strict=False)), **kwargs}, axes)
         tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
         points = [tensor for tensor in tensors if tensor.dim() > 0] or tensors
         dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in points) else torch.float32
 
-        def widen(value: object) -> object:
-            return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+        def widen(name: str, value: object) -> object:
+            # Masks stay what they are; whole numbers that are coordinates do not.
+            numbers = isinstance(value, Tensor) and (value.is_floating_point() or (axes and name != "mask"))
+            return value.to(dtype) if isinstance(value, Tensor) and numbers else value
 
-        wide_args, wide_kwargs = map(widen, args), {name: widen(value) for name, value in kwargs.items()}
+        wide_args = [widen(name, value) for name, value in zip(names, args, strict=False)]
+        wide_kwargs = {name: widen(name, value) for name, value in kwargs.items()}
         device = points[0].device.type if points else "cpu"
         if not torch.is_autocast_enabled(device):
             return function(*wide_args, **wide_kwargs)  # type: ignore[arg-type]
@@ -46,6 +56,52 @@ def full_precision(function: Callable[_P, _R]) -> Callable[_P, _R]:
             return function(*wide_args, **wide_kwargs)  # type: ignore[arg-type]
 
     return widened
+
+
+def vectorwise(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return `full_precision` of a function of vectors `(..., d)` that are taken one by one."""
+    return full_precision(function, axes=1)
+
+
+def pairwise(function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Return `full_precision` of a function of all pairs of vectors, `(..., n, d)` and `(..., m, d)`."""
+    return full_precision(function, axes=2)
+
+
+def check_fits(name: str, given: Tensor, shape: torch.Size) -> None:
+    """Raise InputError unless a tensor, such as a mask, broadcasts to `shape`."""
+    offset = len(shape) - given.dim()
+    if offset < 0 or any(size not in (1, shape[offset + axis]) for axis, size in enumerate(given.shape)):
+        raise InputError(f"{name} has the shape {tuple(given.shape)}, which does not fit points of {tuple(shape)}")
+
+
+# Parameters that are no vectors.
+_OTHERS = frozenset({"mask", "weights", "radius_squared", "c", "power", "saturation", "keep_radius", "least_radius"})
+
+
+def _check_vectors(given: dict[str, object], axes: int) -> None:
+    vectors: dict[str, Tensor] = {}
+    for name, value in given.items():
+        if name in _OTHERS:
+            continue
+        if not isinstance(value, Tensor) or value.is_complex():
+            kind = value.dtype if isinstance(value, Tensor) else type(value).__name__
+            raise InputError(f"{name} must be a real torch tensor, not {kind}")
+        if value.dim() < axes or not value.shape[-1]:
+            wanted = ("", "(..., d)", "(..., n, d)")[axes]
+            raise InputError(f"{name} must have the shape {wanted} with d of at least 1, not {tuple(value.shape)}")
+        vectors[name] = value
+    if len(vectors) < 2:
+        return
+    shapes = {name: tuple(vector.shape) for name, vector in vectors.items()}
+    batches = [vector.shape[:-axes] for vector in vectors.values()]
+    sizes = zip_longest(*map(reversed, batches), fillvalue=1)
+    fit = all(len(set(axis) - {1}) < 2 for axis in sizes)
+    if not fit or len({vector.shape[-1] for vector in vectors.values()}) > 1:
+        raise InputError(f"vectors of one space have one width, and batches that fit each other; given {shapes}")
+    devices = {name: str(vector.device) for name, vector in vectors.items()}
+    if len(set(devices.values())) > 1:
+        raise InputError(f"vectors must be on one device; given {devices}")
 
 
 def root(radius_squared: float | Tensor) -> float | Tensor:

@@ -5,25 +5,74 @@ f(|x|) x / |x| is smooth where f is odd, though |x| is not: so each function her
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from hyperseek._errors import InputError
+
 _SMALL = 1e-3  # here the first omitted term of every series is below float64's rounding
 
 
+def exponents(vectors: Tensor) -> Tensor:
+    """Return for vectors `(..., d)` whole numbers `(..., 1)`: two to that power is of the size of their largest number."""
+    if not vectors.shape[-1]:
+        raise InputError(f"vectors need at least 1 number each; the shape {tuple(vectors.shape)} has none")
+    # Two to the power of any of these and of its negative is a number of full precision. They are floating, as of
+    # integers torch's gradient of ldexp would be 0.
+    furthest = 1 - math.frexp(torch.finfo(vectors.dtype).tiny)[1]
+    return vectors.detach().abs().amax(-1, keepdim=True).log2().floor().clamp(-furthest, furthest)
+
+
+def times_power(values: Tensor, exponent: Tensor) -> Tensor:
+    """Return values times two to the power of `exponent`; what is too large for its dtype is the largest number."""
+    half = (exponent / 2).floor()
+    # In two steps, neither of which leaves the dtype's range where the result is within it.
+    scaled = torch.ldexp(torch.ldexp(values, half), exponent - half)
+    return saturated(scaled)
+
+
+def saturated(values: Tensor) -> Tensor:
+    """Return values with infinities replaced by the largest number, with a gradient of 0; NaN stays."""
+    largest = torch.finfo(values.dtype).max
+    return values.clamp(-largest, largest)
+
+
 def norm(vectors: Tensor) -> Tensor:
-    """Return lengths `(..., 1)` of vectors `(..., d)`; their gradient at 0 is taken to be 0."""
-    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
-    return length
+    """Return lengths `(..., 1)` of vectors `(..., d)`; their gradient at 0 is taken to be 0.
+
+    Squares of float32 overflow from 1e19 on and vanish below 1e-23, so vectors are scaled by a power of two before,
+    which rounds nothing.
+    """
+    exponent = exponents(vectors)
+    length: Tensor = torch.linalg.vector_norm(torch.ldexp(vectors, -exponent), dim=-1, keepdim=True)
+    return torch.ldexp(length, exponent)
 
 
 def directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return unit vectors `(..., d)` and lengths `(..., 1)`; too short ones to have a square have the direction 0."""
-    length = norm(vectors)
+    """Return unit vectors `(..., d)` and lengths `(..., 1)`; zero has the direction 0.
+
+    The derivative of a direction is 1 / length. For vectors too short to have a square it would be infinite in float32
+    before long, and is taken to be 0.
+    """
+    exponent = exponents(vectors)
+    scaled = torch.ldexp(vectors, -exponent)
+    long = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)
+    length = torch.ldexp(long, exponent)
     short = length < torch.finfo(vectors.dtype).tiny ** 0.5 * 16
-    return torch.where(short, 0, vectors / torch.where(short, 1, length)), length
+    scaled, long = torch.where(short, scaled.detach(), scaled), torch.where(short, long.detach(), long)
+    return scaled / torch.where(long == 0, 1, long), length
+
+
+def asinh(values: Tensor) -> Tensor:
+    """Return asinh of values of at least 0; torch's own is infinite from the root of the largest number on."""
+    # From here on asinh(r) is log(2 r) to the last digit, and its derivative 1 / r.
+    large = torch.finfo(values.dtype).eps ** -0.5
+    return torch.where(
+        values > large, torch.log(values.clamp_min(large)) + math.log(2), torch.asinh(values.clamp(max=large))
+    )
 
 
 def sinh_ratio(radius: Tensor) -> Tensor:
@@ -34,7 +83,7 @@ def sinh_ratio(radius: Tensor) -> Tensor:
 
 def asinh_ratio(radius: Tensor) -> Tensor:
     """Return asinh(r) / r."""
-    return _ratio(torch.asinh, radius, (-1 / 6, 3 / 40))
+    return _ratio(asinh, radius, (-1 / 6, 3 / 40))
 
 
 def tanh_ratio(radius: Tensor) -> Tensor:
@@ -58,6 +107,7 @@ def below_one(dtype: torch.dtype) -> float:
 
 
 def _ratio(function: Callable[[Tensor], Tensor], radius: Tensor, series: tuple[float, float]) -> Tensor:
+    radius = saturated(radius)  # a length over a small R may have left the dtype's range
     small = radius < _SMALL
     # Both branches are differentiated, so each gets numbers that it can take.
     square = torch.where(small, radius, 0).square()
