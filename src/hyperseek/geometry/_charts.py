@@ -7,6 +7,7 @@ Klein's, where points on the border and beyond it are put. Nothing that is train
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from hyperseek.geometry._lorentz import lorentz_from_space, lorentz_project
@@ -41,8 +42,11 @@ def poincare_to_lorentz(points: Tensor, radius_squared: float | Tensor = 1.0) ->
     Returns:
         `(..., d + 1)`.
     """
-    length = norm(points / root(radius_squared)).clamp(max=below_one(points.dtype))
-    return lorentz_from_space(2 * points / ((1 - length) * (1 + length)), radius_squared)
+    radius = root(radius_squared)
+    unit = points / radius
+    length = norm(unit)
+    unit, length = _within_border(unit, length)
+    return lorentz_from_space(2 * unit / ((1 - length) * (1 + length)) * radius, radius_squared)
 
 
 @vectorwise
@@ -71,6 +75,14 @@ def klein_to_lorentz(points: Tensor, radius_squared: float | Tensor = 1.0) -> Te
     Returns:
         `(..., d + 1)`.
     """
-    length = norm(points).clamp(max=below_one(points.dtype))
+    points, length = _within_border(points, norm(points))
     space = points * root(radius_squared) / ((1 - length) * (1 + length)).sqrt()
     return lorentz_from_space(space, radius_squared)
+
+
+def _within_border(points: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Put points of a unit ball that lie on its border or beyond just below it; return their lengths, too."""
+    longest = below_one(points.dtype)
+    outside = length > longest
+    shortened = points / torch.where(outside, length, 1) * longest
+    return torch.where(outside, shortened, points), length.clamp(max=longest)

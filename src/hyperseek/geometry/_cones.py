@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from hyperseek.geometry._hyperbolic import split_polar
+from hyperseek.geometry._precision import vectorwise
 
 
+@vectorwise
 def half_aperture(polar: Tensor, *, least_radius: float = 0.1) -> Tensor:
     """Return half the angle at the tip of each point's cone: asin(2 K / sinh rho), narrower farther out.
 
@@ -32,6 +34,7 @@ def half_aperture(polar: Tensor, *, least_radius: float = 0.1) -> Tensor:
     return torch.where(touching, torch.full_like(angle, torch.pi / 2), angle)
 
 
+@vectorwise
 def exterior_angle(tip: Tensor, polar: Tensor) -> Tensor:
     """Return the angle at `tip` between the ray from the origin that goes on behind it and the way to a point.
 
@@ -55,9 +58,13 @@ def exterior_angle(tip: Tensor, polar: Tensor) -> Tensor:
     across = (
         torch.tanh(sigma) * chord * (1 - chord.square() / 4).clamp_min(_TINY).sqrt() / torch.cosh(rho.clamp(max=_FAR))
     )
-    same = (across.abs() < _TINY) & (along.abs() < _TINY)
-    return torch.where(same, torch.zeros_like(along), torch.atan2(across, torch.where(same, 1.0, along)))
+    # Near the origin both are so small that their squares, which the arctangent's derivative has, vanish in float32.
+    size = torch.maximum(across.abs(), along.abs()).detach()
+    same = size < _TINY
+    size = torch.where(same, 1, size)
+    across, along = torch.where(same, 0, across / size), torch.where(same, 1, along / size)
+    return torch.where(same, 0, torch.atan2(across, along))
 
 
-_TINY = 1e-30
+_TINY = 1e-30  # where both points are one; angles between points that are nearer to each other have no gradient
 _FAR = 40.0  # radii beyond have no aperture left in float32

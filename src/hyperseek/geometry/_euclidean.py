@@ -5,13 +5,15 @@ Shapes: `Q` queries, `N` documents, `d` dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
-# Below this norm a float32 vector has no direction worth keeping; a zero vector stays zero, never NaN.
-_SMALLEST_NORM = 1e-12
+from hyperseek.geometry._precision import pairwise, vectorwise
+from hyperseek.geometry._radial import directions, exponents, norm, saturated, times_power
 
-
+@pairwise
 def inner_product(queries: Tensor, documents: Tensor) -> Tensor:
     """Return all inner products.
 
@@ -20,13 +22,16 @@ def inner_product(queries: Tensor, documents: Tensor) -> Tensor:
         documents: `(N, d)`, any floating dtype.
 
     Returns:
-        `(Q, N)`, any real value.
+        `(Q, N)`, any real value; one beyond the dtype's range is the range's end.
     """
-    return _wide(queries) @ _wide(documents).T
+    products = queries @ documents.T
+    # Infinities, or differences of infinities, of products or of sums.
+    return _mended(products, ~products.isfinite(), queries, documents, _scaled_products)
 
 
+@vectorwise
 def unit_vectors(vectors: Tensor) -> Tensor:
-    """Scale vectors to norm 1; a zero vector stays zero.
+    """Scale vectors to norm 1, however short or long they are; only a zero vector stays zero.
 
     Args:
         vectors: `(..., d)`, any floating dtype.
@@ -34,11 +39,10 @@ def unit_vectors(vectors: Tensor) -> Tensor:
     Returns:
         `(..., d)` of norm 1 or 0.
     """
-    wide = _wide(vectors)
-    norms: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    return wide / norms.clamp_min(_SMALLEST_NORM)
+    return directions(vectors)[0]
 
 
+@pairwise
 def cosine_similarity(queries: Tensor, documents: Tensor) -> Tensor:
     """Return all cosines.
 
@@ -47,11 +51,12 @@ def cosine_similarity(queries: Tensor, documents: Tensor) -> Tensor:
         documents: `(N, d)`, any floating dtype.
 
     Returns:
-        `(Q, N)` in [-1, 1]; 0 where a vector is zero.
+        `(Q, N)` in [-1, 1], up to rounding; 0 where a vector is zero.
     """
     return unit_vectors(queries) @ unit_vectors(documents).T
 
 
+@pairwise
 def negative_distance(queries: Tensor, documents: Tensor) -> Tensor:
     """Return all Euclidean distances with a minus sign.
 
@@ -64,8 +69,30 @@ def negative_distance(queries: Tensor, documents: Tensor) -> Tensor:
     Returns:
         `(Q, N)`, at most 0.
     """
-    return -torch.cdist(_wide(queries), _wide(documents), compute_mode="donot_use_mm_for_euclid_dist")
+    apart = torch.cdist(queries, documents, compute_mode="donot_use_mm_for_euclid_dist")
+    # Squares overflow from 1e19 on, and have lost digits of distances below this one.
+    info = torch.finfo(apart.dtype)
+    unsure = (apart < (info.tiny / info.eps) ** 0.5) | ~apart.isfinite()
+    return -_mended(apart, unsure, queries, documents, lambda x, y: saturated(norm(x - y)[..., 0]))
 
 
-def _wide(vectors: Tensor) -> Tensor:
-    return vectors if vectors.dtype == torch.float64 else vectors.float()
+# Numbers of the pairs of vectors that are computed anew at a time.
+_NUMBERS = 1 << 22
+
+
+def _mended(
+    values: Tensor, unsure: Tensor, queries: Tensor, documents: Tensor, function: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Compute a few of `(Q, N)` values anew, by a slower function of the pairs `(n, d)` and `(n, d)`."""
+    if not unsure.any():
+        return values
+    rows, columns = unsure.nonzero(as_tuple=True)
+    step = max(1, _NUMBERS // queries.shape[-1])
+    pieces = zip(rows.split(step), columns.split(step), strict=True)
+    return values.index_put((rows, columns), torch.cat([function(queries[i], documents[j]) for i, j in pieces]))
+
+
+def _scaled_products(x: Tensor, y: Tensor) -> Tensor:
+    first, second = exponents(x), exponents(y)
+    products = (torch.ldexp(x, -first) * torch.ldexp(y, -second)).sum(-1)
+    return times_power(products, (first + second)[..., 0])

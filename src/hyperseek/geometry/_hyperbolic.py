@@ -18,12 +18,16 @@ import math
 import torch
 from torch import Tensor
 
-from hyperseek.geometry._euclidean import unit_vectors
+from hyperseek._errors import InputError
+from hyperseek.geometry._lorentz import space_part
+from hyperseek.geometry._precision import full_precision, pairwise, root, vectorwise
+from hyperseek.geometry._radial import asinh, directions, norm, saturated
 
 POLAR_EXTRA = 2
 """Numbers of a polar point beyond its direction."""
 
 
+@vectorwise
 def lorentz_to_polar(points: Tensor, radius_squared: float = 1.0) -> Tensor:
     """Turn points of the hyperboloid into polar points; only the space part is read, so the constraint holds exactly.
 
@@ -34,13 +38,13 @@ def lorentz_to_polar(points: Tensor, radius_squared: float = 1.0) -> Tensor:
     Returns:
         `(..., d + 2)` polar points, in float64 if `points` is, else in float32.
     """
-    space = _wide(points)[..., 1:]
-    length: Tensor = torch.linalg.vector_norm(space, dim=-1, keepdim=True)
-    return _polar(unit_vectors(space), torch.asinh(length / math.sqrt(radius_squared)))
+    direction, length = directions(space_part(points))
+    return _polar(direction, asinh(saturated(length / root(radius_squared))))
 
 
+@vectorwise
 def polar_to_lorentz(polar: Tensor, radius_squared: float = 1.0) -> Tensor:
-    """Turn polar points into points of the hyperboloid.
+    """Turn polar points into points of the hyperboloid, whose coordinates end at 87 R in float32, 708 R in float64.
 
     Args:
         polar: `(..., d + 2)`.
@@ -50,9 +54,11 @@ def polar_to_lorentz(polar: Tensor, radius_squared: float = 1.0) -> Tensor:
         `(..., d + 1)`, time first.
     """
     direction, rho = split_polar(polar)
-    return torch.cat([torch.cosh(rho), torch.sinh(rho) * direction], dim=-1) * math.sqrt(radius_squared)
+    rho = rho.clamp(max=math.log(torch.finfo(rho.dtype).max) - _ROOM)
+    return saturated(torch.cat([torch.cosh(rho), torch.sinh(rho) * direction], dim=-1) * root(radius_squared))
 
 
+@vectorwise
 def poincare_to_polar(points: Tensor, c: float = 1.0) -> Tensor:
     """Turn points of the ball into polar points: rho = 2 artanh(sqrt(c) |x|).
 
@@ -63,11 +69,11 @@ def poincare_to_polar(points: Tensor, c: float = 1.0) -> Tensor:
     Returns:
         `(..., d + 2)` polar points, infinite or undefined for points that do not lie in the ball.
     """
-    wide = _wide(points)
-    length: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
-    return _polar(unit_vectors(wide), 2 * torch.atanh(length * math.sqrt(c)))
+    direction, length = directions(points)
+    return _polar(direction, 2 * torch.atanh(length * root(c)))
 
 
+@vectorwise
 def polar_to_poincare(polar: Tensor, c: float = 1.0) -> Tensor:
     """Turn polar points into points of the ball; in float32 all norms are 1 / sqrt(c) from rho = 17 on.
 
@@ -79,9 +85,10 @@ def polar_to_poincare(polar: Tensor, c: float = 1.0) -> Tensor:
         `(..., d)`.
     """
     direction, rho = split_polar(polar)
-    return torch.tanh(rho / 2) * direction / math.sqrt(c)
+    return torch.tanh(rho / 2) * direction / root(c)
 
 
+@full_precision
 def ball_centres(polar: Tensor, chord: Tensor, c: float = 1.0) -> Tensor:
     """Return the Euclidean centres of hyperbolic balls: spheres of the space are spheres of the Poincaré ball, too.
 
@@ -97,18 +104,21 @@ def ball_centres(polar: Tensor, chord: Tensor, c: float = 1.0) -> Tensor:
         `(Q, d)` points of the Poincaré ball.
     """
     direction, rho = split_polar(polar)
-    radius = 2 * torch.asinh(chord)[..., None]
+    radius = 2 * asinh(chord)[..., None]
     # The line from the origin through the query meets the sphere at these two points.
     ends = torch.tanh((rho - radius) / 2) + torch.tanh((rho + radius) / 2)
-    return ends / 2 * direction / math.sqrt(c)
+    return ends / 2 * direction / root(c)
 
 
+@vectorwise
 def split_polar(polar: Tensor) -> tuple[Tensor, Tensor]:
     """Return directions `(..., d)` and distances from the origin `(..., 1)` of polar points, float32 or float64."""
-    wide = _wide(polar)
-    return wide[..., :-POLAR_EXTRA], wide[..., -POLAR_EXTRA:].sum(dim=-1, keepdim=True)
+    if polar.shape[-1] <= POLAR_EXTRA:
+        raise InputError(f"polar points have at least {POLAR_EXTRA + 1} numbers; the shape is {tuple(polar.shape)}")
+    return polar[..., :-POLAR_EXTRA], polar[..., -POLAR_EXTRA:].sum(dim=-1, keepdim=True)
 
 
+@pairwise
 def half_chord(queries: Tensor, documents: Tensor) -> Tensor:
     """Return s = sinh(distance / 2R) of all pairs, from which every hyperbolic similarity follows.
 
@@ -123,11 +133,12 @@ def half_chord(queries: Tensor, documents: Tensor) -> Tensor:
         `(Q, N)`, at least 0.
     """
     v, rho_v = split_polar(documents)
-    u, rho_u = split_polar(queries.to(v.dtype))
+    u, rho_u = split_polar(queries)
     angular = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
     return _half_chord(angular, rho_u, rho_v.T)
 
 
+@full_precision
 def half_chord_own(queries: Tensor, documents: Tensor) -> Tensor:
     """Return sinh(distance / 2R) between each query and documents of its own.
 
@@ -139,33 +150,39 @@ def half_chord_own(queries: Tensor, documents: Tensor) -> Tensor:
         `(Q, n)`, at least 0.
     """
     v, rho_v = split_polar(documents)
-    u, rho_u = split_polar(queries.to(v.dtype))
-    angular: Tensor = torch.linalg.vector_norm(u[:, None] - v, dim=-1) / 2
+    u, rho_u = split_polar(queries)
+    angular = norm(u[:, None] - v)[..., 0] / 2
     return _half_chord(angular, rho_u, rho_v[..., 0])
 
 
 def _half_chord(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
-    radial = torch.sinh((rho_u - rho_v) / 2)
-    long_u, long_v = torch.sinh(rho_u), torch.sinh(rho_v)
-    if torch.is_grad_enabled() and (angular.requires_grad or radial.requires_grad):
-        return _smooth_half_chord(radial, angular, long_u, long_v)
-    # The root before the product: sinh(rho) squared overflows float32 at half the distance.
-    return torch.hypot(radial, angular * long_u.sqrt() * long_v.sqrt())
+    # The root of sinh(rho), as sinh itself overflows at half the distance.
+    root_u, root_v = _root_sinh(rho_u), _root_sinh(rho_v)
+    if torch.is_grad_enabled() and (angular.requires_grad or rho_u.requires_grad or rho_v.requires_grad):
+        return _smooth_half_chord(torch.sinh((rho_u - rho_v) / 2), angular, root_u, root_v)
+    # In brackets, so that the product is the same both ways.
+    return saturated(torch.hypot(torch.sinh((rho_u - rho_v) / 2), angular * saturated(root_u * root_v)))
 
 
-def _smooth_half_chord(radial: Tensor, angular: Tensor, long_u: Tensor, long_v: Tensor) -> Tensor:
-    """Return the same numbers, with gradients that are finite at the origin and where two points are one."""
-    tiny = torch.finfo(long_u.dtype).tiny  # the root's gradient at 0 is infinite
-    across = angular * long_u.clamp_min(tiny).sqrt() * long_v.clamp_min(tiny).sqrt()
+def _root_sinh(rho: Tensor) -> Tensor:
+    rho = rho.clamp(max=2 * (math.log(torch.finfo(rho.dtype).max) - _ROOM))
+    falling = -torch.expm1(-2 * rho) / 2
+    origin = falling <= 0  # where the root's gradient is infinite
+    return torch.exp(rho / 2) * torch.where(origin, 0, torch.where(origin, 1, falling).sqrt())
+
+
+def _smooth_half_chord(radial: Tensor, angular: Tensor, root_u: Tensor, root_v: Tensor) -> Tensor:
+    """Return the same numbers, with gradients that are finite where two points are one."""
+    across = angular * saturated(root_u * root_v)
     same = (radial == 0) & (across == 0)  # a distance has a kink at 0; its gradient there is taken to be 0
     chord = torch.hypot(torch.where(same, torch.ones_like(radial), radial), across)
-    return torch.where(same, torch.zeros_like(chord), chord)
+    return saturated(torch.where(same, torch.zeros_like(chord), chord))
+
+
+# What a factor R and a sum of two exponentials take of the largest number's logarithm.
+_ROOM = 1.0
 
 
 def _polar(direction: Tensor, rho: Tensor) -> Tensor:
     coarse = rho.half().to(rho.dtype)
     return torch.cat([direction, coarse, rho - coarse], dim=-1)
-
-
-def _wide(points: Tensor) -> Tensor:
-    return points if points.dtype == torch.float64 else points.float()

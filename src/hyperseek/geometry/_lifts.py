@@ -8,7 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from hyperseek.geometry._euclidean import unit_vectors
+from hyperseek.geometry._precision import vectorwise
+from hyperseek.geometry._radial import saturated
 
+
+@vectorwise
 def balanced_documents(vectors: Tensor, bound: float) -> Tensor:
     """Lift documents so that the nearest in L2 is the one with the largest inner product.
 
@@ -28,6 +33,7 @@ def balanced_documents(vectors: Tensor, bound: float) -> Tensor:
     return torch.cat([scaled, rest], dim=-1).to(vectors.dtype)
 
 
+@vectorwise
 def balanced_queries(vectors: Tensor) -> Tensor:
     """Lift queries for `balanced_documents`: norm 1, and a zero.
 
@@ -37,10 +43,11 @@ def balanced_queries(vectors: Tensor) -> Tensor:
     Returns:
         `(Q, d + 1)`.
     """
-    scaled = torch.nn.functional.normalize(vectors, dim=-1)
+    scaled = unit_vectors(vectors)
     return torch.cat([scaled, torch.zeros_like(scaled[..., :1])], dim=-1)
 
 
+@vectorwise
 def paraboloid_documents(vectors: Tensor) -> Tensor:
     """Lift documents so that the largest inner product is the nearest in L2: `(x, -|x|² / 2)`.
 
@@ -48,11 +55,12 @@ def paraboloid_documents(vectors: Tensor) -> Tensor:
         vectors: `(N, d)`.
 
     Returns:
-        `(N, d + 1)`.
+        `(N, d + 1)`; a square beyond the dtype's range is the range's end.
     """
-    return torch.cat([vectors, -vectors.square().sum(dim=-1, keepdim=True) / 2], dim=-1)
+    return torch.cat([vectors, saturated(-vectors.square().sum(dim=-1, keepdim=True) / 2)], dim=-1)
 
 
+@vectorwise
 def paraboloid_queries(vectors: Tensor) -> Tensor:
     """Lift queries for `paraboloid_documents`: `(q, 1)`.
 

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from hyperseek._errors import InputError
 from hyperseek.geometry._busemann import horizon_gap
-from hyperseek.geometry._lorentz import lorentz_from_space
+from hyperseek.geometry._lorentz import lorentz_from_space, space_part
 from hyperseek.geometry._precision import check_fits, root, vectorwise
 from hyperseek.geometry._radial import directions, norm
 
@@ -45,6 +45,8 @@ def lorentz_centroid(
         `(..., d + 1)` points; the origin, with gradients of 0, where nothing counts.
     """
     space = _kept(points, mask)
+    if weights is not None:
+        check_fits("weights", weights, space.shape[:-1])
     shares = torch.ones_like(space[..., 0]) if weights is None else weights.expand(space.shape[:-1])
     if mask is not None:
         shares = torch.where(mask.bool(), shares, 0)
@@ -140,7 +142,11 @@ def outward_weights(
 
 def _kept(points: Tensor, mask: Tensor | None) -> Tensor:
     """Return space parts, zero where masked: no gradient flows there, whatever it holds."""
-    space = points[..., 1:]
+    space = space_part(points)
+    if points.dim() < 2:
+        raise InputError(f"points to average have the shape (..., n, d + 1), not {tuple(points.shape)}")
+    if mask is not None:
+        check_fits("mask", mask, space.shape[:-1])
     return space if mask is None else torch.where(mask.bool()[..., None], space, 0)
 
 
@@ -149,7 +155,9 @@ def _shares(
 ) -> Tensor:
     if not (math.isfinite(power) and 0 <= saturation < math.inf):
         raise InputError(f"power must be finite and saturation at least 0; given {power} and {saturation}")
-    logarithm = power * torch.log1p((space / root(radius_squared)).square().sum(-1)) / 2
+    logarithm = _bounded(power, space.dtype) * _log_gamma(norm(space / root(radius_squared))[..., 0])
+    # Powers that take every weight but the farthest one's anyway; infinities have no differences.
+    logarithm = logarithm.clamp(-_FAR, _FAR)
     if saturation > 0:
         # log phi but for a constant, which weights do not have.
         logarithm = torch.nn.functional.logsigmoid(logarithm + math.log(saturation))
@@ -173,20 +181,21 @@ def _centroid(space: Tensor, shares: Tensor, radius_squared: float | Tensor) -> 
     v0, v = total[..., :1], total[..., 1:]
     e = _direction(v.detach())
     gap = (shares * horizon_gap(points[..., 1:], e[..., None, :])).sum(-1, keepdim=True)
-    squared = gap * (v0 + (v * e).sum(-1, keepdim=True))
-    return lorentz_from_space(v / _or_one(squared).sqrt() * radius, radius_squared)
+    outer = v0 + (v * e).sum(-1, keepdim=True)
+    # The roots one by one, as the product overflows far out.
+    return lorentz_from_space(v / _or_one(gap).sqrt() / _or_one(outer).sqrt() * radius, radius_squared)
 
 
 def _mean_time(space: Tensor, shares: Tensor) -> Tensor:
     """Return the space part, over R, of the point in the direction of the sum whose time is the mean time."""
     length = norm(space)
     time = torch.hypot(length, torch.ones_like(length))
-    beyond = (shares[..., None] * length.square() / (1 + time)).sum(-2)  # the mean time - 1, not as a difference
+    beyond = (shares[..., None] * length * (length / (1 + time))).sum(-2)  # the mean time - 1, not as a difference
     total = (shares[..., None] * space).sum(-2)
     # A sum that is nothing but rounding has no direction; shorter ones than this shorten the result, smoothly.
     least = 8 * torch.finfo(space.dtype).eps * (shares[..., None] * length).sum(-2)
     longer = torch.maximum(norm(total), least)
-    return total / _or_one(longer) * _root(beyond * (beyond + 2))
+    return total / _or_one(longer) * _root(beyond) * (beyond + 2).sqrt()
 
 
 def _direction(vectors: Tensor) -> Tensor:
@@ -197,6 +206,17 @@ def _direction(vectors: Tensor) -> Tensor:
     return torch.where(unit.any(-1, keepdim=True), unit, first)
 
 
+def _log_gamma(length: Tensor) -> Tensor:
+    """Return log sqrt(1 + r²), without a square of large lengths or a 1 that swallows small ones."""
+    near, far = length.clamp(max=1), length.clamp_min(1)
+    return torch.where(length > 1, torch.log(torch.hypot(far, torch.ones_like(far))), torch.log1p(near.square()) / 2)
+
+
+def _bounded(power: float, dtype: torch.dtype) -> float:
+    largest = torch.finfo(dtype).max
+    return max(-largest, min(largest, power))
+
+
 def _or_one(values: Tensor) -> Tensor:
     return torch.where(values > 0, values, 1)
 
@@ -204,3 +224,6 @@ def _or_one(values: Tensor) -> Tensor:
 def _root(values: Tensor) -> Tensor:
     """Return square roots, with a gradient of 0 at 0."""
     return torch.where(values > 0, _or_one(values).sqrt(), 0)
+
+
+_FAR = 1e30

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hyperseek.geometry._precision import pairwise, root, vectorwise
-from hyperseek.geometry._radial import atanh_ratio, below_one, norm, tanh_ratio
+from hyperseek.geometry._radial import asinh, atanh_ratio, below_one, distances, norm, tanh_ratio
 
 
 @vectorwise
@@ -29,9 +29,7 @@ def poincare_project(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
         `(..., d)` of norm below 1 / sqrt(c).
     """
     longest = _edge(points) / root(c)
-    length = norm(points)
-    outside = length > longest
-    return torch.where(outside, points * (longest / torch.where(outside, length, 1)), points)
+    return _shortened(points, longest)
 
 
 @vectorwise
@@ -75,7 +73,7 @@ def mobius_add(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
         `(..., d)` of norm below 1 / sqrt(c).
     """
     radius = 1 / root(c)
-    x, y = x / radius, y / radius
+    x, y = _inside(x / radius), _inside(y / radius)
     twice = 2 * (x * y).sum(-1, keepdim=True)
     xx, yy = x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True)
     # At least (1 - |x| |y|)², whose rounding must not make it zero for opposite points near the border.
@@ -125,14 +123,25 @@ def poincare_distance_matrix(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> T
         `(..., n, m)`, at least 0.
     """
     scale = root(c)
-    x, y = x * scale, y * scale
-    apart = torch.cdist(x, y, compute_mode="donot_use_mm_for_euclid_dist")
-    return 2 / scale * torch.asinh(apart / (_gap(x).sqrt() * _gap(y).sqrt().mT))
+    x, y = _inside(x * scale), _inside(y * scale)
+    return 2 / scale * asinh(distances(x, y) / (_gap(x).sqrt() * _gap(y).sqrt().mT))
 
 
 def _gap(points: Tensor) -> Tensor:
     length = norm(points).clamp(max=below_one(points.dtype))
     return (1 - length) * (1 + length)
+
+
+def _inside(points: Tensor) -> Tensor:
+    """Put what lies on the unit ball's border or beyond just below it."""
+    return _shortened(points, below_one(points.dtype))
+
+
+def _shortened(points: Tensor, longest: float | Tensor) -> Tensor:
+    length = norm(points)
+    outside = length > longest
+    # Divided first: far outside, the quotient of lengths alone would be 0.
+    return torch.where(outside, points / torch.where(outside, length, 1) * longest, points)
 
 
 def _edge(points: Tensor) -> float:

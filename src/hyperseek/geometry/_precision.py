@@ -76,7 +76,7 @@ def check_fits(name: str, given: Tensor, shape: torch.Size) -> None:
 
 
 # Parameters that are no vectors.
-_OTHERS = frozenset({"mask", "weights", "radius_squared", "c", "power", "saturation", "keep_radius", "least_radius"})
+_OTHERS = frozenset({"mask", "weights", "radius_squared", "c", "power", "saturation", "keep_radius", "least_radius", "bound"})
 
 
 def _check_vectors(given: dict[str, object], axes: int) -> None:

@@ -66,6 +66,16 @@ def directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
     return scaled / torch.where(long == 0, 1, long), length
 
 
+def distances(x: Tensor, y: Tensor) -> Tensor:
+    """Return the Euclidean distances `(..., n, m)` of all pairs of `(..., n, d)` and `(..., m, d)` vectors.
+
+    From differences, and of float32 in float64: what is near to each other has squares that float32 has not.
+    """
+    wide = x.dtype if x.device.type == "mps" else torch.float64  # which has no float64
+    apart: Tensor = torch.cdist(x.to(wide), y.to(wide), compute_mode="donot_use_mm_for_euclid_dist")
+    return apart.to(x.dtype)
+
+
 def asinh(values: Tensor) -> Tensor:
     """Return asinh of values of at least 0; torch's own is infinite from the root of the largest number on."""
     # From here on asinh(r) is log(2 r) to the last digit, and its derivative 1 / r.
