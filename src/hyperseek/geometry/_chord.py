@@ -80,6 +80,9 @@ def _half_angles(x: Tensor, y: Tensor) -> Tensor:
 
 @full_precision
 def _backward(x: Tensor, y: Tensor, chord: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    if x.dtype == torch.float32 and x.device.type != "mps":  # as in the forward pass: sums of directions cancel
+        near, far = _backward(*(tensor.double() for tensor in (x, y, chord, gradient)))
+        return near.float(), far.float()
     same = chord < _SAME
     pull = torch.where(same, 0, gradient / torch.where(same, 1, chord)) / 4
     (u, long_u), (v, long_v) = directions(x), directions(y)

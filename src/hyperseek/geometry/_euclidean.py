@@ -5,13 +5,12 @@ Shapes: `Q` queries, `N` documents, `d` dimensions.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from hyperseek.geometry._precision import pairwise, vectorwise
-from hyperseek.geometry._radial import directions, exponents, norm, saturated, times_power
+from hyperseek.geometry._radial import directions, exponents, finite, norm, saturated, times_power
+
 
 @pairwise
 def inner_product(queries: Tensor, documents: Tensor) -> Tensor:
@@ -25,8 +24,13 @@ def inner_product(queries: Tensor, documents: Tensor) -> Tensor:
         `(Q, N)`, any real value; one beyond the dtype's range is the range's end.
     """
     products = queries @ documents.T
-    # Infinities, or differences of infinities, of products or of sums.
-    return _mended(products, ~products.isfinite(), queries, documents, _scaled_products)
+
+    def again() -> Tensor:
+        first, second = exponents(queries), exponents(documents)
+        scaled = torch.ldexp(queries, -first) @ torch.ldexp(documents, -second).T
+        return times_power(scaled, first + second.T)
+
+    return finite(products, again)
 
 
 @vectorwise
@@ -73,26 +77,17 @@ def negative_distance(queries: Tensor, documents: Tensor) -> Tensor:
     # Squares overflow from 1e19 on, and have lost digits of distances below this one.
     info = torch.finfo(apart.dtype)
     unsure = (apart < (info.tiny / info.eps) ** 0.5) | ~apart.isfinite()
-    return -_mended(apart, unsure, queries, documents, lambda x, y: saturated(norm(x - y)[..., 0]))
+    return -_mended(apart, unsure, queries, documents) if unsure.any() else -apart
 
 
 # Numbers of the pairs of vectors that are computed anew at a time.
 _NUMBERS = 1 << 22
 
 
-def _mended(
-    values: Tensor, unsure: Tensor, queries: Tensor, documents: Tensor, function: Callable[[Tensor, Tensor], Tensor]
-) -> Tensor:
-    """Compute a few of `(Q, N)` values anew, by a slower function of the pairs `(n, d)` and `(n, d)`."""
-    if not unsure.any():
-        return values
+def _mended(distances: Tensor, unsure: Tensor, queries: Tensor, documents: Tensor) -> Tensor:
+    """Compute some of `(Q, N)` distances anew, more slowly."""
     rows, columns = unsure.nonzero(as_tuple=True)
     step = max(1, _NUMBERS // queries.shape[-1])
-    pieces = zip(rows.split(step), columns.split(step), strict=True)
-    return values.index_put((rows, columns), torch.cat([function(queries[i], documents[j]) for i, j in pieces]))
-
-
-def _scaled_products(x: Tensor, y: Tensor) -> Tensor:
-    first, second = exponents(x), exponents(y)
-    products = (torch.ldexp(x, -first) * torch.ldexp(y, -second)).sum(-1)
-    return times_power(products, (first + second)[..., 0])
+    pieces = zip(torch.split(rows, step), torch.split(columns, step), strict=True)
+    again = [saturated(norm(queries[i] - documents[j])[..., 0]) for i, j in pieces]
+    return distances.index_put((rows, columns), torch.cat(again))

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hyperseek._errors import InputError
 from hyperseek.geometry._lorentz import space_part
-from hyperseek.geometry._precision import full_precision, pairwise, root, vectorwise
+from hyperseek.geometry._precision import check_fits, full_precision, pairwise, root, vectorwise
 from hyperseek.geometry._radial import asinh, directions, norm, saturated
 
 POLAR_EXTRA = 2
@@ -103,6 +103,7 @@ def ball_centres(polar: Tensor, chord: Tensor, c: float = 1.0) -> Tensor:
     Returns:
         `(Q, d)` points of the Poincaré ball.
     """
+    check_fits("chord", chord, polar.shape[:-1])
     direction, rho = split_polar(polar)
     radius = 2 * asinh(chord)[..., None]
     # The line from the origin through the query meets the sphere at these two points.

@@ -11,6 +11,7 @@ Shapes: `n` and `m` points, `d` dimensions; leading axes broadcast.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from hyperseek._errors import InputError
 from hyperseek.geometry._chord import half_chord_matrix
 from hyperseek.geometry._precision import pairwise, root, vectorwise
-from hyperseek.geometry._radial import asinh, exponents, norm, saturated, times_power
+from hyperseek.geometry._radial import asinh, exponents, finite, norm, saturated, times_power
 
 
 @vectorwise
@@ -39,6 +40,7 @@ def lorentz_from_space(space: Tensor, radius_squared: float | Tensor = 1.0) -> T
     return torch.cat([time, space], dim=-1)
 
 
+@vectorwise
 def lorentz_project(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Put points back onto the hyperboloid: the space part stays, the time is recomputed.
 
@@ -97,9 +99,11 @@ def lorentz_inner(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         `(...,)`, any real number; at most -R² for points of one hyperboloid.
     """
-    x, y, exponent = _scaled(x, y)
-    inner = (x[..., 1:] * y[..., 1:]).sum(-1) - x[..., 0] * y[..., 0]
-    return times_power(inner, (exponent[0] + exponent[1])[..., 0])
+    return _finite_product(_inner, x, y, lambda first, second: first + second)[..., 0]
+
+
+def _inner(x: Tensor, y: Tensor) -> Tensor:
+    return (x[..., 1:] * y[..., 1:]).sum(-1, keepdim=True) - x[..., :1] * y[..., :1]
 
 
 @pairwise
@@ -113,15 +117,23 @@ def lorentz_inner_matrix(x: Tensor, y: Tensor) -> Tensor:
     Returns:
         `(..., n, m)`.
     """
-    x, y, exponent = _scaled(x, y)
-    inner = torch.cat([-x[..., :1], x[..., 1:]], dim=-1) @ y.mT
-    return times_power(inner, exponent[0] + exponent[1].mT)
+    return _finite_product(_inner_matrix, x, y, lambda first, second: first + second.mT)
 
 
-def _scaled(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
-    """Return vectors over powers of two, whose products are neither infinite nor differences of infinities."""
-    exponent = exponents(x), exponents(y)
-    return torch.ldexp(x, -exponent[0]), torch.ldexp(y, -exponent[1]), exponent
+def _inner_matrix(x: Tensor, y: Tensor) -> Tensor:
+    return torch.cat([-x[..., :1], x[..., 1:]], dim=-1) @ y.mT
+
+
+def _finite_product(
+    product: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, joined: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Return products; infinite ones, and differences of infinities, again from vectors over powers of two."""
+
+    def again() -> Tensor:
+        first, second = exponents(x), exponents(y)
+        return times_power(product(torch.ldexp(x, -first), torch.ldexp(y, -second)), joined(first, second))
+
+    return finite(product(x, y), again)
 
 
 @vectorwise

@@ -10,8 +10,17 @@ from torch import Tensor
 
 from hyperseek.geometry._chord import half_chord_matrix
 from hyperseek.geometry._lorentz import lorentz_from_space, space_part
-from hyperseek.geometry._precision import root, vectorwise
-from hyperseek.geometry._radial import asinh_ratio, directions, exponents, farthest, norm, saturated, sinh_ratio, times_power
+from hyperseek.geometry._precision import bounded_gradient, root, vectorwise
+from hyperseek.geometry._radial import (
+    asinh_ratio,
+    directions,
+    exponents,
+    farthest,
+    norm,
+    saturated,
+    sinh_ratio,
+    times_power,
+)
 
 
 @vectorwise
@@ -105,6 +114,8 @@ def lorentz_transport(base: Tensor, to: Tensor, vectors: Tensor, radius_squared:
     Returns:
         `(..., d + 1)` tangent vectors at `to`.
     """
+    # Derivatives by far points exceed float32 where the carried vectors themselves do.
+    base, to = bounded_gradient(base), bounded_gradient(to)
     x, y = (lorentz_from_space(space_part(points), radius_squared) for points in (base, to))
     exponent = exponents(vectors)  # the map is linear in vectors, whose products would overflow
     vectors = torch.ldexp(vectors, -exponent)
@@ -121,7 +132,7 @@ def lorentz_transport(base: Tensor, to: Tensor, vectors: Tensor, radius_squared:
 
 
 def _shortened(space: Tensor, exponent: Tensor, longest: Tensor) -> Tensor:
-    """Return space parts times two to the power of `exponent`, no longer than `longest`, as if rounding had not been."""
+    """Return space parts times two to the power of `exponent`, no longer than `longest`."""
     bound = torch.ldexp(longest, -exponent)
     length = norm(space)
     outside = length > bound
@@ -131,5 +142,5 @@ def _shortened(space: Tensor, exponent: Tensor, longest: Tensor) -> Tensor:
 def _tangent(base: Tensor, space: Tensor, radius_squared: float | Tensor) -> Tensor:
     """Complete the space part of a tangent vector by the time that makes it one."""
     point = lorentz_from_space(base[..., 1:], radius_squared)
-    time = (point[..., 1:] / point[..., :1] * space).sum(-1, keepdim=True)
+    time = saturated((point[..., 1:] / point[..., :1] * space).sum(-1, keepdim=True))
     return torch.cat([time.expand(*space.shape[:-1], 1), space], dim=-1)

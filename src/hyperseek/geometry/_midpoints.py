@@ -195,6 +195,8 @@ def _mean_time(space: Tensor, shares: Tensor) -> Tensor:
     # A sum that is nothing but rounding has no direction; shorter ones than this shorten the result, smoothly.
     least = 8 * torch.finfo(space.dtype).eps * (shares[..., None] * length).sum(-2)
     longer = torch.maximum(norm(total), least)
+    # The gradient of a quotient by a length that has no square would not be finite.
+    longer = torch.where(longer > torch.finfo(longer.dtype).tiny ** 0.5, longer, 0)
     return total / _or_one(longer) * _root(beyond) * (beyond + 2).sqrt()
 
 

@@ -10,7 +10,7 @@ import inspect
 import math
 from collections.abc import Callable
 from itertools import zip_longest
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
@@ -75,8 +75,34 @@ def check_fits(name: str, given: Tensor, shape: torch.Size) -> None:
         raise InputError(f"{name} has the shape {tuple(given.shape)}, which does not fit points of {tuple(shape)}")
 
 
+def bounded_gradient(values: Tensor) -> Tensor:
+    """Return values whose gradient is finite: its infinities are the largest number, and what is undefined is 0.
+
+    For what is the same for many points, of which those far beyond all that float32 tells apart would spoil the others'
+    gradients. Points themselves keep what they get, so that a loss that diverges is seen.
+    """
+    bounded: Tensor = _BoundedGradient.apply(values)  # type: ignore[no-untyped-call]
+    return bounded
+
+
+class _BoundedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(values: Tensor) -> Tensor:
+        return values.view_as(values)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return torch.nan_to_num(gradient)
+
+
 # Parameters that are no vectors.
-_OTHERS = frozenset({"mask", "weights", "radius_squared", "c", "power", "saturation", "keep_radius", "least_radius", "bound"})
+_OTHERS = frozenset(
+    {"mask", "weights", "radius_squared", "c", "power", "saturation", "keep_radius", "least_radius", "bound"}
+)
 
 
 def _check_vectors(given: dict[str, object], axes: int) -> None:
@@ -121,7 +147,7 @@ def root(radius_squared: float | Tensor) -> float | Tensor:
             raise InputError(
                 f"the curvature must be a number or a 0-dim tensor, not {radius_squared.dim()} axes of them"
             )
-        return radius_squared.sqrt()
+        return bounded_gradient(radius_squared).sqrt()
     if not 0 < radius_squared < math.inf:
         raise InputError(f"the curvature is given as a positive finite number, not as {radius_squared}")
     return math.sqrt(radius_squared)

@@ -17,7 +17,7 @@ _SMALL = 1e-3  # here the first omitted term of every series is below float64's 
 
 
 def exponents(vectors: Tensor) -> Tensor:
-    """Return for vectors `(..., d)` whole numbers `(..., 1)`: two to that power is of the size of their largest number."""
+    """Return for vectors `(..., d)` whole numbers `(..., 1)`, two to whose power is of the size of their largest."""
     if not vectors.shape[-1]:
         raise InputError(f"vectors need at least 1 number each; the shape {tuple(vectors.shape)} has none")
     # Two to the power of any of these and of its negative is a number of full precision. They are floating, as of
@@ -32,6 +32,16 @@ def times_power(values: Tensor, exponent: Tensor) -> Tensor:
     # In two steps, neither of which leaves the dtype's range where the result is within it.
     scaled = torch.ldexp(torch.ldexp(values, half), exponent - half)
     return saturated(scaled)
+
+
+def finite(values: Tensor, again: Callable[[], Tensor]) -> Tensor:
+    """Return values; those that are not finite are taken from a slower computation, as constants without gradients."""
+    fine = values.isfinite()
+    if fine.all():
+        return values
+    with torch.no_grad():
+        other = again()
+    return torch.where(fine, values, other)
 
 
 def saturated(values: Tensor) -> Tensor:
