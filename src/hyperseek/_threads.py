@@ -3,10 +3,15 @@
 torch splits each operation and waits for the slowest part of it. A chain of short operations on blocks that fit a
 core's cache runs faster if each core takes whole blocks: nothing waits, and what a core computed it finds in its own
 cache. On a busy machine, where the slowest part is often one that was put to sleep, that is several times faster.
+
+A process that was forked after its parent computed has none of the parent's threads, and OpenMP waits for them for
+ever. With one thread it asks for none, so every forked child begins with `torch.set_num_threads(1)`.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -61,3 +66,15 @@ def run_on_cores(work: Callable[[], None], *, at_most: int) -> None:
         torch.set_num_threads(cores)  # the default of threads still to come, which the calls have changed
     for call in calls:
         call.result()
+
+
+def _become_child() -> None:
+    """Let torch and faiss compute in the calling thread alone, which is all that a forked child has."""
+    torch.set_num_threads(1)
+    faiss = sys.modules.get("faiss")
+    if faiss is not None:
+        faiss.omp_set_num_threads(1)
+
+
+if _OPENMP and hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_become_child)

@@ -10,13 +10,15 @@ for hit in index.search("how are weak references made?", k=5):
 from __future__ import annotations
 
 import os
+import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from hyperseek._errors import InputError, StoreError
+from hyperseek._kept import Kept
 from hyperseek.index._build import build_index, import_vectors
 from hyperseek.index._checks import check_model, open_finished
 from hyperseek.index._chosen import documents_by_id
@@ -25,7 +27,8 @@ from hyperseek.index._searcher import Searcher
 from hyperseek.plan import Ground
 from hyperseek.records import Document
 from hyperseek.scoring import Points, Scorer, Space
-from hyperseek.store import Snapshot
+from hyperseek.store import IndexInfo, Snapshot
+from hyperseek.store._fork import use_tables
 from hyperseek.store._info import Storage
 from hyperseek.store._snapshot import CHUNK
 
@@ -35,9 +38,24 @@ if TYPE_CHECKING:
 CACHE_BYTES = 4 << 30
 """Largest float32 matrix of vectors, in bytes, that an index keeps in memory unless told otherwise: 4 GiB."""
 
+MODEL_BYTES = 4 << 30
+"""What the weights of the models that stages of plans name may take together: 4 GiB. Beyond it the least recently used
+are forgotten, but never the last three."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """What belongs together of one version: it is replaced whole, so no thread sees parts of two."""
+
+    info: IndexInfo
+    ground: Ground
+
 
 class Index(Searcher, Maintainer):
     """A finished index, open for search. Make one with `build`, `from_vectors` or `open`.
+
+    Any number of threads may search it, also while one of them changes or refreshes it: each search is answered from
+    one version.
 
     Args:
         path: Its folder.
@@ -48,7 +66,6 @@ class Index(Searcher, Maintainer):
 
     Attributes:
         path: The folder.
-        info: How the index was made.
     """
 
     def __init__(
@@ -63,23 +80,45 @@ class Index(Searcher, Maintainer):
         self._device = device
         self._cache_bytes = cache_bytes
         self._model = model
-        self.refresh()
+        self._models = Kept(most_bytes=MODEL_BYTES, least=3)
+        self._refreshing = threading.Lock()
+        self._state = self._newest()
         if model is not None:
             check_model(self.path, self.info, model)
 
     def refresh(self) -> None:
-        """Go on with the newest version; until then an open index sees the documents it was opened with."""
-        self.info, store = open_finished(self.path)
-        self.__dict__.pop("data_fingerprint", None)
-        snapshot = Snapshot(store, self.info.space, cache_bytes=self._cache_bytes)
-        own = weakref.WeakMethod(self._compile)  # so that files and memory are free as soon as the index is
+        """Go on with the newest version; until then an open index sees the documents it was opened with.
+
+        Raises:
+            StoreError: The index is gone, unfinished or damaged; this one goes on with what it has.
+            FingerprintError: It was built anew with another model than the one given for the queries.
+        """
+        with self._refreshing:  # one after the other, so that no thread goes back to what it opened earlier
+            state = self._newest()
+            if self._model is not None and state.info.fingerprint != self.info.fingerprint:
+                check_model(self.path, state.info, self._model)  # the index was built anew
+            self._state = state
+
+    def _newest(self) -> _State:
+        info, store = open_finished(self.path)
+        own = weakref.ref(self)  # so that files and memory are free as soon as the index is
 
         def compile_(model: str | None, texts: Sequence[str]) -> Scorer:
-            method = own()
-            assert method is not None
-            return method(model, texts)
+            index = own()
+            assert index is not None
+            return index._compile(info, model, texts)
 
-        self._ground = Ground(self.path, snapshot, compile_)
+        return _State(info, Ground(self.path, Snapshot(store, info.space, cache_bytes=self._cache_bytes), compile_))
+
+    @property
+    def info(self) -> IndexInfo:
+        """How the index was made."""
+        return self._state.info
+
+    @property
+    def _ground(self) -> Ground:
+        use_tables()
+        return self._state.ground
 
     @classmethod
     def open(
@@ -238,18 +277,20 @@ class Index(Searcher, Maintainer):
             StoreError: The index names no model.
             FingerprintError: The document side of the model it names has changed since.
         """
-        if self._model is None:
-            if self.info.source is None:
-                raise StoreError(f"the index {self.path} does not name its model; give one: model= or --model")
-            self._model = self._load(self.info.source)
-        return self._model
+        if self._model is not None:
+            return self._model
+        info = self.info
+        if info.source is None:
+            raise StoreError(f"the index {self.path} does not name its model; give one: model= or --model")
+        return self._load(info, info.source)
 
-    @cached_property
+    @property
     def data_fingerprint(self) -> str:
         """Fingerprint of the documents, in their order; reads them all where they have changed since it was noted."""
-        store = self._ground.snapshot.store
-        noted = self.info.data if store.version == self.info.version else None
-        return noted if noted is not None else store.fingerprint()
+        state = self._state
+        store = state.ground.snapshot.store
+        noted = state.info.data if store.version == state.info.version else None
+        return noted or state.ground.keep("data fingerprint", store.fingerprint, size=len)
 
     def documents(self) -> Iterator[Document]:
         """Stream the stored documents in order."""
@@ -290,16 +331,23 @@ class Index(Searcher, Maintainer):
         """The metadata fields that conditions can name, each with its type in words."""
         return self._ground.snapshot.store.fields()
 
-    def _compile(self, model: str | None, texts: Sequence[str]) -> Scorer:
+    def _compile(self, info: IndexInfo, model: str | None, texts: Sequence[str]) -> Scorer:
         """Compile queries for a stage that has a model of its own; None for the one that made the index."""
-        name = self.info.source if model is None else model
-        if name is None or (self._model is not None and name == self._model.source):
-            return self.model.compile(texts)
-        return self._ground.keep(("model", name), lambda: self._load(name)).compile(texts)
+        name = info.source if model is None else model
+        if self._model is not None and (name is None or name == self._model.source):
+            return self._model.compile(texts)
+        return (self.model if name is None else self._load(info, name)).compile(texts)
 
-    def _load(self, source: str) -> Retriever:
-        from hyperseek.models import load
+    def _load(self, info: IndexInfo, source: str) -> Retriever:
+        def load() -> Retriever:
+            from hyperseek.models import load
 
-        model = load(source, device=self._device)
-        check_model(self.path, self.info, model)
-        return model
+            model = load(source, device=self._device)
+            check_model(self.path, info, model)
+            return model
+
+        return self._models.get((source, info.fingerprint), load, size=_weight_bytes)
+
+
+def _weight_bytes(model: Retriever) -> int:
+    return sum(tensor.nbytes for tensor in model.model.state_dict().values())

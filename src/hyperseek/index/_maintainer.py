@@ -33,8 +33,16 @@ class Maintainer(ABC):
     """Something with documents and a folder, which can be changed."""
 
     path: Path
-    info: IndexInfo
-    _ground: Ground
+
+    @property
+    @abstractmethod
+    def info(self) -> IndexInfo:
+        """How the index was made."""
+
+    @property
+    @abstractmethod
+    def _ground(self) -> Ground:
+        """The version at hand; another one after `refresh`, so what belongs together is asked of one."""
 
     @property
     @abstractmethod

@@ -17,7 +17,6 @@ from hyperseek.index._tune import Tuning, tune
 from hyperseek.plan import Ground, Plan
 from hyperseek.records import Hit, Query, Run
 from hyperseek.scoring import Scorer
-from hyperseek.store._attachments import Attachments
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -26,7 +25,10 @@ if TYPE_CHECKING:
 class Searcher(ABC):
     """Something with documents and a model, which can be searched."""
 
-    _ground: Ground
+    @property
+    @abstractmethod
+    def _ground(self) -> Ground:
+        """The version at hand; another one after `refresh`, so what belongs together is asked of one."""
 
     @property
     @abstractmethod
@@ -230,10 +232,11 @@ class Searcher(ABC):
         compiled = isinstance(queries, Scorer)
         scorers = [queries] if isinstance(queries, Scorer) else list(self._groups(queries))
         texts = None if compiled else [str(query) for query in queries]  # type: ignore[union-attr]
-        tuning = tune(self._ground, scorers, texts, k=k, recall=recall, engine=engine)
+        ground = self._ground
+        tuning = tune(ground, scorers, texts, k=k, recall=recall, engine=engine)
         if save:
-            tuning.save(self._ground.folder)
-            self._ground.attachments = Attachments.read(self._ground.folder)
+            tuning.save(ground.folder)
+            ground.reread()
         return tuning
 
     @property
@@ -242,7 +245,8 @@ class Searcher(ABC):
         return self._ground.attachments.plans
 
     def _hits(self, request: Request, *, texts: bool) -> list[list[Hit]]:
-        return list(hits_of(self._ground, find(self._ground, request, self._groups), texts=texts))
+        ground = self._ground
+        return list(hits_of(ground, find(ground, request, self._groups), texts=texts))
 
     def _groups(self, texts: Sequence[str]) -> Iterable[Scorer]:
         return scorer_groups(self.model, texts)

@@ -5,8 +5,7 @@ Shapes: `Q` queries, `N` documents.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from hyperseek._errors import InputError, StoreError
+from hyperseek._kept import Kept
 from hyperseek.plan._candidates import Candidates
 from hyperseek.plan._scan import scan
 from hyperseek.scoring import Scorer
@@ -24,6 +24,9 @@ from hyperseek.store._attachments import Attached, Attachment, Attachments, open
 from hyperseek.store._snapshot import Snapshot
 
 T = TypeVar("T")
+
+KEPT_BYTES = 256 << 20
+"""What the landmarks of surrogates may take together: 256 MiB. Beyond it the least recently used are forgotten."""
 
 # How often an attachment is looked for that a writer keeps replacing.
 _ATTEMPTS = 5
@@ -45,16 +48,18 @@ class Ground:
         self.snapshot = snapshot
         self.compile = compile
         self.attachments = Attachments.read(folder)
-        self._kept: dict[Any, Any] = {}
-        self._lock = threading.RLock()
+        self._kept = Kept(most_bytes=KEPT_BYTES)
+        self._attached = Kept()  # no more than are in the list
 
-    def keep(self, key: Any, make: Callable[[], T]) -> T:
-        """Return what was made for a key, making it at the first call."""
-        with self._lock:
-            if key not in self._kept:
-                self._kept[key] = make()
-            kept: T = self._kept[key]
-            return kept
+    def keep(self, key: Hashable, make: Callable[[], T], *, size: Callable[[T], int]) -> T:
+        """Return what was made for a key, making it where it is not kept, or no longer; see `KEPT_BYTES`."""
+        return self._kept.get(key, make, size=size)
+
+    def reread(self) -> None:
+        """Read the list of attachments again, and close those that are no longer in it."""
+        self.attachments = Attachments.read(self.folder)
+        listed = {item.folder for item in self.attachments.items}
+        self._attached.forget(lambda folder: folder not in listed)
 
     def attached(self, name: str | None, kind: str) -> Attached:
         """Return an attachment, open.
@@ -77,12 +82,11 @@ class Ground:
                 raise InputError(
                     f"the index {self.folder} cannot be searched so: {what}; build one: index.build_{kind}()"
                 )
-            key, opening = ("attached", record.folder), partial(open_attached, self.folder, record, self.snapshot)
             try:
-                return self.keep(key, opening)
+                return self._attached.get(record.folder, partial(open_attached, self.folder, record, self.snapshot))
             except StoreError:
                 # A writer may have put another one in its place since the list was read.
-                self.attachments = Attachments.read(self.folder)
+                self.reread()
                 if attempt == _ATTEMPTS - 1 or record in self.attachments.items:
                     raise
         raise AssertionError("the loop returns or raises")

@@ -47,7 +47,8 @@ def landmarks_of(
         points = ground.snapshot.points(torch.from_numpy(rows))
         return Landmarks(ground.snapshot.space, points, parameters=settings)
 
-    return ground.keep(("landmarks", count, choice, seed, tuple(sorted(settings.items()))), make)
+    key = ("landmarks", count, choice, seed, tuple(sorted(settings.items())))
+    return ground.keep(key, make, size=lambda landmarks: landmarks.nbytes)
 
 
 def feature_parameters(ground: Ground, engine: str | None) -> dict[str, Any]:

@@ -111,6 +111,11 @@ class Landmarks:
     def __len__(self) -> int:
         return len(self.points)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the points and of what was computed from them."""
+        return sum(part.nbytes for part in (self.points.vectors, self._gram, self._solution, self._features))
+
     def fit(self, scorer: Scorer) -> SurrogateScorer:
         """Fit a surrogate to a scorer's scores of the landmarks.
 

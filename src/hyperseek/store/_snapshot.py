@@ -5,9 +5,7 @@ Shapes: `N` documents, `n` rows. A row is a position in this version, a key name
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,6 +15,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from hyperseek._kept import Kept
 from hyperseek.scoring import Points, Space
 from hyperseek.store._store import Store
 
@@ -27,11 +26,12 @@ CHUNK = 32768
 _TOKEN_CHUNK = 512
 # Documents of a chunk that is gathered for a condition.
 _GATHERED = 8192
-_MASKS = 64
+# Masks of conditions that are remembered, a byte a document: those of 64 conditions on four million documents.
+_MASK_BYTES = 256 << 20
 
 
 class Snapshot:
-    """Documents, keys and points of one version.
+    """Documents, keys and points of one version; for any number of threads, which read from the disk once.
 
     Args:
         store: The table, open.
@@ -44,10 +44,9 @@ class Snapshot:
         self.space = space
         self._cache_bytes = cache_bytes
         self._points: Points | None = None
-        self._too_large = False
         # No `lru_cache`: it would hold this object in a cycle, and its files with it, long after the last search.
-        self._masks: dict[str, npt.NDArray[np.bool_]] = {}
-        self._lock = threading.Lock()
+        self._read = Kept()
+        self._masks = Kept(most_bytes=_MASK_BYTES)
 
     def __len__(self) -> int:
         return len(self.store)
@@ -55,22 +54,23 @@ class Snapshot:
     @property
     def keys(self) -> npt.NDArray[np.int64]:
         """`(N,)` keys."""
-        return self.store.keys
+        return self._read.get("keys", lambda: self.store.keys)
 
-    @cached_property
+    @property
     def ids(self) -> Any:
         """All ids, as an Arrow array."""
-        return self.store.ids()
+        return self._read.get("ids", self.store.ids)
 
     def load(self) -> None:
         """Read the points into memory if they are small enough."""
-        if self._points is not None or self._too_large or not len(self):
-            return
+        self._points = self._read.get("points", self._load)
+
+    def _load(self) -> Points | None:
+        if not len(self):
+            return None
         if self.store.ragged:
-            self._points = self._load_tokens()
-        elif len(self) * self.space.width * 4 <= self._cache_bytes:
-            self._points = next(self.store.points(len(self)))
-        self._too_large = self._points is None
+            return self._load_tokens()
+        return next(self.store.points(len(self))) if len(self) * self.space.width * 4 <= self._cache_bytes else None
 
     def _load_tokens(self) -> Points | None:
         """Read token sets, whose size is known only when they are read, until they turn out to be too large."""
@@ -89,11 +89,12 @@ class Snapshot:
 
     def chunks(self, rows: int) -> Iterator[Points]:
         """Stream the points in order, at most `rows` documents at a time."""
-        if self._points is None:
+        points = self._points
+        if points is None:
             yield from self.store.points(rows)
             return
         for start in range(0, len(self), rows):
-            yield self._points[start : start + rows]
+            yield points[start : start + rows]
 
     def points(self, rows: Tensor) -> Points:
         """Return the points of `(n,)` rows, in the order given, float32 on the CPU."""
@@ -122,18 +123,21 @@ class Snapshot:
 
     def mask(self, condition: str) -> npt.NDArray[np.bool_]:
         """Return `(N,)`: which documents meet an SQL condition; the last ones asked for are remembered."""
-        with self._lock:
-            mask = self._masks.pop(condition, None)
-            if mask is None:
-                mask = np.zeros(len(self), dtype=np.bool_)
-                mask[self.rows_of_keys(self.store.keys_where(condition))] = True
-            self._masks[condition] = mask
-            if len(self._masks) > _MASKS:
-                del self._masks[next(iter(self._masks))]
+
+        def make() -> npt.NDArray[np.bool_]:
+            mask = np.zeros(len(self), dtype=np.bool_)
+            mask[self.rows_of_keys(self.store.keys_where(condition))] = True
+            mask.flags.writeable = False  # many searches share it
             return mask
 
-    @cached_property
+        return self._masks.get(condition, make, size=lambda mask: mask.nbytes)
+
+    @property
     def _key_order(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Rows in the order of their keys, and the keys in that order; the same order unless rows were rewritten."""
-        order = np.argsort(self.keys, kind="stable")
-        return order, self.keys[order]
+
+        def make() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+            order = np.argsort(self.keys, kind="stable")
+            return order, self.keys[order]
+
+        return self._read.get("key order", make)

@@ -37,6 +37,7 @@ from hyperseek.store._columns import (
     text_arrays,
 )
 from hyperseek.store._fields import describe_fields, field_array, grow_fields, mixed_fields
+from hyperseek.store._fork import use_tables
 from hyperseek.store._info import Storage
 
 _NEXT_KEY = "hyperseek.next_key"
@@ -64,6 +65,7 @@ class Store:
     @classmethod
     def create(cls, path: Path, *, space: Space, storage: Storage) -> Self:
         """Make a table without rows, in place of one that may be there."""
+        use_tables()
         shutil.rmtree(path, ignore_errors=True)
         empty = pa.Table.from_batches([], schema=base_schema(space, storage))
         return cls(path, lance.write_dataset(empty, str(path), mode="create"))
@@ -81,6 +83,7 @@ class Store:
         Raises:
             StoreError: It is missing, damaged, or not a table of this library.
         """
+        use_tables()
         try:
             hold = Hold(path)
             store = cls(path, lance.dataset(str(path)), hold)

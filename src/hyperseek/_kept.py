@@ -1,0 +1,103 @@
+"""What was made once and is kept: one maker for many threads, the least recently used forgotten, safe across a fork."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+T = TypeVar("T")
+
+_all: weakref.WeakSet[Kept] = weakref.WeakSet()
+
+
+@dataclass(eq=False, slots=True)
+class _Entry:
+    lock: threading.RLock = field(default_factory=threading.RLock)
+    made: bool = False
+    value: Any = None
+    bytes: int = 0
+
+
+class Kept:
+    """Values by key, each made by the first who asks for it; others who ask meanwhile wait for it.
+
+    Args:
+        most_bytes: What all values may take together; None for no bound. Beyond it the least recently used go.
+        least: So many values that were used last stay, whatever they take.
+    """
+
+    def __init__(self, *, most_bytes: int | None = None, least: int = 1) -> None:
+        self._most_bytes = most_bytes
+        self._least = least
+        self._entries: dict[Hashable, _Entry] = {}
+        self._lock = threading.Lock()
+        _all.add(self)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: Hashable, make: Callable[[], T], *, size: Callable[[T], int] | None = None) -> T:
+        """Return the value of a key, making it if it is not there.
+
+        Args:
+            key: Any hashable value.
+            make: Makes the value; whatever it raises is raised here, and nothing is kept.
+            size: Bytes of a value; None counts none.
+
+        Returns:
+            The value.
+        """
+        with self._lock:
+            entry = self._entries.pop(key, None) or _Entry()
+            self._entries[key] = entry  # the last one is the one used last
+        with entry.lock:  # one that is made is never locked for long
+            if not entry.made:
+                try:
+                    entry.value = make()
+                except BaseException:
+                    self._drop(key, entry)
+                    raise
+                entry.bytes = 0 if size is None else size(entry.value)
+                entry.made = True
+                self._shrink()
+        return cast("T", entry.value)
+
+    def forget(self, unwanted: Callable[[Any], bool]) -> None:
+        """Forget the values of all keys that a function names."""
+        with self._lock:
+            self._entries = {key: entry for key, entry in self._entries.items() if not unwanted(key)}
+
+    def _drop(self, key: Hashable, entry: _Entry) -> None:
+        with self._lock:
+            if self._entries.get(key) is entry:
+                del self._entries[key]
+
+    def _shrink(self) -> None:
+        if self._most_bytes is None:
+            return
+        with self._lock:
+            total = sum(entry.bytes for entry in self._entries.values())
+            for key in list(self._entries)[: -self._least]:
+                if total <= self._most_bytes:
+                    break
+                total -= self._entries.pop(key).bytes
+
+    def _after_fork(self) -> None:
+        """Go on in a child: locks that other threads of the parent hold are never released here."""
+        self._lock = threading.Lock()
+        self._entries = {key: entry for key, entry in self._entries.items() if entry.made}
+        for entry in self._entries.values():
+            entry.lock = threading.RLock()
+
+
+def _renew_all() -> None:
+    for kept in list(_all):
+        kept._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_all)
