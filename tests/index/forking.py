@@ -44,9 +44,9 @@ def refuses(*attempts: Callable[[], object]) -> bool:
         try:
             attempt()
         except HyperseekError as error:
-            assert "'spawn'" in str(error)
-        else:
-            return False
+            if "'spawn'" in str(error):
+                continue
+        return False
     return True
 
 
@@ -83,7 +83,7 @@ def main(folder: Path) -> None:
                 lambda: index.build_engine("scan"),
                 lambda: index.refresh(),
                 lambda: Index.open(folder / "1"),
-                lambda: Index.build(folder / "2", DOCUMENTS, model),  # type: ignore[arg-type]
+                lambda: Index.build(folder / "2", DOCUMENTS, model, dtype="float32"),  # type: ignore[arg-type]
             )
         )
     assert len(index.search("river")) == 10

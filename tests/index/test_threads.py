@@ -1,4 +1,4 @@
-"""Many threads, one index: everything is read once, every answer is that of one version; and what forked children do."""
+"""Many threads, one index: everything is read once, every answer is that of one version; and forked children."""
 
 from __future__ import annotations
 
