@@ -30,7 +30,7 @@ def files(tmp_path: Path) -> tuple[Path, Path, Path]:
     return tmp_path / "good.trec", tmp_path / "bad.trec", tmp_path / "qrels.tsv"
 
 
-def test_runs_are_compared_on_standard_error_and_as_json(files):
+def test_runs_are_compared_for_people_and_as_json(files):
     good, bad, qrels = files
     result = run("--runs", good, "--runs", bad, "--qrels", qrels, "-m", "RR@2 P@1", "--baseline", "bad.trec", "--json")
     assert result.exit_code == 0, result.output
@@ -43,12 +43,12 @@ def test_runs_are_compared_on_standard_error_and_as_json(files):
     assert "+0.5000" in result.stderr
 
 
-def test_without_json_standard_output_stays_empty(files):
+def test_the_table_is_the_result_and_goes_to_standard_output(files):
     good, _, qrels = files
     result = run("--runs", good, "--qrels", qrels, "-m", "RR@2", "-m", "P@1", "--test", "t")
     assert result.exit_code == 0, result.output
-    assert result.stdout == ""
-    assert "1.0000" in result.stderr
+    assert result.stderr == ""
+    assert "1.0000" in result.stdout
 
 
 def test_files_are_written(files, tmp_path):

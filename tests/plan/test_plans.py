@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import sys
+from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -273,3 +276,51 @@ def test_tuning_tries_many_candidates_too(tmp_path: Path) -> None:
 def test_scorers_of_other_spaces_are_refused(index: Index) -> None:
     with pytest.raises(HyperseekError, match="points of 3 dimensions and the index has 8"):
         index.search(LinearScorer(Space("dot", 3), torch.ones(1, 3)))
+
+
+def test_equal_sums_of_ranks_are_equal_whatever_the_order_of_the_rankings() -> None:
+    """Each of six documents takes each rank once in some order, so that all sums are equal on paper."""
+    orders = list(permutations(range(6)))
+    shifts = [[(row + shift) % 6 for row in range(6)] for shift in range(6)]
+    for method in ("rrf", "minmax", "weighted"):
+        for order in orders[::37]:
+            parts = [candidates([(row, 1.0 / (3 + place)) for place, row in enumerate(shifts[turn])]) for turn in order]
+            found = fuse(parts, method=method)  # type: ignore[arg-type]
+            assert found.rows[0].tolist() == list(range(6)), (method, order)
+            assert len(set(found.scores[0].tolist())) == 1
+    assert found.scores.dtype == torch.float64
+
+
+def test_small_weights_decide_what_large_ones_leave_equal() -> None:
+    first, second = candidates([(0, 1.0), (1, 1.0)]), candidates([(1, 2.0), (0, 1.0)])
+    assert fuse([first, second], method="weighted", weights=[1.0, 1e-9]).rows[0].tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("method", ["minmax", "weighted"])
+def test_fillers_and_infinities_do_not_set_the_scale(method: Any) -> None:
+    late = [(0, 5.0), (1, 4.0), (2, 3.0)]
+    other = candidates([(0, 0.2), (1, 0.5), (2, 0.45), (3, 0.1), (4, 0.1)])
+    clean = fuse([candidates(late), other], method=method)
+    plain = dict(zip(clean.rows[0].tolist(), clean.scores[0].tolist(), strict=True))
+    for extra in (-1e9, -math.inf):
+        found = fuse([candidates([*late, (3, extra)]), other], method=method)
+        assert dict(zip(found.rows[0].tolist(), found.scores[0].tolist(), strict=True)) == pytest.approx(plain)
+    found = fuse([candidates([(4, math.inf), *late]), other], method=method, weights=[0.0, 1.0])
+    assert found.rows[0].tolist() == [1, 2, 0, 3, 4]
+    best = fuse([candidates([(4, math.inf), *late]), other], method=method)
+    scores = dict(zip(best.rows[0].tolist(), best.scores[0].tolist(), strict=True))
+    assert all(map(math.isfinite, scores.values()))
+    assert {row: scores[row] for row in range(4)} == pytest.approx({row: plain[row] for row in range(4)})
+    alone = fuse([candidates([(7, math.inf), (8, -math.inf), (9, -1e9)])], method=method)
+    assert alone.rows[0].tolist() == [7, 8, 9]
+
+
+def test_fusion_refuses_what_is_no_number() -> None:
+    part = candidates([(1, 1.0)])
+    for options in ({"weights": [math.nan]}, {"weights": [math.inf]}, {"rrf_k": -1}):
+        with pytest.raises(HyperseekError, match="must be"):
+            fuse([part], **options)  # type: ignore[arg-type]
+    with pytest.raises(HyperseekError, match="not numbers for query 0"):
+        fuse([candidates([(1, math.nan)])], method="minmax")
+    with pytest.raises(HyperseekError, match="weights must be finite"):
+        Plan.from_mapping({"stages": [{"kind": "fusion", "sources": [{"kind": "scan"}], "weights": [math.nan]}]})

@@ -198,7 +198,7 @@ def _show(evaluations: list[Evaluation], comparison: Comparison, as_json: bool) 
 
     from rich.console import Console
 
-    console = Console(stderr=True)
+    console = Console(stderr=as_json)  # beside JSON the table is for people
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no edge to wrap at
     console.print(comparison)

@@ -23,7 +23,7 @@ from hyperseek._files import read_json, write_json
 from hyperseek._progress import progress
 from hyperseek._threads import one_core
 from hyperseek.engines._configs import AnyEngineConfig
-from hyperseek.engines._exact import best_first
+from hyperseek.scoring._best import best_first
 from hyperseek.scoring._geometries import Metric
 
 DESCRIPTION = "engine.json"

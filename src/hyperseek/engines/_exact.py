@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek._threads import run_on_cores
+from hyperseek.scoring._best import best_first
 from hyperseek.scoring._geometries import Metric
 
 Positions = NDArray[np.int64]
@@ -80,15 +81,6 @@ def exact_search(
         if len(unsure):
             best[unsure], found[unsure] = _look_again(comparison.of(unsure), rows, threshold[unsure], k)
     return best, found
-
-
-def best_first(scores: Tensor, positions: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the best `k` of `(Q, m)` scores and their positions; equal scores by position, -1 behind all others."""
-    scores = scores.masked_fill(positions < 0, -torch.inf)
-    by_position = torch.where(positions < 0, torch.iinfo(torch.int64).max, positions).argsort(dim=1, stable=True)
-    scores, positions = scores.gather(1, by_position), positions.gather(1, by_position)
-    order = scores.argsort(dim=1, descending=True, stable=True)[:, :k]
-    return scores.gather(1, order), positions.gather(1, order)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hyperseek.scoring._best import best_columns, best_first
 from hyperseek.scoring._geometries import Metric
 
 ROWS = 1024
@@ -54,9 +55,9 @@ def nearest(
         places = torch.searchsorted(others, rows).clamp_max(len(others) - 1)
         present = (others[places] == rows).nonzero()[:, 0]
         scores[present, places[present]] = -torch.inf
-        top, columns = scores.topk(min(degree, len(others)), dim=1, sorted=False)
-        best, found = _merge(best, found, top, others[columns], degree)
-    found[best == -torch.inf] = -1
+        top, columns = best_columns(scores, degree)
+        rows_found = others[columns].masked_fill(top == -torch.inf, -1)
+        best, found = best_first(torch.cat([best, top], dim=1), torch.cat([found, rows_found], dim=1), degree)
     return found
 
 
@@ -65,11 +66,3 @@ def _closeness(vectors: Tensor, others: Tensor, metric: Metric) -> Tensor:
         return vectors @ others.T
     # Ranks as minus the distance: |x - y|² = |x|² - 2 (x·y - |y|²/2), and |x|² is one number a row.
     return torch.addmm(torch.linalg.vector_norm(others, dim=1).square_(), vectors, others.T, beta=-0.5)
-
-
-def _merge(best: Tensor, found: Tensor, top: Tensor, rows: Tensor, degree: int) -> tuple[Tensor, Tensor]:
-    best, found = torch.cat([best, top], dim=1), torch.cat([found, rows], dim=1)
-    by_row = found.argsort(dim=1)
-    best, found = best.gather(1, by_row), found.gather(1, by_row)
-    order = best.argsort(dim=1, descending=True, stable=True)[:, :degree]
-    return best.gather(1, order), found.gather(1, order)

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperseek._order import best_places
 from hyperseek.graph._settings import GraphSearchConfig
 
 Rows = NDArray[np.int32]
@@ -119,19 +120,19 @@ class Walk:
             self.frontier = self._next(scores, rows, kept)
 
     def _keep(self, scores: Scores, rows: Rows) -> int:
-        order = best_first(scores, self._k)
+        order = best_places(scores, self._k)
         kept = self.best.offer(scores[order], rows[order])
         if self._ground.allowed is not None:
             allowed = self._ground.allowed[rows]
             scores, rows = scores[allowed], rows[allowed]
-            order = best_first(scores, self._k)
+            order = best_places(scores, self._k)
             kept += self.results.offer(scores[order], rows[order])
         return kept
 
     def _next(self, scores: Scores, rows: Rows, kept: int) -> Rows:
         if self._config.early_stop and not kept:
             return rows[:0]
-        origins = rows[best_first(scores, self._config.ncandidates)]
+        origins = rows[best_places(scores, self._config.ncandidates)]
         return self._ground.new_neighbours(origins, self._seen)
 
 
@@ -150,7 +151,7 @@ class BestFirstWalk(Walk):
         width = self._config.ncandidates
         scores = np.concatenate([self._open_scores, scores])
         rows = np.concatenate([self._open_rows, rows])
-        reachable = best_first(scores, width * self._left)
+        reachable = best_places(scores, width * self._left)
         scores, rows = scores[reachable], rows[reachable]
         found = rows[:0]
         while self._left and len(rows) and not len(found):
@@ -161,13 +162,3 @@ class BestFirstWalk(Walk):
             self._left -= 1
         self._open_scores, self._open_rows = scores, rows
         return found
-
-
-def best_first(scores: Scores, count: int) -> NDArray[np.intp]:
-    """Return the places of the best `count` (at least 1) scores, best first; equal ones in the order they stand in."""
-    if count < len(scores):
-        last = np.partition(scores, len(scores) - count)[len(scores) - count]
-        places = np.flatnonzero(scores >= last)
-    else:
-        places = np.arange(len(scores))
-    return places[np.argsort(-scores[places], kind="stable")][:count]

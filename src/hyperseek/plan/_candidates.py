@@ -12,6 +12,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from hyperseek.scoring._best import best_first
+
 NOTHING = -1
 """Row that stands for no document; its score is minus infinity."""
 
@@ -22,7 +24,7 @@ class Candidates:
 
     Attributes:
         rows: `(Q, n)` int64; `NOTHING` behind the last one where a query has fewer.
-        scores: `(Q, n)` float32, higher is better; equal ones by row.
+        scores: `(Q, n)` float32, float64 of a fusion, higher is better; equal ones by row.
     """
 
     rows: Tensor
@@ -40,18 +42,15 @@ class Candidates:
         Returns:
             The candidates.
         """
-        scores = scores.masked_fill(rows == NOTHING, -torch.inf)
-        by_row = torch.where(rows == NOTHING, torch.iinfo(rows.dtype).max, rows).argsort(dim=1, stable=True)
-        scores, rows = scores.gather(1, by_row), rows.gather(1, by_row)
-        order = scores.sort(dim=1, descending=True, stable=True).indices[:, :k]
-        return cls(rows.gather(1, order), scores.gather(1, order))
+        best, found = best_first(scores, rows, k)
+        return cls(found, best)
 
     @classmethod
     def of_lists(cls, rows: Sequence[Tensor], scores: Sequence[Tensor], *, k: int | None = None) -> Self:
         """Make candidates of a list a query, of any lengths."""
         width = max((len(part) for part in rows), default=0)
         padded = torch.full((len(rows), width), NOTHING)
-        values = torch.full((len(rows), width), -torch.inf)
+        values = torch.full((len(rows), width), -torch.inf, dtype=scores[0].dtype if len(scores) else None)
         for place, (own, their) in enumerate(zip(rows, scores, strict=True)):
             padded[place, : len(own)] = own
             values[place, : len(own)] = their

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -53,6 +54,8 @@ class Fusion(Source):
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
+        if self.weights is not None and not all(map(math.isfinite, self.weights)):
+            raise ValueError(f"weights must be finite, not {list(self.weights)}")
         if self.weights is not None and len(self.weights) != len(self.sources):
             raise ValueError(f"{len(self.weights)} weights were given for {len(self.sources)} sources")
         return self

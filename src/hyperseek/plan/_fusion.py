@@ -1,21 +1,29 @@
 """Fusion: one ranking from several whose scores cannot be compared as they are.
 
-Shapes: `Q` queries, `n` candidates of a query at most.
+Only real scores count: what stands for "no text to compare" and infinite ones have a place in their ranking, and no
+part in its scale. Sums are float64, and sums that are equal on paper are equal. Shapes: `Q` queries, `n` candidates of
+a query at most.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from torch import Tensor
 
 from hyperseek._errors import InputError
+from hyperseek._order import without_rounding
 from hyperseek.plan._candidates import NOTHING, Candidates
+from hyperseek.scoring._maxsim import EMPTY_SCORE
 
 Method: TypeAlias = Literal["rrf", "weighted", "minmax"]
 """How scores are made comparable: by rank; not at all; by moving each query's scores to [0, 1]."""
+
+_Scores: TypeAlias = npt.NDArray[np.float64]
 
 
 def fuse(
@@ -28,61 +36,74 @@ def fuse(
     * `minmax`: the weighted sum of scores after each ranking's own of a query were moved to [0, 1]; a ranking that
       lacks a document adds 0.
 
+    Lowest and highest are those of real, finite scores. A document without tokens, which late interaction gives a
+    filler for a score, counts as one that the ranking lacks; plus infinity counts as the highest, minus infinity as the
+    lowest.
+
     Args:
         parts: At least one ranking.
         method: See above.
-        weights: One a ranking; None for equal ones.
+        weights: One a ranking, finite; None for equal ones.
         rrf_k: Larger values flatten the differences between first ranks; at least 0.
 
     Returns:
-        Each query's distinct rows by fused score.
+        Each query's distinct rows by fused score, float64; equal sums by row.
 
     Raises:
-        InputError: There are no rankings, or the number of weights is not theirs.
+        InputError: There are no rankings, the number of weights is not theirs, a weight is not finite, `rrf_k` is
+            below 0, or a score is not a number.
     """
-    chosen = [1.0] * len(parts) if weights is None else list(weights)
+    chosen = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
     if not parts or len(chosen) != len(parts):
         raise InputError(f"{len(parts)} rankings and {len(chosen)} weights cannot be fused; give one weight a ranking")
-    if method == "rrf":
-        values = [weight / (rrf_k + _ranks(part)) for part, weight in zip(parts, chosen, strict=True)]
-        missing = [torch.zeros(len(parts[0])) for _ in parts]
-    elif method == "minmax":
-        values = [weight * _to_unit(part) for part, weight in zip(parts, chosen, strict=True)]
-        missing = [torch.zeros(len(parts[0])) for _ in parts]
-    else:
-        values = [weight * part.scores for part, weight in zip(parts, chosen, strict=True)]
-        missing = [weight * _lowest(part) for part, weight in zip(parts, chosen, strict=True)]
+    if not all(map(math.isfinite, chosen)):
+        raise InputError(f"weights must be finite, not {chosen}")
+    if rrf_k < 0:
+        raise InputError(f"rrf_k must be at least 0, not {rrf_k}; 60 is usual")
+    scale = {"rrf": lambda scores: _by_rank(scores, rrf_k), "weighted": _as_they_are, "minmax": _to_unit}[method]
     rows, fused = [], []
     for query in range(len(parts[0])):
-        own = [part.rows[query][part.rows[query] != NOTHING] for part in parts]
-        distinct, places = torch.unique(torch.cat(own), return_inverse=True)
-        total = torch.zeros(len(distinct))
-        for part, value, lack, place in zip(own, values, missing, places.split([len(o) for o in own]), strict=True):
-            contribution = torch.full_like(total, float(lack[query]))
-            contribution[place] = value[query, : len(part)]
-            total += contribution
-        rows.append(distinct)
-        fused.append(total)
+        present = [part.rows[query] != NOTHING for part in parts]
+        own = [part.rows[query][there].numpy() for part, there in zip(parts, present, strict=True)]
+        distinct, places = np.unique(np.concatenate(own), return_inverse=True)
+        contributions = np.empty((len(parts), len(distinct)))
+        start = 0
+        for number, (part, there) in enumerate(zip(parts, present, strict=True)):
+            scores = part.scores[query][there].double().numpy()
+            if np.isnan(scores).any():
+                raise InputError(f"ranking {number} (from 0) has scores that are not numbers for query {query}")
+            values, lacking = scale(scores)
+            contributions[number] = chosen[number] * lacking
+            contributions[number, places[start : start + len(scores)]] = chosen[number] * values
+            start += len(scores)
+        rows.append(torch.from_numpy(distinct))
+        fused.append(torch.from_numpy(_sums(contributions)))
     return Candidates.of_lists(rows, fused)
 
 
-def _ranks(part: Candidates) -> Tensor:
-    return torch.arange(1, part.rows.shape[1] + 1, dtype=torch.float32).expand(part.rows.shape)
+def _sums(contributions: _Scores) -> _Scores:
+    """Sum `(parts, n)` over the parts; equal sums of unlike parts come out equal."""
+    largest = float(np.abs(contributions).sum(axis=0).max(initial=0.0))
+    return without_rounding(np.sort(contributions, axis=0).sum(axis=0), scale=largest)
 
 
-def _lowest(part: Candidates) -> Tensor:
-    present = part.rows != NOTHING
-    if not present.shape[1]:
-        return torch.zeros(len(part))
-    lowest = part.scores.masked_fill(~present, torch.inf).amin(dim=1)
-    return torch.where(lowest.isinf(), 0.0, lowest)
+def _by_rank(scores: _Scores, rrf_k: int) -> tuple[_Scores, float]:
+    return 1 / (rrf_k + np.arange(1, len(scores) + 1, dtype=np.float64)), 0.0
 
 
-def _to_unit(part: Candidates) -> Tensor:
-    if not part.rows.shape[1]:
-        return part.scores
-    low = _lowest(part)[:, None]
-    high = part.scores.amax(dim=1, keepdim=True)
-    spread = high - low
+def _as_they_are(scores: _Scores) -> tuple[_Scores, float]:
+    low, high = _range(scores)
+    return np.where(scores == EMPTY_SCORE, low, scores.clip(low, high)), low
+
+
+def _to_unit(scores: _Scores) -> tuple[_Scores, float]:
+    low, high = _range(scores)
     # A ranking of one document, or of equal ones, says that they are all good.
-    return torch.where(spread > 0, (part.scores - low) / spread.clamp_min(1e-30), 1.0).clamp(0, 1)
+    unit = (scores.clip(low, high) - low) / (high - low) if high > low else np.where(scores >= low, 1.0, 0.0)
+    return np.where(scores == EMPTY_SCORE, 0.0, unit), 0.0
+
+
+def _range(scores: _Scores) -> tuple[float, float]:
+    """Return the lowest and the highest real score; 0 and 1 where none is finite, which parts infinite ones."""
+    real = scores[np.isfinite(scores) & (scores != EMPTY_SCORE)]
+    return (float(real.min()), float(real.max())) if len(real) else (0.0, 1.0 if np.isinf(scores).any() else 0.0)

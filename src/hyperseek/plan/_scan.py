@@ -15,6 +15,7 @@ from torch import Tensor
 from hyperseek._errors import InputError
 from hyperseek._threads import one_core, run_on_cores
 from hyperseek.scoring import Points, Scorer
+from hyperseek.scoring._best import best_columns
 
 # Queries of a group, which are scored at a time: with 32,768 documents, 4 MiB of scores.
 _QUERIES = 32
@@ -100,7 +101,7 @@ class _Best:
 
     def add(self, scores: Tensor, first_row: int) -> None:
         """Merge the `(Q, n)` scores of the documents from `first_row` on."""
-        top, columns = _top(scores, self._k)
+        top, columns = best_columns(scores, self._k)
         undefined = top.isnan().any(dim=1)  # topk takes such scores first, so none escapes
         if undefined.any():
             query = self._queries[int(undefined.nonzero()[0])]
@@ -110,20 +111,6 @@ class _Best:
             top, rows = torch.cat([self.scores, top], dim=1), torch.cat([self.rows, rows], dim=1)
         order = top.sort(dim=1, descending=True, stable=True).indices[:, : self._k]
         self.scores, self.rows = top.gather(1, order), rows.gather(1, order)
-
-
-def _top(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Return the best `k` scores of each row and their columns, in column order; of equal ones the first columns."""
-    top, columns = scores.topk(min(k, scores.shape[1]), dim=1, sorted=False)
-    if top.shape[1]:
-        # topk takes any of the scores that equal the last one it takes; where it had a choice, sort in full.
-        last = top.amin(dim=1, keepdim=True)
-        unsure = ((scores == last).sum(dim=1) > (top == last).sum(dim=1)).nonzero()[:, 0]
-        if len(unsure):
-            exact = scores[unsure].sort(dim=1, descending=True, stable=True).indices
-            columns[unsure] = exact[:, : columns.shape[1]]
-    columns = columns.sort(dim=1).values
-    return scores.gather(1, columns), columns
 
 
 def _exclude(scores: Tensor, rows: Tensor, excluded: Tensor) -> None:

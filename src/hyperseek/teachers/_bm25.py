@@ -8,7 +8,7 @@ Equal scores keep the corpus' order.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +17,7 @@ from pydantic import Field
 
 from hyperseek._config import Config
 from hyperseek._errors import InputError, UnknownNameError, require
+from hyperseek._order import best_places
 from hyperseek._progress import progress
 from hyperseek.records import Document, Query, Run
 
@@ -94,7 +95,9 @@ class BM25:
             for identifier, scores in zip(texts, self._score(texts.values()), strict=True):
                 if identifier in places:
                     scores[places[identifier]] = 0
-                ranking[identifier] = {self.ids[place]: float(scores[place]) for place in _best(scores, k)}
+                found = np.flatnonzero(scores > 0)
+                best = found[best_places(scores[found], k)]
+                ranking[identifier] = {self.ids[place]: float(scores[place]) for place in best}
                 bar.advance()
         return ranking
 
@@ -156,14 +159,3 @@ def _tokenizer(settings: BM25Settings) -> Any:
         return bm25s.tokenization.Tokenizer(splitter=_TERM, stopwords=settings.stop_words, stemmer=stemmer)
     except ValueError as error:
         raise InputError(f"stop_words={settings.stop_words!r} cannot be used: {error}") from None
-
-
-def _best(scores: npt.NDArray[np.float32], k: int) -> Sequence[int]:
-    """Places of the `k` best positive scores, best first, ties by place."""
-    found = np.flatnonzero(scores > 0)
-    if len(found) > k:
-        # All that tie with the last one stay until the stable sort has put them in order.
-        bar = np.partition(scores[found], len(found) - k)[len(found) - k]
-        found = found[scores[found] >= bar]
-    order = np.argsort(-scores[found], kind="stable")[:k]
-    return [int(place) for place in found[order]]

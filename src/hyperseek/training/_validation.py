@@ -16,6 +16,7 @@ from hyperseek._errors import DataError
 from hyperseek.models import Retriever
 from hyperseek.records import Qrels, Query
 from hyperseek.scoring import Points, Scorer
+from hyperseek.scoring._best import best_columns
 from hyperseek.training._ranking import cut_off, measure
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ def make_dev_set(
     others = [document for document in documents if document not in needed]
     if max_documents is not None:
         others = draw.sample(others, max(0, min(len(others), max_documents - len(needed))))
-    ids = [*needed, *others]
+    chosen = {*needed, *others}
+    ids = [document for document in documents if document in chosen]  # the corpus' order, which is that of ties
     places = {document: place for place, document in enumerate(ids)}
     return DevSet(
         [query.text for query in kept],
@@ -148,8 +150,8 @@ class Validator:
         total = 0.0
         grades = iter(dev_set.grades)
         for scorer in self._scorers(dev_set.queries):
-            best = scorer.score(points).topk(min(depth, len(points)), dim=1).indices.tolist()
-            for places, judged in zip(best, grades, strict=False):
+            _, best = best_columns(scorer.score(points), depth)
+            for places, judged in zip(best.tolist(), grades, strict=False):
                 total += measure(self.metric, [judged.get(place, 0) for place in places], list(judged.values()))
         return total / len(dev_set.queries)
 
