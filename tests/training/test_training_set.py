@@ -71,9 +71,9 @@ def test_one_source_a_batch_and_repeats() -> None:
             training_set.add(Example(f"{name}{position}", (training_set.number(f"{name}{position}"),), (), {}, source))
     batches = EpochBatches(training_set, 2, composition="one_source", repeat=[1, 2])
     sources = [{training_set.examples[position].source for _, position in batch} for batch in batches]
-    assert len(sources) == len(batches) == 2 + 3
+    assert len(sources) == len(batches) == 3 + 3
     assert all(len(found) == 1 for found in sources)
-    assert len(EpochBatches(training_set, 2, composition="mixed", repeat=[1, 2])) == 5
+    assert len(EpochBatches(training_set, 2, composition="mixed", repeat=[1, 2])) == 6
     with pytest.raises(HyperseekError, match="a has 5, b has 3"):
         EpochBatches(training_set, 100)
 

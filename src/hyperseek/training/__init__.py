@@ -11,6 +11,7 @@ from hyperseek.training._arguments import training_arguments
 from hyperseek.training._cache import FeatureCache
 from hyperseek.training._clock import Clock
 from hyperseek.training._collate import Batch, Collator, SideFeatures
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._freezing import choose_trainable, merge_adapters
 from hyperseek.training._losses import (
     NO_DOCUMENT,
@@ -41,7 +42,7 @@ from hyperseek.training._record import RunRecord, read_record
 from hyperseek.training._run import train
 from hyperseek.training._stack import TrainedStack, TrainingModule
 from hyperseek.training._trainer import RetrieverTrainer
-from hyperseek.training._training_set import Drawn, EpochBatches, Example, TrainingSet
+from hyperseek.training._training_set import Drawn, Example, TrainingSet
 from hyperseek.training._validation import DevSet, Validator, make_dev_set
 
 __all__ = [

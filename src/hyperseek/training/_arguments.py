@@ -64,7 +64,7 @@ def loop_arguments(
     on_gpu = device.type == "cuda"
     if config.precision == "float16" and not on_gpu:
         raise ConfigError(f"train.precision: float16 needs a GPU, and the device is {device}; use bfloat16 or float32")
-    steps_of_epoch = max(1, batches // int(os.environ.get("WORLD_SIZE", "1")) // config.gradient_accumulation)
+    steps_of_epoch = steps_per_epoch(batches, config, processes=int(os.environ.get("WORLD_SIZE", "1")))
     limits = [config.max_steps, None if config.epochs is None else config.epochs * steps_of_epoch]
     return {
         "output_dir": str(folder),
@@ -92,6 +92,20 @@ def loop_arguments(
         "remove_unused_columns": False,
         "use_cpu": device.type == "cpu",
     }
+
+
+def steps_per_epoch(batches: int, config: LoopConfig, *, processes: int) -> int:
+    """Return how many optimiser steps go through an epoch; the last one may accumulate fewer batches.
+
+    Args:
+        batches: Of an epoch, over all processes.
+        config: How many a step accumulates.
+        processes: How many share them out.
+
+    Returns:
+        At least 1.
+    """
+    return max(1, -(-(batches // processes) // config.gradient_accumulation))
 
 
 def one_gpu_a_process(arguments: _Arguments) -> _Arguments:

@@ -29,7 +29,8 @@ class Batch(TypedDict):
         document: Features of the `D` documents.
         numbers: `(D,)` numbers of the documents.
         items: `(Q, n)` positions among the `D` documents.
-        known: `(Q, P)` numbers of documents known to be relevant.
+        known: `(Q, P)` numbers of the queries' positives.
+        spared: `(Q, S)` numbers of all documents that are never their negatives, the positives included.
         scores: `(Q, n)` teacher scores, NaN where there is none.
         base_query: `(Q, d)` query vectors before training, or None.
         base_document: `(D, d)` document vectors before training, or None.
@@ -40,6 +41,7 @@ class Batch(TypedDict):
     numbers: Tensor
     items: Tensor
     known: Tensor
+    spared: Tensor
     scores: Tensor
     base_query: Tensor | None
     base_document: Tensor | None
@@ -116,7 +118,8 @@ class Collator:
             "document": self._document.features(documents),
             "numbers": torch.tensor(numbers),
             "items": _padded([[places[number] for number in example.items] for example in drawn], NO_DOCUMENT),
-            "known": _padded([self._known(query, places) for query in queries], NO_DOCUMENT),
+            "known": _padded([_of_batch(self._set.known(query), places) for query in queries], NO_DOCUMENT),
+            "spared": _padded([_of_batch(self._set.spared(query), places) for query in queries], NO_DOCUMENT),
             "scores": _padded(
                 [[torch.nan if label is None else float(label) for label in example.labels] for example in drawn],
                 torch.nan,
@@ -125,11 +128,6 @@ class Collator:
             "base_document": self._document.base_vectors(documents),
         }
 
-    def _known(self, query: str, places: Mapping[int, int]) -> list[int]:
-        known = self._set.known(query)
-        # Some queries have hundreds; other processes' documents are the only reason to keep those not in the batch.
-        return sorted(known if is_distributed() else known & places.keys())
-
     def _numbers(self, drawn: Sequence[Drawn]) -> list[int]:
         numbers = dict.fromkeys(number for example in drawn for number in example.items if number != NO_DOCUMENT)
         if self._extra:
@@ -137,6 +135,11 @@ class Collator:
             numbers |= dict.fromkeys(draw.choices(range(len(self._set.documents)), k=self._extra))
         # A batch of anchor queries alone still needs something to score.
         return list(numbers) or [0]
+
+
+def _of_batch(numbers: frozenset[int], places: Mapping[int, int]) -> list[int]:
+    # Some queries have hundreds; other processes' documents are the only reason to keep those not in the batch.
+    return sorted(numbers if is_distributed() else numbers & places.keys())
 
 
 def _padded(rows: Sequence[Sequence[float]], fill: float) -> Tensor:

@@ -19,6 +19,7 @@ from hyperseek._files import atomic_write, read_json, write_json
 from hyperseek._versions import installed_versions
 from hyperseek.training._callbacks import Validated
 from hyperseek.training._sources import Trained
+from hyperseek.training._use import SourceUse
 
 RECORD = "run.json"
 CHECKPOINTS = "checkpoints"
@@ -39,7 +40,9 @@ class RunRecord(Config):
         recipe: The resolved recipe.
         seed: Of order, draws and dropout.
         training_data: By name of the collection: `splits`, `fingerprint`, `examples`, and the file beside this one
-            (`relevant_documents_file`) that lists the ids of documents relevant in training, one a line.
+            (`relevant_documents_file`) that lists the ids of documents relevant in training, one a line. Of a
+            finished run, what was in a batch; before, what may come.
+        sources: By name of the source in the recipe: what became of its examples, and what had no effect.
         texts: Fingerprints of the sources of texts by name; pre-training only.
         data_fingerprint: Of all examples and documents; in pre-training of all token sequences.
         parameters: How many were trained.
@@ -59,6 +62,7 @@ class RunRecord(Config):
     recipe: dict[str, Any]
     seed: int
     training_data: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    sources: dict[str, SourceUse] = Field(default_factory=dict)
     texts: dict[str, str] = Field(default_factory=dict)
     data_fingerprint: str | None = None
     parameters: int = 0
@@ -156,7 +160,7 @@ def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[st
         entries[name] = {
             "splits": sorted(record.splits),
             "fingerprint": record.fingerprint,
-            "examples": record.examples,
+            "examples": len(record.examples),
             "relevant_documents": len(record.relevant),
             "relevant_documents_file": place,
         }

@@ -19,11 +19,12 @@ from hyperseek._errors import ConfigError
 from hyperseek._progress import progress
 from hyperseek.models import Retriever, build
 from hyperseek.models._retriever import Side
-from hyperseek.training._arguments import board, device_of_process, trackers, training_arguments
+from hyperseek.training._arguments import board, device_of_process, steps_per_epoch, trackers, training_arguments
 from hyperseek.training._cache import FeatureCache
 from hyperseek.training._callbacks import KeepBest, ShowProgress
 from hyperseek.training._clock import Clock
 from hyperseek.training._collate import Collator, SideFeatures
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._freezing import choose_trainable, merge_adapters
 from hyperseek.training._interpolation import Interpolation, choose_share
 from hyperseek.training._loop import last_checkpoint
@@ -44,7 +45,8 @@ from hyperseek.training._sources import data_fingerprint, read_dev_set, read_sou
 from hyperseek.training._stack import TrainedStack, TrainingModule
 from hyperseek.training._stopping import StopOnInterrupt, stoppable_run
 from hyperseek.training._trainer import RetrieverTrainer
-from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._training_set import TrainingSet
+from hyperseek.training._use import Used, checked, ended, used
 from hyperseek.training._validation import Validator
 
 _BEST = "best.safetensors"
@@ -96,15 +98,27 @@ class _Run:
         set_seed(config.seed)
         with self._timed("reading"):
             retriever = build(recipe.model, device=device_of_process(config.device))
-            training_set, trained_on = read_sources(recipe.data, seed=config.seed)
+            read = read_sources(recipe.data, seed=config.seed)
+            training_set = read.training_set
             dev_sets = {
                 name: read_dev_set(dev_set, seed=config.seed) for name, dev_set in recipe.validation.sets.items()
             }
+        batches = EpochBatches(
+            training_set,
+            config.batch_size,
+            composition=recipe.data.batches,
+            repeat=[source.repeat for source in recipe.data.sources.values()],
+            seed=config.seed,
+            processes=_processes(),
+        )
+        objective = Objective(recipe.losses)
+        uses = checked(read.uses, training_set, batches, objective, extra_documents=recipe.data.extra_documents)
         record = RunRecord(
             status="running",
             recipe=recipe.model_dump(mode="json"),
             seed=config.seed,
-            training_data=write_training_data(self.folder, trained_on),
+            training_data=write_training_data(self.folder, read.trained),
+            sources=uses,
             data_fingerprint=data_fingerprint(training_set),
             versions=versions(),
             hardware=hardware(retriever.device),
@@ -112,13 +126,12 @@ class _Run:
         record.write(self.folder)
         before = retriever.fingerprint
         with self._timed("caching"):
-            objective = Objective(recipe.losses)
             sides = _sides(retriever, recipe, needs_base=objective.needs_base)
             _adopt_indexes(sides["document"], config.cache)
             for side, texts in (("query", training_set.queries), ("document", training_set.documents)):
                 sides[side].ensure(texts)  # type: ignore[index]
             validator = self._validator(dev_sets, sides)
-        trainer = self._trainer(retriever, objective, training_set, sides, validator)
+        trainer = self._trainer(retriever, objective, training_set, batches, sides, validator)
         start = {name: tensor.clone() for name, tensor in trainer.module.trainable_state().items()}
         steps = self._train(trainer)
         trainer.accelerator.wait_for_everyone()
@@ -129,11 +142,15 @@ class _Run:
         self.seconds["training"] = trainer.clock.seconds
         if trainer.is_world_process_zero():
             saved = self._save(retriever)
+            seen = self._used(training_set, batches, steps)
+            trained = {name: entry.restricted(seen) for name, entry in read.trained.items()}
             record = record.model_copy(
                 update={
                     "status": "finished",
                     "parameters": sum(tensor.numel() for tensor in start.values()),
                     "steps": steps,
+                    "training_data": write_training_data(self.folder, {n: t for n, t in trained.items() if t.examples}),
+                    "sources": ended(uses, training_set, seen.examples),
                     "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
                     "metric": recipe.validation.metric if dev_sets else None,
                     "validation": () if trainer.keeper is None else tuple(trainer.keeper.history),
@@ -164,19 +181,13 @@ class _Run:
         retriever: Retriever,
         objective: Objective,
         training_set: TrainingSet,
+        batches: EpochBatches,
         sides: dict[Side, SideFeatures],
         validator: Validator | None,
     ) -> RetrieverTrainer:
         data, config = self.recipe.data, self.recipe.train
         starts: dict[Side, int] = {side: 0 if (cache := sides[side].cache) is None else cache.stop for side in SIDES}
         module = TrainingModule(TrainedStack(retriever, starts, mini_batch=config.mini_batch), objective)
-        batches = EpochBatches(
-            training_set,
-            config.batch_size,
-            composition=data.batches,
-            repeat=[source.repeat for source in data.sources.values()],
-            seed=config.seed,
-        )
         name = self.recipe.output.name or self.folder.name
         chosen = trackers(self.recipe.output.report_to)
         arguments = training_arguments(
@@ -204,6 +215,12 @@ class _Run:
             keeper=keeper,
             callbacks=board(chosen, self.folder / LOGS),
         )
+
+    def _used(self, training_set: TrainingSet, batches: EpochBatches, steps: int) -> Used:
+        config, processes = self.recipe.train, _processes()
+        epochs, rest = divmod(steps, steps_per_epoch(len(batches), config, processes=processes))
+        more = min(rest * config.gradient_accumulation * processes, len(batches))
+        return used(training_set, batches, epochs=epochs, more=more)
 
     def _train(self, trainer: RetrieverTrainer) -> int:
         checkpoint = last_checkpoint(self.folder / CHECKPOINTS)
@@ -249,6 +266,10 @@ class _Run:
         start = time.perf_counter()
         yield
         self.seconds[part] = time.perf_counter() - start
+
+
+def _processes() -> int:
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _sides(retriever: Retriever, recipe: Recipe, *, needs_base: bool) -> dict[Side, SideFeatures]:

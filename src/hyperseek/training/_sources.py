@@ -6,14 +6,16 @@ import os
 import random
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from hyperseek._errors import ConfigError
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
+from hyperseek._relevance import Relevance, text_key
 from hyperseek.data import (
     Dataset,
+    ErrorReport,
     TrainingExample,
     examples_from_columns,
     examples_from_hypencoder,
@@ -24,6 +26,7 @@ from hyperseek.data import (
 )
 from hyperseek.training._recipe import DataConfig, DevSetConfig, SourceConfig
 from hyperseek.training._training_set import Example, TrainingSet, check_not_empty
+from hyperseek.training._use import SourceUse, Used
 from hyperseek.training._validation import DevSet, make_dev_set
 
 _UNSET = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
@@ -37,26 +40,57 @@ class Trained:
     Attributes:
         splits: Which of its splits.
         fingerprint: Of its content; None where there is none to name.
-        relevant: Ids of documents that are relevant to a training query.
-        examples: Number of examples.
+        relevant: Ids of documents that are positives of a training query, and their numbers in the training set.
+        examples: Positions of its examples.
     """
 
     splits: set[str] = field(default_factory=set)
     fingerprint: str | None = None
-    relevant: set[str] = field(default_factory=set)
-    examples: int = 0
+    relevant: dict[str, int] = field(default_factory=dict)
+    examples: list[int] = field(default_factory=list)
+
+    def restricted(self, used: Used) -> Trained:
+        """Return what is left of it where only what was in a batch counts."""
+        relevant = {identity: number for identity, number in self.relevant.items() if number in used.positives}
+        examples = [position for position in self.examples if position in used.examples]
+        return replace(self, relevant=relevant, examples=examples)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadSources:
+    """What was read of a recipe's sources.
+
+    Attributes:
+        training_set: The examples.
+        trained: By name of the collection, what of it is trained on.
+        uses: By name of the source, what became of its examples so far.
+    """
+
+    training_set: TrainingSet
+    trained: dict[str, Trained]
+    uses: dict[str, SourceUse]
 
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A source, ready to be read: its examples, the texts of its corpus, and what to record of it."""
+    """A source, ready to be read.
+
+    Attributes:
+        examples: Its examples.
+        pool: The texts of its corpus.
+        records: What to record of it.
+        relevance: What is relevant to queries without an example, when all examples are read.
+        report: What reading left out, when all examples are read.
+    """
 
     examples: Iterator[TrainingExample]
     pool: Iterable[str]
     records: dict[str, Trained]
+    relevance: Relevance = field(default_factory=Relevance)
+    report: ErrorReport = field(default_factory=ErrorReport)
 
 
-def read_sources(config: DataConfig, *, seed: int) -> tuple[TrainingSet, dict[str, Trained]]:
+def read_sources(config: DataConfig, *, seed: int) -> ReadSources:
     """Read all sources into memory.
 
     Args:
@@ -64,7 +98,7 @@ def read_sources(config: DataConfig, *, seed: int) -> tuple[TrainingSet, dict[st
         seed: Decides draws and limits.
 
     Returns:
-        The training set, and by name of the collection what of it was trained on.
+        The training set, what of which collection it holds, and what was left out.
 
     Raises:
         DataError: A source has a bad record or gives no example.
@@ -72,6 +106,7 @@ def read_sources(config: DataConfig, *, seed: int) -> tuple[TrainingSet, dict[st
     """
     training_set = TrainingSet(positives=config.positives, negatives=config.negatives, seed=seed)
     records: dict[str, Trained] = {}
+    uses: dict[str, SourceUse] = {}
     for name, source in config.sources.items():
         opened = _open(source)
         for collection, record in opened.records.items():
@@ -79,14 +114,21 @@ def read_sources(config: DataConfig, *, seed: int) -> tuple[TrainingSet, dict[st
         wants_corpus = config.extra_documents > 0 and config.extra_from == "corpus"
         position = training_set.add_source(name, opened.pool if wants_corpus else ())
         examples = list(opened.examples)
-        if source.limit is not None and source.limit < len(examples):
-            examples = random.Random(f"{seed}-{name}").sample(examples, source.limit)
+        opened.report.log(source.source)
+        training_set.add_relevant(opened.relevance)
+        # What is relevant to an example that is not trained on, or without its judgements, is relevant all the same.
+        for example in examples:
+            training_set.add_relevant(Relevance({text_key(example.query.text): example.relevant_keys()}))
+        over_limit = 0 if source.limit is None else max(0, len(examples) - source.limit)
+        if over_limit:
+            examples = random.Random(f"{seed}-{name}").sample(examples, len(examples) - over_limit)
         for example in examples:
             training_set.add(_numbered(training_set, example, position, anchor_only=source.anchor_only))
             if not source.anchor_only:
-                _record(records, example)
+                _record(records, training_set, example)
+        uses[name] = SourceUse(examples=len(examples), over_limit=over_limit, left_out=dict(opened.report.counts))
     check_not_empty(training_set)
-    return training_set, {name: record for name, record in records.items() if record.examples}
+    return ReadSources(training_set, {name: record for name, record in records.items() if record.examples}, uses)
 
 
 def read_dev_set(config: DevSetConfig, *, seed: int) -> DevSet:
@@ -164,22 +206,28 @@ def _open(source: SourceConfig) -> _Opened:
             info.name: Trained({info.split} if info.split else set(), info.fingerprint)
             for info in prepared.info.sources
         }
-        return _Opened(prepared.examples(), (document.full_text for document in prepared.documents()), records)
+        pool = (document.full_text for document in prepared.documents())
+        return _Opened(prepared.examples(), pool, records, prepared.relevance())
     parsed = parse_source(place)
     if parsed.kind == "qrels":
         if parsed.split is None:
             raise ConfigError(f"the source {source.source!r} names no split; write PLACE:SPLIT, as in 'pydocs:train'")
         dataset = open_dataset(parsed.place, name=parsed.name)
-        examples = examples_from_qrels(dataset, parsed.split, options=source.options.qrels)
         record = Trained({parsed.split}, dataset.fingerprint())
-        return _Opened(examples, _full_texts(dataset), {dataset.name: record})
-    named: dict[str, Any] = {"name": parsed.name, "split": parsed.split or "train"}
+        relevance, report = Relevance(), ErrorReport()
+        examples = examples_from_qrels(
+            dataset, parsed.split, options=source.options.qrels, report=report, relevance=relevance
+        )
+        return _Opened(examples, _full_texts(dataset), {dataset.name: record}, relevance, report)
+    report = ErrorReport()
+    named: dict[str, Any] = {"name": parsed.name, "split": parsed.split or "train", "report": report}
     if parsed.kind == "hypencoder":
         examples = examples_from_hypencoder(parsed.place, options=source.options.hypencoder, **named)
     else:
         examples = examples_from_columns(parsed.place, options=source.options.columns, **named)
     fingerprint = fingerprint_file(parsed.place) if Path(parsed.place).is_file() else None
-    return _Opened(examples, (), {} if parsed.name is None else {parsed.name: Trained(fingerprint=fingerprint)})
+    named_records = {} if parsed.name is None else {parsed.name: Trained(fingerprint=fingerprint)}
+    return _Opened(examples, (), named_records, report=report)
 
 
 def _full_texts(dataset: Dataset) -> Iterator[str]:
@@ -196,11 +244,11 @@ def _numbered(training_set: TrainingSet, example: TrainingExample, source: int, 
     return Example(example.query.text, positives, negatives, scores, source)
 
 
-def _record(records: dict[str, Trained], example: TrainingExample) -> None:
+def _record(records: dict[str, Trained], training_set: TrainingSet, example: TrainingExample) -> None:
     for item in example.positives:
         collection, _, identity = item.id.partition("/")
-        records.setdefault(collection, Trained()).relevant.add(identity)
-    records.setdefault(example.source, Trained()).examples += 1
+        records.setdefault(collection, Trained()).relevant[identity] = training_set.number(item.text)
+    records.setdefault(example.source, Trained()).examples.append(len(training_set) - 1)
 
 
 def _merge(records: dict[str, Trained], name: str, record: Trained) -> None:

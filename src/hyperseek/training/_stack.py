@@ -135,6 +135,7 @@ def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) 
         documents=batch["numbers"],
         items=batch["items"],
         known=batch["known"],
+        spared=batch["spared"],
         labels=batch["scores"],
         base_scorer=None if base_query is None else LinearScorer(base_space, base_query),
         base_points=None if base_document is None else Points(base_space.canonical(base_document)),

@@ -17,11 +17,12 @@ from hyperseek._files import atomic_write, read_json, write_json
 from hyperseek.training._callbacks import KeepBest, TimeLimit, Validated
 from hyperseek.training._clock import Clock
 from hyperseek.training._collate import Collator
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._loop import EpochOfBatches, Loop
 from hyperseek.training._losses._gather import is_distributed
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._stack import TrainingModule
-from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._training_set import TrainingSet
 
 _WEIGHTS = "trainable.safetensors"
 _PROGRESS = "progress.json"

@@ -1,4 +1,4 @@
-"""Examples in memory, and which of them make a batch.
+"""Examples in memory, and what an epoch draws of them.
 
 What an epoch draws depends on the seed, the epoch and the example alone: not on the number of workers or processes,
 and not on where a run was interrupted.
@@ -7,14 +7,15 @@ and not on where a run was interrupted.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from torch.utils.data import BatchSampler, Dataset
+from torch.utils.data import Dataset
 
-from hyperseek._errors import DataError, InputError
-from hyperseek.training._losses import NO_DOCUMENT
+from hyperseek._errors import DataError
+from hyperseek._relevance import Relevance, text_key
+from hyperseek.training._losses import NO_DOCUMENT, Material
 
 Index = tuple[int, int]
 """Epoch and position of an example: what the sampler hands to the data loader."""
@@ -59,6 +60,9 @@ class Drawn:
 class TrainingSet(Dataset[Drawn]):
     """All examples of all sources over one table of distinct documents.
 
+    Documents of one text, but for case, blanks and Unicode form, keep numbers of their own, since a model may read
+    them differently; what is relevant is told by what they share (see `hyperseek._relevance`).
+
     Args:
         positives: `first` always asks for an example's first positive, `random` for one drawn anew every epoch.
         negatives: How many of an example's own negatives an epoch draws; fewer where it has fewer.
@@ -69,8 +73,11 @@ class TrainingSet(Dataset[Drawn]):
         self.documents: list[str] = []
         self.examples: list[Example] = []
         self.sources: list[str] = []
-        self._numbers: dict[str, int] = {}
-        self._known: dict[str, set[int]] = {}
+        # By key of the text: the first document with it, and those that are written in another way.
+        self._first: dict[int, int] = {}
+        self._others: dict[int, list[int]] = {}
+        self._known: dict[int, set[int]] = {}
+        self._relevance = Relevance()
         self._choice = positives
         self._negatives = negatives
         self._seed = seed
@@ -92,19 +99,57 @@ class TrainingSet(Dataset[Drawn]):
 
     def number(self, text: str) -> int:
         """Return the number of a document; equal texts are one document, whatever their source."""
-        number = self._numbers.setdefault(text, len(self.documents))
-        if number == len(self.documents):
+        key, new = text_key(text), len(self.documents)
+        first = self._first.setdefault(key, new)
+        if first == new:
             self.documents.append(text)
-        return number
+            return new
+        for number in self._written(key):
+            if self.documents[number] == text:
+                return number
+        self.documents.append(text)
+        self._others.setdefault(key, []).append(new)
+        return new
 
     def add(self, example: Example) -> None:
-        """Add an example; its positives are known from now on for every example with the same query text."""
+        """Add an example; its positives are known from now on for every example with the same query."""
+        query = text_key(example.query)
         self.examples.append(example)
-        self._known.setdefault(example.query, set()).update(example.positives)
+        self._known.setdefault(query, set()).update(example.positives)
+        self._relevance.add(query, (text_key(self.documents[number]) for number in example.positives))
+
+    def add_relevant(self, relevance: Relevance) -> None:
+        """Learn what is relevant without being a positive of any example: it is never a negative.
+
+        Args:
+            relevance: Keys of texts; those of documents that are not here are kept for when they come.
+        """
+        self._relevance.merge(relevance)
 
     def known(self, query: str) -> frozenset[int]:
-        """Return the numbers of all documents known to be relevant to a query text."""
-        return frozenset(self._known.get(query, ()))
+        """Return the numbers of all positives of a query: what losses may ask for."""
+        return frozenset(self._known.get(text_key(query), ()))
+
+    def spared(self, query: str) -> frozenset[int]:
+        """Return the numbers of all documents that are never negatives of a query.
+
+        Args:
+            query: Its text.
+
+        Returns:
+            Its positives, what is judged relevant without being one, and the query itself, in every way in which
+            they are written.
+        """
+        query_key = text_key(query)
+        found: set[int] = set()
+        for key in (query_key, *self._relevance.of(query_key)):
+            found.update(self._written(key))
+        return frozenset(found)
+
+    def negatives(self, example: Example) -> list[int]:
+        """Return the numbers of an example's own negatives, those aside that another one shows to be relevant."""
+        spared = self.spared(example.query)
+        return [number for number in example.negatives if number not in spared]
 
     @property
     def queries(self) -> list[str]:
@@ -115,82 +160,54 @@ class TrainingSet(Dataset[Drawn]):
         return len(self.examples)
 
     def __getitem__(self, index: Index) -> Drawn:
-        epoch, position = index
-        example = self.examples[position]
-        draw = random.Random(f"{self._seed}-{epoch}-{position}")
+        example, draw = self._draw(index)
         items = [self._positive(example, draw)]
-        items += draw.sample(example.negatives, min(self._negatives, len(example.negatives)))
+        if self._negatives:
+            negatives = self.negatives(example)
+            items += draw.sample(negatives, min(self._negatives, len(negatives)))
         labels = tuple(example.scores.get(number) for number in items)
         return Drawn(example.query, tuple(items), labels, draw.getrandbits(32))
+
+    def positive(self, index: Index) -> int:
+        """Return the number of the positive that an example asks for in an epoch; `NO_DOCUMENT` if it has none."""
+        return self._positive(*self._draw(index))
+
+    def can_ask_for(self, position: int) -> tuple[int, ...]:
+        """Return the numbers of the positives that an example asks for in one epoch or another."""
+        positives = self.examples[position].positives
+        return positives[:1] if self._choice == "first" else positives
+
+    def material(self, example: Example, *, others: bool) -> Material:
+        """Return what an example brings to a batch.
+
+        Args:
+            example: One of these.
+            others: Whether its batches hold documents that are not its own.
+
+        Returns:
+            What losses decide by whether they learn from it.
+        """
+        negatives = self.negatives(example) if self._negatives else []
+        return Material(
+            positive=bool(example.positives),
+            negatives=min(self._negatives, len(negatives)),
+            scored_positive=any(number in example.scores for number in example.positives),
+            scored_negatives=min(self._negatives, sum(number in example.scores for number in negatives)),
+            others=others,
+        )
+
+    def _written(self, key: int) -> list[int]:
+        """Return the numbers of all documents of one text, however it is written."""
+        return [self._first[key], *self._others.get(key, ())] if key in self._first else []
+
+    def _draw(self, index: Index) -> tuple[Example, random.Random]:
+        epoch, position = index
+        return self.examples[position], random.Random(f"{self._seed}-{epoch}-{position}")
 
     def _positive(self, example: Example, draw: random.Random) -> int:
         if not example.positives:
             return NO_DOCUMENT
         return example.positives[0] if self._choice == "first" else draw.choice(example.positives)
-
-
-class EpochBatches(BatchSampler):
-    """Batches of one epoch after another, shuffled anew each time.
-
-    Args:
-        training_set: At least one batch of examples.
-        batch_size: Queries of a batch; the last, smaller batch of an epoch is left out.
-        composition: `mixed` draws a batch from all sources, `one_source` from one at a time, so that in-batch
-            negatives are of the same kind.
-        repeat: How often an epoch goes through each source.
-        seed: Decides the order.
-
-    Raises:
-        InputError: There are fewer examples than make a batch.
-    """
-
-    def __init__(
-        self,
-        training_set: TrainingSet,
-        batch_size: int,
-        *,
-        composition: Literal["mixed", "one_source"] = "mixed",
-        repeat: Sequence[int] | None = None,
-        seed: int = 0,
-    ) -> None:
-        self.batch_size = batch_size
-        self.drop_last = True
-        self._seed = seed
-        self._epoch = 0
-        self._groups: list[list[int]] = [[] for _ in training_set.sources]
-        for position, example in enumerate(training_set.examples):
-            self._groups[example.source].extend([position] * (1 if repeat is None else repeat[example.source]))
-        if composition == "mixed":
-            self._groups = [[position for group in self._groups for position in group]]
-        if len(self) == 0:
-            sizes = ", ".join(
-                f"{name} has {sum(example.source == source for example in training_set.examples)}"
-                for source, name in enumerate(training_set.sources)
-            )
-            raise InputError(
-                f"there are not enough examples for one batch of {batch_size}: {sizes}; "
-                f"lower train.batch_size or give more data"
-            )
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that the next iteration goes through, from 0."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return sum(len(group) // self.batch_size for group in self._groups)
-
-    def __iter__(self) -> Iterator[list[Index]]:  # type: ignore[override]  # torch says a batch is a list of int
-        epoch = self._epoch
-        draw = random.Random(f"{self._seed}-{epoch}")
-        batches: list[list[int]] = []
-        for group in self._groups:
-            order = draw.sample(group, len(group))
-            ends = range(self.batch_size, len(order) + 1, self.batch_size)
-            batches.extend(order[end - self.batch_size : end] for end in ends)
-        if len(self._groups) > 1:
-            draw.shuffle(batches)
-        for batch in batches:
-            yield [(epoch, position) for position in batch]
 
 
 def check_not_empty(training_set: TrainingSet) -> None:

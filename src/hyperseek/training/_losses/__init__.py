@@ -1,7 +1,7 @@
 """Losses: functions of score matrices, so that every kind of scorer can be trained with every one of them."""
 
 from hyperseek.training._losses._anchor import AnchorConfig, AnchorLoss
-from hyperseek.training._losses._base import Loss, LossConfig
+from hyperseek.training._losses._base import Loss, LossConfig, Material
 from hyperseek.training._losses._batch import NO_DOCUMENT, ScoredBatch
 from hyperseek.training._losses._contrastive import ContrastiveConfig, ContrastiveLoss
 from hyperseek.training._losses._gather import gather_rows
@@ -27,6 +27,7 @@ __all__ = [
     "LossesConfig",
     "MarginMSEConfig",
     "MarginMSELoss",
+    "Material",
     "MatryoshkaConfig",
     "Objective",
     "OwnCrossEntropyConfig",

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hyperseek._errors import InputError
-from hyperseek.training._losses._base import Loss, LossConfig
+from hyperseek.training._losses._base import Loss, LossConfig, Material
 from hyperseek.training._losses._batch import ScoredBatch
 from hyperseek.training._losses._kl import divergence_of
 
@@ -50,6 +50,12 @@ class AnchorLoss(Loss):
     def __init__(self, config: AnchorConfig) -> None:
         super().__init__()
         self.config = config
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example is pulled, among at least two documents."""
+        return (self.config.queries == "all" or not material.positive) and (
+            material.others or material.positive + material.negatives > 1
+        )
 
     def forward(self, batch: ScoredBatch) -> Tensor:
         """Return the mean over the queries that are pulled.

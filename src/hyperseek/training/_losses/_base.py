@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
 from pydantic import ConfigDict, Field
@@ -24,11 +25,34 @@ class LossConfig(Config):
     weight: float = Field(default=1.0, gt=0)
 
 
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What an example brings to its batch.
+
+    Attributes:
+        positive: Whether it has one.
+        negatives: How many of its own negatives are drawn.
+        scored_positive: Whether a positive has a teacher's score.
+        scored_negatives: How many of the negatives drawn can have one.
+        others: Whether the batch holds documents that are not its own.
+    """
+
+    positive: bool
+    negatives: int = 0
+    scored_positive: bool = False
+    scored_negatives: int = 0
+    others: bool = False
+
+
 class Loss(nn.Module, ABC):
     """One loss; a subclass says what it reads."""
 
     needs_in_batch: bool = False
     needs_base: bool = False
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example can have a gradient: by its kind, not by its values; True if nobody says."""
+        return True
 
     @abstractmethod
     def forward(self, batch: ScoredBatch) -> Tensor:

@@ -1,6 +1,7 @@
 """What every loss reads: a batch of scored queries.
 
-Shapes: `Q` queries, `D` distinct documents of the batch, `n` items of each query's own, `P` known positives.
+Shapes: `Q` queries, `D` distinct documents of the batch, `n` items of each query's own, `P` known positives, `S`
+documents that are spared.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hyperseek.scoring import Points, Scorer
 from hyperseek.training._losses._gather import gather_rows
 
 NO_DOCUMENT = -1
-"""Fills `items` and `known` where a query has fewer than the others."""
+"""Fills `items`, `known` and `spared` where a query has fewer than the others."""
 
 
 @dataclass(eq=False)
@@ -27,10 +28,12 @@ class ScoredBatch:
         points: The `D` documents.
         documents: `(D,)` integers; equal numbers mean the same document, on every process.
         items: `(Q, n)` positions among the `D` documents; item 0 is the positive, `NO_DOCUMENT` fills.
-        known: `(Q, P)` numbers, as in `documents`, of all documents known to be relevant; `NO_DOCUMENT` fills.
+        known: `(Q, P)` numbers, as in `documents`, of all positives; `NO_DOCUMENT` fills.
         labels: `(Q, n)` teacher scores; NaN where there is none.
         base_scorer: The queries as they were before training, or None.
         base_points: The documents as they were before training; None means as `points`.
+        spared: `(Q, S)` numbers of documents that are never negatives, though a query's positives need not be all of
+            them; `NO_DOCUMENT` fills; None where there are no others than `known`.
         firsts: `(F,)` numbers of the documents that are some query's item 0; derived where None.
     """
 
@@ -42,6 +45,7 @@ class ScoredBatch:
     labels: Tensor
     base_scorer: Scorer | None = None
     base_points: Points | None = None
+    spared: Tensor | None = None
     firsts: Tensor | None = None
 
     @cached_property
@@ -78,8 +82,13 @@ class ScoredBatch:
 
     @cached_property
     def positives(self) -> Tensor:
-        """`(Q, D)` booleans: which documents are known to be relevant to which query."""
-        return (self.documents[None, :, None] == self.known[:, None, :]).any(-1)
+        """`(Q, D)` booleans: which documents are positives of which query."""
+        return self._among(self.known)
+
+    @cached_property
+    def never_negatives(self) -> Tensor:
+        """`(Q, D)` booleans: which documents are never negatives of which query, the positives included."""
+        return self.positives if self.spared is None else self.positives | self._among(self.spared)
 
     @cached_property
     def first_columns(self) -> Tensor:
@@ -103,6 +112,9 @@ class ScoredBatch:
             base_points=base,
             firsts=gather_rows(self._first_numbers()),
         )
+
+    def _among(self, numbers: Tensor) -> Tensor:
+        return (self.documents[None, :, None] == numbers[:, None, :]).any(-1)
 
     def _first_numbers(self) -> Tensor:
         if self.firsts is not None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hyperseek._errors import InputError
-from hyperseek.training._losses._base import Loss, LossConfig, masked_mean
+from hyperseek.training._losses._base import Loss, LossConfig, Material, masked_mean
 from hyperseek.training._losses._batch import ScoredBatch
 
 
@@ -24,7 +24,9 @@ class ContrastiveConfig(LossConfig):
             pairs that are learned by heart would draw it to 0.
         positives: `own` asks for the query's item 0 alone; `mean` averages that over all known positives of the
             batch; `log_sum` asks for the summed probability of all known positives.
-        mask_known: Whether known positives other than the one asked for are left out of the negatives.
+        mask_known: Whether what is known to be no negative is left out of the negatives: known positives other than
+            the one asked for, documents judged relevant that are no positives, the query itself. The original
+            Hypencoder leaves out nothing.
         false_negative_margin: Negatives scored more than this above the query's own positive are taken for unjudged
             positives and left out; None keeps all.
         guide: Whose scores `false_negative_margin` compares: the model's own, or those before training (`base`).
@@ -71,6 +73,10 @@ class ContrastiveLoss(Loss):
         else:
             self.register_buffer("log_temperature", log_temperature, persistent=False)
 
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example has a positive and something to tell it from."""
+        return material.positive and (material.others or (material.negatives > 0 and not self.config.only_first_item))
+
     def forward(self, batch: ScoredBatch) -> Tensor:
         """Return the mean over queries that have a positive.
 
@@ -104,7 +110,7 @@ class ContrastiveLoss(Loss):
         own.scatter_(1, batch.items[:, :1].clamp_min(0), batch.has_positive[:, None])
         known = batch.positives | own
         asked = own if self.config.positives == "own" else known
-        negatives = ~(known if self.config.mask_known else asked)
+        negatives = ~(known | batch.never_negatives if self.config.mask_known else asked)
         if self.config.only_first_item:
             asked = asked & batch.first_columns
             negatives = negatives & batch.first_columns

@@ -14,7 +14,7 @@ from torch import Tensor
 from hyperseek._errors import InputError
 from hyperseek.geometry import exterior_angle, half_aperture, split_polar
 from hyperseek.scoring import LinearScorer
-from hyperseek.training._losses._base import Loss, LossConfig, masked_mean
+from hyperseek.training._losses._base import Loss, LossConfig, Material, masked_mean
 from hyperseek.training._losses._batch import ScoredBatch
 
 _CURVED = ("lorentz", "poincare")
@@ -66,6 +66,10 @@ class HierarchyLoss(Loss, Generic[C]):
     def __init__(self, config: C) -> None:
         super().__init__()
         self.config = config
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example has a positive."""
+        return material.positive
 
     def forward(self, batch: ScoredBatch) -> Tensor:
         """Return the mean over queries that have a positive.

@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hyperseek.training._losses._base import Loss, LossConfig, masked_mean
+from hyperseek.training._losses._base import Loss, LossConfig, Material, masked_mean
 from hyperseek.training._losses._batch import ScoredBatch
 
 
@@ -35,6 +35,10 @@ class KLLoss(Loss):
     def __init__(self, config: KLConfig) -> None:
         super().__init__()
         self.config = config
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example has two items that a teacher scored."""
+        return material.scored_positive + material.scored_negatives > 1
 
     def forward(self, batch: ScoredBatch) -> Tensor:
         """Return the mean divergence.

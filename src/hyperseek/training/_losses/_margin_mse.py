@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from hyperseek.training._losses._base import Loss, LossConfig, masked_mean
+from hyperseek.training._losses._base import Loss, LossConfig, Material, masked_mean
 from hyperseek.training._losses._batch import ScoredBatch
 
 
@@ -22,6 +22,10 @@ class MarginMSELoss(Loss):
     def __init__(self, config: MarginMSEConfig) -> None:
         super().__init__()
         self.config = config
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example has a positive and a negative that a teacher scored."""
+        return material.scored_positive and material.scored_negatives > 0
 
     def forward(self, batch: ScoredBatch) -> Tensor:
         """Return the mean squared difference of margins.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hyperseek._config import Config
 from hyperseek._errors import ConfigError
 from hyperseek.training._losses._anchor import AnchorConfig, AnchorLoss
-from hyperseek.training._losses._base import Loss, LossConfig
+from hyperseek.training._losses._base import Loss, LossConfig, Material
 from hyperseek.training._losses._batch import ScoredBatch
 from hyperseek.training._losses._contrastive import ContrastiveConfig, ContrastiveLoss
 from hyperseek.training._losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
@@ -84,6 +84,10 @@ class Objective(nn.Module):
     def needs_base(self) -> bool:
         """Whether a loss reads the scores before training."""
         return any(loss.needs_base for loss in self._each())
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether any loss can learn from an example."""
+        return any(loss.learns_from(material) for loss in self._each())
 
     def forward(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
         """Sum the losses of a batch.

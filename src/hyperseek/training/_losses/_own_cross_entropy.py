@@ -6,7 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hyperseek.training._losses._base import Loss, LossConfig, masked_mean
+from hyperseek.training._losses._base import Loss, LossConfig, Material, masked_mean
 from hyperseek.training._losses._batch import ScoredBatch
 
 
@@ -30,6 +30,10 @@ class OwnCrossEntropyLoss(Loss):
     def __init__(self, config: OwnCrossEntropyConfig) -> None:
         super().__init__()
         self.config = config
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example has a positive and a negative of its own."""
+        return material.positive and material.negatives > 0
 
     def forward(self, batch: ScoredBatch) -> Tensor:
         """Return the mean over queries that have a positive.
