@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from hyperseek._config import Config
+from hyperseek._relevance import is_relevant
 from hyperseek.records import Qrels
 
 SLICES = ("all", "some", "none")
@@ -54,7 +55,7 @@ def slice_by_training(qrels: Qrels, trained: Collection[str]) -> Slices:
     known = frozenset(trained)
     found: dict[str, list[str]] = {"all": [], "some": [], "none": [], "without_relevant": []}
     for query, judged in qrels.items():
-        relevant = {document for document, grade in judged.items() if grade >= 1}
+        relevant = {document for document, grade in judged.items() if is_relevant(grade)}
         seen = len(relevant & known)
         if not relevant:
             found["without_relevant"].append(query)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from hyperseek._errors import UnknownNameError
+from hyperseek._relevance import is_relevant
 
 _NAMES = ("nDCG", "RR", "R")
 
@@ -33,8 +34,8 @@ def measure(metric: str, ranked: Sequence[int], judged: Sequence[int]) -> float:
     if name == "nDCG":
         return normalized_gain(top, judged, depth)
     if name == "RR":
-        return next((1 / rank for rank, grade in enumerate(top, start=1) if grade > 0), 0.0)
-    return sum(grade > 0 for grade in top) / sum(grade > 0 for grade in judged)
+        return next((1 / rank for rank, grade in enumerate(top, start=1) if is_relevant(grade)), 0.0)
+    return sum(map(is_relevant, top)) / sum(map(is_relevant, judged))
 
 
 def cut_off(metric: str) -> tuple[str, int]:

@@ -143,11 +143,14 @@ class DevSetConfig(Config):
         source: As in the training data, but a collection with its split: `PLACE:SPLIT`.
         max_queries: Use only this many queries, drawn by seed.
         max_documents: Search only this many documents: all judged ones, and others drawn by seed.
+        exclude_same_id: Leave out of each ranking the document whose id is the query's, as `evaluate` does where it
+            is told to: for collections whose documents are queries, as in ArguAna and Quora.
     """
 
     source: str
     max_queries: int | None = Field(default=None, ge=1)
     max_documents: int | None = Field(default=None, ge=1)
+    exclude_same_id: bool = False
 
 
 class ValidationConfig(Config):

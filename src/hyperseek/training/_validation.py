@@ -1,10 +1,14 @@
 """Validation: exhaustive search over dev sets with the model as it is at the moment.
 
+It measures what `evaluate` measures: the same scan, the same order of ties, the same queries and exclusions.
+
 Shapes: `N` documents of a dev set, `d` dimensions.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,11 +16,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hyperseek._errors import DataError
+from hyperseek._errors import DataError, InputError
+from hyperseek._relevance import is_relevant, rows_of_themselves
 from hyperseek.models import Retriever
+from hyperseek.plan import scan
 from hyperseek.records import Qrels, Query
 from hyperseek.scoring import Points, Scorer
-from hyperseek.scoring._best import best_columns
 from hyperseek.training._ranking import cut_off, measure
 
 if TYPE_CHECKING:
@@ -26,6 +31,8 @@ if TYPE_CHECKING:
 _QUERIES_AT_ONCE = 32
 _DOCUMENTS_AT_ONCE = 256
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class DevSet:
@@ -33,13 +40,18 @@ class DevSet:
 
     Attributes:
         queries: Texts of the queries that have a relevant document.
-        documents: Texts of the documents.
+        documents: Texts of the documents, in the order of the corpus, which is the order of ties.
         grades: For each query, the grades of its judged documents by their position.
+        excluded: For each query the position of the document that is the query itself, -1 for none; empty for none
+            at all.
+        share: Which share of the judged queries `queries` are; the others count as 0, as in `evaluate`.
     """
 
     queries: Sequence[str]
     documents: Sequence[str]
     grades: Sequence[Mapping[int, int]]
+    excluded: Sequence[int] = ()
+    share: float = 1.0
 
 
 def make_dev_set(
@@ -49,16 +61,18 @@ def make_dev_set(
     *,
     max_queries: int | None = None,
     max_documents: int | None = None,
+    exclude_same_id: bool = False,
     seed: int = 0,
 ) -> DevSet:
     """Choose what is validated on.
 
     Args:
         documents: Texts by id.
-        queries: All queries; those without a relevant document are left out.
+        queries: All queries; those without a relevant document are not searched for.
         qrels: Their judgements; judged documents that are not in `documents` are left out.
         max_queries: Keep only this many, drawn by seed.
         max_documents: Keep the judged documents of those queries and draw others until there are this many.
+        exclude_same_id: Leave out of each ranking the document whose id is the query's.
         seed: Decides the draws.
 
     Returns:
@@ -69,9 +83,10 @@ def make_dev_set(
     """
     draw = random.Random(seed)
     judged = {query.id: {d: g for d, g in qrels.get(query.id, {}).items() if d in documents} for query in queries}
-    kept = [query for query in queries if any(grade > 0 for grade in judged[query.id].values())]
+    kept = [query for query in queries if any(map(is_relevant, judged[query.id].values()))]
     if not kept:
         raise DataError("no query of this dev set has a relevant document in its corpus")
+    share = len(kept) / sum(query.id in qrels for query in queries)
     if max_queries is not None and len(kept) > max_queries:
         kept = draw.sample(kept, max_queries)
     needed = dict.fromkeys(document for query in kept for document in judged[query.id])
@@ -85,6 +100,8 @@ def make_dev_set(
         [query.text for query in kept],
         [documents[document] for document in ids],
         [{places[document]: grade for document, grade in judged[query.id].items()} for query in kept],
+        rows_of_themselves([query.id for query in kept], ids, exclude_same_id=exclude_same_id),
+        share,
     )
 
 
@@ -147,13 +164,20 @@ class Validator:
     def _measure(self, name: str, dev_set: DevSet) -> float:
         points = self._document_points(name, dev_set).to(self._retriever.device)
         _, depth = cut_off(self.metric)
-        total = 0.0
-        grades = iter(dev_set.grades)
+        values: list[float] = []
         for scorer in self._scorers(dev_set.queries):
-            _, best = best_columns(scorer.score(points), depth)
-            for places, judged in zip(best.tolist(), grades, strict=False):
-                total += measure(self.metric, [judged.get(place, 0) for place in places], list(judged.values()))
-        return total / len(dev_set.queries)
+            part = slice(len(values), len(values) + len(scorer))
+            excluded = torch.tensor(dev_set.excluded[part]) if dev_set.excluded else None
+            try:
+                _, rows = scan(scorer, [points], k=depth, excluded=excluded)
+            except InputError as error:
+                # Training can go astray; the weights of before are still there to be kept.
+                logger.warning("validation on %s counts as 0: %s", name, error)
+                return 0.0
+            for places, judged in zip(rows.tolist(), dev_set.grades[part], strict=True):
+                ranked = [judged.get(place, 0) for place in places if place >= 0]
+                values.append(measure(self.metric, ranked, list(judged.values())))
+        return math.fsum(values) / len(values) * dev_set.share
 
     def _scorers(self, queries: Sequence[str]) -> Iterator[Scorer]:
         cache = self._query.cache
