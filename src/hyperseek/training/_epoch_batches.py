@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, cycle, islice, pairwise
 from typing import Literal
 
 from torch.utils.data import BatchSampler
@@ -16,8 +16,8 @@ from hyperseek.training._training_set import Index, TrainingSet
 class EpochBatches(BatchSampler):
     """Batches of one epoch after another, shuffled anew each time.
 
-    Where examples do not fill the last batch, all batches are a little smaller, so that none is left over and none is
-    much smaller than the others: what makes negatives of each other is alike.
+    Where examples do not fill the last batch, it shares with the one before what is left for both, so that no example
+    is left over and none is nearly alone, without negatives. Several processes share the batch of one out evenly.
 
     Args:
         training_set: At least one batch of examples, of all sources together.
@@ -62,24 +62,27 @@ class EpochBatches(BatchSampler):
                 f"there are not enough examples for one batch of {batch_size}{each}: {sizes}; "
                 f"lower train.batch_size or give more data"
             )
-        self._counts = _counts([len(group) for group in self._groups], batch_size, processes)
+        if len(self._groups) == 1:
+            self._sizes = [_sizes(len(self._groups[0]), batch_size, processes)]
+        else:
+            alone = [_sizes(len(group), batch_size, 1) if group else [] for group in self._groups]
+            self._sizes = _shared_out(alone, processes)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that the next iteration goes through, from 0."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return sum(self._counts)
+        return sum(map(len, self._sizes))
 
     def __iter__(self) -> Iterator[list[Index]]:  # type: ignore[override]  # torch says a batch is a list of int
         epoch = self._epoch
         draw = random.Random(f"{self._seed}-{epoch}")
         batches: list[list[int]] = []
-        for group, count in zip(self._groups, self._counts, strict=True):
+        for group, sizes in zip(self._groups, self._sizes, strict=True):
             order = draw.sample(group, len(group))
-            ends = [len(order) * batch // count for batch in range(count + 1)] if count else []
-            # Of fewer examples than batches, some are in two.
-            batches.extend(order[start : max(end, start + 1)] for start, end in pairwise(ends))
+            order += list(islice(cycle(order), sum(sizes) - len(order)))
+            batches.extend(order[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True))
         if len(self._groups) > 1:
             draw.shuffle(batches)
         for batch in batches:
@@ -87,15 +90,38 @@ class EpochBatches(BatchSampler):
 
     def smallest(self) -> dict[int, int]:
         """Return for each example, by its position, the size of the smallest batch that it can be in."""
-        groups = zip(self._groups, self._counts, strict=True)
-        return {position: len(group) // count for group, count in groups for position in group}
+        groups = zip(self._groups, self._sizes, strict=True)
+        return {position: min(sizes) for group, sizes in groups for position in group}
 
 
-def _counts(examples: Sequence[int], batch_size: int, processes: int) -> list[int]:
-    """Return how many batches each group of examples makes: as few as do, and as many for each process."""
-    counts = [-(-count // batch_size) for count in examples]
-    while sum(counts) % processes:
-        # One more of the group whose batches are largest. There are at least as many examples as a full round takes.
-        largest = max(range(len(counts)), key=lambda group: examples[group] / max(1, counts[group]))
-        counts[largest] += 1
-    return counts
+def _sizes(examples: int, batch_size: int, processes: int) -> list[int]:
+    """Return the sizes of the batches that some examples make; as many for each process.
+
+    Args:
+        examples: At least 1.
+        batch_size: The most of a batch.
+        processes: Each takes one batch of a round.
+
+    Returns:
+        Full batches, but for the last two rounds (the only one), which share what is left for them. Of fewer examples
+        than batches some are in two, and the sizes add up to more.
+    """
+    full, left = divmod(examples, batch_size * processes)
+    if not left:
+        return [batch_size] * (full * processes)
+    whole = max(0, full - 1)
+    left += (full - whole) * batch_size * processes
+    shared = (full - whole + 1) * processes
+    ends = [left * batch // shared for batch in range(shared + 1)]
+    return [batch_size] * (whole * processes) + [max(1, end - start) for start, end in pairwise(ends)]
+
+
+def _shared_out(sizes: list[list[int]], processes: int) -> list[list[int]]:
+    """Split the largest batches of groups until each process gets as many."""
+    sizes = [list(own) for own in sizes]
+    while sum(map(len, sizes)) % processes:
+        largest = max(sizes, key=lambda own: max(own, default=0))
+        size = max(largest)
+        largest.remove(size)
+        largest += [size - size // 2, max(1, size // 2)]
+    return sizes

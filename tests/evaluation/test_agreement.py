@@ -1,0 +1,149 @@
+"""Search, `evaluate` and validation agree on random collections, whatever these hold."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from hyperseek import Document, Index, Query
+from hyperseek.data import Dataset
+from hyperseek.evaluation import evaluate
+from hyperseek.records import Qrels
+from hyperseek.scoring import LinearScorer, Points, Scorer, Space
+from hyperseek.training import SideFeatures, Validator, make_dev_set
+
+WORDS = "cat dog moon"
+METRICS = ("nDCG@1", "nDCG@3", "nDCG@10", "RR@2", "RR@10", "R@1", "R@5", "R@10")
+
+
+class CountingRetriever:
+    """Scores shared words, so that whole numbers tie, whatever the order and the case of the words."""
+
+    def __init__(self) -> None:
+        self.source = "counting"
+        self.fingerprint = "f" * 32
+        self.space = Space("dot", 3)
+        self.device = torch.device("cpu")
+        self.model = torch.nn.Identity()
+
+    def protocol(self) -> dict[str, Any]:
+        return {"prompts": {}, "versions": {}}
+
+    def route(self, side: str) -> list[torch.nn.Module]:
+        return [self.model]
+
+    def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:
+        return Points(_counts(texts))
+
+    def compile(self, queries: Sequence[str]) -> Scorer:
+        return LinearScorer(self.space, _counts(queries))
+
+    def compile_batches(self, queries: Sequence[str]) -> Iterator[Scorer]:
+        for start in range(0, len(queries), 3):
+            yield self.compile(queries[start : start + 3])
+
+
+def _counts(texts: Sequence[str]) -> torch.Tensor:
+    return torch.tensor([[float(text.lower().split().count(word)) for word in WORDS.split()] for text in texts])
+
+
+def random_text(draw: random.Random) -> str:
+    words = draw.choices(WORDS.split(), k=draw.randint(1, 3))
+    return " ".join(draw.choice([word, word.upper()]) for word in words)
+
+
+def random_corpus(draw: random.Random) -> list[Document]:
+    names = draw.sample([f"{letter}{number}" for letter in "aZé" for number in range(8)], draw.randint(1, 14))
+    return [Document(name, random_text(draw), title=draw.choice(["", "moon"])) for name in names]
+
+
+def random_queries(draw: random.Random, documents: Sequence[Document]) -> tuple[list[Query], Qrels]:
+    """Some queries are documents; grades may be negative, all 0, or of a few documents alone."""
+    queries = [Query(f"q{number}", random_text(draw)) for number in range(draw.randint(1, 5))]
+    queries += [Query(one.id, one.text) for one in draw.sample(documents, min(len(documents), draw.randint(0, 3)))]
+    qrels: Qrels = {}
+    for query in draw.sample(queries, len(queries)):
+        judged = draw.sample(documents, draw.randint(1, min(6, len(documents))))
+        if draw.random() < 0.85:
+            qrels[query.id] = {one.id: draw.choice([-2, -1, 0, 0, 1, 1, 2, 3]) for one in judged}
+    if not any(grade > 0 for judged in qrels.values() for grade in judged.values()):
+        qrels[queries[0].id] = {documents[0].id: 1}
+    return queries, qrels
+
+
+def measured(metric: str, ranked: Sequence[str], judged: dict[str, int]) -> float:
+    """Measure one ranking by the definition."""
+    name, depth = metric.split("@")
+    gains = [max(0, judged.get(document, 0)) for document in ranked[: int(depth)]]
+    best = sorted((max(0, grade) for grade in judged.values()), reverse=True)
+    if not any(best):
+        return 0.0
+    if name == "RR":
+        return max([1 / rank for rank, gain in enumerate(gains, 1) if gain], default=0.0)
+    if name == "R":
+        return sum(map(bool, gains)) / sum(map(bool, best))
+    discounted = [
+        sum(gain / math.log2(rank + 1) for rank, gain in enumerate(row, 1)) for row in (gains, best[: int(depth)])
+    ]
+    return discounted[0] / discounted[1]
+
+
+def check(folder: Any, seed: int, *, collections: int) -> None:
+    """Compare on one random corpus with several random sets of queries and judgements."""
+    draw = random.Random(seed)
+    documents, retriever = random_corpus(draw), CountingRetriever()
+    texts = {document.id: document.full_text for document in documents}
+    index = Index.build(folder, documents, retriever)
+    for _ in range(collections):
+        queries, qrels = random_queries(draw, documents)
+        dataset = Dataset.from_records("toy", documents, queries=queries, qrels={"test": qrels})
+        same = draw.random() < 0.5
+        run = index.run(queries, k=10, exclude_same_id=same)
+        scores = retriever.compile([query.text for query in queries]).score(
+            retriever.encode_documents(list(texts.values()))
+        )
+        for query, row in zip(queries, scores.tolist(), strict=True):
+            # Best first, ties in the order of the corpus, without the query itself where that is asked for.
+            found = dict(zip(texts, row, strict=True))
+            if same:
+                found.pop(query.id, None)
+            assert list(run[query.id]) == sorted(found, key=lambda name: -found[name])[:10]
+        wanted = {
+            metric: sum(measured(metric, list(run[query]), qrels[query]) for query in qrels) / len(qrels)
+            for metric in METRICS
+        }
+        dev_set = make_dev_set(texts, dataset.queries(), qrels, exclude_same_id=same)
+        sides = [SideFeatures(retriever, side) for side in ("query", "document")]
+        validated = {metric: Validator({"toy": dev_set}, metric, *sides)()["toy"] for metric in METRICS}
+        assert validated == pytest.approx(wanted, abs=1e-9), seed
+
+
+def test_search_evaluate_and_validation_agree(tmp_path):
+    for seed in range(6):
+        check(tmp_path / str(seed), seed, collections=10)
+
+
+@pytest.mark.slow
+def test_search_evaluate_and_validation_agree_on_many_collections(tmp_path):
+    for seed in range(100, 200):
+        check(tmp_path / str(seed), seed, collections=5)
+
+
+def test_validation_leaves_out_the_query_itself_as_evaluate_does(tmp_path):
+    documents = [Document("a", "cat dog"), Document("b", "cat"), Document("c", "moon")]
+    dataset = Dataset.from_records("toy", documents, queries=[Query("a", "cat dog")], qrels={"test": {"a": {"b": 1}}})
+    retriever = CountingRetriever()
+    index = Index.build(tmp_path, documents, retriever)
+    sides = [SideFeatures(retriever, side) for side in ("query", "document")]
+    for same, wanted in ((False, 1 / math.log2(3)), (True, 1.0)):
+        dev_set = make_dev_set(
+            {one.id: one.full_text for one in documents}, dataset.queries(), dataset.qrels("test"), exclude_same_id=same
+        )
+        assert Validator({"toy": dev_set}, "nDCG@10", *sides)()["toy"] == pytest.approx(wanted)
+        result = evaluate(index, dataset, measures="nDCG@10", exclude_same_id=same)
+        assert result.aggregate["nDCG@10"] == pytest.approx(wanted)
