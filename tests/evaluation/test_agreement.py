@@ -117,6 +117,8 @@ def check(folder: Any, seed: int, *, collections: int) -> None:
             metric: sum(measured(metric, list(run[query]), qrels[query]) for query in qrels) / len(qrels)
             for metric in METRICS
         }
+        result = evaluate(index, dataset, measures=METRICS, exclude_same_id=same)
+        assert result.aggregate == pytest.approx(wanted, abs=1e-9), seed
         dev_set = make_dev_set(texts, dataset.queries(), qrels, exclude_same_id=same)
         sides = [SideFeatures(retriever, side) for side in ("query", "document")]
         validated = {metric: Validator({"toy": dev_set}, metric, *sides)()["toy"] for metric in METRICS}
