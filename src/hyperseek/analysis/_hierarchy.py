@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Self
 
 from hyperseek._errors import DataError, InputError
+from hyperseek._text_files import PathLike, existing_file
 from hyperseek.data._lines import numbered_lines
-from hyperseek.data._opening import PathLike, existing_file
 from hyperseek.data._report import Faults
 
 

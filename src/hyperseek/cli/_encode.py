@@ -99,13 +99,18 @@ def _import(
     resume: bool,
     overwrite: bool,
 ) -> Index:
-    from itertools import islice
+    from itertools import chain, islice
 
+    from hyperseek._errors import DataError
     from hyperseek.index import Index, read_docs
 
+    pairs = read_docs(path)
+    first = next(pairs, None)
+    if first is None:
+        raise DataError("holds no document", path=path)
     return Index.from_vectors(
         index,
-        islice(read_docs(path), limit),
+        islice(chain([first], pairs), limit),
         model=retriever,
         storage=storage,
         name=Path(path).stem,

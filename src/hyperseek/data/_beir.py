@@ -7,9 +7,9 @@ from typing import Any
 
 from hyperseek._errors import InputError
 from hyperseek._progress import progress
+from hyperseek._text_files import PathLike
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._lines import gzip_json_lines
-from hyperseek.data._opening import PathLike
 from hyperseek.data._qrels import write_qrels
 from hyperseek.data._staging import staged_folder
 

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from hyperseek._errors import DataError, InputError
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek._text_files import PathLike
 from hyperseek.data._examples import ExampleItem, qualified, source_and_id
 from hyperseek.data._open import open_dataset
-from hyperseek.data._opening import PathLike
 from hyperseek.data._parsed_source import parse_source
 from hyperseek.data._prepared import CorpusInfo, Prepared, SourceInfo
 from hyperseek.data._report import OnError

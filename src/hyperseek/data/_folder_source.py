@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hyperseek._errors import DataError
+from hyperseek._text_files import existing_file
 from hyperseek.data._fields import FieldKeys
 from hyperseek.data._lines import base_stem, base_suffix
-from hyperseek.data._opening import existing_file
 from hyperseek.data._qrels import Judgement, read_judgements
 from hyperseek.data._report import Faults
 from hyperseek.data._texts import TEXT_SUFFIXES, read_document_rows, read_query_rows

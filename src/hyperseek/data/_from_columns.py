@@ -84,7 +84,7 @@ def _resolve(row: Mapping[str, Any], options: ColumnsOptions) -> ColumnsOptions:
     scores = {} if any(named) else {field: _first(names, row) for field, names in _SCORE_NAMES.items()}
     for what, column in (("query", query), ("positive", positive), *((f"{c!r}", c) for c in (*negatives, *named) if c)):
         if column is None or column not in row:
-            raise BadRow("missing_field", f"has no column for {what}; name one of {sorted(row)}")
+            raise BadRow("missing_field", f"has no column for {what}; name one of {shown(sorted(row), 200)}")
     return options.model_copy(update={"query": query, "positive": positive, "negatives": negatives} | scores)
 
 

@@ -59,7 +59,9 @@ def examples_from_hypencoder(
 def _example(row: Mapping[str, Any], name: str, options: HypencoderOptions) -> TrainingExample:
     query, items = row.get("query"), row.get("items")
     if not isinstance(query, Mapping) or not isinstance(items, list):
-        raise BadRow("missing_field", f"needs an object 'query' and a list 'items', has the keys {sorted(row)}")
+        raise BadRow(
+            "missing_field", f"needs an object 'query' and a list 'items', has the keys {shown(sorted(row), 200)}"
+        )
     text = _content(query, "the query")
     identity = id_of(query.get("id")) or content_id(text)
     pairs = [(_item(item, name, options), item) for item in items]
@@ -95,7 +97,7 @@ def _content(holder: Mapping[str, Any], what: str) -> str:
         message = f"{what} holds token ids only ('tokenized_content'); give the file from before tokenisation"
         raise BadRow("only_tokenized_content", message)
     if content is None:
-        raise BadRow("missing_field", f"{what} has no 'content' but the keys {sorted(holder)}")
+        raise BadRow("missing_field", f"{what} has no 'content' but the keys {shown(sorted(holder), 200)}")
     raise BadRow("bad_field", f"'content' of {what} must be a string, not {shown(content)}")
 
 
@@ -104,9 +106,13 @@ def _is_positive(index: int, item: ExampleItem, raw: Mapping[str, Any], options:
         return index == 0
     if options.positive_filter == "type":
         if "type" not in raw:
-            raise BadRow("missing_field", f"positive_filter 'type' needs a 'type' in every item, has {sorted(raw)}")
+            raise BadRow(
+                "missing_field", f"positive_filter 'type' needs a 'type' in every item, has {shown(sorted(raw), 200)}"
+            )
         return bool(raw["type"] == options.positive_type)
     if item.score is None:
-        message = f"positive_filter 'score_above' needs {options.score_key!r} in every item, has {sorted(raw)}"
+        message = (
+            f"positive_filter 'score_above' needs {options.score_key!r} in every item, has {shown(sorted(raw), 200)}"
+        )
         raise BadRow("missing_field", message)
     return item.score > options.score_threshold

@@ -9,23 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hyperseek._errors import DataError, brief, shown
+from hyperseek._errors import brief, shown
 from hyperseek._files import atomic_write
-from hyperseek.data._json_values import HalfPairError, json_value
-from hyperseek.data._opening import DAMAGED_GZIP, PathLike, check_kind, damaged_gzip, opened
+from hyperseek._json_values import HalfPairError, json_value
+from hyperseek._text_files import PathLike, raw_lines
 from hyperseek.data._report import Faults
 
 Row: TypeAlias = tuple[int, Mapping[str, Any]]
 """A record and its line (or row) in its source, counted from 1."""
-
-LONGEST_LINE = 1 << 24
-"""Bytes of a line, its end included: more than any book, and what a line costs in memory stays below 1 GiB."""
-
-MOST_EMPTY_LINES = 1_000_000
-"""Lines without content in a row: a small packed file can hold so many that reading them would never end."""
-
-LARGEST_TEXT = 1 << 25
-"""Bytes of a file that is read whole, as judgements in JSON are."""
 
 
 def base_suffix(path: PathLike) -> str:
@@ -51,53 +42,19 @@ def numbered_lines(path: Path, faults: Faults, *, blank: bool = False) -> Iterat
         Line number from 1, and the line without its end.
 
     Raises:
-        DataError: The file is missing, is no text, is not the gzip file its name promises, or has a line longer than
-            `LONGEST_LINE` or more than `MOST_EMPTY_LINES` without content in a row.
+        DataError: As `raw_lines` says.
     """
-    number = empty = 0
-    with opened(path) as file:
+    for number, raw in raw_lines(path):
         try:
-            while raw := file.readline(LONGEST_LINE + 1):
-                number += 1
-                if len(raw) > LONGEST_LINE:
-                    message = f"has a line longer than {LONGEST_LINE:,} bytes, which is no record; is this the file?"
-                    raise DataError(message, path=path, line=number)
-                if number == 1:
-                    check_kind(raw[:64], path)
-                try:
-                    line = raw.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    faults.found("bad_encoding", f"not valid UTF-8 ({error.reason})", path=path, line=number)
-                    continue
-                line = line.rstrip("\r\n")
-                if number == 1:
-                    line = line.removeprefix("\ufeff")
-                if line and (blank or not line.isspace()):
-                    empty = 0
-                    yield number, line
-                    continue
-                empty += 1
-                if empty > MOST_EMPTY_LINES:
-                    message = f"has more than {MOST_EMPTY_LINES:,} lines without content in a row; is this the file?"
-                    raise DataError(message, path=path, line=number)
-        except DAMAGED_GZIP as error:
-            raise damaged_gzip(error, path, number + 1) from error
-
-
-def whole_text(path: Path) -> str:
-    """Return the text of a UTF-8 file, plain or gzipped, or raise a `DataError`; at most `LARGEST_TEXT` bytes."""
-    try:
-        with opened(path) as file:
-            content = file.read(LARGEST_TEXT + 1)
-    except DAMAGED_GZIP as error:
-        raise damaged_gzip(error, path) from error
-    if len(content) > LARGEST_TEXT:
-        raise DataError(f"has more than {LARGEST_TEXT:,} bytes, and is read whole; divide it", path=path)
-    check_kind(content[:64], path)
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"not valid UTF-8 ({error.reason})", path=path) from error
+            line = raw.decode("utf-8")
+        except UnicodeDecodeError as error:
+            faults.found("bad_encoding", f"not valid UTF-8 ({error.reason})", path=path, line=number)
+            continue
+        line = line.rstrip("\r\n")
+        if number == 1:
+            line = line.removeprefix("\ufeff")
+        if line and (blank or not line.isspace()):
+            yield number, line
 
 
 def json_lines(path: Path, faults: Faults) -> Iterator[Row]:

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from hyperseek._errors import DataError, InputError
+from hyperseek._text_files import PathLike, existing_file
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._fields import FieldKeys
 from hyperseek.data._folder_source import FolderSource
 from hyperseek.data._hub import HubSource
 from hyperseek.data._ir_datasets import IrDatasetsSource
 from hyperseek.data._lines import base_stem
-from hyperseek.data._opening import PathLike, existing_file
 from hyperseek.data._pydocs import PydocsSource
 from hyperseek.data._report import OnError
 from hyperseek.data._source import Source

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from hyperseek._text_files import PathLike
 from hyperseek.data._open import is_pydocs
-from hyperseek.data._opening import PathLike
 from hyperseek.data._pydocs import SPLITS as PYDOCS_SPLITS
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")

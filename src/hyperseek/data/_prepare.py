@@ -11,6 +11,7 @@ from typing import TypedDict
 from hyperseek._errors import DataError, InputError, UnknownNameError
 from hyperseek._fingerprint import fingerprint_file
 from hyperseek._progress import progress
+from hyperseek._text_files import PathLike
 from hyperseek.data._corpora import Mine
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._examples import TrainingExample
@@ -18,7 +19,6 @@ from hyperseek.data._from_columns import examples_from_columns
 from hyperseek.data._from_hypencoder import examples_from_hypencoder
 from hyperseek.data._from_qrels import examples_from_qrels
 from hyperseek.data._open import open_dataset
-from hyperseek.data._opening import PathLike
 from hyperseek.data._options import PrepareOptions
 from hyperseek.data._parsed_source import ParsedSource, parse_source
 from hyperseek.data._prepared import INFO, PREPARED_FILES, PreparedInfo, SourceInfo

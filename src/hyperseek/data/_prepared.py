@@ -22,11 +22,11 @@ from hyperseek._config import Config
 from hyperseek._errors import DataError
 from hyperseek._files import read_json
 from hyperseek._relevance import Relevance, key_of_name
+from hyperseek._text_files import PathLike
 from hyperseek._version import __version__
 from hyperseek.data._example_records import example_from_record
 from hyperseek.data._examples import TrainingExample
 from hyperseek.data._lines import json_lines
-from hyperseek.data._opening import PathLike
 from hyperseek.data._report import ErrorReport, Faults
 from hyperseek.records import Document
 

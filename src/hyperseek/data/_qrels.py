@@ -11,9 +11,9 @@ from typing import NamedTuple
 from hyperseek._errors import DataError, InputError, brief, shown
 from hyperseek._field_names import find_key, number_of
 from hyperseek._files import atomic_write
-from hyperseek.data._json_values import json_value
-from hyperseek.data._lines import base_suffix, numbered_lines, whole_text
-from hyperseek.data._opening import PathLike, existing_file
+from hyperseek._json_values import json_value
+from hyperseek._text_files import PathLike, existing_file, whole_text
+from hyperseek.data._lines import base_suffix, numbered_lines
 from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.records import Qrels
 

@@ -14,13 +14,13 @@ from hyperseek._fingerprint import fingerprint_json
 from hyperseek._interrupt import stop_here, stoppable
 from hyperseek._progress import progress
 from hyperseek._relevance import Relevance, is_relevant, text_key
+from hyperseek._text_files import PathLike
 from hyperseek._version import __version__
 from hyperseek.data._corpora import Corpus, Mine, opened_corpora
 from hyperseek.data._examples import TrainingExample, cleaned
 from hyperseek.data._filters import draft
 from hyperseek.data._known import Known
 from hyperseek.data._mined_search import CorpusSearch, Found
-from hyperseek.data._opening import PathLike
 from hyperseek.data._prepared import CorpusInfo, Prepared, PreparedInfo, RefinedInfo, read_prepared
 from hyperseek.data._refine_options import MiningOptions, RefineOptions, TeacherOptions
 from hyperseek.data._refined_batches import RefinedBatch, kept_batch

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hyperseek._errors import DataError
+from hyperseek._errors import DataError, shown
+from hyperseek._text_files import PathLike
 from hyperseek.data._hub import hub_rows
 from hyperseek.data._lines import Row, base_stem, base_suffix, json_lines
-from hyperseek.data._opening import PathLike
 from hyperseek.data._report import Faults
 
 Table: TypeAlias = PathLike | Iterable[Mapping[str, Any]]
@@ -45,13 +45,23 @@ def table_rows(table: Table, split: str, faults: Faults) -> Iterator[Row]:
         DataError: The table is missing or of another kind.
     """
     if not isinstance(table, str | os.PathLike):
-        return enumerate(table, start=1)
+        return _rows_in_memory(table, faults)
     text = os.fspath(table)
     if text.startswith("hub:"):
         return hub_rows(text.removeprefix("hub:"), split)
     if base_suffix(text) != ".jsonl":
         raise DataError("rows are read from .jsonl files, plain or .gz, or from 'hub:NAME'", path=text)
     return json_lines(Path(text), faults)
+
+
+def _rows_in_memory(table: Iterable[object], faults: Faults) -> Iterator[Row]:
+    for position, row in enumerate(table, start=1):
+        if isinstance(row, Mapping) and all(isinstance(key, str) for key in row):
+            yield position, row
+        else:
+            faults.found(
+                "bad_field", f"a row must be a mapping with names, not {shown(row)}", path="rows", line=position
+            )
 
 
 def table_name(table: Table) -> str:

@@ -11,8 +11,8 @@ from hyperseek._errors import InputError, shown
 from hyperseek._field_names import id_of, number_of
 from hyperseek._files import atomic_write
 from hyperseek._order import best_first
+from hyperseek._text_files import PathLike, existing_file
 from hyperseek.data._lines import base_suffix, json_lines, numbered_lines
-from hyperseek.data._opening import PathLike, existing_file
 from hyperseek.data._qrels import BLANKS, check_id
 from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.records import Run

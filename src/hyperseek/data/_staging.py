@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hyperseek._errors import InputError
 from hyperseek._hold import Hold, remove_unheld
-from hyperseek.data._opening import PathLike
+from hyperseek._text_files import PathLike
 
 
 @contextmanager

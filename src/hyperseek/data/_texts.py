@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from hyperseek._errors import DataError
+from hyperseek._text_files import PathLike, existing_file
 from hyperseek.data._fields import FieldKeys, documents_from_rows, queries_from_rows
 from hyperseek.data._lines import Row, base_suffix, json_lines, numbered_lines
-from hyperseek.data._opening import PathLike, existing_file
 from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.data._tab_separated import tab_separated
 from hyperseek.records import Document, Query

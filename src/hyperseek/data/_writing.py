@@ -12,10 +12,10 @@ from hyperseek._errors import DataError, InputError
 from hyperseek._files import write_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._relevance import Relevance, key_name, text_key
+from hyperseek._text_files import PathLike
 from hyperseek.data._example_records import example_record
 from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, source_and_id
 from hyperseek.data._lines import gzip_json_lines
-from hyperseek.data._opening import PathLike
 from hyperseek.data._prepared import (
     DOCUMENTS,
     EXAMPLES,

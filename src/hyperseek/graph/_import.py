@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import json
 import tempfile
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,9 +11,12 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperseek._errors import DataError, InputError, StoreError
+from hyperseek._errors import DataError, InputError, StoreError, brief, shown
+from hyperseek._field_names import id_of
 from hyperseek._fingerprint import fingerprint_texts
+from hyperseek._json_values import json_value
 from hyperseek._progress import progress
+from hyperseek._text_files import raw_lines
 from hyperseek.graph._building import DESCRIPTION, finish, new_matrix
 from hyperseek.graph._info import GraphInfo
 
@@ -48,7 +49,7 @@ def _spool(path: Path, rows: Mapping[str, int], raw: IO[bytes]) -> tuple[NDArray
         for line, record in _records(path):
             item, *neighbours = _rows(record, rows, path, line)
             if seen[item]:
-                raise DataError(f"the item {record['item_id']!r} has a line already", path=path, line=line)
+                raise DataError(f"the item {shown(record['item_id'])} has a line already", path=path, line=line)
             seen[item] = True
             kept = np.array([row for row in neighbours if row != item], dtype=np.int32)
             raw.write(kept.tobytes())
@@ -59,31 +60,28 @@ def _spool(path: Path, rows: Mapping[str, int], raw: IO[bytes]) -> tuple[NDArray
 
 
 def _records(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as file:
-            for line, text in enumerate(file, 1):
-                if text.strip():
-                    yield line, _parse(text, path, line)
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise DataError(f"cannot be read ({error})", path=path) from error
-
-
-def _parse(text: str, path: Path, line: int) -> Any:
-    try:
-        record = json.loads(text)
-    except ValueError as error:
-        raise DataError(f"no JSON ({error})", path=path, line=line) from None
-    if not isinstance(record, dict) or "item_id" not in record or not isinstance(record.get("neighbors"), list):
-        raise DataError('each line must be {"item_id": ID, "neighbors": [IDS]}', path=path, line=line)
-    return record
+    for line, raw in raw_lines(path):
+        if raw.isspace():
+            continue
+        try:
+            record = json_value(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
+        except ValueError as error:
+            raise DataError(f"no JSON ({brief(error)})", path=path, line=line) from None
+        if not isinstance(record, dict) or "item_id" not in record or not isinstance(record.get("neighbors"), list):
+            raise DataError('each line must be {"item_id": ID, "neighbors": [IDS]}', path=path, line=line)
+        yield line, record
 
 
 def _rows(record: Mapping[str, Any], rows: Mapping[str, int], path: Path, line: int) -> list[int]:
+    identities = (record["item_id"], *record["neighbors"])
+    strange = next((one for one in identities if id_of(one) is None), None)
+    if strange is not None:
+        raise DataError(f"an id must be a text or a whole number, and not {shown(strange)}", path=path, line=line)
     try:
-        return [rows[str(identity)] for identity in (record["item_id"], *record["neighbors"])]
+        return [rows[str(identity)] for identity in identities]
     except KeyError as error:
         raise DataError(
-            f"the id {error.args[0]!r} is none of the {len(rows)} documents; is the graph of another corpus?",
+            f"the id {shown(error.args[0])} is none of the {len(rows)} documents; is the graph of another corpus?",
             path=path,
             line=line,
         ) from None

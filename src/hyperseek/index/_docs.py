@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
-from gzip import decompress
-from pathlib import Path
 from typing import IO, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from hyperseek._errors import DataError
+from hyperseek._text_files import existing_file
 from hyperseek.index._protobuf import read_fields, read_varints
 from hyperseek.records import Document
 
@@ -27,6 +26,8 @@ Vector: TypeAlias = npt.NDArray[np.float32]
 _DATA, _KEY, _VALUE = 1, 1, 2
 _TEXT, _ARRAY = 1, 6
 _DENSE, _BUFFER, _SHAPE, _DTYPE = 1, 1, 2, 3
+LARGEST_RECORD = 1 << 26
+"""Bytes of one document with its vector, packed and unpacked."""
 _FIELDS = ("id", "text", "representation")
 
 
@@ -42,26 +43,39 @@ def read_docs(path: str | os.PathLike[str]) -> Iterator[tuple[Document, Vector]]
     Raises:
         DataError: The file is missing, cut short or damaged; the message names the record.
     """
-    if not Path(path).is_file():
-        raise DataError("no such file; give a .docs file that Hypencoder's encode.py wrote", path=path)
-    with open(path, "rb") as file:
-        number = 0
-        try:
+    found, number = existing_file(path), 0
+    try:
+        with found.open("rb") as file:
             while record := _next_record(file):
                 number += 1
-                yield _read_document(decompress(record))
-        except (OSError, EOFError, ValueError, zlib.error) as error:
-            message = f"record {number} is damaged ({error}); copy the file again, or encode the corpus anew"
-            raise DataError(message, path=path) from error
+                yield _read_document(_unpacked(record))
+    except PermissionError:
+        raise DataError("may not be read; check its permissions", path=path) from None
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        message = f"record {number} is damaged ({error}); copy the file again, or encode the corpus anew"
+        raise DataError(message, path=path) from error
 
 
 def _next_record(file: IO[bytes]) -> bytes:
     head = file.read(4)
     size = int.from_bytes(head, "big")
+    if size > LARGEST_RECORD:
+        raise ValueError(f"its length is said to be {size:,} bytes, and at most {LARGEST_RECORD:,} are read")
     record = file.read(size)
     if len(head) < 4 or len(record) < size:
         raise EOFError("the file ends within a record or lacks its closing zeros")
     return record
+
+
+def _unpacked(record: bytes) -> bytes:
+    """Unpack a record of gzip, of `LARGEST_RECORD` bytes at most."""
+    if not record.startswith(b"\x1f\x8b"):
+        raise ValueError("Not a gzipped file")
+    unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    message = unpacking.decompress(record, LARGEST_RECORD)
+    if not unpacking.eof:
+        raise ValueError(f"it ends too early, or has more than {LARGEST_RECORD:,} bytes")
+    return message
 
 
 def _read_document(message: bytes) -> tuple[Document, Vector]:
@@ -69,20 +83,22 @@ def _read_document(message: bytes) -> tuple[Document, Vector]:
     for number, entry in read_fields(message):
         if number == _DATA:
             fields = _message(entry)
-            nodes[fields[_KEY].decode()] = _message(fields[_VALUE])
+            nodes[_text(fields.get(_KEY, b""))] = _message(fields.get(_VALUE, b""))
     missing = [name for name in _FIELDS if name not in nodes]
     if missing:
         raise ValueError(f"it lacks the fields {missing} and has {sorted(nodes)}")
     # A text node with an empty text has no text field at all: protobuf leaves defaults out.
-    identity, text = (nodes[name].get(_TEXT, b"").decode() for name in ("id", "text"))
+    identity, text = (_text(nodes[name].get(_TEXT, b"")) for name in ("id", "text"))
+    if not identity:
+        raise ValueError("its id is empty")
     return Document(identity, text), _read_vector(nodes["representation"])
 
 
 def _read_vector(node: dict[int, Any]) -> Vector:
-    dense = _message(_message(node[_ARRAY])[_DENSE]) if _ARRAY in node else {}
-    if _BUFFER not in dense:
+    dense = _message(_message(node.get(_ARRAY, b"")).get(_DENSE, b""))
+    if not isinstance(dense.get(_BUFFER), bytes):
         raise ValueError("its representation is not a dense array")
-    dtype = dense.get(_DTYPE, b"").decode()
+    dtype = _text(dense.get(_DTYPE, b""))
     if dtype not in ("<f4", "<f2", "<f8"):
         raise ValueError(f"its representation has the number type {dtype!r}, not a little-endian float")
     shape = dense.get(_SHAPE, b"")
@@ -91,6 +107,12 @@ def _read_vector(node: dict[int, Any]) -> Vector:
     if sizes != [len(values)]:
         raise ValueError(f"its representation has the shape {sizes} and {len(values)} numbers")
     return values
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, bytes):
+        raise ValueError("a number stands where a text should be")
+    return value.decode()
 
 
 def _message(value: Any) -> dict[int, Any]:

@@ -11,8 +11,9 @@ from pathlib import Path
 from hyperseek._errors import DataError, shown
 from hyperseek._field_names import TEXT_KEYS, find_key
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
+from hyperseek._text_files import whole_text
 from hyperseek.data import open_dataset
-from hyperseek.data._lines import Row, base_suffix, json_lines, numbered_lines, whole_text
+from hyperseek.data._lines import Row, base_suffix, json_lines, numbered_lines
 from hyperseek.data._open import is_pydocs
 from hyperseek.data._report import Faults
 from hyperseek.pretraining._recipe import TextSourceConfig
@@ -90,12 +91,16 @@ def text_of_row(
             text_key = find_key(TEXT_KEYS, row)
             if text_key is None:
                 raise DataError(
-                    f"no key of the usual names; set text_key to one of {sorted(row)}", path=place, line=line
+                    f"no key of the usual names; set text_key to one of {shown(sorted(row), 200)}",
+                    path=place,
+                    line=line,
                 )
         text, title = row.get(text_key), row.get(title_key) if title_key else ""
         if not isinstance(text, str):
             problem = "no value" if text is None else f"needs a string, has {shown(text)},"
-            faults.found("bad_field", f"{problem} for {text_key!r}; it has {sorted(row)}", path=place, line=line)
+            faults.found(
+                "bad_field", f"{problem} for {text_key!r}; it has {shown(sorted(row), 200)}", path=place, line=line
+            )
         elif title is not None and not isinstance(title, str):
             faults.found("bad_field", f"needs a string for {title_key!r}, has {shown(title)}", path=place, line=line)
         else:

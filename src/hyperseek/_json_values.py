@@ -11,6 +11,8 @@ from typing import Any, TypeAlias
 from hyperseek._errors import shown
 from hyperseek._files import DEEPEST, LONGEST_INTEGER, check_plain
 
+MOST_PARTS = 1_000_000
+"""Brackets in a text of JSON; each costs thirty times its size in memory."""
 _LONGEST_NUMBER = 1_000  # characters of a fraction; reading one takes time that grows faster than its length
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -32,10 +34,13 @@ def json_value(text: str, pairs: Callable[[Pairs], Any] | None = None) -> Any:
     Raises:
         ValueError: It is no JSON, or beyond these bounds.
     """
+    brackets = text.count("[") + text.count("{")
+    if brackets > MOST_PARTS:
+        raise ValueError(f"{brackets:,} lists and objects, and at most {MOST_PARTS:,} are read")
     decoder = _DECODER if pairs is None else _decoder(pairs)
     try:
         value = decoder.decode(text)
-        if text.count("[") + text.count("{") > DEEPEST:
+        if brackets > DEEPEST:
             check_plain(value)
         if _SURROGATE.search(text):
             json.dumps(value, ensure_ascii=False).encode()

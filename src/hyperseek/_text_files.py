@@ -1,4 +1,4 @@
-"""Files that are opened to be read: what is none, or is of another kind than text, is said at once."""
+"""Text files from strangers: what is none is said at once, and neither a line nor a packed file can fill the memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,16 @@ from hyperseek._errors import DataError
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
-DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
+LONGEST_LINE = 1 << 24
+"""Bytes of a line, its end included: more than any book, and what a line costs in memory stays below 1 GiB."""
+
+MOST_EMPTY_LINES = 1_000_000
+"""Lines without content in a row: a small packed file can hold so many that reading them would never end."""
+
+LARGEST_TEXT = 1 << 25
+"""Bytes of a file that is read whole, as judgements in JSON are."""
+
+_DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 _LONGEST_PATH = 300  # of a message; a text that was meant for another argument may be long
 
 _PACKED = {
@@ -36,7 +45,7 @@ def existing_file(path: PathLike) -> Path:
         found = Path(path)
         mode = found.stat().st_mode
     except FileNotFoundError:
-        missing = "is a symbolic link to nothing" if os.path.islink(path) else "no such file"
+        missing = "is a symbolic link to nothing" if os.path.islink(path) else "cannot be read: no such file"
         raise DataError(f"{missing}; check the path", path=named) from None
     except NotADirectoryError:
         raise DataError("no such file, since a part of the path is no folder; check the path", path=named) from None
@@ -53,19 +62,57 @@ def existing_file(path: PathLike) -> Path:
     return found
 
 
-@contextmanager
-def opened(path: PathLike) -> Iterator[IO[bytes]]:
-    """Open a file for reading its bytes, unpacked if its name ends in `.gz`.
+def raw_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
+    """Yield the lines of a text file with their numbers.
 
     Args:
-        path: The file.
+        path: A plain file, or a gzipped one if its name ends in `.gz`.
 
     Yields:
-        The bytes; damage of the packing is raised as one of `DAMAGED_GZIP`.
+        Line number from 1, and the line with its end.
 
     Raises:
-        DataError: It is missing, may not be read, or the disk fails.
+        DataError: The file is missing, is no text, is not the gzip file its name promises, cannot be read, or has a
+            line longer than `LONGEST_LINE` or more than `MOST_EMPTY_LINES` of blanks in a row.
     """
+    number = empty = 0
+    with _opened(path) as file:
+        try:
+            while line := file.readline(LONGEST_LINE + 1):
+                number += 1
+                if len(line) > LONGEST_LINE:
+                    message = f"has a line longer than {LONGEST_LINE:,} bytes, which is no record; is this the file?"
+                    raise DataError(message, path=path, line=number)
+                if number == 1:
+                    _check_kind(line[:64], Path(path))
+                empty = empty + 1 if line.isspace() else 0
+                if empty > MOST_EMPTY_LINES:
+                    message = f"has more than {MOST_EMPTY_LINES:,} empty lines in a row; is this the file?"
+                    raise DataError(message, path=path, line=number)
+                yield number, line
+        except _DAMAGED_GZIP as error:
+            raise DataError(f"damaged gzip file ({error}); fetch it again", path=path, line=number + 1) from error
+
+
+def whole_text(path: PathLike) -> str:
+    """Return the text of a UTF-8 file, plain or gzipped, or raise a `DataError`; at most `LARGEST_TEXT` bytes."""
+    with _opened(path) as file:
+        try:
+            content = file.read(LARGEST_TEXT + 1)
+        except _DAMAGED_GZIP as error:
+            raise DataError(f"damaged gzip file ({error}); fetch it again", path=path) from error
+    if len(content) > LARGEST_TEXT:
+        raise DataError(f"has more than {LARGEST_TEXT:,} bytes, and is read whole; divide it", path=path)
+    _check_kind(content[:64], Path(path))
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"not valid UTF-8 ({error.reason})", path=path) from error
+
+
+@contextmanager
+def _opened(path: PathLike) -> Iterator[IO[bytes]]:
+    """Open a file for reading its bytes, unpacked if its name ends in `.gz`."""
     found = existing_file(path)
     try:
         with found.open("rb") as file:
@@ -75,18 +122,11 @@ def opened(path: PathLike) -> Iterator[IO[bytes]]:
                 yield file
     except PermissionError:
         raise DataError("may not be read; check its permissions", path=found) from None
-    except DAMAGED_GZIP:
-        raise
     except OSError as error:
         raise DataError(f"cannot be read ({error.strerror or error})", path=found) from error
 
 
-def damaged_gzip(error: BaseException, path: Path, line: int | None = None) -> DataError:
-    """Return what to raise for one of `DAMAGED_GZIP`."""
-    return DataError(f"damaged gzip file ({error}); fetch it again", path=path, line=line)
-
-
-def check_kind(head: bytes, path: Path) -> None:
+def _check_kind(head: bytes, path: Path) -> None:
     """Raise a `DataError` where the first bytes of a file, unpacked, are those of something else than UTF-8 text."""
     for begin, kind in _PACKED.items():
         if head.startswith(begin):
