@@ -36,6 +36,7 @@ FUNCTIONS: dict[str, Function] = {
     "balanced_documents": lambda x, y, r2: geometry.balanced_documents(x, float(x.detach().double().norm()) or 1.0),
     "balanced_queries": lambda x, y, r2: geometry.balanced_queries(x),
     "ball_centres": lambda x, y, r2: geometry.ball_centres(polar(x, r2), y[:, 0].abs(), 1 / r2),  # type: ignore[arg-type]
+    "chord_distance": lambda x, y, r2: geometry.chord_distance(x.abs(), r2),  # type: ignore[arg-type]
     "cosine_similarity": lambda x, y, r2: geometry.cosine_similarity(x, y),
     "einstein_midpoint": lambda x, y, r2: geometry.einstein_midpoint(lift(x, r2), radius_squared=r2),
     "exterior_angle": lambda x, y, r2: geometry.exterior_angle(polar(x, r2), polar(y, r2)),
@@ -242,7 +243,7 @@ ONE = {
     in (
         "lorentz_from_space", "lorentz_project", "lorentz_normalise", "lorentz_expmap0", "lorentz_logmap0",
         "poincare_expmap0", "poincare_logmap0", "poincare_project", "poincare_conformal_factor", "split_polar",
-        "half_aperture", "unit_vectors", "einstein_midpoint",
+        "half_aperture", "unit_vectors", "einstein_midpoint", "chord_distance",
     )
 }  # fmt: skip
 

@@ -6,6 +6,7 @@ from hyperseek.geometry._euclidean import cosine_similarity, inner_product, nega
 from hyperseek.geometry._hyperbolic import (
     POLAR_EXTRA,
     ball_centres,
+    chord_distance,
     half_chord,
     half_chord_own,
     lorentz_to_polar,
@@ -56,6 +57,7 @@ __all__ = [
     "balanced_documents",
     "balanced_queries",
     "ball_centres",
+    "chord_distance",
     "cosine_similarity",
     "einstein_midpoint",
     "exterior_angle",

@@ -156,6 +156,23 @@ def half_chord_own(queries: Tensor, documents: Tensor) -> Tensor:
     return _half_chord(angular, rho_u, rho_v[..., 0])
 
 
+@full_precision
+def chord_distance(chord: Tensor, radius_squared: float = 1.0) -> Tensor:
+    """Return geodesic distances of half chords: 2 R asinh(s), the inverse of what `half_chord` makes of a distance.
+
+    Args:
+        chord: `(...,)`, at least 0.
+        radius_squared: R², positive.
+
+    Returns:
+        `(...,)`, at least 0.
+    """
+    if not isinstance(chord, Tensor) or not chord.is_floating_point():
+        kind = chord.dtype if isinstance(chord, Tensor) else type(chord).__name__
+        raise InputError(f"chord must be a floating torch tensor, not {kind}")
+    return 2 * root(radius_squared) * asinh(chord)
+
+
 def _half_chord(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
     # The root of sinh(rho), as sinh itself overflows at half the distance.
     root_u, root_v = _root_sinh(rho_u), _root_sinh(rho_v)

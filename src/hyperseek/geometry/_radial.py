@@ -56,9 +56,25 @@ def norm(vectors: Tensor) -> Tensor:
     Squares of float32 overflow from 1e19 on and vanish below 1e-23, so vectors are scaled by a power of two before,
     which rounds nothing.
     """
+    plain = _plain_norm(vectors)
+    if plain is not None:
+        return plain
     exponent = exponents(vectors)
     length: Tensor = torch.linalg.vector_norm(torch.ldexp(vectors, -exponent), dim=-1, keepdim=True)
     return torch.ldexp(length, exponent)
+
+
+def _plain_norm(vectors: Tensor) -> Tensor | None:
+    """Return lengths if no square of theirs is out of range, so that scaling would change no digit, else None.
+
+    On a CPU alone, where looking at numbers costs nothing: scans of unit vectors take a third of the time.
+    """
+    if vectors.device.type != "cpu" or not vectors.shape[-1]:
+        return None
+    info = torch.finfo(vectors.dtype)
+    length: Tensor = torch.linalg.vector_norm(vectors, dim=-1, keepdim=True)
+    fine = (length > (info.tiny / info.eps) ** 0.5) & (length < info.max**0.5 / 2)
+    return length if fine.all() else None
 
 
 def directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,6 +83,9 @@ def directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
     The derivative of a direction is 1 / length. For vectors too short to have a square it would be infinite in float32
     before long, and is taken to be 0.
     """
+    plain = _plain_norm(vectors)
+    if plain is not None:
+        return vectors / plain, plain
     exponent = exponents(vectors)
     scaled = torch.ldexp(vectors, -exponent)
     long = torch.linalg.vector_norm(scaled, dim=-1, keepdim=True)

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from hyperseek._documents import as_documents, with_vectors
-from hyperseek._errors import FingerprintError, InputError
+from hyperseek._errors import FingerprintError, InputError, brief
 from hyperseek.index._write import PIECE, SHARD, Item, write_index
+from hyperseek.records import Document
 from hyperseek.scoring import Points, Space, TokenPoints
 from hyperseek.store._info import IndexInfo, Storage
 
@@ -101,19 +102,25 @@ def stack_points(batch: Sequence[Item], space: Space) -> Points:
         The points.
 
     Raises:
-        InputError: Something has another shape; the message names the document.
+        InputError: Something has another shape, holds no numbers, or is no point of the space; the message names the
+            document.
     """
     size, ragged = space.coordinates, space.kind == "tokens"
+    tensors = []
     for document, vector in batch:
-        shape = tuple(np.shape(vector))
+        tensor = _tensor(document, vector)
+        tensors.append(tensor)
+        shape = tuple(tensor.shape)
         if shape[-1:] != (size,) or len(shape) != 1 + ragged:
             wanted = f"(tokens, {size})" if ragged else f"({size},)"
             raise InputError(f"the vector of document {document.id!r} has the shape {shape}, not {wanted}")
-    tensors = [_tensor(vector) for _, vector in batch]
+    names = [f"the vector of document {document.id!r}" for document, _ in batch]
     if not ragged:
-        return Points(space.canonical(torch.stack(tensors)))
+        # A concatenation has the widest dtype of all; a stack wants one.
+        return Points(space.canonical(torch.cat([tensor[None] for tensor in tensors]), names=names))
     lengths = torch.tensor([0, *map(len, tensors)])
-    return TokenPoints(space.canonical(torch.cat(tensors)), lengths.cumsum(0))
+    named = [name for name, tensor in zip(names, tensors, strict=True) for _ in range(len(tensor))]
+    return TokenPoints(space.canonical(torch.cat(tensors), names=named), lengths.cumsum(0))
 
 
 def piece_for(model: Retriever) -> int:
@@ -154,8 +161,8 @@ def _checked(items: Iterable[Item], model: Retriever) -> Iterator[Item]:
 
 def _compare(items: Sequence[Item], own: Tensor, model: Retriever) -> None:
     for (document, vector), expected in zip(items, own, strict=True):
-        given = _tensor(vector)
-        if not given.isfinite().all():
+        given = _tensor(document, vector)
+        if given.shape != (model.space.coordinates,) or not given.isfinite().all():
             continue  # refused with a better message where it is stored
         difference = torch.linalg.vector_norm(model.space.canonical(given[None])[0] - expected)
         if not difference <= _TOLERANCE * torch.linalg.vector_norm(expected):
@@ -167,7 +174,18 @@ def _compare(items: Sequence[Item], own: Tensor, model: Retriever) -> None:
             )
 
 
-def _tensor(vector: Any) -> Tensor:
+def _tensor(document: Document, vector: Any) -> Tensor:
+    """Return a vector as float32, or as float64 if it is: what hyperbolic coordinates lose is lost for good."""
     if isinstance(vector, Tensor):
-        return vector.detach().cpu().float()
-    return torch.tensor(np.asarray(vector, dtype=np.float32))
+        numbers = vector.detach().cpu()
+    else:
+        try:
+            array = np.asarray(vector)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"the vector of document {document.id!r} is no row of numbers: {brief(error)}") from error
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"the vector of document {document.id!r} holds {array.dtype}, not numbers")
+        numbers = torch.tensor(array.astype(np.float64 if array.dtype.itemsize >= 8 else np.float32))
+    if numbers.is_complex():
+        raise InputError(f"the vector of document {document.id!r} holds complex numbers, which no space has")
+    return numbers if numbers.dtype == torch.float64 else numbers.float()

@@ -3,7 +3,7 @@
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._linear import LinearScorer
-from hyperseek.scoring._maxsim import MaxSimScorer
+from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer
 from hyperseek.scoring._points import Points, TokenPoints
 from hyperseek.scoring._qnet import QNetScorer
 from hyperseek.scoring._qnet_converter import (
@@ -17,6 +17,7 @@ from hyperseek.scoring._space import Space
 from hyperseek.scoring._surrogate import Landmarks, SurrogateScorer, surrogate
 
 __all__ = [
+    "EMPTY_SCORE",
     "Chart",
     "FunctionScorer",
     "Landmarks",

@@ -61,6 +61,12 @@ class FunctionScorer(Scorer):
                 f"the scoring function returned the shape {tuple(scores.shape)} for {len(self)} queries and "
                 f"{len(points)} documents; it must return ({len(self)}, {len(points)})"
             )
+        if not scores.requires_grad and scores.isnan().any():
+            query, document = scores.isnan().nonzero()[0].tolist()
+            raise InputError(
+                f"the scoring function returned NaN for query {query} and document {document}; scores must be numbers "
+                f"that can be ordered, -inf where there is none"
+            )
         return scores
 
     def score_own(self, documents: Tensor | Points) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hyperseek import geometry
 from hyperseek._errors import InputError, UnknownNameError
+from hyperseek.scoring._coordinates import Fault, not_finite, off_hyperboloid, outside_ball
 from hyperseek.scoring._points import Points, token_points
 
 if TYPE_CHECKING:
@@ -78,6 +79,10 @@ class Geometry:
     def canonical(self, space: Space, coordinates: Tensor) -> Tensor:
         """Turn points as models give them into points as they are stored."""
         return coordinates
+
+    def fault(self, space: Space, coordinates: Tensor) -> Fault | None:
+        """Find among `(N, c)` coordinates what is no point of the space."""
+        return not_finite(coordinates)
 
     def shorten(self, space: Space, vectors: Tensor, dimension: int) -> Tensor:
         """Turn stored points into stored points of the space's first dimensions."""
@@ -183,6 +188,10 @@ class Lorentz(Geometry):
         """Return the numbers of a hyperboloid point, time included."""
         return dimension + 1
 
+    def fault(self, space: Space, coordinates: Tensor) -> Fault | None:
+        """Find what is not finite, or not on the space's hyperboloid."""
+        return not_finite(coordinates) or off_hyperboloid(coordinates, space.radius_squared)
+
     def canonical(self, space: Space, coordinates: Tensor) -> Tensor:
         """Turn hyperboloid points into polar points."""
         return geometry.lorentz_to_polar(coordinates, space.radius_squared)
@@ -229,9 +238,15 @@ class Poincare(Lorentz):
         """Return the numbers of a ball point."""
         return dimension
 
+    def fault(self, space: Space, coordinates: Tensor) -> Fault | None:
+        """Find what is not finite, or not in the ball."""
+        return not_finite(coordinates) or outside_ball(coordinates, space.radius_squared)
+
     def canonical(self, space: Space, coordinates: Tensor) -> Tensor:
         """Turn ball points into polar points."""
-        return geometry.poincare_to_polar(coordinates, 1 / space.radius_squared)
+        # In float64: what is between a norm and the border says how far out a point is, and norms are rounded, too.
+        polar = geometry.poincare_to_polar(coordinates.double(), 1 / space.radius_squared)
+        return polar if coordinates.dtype == torch.float64 else polar.float()
 
 
 class Tokens(Geometry):
@@ -278,8 +293,9 @@ GEOMETRIES: dict[str, Geometry] = {
 
 def _similarity(space: Space, chord: Tensor) -> Tensor:
     if space.similarity == "geodesic":
-        return torch.asinh(chord) * (-2 * math.sqrt(space.radius_squared))
-    squared = -4 * space.radius_squared * chord.square()
+        return geometry.chord_distance(chord, space.radius_squared).neg()
+    largest = torch.finfo(chord.dtype).max
+    squared = (-4 * space.radius_squared * chord.square()).clamp_min(-largest)
     return squared if space.similarity == "squared" else squared / 2 - space.radius_squared
 
 

@@ -20,13 +20,16 @@ from hyperseek.geometry import ragged_blocks
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points, TokenPoints, own_documents, token_points
 from hyperseek.scoring._scorer import Scorer
-from hyperseek.scoring._space import Space
+from hyperseek.scoring._space import Space, checked_scores
 
 Masking: TypeAlias = Literal["exact", "pylate"]
 """What a query token gets where all tokens of a document point away from it; see `MaxSimScorer`."""
 
 EMPTY_SCORE = -1e9
-"""Score of a document without tokens under exact masking, as in sentence-transformers: finite, and below any other."""
+"""Score of a document without tokens under exact masking, as in sentence-transformers: finite, and below any other.
+
+It stands for "no score": whoever scales or averages scores leaves out those that are `EMPTY_SCORE` or less.
+"""
 
 # Similarities of one block, 2 MiB of float32: they stay in a core's cache between the product and the maxima.
 _BLOCK_ELEMENTS = 1 << 19
@@ -91,6 +94,8 @@ class MaxSimScorer(Scorer):
             scores = self._scan(documents, tokens, weights)
         else:
             scores = self._score_padded(documents, tokens, weights)
+        names = ("token of queries", "token of documents")
+        scores = checked_scores(scores, queries=tokens, documents=documents.vectors, names=names)
         empty = documents.lengths == 0
         return scores.masked_fill(empty, EMPTY_SCORE if self.masking == "exact" else 0.0)
 

@@ -26,10 +26,9 @@ class Points:
     vectors: Tensor
 
     def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or not self.vectors.is_floating_point():
+        if not is_floating(self.vectors) or self.vectors.ndim != 2:
             raise InputError(
-                f"points must be a floating tensor of shape (documents, dimensions), "
-                f"not {self.vectors.dtype} of shape {tuple(self.vectors.shape)}"
+                f"points must be a floating tensor of shape (documents, dimensions), not {described(self.vectors)}"
             )
 
     def __len__(self) -> int:
@@ -77,17 +76,13 @@ class TokenPoints(Points):
     offsets: Tensor
 
     def __post_init__(self) -> None:
-        if self.vectors.ndim != 2 or not self.vectors.is_floating_point():
+        if not is_floating(self.vectors) or self.vectors.ndim != 2:
             raise InputError(
-                f"token points must be a floating tensor of shape (tokens, dimensions), "
-                f"not {self.vectors.dtype} of shape {tuple(self.vectors.shape)}"
+                f"token points must be a floating tensor of shape (tokens, dimensions), not {described(self.vectors)}"
             )
         offsets = self.offsets
-        if offsets.ndim != 1 or not len(offsets) or offsets.dtype != torch.int64:
-            raise InputError(
-                f"offsets must be an int64 tensor of shape (documents + 1,), "
-                f"not {offsets.dtype} of shape {tuple(offsets.shape)}"
-            )
+        if not isinstance(offsets, Tensor) or offsets.ndim != 1 or not len(offsets) or offsets.dtype != torch.int64:
+            raise InputError(f"offsets must be an int64 tensor of shape (documents + 1,), not {described(offsets)}")
         first, last = int(offsets[0]), int(offsets[-1])
         if (first, last) != (0, len(self.vectors)) or bool((offsets.diff() < 0).any()):
             raise InputError(
@@ -174,6 +169,16 @@ class TokenPoints(Points):
         """
         vectors = _join(parts)
         return cls(vectors, offsets_of(torch.cat([part.lengths for part in parts])))
+
+
+def is_floating(given: object) -> bool:
+    """Whether something is a tensor of real floating numbers."""
+    return isinstance(given, Tensor) and given.is_floating_point()
+
+
+def described(given: object) -> str:
+    """Return what a message says of something that should have been a tensor."""
+    return f"{given.dtype} of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
 
 
 def token_points(points: Points) -> TokenPoints:

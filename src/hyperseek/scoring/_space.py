@@ -6,7 +6,7 @@ Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeAlias
 
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from hyperseek import geometry
 from hyperseek._errors import InputError, UnknownNameError
+from hyperseek.scoring._coordinates import not_finite
 from hyperseek.scoring._geometries import GEOMETRIES, Chart
-from hyperseek.scoring._points import Points
+from hyperseek.scoring._points import Points, described, is_floating
 
 Similarity: TypeAlias = Literal["geodesic", "squared", "inner"]
 """What a hyperbolic space scores by: minus the distance, minus the squared Lorentz distance, the Lorentz inner product.
@@ -79,14 +80,40 @@ class Space:
         """Numbers of a point's coordinates, as models give them."""
         return GEOMETRIES[self.kind].coordinates(self.dimension)
 
-    def canonical(self, coordinates: Tensor) -> Tensor:
-        """Return `(N, w)` stored points of `(N, coordinates)` points as models give them; differentiable."""
+    def canonical(self, coordinates: Tensor, *, names: Sequence[str] | None = None) -> Tensor:
+        """Turn points as models give them into points as they are stored.
+
+        Values are looked into, except where gradients flow, as in training: there nothing waits for a GPU.
+
+        Args:
+            coordinates: `(..., coordinates)`, floating. Coordinates of hyperbolic spaces lose what they know of far
+                points where they are rounded, so give them as precise as they are; polar points stand it.
+            names: What messages call the points, `N` for `(N, coordinates)`; None for their numbers.
+
+        Returns:
+            `(..., w)` stored points; differentiable.
+
+        Raises:
+            InputError: The points have another width or are no floating numbers; one is not finite, or is no point of
+                the space: on the border of its ball or beyond, or off its hyperboloid by more than half precision
+                rounds, as points of another R² are. The message names it.
+        """
+        if not is_floating(coordinates) or not coordinates.ndim:
+            raise InputError(
+                f"points must be a floating tensor of shape (points, coordinates), not {described(coordinates)}"
+            )
         if coordinates.shape[-1] != self.coordinates:
             raise InputError(
                 f"points of a {self.kind} space of {self.dimension} dimensions have {self.coordinates} coordinates, "
                 f"not {coordinates.shape[-1]}"
             )
-        return GEOMETRIES[self.kind].canonical(self, coordinates)
+        kind = GEOMETRIES[self.kind]
+        if not (torch.is_grad_enabled() and coordinates.requires_grad):
+            fault = kind.fault(self, coordinates.reshape(-1, self.coordinates))
+            if fault is not None:
+                name = f"point {fault.row}" if names is None else names[fault.row]
+                raise InputError(f"{name} {fault.reason}")
+        return kind.canonical(self, coordinates)
 
     def shortened(self, dimension: int) -> Self:
         """Return the space of the first `dimension` dimensions; InputError if it has fewer."""
@@ -121,14 +148,15 @@ class Space:
             points: `N` documents.
 
         Returns:
-            `(Q, N)` float32 (float64 for float64 points); higher is better.
+            `(Q, N)` float32 (float64 for float64 points), finite; higher is better.
 
         Raises:
-            InputError: The points have not the space's width.
+            InputError: The points have not the space's width, stand on another device, or hold what is not finite.
         """
-        self.check(queries)
-        self.check(points.vectors)
-        return GEOMETRIES[self.kind].score(self, queries, points)
+        self._check_pair(queries, points.vectors, ndim=2)
+        kind = GEOMETRIES[self.kind]
+        scores = kind.score(self, queries.to(wide_dtype(points.vectors)), points)
+        return checked_scores(scores, queries=queries, documents=points.vectors)
 
     def score_own(self, queries: Tensor, documents: Tensor) -> Tensor:
         """Compare each query point with document points of its own, exactly.
@@ -141,14 +169,28 @@ class Space:
             `(Q, n)`, as in `score`.
 
         Raises:
-            InputError: The points have not the space's width.
+            InputError: As in `score`, or there are not as many sets of documents as queries.
         """
+        self._check_pair(queries, documents, ndim=3)
+        if len(queries) != len(documents):
+            raise InputError(f"there are {len(queries)} queries and {len(documents)} sets of documents; give one each")
+        kind = GEOMETRIES[self.kind]
+        scores = kind.score_own(self, queries.to(wide_dtype(documents)), documents)
+        return checked_scores(scores, queries=queries, documents=documents.flatten(0, 1))
+
+    def _check_pair(self, queries: Tensor, documents: Tensor, *, ndim: int) -> None:
         self.check(queries)
         self.check(documents)
-        return GEOMETRIES[self.kind].score_own(self, queries, documents)
+        for name, given, wanted in (("queries", queries, 2), ("documents", documents, ndim)):
+            if given.ndim != wanted:
+                raise InputError(f"{name} must have {wanted} axes, not the shape {tuple(given.shape)}")
+        if queries.device != documents.device:
+            raise InputError(f"the queries are on {queries.device} and the documents on {documents.device}; move one")
 
     def check(self, vectors: Tensor) -> None:
-        """Raise InputError unless the last axis of `vectors` has `width` entries."""
+        """Raise InputError unless `vectors` are floating and their last axis has `width` entries."""
+        if not is_floating(vectors) or not vectors.ndim:
+            raise InputError(f"stored points must be a floating tensor, not {described(vectors)}")
         if vectors.shape[-1] != self.width:
             raise InputError(
                 f"this space has {self.width} dimensions but the vectors have {vectors.shape[-1]}; "
@@ -246,6 +288,37 @@ class Space:
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Make a space from the values of `to_json`."""
         return cls(**values)
+
+
+def wide_dtype(vectors: Tensor) -> torch.dtype:
+    """Return what scores of vectors are computed in: float64 for float64, else float32."""
+    return torch.float64 if vectors.dtype == torch.float64 else torch.float32
+
+
+def checked_scores(
+    scores: Tensor, *, queries: Tensor, documents: Tensor, names: tuple[str, str] = ("query", "document")
+) -> Tensor:
+    """Return scores, unless one that is not finite comes of a query or a document that is not.
+
+    Args:
+        scores: `(Q, N)`.
+        queries: `(Q, ...)`, what they were computed from.
+        documents: `(N, ...)`, likewise.
+        names: What messages call one of the first and one of the second.
+
+    Returns:
+        The scores. Where gradients flow nothing is looked into.
+
+    Raises:
+        InputError: Names the first such query or document.
+    """
+    if scores.requires_grad or scores.isfinite().all():
+        return scores
+    for name, given in zip(names, (queries, documents), strict=True):
+        fault = not_finite(given.flatten(1))
+        if fault is not None:
+            raise InputError(f"{name} {fault.row} {fault.reason}")
+    return scores
 
 
 def _checked(features: Tensor, bound: float) -> Tensor:
