@@ -115,6 +115,22 @@ class Config(BaseModel):
         return cls.from_mapping(apply_overrides(read_yaml(path), overrides), source=str(path))
 
 
+def meaningless(setting: str, condition: str) -> ValueError:
+    """Return the error for a setting that nothing reads in its combination with others.
+
+    Args:
+        setting: Its name, as in `"lora"`.
+        condition: What would have to be so, as in `"with trunk: lora"`.
+
+    Returns:
+        The error, for validators of configurations to raise.
+    """
+    return ValueError(
+        f"{setting} means something only {condition}; leave it out, or write '{setting}: null' to take back what a "
+        f"base says"
+    )
+
+
 def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Read a YAML file that holds a mapping.
 

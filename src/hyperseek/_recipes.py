@@ -21,7 +21,7 @@ def list_recipes() -> dict[str, str]:
     """Return the recipes of this project.
 
     Returns:
-        By name, sorted: what each is, as the comment at its beginning says; empty where it says nothing.
+        By name, sorted: what each is, the first sentence of the comment at its beginning.
     """
     return {name: _first_comment(path) for name, path in sorted(_known().items())}
 
@@ -78,7 +78,8 @@ def _first_comment(path: Path) -> str:
         if not line.startswith("#"):
             break
         lines.append(line.lstrip("# "))
-    return " ".join(lines)
+    first, dot, _ = " ".join(lines).partition(". ")
+    return first + dot.strip()
 
 
 def _is_file(path: Path) -> bool:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperseek._errors import ConfigError, DataError, InputError
+from hyperseek._errors import DataError, InputError
 from hyperseek.data import (
     ExampleItem,
     TrainingExample,
@@ -116,7 +116,7 @@ def test_reading_other_folders(tmp_path):
     info = tmp_path / "out/prepared.json"
     values = json.loads(info.read_text())
     info.write_text(json.dumps(values | {"exmples": 3}))
-    with pytest.raises(ConfigError, match="did you mean 'examples'"):
+    with pytest.raises(DataError, match="did you mean 'examples'"):
         read_prepared(tmp_path / "out")
     info.write_text(json.dumps(values | {"format": 99}))
     with pytest.raises(DataError, match="has format 99, this version reads 1"):

@@ -206,7 +206,7 @@ def test_other_folders_and_options_are_refused(checkpoint: Any, tokenizer: str, 
     with pytest.raises(HyperseekError, match="--trunk is not for this kind"):
         convert(path, tmp_path / "out", trunk="bert", tokenizer=tokenizer)
     (path / "model" / "pytorch_model.bin").write_bytes(b"torn")
-    with pytest.raises(HyperseekError, match="cannot be read"):
+    with pytest.raises(HyperseekError, match="is damaged, or is not a file of tensors"):
         read_hyprag(path)
     (path / "model" / "pytorch_model.bin").unlink()
     save_file({"trunk.x": torch.ones(1)}, path / "model" / "other.safetensors")
@@ -215,5 +215,5 @@ def test_other_folders_and_options_are_refused(checkpoint: Any, tokenizer: str, 
     with pytest.raises(HyperseekError, match="do not fit"):
         read_hyprag(path, weights=path / "model" / "other.safetensors")
     (path / "model" / "config.json").write_text("{")
-    with pytest.raises(HyperseekError, match="no JSON"):
+    with pytest.raises(HyperseekError, match="is damaged, or is not the configuration of a checkpoint"):
         read_hyprag(path)

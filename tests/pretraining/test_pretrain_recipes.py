@@ -102,7 +102,9 @@ def test_runs_that_cannot_work(
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
-@pytest.mark.parametrize(("content", "message"), [("[1]", "must hold an object"), ("{", "not valid JSON")])
+@pytest.mark.parametrize(
+    ("content", "message"), [("[1]", "must hold an object"), ("{", "is damaged, or is not a DeepSpeed configuration")]
+)
 def test_bad_deepspeed_files(make_recipe: MakeRecipe, tmp_path: Path, content: str, message: str) -> None:
     path = tmp_path / "deepspeed.json"
     path.write_text(content)

@@ -32,4 +32,6 @@ def tell(folder: Path, record: RunRecord) -> bool:
     if not is_first_process():
         return False
     typer.echo(f"{folder}: {record.steps} steps in {record.seconds.get('training', 0.0):.0f} s", err=True)
+    if not record.changed:
+        typer.echo(f"{folder}: this run changed nothing; the model is as it was before", err=True)
     return True

@@ -11,15 +11,16 @@ trained_documents.json   {SOURCE: [ID, ...]}: which documents were relevant in t
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from hyperseek._config import Config
-from hyperseek._errors import DataError
+from hyperseek._config import Config, shown
+from hyperseek._errors import DataError, brief
 from hyperseek._files import read_json
 from hyperseek._relevance import Relevance, key_of_name
 from hyperseek._text_files import PathLike
@@ -39,6 +40,25 @@ INFO, DOCUMENTS, EXAMPLES, RELEVANT, TRAINED = (
 )
 PREPARED_FILES = (INFO, DOCUMENTS, EXAMPLES, RELEVANT, TRAINED)
 FORMAT = 1
+_REMEDY = "prepare the folder again"
+_LARGEST = 1 << 28  # bytes of the list of documents, which may name millions
+_MALFORMED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+
+
+def _reported(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """See that a report of what was dropped has counts, and for each of them an example."""
+    report = _Dropped.model_validate(value)
+    if any(not report.examples.get(reason) for reason in report.counts):
+        raise ValueError("it counts what it gives no example of")
+    return value
+
+
+class _Dropped(Config):
+    counts: dict[str, int]
+    examples: dict[str, list[str]]
+
+
+_Report = Annotated[dict[str, dict[str, Any]], AfterValidator(_reported)]
 
 
 class SourceInfo(Config):
@@ -60,7 +80,7 @@ class SourceInfo(Config):
     split: str | None = None
     fingerprint: str | None = None
     examples: int = 0
-    dropped: dict[str, dict[str, Any]] = Field(default_factory=lambda: ErrorReport().to_dict())
+    dropped: _Report = Field(default_factory=lambda: ErrorReport().to_dict())
 
 
 class CorpusInfo(Config):
@@ -106,7 +126,7 @@ class RefinedInfo(Config):
     teacher_fingerprint: str | None = None
     mined: int = 0
     short: int = 0
-    dropped: dict[str, dict[str, Any]] = Field(default_factory=lambda: ErrorReport().to_dict())
+    dropped: _Report = Field(default_factory=lambda: ErrorReport().to_dict())
 
 
 class PreparedInfo(Config):
@@ -177,9 +197,10 @@ class Prepared:
         count = 0
         for line, record in json_lines(path, Faults()):
             try:
-                yield Document(record["_id"], record["text"])
-            except KeyError as error:
-                raise DataError(f"no {error} in a document; prepare the folder again", path=path, line=line) from None
+                document = Document(_text(record["_id"]), _text(record["text"]))
+            except _MALFORMED as error:
+                raise DataError(f"no {_named(error)} in a document; {_REMEDY}", path=path, line=line) from None
+            yield document
             count += 1
         self._complete(path, count, self.info.documents)
 
@@ -197,9 +218,11 @@ class Prepared:
         count = 0
         for line, record in json_lines(path, Faults()):
             try:
-                yield example_from_record(record, texts)
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"no {error} in an example; prepare the folder again", path=path, line=line) from None
+                example = example_from_record(record, texts)
+                _check_types(example)
+            except _MALFORMED as error:
+                raise DataError(f"no {_named(error)} in an example; {_REMEDY}", path=path, line=line) from None
+            yield example
             count += 1
         self._complete(path, count, self.info.examples)
 
@@ -220,8 +243,8 @@ class Prepared:
         for line, record in json_lines(path, Faults()):
             try:
                 relevance.add(key_of_name(record["query"]), map(key_of_name, record["documents"]))
-            except (KeyError, TypeError, ValueError) as error:
-                raise DataError(f"holds no keys ({error}); prepare the folder again", path=path, line=line) from None
+            except _MALFORMED as error:
+                raise DataError(f"holds no keys ({brief(error)}); {_REMEDY}", path=path, line=line) from None
             count += 1
         self._complete(path, count, self.info.relevant)
         return relevance
@@ -245,16 +268,16 @@ def read_prepared(folder: PathLike) -> Prepared:
         The folder's content, not yet read.
 
     Raises:
-        DataError: It is no such folder, or of a format that this version does not read.
-        ConfigError: Its `prepared.json` was changed by hand and does not validate.
+        DataError: It is no such folder, or of a format that this version does not read, or does not validate.
     """
     path = Path(folder)
-    if not (path / INFO).is_file():
+    if not (path / INFO).exists():
         raise DataError(f"holds no {INFO}; give a folder that `hyperseek prepare` wrote", path=path)
-    values = read_json(path / INFO)
-    if values.get("format") != FORMAT:
-        raise DataError(f"has format {values.get('format')}, this version reads {FORMAT}; prepare it again", path=path)
-    return Prepared(path, PreparedInfo.from_mapping(values, source=str(path / INFO)))
+    values = read_json(path / INFO, "the description of prepared data", remedy=_REMEDY)
+    found = values.get("format") if isinstance(values, dict) else None
+    if found != FORMAT:
+        raise DataError(f"has format {shown(found)}, this version reads {FORMAT}; {_REMEDY}", path=path)
+    return Prepared(path, PreparedInfo.from_mapping(values, source=str(path / INFO), error=DataError))
 
 
 def read_examples(folder: PathLike) -> Iterator[TrainingExample]:
@@ -288,9 +311,46 @@ def trained_documents(source: PathLike | Mapping[str, Iterable[str]]) -> dict[st
         path = Path(source) / TRAINED if Path(source).is_dir() else Path(source)
         if not path.is_file():
             raise DataError(f"no such file; give a prepared folder or its {TRAINED}", path=path)
-        values = read_json(path)
+        values = read_json(path, "a list of documents", remedy=_REMEDY, largest=_LARGEST)
     else:
         path, values = None, source
     if not isinstance(values, Mapping) or any(isinstance(ids, str | Mapping) for ids in values.values()):
         raise DataError("must hold an object {collection: [document id, ...]}", path=path)
-    return {name: set(ids) for name, ids in values.items()}
+    try:
+        found = {name: set(ids) for name, ids in values.items()}
+    except TypeError:
+        found = {"": {None}}
+    if not all(isinstance(identity, str) for ids in found.values() for identity in ids):
+        raise DataError("must hold an object {collection: [document id, ...]}, ids being strings", path=path)
+    return found
+
+
+def _named(error: Exception) -> str:
+    """Say what a record lacks: the key, or that a value is not of the right kind."""
+    return brief(error) if isinstance(error, KeyError) else f"usable value ({brief(error)})"
+
+
+def _check_types(example: TrainingExample) -> None:
+    """Raise TypeError or ValueError where a value of an example is not of the kind that training relies on."""
+    query, items = example.query, (*example.positives, *example.negatives)
+    for text in (query.id, query.text, example.source, *example.relevant, *(item.id for item in items)):
+        _text(text)
+    _text(example.task or "")
+    _text(example.instruction or "")
+    if not isinstance(query.metadata, Mapping):
+        raise TypeError(f"metadata {shown(query.metadata)} is no object")
+    for item in items:
+        if item.score is not None and not (_is_number(item.score) and math.isfinite(item.score)):
+            raise TypeError(f"the score {shown(item.score)} is no finite number")
+        if item.grade is not None and not _is_number(item.grade):
+            raise TypeError(f"the grade {shown(item.grade)} is no number")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{shown(value)} is no string")
+    return value

@@ -3,15 +3,32 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from hyperseek._errors import DataError
-from hyperseek._files import read_json
+from pydantic import Field, field_validator
+
+from hyperseek._config import Config
+from hyperseek._files import reading
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
+
+
+class _Collection(Config, extra="ignore"):
+    fingerprint: str | None = None
+    relevant_documents_file: str
+
+    @field_validator("relevant_documents_file")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        if Path(value).is_absolute() or ".." in Path(value).parts or "\0" in value:
+            raise ValueError("it must be in the folder of the record")
+        return value
+
+
+class _Record(Config, extra="ignore"):
+    training_data: dict[str, _Collection] = Field(default_factory=dict)
 
 
 def trained_on(model: str | os.PathLike[str] | None, dataset: Dataset) -> tuple[frozenset[str] | None, tuple[str, ...]]:
@@ -41,13 +58,14 @@ def trained_on(model: str | os.PathLike[str] | None, dataset: Dataset) -> tuple[
     found: set[str] = set()
     notes = []
     for name, entry in own.items():
-        file = record_file.parent / entry["relevant_documents_file"]
+        file = record_file.parent / entry.relevant_documents_file
         if not file.is_file():
             note = f"trained on {name}, but {file} is not there: seen and unseen queries are not told apart"
             return None, (note,)
-        if entry.get("fingerprint") not in (None, dataset.fingerprint()):
+        if entry.fingerprint not in (None, dataset.fingerprint()):
             notes.append(f"trained on another version of {name}; seen documents are told by their ids")
-        found.update(file.read_text(encoding="utf-8").split("\n"))
+        with reading(file, "a list of documents", remedy="train the model anew"):
+            found.update(file.read_text(encoding="utf-8").split("\n"))
     return frozenset(found - {""}), tuple(notes)
 
 
@@ -58,22 +76,9 @@ def _record_file(model: str | os.PathLike[str] | None) -> Path | None:
     return next((file for file in candidates if file.is_file()), None)
 
 
-def _collections(record_file: Path) -> dict[str, dict[str, Any]]:
-    try:
-        record = read_json(record_file)
-    except ValueError as error:
-        raise DataError(f"is not JSON: {error}", path=record_file) from None
-    collections = record.get("training_data", {}) if isinstance(record, dict) else None
-    if not isinstance(collections, dict) or not all(
-        isinstance(entry, dict) and isinstance(entry.get("relevant_documents_file"), str)
-        for entry in collections.values()
-    ):
-        raise DataError(
-            "training_data must map each collection to a record with a relevant_documents_file; train the model anew",
-            path=record_file,
-        )
-    return collections
+def _collections(record_file: Path) -> dict[str, _Collection]:
+    return _Record.from_json(record_file, "a record of training", remedy="train the model anew").training_data
 
 
-def _is(dataset: Dataset, name: str, entry: Mapping[str, Any]) -> bool:
-    return name == dataset.name or entry.get("fingerprint") == dataset.fingerprint()
+def _is(dataset: Dataset, name: str, entry: _Collection) -> bool:
+    return name == dataset.name or entry.fingerprint == dataset.fingerprint()

@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 from sentence_transformers.sentence_transformer.modules.pooling import PoolingMode
 from torch import nn
 
-from hyperseek._config import Config
+from hyperseek._config import Config, meaningless
 from hyperseek._device import check_device
 from hyperseek._errors import ConfigError
 from hyperseek.models._load import load
@@ -73,8 +73,9 @@ class ModelConfig(Config):
         prompts: Texts put before queries and documents: `{"query": ..., "document": ...}`.
         query_length: Most tokens of a query; None takes the trunk's.
         document_length: Most tokens of a document; None takes the trunk's.
-        qnet: For the family `qnet`.
-        lorentz: For the family `lorentz`.
+        qnet: For the family `qnet`; other families do not read it, so that recipes of one base may differ in the
+            family alone.
+        lorentz: For the family `lorentz`, in the same way.
         linear: For the family `dense`: a linear map behind the trunk; None for none.
         head_from: A q-net model whose hyper-head is copied onto this trunk (the reproduction's
             `hypernetwork_checkpoint_path`).
@@ -97,6 +98,10 @@ class ModelConfig(Config):
     def _check_family(self) -> ModelConfig:
         if self.linear is not None and self.family != "dense":
             raise ValueError("a linear head needs family: dense")
+        if self.family is None:
+            given = [name for name in ("document_trunk", "pooling", "normalize") if getattr(self, name) is not None]
+            if given:
+                raise meaningless(given[0], "with a family; without one the trunk is taken as it is")
         if self.family == "lorentz" and self.document_trunk is not None:
             raise ValueError("family: lorentz lifts queries and documents of one trunk; leave document_trunk out")
         if self.head_from is not None and self.family != "qnet":

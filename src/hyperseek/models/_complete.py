@@ -84,7 +84,9 @@ def check_usable(retriever: Retriever) -> None:
                 f"the tokenizer of {retriever.source} has a token {largest}, but its encoder knows {known} tokens; "
                 f"they do not belong together"
             )
-    score = retriever.compile(["a"]).score(retriever.encode_documents(["a"]).to(retriever.device))
+    with torch.inference_mode():
+        points = retriever.points(retriever.forward(retriever.preprocess(["a"], "document"), "document"))
+        score = retriever.compile(["a"]).score(points)
     if not torch.isfinite(score).all():
         raise ModelError(f"the weights of {retriever.source} give scores that are no numbers; they are damaged")
 

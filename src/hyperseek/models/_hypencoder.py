@@ -21,11 +21,13 @@ from sentence_transformers.base.modules import Module, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
-from hyperseek._config import Config
+from hyperseek._config import Config, shown
 from hyperseek._device import check_device
 from hyperseek._errors import ModelError
 from hyperseek._files import read_json
-from hyperseek.models._load import resolve_name
+from hyperseek.models._complete import check_usable
+from hyperseek.models._load import loading, resolve_name
+from hyperseek.models._model_files import check_layers
 from hyperseek.models._padded_mean import PaddedMeanPooling
 from hyperseek.models._qnet_head import QNetHead
 from hyperseek.models._retriever import Retriever
@@ -88,19 +90,41 @@ def import_hypencoder(
     folder = Path(path)
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give the folder of a Hypencoder or BE-base checkpoint")
-    values = read_json(folder / "config.json")
+    values = read_json(folder / "config.json", "the configuration of a checkpoint", error=ModelError)
+    if not isinstance(values, dict):
+        raise ModelError(f"{folder}/config.json must hold an object, not {shown(values)}")
     if "query_encoder_kwargs" not in values and "passage_encoder_kwargs" not in values:
         raise ModelError(f"{folder}/config.json names no query_encoder_kwargs; this is not a Hypencoder checkpoint")
-    original = _Original.from_mapping(_without_nulls(values), source=str(folder / "config.json"))
+    original = _Original.from_mapping(_without_nulls(values), source=str(folder / "config.json"), error=ModelError)
     tensors = _by_side(read_weights(folder, weights), shared=original.shared_encoder)
+    with loading("a checkpoint", path, str(path)):
+        return _built(
+            folder,
+            original,
+            tensors,
+            trunk=trunk,
+            legacy_padded_mean=legacy_padded_mean,
+            lengths=(query_length, document_length),
+            device=check_device(device),
+        )
 
+
+def _built(
+    folder: Path,
+    original: _Original,
+    tensors: dict[str, dict[str, Tensor]],
+    *,
+    trunk: str | os.PathLike[str] | None,
+    legacy_padded_mean: bool,
+    lengths: tuple[int, int],
+    device: str | None,
+) -> Retriever:
     query_trunk = _trunk(folder, original.query_encoder_kwargs, trunk, tensors["query"])
     if original.shared_encoder:
         document_trunk = query_trunk
     else:
         document_trunk = _trunk(folder, original.passage_encoder_kwargs, trunk, tensors["document"])
-    query_trunk.query_length = query_length
-    document_trunk.document_length = document_length
+    query_trunk.query_length, document_trunk.document_length = lengths
     documents: list[Module] = [
         document_trunk,
         _pooling(document_trunk, original.passage_encoder_kwargs, legacy_padded_mean),
@@ -115,8 +139,10 @@ def import_hypencoder(
         if left:
             logger.warning("%s: ignored %d stray %s tensors: %s", folder, len(left), side, ", ".join(sorted(left)[:5]))
     modules = documents if queries is documents else [Router.for_query_document(queries, documents)]
-    model = SentenceTransformer(modules=list(modules), device=check_device(device), similarity_fn_name="dot")
-    return Retriever(model, source=str(folder))
+    model = SentenceTransformer(modules=list(modules), device=device, similarity_fn_name="dot")
+    retriever = Retriever(model, source=str(folder))
+    check_usable(retriever)
+    return retriever
 
 
 def _by_side(tensors: Mapping[str, Tensor], *, shared: bool) -> dict[str, dict[str, Tensor]]:
@@ -160,6 +186,7 @@ def _trunk(
     location = _trunk_location(folder, side, override)
     try:
         config = AutoConfig.from_pretrained(location)
+        check_layers(config.to_dict(), location)
         has_tokenizer = (folder / "tokenizer.json").is_file() or (folder / "vocab.txt").is_file()
         tokenizer = AutoTokenizer.from_pretrained(str(folder) if has_tokenizer else location)
     except (OSError, ValueError) as error:

@@ -18,11 +18,12 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hyperseek._config import Config
+from hyperseek._config import Config, shown
 from hyperseek._device import check_device
 from hyperseek._errors import ModelError
 from hyperseek._files import read_json
-from hyperseek.models._load import resolve_name
+from hyperseek.models._complete import check_usable
+from hyperseek.models._load import loading, resolve_name
 from hyperseek.models._lorentz_build import lorentz_model
 from hyperseek.models._lorentz_config import Distance
 from hyperseek.models._lorentz_encoder import LorentzEncoder
@@ -97,7 +98,9 @@ def is_hyprag(folder: Path) -> bool:
     path = _model_folder(folder) / "config.json"
     if not path.is_file():
         return False
-    values = read_json(path)
+    values = read_json(path, "the configuration of a checkpoint", error=ModelError)
+    if not isinstance(values, dict):
+        return False
     return "curvature_init" in values and "norm_layer" in values and values.get("model_type") != "hyte_fh"
 
 
@@ -120,14 +123,19 @@ def read_hyprag(
     folder = _model_folder(Path(path))
     if not (folder / "config.json").is_file():
         raise ModelError(f"{folder} has no config.json; give the folder of a HypRAG checkpoint")
-    try:
-        values = {key: value for key, value in read_json(folder / "config.json").items() if value is not None}
-    except ValueError as error:
-        raise ModelError(f"{folder / 'config.json'} is no JSON: {error}") from error
-    original = _Original.from_mapping(values, source=str(folder / "config.json"))
+    given = read_json(folder / "config.json", "the configuration of a checkpoint", error=ModelError)
+    if not isinstance(given, dict):
+        raise ModelError(f"{folder}/config.json must hold an object, not {shown(given)}")
+    values = {key: value for key, value in given.items() if value is not None}
+    original = _Original.from_mapping(values, source=str(folder / "config.json"), error=ModelError)
     tensors = _named(read_weights(folder, weights))
     if any(name.startswith("base_encoder.") for name in tensors):
         raise ModelError(f"{folder} holds a hybrid encoder (ELBertModel), not a fully hyperbolic one")
+    with loading("a checkpoint", path, str(path)):
+        return _read(tensors, original, folder)
+
+
+def _read(tensors: dict[str, Tensor], original: _Original, folder: Path) -> LorentzEncoder | LorentzForMaskedLM:
     radius_squared = _squared_radius(tensors, original, folder)
     tensors["curvature.log_radius_squared"] = torch.tensor(radius_squared).log()
     config = _config(original, tensors, radius_squared, folder)
@@ -178,17 +186,42 @@ def import_hyprag(
     """
     model = read_hyprag(path, weights=weights)
     encoder = model if isinstance(model, LorentzEncoder) else model.model
+    with loading("a checkpoint", path, str(path)):
+        retriever = _retriever(
+            encoder,
+            _tokenizer(_model_folder(Path(path)), tokenizer, encoder.config.vocab_size),
+            pooling=pooling,
+            distance=distance,
+            prompts={"query": query_prompt, "document": document_prompt},
+            lengths=(query_length, document_length),
+            device=check_device(device),
+            source=str(path),
+        )
+        check_usable(retriever)
+    return retriever
+
+
+def _retriever(
+    encoder: LorentzEncoder,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    pooling: PoolingName | None,
+    distance: Distance,
+    prompts: dict[str, str],
+    lengths: tuple[int | None, int | None],
+    device: str | None,
+    source: str,
+) -> Retriever:
     config = encoder.config
     pooler = encoder.pooler
     if pooler is None or (pooling is not None and pooling != pooler.pooling):
         pooler = LorentzPooler(pooling or config.pooling, config.hidden_size)
-    trunk = transformer_module(encoder, _tokenizer(_model_folder(Path(path)), tokenizer, config.vocab_size))
-    trunk.query_length = query_length or config.max_position_embeddings
-    trunk.document_length = document_length or config.max_position_embeddings
-    prompts = {"query": query_prompt, "document": document_prompt}
+    trunk = transformer_module(encoder, tokenizer)
+    trunk.query_length = lengths[0] or config.max_position_embeddings
+    trunk.document_length = lengths[1] or config.max_position_embeddings
     module = pooling_module(pooler, config.hidden_size)
-    built = lorentz_model(trunk, module, distance=distance, device=check_device(device), prompts=prompts)
-    return Retriever(built, source=str(path))
+    built = lorentz_model(trunk, module, distance=distance, device=device, prompts=prompts)
+    return Retriever(built, source=source)
 
 
 def _model_folder(folder: Path) -> Path:

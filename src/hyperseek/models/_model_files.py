@@ -138,7 +138,7 @@ class ModelFiles:
         """
         _ = self.container
         for folder in self.encoder_folders:
-            _check_layers(self.read(_CONFIG, folder), f"{self.location}/{folder}".rstrip("/"))
+            check_layers(self.read(_CONFIG, folder), f"{self.location}/{folder}".rstrip("/"))
         if os.path.isdir(self.location):
             for folder in {"", *(entry.path for entry in self.modules)}:
                 for file in sorted(Path(self.location, folder).glob("*.safetensors")):
@@ -167,7 +167,7 @@ class ModelFiles:
         return kind.from_mapping(values, source=f"{name} of {self.location}", error=ModelError)
 
 
-def _check_layers(values: Any, place: str) -> None:
+def check_layers(values: Any, place: str) -> None:
     """Raise ModelError where a configuration asks for more layers than can be built in a reasonable time."""
     if values is None:
         return
@@ -175,6 +175,6 @@ def _check_layers(values: Any, place: str) -> None:
         raise ModelError(f"config.json of {place} must hold an object, not {shown(values)}; {_REMEDY}")
     for key, value in values.items():
         if isinstance(value, dict):
-            _check_layers(value, place)
-        elif "layer" in key and isinstance(value, int | float) and value > _MOST_LAYERS:
+            check_layers(value, place)
+        elif "layer" in str(key) and isinstance(value, int | float) and value > _MOST_LAYERS:
             raise ModelError(f"config.json of {place} says {key}: {shown(value)}; it is damaged, or no encoder")

@@ -25,6 +25,7 @@ from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
 from hyperseek.models._batching import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, batches_by_tokens
 from hyperseek.models._precision import resolve_dtype
 from hyperseek.models._routes import route_width
+from hyperseek.models._saving import save_model
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space
 
 if TYPE_CHECKING:
@@ -64,6 +65,12 @@ class Retriever:
         self._compiler = getattr(self.route("query")[-1], "scorer", None)
         self._pointer = getattr(self.route("document")[-1], "points", None)
         self._flat_space = None if self._pointer else Space(self._space_kind(), route_width(self.route("document")))
+
+    def __repr__(self) -> str:
+        sides = [" → ".join(type(module).__name__ for module in self.route(side)) for side in SIDES]
+        modules = sides[0] if sides[0] == sides[1] else f"query: {sides[0]}; document: {sides[1]}"
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"{type(self).__name__}({self.source!r}, {self.space}, {count:,} parameters on {self.device}, {modules})"
 
     def _space_kind(self) -> str:
         similarity = self.model.similarity_fn_name
@@ -282,9 +289,15 @@ class Retriever:
         """Write a sentence-transformers folder that `hyperseek.load` reads.
 
         Models whose queries are vectors also load in plain sentence-transformers (with `trust_remote_code=True`
-        where a module is hyperseek's own).
+        where a module is hyperseek's own). Files of weights carry a checksum, which `hyperseek.load` looks at.
+
+        Args:
+            path: The folder; files of an earlier model in it are replaced.
+
+        Raises:
+            WriteError: The disk is full or read-only, or the folder is not ours to write to.
         """
-        self.model.save(str(path), create_model_card=False)
+        save_model(self.model, path)
         self.source = str(Path(path))
 
     def _prompt(self, side: Side) -> str:

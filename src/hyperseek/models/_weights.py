@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hyperseek._config import shown
 from hyperseek._errors import ModelError
+from hyperseek._files import reading
+from hyperseek._tensors import read_tensors
 
 _NAMES = ("model.safetensors", "dedup.safetensors", "pytorch_model.bin")
 
@@ -33,21 +35,17 @@ def read_weights(folder: Path, weights: str | os.PathLike[str] | None = None) ->
     if found is None:
         raise ModelError(f"{folder} has no weights; looked for {', '.join(path.name for path in candidates)}")
     if found.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.torch import load_file
-
-        try:
-            return dict(load_file(found))
-        except SafetensorError as error:
-            raise ModelError(f"{found} cannot be read: {error}") from error
-    try:
+        return read_tensors(found, "a file of tensors", error=ModelError)[0]
+    with reading(found, "a file of tensors", error=ModelError):
         loaded: Any = torch.load(found, map_location="cpu", weights_only=True)
-    except (EOFError, IndexError, KeyError, RuntimeError, UnpicklingError, ValueError) as error:
-        raise ModelError(f"{found} cannot be read as a file of tensors: {error}") from error
     strange = (
         [key for key, value in loaded.items() if not isinstance(value, Tensor)] if isinstance(loaded, dict) else []
     )
     if strange or not isinstance(loaded, dict):
-        what = f"{strange[0]!r} is no tensor" if strange else f"it holds a {type(loaded).__name__}"
+        what = f"{shown(strange[0])} is no tensor" if strange else f"it holds a {type(loaded).__name__}"
         raise ModelError(f"{found} is no plain file of named tensors: {what}; save the model's state_dict() alone")
-    return loaded
+    for name, tensor in loaded.items():
+        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            # Repeated by its strides, it may stand for more than any memory holds.
+            raise ModelError(f"{found} has a tensor {shown(name)} that is not stored in full")
+    return {str(name): tensor for name, tensor in loaded.items()}

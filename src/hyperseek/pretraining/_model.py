@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,6 +17,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from hyperseek._errors import ConfigError, ModelError, UnknownNameError, suggestion
 from hyperseek.models import Retriever, load, resolve_name
+from hyperseek.models._load import loading
+from hyperseek.models._model_files import ModelFiles
+from hyperseek.models._saving import move_saved
 from hyperseek.pretraining._recipe import EncoderConfig
 
 MASKED_LM = "mlm"
@@ -94,8 +98,11 @@ def save_encoder(
         ModelError: A tensor of the trained encoder did not arrive in the saved one.
     """
     weights = {name: tensor.float().cpu() for name, tensor in (state or model.state_dict()).items()}
-    model.save_pretrained(folder / MASKED_LM, state_dict=dict(weights))  # it empties what it is given
-    tokenizer.save_pretrained(folder / MASKED_LM)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
+        model.save_pretrained(temporary, state_dict=dict(weights))  # it empties what it is given
+        tokenizer.save_pretrained(temporary)
+        move_saved(Path(temporary), folder / MASKED_LM)
     # As anyone would load it; what arrives is looked at, not what was written.
     encoder = load(folder / MASKED_LM, device="cpu")
     transformer, *rest = encoder.route("document")
@@ -140,11 +147,10 @@ def _started(start: str) -> PreTrainedModel:
     # What this project wrote is an encoder with the whole model inside.
     whole = Path(folder) / MASKED_LM
     folder = str(whole) if whole.is_dir() else folder
-    try:
+    with loading("a model of masked tokens", start, folder):
+        ModelFiles(folder).check()
         config: PretrainedConfig = AutoConfig.from_pretrained(folder)
         model, found = AutoModelForMaskedLM.from_pretrained(folder, config=config, output_loading_info=True)
-    except (OSError, ValueError, KeyError) as error:
-        raise ModelError(f"cannot load a model of masked tokens from {start!r}: {error}") from error
     prefix = _encoder_prefix(model)
     lost = sorted(name for name in found["missing_keys"] if name.startswith(prefix))
     lost += sorted(str(name) for name in found["mismatched_keys"])

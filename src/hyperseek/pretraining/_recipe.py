@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hyperseek._config import Config
+from hyperseek._config import Config, meaningless
 from hyperseek._errors import ConfigError
 from hyperseek._recipes import recipe_values
 from hyperseek.training._loop_config import LoopConfig
@@ -44,7 +44,7 @@ class EncoderConfig(Config):
         config: The fields of that architecture's configuration that are not to have their defaults; null takes back
             what a base recipe names. The vocabulary's size and special tokens are the tokenizer's.
         tokenizer: Path or name; `train` makes one from the texts. None takes that of `start`.
-        vocabulary: For `tokenizer: train`.
+        vocabulary: For `tokenizer: train` only; None means the defaults.
         pooling: How the saved encoder makes one vector of a text; a `hyte_fh` encoder has its own in `config`.
     """
 
@@ -52,7 +52,7 @@ class EncoderConfig(Config):
     architecture: str | None = None
     config: Annotated[dict[str, Any], BeforeValidator(without_removed)] = Field(default_factory=dict)
     tokenizer: str | None = None
-    vocabulary: VocabularyConfig = VocabularyConfig()
+    vocabulary: VocabularyConfig | None = None
     pooling: Literal["mean", "cls", "max"] = "mean"
 
     @model_validator(mode="after")
@@ -65,6 +65,8 @@ class EncoderConfig(Config):
             raise ValueError("a new model needs a tokenizer: a path or name, or 'train' to make one from the texts")
         if self.start is not None and self.tokenizer == TRAIN_TOKENIZER:
             raise ValueError("a trained model's tokens have their meaning; with start no new tokenizer can be made")
+        if self.vocabulary is not None and self.tokenizer != TRAIN_TOKENIZER:
+            raise meaningless("vocabulary", "with tokenizer: train")
         return self
 
 
@@ -190,6 +192,12 @@ class PretrainRecipe(Config):
     train: PretrainConfig
     validation: PretrainValidationConfig = PretrainValidationConfig()
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _check_validated(self) -> Self:
+        if self.validation != PretrainValidationConfig() and not self.data.validation_share:
+            raise ValueError("validation says how to validate, and data.validation_share: 0 keeps no text for it")
+        return self
 
 
 def read_pretrain_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> PretrainRecipe:

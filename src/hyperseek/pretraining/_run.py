@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import time
@@ -275,12 +274,9 @@ def check_deepspeed(config: PretrainConfig) -> str | None:
     if config.deepspeed is None:
         return None
     path = Path(os.path.expandvars(config.deepspeed)).expanduser()
-    try:
-        values = read_json(path)
-    except FileNotFoundError:
-        raise ConfigError(f"train.deepspeed: {path}: no such file; give a DeepSpeed configuration") from None
-    except json.JSONDecodeError as error:
-        raise ConfigError(f"train.deepspeed: {path} is not valid JSON: {error}") from None
+    if not path.exists():
+        raise ConfigError(f"train.deepspeed: {path}: no such file; give a DeepSpeed configuration")
+    values = read_json(path, "a DeepSpeed configuration", error=ConfigError, remedy="correct it, or leave it out")
     if not isinstance(values, dict):
         raise ConfigError(f"train.deepspeed: {path} must hold an object, not a {type(values).__name__}")
     require("deepspeed", extra="deepspeed")

@@ -9,21 +9,22 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import shutil
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from filelock import FileLock
-from pydantic import Field
+from pydantic import Field, NonNegativeInt
 from transformers import PreTrainedTokenizerBase
 
 from hyperseek._config import Config
-from hyperseek._errors import ConfigError
-from hyperseek._files import atomic_write, read_json, write_json
+from hyperseek._errors import ConfigError, DataError
+from hyperseek._files import atomic_write, write_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._interrupt import stop_asked, stop_here
 from hyperseek._progress import progress
@@ -38,6 +39,7 @@ _LAYOUT = 1
 _INFO = "cache.json"
 _PART_TOKENS = 1 << 24
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1000, 2_000_000
+_LARGEST = 1 << 28  # bytes of the description, which holds the tokens that fill no sequence yet
 _PIECE = 200_000  # characters that are tokenised at once
 
 logger = logging.getLogger(__name__)
@@ -61,12 +63,16 @@ class CacheInfo(Config):
     """
 
     complete: bool = False
-    length: int
-    dtype: str
-    texts: int = 0
+    length: int = Field(ge=1)
+    dtype: Literal["uint16", "uint32"]
+    texts: int = Field(default=0, ge=0)
     tokens: dict[Side, int] = Field(default_factory=lambda: dict.fromkeys(SIDES, 0))
-    rows: dict[Side, list[int]] = Field(default_factory=_empty)
-    rest: dict[Side, list[int]] = Field(default_factory=_empty)
+    rows: dict[Side, list[NonNegativeInt]] = Field(default_factory=_empty)
+    rest: dict[Side, list[Annotated[int, Field(ge=0, lt=1 << 32)]]] = Field(default_factory=_empty)
+
+    def parts(self, folder: Path, side: Side) -> list[Path]:
+        """Return the files of one side."""
+        return [folder / f"{side}-{number:05d}.bin" for number in range(len(self.rows[side]))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,10 +139,11 @@ def token_cache(
     info = writer.info
     rows = {
         side: TokenRows(
-            [place / f"{side}-{number:05d}.bin" for number in range(len(info.rows[side]))],
+            info.parts(place, side),
             info.rows[side],
             length=length,
             dtype=info.dtype,
+            vocabulary=max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1),
         )
         for side in SIDES
     }
@@ -169,10 +176,8 @@ class _Writer:
         begin, end = begin_of_text(tokenizer), end_of_text(tokenizer)
         self.begin = [] if begin is None else [begin]
         self.end = [] if end is None else [end]
-        dtype = "uint16" if len(tokenizer) <= 1 << 16 else "uint32"
-        known = (folder / _INFO).is_file()
-        self.info = CacheInfo.from_mapping(
-            read_json(folder / _INFO) if known else {"length": length, "dtype": dtype}, source=str(folder / _INFO)
+        self.info = _read_info(
+            folder, CacheInfo(length=length, dtype="uint16" if len(tokenizer) <= 1 << 16 else "uint32")
         )
         self.held = {side: array("I", self.info.rest[side]) for side in SIDES}
         self.tokens = dict(self.info.tokens)
@@ -230,6 +235,29 @@ class _Writer:
         values = {"complete": complete, "texts": self.texts, "tokens": dict(self.tokens), "rows": rows}
         self.info = self.info.model_copy(update={**values, "rest": {side: list(self.held[side]) for side in SIDES}})
         write_json(self.folder / _INFO, self.info.model_dump(mode="json"))
+
+
+def _read_info(folder: Path, empty: CacheInfo) -> CacheInfo:
+    """Read how far a cache has come; one that is damaged begins anew, since all of it can be made again."""
+    if not (folder / _INFO).exists():
+        return empty
+    try:
+        info = CacheInfo.from_json(folder / _INFO, "the description of a token cache", largest=_LARGEST)
+        if (info.length, info.dtype) != (empty.length, empty.dtype) or not {*info.rows} == {*info.rest} == {
+            *info.tokens
+        } == {*SIDES}:
+            raise DataError("describes another cache", path=folder / _INFO)
+        width = np.dtype(info.dtype).itemsize * info.length
+        for side in SIDES:
+            for part, count in zip(info.parts(folder, side), info.rows[side], strict=True):
+                if not part.is_file() or part.stat().st_size != count * width:
+                    raise DataError(f"is not the {count} sequences that {_INFO} says", path=part)
+    except DataError as error:
+        logger.warning("a token cache is damaged, and made again: %s", error)
+        if (folder / _INFO).is_dir():
+            shutil.rmtree(folder / _INFO)
+        return empty
+    return info
 
 
 def _batches(texts: Iterator[str]) -> Iterator[list[str]]:

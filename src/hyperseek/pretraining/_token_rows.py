@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from hyperseek._errors import DataError
+
 
 class TokenRows:
     """All sequences of one side, in parts; each part is a file of nothing but ids.
@@ -20,10 +22,14 @@ class TokenRows:
         rows: How many sequences each holds.
         length: Tokens of a sequence.
         dtype: Number format of an id.
+        vocabulary: Ids are smaller than this.
     """
 
-    def __init__(self, parts: Sequence[Path], rows: Sequence[int], *, length: int, dtype: str) -> None:
+    def __init__(
+        self, parts: Sequence[Path], rows: Sequence[int], *, length: int, dtype: str, vocabulary: int = 1 << 32
+    ) -> None:
         self.length = length
+        self._vocabulary = vocabulary
         self._parts = [(path, count) for path, count in zip(parts, rows, strict=True) if count]
         self._ends = list(accumulate(count for _, count in self._parts))
         self._dtype = np.dtype(dtype)
@@ -33,12 +39,15 @@ class TokenRows:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, row: int) -> npt.NDArray[np.int64]:
-        """Return the ids of one sequence, `(length,)`; beyond the last row IndexError."""
+        """Return the ids of one sequence, `(length,)`; beyond the last row IndexError, DataError for a damaged one."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         part = bisect_right(self._ends, row)
         first = self._ends[part - 1] if part else 0
         ids: npt.NDArray[np.int64] = self._map(part)[row - first].astype(np.int64)
+        if ids.max() >= self._vocabulary:
+            problem = f"is damaged: it has a token {ids.max()}, but the vocabulary {self._vocabulary}"
+            raise DataError(f"{problem}; delete its folder, and it is made again", path=self._parts[part][0])
         return ids
 
     def __getstate__(self) -> dict[str, object]:

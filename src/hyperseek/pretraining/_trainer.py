@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PrinterCallback, TrainerCallback, TrainingArguments
 
-from hyperseek._files import read_json, write_json
 from hyperseek.pretraining._masking import IGNORED, MaskedRows, RowBatches, stacked
 from hyperseek.pretraining._recipe import PretrainConfig
 from hyperseek.pretraining._validation import Validate
-from hyperseek.training._callbacks import TimeLimit, Validated
+from hyperseek.training._callbacks import Reached, TimeLimit
 from hyperseek.training._clock import Clock
 from hyperseek.training._loop import EpochOfBatches, Loop
 
@@ -83,18 +82,18 @@ class MaskedTrainer(Loop):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:
-            history = [] if self.validate is None else [entry.model_dump() for entry in self.validate.history]
+            history = () if self.validate is None else tuple(self.validate.history)
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            write_json(folder / _PROGRESS, {"seconds": self.clock.seconds, "history": history})
+            Reached(seconds=self.clock.seconds, history=history).write(folder / _PROGRESS)
         super()._save_checkpoint(model, trial)
 
     def run(self, checkpoint: Path | None = None) -> Any:
         """Train, from the beginning or from a checkpoint; see `Loop.run`."""
         if checkpoint is not None:
-            progress = read_json(checkpoint / _PROGRESS)
-            self.clock.set(progress["seconds"])
+            reached = Reached.read(checkpoint / _PROGRESS)
+            self.clock.set(reached.seconds)
             if self.validate is not None:
-                self.validate.history[:] = [Validated(**entry) for entry in progress["history"]]
+                self.validate.history[:] = reached.history
         return super().run(checkpoint)
 
     def full_state(self) -> dict[str, Tensor]:

@@ -14,10 +14,12 @@ from tokenizers import models as token_models
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hyperseek._errors import ConfigError, DataError, ModelError
+from hyperseek._errors import ConfigError, DataError
+from hyperseek._files import take_umask
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.data._staging import staged_folder
 from hyperseek.models import resolve_name
+from hyperseek.models._load import loading
 from hyperseek.pretraining._recipe import TRAIN_TOKENIZER, EncoderConfig, VocabularyConfig
 from hyperseek.pretraining._texts import TextSource
 
@@ -46,13 +48,11 @@ def get_tokenizer(
         ModelError: It cannot be loaded.
     """
     if config.tokenizer == TRAIN_TOKENIZER:
-        folder = _trained(config.vocabulary, list(sources), cache)
+        folder = _trained(config.vocabulary or VocabularyConfig(), list(sources), cache)
     else:
         folder = resolve_name(str(config.tokenizer or config.start))
-    try:
+    with loading("a tokenizer", folder, folder):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"cannot load a tokenizer from {folder!r}: {error}") from error
     missing = [name for name in ("mask", "pad") if getattr(tokenizer, f"{name}_token_id") is None]
     if missing or end_of_text(tokenizer) is None:
         lacking = [f"{name}_token" for name in missing] + ([] if end_of_text(tokenizer) is not None else ["sep_token"])
@@ -96,6 +96,7 @@ def _trained(config: VocabularyConfig, sources: list[TextSource], cache: Path) -
             texts = islice((text for source in sources for text in source.read()), config.texts)
             with staged_folder(folder, overwrite=False, owned=()) as staging:
                 make_tokenizer(texts, config).save_pretrained(staging)
+                take_umask(staging)
     return str(folder)
 
 

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
-from safetensors import safe_open
-from safetensors.torch import save
+from pydantic import ConfigDict, Field
 from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hyperseek._config import Config
-from hyperseek._files import atomic_write
+from hyperseek._errors import DataError
+from hyperseek._files import reading, write_json
 from hyperseek._progress import Progress
+from hyperseek._tensors import read_tensors, write_tensors
 from hyperseek.training._clock import Clock
 from hyperseek.training._recipe import ValidationConfig
 from hyperseek.training._validation import Validator
@@ -33,10 +34,35 @@ class Validated(Config):
         eligible: Whether no set had fallen too far for this to be the best.
     """
 
-    step: int
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    step: int = Field(ge=0)
     seconds: float
     scores: dict[str, float] = Field(min_length=1)
     eligible: bool = True
+
+
+class Reached(Config):
+    """How far a run had come when a checkpoint was written.
+
+    Attributes:
+        seconds: Training time.
+        history: Validations.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    seconds: float = Field(ge=0)
+    history: tuple[Validated, ...] = ()
+
+    def write(self, path: Path) -> None:
+        """Write it into a checkpoint."""
+        write_json(path, json.loads(self.model_dump_json()))
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Read it from a checkpoint; DataError where it is damaged."""
+        return cls.from_json(path, "the progress of a checkpoint", remedy="start anew with --no-resume")
 
 
 class TimeLimit(TrainerCallback):
@@ -133,7 +159,7 @@ class KeepBest(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Validate the untrained model, unless this run was resumed."""
-        if not self.history:
+        if not any(entry.eligible for entry in self.history):
             self._validate(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -146,7 +172,7 @@ class KeepBest(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Validate the last step if that has not been done."""
-        if self.history[-1].step != state.global_step:
+        if not any(entry.eligible for entry in self.history) or self.history[-1].step != state.global_step:
             self._validate(state)
 
     @property
@@ -156,8 +182,22 @@ class KeepBest(TrainerCallback):
 
     def best_state(self) -> tuple[int, dict[str, Tensor]]:
         """Return the step of the best weights and the weights."""
-        with safe_open(self.path, framework="pt") as file:
-            return int(file.metadata()["step"]), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        tensors, metadata = read_tensors(self.path, "the best weights so far")
+        with reading(self.path, "the best weights so far"):
+            return int(metadata["step"]), tensors
+
+    def restore(self, history: Sequence[Validated]) -> None:
+        """Go on from the validations of an earlier run; where its best weights are lost, one of those to come is best.
+
+        Args:
+            history: All validations, in order.
+        """
+        self.history[:] = history
+        try:
+            self.best_state()
+        except DataError as error:
+            logger.warning("the best weights so far are lost, and those of the checkpoint measured anew: %s", error)
+            self.history[:] = [entry.model_copy(update={"eligible": False}) for entry in history]
 
     def _validate(self, state: TrainerState) -> None:
         with self.clock.paused():
@@ -169,13 +209,13 @@ class KeepBest(TrainerCallback):
             logger.info("step %d: %s %s", entry.step, self.validator.metric, scores)
             self.log({f"validation/{name}/{self.validator.metric}": score for name, score in scores.items()})
             if self.best is entry and state.is_world_process_zero:
-                tensors = {name: tensor.cpu().contiguous() for name, tensor in self._trainable_state().items()}
-                with atomic_write(self.path, "wb") as file:
-                    file.write(save(tensors, {"step": str(entry.step)}))
+                write_tensors(self.path, self._trainable_state(), {"step": str(entry.step)})
 
     def _eligible(self, scores: dict[str, float]) -> bool:
         # Where parts of what was learned are tried at the end, it is the part that must not cost too much.
-        if self.config.max_drop is None or self.config.interpolate or not self.history:
+        if self.config.max_drop is None or self.config.interpolate:
+            return True
+        if not any(entry.eligible for entry in self.history):
             return True
         start = self.history[0].scores
         return all(scores[name] >= value - self.config.max_drop for name, value in start.items())

@@ -33,10 +33,10 @@ def choose_trainable(retriever: Retriever, config: TrainConfig) -> None:
             continue
         trunk.requires_grad_(config.trunk == "full")
         if config.trunk == "last_layers":
-            for layer in _last_layers(trunk, config.last_layers):
+            for layer in _last_layers(trunk, config.last_layers or 1):
                 layer.requires_grad_(True)
         elif config.trunk == "lora":
-            _add_adapters(trunk, config.lora)
+            _add_adapters(trunk, config.lora or LoraConfig())
     # New adapters are born in training mode.
     retriever.model.eval()
     count = sum(parameter.numel() for parameter in retriever.model.parameters() if parameter.requires_grad)

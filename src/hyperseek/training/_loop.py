@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
 
+from pydantic import Field
+from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hyperseek._config import Config
+from hyperseek._errors import DataError, brief
+from hyperseek._files import reading, take_umask, write_json
+from hyperseek._fingerprint import fingerprint_file
 from hyperseek.training._clock import Clock
 from hyperseek.training._loop_config import LoopConfig
 from hyperseek.training._schedule import learning_rate_factor
+
+_FILES = "files.json"
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +60,13 @@ class Loop(Trainer):
                 return self.state
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         return self.state
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        super()._save_checkpoint(model, trial)
+        # Every process has written something of its own.
+        self.accelerator.wait_for_everyone()
+        if self.args.should_save:
+            finish_checkpoint(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """Return the loader of our batches, shared out between processes."""
@@ -106,8 +120,23 @@ class EpochOfBatches(TrainerCallback):
         self.batches.set_epoch(int(state.epoch or 0))
 
 
+class _Files(Config):
+    """What a checkpoint holds: the checksum of each file, by its path inside."""
+
+    checksums: dict[str, str] = Field(min_length=1)
+
+
+def finish_checkpoint(folder: Path) -> None:
+    """Say what a checkpoint consists of; written last, it also tells a whole one from one that a kill cut short."""
+    take_umask(folder)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILES)
+    write_json(
+        folder / _FILES, {"checksums": {str(path.relative_to(folder)): fingerprint_file(path) for path in files}}
+    )
+
+
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest complete checkpoint, and delete those that a kill left incomplete.
+    """Return the newest whole checkpoint, and delete those that are newer: cut short by a kill, or damaged since.
 
     Args:
         folder: Where checkpoints are.
@@ -115,14 +144,29 @@ def last_checkpoint(folder: Path) -> Path | None:
     Returns:
         Its path, or None if there is none.
     """
-    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
-    for path in found:
-        try:
-            # The trainer writes this file last.
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError):
-            logger.info("deleting the incomplete checkpoint %s", path)
+    found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
+    for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
+        problem = _problem(path)
+        if problem is None:
+            return path
+        logger.warning("passing over the checkpoint %s, and deleting it: %s", path, problem)
+        if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
-            return path
+            path.unlink(missing_ok=True)
+    return None
+
+
+def _problem(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint; None for a whole one."""
+    if not (checkpoint / _FILES).exists():
+        return "it was not finished"
+    try:
+        files = _Files.from_json(checkpoint / _FILES, "the list of a checkpoint's files")
+        for name, checksum in files.checksums.items():
+            with reading(checkpoint / name, "a file of a checkpoint"):
+                if fingerprint_file(checkpoint / name) != checksum:
+                    return f"its file {name} is damaged"
+    except DataError as error:
+        return brief(error)
     return None

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hyperseek._config import Config
+from hyperseek._config import Config, meaningless
 from hyperseek._errors import ConfigError
 from hyperseek._recipes import recipe_values
 from hyperseek.data import PrepareOptions
@@ -71,6 +71,14 @@ class DataConfig(Config):
     extra_documents: int = Field(default=0, ge=0)
     extra_from: Literal["examples", "corpus"] = "examples"
 
+    @model_validator(mode="after")
+    def _check_extra(self) -> Self:
+        if self.extra_from != "examples" and not self.extra_documents:
+            raise ValueError(
+                f"extra_from: {self.extra_from} says where extra_documents are drawn, which is 0; raise it"
+            )
+        return self
+
 
 class LoraConfig(Config):
     """Low-rank adapters on the trunk, merged into it at the end.
@@ -120,8 +128,8 @@ class TrainConfig(LoopConfig):
             `last_layers`, `lora` adapters on it.
         sides: Which trunks `trunk` is about. `query` leaves documents, and with them every index, as they are; the
             model then needs a trunk of its own for documents (`model.document_trunk`).
-        last_layers: How many, for `trunk: last_layers`.
-        lora: The adapters, for `trunk: lora`.
+        last_layers: How many, for `trunk: last_layers` only; None means 1.
+        lora: The adapters, for `trunk: lora` only; None means the defaults.
         mini_batch: Texts that go through the model at once; None means all of a batch. Smaller ones bound memory
             and change no gradient, at the price of a second forward pass. (In-batch negatives do not cross the
             batches of `gradient_accumulation`.)
@@ -130,10 +138,22 @@ class TrainConfig(LoopConfig):
 
     trunk: Literal["frozen", "full", "last_layers", "lora"] = "frozen"
     sides: Literal["both", "query"] = "both"
-    last_layers: int = Field(default=1, ge=1)
-    lora: LoraConfig = LoraConfig()
+    last_layers: int | None = Field(default=None, ge=1)
+    lora: LoraConfig | None = None
     mini_batch: int | None = Field(default=None, ge=1)
     cache: CacheConfig = CacheConfig()
+
+    @model_validator(mode="after")
+    def _check_trunk(self) -> Self:
+        if self.last_layers is not None and self.trunk != "last_layers":
+            raise meaningless("last_layers", f"with trunk: last_layers, not {self.trunk}")
+        if self.lora is not None and self.trunk != "lora":
+            raise meaningless("lora", f"with trunk: lora, not {self.trunk}")
+        if self.sides == "query" and self.trunk == "frozen":
+            raise ValueError("sides: query says which trunks are trained, and trunk: frozen trains none; leave it out")
+        if self.cache.indexes and not self.cache.enabled:
+            raise meaningless("cache.indexes", "where cache.enabled is true")
+        return self
 
 
 class DevSetConfig(Config):
@@ -160,7 +180,7 @@ class ValidationConfig(Config):
     sets here that are not trained on, so that losses elsewhere count.
 
     Attributes:
-        sets: Dev sets by a name of your choice; none for no validation.
+        sets: Dev sets by a name of your choice; none for no validation, whatever the section says besides.
         metric: `nDCG@K`, `RR@K` or `R@K`.
         every: Steps between validations; None only validates before and after.
         patience: Stop after so many validations without a new best; None for never.
@@ -175,6 +195,12 @@ class ValidationConfig(Config):
     patience: int | None = Field(default=None, ge=1)
     max_drop: float | None = Field(default=None, ge=0)
     interpolate: tuple[float, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_patience(self) -> Self:
+        if self.patience is not None and self.every is None:
+            raise meaningless("patience", "where every says how often to validate")
+        return self
 
     @model_validator(mode="after")
     def _check_interpolation(self) -> Self:
@@ -217,6 +243,15 @@ class Recipe(Config):
     train: TrainConfig
     validation: ValidationConfig = ValidationConfig()
     output: OutputConfig = OutputConfig()
+
+    @model_validator(mode="after")
+    def _check_anchored(self) -> Self:
+        asked = [name for name, source in self.data.sources.items() if source.anchor_only]
+        if asked and self.losses.anchor is None:
+            raise ValueError(
+                f"the source {asked[0]!r} is anchor_only, and without losses.anchor nothing would be learned from it"
+            )
+        return self
 
 
 def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Recipe:

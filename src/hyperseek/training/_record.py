@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
-from pydantic import Field
+from pydantic import ConfigDict, Field, model_validator
 
 from hyperseek._config import Config
 from hyperseek._errors import ConfigError
-from hyperseek._files import atomic_write, read_json, write_json
+from hyperseek._files import atomic_write, write_json
 from hyperseek._versions import installed_versions
 from hyperseek.training._callbacks import Validated
 from hyperseek.training._sources import Trained
@@ -47,6 +48,7 @@ class RunRecord(Config):
         data_fingerprint: Of all examples and documents; in pre-training of all token sequences.
         parameters: How many were trained.
         steps: Optimiser steps done.
+        changed: Whether a weight of the model that was kept is another than at the start.
         seconds: Wall time of each part of the run; `training` is the recipe's clock.
         metric: What validation measured.
         validation: Every validation, the untrained model first.
@@ -58,6 +60,8 @@ class RunRecord(Config):
         hardware: Processor, cores, threads, GPU.
     """
 
+    model_config = ConfigDict(ser_json_inf_nan="strings")  # a run that diverged has scores that JSON has no word for
+
     status: Literal["running", "finished"]
     recipe: dict[str, Any]
     seed: int
@@ -67,6 +71,7 @@ class RunRecord(Config):
     data_fingerprint: str | None = None
     parameters: int = 0
     steps: int = 0
+    changed: bool = True
     seconds: dict[str, float] = Field(default_factory=dict)
     metric: str | None = None
     validation: tuple[Validated, ...] = ()
@@ -77,6 +82,16 @@ class RunRecord(Config):
     versions: dict[str, str] = Field(default_factory=dict)
     hardware: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="after")
+    def _check_alike(self) -> Self:
+        measured = {frozenset(entry.scores) for entry in self.validation}
+        measured |= {frozenset(scores) for scores in self.interpolation.values()}
+        if len(measured) > 1:
+            raise ValueError("its validations did not measure the same sets")
+        if self.share is not None and str(self.share) not in self.interpolation:
+            raise ValueError(f"it says nothing of the share {self.share} that was kept")
+        return self
+
     @property
     def final_scores(self) -> dict[str, float]:
         """Dev scores of the model that was kept, and their `mean`; empty without validation."""
@@ -86,14 +101,14 @@ class RunRecord(Config):
 
     def write(self, folder: Path) -> None:
         """Write `run.json` into a folder."""
-        write_json(folder / RECORD, self.model_dump(mode="json"))
+        write_json(folder / RECORD, json.loads(self.model_dump_json()))
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """Return the record of an earlier run in a folder, or None if there is none."""
-    if not (folder / RECORD).is_file():
+    """Return the record of an earlier run in a folder, or None if there is none; DataError where it is damaged."""
+    if not (folder / RECORD).exists():
         return None
-    return RunRecord.from_mapping(read_json(folder / RECORD), source=str(folder / RECORD))
+    return RunRecord.from_json(folder / RECORD, "a record of training", remedy="train anew with --no-resume")
 
 
 def run_folder(place: str | os.PathLike[str] | None) -> Path:
@@ -133,13 +148,17 @@ def earlier_run(recipe: Config, folder: Path, *, resume: bool) -> RunRecord | No
 
 def check_same(record: RunRecord, recipe: Config, folder: Path) -> None:
     """Raise ConfigError unless an earlier run's recipe is this one, apart from limits, logging and places."""
-    ours, theirs = _essential(recipe), _essential(type(recipe).from_mapping(record.recipe, source=str(folder / RECORD)))
+    advice = "choose another --output, or pass --no-resume to replace it"
+    try:
+        earlier = type(recipe).from_mapping(record.recipe)
+    except ConfigError as error:
+        raise ConfigError(
+            f"{folder} holds a run of a recipe that is none for this version; {advice} ({error})"
+        ) from None
+    ours, theirs = _essential(recipe), _essential(earlier)
     differing = [field for name, value in ours.items() for field in _differing(name, value, theirs[name])]
     if differing:
-        raise ConfigError(
-            f"{folder} holds a run of another recipe (they differ in: {', '.join(differing)}); "
-            f"choose another --output, or pass --no-resume to replace it"
-        )
+        raise ConfigError(f"{folder} holds a run of another recipe (they differ in: {', '.join(differing)}); {advice}")
 
 
 def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[str, dict[str, Any]]:

@@ -141,6 +141,9 @@ class _Run:
             share, tried = self._interpolate(trainer, start, best_step)
         self.seconds["training"] = trainer.clock.seconds
         if trainer.is_world_process_zero():
+            changed = _differs(trainer.module.trainable_state(), start) and share != 0
+            if not changed:
+                logger.warning("%s: this run changed nothing: %s", self.folder, _reason(steps, best_step))
             saved = self._save(retriever)
             seen = self._used(training_set, batches, steps)
             trained = {name: entry.restricted(seen) for name, entry in read.trained.items()}
@@ -151,6 +154,7 @@ class _Run:
                     "steps": steps,
                     "training_data": write_training_data(self.folder, {n: t for n, t in trained.items() if t.examples}),
                     "sources": ended(uses, training_set, seen.examples),
+                    "changed": changed,
                     "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
                     "metric": recipe.validation.metric if dev_sets else None,
                     "validation": () if trainer.keeper is None else tuple(trainer.keeper.history),
@@ -235,6 +239,11 @@ class _Run:
         if trainer.keeper is None:
             return None
         step, state = trainer.keeper.best_state()
+        if step not in {entry.step for entry in trainer.keeper.history}:
+            logger.warning(
+                "the best weights on disk are of step %d, which this run did not reach: keeping the last", step
+            )
+            return trainer.keeper.history[-1].step
         trainer.module.load_trainable_state(state)
         logger.info("keeping the weights of step %d", step)
         return step
@@ -270,6 +279,18 @@ class _Run:
 
 def _processes() -> int:
     return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def _differs(state: dict[str, Tensor], start: dict[str, Tensor]) -> bool:
+    return any(not tensor.equal(start[name]) for name, tensor in state.items())
+
+
+def _reason(steps: int, best_step: int | None) -> str:
+    if not steps:
+        return "no step was taken; raise train.max_steps, epochs or max_seconds"
+    if best_step == 0:
+        return "no validation was better than that of the untrained model, whose weights are kept"
+    return "the weights are what they were; look at train.learning_rate and at what of the model is trained"
 
 
 def _sides(retriever: Retriever, recipe: Recipe, *, needs_base: bool) -> dict[Side, SideFeatures]:

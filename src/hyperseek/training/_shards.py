@@ -9,6 +9,7 @@ Shapes: `N` texts, `T` tokens of all texts of a shard together, `m` token width,
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import time
 import uuid
@@ -19,9 +20,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperseek._errors import DataError
+from hyperseek._tensors import read_array
+
 _KEY_BYTES = 16
 _DAY = 86400  # seconds
 _Array = NDArray[np.floating]
+
+logger = logging.getLogger(__name__)
 
 
 def text_key(text: str) -> bytes:
@@ -45,6 +51,12 @@ class Shard:
     tokens: _Array | None = None
     offsets: NDArray[np.int64] | None = None
 
+    def is_like(self, other: Shard) -> bool:
+        """Return whether another shard has the same parts, of the same widths."""
+        return [None if part is None else part.shape[1:] for part in (self.vectors, self.tokens)] == [
+            None if part is None else part.shape[1:] for part in (other.vectors, other.tokens)
+        ]
+
     def write(self, folder: Path) -> Path:
         """Write the shard under a new name inside `folder`; it appears all at once."""
         name = f"shard-{uuid.uuid4().hex}"
@@ -59,14 +71,21 @@ class Shard:
 
     @classmethod
     def read(cls, folder: Path) -> Shard:
-        """Map a written shard into memory."""
-        keys = np.load(folder / "keys.npy").tobytes()
-        parts = {
-            part: _mapped(folder / f"{part}.npy") if (folder / f"{part}.npy").exists() else None
-            for part in ("vectors", "tokens", "offsets")
-        }
-        names = [keys[start : start + _KEY_BYTES] for start in range(0, len(keys), _KEY_BYTES)]
-        return cls(names, parts["vectors"], parts["tokens"], parts["offsets"])
+        """Map a written shard into memory; DataError where its parts cannot be read or do not fit each other."""
+        keys = read_array(folder / "keys.npy", kinds="u", dimensions=2)
+        vectors, tokens = _mapped(folder / "vectors.npy", "f", 2), _mapped(folder / "tokens.npy", "f", 2)
+        offsets = _mapped(folder / "offsets.npy", "i", 1)
+        whole = keys.dtype == np.uint8 and keys.shape[1] == _KEY_BYTES and (tokens is None) == (offsets is None)
+        whole &= vectors is None or len(vectors) == len(keys)
+        if tokens is not None and offsets is not None:
+            ends = [0, *offsets.tolist()]
+            whole &= len(offsets) == len(keys) + 1 and ends == sorted(ends) and ends[:2] == [0, 0]
+            whole &= ends[-1] == len(tokens)
+        if not whole or (vectors is None and tokens is None):
+            raise DataError("holds parts that do not fit each other", path=folder)
+        content = keys.tobytes()
+        names = [content[start : start + _KEY_BYTES] for start in range(0, len(content), _KEY_BYTES)]
+        return cls(names, vectors, tokens, offsets)
 
 
 class ShardStore:
@@ -124,16 +143,26 @@ class ShardStore:
         return states
 
     def _add(self, path: Path) -> None:
-        shard = Shard.read(path)
+        try:
+            shard = Shard.read(path)
+            if self._shards and not self._shards[0].is_like(shard):
+                raise DataError("holds other parts than the shards beside it", path=path)
+        except DataError as error:
+            # Everything in a cache can be computed again.
+            logger.warning("a part of a cache is damaged and deleted, what it held is computed again: %s", error)
+            shutil.rmtree(path, ignore_errors=True)
+            return
         for row, key in enumerate(shard.keys):
             self._rows.setdefault(key, (len(self._shards), row))
         self._shards.append(shard)
         self._names.add(path.name)
 
 
-def _mapped(path: Path) -> NDArray:  # type: ignore[type-arg]
+def _mapped(path: Path, kind: str, dimensions: int) -> NDArray | None:  # type: ignore[type-arg]
+    if not path.exists():
+        return None
     # The plain view still reads from the file, and slices many times faster than numpy.memmap.
-    mapped: NDArray = np.load(path, mmap_mode="r").view(np.ndarray)  # type: ignore[type-arg]
+    mapped: NDArray = read_array(path, kinds=kind, dimensions=dimensions).view(np.ndarray)  # type: ignore[type-arg]
     return mapped
 
 

@@ -7,14 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-from safetensors.torch import load_file, save
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hyperseek._errors import ModelError
-from hyperseek._files import atomic_write, read_json, write_json
-from hyperseek.training._callbacks import KeepBest, TimeLimit, Validated
+from hyperseek._tensors import read_tensors, write_tensors
+from hyperseek.training._callbacks import KeepBest, Reached, TimeLimit
 from hyperseek.training._clock import Clock
 from hyperseek.training._collate import Collator
 from hyperseek.training._epoch_batches import EpochBatches
@@ -102,25 +101,23 @@ class RetrieverTrainer(Loop, SentenceTransformerTrainer):
 
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
-        tensors = {name: tensor.cpu().contiguous() for name, tensor in self.module.trainable_state().items()}
-        with atomic_write(folder / _WEIGHTS, "wb") as file:
-            file.write(save(tensors))
-        history = [] if self.keeper is None else [entry.model_dump() for entry in self.keeper.history]
-        write_json(folder / _PROGRESS, {"seconds": self.clock.seconds, "history": history})
+        write_tensors(folder / _WEIGHTS, self.module.trainable_state())
+        history = () if self.keeper is None else tuple(self.keeper.history)
+        Reached(seconds=self.clock.seconds, history=history).write(folder / _PROGRESS)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
         try:
-            self.module.load_trainable_state(load_file(folder / _WEIGHTS))
+            self.module.load_trainable_state(read_tensors(folder / _WEIGHTS, "the weights of a checkpoint")[0])
         except (KeyError, RuntimeError) as error:
             raise ModelError(
                 f"the checkpoint {folder} is of another model ({error}); "
                 f"use the recipe it was made with, or start anew with --no-resume"
             ) from error
-        progress = read_json(folder / _PROGRESS)
-        self.clock.set(progress["seconds"])
+        reached = Reached.read(folder / _PROGRESS)
+        self.clock.set(reached.seconds)
         if self.keeper is not None:
-            self.keeper.history[:] = [Validated(**entry) for entry in progress["history"]]
+            self.keeper.restore(reached.history)
 
 
 class _SharedLosses(TrainerCallback):

@@ -1,0 +1,108 @@
+"""A setting that nothing would read is an error, and null takes back what a base says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hyperseek import HyperseekError
+from hyperseek.pretraining import PretrainRecipe
+from hyperseek.training import Recipe, list_recipes, read_recipe
+
+SMALL: dict[str, Any] = {
+    "model": {"trunk": "minilm"},
+    "data": {"sources": {"a": {"source": "a:train"}}},
+    "losses": {"contrastive": {}},
+    "train": {"max_steps": 1},
+}
+MASKED: dict[str, Any] = {
+    "model": {"architecture": "bert", "tokenizer": "somewhere"},
+    "data": {"sources": {"a": {"source": "a.txt"}}},
+    "train": {"max_steps": 1},
+}
+
+
+def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: merged(values.get(key, {}), changes[key]) if isinstance(changes.get(key), dict) else changes.get(key, old)
+        for key, old in {**changes, **values}.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": {"lora": {"rank": 4}}}, "lora means something only with trunk: lora, not frozen.*'lora: null'"),
+        ({"train": {"lora": {}, "trunk": "full"}}, "lora means something only with trunk: lora, not full"),
+        ({"train": {"last_layers": 1}}, "last_layers means something only with trunk: last_layers, not frozen"),
+        ({"train": {"last_layers": 2, "trunk": "lora"}}, "last_layers means something only"),
+        ({"train": {"sides": "query"}}, "sides: query .* trunk: frozen trains none"),
+        ({"train": {"cache": {"indexes": ["a"], "enabled": False}}}, "cache.indexes means something only"),
+        ({"data": {"extra_from": "corpus"}}, "extra_from: corpus"),
+        ({"data": {"sources": {"a": {"source": "a", "anchor_only": True}}}}, "'a' is anchor_only, and without"),
+        ({"validation": {"patience": 2, "sets": {"a": {"source": "a:dev"}}}}, "patience means something only"),
+        ({"model": {"pooling": "mean"}}, "pooling means something only with a family"),
+        ({"model": {"document_trunk": "minilm"}}, "document_trunk means something only with a family"),
+        ({"model": {"normalize": False}}, "normalize means something only with a family"),
+    ],
+)
+def test_training(changes: dict[str, Any], message: str) -> None:
+    Recipe.from_mapping(SMALL)
+    with pytest.raises(HyperseekError, match=message):
+        Recipe.from_mapping(merged(SMALL, changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"vocabulary": {"size": 100}}}, "vocabulary means something only with tokenizer: train"),
+        ({"data": {"validation_share": 0}, "validation": {"every": 2}}, "validation_share: 0 keeps no text"),
+    ],
+)
+def test_pretraining(changes: dict[str, Any], message: str) -> None:
+    PretrainRecipe.from_mapping(MASKED)
+    with pytest.raises(HyperseekError, match=message):
+        PretrainRecipe.from_mapping(merged(MASKED, changes))
+
+
+def test_null_takes_back_and_names_are_bases(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: dense-minilm-lora\ntrain: {trunk: full, lora: null}\n")
+    recipe = read_recipe(tmp_path / "mine.yaml")
+    assert (recipe.train.trunk, recipe.train.lora) == ("full", None)
+    assert recipe.data == read_recipe("dense-minilm-lora").data
+    assert Recipe.from_mapping(recipe.model_dump(mode="json")) == recipe
+    # A file beside the recipe goes before a name.
+    (tmp_path / "dense-minilm-lora").write_text("base: nowhere\n")
+    with pytest.raises(
+        HyperseekError, match=r"base: there is no file .*nowhere, and unknown recipe 'nowhere'.*known: "
+    ):
+        read_recipe(tmp_path / "mine.yaml")
+    for number in range(30):
+        (tmp_path / f"{number}.yaml").write_text(f"base: {number + 1}.yaml\n")
+    with pytest.raises(HyperseekError, match="more than 20 recipes"):
+        read_recipe(tmp_path / "0.yaml")
+
+
+def test_recipes_are_listed_with_what_they_are() -> None:
+    found = list_recipes()
+    assert list(found) == sorted(found)
+    assert found["qnet-minilm-pydocs"].endswith(".")
+    assert all(found.values())
+
+
+def test_a_run_that_changed_nothing_says_so(
+    make_recipe: Callable[..., Recipe], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    from hyperseek.training import train
+
+    record = train(
+        make_recipe(train={"learning_rate": 1e-60, "max_steps": 1, "save_every": None}), output=tmp_path / "a"
+    )
+    assert not record.changed
+    assert "changed nothing" in caplog.text
+    caplog.clear()
+    assert train(make_recipe(train={"max_steps": 1, "save_every": None}), output=tmp_path / "b").changed
+    assert "changed nothing" not in caplog.text
