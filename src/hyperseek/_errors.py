@@ -21,10 +21,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import re
 from collections.abc import Iterable
 from types import ModuleType
 
 _LONGEST_NAME = 100  # characters of a given name that a message repeats
+
+
+_SOURCE = re.compile(r"(, | at | in )?\S*[/\\]\S+\.(rs|c|cc|cpp|h|hpp)(:\d+)+")
 
 
 class HyperseekError(Exception):
@@ -62,13 +66,15 @@ class UnknownNameError(InputError, LookupError):
         kind: What the name should have been a name of, as in "loss".
         name: The name that was given.
         known: The names that exist.
+        hint: What to do where there are none.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
         self.name = name
         self.known = sorted(known)
         short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
-        super().__init__(f"unknown {kind} {short!r}{suggestion(name, self.known)}; known: {', '.join(self.known)}")
+        names = f"known: {', '.join(self.known)}" if self.known else hint or "there are none"
+        super().__init__(f"unknown {kind} {short!r}{suggestion(name, self.known)}; {names}")
 
 
 class ModelError(HyperseekError):
@@ -104,9 +110,12 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def brief(error: BaseException, longest: int = 300) -> str:
-    """Return the first line of a foreign error's message, shortened to `longest` characters, for use in ours."""
+    """Return the first line of a foreign error's message, shortened to `longest` characters, for use in ours.
+
+    Where in its own source code a library was is left out: it says nothing about what the user did.
+    """
     lines = str(error).strip().splitlines()
-    text = lines[0] if lines else type(error).__name__
+    text = _SOURCE.sub("", lines[0] if lines else type(error).__name__)
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 

@@ -65,7 +65,7 @@ def reading(
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Report a disk that is full, read-only or not ours to write to as `WriteError`, naming `path`.
+    """Report a disk that is full, read-only, broken or not ours to write to as `WriteError`, naming `path`.
 
     Args:
         path: The file or folder that the block writes.
@@ -83,6 +83,10 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         text = f"{cause.strerror or ''} {cause}".lower()
         if cause.errno in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "quota exceeded" in text:
             advice = "the disk is full; make room, then run the same command again"
+        elif cause.errno == errno.EFBIG or "file too large" in text:
+            advice = "the file would be larger than is allowed here (ulimit -f, or the file system's own limit)"
+        elif cause.errno == errno.EIO or "input/output error" in text:
+            advice = "the disk reports an error; choose another place, and look after the disk"
         elif cause.errno == errno.EROFS or "read-only file system" in text:
             advice = "the file system is read-only; choose another place"
         elif cause.errno in (errno.EACCES, errno.EPERM) or "permission denied" in text:

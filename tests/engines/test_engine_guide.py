@@ -25,10 +25,12 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     client = Client(location=":memory:")
 
     def connect(config: QdrantConfig) -> QdrantClient:
-        assert config.url == "http://localhost:6333"
+        assert config.server
+        assert _qdrant.named_server() == ("http://localhost:6333", None)
         return client
 
     monkeypatch.setattr(_qdrant, "connect", connect)
+    monkeypatch.setattr(_qdrant, "_named", None)  # is restored afterwards
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
     for snippet in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL):

@@ -132,7 +132,7 @@ def test_estimates_grow_with_the_collection() -> None:
         assert large.seconds is not None
         assert small.seconds is not None
         assert large.seconds > small.seconds
-    server = estimate_engine(parse_engine({"kind": "qdrant", "url": "http://a"}), count=10**6, dimension=64)
+    server = estimate_engine(parse_engine({"kind": "qdrant", "server": True}), count=10**6, dimension=64)
     assert server.seconds is None
     assert server.disk_bytes == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError, StoreError
-from hyperseek.engines import Engine, QdrantConfig, _qdrant, build_engine, open_engine
+from hyperseek._errors import ConfigError, InputError, StoreError
+from hyperseek.engines import Engine, QdrantConfig, _qdrant, build_engine, open_engine, parse_engine, use_qdrant
 
 Build = Callable[..., Engine]
 Oracle = Callable[..., tuple[Tensor, Tensor]]
-SERVER = {"url": "http://qdrant.example:6333", "collection": "nouns"}
+SERVER = {"server": True, "collection": "nouns"}
 
 
 class Server:
@@ -105,23 +106,61 @@ def test_a_failed_build_leaves_no_collection(server: Server, vectors: Tensor, tm
     assert server.names == []
 
 
-def test_a_server_that_does_not_answer_is_named(vectors: Tensor, tmp_path: Path) -> None:
-    config = QdrantConfig(url="http://localhost:1")
+def test_a_server_that_does_not_answer_is_named(
+    vectors: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HYPERSEEK_QDRANT_URL", "http://localhost:1")
     with pytest.raises(StoreError, match="Qdrant at http://localhost:1 did not do what was asked"):
-        build_engine(tmp_path / "a", [vectors], config, metric="l2", count=200, dimension=6)
+        build_engine(tmp_path / "a", [vectors], QdrantConfig(), metric="l2", count=200, dimension=6)
     assert not (tmp_path / "a").exists()
 
 
-def test_the_key_is_read_from_the_environment_and_written_nowhere(
-    monkeypatch: pytest.MonkeyPatch, vectors: Tensor
-) -> None:
-    config = QdrantConfig(url="https://qdrant.example", api_key_variable="QDRANT_TEST_KEY")
-    monkeypatch.delenv("QDRANT_TEST_KEY", raising=False)
-    with pytest.raises(InputError, match="QDRANT_TEST_KEY, for the key of Qdrant, is not set"):
+def test_server_and_key_come_from_the_caller_or_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = QdrantConfig(server=True)
+    monkeypatch.delenv("HYPERSEEK_QDRANT_URL", raising=False)
+    with pytest.raises(StoreError, match=r"set HYPERSEEK_QDRANT_URL .* or call hyperseek.engines.use_qdrant"):
         _qdrant.connect(config)
-    monkeypatch.setenv("QDRANT_TEST_KEY", "a-secret")
+    monkeypatch.setenv("HYPERSEEK_QDRANT_URL", "https://qdrant.example")
+    monkeypatch.setenv("HYPERSEEK_QDRANT_API_KEY", "a-secret")
     assert _qdrant.connect(config).init_options["api_key"] == "a-secret"
-    assert "a-secret" not in config.model_dump_json()
+    monkeypatch.setattr(_qdrant, "_named", None)
+    use_qdrant("https://other.example", api_key="another")
+    assert _qdrant.connect(config).init_options["url"] == "https://other.example"
+    assert _qdrant.connect(config).init_options["api_key"] == "another"
+    use_qdrant("https://other.example")
+    assert _qdrant.connect(config).init_options["api_key"] is None  # no server gets the key of another
+    use_qdrant(None)
+    assert _qdrant.connect(config).init_options["url"] == "https://qdrant.example"
+
+
+@pytest.mark.parametrize("values", [{"url": "http://evil.example"}, {"api_key_variable": "AWS_SECRET_ACCESS_KEY"}])
+def test_a_folder_names_neither_servers_nor_secrets(
+    values: dict[str, str], vectors: Tensor, tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ConfigError, match="no part of an engine"):
+        parse_engine({"kind": "qdrant", **values})
+    build(tmp_path / "a", vectors, "qdrant", "l2")
+    description = json.loads((tmp_path / "a" / "engine.json").read_text())
+    del description["checksum"]
+    description["config"] |= values
+    (tmp_path / "a" / "engine.json").write_text(json.dumps(description))
+    monkeypatch.setattr(_qdrant, "connect", lambda config: pytest.fail("a server was asked"))
+    with pytest.raises(StoreError, match="no part of an engine"):
+        open_engine(tmp_path / "a")
+
+
+def test_a_folder_names_only_collections_that_engines_make(
+    server: Server, vectors: Tensor, tmp_path: Path, build: Build
+) -> None:
+    build(tmp_path / "a", vectors, "qdrant", "l2", **SERVER)
+    server.client.create_collection("payroll", vectors_config={})
+    description = json.loads((tmp_path / "a" / "engine.json").read_text())
+    del description["checksum"]
+    description["details"]["collection"] = "payroll"
+    (tmp_path / "a" / "engine.json").write_text(json.dumps(description))
+    with pytest.raises(StoreError, match="'payroll', which is no collection that an engine makes"):
+        open_engine(tmp_path / "a")
+    assert "payroll" in server.names
 
 
 def test_without_a_server_vectors_lie_in_a_plain_file(vectors: Tensor, tmp_path: Path, build: Build) -> None:

@@ -234,10 +234,15 @@ def test_opening_damaged_graphs(tmp_path):
     with pytest.raises(StoreError, match="cannot be read"):
         NeighbourGraph.open(tmp_path)
     np.save(tmp_path / "neighbours.npy", np.zeros((20, 4), dtype=np.int32))
+    with pytest.raises(StoreError, match="it has 448 bytes and was written with 368"):
+        NeighbourGraph.open(tmp_path)
+    description = json.loads((tmp_path / "graph.json").read_text())
+    del description["files"], description["checksum"]  # as earlier versions wrote it
+    (tmp_path / "graph.json").write_text(json.dumps(description))
     with pytest.raises(StoreError, match=r"should be int32 of shape \(20, 3\)"):
         NeighbourGraph.open(tmp_path)
     (tmp_path / "graph.json").write_text("{")
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match="is damaged, or is not the description of a graph"):
         NeighbourGraph.open(tmp_path)
 
 

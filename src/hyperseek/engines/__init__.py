@@ -17,6 +17,7 @@ from hyperseek.engines._configs import (
 )
 from hyperseek.engines._engine import LONGEST, Engine
 from hyperseek.engines._estimate import EngineEstimate, estimate_engine
+from hyperseek.engines._qdrant import use_qdrant
 
 __all__ = [
     "LONGEST",
@@ -34,5 +35,6 @@ __all__ = [
     "estimate_engine",
     "open_engine",
     "parse_engine",
+    "use_qdrant",
     "what_fits",
 ]

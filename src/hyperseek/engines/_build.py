@@ -9,13 +9,13 @@ from pathlib import Path
 from torch import Tensor
 
 from hyperseek._errors import InputError, StoreError
-from hyperseek.engines._configs import KINDS, AnyEngineConfig
+from hyperseek.engines._configs import KINDS, AnyEngineConfig, QdrantConfig
 from hyperseek.engines._engine import Engine, read_info
 from hyperseek.engines._estimate import estimate_engine
 from hyperseek.engines._faiss_hnsw import HnswEngine
 from hyperseek.engines._faiss_ivf import IvfEngine
 from hyperseek.engines._lance import LanceEngine
-from hyperseek.engines._qdrant import QdrantEngine
+from hyperseek.engines._qdrant import QdrantEngine, named_server
 from hyperseek.engines._scan import ScanEngine
 from hyperseek.scoring._geometries import Metric
 
@@ -69,6 +69,8 @@ def build_engine(
         )
     if folder.exists() and any(folder.iterdir()):
         raise StoreError(f"{folder} is not empty; choose another folder for the engine")
+    if isinstance(config, QdrantConfig) and config.server is None:
+        config = config.model_copy(update={"server": named_server() is not None})
     try:
         return _ENGINES[config.kind].build(folder, vectors, config, metric=metric, count=count, dimension=dimension)
     except BaseException:

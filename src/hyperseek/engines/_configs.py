@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hyperseek._config import Config
 from hyperseek._errors import UnknownNameError
@@ -117,8 +117,7 @@ class QdrantConfig(EngineConfig):
 
     Attributes:
         kind: `qdrant`.
-        url: Of the server; None for the client's own search.
-        api_key_variable: Name of the environment variable that holds the key of the server.
+        server: Whether to ask the server that `use_qdrant` or the environment names; None does so if there is one.
         collection: How the collection's name begins; a part that makes it unique follows.
         m: Links of a vector.
         ef_construction: Candidates that are weighed for the links of a new vector.
@@ -126,12 +125,22 @@ class QdrantConfig(EngineConfig):
     """
 
     kind: Literal["qdrant"] = "qdrant"
-    url: str | None = None
-    api_key_variable: str | None = None
-    collection: str | None = None
+    server: bool | None = None
+    collection: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,100}$")
     m: int = Field(default=32, ge=2, le=256)
     ef_construction: int = Field(default=200, ge=4)
     effort: int = Field(default=128, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_server(cls, values: Any) -> Any:
+        # A folder that comes from a stranger would otherwise say where vectors and keys are sent.
+        if isinstance(values, dict) and {"url", "api_key_variable"} & values.keys():
+            raise ValueError(
+                "the server and its key are no part of an engine; name them with hyperseek.engines.use_qdrant or "
+                "HYPERSEEK_QDRANT_URL and HYPERSEEK_QDRANT_API_KEY, and give server=True"
+            )
+        return values
 
     @property
     def graph(self) -> bool:

@@ -17,9 +17,17 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
+from hyperseek._checksums import (
+    CHECKED_AT_ONCE,
+    Checksum,
+    check_files,
+    checksum_folder,
+    read_description,
+    write_sealed,
+)
 from hyperseek._config import Config
 from hyperseek._errors import InputError, StoreError
-from hyperseek._files import read_json, write_json
+from hyperseek._files import reading, writing
 from hyperseek._progress import progress
 from hyperseek._threads import one_core
 from hyperseek.engines._configs import AnyEngineConfig
@@ -27,6 +35,8 @@ from hyperseek.scoring._best import best_first
 from hyperseek.scoring._geometries import Metric
 
 DESCRIPTION = "engine.json"
+
+_REMEDY = "build the engine again"
 
 CHUNK = 8192
 """Most vectors that an engine is given at a time."""
@@ -45,6 +55,7 @@ class EngineInfo(Config):
         count: `N`.
         dimension: `d`.
         details: What the engine noted for itself.
+        files: Checksums of the folder's other files; none in engines that an earlier version built.
     """
 
     format: Literal[1] = 1
@@ -53,6 +64,7 @@ class EngineInfo(Config):
     count: int = Field(ge=0)
     dimension: int = Field(ge=1)
     details: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, Checksum] = Field(default_factory=dict)
 
 
 class Engine(ABC):
@@ -70,6 +82,8 @@ class Engine(ABC):
     """
 
     kind: ClassVar[str]
+    checked_whole: ClassVar[bool] = False
+    """Whether all bytes are compared with their checksums before the engine is opened, however many they are."""
 
     def __init__(self, folder: Path, info: EngineInfo) -> None:
         self.folder = folder
@@ -126,10 +140,12 @@ class Engine(ABC):
         Raises:
             InputError: A vector is not finite or too long (the message names its position), or there are not `N`
                 of `d` numbers.
+            WriteError: The disk is full, or the folder is not ours to write to.
         """
         info = EngineInfo(config=config, metric=metric, count=count, dimension=dimension)
-        folder.mkdir(parents=True, exist_ok=True)
-        with progress(f"building {config.kind}", count, unit="vectors") as bar:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder), progress(f"building {config.kind}", count, unit="vectors") as bar:
 
             def advancing() -> Iterator[Tensor]:
                 for chunk in checked_vectors(vectors, count=count, dimension=dimension):
@@ -140,8 +156,9 @@ class Engine(ABC):
             details = cls._write(folder, chunks, info) if count else {}
             for _ in chunks:  # what nobody asked for is checked all the same
                 pass
-        info = info.model_copy(update={"details": details})
-        write_json(folder / DESCRIPTION, info.model_dump(mode="json"))
+        files = checksum_folder(folder, leave_out=(DESCRIPTION,))
+        info = info.model_copy(update={"details": details, "files": files})
+        write_sealed(folder / DESCRIPTION, info.model_dump(mode="json"))
         return cls(folder, info)
 
     @classmethod
@@ -160,12 +177,10 @@ class Engine(ABC):
         info = read_info(folder)
         if info.config.kind != cls.kind:
             raise StoreError(f"{folder} holds an engine of kind {info.config.kind!r}, not {cls.kind!r}")
-        try:
+        # Before the bytes are handed to libraries that trust them.
+        check_engine_files(folder, info, at_most=None if cls.checked_whole else CHECKED_AT_ONCE)
+        with reading(folder, "a whole engine", error=StoreError, remedy=_REMEDY):
             return cls(folder, info)
-        except (OSError, RuntimeError, ValueError) as error:
-            if isinstance(error, StoreError | InputError):
-                raise
-            raise StoreError(f"the engine in {folder} cannot be read ({error}); build it again") from error
 
     def search(
         self, queries: Tensor, *, k: int, effort: int | None = None, allowed: NDArray[np.bool_] | None = None
@@ -223,11 +238,27 @@ class Engine(ABC):
 
 
 def read_info(folder: Path) -> EngineInfo:
-    """Read an engine's description; StoreError where there is none."""
+    """Read an engine's description; StoreError where there is none, or a damaged one."""
     path = folder / DESCRIPTION
-    if not path.is_file():
-        raise StoreError(f"{folder} holds no complete engine: there is no {DESCRIPTION}")
-    return EngineInfo.from_mapping(read_json(path), source=str(path))
+    if folder.is_dir() and not path.exists():
+        raise StoreError(f"{folder} holds no complete engine: there is no {DESCRIPTION}; {_REMEDY}")
+    return read_description(EngineInfo, path, "the description of an engine", remedy=_REMEDY)
+
+
+def check_engine_files(folder: Path, info: EngineInfo, *, at_most: int | None) -> None:
+    """Compare an engine's files with what was written; StoreError names one that differs.
+
+    Args:
+        folder: The engine's.
+        info: Its description.
+        at_most: Bytes to read; of larger files only the size is compared. None for all.
+    """
+    check_files(folder, info.files, source=folder / DESCRIPTION, remedy=_REMEDY, at_most=at_most)
+
+
+def verify_engine(folder: Path) -> None:
+    """Compare all bytes of an engine with what was written; StoreError names a file that differs."""
+    check_engine_files(folder, read_info(folder), at_most=None)
 
 
 def checked_vectors(vectors: Iterable[Tensor], *, count: int, dimension: int) -> Iterator[Tensor]:

@@ -134,7 +134,7 @@ def _lance(config: LanceConfig, count: int, dimension: int) -> EngineEstimate:
 
 
 def _qdrant(config: QdrantConfig, count: int, dimension: int) -> EngineEstimate:
-    if config.url is not None:
+    if config.server:
         # The server's memory and disk are not this machine's, and its speed is unknown.
         return EngineEstimate(_BASE, _chunks(dimension) + 1024 * dimension * 64, 0, None)
     # The client's LocalCollection: a matrix that grows by half or more, and some Python objects a vector. One batch is

@@ -25,6 +25,7 @@ class HnswEngine(Engine):
     """Walks a graph from vector to nearer vector; the file is mapped into memory."""
 
     kind: ClassVar[str] = "hnsw"
+    checked_whole: ClassVar[bool] = True  # faiss believes what it reads
     _faiss: Any
     _index: Any
     _vectors: Tensor

@@ -31,6 +31,7 @@ class IvfEngine(Engine):
     """Compares the vectors of some cells; their file is mapped into memory."""
 
     kind: ClassVar[str] = "ivf"
+    checked_whole: ClassVar[bool] = True  # faiss believes what it reads
     _faiss: Any
     _index: Any
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
@@ -21,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek._errors import InputError, StoreError, require
+from hyperseek._errors import InputError, StoreError, brief, require
 from hyperseek.engines._configs import QdrantConfig
 from hyperseek.engines._engine import Engine, EngineInfo
 from hyperseek.engines._scan import MATRIX, read_matrix, write_matrix
@@ -30,6 +31,10 @@ _BATCH = 1024  # vectors of a request; a server takes up to 32 MiB
 _REQUESTS = 64  # searches of a request
 _TIMEOUT = 60  # seconds
 _MANY = 20_000  # vectors, beyond which the client advises a server
+
+_COLLECTION = re.compile(r"[A-Za-z0-9_-]{1,100}-[0-9a-f]{12}")
+
+_named: tuple[str, str | None] | None = None
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -45,15 +50,17 @@ class QdrantEngine(Engine):
     def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
         config = info.config
         assert isinstance(config, QdrantConfig)
-        if config.url is None:
+        if not config.server:
             if info.count > _MANY:
-                _LOGGER.warning("%d vectors are many for Qdrant without a server; give its url", info.count)
+                _LOGGER.warning(
+                    "%d vectors are many for Qdrant without a server; name one with HYPERSEEK_QDRANT_URL", info.count
+                )
             write_matrix(folder / MATRIX, chunks, info)
             return {"collection": "vectors"}
         # A name of its own for each: an index builds an engine anew while the old one is in use.
         collection = f"{config.collection or 'hyperseek'}-{uuid.uuid4().hex[:12]}"
         client = connect(config)
-        with _server_errors(config):
+        with _server_errors():
             _create(client, collection, info)
             try:
                 _upload(client, collection, chunks)
@@ -64,18 +71,24 @@ class QdrantEngine(Engine):
 
     def _load(self) -> None:
         assert isinstance(self.config, QdrantConfig)
-        self._collection = self.info.details["collection"]
+        self._collection = str(self.info.details.get("collection"))
+        # A folder may come from a stranger, and what it names can be asked and deleted.
+        if self.config.server and not _COLLECTION.fullmatch(self._collection):
+            raise StoreError(
+                f"{self.folder} names {self._collection[:100]!r}, which is no collection that an engine makes; build "
+                f"the engine again"
+            )
         self._client = connect(self.config)
-        if self.config.url is None:
+        if not self.config.server:
             _create(self._client, self._collection, self.info)
             _upload(self._client, self._collection, read_matrix(self.folder / MATRIX))
             return
-        with _server_errors(self.config):
+        with _server_errors():
             there = self._client.collection_exists(self._collection)
             count = self._client.count(self._collection, exact=True).count if there else 0
         if count != len(self):
             raise StoreError(
-                f"the collection {self._collection!r} at {self.config.url} holds {count} vectors, not the "
+                f"the collection {self._collection!r} on the Qdrant server holds {count} vectors, not the "
                 f"{len(self)} of this engine; build it again"
             )
 
@@ -85,14 +98,14 @@ class QdrantEngine(Engine):
         assert isinstance(self.config, QdrantConfig)
         models = require("qdrant_client.models", extra="qdrant")
         settings: dict[str, Any] = {"limit": k, "filter": None if allowed is None else _condition(models, allowed)}
-        if self.config.url is not None:
+        if self.config.server:
             settings["params"] = models.SearchParams(hnsw_ef=max(effort or self.config.effort, k))
         scores, positions = torch.full((len(queries), k), -torch.inf), torch.full((len(queries), k), -1)
         sign = -1 if self.metric == "l2" else 1
         for start in range(0, len(queries), _REQUESTS):
             part = queries[start : start + _REQUESTS].tolist()
             requests = [models.QueryRequest(query=query, **settings) for query in part]
-            with _server_errors(self.config):
+            with _server_errors():
                 answers = self._client.query_batch_points(self._collection, requests=requests)
             for row, answer in enumerate(answers, start):
                 found = answer.points
@@ -103,34 +116,59 @@ class QdrantEngine(Engine):
     def discard(self) -> None:
         """Delete the collection from the server."""
         if self.info.count:
-            assert isinstance(self.config, QdrantConfig)
-            with _server_errors(self.config):
+            with _server_errors():
                 self._client.delete_collection(self._collection)
+
+
+def use_qdrant(url: str | None, *, api_key: str | None = None) -> None:
+    """Name the server of all Qdrant engines of this process, built or opened from now on.
+
+    Args:
+        url: As in `"http://localhost:6333"`; None takes `HYPERSEEK_QDRANT_URL` again.
+        api_key: Its key; None takes `HYPERSEEK_QDRANT_API_KEY` where `url` is None too, and no key otherwise.
+    """
+    global _named
+    _named = None if url is None else (url, api_key)
+
+
+def named_server() -> tuple[str, str | None] | None:
+    """Return the URL and the key of the server that the caller or the environment names; None for no server."""
+    if _named is not None:
+        return _named
+    url = os.environ.get("HYPERSEEK_QDRANT_URL")
+    return (url, os.environ.get("HYPERSEEK_QDRANT_API_KEY")) if url else None
 
 
 def connect(config: QdrantConfig) -> Any:
     """Return a client of the server, or one that searches by itself.
 
     Args:
-        config: Names the server.
+        config: Whether there is a server.
 
     Returns:
         The client.
 
     Raises:
-        InputError: The environment variable with the key is not set.
+        StoreError: No server is named.
         MissingExtraError: The client is not installed.
     """
     client = require("qdrant_client", extra="qdrant").QdrantClient
-    if config.url is None:
+    if not config.server:
         return client(location=":memory:")
-    key = None
-    if config.api_key_variable is not None:
-        key = os.environ.get(config.api_key_variable)
-        if key is None:
-            raise InputError(f"the environment variable {config.api_key_variable}, for the key of Qdrant, is not set")
+    server = named_server()
+    if server is None:
+        raise StoreError(
+            "the vectors of this engine are on a Qdrant server, and none is named; set HYPERSEEK_QDRANT_URL (and "
+            "HYPERSEEK_QDRANT_API_KEY), or call hyperseek.engines.use_qdrant(url, api_key=...)"
+        )
+    url, key = server
     # The comparison of versions would run in a thread of its own and warn from there.
-    return client(url=config.url, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
+    try:
+        return client(url=url, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
+    except ValueError as error:
+        raise InputError(
+            f"{url!r} is no URL of a Qdrant server ({brief(error)}); give one as http://HOST:6333"
+        ) from None
 
 
 def _create(client: Any, collection: str, info: EngineInfo) -> None:
@@ -165,9 +203,13 @@ def _condition(models: Any, allowed: NDArray[np.bool_]) -> Any:
 
 
 @contextmanager
-def _server_errors(config: QdrantConfig) -> Iterator[None]:
+def _server_errors() -> Iterator[None]:
     exceptions = require("qdrant_client.http.exceptions", extra="qdrant")
     try:
         yield
     except exceptions.ApiException as error:
-        raise StoreError(f"Qdrant at {config.url} did not do what was asked: {error}") from error
+        server = named_server()
+        raise StoreError(
+            f"Qdrant at {server[0] if server else 'the server'} did not do what was asked ({brief(error)}); is it "
+            f"running?"
+        ) from error

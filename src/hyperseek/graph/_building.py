@@ -6,6 +6,7 @@ Shapes: `N` documents, `d` dimensions.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,10 +17,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hyperseek._checksums import check_files, checksum, read_description, read_sealed, write_sealed
 from hyperseek._errors import InputError, StoreError
-from hyperseek._files import read_json, write_json
+from hyperseek._files import writing
 from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
 from hyperseek._progress import progress
+from hyperseek._tensors import read_array
 from hyperseek._threads import run_on_cores
 from hyperseek.graph._clusters import Clusters, find_clusters
 from hyperseek.graph._info import GraphInfo, choose_method
@@ -28,6 +31,7 @@ from hyperseek.scoring._geometries import Metric
 
 DESCRIPTION = "graph.json"
 MATRIX = "neighbours.npy"
+REMEDY = "delete the folder and build the graph again"
 _STATE = "building.json"
 _CLUSTERS = "clusters.npz"
 _COMMIT_EVERY = 5.0  # seconds
@@ -58,7 +62,8 @@ def build_graph(
     if (folder / DESCRIPTION).exists():
         _compare(folder, info)
         return
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     done = _done(folder, info)
     matrix = _matrix(folder, info, new=not done)
     exact = chosen == "exact"
@@ -69,8 +74,8 @@ def build_graph(
 
 def _compare(folder: Path, info: GraphInfo) -> None:
     """Raise StoreError if the folder holds a graph with another description."""
-    given, there = info.model_dump(), read_json(folder / DESCRIPTION)
-    differing = [f"{key}: {there.get(key)!r}, now {value!r}" for key, value in given.items() if there.get(key) != value]
+    given, there = info.model_dump(exclude={"files"}), read_graph_info(folder).model_dump()
+    differing = [f"{key}: {there[key]!r}, now {value!r}" for key, value in given.items() if there[key] != value]
     if differing:
         raise StoreError(f"{folder} holds another graph ({'; '.join(differing)}); delete it or choose another folder")
 
@@ -78,14 +83,54 @@ def _compare(folder: Path, info: GraphInfo) -> None:
 def finish(folder: Path, matrix: NDArray[np.int32], info: GraphInfo) -> None:
     """Make a complete matrix a graph."""
     _flush(matrix)
-    write_json(folder / DESCRIPTION, info.model_dump())
+    files = {MATRIX: checksum(folder / MATRIX)}
+    write_sealed(folder / DESCRIPTION, info.model_copy(update={"files": files}).model_dump(mode="json"))
     for name in (_STATE, _CLUSTERS):
         (folder / name).unlink(missing_ok=True)
 
 
 def new_matrix(folder: Path, count: int, degree: int) -> NDArray[np.int32]:
-    """Make the file of a matrix, mapped into memory."""
-    return np.lib.format.open_memmap(folder / MATRIX, mode="w+", dtype=np.int32, shape=(count, degree))
+    """Make the file of a matrix, mapped into memory.
+
+    Args:
+        folder: Where to.
+        count: Rows.
+        degree: Columns.
+
+    Returns:
+        The matrix.
+
+    Raises:
+        WriteError: There is no room for it.
+    """
+    with writing(folder / MATRIX):
+        matrix = np.lib.format.open_memmap(folder / MATRIX, mode="w+", dtype=np.int32, shape=(count, degree))
+        # A mapped file has holes, and a hole that finds no room when it is filled kills the process.
+        if hasattr(os, "posix_fallocate"):
+            with (folder / MATRIX).open("r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, os.fstat(file.fileno()).st_size))
+    return matrix
+
+
+def read_graph_info(folder: Path) -> GraphInfo:
+    """Read a graph's description; StoreError where there is none, or a damaged one."""
+    return read_description(GraphInfo, folder / DESCRIPTION, "the description of a graph", remedy=REMEDY)
+
+
+def check_graph_files(folder: Path, info: GraphInfo, *, at_most: int | None) -> None:
+    """Compare a graph's files with what was written; StoreError names one that differs.
+
+    Args:
+        folder: The graph's.
+        info: Its description.
+        at_most: Bytes to read; of larger files only the size is compared. None for all.
+    """
+    check_files(folder, info.files, source=folder / DESCRIPTION, remedy=REMEDY, at_most=at_most)
+
+
+def verify_graph(folder: Path) -> None:
+    """Compare all bytes of a graph with what was written; StoreError names a file that differs."""
+    check_graph_files(folder, read_graph_info(folder), at_most=None)
 
 
 def _check(vectors: Vectors, degree: int) -> None:
@@ -118,24 +163,36 @@ def _done(folder: Path, info: GraphInfo) -> int:
     """Return how many blocks an earlier run with the same description finished; if none, make room for a new one."""
     path = folder / _STATE
     if path.exists() and (folder / MATRIX).exists():
-        state = read_json(path)
-        if {**state, "blocks": 0} == _state(info, 0):
-            return int(state["blocks"])
-        _LOGGER.info("%s holds the beginning of another graph, which is replaced", folder)
+        blocks = _blocks_done(path, info)
+        if blocks is not None:
+            return blocks
+        _LOGGER.info("%s holds the beginning of another graph, or a damaged one, which is replaced", folder)
     # In this order a run killed here leaves no clusters of other vectors behind.
     (folder / _CLUSTERS).unlink(missing_ok=True)
-    write_json(path, _state(info, 0))
+    write_sealed(path, _state(info, 0))
     return 0
 
 
+def _blocks_done(path: Path, info: GraphInfo) -> int | None:
+    """Return how many blocks of this very graph are done; None where the state is of another one or damaged."""
+    try:
+        state, intact = read_sealed(path, "the state of a build", remedy=REMEDY)
+        matrix = read_array(path.parent / MATRIX, error=StoreError)
+    except StoreError:
+        return None
+    blocks = state.get("blocks")
+    same = {**state, "blocks": 0} == _state(info, 0) and matrix.shape == (info.count, info.degree)
+    return blocks if intact and same and isinstance(blocks, int) and matrix.dtype == np.int32 else None
+
+
 def _state(info: GraphInfo, blocks: int) -> dict[str, Any]:
-    return {"info": info.model_dump(), "rows_of_a_block": ROWS, "blocks": blocks}
+    return {"info": info.model_dump(mode="json"), "rows_of_a_block": ROWS, "blocks": blocks}
 
 
 def _matrix(folder: Path, info: GraphInfo, *, new: bool) -> NDArray[np.int32]:
     if new:
         return new_matrix(folder, info.count, info.degree)
-    return np.load(folder / MATRIX, mmap_mode="r+", allow_pickle=False)  # type: ignore[no-any-return]
+    return read_array(folder / MATRIX, "the matrix of a graph", mode="r+", error=StoreError, remedy=REMEDY)
 
 
 def _exact_blocks(count: int) -> list[_Block]:
@@ -148,10 +205,12 @@ def _exact_blocks(count: int) -> list[_Block]:
 
 def _clusters(folder: Path, vectors: Vectors, info: GraphInfo) -> Clusters:
     path = folder / _CLUSTERS
-    if not path.exists():
+    clusters = Clusters.load(path, info.count) if path.exists() else None
+    if clusters is None:
         assert info.metric is not None
-        find_clusters(vectors, metric=info.metric, seed=info.seed).save(path)
-    return Clusters.load(path)
+        clusters = find_clusters(vectors, metric=info.metric, seed=info.seed)
+        clusters.save(path)
+    return clusters
 
 
 def _cluster_blocks(clusters: Clusters) -> list[_Block]:
@@ -198,7 +257,7 @@ def _fill(
             run_on_cores(work, at_most=len(batch))
             if time.monotonic() - committed > _COMMIT_EVERY:
                 _flush(matrix)
-                write_json(folder / _STATE, _state(info, first + len(batch)))
+                write_sealed(folder / _STATE, _state(info, first + len(batch)))
                 committed = time.monotonic()
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
+import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -62,10 +64,24 @@ class Clusters:
             np.savez(file, order=self.order, starts=self.starts, probes=self.probes)
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `save` wrote."""
-        with np.load(path, allow_pickle=False) as values:
-            return cls(values["order"], values["starts"], values["probes"])
+    def load(cls, path: Path, count: int) -> Self | None:
+        """Read what `save` wrote for `count` documents; None where it is damaged and must be made again."""
+        try:
+            with np.load(path, allow_pickle=False) as values:
+                found = cls(values["order"], values["starts"], values["probes"])
+            order, starts, probes = found.order, found.starts, found.probes
+            sound = (
+                [array.dtype.name for array in (order, starts, probes)] == ["int32", "int64", "int32"]
+                and np.array_equal(np.sort(order), np.arange(count))
+                and (starts[0], starts[-1]) == (0, count)
+                and bool((np.diff(starts) >= 0).all())
+                and probes.ndim == 2
+                and len(probes) == len(starts) - 1
+                and bool(((probes >= 0) & (probes < len(probes))).all())
+            )
+        except (OSError, ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error, MemoryError):
+            return None
+        return found if sound else None
 
 
 def find_clusters(vectors: Vectors, *, metric: Metric, seed: int) -> Clusters:

@@ -13,9 +13,17 @@ from typing import Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperseek._errors import ConfigError, StoreError
-from hyperseek._files import read_json
-from hyperseek.graph._building import DESCRIPTION, MATRIX, build_graph
+from hyperseek._checksums import CHECKED_AT_ONCE
+from hyperseek._errors import StoreError
+from hyperseek._tensors import read_array
+from hyperseek.graph._building import (
+    DESCRIPTION,
+    MATRIX,
+    REMEDY,
+    build_graph,
+    check_graph_files,
+    read_graph_info,
+)
 from hyperseek.graph._import import import_graph
 from hyperseek.graph._info import GraphInfo
 from hyperseek.graph._nearest import Vectors
@@ -107,13 +115,9 @@ class NeighbourGraph:
         missing = next((name for name in (DESCRIPTION, MATRIX) if not (path / name).exists()), None)
         if missing is not None:
             raise StoreError(f"{path} holds no finished graph ({missing} is missing); build it")
-        try:
-            info = GraphInfo.from_mapping(read_json(path / DESCRIPTION), source=str(path / DESCRIPTION))
-            neighbours = np.load(path / MATRIX, mmap_mode="r", allow_pickle=False)
-        except (ConfigError, ValueError, OSError) as error:
-            raise StoreError(
-                f"the graph in {path} cannot be read ({error}); delete the folder and build again"
-            ) from error
+        info = read_graph_info(path)
+        check_graph_files(path, info, at_most=CHECKED_AT_ONCE)
+        neighbours = read_array(path / MATRIX, "the matrix of a graph", error=StoreError, remedy=REMEDY)
         if neighbours.shape != (info.count, info.degree) or neighbours.dtype != np.int32:
             raise StoreError(
                 f"the graph in {path} should be int32 of shape {(info.count, info.degree)}, but is "

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from hyperseek._errors import DataError, InputError, StoreError, brief, shown
 from hyperseek._field_names import id_of
+from hyperseek._files import writing
 from hyperseek._fingerprint import fingerprint_texts
 from hyperseek._json_values import json_value
 from hyperseek._progress import progress
@@ -31,7 +32,8 @@ def import_graph(folder: Path, path: Path, ids: Sequence[str]) -> None:
         raise InputError(f"the id {twice!r} is given twice; a graph needs one row for each id")
     if (folder / DESCRIPTION).exists():
         raise StoreError(f"{folder} holds a graph already; delete it or choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     # The longest list is known only at the end, so all lists are kept in a raw file until then.
     with tempfile.TemporaryFile(dir=folder) as raw:
         items, lengths = _spool(path, rows, raw)

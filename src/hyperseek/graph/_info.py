@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from pydantic import Field
 
+from hyperseek._checksums import Checksum
 from hyperseek._config import Config
 from hyperseek.graph._clusters import building_bytes as clusters_building_bytes
 from hyperseek.graph._nearest import COLUMNS, ROWS
@@ -37,6 +38,7 @@ class GraphInfo(Config):
         seed: Of the clusters of an approximate graph.
         vectors: Fingerprint of the vectors; None for an imported graph.
         ids: Fingerprint of the ids of an imported graph, else None.
+        files: Checksums of the folder's other files; none in graphs that an earlier version built.
     """
 
     format: Literal[1] = 1
@@ -47,6 +49,7 @@ class GraphInfo(Config):
     seed: int = 0
     vectors: str | None = None
     ids: str | None = None
+    files: dict[str, Checksum] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

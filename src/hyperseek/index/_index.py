@@ -28,6 +28,7 @@ from hyperseek.plan import Ground
 from hyperseek.records import Document
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import IndexInfo, Snapshot
+from hyperseek.store._attachments import verify_attachments
 from hyperseek.store._fork import use_tables
 from hyperseek.store._info import Storage
 from hyperseek.store._snapshot import CHUNK
@@ -63,6 +64,7 @@ class Index(Searcher, Maintainer):
         device: Where to load that model; None takes a GPU if there is one.
         cache_bytes: Vectors are kept in memory as one float32 matrix after the first scan if it is no larger than
             this; larger ones are read from the disk at every scan.
+        verify: Whether all files are first compared with what was written; see `open`.
 
     Attributes:
         path: The folder.
@@ -75,6 +77,7 @@ class Index(Searcher, Maintainer):
         model: Retriever | None = None,
         device: str | None = None,
         cache_bytes: int = CACHE_BYTES,
+        verify: bool = False,
     ) -> None:
         self.path = Path(path)
         self._device = device
@@ -82,7 +85,7 @@ class Index(Searcher, Maintainer):
         self._model = model
         self._models = Kept(most_bytes=MODEL_BYTES, least=3)
         self._refreshing = threading.Lock()
-        self._state = self._newest()
+        self._state = self._newest(verify=verify)
         if model is not None:
             check_model(self.path, self.info, model)
 
@@ -99,8 +102,8 @@ class Index(Searcher, Maintainer):
                 check_model(self.path, state.info, self._model)  # the index was built anew
             self._state = state
 
-    def _newest(self) -> _State:
-        info, store = open_finished(self.path)
+    def _newest(self, *, verify: bool = False) -> _State:
+        info, store = open_finished(self.path, verify=verify)
         own = weakref.ref(self)  # so that files and memory are free as soon as the index is
 
         def compile_(model: str | None, texts: Sequence[str]) -> Scorer:
@@ -108,7 +111,10 @@ class Index(Searcher, Maintainer):
             assert index is not None
             return index._compile(info, model, texts)
 
-        return _State(info, Ground(self.path, Snapshot(store, info.space, cache_bytes=self._cache_bytes), compile_))
+        ground = Ground(self.path, Snapshot(store, info.space, cache_bytes=self._cache_bytes), compile_)
+        if verify:
+            verify_attachments(self.path, ground.attachments)
+        return _State(info, ground)
 
     @property
     def info(self) -> IndexInfo:
@@ -128,6 +134,7 @@ class Index(Searcher, Maintainer):
         model: Retriever | None = None,
         device: str | None = None,
         cache_bytes: int = CACHE_BYTES,
+        verify: bool = False,
     ) -> Self:
         """Open a finished index.
 
@@ -136,15 +143,19 @@ class Index(Searcher, Maintainer):
             model: Compiles queries; None loads the model that the index names when it is first needed.
             device: Where to load that model, as in `"cuda:0"`; None takes a GPU if there is one.
             cache_bytes: Largest float32 matrix of vectors to keep in memory, in bytes.
+            verify: Whether to compare all files, those of engines and graphs included, with the checksums that were
+                noted when they were written, which takes a second for some 2 GB. Without it that is done for up to
+                256 MiB, the smallest files first, and for texts and points row by row when they are read.
 
         Returns:
             The index.
 
         Raises:
-            StoreError: There is no index, it is unfinished, or it is damaged.
+            StoreError: There is no index, it is unfinished, it is damaged (the message names the file), it leads out
+                of its folder, or it shall be verified and was written without checksums.
             FingerprintError: The document side of `model` is not the one that made the index.
         """
-        return cls(path, model=model, device=device, cache_bytes=cache_bytes)
+        return cls(path, model=model, device=device, cache_bytes=cache_bytes, verify=verify)
 
     @classmethod
     def build(

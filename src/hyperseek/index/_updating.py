@@ -19,6 +19,7 @@ from hyperseek.index._write import SHARD, Item, check_unicode, commits
 from hyperseek.records import Document
 from hyperseek.scoring import Points
 from hyperseek.store import Store, writer_lock
+from hyperseek.store._written import record_commit
 
 
 def add_documents(
@@ -49,6 +50,7 @@ def add_documents(
         InputError: An id is stored already and `replace` is False, appears twice, or a text or vector
             cannot be stored. Earlier batches stay.
         StoreError: The index is in use by another writer, unfinished or damaged.
+        WriteError: The disk is full, or the folder is not ours to write to.
     """
     added = 0
     seen: set[str] = set()
@@ -78,6 +80,7 @@ def add_documents(
                 store.replace(documents, points)
             else:
                 store.append(documents, points)
+            record_commit(store)
             added += len(documents)
             stop_here()
     return added
@@ -96,12 +99,14 @@ def delete_documents(folder: Path, ids: Iterable[str], *, batch: int = 1000) -> 
 
     Raises:
         StoreError: The index is in use by another writer, unfinished or damaged.
+        WriteError: The disk is full, or the folder is not ours to write to.
     """
     deleted, stream = 0, iter(ids)
     with writer_lock(folder):
         _, store = open_finished(folder)
         while some := list(islice(stream, batch)):
             deleted += store.delete(some)
+            record_commit(store)
     return deleted
 
 
@@ -113,6 +118,7 @@ def compact_index(folder: Path) -> None:
 
     Raises:
         StoreError: The index is in use by another writer, unfinished or damaged.
+        WriteError: The disk is full, or the folder is not ours to write to.
     """
     with writer_lock(folder):
         info, store = open_finished(folder)
@@ -121,6 +127,7 @@ def compact_index(folder: Path) -> None:
         if len(copy) != len(store):
             raise StoreError(f"the copy of {store.path} has {len(copy)} rows instead of {len(store)}; nothing changed")
         copy.index_texts()
+        record_commit(copy)
         update = {
             "table": copy.path.name,
             "version": copy.version,

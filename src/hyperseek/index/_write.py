@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hyperseek._errors import FingerprintError, InputError, StoreError
+from hyperseek._files import writing
+from hyperseek._inside import refuse_link
 from hyperseek._interrupt import stop_asked, stop_here, stoppable
 from hyperseek._progress import progress
 from hyperseek.records import Document
@@ -23,6 +25,7 @@ from hyperseek.store._columns import encode_metadata
 from hyperseek.store._info import IndexInfo
 from hyperseek.store._lock import writer_lock
 from hyperseek.store._store import Store
+from hyperseek.store._written import record_commit
 
 Item: TypeAlias = tuple[Document, Any]
 """A document, and what its vector is made from or the vector itself."""
@@ -72,13 +75,15 @@ def write_index(
         FingerprintError: It holds an index of another model.
         InputError: Two documents have one id, or a text or vector cannot be stored.
         Interrupted: Ctrl-C was pressed; what was encoded is stored.
+        WriteError: The disk is full, or the folder is not ours to write to.
     """
     if shard < 1:
         raise InputError(f"a shard must have at least 1 document, not {shard}")
     folder = Path(path)
     if folder.exists() and not folder.is_dir():
         raise StoreError(f"{folder} is a file; give a folder for the index")
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with writer_lock(folder):
         info, store = _begin(folder, wanted, resume=resume, overwrite=overwrite)
         corpus = iter(items)
@@ -111,6 +116,7 @@ def write_index(
             "data": store.fingerprint(),
             "version": store.version,
         }
+        record_commit(store)
         info.model_copy(update=finished).write(folder)
 
 
@@ -159,7 +165,7 @@ def stored_documents(path: str | os.PathLike[str]) -> int:
     folder = Path(path)
     if not IndexInfo.exists(folder):
         return 0
-    table = folder / IndexInfo.read(folder).table
+    table = IndexInfo.read(folder).place(folder)
     return len(Store.open(table)) if Store.exists(table) else 0
 
 
@@ -175,10 +181,11 @@ def _begin(folder: Path, wanted: IndexInfo, *, resume: bool, overwrite: bool) ->
             raise StoreError(f"{folder} holds an index already; pass overwrite=True (--overwrite) to replace it")
         info = IndexInfo.read(folder)
         _check_settings(folder, info, wanted)
-        if Store.exists(folder / info.table):
-            return info, Store.open(folder / info.table)
+        if Store.exists(table := info.place(folder)):
+            return info, Store.open(table)
+    refuse_link(table := wanted.place(folder))
     wanted.write(folder)
-    return wanted, Store.create(folder / wanted.table, space=wanted.space, storage=wanted.storage)
+    return wanted, Store.create(table, space=wanted.space, storage=wanted.storage)
 
 
 def _check_settings(folder: Path, info: IndexInfo, wanted: IndexInfo) -> None:
@@ -244,7 +251,7 @@ def _check_unique(documents: list[Document], seen: set[int], store: Store) -> No
     # Hashes take a tenth of the ids' memory; where two ids share one, which is rare, the stored ids decide.
     ids: set[str] = set()
     for document in documents:
-        if document.id in ids or (hash(document.id) in seen and store.has_id(document.id)):
+        if document.id in ids or (hash(document.id) in seen and store.stored_ids([document.id])):
             raise InputError(f"document id {document.id!r} appears twice in the corpus; ids must be unique")
         ids.add(document.id)
     seen.update(map(hash, ids))

@@ -22,13 +22,19 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from hyperseek._checksums import Checksum, check_files, checksum, read_description, write_sealed
 from hyperseek._config import Config
 from hyperseek._errors import HyperseekError, InputError, StoreError, UnknownNameError
-from hyperseek._files import read_json, write_json
+from hyperseek._files import atomic_write, reading, writing
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._hold import Hold, remove_unheld
+from hyperseek._inside import files_within, inside, refuse_link
+from hyperseek._tensors import read_array
 from hyperseek.engines import LONGEST, AnyEngineConfig, Engine, build_engine, open_engine
+from hyperseek.engines._configs import KINDS
+from hyperseek.engines._engine import verify_engine
 from hyperseek.graph import NeighbourGraph
+from hyperseek.graph._building import verify_graph
 from hyperseek.scoring import Chart
 from hyperseek.store._charts import ChartRecord, chart_width, charts_for, check_building
 from hyperseek.store._snapshot import Snapshot
@@ -38,6 +44,7 @@ _logger = logging.getLogger(__name__)
 _LIST = "engines.json"
 _FOLDER = "engines"
 _KEYS = "keys.npy"
+_REMEDY = "build the engine again (hyperseek update INDEX --engine KIND, or --graph)"
 # Documents that are lifted and handed to an engine at a time.
 _CHUNK = 8192
 
@@ -52,6 +59,7 @@ class Attachment(Config):
         config: The engine's configuration; None for graphs.
         charts: What the engine was built on, one engine a chart; none for graphs.
         count: Documents it covers.
+        keys: Checksum of the file with their keys; None where it was built by an earlier version.
         created: When it was built.
     """
 
@@ -60,8 +68,17 @@ class Attachment(Config):
     folder: str
     config: AnyEngineConfig | None = None
     charts: tuple[ChartRecord, ...] = ()
-    count: int
+    count: int = Field(ge=0)
+    keys: Checksum | None = None
     created: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+
+    def place(self, index: Path) -> Path:
+        """Return the path of its folder; StoreError where the list names one outside the index' own."""
+        if not self.folder.startswith(f"{_FOLDER}/"):
+            raise StoreError(
+                f"{index / _LIST} names {self.folder[:100]!r}, which is no folder of {_FOLDER}/; {_REMEDY}"
+            )
+        return inside(index, self.folder, source=index / _LIST)
 
 
 class Attachments(Config):
@@ -77,23 +94,60 @@ class Attachments(Config):
 
     @classmethod
     def read(cls, folder: Path) -> Attachments:
-        """Read the list; an index without one has no attachments."""
+        """Read the list; an index without one has no attachments.
+
+        Args:
+            folder: The index.
+
+        Returns:
+            The list.
+
+        Raises:
+            StoreError: It is damaged, or names a place outside the index.
+        """
         path = folder / _LIST
-        return cls.from_mapping(read_json(path), source=str(path)) if path.is_file() else cls()
+        refuse_link(path)
+        if not path.exists():
+            return cls()
+        found = read_description(cls, path, "a list of engines", remedy=_REMEDY)
+        for item in found.items:
+            item.place(folder)
+        return found
 
     def write(self, folder: Path) -> None:
         """Write the list, atomically, and remove folders that it no longer names and that nobody reads."""
-        write_json(folder / _LIST, self.model_dump(mode="json"))
+        write_sealed(folder / _LIST, self.model_dump(mode="json"))
         named = {Path(item.folder).name for item in self.items}
-        for path in (folder / _FOLDER).glob("*"):
-            if path.name not in named:
+        place = inside(folder, _FOLDER, source=folder / _LIST)
+        for path in place.glob("*"):
+            # A link is nothing that a builder left; following it would delete what lies elsewhere.
+            if path.name not in named and not path.is_symlink():
                 remove_unheld(path, _discard)
 
     def get(self, name: str) -> Attachment:
-        """Return an attachment by its name; UnknownNameError lists the names."""
+        """Return an attachment by its name.
+
+        Args:
+            name: Its name.
+
+        Returns:
+            The attachment.
+
+        Raises:
+            UnknownNameError: There is none so named; the message lists the names, or says how to build one.
+        """
         for item in self.items:
             if item.name == name:
                 return item
+        if not self.items:
+            kinds = name if name in KINDS else "hnsw"
+            raise UnknownNameError(
+                "engine",
+                name,
+                (),
+                hint=f"this index has none yet; build one with: hyperseek update INDEX --engine {kinds}, or in Python: "
+                f"index.build_engine({kinds!r}); without one every search is exact",
+            )
         raise UnknownNameError("engine of this index", name, [item.name for item in self.items])
 
     def with_item(self, new: Attachment) -> Attachments:
@@ -143,23 +197,58 @@ def open_attached(folder: Path, record: Attachment, snapshot: Snapshot) -> Attac
         The attachment, whose files are not deleted by others while this object lives.
 
     Raises:
-        StoreError: It was replaced meanwhile, or is damaged.
+        StoreError: It was replaced meanwhile, or is damaged; the message names the file.
     """
-    place = folder / record.folder
-    try:
+    place = record.place(folder)
+    with reading(place, f"the {record.kind} {record.name!r} of an index", error=StoreError, remedy=_REMEDY):
+        for _ in files_within(place):
+            pass  # nothing leads out of it
         hold = Hold(place)
-        keys: npt.NDArray[np.int64] = np.load(place / _KEYS)
+        _check_keys(place, record)
+        keys: npt.NDArray[np.int64] = read_array(place / _KEYS)
+        if keys.dtype != np.int64 or keys.shape != (record.count,):
+            raise StoreError(
+                f"{place / _KEYS} should hold {record.count} keys of int64 and holds {keys.dtype} of shape "
+                f"{keys.shape}; {_REMEDY}"
+            )
         engines = tuple(
             (snapshot.space.chart(chart.name, **chart.parameters), open_engine(place / f"chart-{number}"))
             for number, chart in enumerate(record.charts)
         )
         graph = NeighbourGraph.open(place / "graph") if record.kind == "graph" else None
-    except OSError as error:
-        raise StoreError(f"the {record.kind} {record.name!r} of {folder} cannot be read ({error})") from error
     rows = snapshot.rows_of_keys(keys)
     known = np.zeros(len(snapshot), dtype=np.bool_)
     known[rows[rows >= 0]] = True
     return Attached(record, rows, np.flatnonzero(~known), hold, engines, graph)
+
+
+def verify_attachments(folder: Path, attachments: Attachments) -> None:
+    """Compare all files of engines and graphs with what was written.
+
+    Args:
+        folder: The index.
+        attachments: Its list.
+
+    Raises:
+        StoreError: A file is missing or damaged, or an engine was built without checksums, by an earlier version.
+    """
+    for item in attachments.items:
+        place = item.place(folder)
+        if item.keys is None:
+            raise StoreError(
+                f"the {item.kind} {item.name!r} of {folder} cannot be verified: no checksums were noted when it was "
+                f"built, by an earlier version of hyperseek; build it again"
+            )
+        _check_keys(place, item)
+        if item.kind == "graph":
+            verify_graph(place / "graph")
+        for number in range(len(item.charts)):
+            verify_engine(place / f"chart-{number}")
+
+
+def _check_keys(place: Path, record: Attachment) -> None:
+    if record.keys is not None:
+        check_files(place, {_KEYS: record.keys}, source=place.parents[1] / _LIST, remedy=_REMEDY)
 
 
 def attach_engine(
@@ -251,16 +340,20 @@ def _attach(
     """Build in a new folder, or go on in the one whose name ends with `part`, and add the result to the list."""
     if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
         raise InputError(f"an engine's name is letters, digits, '-', '_' and '.', not {name!r}")
-    place = Path(_FOLDER) / f"{name}-{part or uuid.uuid4().hex[:8]}"
-    (folder / place).mkdir(parents=True, exist_ok=part is not None)
-    try:
-        build(folder / place)
-    except BaseException as error:
-        if part is None or isinstance(error, Exception):
-            shutil.rmtree(folder / place, ignore_errors=True)
-        raise
-    np.save(folder / place / _KEYS, snapshot.keys)
-    record = Attachment(name=name, folder=str(place), count=len(snapshot), **description)
+    own = f"{_FOLDER}/{name}-{part or uuid.uuid4().hex[:8]}"
+    place = inside(folder, own, source=folder / _LIST)
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=part is not None)
+        try:
+            build(place)
+            with atomic_write(place / _KEYS, "wb") as file:
+                np.save(file, snapshot.keys)
+        except BaseException as error:
+            if part is None or isinstance(error, Exception):
+                shutil.rmtree(place, ignore_errors=True)
+            raise
+        keys = checksum(place / _KEYS)
+    record = Attachment(name=name, folder=own, count=len(snapshot), keys=keys, **description)
     Attachments.read(folder).with_item(record).write(folder)
     return record
 

@@ -17,12 +17,13 @@ from hyperseek._errors import InputError
 from hyperseek.records import Document
 from hyperseek.scoring import Points, Space, TokenPoints
 from hyperseek.store._info import Storage
+from hyperseek.store._row_checksums import CHECKSUM_COLUMNS
 
 TEXT_COLUMNS = ("id", "title", "text", "metadata")
 """Columns that make a document."""
 
 BASE_COLUMNS = ("key", *TEXT_COLUMNS, "vector")
-"""Columns of every table; further ones are metadata fields, for filters."""
+"""Columns of every table; further ones are checksums, and metadata fields for filters."""
 
 _NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
 _NUMPY = {"float32": np.float32, "float16": np.float16}
@@ -34,7 +35,8 @@ def base_schema(space: Space, storage: Storage) -> Any:
     if space.kind == "tokens":
         vector = pa.list_(pa.field("item", vector))
     texts = [pa.field(name, pa.string()) for name in TEXT_COLUMNS]
-    return pa.schema([pa.field("key", pa.int64()), *texts, pa.field("vector", vector)])
+    checksums = [pa.field(name, pa.int64()) for name in CHECKSUM_COLUMNS]
+    return pa.schema([pa.field("key", pa.int64()), *texts, pa.field("vector", vector), *checksums])
 
 
 def text_arrays(documents: Sequence[Document]) -> list[Any]:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from hyperseek.records import Document
 from hyperseek.store._columns import BASE_COLUMNS
+from hyperseek.store._row_checksums import CHECKSUM_COLUMNS
 
 MOST_FIELDS = 256
 """Fields of a table; further keys stay in the documents but cannot be filtered by."""
@@ -38,7 +39,7 @@ def field_types(documents: Iterable[Document]) -> tuple[dict[str, Any], set[str]
     mixed: set[str] = set()
     for document in documents:
         for key, value in document.metadata.items():
-            if value is None or key in mixed or key in BASE_COLUMNS or not _NAME.fullmatch(key):
+            if value is None or key in mixed or not _is_field(key) or not _NAME.fullmatch(key):
                 continue
             kind = _kind(value)
             if kind is None or found.setdefault(key, kind) != kind:
@@ -93,7 +94,7 @@ def grow_fields(dataset: Any, documents: Sequence[Document]) -> bool:
 
 
 def _is_field(name: str) -> bool:
-    return name not in BASE_COLUMNS
+    return name not in BASE_COLUMNS and name not in CHECKSUM_COLUMNS
 
 
 def _kind(value: Any) -> Any:

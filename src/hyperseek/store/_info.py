@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
+from hyperseek._checksums import SEAL, read_sealed, write_sealed
 from hyperseek._config import Config
-from hyperseek._errors import ConfigError, StoreError
-from hyperseek._files import read_json, write_json
+from hyperseek._errors import InputError, StoreError
+from hyperseek._inside import inside
 from hyperseek.scoring import Space
 
 FORMAT = 2
@@ -23,6 +25,7 @@ FIRST_TABLE = "documents.lance"
 """Folder of the table of a new index."""
 
 _NAME = "index.json"
+_AGAIN = "take the file from a copy, or build the index again with --overwrite"
 
 
 def _now() -> datetime:
@@ -66,7 +69,11 @@ class IndexInfo(Config):
 
     def write(self, folder: Path) -> None:
         """Write `index.json`, atomically."""
-        write_json(folder / _NAME, self.model_dump(mode="json"))
+        write_sealed(folder / _NAME, self.model_dump(mode="json"))
+
+    def place(self, folder: Path) -> Path:
+        """Return the path of the table; StoreError where the index names one outside its folder."""
+        return inside(folder, self.table, source=folder / _NAME)
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -74,31 +81,40 @@ class IndexInfo(Config):
         return (folder / _NAME).is_file()
 
     @classmethod
-    def read(cls, folder: Path) -> IndexInfo:
+    def read(cls, folder: Path, *, sealed: bool = True) -> IndexInfo:
         """Read `index.json`.
 
         Args:
             folder: The index.
+            sealed: Whether values that are valid and not those that were written are an error, too.
 
         Returns:
             Its content.
 
         Raises:
-            StoreError: There is none, it is damaged, or it has another format.
+            StoreError: There is none, it is damaged, it has another format, or may not be read.
         """
-        if not cls.exists(folder):
+        path = folder / _NAME
+        if not path.exists() and _may_look(folder):
             raise StoreError(f"{folder} holds no index; make one with: hyperseek encode MODEL CORPUS --index {folder}")
-        try:
-            values = read_json(folder / _NAME)
-        except ValueError as error:
-            raise StoreError(f"{folder / _NAME} is damaged ({error}); build the index again with --overwrite") from None
-        found = values.get("format") if isinstance(values, dict) else None
-        if found != FORMAT:
+        values, intact = read_sealed(path, "the description of an index", remedy=_AGAIN)
+        if values.get("format") != FORMAT:
             raise StoreError(
-                f"the index {folder} has format {found!r} and this version of hyperseek reads format {FORMAT}; "
-                f"use the version that wrote it, or build the index again with --overwrite"
+                f"the index {folder} has format {values.get('format')!r} and this version of hyperseek reads format "
+                f"{FORMAT}; use the version that wrote it, or build the index again with --overwrite"
             )
         try:
-            return cls.from_mapping(values, source=str(folder / _NAME))
-        except ConfigError as error:
-            raise StoreError(f"{error}\nbuild the index again with --overwrite") from None
+            info = cls.from_mapping(values, source=str(path))
+        except InputError as error:
+            raise StoreError(f"{error}\n{_AGAIN}") from None
+        if sealed and not intact:
+            raise StoreError(
+                f"{path} is damaged: its values are not those that were written. If you have changed them on purpose, "
+                f"take out the line {SEAL!r}; else take the file from a copy, or build the index again with --overwrite"
+            )
+        return info
+
+
+def _may_look(folder: Path) -> bool:
+    """Whether what a folder holds can be known; a folder without permission to search it seems empty."""
+    return not folder.is_dir() or os.access(folder, os.X_OK)

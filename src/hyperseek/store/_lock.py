@@ -9,6 +9,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from hyperseek._errors import StoreError
+from hyperseek._files import writing
+from hyperseek._inside import refuse_link
 
 
 @contextmanager
@@ -24,11 +26,17 @@ def writer_lock(folder: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        StoreError: Another process, or another writer in this one, has it.
+        StoreError: Another process, or another writer in this one, has it; or the lock is a link to another file.
+        WriteError: The folder may not be written to.
     """
-    lock = FileLock(folder / ".lock", timeout=0)
+    path = folder / ".lock"
+    refuse_link(path)
+    if path.exists() and path.stat().st_nlink > 1:
+        raise StoreError(f"{path} is a second name of another file, which a lock must not touch; delete it")
+    lock = FileLock(path, timeout=0)
     try:
-        lock.acquire()
+        with writing(folder):
+            lock.acquire()
     except Timeout:
         raise StoreError(f"the index {folder} is being written by somebody else; wait until that is done") from None
     try:

@@ -38,7 +38,9 @@ from hyperseek.store._columns import (
 )
 from hyperseek.store._fields import describe_fields, field_array, grow_fields, mixed_fields
 from hyperseek.store._fork import use_tables
+from hyperseek.store._guard import check_places, guarded, reading_table, writing_table
 from hyperseek.store._info import Storage
+from hyperseek.store._row_checksums import check_rows, checksum_columns, with_checksum
 
 _NEXT_KEY = "hyperseek.next_key"
 
@@ -48,6 +50,7 @@ _READING: dict[str, Any] = {"batch_size": 256, "batch_readahead": 1, "fragment_r
 _IDS_OF_A_FILTER = 1000
 
 
+@guarded("append", "replace", "delete", "copy", "index_texts", "remove_leftovers")
 class Store:
     """The rows of an index, in one version.
 
@@ -68,7 +71,8 @@ class Store:
         use_tables()
         shutil.rmtree(path, ignore_errors=True)
         empty = pa.Table.from_batches([], schema=base_schema(space, storage))
-        return cls(path, lance.write_dataset(empty, str(path), mode="create"))
+        with writing_table(path):
+            return cls(path, lance.write_dataset(empty, str(path), mode="create"))
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -81,16 +85,13 @@ class Store:
             The table.
 
         Raises:
-            StoreError: It is missing, damaged, or not a table of this library.
+            StoreError: It is missing, damaged, may not be read, or is not a table of this library.
         """
         use_tables()
-        try:
+        with reading_table(path):
             hold = Hold(path)
             store = cls(path, lance.dataset(str(path)), hold)
-        except (OSError, ValueError, KeyError) as error:
-            raise StoreError(
-                f"the documents of the index {path.parent} cannot be read ({error}); build it again with --overwrite"
-            ) from error
+            check_places(store._dataset, path)
         missing = set(BASE_COLUMNS) - set(store._dataset.schema.names)
         if missing:
             raise StoreError(f"the table {path} has no column {', '.join(sorted(missing))}; build the index again")
@@ -225,10 +226,6 @@ class Store:
         keys: npt.NDArray[np.int64] = table["key"].to_numpy()
         return keys
 
-    def has_id(self, document_id: str) -> bool:
-        """Whether a document is stored; reads all ids."""
-        return bool(self.stored_ids([document_id]))
-
     def stored_ids(self, ids: Sequence[str]) -> list[str]:
         """Return which of some ids are stored."""
         found: list[str] = []
@@ -243,7 +240,7 @@ class Store:
 
     def documents(self) -> Iterator[Document]:
         """Stream all documents in order."""
-        for batch in self._dataset.to_batches(columns=list(TEXT_COLUMNS), scan_in_order=True, **_READING):
+        for batch in self._batches(TEXT_COLUMNS):
             yield from read_documents(batch)
 
     def take(self, rows: Sequence[int]) -> list[Document]:
@@ -269,7 +266,7 @@ class Store:
             return
         left = len(self)
         chunk, filled = torch.empty(min(rows, left), self.width), 0
-        for batch in self._dataset.to_batches(columns=["vector"], scan_in_order=True, **_READING):
+        for batch in self._batches(["vector"]):
             values = batch.column(0).flatten().to_numpy(zero_copy_only=True).reshape(-1, self.width)
             while len(values):
                 part = values[: len(chunk) - filled]
@@ -282,7 +279,7 @@ class Store:
 
     def _token_points(self, rows: int) -> Iterator[Points]:
         parts: list[Points] = []
-        for batch in self._dataset.to_batches(columns=["vector"], scan_in_order=True, **_READING):
+        for batch in self._batches(["vector"]):
             points = read_points(batch.column(0), self.width)
             while len(points):
                 room = rows - sum(map(len, parts))
@@ -377,7 +374,9 @@ class Store:
             self._set(lance.dataset(str(self.path)))
         keys = self.next_key + np.arange(len(documents), dtype=np.int64)
         schema = self._dataset.schema
-        base = dict(zip(BASE_COLUMNS, [pa.array(keys), *text_arrays(documents), vectors], strict=True))
+        texts = text_arrays(documents)
+        base = dict(zip(BASE_COLUMNS, [pa.array(keys), *texts, vectors], strict=True))
+        base |= checksum_columns(keys, texts, vectors)
         columns = [
             base[field.name] if field.name in base else field_array(documents, field.name, field.type)
             for field in schema
@@ -385,7 +384,13 @@ class Store:
         return pa.table(columns, schema=schema)
 
     def _take(self, rows: Sequence[int] | Tensor, columns: Sequence[str]) -> Any:
-        return self._dataset.take(list(rows), columns=list(columns))
+        taken = self._dataset.take(list(rows), columns=with_checksum(columns, self._dataset.schema))
+        return check_rows(taken, columns, source=self.path)
+
+    def _batches(self, columns: Sequence[str]) -> Iterator[Any]:
+        names = with_checksum(columns, self._dataset.schema)
+        for batch in self._dataset.to_batches(columns=names, scan_in_order=True, **_READING):
+            yield check_rows(batch, columns, source=self.path)
 
     def _set(self, dataset: Any) -> None:
         """Go on with another version."""
