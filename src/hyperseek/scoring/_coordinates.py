@@ -48,9 +48,8 @@ def not_finite(coordinates: Tensor) -> Fault | None:
         return None
     row = int((~fine).nonzero()[0, 0])
     column = int((~coordinates[row].isfinite()).nonzero()[0, 0])
-    return Fault(
-        row, f"has the number {float(coordinates[row, column])} at place {column}; every number must be finite"
-    )
+    number = float(coordinates[row, column])
+    return Fault(row, f"has infinite or undefined numbers: {number} at place {column}; every one must be finite")
 
 
 def outside_ball(coordinates: Tensor, radius_squared: float) -> Fault | None:
