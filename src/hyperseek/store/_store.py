@@ -18,6 +18,7 @@ import lance
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
@@ -47,7 +48,7 @@ _NEXT_KEY = "hyperseek.next_key"
 # The scanner reads ahead by default as if memory were free, and larger batches leave larger holes in the heap: these
 # values cost some 10 MB beside the vectors and no time.
 _READING: dict[str, Any] = {"batch_size": 256, "batch_readahead": 1, "fragment_readahead": 1, "io_buffer_size": 4 << 20}
-_IDS_OF_A_FILTER = 1000
+_IDS_AT_ONCE = 8192
 
 
 @guarded("append", "replace", "delete", "copy", "index_texts", "remove_leftovers")
@@ -166,28 +167,26 @@ class Store:
             InputError: A vector is not finite in the stored number type; the message names the document.
         """
         table = self._table(documents, points)
-        condition = _one_of([document.id for document in documents])
+        keys, fragments, _ = self._stored([document.id for document in documents])
         # Lance's own `merge_insert` joins by hash, which would leave the new rows in no order.
-        removed, updated = [], []
-        for fragment in self._dataset.get_fragments():
-            if fragment.count_rows(filter=condition):
-                rest = fragment.delete(condition)
-                removed += [fragment.fragment_id] if rest is None else []
-                updated += [] if rest is None else [rest]
+        removed, updated = self._without(keys, fragments)
         added = lance.fragment.write_fragments(table, self._dataset, mode="append")
         operation = lance.LanceOperation.Update(removed, updated, added)
         self._set(lance.LanceDataset.commit(self._dataset, operation, read_version=self.version))
 
     def delete(self, ids: Sequence[str]) -> int:
         """Delete rows in one atomic commit, and return how many there were."""
-        before, last = len(self), self.next_key - 1
-        condition = _one_of(ids)
-        if self._dataset.count_rows(filter=f"key = {last} AND ({condition})"):
+        keys, fragments, _ = self._stored(ids)
+        if not len(keys):
+            return 0
+        last = self.next_key - 1
+        if last in keys:
             # The highest key is going to disappear; write down that it was given away.
             self._dataset.update_config({_NEXT_KEY: str(last + 1)})
-        self._dataset.delete(condition)
-        self._set(lance.dataset(str(self.path)))
-        return before - len(self)
+        removed, updated = self._without(keys, fragments)
+        operation = lance.LanceOperation.Delete(updated, removed, _is_one_of(keys))
+        self._set(lance.LanceDataset.commit(self._dataset, operation, read_version=self.version))
+        return len(keys)
 
     def copy(self, path: Path) -> Store:
         """Write all rows to a new table without deleted rows or old versions."""
@@ -228,11 +227,7 @@ class Store:
 
     def stored_ids(self, ids: Sequence[str]) -> list[str]:
         """Return which of some ids are stored."""
-        found: list[str] = []
-        for start in range(0, len(ids), _IDS_OF_A_FILTER):
-            condition = _one_of(ids[start : start + _IDS_OF_A_FILTER])
-            found += self._dataset.to_table(columns=["id"], filter=condition)["id"].to_pylist()
-        return found
+        return self._stored(ids)[2]
 
     def ids(self) -> Any:
         """Return all ids as one Arrow array, in order."""
@@ -383,6 +378,32 @@ class Store:
         ]
         return pa.table(columns, schema=schema)
 
+    def _stored(self, ids: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[str]]:
+        """Return keys, fragments and ids of the documents with some ids.
+
+        Ids are compared here and never written into SQL. Nor is Lance asked to count by a condition: a fragment's
+        `count_rows(filter=...)` holds the interpreter's lock while it waits for threads that may wait for that lock.
+        """
+        wanted = pa.array(ids, pa.string())
+        keys, fragments, found = [np.empty(0, np.int64)], [np.empty(0, np.int64)], []
+        if len(wanted):
+            options = {**_READING, "batch_size": _IDS_AT_ONCE}
+            for batch in self._dataset.to_batches(columns=["id", "key"], with_row_address=True, **options):
+                rows = batch.filter(pc.is_in(batch.column("id"), value_set=wanted))
+                keys.append(rows.column("key").to_numpy())
+                fragments.append((rows.column("_rowaddr").to_numpy() >> 32).astype(np.int64))
+                found += rows.column("id").to_pylist()
+        return np.concatenate(keys), np.concatenate(fragments), found
+
+    def _without(self, keys: npt.NDArray[np.int64], fragments: npt.NDArray[np.int64]) -> tuple[list[int], list[Any]]:
+        """Mark rows as deleted, and return the numbers of fragments that are empty then, and the other changed ones."""
+        removed, updated = [], []
+        for number in np.unique(fragments).tolist():
+            rest = self._dataset.get_fragment(number).delete(_is_one_of(keys[fragments == number]))
+            removed += [number] if rest is None else []
+            updated += [] if rest is None else [rest]
+        return removed, updated
+
     def _take(self, rows: Sequence[int] | Tensor, columns: Sequence[str]) -> Any:
         taken = self._dataset.take(list(rows), columns=with_checksum(columns, self._dataset.schema))
         return check_rows(taken, columns, source=self.path)
@@ -399,6 +420,5 @@ class Store:
             self.__dict__.pop(name, None)
 
 
-def _one_of(ids: Sequence[str]) -> str:
-    quoted = ", ".join("'" + document_id.replace("'", "''") + "'" for document_id in ids)
-    return f"id IN ({quoted})" if ids else "false"
+def _is_one_of(keys: npt.NDArray[np.int64]) -> str:
+    return f"key IN ({', '.join(map(str, keys.tolist()))})"
