@@ -143,17 +143,22 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing, is not YAML, or holds something else than a mapping.
     """
-    with reading(path, "a YAML file", error=ConfigError):
-        try:
-            text = bounded_text(Path(path), _LARGEST_YAML).removeprefix("\ufeff")
-        except FileNotFoundError:
-            raise ConfigError(f"{path}: no such file; give the path of a YAML recipe") from None
-    values = _parsed(text, str(path))
+    values = read_yaml_value(path)
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise ConfigError(f"{path} must hold a mapping of sections, not a {type(values).__name__}")
     return values
+
+
+def read_yaml_value(path: str | os.PathLike[str]) -> Any:
+    """Read a YAML file of any plain values; ConfigError says that it is missing, or what is wrong with it."""
+    with reading(path, "a YAML file", error=ConfigError):
+        try:
+            text = bounded_text(Path(path), _LARGEST_YAML).removeprefix("\ufeff")
+        except FileNotFoundError:
+            raise ConfigError(f"{path}: no such file; give the path of a YAML file") from None
+    return _parsed(text, str(path))
 
 
 def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

@@ -4,6 +4,8 @@
 HyperseekError
 ├── InputError (ValueError)        an argument, a text or a tensor that cannot be used
 │   ├── ConfigError                a recipe or an override: unknown key, wrong type, out of range
+│   ├── ArgumentError (TypeError)   a name that a function has no argument of, or too many by place
+│   ├── MissingDocumentError (KeyError)  an id that an index holds no document of
 │   ├── DataError                  a corpus, queries, qrels or run file; names the file and the line
 │   └── UnknownNameError (LookupError)  a name that is not registered; lists those that are
 ├── ModelError                     a checkpoint that cannot be read or does not fit
@@ -41,6 +43,16 @@ class InputError(HyperseekError, ValueError):
 
 class ConfigError(InputError):
     """A recipe or an override that does not validate."""
+
+
+class ArgumentError(InputError, TypeError):
+    """An argument by a name that the function does not know, or one too many by place."""
+
+
+class MissingDocumentError(InputError, KeyError):
+    """An id that an index holds no document of."""
+
+    __str__ = Exception.__str__  # that of KeyError quotes the message
 
 
 class DataError(InputError):

@@ -6,9 +6,15 @@ They know no tensors and no files. `Qrels` and `Run` are the shapes every TREC t
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+
+from hyperseek._errors import InputError
+
+# Characters of a document that a hit shows of itself.
+_SHOWN = 60
 
 Qrels: TypeAlias = dict[str, dict[str, int]]
 """Judgements: `qrels[query_id][document_id]` is the grade; 0 means judged and not relevant."""
@@ -69,3 +75,29 @@ class Hit:
     score: float
     rank: int
     document: Document | None = None
+
+    @property
+    def title(self) -> str:
+        """The document's title; InputError where texts were not asked for, which an empty title could not tell."""
+        return self._stored("title").title
+
+    @property
+    def text(self) -> str:
+        """The document's text; InputError where texts were not asked for."""
+        return self._stored("text").text
+
+    @property
+    def metadata(self) -> Mapping[str, Any]:
+        """The document's metadata; InputError where texts were not asked for."""
+        return self._stored("metadata").metadata
+
+    def _stored(self, what: str) -> Document:
+        if self.document is None:
+            raise InputError(f"the hit {self.id!r} has no {what}, since the search had texts=False; search with texts")
+        return self.document
+
+    def __repr__(self) -> str:
+        said = (
+            "" if self.document is None else f", {textwrap.shorten(self.document.full_text, _SHOWN, placeholder='…')!r}"
+        )
+        return f"Hit({self.rank}, {self.id!r}, score={self.score:.6g}{said})"

@@ -18,7 +18,7 @@ from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Scorer, Spac
 from hyperseek.store._attachments import Attachments
 
 SPACE, COUNT = Space("dot", 4), 60
-FEW = "hyperseek.index._searching._FEW"
+FEW = "hyperseek.plan._choice._FEW"
 
 
 def normal(count: int, seed: int) -> Any:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from hyperseek.evaluation import Comparison, Evaluation, Ranking
     from hyperseek.records import Qrels
 
+# Candidates of each half of a hybrid search, at least.
+_CANDIDATES = 100
+
 System: TypeAlias = "tuple[str, Callable[[str], Ranking]]"
 """A name, and how to rank under that name."""
 
@@ -40,6 +43,9 @@ def evaluate(
         list[Path] | None,
         typer.Option(help="YAML file of search stages: one more system, searched with the first model; repeat."),
     ] = None,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Add full-text search fused with the first model's own search, by rank.")
+    ] = False,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add BM25 (Lucene variant, k1 0.9, b 0.4).")] = False,
     runs: Annotated[list[Path] | None, typer.Option(help="Measure this TREC run; repeat to compare.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements for --runs, without INDEX and DATASET.")] = None,
@@ -80,7 +86,7 @@ def evaluate(
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
     systems = _file_systems(runs or [], judged)
     if index is not None and opened is not None:
-        systems = _index_systems(index, opened, model or [], plan or [], bm25, searching, engine) + systems
+        systems = _index_systems(index, opened, model or [], plan or [], hybrid, bm25, searching, engine) + systems
     _check(systems, opened, baseline, run_out, hypencoder_files)
 
     rankings = [rank(name) for name, rank in systems]
@@ -119,6 +125,7 @@ def _index_systems(
     dataset: Dataset,
     models: list[str],
     plans: list[Path],
+    hybrid: bool,
     bm25: bool,
     searching: dict[str, Any],
     engine: str,
@@ -127,6 +134,7 @@ def _index_systems(
     from hyperseek.index import Index
     from hyperseek.models import load
     from hyperseek.plan import Plan
+    from hyperseek.plan import hybrid as fused
 
     index = Index.open(path)
 
@@ -137,8 +145,10 @@ def _index_systems(
     systems: list[System] = [(name, partial(search, source)) for name, source in _short_names(models)]
     if not systems:
         systems.append((Path(index.info.source or "index").name, partial(search, None)))
-    stages = {file.stem: Plan.load(file) for file in plans}
-    systems += [(name, partial(search, next(iter(models), None), plan=plan)) for name, plan in stages.items()]
+    stages = [(file.stem, Plan.load(file)) for file in plans]
+    if hybrid:
+        stages.append(("hybrid", fused(max(_CANDIDATES, searching["k"]), engine=engine)))
+    systems += [(name, partial(search, next(iter(models), None), plan=plan)) for name, plan in stages]
     if bm25:
         systems.append(("BM25", partial(_named, rank_bm25, dataset, **searching)))
     return systems

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from hyperseek.records import Hit, Query
 
 _SNIPPET = 160
+# Candidates of each half of a hybrid search, at least.
+_CANDIDATES = 100
 
 
 def search(
@@ -32,6 +34,9 @@ def search(
         str, typer.Option(help="auto, exact, or the name of an engine of the index (see hyperseek inspect index).")
     ] = "auto",
     plan: Annotated[Path | None, typer.Option(help="YAML file of stages to search by instead.")] = None,
+    hybrid: Annotated[
+        bool, typer.Option("--hybrid", help="Fuse full-text search (BM25) with the model's own, by reciprocal rank.")
+    ] = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what each stage did, took and found; searches exhaustively too.")
     ] = False,
@@ -50,26 +55,31 @@ def search(
     from hyperseek.index import Index
     from hyperseek.models import load
     from hyperseek.plan import Plan
+    from hyperseek.plan import hybrid as fused
 
     if (text is None) == (queries is None):
         raise InputError("give one query as TEXT, or a file of queries with --queries")
+    if hybrid and plan is not None:
+        raise InputError("--hybrid is a plan of its own; give it or --plan")
+    stages = fused(max(_CANDIDATES, k), engine=engine) if hybrid else None if plan is None else Plan.load(plan)
     asked = _read(text, queries)
     opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)
-    stages = None if plan is None else Plan.load(plan)
+    options: dict[str, Any] = {
+        "k": k,
+        "where": where,
+        "engine": engine,
+        "plan": stages,
+        "exclude": [query.id for query in asked] if exclude_same_id else None,
+        "texts": format == "table" or (format == "jsonl" and texts),
+    }
     texts_asked = [query.text for query in asked]
     if explain:
-        told = opened.explain(texts_asked, k=k, where=where, engine=engine, plan=stages, recall=True)
+        told = opened.explain(texts_asked, recall=True, **options)
         for line in told.lines():
             typer.echo(line, err=True)
-    hits = opened.search(
-        texts_asked,
-        k=k,
-        where=where,
-        engine=engine,
-        plan=stages,
-        exclude=[query.id for query in asked] if exclude_same_id else None,
-        texts=format == "table" or (format == "jsonl" and texts),
-    )
+        hits = told.hits
+    else:
+        hits = opened.search(texts_asked, **options)
     if format == "trec":
         _print_trec(asked, hits, tag)
     elif format == "jsonl":

@@ -14,13 +14,14 @@ from hyperseek.evaluation._protocol import Protocol, measuring_versions
 from hyperseek.evaluation._ranking import Ranking, choose_k
 from hyperseek.evaluation._result import Evaluation
 from hyperseek.evaluation._trained import trained_on
+from hyperseek.plan import as_plan
 from hyperseek.records import Qrels
 from hyperseek.teachers import BM25, BM25Settings
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.index import Index
-    from hyperseek.plan import Plan
+    from hyperseek.plan import PlanLike
 
 
 def rank_index(
@@ -32,7 +33,7 @@ def rank_index(
     exclude_same_id: bool = False,
     name: str | None = None,
     engine: str = "exact",
-    plan: Plan | None = None,
+    plan: PlanLike | None = None,
 ) -> Ranking:
     """Search an index with the queries of a split; exhaustively, unless told otherwise.
 
@@ -61,7 +62,7 @@ def rank_index(
         "kind": "index",
         "model": _unversioned(model.protocol()),
         "index": _unversioned(_description(index)),
-        "search": engine if plan is None else plan.model_dump(mode="json", exclude_defaults=True),
+        "search": engine if plan is None else as_plan(plan).model_dump(mode="json"),
     }
     trained, training_notes = trained_on(model.source, dataset)
     return Ranking(

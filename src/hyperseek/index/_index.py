@@ -15,10 +15,11 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, overload
 
-from hyperseek._errors import InputError, StoreError
+from hyperseek._errors import InputError, MissingDocumentError, StoreError
 from hyperseek._kept import Kept
+from hyperseek.index._asked import check_id_lists
 from hyperseek.index._build import build_index, import_vectors
 from hyperseek.index._checks import check_model, open_finished
 from hyperseek.index._chosen import documents_by_id
@@ -267,7 +268,25 @@ class Index(Searcher, Maintainer):
         return len(self._ground.snapshot)
 
     def __repr__(self) -> str:
-        return f"Index({str(self.path)!r}, {len(self)} documents, {self.info.space}, model {self.info.source})"
+        snapshot = self._ground.snapshot
+        engines = ", ".join(item.name for item in self._ground.attachments.items) or "no engine"
+        return (
+            f"Index({str(self.path)!r}: {len(snapshot):,} documents in {self.info.space}, "
+            f"model {self.info.source or 'unknown'}, {engines})"
+        )
+
+    def __iter__(self) -> Iterator[Document]:
+        return self.documents()
+
+    def __contains__(self, document_id: object) -> bool:
+        return isinstance(document_id, str) and bool(documents_by_id(self._ground.snapshot, [document_id]))
+
+    def __getitem__(self, document_id: str) -> Document:
+        document = self.get(document_id) if isinstance(document_id, str) else None
+        if document is None:
+            hint = "" if isinstance(document_id, str) else "; documents go by their ids, which are texts"
+            raise MissingDocumentError(f"the index {self.path} holds no document {document_id!r}{hint}")
+        return document
 
     @property
     def space(self) -> Space:
@@ -307,16 +326,29 @@ class Index(Searcher, Maintainer):
         """Stream the stored documents in order."""
         return self._ground.snapshot.store.documents()
 
-    def get(self, ids: Sequence[str]) -> dict[str, Document]:
-        """Return stored documents by id.
+    @overload
+    def get(self, ids: str) -> Document | None: ...  # type: ignore[overload-overlap]  # a string means one id
+
+    @overload
+    def get(self, ids: Sequence[str]) -> dict[str, Document]: ...
+
+    def get(self, ids: str | Sequence[str]) -> Document | dict[str, Document] | None:
+        """Return stored documents by id; `index[id]` is the one that must be there.
 
         Args:
-            ids: Any number; one may stand twice.
+            ids: One, or any number; one may stand twice.
 
         Returns:
-            The documents, in the order of `ids`; those that are not stored are missing.
+            For one id its document, or None if it is not stored. For several the documents by id, in their order;
+            those that are not stored are missing.
+
+        Raises:
+            InputError: Something is no id.
         """
-        return documents_by_id(self._ground.snapshot, ids)
+        if isinstance(ids, str):
+            return documents_by_id(self._ground.snapshot, [ids]).get(ids)
+        [listed] = check_id_lists([ids])
+        return documents_by_id(self._ground.snapshot, listed)
 
     def points(self, *, rows: int = CHUNK) -> Iterator[tuple[list[str], Points]]:
         """Stream ids and points in order.

@@ -9,17 +9,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+from hyperseek._config import shown
 from hyperseek._errors import InputError
+from hyperseek._habits import meant
+from hyperseek.index._asked import check_count, check_engine, check_id_lists, check_queries, check_share
 from hyperseek.index._chosen import score_chosen
 from hyperseek.index._queries import scorer_groups
-from hyperseek.index._searching import AUTO, Explanation, Request, find, hits_of
+from hyperseek.index._searching import Explanation, Request, find, hits_of
 from hyperseek.index._tune import Tuning, tune
-from hyperseek.plan import Ground, Plan
+from hyperseek.plan import AUTO, Ground, PlanLike
 from hyperseek.records import Hit, Query, Run
 from hyperseek.scoring import Scorer
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
+
+
+HABITS = {
+    **dict.fromkeys(("top_k", "topk", "n", "limit", "size", "count", "num_results", "n_results", "max_results"), "k"),
+    **dict.fromkeys(("filter", "filters", "condition", "where_filter", "conditions"), "where"),
+    **dict.fromkeys(("query", "text", "q", "question", "queries_", "query_text", "query_texts"), "queries"),
+    **dict.fromkeys(("engine_name", "index", "method"), "engine"),
+    **dict.fromkeys(("stages", "pipeline"), "plan"),
+    **dict.fromkeys(("documents", "doc_ids", "document_ids"), "ids"),
+    **dict.fromkeys(("with_texts", "include_texts", "return_texts"), "texts"),
+}
+"""What hands type by habit, and what it is called here."""
 
 
 class Searcher(ABC):
@@ -43,7 +58,7 @@ class Searcher(ABC):
         k: int = 10,
         where: str | None = None,
         engine: str = AUTO,
-        plan: Plan | None = None,
+        plan: PlanLike | None = None,
         exclude: Sequence[str | None] | None = None,
         texts: bool = True,
     ) -> list[Hit]: ...
@@ -56,11 +71,12 @@ class Searcher(ABC):
         k: int = 10,
         where: str | None = None,
         engine: str = AUTO,
-        plan: Plan | None = None,
+        plan: PlanLike | None = None,
         exclude: Sequence[str | None] | None = None,
         texts: bool = True,
     ) -> list[list[Hit]]: ...
 
+    @meant(**HABITS)
     def search(
         self,
         queries: str | Sequence[str] | Scorer,
@@ -68,7 +84,7 @@ class Searcher(ABC):
         k: int = 10,
         where: str | None = None,
         engine: str = AUTO,
-        plan: Plan | None = None,
+        plan: PlanLike | None = None,
         exclude: Sequence[str | None] | None = None,
         texts: bool = True,
     ) -> list[Hit] | list[list[Hit]]:
@@ -81,7 +97,8 @@ class Searcher(ABC):
                 `"year > 2015 AND venue = 'ACL'"`; None for all. See `fields`.
             engine: `"auto"` for the plan that was tuned on this index or else for what its size suggests, `"exact"` to
                 score every document, or the name of an engine, whose candidates are then scored exactly.
-            plan: What to do instead, stage by stage.
+            plan: What to do instead, stage by stage: a plan, a source such as `BM25()`, a list of stages, or plain
+                values as those of a file.
             exclude: For each query the id of a document to leave out, or None. The others move up, so `k` remain.
             texts: Whether the hits carry their documents.
 
@@ -89,51 +106,59 @@ class Searcher(ABC):
             For one text its hits, best first, ties in the order of the index; for others a list of hits a query.
 
         Raises:
-            InputError: `k` is below 1, the number of exclusions is not that of queries, a scorer does not fit, or the
-                condition cannot be used.
+            InputError: A query is no text or blank, `k` is no whole number of at least 1, the number of exclusions is
+                not that of queries, a scorer does not fit, or the condition or the plan cannot be used.
             UnknownNameError: The index has no engine of this name.
             StoreError: The index names no model and none was given.
             FingerprintError: The model's document side is not the one that made the index.
         """
         asked = [queries] if isinstance(queries, str) else queries
-        request = Request(asked, k, exclude=exclude, engine=engine, plan=plan, where=where)
+        request = Request.checked(asked, k, exclude=exclude, engine=engine, plan=plan, where=where)
         hits = self._hits(request, texts=texts)
         return hits[0] if isinstance(queries, str) else hits
 
+    @meant(**HABITS)
     def explain(
         self,
-        queries: Sequence[str] | Scorer,
+        queries: str | Sequence[str] | Scorer,
         *,
         k: int = 10,
         where: str | None = None,
         engine: str = AUTO,
-        plan: Plan | None = None,
+        plan: PlanLike | None = None,
+        exclude: Sequence[str | None] | None = None,
+        texts: bool = False,
         recall: bool = False,
     ) -> Explanation:
         """Search, and say which stages ran, why, how long they took, and what they found.
 
         Args:
-            queries: Many texts, or queries that are compiled already; at least one.
+            queries: One text, many texts, or queries that are compiled already; at least one.
             k: Documents a query, at least 1.
             where: As in `search`.
             engine: As in `search`.
             plan: As in `search`.
+            exclude: As in `search`.
+            texts: Whether the hits carry their documents.
             recall: Whether to search exhaustively too, and report the recall of every stage.
 
         Returns:
-            The explanation; `lines` prints it.
+            The explanation, with the hits of every query; `lines` prints it.
 
         Raises:
             InputError: As in `search`, or there are no queries.
         """
-        request = Request(queries, k, engine=engine, plan=plan, where=where, measure=recall)
+        asked = [queries] if isinstance(queries, str) else queries
+        options = {"exclude": exclude, "engine": engine, "plan": plan, "where": where}
+        request = Request.checked(asked, k, **options, measure=bool(recall))
         told: list[Explanation] = []
-        for _ in find(self._ground, request, self._groups, explanation=told):
-            pass
+        hits = self._hits(request, texts=texts, explanation=told)
         if not told:
             raise InputError("there are no queries to explain a search for; give at least one")
+        told[0].hits = hits
         return told[0]
 
+    @meant(**HABITS)
     def run(
         self,
         queries: Mapping[str, str] | Sequence[Query],
@@ -142,7 +167,7 @@ class Searcher(ABC):
         scorer: Scorer | None = None,
         where: str | None = None,
         engine: str = AUTO,
-        plan: Plan | None = None,
+        plan: PlanLike | None = None,
         exclude_same_id: bool = False,
     ) -> Run:
         """Search with named queries, for evaluation.
@@ -160,19 +185,20 @@ class Searcher(ABC):
             Scores by query and document, best first.
 
         Raises:
-            InputError: `k` is below 1, two queries have one id, a scorer does not fit, or the condition cannot be used.
+            InputError: As in `search`, or two queries have one id; a query's id is named.
             StoreError: The index names no model and none was given.
             FingerprintError: The model's document side is not the one that made the index.
         """
-        texts = queries if isinstance(queries, Mapping) else {query.id: query.text for query in queries}
-        if len(texts) != len(queries):
-            raise InputError(f"there are {len(queries)} queries and {len(texts)} ids; ids must be unique")
+        texts = _named(queries)
+        if scorer is not None and not isinstance(scorer, Scorer):
+            raise InputError(f"scorer is the queries compiled, as by model.compile, not {shown(scorer)}")
         if scorer is not None and len(scorer) != len(texts):
             raise InputError(f"the scorer holds {len(scorer)} queries and {len(texts)} were named")
         asked = list(texts.values())
-        request = Request(
+        request = Request.checked(
             asked if scorer is None else scorer,
             k,
+            names=list(texts),
             texts=asked,
             exclude=list(texts) if exclude_same_id else None,
             engine=engine,
@@ -182,6 +208,7 @@ class Searcher(ABC):
         found = self._hits(request, texts=False)
         return {name: {hit.id: hit.score for hit in hits} for name, hits in zip(texts, found, strict=True)}
 
+    @meant(**HABITS)
     def score(self, queries: Sequence[str] | Scorer, ids: Sequence[Sequence[str]]) -> list[list[float]]:
         """Score documents of the caller's choice exactly, each by the query it is listed for.
 
@@ -196,13 +223,14 @@ class Searcher(ABC):
             InputError: The number of lists is not that of queries, an id is not stored, or a scorer does not fit.
             StoreError: The index names no model and none was given.
         """
-        if isinstance(queries, str):
-            raise InputError("queries must be a sequence of strings; for one query give a list of one")
-        if len(queries) != len(ids):
-            raise InputError(f"there are {len(queries)} queries and {len(ids)} lists of ids; give one each")
-        scorers = [queries] if isinstance(queries, Scorer) else self._groups(queries)
-        return score_chosen(self._ground, scorers, ids)
+        asked = check_queries(queries)
+        lists = check_id_lists(ids)
+        if len(asked) != len(lists):
+            raise InputError(f"there are {len(asked)} queries and {len(lists)} lists of ids; give one each")
+        scorers = [asked] if isinstance(asked, Scorer) else self._groups(asked)
+        return score_chosen(self._ground, scorers, lists)
 
+    @meant(**HABITS)
     def tune(
         self,
         queries: Sequence[str] | Scorer,
@@ -229,11 +257,15 @@ class Searcher(ABC):
             UnknownNameError: There is no such engine.
             StoreError: Another writer is at work.
         """
-        compiled = isinstance(queries, Scorer)
-        scorers = [queries] if isinstance(queries, Scorer) else list(self._groups(queries))
-        texts = None if compiled else [str(query) for query in queries]  # type: ignore[union-attr]
+        asked, count, wanted = check_queries(queries), check_count(k), check_share(recall)
+        if engine is not None:
+            check_engine(engine)
+        if not len(asked):
+            raise InputError("there are no queries to tune by; give some like those that will be asked")
+        texts = None if isinstance(asked, Scorer) else asked
+        scorers = [asked] if isinstance(asked, Scorer) else list(self._groups(asked))
         ground = self._ground
-        tuning = tune(ground, scorers, texts, k=k, recall=recall, engine=engine)
+        tuning = tune(ground, scorers, texts, k=count, recall=wanted, engine=engine)
         if save:
             tuning.save(ground.folder)
             ground.reread()
@@ -244,9 +276,30 @@ class Searcher(ABC):
         """Plans that were tuned on this index, by the kind of scorer they are for, as plain values."""
         return self._ground.attachments.plans
 
-    def _hits(self, request: Request, *, texts: bool) -> list[list[Hit]]:
+    def _hits(self, request: Request, *, texts: bool, explanation: list[Explanation] | None = None) -> list[list[Hit]]:
         ground = self._ground
-        return list(hits_of(ground, find(ground, request, self._groups), texts=texts))
+        found = find(ground, request, self._groups, explanation=explanation)
+        return list(hits_of(ground, found, texts=texts))
 
     def _groups(self, texts: Sequence[str]) -> Iterable[Scorer]:
         return scorer_groups(self.model, texts)
+
+
+def _named(queries: object) -> Mapping[str, str]:
+    """Return texts by id; InputError where they are neither a mapping nor query records."""
+    wanted = "run() takes texts by id, as {'q1': 'a text'}, or Query records"
+    if isinstance(queries, Mapping):
+        for name in queries:
+            if not isinstance(name, str | int):
+                raise InputError(f"{wanted}, and {shown(name)} is no id")
+        return queries
+    if isinstance(queries, str | bytes | Scorer) or not isinstance(queries, Iterable):
+        raise InputError(f"{wanted}, not {shown(queries)}; for queries without ids use search()")
+    texts: dict[str, str] = {}
+    for query in queries:
+        if not isinstance(query, Query):
+            raise InputError(f"{wanted}, and one of them is {shown(query)}; for queries without ids use search()")
+        if query.id in texts:
+            raise InputError(f"two queries have the id {shown(query.id)}; ids must be unique")
+        texts[query.id] = query.text
+    return texts

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 
 from hyperseek._errors import InputError
 from hyperseek._progress import progress
+from hyperseek.index._asked import check_count, check_engine, check_excluded, check_queries, check_where
 from hyperseek.index._results import collect_hits
-from hyperseek.plan import Candidates, Engine, Ground, Plan, Rescore, Scan, Search, StageReport, Surrogate
-from hyperseek.plan._engine import SCAN, can_search, can_search_linear
+from hyperseek.plan import AUTO, Candidates, Ground, Plan, Search, StageReport, as_plan
+from hyperseek.plan._choice import choose_plan
 from hyperseek.records import Hit
 from hyperseek.scoring import Scorer
-
-EXACT = "exact"
-"""Name that asks for the exhaustive search."""
-
-AUTO = "auto"
-"""Name that leaves the choice to the index."""
-
-# A scan of fewer documents takes less time than an engine and the rescoring of its candidates.
-_FEW = 20_000
-# Candidates of an engine for each document that is wanted, and at least.
-_CANDIDATES = 10
-_LEAST_CANDIDATES = 300
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -40,12 +27,14 @@ class Explanation:
         reason: Why.
         stages: What each stage did, over all queries.
         documents: In the index.
+        hits: What was found, for each query.
     """
 
     plan: Plan
     reason: str
     documents: int
     stages: list[StageReport] = field(default_factory=list)
+    hits: list[list[Hit]] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
         """Return a line a stage: milliseconds and candidates a query, and recall where it was measured."""
@@ -68,6 +57,7 @@ class Request:
     Attributes:
         queries: Texts, or compiled queries.
         k: Documents of each.
+        names: Ids of the queries, for messages; None where they have only places.
         texts: Of compiled queries, for stages that read them.
         exclude: For each query the id of a document to leave out, or None.
         engine: `AUTO`, `EXACT`, or the name of an engine.
@@ -78,6 +68,7 @@ class Request:
 
     queries: Sequence[str] | Scorer
     k: int
+    names: Sequence[str] | None = None
     texts: Sequence[str] | None = None
     exclude: Sequence[str | None] | None = None
     engine: str = AUTO
@@ -85,13 +76,37 @@ class Request:
     where: str | None = None
     measure: bool = False
 
-    def check(self) -> None:
-        """Raise InputError where the parts do not fit together."""
-        if self.k < 1:
-            raise InputError(f"k must be at least 1, not {self.k}")
-        for name, given in (("exclusions", self.exclude), ("texts", self.texts)):
-            if given is not None and len(given) != len(self.queries):
-                raise InputError(f"there are {len(self.queries)} queries and {len(given)} {name}; give one each")
+    @classmethod
+    def checked(cls, queries: object, k: object, **options: Any) -> Request:
+        """Make a request of what a caller gave.
+
+        Args:
+            queries: As for a search: texts, or compiled queries.
+            k: Documents of each.
+            **options: The other attributes; `plan` may be whatever stands for one.
+
+        Returns:
+            The request.
+
+        Raises:
+            InputError: Something is of the wrong kind or out of range, a query is blank, or parts do not fit together.
+            ConfigError: Something is wrong with the plan.
+        """
+        asked, names = check_queries(queries, options.get("names")), options.get("names")
+        check_engine(options.get("engine", AUTO))
+        check_where(options.get("where"))
+        if options.get("plan") is not None:
+            options["plan"] = as_plan(options["plan"])
+        exclude, texts = options.get("exclude"), options.get("texts")
+        if exclude is not None:
+            options["exclude"] = check_excluded(exclude)
+        if texts is not None and options.get("plan") is not None:
+            check_queries(texts, names)
+        request = cls(asked, check_count(k), **options)
+        for name, given in (("exclusions", request.exclude), ("texts", request.texts)):
+            if given is not None and len(given) != len(asked):
+                raise InputError(f"there are {len(asked)} queries and {len(given)} {name}; give one each")
+        return request
 
 
 def find(
@@ -112,9 +127,9 @@ def find(
     Yields:
         The best documents of successive queries.
     """
-    request.check()
+    most = max(1, len(ground.snapshot))
     unwanted = None if request.exclude is None else torch.from_numpy(ground.snapshot.rows_of_ids(request.exclude))
-    k = request.k if unwanted is None else request.k + 1
+    k = min(request.k if unwanted is None else request.k + 1, most)
     scorers: Iterable[Scorer] = (
         ([request.queries] if len(request.queries) else [])
         if isinstance(request.queries, Scorer)
@@ -127,68 +142,23 @@ def find(
         for scorer in scorers:
             check_scorer(ground, scorer)
             if told is None:
-                plan, reason = choose_plan(ground, scorer, request, k)
+                if request.plan is not None:
+                    plan, reason = request.plan, "the plan that was given"
+                else:
+                    plan, reason = choose_plan(ground, scorer, request.engine, k)
                 told = Explanation(plan, reason, len(ground.snapshot))
                 if explanation is not None:
                     explanation.append(told)
             texts = None if asked is None else asked[done : done + len(scorer)]
             search = Search(ground, scorer, texts, request.where, k)
             ground.snapshot.load()
-            truth = search.scan(scorer, k=k) if request.measure else None
             reports = None if explanation is None else told.stages
-            found = told.plan.run(search, reports=reports, truth=truth)
+            found = told.plan.run(search, reports=reports, measure=request.measure)
             if unwanted is not None:
                 found = found.without(unwanted[done : done + len(scorer)]).first(request.k)
             yield found
             done += len(scorer)
             bar.advance(len(scorer))
-
-
-def choose_plan(ground: Ground, scorer: Scorer, request: Request, k: int) -> tuple[Plan, str]:
-    """Return the plan of a search, and why it is this one.
-
-    Args:
-        ground: The index.
-        scorer: Its queries, or some of them.
-        request: What to search for.
-        k: Documents of each query.
-
-    Returns:
-        The plan and a reason for people.
-
-    Raises:
-        UnknownNameError: The request names an engine that the index has not.
-    """
-    if request.plan is not None:
-        return request.plan, "the plan that was given"
-    if request.engine == EXACT:
-        return Plan(stages=(Scan(),)), "every document is scored, as was asked"
-    count, newest = len(ground.snapshot), ground.newest("engine")
-    if request.engine == AUTO:
-        tuned = ground.attachments.plans.get(scorer.kind)
-        if tuned is not None and k <= tuned["k"]:
-            return Plan.from_mapping(tuned["plan"]), (
-                f"the plan tuned on this index for {scorer.kind} scorers: recall@{tuned['k']} {tuned['recall']:.4f} "
-                f"on {tuned['queries']} queries"
-            )
-        if newest is None:
-            return Plan(stages=(Scan(),)), "every document is scored, since the index has no engine"
-        if count < _FEW:
-            return Plan(stages=(Scan(),)), f"every document is scored, which is fast for fewer than {_FEW:,}"
-    name = newest.name if request.engine == AUTO and newest is not None else request.engine
-    attached = ground.attached(name, "engine")
-    n = max(_LEAST_CANDIDATES, _CANDIDATES * k)
-    nonlinear = f"a {scorer.kind!r} scorer is not linear"
-    source: Engine | Surrogate
-    if can_search(attached, scorer):
-        source, reason = Engine(n=n, name=name), f"candidates from {name!r}, which can search by this scorer"
-    elif can_search_linear(attached):
-        source = Surrogate(n=n, engine=name)
-        reason = f"candidates from {name!r} by a linear surrogate, since {nonlinear}"
-    else:
-        source = Surrogate(n=n, engine=SCAN)
-        reason = f"candidates from a scan by a linear surrogate, since {nonlinear} and {name!r} has no chart for those"
-    return source >> Rescore(), f"{reason}; scored exactly"
 
 
 def hits_of(ground: Ground, found: Iterable[Candidates], *, texts: bool) -> Iterator[list[Hit]]:

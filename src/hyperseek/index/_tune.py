@@ -12,7 +12,7 @@ import torch
 from hyperseek._errors import InputError
 from hyperseek._progress import progress
 from hyperseek.graph import GraphSearchConfig
-from hyperseek.plan import Candidates, Engine, Graph, Ground, Plan, Rescore, Scan, Search, StageReport, Surrogate
+from hyperseek.plan import Engine, Graph, Ground, Plan, Rescore, Scan, Search, StageReport, Surrogate
 from hyperseek.plan._engine import SCAN, can_search, can_search_linear
 from hyperseek.scoring import Scorer
 from hyperseek.store import writer_lock
@@ -100,7 +100,7 @@ def tune(
 
     Args:
         ground: The index.
-        scorers: Compiled queries, in groups of one kind.
+        scorers: Compiled queries, in groups of one kind, at least one.
         texts: Their texts; None leaves out what reads them.
         k: Documents a query, at least 1.
         recall: What the chosen plan must reach, in (0, 1].
@@ -110,25 +110,21 @@ def tune(
         What was measured.
 
     Raises:
-        InputError: There are no queries, `recall` is out of range, or the index has nothing to try.
+        InputError: The index has nothing to try.
         UnknownNameError: There is no such engine.
     """
-    if not scorers or k < 1 or not 0 < recall <= 1:
-        raise InputError(f"tuning needs queries, k of at least 1 and a recall in (0, 1], not {k} and {recall}")
     items = [ground.attachments.get(engine)] if engine else ground.attachments.items
     if not items:
         raise InputError(f"the index {ground.folder} has no engine to tune; build one: index.build_engine()")
     ground.snapshot.load()
     searches = list(_searches(ground, scorers, texts, k))
-    exhaustive = Plan(stages=(Scan(),))
-    truth = [exhaustive.run(search) for search in searches]
-    measured = [_measure(exhaustive, searches, truth)]
+    measured = [_measure(Plan(stages=(Scan(),)), searches)]
     with progress("measuring", None, unit="plans") as bar:
         for item in items:
             opened = ground.attached(item.name, item.kind)
             for family in _families(opened, scorers[0], k):
                 for plan in family:
-                    measured.append(_measure(plan, searches, truth))
+                    measured.append(_measure(plan, searches))
                     bar.advance(1)
                     if measured[-1].recall >= recall:
                         break  # more candidates of the same cost more and find no less
@@ -168,12 +164,14 @@ def _families(opened: Attached, scorer: Scorer, k: int) -> Iterator[Iterator[Pla
             yield (source >> Rescore() for source in sources)
 
 
-def _measure(plan: Plan, searches: Sequence[Search], truth: Sequence[Candidates]) -> Measured:
+def _measure(plan: Plan, searches: Sequence[Search]) -> Measured:
     plan.run(searches[0])  # what is made once, as landmarks, is not a query's cost
+    for search in searches:
+        search.truth()  # nor is what it is measured by
     reports: list[StageReport] = []
     start = time.perf_counter()
-    for search, true in zip(searches, truth, strict=True):
-        plan.run(search, reports=reports, truth=true)
+    for search in searches:
+        plan.run(search, reports=reports, measure=True)
     total = time.perf_counter() - start
     queries = sum(len(search.scorer) for search in searches)
     return Measured(plan, reports[-1].recall or 0.0, 1000 * total / queries, _single(plan, searches))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -12,11 +12,21 @@ from hyperseek.plan._candidates import Candidates
 from hyperseek.plan._context import Search
 from hyperseek.plan._fusion import Method, fuse
 from hyperseek.plan._scores import exact_scores
-from hyperseek.plan._sources import BM25, Dense, Engine, Graph, Scan, Surrogate
-from hyperseek.plan._stage import Source, Step
+from hyperseek.plan._sources import BM25, Auto, Dense, Engine, Graph, Scan, Surrogate
+from hyperseek.plan._stage import Source, Step, as_stages
 
 
-class Union(Source):
+class _Combination(Source):
+    """A source that asks others."""
+
+    @classmethod
+    def _prepared(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if "sources" not in options:
+            return options
+        return {**options, "sources": tuple(as_stages(options["sources"], Source, "source"))}
+
+
+class Union(_Combination):
     """What any of several sources finds, in turns; scores say no more than who came first.
 
     Attributes:
@@ -33,8 +43,11 @@ class Union(Source):
         ranked = fuse([source.find(search) for source in self.sources], method="rrf")
         return ranked.first(self.n) if self.n else ranked
 
+    def __repr__(self) -> str:
+        return super().__repr__() if self.n else f"({' | '.join(map(repr, self.sources))})"
 
-class Fusion(Source):
+
+class Fusion(_Combination):
     """One ranking from those of several sources; see `fuse`.
 
     Attributes:
@@ -54,10 +67,12 @@ class Fusion(Source):
 
     @model_validator(mode="after")
     def _check_weights(self) -> Self:
-        if self.weights is not None and not all(map(math.isfinite, self.weights)):
-            raise ValueError(f"weights must be finite, not {list(self.weights)}")
         if self.weights is not None and len(self.weights) != len(self.sources):
-            raise ValueError(f"{len(self.weights)} weights were given for {len(self.sources)} sources")
+            raise ValueError(
+                f"fusion: {len(self.weights)} weights were given for {len(self.sources)} sources; give one each"
+            )
+        if not all(map(math.isfinite, self.weights or ())):
+            raise ValueError(f"fusion: weights must be finite, not {list(self.weights or ())}")
         return self
 
     def find(self, search: Search) -> Candidates:
@@ -89,7 +104,7 @@ class Rescore(Step):
 
 
 AnySource: TypeAlias = Annotated[
-    BM25 | Dense | Engine | Fusion | Graph | Scan | Surrogate | Union, Field(discriminator="kind")
+    Auto | BM25 | Dense | Engine | Fusion | Graph | Scan | Surrogate | Union, Field(discriminator="kind")
 ]
 """Every source, told apart by `kind`."""
 

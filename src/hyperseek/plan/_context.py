@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -107,7 +107,8 @@ class Search:
         texts: Their texts; None where only the scorer was given.
         where: SQL that documents must meet; None for all.
         k: Documents that the search shall end with.
-        notes: Filled by stages with what they did, for explanations.
+        notes: Filled by stages with what they did, for explanations: numbers, averaged over queries.
+        found: What a scan of all documents that may be found has found, if there was one; see `truth`.
     """
 
     ground: Ground
@@ -115,7 +116,8 @@ class Search:
     texts: Sequence[str] | None
     where: str | None
     k: int
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, float] = field(default_factory=dict)
+    found: list[Candidates] = field(default_factory=list)
 
     @property
     def snapshot(self) -> Snapshot:
@@ -131,6 +133,16 @@ class Search:
     def allowed_rows(self) -> npt.NDArray[np.int64] | None:
         """Rows of the documents that may be found; None for all."""
         return None if self.allowed is None else np.flatnonzero(self.allowed)
+
+    def at_most(self, n: int) -> int:
+        """Return `n`, or the number of documents where that is less, but at least 1."""
+        return min(n, max(1, len(self.snapshot)))
+
+    def truth(self) -> Candidates:
+        """Return the true best `k` documents of each query; scans for them only where no stage has done so."""
+        if not self.found:
+            self.scan(self.scorer, k=self.at_most(self.k))
+        return self.found[0].first(self.k)
 
     def asked(self) -> Sequence[str]:
         """Return the queries' texts; InputError where there are none."""
@@ -153,4 +165,7 @@ class Search:
         snapshot = self.snapshot
         chunks = snapshot.chunks(snapshot.chunk_rows) if chosen is None else snapshot.chunks_of(chosen)
         scores, found = scan(scorer, chunks, k=k)
-        return Candidates(found if chosen is None else torch.from_numpy(chosen)[found], scores)
+        best = Candidates(found if chosen is None else torch.from_numpy(chosen)[found], scores)
+        if rows is None and scorer is self.scorer and k >= self.at_most(self.k):
+            self.found[:] = [best]
+        return best

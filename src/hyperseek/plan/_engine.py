@@ -111,7 +111,7 @@ def unknown_rows(search: Search, attached: Attached) -> npt.NDArray[np.int64]:
     if search.allowed is not None:
         unknown = unknown[search.allowed[unknown]]
     if len(unknown):
-        search.notes["unknown to it"] = len(unknown)
+        search.notes[f"unknown to {attached.record.name!r}"] = len(unknown)
     return unknown
 
 

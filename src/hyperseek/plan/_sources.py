@@ -5,6 +5,7 @@ Shapes: `Q` queries, `N` documents.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -33,7 +34,29 @@ class Scan(Source):
 
     def find(self, search: Search) -> Candidates:
         """Score all documents."""
-        return search.scan(search.scorer, k=self.n or search.k)
+        return search.scan(search.scorer, k=search.at_most(self.n or search.k))
+
+
+class Auto(Source):
+    """What the index finds by its own choice, as `engine="auto"` does, scored by the queries' own scorer.
+
+    Attributes:
+        n: Candidates of each query.
+        engine: `"auto"`, `"exact"`, or the name of an engine.
+    """
+
+    kind: Literal["auto"] = "auto"
+    n: int = Field(default=100, ge=1)
+    engine: str = "auto"
+
+    def find(self, search: Search) -> Candidates:
+        """Choose a plan and run it."""
+        from hyperseek.plan._choice import choose_plan
+
+        own = replace(search, k=search.at_most(self.n), notes={}, found=[])
+        found = choose_plan(search.ground, search.scorer, self.engine, own.k)[0].run(own)
+        search.notes.update(own.notes)
+        return found
 
 
 class Engine(Source):
@@ -52,7 +75,7 @@ class Engine(Source):
 
     def find(self, search: Search) -> Candidates:
         """Ask the engine."""
-        return search_engine(search, search.scorer, n=self.n, name=self.name, effort=self.effort)
+        return search_engine(search, search.scorer, n=search.at_most(self.n), name=self.name, effort=self.effort)
 
 
 class Surrogate(Source):
@@ -84,9 +107,9 @@ class Surrogate(Source):
     def find(self, search: Search) -> Candidates:
         """Fit, ask the engine, and fit again as often as wanted."""
         if not len(search.snapshot):
-            return search.scan(search.scorer, k=self.n)
+            return search.scan(search.scorer, k=1)
         parameters = feature_parameters(search.ground, self.engine)
-        fixed = landmarks_of(search.ground, self.landmarks, self.choice, self.seed, parameters)
+        fixed = landmarks_of(search.ground, search.at_most(self.landmarks), self.choice, self.seed, parameters)
         linear = fixed.fit(search.scorer)
         for _ in range(self.refits):
             linear = self._refit(search, fixed, linear)
@@ -107,7 +130,7 @@ class Surrogate(Source):
         return SurrogateScorer.concatenate(fitted)
 
     def _find(self, search: Search, linear: SurrogateScorer, n: int) -> Candidates:
-        return search_linear(search, linear, n=n, engine=self.engine, effort=self.effort)
+        return search_linear(search, linear, n=search.at_most(n), engine=self.engine, effort=self.effort)
 
 
 class Graph(Source):
@@ -131,7 +154,7 @@ class Graph(Source):
         attached = search.ground.attached(self.name, "graph")
         assert attached.graph is not None
         rows, allowed = positions(search, attached)
-        k = self.n or search.k
+        k = search.at_most(self.n or search.k)
         result = graph_search(
             search.scorer,
             points_at(search.snapshot, rows),
@@ -160,7 +183,7 @@ class BM25(Source):
         """Ask the full-text index."""
         rows, scores = [], []
         for text in search.asked():
-            keys, own = search.snapshot.store.search_texts(text, k=self.n, condition=search.where)
+            keys, own = search.snapshot.store.search_texts(text, k=search.at_most(self.n), condition=search.where)
             rows.append(torch.from_numpy(search.snapshot.rows_of_keys(keys)))
             scores.append(torch.from_numpy(np.array(own, dtype=np.float32)))
         return Candidates.of_lists(rows, scores)
@@ -185,4 +208,4 @@ class Dense(Source):
     def find(self, search: Search) -> Candidates:
         """Compile the queries with the model, and search by it."""
         scorer = search.ground.compile(self.model, search.asked())
-        return search_linear(search, scorer, n=self.n, engine=self.engine, effort=self.effort)
+        return search_linear(search, scorer, n=search.at_most(self.n), engine=self.engine, effort=self.effort)

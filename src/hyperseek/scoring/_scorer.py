@@ -109,6 +109,10 @@ class Scorer(ABC):
     def __len__(self) -> int:
         return next(iter(self.tensors().values())).shape[0]
 
+    def __repr__(self) -> str:
+        queries = "1 query" if len(self) == 1 else f"{len(self):,} queries"
+        return f"{type(self).__name__}({queries} for {self.space}, {self.device})"
+
     def __getitem__(self, index: slice | Tensor) -> Self:
         return self._map(lambda tensor: tensor[index])
 
