@@ -1,4 +1,4 @@
-"""Search, `evaluate` and validation agree on random collections, whatever these hold."""
+"""Search, plans, `evaluate`, validation and p-MRR agree on random collections, whatever these hold."""
 
 from __future__ import annotations
 
@@ -12,12 +12,19 @@ import torch
 
 from hyperseek import Document, Index, Query
 from hyperseek.data import Dataset
-from hyperseek.evaluation import evaluate
+from hyperseek.evaluation import evaluate, p_mrr_per_query
+from hyperseek.plan import Fusion, Plan, Rescore, Scan, Union
 from hyperseek.records import Qrels
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space
 from hyperseek.training import SideFeatures, Validator, make_dev_set
 
 WORDS = "cat dog moon"
+PLANS = (
+    Plan(stages=[Scan()]),
+    Plan(stages=[Union(sources=[Scan(), Scan(n=2)]), Rescore()]),
+    Plan(stages=[Fusion(sources=[Scan(), Scan()])]),
+    Plan(stages=[Fusion(sources=[Scan(n=3), Scan()], method="minmax"), Rescore()]),
+)
 METRICS = ("nDCG@1", "nDCG@3", "nDCG@10", "RR@2", "RR@10", "R@1", "R@5", "R@10")
 
 
@@ -93,6 +100,39 @@ def measured(metric: str, ranked: Sequence[str], judged: dict[str, int]) -> floa
     return discounted[0] / discounted[1]
 
 
+def check_p_mrr(
+    index: Index,
+    draw: random.Random,
+    queries: Sequence[Query],
+    before: Qrels,
+    documents: Sequence[Document],
+    *,
+    same: bool,
+) -> None:
+    """Compare p-MRR with its definition on two searches: nothing moves unless a score does."""
+    after = {
+        query: {name: draw.choice([grade, grade, -1, 0, 2]) for name, grade in judged.items() if draw.random() < 0.8}
+        for query, judged in before.items()
+    }
+    other = [Query(query.id, random_text(draw)) for query in queries]
+    old, new = (index.run(asked, k=len(documents), exclude_same_id=same) for asked in (queries, other))
+    assert set(p_mrr_per_query(old, old, before, after).values()) <= {0.0}
+    wanted = {}
+    for query, judged in before.items():
+        gains = {name: max(0, after[query].get(name, 0)) - max(0, grade) for name, grade in judged.items()}
+        moves = []
+        for name, gain in gains.items():
+            first, second = (
+                [*own[query], name].index(name) + 1
+                for own in (old, new)  # just after the last where it is not found
+            )
+            fall = second / first - 1 if first >= second else 1 - first / second
+            moves += [math.copysign(1, -gain) * fall] if gain else []
+        if moves:
+            wanted[query] = sum(moves) / len(moves)
+    assert p_mrr_per_query(old, new, before, after) == pytest.approx(wanted, abs=1e-12)
+
+
 def check(folder: Any, seed: int, *, collections: int) -> None:
     """Compare on one random corpus with several random sets of queries and judgements."""
     draw = random.Random(seed)
@@ -113,6 +153,10 @@ def check(folder: Any, seed: int, *, collections: int) -> None:
             if same:
                 found.pop(query.id, None)
             assert list(run[query.id]) == sorted(found, key=lambda name: -found[name])[:10]
+        for plan in PLANS:
+            ranked = index.run(queries, k=10, exclude_same_id=same, plan=plan)
+            assert {name: list(own) for name, own in ranked.items()} == {n: list(own) for n, own in run.items()}, plan
+        check_p_mrr(index, draw, queries, qrels, documents, same=same)
         wanted = {
             metric: sum(measured(metric, list(run[query]), qrels[query]) for query in qrels) / len(qrels)
             for metric in METRICS
@@ -125,13 +169,13 @@ def check(folder: Any, seed: int, *, collections: int) -> None:
         assert validated == pytest.approx(wanted, abs=1e-9), seed
 
 
-def test_search_evaluate_and_validation_agree(tmp_path):
+def test_search_plans_evaluate_validation_and_p_mrr_agree(tmp_path):
     for seed in range(6):
         check(tmp_path / str(seed), seed, collections=10)
 
 
 @pytest.mark.slow
-def test_search_evaluate_and_validation_agree_on_many_collections(tmp_path):
+def test_search_plans_evaluate_validation_and_p_mrr_agree_on_many_collections(tmp_path):
     for seed in range(100, 200):
         check(tmp_path / str(seed), seed, collections=5)
 
