@@ -91,6 +91,17 @@ def test_work_for_another_aim_is_not_taken(plain, index, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_work_of_another_teacher_of_the_same_name_is_not_taken(plain, index, tmp_path):
+    class Retrained(ReadableTeacher):
+        fingerprint = "2" * 32
+
+    killed(plain, index, tmp_path / "out", 9)
+    info = refine(plain, tmp_path / "out", mine=index, options=OPTIONS, teacher=(again := Retrained()))
+    assert info.refined[-1].teacher_fingerprint == "2" * 32
+    refine(plain, tmp_path / "fresh", mine=index, options=OPTIONS, teacher=(fresh := ReadableTeacher()))
+    assert again.asked == fresh.asked
+
+
 def test_damaged_work_is_named(plain, index, tmp_path):
     work = killed(plain, index, tmp_path / "out", 9)
     path = next(work.rglob("000000.jsonl.gz"))

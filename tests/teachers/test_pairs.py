@@ -42,6 +42,16 @@ def test_a_cross_encoder_scores_pairs_by_its_bare_output(cross_encoder):
     assert teacher.score_pairs([]) == []
 
 
+@pytest.mark.filterwarnings("ignore:.*classifier.*")
+def test_a_teacher_that_was_retrained_has_another_fingerprint(cross_encoder, tiny_encoder):
+    teacher = load_teacher(cross_encoder(1), device="cpu")
+    before = teacher.fingerprint
+    assert before == teacher.fingerprint != RetrieverTeacher(load(tiny_encoder, device="cpu")).fingerprint
+    with torch.no_grad():
+        next(teacher.model.parameters()).add_(1e-3)
+    assert teacher.fingerprint != before
+
+
 def test_a_classifier_of_several_labels_is_refused(cross_encoder):
     with pytest.raises(InputError, match=r"must give one score a pair, and .* gives 3"):
         load_teacher(cross_encoder(3), device="cpu")

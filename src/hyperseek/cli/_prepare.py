@@ -112,6 +112,14 @@ def prepare(
     judged_negatives: Annotated[
         bool, typer.Option(help="Documents judged 0 become negatives.", rich_help_panel=_QRELS)
     ] = True,
+    exclude_same_id: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-same-id",
+            help="Documents are queries, as in ArguAna: the one with the query's id is none of its own.",
+            rich_help_panel=_QRELS,
+        ),
+    ] = False,
     drop_documents: Annotated[
         Path | None,
         typer.Option(help="File of ids that must not appear, one ID or NAME/ID a line.", rich_help_panel=_QRELS),
@@ -161,6 +169,7 @@ def prepare(
             "maximum_positives": maximum_positives,
             "judged_negatives": judged_negatives,
             "drop_documents": _listed(drop_documents),
+            "exclude_same_id": exclude_same_id,
         },
         "hypencoder": {
             "positive_filter": positive_filter,
