@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import resource
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -43,40 +41,36 @@ def check_survives(folder: Path, action: Callable[[], object], *, times: int, se
         How often the action ended without an error.
     """
     draw, survived = random.Random(seed), 0
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    whole = {path: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
     action()
     for number in range(times):
-        path = draw.choice(files)
-        with _damaged(path, draw) as what:
-            start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            try:
-                action()
-                survived += 1
-            except HyperseekError as error:
-                if len(str(error)) > LONGEST_MESSAGE:
-                    raise AssertionError(f"{number}: {what} of {path} gives an endless message") from error
-            except BaseException as error:
-                raise AssertionError(f"{number}: {what} of {path} ends in a {type(error).__name__}: {error}") from error
-            grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
-            assert time.process_time() - start < LONGEST_SECONDS, f"{number}: {what} of {path} takes too long"
-            assert grown < LARGEST_BYTES, f"{number}: {what} of {path} takes {grown} bytes"
+        path = draw.choice(list(whole))
+        kinds = [_flip, _flip, _truncate, _remove, _folder, _insert]
+        if path.suffix in (".json", ".yaml"):
+            kinds += [_text, *[_value] * 8]
+        what = f"{number}: {draw.choice(kinds)(path, whole[path], draw)} of {path}"
+        start, before = time.process_time(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        try:
+            action()
+            survived += 1
+        except HyperseekError as error:
+            if len(str(error)) > LONGEST_MESSAGE:
+                raise AssertionError(f"{what} gives an endless message") from error
+        except BaseException as error:
+            raise AssertionError(f"{what} ends in a {type(error).__name__}: {error}") from error
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) << 10
+        assert time.process_time() - start < LONGEST_SECONDS, f"{what} takes too long"
+        assert grown < LARGEST_BYTES, f"{what} takes {grown} bytes"
+        _restore(folder, whole)
     return survived
 
 
-@contextmanager
-def _damaged(path: Path, draw: random.Random) -> Iterator[str]:
-    whole = path.read_bytes()
-    kinds: list[Callable[[Path, bytes, random.Random], str]] = [_flip, _flip, _truncate, _remove, _folder, _insert]
-    if path.suffix in (".json", ".yaml"):
-        kinds += [_text, *[_value] * 8]
-    try:
-        yield draw.choice(kinds)(path, whole, draw)
-    finally:
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        temporary = path.with_name(path.name + ".restored")
-        temporary.write_bytes(whole)  # a new file, since the old one may be mapped into memory
-        os.replace(temporary, path)
+def _restore(folder: Path, whole: dict[Path, bytes]) -> None:
+    # New files, since the old ones may be mapped into memory.
+    shutil.rmtree(folder)
+    for path, content in whole.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
 
 
 def _replace(path: Path, content: bytes) -> None:

@@ -229,6 +229,31 @@ def take_umask(folder: str | os.PathLike[str]) -> None:
                 path.chmod(mode)
 
 
+@contextmanager
+def locked(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Hold a lock that other processes wait for.
+
+    Args:
+        path: The file that stands for it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        WriteError: The file cannot be made.
+    """
+    from filelock import FileLock
+
+    lock = FileLock(path)
+    with writing(path):
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _umask() -> int:
     current = os.umask(0)
     os.umask(current)

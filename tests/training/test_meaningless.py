@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -104,5 +106,13 @@ def test_a_run_that_changed_nothing_says_so(
     assert not record.changed
     assert "changed nothing" in caplog.text
     caplog.clear()
-    assert train(make_recipe(train={"max_steps": 1, "save_every": None}), output=tmp_path / "b").changed
+    before = os.umask(0o027)
+    try:
+        assert train(make_recipe(train={"max_steps": 1, "save_every": 1}), output=tmp_path / "b").changed
+    finally:
+        os.umask(before)
+    # Other libraries write through temporary files that only their owner may read.
+    modes = {path: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "b").rglob("*") if path.is_file()}
+    assert any(path.name == "optimizer.pt" for path in modes)
+    assert {path.name: oct(mode) for path, mode in modes.items() if mode != 0o640} == {}
     assert "changed nothing" not in caplog.text

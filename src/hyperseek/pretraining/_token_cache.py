@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
-from filelock import FileLock
 from pydantic import Field, NonNegativeInt
 from transformers import PreTrainedTokenizerBase
 
 from hyperseek._config import Config
 from hyperseek._errors import ConfigError, DataError
-from hyperseek._files import atomic_write, write_json
+from hyperseek._files import atomic_write, locked, write_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._interrupt import stop_asked, stop_here
 from hyperseek._progress import progress
@@ -129,9 +128,8 @@ def token_cache(
     }
     fingerprint = fingerprint_json(identity)
     place = folder / "tokens" / fingerprint
-    place.mkdir(parents=True, exist_ok=True)
     # One process tokenises, all others wait: a barrier would time out on a large corpus.
-    with FileLock(place / "lock"):
+    with locked(place / "lock"):
         writer = _Writer(place, tokenizer, length=length, validation_share=validation_share, part_tokens=part_tokens)
         if not writer.info.complete:
             logger.info("tokenising %s into %s", ", ".join(source.name for source in sources), place)

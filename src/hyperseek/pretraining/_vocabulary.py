@@ -8,14 +8,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers, processors
 from tokenizers import models as token_models
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from hyperseek._errors import ConfigError, DataError
-from hyperseek._files import take_umask
+from hyperseek._files import locked, take_umask
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.data._staging import staged_folder
 from hyperseek.models import resolve_name
@@ -88,9 +87,8 @@ def _first_id(*ids: Any) -> int | None:
 def _trained(config: VocabularyConfig, sources: list[TextSource], cache: Path) -> str:
     identity = {"layout": _LAYOUT, "sources": [source.fingerprint for source in sources], **config.model_dump()}
     folder = cache / "tokenizers" / fingerprint_json(identity)
-    folder.parent.mkdir(parents=True, exist_ok=True)
     # One process makes it, all others wait: a barrier would time out on a large corpus.
-    with FileLock(f"{folder}.lock"):
+    with locked(f"{folder}.lock"):
         if not folder.is_dir():
             logger.info("making a vocabulary of %d tokens in %s", config.size, folder)
             texts = islice((text for source in sources for text in source.read()), config.texts)

@@ -24,6 +24,7 @@ from hyperseek._errors import DataError
 from hyperseek._tensors import read_array
 
 _KEY_BYTES = 16
+_NAMED = 3  # parts of a shard's name since it says what is inside
 _DAY = 86400  # seconds
 _Array = NDArray[np.floating]
 
@@ -51,6 +52,12 @@ class Shard:
     tokens: _Array | None = None
     offsets: NDArray[np.int64] | None = None
 
+    @property
+    def parts(self) -> str:
+        """What the shard holds: `vectors`, `tokens`, or both."""
+        held = {"vectors": self.vectors, "tokens": self.tokens}
+        return "+".join(name for name, part in held.items() if part is not None)
+
     def is_like(self, other: Shard) -> bool:
         """Return whether another shard has the same parts, of the same widths."""
         return [None if part is None else part.shape[1:] for part in (self.vectors, self.tokens)] == [
@@ -59,7 +66,8 @@ class Shard:
 
     def write(self, folder: Path) -> Path:
         """Write the shard under a new name inside `folder`; it appears all at once."""
-        name = f"shard-{uuid.uuid4().hex}"
+        # The name says what is inside, so that a part that is lost is missed.
+        name = f"shard-{self.parts}-{uuid.uuid4().hex}"
         temporary = folder / f".{name}.tmp"
         temporary.mkdir(parents=True)
         np.save(temporary / "keys.npy", np.frombuffer(b"".join(self.keys), np.uint8).reshape(-1, _KEY_BYTES))
@@ -85,7 +93,11 @@ class Shard:
             raise DataError("holds parts that do not fit each other", path=folder)
         content = keys.tobytes()
         names = [content[start : start + _KEY_BYTES] for start in range(0, len(content), _KEY_BYTES)]
-        return cls(names, vectors, tokens, offsets)
+        found = cls(names, vectors, tokens, offsets)
+        said = folder.name.split("-")
+        if len(said) == _NAMED and said[1] != found.parts:
+            raise DataError(f"holds {found.parts} instead of {said[1]}", path=folder)
+        return found
 
 
 class ShardStore:
