@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from hyperseek._terminal import printable
 from hyperseek._units import time_in_words
 
 _quiet = False
@@ -101,7 +102,7 @@ class _Ticker:
                     step.last = now
                 lines = [step.line(now) for step in late]
             for line in lines:
-                print(line, file=sys.stderr, flush=True)  # noqa: T201 (what a bar would show, for whoever reads a log)
+                print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 (what a bar would show, for whoever reads a log)
 
 
 _ticker = _Ticker()
@@ -148,7 +149,7 @@ def progress(text: str, total: int | None = None, *, unit: str = "", done: int =
     from rich.progress import Progress as RichProgress
 
     bar = RichProgress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TextColumn(unit),
@@ -158,13 +159,13 @@ def progress(text: str, total: int | None = None, *, unit: str = "", done: int =
         transient=True,
     )
     with bar:
-        task = bar.add_task(text, total=total, completed=done)
+        task = bar.add_task(printable(text), total=total, completed=done)
 
         class _Shown:
             def advance(self, count: int = 1) -> None:
                 bar.advance(task, count)
 
             def describe(self, text: str) -> None:
-                bar.update(task, description=text)
+                bar.update(task, description=printable(text))
 
         yield _Shown()

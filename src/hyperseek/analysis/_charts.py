@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperseek.analysis._specificity import SpecificityReport
-from hyperseek.analysis._style import ACCENT, BACKGROUND, FAINT, LINE, PALETTE, PANEL, TEXT, new_figure
+from hyperseek.analysis._style import ACCENT, BACKGROUND, FAINT, LINE, PALETTE, PANEL, TEXT, drawn, new_figure
 
 if TYPE_CHECKING:
     from hyperseek.analysis._report import SpaceReport
@@ -80,4 +80,4 @@ def _levels(axes: Any, report: SpecificityReport) -> None:
              for level in report.levels]  # fmt: skip
     step = max(1, len(places) // 10)
     axes.set_xticks(places[::step], names[::step], rotation=0 if len(names[0]) < 4 else 30)
-    axes.set_title(f"mean radius by {report.by}, Spearman {report.spearman:.2f}", color=TEXT, fontsize=10)
+    axes.set_title(f"mean radius by {drawn(report.by)}, Spearman {report.spearman:.2f}", color=TEXT, fontsize=10)

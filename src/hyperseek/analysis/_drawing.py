@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperseek.analysis._disk import arcs, to_disk, top_down
-from hyperseek.analysis._style import BACKGROUND, FAINT, LINE, OTHER, PANEL, TEXT, new_figure
+from hyperseek.analysis._style import BACKGROUND, FAINT, LINE, OTHER, PANEL, TEXT, drawn, new_figure
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -176,7 +176,7 @@ def _draw_legend(figure: Any, disk: Disk, layout: Layout) -> None:
     figure.text(left, top, _short(disk.title, 30), color=TEXT, fontsize=15, va="top")
     notes = (*disk.notes, f"radii times {disk.scale:.2g}; rings at true values", layout.note)
     lines = [part for note in notes for part in textwrap.wrap(note, 38)]
-    figure.text(left, top - 0.045, "\n".join(lines), color=FAINT, fontsize=8.6, va="top", linespacing=1.5)
+    figure.text(left, top - 0.045, "\n".join(map(drawn, lines)), color=FAINT, fontsize=8.6, va="top", linespacing=1.5)
     height = top - 0.075 - 0.0195 * len(lines)
     for number, (name, colour) in enumerate(zip(disk.names, disk.palette, strict=False)):
         place = height - 0.032 * number
@@ -192,4 +192,4 @@ def _short(text: str, most: int) -> str:
         # Titles are often lists of names; whole ones read better than half of one.
         whole = text[: most + 1].rpartition(", ")[0]
         kept = whole or f"{text[: most - 1].rstrip(' -,;:(')}…"
-    return kept.replace("$", r"\$")  # which would begin a formula
+    return drawn(kept)

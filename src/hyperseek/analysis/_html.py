@@ -6,6 +6,7 @@ import html
 import json
 import math
 import os
+import re
 from importlib.resources import files
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperseek._files import atomic_write
+from hyperseek._terminal import printable
 from hyperseek.analysis._drawing import Disk
 from hyperseek.analysis._style import OTHER
 
@@ -29,27 +31,32 @@ def write_disk_html(path: str | os.PathLike[str], disk: Disk) -> Path:
     """
     # Polar numbers, since those near the rim would need many digits.
     data = {
-        "title": disk.title,
-        "notes": disk.notes,
-        "ids": disk.ids,
-        "titles": disk.titles,
+        "title": printable(disk.title),
+        "notes": [printable(note) for note in disk.notes],
+        "ids": [printable(name) for name in disk.ids],
+        "titles": [printable(title) for title in disk.titles],
         "rho": _rounded(disk.rho),
         "unit": disk.unit,
         "scale": disk.scale,
         "parents": disk.parents.tolist(),
         "groups": disk.groups.tolist(),
-        "names": disk.names,
+        "names": [printable(name) for name in disk.names],
         "palette": list(disk.palette),
         "other": OTHER,
         "values": _rounded(disk.values),
-        "by": disk.by,
-        "layouts": [{"name": one.name, "angles": _rounded(one.angles), "note": one.note} for one in disk.layouts],
+        "by": printable(disk.by),
+        "layouts": [
+            {"name": printable(one.name), "angles": _rounded(one.angles), "note": printable(one.note)}
+            for one in disk.layouts
+        ],
     }
     # Without a "<" no title can end the script element.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     page = files(__package__).joinpath("_disk.html").read_text(encoding="utf-8")
     with atomic_write(path) as file:
-        file.write(page.replace("@TITLE@", html.escape(disk.title)).replace("@DATA@", text))
+        # At once, since a title may hold the mark of the data.
+        parts = {"@TITLE@": html.escape(printable(disk.title)), "@DATA@": text}
+        file.write(re.sub("|".join(parts), lambda mark: parts[mark[0]], page))
     return Path(path)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hyperseek._errors import require
+from hyperseek._terminal import printable
 
 BACKGROUND = "#0e1117"
 PANEL = "#151b26"
@@ -24,6 +25,11 @@ PALETTE = (
 
 GRADIENT = ("#fcd225", "#fca636", "#f2844b", "#e16462", "#cc4778", "#b12a90", "#8f0da4", "#6a00a8")
 """Colours of ranges of a number, from the least."""
+
+
+def drawn(text: str) -> str:
+    """Return a text as matplotlib draws it letter by letter: a `$` would begin a formula, and fonts lack pictures."""
+    return printable(text, mark="\ufffd").replace("$", r"\$")
 
 
 def new_figure(width: float, height: float) -> Any:

@@ -22,7 +22,10 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
-            typer.echo(f"\nhyperseek: stopped; {stopped}" if str(stopped) else "\nhyperseek: stopped", err=True)
+            from hyperseek._terminal import printable
+
+            told = f"stopped; {printable(str(stopped), lines=True)}" if str(stopped) else "stopped"
+            typer.echo(f"\nhyperseek: {told}", err=True)
             raise typer.Exit(130) from stopped
 
 
@@ -58,7 +61,18 @@ def _options(
     set_quiet(quiet)
     _quiet_dependencies()
     level = logging.WARNING if quiet else logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Formatter("%(name)s: %(message)s"))
+    logging.basicConfig(level=level, handlers=[handler])
+
+
+class _Formatter(logging.Formatter):
+    """Messages quote the data that they are about, which may come from strangers."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from hyperseek._terminal import printable
+
+        return printable(super().format(record), lines=True)
 
 
 def _quiet_dependencies() -> None:
@@ -97,5 +111,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    typer.secho(f"hyperseek: {message}", fg=typer.colors.RED, err=True)
+    from hyperseek._terminal import printable
+
+    typer.secho(f"hyperseek: {printable(message, lines=True)}", fg=typer.colors.RED, err=True)
     raise SystemExit(code) from None

@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from hyperseek.cli._echo import echo
+
 
 def convert(
     checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hypencoder, BE-base or HypRAG checkpoint.")],
@@ -45,7 +47,7 @@ def convert(
             checkpoint, trunk=trunk, weights=weights, legacy_padded_mean=legacy_padded_mean, **options
         )
     retriever.save(output)
-    typer.echo(f"wrote {output}: {retriever.space.dimension} dimensions, fingerprint {retriever.fingerprint}", err=True)
+    echo(f"wrote {output}: {retriever.space.dimension} dimensions, fingerprint {retriever.fingerprint}", err=True)
 
 
 def _refuse(given: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hyperseek.cli._echo import shown_text
+
 
 def demo(
     folder: Annotated[Path, typer.Argument(help="Where index, model, tables and picture go.")] = Path("demo"),
@@ -17,12 +19,15 @@ def demo(
     from hyperseek.demo import run_demo
 
     console = Console()
-    result = run_demo(folder, tell=lambda line: console.print(line, highlight=False))
+    result = run_demo(folder, tell=lambda line: console.print(shown_text(line)))
     for question, hits in result.hits.items():
-        console.print(f"\n[bold]{question}[/bold]")
+        console.print()
+        console.print(shown_text(question, style="bold"))
         for hit in hits:
             summary = "" if hit.document is None else " ".join(hit.document.text.split())[:70]
-            console.print(f"  {hit.score:.3f}  {hit.id}  [dim]{summary}[/dim]", highlight=False, soft_wrap=True)
+            line = shown_text(f"  {hit.score:.3f}  {hit.id}  ") + shown_text(summary, style="dim")
+            console.print(line, soft_wrap=True)
     console.print()
     console.print(result.comparison)
-    console.print(f"\nThe picture: {result.picture}   The tables: {result.folder / 'comparison.md'}")
+    console.print()
+    console.print(shown_text(f"The picture: {result.picture}   The tables: {result.folder / 'comparison.md'}"))

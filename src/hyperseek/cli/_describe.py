@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
-import typer
+from hyperseek.cli._echo import echo, echo_json, shown_text
 
 if TYPE_CHECKING:
     from hyperseek.analysis import SpaceReport, SpecificityReport
@@ -32,15 +31,15 @@ def describe_index(index: Index) -> dict[str, Any]:
 def print_description(description: dict[str, Any], *, as_json: bool) -> None:
     """Print it for people, or as JSON."""
     if as_json:
-        typer.echo(json.dumps(description, indent=2))
+        echo_json(description, indent=2)
         return
     for name, value in description.items():
         if isinstance(value, dict) and name != "space":
-            typer.echo(f"{name}:" if value else f"{name}: none")
+            echo(f"{name}:" if value else f"{name}: none")
             for key, part in value.items():
-                typer.echo(f"  {key}: {_line(part)}")
+                echo(f"  {key}: {_line(part)}")
         else:
-            typer.echo(f"{name}: {_line(value)}")
+            echo(f"{name}: {_line(value)}")
 
 
 def print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
@@ -57,11 +56,10 @@ def print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
             for one in tuning.measured
         ]
         summary = {"kind": tuning.kind, "k": tuning.k, "queries": tuning.queries, "wanted": tuning.wanted}
-        typer.echo(json.dumps({**summary, "measured": rows}, indent=2))
+        echo_json({**summary, "measured": rows}, indent=2)
         return
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     title = f"{tuning.queries} queries, {tuning.kind} scorers, recall of the exhaustive top {tuning.k}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
@@ -70,61 +68,61 @@ def print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
     for one in tuning.measured:
         mark = "chosen" if one is tuning.chosen else ""
         numbers = (f"{one.recall:.4f}", f"{one.milliseconds:.3f}", f"{one.single_milliseconds:.3f}")
-        table.add_row(Text(one.title), *numbers, mark)
+        table.add_row(shown_text(one.title), *numbers, mark)
     Console().print(table)
     where = "kept in the index: searches use it from now on" if saved else "not kept"
-    typer.echo(f"cheapest with a recall of {tuning.wanted}: {tuning.chosen.title}; {where}", err=True)
+    echo(f"cheapest with a recall of {tuning.wanted}: {tuning.chosen.title}; {where}", err=True)
 
 
 def print_space(report: SpaceReport, *, as_json: bool) -> None:
     """Print the shape of a space for people, or as JSON."""
     if as_json:
-        typer.echo(json.dumps(report.to_json(), indent=2))
+        echo_json(report.to_json(), indent=2)
         return
-    typer.echo(f"{report.documents:,} documents in {report.space}; distances: {report.metric}")
+    echo(f"{report.documents:,} documents in {report.space}; distances: {report.metric}")
     if report.radii is not None:
         least, low, _, median, _, high, greatest = report.radii.quantiles
-        typer.echo(
+        echo(
             f"radii: median {median:.4g}, mean {report.radii.mean:.4g}, 90% within {low:.4g} to {high:.4g}, "
             f"all within {least:.4g} to {greatest:.4g}"
         )
-        typer.echo(f"  {_bars(report.radii.histogram)}")
+        echo(f"  {_bars(report.radii.histogram)}")
     if report.specificity is not None:
         _print_levels(report.specificity)
     delta, curvature = report.delta, report.curvature
     if delta is not None:
-        typer.echo(
+        echo(
             f"delta: 2 delta / diameter {delta.relative:.4f} at most, {delta.mean_relative:.4f} on average (0 is a "
             f"tree): delta {delta.greatest:.4g} and {delta.mean:.4g}, diameter {delta.diameter:.4g}; all quadruples "
             f"with {delta.bases} of {delta.points} random points, and {delta.quadruples:,} random ones, "
             f"seed {delta.seed}"
         )
     if curvature is not None:
-        typer.echo(
+        echo(
             f"Ollivier-Ricci curvature: mean {curvature.mean:.4f}, standard deviation {curvature.deviation:.4f}, "
             f"{curvature.negative:.0%} of edges below 0; {curvature.edges:,} of {curvature.graph_edges:,} edges of the "
             f"{curvature.neighbours}-nearest-neighbour graph of {curvature.points:,} points, alpha {curvature.alpha:g}"
         )
     for disk in report.disks:
         plane = "" if disk.variance is None else f"{disk.variance:.1%} of the tangent variance, "
-        typer.echo(
+        echo(
             f"disk by {disk.layout}: {plane}rank correlation of distances {disk.spearman:.3f}, radii times "
             f"{disk.scale:.3g}"
         )
     for what, reason in report.left_out.items():
-        typer.echo(f"no {what}: {reason}", err=True)
+        echo(f"no {what}: {reason}", err=True)
     for path in report.files:
-        typer.echo(f"wrote {path}", err=True)
+        echo(f"wrote {path}", err=True)
 
 
 def _print_levels(report: SpecificityReport) -> None:
     # A p-value below the smallest float is 0 and would be read as certainty.
     p_value = "below 1e-300" if report.p_value < 1e-300 else f"{report.p_value:.2g}"
-    typer.echo(f"radius by {report.by}: Spearman {report.spearman:.4f}, p {p_value}, {report.count:,} documents")
+    echo(f"radius by {report.by}: Spearman {report.spearman:.4f}, p {p_value}, {report.count:,} documents")
     names = [f"{one.low:g}" if one.low == one.high else f"{one.low:g} to {one.high:g}" for one in report.levels]
     width = max(map(len, names))
     for name, one in zip(names, report.levels, strict=True):
-        typer.echo(f"  {name:>{width}}  mean {one.mean:.4g} ± {one.deviation:.2g}, {one.count:,} documents")
+        echo(f"  {name:>{width}}  mean {one.mean:.4g} ± {one.deviation:.2g}, {one.count:,} documents")
 
 
 def _bars(counts: list[int]) -> str:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from hyperseek.cli._echo import echo
+
 if TYPE_CHECKING:
     from hyperseek.index import Index
     from hyperseek.models import Retriever
@@ -71,7 +73,7 @@ def encode(
         dataset = open_dataset(corpus, id_key=id_key, text_key=text_key, on_error=on_error)
         done = 0 if overwrite else stored_documents(index)
         cost = estimate(islice(dataset.documents(), limit), retriever, storage=storage, dtype=dtype, done=done)
-        typer.echo(str(cost), err=True)
+        echo(str(cost), err=True)
         made = Index.build(
             index,
             islice(dataset.documents(), limit),
@@ -84,8 +86,8 @@ def encode(
             overwrite=overwrite,
         )
         for line in dataset.report.lines():
-            typer.echo(f"left out: {line}", err=True)
-    typer.echo(f"{index}: {len(made):,} documents, {made.space}, fingerprint {made.info.fingerprint}", err=True)
+            echo(f"left out: {line}", err=True)
+    echo(f"{index}: {len(made):,} documents, {made.space}, fingerprint {made.info.fingerprint}", err=True)
     if engine is not None:
         build_engine(made, engine)
 

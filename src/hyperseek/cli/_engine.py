@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import typer
+from hyperseek.cli._echo import echo
 
 if TYPE_CHECKING:
     from hyperseek.engines import EngineEstimate
@@ -35,13 +35,13 @@ def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = Non
     limit = None if max_gigabytes is None else int(max_gigabytes * 1e9)
     if engine == "auto":
         config, reason = index.choose_engine(max_bytes=limit)
-        typer.echo(f"engine {config.kind}: {reason}", err=True)
+        echo(f"engine {config.kind}: {reason}", err=True)
     else:
         config = parse_engine(engine)
-    typer.echo(f"engine {config.kind}: {_words(index.estimate_engine(config))}", err=True)
+    echo(f"engine {config.kind}: {_words(index.estimate_engine(config))}", err=True)
     built = index.build_engine(config, max_bytes=limit)
     charts = ", ".join(chart.name for chart in built.charts)
-    typer.echo(f"engine {built.name}: built for {built.count:,} documents, on {charts}; {built.config!r}", err=True)
+    echo(f"engine {built.name}: built for {built.count:,} documents, on {charts}; {built.config!r}", err=True)
 
 
 def _words(cost: EngineEstimate) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from hyperseek.cli._echo import echo_json
+
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.evaluation import Comparison, Evaluation, Ranking
@@ -204,7 +206,6 @@ def _write(
 
 
 def _show(evaluations: list[Evaluation], comparison: Comparison, as_json: bool) -> None:
-    import json
 
     from rich.console import Console
 
@@ -217,4 +218,4 @@ def _show(evaluations: list[Evaluation], comparison: Comparison, as_json: bool) 
             "evaluations": [evaluation.model_dump(mode="json") for evaluation in evaluations],
             "comparison": comparison.model_dump(mode="json"),
         }
-        typer.echo(json.dumps(result, indent=2, ensure_ascii=False))
+        echo_json(result, indent=2)

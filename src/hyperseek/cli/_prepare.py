@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from hyperseek.cli._echo import echo, echo_json
+
 if TYPE_CHECKING:
     from hyperseek.data import ErrorReport, MiningOptions, PreparedInfo, Teacher
     from hyperseek.records import Qrels
@@ -223,7 +225,7 @@ def prepare(
         overwrite=overwrite,
     )
     if json_output:
-        typer.echo(info.model_dump_json(indent=2))
+        echo_json(info.model_dump(mode="json"), indent=2)
     _echo_report(out, info)
 
 
@@ -275,26 +277,25 @@ def _judged(named: list[str]) -> dict[str, Qrels]:
 
 
 def _echo_report(out: Path, info: PreparedInfo) -> None:
-    typer.echo(
+    echo(
         f"{out}: {info.examples:,} examples, {info.documents:,} documents, {info.positives:,} positives, "
         f"{info.negatives:,} negatives, {info.scored:,} teacher scores; fingerprint {info.fingerprint}",
         err=True,
     )
     for source in info.sources:
-        typer.echo(f"  {source.name}: {source.examples:,} examples of {source.source}", err=True)
+        echo(f"  {source.name}: {source.examples:,} examples of {source.source}", err=True)
     for refined in info.refined:
         searched = ", ".join(f"{corpus.documents:,} documents of {corpus.name}" for corpus in refined.corpora)
         if searched:
-            typer.echo(f"  searched {searched}", err=True)
+            echo(f"  searched {searched}", err=True)
         if refined.mined or refined.short:
-            typer.echo(f"  {refined.mined:,} negatives mined; {refined.short:,} examples got fewer", err=True)
+            echo(f"  {refined.mined:,} negatives mined; {refined.short:,} examples got fewer", err=True)
     _echo_dropped(info.dropped)
 
 
 def _write_collection(
     out: Path, sources: list[str], on_error: Literal["raise", "skip"], overwrite: bool, json_output: bool
 ) -> None:
-    import json
 
     from hyperseek._errors import InputError
     from hyperseek.data import open_dataset, write_beir
@@ -313,17 +314,17 @@ def _write_collection(
             "queries": counts,
             "dropped": report.to_dict(),
         }
-        typer.echo(json.dumps(values, indent=2, ensure_ascii=False))
+        echo_json(values, indent=2)
     judged = ", ".join(f"{count:,} queries in {split}" for split, count in counts.items()) or "no queries"
-    typer.echo(f"{out}: {dataset.count():,} documents, {judged}; fingerprint {dataset.fingerprint()}", err=True)
+    echo(f"{out}: {dataset.count():,} documents, {judged}; fingerprint {dataset.fingerprint()}", err=True)
     _echo_dropped(report)
 
 
 def _echo_dropped(report: ErrorReport) -> None:
     if report:
-        typer.echo(f"  left out {report.total:,}:", err=True)
+        echo(f"  left out {report.total:,}:", err=True)
     for line in report.lines():
-        typer.echo(f"    {line}", err=True)
+        echo(f"    {line}", err=True)
 
 
 def _listed(path: Path | None) -> list[str]:

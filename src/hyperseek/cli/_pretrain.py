@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hyperseek.cli._echo import echo
 from hyperseek.cli._recipe_run import Output, Overrides, Resume, folder_of, tell
 
 
@@ -33,4 +34,4 @@ def pretrain(
     if tell(folder, record) and record.validation:
         before, after = record.validation[0].scores, record.validation[-1].scores
         for name in before:
-            typer.echo(f"validation {name}: {before[name]:.4g} before, {after[name]:.4g} after", err=True)
+            echo(f"validation {name}: {before[name]:.4g} before, {after[name]:.4g} after", err=True)

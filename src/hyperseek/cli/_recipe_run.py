@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from hyperseek.cli._echo import echo
+
 if TYPE_CHECKING:
     from hyperseek.training import RunRecord
 
@@ -31,7 +33,7 @@ def tell(folder: Path, record: RunRecord) -> bool:
 
     if not is_first_process():
         return False
-    typer.echo(f"{folder}: {record.steps} steps in {record.seconds.get('training', 0.0):.0f} s", err=True)
+    echo(f"{folder}: {record.steps} steps in {record.seconds.get('training', 0.0):.0f} s", err=True)
     if not record.changed:
-        typer.echo(f"{folder}: this run changed nothing; the model is as it was before", err=True)
+        echo(f"{folder}: this run changed nothing; the model is as it was before", err=True)
     return True

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from hyperseek.cli._echo import echo, echo_exactly, echo_json, shown_text
 
 if TYPE_CHECKING:
     from hyperseek.records import Hit, Query
@@ -76,7 +77,7 @@ def search(
     if explain:
         told = opened.explain(texts_asked, recall=True, **options)
         for line in told.lines():
-            typer.echo(line, err=True)
+            echo(line, err=True)
         hits = told.hits
     else:
         hits = opened.search(texts_asked, **options)
@@ -100,13 +101,13 @@ def _print_trec(queries: list[Query], hits: list[list[Hit]], tag: str) -> None:
 
     run = {query.id: {hit.id: hit.score for hit in found} for query, found in zip(queries, hits, strict=True)}
     for line in trec_lines(run, tag=tag):
-        typer.echo(line.rstrip("\n"))
+        echo_exactly(line, instead="--format jsonl")
 
 
 def _print_jsonl(queries: list[Query], hits: list[list[Hit]]) -> None:
     for query, found in zip(queries, hits, strict=True):
         row = {"query": {"id": query.id, "text": query.text}, "hits": [_plain(hit) for hit in found]}
-        typer.echo(json.dumps(row, ensure_ascii=False))
+        echo_json(row)
 
 
 def _plain(hit: Hit) -> dict[str, object]:
@@ -119,18 +120,19 @@ def _plain(hit: Hit) -> dict[str, object]:
 def _print_tables(queries: list[Query], hits: list[list[Hit]]) -> None:
     from rich.console import Console
     from rich.table import Table
-    from rich.text import Text
 
     console = Console()
     for query, found in zip(queries, hits, strict=True):
-        table = Table(title=Text(query.text), title_justify="left", box=None, pad_edge=False, show_header=bool(found))
+        table = Table(
+            title=shown_text(query.text), title_justify="left", box=None, pad_edge=False, show_header=bool(found)
+        )
         table.add_column("", justify="right", style="dim")
         table.add_column("score", justify="right")
         table.add_column("document", style="bold", overflow="fold")
         table.add_column("text", style="dim")
         for hit in found:
-            table.add_row(str(hit.rank), f"{hit.score:.3f}", Text(hit.id), Text(_snippet(hit)))
-        console.print(table if found else Text(f"{query.text}: no documents"))
+            table.add_row(str(hit.rank), f"{hit.score:.3f}", shown_text(hit.id), shown_text(_snippet(hit)))
+        console.print(table if found else shown_text(f"{query.text}: no documents"))
         if query is not queries[-1]:
             console.print()
 

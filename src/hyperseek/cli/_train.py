@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from hyperseek.cli._echo import shown_text
 from hyperseek.cli._recipe_run import Output, Overrides, Resume, folder_of, tell
 
 
@@ -38,7 +39,7 @@ def _show_validation(metric: str, before: dict[str, float], after: dict[str, flo
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("dev set", "untrained", "trained", title=metric)
+    table = Table("dev set", "untrained", "trained", title=shown_text(metric))
     for name, score in before.items():
-        table.add_row(name, f"{score:.4f}", f"{after[name]:.4f}")
+        table.add_row(shown_text(name), f"{score:.4f}", f"{after[name]:.4f}")
     Console(stderr=True).print(table)

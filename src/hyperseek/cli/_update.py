@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hyperseek.cli._echo import echo
+
 
 def update(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
@@ -51,14 +53,14 @@ def update(
     opened = Index.open(index, device=device)
     gone = [*(delete or []), *(read_id_list(delete_file) if delete_file else [])]
     if gone:
-        typer.echo(f"deleted {opened.delete(gone):,} of {len(gone):,} ids", err=True)
+        echo(f"deleted {opened.delete(gone):,} of {len(gone):,} ids", err=True)
     for corpus, replaces in corpora:
         count = opened.add(corpus.documents(), replace=replaces)
-        typer.echo(f"{'replaced or added' if replaces else 'added'} {count:,}", err=True)
+        echo(f"{'replaced or added' if replaces else 'added'} {count:,}", err=True)
     if compact:
         opened.compact()
     if engine is not None:
         build_engine(opened, engine, max_gigabytes=max_gigabytes)
     if graph or import_graph is not None:
         opened.build_graph(source=None if import_graph is None else str(import_graph))
-    typer.echo(f"{index}: {len(opened):,} documents", err=True)
+    echo(f"{index}: {len(opened):,} documents", err=True)

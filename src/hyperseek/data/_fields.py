@@ -98,7 +98,7 @@ def _records(
             yield line, identity, str(raw[1]), str(title), rest
     faults.finish(path)
     if not found:
-        what = "document" if titled else "query"
+        what = "documents" if titled else "queries"
         left = "; " + "; ".join(faults.report.lines()) if faults.report else ""
         raise DataError(f"holds no {what}{left}", path=path)
 

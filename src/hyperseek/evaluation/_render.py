@@ -9,6 +9,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
+from hyperseek._terminal import printable
 from hyperseek.evaluation._comparison import Comparison, Row, Section
 
 _NOTABLE = 0.05  # p-values below are set in bold
@@ -22,10 +23,10 @@ def rich_tables(comparison: Comparison, console: Console, options: ConsoleOption
             table = _table(section, comparison, hidden)
             if console.measure(table, options=options.update(max_width=10_000)).maximum <= options.max_width:
                 break
-        yield Text(_title(section), style="bold")
+        yield Text(printable(_title(section)), style="bold")
         yield table
     for line in _remarks(comparison):
-        yield Text(line)
+        yield Text(printable(line))
 
 
 def _table(section: Section, comparison: Comparison, hidden: tuple[int, ...]) -> Table:
@@ -37,7 +38,9 @@ def _table(section: Section, comparison: Comparison, hidden: tuple[int, ...]) ->
     for row in section.rows:
         cells = _cells(row, comparison)
         # A system's name may hold square brackets, which Rich would read as markup.
-        table.add_row(*(Text(cells[place]) for place in kept), style=_style(row), end_section=_last(row, comparison))
+        table.add_row(
+            *(Text(printable(cells[place])) for place in kept), style=_style(row), end_section=_last(row, comparison)
+        )
     return table
 
 
@@ -46,13 +49,13 @@ def markdown(comparison: Comparison) -> str:
     lines: list[str] = []
     headings = _headings(comparison)
     for section in comparison.sections:
-        lines += [f"**{_title(section)}**", ""]
+        lines += [f"**{printable(_title(section))}**", ""]
         lines.append("| " + " | ".join(headings) + " |")
         lines.append("| --- | --- |" + " ---: |" * (len(headings) - 2))
         for row in section.rows:
             lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in _cells(row, comparison)) + " |")
         lines.append("")
-    lines += [f"- {line}" for line in _remarks(comparison)]
+    lines += [f"- {printable(line)}" for line in _remarks(comparison)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -72,7 +75,7 @@ def _headings(comparison: Comparison) -> list[str]:
 
 def _cells(row: Row, comparison: Comparison) -> list[str]:
     measure = row.measure if row.system == comparison.systems[0] else ""
-    cells = [measure, row.system, f"{row.mean:.4f}", _interval(row.interval, "")]
+    cells = [measure, printable(row.system), f"{row.mean:.4f}", _interval(row.interval, "")]
     if len(comparison.systems) == 1:
         return cells
     if row.difference is None or row.difference_interval is None or row.p_corrected is None:
