@@ -62,18 +62,17 @@ def key_of_name(name: str) -> int:
     return int(name, 16)
 
 
-def rows_of_themselves(queries: Iterable[str], documents: Sequence[str], *, exclude_same_id: bool) -> list[int]:
-    """Return for each query the place of the document that a ranking of it leaves out.
+def rows_of_themselves(queries: Iterable[str], documents: Sequence[str]) -> list[int]:
+    """Return for each query the place of the document that is the query itself, where documents are queries.
 
     Args:
         queries: Ids.
         documents: Ids, by place.
-        exclude_same_id: Whether documents are queries, so that one with the query's id is the query itself.
 
     Returns:
         Places; -1 for none.
     """
-    places = {identity: place for place, identity in enumerate(documents)} if exclude_same_id else {}
+    places = {identity: place for place, identity in enumerate(documents)}
     return [places.get(query, -1) for query in queries]
 
 

@@ -63,8 +63,7 @@ def test_keys_are_the_same_everywhere():
 
 
 def test_the_query_itself_is_told_by_its_id_where_documents_are_queries():
-    assert rows_of_themselves(["b", "x"], ["a", "b"], exclude_same_id=True) == [1, -1]
-    assert rows_of_themselves(["b", "x"], ["a", "b"], exclude_same_id=False) == [-1, -1]
+    assert rows_of_themselves(["b", "x"], ["a", "b"]) == [1, -1]
 
 
 def small(documents, queries, qrels):

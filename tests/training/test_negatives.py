@@ -302,10 +302,14 @@ def test_examples_that_change_nothing_are_counted_and_said(caplog: pytest.LogCap
         objective = Objective(LossesConfig.from_mapping(losses))
         found = checked(uses, training_set, batches, objective, extra_documents=extra)
         counts = [use.without_effect for use in found.values()]
-        assert len(caplog.records) == sum(map(bool, counts))
+        assert sum("change nothing" in one.message for one in caplog.records) == sum(map(bool, counts))
+        assert sum("none is drawn" in one.message for one in caplog.records) == sum(
+            use.negatives_not_drawn > 0 for use in found.values()
+        )
         return counts
 
     assert without(sets(4, 1), {"contrastive": {}}) == [0, 1]
+    assert "the examples of s0 have 4 negatives of their own, and none is drawn" in caplog.text
     assert "1 of 5 examples of s1 change nothing" in caplog.text
     assert without(sets(4, 1), {"contrastive": {}}, extra=1) == [0, 0]
     assert without(sets(4, 1, negatives=1), {"contrastive": {}}) == [0, 0]
@@ -366,6 +370,7 @@ def test_a_run_records_what_became_of_its_examples(
         "left_out": {"no_positive": 1},
         "without_effect": 0,
         "negatives_left_out": 0,
+        "negatives_not_drawn": 0,
         "unused": 0,
     }
     assert (record.sources["large"].over_limit, record.sources["large"].unused) == (10, 0)

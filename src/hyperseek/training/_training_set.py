@@ -152,6 +152,11 @@ class TrainingSet(Dataset[Drawn]):
         return [number for number in example.negatives if number not in spared]
 
     @property
+    def draws_negatives(self) -> bool:
+        """Whether examples bring negatives of their own."""
+        return self._negatives > 0
+
+    @property
     def queries(self) -> list[str]:
         """Distinct query texts, in order."""
         return list(dict.fromkeys(example.query for example in self.examples))

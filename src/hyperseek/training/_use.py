@@ -25,6 +25,7 @@ class SourceUse(Config):
         left_out: What reading left out, by reason; of a prepared folder its `prepared.json` tells.
         without_effect: Those from which no loss of the recipe can learn anything.
         negatives_left_out: Negatives of their own that turned out to be relevant, or the query itself.
+        negatives_not_drawn: Negatives of their own that are never drawn, as `data.negatives` is 0.
         unused: Those that were in no batch, as training ended before; None while it goes on.
     """
 
@@ -33,6 +34,7 @@ class SourceUse(Config):
     left_out: dict[str, int] = Field(default_factory=dict)
     without_effect: int = 0
     negatives_left_out: int = 0
+    negatives_not_drawn: int = 0
     unused: int | None = None
 
 
@@ -57,7 +59,7 @@ def checked(
     *,
     extra_documents: int,
 ) -> dict[str, SourceUse]:
-    """Count which examples can have no effect, and warn about them.
+    """Count which examples, and which of their negatives, can have no effect, and warn about them.
 
     Args:
         uses: By name of the source, as far as they are known.
@@ -67,15 +69,17 @@ def checked(
         extra_documents: Further documents of every batch.
 
     Returns:
-        The same with `without_effect` and `negatives_left_out`.
+        The same with `without_effect`, `negatives_left_out` and `negatives_not_drawn`.
     """
     smallest = batches.smallest()
-    without, left_out = dict.fromkeys(training_set.sources, 0), dict.fromkeys(training_set.sources, 0)
+    without, left_out, not_drawn = (dict.fromkeys(training_set.sources, 0) for _ in range(3))
     for position, example in enumerate(training_set.examples):
         name = training_set.sources[example.source]
         material = training_set.material(example, others=smallest[position] > 1 or extra_documents > 0)
         without[name] += not objective.learns_from(material)
-        left_out[name] += len(example.negatives) - len(training_set.negatives(example))
+        usable = len(training_set.negatives(example))
+        left_out[name] += len(example.negatives) - usable
+        not_drawn[name] += 0 if training_set.draws_negatives else usable
     for name, count in without.items():
         if count:
             logger.warning(
@@ -86,8 +90,22 @@ def checked(
                 name,
                 ", ".join(objective.weights),
             )
+    for name, count in not_drawn.items():
+        if count:
+            logger.warning(
+                "the examples of %s have %d negatives of their own, and none is drawn; set data.negatives to so many "
+                "of each example",
+                name,
+                count,
+            )
     return {
-        name: use.model_copy(update={"without_effect": without[name], "negatives_left_out": left_out[name]})
+        name: use.model_copy(
+            update={
+                "without_effect": without[name],
+                "negatives_left_out": left_out[name],
+                "negatives_not_drawn": not_drawn[name],
+            }
+        )
         for name, use in uses.items()
     }
 

@@ -100,7 +100,7 @@ def make_dev_set(
         [query.text for query in kept],
         [documents[document] for document in ids],
         [{places[document]: grade for document, grade in judged[query.id].items()} for query in kept],
-        rows_of_themselves([query.id for query in kept], ids, exclude_same_id=exclude_same_id),
+        rows_of_themselves([query.id for query in kept], ids) if exclude_same_id else (),
         share,
     )
 
