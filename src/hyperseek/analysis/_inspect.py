@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek._errors import InputError
+from hyperseek._errors import InputError, require
 from hyperseek._files import write_json
 from hyperseek.analysis._charts import draw_charts
 from hyperseek.analysis._corpus import Specificity, open_hierarchy, read_points, read_specificity
@@ -26,10 +26,13 @@ from hyperseek.analysis._ricci import estimate_curvature
 from hyperseek.analysis._specificity import radius_by_specificity
 from hyperseek.analysis._view import View, choose_view
 from hyperseek.index import Index
+from hyperseek.store._info import Storage
 
 Floats = NDArray[np.float64]
 
 _DELTA_POINTS = 400
+# What is left of the differences between equal radii where each number of a vector was rounded, relative.
+_ROUNDING: dict[Storage, float] = {"float32": 1e-6, "float16": 2e-3}
 
 
 def inspect_space(
@@ -46,7 +49,8 @@ def inspect_space(
     """Measure and draw the shape of the space that an index' points are spread in.
 
     Radii and specificity are those of all documents; delta, curvature and pictures are of samples. What does not make
-    sense in the space is left out with the reason: a cosine space has no radii, and only hyperbolic ones have a disk.
+    sense in the space is left out with the reason: a cosine space has no radii, radii that are all one up to rounding
+    say nothing, and only hyperbolic spaces have a disk.
 
     Args:
         index: The documents and their points.
@@ -70,6 +74,10 @@ def inspect_space(
         DataError: The hierarchy cannot be read.
         MissingExtraError: scipy, or matplotlib where something is drawn, is not installed.
     """
+    for module in ("scipy.optimize", "scipy.sparse", "scipy.stats"):  # before a minute's work, not behind it
+        require(module, extra="eval")
+    if output is not None:
+        require("matplotlib", extra="plot")
     space = index.space
     metric = metric_of(space)
     if min(sample, len(index)) < 4:
@@ -81,6 +89,10 @@ def inspect_space(
     drawn = np.sort(np.random.default_rng(seed).permutation(len(index))[:sample])
     rows = np.union1d(drawn, view.rows)
     points, lengths = read_points(index, rows, measure)
+    alike = None if lengths is None else _alike(lengths, index.info.storage)
+    if alike is not None:
+        left_out["radii"] = _nothing_to_show(alike, asked=by is not None)
+        lengths = None
     vectors = points[torch.from_numpy(np.searchsorted(rows, drawn))]
     some = vectors[torch.from_numpy(np.random.default_rng(seed).permutation(len(drawn))[:_DELTA_POINTS])].double()
     curvature, curvatures = estimate_curvature(
@@ -109,10 +121,25 @@ def _radius_measure(index: Index, *, asked: bool) -> tuple[Callable[[Tensor], Te
         left_out["disk"] = f"only hyperbolic spaces are drawn as a Poincaré disk, and this is a {space.kind} one"
     if space.kind != "cosine":
         return lambda vectors: radii(space, vectors), left_out
-    reason = "all vectors of a cosine space have norm 1, so that their radii say nothing"
+    return None, {**left_out, "radii": _nothing_to_show("all vectors of a cosine space have norm 1", asked=asked)}
+
+
+def _alike(lengths: Floats, storage: Storage) -> str | None:
+    """Say that radii are all one but for the rounding of stored numbers, whose picture would be of nothing."""
+    least, greatest = float(lengths.min()), float(lengths.max())
+    if greatest - least > _ROUNDING[storage] * greatest:
+        return None
+    return (
+        f"all radii are {float(np.median(lengths)):.6g} up to the rounding of {storage} "
+        f"({least:.9g} to {greatest:.9g})"
+    )
+
+
+def _nothing_to_show(alike: str, *, asked: bool) -> str:
+    reason = f"{alike}, so that they say nothing"
     if asked:
         raise InputError(f"there is no radius by specificity to show: {reason}; leave out --by")
-    return None, {**left_out, "radii": reason}
+    return reason
 
 
 def _write(

@@ -102,6 +102,9 @@ def _layout(fit: DiskFit, angles: Floats, dimension: int) -> Layout:
 def _ranges(values: Floats) -> tuple[Rows, list[str]]:
     """Cut numbers into as many ranges of about as many documents as there are colours."""
     known = values[np.isfinite(values)]
+    if np.ptp(known) <= 1e-6 * np.abs(known).max():  # nothing but rounding
+        values = np.where(np.isfinite(values), np.median(known), np.nan)
+        known = values[np.isfinite(values)]
     bounds = np.unique(np.quantile(known, np.linspace(0, 1, len(GRADIENT) + 1), method="inverted_cdf"))
     groups = np.searchsorted(bounds[1:-1], values, side="left")
     groups[~np.isfinite(values)] = -1

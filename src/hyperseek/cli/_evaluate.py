@@ -73,6 +73,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Write everything as JSON to standard output.")] = False,
 ) -> None:
     """Measure rankings, and compare them query by query: INDEX DATASET, or --runs FILE --qrels FILE."""
+    from hyperseek._errors import require
     from hyperseek.evaluation import Statistics, choose_k, compare, measure_names
 
     # Everything that can be wrong with the options is found before the first search.
@@ -84,6 +85,9 @@ def evaluate(
         "seed": seed,
     }
     Statistics.from_mapping(statistics, source="the options")
+    if bm25:
+        for module in ("bm25s", "Stemmer"):
+            require(module, extra="eval")
     opened, judged = _judgements(index, dataset, split, qrels)
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
     systems = _file_systems(runs or [], judged)

@@ -18,13 +18,15 @@ from hyperseek.scoring import Points
 
 _LABELLED = 5
 _SEED = 0
+_ACCENT = "#7df9ff"
 
 
 def draw_map(path: str | os.PathLike[str], index: Index, models: Mapping[str, Retriever], question: str) -> Path:
     """Draw every document as a dot, near the documents it resembles, coloured by its score; one panel a model.
 
     Positions are a t-SNE of the vectors and the same in all panels. Colours show the rank of each score within its
-    model, since the scores of different models have no common scale. The best documents carry their names.
+    model, since the scores of different models have no common scale. The best documents carry their names, and a
+    legend says what the colours mean.
 
     Args:
         path: PNG file to write.
@@ -50,9 +52,28 @@ def draw_map(path: str | os.PathLike[str], index: Index, models: Mapping[str, Re
         scores = model.compile([question]).score(points)[0]
         axes = figure.add_subplot(1, len(models), number)
         _panel(axes, name, positions, scores.numpy(), ids)
+    _legend(figure)
     figure.suptitle(f"“{question}”", color="white", fontsize=17)
     figure.savefig(Path(path), dpi=110)
     return Path(path)
+
+
+def _legend(figure: Any) -> None:
+    from matplotlib import colormaps
+    from matplotlib.lines import Line2D
+
+    shades = colormaps["magma"]
+    dot = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
+    handles = [
+        Line2D([], [], color=shades(0.08), markersize=4, label="a document that the model scores low", **dot),
+        Line2D([], [], color=shades(0.6), markersize=6, label="scored higher", **dot),
+        Line2D([], [], color=shades(0.98), markersize=8, label="among the highest", **dot),
+        Line2D([], [], linestyle="none", marker="o", markersize=10, markerfacecolor="none", markeredgecolor=_ACCENT,
+               label=f"the best {_LABELLED}, with rank and name"),
+    ]  # fmt: skip
+    figure.legend(
+        handles=handles, loc="outside lower center", ncols=len(handles), frameon=False, labelcolor="white", fontsize=11
+    )
 
 
 def _all_points(index: Index) -> tuple[list[str], Points]:
@@ -81,7 +102,7 @@ def _panel(
     ranks[order] = np.linspace(0, 1, len(scores)) ** 4
     axes.scatter(*positions[order].T, c=ranks[order], cmap="magma", s=6 + 26 * ranks[order], linewidths=0)
     best = order[::-1][:_LABELLED]
-    axes.scatter(*positions[best].T, s=90, facecolors="none", edgecolors="#7df9ff", linewidths=1.4)
+    axes.scatter(*positions[best].T, s=90, facecolors="none", edgecolors=_ACCENT, linewidths=1.4)
     span = np.ptp(positions, axis=0)
     heights = _spread(positions[best, 1], 0.035 * float(span[1]))
     for rank, (document, height) in enumerate(zip(best, heights, strict=True), 1):
@@ -94,7 +115,7 @@ def _panel(
             horizontalalignment="left" if left else "right",
             color="white",
             fontsize=10,
-            arrowprops={"arrowstyle": "-", "color": "#7df9ff", "lw": 0.6},
+            arrowprops={"arrowstyle": "-", "color": _ACCENT, "lw": 0.6},
             bbox={"boxstyle": "round,pad=0.2", "fc": "#0e1117", "ec": "none", "alpha": 0.75},
         )
         # A long name may cover dots; it must not squeeze the map.

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from hyperseek._errors import require
 from hyperseek._files import atomic_write
 from hyperseek.data import Dataset, open_dataset
 from hyperseek.demo._picture import draw_map
@@ -65,6 +66,9 @@ def run_demo(folder: str | os.PathLike[str] = "demo", *, tell: Callable[[str], N
         ModelError: The packaged MiniLM is not installed.
         MissingExtraError: The extras `train`, `eval` or `plot` are not installed.
     """
+    for module in ("bm25s", "Stemmer", "ir_measures"):  # before minutes of work, not behind them
+        require(module, extra="eval")
+    require("matplotlib", extra="plot")
     place = Path(folder)
     seconds: dict[str, float] = {}
 
