@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from hyperseek import HyperseekError
+from hyperseek._errors import MissingExtraError
 from hyperseek.analysis import inspect_space
 from hyperseek.analysis._metric import distances, metric_of, radii
 from hyperseek.index import Index
@@ -167,3 +168,35 @@ def test_angles_are_exact_for_near_vectors() -> None:
     np.testing.assert_allclose(found, [0, 1e-4, np.pi, np.pi / 2], rtol=1e-8)
     with pytest.raises(HyperseekError, match="norm 1"):
         radii(Space("cosine", 2), near)
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+def test_radii_that_are_alike_but_for_rounding_are_said_to_be_so(tmp_path: Path, storage: Any) -> None:
+    vectors = torch.randn(40, 24, generator=torch.Generator().manual_seed(0))
+    vectors = vectors / vectors.norm(dim=1, keepdim=True)
+    items = [(Document(str(row), "text " * (row + 1)), vector) for row, vector in enumerate(vectors)]
+    index = Index.from_vectors(tmp_path / "index", items, Space("dot", 24), storage=storage)
+    report = inspect_space(index, edges=10, neighbours=3, output=tmp_path / "out")
+    assert (report.radii, report.specificity) == (None, None)
+    assert f"up to the rounding of {storage}" in report.left_out["radii"]
+    with pytest.raises(
+        HyperseekError, match=r"all points are 1 from the origin .* so that their radii say nothing; leave out --by"
+    ):
+        inspect_space(index, by="length", edges=10, neighbours=3)
+
+
+@pytest.mark.parametrize(("module", "output"), [("scipy", False), ("matplotlib", True)])
+def test_a_missing_package_is_found_before_the_work(
+    lorentz_index: Index, module: str, output: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str, *, extra: str) -> None:
+        if name.startswith(module):
+            raise MissingExtraError(f"{name} is not there; {extra} brings it")
+
+    def work(*_: Any, **__: Any) -> None:
+        pytest.fail("the work began")
+
+    monkeypatch.setattr("hyperseek.analysis._inspect.require", missing)
+    monkeypatch.setattr("hyperseek.analysis._inspect.read_points", work)
+    with pytest.raises(MissingExtraError):
+        inspect_space(lorentz_index, output=tmp_path if output else None)

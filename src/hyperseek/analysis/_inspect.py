@@ -129,14 +129,11 @@ def _alike(lengths: Floats, storage: Storage) -> str | None:
     least, greatest = float(lengths.min()), float(lengths.max())
     if greatest - least > _ROUNDING[storage] * greatest:
         return None
-    return (
-        f"all radii are {float(np.median(lengths)):.6g} up to the rounding of {storage} "
-        f"({least:.9g} to {greatest:.9g})"
-    )
+    return f"all points are {float(np.median(lengths)):.6g} from the origin up to the rounding of {storage} ({least:.9g} to {greatest:.9g})"
 
 
 def _nothing_to_show(alike: str, *, asked: bool) -> str:
-    reason = f"{alike}, so that they say nothing"
+    reason = f"{alike}, so that their radii say nothing"
     if asked:
         raise InputError(f"there is no radius by specificity to show: {reason}; leave out --by")
     return reason

@@ -63,7 +63,7 @@ def _legend(figure: Any) -> None:
     from matplotlib.lines import Line2D
 
     shades = colormaps["magma"]
-    dot = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
+    dot: dict[str, Any] = {"linestyle": "none", "marker": "o", "markeredgewidth": 0}
     handles = [
         Line2D([], [], color=shades(0.08), markersize=4, label="a document that the model scores low", **dot),
         Line2D([], [], color=shades(0.6), markersize=6, label="scored higher", **dot),

@@ -17,6 +17,7 @@ from hyperseek.index._chosen import score_chosen
 from hyperseek.index._queries import scorer_groups
 from hyperseek.index._searching import Explanation, Request, find, hits_of
 from hyperseek.index._tune import Tuning, tune
+from hyperseek.index._vectors import Vectors, compiled_queries
 from hyperseek.plan import AUTO, Ground, PlanLike
 from hyperseek.records import Hit, Query, Run
 from hyperseek.scoring import Scorer
@@ -76,10 +77,23 @@ class Searcher(ABC):
         texts: bool = True,
     ) -> list[list[Hit]]: ...
 
+    @overload
+    def search(
+        self,
+        queries: Vectors,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        engine: str = AUTO,
+        plan: PlanLike | None = None,
+        exclude: Sequence[str | None] | None = None,
+        texts: bool = True,
+    ) -> list[Any]: ...
+
     @meant(**HABITS)
     def search(
         self,
-        queries: str | Sequence[str] | Scorer,
+        queries: str | Sequence[str] | Scorer | Vectors,
         *,
         k: int = 10,
         where: str | None = None,
@@ -91,7 +105,8 @@ class Searcher(ABC):
         """Find the best documents of one or many queries.
 
         Args:
-            queries: One text, many texts, or queries that are compiled already.
+            queries: One text, many texts, queries that are compiled already, or vectors of yours in the coordinates of
+                the index' space: `(d,)` for one query, `(Q, d)` for many, numpy or torch, float64 as well.
             k: Documents a query, at least 1; may exceed the size of the index.
             where: SQL over ids, titles, texts and metadata fields that documents must meet, as in
                 `"year > 2015 AND venue = 'ACL'"`; None for all. See `fields`.
@@ -112,15 +127,15 @@ class Searcher(ABC):
             StoreError: The index names no model and none was given.
             FingerprintError: The model's document side is not the one that made the index.
         """
-        asked = [queries] if isinstance(queries, str) else queries
+        asked, single = compiled_queries(queries, self._ground.snapshot.space)
         request = Request.checked(asked, k, exclude=exclude, engine=engine, plan=plan, where=where)
         hits = self._hits(request, texts=texts)
-        return hits[0] if isinstance(queries, str) else hits
+        return hits[0] if single else hits
 
     @meant(**HABITS)
     def explain(
         self,
-        queries: str | Sequence[str] | Scorer,
+        queries: str | Sequence[str] | Scorer | Vectors,
         *,
         k: int = 10,
         where: str | None = None,
@@ -133,7 +148,7 @@ class Searcher(ABC):
         """Search, and say which stages ran, why, how long they took, and what they found.
 
         Args:
-            queries: One text, many texts, or queries that are compiled already; at least one.
+            queries: As in `search`; at least one.
             k: Documents a query, at least 1.
             where: As in `search`.
             engine: As in `search`.
@@ -148,7 +163,7 @@ class Searcher(ABC):
         Raises:
             InputError: As in `search`, or there are no queries.
         """
-        asked = [queries] if isinstance(queries, str) else queries
+        asked, _ = compiled_queries(queries, self._ground.snapshot.space)
         options = {"exclude": exclude, "engine": engine, "plan": plan, "where": where}
         request = Request.checked(asked, k, **options, measure=bool(recall))
         told: list[Explanation] = []
@@ -209,11 +224,11 @@ class Searcher(ABC):
         return {name: {hit.id: hit.score for hit in hits} for name, hits in zip(texts, found, strict=True)}
 
     @meant(**HABITS)
-    def score(self, queries: Sequence[str] | Scorer, ids: Sequence[Sequence[str]]) -> list[list[float]]:
+    def score(self, queries: Sequence[str] | Scorer | Vectors, ids: Sequence[Sequence[str]]) -> list[list[float]]:
         """Score documents of the caller's choice exactly, each by the query it is listed for.
 
         Args:
-            queries: Many texts, or queries that are compiled already.
+            queries: Many texts, queries that are compiled already, or `(Q, d)` vectors, as in `search`.
             ids: For each query the ids of its documents; any number, none included.
 
         Returns:
@@ -223,7 +238,7 @@ class Searcher(ABC):
             InputError: The number of lists is not that of queries, an id is not stored, or a scorer does not fit.
             StoreError: The index names no model and none was given.
         """
-        asked = check_queries(queries)
+        asked = check_queries(compiled_queries(queries, self._ground.snapshot.space)[0])
         lists = check_id_lists(ids)
         if len(asked) != len(lists):
             raise InputError(f"there are {len(asked)} queries and {len(lists)} lists of ids; give one each")
