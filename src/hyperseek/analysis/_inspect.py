@@ -129,7 +129,10 @@ def _alike(lengths: Floats, storage: Storage) -> str | None:
     least, greatest = float(lengths.min()), float(lengths.max())
     if greatest - least > _ROUNDING[storage] * greatest:
         return None
-    return f"all points are {float(np.median(lengths)):.6g} from the origin up to the rounding of {storage} ({least:.9g} to {greatest:.9g})"
+    middle = float(np.median(lengths))
+    return (
+        f"all points are {middle:.3g} from the origin up to the rounding of {storage} ({least:.9g} to {greatest:.9g})"
+    )
 
 
 def _nothing_to_show(alike: str, *, asked: bool) -> str:
