@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from hyperseek._errors import InputError
 from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
-from hyperseek.models._batching import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, batches_by_tokens
+from hyperseek.models._batching import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS, batches_by_tokens, fill_empty
+from hyperseek.models._cutting import cut, divides_at_blanks
 from hyperseek.models._precision import resolve_dtype
 from hyperseek.models._routes import route_width
 from hyperseek.models._saving import save_model
@@ -104,6 +105,9 @@ class Retriever:
     def preprocess(self, texts: Sequence[str], side: Side) -> dict[str, Any]:
         """Put the side's prompt before each text, tokenise, truncate and pad.
 
+        A text that leaves no token, such as an empty one where the tokenizer adds no special tokens, is read as one
+        unknown token (or padding, where there is no unknown one), whatever it is batched with.
+
         Args:
             texts: At least one.
             side: `"query"` or `"document"`.
@@ -113,9 +117,22 @@ class Retriever:
         """
         from sentence_transformers.util import batch_to_device
 
+        return dict(batch_to_device(self.tokenize(texts, side), self.device))
+
+    def tokenize(self, texts: Sequence[str], side: Side) -> dict[str, Any]:
+        """Do what `preprocess` does, and leave the features on the CPU."""
         prompt = self.model.prompts.get(side) or None
-        features = self.model.preprocess(list(texts), prompt=prompt, task=side)
-        return dict(batch_to_device(features, self.device))
+        features = dict(self.model.preprocess(self._cut(texts, side), prompt=prompt, task=side))
+        fill_empty(features, getattr(self.route(side)[0], "tokenizer", None))
+        return features
+
+    def _cut(self, texts: Sequence[str], side: Side) -> list[str]:
+        """Leave out what is behind the tokens that are kept: reading a long text takes longer than encoding it."""
+        tokenizer, limit = getattr(self.route(side)[0], "tokenizer", None), self._lengths()[side]
+        if limit is None or all(len(text) <= limit for text in texts) or not divides_at_blanks(tokenizer):
+            return list(texts)
+        prompt = self._prompt(side)
+        return [cut(text, tokenizer, limit, prompt) for text in texts]
 
     def forward(
         self, features: dict[str, Any], side: Side, *, start: int = 0, stop: int | None = None
@@ -160,6 +177,7 @@ class Retriever:
         Returns:
             `N` points in the order of `texts`, float32, on the CPU.
         """
+        texts = self._cut(texts, "document")
         modules = self._document_modules(resolve_dtype(dtype, self.device))
         budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
 
@@ -185,6 +203,7 @@ class Retriever:
         Returns:
             `(N, d)` float32, in the order of `texts`, on the CPU.
         """
+        texts = self._cut(texts, "document")
         modules = self.route("document")
         budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
         vectors = torch.empty(len(texts), self.space.dimension)
@@ -330,7 +349,7 @@ class Retriever:
                 return_attention_mask=False,
                 return_token_type_ids=False,
             )
-            counts.extend(min(limit, len(ids) + extra) for ids in encoded["input_ids"])
+            counts.extend(max(1, min(limit, len(ids) + extra)) for ids in encoded["input_ids"])
         return counts
 
     def _document_modules(self, dtype: torch.dtype) -> list[nn.Module]:

@@ -67,8 +67,7 @@ class SideFeatures:
         """Return the features that training goes on from, on the CPU."""
         if self.cache is not None:
             return self.cache.features(texts)
-        model = self.retriever.model
-        return dict(model.preprocess(list(texts), prompt=model.prompts.get(self.side) or None, task=self.side))
+        return self.retriever.tokenize(texts, self.side)
 
     def base_vectors(self, texts: Sequence[str]) -> Tensor | None:
         """Return vectors before training, or None."""
