@@ -82,6 +82,17 @@ def test_documents_are_deleted_by_id_and_by_file(index: Path, tmp_path: Path) ->
         update(index, "--delete-file", tmp_path / "none.txt")
 
 
+def test_ids_of_a_file_are_taken_as_they_are(index: Path, tmp_path: Path) -> None:
+    new = tmp_path / "new.tsv"
+    new.write_text(" e1\ta\ne2 \tb\ne3\tc\n")
+    update(index, "--add", new)
+    ids = tmp_path / "ids.txt"
+    ids.write_text(" e1\r\ne2 \n e3 \n")
+    assert "deleted 2 of 3 ids" in update(index, "--delete-file", ids).stderr
+    assert "e3" in stored(index)
+    assert not {" e1", "e2 "} & set(stored(index))
+
+
 def test_one_command_deletes_then_replaces_then_adds_then_compacts_then_builds(index: Path, tmp_path: Path) -> None:
     result = update(
         *(index, "--engine", "scan", "--graph", "--compact", "--delete", "d0", "--delete", "d3"),

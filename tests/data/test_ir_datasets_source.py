@@ -84,6 +84,10 @@ def _entries(monkeypatch, tmp_path):
     register("toys/test", documents, Queries(second), Qrels(Judged("q2", "d2", 2), Judged("q2", "gone", 1)))
     register("pages", Documents(PageDoc("p", "Page", "text")))
     register("odd", Documents(OddDoc("o", "Head", b"raw")))
+    damaged = Documents()
+    damaged.docs_iter = (tmp_path / "never-downloaded").open
+    register("damaged", damaged)
+    register("strange", documents, Queries(first), Qrels(Judged("q1", "d1", 10**30), Judged("q1", "d2", 1)))
     register("queries-only", Queries(first, second))
 
 
@@ -105,6 +109,14 @@ def test_entries_below_are_splits():
 def test_unknown_documents_are_an_error_only_if_asked():
     with pytest.raises(DataError, match="ir_datasets:toys/test test:2: document 'gone' is judged"):
         open_dataset("ir_datasets:toys/test", check=True).qrels("test")
+
+
+def test_what_goes_wrong_in_the_catalogue_is_an_error_of_ours():
+    with pytest.raises(DataError, match="ir_datasets:damaged: cannot be read by ir_datasets: FileNotFoundError"):
+        list(open_dataset("ir_datasets:damaged").documents())
+    with pytest.raises(DataError, match="strange strange:1: the grade must be a whole number"):
+        open_dataset("ir_datasets:strange").qrels("strange")
+    assert open_dataset("ir_datasets:strange", on_error="skip").qrels("strange") == {"q1": {"d2": 1}}
 
 
 def test_page_title_is_a_title():

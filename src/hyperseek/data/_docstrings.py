@@ -109,8 +109,8 @@ def _from_source(path: Path, module: str) -> Iterator[Docstring]:
             # Old sources warn of escapes; they are not ours to mend.
             warnings.simplefilter("ignore")
             tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        # Templates and deliberately broken files end in .py too.
+    except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
+        # Templates, deliberately broken files and those of other users end in .py too.
         return
     yield from _from_node(tree, module, module, "module")
 

@@ -6,12 +6,12 @@ record has none of these, and for queries always, it is what the catalogue itsel
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from hyperseek._errors import UnknownNameError, require
+from hyperseek._errors import DataError, HyperseekError, UnknownNameError, brief, require, shown
 from hyperseek._field_names import TITLE_KEYS
-from hyperseek.data._qrels import Judgement
+from hyperseek.data._qrels import Judgement, grade_of
 from hyperseek.data._report import Faults
 from hyperseek.records import Document, Query
 
@@ -57,7 +57,7 @@ class IrDatasetsSource:
 
     def documents(self, faults: Faults) -> Iterator[Document]:
         """Stream the documents."""
-        for record in self._dataset.docs_iter():
+        for record in _records(self._dataset.docs_iter, self._identity):
             fields = record._asdict()
             identity = fields.pop("doc_id")
             title_key = next((key for key in TITLE_KEYS if isinstance(fields.get(key), str)), None)
@@ -72,7 +72,7 @@ class IrDatasetsSource:
         """Stream the queries of the entry and of its splits, each once."""
         seen: set[str] = set()
         for entry in (self._dataset, *self._entries.values()):
-            for record in entry.queries_iter() if entry.has_queries() else ():
+            for record in _records(entry.queries_iter, self._identity) if entry.has_queries() else ():
                 if record.query_id not in seen:
                     seen.add(record.query_id)
                     fields = {key: value for key, value in record._asdict().items() if key not in ("query_id", "text")}
@@ -81,8 +81,25 @@ class IrDatasetsSource:
     def judgements(self, split: str, faults: Faults) -> Iterator[Judgement]:
         """Stream the judgements of a split."""
         place = f"ir_datasets:{self._identity} {split}"
-        for line, record in enumerate(self._entries[split].qrels_iter(), start=1):
-            yield Judgement(record.query_id, record.doc_id, record.relevance, place, line)
+        for line, record in enumerate(_records(self._entries[split].qrels_iter, self._identity), start=1):
+            grade = grade_of(record.relevance)
+            if grade is None:
+                message = f"the grade must be a whole number, not {shown(record.relevance)}"
+                faults.found("bad_grade", message, path=place, line=line)
+            else:
+                yield Judgement(record.query_id, record.doc_id, grade, place, line)
+
+
+def _records(start: Callable[[], Iterable[Any]], identity: str) -> Iterator[Any]:
+    """Read records; what goes wrong in the catalogue, a download or a damaged file is a `DataError`."""
+    try:
+        yield from start()
+    except HyperseekError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"cannot be read by ir_datasets: {type(error).__name__}: {brief(error)}", path=f"ir_datasets:{identity}"
+        ) from error
 
 
 def _plain(fields: dict[str, Any]) -> dict[str, Any]:
