@@ -56,13 +56,8 @@ def check_queries(queries: object, names: Sequence[str] | None = None) -> Sequen
         raise InputError("queries must be a sequence of strings; for one query give a list of one")
     if isinstance(queries, Mapping):
         raise InputError("queries by id are for run(); search and explain take a text, a list of texts, or a scorer")
-    if isinstance(queries, bytes | bytearray | set | frozenset) or not isinstance(queries, Iterable):
-        what = "a set has no order" if isinstance(queries, set | frozenset) else f"this is {shown(queries)}"
-        raise InputError(f"queries are a text, a list of texts, or a scorer, and {what}")
-    try:
-        texts: list[Any] = list(queries)
-    except TypeError:
-        raise InputError(f"queries are a text, a list of texts, or a scorer, and this is {shown(queries)}") from None
+    what = "a set has no order" if isinstance(queries, set | frozenset) else f"this is {shown(queries)}"
+    texts = as_list(queries, f"queries are a text, a list of texts, or a scorer, and {what}")
     for place, text in enumerate(texts):
         name = f"query {place} (from 0)" if names is None else f"query {names[place]!r}"
         if not isinstance(text, str):
@@ -71,6 +66,23 @@ def check_queries(queries: object, names: Sequence[str] | None = None) -> Sequen
             raise InputError(f"{name} is blank, so every document would do; leave it out, or say what to look for")
         check_text(text, name)
     return texts
+
+
+def as_list(values: object, otherwise: str) -> list[Any]:
+    """Return an ordered collection as a list; InputError with the text `otherwise` for anything else."""
+    if isinstance(values, str | bytes | bytearray | Mapping | set | frozenset) or not isinstance(values, Iterable):
+        raise InputError(otherwise)
+    try:
+        return list(values)
+    except TypeError:  # an array without axes
+        raise InputError(otherwise) from None
+
+
+def check_flag(value: object, name: str) -> bool:
+    """Return true or false; InputError for anything else."""
+    if type(value).__name__ in ("bool", "bool_"):  # Python's and numpy's
+        return bool(value)
+    raise InputError(f"{name} is True or False, not {shown(value)}")
 
 
 def check_text(text: str, name: str) -> None:
@@ -114,9 +126,7 @@ def check_excluded(exclude: object) -> list[str | None]:
     Raises:
         InputError: It is something else.
     """
-    if isinstance(exclude, str | bytes | Mapping | set | frozenset) or not isinstance(exclude, Iterable):
-        raise InputError(f"exclude is a list with an id, or None, for each query, not {shown(exclude)}")
-    listed: list[Any] = list(exclude)
+    listed = as_list(exclude, f"exclude is a list with an id, or None, for each query, not {shown(exclude)}")
     for name in listed:
         if not isinstance(name, str | None):
             raise InputError(f"exclude is a list with an id, or None, for each query, and {shown(name)} is neither")
@@ -136,16 +146,12 @@ def check_id_lists(ids: object) -> list[list[str]]:
         InputError: It is something else.
     """
     wanted = "ids are a list of ids for each query, as in [['d1', 'd2'], ['d7']]"
-    if isinstance(ids, str | bytes | Mapping | set | frozenset) or not isinstance(ids, Iterable):
-        raise InputError(f"{wanted}, not {shown(ids)}")
     lists: list[list[Any]] = []
-    for own in ids:
-        if isinstance(own, str | bytes | Mapping) or not isinstance(own, Iterable):
-            raise InputError(f"{wanted}, and {shown(own)} is no list of ids")
-        lists.append(list(own))
-        odd = next((name for name in lists[-1] if not isinstance(name, str)), None)
-        if odd is not None:
-            raise InputError(f"{wanted}, and {shown(odd)} is no id")
+    for own in as_list(ids, f"{wanted}, not {shown(ids)}"):
+        lists.append(as_list(own, f"{wanted}, and {shown(own)} is no list of ids"))
+        for name in lists[-1]:
+            if not isinstance(name, str):
+                raise InputError(f"{wanted}, and {shown(name)} is no id")
     return lists
 
 

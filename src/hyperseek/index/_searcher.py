@@ -12,7 +12,15 @@ from typing import TYPE_CHECKING, Any, overload
 from hyperseek._config import shown
 from hyperseek._errors import InputError
 from hyperseek._habits import meant
-from hyperseek.index._asked import check_count, check_engine, check_id_lists, check_queries, check_share
+from hyperseek.index._asked import (
+    as_list,
+    check_count,
+    check_engine,
+    check_flag,
+    check_id_lists,
+    check_queries,
+    check_share,
+)
 from hyperseek.index._chosen import score_chosen
 from hyperseek.index._queries import scorer_groups
 from hyperseek.index._searching import Explanation, Request, find, hits_of
@@ -129,7 +137,7 @@ class Searcher(ABC):
         """
         asked, single = compiled_queries(queries, self._ground.snapshot.space)
         request = Request.checked(asked, k, exclude=exclude, engine=engine, plan=plan, where=where)
-        hits = self._hits(request, texts=texts)
+        hits = self._hits(request, texts=check_flag(texts, "texts"))
         return hits[0] if single else hits
 
     @meant(**HABITS)
@@ -165,9 +173,9 @@ class Searcher(ABC):
         """
         asked, _ = compiled_queries(queries, self._ground.snapshot.space)
         options = {"exclude": exclude, "engine": engine, "plan": plan, "where": where}
-        request = Request.checked(asked, k, **options, measure=bool(recall))
+        request = Request.checked(asked, k, **options, measure=check_flag(recall, "recall"))
         told: list[Explanation] = []
-        hits = self._hits(request, texts=texts, explanation=told)
+        hits = self._hits(request, texts=check_flag(texts, "texts"), explanation=told)
         if not told:
             raise InputError("there are no queries to explain a search for; give at least one")
         told[0].hits = hits
@@ -215,7 +223,7 @@ class Searcher(ABC):
             k,
             names=list(texts),
             texts=asked,
-            exclude=list(texts) if exclude_same_id else None,
+            exclude=list(texts) if check_flag(exclude_same_id, "exclude_same_id") else None,
             engine=engine,
             plan=plan,
             where=where,
@@ -308,10 +316,9 @@ def _named(queries: object) -> Mapping[str, str]:
             if not isinstance(name, str | int):
                 raise InputError(f"{wanted}, and {shown(name)} is no id")
         return queries
-    if isinstance(queries, str | bytes | Scorer) or not isinstance(queries, Iterable):
-        raise InputError(f"{wanted}, not {shown(queries)}; for queries without ids use search()")
+    other = f"{wanted}, not {shown(queries)}; for queries without ids use search()"
     texts: dict[str, str] = {}
-    for query in queries:
+    for query in as_list(queries, other):
         if not isinstance(query, Query):
             raise InputError(f"{wanted}, and one of them is {shown(query)}; for queries without ids use search()")
         if query.id in texts:

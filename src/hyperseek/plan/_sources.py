@@ -56,6 +56,8 @@ class Auto(Source):
         own = replace(search, k=search.at_most(self.n), notes={}, found=[])
         found = choose_plan(search.ground, search.scorer, self.engine, own.k)[0].run(own)
         search.notes.update(own.notes)
+        if own.k >= search.at_most(search.k):
+            search.found[:] = own.found or search.found
         return found
 
 

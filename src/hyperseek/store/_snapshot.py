@@ -118,7 +118,9 @@ class Snapshot:
 
     def rows_of_ids(self, ids: Sequence[str | None]) -> npt.NDArray[np.int64]:
         """Return the row of each id; -1 for None and for ids that are not stored."""
-        found = pc.index_in(pa.array(list(ids), type=self.ids.type), value_set=self.ids, skip_nulls=True)
+        found = pc.index_in(
+            pa.array([_storable(name) for name in ids], type=self.ids.type), value_set=self.ids, skip_nulls=True
+        )
         return np.array([-1 if row is None else row for row in found.to_pylist()], dtype=np.int64)
 
     def mask(self, condition: str) -> npt.NDArray[np.bool_]:
@@ -141,3 +143,13 @@ class Snapshot:
             return order, self.keys[order]
 
         return self._read.get("key order", make)
+
+
+def _storable(document_id: str | None) -> str | None:
+    """Return an id, or None where it is no valid Unicode, which no stored one is."""
+    try:
+        if document_id is not None:
+            document_id.encode()
+        return document_id
+    except UnicodeEncodeError:
+        return None
