@@ -106,14 +106,16 @@ def test_every_public_function_is_tried() -> None:
     assert set(FUNCTIONS) == set(geometry.__all__) - others
 
 
+@pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("name", FUNCTIONS)
-def test_values_and_gradients_are_finite_at_every_size(name: str) -> None:
-    # float64 holds the squares of all these sizes, so a few of them are enough.
-    cases = (
-        *itertools.product((torch.float32,), CURVATURES, MAGNITUDES, (1e-45, 1.0, 1e30)),
-        *itertools.product((torch.float64,), (1e-4, 1e4), (1e-45, 1e9, 1e30), (1.0, 1e30)),
-    )
-    for dtype, r2, first, second in cases:
+def test_values_and_gradients_are_finite_at_every_size(name: str, every: bool) -> None:
+    few, wide = (1e-45, 1e-20, 1.0, 1e20, 1e30), (torch.float32, torch.float64)
+    for dtype, r2, first, second in (
+        itertools.product(wide, CURVATURES, MAGNITUDES, MAGNITUDES)
+        if every
+        # float64 holds the squares of all these sizes, so that float32 alone will do.
+        else itertools.product(wide[:1], (1e-4, 1e4), few, (1e-45, 1e30))
+    ):
         x, y = (leaf.requires_grad_() for leaf in points(first, second, dtype))
         learned = torch.tensor(r2, dtype=dtype, requires_grad=True)
         value = FUNCTIONS[name](x, y, learned)
@@ -137,7 +139,7 @@ EXACT = (
 
 @pytest.mark.parametrize("name", EXACT)
 def test_float32_is_as_float64_at_every_size(name: str) -> None:
-    for r2, first, second in itertools.product(CURVATURES, MAGNITUDES, (1e-40, 1.0, 1e18)):
+    for r2, first, second in itertools.product((1e-4, 1e4), MAGNITUDES, (1e-40, 1e18)):
         x, y = points(first, second, torch.float32)
         found = FUNCTIONS[name](x, y, torch.tensor(r2)).double()
         wanted = FUNCTIONS[name](x.double(), y.double(), torch.tensor(r2, dtype=torch.float64))
@@ -149,7 +151,7 @@ def test_float32_is_as_float64_at_every_size(name: str) -> None:
 
 
 def test_inverse_maps_and_symmetry_at_every_size() -> None:
-    for dtype, r2, size in itertools.product((torch.float32, torch.float64), CURVATURES, MAGNITUDES):
+    for dtype, r2, size in itertools.product((torch.float32, torch.float64), (1e-4, 1e4), MAGNITUDES):
         x, y = points(size, size, dtype)
         close = {"rtol": 2000 * torch.finfo(dtype).eps, "atol": 1e-43 * (1 + math.sqrt(r2))}
         lifted = geometry.lorentz_from_space(x, r2)
