@@ -184,8 +184,9 @@ class BM25(Source):
     def find(self, search: Search) -> Candidates:
         """Ask the full-text index."""
         rows, scores = [], []
+        among = None if search.allowed is None else search.snapshot.keys[search.allowed]
         for text in search.asked():
-            keys, own = search.snapshot.store.search_texts(text, k=search.at_most(self.n), condition=search.where)
+            keys, own = search.snapshot.store.search_texts(text, k=search.at_most(self.n), among=among)
             rows.append(torch.from_numpy(search.snapshot.rows_of_keys(keys)))
             scores.append(torch.from_numpy(np.array(own, dtype=np.float32)))
         return Candidates.of_lists(rows, scores)

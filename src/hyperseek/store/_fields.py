@@ -1,7 +1,9 @@
 """Metadata fields: plain values of documents as columns of the table, so that filters need not read JSON.
 
-Every metadata key whose values are numbers, strings, booleans or lists of strings becomes a column by itself. A key
-whose values are of several types stays in the documents but cannot be filtered by.
+Every metadata key whose values are numbers, strings, booleans or lists of strings becomes a column by itself, under
+its own name where that is plain, else with a prefix. Numbers that float64 rounds have a second column, of their digits.
+A key whose values are of several types, or whose name no filter can write, stays in the documents but cannot be
+filtered by.
 """
 
 from __future__ import annotations
@@ -13,17 +15,34 @@ from typing import Any
 
 import pyarrow as pa
 
+from hyperseek._errors import shown
 from hyperseek.records import Document
 from hyperseek.store._columns import BASE_COLUMNS
+from hyperseek.store._conditions import Field
+from hyperseek.store._numbers import digit_array, is_rounded, number_array
 from hyperseek.store._row_checksums import CHECKSUM_COLUMNS
 
 MOST_FIELDS = 256
 """Fields of a table; further keys stay in the documents but cannot be filtered by."""
 
-# Key of the table's configuration that lists metadata keys with values of several types.
+LONGEST_NAME = 100
+"""Characters of a field's name."""
+
+# Keys of the table's configuration: metadata keys with values of several types, and others that are no fields.
 _MIXED = "hyperseek.mixed"
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ -]*")
+_LEFT_OUT = "hyperseek.left_out"
+_MOST_LEFT_OUT = 50  # names that are remembered, for messages
+
+_NAME = re.compile(r"[^\W\d][\w -]*")
+_PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ -]*")
 _NAMES = {"double": "number", "bool": "boolean", "string": "string", "list<item: string>": "list of strings"}
+
+# No plain name has a colon. Lance has columns of its own, `_rowid`, `_score` and others, of which there may be more.
+_PREFIX = "field:"
+_DIGITS = "digits:"
+_OWN_NAMES = ("id", "title", "text")
+TEXT_FIELDS = {name: Field(name, "string") for name in _OWN_NAMES}
+"""What every filter can name beside metadata."""
 
 
 def field_types(documents: Iterable[Document]) -> tuple[dict[str, Any], set[str]]:
@@ -39,7 +58,7 @@ def field_types(documents: Iterable[Document]) -> tuple[dict[str, Any], set[str]
     mixed: set[str] = set()
     for document in documents:
         for key, value in document.metadata.items():
-            if value is None or key in mixed or not _is_field(key) or not _NAME.fullmatch(key):
+            if value is None or key in mixed or not can_be_field(key):
                 continue
             kind = _kind(value)
             if kind is None or found.setdefault(key, kind) != kind:
@@ -48,17 +67,36 @@ def field_types(documents: Iterable[Document]) -> tuple[dict[str, Any], set[str]
     return found, mixed
 
 
-def field_array(documents: Sequence[Document], name: str, kind: Any) -> Any:
-    """Return the column of a field; null where a document has no such key."""
-    values = [document.metadata.get(name) for document in documents]
-    if pa.types.is_floating(kind):
-        values = [None if value is None else float(value) for value in values]
-    return pa.array(values, kind)
+def field_array(documents: Sequence[Document], column: str, kind: Any) -> Any:
+    """Return a column of a field; null where a document has no such key, or a number that is none (NaN)."""
+    key = column.removeprefix(_DIGITS)
+    values = [document.metadata.get(_key(key)) for document in documents]
+    if column.startswith(_DIGITS):
+        return digit_array(values)
+    return number_array(values) if pa.types.is_floating(kind) else pa.array(values, kind)
 
 
-def describe_fields(schema: Any) -> dict[str, str]:
-    """Return the fields of a table by name, each with its type in words."""
-    return {field.name: _NAMES.get(str(field.type), str(field.type)) for field in schema if _is_field(field.name)}
+def fields_of(schema: Any) -> dict[str, Field]:
+    """Return the metadata fields of a table by name."""
+    names = set(schema.names)
+    found = {}
+    for column in schema:
+        if _is_field(column.name):
+            digits = _DIGITS + column.name
+            kind = _NAMES.get(str(column.type), str(column.type))
+            found[_key(column.name)] = Field(column.name, kind, digits if digits in names else None)
+    return found
+
+
+def can_be_field(key: str) -> bool:
+    """Whether filters could name a metadata key."""
+    return key not in _OWN_NAMES and len(key) <= LONGEST_NAME and bool(_NAME.fullmatch(key))
+
+
+def left_out_fields(dataset: Any) -> list[str]:
+    """Return metadata keys of a Lance data set that are no fields for their name or number, some of them at most."""
+    names: list[str] = json.loads(dataset.config().get(_LEFT_OUT, "[]"))
+    return names
 
 
 def mixed_fields(dataset: Any) -> list[str]:
@@ -78,23 +116,59 @@ def grow_fields(dataset: Any, documents: Sequence[Document]) -> bool:
         Whether the data set got a new version.
     """
     found, mixed = field_types(documents)
-    present = {field.name: field.type for field in dataset.schema if _is_field(field.name)}
+    fields = fields_of(dataset.schema)
+    present = {name: dataset.schema.field(field.column).type for name, field in fields.items()}
     known = mixed_fields(dataset)
     clashing = {name for name, kind in found.items() if present.get(name, kind) != kind}
     unusable = (mixed | clashing) - {*known}
-    new = {name: kind for name, kind in found.items() if name not in {*present, *known, *unusable}}
-    columns = [pa.field(name, kind) for name, kind in new.items()][: max(0, MOST_FIELDS - len(present))]
+    new = [name for name in found if name not in {*present, *known, *unusable}]
+    room = max(0, MOST_FIELDS - len(present))
+    columns = [pa.field(_column(name), found[name]) for name in new[:room]]
+    usable = {*present, *new[:room]} - unusable
+    columns += [
+        pa.field(digits, pa.string())
+        for name in sorted(_rounded_fields(documents) & usable)
+        if (digits := _DIGITS + (fields[name].column if name in fields else _column(name))) not in dataset.schema.names
+    ]
+    changed = _note_left_out(dataset, documents, new[room:])
     if unusable:
         dataset.update_config({_MIXED: json.dumps(sorted({*known, *unusable}))})
-        if dropped := sorted(unusable & present.keys()):
+        gone = {fields[name].column for name in unusable & fields.keys()}
+        if dropped := [name for name in dataset.schema.names if name.removeprefix(_DIGITS) in gone]:
             dataset.drop_columns(dropped)
     if columns:
         dataset.add_columns(columns)
-    return bool(unusable or columns)
+    return bool(unusable or columns or changed)
 
 
-def _is_field(name: str) -> bool:
-    return name not in BASE_COLUMNS and name not in CHECKSUM_COLUMNS
+def _note_left_out(dataset: Any, documents: Iterable[Document], beyond: Sequence[str]) -> bool:
+    known = left_out_fields(dataset)
+    odd = {key for document in documents for key in document.metadata if not can_be_field(key)}
+    new = sorted({_short(key) for key in (*odd, *beyond)} - {*known})[: max(0, _MOST_LEFT_OUT - len(known))]
+    if new:
+        dataset.update_config({_LEFT_OUT: json.dumps([*known, *new])})
+    return bool(new)
+
+
+def _rounded_fields(documents: Iterable[Document]) -> set[str]:
+    return {key for document in documents for key, value in document.metadata.items() if is_rounded(value)}
+
+
+def _short(key: str) -> str:
+    return key if key.isprintable() and key.strip() == key != "" and len(key) <= LONGEST_NAME else shown(key)
+
+
+def _is_field(column: str) -> bool:
+    return column not in (*BASE_COLUMNS, *CHECKSUM_COLUMNS) and not column.startswith(_DIGITS)
+
+
+def _column(key: str) -> str:
+    plain = _PLAIN_NAME.fullmatch(key) and not key.startswith("_") and _is_field(key.lower())
+    return key if plain else _PREFIX + key
+
+
+def _key(column: str) -> str:
+    return column.removeprefix(_PREFIX)
 
 
 def _kind(value: Any) -> Any:

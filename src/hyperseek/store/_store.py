@@ -22,7 +22,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError, StoreError
+from hyperseek._errors import InputError, StoreError, shown
 from hyperseek._fingerprint import fingerprint_texts
 from hyperseek._hold import Hold
 from hyperseek.records import Document
@@ -37,7 +37,10 @@ from hyperseek.store._columns import (
     read_points,
     text_arrays,
 )
-from hyperseek.store._fields import describe_fields, field_array, grow_fields, mixed_fields
+from hyperseek.store._conditions import Node
+from hyperseek.store._documents import check_text
+from hyperseek.store._fields import TEXT_FIELDS, field_array, fields_of, grow_fields, left_out_fields, mixed_fields
+from hyperseek.store._filter import read_filter
 from hyperseek.store._fork import use_tables
 from hyperseek.store._guard import check_places, guarded, reading_table, writing_table
 from hyperseek.store._info import Storage
@@ -48,7 +51,9 @@ _NEXT_KEY = "hyperseek.next_key"
 # The scanner reads ahead by default as if memory were free, and larger batches leave larger holes in the heap: these
 # values cost some 10 MB beside the vectors and no time.
 _READING: dict[str, Any] = {"batch_size": 256, "batch_readahead": 1, "fragment_readahead": 1, "io_buffer_size": 4 << 20}
-_IDS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 4096  # of short values
+_MOST_LISTED = 10_000
+_LONGEST_MESSAGE = 4_000
 
 
 @guarded("append", "replace", "delete", "copy", "index_texts", "remove_leftovers")
@@ -298,13 +303,21 @@ class Store:
 
     def fields(self) -> dict[str, str]:
         """Return the metadata fields that filters can name, each with its type in words."""
-        return describe_fields(self._dataset.schema)
+        return {name: field.kind for name, field in fields_of(self._dataset.schema).items()}
+
+    def unusable_fields(self) -> dict[str, list[str]]:
+        """Return metadata keys that filters cannot name, by the reason; not all of them where they are many."""
+        reasons = {
+            "nested values or values of several types": mixed_fields(self._dataset),
+            "a name that filters cannot write, or too many fields": left_out_fields(self._dataset),
+        }
+        return {reason: names for reason, names in reasons.items() if names}
 
     def keys_where(self, condition: str) -> npt.NDArray[np.int64]:
         """Return the keys of all rows that meet a condition.
 
         Args:
-            condition: SQL, as in `"year > 2015 AND venue = 'ACL'"`.
+            condition: SQL, as in `"year > 2015 AND venue = 'ACL'"`; `_filter.py` says which.
 
         Returns:
             Keys in no particular order.
@@ -312,54 +325,79 @@ class Store:
         Raises:
             InputError: The condition cannot be understood, or names what is no field.
         """
-        try:
-            table = self._dataset.to_table(columns=["key"], filter=condition)
-        except (ValueError, OSError) as error:
-            raise InputError(self._explain(condition, error)) from None
-        keys: npt.NDArray[np.int64] = table["key"].to_numpy()
-        return keys
+        tree = self._read_filter(condition)
+        columns = set(tree.columns())
+        size = _READING["batch_size"] if "text" in columns else _ROWS_AT_ONCE
+        options = {**_READING, "batch_size": size}
+        keys = [np.empty(0, np.int64)]
+        for batch in self._dataset.to_batches(columns=["key", *sorted(columns)], **options):
+            met = tree.evaluate(batch).fill_null(False)
+            keys.append(batch.column("key").filter(met).to_numpy())
+        return np.concatenate(keys)
 
     def search_texts(
-        self, query: str, *, k: int, condition: str | None = None
+        self, query: str, *, k: int, among: npt.NDArray[np.int64] | None = None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         """Find documents by their words, with BM25 over titles and texts.
 
         Args:
             query: Words.
-            k: Most documents.
-            condition: SQL that documents must meet, as for `keys_where`.
+            k: Most documents, at least 1.
+            among: `(n,)` keys of the documents that may be found; None for all.
 
         Returns:
             Keys and scores, best first.
 
         Raises:
-            InputError: The condition cannot be understood, or names what is no field.
+            InputError: The query is not valid Unicode.
+            StoreError: The full-text index is damaged.
         """
+        check_text("the query", query)
+        words = " ".join(query.split())
+        if not words or not len(self) or (among is not None and not len(among)):
+            return np.empty(0, np.int64), np.empty(0, np.float32)
+        if among is None:
+            return self._matches(words, k)
+        if len(among) <= _MOST_LISTED:
+            return self._matches(words, k, _is_one_of(among))
+        # A list so long would take longer than the search; ask for more until enough are among them.
+        most = k
+        while True:
+            most = min(len(self), 2 * most * len(self) // len(among))
+            keys, scores = self._matches(words, most)
+            met = np.isin(keys, among)
+            if len(keys) < most or most == len(self) or met.sum() >= k:
+                return keys[met][:k], scores[met][:k]
+
+    def _matches(
+        self, words: str, most: int, condition: str | None = None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         from lance.query import MultiMatchQuery
 
-        words = " ".join(query.split())
-        if not words or not len(self):
-            return np.empty(0, np.int64), np.empty(0, np.float32)
-        try:
-            table = self._dataset.to_table(
-                columns=["key", "_score"],
-                full_text_query=MultiMatchQuery(words, ["title", "text"]),
-                limit=k,
-                filter=condition,
-                prefilter=condition is not None,
-            )
-        except (ValueError, OSError) as error:
-            if condition is None:
-                raise StoreError(f"the full-text index of {self.path} cannot be searched: {error}") from error
-            raise InputError(self._explain(condition, error)) from None
+        table = self._dataset.to_table(
+            columns=["key", "_score"],
+            full_text_query=MultiMatchQuery(words, ["title", "text"]),
+            limit=most,
+            filter=condition,
+            prefilter=condition is not None,
+        )
         return table["key"].to_numpy(), table["_score"].to_numpy()
 
-    def _explain(self, condition: str, error: Exception) -> str:
-        reason = str(error).split(", /")[0].removeprefix("Invalid user input: ")
-        fields = ", ".join(f"{name} ({kind})" for name, kind in self.fields().items()) or "none"
-        mixed = ", ".join(mixed_fields(self._dataset))
-        several = f"; keys with values of several types, which cannot be used: {mixed}" if mixed else ""
-        return f"the filter {condition!r} cannot be used: {reason}. Fields: id, title, text, {fields}{several}"
+    def _read_filter(self, condition: str) -> Node:
+        if not isinstance(condition, str):
+            raise InputError(f'a filter is a text of SQL, as in "year > 2015", and not {shown(condition)}')
+        try:
+            return read_filter(condition, {**fields_of(self._dataset.schema), **TEXT_FIELDS})
+        except InputError as error:
+            fields = ", ".join(f"{name} ({kind})" for name, kind in self.fields().items()) or "none"
+            unusable = "".join(
+                f"; keys with {reason}, which cannot be used: {', '.join(names)}"
+                for reason, names in self.unusable_fields().items()
+            )
+            raise InputError(
+                f"the filter {shown(condition, 200)} cannot be used: {error}. Fields: id, title, text, "
+                f"{fields}{unusable}"[:_LONGEST_MESSAGE]
+            ) from None
 
     # How rows are made.
 
@@ -387,7 +425,7 @@ class Store:
         wanted = pa.array(ids, pa.string())
         keys, fragments, found = [np.empty(0, np.int64)], [np.empty(0, np.int64)], []
         if len(wanted):
-            options = {**_READING, "batch_size": _IDS_AT_ONCE}
+            options = {**_READING, "batch_size": _ROWS_AT_ONCE}
             for batch in self._dataset.to_batches(columns=["id", "key"], with_row_address=True, **options):
                 rows = batch.filter(pc.is_in(batch.column("id"), value_set=wanted))
                 keys.append(rows.column("key").to_numpy())

@@ -1,0 +1,255 @@
+"""Conditions as trees, and their answers for a batch of rows, in the three-valued logic of SQL.
+
+Every node says of what `kind` its values are: "number", "string", "boolean" or "list of strings". A batch is an Arrow
+record batch with the columns that the tree's fields name. Only what is here is ever evaluated; SQL reaches no library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hyperseek.store._numbers import OPERATORS, Number, Numbers
+
+_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "=": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
+MIRRORED = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+class Node:
+    """A part of a condition."""
+
+    kind: str
+    parts: tuple[Node, ...]
+
+    def evaluate(self, batch: Any) -> Any:
+        """Return the values: `Numbers` for numbers, an Arrow array for other kinds."""
+        raise NotImplementedError
+
+    def columns(self) -> Iterator[str]:
+        """Names of the columns that are read, perhaps some twice."""
+        for part in self.parts:
+            yield from part.columns()
+
+
+@dataclass(frozen=True)
+class Literal(Node):
+    """A value that stands in the condition."""
+
+    value: str | bool | Number
+
+    @property
+    def kind(self) -> str:  # type: ignore[override]
+        """Kind of the value."""
+        return {str: "string", bool: "boolean"}.get(type(self.value), "number")
+
+    def evaluate(self, batch: Any) -> Any:
+        """Return the value once for each row."""
+        assert isinstance(self.value, bool), "other literals are part of comparisons"
+        return pa.array(np.full(batch.num_rows, self.value))
+
+    def columns(self) -> Iterator[str]:
+        """Name none."""
+        return iter(())
+
+
+@dataclass(frozen=True)
+class Field(Node):
+    """A column, and for numbers that of their digits if there is one."""
+
+    column: str
+    kind: str
+    digits: str | None = None
+
+    def evaluate(self, batch: Any) -> Any:
+        """Return the column's values."""
+        column = batch.column(self.column)
+        if self.kind != "number":
+            return column
+        return Numbers.of(column, None if self.digits is None else batch.column(self.digits))
+
+    def columns(self) -> Iterator[str]:
+        """Name the columns."""
+        yield from (self.column,) if self.digits is None else (self.column, self.digits)
+
+
+@dataclass(frozen=True)
+class Function(Node):
+    """A function of one part, and perhaps of a text that stands in the condition."""
+
+    name: str
+    kind: str
+    parts: tuple[Node, ...]
+    text: str | None = None
+
+    def evaluate(self, batch: Any) -> Any:
+        """Return the function's values."""
+        values = self.parts[0].evaluate(batch)
+        match self.name:
+            case "lower":
+                return pc.utf8_lower(values)
+            case "upper":
+                return pc.utf8_upper(values)
+            case "length":
+                return Numbers.of(pc.utf8_length(values))
+            case "starts_with":
+                return pc.starts_with(values, pattern=self.text)
+            case "ends_with":
+                return pc.ends_with(values, pattern=self.text)
+            case "contains":
+                return pc.match_substring(values, pattern=self.text)
+            case "array_length":
+                return Numbers.of(pc.list_value_length(values))
+            case _:
+                return _has(values, self.text)
+
+
+@dataclass(frozen=True)
+class Comparison(Node):
+    """Two parts of one kind, compared; literals stand on the right."""
+
+    operator: str
+    parts: tuple[Node, ...]
+    kind: str = "boolean"
+
+    def evaluate(self, batch: Any) -> Any:
+        """Return which rows hold."""
+        left, right = self.parts
+        values = left.evaluate(batch)
+        if isinstance(values, Numbers):
+            if isinstance(right, Literal):
+                assert not isinstance(right.value, str)
+                return values.compare(self.operator, right.value)
+            return values.compare_all(self.operator, right.evaluate(batch))
+        other = pa.scalar(right.value) if isinstance(right, Literal) else right.evaluate(batch)
+        return _COMPARISONS[self.operator](values, other)
+
+
+@dataclass(frozen=True)
+class Membership(Node):
+    """Whether a part is one of some literals."""
+
+    parts: tuple[Node, ...]
+    values: frozenset[Any]
+    kind: str = "boolean"
+
+    def evaluate(self, batch: Any) -> Any:
+        """Return which rows hold."""
+        values = self.parts[0].evaluate(batch)
+        if isinstance(values, Numbers):
+            return values.among(self.values)
+        found = pc.is_in(values, value_set=pa.array(list(self.values), values.type))
+        return pc.if_else(values.is_valid(), found, None)
+
+
+@dataclass(frozen=True)
+class Like(Node):
+    """Whether a text has a form, in which % stands for any characters and _ for one."""
+
+    parts: tuple[Node, ...]
+    pattern: str
+    ignore_case: bool
+    kind: str = "boolean"
+
+    def evaluate(self, batch: Any) -> Any:
+        """Return which rows hold."""
+        form = _regular_expression(self.pattern)
+        return pc.match_substring_regex(self.parts[0].evaluate(batch), pattern=form, ignore_case=self.ignore_case)
+
+
+@dataclass(frozen=True)
+class Is(Node):
+    """Whether a part is null, true or false; never null itself."""
+
+    parts: tuple[Node, ...]
+    what: bool | None
+    kind: str = "boolean"
+
+    def evaluate(self, batch: Any) -> Any:
+        """Return which rows hold."""
+        values = self.parts[0].evaluate(batch)
+        if isinstance(values, Numbers):
+            return pa.array(~values.valid)
+        if self.what is None:
+            return values.is_null()
+        return pc.equal(values, self.what).fill_null(False)
+
+
+@dataclass(frozen=True)
+class Not(Node):
+    """The opposite of a condition."""
+
+    parts: tuple[Node, ...]
+    kind: str = "boolean"
+
+    def evaluate(self, batch: Any) -> Any:
+        """Return which rows hold."""
+        return pc.invert(self.parts[0].evaluate(batch))
+
+
+@dataclass(frozen=True)
+class Joined(Node):
+    """Conditions of which all hold, or one at least."""
+
+    every: bool
+    parts: tuple[Node, ...]
+    kind: str = "boolean"
+
+    def evaluate(self, batch: Any) -> Any:
+        """Return which rows hold."""
+        join = pc.and_kleene if self.every else pc.or_kleene
+        found = self.parts[0].evaluate(batch)
+        for part in self.parts[1:]:
+            found = join(found, part.evaluate(batch))
+        return found
+
+
+def comparison(operator: str, left: Node, right: Node) -> Node:
+    """Return a comparison of two parts of one kind; one of two literals is a literal itself."""
+    if isinstance(left, Literal):
+        if isinstance(right, Literal):
+            return Literal(bool(OPERATORS[operator](left.value, right.value)))
+        operator, left, right = MIRRORED[operator], right, left
+    return Comparison(operator, (left, right))
+
+
+def opposite(node: Node) -> Node:
+    """Return the opposite of a condition."""
+    if isinstance(node, Not):
+        return node.parts[0]
+    if isinstance(node, Literal):
+        return replace(node, value=not node.value)
+    return Not((node,))
+
+
+def _has(lists: Any, text: str | None) -> Any:
+    found = np.zeros(len(lists), dtype=np.bool_)
+    same = pc.equal(pc.list_flatten(lists), text).fill_null(False)
+    found[pc.list_parent_indices(lists).filter(same).to_numpy()] = True
+    return pa.array(found, mask=lists.is_null().to_numpy(zero_copy_only=False))
+
+
+def _regular_expression(pattern: str) -> str:
+    parts, quoted = [], False
+    for sign in pattern:
+        if quoted or sign not in "%_\\":
+            parts.append(sign if sign.isalnum() else f"\\x{{{ord(sign):x}}}")
+            quoted = False
+        elif sign == "\\":
+            quoted = True
+        elif sign == "_":
+            parts.append(".")
+        elif parts[-1:] != [".*"]:
+            parts.append(".*")
+    return f"(?s)^{''.join(parts)}\\z"
