@@ -193,3 +193,17 @@ def test_validation_leaves_out_the_query_itself_as_evaluate_does(tmp_path):
         assert Validator({"toy": dev_set}, "nDCG@10", *sides)()["toy"] == pytest.approx(wanted)
         result = evaluate(index, dataset, measures="nDCG@10", exclude_same_id=same)
         assert result.aggregate["nDCG@10"] == pytest.approx(wanted)
+
+
+def test_a_model_that_went_astray_counts_as_nothing(caplog):
+    class Astray(CountingRetriever):
+        def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:
+            return Points(_counts(texts) * math.nan)
+
+    retriever = Astray()
+    queries = [Query("q", "cat"), Query("r", "dog")]
+    dev_set = make_dev_set({"a": "cat", "b": "dog"}, queries, {"q": {"a": 1}, "r": {"b": 0}})
+    assert dev_set.share == 0.5
+    sides = [SideFeatures(retriever, side) for side in ("query", "document")]
+    assert Validator({"toy": dev_set}, "nDCG@10", *sides)() == {"toy": 0.0, "mean": 0.0}
+    assert "validation on toy counts as 0" in caplog.text
