@@ -75,6 +75,28 @@ def test_a_query_or_a_file_is_needed(index: Path) -> None:
             CliRunner().invoke(app, ["search", *arguments], catch_exceptions=False)
 
 
+def test_a_blank_query_is_refused(index: Path, tmp_path: Path) -> None:
+    for blank in ("", "  ", "\t"):
+        with pytest.raises(HyperseekError, match="blank"):
+            search(index, blank)
+    (tmp_path / "queries.jsonl").write_text('{"_id": "q1", "text": "a"}\n{"_id": "q2", "text": " "}\n')
+    with pytest.raises(HyperseekError, match=r"queries\.jsonl:2|q2"):
+        search(index, "--queries", tmp_path / "queries.jsonl")
+
+
+def test_a_hybrid_search(engines: Path) -> None:
+    fused = names(engines, "city road", "--hybrid")
+    assert fused[0] == "d2"  # first for the words, and among the first for the model
+    assert set(fused) == {"d0", "d1", "d2", "d3"}
+    assert names(engines, "city road", "--hybrid", "--engine", "near", "--where", "n = 2") == ["d2"]
+    told = CliRunner().invoke(
+        app, ["search", str(engines), "city road", "--hybrid", "--explain"], catch_exceptions=False
+    )
+    assert "fusion: " in told.stderr
+    with pytest.raises(HyperseekError, match="--hybrid is a plan of its own"):
+        search(engines, "city", "--hybrid", "--plan", "x.yaml")
+
+
 @pytest.fixture(scope="module")
 def engines(index: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = Path(shutil.copytree(index, tmp_path_factory.mktemp("engines") / "index"))
