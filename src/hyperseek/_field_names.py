@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from numbers import Real
 
 ID_KEYS = (
     "_id",
@@ -67,7 +68,7 @@ def number_of(value: object) -> float | None:
     if isinstance(value, str):
         if not _NUMBER.fullmatch(value):
             return None
-    elif isinstance(value, bool) or not isinstance(value, int | float):
+    elif isinstance(value, bool) or not isinstance(value, Real):  # numpy's numbers are real ones, too
         return None
     try:
         number = float(value)

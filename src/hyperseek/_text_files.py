@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, TypeAlias
 
-from hyperseek._errors import DataError
+from hyperseek._errors import DataError, InputError, shown
 
 PathLike: TypeAlias = str | os.PathLike[str]
 
@@ -26,7 +26,7 @@ LARGEST_TEXT = 1 << 25
 """Bytes of a file that is read whole, as judgements in JSON are."""
 
 _DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
-_LONGEST_PATH = 300  # of a message; a text that was meant for another argument may be long
+LONGEST_PATH = 300  # of a message; a text that was meant for another argument may be long
 
 _PACKED = {
     b"\x1f\x8b": "gzip",
@@ -38,9 +38,18 @@ _BINARY = {b"PAR1\x15": "Parquet", b"ARROW1\x00": "Arrow", b"SQLite format 3\x00
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
+def path_text(path: object) -> str:
+    """Return a path as text; InputError where it is none."""
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    if not isinstance(path, str):
+        raise InputError(f"a path must be a text or a pathlib.Path, and not {shown(path)}")
+    return path
+
+
 def existing_file(path: PathLike) -> Path:
     """Return `path`, or raise a `DataError` if it is no file that can be read again and again."""
-    named = os.fspath(path)[:_LONGEST_PATH]
+    named = path_text(path)[:LONGEST_PATH]
     try:
         found = Path(path)
         mode = found.stat().st_mode

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -36,6 +36,7 @@ def obeyed(text: str) -> list[str]:
     return [one for one in text if one != "\n" and (unicodedata.category(one) in kinds or one in turning)]
 
 
+@settings(deadline=None)
 @given(st.text() | st.text(st.characters(categories=["Cc", "Cf", "Cs", "Zl", "Zp"])))
 def test_no_text_commands(text: str) -> None:
     assert not obeyed(printable(text))

@@ -2,12 +2,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from math import nan
 
 import pytest
 
 from hyperseek._errors import DataError, InputError
-from hyperseek.data import open_dataset, parse_source, prepare
-from hyperseek.records import Document
+from hyperseek.data import (
+    Dataset,
+    examples_from_columns,
+    examples_from_hypencoder,
+    open_dataset,
+    parse_source,
+    prepare,
+    read_corpus,
+    write_beir,
+    write_qrels,
+    write_run,
+)
+from hyperseek.records import Document, Query
 
 
 def test_beir_folder(beir):
@@ -130,3 +142,70 @@ def test_sources_are_taken_apart_whether_they_exist_or_not(tmp_path, monkeypatch
         assert (parsed.place, parsed.split) == (place, split), source
     with pytest.raises(DataError, match="nowhere/medquad: no such file or folder"):
         prepare(tmp_path / "out", ["nowhere/medquad:train"])
+
+
+def test_arguments_of_other_kinds_are_errors_of_ours(beir, write_lines, tmp_path):
+    corpus = write_lines("c.jsonl", [{"_id": "a", "text": "x"}])
+    judged = {"queries": beir / "queries.jsonl"}
+    for call in (
+        *(lambda given=given: open_dataset(given) for given in (None, 5, b"x", ["c.jsonl"])),
+        *(lambda given=given: read_corpus(given) for given in (None, 5, b"x", ["c.jsonl"])),
+        *(lambda given=given: parse_source(given) for given in (None, 5, b"x")),
+        *(lambda given=given: open_dataset(corpus, name=given) for given in (5, "")),
+        *(lambda given=given: open_dataset(corpus, text_key=given) for given in (5, "", ["text"])),
+        *(lambda given=given: open_dataset(corpus, qrels=given, **judged) for given in (5, {"t": 5}, ["x"])),
+        lambda: open_dataset(corpus, queries=5),
+        lambda: open_dataset("x" * 10_000),
+        lambda: open_dataset(beir).queries(5),
+        lambda: open_dataset(beir).qrels(None),
+        *(
+            lambda given=given: prepare(tmp_path / "out", given)
+            for given in ("pydocs", None, [None], [5], ["x" * 9999])
+        ),
+        *(lambda given=given: Dataset.from_records("n", given) for given in ("abc", None, [1], {"a": "b"})),
+        *(lambda given=given: Dataset.from_records("n", ["a"], queries=given) for given in ("abc", None, [1])),
+        *(
+            lambda given=given: Dataset.from_records("n", ["a"], qrels=given)
+            for given in ([1], {"t": None}, {"q": {"a": 1}})
+        ),
+        *(lambda given=given: list(examples_from_columns(given)) for given in (None, 5, [1], [{1: 2}], {"query": "a"})),
+        *(lambda given=given: list(examples_from_hypencoder(given)) for given in (None, 5, [1], {"query": "a"})),
+        *(
+            lambda given=given: write_qrels(given, tmp_path / "o.tsv")
+            for given in (None, [], {"q": None}, {5: {"a": 1}})
+        ),
+        *(lambda given=given: write_qrels({"q": {"a": given}}, tmp_path / "o.tsv") for given in ("x", None, 1.5, True)),
+        *(
+            lambda given=given: write_run(given, tmp_path / "o.trec")
+            for given in (None, [], {"q": None}, {5: {"a": 1}})
+        ),
+        *(lambda given=given: write_run({"q": {"a": given}}, tmp_path / "o.trec") for given in ("x", None, 10**400)),
+        lambda: write_qrels({"q": {"\ud800": 1}}, tmp_path / "o.tsv"),
+        lambda: write_run({"q": {"\ud800": 1.0}}, tmp_path / "o.trec"),
+        *(
+            lambda given=given: write_beir(Dataset.from_records("n", [given]), tmp_path / "o")
+            for given in (
+                Document("a", "\ud800"),
+                Document("a", "", "", {"x": object()}),
+                Document("a", "", "", {"x": nan}),
+            )
+        ),
+    ):
+        with pytest.raises(InputError) as caught:
+            call()
+        assert len(str(caught.value)) < 1_000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.jsonl", "fruit"]
+
+
+def test_records_in_memory_take_all_forms():
+    dataset = Dataset.from_records(
+        "n",
+        [("a", "x"), {"id": "b", "text": "y"}],
+        queries=[Query("q", "one"), ("r", "two")],
+        qrels={"t": {"q": {"a": 1}}},
+    )
+    assert list(dataset.documents()) == [Document("a", "x"), Document("b", "y")]
+    assert dataset.queries() == [Query("q", "one"), Query("r", "two")]
+    assert dataset.qrels("t") == {"q": {"a": 1}}
+    with pytest.raises(DataError, match=r"a grade must be a whole number, not 1\.5"):
+        Dataset.from_records("n", ["x"], queries=["y"], qrels={"t": {"0": {"0": 1.5}}}).qrels("t")

@@ -114,7 +114,7 @@ def qrels_of(identity):
     return st.dictionaries(identity, st.dictionaries(identity, grades, min_size=1), max_size=4)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(qrels_of(ids))
 def test_beir_round_trip(tmp_path_factory, qrels):
     path = tmp_path_factory.mktemp("qrels") / "test.tsv"
@@ -122,7 +122,7 @@ def test_beir_round_trip(tmp_path_factory, qrels):
     assert read_qrels(path) == qrels
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(qrels_of(plain_ids))
 def test_trec_round_trip(tmp_path_factory, qrels):
     path = tmp_path_factory.mktemp("qrels") / "test.qrels"

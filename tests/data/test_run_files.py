@@ -93,7 +93,7 @@ ids = st.text(st.characters(codec="utf-8", exclude_characters="\t\r\n\ufeff"), m
 scores = st.floats(allow_nan=False, allow_infinity=False)
 
 
-@settings(max_examples=40)
+@settings(max_examples=40, deadline=None)
 @given(st.dictionaries(ids, st.dictionaries(ids, scores, min_size=1), max_size=4))
 def test_round_trip(tmp_path_factory, run):
     path = tmp_path_factory.mktemp("run") / "run.trec"

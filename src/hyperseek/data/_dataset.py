@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hyperseek._errors import DataError, UnknownNameError
+from hyperseek._errors import DataError, InputError, UnknownNameError, shown
 from hyperseek._fingerprint import fingerprint_json, fingerprint_texts
 from hyperseek.data._qrels import Judgement, check_known, collect_qrels
 from hyperseek.data._report import ErrorReport, Faults, OnError
@@ -157,6 +157,8 @@ class Dataset:
 
     def _judgements(self, split: str) -> tuple[list[Judgement], Faults]:
         """Read the judgements of a split; what is known of queries and documents is not asked yet."""
+        if not isinstance(split, str):
+            raise InputError(f"a split is named by a text, and not by {shown(split)}; it has {list(self.splits)}")
         if split not in self.splits:
             raise UnknownNameError(f"split of {self.name}", split, self.splits)
         faults = Faults(self._on_error, ErrorReport())

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hyperseek._errors import DataError, shown
+from hyperseek._errors import DataError, InputError, shown
 from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, id_of
 from hyperseek.data._lines import Row
 from hyperseek.data._report import Faults
@@ -29,6 +29,14 @@ class FieldKeys:
     id: str | None = None
     text: str | None = None
     title: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("id", "text", "title"):
+            key = getattr(self, name)
+            if key is not None and (not isinstance(key, str) or not key):
+                raise InputError(
+                    f"{name}_key must be the name of a field, a text that is not empty, and not {shown(key)}"
+                )
 
     @property
     def named(self) -> tuple[str, ...]:

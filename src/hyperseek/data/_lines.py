@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hyperseek._errors import brief, shown
+from hyperseek._errors import InputError, brief, shown
 from hyperseek._files import atomic_write
 from hyperseek._json_values import HalfPairError, json_value
-from hyperseek._text_files import PathLike, raw_lines
+from hyperseek._text_files import PathLike, path_text, raw_lines
 from hyperseek.data._report import Faults
 
 Row: TypeAlias = tuple[int, Mapping[str, Any]]
@@ -21,12 +21,12 @@ Row: TypeAlias = tuple[int, Mapping[str, Any]]
 
 def base_suffix(path: PathLike) -> str:
     """Return the lower-case suffix of a file name, not counting `.gz`."""
-    return Path(str(path).lower().removesuffix(".gz")).suffix
+    return Path(path_text(path).lower().removesuffix(".gz")).suffix
 
 
 def base_stem(path: PathLike) -> str:
     """Return a file's name without its suffix and without `.gz`."""
-    name = Path(path).name
+    name = Path(path_text(path)).name
     return Path(name[: -len(".gz")] if name.lower().endswith(".gz") else name).stem
 
 
@@ -98,7 +98,11 @@ def gzip_json_lines(path: Path) -> Iterator[Callable[[Mapping[str, Any]], bytes]
     ):
 
         def write(record: Mapping[str, Any]) -> bytes:
-            line = json.dumps(record, ensure_ascii=False).encode() + b"\n"
+            try:
+                line = json.dumps(record, ensure_ascii=False, allow_nan=False).encode() + b"\n"
+            except (TypeError, ValueError, RecursionError) as error:
+                name = shown(record.get("_id", record))
+                raise InputError(f"{name} cannot be written as JSON ({brief(error)}); only plain values can") from None
             packed.write(line)
             return line
 

@@ -6,8 +6,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from hyperseek._errors import DataError, InputError
-from hyperseek._text_files import PathLike, existing_file
+from hyperseek._errors import DataError, InputError, shown
+from hyperseek._text_files import LONGEST_PATH, PathLike, existing_file, path_text
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._fields import FieldKeys
 from hyperseek.data._folder_source import FolderSource
@@ -56,10 +56,12 @@ def open_dataset(
         DataError: There is no such folder or file, or it is of another kind.
         InputError: An argument does not go with this kind of source.
     """
-    text = os.fspath(source)
+    text = path_text(source)
+    if name is not None and (not isinstance(name, str) or not name):
+        raise InputError(f"a collection's name must be a text that is not empty, and not {shown(name)}")
     keys = FieldKeys(id_key, text_key, title_key)
     catalogued = text.startswith(_CATALOGUES[:2]) or is_pydocs(text)
-    if (catalogued or Path(text).is_dir()) and (queries is not None or qrels is not None):
+    if (catalogued or os.path.isdir(text)) and (queries is not None or qrels is not None):
         raise InputError(f"{text} brings its own queries and judgements; queries= and qrels= go with a corpus file")
     opened: Source
     if is_pydocs(text):
@@ -70,7 +72,7 @@ def open_dataset(
     elif text.startswith("hub:"):
         derived = text.removeprefix("hub:").rstrip("/")
         opened = HubSource(derived, keys)
-        derived = Path(derived).name if Path(derived).is_dir() else derived
+        derived = Path(derived).name if os.path.isdir(derived) else derived
     else:
         opened, derived = _open_files(Path(text), queries, qrels, keys)
     return Dataset(name or derived, opened, on_error=on_error, check=check is not False)
@@ -88,14 +90,14 @@ def _packages(source: str) -> tuple[str, ...]:
 def _open_files(
     path: Path, queries: PathLike | None, qrels: PathLike | Mapping[str, PathLike] | None, keys: FieldKeys
 ) -> tuple[FolderSource, str]:
-    if path.is_dir():
+    if os.path.isdir(path):
         if (path / "prepared.json").exists():
             raise DataError("is a prepared training folder; read it with read_prepared", path=path)
         return FolderSource.from_folder(path, keys), path.resolve().name
-    if not path.exists():
+    if not os.path.exists(path):
         raise DataError(
             "no such file or folder; give a BEIR folder, a corpus file, 'ir_datasets:ID', 'hub:NAME' or 'pydocs'",
-            path=path,
+            path=str(path)[:LONGEST_PATH],
         )
     if qrels is not None and queries is None:
         raise InputError("judgements need queries: give queries= too")

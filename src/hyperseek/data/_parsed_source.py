@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
-from hyperseek._text_files import PathLike
+from hyperseek._text_files import PathLike, path_text
 from hyperseek.data._open import is_pydocs
 from hyperseek.data._pydocs import SPLITS as PYDOCS_SPLITS
 
@@ -44,9 +43,9 @@ def parse_source(source: PathLike) -> ParsedSource:
     Returns:
         Its parts.
     """
-    text = given = os.fspath(source)
+    text = given = path_text(source)
     name = None
-    if (named := _NAMED.fullmatch(text)) and not _exists(text):
+    if (named := _NAMED.fullmatch(text)) and not os.path.exists(text):
         name, text = named.groups()
     for kind in ("hypencoder", "columns"):
         if text.startswith(f"{kind}:"):
@@ -67,13 +66,6 @@ def _without_split(text: str) -> tuple[str, str | None]:
         return f"{catalogue}:{identity}", split or None
     place, _, split = text.rpartition(":")
     # A split is no path; with one after the colon, as in C:/data, the colon belongs to the place.
-    if not place or not split or set(split) & {"/", "\\"} or _exists(text):
+    if not place or not split or set(split) & {"/", "\\"} or os.path.exists(text):
         return text, None
     return place, split
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):
-        return False

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from hyperseek._errors import DataError, InputError, UnknownNameError
+from hyperseek._errors import DataError, InputError, UnknownNameError, shown
 from hyperseek._fingerprint import fingerprint_file
 from hyperseek._progress import progress
-from hyperseek._text_files import PathLike
+from hyperseek._text_files import PathLike, path_text
 from hyperseek.data._corpora import Mine
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._examples import TrainingExample
@@ -70,8 +71,11 @@ def prepare(
         InputError: No source, a source twice, two sources of one name, no example left, or the folder exists and may
             not be replaced.
     """
+    if isinstance(sources, str | bytes | os.PathLike) or not isinstance(sources, Sequence):
+        raise InputError(f"sources are several, as in ['pydocs:train'], and not {shown(sources)}")
+    sources = [path_text(source) for source in sources]
     further = _Further(mine=mine, options=refining, teacher=teacher, judged=judged)
-    done = [source for source in sources if (Path(source) / INFO).is_file()]
+    done = [source for source in sources if os.path.isfile(Path(source) / INFO)]
     if not any(value is not None for value in further.values()):
         if done:
             raise InputError(f"{done[0]} is prepared already; mine or filter it: mine= or teacher= (--mine, --teacher)")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,8 +88,10 @@ def write_qrels(qrels: Qrels, path: PathLike) -> None:
         path: The file.
 
     Raises:
-        InputError: An id holds a tab or a line end, or for TREC a blank; nothing is written.
+        InputError: An id holds a tab or a line end, or for TREC a blank, or a grade is no whole number; nothing is
+            written.
     """
+    check_nested(qrels, "judgements")
     beir = base_suffix(path) == ".tsv"
     forbidden = "\t\r\n" if beir else " \t\r\n"
     with atomic_write(path) as file:
@@ -97,18 +99,34 @@ def write_qrels(qrels: Qrels, path: PathLike) -> None:
             file.write("\t".join(BEIR_HEADER) + "\n")
         for query_id, judged in qrels.items():
             check_id(query_id, forbidden, path)
-            for document_id, grade in judged.items():
+            for document_id, given in judged.items():
                 check_id(document_id, forbidden, path)
+                grade = grade_of(given)
+                if grade is None:
+                    raise InputError(
+                        f"query {query_id!r}, document {document_id!r}: a grade must be a whole number of at most "
+                        f"{LARGEST_GRADE}, and not {shown(given)}"
+                    )
                 cells = (query_id, document_id, grade) if beir else (query_id, 0, document_id, grade)
                 file.write(("\t" if beir else " ").join(map(str, cells)) + "\n")
 
 
-def check_id(identity: str, forbidden: str, path: object) -> None:
+def check_id(identity: object, forbidden: str, path: object) -> None:
     """Raise an `InputError` if an id cannot be written with separators `forbidden`."""
+    if not isinstance(identity, str):
+        raise InputError(f"cannot write id {shown(identity)} to {path}: ids there are texts")
     if not identity or any(character in identity for character in forbidden):
         raise InputError(
             f"cannot write id {identity!r} to {path}: ids there must not be empty nor hold any of {list(forbidden)}"
         )
+    if not identity.isascii() and any("\ud800" <= character <= "\udfff" for character in identity):
+        raise InputError(f"cannot write id {identity!r} to {path}: it holds half of a surrogate pair, which is no text")
+
+
+def check_nested(values: object, what: str) -> None:
+    """Raise an `InputError` unless these are values by query and by document."""
+    if not isinstance(values, Mapping) or not all(isinstance(part, Mapping) for part in values.values()):
+        raise InputError(f"{what} must be {{query: {{document: number}}}}, and not {shown(values, 200)}")
 
 
 def read_judgements(path: Path, faults: Faults) -> Iterator[Judgement]:

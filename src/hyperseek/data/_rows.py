@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hyperseek._errors import DataError, shown
+from hyperseek._errors import DataError, InputError, shown
 from hyperseek._text_files import PathLike
 from hyperseek.data._hub import hub_rows
 from hyperseek.data._lines import Row, base_stem, base_suffix, json_lines
@@ -45,6 +45,8 @@ def table_rows(table: Table, split: str, faults: Faults) -> Iterator[Row]:
         DataError: The table is missing or of another kind.
     """
     if not isinstance(table, str | os.PathLike):
+        if isinstance(table, Mapping | bytes) or not isinstance(table, Iterable):
+            raise InputError(f"a table must be a file, 'hub:NAME' or rows, and not {shown(table)}")
         return _rows_in_memory(table, faults)
     text = os.fspath(table)
     if text.startswith("hub:"):

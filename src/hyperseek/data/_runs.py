@@ -13,7 +13,7 @@ from hyperseek._files import atomic_write
 from hyperseek._order import best_first
 from hyperseek._text_files import PathLike, existing_file
 from hyperseek.data._lines import base_suffix, json_lines, numbered_lines
-from hyperseek.data._qrels import BLANKS, check_id
+from hyperseek.data._qrels import BLANKS, check_id, check_nested
 from hyperseek.data._report import ErrorReport, Faults, OnError
 from hyperseek.records import Run
 
@@ -85,16 +85,26 @@ def trec_lines(run: Run, *, tag: str = "hyperseek") -> Iterator[str]:
     Raises:
         InputError: An id is empty or holds a tab or a line end, or a score is not finite.
     """
+    check_nested(run, "a run")
     identities = [*run, *(document_id for ranking in run.values() for document_id in ranking), tag]
     for identity in identities:
         check_id(identity, "\t\r\n", "a TREC run")
     separator = "\t" if any(" " in identity for identity in identities) else " "
     for query_id, ranking in run.items():
+        for document_id, score in ranking.items():
+            if not _is_finite(score):
+                raise InputError(
+                    f"query {query_id!r}, document {document_id!r}: a score must be a finite number, not {shown(score)}"
+                )
         for rank, document_id in enumerate(best_first(ranking), start=1):
-            score = ranking[document_id]
-            if not math.isfinite(score):
-                raise InputError(f"query {query_id!r}, document {document_id!r}: a score must be finite, not {score}")
-            yield separator.join((query_id, "Q0", document_id, str(rank), repr(float(score)), tag))
+            yield separator.join((query_id, "Q0", document_id, str(rank), repr(float(ranking[document_id])), tag))
+
+
+def _is_finite(score: object) -> bool:
+    try:
+        return math.isfinite(score)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return False
 
 
 def _from_trec(path: Path, faults: Faults) -> Iterator[tuple[int, str, str, float]]:

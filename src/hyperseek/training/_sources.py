@@ -173,7 +173,7 @@ def expanded(source: str) -> str:
     """
     filled = os.path.expandvars(source)
     unset = _UNSET.search(filled)
-    if unset is None or _exists(filled):
+    if unset is None or os.path.exists(filled):
         return filled
     name = unset[1] or unset[2]
     meaning = _MEANING.get(name, "the part of the path that it stands for")
@@ -181,13 +181,6 @@ def expanded(source: str) -> str:
         f"the source {source!r} needs the environment variable {name}, which is not set; set it to {meaning}, as in "
         f"`export {name}=/path/to/data`, or name another source"
     )
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):
-        return False
 
 
 def data_fingerprint(training_set: TrainingSet) -> str:
