@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
+
+from hyperseek.cli import app
+from hyperseek.training import read_recipe
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -43,6 +48,29 @@ def test_python_snippets(tmp_path: Path, user: dict[str, str]) -> None:
     assert lines[-2:] == ["difflib", "difflib"]
 
 
+def commands() -> list[list[str]]:
+    [block] = snippets("shell")
+    return [shlex.split(line) for line in block.splitlines()]
+
+
+def test_shell_commands_have_verbs_arguments_and_recipes_that_exist() -> None:
+    """Each line is read as the command line reads it, up to the point where work would begin."""
+    group = typer.main.get_command(app)
+    verbs = []
+    for program, verb, *arguments in commands():
+        assert program == "hyperseek"
+        with group.make_context(program, [verb, *arguments]) as context:
+            command = group.get_command(context, verb)  # type: ignore[attr-defined]
+            assert command is not None, verb
+            # Raises for an option that is not there, a value of another type, and an argument too many or too few.
+            values = command.make_context(verb, arguments, parent=context).params
+        if verb == "train":
+            read_recipe(values["recipe"], values["overrides"])
+        verbs.append(verb)
+    assert verbs == ["encode", "search", "train", "evaluate"]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_shell_snippets(tmp_path: Path, user: dict[str, str]) -> None:
     [block] = snippets("shell")

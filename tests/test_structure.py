@@ -54,18 +54,19 @@ def imported_layers(path: Path) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_layers_import_downwards_only(path: Path) -> None:
-    layer = path.relative_to(SOURCE).parts[0]
-    if layer not in LAYERS:
-        return
-    allowed = set(LAYERS[: LAYERS.index(layer) + 1])
-    assert imported_layers(path) <= allowed
+def test_layers_import_downwards_only() -> None:
+    wrong = {}
+    for path in modules():
+        layer = path.relative_to(SOURCE).parts[0]
+        if layer in LAYERS and (upwards := imported_layers(path) - set(LAYERS[: LAYERS.index(layer) + 1])):
+            wrong[str(path.relative_to(SOURCE))] = sorted(upwards)
+    assert not wrong
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(SOURCE)))
-def test_files_stay_small(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= LONGEST_FILE
+def test_files_stay_small() -> None:
+    lines = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in modules()}
+    assert len(lines) > len(LAYERS)
+    assert not {path: count for path, count in lines.items() if count > LONGEST_FILE}
 
 
 def packages() -> list[str]:
@@ -77,14 +78,18 @@ def by_kind(name: str) -> tuple[int, str]:
     return (0 if name.isupper() else 1 if name[0].isupper() else 2, name)
 
 
-@pytest.mark.parametrize("name", [name for name in packages() if name != "hyperseek.cli"])
-def test_public_names_are_sorted_exist_and_are_documented(name: str) -> None:
-    package = importlib.import_module(name)
-    assert package.__doc__
-    public = [item for item in package.__all__ if item != "__version__"]
-    assert public == sorted(public, key=by_kind)
-    for item in public:
-        assert getattr(package, item).__doc__, f"{name}.{item} has no docstring"
+def test_public_names_are_sorted_exist_and_are_documented() -> None:
+    wrong = []
+    for name in packages():
+        if name == "hyperseek.cli":
+            continue
+        package = importlib.import_module(name)
+        public = [item for item in package.__all__ if item != "__version__"]
+        if public != sorted(public, key=by_kind):
+            wrong.append(f"{name}.__all__ is not sorted")
+        objects = {name: package, **{f"{name}.{item}": getattr(package, item) for item in public}}
+        wrong += [f"{each} has no docstring" for each, found in objects.items() if not found.__doc__]
+    assert not wrong
 
 
 def test_unknown_public_names_list_the_known_ones() -> None:
