@@ -13,6 +13,7 @@ import pytest
 from hyperseek import HyperseekError
 from hyperseek.pretraining import PretrainRecipe
 from hyperseek.training import Recipe, list_recipes, read_recipe
+from hyperseek.training._recipe import SourceConfig
 
 SMALL: dict[str, Any] = {
     "model": {"trunk": "minilm"},
@@ -55,6 +56,14 @@ def test_training(changes: dict[str, Any], message: str) -> None:
     Recipe.from_mapping(SMALL)
     with pytest.raises(HyperseekError, match=message):
         Recipe.from_mapping(merged(SMALL, changes))
+
+
+@pytest.mark.parametrize("kind", ["qrels", "columns", "prepared"])
+@pytest.mark.parametrize("options", [{"hypencoder": {"score_key": None}}, {"task": "t"}, {"instruction": "i"}])
+def test_options_of_other_sources(kind: str, options: dict[str, Any]) -> None:
+    with pytest.raises(HyperseekError, match=r"options\.(hypencoder|task|instruction) means nothing"):
+        SourceConfig.from_mapping({"source": "a:train", "options": options}).check_options(kind)
+    SourceConfig.from_mapping({"source": "a", "options": {"qrels": {"minimum_grade": 2}}}).check_options("qrels")
 
 
 @pytest.mark.parametrize(

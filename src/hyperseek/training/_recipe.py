@@ -48,6 +48,22 @@ class SourceConfig(Config):
     anchor_only: bool = False
     options: PrepareOptions = PrepareOptions()
 
+    def check_options(self, kind: str) -> None:
+        """Raise ConfigError where an option is given that a source of this kind does not read.
+
+        Args:
+            kind: `qrels`, `hypencoder`, `columns`, or `prepared`.
+        """
+        default = PrepareOptions()
+        unread = [
+            name
+            for name in PrepareOptions.model_fields
+            if name != kind and getattr(self.options, name) != getattr(default, name)
+        ]
+        if unread:
+            what = "a prepared folder, which has its own" if kind == "prepared" else f"one of kind {kind}"
+            raise ConfigError(f"the source {self.source!r} is {what}: options.{unread[0]} means nothing; leave it out")
+
 
 class DataConfig(Config):
     """What is trained on.

@@ -195,6 +195,7 @@ def data_fingerprint(training_set: TrainingSet) -> str:
 def _open(source: SourceConfig) -> _Opened:
     place = expanded(source.source)
     if (Path(place) / "prepared.json").is_file():
+        source.check_options("prepared")
         prepared = read_prepared(place)
         records = {
             info.name: Trained({info.split} if info.split else set(), info.fingerprint)
@@ -203,6 +204,7 @@ def _open(source: SourceConfig) -> _Opened:
         pool = (document.full_text for document in prepared.documents())
         return _Opened(prepared.examples(), pool, records, prepared.relevance())
     parsed = parse_source(place)
+    source.check_options(parsed.kind)
     if parsed.kind == "qrels":
         if parsed.split is None:
             raise ConfigError(f"the source {source.source!r} names no split; write PLACE:SPLIT, as in 'pydocs:train'")
