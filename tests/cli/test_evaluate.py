@@ -107,7 +107,7 @@ def test_plans_are_systems_of_their_own(collection, tiny_encoder, tmp_path):
     assert [len(search["stages"]) for search in searches[1:]] == [1, 2]
     assert found["evaluations"][1]["aggregate"]["RR@3"] == 1.0
     wrong = run(index, dataset, "-m", "RR@3", "--engine", "hnsw")
-    assert "unknown engine of this index 'hnsw'" in str(wrong.exception)
+    assert "unknown engine 'hnsw'; this index has none yet" in str(wrong.exception)
 
 
 def test_models_over_one_index_and_their_training_record(collection, tiny_encoder, tmp_path):

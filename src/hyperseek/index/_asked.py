@@ -105,7 +105,7 @@ def check_where(where: object) -> None:
             f"where is an SQL text over metadata fields, as in \"year > 2015 AND venue = 'ACL'\", or None, not "
             f"{shown(where)}"
         )
-    check_text(where, "the condition")
+    check_text(where, "where is an SQL text, and this one")
 
 
 def check_engine(engine: object) -> None:

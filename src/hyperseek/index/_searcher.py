@@ -246,7 +246,9 @@ class Searcher(ABC):
             InputError: The number of lists is not that of queries, an id is not stored, or a scorer does not fit.
             StoreError: The index names no model and none was given.
         """
-        asked = check_queries(compiled_queries(queries, self._ground.snapshot.space)[0])
+        if not isinstance(queries, str):  # which is refused: ids are for many queries
+            queries = compiled_queries(queries, self._ground.snapshot.space)[0]
+        asked = check_queries(queries)
         lists = check_id_lists(ids)
         if len(asked) != len(lists):
             raise InputError(f"there are {len(asked)} queries and {len(lists)} lists of ids; give one each")
