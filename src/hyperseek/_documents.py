@@ -199,15 +199,15 @@ def _from_mapping(record: Mapping[Any, Any], keys: tuple[str, str], position: in
 
 
 def _document(identity: object, text: object, title: object, rest: Mapping[Any, Any], position: int) -> Document:
-    own = id_of(_plain(identity))
+    own = id_of(plain_values(identity))
     if own is None:
         raise InputError(
             f"the id of the document at position {position} must be a text or a whole number, and not "
             f"{shown(identity)}; ids that a table holds as fractions were read as numbers, so read them as text"
         )
-    text, title = _plain(text), "" if title is None else _plain(title)
+    text, title = plain_values(text), "" if title is None else plain_values(title)
     try:
-        metadata = _plain(rest)
+        metadata = plain_values(rest)
     except RecursionError:
         raise InputError(f"the metadata of document {own!r} (position {position}) is nested without end") from None
     _check(own, text, title, metadata, position)
@@ -228,12 +228,15 @@ def _check(identity: object, text: object, title: object, metadata: object, posi
     raise InputError(f"document {shown(identity)} at position {position} cannot be used: {problem}")
 
 
-def _plain(value: Any) -> Any:
-    """Return values of numpy, and points in time, as JSON has them; others as they are."""
+def plain_values(value: Any) -> Any:
+    """Return values of numpy, tuples, and points in time, as JSON has them; others as they are.
+
+    Records and rows of tables are read so. The metadata of a `Document` are stored as they are, or refused.
+    """
     if isinstance(value, Mapping):
-        return {_plain(key): _plain(part) for key, part in value.items()}
+        return {plain_values(key): plain_values(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(part) for part in value]
+        return [plain_values(part) for part in value]
     if isinstance(value, datetime.date | datetime.time):
         return value.isoformat()
     if isinstance(value, str):

@@ -31,7 +31,8 @@ class Document:
         id: Unique in its corpus.
         text: The body.
         title: May be empty.
-        metadata: Further fields of the source, plain JSON values.
+        metadata: Further fields of the source, plain JSON values; an index gives them back as they are, and refuses
+            other values.
     """
 
     id: str

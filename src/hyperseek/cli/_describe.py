@@ -23,6 +23,7 @@ def describe_index(index: Index) -> dict[str, Any]:
         "fingerprint": info.fingerprint,
         "created": info.created.isoformat(),
         "fields": index.fields,
+        **({"unusable_fields": index.unusable_fields} if index.unusable_fields else {}),
         "engines": {item.name: _attachment(item, len(index)) for item in index.attachments},
         "plans": index.tuned_plans,
     }

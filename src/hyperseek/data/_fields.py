@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hyperseek._documents import plain_values
 from hyperseek._errors import DataError, InputError, shown
 from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, id_of
 from hyperseek.data._lines import Row
@@ -63,7 +64,7 @@ class FieldKeys:
 def documents_from_rows(rows: Iterable[Row], path: object, keys: FieldKeys, faults: Faults) -> Iterator[Document]:
     """Turn rows into documents; keys that are not id, text or title become metadata."""
     for _, identity, text, title, rest in _records(rows, path, keys, faults, titled=True):
-        yield Document(identity, text, title, rest)
+        yield Document(identity, text, title, plain_values(rest))
 
 
 def queries_from_rows(rows: Iterable[Row], path: object, keys: FieldKeys, faults: Faults) -> Iterator[Query]:

@@ -374,6 +374,11 @@ class Index(Searcher, Maintainer):
         """The metadata fields that conditions can name, each with its type in words."""
         return self._ground.snapshot.store.fields()
 
+    @property
+    def unusable_fields(self) -> dict[str, list[str]]:
+        """Metadata keys that filters cannot name, by the reason; some of them where they are many."""
+        return self._ground.snapshot.store.unusable_fields()
+
     def _compile(self, info: IndexInfo, model: str | None, texts: Sequence[str]) -> Scorer:
         """Compile queries for a stage that has a model of its own; None for the one that made the index."""
         name = info.source if model is None else model

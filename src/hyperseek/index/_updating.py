@@ -15,10 +15,11 @@ from hyperseek._hold import remove_unheld
 from hyperseek._interrupt import stop_here, stoppable
 from hyperseek._progress import progress
 from hyperseek.index._checks import open_finished
-from hyperseek.index._write import SHARD, Item, check_unicode, commits
+from hyperseek.index._write import SHARD, Item, commits
 from hyperseek.records import Document
 from hyperseek.scoring import Points
 from hyperseek.store import Store, writer_lock
+from hyperseek.store._documents import check_documents
 from hyperseek.store._written import record_commit
 
 
@@ -62,7 +63,7 @@ def add_documents(
         _, store = open_finished(folder)
 
         def check(documents: list[Document]) -> None:
-            check_unicode(documents)
+            check_documents(documents, start=len(seen))
             for document in documents:
                 if document.id in seen:
                     raise InputError(

@@ -22,6 +22,7 @@ from hyperseek._progress import progress
 from hyperseek.records import Document
 from hyperseek.scoring import Points
 from hyperseek.store._columns import encode_metadata
+from hyperseek.store._documents import check_documents
 from hyperseek.store._info import IndexInfo
 from hyperseek.store._lock import writer_lock
 from hyperseek.store._store import Store
@@ -98,7 +99,8 @@ def write_index(
             return f"{len(store):,}{of} documents are stored in {folder}; run the same again to resume"
 
         def check(documents: list[Document]) -> None:
-            check_unicode(documents)
+            # As many were seen before as have hashes, but for the rare two that share one.
+            check_documents(documents, start=len(seen))
             _check_unique(documents, seen, store)
 
         with stoppable(stored), progress("encoding", total, unit="documents", done=len(store)) as bar:
@@ -235,16 +237,6 @@ def _check_ended(folder: Path, store: Store, rest: Iterator[Item]) -> None:
             f"the index {folder} is finished with {len(store)} documents but the corpus goes on with {item[0].id!r}; "
             f"{_OTHER_CORPUS}"
         )
-
-
-def check_unicode(documents: list[Document]) -> None:
-    for document in documents:
-        try:
-            "".join((document.id, *_content(document))).encode()
-        except UnicodeEncodeError as error:
-            raise InputError(
-                f"document {document.id!r} has text that is not valid Unicode ({error}); repair it or leave it out"
-            ) from None
 
 
 def _check_unique(documents: list[Document], seen: set[int], store: Store) -> None:

@@ -16,6 +16,7 @@ import torch
 from hyperseek._errors import InputError
 from hyperseek.records import Document
 from hyperseek.scoring import Points, Space, TokenPoints
+from hyperseek.store._documents import check_documents
 from hyperseek.store._info import Storage
 from hyperseek.store._row_checksums import CHECKSUM_COLUMNS
 
@@ -59,10 +60,14 @@ def read_documents(rows: Any) -> list[Document]:
 
 
 def encode_metadata(document: Document) -> str:
-    """Return a document's metadata as JSON with sorted keys; an empty string for none."""
+    """Return a document's metadata as JSON with sorted keys; an empty string for none; InputError for other values."""
     if not document.metadata:
         return ""
-    return json.dumps(dict(document.metadata), sort_keys=True, ensure_ascii=False, default=str)
+    try:
+        return json.dumps(dict(document.metadata), sort_keys=True, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        check_documents([document])  # says what is wrong
+        raise
 
 
 def points_array(documents: Sequence[Document], points: Points, storage: Storage) -> Any:

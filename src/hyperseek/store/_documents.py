@@ -14,6 +14,9 @@ DEEPEST = 64
 LONGEST_INTEGER = 4_000
 """Digits of an integer in metadata."""
 
+MOST_VALUES = 1_000_000
+"""Values of a field, those within others counted."""
+
 _ALLOWED = "metadata are values of JSON: None, booleans, numbers, strings, lists, and mappings from strings"
 
 
@@ -28,9 +31,7 @@ def check_documents(documents: Sequence[Document], start: int = 0) -> None:
         for name in ("id", "title", "text"):
             _check(document, position, name, getattr(document, name), strings_only=True)
         if not isinstance(document.metadata, Mapping):
-            raise InputError(
-                f"{_where(document, position)} has metadata that are no mapping: {shown(document.metadata)}"
-            )
+            raise InputError(f"{_where(document, position)} has a {type(document.metadata).__name__} as metadata")
         for key, value in document.metadata.items():
             _check(document, position, f"metadata {shown(key, 60)}", key, strings_only=True)
             _check(document, position, f"metadata {shown(key, 60)}", value)
@@ -44,22 +45,35 @@ def check_text(what: str, text: str) -> None:
         raise InputError(f"{what} is not valid Unicode ({error}); repair it or leave it out") from None
 
 
+def check_id(given: object) -> None:
+    """Raise InputError where something cannot be the id of a document."""
+    if not isinstance(given, str):
+        raise InputError(f"the id of a document is a text, and not {shown(given)}")
+    check_text(f"the id {shown(given)}", given)
+
+
 def _check(document: Document, position: int, name: str, given: object, *, strings_only: bool = False) -> None:
     # Level by level and without recursion: strangers' values may be nested without end.
     level: list[Any] = [given]
+    count = 0
     for _ in range(DEEPEST):
         inner: list[Any] = []
+        count += len(level)
+        if count > MOST_VALUES:
+            _refuse(document, position, name, given, f"a field has at most {MOST_VALUES:,} values")
         for value in level:
             if isinstance(value, str):
-                check_text(f"{name} of {_where(document, position)}", value)
+                _check_unicode(document, position, name, value)
             elif strings_only:
                 _refuse(document, position, name, value, "it must be a string")
-            elif type(value) is list:
+            elif isinstance(value, list):
                 inner += value
-            elif type(value) is dict:
+            elif isinstance(value, dict):
                 inner += value.values()
                 for key in value:
-                    _check(document, position, name, key, strings_only=True)
+                    if not isinstance(key, str):
+                        _refuse(document, position, name, key, _ALLOWED)
+                    _check_unicode(document, position, name, key)
             elif isinstance(value, int):
                 if abs(value) >= 10**LONGEST_INTEGER:
                     _refuse(document, position, name, value, f"an integer has at most {LONGEST_INTEGER:,} digits")
@@ -71,10 +85,22 @@ def _check(document: Document, position: int, name: str, given: object, *, strin
     _refuse(document, position, name, given, f"metadata have at most {DEEPEST} levels")
 
 
+def _check_unicode(document: Document, position: int, name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"document {shown(document.id)} has {name} that is not valid Unicode (position {position:,}; {error}); "
+            f"repair it or leave it out"
+        ) from None
+
+
 def _refuse(document: Document, position: int, name: str, value: object, rule: str) -> None:
+    # What is nested without end would be written without end.
+    example = "" if isinstance(value, Mapping | list | tuple | set | frozenset) else f", {shown(value)},"
     raise InputError(
-        f"{name} of {_where(document, position)} is or holds a {type(value).__name__}, {shown(value)}, and cannot be "
-        f"stored as it is: {rule}"
+        f"{name} of {_where(document, position)} is or holds a {type(value).__name__}{example} and cannot be stored "
+        f"as it is: {rule}"
     )
 
 

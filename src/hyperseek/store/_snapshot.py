@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hyperseek._kept import Kept
 from hyperseek.scoring import Points, Space
+from hyperseek.store._documents import check_id
 from hyperseek.store._store import Store
 
 CHUNK = 32768
@@ -117,7 +118,10 @@ class Snapshot:
         return np.where(ordered[places] == keys, order[places], -1)
 
     def rows_of_ids(self, ids: Sequence[str | None]) -> npt.NDArray[np.int64]:
-        """Return the row of each id; -1 for None and for ids that are not stored."""
+        """Return the row of each id; -1 for None and for ids that are not stored; InputError for what is no id."""
+        for document_id in ids:
+            if document_id is not None:
+                check_id(document_id)
         found = pc.index_in(
             pa.array([_storable(name) for name in ids], type=self.ids.type), value_set=self.ids, skip_nulls=True
         )

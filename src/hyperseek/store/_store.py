@@ -38,7 +38,7 @@ from hyperseek.store._columns import (
     text_arrays,
 )
 from hyperseek.store._conditions import Node
-from hyperseek.store._documents import check_text
+from hyperseek.store._documents import check_id, check_text
 from hyperseek.store._fields import TEXT_FIELDS, field_array, fields_of, grow_fields, left_out_fields, mixed_fields
 from hyperseek.store._filter import read_filter
 from hyperseek.store._fork import use_tables
@@ -422,6 +422,8 @@ class Store:
         Ids are compared here and never written into SQL. Nor is Lance asked to count by a condition: a fragment's
         `count_rows(filter=...)` holds the interpreter's lock while it waits for threads that may wait for that lock.
         """
+        for document_id in ids:
+            check_id(document_id)
         wanted = pa.array(ids, pa.string())
         keys, fragments, found = [np.empty(0, np.int64)], [np.empty(0, np.int64)], []
         if len(wanted):
