@@ -86,5 +86,6 @@ def test_modules_outside_of_the_folder_are_not_looked_at(tiny_encoder: str, tmp_
 def test_a_model_prints_as_what_it_is(tiny_encoder: str) -> None:
     shown = repr(build(ModelConfig.from_mapping({"trunk": tiny_encoder, "family": "qnet"}), device="cpu"))
     assert shown.startswith(f"Retriever({tiny_encoder!r}, Space(kind='dot', dimension=32), ")
-    assert " parameters on cpu, query: Transformer → Pooling → QNetHead; document: Transformer → Pooling)" in shown
+    routes = "query: Transformer → Pooling → Normalize → QNetHead; document: Transformer → Pooling → Normalize)"
+    assert shown.endswith(f" parameters on cpu, {routes}")
     assert "\n" not in shown
