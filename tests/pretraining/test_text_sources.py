@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hyperseek import HyperseekError
-from hyperseek._errors import MissingExtraError
+from hyperseek._errors import DataError, MissingExtraError
 from hyperseek.pretraining import TextSourceConfig, open_texts
 
 
@@ -154,3 +154,10 @@ def test_what_is_no_source_is_an_error(tmp_path: Path, place: str, message: str)
     (tmp_path / "empty").mkdir()
     with pytest.raises(HyperseekError, match=message):
         read(tmp_path / place)
+
+
+@pytest.mark.parametrize(("name", "content"), [("a.txt", ""), ("b.txt", "\n  \n"), ("c.jsonl", '{"text": " "}\n')])
+def test_a_source_without_texts_is_an_error(tmp_path: Path, name: str, content: str) -> None:
+    (tmp_path / name).write_text(content)
+    with pytest.raises(DataError, match="holds no text"):
+        list(open_texts("x", TextSourceConfig(source=str(tmp_path / name))).read())

@@ -85,9 +85,13 @@ def read_id_list(path: PathLike) -> list[str]:
         The ids, in order.
 
     Raises:
-        DataError: The file is missing or not UTF-8.
+        DataError: The file is missing, not UTF-8, or holds none.
     """
-    return [line for _, line in numbered_lines(existing_file(path), Faults(), blank=True)]
+    found = existing_file(path)
+    ids = [line for _, line in numbered_lines(found, Faults(), blank=True)]
+    if not ids:
+        raise DataError("holds no ids", path=found)
+    return ids
 
 
 def read_document_rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Document]:

@@ -48,7 +48,8 @@ def open_texts(name: str, config: TextSourceConfig) -> TextSource:
         config: What it is.
 
     Returns:
-        The source; texts that are empty or blank are left out when it is read.
+        The source; texts that are empty or blank are left out when it is read, and a source without others is a
+        `DataError` then.
 
     Raises:
         DataError: There is no such file, folder or data set, or it is of another kind.
@@ -66,7 +67,11 @@ def open_texts(name: str, config: TextSourceConfig) -> TextSource:
     options = config.model_dump(exclude={"source", "limit"})
 
     def texts() -> Iterator[str]:
-        return islice((text for text in read() if text.strip()), config.limit)
+        text = None
+        for text in islice((text for text in read() if text.strip()), config.limit):
+            yield text
+        if text is None:
+            raise DataError("holds no text", path=place)
 
     return TextSource(name, fingerprint_json([content, options, config.limit]), texts)
 
