@@ -60,6 +60,16 @@ def test_jsonl(index: Path) -> None:
     assert "text" not in bare["hits"][0]
 
 
+def test_json_is_one_list_of_the_rows_of_jsonl(index: Path, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.tsv"
+    queries.write_text(f"d1\t{TEXTS[1]}\nd3\t{TEXTS[3]}\n")
+    for options in (["-k", 2], ["--top-k", 2, "--no-texts"]):
+        lines = search(index, "-Q", queries, *options, "-f", "jsonl").splitlines()
+        rows = json.loads(search(index, "-Q", queries, *options, "--format", "json"))
+        assert rows == [json.loads(line) for line in lines]
+        assert [len(row["hits"]) for row in rows] == [2, 2]
+
+
 def test_another_model_of_the_same_document_side(index: Path, tiny_encoder: str, tmp_path: Path) -> None:
     qnet = ModelConfig(trunk=tiny_encoder, family="qnet", qnet={"depth": 1})
     build(qnet, device="cpu").save(tmp_path / "qnet")

@@ -12,7 +12,19 @@ import typer
 from typer.core import TyperGroup
 
 # In the order of use, which is the order of `hyperseek --help`.
-_VERBS = ("demo", "prepare", "pretrain", "train", "encode", "update", "search", "evaluate", "inspect", "convert")
+_VERBS = (
+    "demo",
+    "prepare",
+    "recipes",
+    "pretrain",
+    "train",
+    "encode",
+    "update",
+    "search",
+    "evaluate",
+    "inspect",
+    "convert",
+)
 
 
 class _Group(TyperGroup):

@@ -51,7 +51,9 @@ def evaluate(
     bm25: Annotated[bool, typer.Option("--bm25", help="Add BM25 (Lucene variant, k1 0.9, b 0.4).")] = False,
     runs: Annotated[list[Path] | None, typer.Option(help="Measure this TREC run; repeat to compare.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements for --runs, without INDEX and DATASET.")] = None,
-    k: Annotated[int | None, typer.Option("-k", help="Documents a query; by default what the measures read.")] = None,
+    k: Annotated[
+        int | None, typer.Option("-k", "--top-k", help="Documents a query; by default what the measures read.")
+    ] = None,
     exclude_same_id: Annotated[
         bool, typer.Option("--exclude-same-id", help="Leave out a document whose id is the query's.")
     ] = False,

@@ -28,7 +28,7 @@ def index_(
 def recall(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made, with an engine or a graph.")],
     queries: Annotated[Path, typer.Option("--queries", "-Q", help="File of queries: JSONL or TSV, plain or .gz.")],
-    k: Annotated[int, typer.Option("-k", min=1, help="Documents a query.")] = 10,
+    k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Documents a query.")] = 10,
     target: Annotated[float, typer.Option(help="Recall of the exhaustive top k that is enough, in (0, 1].")] = 0.99,
     model: Annotated[
         str | None, typer.Option(help="Compile queries with this model instead of the index' own.")

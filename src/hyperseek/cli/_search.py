@@ -24,9 +24,14 @@ def search(
     queries: Annotated[
         Path | None, typer.Option("--queries", "-Q", help="File of queries: JSONL or TSV, plain or .gz.")
     ] = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Documents a query; 10 to read, 100 to 1,000 to rerank.")] = 10,
+    k: Annotated[
+        int, typer.Option("-k", "--top-k", min=1, help="Documents a query; 10 to read, 100 to 1,000 to rerank.")
+    ] = 10,
     format: Annotated[
-        Literal["table", "trec", "jsonl"], typer.Option("--format", "-f", help="A table to read, a TREC run, or JSONL.")
+        Literal["table", "trec", "jsonl", "json"],
+        typer.Option(
+            "--format", "-f", help="A table to read, a TREC run, JSON a line a query, or all as one JSON list."
+        ),
     ] = "table",
     where: Annotated[
         str | None, typer.Option(help="SQL that documents must meet, as in \"year > 2015 AND venue = 'ACL'\".")
@@ -44,7 +49,7 @@ def search(
     model: Annotated[
         str | None, typer.Option(help="Compile queries with this model instead of the index' own.")
     ] = None,
-    texts: Annotated[bool, typer.Option(help="Whether JSONL carries titles, texts and metadata.")] = True,
+    texts: Annotated[bool, typer.Option(help="Whether JSON carries titles, texts and metadata.")] = True,
     exclude_same_id: Annotated[
         bool, typer.Option("--exclude-same-id", help="Leave out a document whose id is the query's.")
     ] = False,
@@ -71,7 +76,7 @@ def search(
         "engine": engine,
         "plan": stages,
         "exclude": [query.id for query in asked] if exclude_same_id else None,
-        "texts": format == "table" or (format == "jsonl" and texts),
+        "texts": format == "table" or (format in ("jsonl", "json") and texts),
     }
     texts_asked = [query.text for query in asked]
     if explain:
@@ -84,7 +89,10 @@ def search(
     if format == "trec":
         _print_trec(asked, hits, tag)
     elif format == "jsonl":
-        _print_jsonl(asked, hits)
+        for row in _rows(asked, hits):
+            echo_json(row)
+    elif format == "json":
+        echo_json(_rows(asked, hits), indent=2)
     else:
         _print_tables(asked, hits)
 
@@ -104,10 +112,11 @@ def _print_trec(queries: list[Query], hits: list[list[Hit]], tag: str) -> None:
         echo_exactly(line, instead="--format jsonl")
 
 
-def _print_jsonl(queries: list[Query], hits: list[list[Hit]]) -> None:
-    for query, found in zip(queries, hits, strict=True):
-        row = {"query": {"id": query.id, "text": query.text}, "hits": [_plain(hit) for hit in found]}
-        echo_json(row)
+def _rows(queries: list[Query], hits: list[list[Hit]]) -> list[dict[str, object]]:
+    return [
+        {"query": {"id": query.id, "text": query.text}, "hits": [_plain(hit) for hit in found]}
+        for query, found in zip(queries, hits, strict=True)
+    ]
 
 
 def _plain(hit: Hit) -> dict[str, object]:

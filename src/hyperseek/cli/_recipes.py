@@ -1,0 +1,34 @@
+"""`hyperseek recipes`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from hyperseek.cli._echo import echo
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="The recipe to print; without it all are listed.")] = None,
+) -> None:
+    """List the recipes that `train` and `pretrain` take by name, or print one, to be changed and trained.
+
+    \b
+    hyperseek recipes
+    hyperseek recipes qnet-minilm-pydocs > my.yaml
+    """  # noqa: D301 (the mark for lines as they are is the character itself)
+    from hyperseek._files import reading
+    from hyperseek._recipes import find_recipe, list_recipes
+
+    if name is None:
+        known = list_recipes()
+        width = max(map(len, known), default=0)
+        for each, summary in known.items():
+            echo(f"{each:{width}}  {summary}".rstrip())
+        return
+    path = find_recipe(name)
+    with reading(path, "a recipe"):
+        text = path.read_text(encoding="utf-8")
+    for line in text.splitlines():
+        echo(line)
