@@ -65,4 +65,4 @@ def _closeness(vectors: Tensor, others: Tensor, metric: Metric) -> Tensor:
     if metric == "inner_product":
         return vectors @ others.T
     # Ranks as minus the distance: |x - y|² = |x|² - 2 (x·y - |y|²/2), and |x|² is one number a row.
-    return torch.addmm(torch.linalg.vector_norm(others, dim=1).square_(), vectors, others.T, beta=-0.5)
+    return torch.addmm(others.square().sum(dim=1), vectors, others.T, beta=-0.5)
