@@ -1,24 +1,28 @@
 """The exact scan: every document scored by every query, the best of them kept.
 
 It streams chunks of documents, so memory holds one chunk's scores and each query's best so far. Equal scores rank by
-insertion order, whatever the chunks. Shapes: `Q` queries, `n` documents of a chunk, `d` dimensions.
+insertion order, whatever the chunks. Linear scorers of flat spaces rank by float64 scores, see `FlatQueries`. Shapes:
+`Q` queries, `n` documents of a chunk, `d` dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hyperseek._errors import InputError
 from hyperseek._threads import one_core, run_on_cores
+from hyperseek.plan._flat import FlatQueries, exact_first, longest_norm
 from hyperseek.scoring import Points, Scorer
-from hyperseek.scoring._best import best_columns
+from hyperseek.scoring._best import best_columns, best_first
 
 # Queries of a group, which are scored at a time: with 32,768 documents, 4 MiB of scores.
 _QUERIES = 32
+# Beyond k, how many are scored in float64 at once: enough that a second look is rare.
+_SPARE = 16
 
 
 def scan(scorer: Scorer, chunks: Iterable[Points], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -32,36 +36,63 @@ def scan(scorer: Scorer, chunks: Iterable[Points], *, k: int, excluded: Tensor |
 
     Returns:
         Scores, float32, and rows, integers counted from 0 over all chunks, both `(Q, min(k, N))` on the CPU. Best
-        first; equal scores by row. Where an excluded document leaves too few, the last row is -1 and its score -inf.
+        first, as `wide_scan` ranks them. Where an excluded document leaves too few, the last row is -1 and its score
+        -inf.
 
     Raises:
         InputError: `k` is below 1, or a score is not a number.
     """
     if k < 1:
         raise InputError(f"k must be at least 1, not {k}")
-    wanted = k if excluded is None else k + 1
+    scores, rows = wide_scan(scorer, chunks, k=k if excluded is None else k + 1)
+    if excluded is not None:
+        _exclude(scores, rows, excluded)
+    return scores[:, :k].float(), rows[:, :k]
+
+
+def wide_scan(
+    scorer: Scorer, chunks: Iterable[Points], *, k: int, longest: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Find the best `k` documents of every query, and tell near ties apart.
+
+    Args:
+        scorer: `Q` compiled queries, `Q` at least 1.
+        chunks: The documents in order, any number at a time.
+        k: At least 1.
+        longest: Upper bound of the documents' norms where it is known; None to look at each chunk's.
+
+    Returns:
+        As `scan`, but scores are float64 where a linear scorer of a flat space ranks by them. Equal scores by row.
+
+    Raises:
+        InputError: A score is not a number.
+    """
     with torch.inference_mode():
         starts = range(0, len(scorer), _QUERIES)
         prepare, scored = _compiled(scorer, starts)
-        best = [_Best(wanted, queries=range(start, min(start + _QUERIES, len(scorer)))) for start in starts]
+        flat = FlatQueries.of(scorer)
+        best = [
+            _Best(k, range(start, min(start + _QUERIES, len(scorer))), flat and flat[start : start + _QUERIES])
+            for start in starts
+        ]
+        measured = flat is not None and flat.space.kind == "dot" and longest is None
         row = 0
         for chunk in chunks:
-            prepared = prepare(chunk.to(scorer.device))
+            there = chunk.to(scorer.device)
             # Other scorers than linear ones keep all cores busy with a single group.
             spread = scorer.linear() is not None and torch.get_num_threads() <= len(best)
-            _add(best, scored, prepared, row, at_most=len(best) if spread and scorer.device.type == "cpu" else 1)
+            at_most = len(best) if spread and scorer.device.type == "cpu" else 1
+            known = longest_norm(there.vectors) if measured else longest or 0.0
+            _add(best, scored, prepare(there), _Chunk(row, there.vectors, known), at_most=at_most)
             row += len(chunk)
         scores, rows = torch.cat([part.scores for part in best]), torch.cat([part.rows for part in best])
     # A copy, since tensors made in inference mode can neither be changed nor used in training.
-    scores, rows = scores.cpu().clone(), rows.cpu().clone()
-    if excluded is not None:
-        _exclude(scores, rows, excluded)
-    return scores[:, :k], rows[:, :k]
+    return scores.cpu().clone(), rows.cpu().clone()
 
 
 def _compiled(scorer: Scorer, starts: range) -> tuple[Callable[[Points], Any], list[Callable[[Any], Tensor]]]:
     """Return what to make of a chunk once, and for each group of queries how to score what was made."""
-    flat = scorer.space.kind in ("dot", "cosine")  # there a product of lifted points is the exact score
+    flat = scorer.space.kind in ("dot", "cosine")  # there a product of lifted points is the score
     vectors = scorer.linear() if flat else None
     if vectors is None:
         return _same, [scorer[start : start + _QUERIES].score for start in starts]
@@ -75,17 +106,25 @@ def _same(chunk: Points) -> Points:
     return chunk
 
 
+class _Chunk(NamedTuple):
+    """Documents as they are stored, the row of the first one, and what no norm of them exceeds."""
+
+    row: int
+    vectors: Tensor
+    longest: float
+
+
 def _add(
-    best: Sequence[_Best], scored: Sequence[Callable[[Any], Tensor]], prepared: Any, row: int, *, at_most: int
+    best: Sequence[_Best], scored: Sequence[Callable[[Any], Tensor]], prepared: Any, chunk: _Chunk, *, at_most: int
 ) -> None:
-    """Score a chunk that begins at `row` with every group of queries, `at_most` so many at a time."""
+    """Score a chunk with every group of queries, `at_most` so many at a time."""
     pending = iter(list(zip(best, scored, strict=True)))
 
     def work() -> None:
         for found, score in pending:
             scores = score(prepared)
             with one_core():
-                found.add(scores, row)
+                found.add(scores, chunk)
 
     run_on_cores(work, at_most=at_most)
 
@@ -93,24 +132,61 @@ def _add(
 class _Best:
     """The best `k` so far of a group of queries, sorted; equal scores by row."""
 
-    def __init__(self, k: int, *, queries: range) -> None:
+    def __init__(self, k: int, queries: range, flat: FlatQueries | None) -> None:
         self._k = k
         self._queries = queries
-        self.scores = torch.empty(len(queries), 0)
+        self._flat = flat
+        self._longest = 0.0
+        self.scores = torch.empty(len(queries), 0, dtype=torch.float32 if flat is None else torch.float64)
         self.rows = torch.empty(len(queries), 0, dtype=torch.int64)
 
-    def add(self, scores: Tensor, first_row: int) -> None:
-        """Merge the `(Q, n)` scores of the documents from `first_row` on."""
-        top, columns = best_columns(scores, self._k)
-        undefined = top.isnan().any(dim=1)  # topk takes such scores first, so none escapes
+    def add(self, scores: Tensor, chunk: _Chunk) -> None:
+        """Merge the `(Q, n)` float32 scores of a chunk's documents."""
+        spare = 0 if self._flat is None else max(_SPARE, self._k // 8)
+        top, columns = best_columns(scores, self._k + spare)
+        undefined = top.isnan().any(dim=1)  # such scores are chosen first, so none escapes
         if undefined.any():
             query = self._queries[int(undefined.nonzero()[0])]
             raise InputError(f"query {query} (from 0) scores documents as not-a-number; are its own numbers finite?")
-        rows = columns + first_row
-        if first_row:
-            top, rows = torch.cat([self.scores, top], dim=1), torch.cat([self.rows, rows], dim=1)
-        order = top.sort(dim=1, descending=True, stable=True).indices[:, : self._k]
-        self.scores, self.rows = top.gather(1, order), rows.gather(1, order)
+        self.scores, self.rows = self.scores.to(scores.device), self.rows.to(scores.device)
+        if self._flat is None:
+            self.scores, self.rows = best_first(*self._with(slice(None), top, columns + chunk.row), self._k)
+        else:
+            self._add_exactly(self._flat, scores, top, columns, chunk)
+
+    def _add_exactly(self, flat: FlatQueries, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk) -> None:
+        """Score in float64 whatever its float32 score does not rule out."""
+        self._longest = max(self._longest, chunk.longest)
+        scale, known = flat.scale(self._longest), flat.scale(chunk.longest)
+        highest = flat.highest(top, known)
+        width = int((highest >= self._least()).sum(dim=1).max()) if len(top) else 0  # the first ones of each
+        exact = flat.score(chunk.vectors, columns[:, :width])
+        before = self.scores, self.rows
+        self.scores, self.rows = exact_first(
+            *self._with(slice(None), exact, columns[:, :width] + chunk.row), scale, self._k
+        )
+        if top.shape[1] == scores.shape[1]:
+            return
+        # What was not chosen scores at most as the last that was.
+        unsure = (highest[:, -1:] >= self._least())[:, 0].nonzero()[:, 0]
+        found, least = (self.scores, self.rows), self._least()
+        self.scores, self.rows = before
+        for query in unsure.tolist():
+            one = slice(query, query + 1)
+            own, ranges = flat[one], None if known is None else known[one]
+            near = (own.highest(scores[one], ranges) >= least[one])[0].nonzero().T
+            joined = self._with(one, own.score(chunk.vectors, near), near + chunk.row)
+            found[0][one], found[1][one] = exact_first(*joined, None if scale is None else scale[one], self._k)
+        self.scores, self.rows = found
+
+    def _least(self) -> Tensor:
+        """Return `(Q, 1)` scores that a document must reach."""
+        if self.scores.shape[1] < self._k:
+            return torch.full((len(self.scores), 1), -torch.inf, dtype=self.scores.dtype, device=self.scores.device)
+        return self.scores[:, self._k - 1 :]
+
+    def _with(self, queries: slice, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.scores[queries], scores], dim=1), torch.cat([self.rows[queries], rows], dim=1)
 
 
 def _exclude(scores: Tensor, rows: Tensor, excluded: Tensor) -> None:

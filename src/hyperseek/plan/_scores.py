@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hyperseek._threads import one_core
 from hyperseek.plan._candidates import NOTHING
+from hyperseek.plan._flat import FlatQueries, longest_norm, without_rounding
 from hyperseek.scoring import Points, Scorer
 from hyperseek.store._snapshot import Snapshot
 
@@ -26,7 +27,8 @@ def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
         rows: `(Q, n)`; `NOTHING` anywhere.
 
     Returns:
-        `(Q, n)` float32 on the CPU; minus infinity for `NOTHING`.
+        `(Q, n)` on the CPU, float32, or float64 where `wide_scan` ranks by it; minus infinity for `NOTHING`.
+        Scores that differ by rounding alone are equal.
     """
     scores = torch.full(rows.shape, -torch.inf)
     if (rows == NOTHING).all():
@@ -34,12 +36,22 @@ def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
     with one_core():
         distinct, places = torch.unique(rows.clamp_min(0), return_inverse=True)
         points = snapshot.points(distinct)
+    flat = FlatQueries.of(scorer)
     with torch.inference_mode():
+        if flat is not None:
+            return _score_exactly(flat, points.vectors.to(scorer.device), places, rows)
         if scorer.linear() is not None:
             _score_together(scorer, points.vectors, places, scores)
         else:
             _score_in_turn(scorer, points, places, rows != NOTHING, scores)
     return scores.masked_fill(rows == NOTHING, -torch.inf)
+
+
+def _score_exactly(flat: FlatQueries, vectors: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+    with one_core():
+        scores = flat.score(vectors, places.to(vectors.device)).cpu().masked_fill(rows == NOTHING, -torch.inf)
+        scale = flat.scale(longest_norm(vectors))
+        return without_rounding(scores, None if scale is None else scale.cpu())
 
 
 def _score_together(scorer: Scorer, vectors: Tensor, places: Tensor, scores: Tensor) -> None:

@@ -16,8 +16,10 @@ from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig, graph_search
 from hyperseek.plan._candidates import NOTHING, Candidates, union
 from hyperseek.plan._context import Search
 from hyperseek.plan._engine import positions, rows_at, search_engine, search_linear, unknown_rows
+from hyperseek.plan._flat import FlatQueries
 from hyperseek.plan._landmarks import Choice, feature_parameters, landmarks_of
 from hyperseek.plan._points_at import points_at
+from hyperseek.plan._scores import exact_scores
 from hyperseek.plan._stage import Source
 from hyperseek.scoring import Landmarks, SurrogateScorer
 
@@ -168,7 +170,12 @@ class Graph(Source):
         search.notes["scored"] = float(result.scored.float().mean())
         found = Candidates(rows_at(rows, result.rows), result.scores)
         unknown = unknown_rows(search, attached)
-        return union([found, search.scan(search.scorer, k=k, rows=unknown)]) if len(unknown) else found
+        if len(unknown):
+            found = union([found, search.scan(search.scorer, k=k, rows=unknown)])
+        if FlatQueries.of(search.scorer) is None:
+            return found
+        # The walk knows float32 scores, which are not those of a scan.
+        return Candidates.ranked(found.rows, exact_scores(search.snapshot, search.scorer, found.rows), k=k)
 
 
 class BM25(Source):

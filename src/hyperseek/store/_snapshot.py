@@ -62,6 +62,11 @@ class Snapshot:
         """All ids, as an Arrow array."""
         return self._read.get("ids", self.store.ids)
 
+    @property
+    def in_memory(self) -> Points | None:
+        """All points, where `load` found them small enough."""
+        return self._points
+
     def load(self) -> None:
         """Read the points into memory if they are small enough."""
         self._points = self._read.get("points", self._load)

@@ -1,0 +1,134 @@
+"""Float64 scores of linear scorers in flat spaces, and how far float32 ones may be from them.
+
+A float32 product loses the order of near ties. So products choose, and what they cannot tell apart is scored again in
+float64. Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers of a stored point.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from hyperseek.scoring import Points, Scorer, Space
+from hyperseek.scoring._best import best_first
+
+# Points of candidates that are scored at a time: they stay in a core's cache.
+_GATHERED_BYTES = 1 << 20
+# Operations that a coordinate may go through beside its sum: scaling to norm 1, a difference, a root.
+_SPARE = 32
+# Relative differences of float64 scores up to this come from the order of their sums.
+_SAME = 2.0**-46
+# What a product may round its factors to, by torch's setting: float32, TF32, bfloat16.
+_ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
+
+
+@dataclass(frozen=True)
+class FlatQueries:
+    """Queries of a flat space.
+
+    Attributes:
+        space: Of kind `"dot"`, `"cosine"` or `"euclidean"`.
+        vectors: `(Q, w)` float32.
+    """
+
+    space: Space
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, scorer: Scorer) -> Self | None:
+        """Return a scorer's queries; None where it is not linear or its space not flat."""
+        vectors = scorer.linear() if scorer.space.kind in ("dot", "cosine", "euclidean") else None
+        return None if vectors is None else cls(scorer.space, vectors.detach().float())
+
+    def __getitem__(self, queries: slice | Tensor) -> FlatQueries:
+        return FlatQueries(self.space, self.vectors[queries])
+
+    def scale(self, longest: float) -> Tensor | None:
+        """Return `(Q, 1)` float64: how large the parts are that scores are summed from; None for as large as they.
+
+        Args:
+            longest: Largest norm of a document.
+        """
+        if self.space.kind == "euclidean":
+            return None
+        norms = torch.linalg.vector_norm(self.vectors.double(), dim=1, keepdim=True)
+        return norms * longest if self.space.kind == "dot" else torch.ones_like(norms)
+
+    def highest(self, scores: Tensor, scale: Tensor | None) -> Tensor:
+        """Return the most that the true scores may be of `(Q, n)` float32 ones; it rises with them."""
+        # Any order of summing d products of rounded numbers errs by less than this (Higham, Accuracy and Stability of
+        # Numerical Algorithms, section 3.1), for cosines three times: both norms are such sums.
+        unit = (3 * self.space.dimension + _SPARE) * 2.0**-24 + 2 * _ROUNDING[torch.get_float32_matmul_precision()]
+        wide = scores.double()
+        return wide + (unit * (wide.abs() if scale is None else scale)).nan_to_num(torch.inf, torch.inf)
+
+    def score(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Score rows of documents, each by its query, in float64.
+
+        Args:
+            vectors: `(N, w)` documents.
+            rows: `(Q, n)`, from 0.
+
+        Returns:
+            `(Q, n)` float64.
+        """
+        scores = torch.empty(rows.shape, dtype=torch.float64, device=vectors.device)
+        width = max(1, min(rows.shape[1], _GATHERED_BYTES // (8 * vectors.shape[1])))
+        height = max(1, _GATHERED_BYTES // (8 * width * vectors.shape[1]))
+        for start in range(0, len(rows), height):
+            queries = self.vectors[start : start + height].double()
+            for column in range(0, rows.shape[1], width):
+                part = rows[start : start + height, column : column + width]
+                own = vectors[part.flatten()].double()
+                scores[start : start + height, column : column + width] = self._compare(queries, own, part.shape)
+        return scores
+
+    def _compare(self, queries: Tensor, own: Tensor, shape: torch.Size) -> Tensor:
+        if self.space.kind == "euclidean":
+            distances: Tensor = torch.linalg.vector_norm(own.view(*shape, -1) - queries[:, None], dim=-1)
+            return -distances
+        chart = self.space.chart("inner_product")
+        lifted = chart.lift_documents(Points(own)).view(*shape, -1)
+        return (lifted @ chart.lift_queries(queries)[..., None])[..., 0]
+
+
+def longest_norm(documents: Tensor) -> float:
+    """Return an upper bound of the norms of `(N, w)` documents; 0 for none."""
+    norms = torch.linalg.vector_norm(documents.float(), dim=1)
+    return float(norms.max()) * (1 + 2.0**-12) if len(norms) else 0.0
+
+
+def without_rounding(scores: Tensor, scale: Tensor | None) -> Tensor:
+    """Make float64 scores equal that differ by rounding alone.
+
+    Args:
+        scores: `(Q, n)`.
+        scale: As `FlatQueries.scale` returns it.
+
+    Returns:
+        `(Q, n)`: of neighbours that are so close all have the highest's score.
+    """
+    falling, order = scores.sort(dim=1, descending=True)
+    size = falling[:, 1:].abs() if scale is None else scale
+    together = (falling[:, :-1] - falling[:, 1:] <= _SAME * size) & falling[:, 1:].isfinite()
+    places = torch.arange(falling.shape[1], device=falling.device).expand_as(falling).clone()
+    places[:, 1:].masked_fill_(together, 0)
+    return torch.empty_like(scores).scatter_(1, order, falling.gather(1, places.cummax(dim=1).values))
+
+
+def exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | None = None) -> tuple[Tensor, Tensor]:
+    """Sort rows by float64 scores; those that differ by rounding alone are equal, and equal ones rank by row.
+
+    Args:
+        scores: `(Q, n)`.
+        rows: `(Q, n)`; below 0 where there is nothing.
+        scale: As `FlatQueries.scale` returns it.
+        k: Keep only so many; None for all.
+
+    Returns:
+        Scores and rows `(Q, min(k, n))`.
+    """
+    return best_first(without_rounding(scores.masked_fill(rows < 0, -torch.inf), scale), rows, k)

@@ -1,0 +1,90 @@
+"""What float32 cannot tell apart: an index ranks as float64 does, and equal documents by row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperseek import Document
+from hyperseek.index import Index
+from hyperseek.plan import Engine, Graph, Plan, Rescore, Scan, scan
+from hyperseek.scoring import LinearScorer, Points, Space
+
+COUNT, DIMENSION, QUERIES = 600, 32, 8
+
+
+def near(kind: str, spread: float, offset: float) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    base = torch.randn(1, DIMENSION, generator=generator)
+    vectors = offset + base + spread * torch.randn(COUNT, DIMENSION, generator=generator)
+    vectors[COUNT // 2 :] = vectors[: COUNT // 2].clone()  # every document twice
+    queries = offset + base + 0.3 * torch.randn(QUERIES, DIMENSION, generator=generator)
+    if kind == "cosine":
+        vectors = torch.nn.functional.normalize(vectors, dim=1)
+    return vectors, queries
+
+
+def truth(space: Space, vectors: Tensor, queries: Tensor, k: int) -> list[list[int]]:
+    half = space.score(queries.double(), Points(vectors[: COUNT // 2].double()))
+    scores = torch.cat([half, half], dim=1)
+    return scores.sort(dim=1, descending=True, stable=True).indices[:, :k].tolist()
+
+
+@pytest.mark.parametrize("kind", ["dot", "cosine", "euclidean"])
+def test_a_scan_ranks_near_ties_as_float64_does(kind: str) -> None:
+    space = Space(kind, DIMENSION)
+    for spread, offset in [(1e-3, 0), (1e-5, 0), (1e-6, 0), (1e-4, 100), (0, 0)]:
+        if offset and kind == "cosine":
+            continue  # cosines of 1 - 1e-13: what parts them is float64's own rounding
+        vectors, queries = near(kind, spread, offset)
+        for k in (1, 10, COUNT + 5):
+            for size in (COUNT, 97) if k == 10 else (COUNT,):
+                _, rows = scan(LinearScorer(space, queries), map(Points, vectors.split(size)), k=k)
+                assert rows.tolist() == truth(space, vectors, queries, k), (spread, offset, k, size)
+
+
+@pytest.mark.parametrize("kind", ["dot", "cosine", "euclidean"])
+def test_every_way_through_an_index_ranks_near_ties_alike(tmp_path: Path, kind: str) -> None:
+    space = Space(kind, DIMENSION)
+    vectors, queries = near(kind, 1e-5, 0)
+    vectors = space.canonical(vectors)  # what is stored
+    documents = [Document(f"d{row}", f"text {row}") for row in range(COUNT)]
+    index = Index.from_vectors(tmp_path / "index", zip(documents, vectors, strict=True), space)
+    index.build_engine("scan", name="flat")
+    index.build_graph(degree=8)
+    wanted = truth(space, vectors, queries, 10)
+    scorer = LinearScorer(space, queries)
+    ways = {
+        "exact": {"engine": "exact"},
+        "auto": {},
+        "engine": {"engine": "flat"},
+        "where": {"engine": "exact", "where": "id LIKE 'd%'"},
+        "plan": {"plan": Engine(n=COUNT) >> Rescore()},
+        "scan": {"plan": Plan(stages=(Scan(n=50),))},
+        "all": {"plan": Scan(n=COUNT) >> Rescore()},
+        "graph": {"plan": Plan(stages=(Graph(n=COUNT, walk={"num_entry_points": COUNT}),))},  # type: ignore[arg-type]
+    }
+    found = {}
+    for way, options in ways.items():
+        hits = index.search(scorer, k=10, texts=False, **options)  # type: ignore[arg-type]
+        assert [[int(hit.id[1:]) for hit in line] for line in hits] == wanted, way
+        found[way] = [[hit.score for hit in line] for line in hits]
+        assert all(line == sorted(line, reverse=True) for line in found[way])
+        for line, exact in zip(found[way], found["exact"], strict=True):
+            assert line == pytest.approx(exact, rel=1e-12)
+    chosen = index.score(scorer, [[f"d{row}" for row in line] for line in wanted])
+    for line, own in zip(found["exact"], chosen, strict=True):
+        assert line == pytest.approx(own, rel=1e-12)
+
+
+def test_scores_that_are_equal_on_paper_rank_by_row() -> None:
+    """The same numbers in another order: sums differ in their last bits, and mean nothing by it."""
+    generator = torch.Generator().manual_seed(3)
+    numbers = torch.randn(DIMENSION, generator=generator)
+    vectors = torch.stack([numbers[torch.randperm(DIMENSION, generator=generator)] for _ in range(200)])
+    for kind in ("dot", "cosine", "euclidean"):
+        _, rows = scan(LinearScorer(Space(kind, DIMENSION), torch.ones(1, DIMENSION)), [Points(vectors)], k=30)
+        assert rows[0].tolist() == list(range(30)), kind
