@@ -112,11 +112,8 @@ def without_rounding(scores: Tensor, scale: Tensor | None) -> Tensor:
         `(Q, n)`: of neighbours that are so close all have the highest's score.
     """
     falling, order = scores.sort(dim=1, descending=True)
-    size = falling[:, 1:].abs() if scale is None else scale
-    together = (falling[:, :-1] - falling[:, 1:] <= _SAME * size) & falling[:, 1:].isfinite()
-    places = torch.arange(falling.shape[1], device=falling.device).expand_as(falling).clone()
-    places[:, 1:].masked_fill_(together, 0)
-    return torch.empty_like(scores).scatter_(1, order, falling.gather(1, places.cummax(dim=1).values))
+    together = _together(falling, scale)
+    return torch.empty_like(scores).scatter_(1, order, _merged(falling, together)) if together.any() else scores
 
 
 def exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | None = None) -> tuple[Tensor, Tensor]:
@@ -124,11 +121,27 @@ def exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | Non
 
     Args:
         scores: `(Q, n)`.
-        rows: `(Q, n)`; below 0 where there is nothing.
+        rows: `(Q, n)`, from 0.
         scale: As `FlatQueries.scale` returns it.
         k: Keep only so many; None for all.
 
     Returns:
         Scores and rows `(Q, min(k, n))`.
     """
-    return best_first(without_rounding(scores.masked_fill(rows < 0, -torch.inf), scale), rows, k)
+    falling, order = scores.sort(dim=1, descending=True)
+    together = _together(falling, scale)
+    if together.any():
+        return best_first(_merged(falling, together), rows.gather(1, order), k)
+    return falling[:, :k], rows.gather(1, order[:, :k])
+
+
+def _together(falling: Tensor, scale: Tensor | None) -> Tensor:
+    """Return `(Q, n - 1)`: which scores equal the one before them."""
+    size = falling[:, 1:].abs() if scale is None else scale
+    return (falling[:, :-1] - falling[:, 1:] <= _SAME * size) | (falling[:, :-1] == falling[:, 1:])
+
+
+def _merged(falling: Tensor, together: Tensor) -> Tensor:
+    places = torch.arange(falling.shape[1], device=falling.device).expand_as(falling).clone()
+    places[:, 1:].masked_fill_(together, 0)
+    return falling.gather(1, places.cummax(dim=1).values)
