@@ -47,10 +47,13 @@ class FlatQueries:
         return FlatQueries(self.space, self.vectors[queries])
 
     def scale(self, longest: float) -> Tensor | None:
-        """Return `(Q, 1)` float64: how large the parts are that scores are summed from; None for as large as they.
+        """Measure the parts that scores are summed from.
 
         Args:
             longest: Largest norm of a document.
+
+        Returns:
+            `(Q, 1)` float64: how large they may be; None for as large as the scores themselves.
         """
         if self.space.kind == "euclidean":
             return None
