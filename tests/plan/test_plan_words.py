@@ -82,7 +82,7 @@ def test_whatever_a_plan_can_begin_with_is_a_plan(index: Index) -> None:
     for plans in same[:-1]:
         assert len({tuple(found(index, plan)) for plan in plans if not isinstance(plan, Union)}) == 1
         assert len({repr(as_plan(plan)) for plan in plans if not isinstance(plan, Union)}) == 1
-    assert as_plan(same[-1][0]) == as_plan(same[-1][1])
+    assert as_plan(same[-1][0]) == as_plan(same[-1][1]) == as_plan("hybrid")
     assert Surrogate(n=5) >> Rescore() >> Rescore(n=2) == as_plan([Surrogate(n=5), Rescore(), Rescore(n=2)])
     assert index.run({"q": "stone"}, plan=BM25(n=3))["q"]
     assert index.explain(["stone"], plan=Fusion(sources=(BM25(), Scan()))).plan.stages[0].title == "fusion"

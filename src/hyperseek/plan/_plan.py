@@ -151,7 +151,7 @@ def as_plan(value: object) -> Plan:
     """Make a plan of whatever a plan can begin with.
 
     Args:
-        value: A plan, a source, a list of stages, or plain values as those of a file.
+        value: A plan, a source, a list of stages, plain values as those of a file, or `"hybrid"`.
 
     Returns:
         The plan.
@@ -161,6 +161,8 @@ def as_plan(value: object) -> Plan:
     """
     if isinstance(value, Plan):
         return value
+    if isinstance(value, str) and value == "hybrid":
+        return hybrid()
     if value is Plan or value is None:
         raise ConfigError("there is no stage; give a source, as BM25(n=100), or a list of stages")
     if isinstance(value, Mapping) and "kind" not in value:
