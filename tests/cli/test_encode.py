@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +44,8 @@ def test_bad_lines_are_counted_where_that_is_asked_for(tmp_path: Path, tiny_enco
     with corpus.open("a") as file:
         file.write("{broken\n")
     arguments = ["encode", tiny_encoder, str(corpus), "-i", str(tmp_path / "index")]
-    refused = subprocess.run(
-        [sys.executable, "-m", "hyperseek", *arguments], capture_output=True, text=True, check=False
-    )
-    assert refused.returncode == 2
-    assert "corpus.jsonl:6" in refused.stderr
+    with pytest.raises(HyperseekError, match=r"corpus\.jsonl:6"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
     result = CliRunner().invoke(app, [*arguments, "--on-error", "skip"], catch_exceptions=False)
     assert "left out" in result.stderr
     assert len(Index.open(tmp_path / "index")) == 5

@@ -74,6 +74,8 @@ def make_recipe(text_file: Path, tmp_path: Path) -> Callable[..., PretrainRecipe
         }
         for section, change in changes.items():
             values[section] = {**values.get(section, {}), **change}
+        if values["model"]["tokenizer"] != "train" and "vocabulary" not in changes.get("model", {}):
+            values["model"].pop("vocabulary")  # which a tokenizer that is there already has
         return PretrainRecipe.from_mapping(values)
 
     return make

@@ -105,18 +105,21 @@ pretrain(PretrainRecipe.from_mapping(json.loads(sys.argv[1])), output=sys.argv[2
 """
 
 
-def test_a_killed_run_ends_like_an_uninterrupted_one(make_recipe: MakeRecipe, tmp_path: Path) -> None:
-    recipe = make_recipe(train=train_section(make_recipe, max_steps=120, save_every=3))
+@pytest.mark.parametrize(("steps", "kills"), [(40, (3,)), pytest.param(120, (3, 30), marks=pytest.mark.slow)])
+def test_a_killed_run_ends_like_an_uninterrupted_one(
+    make_recipe: MakeRecipe, tmp_path: Path, steps: int, kills: tuple[int, ...]
+) -> None:
+    recipe = make_recipe(train=train_section(make_recipe, max_steps=steps, save_every=3))
     pretrain(recipe, output=tmp_path / "whole")
     command = [sys.executable, "-c", _KILLED, json.dumps(recipe.model_dump(mode="json")), str(tmp_path / "cut")]
-    for wanted in (3, 30):
+    for wanted in kills:
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
         deadline = time.monotonic() + 100
         while process.poll() is None and time.monotonic() < deadline:
-            steps = [
+            saved = [
                 int(path.name.rpartition("-")[2]) for path in (tmp_path / "cut" / "checkpoints").glob("checkpoint-*")
             ]
-            if max(steps, default=0) >= wanted:
+            if max(saved, default=0) >= wanted:
                 break
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
@@ -126,6 +129,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(make_recipe: MakeRecipe, tm
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 
+@pytest.mark.slow  # the fast suite trains with two processes in tests/training/test_gather.py
 def test_two_processes_learn_what_one_does(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     def recipe(batch_size: int) -> PretrainRecipe:
         return make_recipe(
