@@ -172,6 +172,7 @@ def fails(action):
     else:
         raise SystemExit("nothing was missing")
 
+import hyperseek.evaluation  # of the extra `eval` alone
 fails(lambda: hyperseek.train)
 fails(lambda: __import__("hyperseek.pretraining"))
 fails(lambda: __import__("hyperseek.demo"))

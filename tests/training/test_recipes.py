@@ -9,11 +9,11 @@ import pytest
 
 from hyperseek import HyperseekError
 from hyperseek._errors import ConfigError
+from hyperseek._gain_measures import cut_off
 from hyperseek.data import parse_source
 from hyperseek.models import LorentzConfig
 from hyperseek.pretraining import read_pretrain_recipe
 from hyperseek.training import Objective, Recipe, find_recipe, read_recipe
-from hyperseek.training._ranking import cut_off
 from hyperseek.training._sources import expanded
 
 # Recipes of pre-training are of another form; tests/pretraining reads them.

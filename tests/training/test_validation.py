@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from hyperseek import HyperseekError, Query
+from hyperseek._gain_measures import measure
 from hyperseek.models import Retriever
 from hyperseek.training import DevSet, FeatureCache, SideFeatures, Validator, make_dev_set
-from hyperseek.training._ranking import measure
 
 MakeRetriever = Callable[..., Retriever]
 

@@ -17,9 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from hyperseek._errors import InputError, UnknownNameError, brief, require
+from hyperseek._gain_measures import normalized_gain
 from hyperseek._order import best_first
 from hyperseek.records import Qrels, Run
-from hyperseek.training._ranking import normalized_gain
 
 PerQuery: TypeAlias = dict[str, dict[str, float]]
 """`values[measure][query_id]`."""

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 
 from hyperseek._errors import DataError, InputError
+from hyperseek._gain_measures import cut_off, measure
 from hyperseek._relevance import is_relevant, rows_of_themselves
 from hyperseek.models import Retriever
 from hyperseek.plan import scan
 from hyperseek.records import Qrels, Query
 from hyperseek.scoring import Points, Scorer
-from hyperseek.training._ranking import cut_off, measure
 
 if TYPE_CHECKING:
     from hyperseek.training._cache import FeatureCache
