@@ -78,21 +78,24 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     try:
         yield
-    except OSError as cause:
-        # Libraries in Rust raise an OSError without a number; their text still says what the disk said.
-        text = f"{cause.strerror or ''} {cause}".lower()
-        if cause.errno in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "quota exceeded" in text:
+    except (OSError, RuntimeError) as cause:
+        # Libraries in Rust, C++ and numpy raise errors without a number; their text still says what the disk said.
+        number = getattr(cause, "errno", None)
+        text = f"{getattr(cause, 'strerror', None) or ''} {cause}".lower()
+        if number in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "quota exceeded" in text:
             advice = "the disk is full; make room, then run the same command again"
-        elif cause.errno == errno.EFBIG or "file too large" in text:
+        elif number == errno.EFBIG or "file too large" in text:
             advice = "the file would be larger than is allowed here (ulimit -f, or the file system's own limit)"
-        elif cause.errno == errno.EIO or "input/output error" in text:
+        elif number == errno.EIO or "input/output error" in text:
             advice = "the disk reports an error; choose another place, and look after the disk"
-        elif cause.errno == errno.EROFS or "read-only file system" in text:
+        elif number == errno.EROFS or "read-only file system" in text:
             advice = "the file system is read-only; choose another place"
-        elif cause.errno in (errno.EACCES, errno.EPERM) or "permission denied" in text:
+        elif number in (errno.EACCES, errno.EPERM) or "permission denied" in text:
             advice = "you may not write there; check its permissions or choose another place"
-        elif cause.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
+        elif number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             advice = "a file stands where a folder should be, or the other way round; choose another place"
+        elif re.search(r"\d+ requested and \d+ written|write error", text):
+            advice = "not all of it could be stored; is the disk full, or is there a limit (ulimit -f)?"
         else:
             raise
         raise WriteError(f"{os.fspath(path)} cannot be written: {advice}") from cause

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 from hyperseek._errors import DataError, HyperseekError
-from hyperseek._files import atomic_write, reading
+from hyperseek._files import atomic_write, reading, writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,6 +142,31 @@ def read_array(
             raise ValueError("an archive, not an array")
         if array.dtype.kind not in kinds or dimensions not in (None, array.ndim):
             raise ValueError(f"{array.dtype} of shape {array.shape}")
+    return array
+
+
+def new_array(path: str | os.PathLike[str], dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Make a `.npy` file, mapped into memory, with all its room on the disk.
+
+    Args:
+        path: The file; it is replaced.
+        dtype: Of its numbers.
+        shape: Of the array.
+
+    Returns:
+        The array, full of zeros.
+
+    Raises:
+        WriteError: There is no room for it.
+    """
+    import numpy as np
+
+    with writing(path):
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        # A mapped file has holes, and a hole that finds no room when it is filled kills the process.
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, os.fstat(file.fileno()).st_size))
     return array
 
 

@@ -239,7 +239,7 @@ def test_nothing_to_find(tools, tmp_path):
         ({"allowed": np.ones(4)}, "not float64"),
         (
             {"scorer": LinearScorer(Space("dot", 4), torch.tensor([[1.0] * 4, [torch.nan] * 4]))},
-            "query 1 .* not-a-num",
+            "query 1 has infinite or undefined numbers",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from hyperseek.index import Index
 from hyperseek.plan import Engine, Plan, Rescore, Scan
 from hyperseek.records import Document
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Scorer, Space
-from hyperseek.store._attachments import Attachments
+from hyperseek.store._attachments import Attachments, TunedPlan
 
 SPACE, COUNT = Space("dot", 4), 60
 FEW = "hyperseek.plan._choice._FEW"
@@ -117,8 +117,7 @@ def test_a_dropped_engine_takes_its_tuned_plans_along(index: Index) -> None:
         "maxsim": Plan(stages=(Scan(),)),
     }
     kept = {
-        kind: {"plan": plan.model_dump(mode="json"), "k": 10, "recall": 1.0, "queries": 1}
-        for kind, plan in plans.items()
+        kind: TunedPlan(plan=plan.model_dump(mode="json"), k=10, recall=1.0, queries=1) for kind, plan in plans.items()
     }
     Attachments.read(index.path).model_copy(update={"plans": kept}).write(index.path)
     index.refresh()

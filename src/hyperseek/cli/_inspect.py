@@ -15,13 +15,18 @@ inspect = typer.Typer(
 @inspect.command("index")
 def index_(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Compare every byte with the checksums noted when it was written.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON, on standard output.")] = False,
 ) -> None:
     """Show what an index holds: documents, space, model, metadata fields, engines, and tuned plans."""
     from hyperseek.cli._describe import describe_index, print_description
     from hyperseek.index import Index
 
-    print_description(describe_index(Index.open(index)), as_json=json)
+    print_description(describe_index(Index.open(index, verify=verify)), as_json=json)
+    if verify:
+        typer.echo("every file holds what was written", err=True)
 
 
 @inspect.command("recall")

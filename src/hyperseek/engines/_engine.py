@@ -211,7 +211,8 @@ class Engine(ABC):
         available = len(self) if mask is None else int(mask.sum())
         scores, positions = torch.full((len(vectors), k), -torch.inf), torch.full((len(vectors), k), -1)
         if len(vectors) and available:
-            with torch.no_grad():
+            # Files that are read only now may have been damaged meanwhile.
+            with torch.no_grad(), reading(self.folder, "a whole engine", error=StoreError, remedy=_REMEDY):
                 found = self._search(vectors, min(k, available), effort, None if available == len(self) else mask)
             with one_core():
                 best, places = best_first(*found, k)

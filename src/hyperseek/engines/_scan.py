@@ -69,7 +69,7 @@ def write_matrix(
             if dtype.itemsize < 4 and not (finite := np.isfinite(part).all(axis=1)).all():
                 row = start + int((~finite).argmax())
                 raise InputError(f"vector {row} (from 0) has numbers too large for {dtype}; choose float32")
-            part.tofile(file)
+            file.write(np.ascontiguousarray(part).data.cast("B"))  # unlike `tofile`, it says what a disk says
             start += len(chunk)
         file.flush()
         os.fsync(file.fileno())

@@ -6,7 +6,6 @@ Shapes: `N` documents, `d` dimensions.
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +21,7 @@ from hyperseek._errors import InputError, StoreError
 from hyperseek._files import writing
 from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
 from hyperseek._progress import progress
-from hyperseek._tensors import read_array
+from hyperseek._tensors import new_array, read_array
 from hyperseek._threads import run_on_cores
 from hyperseek.graph._clusters import Clusters, find_clusters
 from hyperseek.graph._info import GraphInfo, choose_method
@@ -103,13 +102,7 @@ def new_matrix(folder: Path, count: int, degree: int) -> NDArray[np.int32]:
     Raises:
         WriteError: There is no room for it.
     """
-    with writing(folder / MATRIX):
-        matrix = np.lib.format.open_memmap(folder / MATRIX, mode="w+", dtype=np.int32, shape=(count, degree))
-        # A mapped file has holes, and a hole that finds no room when it is filled kills the process.
-        if hasattr(os, "posix_fallocate"):
-            with (folder / MATRIX).open("r+b") as file:
-                os.posix_fallocate(file.fileno(), 0, max(1, os.fstat(file.fileno()).st_size))
-    return matrix
+    return new_array(folder / MATRIX, np.int32, (count, degree))
 
 
 def read_graph_info(folder: Path) -> GraphInfo:

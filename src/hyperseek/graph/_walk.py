@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from hyperseek._errors import StoreError
 from hyperseek._order import best_places
 from hyperseek.graph._settings import GraphSearchConfig
 
@@ -36,6 +37,10 @@ class Ground:
         """Return the neighbours of some documents that were not seen, in order of discovery, and mark them as seen."""
         found: Rows = self.neighbours[rows].reshape(-1)
         found = found[found >= 0]
+        if len(found) and int(found.max()) >= len(self._place):
+            raise StoreError(
+                f"the graph names document {int(found.max())} of {len(self._place)}: it is damaged; build it again"
+            )
         found = found[~seen[found]]
         # Of a document found several times the first place is written last, and so remains.
         places = np.arange(len(found), dtype=np.int32)

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from hyperseek._tensors import new_array
 from hyperseek.store import Snapshot
 
 _CHUNK = 8192
@@ -37,7 +38,7 @@ def written_vectors(snapshot: Snapshot, folder: Path) -> Iterator[npt.NDArray[np
             lifted = chunk.vectors if chart is None else chart.lift_documents(chunk)
             if matrix is None:
                 shape = (len(snapshot), lifted.shape[1])
-                matrix = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+                matrix = new_array(path, np.float32, shape)
             matrix[start : start + len(lifted)] = lifted.numpy()
             start += len(lifted)
         yield np.empty((0, space.width), np.float32) if matrix is None else matrix

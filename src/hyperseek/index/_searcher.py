@@ -299,7 +299,7 @@ class Searcher(ABC):
     @property
     def tuned_plans(self) -> dict[str, dict[str, Any]]:
         """Plans that were tuned on this index, by the kind of scorer they are for, as plain values."""
-        return self._ground.attachments.plans
+        return {kind: tuned.model_dump(mode="json") for kind, tuned in self._ground.attachments.plans.items()}
 
     def _hits(self, request: Request, *, texts: bool, explanation: list[Explanation] | None = None) -> list[list[Hit]]:
         ground = self._ground

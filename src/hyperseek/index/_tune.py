@@ -16,7 +16,7 @@ from hyperseek.plan import Engine, Graph, Ground, Plan, Rescore, Scan, Search, S
 from hyperseek.plan._engine import SCAN, can_search, can_search_linear
 from hyperseek.scoring import Scorer
 from hyperseek.store import writer_lock
-from hyperseek.store._attachments import Attached, Attachments
+from hyperseek.store._attachments import Attached, Attachments, TunedPlan
 
 # Candidates tried, for each document that is wanted.
 _FACTORS = (1, 3, 10, 30, 100)
@@ -74,13 +74,13 @@ class Tuning:
 
     def save(self, folder: Path) -> None:
         """Write the chosen plan into an index: from now on `engine="auto"` searches by it with scorers of this kind."""
-        kept = {
-            "plan": self.chosen.plan.model_dump(mode="json", exclude_defaults=False),
-            "k": self.k,
-            "recall": self.chosen.recall,
-            "queries": self.queries,
-            "milliseconds": self.chosen.milliseconds,
-        }
+        kept = TunedPlan(
+            plan=self.chosen.plan.model_dump(mode="json", exclude_defaults=False),
+            k=self.k,
+            recall=self.chosen.recall,
+            queries=self.queries,
+            milliseconds=self.chosen.milliseconds,
+        )
         with writer_lock(folder):
             attachments = Attachments.read(folder)
             plans = {**attachments.plans, self.kind: kept}

@@ -81,9 +81,9 @@ def write_index(
     if shard < 1:
         raise InputError(f"a shard must have at least 1 document, not {shard}")
     folder = Path(path)
-    if folder.exists() and not folder.is_dir():
-        raise StoreError(f"{folder} is a file; give a folder for the index")
     with writing(folder):
+        if folder.exists() and not folder.is_dir():
+            raise StoreError(f"{folder} is a file; give a folder for the index")
         folder.mkdir(parents=True, exist_ok=True)
     with writer_lock(folder):
         info, store = _begin(folder, wanted, resume=resume, overwrite=overwrite)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from hyperseek._errors import StoreError
 from hyperseek.plan._combine import Rescore
 from hyperseek.plan._context import Ground
 from hyperseek.plan._engine import SCAN, can_search, can_search_linear
 from hyperseek.plan._plan import Plan
 from hyperseek.plan._sources import Engine, Scan, Surrogate
 from hyperseek.scoring import Scorer
+from hyperseek.store._attachments import TunedPlan
 
 EXACT = "exact"
 """Name that asks for the exhaustive search."""
@@ -42,10 +46,10 @@ def choose_plan(ground: Ground, scorer: Scorer, engine: str, k: int) -> tuple[Pl
     count, newest = len(ground.snapshot), ground.newest("engine")
     if engine == AUTO:
         tuned = ground.attachments.plans.get(scorer.kind)
-        if tuned is not None and k <= tuned["k"]:
-            return Plan.from_mapping(tuned["plan"]), (
-                f"the plan tuned on this index for {scorer.kind} scorers: recall@{tuned['k']} {tuned['recall']:.4f} "
-                f"on {tuned['queries']} queries"
+        if tuned is not None and k <= tuned.k:
+            return _tuned_plan(ground, tuned), (
+                f"the plan tuned on this index for {scorer.kind} scorers: recall@{tuned.k} {tuned.recall:.4f} "
+                f"on {tuned.queries} queries"
             )
         if newest is None:
             return Plan(stages=(Scan(),)), "every document is scored, since the index has no engine"
@@ -65,3 +69,20 @@ def choose_plan(ground: Ground, scorer: Scorer, engine: str, k: int) -> tuple[Pl
         source = Surrogate(n=n, engine=SCAN)
         reason = f"candidates from a scan by a linear surrogate, since {nonlinear} and {name!r} has no chart for those"
     return source >> Rescore(), f"{reason}; scored exactly"
+
+
+def _tuned_plan(ground: Ground, tuned: TunedPlan) -> Plan:
+    """Return the plan that an index names; StoreError where it is none, or would load a model."""
+    # An index may come from a stranger, and tuning never writes a plan that names a model.
+    if _names_a_model(tuned.plan):
+        raise StoreError(
+            f"the plan tuned on {ground.folder} names a model, which tuning never writes; tune the index again, or "
+            f"search with a plan of your own"
+        )
+    return Plan.from_mapping(tuned.plan, source=f"the plan tuned on {ground.folder}", error=StoreError)
+
+
+def _names_a_model(plan: Any) -> bool:
+    if isinstance(plan, dict):
+        return plan.get("model") is not None or any(map(_names_a_model, plan.values()))
+    return isinstance(plan, list | tuple) and any(map(_names_a_model, plan))

@@ -81,16 +81,34 @@ class Attachment(Config):
         return inside(index, self.folder, source=index / _LIST)
 
 
+class TunedPlan(Config):
+    """A search plan that was tuned on an index.
+
+    Attributes:
+        plan: As plain values.
+        k: Documents per query that it was tuned for.
+        recall: Of the exhaustive top `k`.
+        queries: How many it was measured on.
+        milliseconds: Per query.
+    """
+
+    plan: dict[str, Any]
+    k: int = Field(ge=1)
+    recall: float
+    queries: int = Field(ge=1)
+    milliseconds: float = 0.0
+
+
 class Attachments(Config):
     """All attachments of an index: `engines.json`.
 
     Attributes:
         items: In the order in which they were built.
-        plans: Search plans that were tuned on this index, as plain values, by the kind of scorer they are for.
+        plans: Search plans that were tuned on this index, by the kind of scorer they are for.
     """
 
     items: tuple[Attachment, ...] = ()
-    plans: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    plans: dict[str, TunedPlan] = Field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> Attachments:
@@ -159,7 +177,7 @@ class Attachments(Config):
         """Return the list without an attachment and plans that ask it; UnknownNameError if there is none so named."""
         gone = self.get(name)
         items = tuple(item for item in self.items if item is not gone)
-        plans = {kind: plan for kind, plan in self.plans.items() if not _asks(plan, name)}
+        plans = {kind: plan for kind, plan in self.plans.items() if not _asks(plan.plan, name)}
         return self.model_copy(update={"items": items, "plans": plans})
 
 
@@ -232,6 +250,9 @@ def verify_attachments(folder: Path, attachments: Attachments) -> None:
     Raises:
         StoreError: A file is missing or damaged, or an engine was built without checksums, by an earlier version.
     """
+    built = [path.parent for path in inside(folder, _FOLDER, source=folder / _LIST).glob(f"*/{_KEYS}")]
+    if built and not (folder / _LIST).exists():
+        raise StoreError(f"{folder / _LIST} is missing, and {built[0]} is there; {_REMEDY}")
     for item in attachments.items:
         place = item.place(folder)
         if item.keys is None:
