@@ -72,7 +72,7 @@ def print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
         table.add_row(shown_text(one.title), *numbers, mark)
     Console().print(table)
     where = "kept in the index: searches use it from now on" if saved else "not kept"
-    echo(f"cheapest with a recall of {tuning.wanted}: {tuning.chosen.title}; {where}", err=True)
+    echo(f"cheapest with a recall of {tuning.wanted}: {tuning.chosen.title}; {where}")
 
 
 def print_space(report: SpaceReport, *, as_json: bool) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def echo(line: str = "", *, err: bool = False) -> None:
-    """Print one line, on standard error if `err`."""
+    """Print one line: results on standard output; progress, notes and warnings on standard error, by `err`."""
     typer.echo(printable(line), err=err)
 
 

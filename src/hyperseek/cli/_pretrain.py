@@ -34,4 +34,4 @@ def pretrain(
     if tell(folder, record) and record.validation:
         before, after = record.validation[0].scores, record.validation[-1].scores
         for name in before:
-            echo(f"validation {name}: {before[name]:.4g} before, {after[name]:.4g} after", err=True)
+            echo(f"validation {name}: {before[name]:.4g} before, {after[name]:.4g} after")

@@ -42,4 +42,4 @@ def _show_validation(metric: str, before: dict[str, float], after: dict[str, flo
     table = Table("dev set", "untrained", "trained", title=shown_text(metric))
     for name, score in before.items():
         table.add_row(shown_text(name), f"{score:.4f}", f"{after[name]:.4f}")
-    Console(stderr=True).print(table)
+    Console().print(table)

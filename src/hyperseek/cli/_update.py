@@ -42,8 +42,10 @@ def update(
         )
     if graph and import_graph is not None:
         raise InputError("--graph builds a graph and --import-graph takes one over; give one of them")
-    if import_graph is not None and not import_graph.is_file():
-        raise InputError(f"there is no file {import_graph}; --import-graph wants the original's graph in JSONL")
+    if import_graph is not None and not (import_graph.is_file() and import_graph.stat().st_size):
+        raise InputError(
+            f"there is no file {import_graph}, or it is empty; --import-graph wants the original's graph in JSONL"
+        )
     if max_gigabytes is not None and engine is None:
         raise InputError("--max-gigabytes limits the building of an engine; give --engine too")
     # What is wrong with later steps is found out before the first one changes anything.
