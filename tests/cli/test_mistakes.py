@@ -15,6 +15,7 @@ from hyperseek.records import Document
 MISTAKES = """
 nonsense
 search
+demo {file}
 search nowhere text
 search {index} text --queries {queries}
 search {index}

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hyperseek._errors import require
-from hyperseek._files import atomic_write
+from hyperseek._files import atomic_write, writing
 from hyperseek.data import Dataset, open_dataset
 from hyperseek.demo._picture import draw_map
 from hyperseek.evaluation import Comparison, compare, rank_bm25, rank_index
@@ -65,11 +65,14 @@ def run_demo(folder: str | os.PathLike[str] = "demo", *, tell: Callable[[str], N
     Raises:
         ModelError: The packaged MiniLM is not installed.
         MissingExtraError: The extras `train`, `eval` or `plot` are not installed.
+        WriteError: The folder cannot be made or is a file.
     """
     for module in ("bm25s", "Stemmer", "ir_measures"):  # before minutes of work, not behind them
         require(module, extra="eval")
     require("matplotlib", extra="plot")
     place = Path(folder)
+    with writing(place):
+        place.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
 
     @contextmanager
