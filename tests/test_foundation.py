@@ -15,7 +15,7 @@ from pydantic import Field
 
 from hyperseek import HyperseekError
 from hyperseek._config import Config, apply_overrides, read_yaml
-from hyperseek._errors import MissingExtraError, require
+from hyperseek._errors import MissingExtraError, require, shown
 from hyperseek._files import atomic_write, read_json, write_json
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json, fingerprint_tensors, fingerprint_texts
 from hyperseek._progress import progress, set_quiet
@@ -169,3 +169,13 @@ def test_imports_stay_light(code: str) -> None:
     check = f"{code}; import sys; found = {heavy} & set(sys.modules); sys.exit(repr(found) if found else 0)"
     result = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_values_in_messages_are_short_however_often_they_share_their_parts() -> None:
+    value: list[object] = []
+    for _ in range(60):
+        value = [value, value]
+    start = time.monotonic()
+    assert len(shown(value)) <= 80
+    assert shown([1, "a"]) == "[1, 'a']"
+    assert time.monotonic() - start < 1

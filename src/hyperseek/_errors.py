@@ -24,8 +24,13 @@ from __future__ import annotations
 import difflib
 import importlib
 import re
+import reprlib
 from collections.abc import Iterable
 from types import ModuleType
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxset = 4, 8, 20, 20, 20
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 _LONGEST_NAME = 100  # characters of a given name that a message repeats
 
@@ -134,7 +139,11 @@ def brief(error: BaseException, longest: int = 300) -> str:
 def shown(value: object, longest: int = 80) -> str:
     """Return a value, shortened, for an error message."""
     try:
-        text = repr(value if not isinstance(value, str | bytes) else value[: longest + 1])
+        if isinstance(value, list | tuple | dict | set | frozenset):
+            # One that shares its parts many times over is small in memory and endless in words.
+            text = _SHORT.repr(value)
+        else:
+            text = repr(value if not isinstance(value, str | bytes) else value[: longest + 1])
     except Exception as error:  # whatever a stranger's __repr__ raises, or an integer of thousands of digits
         text = f"<a {type(value).__name__} that cannot be shown: {type(error).__name__}>"
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
