@@ -11,6 +11,8 @@ from torch import Tensor
 from hyperseek import Document
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Graph, Plan, Rescore, Scan, scan
+from hyperseek.plan._flat import longest_norm
+from hyperseek.plan._scan import whole_scan
 from hyperseek.scoring import LinearScorer, Points, Space
 
 COUNT, DIMENSION, QUERIES = 600, 32, 8
@@ -43,7 +45,13 @@ def test_a_scan_ranks_near_ties_as_float64_does(kind: str) -> None:
         for k in (1, 10, COUNT + 5):
             for size in (COUNT, 97) if k == 10 else (COUNT,):
                 _, rows = scan(LinearScorer(space, queries), map(Points, vectors.split(size)), k=k)
-                assert rows.tolist() == truth(space, vectors, queries, k), (spread, offset, k, size)
+                wanted = truth(space, vectors, queries, k)
+                assert rows.tolist() == wanted, (spread, offset, k, size)
+                longest = longest_norm(vectors)
+                _, rows = whole_scan(
+                    LinearScorer(space, queries), Points(vectors), k=k, longest=longest, chunk_rows=size
+                )
+                assert rows.tolist() == wanted, (spread, offset, k, size)
 
 
 @pytest.mark.parametrize("kind", ["dot", "cosine", "euclidean"])

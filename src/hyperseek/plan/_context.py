@@ -20,7 +20,7 @@ from hyperseek._errors import InputError, StoreError
 from hyperseek._kept import Kept
 from hyperseek.plan._candidates import Candidates
 from hyperseek.plan._flat import longest_norm
-from hyperseek.plan._scan import wide_scan
+from hyperseek.plan._scan import whole_scan, wide_scan
 from hyperseek.scoring import Scorer, TokenPoints
 from hyperseek.store._attachments import Attached, Attachment, Attachments, open_attached
 from hyperseek.store._snapshot import Snapshot
@@ -165,16 +165,15 @@ class Search:
         """
         chosen = self.allowed_rows if rows is None else rows
         snapshot = self.snapshot
-        chunks = snapshot.chunks(snapshot.chunk_rows) if chosen is None else snapshot.chunks_of(chosen)
-        scores, found = wide_scan(scorer, chunks, k=k, longest=self._longest() if chosen is None else None)
+        points = snapshot.in_memory
+        if chosen is not None:
+            scores, found = wide_scan(scorer, snapshot.chunks_of(chosen), k=k)
+        elif points is None or isinstance(points, TokenPoints):
+            scores, found = wide_scan(scorer, snapshot.chunks(snapshot.chunk_rows), k=k)
+        else:
+            longest = self.ground.keep("longest norm", lambda: longest_norm(points.vectors), size=sys.getsizeof)
+            scores, found = whole_scan(scorer, points, k=k, longest=longest, chunk_rows=snapshot.chunk_rows)
         best = Candidates(found if chosen is None else torch.from_numpy(chosen)[found], scores)
         if rows is None and scorer is self.scorer and k >= self.at_most(self.k):
             self.found[:] = [best]
         return best
-
-    def _longest(self) -> float | None:
-        """Return the largest norm of all documents, if they lie in memory and have one vector each."""
-        points = self.snapshot.in_memory
-        if points is None or isinstance(points, TokenPoints):
-            return None
-        return self.ground.keep("longest norm", lambda: longest_norm(points.vectors), size=sys.getsizeof)

@@ -85,7 +85,7 @@ class FlatQueries:
             queries = self.vectors[start : start + height].double()
             for column in range(0, rows.shape[1], width):
                 part = rows[start : start + height, column : column + width]
-                own = vectors[part.flatten()].double()
+                own = vectors.index_select(0, part.flatten()).double()
                 scores[start : start + height, column : column + width] = self._compare(queries, own, part.shape)
         return scores
 
@@ -94,8 +94,10 @@ class FlatQueries:
             distances: Tensor = torch.linalg.vector_norm(own.view(*shape, -1) - queries[:, None], dim=-1)
             return -distances
         chart = self.space.chart("inner_product")
-        lifted = chart.lift_documents(Points(own)).view(*shape, -1)
-        return (lifted @ chart.lift_queries(queries)[..., None])[..., 0]
+        documents, lifted = chart.lift_documents(Points(own)), chart.lift_queries(queries)
+        if len(lifted) == 1:  # a batch of one product is slower than the product
+            return (documents @ lifted[0])[None]
+        return (documents.view(*shape, -1) @ lifted[..., None])[..., 0]
 
 
 def longest_norm(documents: Tensor) -> float:
