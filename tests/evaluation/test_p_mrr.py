@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 
@@ -56,3 +57,9 @@ def test_only_relevance_counts_and_its_direction():
         assert p_mrr_per_query(low, high, *lost) == {"q": -0.5}
     assert p_mrr_per_query(high, low, {"q": {"a": 2}}, {"q": {"a": 1}}) == {"q": 0.5}
     assert p_mrr_per_query(low, high, {}, {"q": {"a": 1}}) == {"q": 0.5}  # judged under the changed instruction alone
+
+
+def test_a_score_that_is_no_number():
+    run = {"q": {"a": math.nan, "b": 1.0}}
+    with pytest.raises(InputError, match="'a' is not a number"):
+        p_mrr_per_query(run, run, {"q": {"a": 1}}, {"q": {"a": 0}})

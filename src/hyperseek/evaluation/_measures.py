@@ -96,7 +96,7 @@ def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:
     measures = [_parse(name) for name in measure_names(names)]
     _check(run, qrels)
     grades = {query: _whole(query, judged) for query, judged in qrels.items()}
-    ranked = {query: best_first(_numeric(query, run[query])) for query in qrels if query in run}
+    ranked = {query: best_first(numeric_scores(query, run[query])) for query in qrels if query in run}
     values: PerQuery = {str(measure): dict.fromkeys(qrels, float(measure.DEFAULT)) for measure in measures}
     others = []
     for measure in measures:
@@ -182,7 +182,8 @@ def _first(ids: Mapping[str, Any]) -> Sequence[str]:
     return list(ids)[:3]
 
 
-def _numeric(query: str, ranking: Mapping[str, float]) -> dict[str, float]:
+def numeric_scores(query: str, ranking: Mapping[str, float]) -> dict[str, float]:
+    """Return a query's scores as floats; InputError names the first that is not a number."""
     scores = {}
     for document, score in ranking.items():
         try:

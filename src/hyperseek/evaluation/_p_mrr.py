@@ -17,6 +17,7 @@ from statistics import fmean
 
 from hyperseek._errors import InputError
 from hyperseek._order import best_first
+from hyperseek.evaluation._measures import numeric_scores
 from hyperseek.records import Qrels, Run
 
 _logger = logging.getLogger(__name__)
@@ -47,6 +48,9 @@ def p_mrr_per_query(
     Returns:
         For each query with changed documents that both runs have, the mean over those documents, in -1 to 1: above 0
         where documents moved as their relevance did.
+
+    Raises:
+        InputError: A score is not a number.
     """
     result: dict[str, float] = {}
     for query in dict.fromkeys([*original_qrels, *changed_qrels]):
@@ -56,7 +60,7 @@ def p_mrr_per_query(
         if query not in original_run or query not in changed_run:
             _logger.warning("p-MRR leaves out query %s, which one of the two runs lacks", query)
             continue
-        old, new = _ranks(original_run[query], changed_run[query])
+        old, new = _ranks(*(numeric_scores(query, run[query]) for run in (original_run, changed_run)))
         moves = {name: _fall(old.get(name, len(old) + 1), new.get(name, len(new) + 1)) for name in changes}
         result[query] = fmean(-fall if changes[name] > 0 else fall for name, fall in moves.items())
     return result
