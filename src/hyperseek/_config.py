@@ -96,7 +96,10 @@ class Config(BaseModel):
             HyperseekError: `error`: the file is missing, is damaged, or does not validate.
         """
         values = read_json(path, what, error=error, remedy=remedy, largest=largest)
-        return cls.from_mapping(values, source=os.fspath(path), error=error)
+        try:
+            return cls.from_mapping(values, source=os.fspath(path), error=error)
+        except error as cause:
+            raise (error(f"{cause}\n{remedy}") if remedy else cause) from None
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Self:

@@ -132,7 +132,8 @@ def brief(error: BaseException, longest: int = 300) -> str:
     Where in its own source code a library was is left out: it says nothing about what the user did.
     """
     lines = str(error).strip().splitlines()
-    text = _SOURCE.sub("", lines[0] if lines else type(error).__name__)
+    # Cut first: the pattern's time grows with the square of a text without blanks.
+    text = _SOURCE.sub("", lines[0][: longest + 1000] if lines else type(error).__name__)
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 

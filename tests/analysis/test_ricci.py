@@ -68,7 +68,10 @@ def test_a_hub_with_many_leaves_is_quick_and_exact() -> None:
 def test_the_graph_joins_each_point_with_its_nearest(kind: str, width: int) -> None:
     generator = torch.Generator().manual_seed(0)
     space = Space(kind, 3)
-    vectors = space.canonical(torch.randn(60, space.coordinates, generator=generator))
+    coordinates = torch.randn(60, 3, generator=generator)
+    if kind == "lorentz":
+        coordinates = torch.cat([(1 + coordinates.square().sum(dim=1, keepdim=True)).sqrt(), coordinates], dim=1)
+    vectors = space.canonical(coordinates)
     assert vectors.shape[1] == width
     comparable = Space("euclidean", 3) if kind == "dot" else space
     scores = comparable.score(vectors.double(), type("P", (), {"vectors": vectors.double()})())

@@ -30,7 +30,7 @@ SPACES = [
 def make(path: Path, space: Space, count: int = COUNT) -> Index:
     vectors: Any = 0.1 * torch.randn(count, 4, generator=torch.Generator().manual_seed(0))
     if space.kind == "lorentz":
-        vectors = torch.cat([torch.ones(count, 1), vectors], dim=1)
+        vectors = torch.cat([(1 + vectors.square().sum(dim=1, keepdim=True)).sqrt(), vectors], dim=1)
     elif space.kind == "tokens":
         vectors = vectors[:, None]
     documents = [Document(f"d{number}", "") for number in range(count)]

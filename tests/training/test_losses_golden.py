@@ -78,6 +78,7 @@ def test_gradients_of_the_imported_model(case: str, mini_batch: int | None) -> N
         "numbers": torch.arange(6),
         "items": torch.arange(6).view(3, 2),
         "known": torch.tensor([[0], [2], [4]]),
+        "spared": torch.tensor([[0], [2], [4]]),
         "scores": arrays["labels_3q2i"],
         "base_query": None,
         "base_document": None,

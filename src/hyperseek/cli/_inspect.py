@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from hyperseek.cli._echo import echo
+
 inspect = typer.Typer(
     help="What an index holds, what its engines find and cost, and the shape of its space.", no_args_is_help=True
 )
@@ -26,7 +28,7 @@ def index_(
 
     print_description(describe_index(Index.open(index, verify=verify)), as_json=json)
     if verify:
-        typer.echo("every file holds what was written", err=True)
+        echo("every file holds what was written", err=True)
 
 
 @inspect.command("recall")
