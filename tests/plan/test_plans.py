@@ -317,7 +317,7 @@ def test_fillers_and_infinities_do_not_set_the_scale(method: Any) -> None:
 
 def test_fusion_refuses_what_is_no_number() -> None:
     part = candidates([(1, 1.0)])
-    for options in ({"weights": [math.nan]}, {"weights": [math.inf]}, {"rrf_k": -1}):
+    for options in ({"weights": [math.nan]}, {"weights": [math.inf]}, {"weights": [-1e300]}, {"rrf_k": -1}):
         with pytest.raises(HyperseekError, match="must be"):
             fuse([part], **options)  # type: ignore[arg-type]
     with pytest.raises(HyperseekError, match="not numbers for query 0"):

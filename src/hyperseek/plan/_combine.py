@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
@@ -10,7 +9,7 @@ from pydantic import Field, model_validator
 from hyperseek._threads import one_core
 from hyperseek.plan._candidates import Candidates
 from hyperseek.plan._context import Search
-from hyperseek.plan._fusion import Method, fuse
+from hyperseek.plan._fusion import HEAVIEST, Method, fuse
 from hyperseek.plan._scores import exact_scores
 from hyperseek.plan._sources import BM25, Auto, Dense, Engine, Graph, Scan, Surrogate
 from hyperseek.plan._stage import Source, Step, as_stages
@@ -71,8 +70,8 @@ class Fusion(_Combination):
             raise ValueError(
                 f"fusion: {len(self.weights)} weights were given for {len(self.sources)} sources; give one each"
             )
-        if not all(map(math.isfinite, self.weights or ())):
-            raise ValueError(f"fusion: weights must be finite, not {list(self.weights or ())}")
+        if not all(abs(weight) <= HEAVIEST for weight in self.weights or ()):
+            raise ValueError(f"fusion: weights must be finite, up to {HEAVIEST:g}, not {list(self.weights or ())}")
         return self
 
     def find(self, search: Search) -> Candidates:

@@ -7,7 +7,6 @@ a query at most.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Literal, TypeAlias
 
@@ -22,6 +21,9 @@ from hyperseek.scoring._maxsim import EMPTY_SCORE
 
 Method: TypeAlias = Literal["rrf", "weighted", "minmax"]
 """How scores are made comparable: by rank; not at all; by moving each query's scores to [0, 1]."""
+
+HEAVIEST = 1e100
+"""Largest weight of a ranking: products of heavier ones and scores would overflow."""
 
 _Scores: TypeAlias = npt.NDArray[np.float64]
 
@@ -43,21 +45,21 @@ def fuse(
     Args:
         parts: At least one ranking.
         method: See above.
-        weights: One a ranking, finite; None for equal ones.
+        weights: One a ranking, finite and at most `HEAVIEST`; None for equal ones.
         rrf_k: Larger values flatten the differences between first ranks; at least 0.
 
     Returns:
         Each query's distinct rows by fused score, float64; equal sums by row.
 
     Raises:
-        InputError: There are no rankings, the number of weights is not theirs, a weight is not finite, `rrf_k` is
+        InputError: There are no rankings, the number of weights is not theirs, a weight is out of range, `rrf_k` is
             below 0, or a score is not a number.
     """
     chosen = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
     if not parts or len(chosen) != len(parts):
         raise InputError(f"{len(parts)} rankings and {len(chosen)} weights cannot be fused; give one weight a ranking")
-    if not all(map(math.isfinite, chosen)):
-        raise InputError(f"weights must be finite, not {chosen}")
+    if not all(abs(weight) <= HEAVIEST for weight in chosen):
+        raise InputError(f"weights must be finite numbers up to {HEAVIEST:g}, not {chosen}")
     if rrf_k < 0:
         raise InputError(f"rrf_k must be at least 0, not {rrf_k}; 60 is usual")
     scale = {"rrf": lambda scores: _by_rank(scores, rrf_k), "weighted": _as_they_are, "minmax": _to_unit}[method]
