@@ -15,12 +15,15 @@ from torch import Tensor
 
 from hyperseek._errors import InputError
 from hyperseek._threads import one_core, run_on_cores
+from hyperseek.plan._equals import level, marks_of
 from hyperseek.plan._flat import FlatQueries, exact_first, longest_norm
 from hyperseek.scoring import Points, Scorer
-from hyperseek.scoring._best import best_columns, best_first
+from hyperseek.scoring._best import best_columns
 
 # Queries of a group, which are scored at a time: with 32,768 documents, 4 MiB of scores.
 _QUERIES = 32
+# How far the scores of equal documents may be apart, of the highest: float32 sums differ by less.
+_UNEVEN = 2.0**-12
 # Beyond k, how many are scored in float64 at once: enough that a second look is rare.
 _SPARE = 16
 
@@ -131,7 +134,7 @@ def _stream(
             spread = scorer.linear() is not None and torch.get_num_threads() <= len(best)
             at_most = len(best) if spread and scorer.device.type == "cpu" else 1
             known = longest_norm(there.vectors) if measured else longest or 0.0
-            _add(best, scored, prepare(there), _Chunk(row, there.vectors, known), at_most=at_most)
+            _add(best, scored, prepare(there), _Chunk(row, there, known), at_most=at_most)
             row += len(chunk)
         scores, rows = torch.cat([part.scores for part in best]), torch.cat([part.rows for part in best])
     # A copy, since tensors made in inference mode can neither be changed nor used in training.
@@ -155,10 +158,10 @@ def _same(chunk: Points) -> Points:
 
 
 class _Chunk(NamedTuple):
-    """Documents as they are stored, the row of the first one, and what no norm of them exceeds."""
+    """Documents, the row of the first one, and what no norm of them exceeds."""
 
     row: int
-    vectors: Tensor
+    points: Points
     longest: float
 
 
@@ -185,6 +188,7 @@ class _Best:
         self._queries = queries
         self._flat = flat
         self._longest = 0.0
+        self._marks = torch.empty(len(queries), 0, dtype=torch.int64)
         self.scores = torch.empty(len(queries), 0, dtype=torch.float32 if flat is None else torch.float64)
         self.rows = torch.empty(len(queries), 0, dtype=torch.int64)
 
@@ -198,9 +202,26 @@ class _Best:
             raise InputError(f"query {query} (from 0) scores documents as not-a-number; are its own numbers finite?")
         self.scores, self.rows = self.scores.to(scores.device), self.rows.to(scores.device)
         if self._flat is None:
-            self.scores, self.rows = best_first(*self._with(slice(None), top, columns + chunk.row), self._k)
+            self._add_levelled(scores, top, chunk)
         else:
             self._add_exactly(self._flat, scores, top, columns, chunk)
+
+    def _add_levelled(self, scores: Tensor, top: Tensor, chunk: _Chunk) -> None:
+        """Level equal documents among all that rounding may have kept from the best."""
+        if not top.shape[1]:
+            return
+        finite = torch.where(top.isfinite(), top.abs(), 0.0).amax(dim=1, keepdim=True)
+        near = (scores >= top[:, -1:] - _UNEVEN * finite).any(dim=0).nonzero()[:, 0]
+        marks = marks_of(chunk.points[near])
+        best, places = best_columns(level(scores[:, near], marks), self._k)
+        joined, rows = self._with(slice(None), best, near[places] + chunk.row)
+        both = torch.cat([self._marks.to(marks.device), marks[places]], dim=1)
+        if self.scores.shape[1]:
+            joined = level(joined, both)
+        # The rows of before come first, and those of a chunk are in order.
+        joined, order = joined.sort(dim=1, descending=True, stable=True)
+        order = order[:, : self._k]
+        self.scores, self.rows, self._marks = joined[:, : self._k], rows.gather(1, order), both.gather(1, order)
 
     def _add_exactly(self, flat: FlatQueries, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk) -> None:
         """Score in float64 whatever its float32 score does not rule out."""
@@ -208,7 +229,7 @@ class _Best:
         scale, known = flat.scale(self._longest), flat.scale(chunk.longest)
         highest = flat.highest(top, known)
         width = int((highest >= self._least()).sum(dim=1).max()) if len(top) else 0  # the first ones of each
-        exact = flat.score(chunk.vectors, columns[:, :width])
+        exact = flat.score(chunk.points.vectors, columns[:, :width])
         before = self.scores, self.rows
         self.scores, self.rows = exact_first(
             *self._with(slice(None), exact, columns[:, :width] + chunk.row), scale, self._k
@@ -223,7 +244,7 @@ class _Best:
             one = slice(query, query + 1)
             own, ranges = flat[one], None if known is None else known[one]
             near = (own.highest(scores[one], ranges) >= least[one])[0].nonzero().T
-            joined = self._with(one, own.score(chunk.vectors, near), near + chunk.row)
+            joined = self._with(one, own.score(chunk.points.vectors, near), near + chunk.row)
             found[0][one], found[1][one] = exact_first(*joined, None if scale is None else scale[one], self._k)
         self.scores, self.rows = found
 

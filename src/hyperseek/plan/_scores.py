@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hyperseek._threads import one_core
 from hyperseek.plan._candidates import NOTHING
+from hyperseek.plan._equals import level, marks_of
 from hyperseek.plan._flat import FlatQueries, longest_norm, without_rounding
 from hyperseek.scoring import Points, Scorer
 from hyperseek.store._snapshot import Snapshot
@@ -28,7 +29,7 @@ def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
 
     Returns:
         `(Q, n)` on the CPU, float32, or float64 where `wide_scan` ranks by it; minus infinity for `NOTHING`.
-        Scores that differ by rounding alone are equal.
+        Scores that differ by rounding alone are equal, and so are those of equal documents.
     """
     scores = torch.full(rows.shape, -torch.inf)
     if (rows == NOTHING).all():
@@ -44,7 +45,8 @@ def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
             _score_together(scorer, points.vectors, places, scores)
         else:
             _score_in_turn(scorer, points, places, rows != NOTHING, scores)
-    return scores.masked_fill(rows == NOTHING, -torch.inf)
+        levelled = level(scores, marks_of(points)[places])
+    return levelled.masked_fill(rows == NOTHING, -torch.inf)
 
 
 def _score_exactly(flat: FlatQueries, vectors: Tensor, places: Tensor, rows: Tensor) -> Tensor:

@@ -16,7 +16,6 @@ from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig, graph_search
 from hyperseek.plan._candidates import NOTHING, Candidates, union
 from hyperseek.plan._context import Search
 from hyperseek.plan._engine import positions, rows_at, search_engine, search_linear, unknown_rows
-from hyperseek.plan._flat import FlatQueries
 from hyperseek.plan._landmarks import Choice, feature_parameters, landmarks_of
 from hyperseek.plan._points_at import points_at
 from hyperseek.plan._scores import exact_scores
@@ -172,9 +171,7 @@ class Graph(Source):
         unknown = unknown_rows(search, attached)
         if len(unknown):
             found = union([found, search.scan(search.scorer, k=k, rows=unknown)])
-        if FlatQueries.of(search.scorer) is None:
-            return found
-        # The walk knows float32 scores, which are not those of a scan.
+        # The walk scores documents by the dozen: what it finds is scored again, all together, as other ways do.
         return Candidates.ranked(found.rows, exact_scores(search.snapshot, search.scorer, found.rows), k=k)
 
 

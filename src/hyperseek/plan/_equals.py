@@ -1,0 +1,82 @@
+"""Equal documents get equal scores.
+
+Most scorers are chains of matrix products, whose last bits depend on where in a block a document lies. So documents
+with the same stored numbers may differ in score, by rounding alone. Here they are known by a mark, and take the highest
+score of theirs. Shapes: `Q` queries, `N` documents, `n` documents of a query.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from hyperseek.scoring import Points, TokenPoints
+
+_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+# Numbers that are marked at a time.
+_MARKED = 1 << 20
+
+
+def marks_of(points: Points) -> Tensor:
+    """Mark documents by their stored numbers.
+
+    Args:
+        points: `N` documents.
+
+    Returns:
+        `(N,)` int64 on their device: the same for equal documents, and not for others but by a chance of 2⁻⁶⁴.
+    """
+    if not isinstance(points, TokenPoints):
+        return _marks(points.vectors)
+    tokens = _marks(points.vectors)
+    lengths = points.lengths
+    owner = torch.repeat_interleave(lengths)
+    place = torch.arange(len(tokens), device=tokens.device) - points.offsets[owner]
+    # The place of a token counts, and the number of tokens.
+    return (lengths * _odd(1, lengths.device)).index_add(0, owner, tokens * (2 * place + 1))
+
+
+def level(scores: Tensor, marks: Tensor) -> Tensor:
+    """Give equal documents of each query their highest score.
+
+    Args:
+        scores: `(Q, n)`.
+        marks: `(Q, n)`, or `(n,)` for the same documents of all queries.
+
+    Returns:
+        `(Q, n)`.
+    """
+    if marks.ndim == 1:
+        distinct, group = torch.unique(marks, return_inverse=True)
+        if len(distinct) == len(marks):
+            return scores
+        group = group.expand_as(scores)
+    else:
+        ordered, order = marks.sort(dim=1)
+        new = torch.ones_like(ordered)
+        new[:, 1:] = ordered[:, 1:] != ordered[:, :-1]
+        if new.all():
+            return scores
+        group = torch.empty_like(order).scatter_(1, order, new.cumsum(dim=1) - 1)
+    highest = torch.full_like(scores, -torch.inf).scatter_reduce(1, group, scores, "amax")
+    return highest.gather(1, group)
+
+
+def _marks(vectors: Tensor) -> Tensor:
+    bits = vectors.contiguous().view(_BITS[vectors.element_size()])
+    weights = _odd(vectors.shape[1], vectors.device)
+    step = max(1, _MARKED // max(1, vectors.shape[1]))
+    parts = [(_mixed(part.to(torch.int64)) * weights).sum(dim=1) for part in torch.split(bits, step)]  # wraps around
+    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=vectors.device)
+
+
+def _mixed(bits: Tensor) -> Tensor:
+    """Spread bits over the whole number: round ones end in many zeros, which products keep."""
+    spread = bits * -0x61C8864680B583EB  # the golden ratio's, as in Fibonacci hashing
+    return (spread ^ (spread >> 32)) * -0x61C8864680B583EB
+
+
+def _odd(count: int, device: torch.device) -> Tensor:
+    generator = torch.Generator().manual_seed(0x5EED)
+    drawn = torch.randint(-(2**62), 2**62, (count,), generator=generator)
+    return (2 * drawn + 1).to(device)
