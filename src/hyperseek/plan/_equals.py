@@ -12,9 +12,8 @@ from torch import Tensor
 
 from hyperseek.scoring import Points, TokenPoints
 
-_BITS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-# Numbers that are marked at a time.
-_MARKED = 1 << 20
+# Numbers that are marked at a time: they stay in a core's cache.
+_MARKED = 1 << 16
 
 
 def marks_of(points: Points) -> Tensor:
@@ -63,17 +62,18 @@ def level(scores: Tensor, marks: Tensor) -> Tensor:
 
 
 def _marks(vectors: Tensor) -> Tensor:
-    bits = vectors.contiguous().view(_BITS[vectors.element_size()])
-    weights = _odd(vectors.shape[1], vectors.device)
-    step = max(1, _MARKED // max(1, vectors.shape[1]))
-    parts = [(_mixed(part.to(torch.int64)) * weights).sum(dim=1) for part in torch.split(bits, step)]  # wraps around
+    words = 8 // vectors.element_size()  # that make a number of 64 bits
+    whole = torch.nn.functional.pad(vectors, (0, -vectors.shape[1] % words)).contiguous().view(torch.int64)
+    weights = _odd(whole.shape[1], vectors.device)
+    step = max(1, _MARKED // max(1, whole.shape[1]))
+    parts = [(_mixed(part) * weights).sum(dim=1) for part in torch.split(whole, step)]  # wraps around
     return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=vectors.device)
 
 
 def _mixed(bits: Tensor) -> Tensor:
     """Spread bits over the whole number: round ones end in many zeros, which products keep."""
     spread = bits * -0x61C8864680B583EB  # the golden ratio's, as in Fibonacci hashing
-    return (spread ^ (spread >> 32)) * -0x61C8864680B583EB
+    return (spread >> 32).bitwise_xor_(spread).mul_(-0x61C8864680B583EB)
 
 
 def _odd(count: int, device: torch.device) -> Tensor:

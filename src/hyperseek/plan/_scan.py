@@ -202,20 +202,24 @@ class _Best:
             raise InputError(f"query {query} (from 0) scores documents as not-a-number; are its own numbers finite?")
         self.scores, self.rows = self.scores.to(scores.device), self.rows.to(scores.device)
         if self._flat is None:
-            self._add_levelled(scores, top, chunk)
+            self._add_levelled(scores, top, columns, chunk)
         else:
             self._add_exactly(self._flat, scores, top, columns, chunk)
 
-    def _add_levelled(self, scores: Tensor, top: Tensor, chunk: _Chunk) -> None:
+    def _add_levelled(self, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk) -> None:
         """Level equal documents among all that rounding may have kept from the best."""
         if not top.shape[1]:
             return
         finite = torch.where(top.isfinite(), top.abs(), 0.0).amax(dim=1, keepdim=True)
         near = (scores >= top[:, -1:] - _UNEVEN * finite).any(dim=0).nonzero()[:, 0]
-        marks = marks_of(chunk.points[near])
-        best, places = best_columns(level(scores[:, near], marks), self._k)
-        joined, rows = self._with(slice(None), best, near[places] + chunk.row)
-        both = torch.cat([self._marks.to(marks.device), marks[places]], dim=1)
+        marks = scores.new_empty(scores.shape[1], dtype=torch.int64)
+        marks[near] = marks_of(chunk.points[near])
+        levelled = level(unlevelled := scores[:, near], marks[near])
+        if levelled is not unlevelled:
+            top, places = best_columns(levelled, self._k)
+            columns = near[places]
+        joined, rows = self._with(slice(None), top, columns + chunk.row)
+        both = torch.cat([self._marks.to(marks.device), marks[columns]], dim=1)
         if self.scores.shape[1]:
             joined = level(joined, both)
         # The rows of before come first, and those of a chunk are in order.
