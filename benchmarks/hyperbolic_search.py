@@ -1,6 +1,7 @@
 """Hyperbolic search: which engines find the nearest points of a hyperbolic space, and how fast.
 
     python benchmarks/hyperbolic_search.py --output FOLDER [--dimensions 5 10 50] [--trees wordnet 6-ary random]
+        [--defaults-only]
 
 Trees of 82,115 nodes (the nouns of WordNet below their first hypernym, a complete 6-ary tree, a random recursive tree)
 are embedded by `_trees.py` in the Lorentz model. Queries near the nodes are nodes moved by tangent steps of up to 0.5;
@@ -8,11 +9,12 @@ queries far from them lie in random directions, a third among the nodes' radii a
 the last third midway between two random nodes. Truth is an exhaustive search in float64, with another formula than the
 library's and on points that were never rounded.
 
-"HNSW both" is what an index has by default: the candidates of two charts, united, and a second look at the Poincaré
-chart around the centre of the ball that holds the best so far; "once" leaves out the second look. All candidates are
-rescored exactly, and recall is that of the result; recall@100 is of a search for 100. Times are milliseconds a query:
-of all queries in one call of `Index.search`, of the bare engine calls within it, and the median of queries searched
-alone. Memory is the engine's files, which are mapped; seconds are those of building it.
+"default" is what `build_engine("auto")` builds, searched as `Index.search` does where nothing is said. "HNSW both" has
+two charts, as any HNSW of such a space: the candidates of both, united, and a second look at the Poincaré chart around
+the centre of the ball that holds the best so far; "once" leaves out the second look. All candidates are rescored
+exactly, and recall is that of the result; recall@100 is of a search for 100. Times are milliseconds a query: of all
+queries in one call of `Index.search`, of the bare engine calls within it, and the median of queries searched alone.
+Memory is the engine's files, which are mapped; seconds are those of building it.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -48,7 +50,8 @@ TREES: dict[str, Callable[[int], _trees.Tree]] = {
     "6-ary": lambda size: _trees.balanced_tree(6, size),
     "random": lambda size: _trees.random_tree(size),
 }
-BUILDS: dict[str, tuple[AnyEngineConfig, list[str]]] = {
+BUILDS: dict[str, tuple[AnyEngineConfig | Literal["auto"], list[str] | None]] = {
+    "default": ("auto", None),
     "HNSW inner product": (HnswConfig(), ["inner_product"]),
     "HNSW Poincaré": (HnswConfig(), ["poincare"]),
     "HNSW balanced": (HnswConfig(), ["balanced"]),
@@ -89,9 +92,10 @@ class Case:
         """Score of each query's tenth best document."""
         return torch.tensor([hits[-1].score for hits in self.search(EXHAUSTIVE, 10)])
 
-    def search(self, plan: Plan, k: int) -> list[Any]:
-        """Return the hits of all queries."""
-        return self.index.search(self.scorer, k=k, plan=plan, texts=False)
+    def search(self, plan: Plan | str, k: int, scorer: LinearScorer | None = None) -> list[Any]:
+        """Return the hits of all queries, or of some, by a plan or by what an index does with an engine of a name."""
+        way: dict[str, Any] = {"engine": plan} if isinstance(plan, str) else {"plan": plan}
+        return self.index.search(scorer or self.scorer, k=k, texts=False, **way)
 
     def recall(self, found: list[Any], k: int) -> float:
         """Return the share of the true nearest `k` that is among the first `k` found."""
@@ -126,8 +130,10 @@ def plain(name: str) -> str:
     return name.lower().replace(" ", "-").replace("é", "e")
 
 
-def prepare(tree: _trees.Tree, dimension: int, path: Path) -> tuple[Index, _trees.Array, dict[str, float]]:
-    """Embed and index a tree, and build all engines; return the seconds that took, too."""
+def prepare(
+    tree: _trees.Tree, dimension: int, path: Path, builds: list[str]
+) -> tuple[Index, _trees.Array, dict[str, float]]:
+    """Embed and index a tree, and build engines; return the seconds that took, too."""
     start = time.perf_counter()
     points = _trees.embed(tree.parents, dimension, RADII.get(dimension, 8.0))
     seconds = time.perf_counter() - start
@@ -141,9 +147,11 @@ def prepare(tree: _trees.Tree, dimension: int, path: Path) -> tuple[Index, _tree
     pairs = zip(tree.documents, points, strict=True)
     index = Index.from_vectors(path, pairs, Space("lorentz", dimension), overwrite=True)
     times = {}
-    for name, (config, charts) in BUILDS.items():
+    for name in builds:
+        config, charts = BUILDS[name]
+        records = None if charts is None else [ChartRecord(name=chart) for chart in charts]
         start = time.perf_counter()
-        index.build_engine(config, name=plain(name), charts=[ChartRecord(name=chart) for chart in charts])
+        index.build_engine(config, name=plain(name), charts=records)
         times[name] = time.perf_counter() - start
     return index, points, times
 
@@ -158,8 +166,8 @@ def milliseconds(run: Callable[[], object], *, repeats: int = 3) -> float:
     return 1000 * float(np.median(times))
 
 
-def measure(case: Case, plan: Plan, bare: Callable[[], object] | None = None) -> Row:
-    """Measure recall and times of a plan."""
+def measure(case: Case, plan: Plan | str, bare: Callable[[], object] | None = None) -> Row:
+    """Measure recall and times of a plan, or of an engine's name."""
     scorer, count = case.scorer, len(case.scorer)
     found = case.search(plan, 10)
     values: Row = {f"recall@{k}": case.recall(found, k) for k in (1, 10)}
@@ -167,7 +175,7 @@ def measure(case: Case, plan: Plan, bare: Callable[[], object] | None = None) ->
     values["ms together"] = milliseconds(lambda: case.search(plan, 10)) / count
     values["ms engines"] = milliseconds(bare) / count if bare else float("nan")
     alone = [scorer[place : place + 1] for place in range(0, count, count // _ALONE)]
-    times = [milliseconds(lambda: case.index.search(one, k=10, plan=plan, texts=False), repeats=1) for one in alone]  # noqa: B023
+    times = [milliseconds(lambda: case.search(plan, 10, one), repeats=1) for one in alone]  # noqa: B023
     return {**values, "ms alone": float(np.median(times))}
 
 
@@ -179,20 +187,28 @@ def engine_calls(case: Case, attached: Attached, n: int, effort: int) -> Callabl
     return lambda: [engine.search(queries, k=n, effort=effort) for engine, queries in calls]
 
 
+def mebibytes(case: Case, built: str) -> float:
+    """Return the size of an engine's files."""
+    folder = case.index.path / case.index._ground.attached(plain(built), "engine").record.folder
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
+
+
 def compare(case: Case, seconds: dict[str, float]) -> list[Row]:
-    """Run all systems."""
+    """Run all systems whose engines were built."""
     exhaustive = {"system": "exhaustive, float32", "effort": 0, "n": 0, **measure(case, EXHAUSTIVE)}
     results = [show({**case.context, **exhaustive, "build s": 0.0, "MiB": 0.0})]
+    default = {"system": "default", "effort": 0, "n": 0, **measure(case, "default")}
+    results.append(show({**case.context, **default, "build s": seconds["default"], "MiB": mebibytes(case, "default")}))
     for system, built, twice, settings in SYSTEMS:
+        if built not in seconds:
+            continue
         with looking(case.index, twice):
             attached = case.index._ground.attached(plain(built), "engine")
-            files = (case.index.path / attached.record.folder).rglob("*")
-            size = sum(file.stat().st_size for file in files if file.is_file()) / 2**20
             for effort, n in settings:
                 plan = Engine(n=n, name=plain(built), effort=effort) >> Rescore()
                 values = measure(case, plan, engine_calls(case, attached, n, effort))
                 row = {**case.context, "system": system, "effort": effort, "n": n, **values}
-                results.append(show({**row, "build s": seconds[built], "MiB": size}))
+                results.append(show({**row, "build s": seconds[built], "MiB": mebibytes(case, built)}))
     return results
 
 
@@ -217,6 +233,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=82_115, help="nodes of the synthetic trees")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--defaults-only", action="store_true", help="leave out the systems that are not the default")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -225,7 +242,8 @@ def main() -> None:
     for name in arguments.trees:
         tree = TREES[name](arguments.size)
         for dimension in arguments.dimensions:
-            index, points, seconds = prepare(tree, dimension, arguments.output / f"{name}-{dimension}")
+            builds = ["default"] if arguments.defaults_only else list(BUILDS)
+            index, points, seconds = prepare(tree, dimension, arguments.output / f"{name}-{dimension}", builds)
             print("| " + " | ".join(HEADER) + " |\n" + "|---" * len(HEADER) + "|", flush=True)
             rows = {identity: row for row, identity in enumerate(index.ids)}
             for kind, make in (("near", _trees.queries_near), ("far", _trees.queries_far)):

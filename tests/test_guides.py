@@ -84,7 +84,7 @@ def test_a_guide_runs_in_a_shell(empty_folder: Path, guide: str) -> None:
     python = [text for language, text in snippets(guide) if language == "python"]
     done = 0
     for language, text in snippets(guide):
-        if language == "python":  # each block goes on from those before it, whose effects on the disk are there
+        if language == "python":  # each block needs the names of those before it
             done += 1
             (empty_folder / f"{done}.py").write_text("\n".join(python[:done]))
             if guide == "search" and done > 1:
