@@ -125,9 +125,11 @@ def progress(text: str, total: int | None = None, *, unit: str = "", done: int =
         done: How many were done before, by a run that is being resumed.
 
     Yields:
-        A bar on a terminal; elsewhere something that prints a line every half minute; silent after `set_quiet(True)`.
+        A bar on a terminal; elsewhere something that prints a line every half minute. Silent after `set_quiet(True)`,
+        and where there is a single unit.
     """
-    if _quiet:
+    # A single unit is done or not: there is no progress to show, and a search of one query should cost nothing more.
+    if _quiet or total == 1:
         yield _Silent()
         return
     if not sys.stderr.isatty():

@@ -116,7 +116,7 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, method):
         return _nearest.nearest(*arguments, **options)
 
     monkeypatch.setattr(_building, "nearest", die_at_the_fifth)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"4 of .* blocks of the graph are kept in .*killed"):
         NeighbourGraph.build(tmp_path / "killed", vectors, degree=5, method=method)
     with pytest.raises(StoreError, match="no finished graph"):
         NeighbourGraph.open(tmp_path / "killed")

@@ -20,6 +20,7 @@ from hyperseek._checksums import check_files, checksum, read_description, read_s
 from hyperseek._errors import InputError, StoreError
 from hyperseek._files import writing
 from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
+from hyperseek._interrupt import stop_asked, stop_here, stoppable
 from hyperseek._progress import progress
 from hyperseek._tensors import new_array, read_array
 from hyperseek._threads import run_on_cores
@@ -233,9 +234,13 @@ def _fill(
     def read(rows: NDArray[np.integer[Any]]) -> tuple[Tensor, Tensor]:
         return torch.from_numpy(rows.astype(np.int64)), read_rows(vectors, rows) - centre
 
+    def stored() -> str:
+        return f"{done:,} of {len(blocks):,} blocks of the graph are kept in {folder}; run the same again to resume"
+
     committed = time.monotonic()
     before = sum(len(rows) for rows, _ in blocks[:done])
-    with progress("building the graph", info.count, unit="documents", done=before) as bar, torch.inference_mode():
+    showing = progress("building the graph", info.count, unit="documents", done=before)
+    with stoppable(stored), showing as bar, torch.inference_mode():
         for first in range(done, len(blocks), _BATCH):
             batch = blocks[first : first + _BATCH]
             pending = iter(batch)
@@ -248,10 +253,12 @@ def _fill(
                     bar.advance(len(rows))
 
             run_on_cores(work, at_most=len(batch))
-            if time.monotonic() - committed > _COMMIT_EVERY:
+            if time.monotonic() - committed > _COMMIT_EVERY or stop_asked():
                 _flush(matrix)
-                write_sealed(folder / _STATE, _state(info, first + len(batch)))
+                done = first + len(batch)
+                write_sealed(folder / _STATE, _state(info, done))
                 committed = time.monotonic()
+                stop_here()
 
 
 def _flush(matrix: NDArray[np.int32]) -> None:
