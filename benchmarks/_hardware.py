@@ -35,20 +35,22 @@ def describe_hardware() -> str:
     return "\n".join(lines)
 
 
-def take_turns(systems: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+def take_turns(
+    systems: Mapping[str, Callable[[], object]], repeats: int, *, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """Time systems one after the other, `repeats` rounds, so that other work on the machine hits all alike.
 
     Returns:
-        Seconds of each round, by system.
+        Seconds of each round by the clock, by system.
     """
     for run in systems.values():  # warm up
         run()
     seconds: dict[str, list[float]] = {name: [] for name in systems}
     for _ in range(repeats):
         for name, run in systems.items():
-            start = time.perf_counter()
+            start = clock()
             run()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return seconds
 
 

@@ -47,7 +47,7 @@ def test_a_scan_ranks_near_ties_as_float64_does(kind: str) -> None:
                 _, rows = scan(LinearScorer(space, queries), map(Points, vectors.split(size)), k=k)
                 wanted = truth(space, vectors, queries, k)
                 assert rows.tolist() == wanted, (spread, offset, k, size)
-                longest = longest_norm(vectors)
+                longest = longest_norm(space, vectors)
                 _, rows = whole_scan(
                     LinearScorer(space, queries), Points(vectors), k=k, longest=longest, chunk_rows=size
                 )
@@ -86,6 +86,16 @@ def test_every_way_through_an_index_ranks_near_ties_alike(tmp_path: Path, kind: 
     chosen = index.score(scorer, [[f"d{row}" for row in line] for line in wanted])
     for line, own in zip(found["exact"], chosen, strict=True):
         assert line == pytest.approx(own, rel=1e-12)
+
+
+def test_float64_scores_level_equal_documents_without_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marks of what float32 puts first took two thirds of such a scan for k = 1,000."""
+    monkeypatch.setattr("hyperseek.plan._scan.marks_of", lambda points: pytest.fail("nothing asks for marks"))
+    space = Space("dot", DIMENSION)
+    vectors, queries = near("dot", 1e-3, 0)
+    scorer, longest = LinearScorer(space, queries), longest_norm(space, vectors)
+    _, rows = whole_scan(scorer, Points(vectors), k=100, longest=longest, chunk_rows=97)
+    assert rows.tolist() == truth(space, vectors, queries, 100)
 
 
 def test_scores_that_are_equal_on_paper_rank_by_row() -> None:

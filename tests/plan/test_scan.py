@@ -3,7 +3,7 @@ from __future__ import annotations
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from torch import Tensor
 
 from hyperseek import HyperseekError
@@ -40,6 +40,7 @@ def found(
 numbers = st.integers(-1, 1)
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(0, 12), st.integers(1, 4), st.integers(1, 15), st.sampled_from(["dot", "euclidean"]))
 def test_a_scan_equals_sorting_everything(data: st.DataObject, count: int, queries: int, k: int, kind: str) -> None:
     rows = st.lists(numbers, min_size=2, max_size=2)

@@ -82,7 +82,7 @@ class Ground:
             if record is None or record.kind != kind:
                 what = f"{name!r} is no {kind}" if record is not None else f"it has no {kind}"
                 raise InputError(
-                    f"the index {self.folder} cannot be searched so: {what}; build one: index.build_{kind}()"
+                    f"the index {self.folder} cannot be searched this way: {what}; build one: index.build_{kind}()"
                 )
             try:
                 return self._attached.get(record.folder, partial(open_attached, self.folder, record, self.snapshot))
@@ -171,7 +171,8 @@ class Search:
         elif points is None or isinstance(points, TokenPoints):
             scores, found = wide_scan(scorer, snapshot.chunks(snapshot.chunk_rows), k=k)
         else:
-            longest = self.ground.keep("longest norm", lambda: longest_norm(points.vectors), size=sys.getsizeof)
+            key, measure = ("longest norm", scorer.space), partial(longest_norm, scorer.space, points.vectors)
+            longest = self.ground.keep(key, measure, size=sys.getsizeof)
             scores, found = whole_scan(scorer, points, k=k, longest=longest, chunk_rows=snapshot.chunk_rows)
         best = Candidates(found if chosen is None else torch.from_numpy(chosen)[found], scores)
         if rows is None and scorer is self.scorer and k >= self.at_most(self.k):

@@ -63,11 +63,14 @@ def level(scores: Tensor, marks: Tensor) -> Tensor:
 
 def _marks(vectors: Tensor) -> Tensor:
     words = 8 // vectors.element_size()  # that make a number of 64 bits
-    whole = torch.nn.functional.pad(vectors, (0, -vectors.shape[1] % words)).contiguous().view(torch.int64)
-    weights = _odd(whole.shape[1], vectors.device)
-    step = max(1, _MARKED // max(1, whole.shape[1]))
-    parts = [(_mixed(part) * weights).sum(dim=1) for part in torch.split(whole, step)]  # wraps around
-    return torch.cat(parts) if parts else torch.zeros(0, dtype=torch.int64, device=vectors.device)
+    spare = -vectors.shape[1] % words
+    weights = _odd((vectors.shape[1] + spare) // words, vectors.device)
+    marks = []
+    for part in torch.split(vectors, max(1, _MARKED // max(1, len(weights)))):
+        # A copy, even where nothing is spare, and so of a part only.
+        bits = torch.nn.functional.pad(part, (0, spare)).contiguous().view(torch.int64)
+        marks.append((_mixed(bits) * weights).sum(dim=1))  # wraps around
+    return torch.cat(marks)
 
 
 def _mixed(bits: Tensor) -> Tensor:

@@ -50,7 +50,7 @@ class FlatQueries:
         """Measure the parts that scores are summed from.
 
         Args:
-            longest: Largest norm of a document.
+            longest: Of the documents, as `longest_norm` returns it.
 
         Returns:
             `(Q, 1)` float64: how large they may be; None for as large as the scores themselves.
@@ -100,10 +100,11 @@ class FlatQueries:
         return (documents.view(*shape, -1) @ lifted[..., None])[..., 0]
 
 
-def longest_norm(documents: Tensor) -> float:
-    """Return an upper bound of the norms of `(N, w)` documents; 0 for none."""
-    norms = torch.linalg.vector_norm(documents.float(), dim=1)
-    return float(norms.max()) * (1 + 2.0**-12) if len(norms) else 0.0
+def longest_norm(space: Space, documents: Tensor) -> float:
+    """Return an upper bound of the norms of `(N, w)` documents; 0 for none, and where scores do not grow with norms."""
+    if space.kind != "dot" or not len(documents):
+        return 0.0
+    return float(torch.linalg.vector_norm(documents.float(), dim=1).max()) * (1 + 2.0**-12)
 
 
 def without_rounding(scores: Tensor, scale: Tensor | None) -> Tensor:

@@ -62,7 +62,7 @@ def wide_scan(
         scorer: `Q` compiled queries, `Q` at least 1.
         chunks: The documents in order, any number at a time.
         k: At least 1.
-        longest: Upper bound of the documents' norms where it is known; None to look at each chunk's.
+        longest: As `longest_norm` returns it, of all documents, where it is known; None to look at each chunk's.
 
     Returns:
         As `scan`, but scores are float64 where a linear scorer of a flat space ranks by them. Equal scores by row.
@@ -83,7 +83,7 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
         scorer: `Q` compiled queries, `Q` at least 1.
         points: The documents.
         k: At least 1.
-        longest: Upper bound of the documents' norms.
+        longest: As `longest_norm` returns it, of all documents.
         chunk_rows: Documents of a chunk.
 
     Returns:
@@ -96,7 +96,7 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
     flat, kept = FlatQueries.of(scorer), k + max(_SPARE, k // 8)
     if flat is None or kept >= len(points) or scorer.device.type != "cpu":
         return wide_scan(scorer, chunks, k=k, longest=longest)
-    top, rows = _stream(scorer, chunks, kept, None, None)
+    top, rows = _stream(scorer, chunks, kept, None, None, levelled=False)  # float64 scores level equal documents
     scores = torch.empty(rows.shape, dtype=torch.float64)
     groups = [slice(start, start + _QUERIES) for start in range(0, len(scorer), _QUERIES)]
     pending = iter(groups)
@@ -116,24 +116,34 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
 
 
 def _stream(
-    scorer: Scorer, chunks: Iterable[Points], k: int, flat: FlatQueries | None, longest: float | None
+    scorer: Scorer,
+    chunks: Iterable[Points],
+    k: int,
+    flat: FlatQueries | None,
+    longest: float | None,
+    *,
+    levelled: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Find the best `k` of chunks of documents, by float64 scores of what `flat` is given for."""
+    """Find the best `k` of chunks of documents: by float64 scores if `flat` is given, else levelled or raw ones."""
     with torch.inference_mode():
         starts = range(0, len(scorer), _QUERIES)
         prepare, scored = _compiled(scorer, starts)
         best = [
-            _Best(k, range(start, min(start + _QUERIES, len(scorer))), flat and flat[start : start + _QUERIES])
+            _Best(
+                k,
+                range(start, min(start + _QUERIES, len(scorer))),
+                flat and flat[start : start + _QUERIES],
+                levelled=levelled,
+            )
             for start in starts
         ]
-        measured = flat is not None and flat.space.kind == "dot" and longest is None
         row = 0
         for chunk in chunks:
             there = chunk.to(scorer.device)
             # Other scorers than linear ones keep all cores busy with a single group.
             spread = scorer.linear() is not None and torch.get_num_threads() <= len(best)
             at_most = len(best) if spread and scorer.device.type == "cpu" else 1
-            known = longest_norm(there.vectors) if measured else longest or 0.0
+            known = longest_norm(flat.space, there.vectors) if flat is not None and longest is None else longest or 0.0
             _add(best, scored, prepare(there), _Chunk(row, there, known), at_most=at_most)
             row += len(chunk)
         scores, rows = torch.cat([part.scores for part in best]), torch.cat([part.rows for part in best])
@@ -158,7 +168,7 @@ def _same(chunk: Points) -> Points:
 
 
 class _Chunk(NamedTuple):
-    """Documents, the row of the first one, and what no norm of them exceeds."""
+    """Documents, the row of the first one, and what `longest_norm` says of them."""
 
     row: int
     points: Points
@@ -183,10 +193,11 @@ def _add(
 class _Best:
     """The best `k` so far of a group of queries, sorted; equal scores by row."""
 
-    def __init__(self, k: int, queries: range, flat: FlatQueries | None) -> None:
+    def __init__(self, k: int, queries: range, flat: FlatQueries | None, *, levelled: bool) -> None:
         self._k = k
         self._queries = queries
         self._flat = flat
+        self._levelled = levelled
         self._longest = 0.0
         self._marks = torch.empty(len(queries), 0, dtype=torch.int64)
         self.scores = torch.empty(len(queries), 0, dtype=torch.float32 if flat is None else torch.float64)
@@ -201,10 +212,13 @@ class _Best:
             query = self._queries[int(undefined.nonzero()[0])]
             raise InputError(f"query {query} (from 0) scores documents as not-a-number; are its own numbers finite?")
         self.scores, self.rows = self.scores.to(scores.device), self.rows.to(scores.device)
-        if self._flat is None:
+        if self._flat is not None:
+            self._add_exactly(self._flat, scores, top, columns, chunk)
+        elif self._levelled:
             self._add_levelled(scores, top, columns, chunk)
         else:
-            self._add_exactly(self._flat, scores, top, columns, chunk)
+            joined, rows = self._with(slice(None), top, columns + chunk.row)
+            self._keep(joined, rows)
 
     def _add_levelled(self, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk) -> None:
         """Level equal documents among all that rounding may have kept from the best."""
@@ -222,10 +236,7 @@ class _Best:
         both = torch.cat([self._marks.to(marks.device), marks[columns]], dim=1)
         if self.scores.shape[1]:
             joined = level(joined, both)
-        # The rows of before come first, and those of a chunk are in order.
-        joined, order = joined.sort(dim=1, descending=True, stable=True)
-        order = order[:, : self._k]
-        self.scores, self.rows, self._marks = joined[:, : self._k], rows.gather(1, order), both.gather(1, order)
+        self._marks = both.gather(1, self._keep(joined, rows))
 
     def _add_exactly(self, flat: FlatQueries, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk) -> None:
         """Score in float64 whatever its float32 score does not rule out."""
@@ -251,6 +262,14 @@ class _Best:
             joined = self._with(one, own.score(chunk.points.vectors, near), near + chunk.row)
             found[0][one], found[1][one] = exact_first(*joined, None if scale is None else scale[one], self._k)
         self.scores, self.rows = found
+
+    def _keep(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """Keep the best of `(Q, n)` scores, those of before first, and return their `(Q, min(k, n))` places."""
+        # The rows of before are lower, and equal scores of a chunk are in order.
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        order = order[:, : self._k]
+        self.scores, self.rows = scores[:, : self._k], rows.gather(1, order)
+        return order
 
     def _least(self) -> Tensor:
         """Return `(Q, 1)` scores that a document must reach."""

@@ -52,7 +52,7 @@ def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
 def _score_exactly(flat: FlatQueries, vectors: Tensor, places: Tensor, rows: Tensor) -> Tensor:
     with one_core():
         scores = flat.score(vectors, places.to(vectors.device)).cpu().masked_fill(rows == NOTHING, -torch.inf)
-        scale = flat.scale(longest_norm(vectors))
+        scale = flat.scale(longest_norm(flat.space, vectors))
         return without_rounding(scores, None if scale is None else scale.cpu())
 
 

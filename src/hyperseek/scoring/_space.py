@@ -87,7 +87,7 @@ class Space:
 
         Args:
             coordinates: `(..., coordinates)`, floating. Coordinates of hyperbolic spaces lose what they know of far
-                points where they are rounded, so give them as precise as they are; polar points stand it.
+                points where they are rounded, so give them in full precision; polar points may be rounded.
             names: What messages call the points, `N` for `(N, coordinates)`; None for their numbers.
 
         Returns:

@@ -1,0 +1,133 @@
+"""What the order of results costs: an exhaustive search of an index beside a plain float32 top-k of the same scores.
+
+    python benchmarks/order.py [--documents 100000] [--dimension 384] [--queries 1 32] [--depths 10 100 1000]
+
+Documents and queries are random vectors of about norm 1. What takes turns:
+
+* "plain": the same float32 scores (products of stored vectors, distances by explicit differences), `topk` of each
+  block, and equal scores by row among those that it took; blocks and groups of queries are those of the scan;
+* "scan": the scan of an index, which ranks by float64 scores and makes those equal that differ by rounding alone;
+* "search": `Index.search(engine="exact")`, which also looks up ids and makes a `Hit` of each result.
+
+The table shows medians; "scan of plain" and "search of plain" are medians of the rounds' ratios.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from _hardware import describe_hardware, median_ratio, take_turns
+from hyperseek._threads import run_on_cores
+from hyperseek.index import Index
+from hyperseek.plan import EXACT
+from hyperseek.plan._flat import longest_norm
+from hyperseek.plan._scan import _QUERIES, whole_scan
+from hyperseek.records import Document
+from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.store._snapshot import CHUNK
+
+KINDS = ("dot", "cosine", "euclidean")
+
+
+def draw(count: int, dimension: int, seed: int) -> Tensor:
+    """Draw unit vectors, and make them a tenth longer or shorter."""
+    generator = torch.Generator().manual_seed(seed)
+    vectors = torch.nn.functional.normalize(torch.randn(count, dimension, generator=generator), dim=1)
+    return vectors * (1 + 0.1 * torch.rand(count, 1, generator=generator))
+
+
+def plain_top(kind: str, queries: Tensor, documents: Tensor, k: int) -> Callable[[], None]:
+    """Return a function that finds the best `k` by float32 scores."""
+    groups = queries.split(_QUERIES)
+
+    def top(group: Tensor) -> tuple[Tensor, Tensor]:
+        best, rows = torch.empty(len(group), 0), torch.empty(len(group), 0, dtype=torch.int64)
+        for start in range(0, len(documents), CHUNK):
+            chunk = documents[start : start + CHUNK]
+            if kind == "euclidean":
+                scores = -torch.cdist(group, chunk, compute_mode="donot_use_mm_for_euclid_dist")
+            else:
+                scores = group @ chunk.T
+            values, columns = scores.topk(min(k, len(chunk)), dim=1)
+            best, rows = torch.cat([best, values], dim=1), torch.cat([rows, columns + start], dim=1)
+            best, order = best.topk(min(k, best.shape[1]), dim=1)
+            rows = rows.gather(1, order)
+        by_row = rows.argsort(dim=1)
+        best, rows = best.gather(1, by_row), rows.gather(1, by_row)
+        best, order = best.sort(dim=1, descending=True, stable=True)
+        return best, rows.gather(1, order)
+
+    def work(pending: Iterator[Tensor]) -> None:
+        for group in pending:
+            top(group)
+
+    def run() -> None:
+        with torch.inference_mode():
+            pending = iter(groups)
+            run_on_cores(partial(work, pending), at_most=len(groups))
+
+    return run
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=int, default=100_000)
+    parser.add_argument("--dimension", type=int, default=384)
+    parser.add_argument("--queries", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--depths", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--processor-time", action="store_true", help="of all threads, for machines with other work")
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    count, dimension = arguments.documents, arguments.dimension
+    clock = "processor time" if arguments.processor_time else "wall time"
+    print(describe_hardware())
+    print(f"\n{count:,} vectors of {dimension} dimensions, ms of {clock} for all queries,")
+    print(f"median of {arguments.repeats} rounds\n")
+    print("| space | queries | k | plain | scan | search | scan of plain | search of plain |")
+    print("|" + "---|" * 8)
+    vectors = draw(count, dimension, 0)
+    documents = [Document(str(row), "") for row in range(count)]
+    for kind in KINDS:
+        space = Space(kind, dimension)
+        stored = space.canonical(vectors)
+        with tempfile.TemporaryDirectory() as folder:
+            index = Index.from_vectors(Path(folder, "index"), zip(documents, stored, strict=True), space, total=count)
+            for queries in arguments.queries:
+                scorer = LinearScorer(space, space.canonical(draw(queries, dimension, 1)))
+                for k in arguments.depths:
+                    print_line(index, scorer, stored, k, arguments)
+
+
+def print_line(index: Index, scorer: LinearScorer, stored: Tensor, k: int, arguments: argparse.Namespace) -> None:
+    """Measure one number of queries and documents."""
+    kind, points = index.space.kind, Points(stored)
+    longest = longest_norm(index.space, stored)
+    seconds = take_turns(
+        {
+            "plain": plain_top(kind, scorer.queries, stored, k),
+            "scan": partial(whole_scan, scorer, points, k=k, longest=longest, chunk_rows=CHUNK),
+            "search": partial(index.search, scorer, k=k, engine=EXACT, texts=False),
+        },
+        arguments.repeats,
+        clock=time.process_time if arguments.processor_time else time.perf_counter,
+    )
+    times = " | ".join(f"{1000 * statistics.median(rounds):.1f}" for rounds in seconds.values())
+    ratios = " | ".join(f"{median_ratio(seconds[name], seconds['plain']):.2f}" for name in ("scan", "search"))
+    print(f"| {kind} | {len(scorer)} | {k:,} | {times} | {ratios} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
