@@ -19,7 +19,7 @@ from typing import Any, TypeAlias, TypeVar
 from hyperseek._config import Config
 from hyperseek._errors import HyperseekError, InputError, StoreError
 from hyperseek._files import read_json, reading, write_json
-from hyperseek._inside import files_within, inside, refuse_link
+from hyperseek._inside import all_inside, files_within, refuse_link
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -38,20 +38,19 @@ _LARGEST_DESCRIPTION = 32 << 20
 _SETTLED = 0.1  # seconds
 _MOST_KNOWN = 1 << 16
 
-_known: dict[str, tuple[tuple[int, ...], Checksum]] = {}
+# By what the system says of a file: where its bytes are, how many, and when they were last changed.
+_known: dict[tuple[int, ...], Checksum] = {}
 _lock = threading.Lock()
 
 
-def checksum(path: Path) -> Checksum:
+def checksum(path: str | Path) -> Checksum:
     """Return a file's checksum; one that was computed before is remembered until the file changes."""
-    with path.open("rb") as file:
+    with _lock:
+        there = _known.get(_state(os.stat(path)))
+    if there is not None:
+        return there
+    with open(path, "rb") as file:
         before = os.fstat(file.fileno())
-        state = (before.st_dev, before.st_ino, before.st_size, before.st_mtime_ns, before.st_ctime_ns)
-        key = os.path.abspath(path)
-        with _lock:
-            there = _known.get(key)
-        if there is not None and there[0] == state:
-            return there[1]
         size = value = 0
         while piece := file.read(_PIECE):
             size += len(piece)
@@ -60,7 +59,7 @@ def checksum(path: Path) -> Checksum:
         with _lock:
             if len(_known) >= _MOST_KNOWN:
                 _known.clear()
-            _known[key] = (state, (size, value))
+            _known[_state(before)] = (size, value)
     return size, value
 
 
@@ -81,8 +80,8 @@ def checksum_folder(
         StoreError: An entry is a link, or neither a file nor a folder, or may not be read.
     """
     left_out, noted = {*leave_out}, known or {}
-    paths = {path.relative_to(folder).as_posix(): path for path in files_within(folder) if path.name not in left_out}
-    return {name: noted.get(name) or checksum(path) for name, path in paths.items()}
+    names = [name for name in files_within(folder) if name.rpartition("/")[2] not in left_out]
+    return {name: noted.get(name) or checksum(folder / name) for name in names}
 
 
 def check_files(
@@ -100,11 +99,11 @@ def check_files(
     Raises:
         StoreError: A file is missing, or is not what was written; the message names it.
     """
-    left = at_most
-    for name, (size, value) in sorted(noted.items(), key=lambda pair: pair[1][0]):
-        path = inside(folder, name, source=source)
+    left, ordered = at_most, sorted(noted, key=lambda name: noted[name][0])
+    for name, path in zip(ordered, all_inside(folder, ordered, source=source), strict=True):
+        size, value = noted[name]
         with reading(path, "what was written", error=StoreError, remedy=remedy):
-            found = path.stat().st_size
+            found = os.stat(path).st_size
             if found != size:
                 raise StoreError(f"{path} cannot be read: it has {found} bytes and was written with {size}; {remedy}")
             if left is not None:
@@ -172,6 +171,10 @@ def read_description(kind: type[ConfigT], path: Path, what: str, *, remedy: str)
             f"take out the line {SEAL!r}; else {remedy}"
         )
     return found
+
+
+def _state(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _seal(values: Mapping[str, Any]) -> int:

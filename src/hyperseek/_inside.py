@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hyperseek._errors import StoreError
@@ -30,23 +30,48 @@ def inside(folder: Path, name: str, *, source: Path) -> Path:
     Raises:
         StoreError: The path is absolute, climbs out of the folder, or leads through a link.
     """
-    parts = name.split("/")
-    if any(part in ("", ".", "..") or len(part) > 255 or set(part) & _FORBIDDEN for part in parts) or len(parts) > 16:
-        raise StoreError(
-            f"{source} names {_shown(name)}, which is no plain path within {folder}; nothing outside an index is "
-            f"touched. Is the folder from somebody you trust?"
-        )
-    path = folder
-    for part in parts:
-        path = path / part
-        refuse_link(path)
-    return path
+    [path] = all_inside(folder, [name], source=source)
+    return Path(path)
 
 
-def refuse_link(path: Path) -> None:
+def all_inside(folder: Path, names: Iterable[str], *, source: Path) -> Iterator[str]:
+    """Resolve many paths as `inside` does, looking once at the folders that they share.
+
+    Args:
+        folder: The folder, as the caller gave it; it may itself be a link.
+        names: The paths, with `/` between their parts.
+        source: The file that names them, for the message.
+
+    Yields:
+        For each name its path below `folder`, as text: a table has thousands of files, and making a `Path` of each
+        would take longer than looking at them.
+
+    Raises:
+        StoreError: A path is absolute, climbs out of the folder, or leads through a link.
+    """
+    seen: set[str] = set()
+    for name in names:
+        parts = name.split("/")
+        if len(parts) > 16 or any(
+            part in ("", ".", "..") or len(part) > 255 or not _FORBIDDEN.isdisjoint(part) for part in parts
+        ):
+            raise StoreError(
+                f"{source} names {_shown(name)}, which is no plain path within {folder}; nothing outside an index is "
+                f"touched. Is the folder from somebody you trust?"
+            )
+        path = os.fspath(folder)
+        for part in parts:
+            path = os.path.join(path, part)
+            if path not in seen:
+                refuse_link(path)
+                seen.add(path)
+        yield path
+
+
+def refuse_link(path: str | Path) -> None:
     """Raise StoreError where a path is a link, or no file and no folder, as a pipe that would never end."""
     try:
-        mode = path.lstat().st_mode
+        mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     except OSError as error:
@@ -54,31 +79,40 @@ def refuse_link(path: Path) -> None:
     _check_mode(path, mode)
 
 
-def files_within(path: Path) -> Iterator[Path]:
+def files_within(folder: Path) -> Iterator[str]:
     """Find all files below a folder, the folder itself and every entry of it looked at.
 
     Args:
-        path: A folder, or a single file; it may be missing.
+        folder: The folder; it may be missing.
 
     Yields:
-        The files, folder by folder in the order of their names.
+        Their paths in the folder, with `/` between the parts, folder by folder in the order of their names.
 
     Raises:
         StoreError: An entry is a link, or neither a file nor a folder, or may not be read.
     """
-    refuse_link(path)
-    if path.is_file():
-        yield path
-    elif path.is_dir():
-        try:
-            names = sorted(os.listdir(path))
-        except OSError as error:
-            raise StoreError(f"{path} may not be read ({error.strerror}); check its permissions") from error
-        for name in names:
-            yield from files_within(path / name)
+    refuse_link(folder)
+    if folder.is_dir():
+        yield from _files_within(os.fspath(folder), "")
 
 
-def _check_mode(path: Path, mode: int) -> None:
+def _files_within(folder: str, start: str) -> Iterator[str]:
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(found, key=lambda entry: entry.name)
+        kinds = [(entry.is_file(follow_symlinks=False), entry.is_dir(follow_symlinks=False)) for entry in entries]
+    except OSError as error:
+        raise StoreError(f"{folder} may not be read ({error.strerror}); check its permissions") from error
+    for entry, (is_file, is_folder) in zip(entries, kinds, strict=True):
+        if is_file:
+            yield start + entry.name
+        elif is_folder:
+            yield from _files_within(entry.path, f"{start}{entry.name}/")
+        else:
+            refuse_link(entry.path)
+
+
+def _check_mode(path: str | Path, mode: int) -> None:
     if stat.S_ISLNK(mode):
         raise StoreError(
             f"{path} is a symbolic link; an index is whole in its own folder, and nothing is followed out of it. Put "
