@@ -161,6 +161,25 @@ def read_description(kind: type[ConfigT], path: Path, what: str, *, remedy: str)
         StoreError: The file is missing, does not validate, or is not what was written.
     """
     values, intact = read_sealed(path, what, remedy=remedy)
+    return validated(kind, values, path, intact=intact, remedy=remedy)
+
+
+def validated(kind: type[ConfigT], values: dict[str, Any], path: Path, *, intact: bool, remedy: str) -> ConfigT:
+    """Make a configuration of what `read_sealed` returned.
+
+    Args:
+        kind: Its class.
+        values: Plain values.
+        path: Where they come from.
+        intact: Whether they are those that were written.
+        remedy: What to do where they are not.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        StoreError: The values do not validate, or are not those that were written.
+    """
     try:
         found = kind.from_mapping(values, source=str(path))
     except InputError as cause:

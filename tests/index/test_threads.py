@@ -201,8 +201,8 @@ def test_threads_find_what_one_thread_finds(tmp_path: Path) -> None:
         assert found == expected
 
 
-def change_and_search(folder: Path, seconds: float) -> int:
-    """Search in threads while one writes, all through one index; return the number of searches."""
+def change_and_search(folder: Path, seconds: float, *, least: int) -> None:
+    """Search in threads while one writes, all through one index, for some seconds and some searches at least."""
     model = FakeRetriever()
     index = make(folder, model)
     index.build_engine("scan", name="flat")
@@ -211,7 +211,7 @@ def change_and_search(folder: Path, seconds: float) -> int:
 
     def read(seed: int) -> None:
         draw = random.Random(seed)
-        while time.monotonic() < end:
+        while time.monotonic() < end or len(done) <= least:  # searches take their time on a busy machine
             engine, where = draw.choice(["auto", "exact", "flat"]), draw.choice([None, None, "n >= 0"])
             hits = index.search("river n3", k=draw.choice([1, 10, 100]), engine=engine, where=where)
             for hit in hits:
@@ -245,17 +245,16 @@ def change_and_search(folder: Path, seconds: float) -> int:
                 index.build_engine("scan", name="flat")
 
     at_once(write, *(lambda seed=seed: read(seed) for seed in range(4)))  # type: ignore[misc]
-    return len(done)
 
 
 def test_threads_search_while_one_writes(tmp_path: Path) -> None:
-    assert change_and_search(tmp_path / "index", 3) > 10
+    change_and_search(tmp_path / "index", 3, least=10)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_threads_search_for_a_minute_while_one_writes(tmp_path: Path) -> None:
-    assert change_and_search(tmp_path / "index", 55) > 200
+    change_and_search(tmp_path / "index", 55, least=200)
 
 
 # What is kept.

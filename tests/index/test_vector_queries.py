@@ -67,6 +67,7 @@ def test_wrong_vectors_are_refused_with_both_numbers(tmp_path: Path) -> None:
         (torch.from_numpy(good.astype(complex)), "real numbers"),
         ([[1.0, 2.0], [1.0]], "no vectors of one length"),
         ([torch.zeros(4), torch.zeros(3)], "no vectors of one length"),
+        ([torch.zeros(4), [0.0] * 4], "no vectors of one length"),
         (undefined, "query 1 has infinite or undefined numbers: nan at place 2"),
         (other, "query 1 has the time 17"),
         (np.array(1.0), "quer"),

@@ -212,7 +212,8 @@ class Engine(ABC):
         scores, positions = torch.full((len(vectors), k), -torch.inf), torch.full((len(vectors), k), -1)
         if len(vectors) and available:
             # Files that are read only now may have been damaged meanwhile.
-            with torch.no_grad(), reading(self.folder, "a whole engine", error=StoreError, remedy=_REMEDY):
+            remedy = f"unless the memory ran out, {_REMEDY}"
+            with torch.no_grad(), reading(self.folder, "a whole engine", error=StoreError, remedy=remedy):
                 found = self._search(vectors, min(k, available), effort, None if available == len(self) else mask)
             with one_core():
                 best, places = best_first(*found, k)

@@ -10,6 +10,7 @@ from hyperseek._config import shown
 from hyperseek._errors import InputError
 from hyperseek.plan import AUTO, EXACT
 from hyperseek.scoring import Scorer
+from hyperseek.store._documents import check_text
 
 
 def check_count(k: object) -> int:
@@ -64,7 +65,7 @@ def check_queries(queries: object, names: Sequence[str] | None = None) -> Sequen
             raise InputError(f"{name} must be a text, not {shown(text)}")
         if not text.strip():
             raise InputError(f"{name} is blank, so every document would do; leave it out, or say what to look for")
-        check_text(text, name)
+        check_text(name, text)
     return texts
 
 
@@ -85,14 +86,6 @@ def check_flag(value: object, name: str) -> bool:
     raise InputError(f"{name} is True or False, not {shown(value)}")
 
 
-def check_text(text: str, name: str) -> None:
-    """Raise InputError where a text is no valid Unicode, which no tokenizer reads."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{name} is not valid Unicode ({error.reason} at {error.start}); repair it") from None
-
-
 def check_where(where: object) -> None:
     """Raise InputError where a condition is no SQL text."""
     if where is None:
@@ -105,7 +98,7 @@ def check_where(where: object) -> None:
             f"where is an SQL text over metadata fields, as in \"year > 2015 AND venue = 'ACL'\", or None, not "
             f"{shown(where)}"
         )
-    check_text(where, "where is an SQL text, and this one")
+    check_text("where is an SQL text, and this one", where)
 
 
 def check_engine(engine: object) -> None:

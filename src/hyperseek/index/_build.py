@@ -7,12 +7,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from hyperseek._documents import as_documents, with_vectors
-from hyperseek._errors import FingerprintError, InputError, brief
+from hyperseek._errors import FingerprintError, InputError
+from hyperseek.index._vectors import as_numbers
 from hyperseek.index._write import PIECE, SHARD, Item, write_index
 from hyperseek.records import Document
 from hyperseek.scoring import Points, Space, TokenPoints
@@ -175,17 +175,5 @@ def _compare(items: Sequence[Item], own: Tensor, model: Retriever) -> None:
 
 
 def _tensor(document: Document, vector: Any) -> Tensor:
-    """Return a vector as float32, or as float64 if it is: what hyperbolic coordinates lose is lost for good."""
-    if isinstance(vector, Tensor):
-        numbers = vector.detach().cpu()
-    else:
-        try:
-            array = np.asarray(vector)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"the vector of document {document.id!r} is no row of numbers: {brief(error)}") from error
-        if array.dtype.kind not in "fiub":
-            raise InputError(f"the vector of document {document.id!r} holds {array.dtype}, not numbers")
-        numbers = torch.tensor(array.astype(np.float64 if array.dtype.itemsize >= 8 else np.float32))
-    if numbers.is_complex():
-        raise InputError(f"the vector of document {document.id!r} holds complex numbers, which no space has")
-    return numbers if numbers.dtype == torch.float64 else numbers.float()
+    what = f"the vector of document {document.id!r}"
+    return as_numbers(vector, what, otherwise=f"{what} is no row of numbers")

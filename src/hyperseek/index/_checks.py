@@ -36,7 +36,7 @@ def open_finished(folder: Path, *, verify: bool = False) -> tuple[IndexInfo, Sto
         stored = len(Store.open(table)) if Store.exists(table) else 0
         raise StoreError(
             f"the index {folder} is unfinished, with {stored} documents so far; run the command that began it once "
-            f"more (hyperseek encode {info.source or 'MODEL'} CORPUS --index {folder}): it goes on where it stopped"
+            f"more (hyperseek encode {info.source or 'MODEL'} CORPUS --index {folder}): it resumes where it stopped"
         )
     try:
         store = _open_checked(table, verify=verify)

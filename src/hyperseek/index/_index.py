@@ -248,7 +248,7 @@ class Index(Searcher, Maintainer):
             StoreError: As in `build`.
             FingerprintError: The vectors are not what `model` makes of the texts, or the folder holds an index of
                 another model.
-            InputError: A vector has the wrong size or is not finite, an id stands twice, or there is neither a space
+            InputError: A vector has the wrong size or is not finite, an id appears twice, or there is neither a space
                 nor a model.
         """
         import_vectors(
@@ -336,7 +336,7 @@ class Index(Searcher, Maintainer):
         """Return stored documents by id; `index[id]` is the one that must be there.
 
         Args:
-            ids: One, or any number; one may stand twice.
+            ids: One, or any number; one may appear twice.
 
         Returns:
             For one id its document, or None if it is not stored. For several the documents by id, in their order;

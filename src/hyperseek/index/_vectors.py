@@ -71,17 +71,39 @@ def _are_vectors(queries: Any, coordinates: int) -> bool:
 
 
 def _tensor(queries: Any) -> Tensor:
-    """Return numbers in float32, or in float64 where they are: hyperbolic coordinates are rounded when polar."""
-    try:
-        if isinstance(queries, list | tuple) and isinstance(queries[0], Tensor):
+    otherwise = "the queries are no vectors of one length"
+    if isinstance(queries, list | tuple) and isinstance(queries[0], Tensor):
+        try:
             queries = torch.stack([query.detach().cpu() for query in queries])
-        array = queries.detach().cpu() if isinstance(queries, Tensor) else np.asarray(queries)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"the queries are no vectors of one length: {brief(error)}") from error
-    if isinstance(array, np.ndarray):
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise InputError(f"{otherwise}: {brief(error)}") from error
+    return as_numbers(queries, "vectors of queries", otherwise=otherwise)
+
+
+def as_numbers(values: Any, what: str, *, otherwise: str) -> Tensor:
+    """Return coordinates as float32, or as float64 if they are: what hyperbolic ones lose is lost for good.
+
+    Args:
+        values: A tensor, or what numpy makes an array of.
+        what: They are, for messages.
+        otherwise: What is said of values that are no array.
+
+    Returns:
+        Them, on the CPU.
+
+    Raises:
+        InputError: They are no array, or not of real numbers.
+    """
+    if isinstance(values, Tensor):
+        numbers = values.detach().cpu()
+    else:
+        try:
+            array = np.asarray(values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{otherwise}: {brief(error)}") from error
         if array.dtype.kind not in "fiub":
-            raise InputError(f"vectors of queries must be numbers, not {array.dtype}")
-        array = torch.tensor(array.astype(np.float64 if array.dtype.itemsize >= 8 else np.float32))
-    if array.is_complex():
-        raise InputError(f"vectors of queries must be real numbers, not {array.dtype}")
-    return array if array.dtype == torch.float64 else array.float()
+            raise InputError(f"{what} must be numbers, not {array.dtype}")
+        numbers = torch.tensor(array.astype(np.float64 if array.dtype.itemsize >= 8 else np.float32))
+    if numbers.is_complex():
+        raise InputError(f"{what} must be real numbers, not {numbers.dtype}")
+    return numbers if numbers.dtype == torch.float64 else numbers.float()

@@ -207,7 +207,7 @@ class _Reader:
         if operator := self.take(*_COMPARING):
             node = self.checked(_SYNONYMS.get(operator, operator), left, self.value())
             if self.token.kind == "sign" and self.token.text in _COMPARING:
-                self.refuse("two comparisons in a row, which AND would join, stand")
+                self.refuse("two comparisons in a row have no AND between them")
             return node
         while self.take("IS"):
             left = self.state(left)

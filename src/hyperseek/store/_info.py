@@ -9,9 +9,9 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from hyperseek._checksums import SEAL, read_sealed, write_sealed
+from hyperseek._checksums import read_sealed, validated, write_sealed
 from hyperseek._config import Config
-from hyperseek._errors import InputError, StoreError
+from hyperseek._errors import StoreError
 from hyperseek._inside import inside
 from hyperseek.scoring import Space
 
@@ -103,16 +103,7 @@ class IndexInfo(Config):
                 f"the index {folder} has format {values.get('format')!r} and this version of hyperseek reads format "
                 f"{FORMAT}; use the version that wrote it, or build the index again with --overwrite"
             )
-        try:
-            info = cls.from_mapping(values, source=str(path))
-        except InputError as error:
-            raise StoreError(f"{error}\n{_AGAIN}") from None
-        if sealed and not intact:
-            raise StoreError(
-                f"{path} is damaged: its values are not those that were written. If you have changed them on purpose, "
-                f"take out the line {SEAL!r}; else take the file from a copy, or build the index again with --overwrite"
-            )
-        return info
+        return validated(cls, values, path, intact=intact or not sealed, remedy=_AGAIN)
 
 
 def _may_look(folder: Path) -> bool:
