@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from hyperseek.data import ExampleItem, TrainingExample, read_prepared, trained_documents, write_examples
 from hyperseek.evaluation import Evaluation, Protocol
@@ -206,6 +206,24 @@ def test_the_newest_whole_checkpoint_is_taken(
     assert "passing over the checkpoint" in caplog.text
     assert "its file optimizer.pt is damaged" in caplog.text
     assert not newest.exists()
+
+
+def test_checkpoints_of_earlier_versions_are_resumed_from(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """They have no list of their files; what a kill or a full disk cut short is passed over all the same."""
+    for step in (1, 2, 3, 4, 5):
+        place = tmp_path / f"checkpoint-{step}"
+        place.mkdir()
+        torch.save({"a": torch.ones(100)}, place / "optimizer.pt")
+        save_file({"a": torch.ones(100)}, place / "trainable.safetensors")
+        (place / "trainer_state.json").write_text(json.dumps({"global_step": step}))
+    (tmp_path / "checkpoint-5" / "trainer_state.json").unlink()
+    (tmp_path / "checkpoint-4" / "trainer_state.json").write_text('{"global')
+    for number, name in ((3, "optimizer.pt"), (2, "trainable.safetensors")):
+        file = tmp_path / f"checkpoint-{number}" / name
+        file.write_bytes(file.read_bytes()[:-50])
+    assert last_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-1"]
+    assert "checkpoint-1, of an earlier version, has no checksums" in caplog.text
 
 
 def test_changed_weights_are_not_loaded_in_silence(tiny_encoder: str, tmp_path: Path) -> None:

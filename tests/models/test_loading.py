@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import BertModel
 
 from hyperseek import HyperseekError
 from hyperseek._device import check_device
@@ -89,3 +93,27 @@ def test_a_model_prints_as_what_it_is(tiny_encoder: str) -> None:
     routes = "query: Transformer → Pooling → Normalize → QNetHead; document: Transformer → Pooling → Normalize)"
     assert shown.endswith(f" parameters on cpu, {routes}")
     assert "\n" not in shown
+
+
+def test_weights_are_read_once_where_only_a_buffer_is_more(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older releases of transformers saved the numbers of positions, which are no weights."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_encoder, folder)
+    tensors = load_file(folder / "model.safetensors")
+    position = {"embeddings.position_ids": torch.arange(64)[None]}
+    reads: list[str] = []
+    read = BertModel.from_pretrained.__func__  # type: ignore[attr-defined]
+
+    def counting(cls: type[BertModel], *args: Any, **kwargs: Any) -> Any:
+        reads.append(str(args[0]))
+        return read(cls, *args, **kwargs)
+
+    monkeypatch.setattr(BertModel, "from_pretrained", classmethod(counting))
+    save_file({**tensors, **position}, folder / "model.safetensors", {"format": "pt"})
+    load(folder, device="cpu")
+    assert len(reads) == 1
+    save_file({**tensors, "stray": torch.ones(2)}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ModelError, match=r"has 1 tensors \(stray"):
+        load(folder, device="cpu")

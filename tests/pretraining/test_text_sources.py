@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hyperseek import HyperseekError
-from hyperseek._errors import DataError, MissingExtraError
+from hyperseek._errors import ConfigError, DataError, MissingExtraError
 from hyperseek.pretraining import TextSourceConfig, open_texts
 
 
@@ -42,6 +42,31 @@ def test_plain_text_is_divided_as_asked_for(tmp_path: Path) -> None:
     assert read(path) == ["one\ntwo", "three", "four"]
     assert read(path, divide="line") == ["one", "two", "three", "four"]
     assert read(path, divide="file") == [path.read_text()]
+
+
+def test_settings_that_a_source_does_not_read_are_errors(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "a.txt").write_text("one")
+    write_jsonl(tmp_path / "a.jsonl", [{"text": "one"}])
+    table = tmp_path / "table.tsv"
+    table.write_text("1\tone\n")
+    given = {"text_key": "body", "title_key": "head", "split": "test", "revision": "main", "divide": "line"}
+    unread = {
+        str(tmp_path / "plain"): ("plain text", {"text_key", "title_key", "split", "revision"}),
+        str(tmp_path / "a.jsonl"): ("JSON lines", {"split", "revision", "divide"}),
+        str(table): ("a collection", {"split", "revision", "divide"}),
+        "pydocs": ("a collection", set(given)),
+        f"hub:{tmp_path}": ("a Hub dataset", {"divide"}),
+        f"mds:{tmp_path}": ("a folder of MDS shards", {"split", "revision", "divide"}),
+    }
+    for place, (kind, names) in unread.items():
+        for name in names:
+            with pytest.raises(ConfigError, match=f"is {kind}: {name} means nothing; leave it out"):
+                open_texts("toy", TextSourceConfig(source=place, **{name: given[name]}))
+    # A folder of both kinds reads the settings of both.
+    write_jsonl(tmp_path / "plain" / "b.jsonl", [{"body": "two"}])
+    (tmp_path / "plain" / "a.txt").write_text("one\nthree")
+    assert read(tmp_path / "plain", text_key="body", divide="line") == ["one", "three", "two"]
 
 
 def test_folders_and_patterns(tmp_path: Path) -> None:

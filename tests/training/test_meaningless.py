@@ -12,8 +12,10 @@ import pytest
 
 from hyperseek import HyperseekError
 from hyperseek.pretraining import PretrainRecipe
-from hyperseek.training import Recipe, list_recipes, read_recipe
-from hyperseek.training._recipe import SourceConfig
+from hyperseek.pretraining._recipe import VocabularyConfig
+from hyperseek.training import Recipe, RunRecord, list_recipes, read_recipe
+from hyperseek.training._recipe import LoraConfig, SourceConfig
+from hyperseek.training._record import check_same
 
 SMALL: dict[str, Any] = {
     "model": {"trunk": "minilm"},
@@ -125,3 +127,23 @@ def test_a_run_that_changed_nothing_says_so(
     assert any(path.name == "optimizer.pt" for path in modes)
     assert {path.name: oct(mode) for path, mode in modes.items() if mode != 0o640} == {}
     assert "changed nothing" not in caplog.text
+
+
+def test_runs_that_earlier_versions_began_are_resumed(tmp_path: Path) -> None:
+    """They recorded the defaults of settings that nothing read, and let them be given."""
+    every = {"last_layers": 1, "lora": LoraConfig().model_dump(mode="json")}
+    trunks: list[dict[str, Any]] = [{}, {"trunk": "full"}, {"trunk": "lora"}, {"trunk": "last_layers"}]
+    for train in trunks:
+        recipe = Recipe.from_mapping(merged(SMALL, {"train": train}))
+        recorded = merged(SMALL, {"train": {**train, **every}})
+        check_same(RunRecord(status="running", recipe=recorded, seed=0), recipe, tmp_path)
+    given = merged(SMALL, {"train": {"lora": {"rank": 99}}})
+    check_same(RunRecord(status="running", recipe=given, seed=0), Recipe.from_mapping(SMALL), tmp_path)
+    used = RunRecord(status="running", recipe=merged(given, {"train": {"trunk": "lora"}}), seed=0)
+    with pytest.raises(HyperseekError, match=r"they differ in: train\.lora\.rank\)"):
+        check_same(used, Recipe.from_mapping(merged(SMALL, {"train": {"trunk": "lora"}})), tmp_path)
+    vocabulary = {"vocabulary": VocabularyConfig().model_dump(mode="json")}
+    for model in ({"tokenizer": "somewhere"}, {"tokenizer": "train"}):
+        masked = merged({**MASKED, "model": {"architecture": "bert"}}, {"model": model})
+        record = RunRecord(status="running", recipe=merged(masked, {"model": vocabulary}), seed=0)
+        check_same(record, PretrainRecipe.from_mapping(masked), tmp_path)

@@ -39,7 +39,8 @@ def check_complete(model: SentenceTransformer, files: ModelFiles) -> None:
     for encoder, folder in zip(encoders, files.encoder_folders, strict=False):
         held = set(_names_in_file(files, folder))
         own, kind = set(encoder.model.state_dict()), type(encoder.model).__name__
-        if not held or held == own:
+        buffers = {name for name, _ in encoder.model.named_buffers()}  # some files hold those that are not saved
+        if not held or own <= held <= own | buffers:
             continue
         # Names may differ for good reasons, such as an older release or a head; transformers knows them.
         _, found = type(encoder.model).from_pretrained(
@@ -72,8 +73,8 @@ def check_usable(retriever: Retriever) -> None:
     Raises:
         ModelError: Its tokenizer has tokens that its encoder does not know, or its scores are no numbers.
     """
-    for side in SIDES:
-        first: Any = retriever.route(side)[0]
+    first: Any
+    for first in {retriever.route(side)[0]: None for side in SIDES}:
         tokenizer, encoder = getattr(first, "tokenizer", None), getattr(first, "model", None)
         if not isinstance(encoder, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
             continue

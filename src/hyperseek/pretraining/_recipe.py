@@ -12,7 +12,7 @@ from hyperseek._config import Config, meaningless
 from hyperseek._errors import ConfigError
 from hyperseek._recipes import recipe_values
 from hyperseek.training._loop_config import LoopConfig
-from hyperseek.training._recipe import OutputConfig, without_removed
+from hyperseek.training._recipe import OutputConfig, with_default, without_removed
 
 TRAIN_TOKENIZER = "train"
 
@@ -55,6 +55,11 @@ class EncoderConfig(Config):
     vocabulary: VocabularyConfig | None = None
     pooling: Literal["mean", "cls", "max"] = "mean"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, values: Any) -> Any:
+        return with_default(values, "vocabulary", {}, where=("tokenizer", TRAIN_TOKENIZER))
+
     @model_validator(mode="after")
     def _check_start(self) -> Self:
         if (self.start is None) == (self.architecture is None):
@@ -95,6 +100,17 @@ class TextSourceConfig(Config):
     divide: Literal["paragraph", "line", "file"] = "paragraph"
     limit: int | None = Field(default=None, ge=1)
     on_error: Literal["raise", "skip"] = "raise"
+
+    def check_read(self, kind: str, *read: str) -> None:
+        """Raise ConfigError where a setting is given that a source of this kind does not read.
+
+        Args:
+            kind: What the source is, with its article.
+            *read: Names of the settings that are read, of those that not all sources read.
+        """
+        for name in ("text_key", "title_key", "split", "revision", "divide"):
+            if name not in read and getattr(self, name) != type(self).model_fields[name].default:
+                raise ConfigError(f"the source {self.source!r} is {kind}: {name} means nothing; leave it out")
 
 
 class TextConfig(Config):

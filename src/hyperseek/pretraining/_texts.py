@@ -22,6 +22,7 @@ from hyperseek.training._sources import expanded
 
 _PLAIN = (".txt", ".md", ".rst")
 _READ = (*_PLAIN, ".jsonl")
+_KEYS = ("text_key", "title_key")  # settings of sources whose texts have them
 _LONGEST_PARAGRAPH = 1_000_000  # characters; a file without an empty line must not fill the memory
 
 
@@ -52,18 +53,27 @@ def open_texts(name: str, config: TextSourceConfig) -> TextSource:
         `DataError` then.
 
     Raises:
+        ConfigError: A setting is given that a source of this kind does not read.
         DataError: There is no such file, folder or data set, or it is of another kind.
         MissingExtraError: The package that reads this kind of source is not installed.
     """
     place = expanded(config.source)
     if place.startswith("hub:"):
+        config.check_read("a Hub dataset", *_KEYS, "split", "revision")
         content, read = _hub(place.removeprefix("hub:"), config)
     elif place.startswith("mds:"):
+        config.check_read("a folder of MDS shards", *_KEYS)
         content, read = _mds(Path(place.removeprefix("mds:")), config)
     elif place.startswith("ir_datasets:") or is_pydocs(place) or _is_collection(Path(place)):
+        catalogued = place.startswith("ir_datasets:") or is_pydocs(place)
+        config.check_read("a collection", *(() if catalogued else _KEYS))
         content, read = _collection(place, config)
     else:
-        content, read = _files(_find_files(place), config)
+        files = _find_files(place)
+        in_json = {base_suffix(file) == ".jsonl" for file in files}
+        read_here = (*(_KEYS if True in in_json else ()), *(("divide",) if False in in_json else ()))
+        config.check_read("JSON lines" if in_json == {True} else "plain text", *read_here)
+        content, read = _files(files, config)
     options = config.model_dump(exclude={"source", "limit"})
 
     def texts() -> Iterator[str]:

@@ -6,8 +6,10 @@ import logging
 import shutil
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import is_zipfile
 
 from pydantic import Field
+from safetensors import safe_open
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -16,13 +18,15 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 
 from hyperseek._config import Config
 from hyperseek._errors import DataError, brief
-from hyperseek._files import reading, take_umask, write_json
+from hyperseek._files import read_json, reading, take_umask, write_json
 from hyperseek._fingerprint import fingerprint_file
+from hyperseek._tensors import check_checksum
 from hyperseek.training._clock import Clock
 from hyperseek.training._loop_config import LoopConfig
 from hyperseek.training._schedule import learning_rate_factor
 
 _FILES = "files.json"
+_STATE = "trainer_state.json"
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +55,7 @@ class Loop(Trainer):
             The state at the end: steps done, log.
         """
         if checkpoint is not None:
-            state: TrainerState = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+            state: TrainerState = TrainerState.load_from_json(str(checkpoint / _STATE))
             if state.global_step >= self.args.max_steps:
                 # The underlying trainer would take one step more.
                 self.state = state
@@ -146,8 +150,11 @@ def last_checkpoint(folder: Path) -> Path | None:
     """
     found = [path for path in folder.glob("checkpoint-*") if path.name.rpartition("-")[2].isdecimal()]
     for path in sorted(found, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True):
-        problem = _problem(path)
+        listed = (path / _FILES).exists()
+        problem = _problem(path) if listed else _problem_by_form(path)
         if problem is None:
+            if not listed:
+                logger.warning("the checkpoint %s, of an earlier version, has no checksums to compare it with", path)
             return path
         logger.warning("passing over the checkpoint %s, and deleting it: %s", path, problem)
         if path.is_dir():
@@ -158,15 +165,35 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _problem(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint; None for a whole one."""
-    if not (checkpoint / _FILES).exists():
-        return "it was not finished"
+    """Return what is wrong with a checkpoint, by the list of its files; None for a whole one."""
     try:
         files = _Files.from_json(checkpoint / _FILES, "the list of a checkpoint's files")
         for name, checksum in files.checksums.items():
             with reading(checkpoint / name, "a file of a checkpoint"):
                 if fingerprint_file(checkpoint / name) != checksum:
                     return f"its file {name} is damaged"
+    except DataError as error:
+        return brief(error)
+    return None
+
+
+def _problem_by_form(checkpoint: Path) -> str | None:
+    """Return what is wrong with a checkpoint without a list, as earlier versions wrote them; None where nothing shows.
+
+    The trainer writes its state last, and files of tensors that were cut have lost the table at their end, or are
+    shorter than the one at their beginning says.
+    """
+    if not (checkpoint / _STATE).is_file():
+        return "it was not finished"
+    try:
+        read_json(checkpoint / _STATE, "the state of a checkpoint")
+        for path in checkpoint.rglob("*"):
+            if path.suffix in (".pt", ".pth") and not is_zipfile(path):
+                return f"its file {path.name} is damaged"
+            if path.suffix == ".safetensors":
+                check_checksum(path)
+                with reading(path, "a file of tensors"), safe_open(path, framework="pt"):
+                    pass
     except DataError as error:
         return brief(error)
     return None

@@ -28,6 +28,14 @@ def without_removed(values: Any) -> Any:
     return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
 
 
+def with_default(values: Any, setting: str, default: Any, *, where: tuple[str, str]) -> Any:
+    """Write out a setting's default where another setting has the value with which it is read, for records to say."""
+    other, value = where
+    if isinstance(values, Mapping) and values.get(other) == value and values.get(setting) is None:
+        return {**values, setting: default}
+    return values
+
+
 class SourceConfig(Config):
     """Where training examples come from.
 
@@ -158,6 +166,12 @@ class TrainConfig(LoopConfig):
     lora: LoraConfig | None = None
     mini_batch: int | None = Field(default=None, ge=1)
     cache: CacheConfig = CacheConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, values: Any) -> Any:
+        values = with_default(values, "last_layers", 1, where=("trunk", "last_layers"))
+        return with_default(values, "lora", {}, where=("trunk", "lora"))
 
     @model_validator(mode="after")
     def _check_trunk(self) -> Self:

@@ -30,6 +30,13 @@ _PACKAGES = ("hyperseek", "torch", "transformers", "sentence-transformers", "acc
 # These say where and how long a run goes on; a run that is resumed may change them.
 _MAY_CHANGE = ("epochs", "max_steps", "max_seconds", "save_every", "log_every", "workers", "device", "cache")
 
+# Settings that only another one's value makes read: section, setting, the other, its value.
+_READ_WITH = (
+    ("train", "last_layers", "trunk", "last_layers"),
+    ("train", "lora", "trunk", "lora"),
+    ("model", "vocabulary", "tokenizer", "train"),
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -150,7 +157,7 @@ def check_same(record: RunRecord, recipe: Config, folder: Path) -> None:
     """Raise ConfigError unless an earlier run's recipe is this one, apart from limits, logging and places."""
     advice = "choose another --output, or pass --no-resume to replace it"
     try:
-        earlier = type(recipe).from_mapping(record.recipe)
+        earlier = type(recipe).from_mapping(_without_unread(record.recipe))
     except ConfigError as error:
         raise ConfigError(
             f"{folder} holds a run of a recipe that is none for this version; {advice} ({error})"
@@ -210,6 +217,16 @@ def _processor() -> str:
     except OSError:
         return platform.processor()
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _without_unread(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a recorded recipe what nothing read: earlier versions took it, and recorded it even unasked."""
+    left = dict(recipe)
+    for section, setting, other, value in _READ_WITH:
+        part = left.get(section)
+        if isinstance(part, Mapping) and part.get(other) != value:
+            left[section] = {name: kept for name, kept in part.items() if name != setting}
+    return left
 
 
 def _differing(name: str, ours: Any, theirs: Any) -> list[str]:
