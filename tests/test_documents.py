@@ -119,7 +119,7 @@ def refused() -> list[tuple[object, str]]:
         (datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), "'train'.*one of its parts"),
         ({"a", "b"}, "sorted"),
         (polars.DataFrame(ROWS).lazy(), "in memory"),
-        (pandas.concat([frame, frame["title"]], axis=1), "'title' stands twice"),
+        (pandas.concat([frame, frame["title"]], axis=1), "'title' appears twice"),
         (frame.drop(columns="docid"), "position 0 has no id.*'Contents'"),
         (frame.assign(docid=[1.0, 2.5]), "position 0 must be a text or a whole number, and not 1.0"),
         (frame.assign(Contents=["x", None]), "at position 1 .*text must be a string, and not None"),

@@ -158,6 +158,29 @@ def test_long_steps_print_lines_without_a_terminal(
         assert re.match(r"working: 1,500 of 3,000 things, [0-9.e+]+ a second, [^,]+ left, \d+ s so far\n", said), said
 
 
+FORKING = """
+import os
+from hyperseek import _progress
+
+with _progress.progress("of the parent", 3):
+    _progress._ticker._lock.acquire()  # as the thread that prints may hold it
+    child = os.fork()
+    if child:
+        _progress._ticker._lock.release()
+    else:
+        with _progress.progress("of the child", 3):
+            os._exit(len(_progress._ticker._steps) - 1)
+    raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+def test_a_forked_child_reports_its_own_steps_alone() -> None:
+    # A child that waits for the parent's lock would wait for ever.
+    command = [sys.executable, "-W", "ignore", "-c", FORKING]
+    assert subprocess.run(command, stderr=subprocess.DEVNULL, check=False, timeout=60).returncode == 0
+
+
 def test_full_text_joins_title_and_text() -> None:
     assert Document("1", "body", "Title").full_text == "Title body"
     assert Document("1", "body").full_text == "body"

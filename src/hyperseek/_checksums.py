@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from hyperseek._config import Config
-from hyperseek._errors import HyperseekError, InputError, StoreError
+from hyperseek._errors import HyperseekError, StoreError
 from hyperseek._files import read_json, reading, write_json
 from hyperseek._inside import all_inside, files_within, refuse_link
 
@@ -180,10 +180,7 @@ def validated(kind: type[ConfigT], values: dict[str, Any], path: Path, *, intact
     Raises:
         StoreError: The values do not validate, or are not those that were written.
     """
-    try:
-        found = kind.from_mapping(values, source=str(path))
-    except InputError as cause:
-        raise StoreError(f"{cause}\n{remedy}") from None
+    found = kind.from_mapping(values, source=str(path), error=StoreError, remedy=remedy)
     if not intact:
         raise StoreError(
             f"{path} is damaged: its values are not those that were written. If you have changed them on purpose, "

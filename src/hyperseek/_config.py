@@ -14,7 +14,6 @@ import copy
 import itertools
 import math
 import os
-import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -22,17 +21,14 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from hyperseek._errors import ConfigError, DataError, HyperseekError, brief, suggestion
-from hyperseek._files import DEEPEST as _DEEPEST
-from hyperseek._files import LARGEST_JSON, LONGEST_INTEGER, bounded_text, read_json, reading
+from hyperseek._errors import ConfigError, DataError, HyperseekError, brief, shortened, shown, suggestion
+from hyperseek._files import LARGEST_JSON, bounded_text, read_json, reading
+from hyperseek._json_values import DEEPEST, LONGEST_INTEGER
 
 # What people write is a few kilobytes; this is read in a second, and no alias may make more of it.
 _LARGEST_YAML, _MOST_VALUES = 1 << 18, 10_000
 _MOST_FAULTS, _MOST_PARTS = 20, 20
-_SHORT = reprlib.Repr()
-_SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple = 3, 6, 10, 10
-_SHORT.maxstring = _SHORT.maxother = 120
-_SHORT.maxlong = LONGEST_INTEGER
+_LONGEST_VALUE = 200  # characters of a given value
 
 
 class Config(BaseModel):
@@ -42,7 +38,12 @@ class Config(BaseModel):
 
     @classmethod
     def from_mapping(
-        cls, values: object, *, source: str = "configuration", error: type[HyperseekError] = ConfigError
+        cls,
+        values: object,
+        *,
+        source: str = "configuration",
+        error: type[HyperseekError] = ConfigError,
+        remedy: str = "",
     ) -> Self:
         """Validate plain values.
 
@@ -50,6 +51,7 @@ class Config(BaseModel):
             values: A mapping of nested plain values, as read from YAML.
             source: Where they come from, for error messages.
             error: Class of the error to raise.
+            remedy: What to do about it, for the end of messages.
 
         Returns:
             The configuration.
@@ -57,18 +59,19 @@ class Config(BaseModel):
         Raises:
             HyperseekError: `error`: a key is unknown or a value does not validate; up to 20 faults are listed.
         """
+        end = f"\n{remedy}" if remedy else ""
         if not isinstance(values, Mapping):
-            raise error(f"{source} must hold a mapping of names to values, not {shown(values)}")
+            raise error(f"{source} must hold a mapping of names to values, not {shown(values, _LONGEST_VALUE)}{end}")
         try:
             return cls.model_validate(dict(values))
         except ValidationError as cause:
             faults = [f"  {_explain(cls, dict(fault))}" for fault in cause.errors(include_url=False)]
             more = [f"  ... and {len(faults) - _MOST_FAULTS} more"] if len(faults) > _MOST_FAULTS else []
             listing = "\n".join([*faults[:_MOST_FAULTS], *more])
-            raise error(f"{source} does not validate:\n{listing}") from None
+            raise error(f"{source} does not validate:\n{listing}{end}") from None
         except (TypeError, ArithmeticError, RecursionError) as cause:
             # Python's own errors inside our validators; pydantic lists a ValueError's only.
-            raise error(f"{source} does not validate: {brief(cause)}") from cause
+            raise error(f"{source} does not validate: {brief(cause)}{end}") from cause
 
     @classmethod
     def from_json(
@@ -96,10 +99,7 @@ class Config(BaseModel):
             HyperseekError: `error`: the file is missing, is damaged, or does not validate.
         """
         values = read_json(path, what, error=error, remedy=remedy, largest=largest)
-        try:
-            return cls.from_mapping(values, source=os.fspath(path), error=error)
-        except error as cause:
-            raise (error(f"{cause}\n{remedy}") if remedy else cause) from None
+        return cls.from_mapping(values, source=os.fspath(path), error=error, remedy=remedy)
 
     @classmethod
     def from_yaml(cls, path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Self:
@@ -181,7 +181,7 @@ def apply_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict
     for override in overrides:
         key, equals, text = override.partition("=")
         path = key.strip().split(".")
-        if not equals or not all(path) or len(path) > _DEEPEST:
+        if not equals or not all(path) or len(path) > DEEPEST:
             raise ConfigError(f"override {shown(override)} is not of the form section.field=value")
         value = _plain_number(_parsed(text, f"the value in override {shown(override)}")) if text.strip() else None
         place = result
@@ -229,7 +229,7 @@ def _parsed(text: str, source: str) -> Any:
         return None if node is None else loader.construct_document(node)
     except Exception as error:  # besides its own errors those of Python, for dates and numbers that do not exist
         message = " ".join(str(error).split())
-        raise ConfigError(f"{source} is not valid YAML: {brief(ValueError(message))}") from None
+        raise ConfigError(f"{source} is not valid YAML: {shortened(message)}") from None
     finally:
         if loader is not None:
             loader.dispose()
@@ -242,8 +242,8 @@ def _bounded_node(text: str, loader: _Loader) -> yaml.Node | None:
         depth += isinstance(event, yaml.CollectionStartEvent)
         depth -= isinstance(event, yaml.CollectionEndEvent)
         count += isinstance(event, yaml.NodeEvent)
-        if depth > _DEEPEST:
-            raise ValueError(f"nested deeper than {_DEEPEST}")
+        if depth > DEEPEST:
+            raise ValueError(f"nested deeper than {DEEPEST}")
         if count > _MOST_VALUES:
             raise ValueError(f"more than {_MOST_VALUES:,} values")
     node: yaml.Node | None = loader.get_single_node()
@@ -264,20 +264,15 @@ def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
     return known[id(node)]
 
 
-def shown(value: object) -> str:
-    """Return a value as a message shows it: short, however large it is."""
-    return _SHORT.repr(value)
-
-
 def _explain(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
     location = fault["loc"]
-    where = ".".join(brief(ValueError(str(part)), 60) for part in location[:_MOST_PARTS]) or "(top level)"
+    where = ".".join(shortened(str(part), 60) for part in location[:_MOST_PARTS]) or "(top level)"
     if fault["type"] == "extra_forbidden":
         known = _known_keys(model, location[:-1])
         listing = f"; known keys: {', '.join(sorted(known))}" if known else ""
         return f"{where}: unknown key{suggestion(str(location[-1]), known)}{listing}"
-    given = "" if fault["type"] == "missing" else f" (given: {shown(fault.get('input'))})"
-    return f"{where}: {brief(ValueError(fault['msg']), 600)}{given}"
+    given = "" if fault["type"] == "missing" else f" (given: {shown(fault.get('input'), _LONGEST_VALUE)})"
+    return f"{where}: {shortened(' '.join(fault['msg'].split()), 600)}{given}"
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:

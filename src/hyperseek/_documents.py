@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from hyperseek._errors import InputError, shown
-from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, id_of
+from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, id_of, repeated
 from hyperseek.records import Document
 
 ALLOWED = (
@@ -126,9 +126,9 @@ def _rows(table: Any) -> Iterator[object]:
             f"a table must be one of pandas, pyarrow or polars that is in memory, and not a "
             f"{type(table).__module__}.{type(table).__name__}; give an iterable of its rows as mappings"
         )
-    twice = next((name for place, name in enumerate(names) if name in names[:place]), None)
+    twice = repeated(names)
     if twice is not None:
-        raise InputError(f"the column {twice!r} stands twice in the table; every column needs a name of its own")
+        raise InputError(f"the column {twice!r} appears twice in the table; every column needs a name of its own")
     return ({name: None if _is_missing(value) else value for name, value in row.items()} for row in rows)
 
 

@@ -34,7 +34,6 @@ _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
 
 _LONGEST_NAME = 100  # characters of a given name that a message repeats
 
-
 _SOURCE = re.compile(r"(, | at | in )?\S*[/\\]\S+\.(rs|c|cc|cpp|h|hpp)(:\d+)+")
 
 
@@ -89,9 +88,8 @@ class UnknownNameError(InputError, LookupError):
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
         self.name = name
         self.known = sorted(known)
-        short = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"
         names = f"known: {', '.join(self.known)}" if self.known else hint or "there are none"
-        super().__init__(f"unknown {kind} {short!r}{suggestion(name, self.known)}; {names}")
+        super().__init__(f"unknown {kind} {shortened(name, _LONGEST_NAME)!r}{suggestion(name, self.known)}; {names}")
 
 
 class ModelError(HyperseekError):
@@ -126,6 +124,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {spelled[closest[0]]!r}?" if closest else ""
 
 
+def shortened(text: str, longest: int = 300) -> str:
+    """Return a text of at most `longest` characters, the last of which says that there were more."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def brief(error: BaseException, longest: int = 300) -> str:
     """Return the first line of a foreign error's message, shortened to `longest` characters, for use in ours.
 
@@ -133,8 +136,7 @@ def brief(error: BaseException, longest: int = 300) -> str:
     """
     lines = str(error).strip().splitlines()
     # Cut first: the pattern's time grows with the square of a text without blanks.
-    text = _SOURCE.sub("", lines[0][: longest + 1000] if lines else type(error).__name__)
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+    return shortened(_SOURCE.sub("", lines[0][: longest + 1000] if lines else type(error).__name__), longest)
 
 
 def shown(value: object, longest: int = 80) -> str:

@@ -53,6 +53,16 @@ def find_key(names: Iterable[str], keys: Iterable[object]) -> str | None:
     return next((known[name] for names in given for name in names if name in known), None)
 
 
+def repeated(names: Iterable[str]) -> str | None:
+    """Return the first name that appears a second time, or None; in linear time, since there may be millions."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
+
+
 def id_of(value: object) -> str | None:
     """Return an id as text, or None if `value` cannot be one: ids are non-empty strings or whole numbers."""
     if isinstance(value, str):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import json
-import math
 import os
 import re
 import stat
@@ -19,11 +18,10 @@ from pathlib import Path
 from typing import IO, Any
 
 from hyperseek._errors import DataError, HyperseekError, WriteError, brief, is_panic
+from hyperseek._json_values import json_value
 
 LARGEST_JSON = 1 << 24
 """Bytes of a JSON file of ours, those apart that grow with a collection."""
-DEEPEST = 64
-LONGEST_INTEGER = 40  # tokenizers write 10 ** 30 for "no limit"
 
 
 @contextmanager
@@ -171,30 +169,8 @@ def read_json(
         HyperseekError: `error`: it is missing, is no JSON, or is beyond these bounds.
     """
     with reading(path, what, error=error, remedy=remedy):
-        text = bounded_text(Path(path), largest)
-        values = json.loads(text, parse_int=_integer, parse_constant=_no_number)
-        check_plain(values)
-        # Half of a pair of surrogates is no text: it could be neither printed nor written again.
-        if re.search(r"\\u[dD][89a-fA-F]", text):
-            json.dumps(values, ensure_ascii=False).encode()
-    return values
-
-
-def check_plain(values: Any) -> None:
-    """Raise ValueError where plain values are nested deeper than 64 or hold a number that is not finite."""
-    level, depth = [values], 0
-    while level:
-        if depth > DEEPEST:
-            raise ValueError(f"nested deeper than {DEEPEST}")
-        inner: list[Any] = []
-        for value in level:
-            if isinstance(value, dict):
-                inner.extend(value.values())
-            elif isinstance(value, list):
-                inner.extend(value)
-            elif isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{value} is no finite number")
-        level, depth = inner, depth + 1
+        # Of two values of a key the last one counts; a file may have as many brackets as bytes.
+        return json_value(bounded_text(Path(path), largest), dict, most_parts=largest)
 
 
 def bounded_text(path: Path, largest: int) -> str:
@@ -204,16 +180,6 @@ def bounded_text(path: Path, largest: int) -> str:
     if len(content) > largest:
         raise ValueError(f"more than {largest:,} bytes")
     return content.decode("utf-8")
-
-
-def _integer(digits: str) -> int:
-    if len(digits) > LONGEST_INTEGER:
-        raise ValueError(f"an integer of {len(digits):,} digits")
-    return int(digits)
-
-
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no finite number")
 
 
 def take_umask(folder: str | os.PathLike[str]) -> None:

@@ -11,7 +11,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from hyperseek._errors import StoreError
+from hyperseek._errors import StoreError, shown
 
 _FORBIDDEN = set('\\:*?"<>|') | {chr(code) for code in range(32)}
 
@@ -56,7 +56,7 @@ def all_inside(folder: Path, names: Iterable[str], *, source: Path) -> Iterator[
             part in ("", ".", "..") or len(part) > 255 or not _FORBIDDEN.isdisjoint(part) for part in parts
         ):
             raise StoreError(
-                f"{source} names {_shown(name)}, which is no plain path within {folder}; nothing outside an index is "
+                f"{source} names {shown(name)}, which is no plain path within {folder}; nothing outside an index is "
                 f"touched. Is the folder from somebody you trust?"
             )
         path = os.fspath(folder)
@@ -120,7 +120,3 @@ def _check_mode(path: str | Path, mode: int) -> None:
         )
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
         raise StoreError(f"{path} is neither a file nor a folder; an index holds nothing else. Delete it")
-
-
-def _shown(name: str) -> str:
-    return repr(name if len(name) <= 100 else f"{name[:99]}…")

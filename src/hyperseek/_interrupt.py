@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 
 _NOTE = b"\nhyperseek: storing what is done; press Ctrl-C again to stop at once\n"
@@ -32,10 +32,11 @@ class _Step:
             raise KeyboardInterrupt
         self.asked = True
         # Not `print`: the signal may have interrupted a write to the same buffer.
-        os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _NOTE)
+        with suppress(OSError, ValueError):  # there may be no standard error to write to
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _NOTE)
 
 
-_steps: list[_Step] = []
+_running: _Step | None = None
 
 
 @contextmanager
@@ -51,37 +52,36 @@ def stoppable(message: Callable[[], str]) -> Iterator[None]:
     Raises:
         Interrupted: Ctrl-C was pressed.
     """
-    mine = threading.current_thread() is threading.main_thread()
-    outermost = mine and not _steps and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    if not outermost:
-        # The outer step's places to stop are those of this one too; its message tells of the whole.
-        try:
+    # Where another step runs, its places to stop are those of this one too; its message tells of the whole.
+    mine = threading.current_thread() is threading.main_thread() and _running is None
+    outermost = mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        with _handled(_Step(message)) if outermost else nullcontext():
             yield
-        except Interrupted:
-            raise
-        except KeyboardInterrupt as stopped:
-            raise Interrupted(message()) from stopped
-        return
-    step = _Step(message)
-    _steps.append(step)
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as stopped:
+        raise Interrupted(message()) from stopped
+
+
+@contextmanager
+def _handled(step: _Step) -> Iterator[None]:
+    global _running
+    _running = step
     before = signal.signal(signal.SIGINT, step.handle)
     try:
         yield
         if step.asked:
             # There was no further place to stop at: everything is done, which an interrupted caller should not undo.
-            raise Interrupted(message())
-    except Interrupted:
-        raise
-    except KeyboardInterrupt as stopped:
-        raise Interrupted(message()) from stopped
+            raise Interrupted(step.message())
     finally:
         signal.signal(signal.SIGINT, before)
-        _steps.remove(step)
+        _running = None
 
 
 def stop_asked() -> bool:
     """Whether Ctrl-C was pressed and the work should stop at the next place where that loses nothing."""
-    return any(step.asked for step in _steps)
+    return _running is not None and _running.asked
 
 
 def stop_here() -> None:
@@ -90,6 +90,6 @@ def stop_here() -> None:
     Raises:
         Interrupted: It was.
     """
-    for step in _steps:
-        if step.asked and threading.current_thread() is threading.main_thread():
-            raise Interrupted(step.message())
+    step = _running
+    if step is not None and step.asked and threading.current_thread() is threading.main_thread():
+        raise Interrupted(step.message())

@@ -9,8 +9,10 @@ from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from hyperseek._errors import shown
-from hyperseek._files import DEEPEST, LONGEST_INTEGER, check_plain
+from hyperseek._field_names import repeated
 
+DEEPEST = 64
+LONGEST_INTEGER = 40  # tokenizers write 10 ** 30 for "no limit"
 MOST_PARTS = 1_000_000
 """Brackets in a text of JSON; each costs thirty times its size in memory."""
 _LONGEST_NUMBER = 1_000  # characters of a fraction; reading one takes time that grows faster than its length
@@ -19,13 +21,14 @@ _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 Pairs: TypeAlias = list[tuple[str, Any]]
 
 
-def json_value(text: str, pairs: Callable[[Pairs], Any] | None = None) -> Any:
+def json_value(text: str, pairs: Callable[[Pairs], Any] | None = None, *, most_parts: int = MOST_PARTS) -> Any:
     """Parse JSON.
 
     Args:
         text: The JSON.
-        pairs: Makes the value of an object of its keys and values; None makes a dict, and a key that stands twice an
-            error, since one of the two values would be lost.
+        pairs: Makes the value of an object of its keys and values; None makes a dict, and a key that appears
+            twice an error, since one of the two values would be lost.
+        most_parts: Most brackets that it may have.
 
     Returns:
         The value: nested at most 64 deep, integers of at most 40 digits, every number finite, and texts that can be
@@ -35,8 +38,8 @@ def json_value(text: str, pairs: Callable[[Pairs], Any] | None = None) -> Any:
         ValueError: It is no JSON, or beyond these bounds.
     """
     brackets = text.count("[") + text.count("{")
-    if brackets > MOST_PARTS:
-        raise ValueError(f"{brackets:,} lists and objects, and at most {MOST_PARTS:,} are read")
+    if brackets > most_parts:
+        raise ValueError(f"{brackets:,} lists and objects, and at most {most_parts:,} are read")
     decoder = _DECODER if pairs is None else _decoder(pairs)
     try:
         value = decoder.decode(text)
@@ -51,6 +54,23 @@ def json_value(text: str, pairs: Callable[[Pairs], Any] | None = None) -> Any:
     return value
 
 
+def check_plain(values: Any) -> None:
+    """Raise ValueError where plain values are nested deeper than 64 or hold a number that is not finite."""
+    level, depth = [values], 0
+    while level:
+        if depth > DEEPEST:
+            raise ValueError(f"nested deeper than {DEEPEST}")
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner.extend(value.values())
+            elif isinstance(value, list):
+                inner.extend(value)
+            elif isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{value} is no finite number")
+        level, depth = inner, depth + 1
+
+
 class HalfPairError(ValueError):
     """A text that is none: it holds half of a surrogate pair."""
 
@@ -58,9 +78,7 @@ class HalfPairError(ValueError):
 def _unique(pairs: Pairs) -> dict[str, Any]:
     values = dict(pairs)
     if len(values) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for place, name in enumerate(names) if name in names[:place])
-        raise ValueError(f"the key {shown(twice)} stands twice in one object")
+        raise ValueError(f"the key {shown(repeated(name for name, _ in pairs))} appears twice in one object")
     return values
 
 

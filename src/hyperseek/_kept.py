@@ -87,7 +87,7 @@ class Kept:
                 total -= self._entries.pop(key).bytes
 
     def _after_fork(self) -> None:
-        """Go on in a child: locks that other threads of the parent hold are never released here."""
+        """Begin anew in a forked child: locks that other threads of the parent hold are never released here."""
         self._lock = threading.Lock()
         self._entries = {key: entry for key, entry in self._entries.items() if entry.made}
         for entry in self._entries.values():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -73,20 +74,25 @@ class _Ticker:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._steps: list[_Lines] = []
+        self._steps: dict[_Lines, None] = {}
         self._thread: threading.Thread | None = None
 
     def add(self, step: _Lines) -> None:
         with self._lock:
-            self._steps.append(step)
-            # A forked child has the object and not the thread.
-            if self._thread is None or not self._thread.is_alive():
+            self._steps[step] = None
+            if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="hyperseek-progress", daemon=True)
                 self._thread.start()
 
     def remove(self, step: _Lines) -> None:
         with self._lock:
-            self._steps.remove(step)
+            self._steps.pop(step, None)
+
+    def forget(self) -> None:
+        """Begin anew in a forked child, which has neither the thread nor the steps, and a lock that may be held."""
+        self._lock = threading.Lock()
+        self._steps = {}
+        self._thread = None
 
     def _run(self) -> None:
         # Looking once in a while costs less than being woken for every search, which is a step too.
@@ -106,6 +112,8 @@ class _Ticker:
 
 
 _ticker = _Ticker()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ticker.forget)
 
 
 def set_quiet(quiet: bool) -> None:

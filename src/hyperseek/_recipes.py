@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hyperseek._config import apply_overrides, read_yaml, shown
-from hyperseek._errors import ConfigError, UnknownNameError
+from hyperseek._config import apply_overrides, read_yaml
+from hyperseek._errors import ConfigError, UnknownNameError, shown
 
 _LONGEST_CHAIN = 20  # recipes that are based on each other
 

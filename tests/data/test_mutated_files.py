@@ -303,8 +303,8 @@ def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
 def test_json_is_read_without_guesses(tmp_path: Path) -> None:
     path = tmp_path / "corpus.jsonl"
     for line, message in [
-        ('{"_id": "a", "_id": "b", "text": "x"}', "the key '_id' stands twice"),
-        ('{"_id": "a", "text": "x", "n": {"b": 1, "b": 2}}', "the key 'b' stands twice"),
+        ('{"_id": "a", "_id": "b", "text": "x"}', "the key '_id' appears twice"),
+        ('{"_id": "a", "text": "x", "n": {"b": 1, "b": 2}}', "the key 'b' appears twice"),
         ('{"_id": "a", "text": "x", "n": NaN}', "NaN is no number in JSON"),
         ('{"_id": "a", "text": "x", "n": 1e999}', "no finite number"),
         ('{"_id": "a", "text": "x", "n": %s}' % ("9" * 5000), "5,000 digits"),
@@ -322,6 +322,18 @@ def test_json_is_read_without_guesses(tmp_path: Path) -> None:
     path.write_text('{"_id": "a", "text": "\\ud83d\\ude00 [[[{{{", "n": [1e3, -0.0, 12345678901234567890]}\n' * 1)
     (document,) = read_corpus(path)
     assert (document.text, document.metadata) == ("😀 [[[{{{", {"n": [1000.0, 0.0, 12345678901234567890]})
+
+
+def test_many_names_are_compared_in_linear_time(tmp_path: Path) -> None:
+    names = [f"n{number}" for number in range(50_000)]
+    pairs = ", ".join(f'"{name}": 1' for name in names)
+    (tmp_path / "corpus.jsonl").write_text(f'{{"_id": "a", "text": "x", {pairs}, "n49999": 2}}')
+    (tmp_path / "corpus.tsv").write_text("\t".join(["id", "text", *names, "n49999"]))
+    for name, message in [("corpus.jsonl", "'n49999' appears twice"), ("corpus.tsv", "are called 'n49999'")]:
+        start = time.process_time()
+        with pytest.raises(DataError, match=message):
+            list(read_corpus(tmp_path / name))
+        assert time.process_time() - start < LONGEST  # a minute and more where each is compared with each
 
 
 def test_grades_and_scores_are_numbers_that_a_measure_can_bear(tmp_path: Path) -> None:

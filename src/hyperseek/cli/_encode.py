@@ -39,14 +39,14 @@ def encode(
     on_error: Annotated[
         Literal["raise", "skip"], typer.Option(help="At a bad record: stop, or leave it out and count it.")
     ] = "raise",
-    resume: Annotated[bool, typer.Option(help="Go on where an earlier, killed run stopped.")] = True,
+    resume: Annotated[bool, typer.Option(help="Resume where an earlier, killed run stopped.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     engine: Annotated[
         str | None, typer.Option(help="Build an engine too: auto, scan, hnsw, ivf, lance or qdrant.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
-    """Encode a corpus into an index; a killed run goes on where it stopped, without encoding anything twice."""
+    """Encode a corpus into an index; a killed run resumes where it stopped, without encoding anything twice."""
     from itertools import islice
 
     from hyperseek._errors import InputError

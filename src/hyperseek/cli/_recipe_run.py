@@ -18,7 +18,7 @@ Output = Annotated[
     typer.Option("--output", "-o", show_default="runs/RECIPE", help="Folder for what is trained, and run.json."),
 ]
 Resume = Annotated[
-    bool, typer.Option("--resume/--no-resume", help="Go on with a run that was interrupted, or start it anew.")
+    bool, typer.Option("--resume/--no-resume", help="Resume a run that was interrupted, or start it anew.")
 ]
 
 

@@ -19,8 +19,8 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
-from hyperseek._config import Config, shown
-from hyperseek._errors import DataError, brief
+from hyperseek._config import Config
+from hyperseek._errors import DataError, brief, shown
 from hyperseek._files import read_json
 from hyperseek._relevance import Relevance, key_of_name
 from hyperseek._text_files import PathLike
@@ -314,14 +314,15 @@ def trained_documents(source: PathLike | Mapping[str, Iterable[str]]) -> dict[st
         values = read_json(path, "a list of documents", remedy=_REMEDY, largest=_LARGEST)
     else:
         path, values = None, source
+    message = "must hold an object {collection: [document id, ...]}, ids being strings"
     if not isinstance(values, Mapping) or any(isinstance(ids, str | Mapping) for ids in values.values()):
-        raise DataError("must hold an object {collection: [document id, ...]}", path=path)
+        raise DataError(message, path=path)
     try:
         found = {name: set(ids) for name, ids in values.items()}
-    except TypeError:
-        found = {"": {None}}
+    except TypeError:  # a number, or a list of lists
+        raise DataError(message, path=path) from None
     if not all(isinstance(identity, str) for ids in found.values() for identity in ids):
-        raise DataError("must hold an object {collection: [document id, ...]}, ids being strings", path=path)
+        raise DataError(message, path=path)
     return found
 
 

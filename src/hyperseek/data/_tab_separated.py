@@ -14,7 +14,7 @@ from itertools import chain, islice
 from pathlib import Path
 
 from hyperseek._errors import DataError, shown
-from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key
+from hyperseek._field_names import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, repeated
 from hyperseek.data._lines import Row, numbered_lines
 from hyperseek.data._report import Faults
 
@@ -103,7 +103,7 @@ def _header(
         if _is_unsure(names, following):
             raise DataError(f"cannot tell whether {shown(cells, 200)} names columns; {_REMEDY}", path=path, line=line)
         return None
-    twice = next((name for name in names if name and names.count(name) > 1), None)
+    twice = repeated(name for name in names if name)
     if twice is not None:
         raise DataError(f"two columns are called {twice!r}; give each a name of its own", path=path, line=line)
     # pandas writes its index as a column without a name.

@@ -6,8 +6,7 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from hyperseek._config import shown
-from hyperseek._errors import InputError
+from hyperseek._errors import InputError, shown
 from hyperseek.plan import AUTO, EXACT
 from hyperseek.scoring import Scorer
 from hyperseek.store._documents import check_text
@@ -92,7 +91,9 @@ def check_where(where: object) -> None:
         return
     if isinstance(where, Mapping) and where and all(isinstance(name, str) for name in where):
         parts = (f"{name} = {_literal(value)}" for name, value in where.items())
-        raise InputError(f"where is an SQL text, not {shown(dict(where))}; write where={shown(' AND '.join(parts))}")
+        raise InputError(
+            f"where is an SQL text, not {shown(dict(where))}; write where={shown(' AND '.join(parts), 200)}"
+        )
     if not isinstance(where, str) or not where.strip():
         raise InputError(
             f"where is an SQL text over metadata fields, as in \"year > 2015 AND venue = 'ACL'\", or None, not "

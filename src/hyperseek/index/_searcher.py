@@ -9,8 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from hyperseek._config import shown
-from hyperseek._errors import InputError
+from hyperseek._errors import InputError, shown
 from hyperseek._habits import meant
 from hyperseek.index._asked import (
     as_list,

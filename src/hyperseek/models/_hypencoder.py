@@ -21,9 +21,9 @@ from sentence_transformers.base.modules import Module, Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
-from hyperseek._config import Config, shown
+from hyperseek._config import Config
 from hyperseek._device import check_device
-from hyperseek._errors import ModelError
+from hyperseek._errors import ModelError, shown
 from hyperseek._files import read_json
 from hyperseek.models._complete import check_usable
 from hyperseek.models._load import loading, resolve_name

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from hyperseek._config import Config, shown
+from hyperseek._config import Config
 from hyperseek._device import check_device
-from hyperseek._errors import ModelError
+from hyperseek._errors import ModelError, shown
 from hyperseek._files import read_json
 from hyperseek.models._complete import check_usable
 from hyperseek.models._load import loading, resolve_name

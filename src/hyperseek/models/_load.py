@@ -26,6 +26,7 @@ from hyperseek._errors import (
     ModelError,
     brief,
     is_panic,
+    shortened,
     suggestion,
 )
 from hyperseek.models._complete import check_complete, check_usable
@@ -132,8 +133,8 @@ def loading(what: str, given: str | os.PathLike[str], location: str) -> Iterator
             else f" (no folder here, so a name on the Hub{suggestion(location, _PACKAGED)})"
         )
         # torch and transformers say what does not fit on the lines after the first.
-        reason = brief(ValueError(" ".join(str(error).split()) or type(error).__name__), 600)
-        raise ModelError(f"cannot load {what} from {brief(ValueError(str(given)))!r}{hint}: {reason}") from error
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 600)
+        raise ModelError(f"cannot load {what} from {shortened(str(given))!r}{hint}: {reason}") from error
 
 
 def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
@@ -167,9 +168,7 @@ def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
     if os.path.isfile(name):
         raise ModelError(f"{name} is a file; give the folder of a model, a Hub name, or one of: minilm")
     if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ModelError(
-            f"there is no model folder {brief(ValueError(name))!r}; give a folder, a Hub name, or one of: minilm"
-        )
+        raise ModelError(f"there is no model folder {shortened(name)!r}; give a folder, a Hub name, or one of: minilm")
     return name
 
 

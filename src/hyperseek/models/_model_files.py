@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 from pydantic import Field
 from sentence_transformers.util import load_file_path
 
-from hyperseek._config import Config, shown
-from hyperseek._errors import ModelError
+from hyperseek._config import Config
+from hyperseek._errors import ModelError, shown
 from hyperseek._files import read_json
 from hyperseek._tensors import check_checksum
 from hyperseek.models._lorentz_encoder_config import LorentzEncoderConfig

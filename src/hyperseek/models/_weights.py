@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hyperseek._config import shown
-from hyperseek._errors import ModelError
+from hyperseek._errors import ModelError, shown
 from hyperseek._files import reading
 from hyperseek._tensors import read_tensors
 

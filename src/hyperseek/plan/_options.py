@@ -9,8 +9,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from hyperseek._config import shown
-from hyperseek._errors import ConfigError, HyperseekError, suggestion
+from hyperseek._errors import ConfigError, HyperseekError, shown, suggestion
 
 _BOUNDS = {"ge": "of at least {}", "gt": "above {}", "le": "of at most {}", "lt": "below {}"}
 

@@ -16,8 +16,8 @@ from typing import Any, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
-from hyperseek._config import read_yaml_value, shown
-from hyperseek._errors import ConfigError, suggestion
+from hyperseek._config import read_yaml_value
+from hyperseek._errors import ConfigError, shown, suggestion
 from hyperseek.plan._candidates import NOTHING, Candidates
 from hyperseek.plan._combine import AnySource, Fusion, Rescore
 from hyperseek.plan._context import Search

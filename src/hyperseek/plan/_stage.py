@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from pydantic import ValidationError
 
-from hyperseek._config import Config, shown
-from hyperseek._errors import ConfigError, suggestion
+from hyperseek._config import Config
+from hyperseek._errors import ConfigError, shown, suggestion
 from hyperseek.plan._candidates import Candidates
 from hyperseek.plan._context import Search
 from hyperseek.plan._options import fault_in_words, option_names, refuse_switches

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from hyperseek._device import check_device
 from hyperseek._errors import InputError, ModelError, UnknownNameError
-from hyperseek._files import check_plain, reading
+from hyperseek._files import reading
+from hyperseek._json_values import check_plain
 from hyperseek._tensors import read_tensors, write_tensors
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points
