@@ -86,9 +86,9 @@ def _open_folder(path: Path, on_error: str) -> None:
     dataset.queries("test")
 
 
-def _read_texts(divide: str) -> Callable[[Path, str], Any]:
+def _read_texts(**options: Any) -> Callable[[Path, str], Any]:
     def read(path: Path, on_error: str) -> Any:
-        return open_texts("x", TextSourceConfig(source=str(path), divide=divide, on_error=on_error)).read()
+        return open_texts("x", TextSourceConfig(source=str(path), on_error=on_error, **options)).read()
 
     return read
 
@@ -124,10 +124,10 @@ READERS: dict[str, tuple[bytes, Callable[[Path, Any], Any]]] = {
         _import_graph,
     ),
     "items.docs": (_docs_record("d1") + _docs_record("d2") + bytes(4), lambda path, mode: read_docs(path)),
-    "lines.txt": (b"one line\nanother\n\nthird\n", _read_texts("line")),
-    "paragraphs.txt": (b"one line\nanother\n\nthird\n", _read_texts("paragraph")),
-    "whole.txt": (b"one line\nanother\n\nthird\n", _read_texts("file")),
-    "texts.jsonl": (TEXTS, _read_texts("line")),
+    "lines.txt": (b"one line\nanother\n\nthird\n", _read_texts(divide="line")),
+    "paragraphs.txt": (b"one line\nanother\n\nthird\n", _read_texts(divide="paragraph")),
+    "whole.txt": (b"one line\nanother\n\nthird\n", _read_texts(divide="file")),
+    "texts.jsonl": (TEXTS, _read_texts()),
 }
 
 HOSTILE = [
