@@ -123,3 +123,26 @@ def test_encoding_that_is_stopped_says_what_is_stored_and_resumes(tiny_encoder: 
     resumed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
     assert "700 documents" in resumed.stderr
+
+
+def test_an_evaluation_that_is_stopped_says_that_nothing_is_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import hyperseek.evaluation
+    from hyperseek.cli import main
+
+    (tmp_path / "run.trec").write_text("q Q0 d 1 1.0 tag\n")
+    (tmp_path / "qrels.tsv").write_text("q\t0\td\t1\n")
+
+    def stopped(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(hyperseek.evaluation, "rank_file", stopped)
+    run, qrels = str(tmp_path / "run.trec"), str(tmp_path / "qrels.tsv")
+    monkeypatch.setattr(sys, "argv", ["hyperseek", "evaluate", "--runs", run, "--qrels", qrels])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 130
+    said = capsys.readouterr()
+    assert "stopped; an evaluation stores nothing before it ends" in said.err
+    assert said.out == ""

@@ -27,7 +27,7 @@ class Hierarchy:
 
     @classmethod
     def from_edges(cls, edges: Iterable[tuple[str, str]]) -> Self:
-        """Make a hierarchy of pairs of child and parent; one that stands twice counts once."""
+        """Make a hierarchy of pairs of child and parent; one that appears twice counts once."""
         parents: dict[str, dict[str, None]] = {}
         for child, parent in edges:
             parents.setdefault(child, {})[parent] = None

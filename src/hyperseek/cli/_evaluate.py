@@ -76,6 +76,7 @@ def evaluate(
 ) -> None:
     """Measure rankings, and compare them query by query: INDEX DATASET, or --runs FILE --qrels FILE."""
     from hyperseek._errors import require
+    from hyperseek._interrupt import Interrupted
     from hyperseek.evaluation import Statistics, choose_k, compare, measure_names
 
     # Everything that can be wrong with the options is found before the first search.
@@ -97,7 +98,10 @@ def evaluate(
         systems = _index_systems(index, opened, model or [], plan or [], hybrid, bm25, searching, engine) + systems
     _check(systems, opened, baseline, run_out, hypencoder_files)
 
-    rankings = [rank(name) for name, rank in systems]
+    try:
+        rankings = [rank(name) for name, rank in systems]
+    except KeyboardInterrupt as stopped:
+        raise Interrupted("an evaluation stores nothing before it ends; run the same again") from stopped
     evaluations = [ranking.evaluate(judged, measures=names) for ranking in rankings]
     comparison = compare(evaluations, baseline=baseline, allow_unlike=allow_unlike, **statistics)
     _write(rankings, evaluations, comparison, output, run_out)

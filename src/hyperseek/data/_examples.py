@@ -77,7 +77,7 @@ def content_id(text: str) -> str:
 def cleaned(example: TrainingExample, report: ErrorReport) -> TrainingExample | None:
     """Apply the rules of the schema.
 
-    Empty texts, a document that stands twice, and a negative that is also a positive, otherwise known to be relevant,
+    Empty texts, a document that appears twice, and a negative that is also a positive, otherwise known to be relevant,
     or the query itself are dropped, whether it is told by its id or by its text; so is an example without a query or
     without a positive. Each is counted.
 

@@ -36,7 +36,7 @@ def read_run(path: PathLike, *, on_error: OnError = "raise", report: ErrorReport
         Scores by query and document.
 
     Raises:
-        DataError: The file is missing, a line does not fit, a score is no finite number, or a document stands twice
+        DataError: The file is missing, a line does not fit, a score is no finite number, or a document appears twice
             in one ranking.
     """
     file = existing_file(path)
