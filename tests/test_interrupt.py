@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,46 +90,47 @@ def test_other_threads_and_other_handlers_are_left_alone() -> None:
         signal.signal(signal.SIGINT, before)
 
 
-PROGRAM = """
-import os, signal, sys
-from hyperseek.models import Retriever
-import hyperseek.cli
+def command(arguments: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+    from hyperseek.cli import main
 
-plain = Retriever.encode_documents
-calls = []
-
-def encode(self, texts, **options):
-    calls.append(len(texts))
-    if calls.count(256) == 2 and os.environ.get("PRESS"):
-        signal.raise_signal(signal.SIGINT)
-    return plain(self, texts, **options)
-
-Retriever.encode_documents = encode
-hyperseek.cli.main()
-"""
+    monkeypatch.setattr(sys, "argv", ["hyperseek", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
 
 
-def test_encoding_that_is_stopped_says_what_is_stored_and_resumes(tiny_encoder: str, tmp_path: Path) -> None:
+def test_encoding_that_is_stopped_says_what_is_stored_and_resumes(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from hyperseek.models import Retriever
+
     corpus = tmp_path / "corpus.jsonl"
     corpus.write_text("".join(f'{{"_id": "d{number}", "text": "river stone {number}"}}\n' for number in range(700)))
-    command = [sys.executable, "-c", PROGRAM, "encode", tiny_encoder, str(corpus), "--index", str(tmp_path / "index")]
-    stopped = subprocess.run(
-        command, env={**os.environ, "PRESS": "1"}, capture_output=True, text=True, check=False, cwd=tmp_path
-    )
-    assert stopped.returncode == 130
-    assert "512 of 700 documents are stored" in stopped.stderr
-    assert "run the same again to resume" in stopped.stderr
-    assert "Traceback" not in stopped.stderr
-    resumed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "700 documents" in resumed.stderr
+    arguments = ["encode", tiny_encoder, str(corpus), "--index", str(tmp_path / "index")]
+    encode, sizes = Retriever.encode_documents, []
+
+    def pressed(self: Retriever, texts: Sequence[str], **options: Any) -> Any:
+        sizes.append(len(texts))
+        if sizes.count(256) == 2:  # the first pieces of the corpus, after some texts of the estimate
+            press()
+        return encode(self, texts, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Retriever, "encode_documents", pressed)
+        assert command(arguments, monkeypatch) == 130
+    said = capfd.readouterr().err
+    assert "press Ctrl-C again to stop at once" in said
+    assert "512 of 700 documents are stored" in said
+    assert "run the same again to resume" in said
+    assert command(arguments, monkeypatch) == 0
+    assert "700 documents" in capfd.readouterr().err
 
 
 def test_an_evaluation_that_is_stopped_says_that_nothing_is_stored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     import hyperseek.evaluation
-    from hyperseek.cli import main
 
     (tmp_path / "run.trec").write_text("q Q0 d 1 1.0 tag\n")
     (tmp_path / "qrels.tsv").write_text("q\t0\td\t1\n")
@@ -139,10 +140,7 @@ def test_an_evaluation_that_is_stopped_says_that_nothing_is_stored(
 
     monkeypatch.setattr(hyperseek.evaluation, "rank_file", stopped)
     run, qrels = str(tmp_path / "run.trec"), str(tmp_path / "qrels.tsv")
-    monkeypatch.setattr(sys, "argv", ["hyperseek", "evaluate", "--runs", run, "--qrels", qrels])
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert ended.value.code == 130
+    assert command(["evaluate", "--runs", run, "--qrels", qrels], monkeypatch) == 130
     said = capsys.readouterr()
     assert "stopped; an evaluation stores nothing before it ends" in said.err
     assert said.out == ""

@@ -26,9 +26,9 @@ def test_help_lists_every_verb_and_loads_nothing_heavy() -> None:
         assert f"| {heavy}\n" not in result.stderr
 
 
-def test_errors_of_the_library_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
+def test_errors_of_the_library_are_one_line_and_exit_code_2() -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "hyperseek", "convert", str(tmp_path / "none"), str(tmp_path / "out")],
+        [sys.executable, "-m", "hyperseek", "recipes", "none"],
         capture_output=True,
         text=True,
         check=False,
@@ -36,7 +36,7 @@ def test_errors_of_the_library_are_one_line_and_exit_code_2(tmp_path: Path) -> N
     assert result.returncode == 2
     assert result.stdout == ""
     assert result.stderr.startswith("hyperseek: ")
-    assert "no config.json" in result.stderr
+    assert "unknown recipe 'none'" in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -54,6 +54,8 @@ encode {file} {queries} -i {new}
 encode ./nowhere {queries} -i {new}
 update
 update {index}
+update nowhere --compact
+update nowhere --compact
 update nowhere --delete d0
 update {index} --add nowhere.jsonl
 update {index} --add {empty}

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -175,12 +172,3 @@ def test_wrong_options_change_nothing(index: Path, tmp_path: Path) -> None:
     with pytest.raises(HyperseekError, match="no such"):
         update(index, "--delete", "d0", "--add", tmp_path / "none.jsonl")
     assert len(stored(index)) == 4
-
-
-def test_errors_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
-    command: Any = [sys.executable, "-m", "hyperseek", "update", str(tmp_path / "none"), "--compact"]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr.startswith("hyperseek: ")
-    assert len(result.stderr.splitlines()) == 1
