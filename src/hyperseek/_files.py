@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
-from hyperseek._errors import DataError, HyperseekError, WriteError, brief, is_panic
+from hyperseek._errors import DataError, HyperseekError, InputError, WriteError, brief, is_panic, shown
 from hyperseek._json_values import json_value
 
 LARGEST_JSON = 1 << 24
@@ -61,6 +61,32 @@ def reading(
         raise error(f"{os.fspath(path)} {reason}" + (f"; {remedy}" if remedy else "")) from cause
 
 
+def folder_path(path: str | os.PathLike[str], what: str) -> Path:
+    """Return the path of a folder that is there or could be made, as far as its name tells.
+
+    Args:
+        path: As a caller gave it.
+        what: Whose folder it is, with an article, as in `"an index"`.
+
+    Returns:
+        The path.
+
+    Raises:
+        InputError: It is no path, or one that no file system can hold: too long, with a null byte, not valid Unicode.
+    """
+    try:
+        found = Path(path)
+        os.lstat(found)
+    except TypeError:
+        raise InputError(f"the folder of {what} is given by its path, not as {shown(path)}") from None
+    except (OSError, ValueError) as cause:
+        number = getattr(cause, "errno", None)
+        if number is None or number in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP):
+            reason = os.strerror(number) if number else brief(cause)
+            raise InputError(f"{shown(os.fspath(path))} cannot be the folder of {what}: {reason}") from None
+    return found
+
+
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """Report a disk that is full, read-only, broken or not ours to write to as `WriteError`, naming `path`.
@@ -92,6 +118,8 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
             advice = "you may not write there; check its permissions or choose another place"
         elif number in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
             advice = "a file stands where a folder should be, or the other way round; choose another place"
+        elif number in (errno.ENOENT, errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL):
+            advice = f"no such file or folder can be made ({os.strerror(number)}); choose another place"
         elif re.search(r"\d+ requested and \d+ written|write error", text):
             advice = "not all of it could be stored; is the disk full, or is there a limit (ulimit -f)?"
         else:

@@ -13,7 +13,8 @@ import torch
 from index_fakes import FakeRetriever
 
 from hyperseek import HyperseekError
-from hyperseek._errors import ArgumentError, InputError, MissingDocumentError
+from hyperseek._errors import ArgumentError, ConfigError, InputError, MissingDocumentError, WriteError
+from hyperseek.evaluation import evaluate
 from hyperseek.index import Index
 from hyperseek.plan import BM25, Auto, Rescore, Scan
 from hyperseek.plan import _context as context
@@ -211,3 +212,26 @@ def test_errors_keep_their_place_in_the_tree() -> None:
     assert issubclass(MissingDocumentError, KeyError)
     assert issubclass(ArgumentError, HyperseekError)
     assert str(MissingDocumentError("no document 'x'")) == "no document 'x'"
+
+
+def test_models_paths_and_collections_are_what_they_should_be(index: Index, tmp_path: Path) -> None:
+    build: Any = Index.build
+    for model in ("minilm", Path("minilm"), None, 3, Index, index):
+        refused(lambda model=model: build(tmp_path / "new", ["river"], model), "model is", "hyperseek.load(")
+        if model is not None:
+            refused(lambda model=model: Index.open(index.path, model=model), "model is", "hyperseek.load(")
+            refused(lambda model=model: Index.from_vectors(tmp_path / "new", [], model=model), "model is")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path in (None, 3, "a" * 300, "a\0b", "\ud800", tmp_path / ("a" * 300) / "x", tmp_path / "loop" / "x"):
+        refused(lambda path=path: Index.open(path), "the folder of an index")
+        refused(lambda path=path: build(path, ["river"], FakeRetriever()), "the folder of an index")
+    with pytest.raises(WriteError, match="cannot be written"):
+        build("/proc/none/index", ["river"], FakeRetriever())
+    assert {path.name for path in tmp_path.iterdir()} == {"loop"}
+    for dataset in (None, "pydocs", Path("pydocs"), 3):
+        refused(lambda dataset=dataset: evaluate(index, dataset), "dataset is", "open_dataset(")
+    for ids in (None, 3, "d1"):
+        refused(lambda ids=ids: index.delete(ids), "ids must be")
+    for engine in (None, 3, ["hnsw"]):
+        with pytest.raises(ConfigError, match="an engine is given by its kind"):
+            index.build_engine(engine)

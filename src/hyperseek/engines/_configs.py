@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 from pydantic import Field, model_validator
 
 from hyperseek._config import Config
-from hyperseek._errors import UnknownNameError
+from hyperseek._errors import ConfigError, UnknownNameError, shown
 
 
 class EngineConfig(Config):
@@ -170,10 +170,15 @@ def parse_engine(engine: str | Mapping[str, Any] | AnyEngineConfig) -> AnyEngine
 
     Raises:
         UnknownNameError: There is no such kind of engine.
-        ConfigError: The values do not validate.
+        ConfigError: The values do not validate, or are none.
     """
     if isinstance(engine, ScanConfig | HnswConfig | IvfConfig | LanceConfig | QdrantConfig):
         return engine
+    if not isinstance(engine, str | Mapping):
+        raise ConfigError(
+            f"an engine is given by its kind, as 'hnsw', or by a configuration, as {{'kind': 'hnsw', 'm': 16}}, not "
+            f"{shown(engine)}"
+        )
     values = {"kind": engine} if isinstance(engine, str) else dict(engine)
     kind = str(values.get("kind"))
     if kind not in KINDS:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperseek._errors import InputError
+from hyperseek._errors import InputError, shown
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.data import read_run
 from hyperseek.evaluation._protocol import Protocol, measuring_versions
@@ -53,8 +53,9 @@ def rank_index(
 
     Raises:
         UnknownNameError: There is no such split.
-        InputError: The index holds none of the relevant documents.
+        InputError: The index holds none of the relevant documents, or `dataset` is no open collection.
     """
+    _check_dataset(dataset)
     qrels = dataset.qrels(split)
     notes = _index_notes(index, dataset, qrels)
     model = index.model
@@ -104,7 +105,9 @@ def rank_bm25(
 
     Raises:
         UnknownNameError: There is no such split.
+        InputError: `dataset` is no open collection.
     """
+    _check_dataset(dataset)
     qrels = dataset.qrels(split)
     index = BM25(dataset.documents(), settings=settings, total=dataset.count())
     system = {"kind": "bm25", "settings": index.settings.model_dump(mode="json")}
@@ -167,6 +170,14 @@ def evaluate(
     chosen = choose_k(measures, k)
     ranking = rank_index(index, dataset, split=split, k=chosen, exclude_same_id=exclude_same_id, name=name)
     return ranking.evaluate(dataset.qrels(split), measures=measures)
+
+
+def _check_dataset(dataset: object) -> None:
+    if hasattr(dataset, "qrels"):
+        return
+    if isinstance(dataset, str | os.PathLike):
+        raise InputError(f"dataset is an open collection, not its name; give open_dataset({shown(os.fspath(dataset))})")
+    raise InputError(f"dataset is what open_dataset(SOURCE) returns, not {shown(dataset)}")
 
 
 def _protocol(

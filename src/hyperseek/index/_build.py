@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hyperseek._documents import as_documents, with_vectors
 from hyperseek._errors import FingerprintError, InputError
+from hyperseek.index._checks import check_retriever
 from hyperseek.index._vectors import as_numbers
 from hyperseek.index._write import PIECE, SHARD, Item, write_index
 from hyperseek.records import Document
@@ -41,6 +42,7 @@ def build_index(
     shard: int = SHARD,
 ) -> None:
     """Encode a corpus into an index; see `Index.build`."""
+    check_retriever(model)
     number = resolve_dtype(dtype, model)
 
     def encode(batch: list[Item]) -> Points:
@@ -76,6 +78,7 @@ def import_vectors(
     """Store vectors that were made elsewhere; see `Index.from_vectors`."""
     items = with_vectors(items)
     if model is not None:
+        check_retriever(model)
         space, identity = model.space, _identity(model)
         items = _checked(items, model)
     elif space is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperseek._errors import FingerprintError, InputError, StoreError
+from hyperseek._errors import FingerprintError, InputError, StoreError, shown
 from hyperseek._hold import Hold
 from hyperseek._inside import files_within
 from hyperseek.store._info import IndexInfo
@@ -89,8 +89,18 @@ def _verify_rows(table: Path, store: Store, written: Written | None) -> None:
             pass
 
 
+def check_retriever(model: object) -> None:
+    """Raise InputError where a model is given as something that was not loaded, as its name."""
+    if all(hasattr(model, name) for name in ("space", "fingerprint", "source")):
+        return
+    if isinstance(model, str | Path):
+        raise InputError(f"model is a loaded model, not its name; give hyperseek.load({shown(str(model))})")
+    raise InputError(f"model is what hyperseek.load(FOLDER_OR_NAME) returns, not {shown(model)}")
+
+
 def check_model(folder: Path, info: IndexInfo, model: Retriever) -> None:
-    """Raise FingerprintError unless the model's documents are those of the index."""
+    """Raise FingerprintError unless the model's documents are those of the index; InputError if it is no model."""
+    check_retriever(model)
     if info.fingerprint is None:
         _check_dimension(info, model.space.dimension)
     elif model.fingerprint != info.fingerprint:

@@ -14,14 +14,14 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
 from hyperseek._errors import InputError, MissingDocumentError, StoreError
+from hyperseek._files import folder_path
 from hyperseek._kept import Kept
 from hyperseek.index._asked import check_id_lists
 from hyperseek.index._build import build_index, import_vectors
-from hyperseek.index._checks import check_model, open_finished
+from hyperseek.index._checks import check_model, check_retriever, open_finished
 from hyperseek.index._chosen import documents_by_id
 from hyperseek.index._maintainer import Maintainer
 from hyperseek.index._searcher import Searcher
@@ -80,7 +80,9 @@ class Index(Searcher, Maintainer):
         cache_bytes: int = CACHE_BYTES,
         verify: bool = False,
     ) -> None:
-        self.path = Path(path)
+        self.path = folder_path(path, "an index")
+        if model is not None:
+            check_retriever(model)
         self._device = device
         self._cache_bytes = cache_bytes
         self._model = model
@@ -155,6 +157,7 @@ class Index(Searcher, Maintainer):
             StoreError: There is no index, it is unfinished, it is damaged (the message names the file), it leads out
                 of its folder, or it shall be verified and was written without checksums.
             FingerprintError: The document side of `model` is not the one that made the index.
+            InputError: `model` was not loaded, or `path` is no path.
         """
         return cls(path, model=model, device=device, cache_bytes=cache_bytes, verify=verify)
 
@@ -197,7 +200,8 @@ class Index(Searcher, Maintainer):
         Raises:
             StoreError: The folder is in use, holds something else, or holds an index of other documents or settings.
             FingerprintError: It holds an index of another model.
-            InputError: Something is no document, two have one id, or a vector is not finite.
+            InputError: Something is no document, two have one id, a vector is not finite, `model` was not loaded, or
+                `path` is no path.
         """
         build_index(
             path,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from hyperseek._documents import as_documents, joined
-from hyperseek._errors import InputError
+from hyperseek._errors import InputError, shown
 from hyperseek.engines import AnyEngineConfig, EngineEstimate, choose_engine, parse_engine
 from hyperseek.graph import NeighbourGraph
 from hyperseek.index._build import piece_for, stack_points
@@ -111,11 +111,13 @@ class Maintainer(ABC):
             How many documents were deleted.
 
         Raises:
-            InputError: A single string was given.
+            InputError: A single string was given, or what is no collection.
             StoreError: Another writer is at work.
         """
         if isinstance(ids, str):
             raise InputError(f"ids must be several strings; for one id give [{ids!r}]")
+        if not isinstance(ids, Iterable):
+            raise InputError(f"ids must be a collection of strings, not {shown(ids)}")
         try:
             return delete_documents(self.path, ids)
         finally:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from hyperseek._errors import FingerprintError, InputError, StoreError
-from hyperseek._files import writing
+from hyperseek._files import folder_path, writing
 from hyperseek._inside import refuse_link
 from hyperseek._interrupt import stop_asked, stop_here, stoppable
 from hyperseek._progress import progress
@@ -80,7 +80,7 @@ def write_index(
     """
     if shard < 1:
         raise InputError(f"a shard must have at least 1 document, not {shard}")
-    folder = Path(path)
+    folder = folder_path(path, "an index")
     with writing(folder):
         if folder.exists() and not folder.is_dir():
             raise StoreError(f"{folder} is a file; give a folder for the index")

@@ -12,6 +12,7 @@ from pydantic import Field
 from hyperseek._checksums import read_sealed, validated, write_sealed
 from hyperseek._config import Config
 from hyperseek._errors import StoreError
+from hyperseek._files import folder_path
 from hyperseek._inside import inside
 from hyperseek.scoring import Space
 
@@ -78,7 +79,7 @@ class IndexInfo(Config):
     @classmethod
     def exists(cls, folder: Path) -> bool:
         """Whether a folder holds an index, finished or not."""
-        return (folder / _NAME).is_file()
+        return (folder_path(folder, "an index") / _NAME).is_file()
 
     @classmethod
     def read(cls, folder: Path, *, sealed: bool = True) -> IndexInfo:
@@ -93,8 +94,9 @@ class IndexInfo(Config):
 
         Raises:
             StoreError: There is none, it is damaged, it has another format, or may not be read.
+            InputError: No folder can have that path.
         """
-        path = folder / _NAME
+        path = folder_path(folder, "an index") / _NAME
         if not path.exists() and _may_look(folder):
             raise StoreError(f"{folder} holds no index; make one with: hyperseek encode MODEL CORPUS --index {folder}")
         values, intact = read_sealed(path, "the description of an index", remedy=_AGAIN)
