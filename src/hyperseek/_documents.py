@@ -64,6 +64,10 @@ def with_vectors(pairs: Iterable[tuple[object, Any]]) -> Iterator[tuple[Document
     Raises:
         InputError: Something is no pair, or its first part is no document.
     """
+    if not isinstance(pairs, Iterable):
+        raise InputError(
+            f"documents and vectors must be an iterable of pairs, as zip(DOCUMENTS, VECTORS), not {shown(pairs)}"
+        )
     vectors: deque[Any] = deque()
 
     def first() -> Iterator[object]:

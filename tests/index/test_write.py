@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from index_fakes import DIMENSION, FakeRetriever
 
 from hyperseek import Document, HyperseekError
-from hyperseek._errors import FingerprintError, InputError, StoreError
+from hyperseek._errors import FingerprintError, InputError, StoreError, UnknownNameError
 from hyperseek.index import Index
 from hyperseek.index._build import build_index
 from hyperseek.scoring import Space
@@ -169,7 +170,32 @@ def test_float16_must_hold_the_numbers(tmp_path: Path) -> None:
     pairs = [(Document("a", ""), [1e5, 0.0])]
     with pytest.raises(InputError, match="'a' reaches 100000, which float16 cannot hold"):
         Index.from_vectors(tmp_path / "index", pairs, Space("dot", 2), storage="float16")
-    assert len(Index.from_vectors(tmp_path / "other", pairs, Space("dot", 2))) == 1
+    index = Index.from_vectors(tmp_path / "other", pairs, Space("dot", 2))
+    assert len(index) == 1
+    for longer in (1e39, -1e300):  # float64 holds them, and neither an index nor a query does
+        with pytest.raises(InputError, match=r"'b' reaches .* which float32 cannot hold"):
+            Index.from_vectors(tmp_path / "far", [(Document("b", ""), [0.0, longer])], Space("dot", 2))
+        with pytest.raises(InputError, match=r"'b' reaches .* which float32 cannot hold"):
+            index.add([Document("b", "")], vectors=[[0.0, longer]])
+        with pytest.raises(InputError, match="query 1 has numbers that float32 cannot hold"):
+            index.search(np.array([[0.0, 1.0], [0.0, longer]]))
+    assert len(index) == 1
+
+
+def test_spaces_storage_and_pairs_are_checked_before_a_folder_is_made(tmp_path: Path) -> None:
+    make: Any = Index.from_vectors
+    for space in ("cosine", 3, None, {"kind": "cosine"}):
+        with pytest.raises(InputError, match="need a space or the model"):
+            make(tmp_path / "index", [], space)
+    for storage in ("int8", None, 32, "float64"):
+        with pytest.raises(UnknownNameError, match="known: float16, float32"):
+            make(tmp_path / "index", [], Space("dot", 2), storage=storage)
+        with pytest.raises(UnknownNameError, match="known: float16, float32"):
+            Index.build(tmp_path / "index", [], FakeRetriever(), storage=storage)  # type: ignore[arg-type]
+    assert not (tmp_path / "index").exists()
+    for pairs in (None, 3):
+        with pytest.raises(InputError, match="pairs"):
+            make(tmp_path / "index", pairs, Space("dot", 2))
 
 
 def test_text_must_be_unicode(tmp_path: Path) -> None:

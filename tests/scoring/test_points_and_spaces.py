@@ -66,6 +66,14 @@ def test_bad_spaces_and_points_are_refused() -> None:
         Space("cosin", 3)
     with pytest.raises(HyperseekError, match="at least 1 dimension"):
         Space("dot", 0)
+    for dimension in ("2", None, 2.5, True, float("nan")):
+        with pytest.raises(HyperseekError, match="dimension of a space is a whole number"):
+            Space("cosine", dimension)  # type: ignore[arg-type]
+    for radius_squared in ("a", None, 0, -1, float("nan"), float("inf"), 10**400):
+        with pytest.raises(HyperseekError, match="radius_squared must be positive and finite"):
+            Space("lorentz", 2, radius_squared)  # type: ignore[arg-type]
+    with pytest.raises(HyperseekError, match="unknown space 'None'"):
+        Space(None, 2)  # type: ignore[arg-type]
     with pytest.raises(HyperseekError, match="shape \\(3,\\)"):
         Points(torch.zeros(3))
     with pytest.raises(HyperseekError, match="int64"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import torch
 from torch import Tensor
 
 from hyperseek._documents import as_documents, with_vectors
-from hyperseek._errors import FingerprintError, InputError
+from hyperseek._errors import FingerprintError, InputError, UnknownNameError, shown
 from hyperseek.index._checks import check_retriever
 from hyperseek.index._vectors import as_numbers
 from hyperseek.index._write import PIECE, SHARD, Item, write_index
@@ -49,6 +49,7 @@ def build_index(
         return model.encode_documents([document.full_text for document, _ in batch], dtype=number)
 
     items = ((document, None) for document in as_documents(documents))
+    _check_storage(storage)
     wanted = IndexInfo(dtype=number, name=name, storage=storage, **_identity(model))
     write_index(
         path,
@@ -81,17 +82,27 @@ def import_vectors(
         check_retriever(model)
         space, identity = model.space, _identity(model)
         items = _checked(items, model)
-    elif space is not None:
+    elif isinstance(space, Space):
         identity = {"space": space}
     else:
-        raise InputError("vectors from elsewhere need a space or the model that made them; give one of the two")
+        given = "" if space is None else f", not {shown(space)}"
+        raise InputError(
+            f"vectors from elsewhere need a space or the model that made them; give one of the two, as "
+            f"Space('cosine', 384){given}"
+        )
     geometry = space
 
     def stack(batch: list[Item]) -> Points:
         return stack_points(batch, geometry)
 
+    _check_storage(storage)
     wanted = IndexInfo(name=name, storage=storage, **identity)
     write_index(path, items, stack, wanted, total=total, resume=resume, overwrite=overwrite)
+
+
+def _check_storage(storage: object) -> None:
+    if storage not in get_args(Storage):
+        raise UnknownNameError("number type of storage", str(storage), get_args(Storage))
 
 
 def stack_points(batch: Sequence[Item], space: Space) -> Points:

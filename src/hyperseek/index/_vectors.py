@@ -28,8 +28,8 @@ def compiled_queries(queries: Any, space: Space) -> tuple[Sequence[str] | Scorer
         Texts or a scorer, and whether one query was meant, which has one list of hits.
 
     Raises:
-        InputError: Vectors have another width than the space's coordinates, hold no numbers, or are no points of the
-            space.
+        InputError: Vectors have another width than the space's coordinates, hold no numbers, or larger ones than
+            float32 does, or are no points of the space.
     """
     if isinstance(queries, str):
         return [queries], True
@@ -51,6 +51,11 @@ def compiled_queries(queries: Any, space: Space) -> tuple[Sequence[str] | Scorer
     vectors = vectors[None] if single else vectors
     names = [f"query {row}" for row in range(len(vectors)) for _ in range(1 if own == 1 else vectors.shape[1])]
     points = space.canonical(vectors.flatten(0, -2), names=names).float()
+    finite = points.isfinite().all(dim=-1)
+    if not finite.all():  # the caller's were
+        raise InputError(
+            f"{names[int((~finite).nonzero()[0])]} has numbers that float32 cannot hold; give smaller ones"
+        )
     if own == 1:
         return LinearScorer(space, points), single
     return MaxSimScorer(space, points.view(vectors.shape), torch.ones(vectors.shape[:2])), single

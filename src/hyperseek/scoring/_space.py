@@ -6,15 +6,17 @@ Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeAlias
+from numbers import Integral, Real
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import torch
 from torch import Tensor
 
 from hyperseek import geometry
-from hyperseek._errors import InputError, UnknownNameError
+from hyperseek._errors import InputError, UnknownNameError, shown
 from hyperseek.scoring._coordinates import not_finite
 from hyperseek.scoring._geometries import GEOMETRIES, Chart
 from hyperseek.scoring._points import Points, described, is_floating
@@ -22,6 +24,8 @@ from hyperseek.scoring._points import Points, described, is_floating
 Similarity: TypeAlias = Literal["geodesic", "squared", "inner"]
 """What a hyperbolic space scores by: minus the distance, minus the squared Lorentz distance, the Lorentz inner product.
 All three rank alike."""
+
+_LARGEST = sys.float_info.max
 
 HEADROOM = 1.25
 """How far beyond the documents at hand a chart's bound is set, so that longer ones can be added."""
@@ -56,12 +60,15 @@ class Space:
     similarity: Similarity = "geodesic"
 
     def __post_init__(self) -> None:
-        if self.kind not in GEOMETRIES:
-            raise UnknownNameError("space", self.kind, GEOMETRIES)
+        if not isinstance(self.kind, str) or self.kind not in GEOMETRIES:
+            raise UnknownNameError("space", str(self.kind), GEOMETRIES)
+        dimension, radius_squared = cast("tuple[object, object]", (self.dimension, self.radius_squared))
+        if isinstance(dimension, bool) or not isinstance(dimension, Integral):
+            raise InputError(f"the dimension of a space is a whole number, not {shown(dimension)}")
         if self.dimension < 1:
             raise InputError(f"a space needs at least 1 dimension, not {self.dimension}")
-        if not 0 < self.radius_squared < float("inf"):
-            raise InputError(f"radius_squared must be positive and finite, not {self.radius_squared}")
+        if not isinstance(radius_squared, Real) or not 0 < self.radius_squared <= _LARGEST:
+            raise InputError(f"radius_squared must be positive and finite, not {shown(self.radius_squared)}")
         if self.similarity not in ("geodesic", "squared", "inner"):
             raise UnknownNameError("similarity", self.similarity, ("geodesic", "squared", "inner"))
         if not GEOMETRIES[self.kind].curved and (self.radius_squared, self.similarity) != (1.0, "geodesic"):

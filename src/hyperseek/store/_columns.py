@@ -27,7 +27,7 @@ BASE_COLUMNS = ("key", *TEXT_COLUMNS, "vector")
 """Columns of every table; further ones are checksums, and metadata fields for filters."""
 
 _NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
-_NUMPY = {"float32": np.float32, "float16": np.float16}
+_TORCH = {"float32": torch.float32, "float16": torch.float16}
 
 
 def base_schema(space: Space, storage: Storage) -> Any:
@@ -84,8 +84,9 @@ def points_array(documents: Sequence[Document], points: Points, storage: Storage
     Raises:
         InputError: A number is not finite in the stored number type; the message names the document.
     """
-    _check_finite(documents, points, storage)
-    numbers = points.vectors.numpy().astype(_NUMPY[storage]).reshape(-1)
+    stored = points.vectors.to(_TORCH[storage])
+    _check_finite(documents, points, stored)
+    numbers = stored.numpy().reshape(-1)
     flat = pa.FixedSizeListArray.from_arrays(pa.array(numbers), points.dimension)
     if not isinstance(points, TokenPoints):
         return flat
@@ -104,9 +105,8 @@ def read_points(column: Any, width: int) -> Points:
     return TokenPoints(vectors, torch.from_numpy(offsets - offsets[0]))
 
 
-def _check_finite(documents: Sequence[Document], points: Points, storage: Storage) -> None:
-    half = storage == "float16"
-    finite = (points.vectors.half() if half else points.vectors).isfinite().all(dim=1)
+def _check_finite(documents: Sequence[Document], points: Points, stored: torch.Tensor) -> None:
+    finite = stored.isfinite().all(dim=1)
     if finite.all():
         return
     row = int((~finite).nonzero()[0])
@@ -114,9 +114,11 @@ def _check_finite(documents: Sequence[Document], points: Points, storage: Storag
     if isinstance(points, TokenPoints):
         place = int(torch.searchsorted(points.offsets, torch.tensor(row), right=True)) - 1
     if points.vectors[row].isfinite().all():
+        remedy = "use storage='float32'" if stored.dtype == torch.float16 else "give smaller ones"
         raise InputError(
             f"the vector of document {documents[place].id!r} reaches {points.vectors[row].abs().max():g}, which "
-            f"float16 cannot hold (at most 65504); use storage='float32'"
+            f"{str(stored.dtype).removeprefix('torch.')} cannot hold (at most {torch.finfo(stored.dtype).max:.6g}); "
+            f"{remedy}"
         )
     raise InputError(
         f"the vector of document {documents[place].id!r} has infinite or undefined numbers; an index holds finite "
