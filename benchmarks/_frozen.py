@@ -18,7 +18,7 @@ from _trees import DATA
 from hyperseek.data import open_dataset
 from hyperseek.index import Index
 from hyperseek.models import load
-from hyperseek.records import Qrels, Run
+from hyperseek.types import Qrels, Run
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.distance import cdist
 
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 Array = NDArray[np.float64]
 Parents = NDArray[np.int64]

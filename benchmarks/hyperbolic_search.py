@@ -38,7 +38,7 @@ from hyperseek.engines import AnyEngineConfig, HnswConfig, IvfConfig, ScanConfig
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Ground, Plan, Rescore, Scan
 from hyperseek.scoring import LinearScorer, Space
-from hyperseek.store._attachments import Attached, ChartRecord
+from hyperseek.store.attachments import Attached, ChartRecord
 
 Row: TypeAlias = dict[str, str | int | float]
 

@@ -34,7 +34,6 @@ from _hardware import describe_hardware
 from hyperseek._files import write_json
 from hyperseek.evaluation import calculate, paired_test
 from hyperseek.models import LorentzHead
-from hyperseek.records import Run
 from hyperseek.training import (
     NO_DOCUMENT,
     ContrastiveConfig,
@@ -44,6 +43,7 @@ from hyperseek.training import (
     RadiusConfig,
     ScoredBatch,
 )
+from hyperseek.types import Run
 
 TASKS: dict[str, dict[str, Any]] = {
     "ranking": {

@@ -26,14 +26,14 @@ import torch
 from torch import Tensor
 
 from _hardware import describe_hardware, median_ratio, take_turns
-from hyperseek._threads import run_on_cores
+from hyperseek._machine import run_on_cores
 from hyperseek.index import Index
 from hyperseek.plan import EXACT
-from hyperseek.plan._flat import longest_norm
-from hyperseek.plan._scan import _QUERIES, whole_scan
-from hyperseek.records import Document
+from hyperseek.plan._exhaustive import _QUERIES, whole_scan
+from hyperseek.plan._ties import longest_norm
 from hyperseek.scoring import LinearScorer, Points, Space
-from hyperseek.store._snapshot import CHUNK
+from hyperseek.store.snapshot import CHUNK
+from hyperseek.types import Document
 
 KINDS = ("dot", "cosine", "euclidean")
 

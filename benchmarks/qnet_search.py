@@ -37,8 +37,8 @@ from hyperseek.data import read_queries
 from hyperseek.index import Index
 from hyperseek.models import load
 from hyperseek.plan import BM25, Candidates, Graph, Ground, Plan, Rescore, Scan, Search, Surrogate
-from hyperseek.records import Document
 from hyperseek.scoring import QNetScorer, Scorer, Space
+from hyperseek.types import Document
 
 Row: TypeAlias = dict[str, str | int | float]
 

@@ -29,11 +29,11 @@ from queue import SimpleQueue
 import torch
 
 from _hardware import describe_hardware, median_ratio, peak_memory, take_turns
-from hyperseek._threads import run_on_cores
+from hyperseek._machine import run_on_cores
 from hyperseek.index import Index
-from hyperseek.records import Document
 from hyperseek.scoring import QNetScorer, Space
-from hyperseek.scoring._qnet_converter import _SCAN_ELEMENTS
+from hyperseek.scoring._qnet import _SCAN_ELEMENTS
+from hyperseek.types import Document
 
 
 def make_index(folder: Path, documents: int, dimension: int) -> None:

@@ -20,12 +20,12 @@ from hyperseek.pretraining._recipe import TextSourceConfig, VocabularyConfig
 from hyperseek.pretraining._texts import open_texts
 from hyperseek.pretraining._token_cache import token_cache
 from hyperseek.pretraining._vocabulary import make_tokenizer
-from hyperseek.records import Query
+from hyperseek.runs.loop import finish_checkpoint, last_checkpoint
 from hyperseek.scoring import Points, QNetScorer, Space, load_scorer
-from hyperseek.training._callbacks import Reached, Validated
-from hyperseek.training._loop import finish_checkpoint, last_checkpoint
-from hyperseek.training._record import RunRecord, read_record
-from hyperseek.training._shards import Shard, ShardStore, text_key
+from hyperseek.training._cache import Shard, ShardStore, text_key
+from hyperseek.training.callbacks import Reached, Validated
+from hyperseek.training.record import RunRecord, read_record
+from hyperseek.types import Query
 
 sys.path.append(str(Path(__file__).parent))  # for `damaging`
 from damaging import check_survives

@@ -9,10 +9,10 @@ import matplotlib.figure
 import pytest
 import torch
 
-from hyperseek.demo._picture import draw_map
+from hyperseek.demo._run import draw_map
 from hyperseek.index import Index
-from hyperseek.records import Document
 from hyperseek.scoring import LinearScorer, Space
+from hyperseek.types import Document
 
 
 class Model:

@@ -15,8 +15,8 @@ import pytest
 
 from hyperseek import Document
 from hyperseek._documents import as_documents, joined
-from hyperseek._errors import InputError
 from hyperseek.data import Dataset
+from hyperseek.errors import InputError
 
 sys.path.append(str(Path(__file__).parent / "index"))  # for `index_fakes`
 

@@ -15,11 +15,11 @@ from pydantic import Field
 
 from hyperseek import HyperseekError
 from hyperseek._config import Config, apply_overrides, read_yaml
-from hyperseek._errors import MissingExtraError, require, shown
 from hyperseek._files import atomic_write, read_json, write_json
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json, fingerprint_tensors, fingerprint_texts
-from hyperseek._progress import progress, set_quiet
-from hyperseek.records import Document
+from hyperseek._long_work import progress, set_quiet
+from hyperseek.errors import MissingExtraError, require, shown
+from hyperseek.types import Document
 
 
 class Inner(Config):
@@ -139,7 +139,7 @@ def test_short_steps_are_silent_without_a_terminal(capsys: pytest.CaptureFixture
 def test_long_steps_print_lines_without_a_terminal(
     quiet: bool, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hyperseek._progress._INTERVAL", 0.05)
+    monkeypatch.setattr("hyperseek._long_work._INTERVAL", 0.05)
     set_quiet(quiet)
     try:
         with progress("working", 3000, unit="things", done=1000) as bar:
@@ -160,16 +160,16 @@ def test_long_steps_print_lines_without_a_terminal(
 
 FORKING = """
 import os
-from hyperseek import _progress
+from hyperseek import _long_work
 
-with _progress.progress("of the parent", 3):
-    _progress._ticker._lock.acquire()  # as the thread that prints may hold it
+with _long_work.progress("of the parent", 3):
+    _long_work._ticker._lock.acquire()  # as the thread that prints may hold it
     child = os.fork()
     if child:
-        _progress._ticker._lock.release()
+        _long_work._ticker._lock.release()
     else:
-        with _progress.progress("of the child", 3):
-            os._exit(len(_progress._ticker._steps) - 1)
+        with _long_work.progress("of the child", 3):
+            os._exit(len(_long_work._ticker._steps) - 1)
     raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 

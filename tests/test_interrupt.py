@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from hyperseek._interrupt import Interrupted, stop_asked, stop_here, stoppable
+from hyperseek._long_work import Interrupted, stop_asked, stop_here, stoppable
 
 
 def press() -> None:

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 import hyperseek
-from hyperseek._errors import MissingExtraError
+from hyperseek.errors import MissingExtraError
 from hyperseek.models import ModelConfig, build, load
-from hyperseek.records import Document, Query
+from hyperseek.types import Document, Query
 
 SOURCE = Path(hyperseek.__file__).parent
 PROJECT = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -72,7 +72,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
 
 
 def bm25(stemmer: str | None = None) -> object:
-    from hyperseek.teachers import BM25Settings, bm25_run
+    from hyperseek.mining import BM25Settings, bm25_run
 
     return bm25_run([Document("d", "a cat")], [Query("q", "cat")], k=1, settings=BM25Settings(stemmer=stemmer))
 
@@ -95,11 +95,11 @@ def lora(encoder: str) -> None:
 def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
     from hyperseek import evaluation
     from hyperseek.data import open_dataset
-    from hyperseek.demo._picture import draw_map
+    from hyperseek.demo._run import draw_map
     from hyperseek.pretraining._recipe import PretrainConfig
     from hyperseek.pretraining._run import check_deepspeed
+    from hyperseek.runs.arguments import board, trackers
     from hyperseek.scoring import OnnxScorer, Space
-    from hyperseek.training._arguments import board, trackers
 
     (folder / "deepspeed.json").write_text("{}")
     deepspeed = PretrainConfig(max_steps=1, deepspeed=str(folder / "deepspeed.json"))
@@ -155,9 +155,9 @@ class Hiding(importlib.machinery.PathFinder):
 sys.meta_path[sys.meta_path.index(importlib.machinery.PathFinder)] = Hiding
 HIDDEN = {"accelerate", "datasets", "tensorboard", "bm25s", "ir_measures", "faiss", "matplotlib", "ir_datasets"}
 import hyperseek
-from hyperseek._errors import MissingExtraError
+from hyperseek.errors import MissingExtraError
 from hyperseek.models import ModelConfig, build
-from hyperseek._recipes import list_recipes
+from hyperseek._config import list_recipes
 
 encoder, folder = sys.argv[1:]
 build(ModelConfig.from_mapping({"trunk": encoder, "family": "qnet"}), device="cpu").save(folder)

@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 from hyperseek._version import __version__
 
 if TYPE_CHECKING:
-    from hyperseek._errors import HyperseekError
     from hyperseek.data import open_dataset
+    from hyperseek.errors import HyperseekError
     from hyperseek.evaluation import compare, evaluate
     from hyperseek.index import Index
     from hyperseek.models import Retriever, load
-    from hyperseek.records import Document, Hit, Query
     from hyperseek.scoring import Points, Scorer, Space
     from hyperseek.training import read_recipe, train
+    from hyperseek.types import Document, Hit, Query
 
 _HOMES = {
-    "Document": "hyperseek.records",
-    "Hit": "hyperseek.records",
-    "HyperseekError": "hyperseek._errors",
+    "Document": "hyperseek.types",
+    "Hit": "hyperseek.types",
+    "HyperseekError": "hyperseek.errors",
     "Index": "hyperseek.index",
     "Points": "hyperseek.scoring",
-    "Query": "hyperseek.records",
+    "Query": "hyperseek.types",
     "Retriever": "hyperseek.models",
     "Scorer": "hyperseek.scoring",
     "Space": "hyperseek.scoring",

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from hyperseek._config import Config
-from hyperseek._errors import HyperseekError, StoreError
-from hyperseek._files import read_json, reading, write_json
-from hyperseek._inside import all_inside, files_within, refuse_link
+from hyperseek._files import all_inside, files_within, read_json, reading, refuse_link, write_json
+from hyperseek.errors import HyperseekError, StoreError
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 

@@ -1,20 +1,14 @@
-"""One meaning of "relevant", "the same text" and "the query itself", for mining, training and validation.
-
-* A document is **relevant** to a query if its grade is above 0, whatever grade makes a positive of it.
-* Two texts are **the same** if they differ in case, in blanks or in the Unicode form of their letters alone.
-* Two queries of the same text are one query: what is relevant to one is relevant to both.
-* A document with the query's own text is **the query itself**, and so is, in a collection whose documents are
-  queries, the one with the query's id.
-
-What is relevant to a query, has the text of what is, or is the query itself, is never its negative.
-"""
+"""One meaning of "relevant", "the same text" and "the query itself", and the measures that validation needs."""
 
 from __future__ import annotations
 
 import hashlib
+import math
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
+
+from hyperseek.errors import UnknownNameError
 
 _KEY_BYTES = 8  # two of a billion texts share a key with a chance of 3 %, and only those of one query are compared
 
@@ -112,3 +106,60 @@ class Relevance:
         """Add all that another one knows."""
         for query, documents in other:
             self.add(query, documents)
+
+
+_NAMES = ("nDCG", "RR", "R")
+
+
+def measure(metric: str, ranked: Sequence[int], judged: Sequence[int]) -> float:
+    """Measure the ranking of one query.
+
+    Args:
+        metric: `nDCG@K` (linear gain), `RR@K` or `R@K`; grades of 1 and more are relevant.
+        ranked: Grades of the documents found, best first; 0 where a document is not judged.
+        judged: Grades of all judged documents, at least one of them relevant.
+
+    Returns:
+        A number in [0, 1].
+
+    Raises:
+        UnknownNameError: It is another metric.
+    """
+    name, depth = cut_off(metric)
+    top = ranked[:depth]
+    if name == "nDCG":
+        return normalized_gain(top, judged, depth)
+    if name == "RR":
+        return next((1 / rank for rank, grade in enumerate(top, start=1) if is_relevant(grade)), 0.0)
+    return sum(map(is_relevant, top)) / sum(map(is_relevant, judged))
+
+
+def cut_off(metric: str) -> tuple[str, int]:
+    """Split `NAME@K` into name and K; UnknownNameError where it is none of the three."""
+    name, at, depth = metric.partition("@")
+    if name not in _NAMES or not at or not depth.isdigit() or int(depth) < 1:
+        raise UnknownNameError("validation metric", metric, [f"{known}@10" for known in _NAMES])
+    return name, int(depth)
+
+
+def normalized_gain(ranked: Sequence[float], judged: Sequence[float], depth: int | None) -> float:
+    """Return nDCG with linear gain: the discounted gains of a ranking over those of the best one.
+
+    Args:
+        ranked: Gains of the documents found, best first; 0 where a document is not judged.
+        judged: Gains of all judged documents.
+        depth: How many documents of a ranking count; None for all.
+
+    Returns:
+        A number in [0, 1]; 0 where no gain is above 0.
+    """
+    # Relative to the largest, so that no gain is too large for a float64.
+    largest = max(judged, default=0)
+    if largest <= 0:
+        return 0.0
+    best = _discounted(sorted(judged, reverse=True)[:depth], largest)
+    return _discounted(ranked[:depth], largest) / best
+
+
+def _discounted(gains: Sequence[float], largest: float) -> float:
+    return math.fsum(max(gain, 0) / largest / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))

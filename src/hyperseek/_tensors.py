@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
-from hyperseek._errors import DataError, HyperseekError
 from hyperseek._files import atomic_write, reading, writing
+from hyperseek.errors import DataError, HyperseekError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from hyperseek.index import Index
-from hyperseek.records import Document
 from hyperseek.scoring import Space
+from hyperseek.types import Document
 
 BRANCHES = 3
 LEVELS = 4

@@ -13,7 +13,7 @@ from scipy.sparse.csgraph import shortest_path
 
 from hyperseek import HyperseekError
 from hyperseek.analysis import delta_hyperbolicity
-from hyperseek.analysis._metric import distances
+from hyperseek.analysis._radii import distances
 from hyperseek.scoring import Space
 
 

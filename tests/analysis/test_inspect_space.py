@@ -16,12 +16,12 @@ from PIL import Image
 from scipy.stats import spearmanr
 
 from hyperseek import HyperseekError
-from hyperseek._errors import MissingExtraError
 from hyperseek.analysis import inspect_space
-from hyperseek.analysis._metric import distances, metric_of, radii
+from hyperseek.analysis._radii import distances, metric_of, radii
+from hyperseek.errors import MissingExtraError
 from hyperseek.index import Index
-from hyperseek.records import Document
 from hyperseek.scoring import Space
+from hyperseek.types import Document
 
 
 def test_a_tree_in_its_space(lorentz_index: Index, edges_file: Path, tree: Any) -> None:

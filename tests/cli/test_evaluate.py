@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from hyperseek._errors import InputError, UnknownNameError
 from hyperseek.cli import app
 from hyperseek.data import Dataset, open_dataset, write_beir, write_qrels, write_run
+from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.index import Index
 from hyperseek.models import load
-from hyperseek.records import Document, Query
+from hyperseek.types import Document, Query
 
 
 def run(*arguments: object) -> Result:

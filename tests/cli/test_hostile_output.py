@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from hyperseek import cli
-from hyperseek._errors import HyperseekError
-from hyperseek._terminal import printable, printable_json
+from hyperseek._display import printable, printable_json
 from hyperseek.cli import app
 from hyperseek.cli._echo import echo_exactly
 from hyperseek.data import write_qrels, write_run
+from hyperseek.errors import HyperseekError
 from hyperseek.index import Index
 from hyperseek.models import load
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 EVIL = "\x1b[2J\x1b]0;title\x07\x9b31m\u202etxt\u2066\r\x08\x7f\u2028[bold]"
 """Clears the screen, names the window, colours, turns the direction, goes back, ends a line; and Rich's own markup."""
@@ -148,8 +148,7 @@ def test_every_verb_prints_through_one_function() -> None:
 def test_pictures_show_hostile_texts(tmp_path: Path) -> None:
     import numpy as np
 
-    from hyperseek.analysis._drawing import Disk, Layout, draw_disk
-    from hyperseek.analysis._html import write_disk_html
+    from hyperseek.analysis._pictures import Disk, Layout, draw_disk, write_disk_html
 
     pytest.importorskip("matplotlib")
     evil = "</script><img src=x onerror=alert(1)>@DATA@@TITLE@$\\frac{$ \x1b[2J\u202e"

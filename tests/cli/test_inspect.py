@@ -13,7 +13,7 @@ from hyperseek import HyperseekError
 from hyperseek.cli import app
 from hyperseek.index import Index
 from hyperseek.models import load
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 WORDS = ("cat", "dog", "bird", "fish", "sea", "sun", "moon", "star")
 

@@ -12,8 +12,8 @@ from typer.testing import CliRunner, Result
 from hyperseek import HyperseekError
 from hyperseek.cli import app
 from hyperseek.index import Index
-from hyperseek.records import Document
 from hyperseek.scoring import Space
+from hyperseek.types import Document
 
 
 @pytest.fixture(scope="module")

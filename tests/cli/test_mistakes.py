@@ -10,7 +10,7 @@ import pytest
 from hyperseek.cli import main
 from hyperseek.index import Index
 from hyperseek.models import load
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 MISTAKES = """
 nonsense

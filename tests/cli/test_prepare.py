@@ -5,9 +5,9 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-from hyperseek._errors import ConfigError, DataError, InputError
 from hyperseek.cli import app
 from hyperseek.data import open_dataset, read_examples
+from hyperseek.errors import ConfigError, DataError, InputError
 
 
 @pytest.fixture

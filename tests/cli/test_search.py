@@ -11,7 +11,7 @@ from hyperseek import HyperseekError
 from hyperseek.cli import app
 from hyperseek.index import Index
 from hyperseek.models import ModelConfig, build, load
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 TEXTS = ["the cat and the dog", "music and song", "road of the city", "star and moon"]
 

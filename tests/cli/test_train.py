@@ -11,8 +11,8 @@ from hyperseek import HyperseekError, Query
 from hyperseek.cli import app
 from hyperseek.data import Dataset, write_beir
 from hyperseek.models import load
-from hyperseek.records import Document
 from hyperseek.training import read_record
+from hyperseek.types import Document
 
 
 @pytest.fixture

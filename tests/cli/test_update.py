@@ -13,7 +13,7 @@ from hyperseek.cli import app
 from hyperseek.index import Index
 from hyperseek.models import load
 from hyperseek.plan import Graph, Plan, Rescore
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 TEXTS = ["the cat and the dog", "music and song", "road of the city", "star and moon"]
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from hyperseek.data import ExampleItem, TrainingExample
-from hyperseek.records import Document, Query
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space
+from hyperseek.types import Document, Query
 
 DIMENSION = 4
 

@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from hyperseek._errors import ConfigError, DataError
 from hyperseek.data import (
     ColumnsOptions,
     Dataset,
@@ -16,7 +15,8 @@ from hyperseek.data import (
     examples_from_hypencoder,
     examples_from_qrels,
 )
-from hyperseek.records import Document, Query
+from hyperseek.errors import ConfigError, DataError
+from hyperseek.types import Document, Query
 
 DOCUMENTS = [Document(f"d{number}", f"text {number}", f"title {number}") for number in range(6)] + [
     Document("void", "")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hyperseek._errors import DataError, UnknownNameError
 from hyperseek.data import Dataset, open_dataset, write_beir
-from hyperseek.records import Document, Query
+from hyperseek.errors import DataError, UnknownNameError
+from hyperseek.types import Document, Query
 
 DOCUMENTS = [Document("d1", "x", "T", {"year": 1999}), Document("d2", "y"), Document("d3", "z")]
 QUERIES = [Query("q1", "one"), Query("q2", "two"), Query("q3", "three")]

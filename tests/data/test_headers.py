@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from hyperseek._errors import DataError
 from hyperseek.data import open_dataset, read_corpus, read_qrels, read_queries, read_run
-from hyperseek.records import Document, Query
+from hyperseek.errors import DataError
+from hyperseek.types import Document, Query
 
 DATA = [
     # ids and texts, as people have them; none of these has a header

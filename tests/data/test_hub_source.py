@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from hyperseek._errors import DataError, MissingExtraError
 from hyperseek.data import examples_from_columns, open_dataset, prepare
-from hyperseek.records import Document
+from hyperseek.errors import DataError, MissingExtraError
+from hyperseek.types import Document
 
 CARD = """---
 configs:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import pytest
 
-from hyperseek._errors import DataError, MissingExtraError, UnknownNameError
 from hyperseek.data import open_dataset
-from hyperseek.records import Document, Query
+from hyperseek.errors import DataError, MissingExtraError, UnknownNameError
+from hyperseek.types import Document, Query
 
 
 class TitledDoc(NamedTuple):

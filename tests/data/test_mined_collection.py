@@ -6,9 +6,10 @@ from itertools import islice
 
 from mining_fakes import ReadableRetriever
 
-from hyperseek.data import MiningOptions, RefineOptions, open_dataset, read_examples, refine, write_examples
-from hyperseek.data._from_qrels import examples_from_qrels
+from hyperseek.data import open_dataset, read_examples, write_examples
+from hyperseek.data._example_sources import examples_from_qrels
 from hyperseek.index import Index
+from hyperseek.mining import MiningOptions, RefineOptions, refine
 
 
 class Flat(ReadableRetriever):

@@ -7,10 +7,11 @@ import json
 import pytest
 from mining_fakes import ReadableRetriever, documents, example
 
-from hyperseek._errors import DataError, InputError, ModelError
-from hyperseek.data import MiningOptions, RefineOptions, prepare, read_examples, refine, write_examples
+from hyperseek.data import prepare, read_examples, write_examples
+from hyperseek.errors import DataError, InputError, ModelError
 from hyperseek.index import Index
-from hyperseek.records import Document
+from hyperseek.mining import MiningOptions, RefineOptions, refine
+from hyperseek.types import Document
 
 ANY = RefineOptions(mining=MiningOptions(negatives=2, margin=None))
 

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 
-from hyperseek._errors import DataError, HyperseekError
-from hyperseek._text_files import LONGEST_LINE, MOST_EMPTY_LINES
-from hyperseek.analysis._hierarchy import read_hierarchy
+from hyperseek._bounded import LONGEST_LINE, MOST_EMPTY_LINES
+from hyperseek.analysis._corpus import read_hierarchy
 from hyperseek.data import (
     examples_from_columns,
     examples_from_hypencoder,
@@ -29,6 +28,7 @@ from hyperseek.data import (
     read_queries,
     read_run,
 )
+from hyperseek.errors import DataError, HyperseekError
 from hyperseek.graph import NeighbourGraph
 from hyperseek.index import read_docs
 from hyperseek.pretraining._recipe import TextSourceConfig
@@ -358,7 +358,7 @@ def test_grades_and_scores_are_numbers_that_a_measure_can_bear(tmp_path: Path) -
 BOMBS = """
 import gzip, resource, sys, time
 from pathlib import Path
-from hyperseek._errors import DataError
+from hyperseek.errors import DataError
 from hyperseek.data import read_corpus, read_qrels, read_queries, read_run
 
 folder, kind = Path(sys.argv[1]), sys.argv[2]

@@ -6,7 +6,6 @@ from math import nan
 
 import pytest
 
-from hyperseek._errors import DataError, InputError
 from hyperseek.data import (
     Dataset,
     examples_from_columns,
@@ -19,7 +18,8 @@ from hyperseek.data import (
     write_qrels,
     write_run,
 )
-from hyperseek.records import Document, Query
+from hyperseek.errors import DataError, InputError
+from hyperseek.types import Document, Query
 
 
 def test_beir_folder(beir):

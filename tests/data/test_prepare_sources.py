@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 
-from hyperseek._errors import DataError, InputError, UnknownNameError
 from hyperseek.data import (
     ErrorReport,
     PrepareOptions,
@@ -14,6 +13,7 @@ from hyperseek.data import (
     read_prepared,
     trained_documents,
 )
+from hyperseek.errors import DataError, InputError, UnknownNameError
 
 
 @pytest.fixture

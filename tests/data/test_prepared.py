@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperseek._errors import DataError, InputError
 from hyperseek.data import (
     ExampleItem,
     TrainingExample,
@@ -16,7 +15,8 @@ from hyperseek.data import (
     trained_documents,
     write_examples,
 )
-from hyperseek.records import Document, Query
+from hyperseek.errors import DataError, InputError
+from hyperseek.types import Document, Query
 
 EXAMPLES = [
     TrainingExample(

@@ -4,11 +4,10 @@ import time
 
 import pytest
 
-from hyperseek._errors import DataError
 from hyperseek.data import open_dataset, write_beir
-from hyperseek.data._docstrings import Docstring, installed_package
-from hyperseek.data._pydocs import build_pydocs, divide, split_of
-from hyperseek.data._report import Faults
+from hyperseek.data._pydocs import Docstring, build_pydocs, divide, installed_package, split_of
+from hyperseek.data.report import Faults
+from hyperseek.errors import DataError
 
 
 def test_standard_library_is_a_collection(pydocs):

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperseek._errors import DataError, InputError
 from hyperseek.data import ErrorReport, read_qrels, write_qrels
+from hyperseek.errors import DataError, InputError
 
 
 def test_beir_with_and_without_header(write_lines):

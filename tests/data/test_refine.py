@@ -9,19 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mining_fakes import ReadableRetriever, ReadableTeacher, documents, example
 
-from hyperseek._errors import ConfigError, DataError, InputError, UnknownNameError
-from hyperseek.data import (
-    ConsistencyOptions,
-    MiningOptions,
-    RefineOptions,
-    TeacherOptions,
-    prepare,
-    read_examples,
-    refine,
-    write_examples,
-)
-from hyperseek.data._filters import score_bound
+from hyperseek.data import prepare, read_examples, write_examples
+from hyperseek.errors import ConfigError, DataError, InputError, UnknownNameError
 from hyperseek.index import Index
+from hyperseek.mining import ConsistencyOptions, MiningOptions, RefineOptions, TeacherOptions, refine
+from hyperseek.mining._filters import score_bound
 
 TEXTS = {
     "p": "0.8@0 the answer",

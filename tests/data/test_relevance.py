@@ -11,25 +11,23 @@ from hypothesis import strategies as st
 from mining_fakes import ReadableRetriever, example
 
 from hyperseek import Document, Query
-from hyperseek._errors import DataError
 from hyperseek._relevance import Relevance, key_name, key_of_name, normal_text, rows_of_themselves, text_key
 from hyperseek.data import (
     Dataset,
     ExampleItem,
-    MiningOptions,
     PrepareOptions,
     QrelsOptions,
-    RefineOptions,
     TrainingExample,
     examples_from_qrels,
     prepare,
     read_examples,
     read_prepared,
-    refine,
     write_beir,
     write_examples,
 )
+from hyperseek.errors import DataError
 from hyperseek.index import Index
+from hyperseek.mining import MiningOptions, RefineOptions, refine
 
 
 @settings(max_examples=200, deadline=None)
@@ -165,7 +163,7 @@ def test_queries_that_lost_their_example_are_remembered(tmp_path):
 
 
 def test_refining_keeps_what_it_drops_from_becoming_a_negative(tmp_path):
-    from hyperseek.data import ConsistencyOptions
+    from hyperseek.mining import ConsistencyOptions
 
     texts = {"p": "0.1@0 p", "q": "0.9@0 q", "r": "0.8@0 r", "s": "0.7@0 s"}
     examples = [example("about 0", {"p": texts["p"], "q": texts["q"]}), example("about 1", {"p": texts["p"]}, name="x")]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from mining_fakes import ReadableRetriever, ReadableTeacher, documents, example
 
-from hyperseek._errors import DataError
-from hyperseek.data import MiningOptions, RefineOptions, TeacherOptions, read_examples, refine, write_examples
+from hyperseek.data import read_examples, write_examples
 from hyperseek.data._prepared import PREPARED_FILES
+from hyperseek.errors import DataError
 from hyperseek.index import Index
+from hyperseek.mining import MiningOptions, RefineOptions, TeacherOptions, refine
 
 TEXTS = {f"d{n}": f"0.{n}@{n % 4} 0.2@{(n + 1) % 4} text !0.{n}" for n in range(1, 9)}
 OPTIONS = RefineOptions(mining=MiningOptions(negatives=2, margin=None), teacher=TeacherOptions(margin=0.9))
@@ -30,7 +31,7 @@ class Dying(ReadableTeacher):
 
 @pytest.fixture
 def plain(tmp_path, monkeypatch):
-    monkeypatch.setattr("hyperseek.data._refine._BATCH", 2)
+    monkeypatch.setattr("hyperseek.mining._refine._BATCH", 2)
     examples = [
         example(f"about {n % 4} {n}", {f"d{n}": TEXTS[f"d{n}"]}, {f"d{9 - n}": TEXTS[f"d{9 - n}"]}, name=f"q{n}")
         for n in range(1, 9)

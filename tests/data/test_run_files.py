@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperseek._errors import DataError, InputError
 from hyperseek.data import ErrorReport, read_run, trec_lines, write_run
+from hyperseek.errors import DataError, InputError
 
 
 def test_written_lines_are_trec():

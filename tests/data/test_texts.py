@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hyperseek._errors import DataError, InputError
 from hyperseek.data import ErrorReport, read_corpus, read_id_list, read_queries
-from hyperseek.records import Document, Query
+from hyperseek.errors import DataError, InputError
+from hyperseek.types import Document, Query
 
 
 @pytest.mark.parametrize("name", ["corpus.jsonl", "corpus.jsonl.gz"])

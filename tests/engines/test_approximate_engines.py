@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError, MissingExtraError
-from hyperseek.engines import Engine, _faiss_hnsw, _lance, open_engine
+from hyperseek.engines import Engine, _faiss, _lance, open_engine
+from hyperseek.errors import InputError, MissingExtraError
 
 Oracle = Callable[..., tuple[Tensor, Tensor]]
 Build = Callable[..., Engine]
@@ -42,7 +42,7 @@ def queries() -> Tensor:
 def exact_searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of allowed vectors that were all compared."""
     searches: list[int] = []
-    for module in (_faiss_hnsw, _lance):
+    for module in (_faiss, _lance):
         search = module.exact_search
 
         def counted(*arguments: Any, search: Any = search, **settings: Any) -> Any:

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hyperseek._errors import ConfigError, InputError, StoreError, UnknownNameError
 from hyperseek.engines import Engine, build_engine, open_engine, parse_engine
+from hyperseek.errors import ConfigError, InputError, StoreError, UnknownNameError
 
 Oracle = Callable[..., tuple[Tensor, Tensor]]
 Build = Callable[..., Engine]
@@ -142,7 +142,7 @@ def test_a_damaged_file_is_named(kind: str, file: str, tmp_path: Path, build: Bu
 
 def test_an_engine_opens_only_its_own_kind(tmp_path: Path, build: Build) -> None:
     build(tmp_path / "a", torch.eye(3), "scan", "l2")
-    from hyperseek.engines._faiss_hnsw import HnswEngine
+    from hyperseek.engines._faiss import HnswEngine
 
     with pytest.raises(StoreError, match="kind 'scan', not 'hnsw'"):
         HnswEngine.open(tmp_path / "a")

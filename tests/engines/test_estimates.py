@@ -13,8 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError
 from hyperseek.engines import Engine, build_engine, choose_engine, estimate_engine, parse_engine
+from hyperseek.errors import InputError
 
 Build = Callable[..., Engine]
 

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hyperseek._errors import InputError
-from hyperseek.engines import Engine, _exact, open_engine
-from hyperseek.engines._exact import Source, exact_search
+from hyperseek.engines import Engine, _flat, open_engine
+from hyperseek.engines._flat import Source, exact_search
+from hyperseek.errors import InputError
 
 Oracle = Callable[..., tuple[Tensor, Tensor]]
 Build = Callable[..., Engine]
@@ -25,22 +25,22 @@ Build = Callable[..., Engine]
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of 3 vectors and groups of 2 queries."""
-    monkeypatch.setattr(_exact, "_ROWS", (3, 3))
-    monkeypatch.setattr(_exact, "_QUERIES", 2)
-    monkeypatch.setattr(_exact, "_RESCORED_BYTES", 64)
+    monkeypatch.setattr(_flat, "_ROWS", (3, 3))
+    monkeypatch.setattr(_flat, "_QUERIES", 2)
+    monkeypatch.setattr(_flat, "_RESCORED_BYTES", 64)
 
 
 @pytest.fixture
 def second_looks(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Numbers of queries of which a search was not sure."""
     looks: list[int] = []
-    look = _exact._look_again
+    look = _flat._look_again
 
     def counted(comparison: Any, *arguments: Any) -> Any:
         looks.append(len(comparison.queries))
         return look(comparison, *arguments)
 
-    monkeypatch.setattr(_exact, "_look_again", counted)
+    monkeypatch.setattr(_flat, "_look_again", counted)
     return looks
 
 
@@ -76,7 +76,7 @@ def hard_cases(draw: Any) -> tuple[Tensor, Tensor, Any]:
 def test_scan_is_exact_where_float32_products_are_not(
     metric: Any, spare: int, oracle: Oracle, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_exact, "_SPARE", spare)
+    monkeypatch.setattr(_flat, "_SPARE", spare)
 
     @settings(deadline=None, max_examples=40, database=None)
     @given(case=hard_cases(), k=st.sampled_from([1, 4, 20]))
@@ -99,7 +99,7 @@ def test_bounds_are_above_what_they_bound(metric: Any) -> None:
     def check(case: tuple[Tensor, Tensor, Any]) -> None:
         vectors, queries, _ = case
         source = Source(lambda rows: vectors[rows], vectors.shape[1], torch.device("cpu"))
-        comparison = _exact._Comparison.prepare(queries, source, range(len(vectors)), metric)
+        comparison = _flat._Comparison.prepare(queries, source, range(len(vectors)), metric)
         wide, given_ = vectors.double() - comparison.centre.double(), queries.double() - comparison.centre.double()
         truth = given_ @ wide.T - (wide.square().sum(dim=1) / 2 if metric == "l2" else 0)
         bounds = torch.cat([part for _, part in comparison.bounds(vectors)]).double()
@@ -118,7 +118,7 @@ def test_bounds_are_above_what_they_bound(metric: Any) -> None:
 def test_products_of_low_precision_change_nothing(
     metric: Any, tmp_path: Path, oracle: Oracle, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_exact, "_SPARE", 0)
+    monkeypatch.setattr(_flat, "_SPARE", 0)
     torch.manual_seed(0)
     vectors, queries = torch.randn(24) + 0.02 * torch.randn(800, 24), torch.randn(60, 24)
     engine = build(tmp_path / "a", vectors, "scan", metric)

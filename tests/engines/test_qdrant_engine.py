@@ -12,8 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek._errors import ConfigError, InputError, StoreError
 from hyperseek.engines import Engine, QdrantConfig, _qdrant, build_engine, open_engine, parse_engine, use_qdrant
+from hyperseek.errors import ConfigError, InputError, StoreError
 
 Build = Callable[..., Engine]
 Oracle = Callable[..., tuple[Tensor, Tensor]]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from hyperseek.evaluation import Evaluation, Protocol, aggregate
-from hyperseek.records import Qrels, Run
+from hyperseek.types import Qrels, Run
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ from hyperseek import Document, Index, Query
 from hyperseek.data import Dataset
 from hyperseek.evaluation import evaluate, p_mrr_per_query
 from hyperseek.plan import Fusion, Plan, Rescore, Scan, Union
-from hyperseek.records import Qrels
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space
 from hyperseek.training import SideFeatures, Validator, make_dev_set
+from hyperseek.types import Qrels
 
 WORDS = "cat dog moon"
 PLANS = (

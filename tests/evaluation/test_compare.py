@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from hyperseek._errors import ConfigError, InputError, ProtocolError, UnknownNameError
+from hyperseek.errors import ConfigError, InputError, ProtocolError, UnknownNameError
 from hyperseek.evaluation import Comparison, Slices, compare, holm, paired_test
 
 

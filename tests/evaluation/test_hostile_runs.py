@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 from hyperseek.evaluation import calculate
-from hyperseek.records import Qrels, Run
+from hyperseek.types import Qrels, Run
 
 NAMES = "nDCG@10 nDCG RR RR@10 RR(rel=2)@5 AP AP(rel=2) R@5 P@5 Success@2 Judged@5 Bpref NumRet"
 GRADES = [0, 0, 1, 2, 3, -1, -2, -3, -100, -(2**63), 999, 1001, 2**31, 2**63, 10**30]

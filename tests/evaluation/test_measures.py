@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from hyperseek._errors import InputError, UnknownNameError
+from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.evaluation import aggregate, calculate, measure_names
 from hyperseek.evaluation._measures import check_depth, depth
 

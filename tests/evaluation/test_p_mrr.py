@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 from hyperseek.evaluation import p_mrr, p_mrr_per_query
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hyperseek._errors import DataError, InputError, ProtocolError, UnknownNameError
 from hyperseek.data import Dataset, write_run
+from hyperseek.errors import DataError, InputError, ProtocolError, UnknownNameError
 from hyperseek.evaluation import (
     choose_k,
     compare,
@@ -22,8 +22,8 @@ from hyperseek.evaluation import (
 )
 from hyperseek.evaluation._export import folder_names
 from hyperseek.index import Index
-from hyperseek.records import Document, Query
 from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.types import Document, Query
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from hyperseek._errors import DataError, InputError
+from hyperseek.errors import DataError, InputError
 from hyperseek.evaluation import Evaluation, Protocol, aggregate, calculate, slice_by_training
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from hyperseek._errors import ConfigError, InputError, UnknownNameError
+from hyperseek.errors import ConfigError, InputError, UnknownNameError
 from hyperseek.evaluation import Statistics, bootstrap_intervals, holm, paired_test
 from hyperseek.evaluation._significance import TESTS
 

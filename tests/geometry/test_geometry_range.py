@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperseek import geometry
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 
 MAGNITUDES = (1e-45, 1e-40, 1e-20, 1e-4, 1.0, 1e3, 1e9, 1e18, 1e20, 1e30)
 CURVATURES = (1e-4, 1.0, 1e4)

@@ -16,8 +16,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hyperseek._errors import DataError, InputError, StoreError
-from hyperseek.graph import NeighbourGraph, _building, _clusters, _nearest, estimate_graph
+from hyperseek.errors import DataError, InputError, StoreError
+from hyperseek.graph import NeighbourGraph, building, estimate_graph, neighbours
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def small_blocks() -> Iterator[None]:
 @contextmanager
 def few_documents() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (_building, _nearest, _clusters):
+        for module in (building, neighbours, neighbours):
             patch.setattr(module, "ROWS", 16, raising=False)
             patch.setattr(module, "COLUMNS", 24, raising=False)
         yield
@@ -105,17 +105,17 @@ def test_approximate_graph_finds_most(tmp_path, metric):
 def test_a_killed_build_goes_on(tmp_path, monkeypatch, method):
     vectors = draw(150)
     expected = NeighbourGraph.build(tmp_path / "whole", vectors, degree=5, method=method).neighbours
-    monkeypatch.setattr(_building, "_COMMIT_EVERY", 0.0)
-    monkeypatch.setattr(_building, "_BATCH", 1)
+    monkeypatch.setattr(building, "_COMMIT_EVERY", 0.0)
+    monkeypatch.setattr(building, "_BATCH", 1)
     calls = []
 
     def die_at_the_fifth(*arguments, **options):
         calls.append(None)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return _nearest.nearest(*arguments, **options)
+        return neighbours.nearest(*arguments, **options)
 
-    monkeypatch.setattr(_building, "nearest", die_at_the_fifth)
+    monkeypatch.setattr(building, "nearest", die_at_the_fifth)
     with pytest.raises(KeyboardInterrupt, match=r"4 of .* blocks of the graph are kept in .*killed"):
         NeighbourGraph.build(tmp_path / "killed", vectors, degree=5, method=method)
     with pytest.raises(StoreError, match="no finished graph"):
@@ -124,9 +124,9 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, method):
 
     def count(*arguments, **options):
         blocks.append(None)
-        return _nearest.nearest(*arguments, **options)
+        return neighbours.nearest(*arguments, **options)
 
-    monkeypatch.setattr(_building, "nearest", count)
+    monkeypatch.setattr(building, "nearest", count)
     graph = NeighbourGraph.build(tmp_path / "killed", vectors, degree=5, method=method)
     np.testing.assert_array_equal(graph.neighbours, expected)
     left = len(blocks)
@@ -138,10 +138,10 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, method):
 BUILD = """
 import sys
 import numpy as np, torch
-from hyperseek.graph import NeighbourGraph, _building
+from hyperseek.graph import NeighbourGraph, building
 torch.set_num_threads(1)
-_building._COMMIT_EVERY = 0.0
-_building._BATCH = 1
+building._COMMIT_EVERY = 0.0
+building._BATCH = 1
 NeighbourGraph.build(sys.argv[1], np.load(sys.argv[2], mmap_mode="r"), degree=20, method=sys.argv[3])
 """
 
@@ -170,8 +170,8 @@ def test_a_build_survives_sigkill(tmp_path, method):
 
 
 def test_the_beginning_of_another_graph_is_replaced(tmp_path, monkeypatch):
-    monkeypatch.setattr(_building, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    monkeypatch.setattr(_building, "_COMMIT_EVERY", 0.0)
+    monkeypatch.setattr(building, "finish", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(building, "_COMMIT_EVERY", 0.0)
     with pytest.raises(KeyboardInterrupt):
         NeighbourGraph.build(tmp_path / "graph", draw(40, seed=1), degree=3)
     monkeypatch.undo()
@@ -184,7 +184,7 @@ def test_the_beginning_of_another_graph_is_replaced(tmp_path, monkeypatch):
 def test_a_finished_graph_is_opened_or_refused(tmp_path, monkeypatch):
     graph = NeighbourGraph.build(tmp_path, draw(20), degree=3)
     assert (len(graph), graph.degree, graph.nbytes) == (20, 3, 240)
-    monkeypatch.setattr(_building, "nearest", None)  # nothing is built again
+    monkeypatch.setattr(building, "nearest", None)  # nothing is built again
     again = NeighbourGraph.build(tmp_path, draw(20), degree=3)
     np.testing.assert_array_equal(again.neighbours, graph.neighbours)
     with pytest.raises(StoreError, match="another graph \\(degree: 3, now 4\\)"):
@@ -252,7 +252,7 @@ def line(item, *neighbours):
 
 @pytest.mark.parametrize("suffix", ["jsonl", "jsonl.gz"])
 def test_import_pads_and_drops_self(tmp_path, suffix, monkeypatch):
-    monkeypatch.setattr("hyperseek.graph._import._CHUNK", 2)
+    monkeypatch.setattr("hyperseek.graph._graph._CHUNK", 2)
     path = tmp_path / f"graph.{suffix}"
     opened = gzip.open if suffix.endswith("gz") else open
     with opened(path, "wt") as file:

@@ -10,7 +10,7 @@ from pathlib import Path
 from index_fakes import FakeRetriever
 
 from hyperseek.index import Index
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 NAMES = [f"d{number}" for number in range(60)]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 sys.path.append(str(Path(__file__).parent))  # for `index_fakes`, which a subprocess imports too
 

@@ -15,7 +15,7 @@ from index_fakes import FakeRetriever
 
 from hyperseek.index import Index
 from hyperseek.plan import BM25, Rescore
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 READERS, COUNT = 8, 120
 

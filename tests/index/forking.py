@@ -14,8 +14,8 @@ from index_fakes import FakeRetriever
 
 from hyperseek import HyperseekError
 from hyperseek.index import Index
-from hyperseek.records import Document
 from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.types import Document
 
 SPACE = Space("dot", 8)
 DOCUMENTS = [Document(f"d{n}", f"river stone n{n}", metadata={"n": n}) for n in range(300)]

@@ -11,8 +11,8 @@ from pathlib import Path
 from index_fakes import FakeRetriever
 
 from hyperseek.index._build import build_index
-from hyperseek.records import Document
 from hyperseek.scoring import Points
+from hyperseek.types import Document
 
 COUNT, SHARD = 120, 5
 

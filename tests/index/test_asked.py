@@ -13,13 +13,13 @@ import torch
 from index_fakes import FakeRetriever
 
 from hyperseek import HyperseekError
-from hyperseek._errors import ArgumentError, ConfigError, InputError, MissingDocumentError, WriteError
+from hyperseek.errors import ArgumentError, ConfigError, InputError, MissingDocumentError, WriteError
 from hyperseek.evaluation import evaluate
 from hyperseek.index import Index
 from hyperseek.plan import BM25, Auto, Rescore, Scan
 from hyperseek.plan import _context as context
-from hyperseek.records import Document, Hit, Query
 from hyperseek.scoring import LinearScorer
+from hyperseek.types import Document, Hit, Query
 
 
 class Counting(FakeRetriever):
@@ -174,7 +174,7 @@ def test_an_explanation_searches_once(index: Index, monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(context.Search, "scan", counted)
     queries = [f"river n{n}" for n in range(7)]  # three groups of three at most
-    monkeypatch.setattr("hyperseek.index._queries._NUMBERS", 1)
+    monkeypatch.setattr("hyperseek.index.searching._NUMBERS", 1)
     before = model.compiled
     told = index.explain(queries, k=5, recall=True)
     assert model.compiled - before == 7
@@ -197,7 +197,7 @@ def test_notes_are_averaged_over_all_groups_of_queries(tmp_path: Path, monkeypat
     index.build_graph(degree=4)
     index.build_engine("scan", name="flat")
     index.add([Document("new", "stone")])
-    monkeypatch.setattr("hyperseek.index._queries._NUMBERS", 1)
+    monkeypatch.setattr("hyperseek.index.searching._NUMBERS", 1)
     queries = [f"river n{n} stone" for n in range(7)]
     plan = {"kind": "graph", "n": 3, "walk": {"ncandidates": 4, "num_entry_points": 5}}
     alone = [index.explain([query], plan=plan).stages[0].notes["scored"] for query in queries]

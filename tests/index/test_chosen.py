@@ -9,7 +9,7 @@ import torch
 from index_fakes import DIMENSION, FakeRetriever
 
 from hyperseek import Document, Index
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 from hyperseek.scoring import LinearScorer, Points, QNetScorer, Space
 
 QUERIES = ["river stone", "music", "door door list", "function"]

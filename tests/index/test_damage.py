@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from index_fakes import FakeRetriever
 
-from hyperseek._errors import StoreError, UnknownNameError, WriteError
+from hyperseek.errors import StoreError, UnknownNameError, WriteError
 from hyperseek.index import Index
 from hyperseek.plan import Graph
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 DOCUMENTS = [
     Document(f"d{n}", f"river stone {n} road {n % 7} " + "text " * 20, f"Title {n}", {"n": n, "tags": ["a", "b"]})

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from hyperseek._errors import DataError
+from hyperseek.errors import DataError
 from hyperseek.index import Index, read_docs
 from hyperseek.scoring import Space
 

@@ -11,10 +11,10 @@ import torch
 from hyperseek import HyperseekError
 from hyperseek.engines import estimate_engine, open_engine, parse_engine
 from hyperseek.index import ChartRecord, Index
-from hyperseek.records import Document
 from hyperseek.scoring import Space
-from hyperseek.store import _attachments
-from hyperseek.store._charts import chart_width, charts_for
+from hyperseek.store import attachments
+from hyperseek.store.charts import chart_width, charts_for
+from hyperseek.types import Document
 
 COUNT = 30
 SPACES = [
@@ -74,7 +74,7 @@ def test_a_build_beyond_the_cap_is_refused_before_anything_is_read(
     index = make(tmp_path / "index", Space("lorentz", 4))
     cost = index.estimate_engine("hnsw")
     with monkeypatch.context() as patched:
-        patched.setattr(_attachments.Snapshot, "chunks", lambda *_: pytest.fail("documents were read"))
+        patched.setattr(attachments.Snapshot, "chunks", lambda *_: pytest.fail("documents were read"))
         with pytest.raises(HyperseekError) as caught:
             index.build_engine("hnsw", max_bytes=cost.building_bytes - 1)
     message = str(caught.value)

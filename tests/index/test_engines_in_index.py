@@ -18,9 +18,9 @@ from hyperseek.engines import parse_engine
 from hyperseek.graph import GraphSearchConfig
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Graph, Plan, Rescore, Scan, Surrogate
-from hyperseek.records import Document, Hit
 from hyperseek.scoring import FunctionScorer, LinearScorer, MaxSimScorer, Points, Scorer, Space
-from hyperseek.store._attachments import ChartRecord
+from hyperseek.store.attachments import ChartRecord
+from hyperseek.types import Document, Hit
 
 SPACES = {
     "dot": Space("dot", 3),

@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from hyperseek import HyperseekError
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Plan, Rescore, Scan
-from hyperseek.records import Document
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Scorer, Space
-from hyperseek.store._attachments import Attachments, TunedPlan
+from hyperseek.store.attachments import Attachments, TunedPlan
+from hyperseek.types import Document
 
 SPACE, COUNT = Space("dot", 4), 60
-FEW = "hyperseek.plan._choice._FEW"
+FEW = "hyperseek.plan.choice._FEW"
 
 
 def normal(count: int, seed: int) -> Any:

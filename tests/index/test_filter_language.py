@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from index_fakes import FakeRetriever
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 from hyperseek.index import Index
 from hyperseek.plan import BM25, Rescore
-from hyperseek.records import Document
-from hyperseek.store._numbers import Numbers, digit_array, number_array
+from hyperseek.store._columns import Numbers, digit_array, number_array
+from hyperseek.types import Document
 
 TWEETS = [1234567890123456780 + n for n in range(5)]
 RECORDS: list[dict[str, Any]] = [
@@ -261,6 +261,6 @@ def test_fields_that_come_later_and_go_again(tmp_path: Path) -> None:
 def test_the_list_of_many_documents_is_not_sent_to_the_full_text_search(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hyperseek.store._store._MOST_LISTED", 1)
+    monkeypatch.setattr("hyperseek.store.table._MOST_LISTED", 1)
     assert found(index, "n IN (1, 3, 4)", plan=BM25(n=2) >> Rescore()) != []
     assert found(index, "n IN (1, 3, 4)", plan=BM25(n=3) >> Rescore()) == [1, 3, 4]

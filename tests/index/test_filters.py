@@ -10,7 +10,7 @@ from index_fakes import FakeRetriever
 from hyperseek import HyperseekError
 from hyperseek.index import Index
 from hyperseek.plan import BM25, Dense, Rescore, Scan
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 WORDS = ("river", "stone", "city", "road")
 

@@ -14,10 +14,10 @@ import pytest
 from index_fakes import FakeRetriever
 
 from hyperseek import HyperseekError
-from hyperseek._errors import StoreError
+from hyperseek.errors import StoreError
 from hyperseek.index import Index
 from hyperseek.plan import Graph
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 NAMES = [
     "..",

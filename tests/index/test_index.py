@@ -7,8 +7,8 @@ import torch
 from index_fakes import DIMENSION, FakeRetriever
 
 from hyperseek import Document, HyperseekError, Query
-from hyperseek._errors import FingerprintError, StoreError
 from hyperseek._files import read_json, write_json
+from hyperseek.errors import FingerprintError, StoreError
 from hyperseek.index import Index, estimate, stored_documents
 from hyperseek.scoring import LinearScorer, Points, QNetScorer, Scorer, Space
 

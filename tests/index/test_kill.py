@@ -15,7 +15,7 @@ import pytest
 import torch
 from slow_build import COUNT, SHARD, corpus, main
 
-from hyperseek._errors import StoreError
+from hyperseek.errors import StoreError
 from hyperseek.index import Index, stored_documents
 
 KILLS = 3

@@ -14,7 +14,7 @@ from changing_writer import NAMES
 from index_fakes import FakeRetriever
 
 from hyperseek.index import Index
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 Acknowledged = dict[str, str | None]
 

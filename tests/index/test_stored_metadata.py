@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from index_fakes import FakeRetriever
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 from hyperseek.index import Index
-from hyperseek.records import Document
+from hyperseek.types import Document
 
 RESERVED = [
     "_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "_row_last_updated_at_version", "_score",

@@ -25,9 +25,9 @@ from hyperseek.index import Index
 from hyperseek.plan import BM25, Dense, Engine, Rescore, Surrogate
 from hyperseek.plan import _context as context
 from hyperseek.plan._landmarks import landmarks_of
-from hyperseek.records import Document
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Scorer
 from hyperseek.store import Store
+from hyperseek.types import Document
 
 THREADS = 8
 
@@ -284,7 +284,7 @@ def test_what_is_kept_has_a_bound() -> None:
 
 def test_landmarks_masks_and_attachments_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(context, "KEPT_BYTES", 100_000)
-    monkeypatch.setattr("hyperseek.store._snapshot._MASK_BYTES", 600)
+    monkeypatch.setattr("hyperseek.store.snapshot._MASK_BYTES", 600)
     index = make(tmp_path / "index")
     index.build_engine("scan", name="flat")
     ground = index._ground

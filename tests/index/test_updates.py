@@ -13,8 +13,8 @@ from index_fakes import DIMENSION, FakeRetriever
 from hyperseek import HyperseekError
 from hyperseek.index import Index
 from hyperseek.plan import BM25, Graph, Plan, Rescore, Surrogate
-from hyperseek.records import Document
 from hyperseek.scoring import Space
+from hyperseek.types import Document
 
 
 def document(name: str, text: str = "river stone", **metadata: object) -> Document:

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 from hyperseek.index import Index
-from hyperseek.records import Document
 from hyperseek.scoring import LinearScorer, Space
+from hyperseek.types import Document
 
 
 def coordinates(kind: str) -> torch.Tensor:

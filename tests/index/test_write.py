@@ -12,11 +12,11 @@ import torch
 from index_fakes import DIMENSION, FakeRetriever
 
 from hyperseek import Document, HyperseekError
-from hyperseek._errors import FingerprintError, InputError, StoreError, UnknownNameError
+from hyperseek.errors import FingerprintError, InputError, StoreError, UnknownNameError
 from hyperseek.index import Index
 from hyperseek.index._build import build_index
 from hyperseek.scoring import Space
-from hyperseek.store._lock import writer_lock
+from hyperseek.store.lance import writer_lock
 
 Documents = list[Document]
 

@@ -34,7 +34,7 @@ def tiny_encoder(folder: Path) -> str:
 def collection(folder: Path) -> Path:
     """Write a judged collection in BEIR layout, in which every document answers its own id."""
     from hyperseek.data import Dataset, write_beir
-    from hyperseek.records import Document, Query
+    from hyperseek.types import Document, Query
 
     judged = {f"q-{name}": {name: 1} for name in TEXTS}
     dataset = Dataset.from_records(
@@ -97,7 +97,7 @@ def train(folder: Path) -> None:
 def evaluate(folder: Path) -> None:
     from hyperseek import compare, open_dataset
     from hyperseek.evaluation import rank_bm25
-    from hyperseek.teachers import BM25Settings
+    from hyperseek.mining import BM25Settings
 
     dataset = open_dataset(str(collection(folder / "toy")))
     names = {"BM25": None, "stemmed": BM25Settings(stemmer="english")}

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 import hyperseek
-from hyperseek._errors import InputError, ModelError
+from hyperseek.errors import InputError, ModelError
 from hyperseek.models import LateRetriever, Retriever
-from hyperseek.records import Document
 from hyperseek.scoring import MaxSimScorer, TokenPoints, load_scorer
+from hyperseek.types import Document
 
 VARIANTS = ("default", "attend_expansion", "no_expansion", "no_prefix", "no_skiplist")
 TEXTS = ["the cat sat on the stone tree", "a dog", "deep neural network weights search a large vector index", "moon"]
@@ -147,7 +147,7 @@ def test_queries_compile_in_batches_of_their_own_lengths(
     retriever = LateRetriever(make_model(tiny_encoder))
     documents = retriever.encode_documents(TEXTS, dtype="float32")
     together = retriever.compile(QUERIES)
-    monkeypatch.setattr("hyperseek.models._retriever._LARGEST_QUERY_BATCH", 1)
+    monkeypatch.setattr("hyperseek.models.retriever._LARGEST_QUERY_BATCH", 1)
     apart = retriever.compile(QUERIES)
     torch.testing.assert_close(apart.score(documents), together.score(documents), atol=1e-5, rtol=1e-5)
     apart.save(tmp_path / "queries.safetensors")

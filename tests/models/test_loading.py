@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import BertModel
 
 from hyperseek import HyperseekError
-from hyperseek._device import check_device
-from hyperseek._errors import InputError, ModelError
+from hyperseek._machine import check_device
+from hyperseek.errors import InputError, ModelError
 from hyperseek.models import ModelConfig, build, load
 from hyperseek.scoring import LinearScorer, Space, load_scorer
 

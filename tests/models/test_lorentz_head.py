@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from hyperseek import HyperseekError
 from hyperseek.models import LorentzHead, ModelConfig, Retriever, build, load
-from hyperseek.models._retriever import Side
+from hyperseek.models.retriever import Side
 from hyperseek.scoring import Space
 
 TEXTS = ["the cat and the dog", "a small neural network " * 8, "sea", "what is the name of the song"]

@@ -12,7 +12,7 @@ import torch
 from hyperseek import Document
 from hyperseek.index import Index
 from hyperseek.plan import Graph, Plan, Rescore, Scan, Surrogate, scan
-from hyperseek.plan._equals import level, marks_of
+from hyperseek.plan._ties import level, marks_of
 from hyperseek.scoring import FunctionScorer, LinearScorer, MaxSimScorer, Points, QNetScorer, Scorer, Space, TokenPoints
 
 QUERIES = 4

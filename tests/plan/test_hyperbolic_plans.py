@@ -11,9 +11,9 @@ from torch import Tensor
 from hyperseek.engines import HnswConfig
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Plan, Rescore, Scan
-from hyperseek.records import Document
 from hyperseek.scoring import LinearScorer, Space
-from hyperseek.store._attachments import ChartRecord
+from hyperseek.store.attachments import ChartRecord
+from hyperseek.types import Document
 
 SPACE = Space("lorentz", 3)
 

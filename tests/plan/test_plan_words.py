@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from hyperseek._errors import ConfigError, HyperseekError
+from hyperseek.errors import ConfigError, HyperseekError
 from hyperseek.graph import GraphSearchConfig
 from hyperseek.index import Index
 from hyperseek.plan import (
@@ -31,8 +31,8 @@ from hyperseek.plan import (
     as_plan,
     hybrid,
 )
-from hyperseek.records import Document
 from hyperseek.scoring import FunctionScorer, LinearScorer
+from hyperseek.types import Document
 
 sys.path.append(str(Path(__file__).parents[1] / "index"))
 from index_fakes import FakeRetriever

@@ -31,9 +31,9 @@ from hyperseek.plan import (
     Union,
     fuse,
 )
-from hyperseek.records import Document
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Space
-from hyperseek.store._attachments import ChartRecord
+from hyperseek.store.attachments import ChartRecord
+from hyperseek.types import Document
 
 sys.path.append(str(Path(__file__).parents[1] / "index"))
 from index_fakes import FakeRetriever

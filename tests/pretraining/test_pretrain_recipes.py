@@ -11,7 +11,7 @@ import pytest
 from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from hyperseek import HyperseekError
-from hyperseek._errors import MissingExtraError
+from hyperseek.errors import MissingExtraError
 from hyperseek.pretraining import PretrainRecipe, build_masked_lm, pretrain, read_pretrain_recipe
 
 MakeRecipe = Callable[..., PretrainRecipe]

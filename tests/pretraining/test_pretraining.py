@@ -22,8 +22,8 @@ from hyperseek import HyperseekError
 from hyperseek.data import Dataset, write_beir
 from hyperseek.models import load
 from hyperseek.pretraining import PretrainRecipe, pretrain
-from hyperseek.records import Document, Query
 from hyperseek.training import Recipe, read_record, train
+from hyperseek.types import Document, Query
 
 MakeRecipe = Callable[..., PretrainRecipe]
 

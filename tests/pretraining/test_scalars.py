@@ -6,7 +6,7 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from hyperseek.models import LorentzEncoderConfig
-from hyperseek.pretraining._scalars import keep_scalars_as_vectors, with_scalars
+from hyperseek.pretraining._run import keep_scalars_as_vectors, with_scalars
 
 
 def test_the_model_stays_the_same_and_trains() -> None:

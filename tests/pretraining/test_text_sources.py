@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hyperseek import HyperseekError
-from hyperseek._errors import ConfigError, DataError, MissingExtraError
+from hyperseek.errors import ConfigError, DataError, MissingExtraError
 from hyperseek.pretraining import TextSourceConfig, open_texts
 
 

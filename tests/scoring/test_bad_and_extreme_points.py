@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from hyperseek import HyperseekError, geometry
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 from hyperseek.index import Index
-from hyperseek.records import Document
 from hyperseek.scoring import (
     EMPTY_SCORE,
     FunctionScorer,
@@ -27,6 +26,7 @@ from hyperseek.scoring import (
     TokenPoints,
     load_scorer,
 )
+from hyperseek.types import Document
 
 KINDS = ("dot", "cosine", "euclidean", "lorentz", "poincare")
 

@@ -12,8 +12,8 @@ import torch
 from hyperseek import HyperseekError
 from hyperseek.index import Index
 from hyperseek.plan import Rescore, Surrogate
-from hyperseek.records import Document
 from hyperseek.scoring import OnnxScorer, Points, Space
+from hyperseek.types import Document
 
 onnx: Any = pytest.importorskip("onnx")
 onnxruntime: Any = pytest.importorskip("onnxruntime")

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek._threads import run_on_cores
-from hyperseek.scoring import Points, QNetScorer, Space, _qnet, _qnet_converter, build_converter
+from hyperseek._machine import run_on_cores
+from hyperseek.scoring import Points, QNetScorer, Space, _qnet, build_converter
 
 ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu", "leaky_relu"]
 
@@ -58,7 +58,7 @@ OPTIONS = [
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of a few documents, the last one shorter."""
-    monkeypatch.setattr(_qnet_converter, "_SCAN_ELEMENTS", 100)
+    monkeypatch.setattr(_qnet, "_SCAN_ELEMENTS", 100)
 
 
 @pytest.mark.usefixtures("small_blocks")

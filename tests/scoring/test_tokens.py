@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 from hyperseek.scoring import TokenPoints
 
 LENGTHS = st.lists(st.integers(0, 5), min_size=1, max_size=7)

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hyperseek.data import Dataset, write_beir
 from hyperseek.models import ModelConfig, Retriever, build
-from hyperseek.records import Document, Query
 from hyperseek.scoring import LinearScorer, Points, Space
 from hyperseek.training import NO_DOCUMENT, Example, Recipe, ScoredBatch, TrainingSet
+from hyperseek.types import Document, Query
 
 WORDS = "net query document vector index neural small deep word text page cat dog bird fish sea sun moon tree"
 

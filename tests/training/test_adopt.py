@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from hyperseek import HyperseekError
-from hyperseek._errors import ConfigError, FingerprintError
+from hyperseek.errors import ConfigError, FingerprintError
 from hyperseek.index import Index
 from hyperseek.models import ModelConfig, Retriever, build, load
-from hyperseek.records import Document
 from hyperseek.training import FeatureCache
+from hyperseek.types import Document
 
 DOCUMENTS = [Document(f"d{i}", f"the {word} and the city", word) for i, word in enumerate(["cat", "dog", "sea", "sun"])]
 TEXTS = [document.full_text for document in DOCUMENTS]

@@ -10,8 +10,8 @@ import torch
 
 from hyperseek.models import Retriever
 from hyperseek.training import LossesConfig, Objective, TrainedStack, TrainingModule, choose_trainable
-from hyperseek.training._interpolation import Interpolation, choose_share
 from hyperseek.training._recipe import TrainConfig
+from hyperseek.training._run import Interpolation, choose_share
 
 MakeRetriever = Callable[..., Retriever]
 TEXTS = ["cat dog", "the sea and the moon", "net query document"]

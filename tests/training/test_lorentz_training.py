@@ -131,7 +131,7 @@ def test_every_loss_falls_on_every_distance(
 
 
 def test_validation_from_the_cache_scores_as_encoding_does(make_retriever: MakeRetriever, tmp_path: Path) -> None:
-    from hyperseek.records import Query
+    from hyperseek.types import Query
 
     retriever = lorentz(make_retriever)
     choose_trainable(retriever, TrainConfig(max_steps=1, trunk="frozen", device="cpu"))

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from hyperseek import HyperseekError
-from hyperseek._errors import ConfigError
-from hyperseek._gain_measures import cut_off
+from hyperseek._relevance import cut_off
 from hyperseek.data import parse_source
+from hyperseek.errors import ConfigError
 from hyperseek.models import LorentzConfig
 from hyperseek.pretraining import read_pretrain_recipe
 from hyperseek.training import Objective, Recipe, find_recipe, read_recipe

@@ -22,7 +22,7 @@ from hyperseek.data import open_dataset
 from hyperseek.evaluation import trained_on
 from hyperseek.models import load
 from hyperseek.training import Recipe, read_record, train
-from hyperseek.training._callbacks import ShowProgress
+from hyperseek.training.callbacks import ShowProgress
 
 MakeRecipe = Callable[..., Recipe]
 

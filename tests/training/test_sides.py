@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hyperseek._errors import ConfigError
+from hyperseek.errors import ConfigError
 from hyperseek.models import ModelConfig, build
 from hyperseek.training import choose_trainable
 from hyperseek.training._recipe import TrainConfig

@@ -11,6 +11,7 @@ import torch
 
 from hyperseek import HyperseekError
 from hyperseek.models import Retriever, load
+from hyperseek.runs.loop import learning_rate_factor
 from hyperseek.training import (
     Clock,
     Collator,
@@ -27,7 +28,6 @@ from hyperseek.training import (
     training_arguments,
 )
 from hyperseek.training._recipe import TrainConfig
-from hyperseek.training._schedule import learning_rate_factor
 
 MakeRetriever = Callable[..., Retriever]
 LOSSES = {"contrastive": {"temperature": 0.1}, "margin_mse": {}}

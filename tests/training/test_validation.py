@@ -10,7 +10,7 @@ import ir_measures
 import pytest
 
 from hyperseek import Document, HyperseekError, Index, Query
-from hyperseek._gain_measures import measure
+from hyperseek._relevance import measure
 from hyperseek.models import Retriever
 from hyperseek.training import DevSet, FeatureCache, SideFeatures, Validator, make_dev_set
 

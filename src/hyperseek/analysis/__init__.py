@@ -5,13 +5,12 @@ report = inspect_space(Index.open("wordnet.index"), hierarchy="edges.tsv", outpu
 ```
 """
 
+from hyperseek.analysis._corpus import Hierarchy, read_hierarchy
 from hyperseek.analysis._delta import DeltaEstimate, delta_hyperbolicity
 from hyperseek.analysis._disk import DiskFit
-from hyperseek.analysis._hierarchy import Hierarchy, read_hierarchy
-from hyperseek.analysis._inspect import inspect_space
-from hyperseek.analysis._report import RadiusReport, SpaceReport
+from hyperseek.analysis._inspect import RadiusReport, SpaceReport, inspect_space
+from hyperseek.analysis._radii import Level, SpecificityReport, radius_by_specificity
 from hyperseek.analysis._ricci import CurvatureEstimate, neighbour_graph, ollivier_ricci
-from hyperseek.analysis._specificity import Level, SpecificityReport, radius_by_specificity
 
 __all__ = [
     "CurvatureEstimate",

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 
 Floats = NDArray[np.float64]
 

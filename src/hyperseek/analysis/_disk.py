@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek import geometry
-from hyperseek._errors import InputError, require
-from hyperseek.analysis._metric import HYPERBOLIC
+from hyperseek.analysis._radii import HYPERBOLIC
+from hyperseek.errors import InputError, require
 from hyperseek.scoring import Space
 
 Floats = NDArray[np.float64]

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek import geometry
-from hyperseek._errors import InputError, require
-from hyperseek._progress import progress
-from hyperseek.analysis._metric import HYPERBOLIC, distances
-from hyperseek.graph._nearest import nearest
+from hyperseek._long_work import progress
+from hyperseek.analysis._radii import HYPERBOLIC, distances
+from hyperseek.errors import InputError, require
+from hyperseek.graph.neighbours import nearest
 from hyperseek.scoring import Space
 
 Floats = NDArray[np.float64]

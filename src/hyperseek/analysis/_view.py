@@ -1,7 +1,4 @@
-"""What a picture of a space shows: points, the edges between them, and their colours.
-
-Shapes: `n` shown points, `e` edges.
-"""
+"""What a picture of a space shows: points, edges and colours, laid out on a disk."""
 
 from __future__ import annotations
 
@@ -10,8 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
-from hyperseek.analysis._hierarchy import Hierarchy
+from hyperseek.analysis._corpus import Hierarchy, Specificity, title_of
+from hyperseek.analysis._disk import DiskFit, agreement, best_scale, fan, project
+from hyperseek.analysis._pictures import GRADIENT, PALETTE, Disk, Layout
+from hyperseek.index import Index
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
@@ -97,3 +98,97 @@ def _largest_branches(hierarchy: Hierarchy, documents: Mapping[str, int]) -> lis
         branches.remove(largest)
         branches += children[largest]
     return sorted(branches, key=lambda name: -size[name])[:BRANCHES]
+
+
+def fit_disk(
+    index: Index, view: View, vectors: Tensor, specificity: Specificity, *, seed: int
+) -> tuple[Disk, list[DiskFit]]:
+    """Lay out a view.
+
+    Args:
+        index: The documents.
+        view: Which of them are shown.
+        vectors: `(n, w)` their points.
+        specificity: Of all documents.
+        seed: Of the pairs whose distances are compared.
+
+    Returns:
+        The disk with a layout by the space and, where the view has edges, one by the hierarchy; and how true each is.
+
+    Raises:
+        MissingExtraError: scipy is not installed.
+    """
+    ids = index.ids
+    shown = [ids[row] for row in view.rows]
+    documents = index.get([*shown, *view.names])
+    angles, rho, variance = project(index.space, vectors)
+    scale = best_scale(rho)
+    values = specificity.values[view.rows]
+    layouts, fits = [], []
+    for kind, around in _layouts(view, angles).items():
+        spearman, pairs = agreement(vectors, around, rho, seed=seed)
+        fits.append(DiskFit(kind, variance if kind == "projection" else None, spearman, pairs, scale))
+        layouts.append(_layout(fits[-1], around, index.space.dimension))
+    groups, names = view.groups, [title_of(documents[name]) if name in documents else name for name in view.names]
+    palette: Sequence[str] = PALETTE
+    notes = [
+        f"{len(shown):,} of {len(ids):,} documents",
+        f"{index.space.kind} space of {index.space.dimension} dimensions",
+    ]
+    if not names:
+        by, numbers = (specificity.by, values) if np.isfinite(values).any() else ("radius", rho)
+        groups, names = _ranges(numbers)
+        notes.append(f"coloured by {by}")
+        palette = GRADIENT
+    title = index.info.name or index.path.name
+    disk = Disk(
+        title=title,
+        notes=notes,
+        ids=shown,
+        titles=[title_of(documents[name]) for name in shown],
+        rho=rho,
+        unit=float(index.space.radius_squared) ** 0.5,
+        scale=scale,
+        parents=view.parents,
+        groups=groups,
+        names=names,
+        palette=palette,
+        values=values,
+        by=specificity.by,
+        layouts=layouts,
+    )
+    return disk, fits
+
+
+def _layouts(view: View, angles: Floats) -> dict[str, Floats]:
+    if (view.parents < 0).all():
+        return {"projection": angles}
+    return {"projection": angles, "hierarchy": fan(view.parents, angles)}
+
+
+def _layout(fit: DiskFit, angles: Floats, dimension: int) -> Layout:
+    true = f"rank correlation of distances with those in the space {fit.spearman:.2f}"
+    if fit.variance is None:
+        return Layout("the hierarchy", angles, f"radii from the space, angles from the hierarchy; {true}")
+    if dimension <= 2:
+        return Layout("the space", angles, "nothing is lost: the space has two dimensions")
+    return Layout(
+        "the space", angles, f"angles from the plane that holds {fit.variance:.0%} of the tangent variance; {true}"
+    )
+
+
+def _ranges(values: Floats) -> tuple[Rows, list[str]]:
+    """Cut numbers into as many ranges of about as many documents as there are colours."""
+    known = values[np.isfinite(values)]
+    if np.ptp(known) <= 1e-6 * np.abs(known).max():  # nothing but rounding
+        values = np.where(np.isfinite(values), np.median(known), np.nan)
+        known = values[np.isfinite(values)]
+    bounds = np.unique(np.quantile(known, np.linspace(0, 1, len(GRADIENT) + 1), method="inverted_cdf"))
+    groups = np.searchsorted(bounds[1:-1], values, side="left")
+    groups[~np.isfinite(values)] = -1
+    names = []
+    for number in range(max(1, len(bounds) - 1)):
+        inside = values[groups == number]
+        low, high = f"{inside.min():.4g}", f"{inside.max():.4g}"
+        names.append(low if low == high else f"{low} to {high}")
+    return groups, names

@@ -34,7 +34,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
-            from hyperseek._terminal import printable
+            from hyperseek._display import printable
 
             told = f"stopped; {printable(str(stopped), lines=True)}" if str(stopped) else "stopped"
             typer.echo(f"\nhyperseek: {told}", err=True)
@@ -68,7 +68,7 @@ def _options(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
     ] = False,
 ) -> None:
-    from hyperseek._progress import set_quiet
+    from hyperseek._long_work import set_quiet
 
     set_quiet(quiet)
     _quiet_dependencies()
@@ -82,7 +82,7 @@ class _Formatter(logging.Formatter):
     """Messages quote the data that they are about, which may come from strangers."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from hyperseek._terminal import printable
+        from hyperseek._display import printable
 
         return printable(super().format(record), lines=True)
 
@@ -109,7 +109,7 @@ _register()
 
 def main() -> None:
     """Run the command line; errors become one line on standard error and exit code 2, or 1 where we are at fault."""
-    from hyperseek._errors import HyperseekError
+    from hyperseek.errors import HyperseekError
 
     try:
         app()
@@ -123,7 +123,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    from hyperseek._terminal import printable
+    from hyperseek._display import printable
 
     typer.secho(f"hyperseek: {printable(message, lines=True)}", fg=typer.colors.RED, err=True)
     raise SystemExit(code) from None

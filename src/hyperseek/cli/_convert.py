@@ -52,7 +52,7 @@ def convert(
 
 def _refuse(given: dict[str, Any]) -> None:
     """Say that an option is not for this kind of checkpoint, rather than to ignore it."""
-    from hyperseek._errors import InputError
+    from hyperseek.errors import InputError
 
     for name, value in given.items():
         if value:

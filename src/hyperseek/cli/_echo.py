@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hyperseek._errors import InputError
-from hyperseek._terminal import printable, printable_json
+from hyperseek._display import printable, printable_json
+from hyperseek.errors import InputError
 
 if TYPE_CHECKING:
     from rich.text import Text

@@ -49,8 +49,8 @@ def encode(
     """Encode a corpus into an index; a killed run resumes where it stopped, without encoding anything twice."""
     from itertools import islice
 
-    from hyperseek._errors import InputError
     from hyperseek.cli._engine import build_engine, check_engine
+    from hyperseek.errors import InputError
     from hyperseek.models import load
 
     if engine is not None:
@@ -103,7 +103,7 @@ def _import(
 ) -> Index:
     from itertools import chain, islice
 
-    from hyperseek._errors import DataError
+    from hyperseek.errors import DataError
     from hyperseek.index import Index, read_docs
 
     pairs = read_docs(path)

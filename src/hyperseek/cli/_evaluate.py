@@ -14,7 +14,7 @@ from hyperseek.cli._echo import echo_json
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.evaluation import Comparison, Evaluation, Ranking
-    from hyperseek.records import Qrels
+    from hyperseek.types import Qrels
 
 # Candidates of each half of a hybrid search, at least.
 _CANDIDATES = 100
@@ -75,8 +75,8 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Write everything as JSON to standard output.")] = False,
 ) -> None:
     """Measure rankings, and compare them query by query: INDEX DATASET, or --runs FILE --qrels FILE."""
-    from hyperseek._errors import require
-    from hyperseek._interrupt import Interrupted
+    from hyperseek._long_work import Interrupted
+    from hyperseek.errors import require
     from hyperseek.evaluation import Statistics, choose_k, compare, measure_names
 
     # Everything that can be wrong with the options is found before the first search.
@@ -115,8 +115,8 @@ def evaluate(
 def _judgements(
     index: Path | None, dataset: str | None, split: str, qrels: Path | None
 ) -> tuple[Dataset | None, Qrels]:
-    from hyperseek._errors import InputError
     from hyperseek.data import open_dataset, read_qrels
+    from hyperseek.errors import InputError
 
     if index is not None and dataset is not None and qrels is None:
         opened = open_dataset(dataset)
@@ -184,7 +184,7 @@ def _check(
     run_out: Path | None,
     hypencoder_files: Path | None,
 ) -> None:
-    from hyperseek._errors import InputError, UnknownNameError
+    from hyperseek.errors import InputError, UnknownNameError
 
     names = [name for name, _ in systems]
     if not names:

@@ -1,13 +1,18 @@
-"""`hyperseek inspect`."""
+"""`hyperseek inspect`, and how it prints an index and its measurements."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hyperseek.cli._echo import echo
+from hyperseek.cli._echo import echo, echo_json, shown_text
+
+if TYPE_CHECKING:
+    from hyperseek.analysis import SpaceReport, SpecificityReport
+    from hyperseek.index import Index, Tuning
+
 
 inspect = typer.Typer(
     help="What an index holds, what its engines find and cost, and the shape of its space.", no_args_is_help=True
@@ -23,7 +28,6 @@ def index_(
     json: Annotated[bool, typer.Option("--json", help="As JSON, on standard output.")] = False,
 ) -> None:
     """Show what an index holds: documents, space, model, metadata fields, engines, and tuned plans."""
-    from hyperseek.cli._describe import describe_index, print_description
     from hyperseek.index import Index
 
     print_description(describe_index(Index.open(index, verify=verify)), as_json=json)
@@ -49,7 +53,6 @@ def recall(
     """Measure recall and latency of engine settings against exhaustive search, and keep the cheapest good one."""
     from itertools import islice
 
-    from hyperseek.cli._describe import print_tuning
     from hyperseek.data import read_queries
     from hyperseek.index import Index
     from hyperseek.models import load
@@ -79,7 +82,6 @@ def space(
 ) -> None:
     """Look at the space: radius by specificity, Gromov's delta, Ollivier-Ricci curvature, a picture of the disk."""
     from hyperseek.analysis import inspect_space
-    from hyperseek.cli._describe import print_space
     from hyperseek.index import Index
 
     report = inspect_space(
@@ -93,3 +95,137 @@ def space(
         output=output,
     )
     print_space(report, as_json=json)
+
+
+def describe_index(index: Index) -> dict[str, Any]:
+    """Return what there is to know about an index, as plain values."""
+    info = index.info
+    return {
+        "path": str(index.path),
+        "documents": len(index),
+        "space": index.space.to_json(),
+        "storage": info.storage,
+        "model": info.source,
+        "fingerprint": info.fingerprint,
+        "created": info.created.isoformat(),
+        "fields": index.fields,
+        **({"unusable_fields": index.unusable_fields} if index.unusable_fields else {}),
+        "engines": {item.name: _attachment(item, len(index)) for item in index.attachments},
+        "plans": index.tuned_plans,
+    }
+
+
+def print_description(description: dict[str, Any], *, as_json: bool) -> None:
+    """Print it for people, or as JSON."""
+    if as_json:
+        echo_json(description, indent=2)
+        return
+    for name, value in description.items():
+        if isinstance(value, dict) and name != "space":
+            echo(f"{name}:" if value else f"{name}: none")
+            for key, part in value.items():
+                echo(f"  {key}: {_line(part)}")
+        else:
+            echo(f"{name}: {_line(value)}")
+
+
+def print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
+    """Print measurements for people, or as JSON."""
+    if as_json:
+        rows = [
+            {
+                "plan": one.plan.model_dump(mode="json", exclude_defaults=True),
+                "recall": one.recall,
+                "milliseconds": one.milliseconds,
+                "single_milliseconds": one.single_milliseconds,
+                "chosen": one is tuning.chosen,
+            }
+            for one in tuning.measured
+        ]
+        summary = {"kind": tuning.kind, "k": tuning.k, "queries": tuning.queries, "wanted": tuning.wanted}
+        echo_json({**summary, "measured": rows}, indent=2)
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    title = f"{tuning.queries} queries, {tuning.kind} scorers, recall of the exhaustive top {tuning.k}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for heading in ("plan", "recall", "ms a query", "alone", ""):
+        table.add_column(heading, justify="left" if heading in ("plan", "") else "right", overflow="fold")
+    for one in tuning.measured:
+        mark = "chosen" if one is tuning.chosen else ""
+        numbers = (f"{one.recall:.4f}", f"{one.milliseconds:.3f}", f"{one.single_milliseconds:.3f}")
+        table.add_row(shown_text(one.title), *numbers, mark)
+    Console().print(table)
+    where = "kept in the index: searches use it from now on" if saved else "not kept"
+    echo(f"cheapest with a recall of {tuning.wanted}: {tuning.chosen.title}; {where}")
+
+
+def print_space(report: SpaceReport, *, as_json: bool) -> None:
+    """Print the shape of a space for people, or as JSON."""
+    if as_json:
+        echo_json(report.to_json(), indent=2)
+        return
+    echo(f"{report.documents:,} documents in {report.space}; distances: {report.metric}")
+    if report.radii is not None:
+        least, low, _, median, _, high, greatest = report.radii.quantiles
+        echo(
+            f"radii: median {median:.4g}, mean {report.radii.mean:.4g}, 90% within {low:.4g} to {high:.4g}, "
+            f"all within {least:.4g} to {greatest:.4g}"
+        )
+        echo(f"  {_bars(report.radii.histogram)}")
+    if report.specificity is not None:
+        _print_levels(report.specificity)
+    delta, curvature = report.delta, report.curvature
+    if delta is not None:
+        echo(
+            f"delta: 2 delta / diameter {delta.relative:.4f} at most, {delta.mean_relative:.4f} on average (0 is a "
+            f"tree): delta {delta.greatest:.4g} and {delta.mean:.4g}, diameter {delta.diameter:.4g}; all quadruples "
+            f"with {delta.bases} of {delta.points} random points, and {delta.quadruples:,} random ones, "
+            f"seed {delta.seed}"
+        )
+    if curvature is not None:
+        echo(
+            f"Ollivier-Ricci curvature: mean {curvature.mean:.4f}, standard deviation {curvature.deviation:.4f}, "
+            f"{curvature.negative:.0%} of edges below 0; {curvature.edges:,} of {curvature.graph_edges:,} edges of the "
+            f"{curvature.neighbours}-nearest-neighbour graph of {curvature.points:,} points, alpha {curvature.alpha:g}"
+        )
+    for disk in report.disks:
+        plane = "" if disk.variance is None else f"{disk.variance:.1%} of the tangent variance, "
+        echo(
+            f"disk by {disk.layout}: {plane}rank correlation of distances {disk.spearman:.3f}, radii times "
+            f"{disk.scale:.3g}"
+        )
+    for what, reason in report.left_out.items():
+        echo(f"no {what}: {reason}", err=True)
+    for path in report.files:
+        echo(f"wrote {path}", err=True)
+
+
+def _print_levels(report: SpecificityReport) -> None:
+    # A p-value below the smallest float is 0 and would be read as certainty.
+    p_value = "below 1e-300" if report.p_value < 1e-300 else f"{report.p_value:.2g}"
+    echo(f"radius by {report.by}: Spearman {report.spearman:.4f}, p {p_value}, {report.count:,} documents")
+    names = [f"{one.low:g}" if one.low == one.high else f"{one.low:g} to {one.high:g}" for one in report.levels]
+    width = max(map(len, names))
+    for name, one in zip(names, report.levels, strict=True):
+        echo(f"  {name:>{width}}  mean {one.mean:.4g} ± {one.deviation:.2g}, {one.count:,} documents")
+
+
+def _bars(counts: list[int]) -> str:
+    """Draw a histogram as a line of text."""
+    marks = " ▁▂▃▄▅▆▇█"
+    most = max([1, *counts])
+    return "".join(marks[-(-count * (len(marks) - 1) // most)] for count in counts)
+
+
+def _attachment(item: Any, documents: int) -> dict[str, Any]:
+    config = None if item.config is None else item.config.model_dump(mode="json", exclude_none=True)
+    charts = [chart.name for chart in item.charts]
+    return {"kind": item.kind, "documents": item.count, "of": documents, "charts": charts, "config": config}
+
+
+def _line(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_line(part)}" for key, part in value.items() if part not in (None, [], {}))
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -10,8 +10,9 @@ import typer
 from hyperseek.cli._echo import echo, echo_json
 
 if TYPE_CHECKING:
-    from hyperseek.data import ErrorReport, MiningOptions, PreparedInfo, Teacher
-    from hyperseek.records import Qrels
+    from hyperseek.data import ErrorReport, PreparedInfo
+    from hyperseek.mining import MiningOptions, Teacher
+    from hyperseek.types import Qrels
 
 _MINING, _FILTERS = "Mining hard negatives", "Filtering"
 _TEACHER_MARGIN = 0.95
@@ -156,9 +157,10 @@ def prepare(
     `hyperseek prepare --beir pydocs-beir pydocs`.
     """
     from hyperseek._config import read_yaml
-    from hyperseek._errors import InputError
-    from hyperseek.data import ConsistencyOptions, MiningOptions, PrepareOptions, RefineOptions, TeacherOptions
+    from hyperseek.data import PrepareOptions
     from hyperseek.data import prepare as write_training
+    from hyperseek.errors import InputError
+    from hyperseek.mining import ConsistencyOptions, MiningOptions, RefineOptions, TeacherOptions
 
     if beir:
         if mine or teacher:
@@ -240,7 +242,7 @@ def _check_used(
     teacher_max_score: float | None,
 ) -> None:
     """Refuse options that nothing would read."""
-    from hyperseek._errors import InputError
+    from hyperseek.errors import InputError
 
     if not mine:
         changed = sorted(mining.model_dump(exclude_defaults=True)) + ([] if negatives else ["negatives"])
@@ -257,14 +259,14 @@ def _check_used(
 
 
 def _load_teacher(name: str, device: str | None) -> Teacher:
-    from hyperseek.teachers import load_teacher
+    from hyperseek.mining import load_teacher
 
     return load_teacher(name, device=device)
 
 
 def _judged(named: list[str]) -> dict[str, Qrels]:
-    from hyperseek._errors import InputError
     from hyperseek.data import read_qrels
+    from hyperseek.errors import InputError
 
     judged: dict[str, Qrels] = {}
     for text in named:
@@ -297,8 +299,8 @@ def _write_collection(
     out: Path, sources: list[str], on_error: Literal["raise", "skip"], overwrite: bool, json_output: bool
 ) -> None:
 
-    from hyperseek._errors import InputError
     from hyperseek.data import open_dataset, write_beir
+    from hyperseek.errors import InputError
 
     if len(sources) != 1:
         raise InputError(f"--beir writes one collection, got {len(sources)}: {sources}")

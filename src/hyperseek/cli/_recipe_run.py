@@ -29,7 +29,7 @@ def folder_of(recipe: str, named: str | None, output: Path | None) -> Path:
 
 def tell(folder: Path, record: RunRecord) -> bool:
     """Say what was done, and return whether this process is the one that tells: it alone has the whole record."""
-    from hyperseek.training._arguments import is_first_process
+    from hyperseek.runs.arguments import is_first_process
 
     if not is_first_process():
         return False

@@ -11,7 +11,7 @@ import typer
 from hyperseek.cli._echo import echo, echo_exactly, echo_json, shown_text
 
 if TYPE_CHECKING:
-    from hyperseek.records import Hit, Query
+    from hyperseek.types import Hit, Query
 
 _SNIPPET = 160
 # Candidates of each half of a hybrid search, at least.
@@ -57,7 +57,7 @@ def search(
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
     """Find the best documents of one query or of a file of them."""
-    from hyperseek._errors import InputError
+    from hyperseek.errors import InputError
     from hyperseek.index import Index
     from hyperseek.models import load
     from hyperseek.plan import Plan
@@ -99,7 +99,7 @@ def search(
 
 def _read(text: str | None, path: Path | None) -> list[Query]:
     from hyperseek.data import read_queries
-    from hyperseek.records import Query
+    from hyperseek.types import Query
 
     return [Query("q", text or "")] if path is None else list(read_queries(path))
 

@@ -31,9 +31,9 @@ def update(
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
     """Change an index: delete, replace and add documents, then compact, then build engines; in this order."""
-    from hyperseek._errors import InputError
     from hyperseek.cli._engine import build_engine, check_engine
     from hyperseek.data import open_dataset, read_id_list
+    from hyperseek.errors import InputError
     from hyperseek.index import Index
 
     if not any((add, replace, delete, delete_file, engine, graph, import_graph, compact)):

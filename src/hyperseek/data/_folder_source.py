@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hyperseek._errors import DataError
-from hyperseek._text_files import existing_file
-from hyperseek.data._fields import FieldKeys
-from hyperseek.data._lines import base_stem, base_suffix
+from hyperseek._bounded import existing_file
 from hyperseek.data._qrels import Judgement, read_judgements
-from hyperseek.data._report import Faults
 from hyperseek.data._texts import TEXT_SUFFIXES, read_document_rows, read_query_rows
-from hyperseek.records import Document, Query
+from hyperseek.data.lines import FieldKeys, base_stem, base_suffix
+from hyperseek.data.report import Faults
+from hyperseek.errors import DataError
+from hyperseek.types import Document, Query
 
 _QRELS_SUFFIXES = (".tsv", ".txt", ".qrels", ".trec", ".json")
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from hyperseek._errors import DataError, HyperseekError, UnknownNameError, brief, require, shown
-from hyperseek._field_names import TITLE_KEYS
+from hyperseek._documents import TITLE_KEYS
 from hyperseek.data._qrels import Judgement, grade_of
-from hyperseek.data._report import Faults
-from hyperseek.records import Document, Query
+from hyperseek.data.report import Faults
+from hyperseek.errors import DataError, HyperseekError, UnknownNameError, brief, require, shown
+from hyperseek.types import Document, Query
 
 _BODY_KEYS = ("text", "body", "abstract")
 

@@ -9,28 +9,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TypedDict
 
-from hyperseek._errors import DataError, InputError, UnknownNameError, shown
+from hyperseek._bounded import PathLike, path_text
 from hyperseek._fingerprint import fingerprint_file
-from hyperseek._progress import progress
-from hyperseek._text_files import PathLike, path_text
-from hyperseek.data._corpora import Mine
+from hyperseek._long_work import progress
+from hyperseek._staging import check_replaceable, scratch_folder
 from hyperseek.data._dataset import Dataset
+from hyperseek.data._example_sources import (
+    PrepareOptions,
+    examples_from_columns,
+    examples_from_hypencoder,
+    examples_from_qrels,
+)
 from hyperseek.data._examples import TrainingExample
-from hyperseek.data._from_columns import examples_from_columns
-from hyperseek.data._from_hypencoder import examples_from_hypencoder
-from hyperseek.data._from_qrels import examples_from_qrels
-from hyperseek.data._open import open_dataset
-from hyperseek.data._options import PrepareOptions
-from hyperseek.data._parsed_source import ParsedSource, parse_source
 from hyperseek.data._prepared import INFO, PREPARED_FILES, PreparedInfo, SourceInfo
-from hyperseek.data._refine import check_refining, refine
-from hyperseek.data._refine_options import RefineOptions
-from hyperseek.data._report import ErrorReport, OnError
 from hyperseek.data._rows import table_name
-from hyperseek.data._staging import check_replaceable, scratch_folder
-from hyperseek.data._teaching import Teacher
-from hyperseek.data._writing import example_writer
-from hyperseek.records import Qrels
+from hyperseek.data.open import ParsedSource, open_dataset, parse_source
+from hyperseek.data.report import ErrorReport, OnError
+from hyperseek.data.writing import example_writer
+from hyperseek.errors import DataError, InputError, UnknownNameError, shown
+from hyperseek.mining._corpora import Mine
+from hyperseek.mining._filters import Teacher
+from hyperseek.mining._options import RefineOptions
+from hyperseek.mining._refine import check_refining, refine
+from hyperseek.types import Qrels
 
 
 def prepare(

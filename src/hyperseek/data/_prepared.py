@@ -19,17 +19,16 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, Field
 
+from hyperseek._bounded import PathLike
 from hyperseek._config import Config
-from hyperseek._errors import DataError, brief, shown
 from hyperseek._files import read_json
 from hyperseek._relevance import Relevance, key_of_name
-from hyperseek._text_files import PathLike
 from hyperseek._version import __version__
-from hyperseek.data._example_records import example_from_record
-from hyperseek.data._examples import TrainingExample
-from hyperseek.data._lines import json_lines
-from hyperseek.data._report import ErrorReport, Faults
-from hyperseek.records import Document
+from hyperseek.data._examples import TrainingExample, example_from_record
+from hyperseek.data.lines import json_lines
+from hyperseek.data.report import ErrorReport, Faults
+from hyperseek.errors import DataError, brief, shown
+from hyperseek.types import Document
 
 INFO, DOCUMENTS, EXAMPLES, RELEVANT, TRAINED = (
     "prepared.json",

@@ -8,14 +8,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from hyperseek._errors import DataError, InputError, brief, shown
-from hyperseek._field_names import find_key, number_of
+from hyperseek._bounded import PathLike, existing_file, json_value, whole_text
+from hyperseek._documents import find_key, number_of
 from hyperseek._files import atomic_write
-from hyperseek._json_values import json_value
-from hyperseek._text_files import PathLike, existing_file, whole_text
-from hyperseek.data._lines import base_suffix, numbered_lines
-from hyperseek.data._report import ErrorReport, Faults, OnError
-from hyperseek.records import Qrels
+from hyperseek.data.lines import base_suffix, numbered_lines
+from hyperseek.data.report import ErrorReport, Faults, OnError
+from hyperseek.errors import DataError, InputError, brief, shown
+from hyperseek.types import Qrels
 
 BEIR_HEADER = ("query-id", "corpus-id", "score")
 # ASCII blanks only: str.split() would also split ids at no-break spaces and control characters.

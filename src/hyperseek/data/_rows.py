@@ -7,11 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hyperseek._errors import DataError, InputError, shown
-from hyperseek._text_files import PathLike
-from hyperseek.data._hub import hub_rows
-from hyperseek.data._lines import Row, base_stem, base_suffix, json_lines
-from hyperseek.data._report import Faults
+from hyperseek._bounded import PathLike
+from hyperseek.data.hub import hub_rows
+from hyperseek.data.lines import Row, base_stem, base_suffix, json_lines
+from hyperseek.data.report import Faults
+from hyperseek.errors import DataError, InputError, shown
 
 Table: TypeAlias = PathLike | Iterable[Mapping[str, Any]]
 """A `.jsonl` file, `hub:NAME` (with `#CONFIGURATION` if it has several), or rows in memory."""

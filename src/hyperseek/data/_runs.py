@@ -7,15 +7,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from hyperseek._errors import InputError, shown
-from hyperseek._field_names import id_of, number_of
+from hyperseek._bounded import PathLike, existing_file
+from hyperseek._documents import id_of, number_of
 from hyperseek._files import atomic_write
 from hyperseek._order import best_first
-from hyperseek._text_files import PathLike, existing_file
-from hyperseek.data._lines import base_suffix, json_lines, numbered_lines
 from hyperseek.data._qrels import BLANKS, check_id, check_nested
-from hyperseek.data._report import ErrorReport, Faults, OnError
-from hyperseek.records import Run
+from hyperseek.data.lines import base_suffix, json_lines, numbered_lines
+from hyperseek.data.report import ErrorReport, Faults, OnError
+from hyperseek.errors import InputError, shown
+from hyperseek.types import Run
 
 _TREC_COLUMNS = 6
 

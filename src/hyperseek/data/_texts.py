@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 
-from hyperseek._errors import DataError
-from hyperseek._text_files import PathLike, existing_file
-from hyperseek.data._fields import FieldKeys, documents_from_rows, queries_from_rows
-from hyperseek.data._lines import Row, base_suffix, json_lines, numbered_lines
-from hyperseek.data._report import ErrorReport, Faults, OnError
-from hyperseek.data._tab_separated import tab_separated
-from hyperseek.records import Document, Query
+from hyperseek._bounded import PathLike, existing_file
+from hyperseek._documents import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, repeated
+from hyperseek.data.lines import (
+    FieldKeys,
+    Row,
+    base_suffix,
+    documents_from_rows,
+    json_lines,
+    numbered_lines,
+    queries_from_rows,
+)
+from hyperseek.data.report import ErrorReport, Faults, OnError
+from hyperseek.errors import DataError, shown
+from hyperseek.types import Document, Query
 
 TEXT_SUFFIXES = (".jsonl", ".tsv")
 
@@ -108,3 +118,152 @@ def _rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Row]:
     if base_suffix(path) not in TEXT_SUFFIXES:
         raise DataError(f"texts are read from {' or '.join(TEXT_SUFFIXES)} files, plain or .gz", path=path)
     return json_lines(path, faults) if base_suffix(path) == ".jsonl" else tab_separated(path, keys.named, faults)
+
+
+_COMPARED = 20  # lines after the first that are looked at
+_LONGEST_NAME = 40  # characters
+_MOST_WORDS = 3
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Words that names of columns are made of; the usual names themselves need no guess.
+_ID_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """id ids identifier key no nr num number name label uid uuid code index docno docid doc document qid pid query
+        topic entry item row""",
+    )
+)
+_TEXT_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """text texts content contents fulltext body passage passages document query queries question title headline
+        abstract description sentence answer paragraph summary definition value string utterance comment review""",
+    )
+)
+_REMEDY = (
+    "add a first line 'id<TAB>text' if it is a record; if it names the columns, call them so, or name them by id_key= "
+    "and text_key= (--id-key, --text-key), which also take numbers, as 1 and 2, where no line names them"
+)
+
+
+def tab_separated(path: Path, named: Sequence[str], faults: Faults) -> Iterator[Row]:
+    """Yield the rows of a tab-separated file with their line numbers.
+
+    Args:
+        path: The file.
+        named: Columns that were asked for: by names, which the first line must hold, or by numbers from 1, where
+            no line names them. Empty to find out.
+        faults: Where lines with too many columns or too few go.
+
+    Yields:
+        Line number, and the cells by the names of their columns; `id` and `text` where no line names them.
+
+    Raises:
+        DataError: It cannot be told whether the first line is a header, or which column is what.
+    """
+    lines = ((number, line.split("\t")) for number, line in numbered_lines(path, faults))
+    first = next(lines, None)
+    if first is None:
+        return
+    following = list(islice(lines, _COMPARED))
+    columns = _header(first[1], [cells for _, cells in following], named, path, first[0])
+    rows = chain(following, lines)
+    if columns is None:
+        columns = _numbered(first[1], [cells for _, cells in following], named, path, first[0])
+        rows = chain([first], rows)
+    for number, cells in rows:
+        if len(cells) == len(columns):
+            yield number, dict(zip(columns, cells, strict=True))
+        else:
+            message = f"has {len(cells)} columns, needs {len(columns)}: {shown(columns)}"
+            faults.found("bad_columns", message, path=path, line=number)
+
+
+def _header(
+    cells: list[str], following: list[list[str]], named: Sequence[str], path: Path, line: int
+) -> list[str] | None:
+    """Return the names of the columns, or None where the first line is data."""
+    names = [cell.strip() for cell in cells]
+    if _are_numbers(named):
+        return None
+    if named:
+        missing = next((name for name in named if name not in names), None)
+        if missing is not None:
+            raise DataError(
+                f"has no column {missing!r}; its first line holds {shown(names, 200)}. Name columns as the first line "
+                f"does, or, where it names none, by numbers, as 1 and 2",
+                path=path,
+                line=line,
+            )
+    elif not _are_usual(names):
+        unquoted = [name.strip("\"'") for name in names]
+        if unquoted != names and _are_usual(unquoted):
+            raise DataError(
+                f"its cells are in quotation marks, {shown(cells)}, which belong to CSV; write them without",
+                path=path,
+                line=line,
+            )
+        if _is_unsure(names, following):
+            raise DataError(f"cannot tell whether {shown(cells, 200)} names columns; {_REMEDY}", path=path, line=line)
+        return None
+    twice = repeated(name for name in names if name)
+    if twice is not None:
+        raise DataError(f"two columns are called {twice!r}; give each a name of its own", path=path, line=line)
+    # pandas writes its index as a column without a name.
+    return [name or f"column_{place}" for place, name in enumerate(names, start=1)]
+
+
+def _numbered(cells: list[str], following: list[list[str]], named: Sequence[str], path: Path, line: int) -> list[str]:
+    """Return the names of the columns where no line names them."""
+    # A stray tab in the first line alone is a bad line, not another form.
+    widths = Counter(map(len, [cells, *following]))
+    width = 2 if widths[2] else widths.most_common(1)[0][0]
+    if named:
+        wrong = next((number for number in named if not 1 <= int(number) <= width), None)
+        if wrong is not None:
+            raise DataError(f"has {width} columns, and none with the number {wrong}", path=path, line=line)
+        return [str(number) for number in range(1, width + 1)]
+    if width == 2:
+        return ["id", "text"]
+    if width == 1:
+        raise DataError(
+            f"has one column, {shown(cells[0])}; an id and a text are separated by a tab", path=path, line=line
+        )
+    raise DataError(
+        f"has {width} columns, and its first line, {shown(cells, 200)}, names none of them; {_REMEDY}",
+        path=path,
+        line=line,
+    )
+
+
+def _are_numbers(named: Sequence[str]) -> bool:
+    return bool(named) and all(re.fullmatch(r"[0-9]{1,4}", name) for name in named)
+
+
+def _are_usual(names: list[str]) -> bool:
+    return find_key(ID_KEYS, names) is not None and find_key((*TEXT_KEYS, *TITLE_KEYS), _others(names)) is not None
+
+
+def _others(names: list[str]) -> list[str]:
+    identity = find_key(ID_KEYS, names)
+    return [name for name in names if name != identity]
+
+
+def _is_unsure(names: list[str], following: list[list[str]]) -> bool:
+    """Whether a line that holds no usual names could be a header all the same."""
+    parts = [_words(name) for name in names]
+    if len(names) < 2 or not all(parts):
+        return False
+    ids, texts = parts[0], [words for name, words in zip(names[1:], parts[1:], strict=True) if " " not in name]
+    return (
+        not _ID_WORDS.isdisjoint(ids)
+        or any(not _TEXT_WORDS.isdisjoint(words) for words in texts)
+        # Ids with digits below a word without one: the word is no id.
+        or (bool(following) and all(any(map(str.isdigit, cells[0])) for cells in following))
+    )
+
+
+def _words(name: str) -> list[str]:
+    """Return the words of what may be the name of a column; none where it is no name."""
+    words = re.findall(r"[^\W_]+", _HUMP.sub(" ", name))
+    fits = len(name) <= _LONGEST_NAME and len(words) <= _MOST_WORDS and all(word.isalpha() for word in words)
+    return [word.casefold() for word in words] if fits else []

@@ -3,9 +3,10 @@
 They know vectors only, by position. What a space's points are as vectors, its charts say.
 """
 
-from hyperseek.engines._build import build_engine, open_engine, what_fits
-from hyperseek.engines._choose import choose_engine
-from hyperseek.engines._configs import (
+from hyperseek.engines._build import build_engine, choose_engine, open_engine, what_fits
+from hyperseek.engines._estimate import EngineEstimate, estimate_engine
+from hyperseek.engines._qdrant import use_qdrant
+from hyperseek.engines.configs import (
     AnyEngineConfig,
     EngineConfig,
     HnswConfig,
@@ -15,9 +16,7 @@ from hyperseek.engines._configs import (
     ScanConfig,
     parse_engine,
 )
-from hyperseek.engines._engine import LONGEST, Engine
-from hyperseek.engines._estimate import EngineEstimate, estimate_engine
-from hyperseek.engines._qdrant import use_qdrant
+from hyperseek.engines.engine import LONGEST, Engine
 
 __all__ = [
     "LONGEST",

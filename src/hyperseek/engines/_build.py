@@ -1,4 +1,4 @@
-"""Building and opening engines of any kind."""
+"""Building and opening engines of any kind, and choosing one when nobody says which."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from pathlib import Path
 
 from torch import Tensor
 
-from hyperseek._errors import InputError, StoreError
-from hyperseek.engines._configs import KINDS, AnyEngineConfig, QdrantConfig
-from hyperseek.engines._engine import Engine, read_info
 from hyperseek.engines._estimate import estimate_engine
-from hyperseek.engines._faiss_hnsw import HnswEngine
-from hyperseek.engines._faiss_ivf import IvfEngine
+from hyperseek.engines._faiss import HnswEngine, IvfEngine
+from hyperseek.engines._flat import ScanEngine
 from hyperseek.engines._lance import LanceEngine
 from hyperseek.engines._qdrant import QdrantEngine, named_server
-from hyperseek.engines._scan import ScanEngine
+from hyperseek.engines.configs import KINDS, AnyEngineConfig, HnswConfig, IvfConfig, QdrantConfig, ScanConfig
+from hyperseek.engines.engine import Engine, read_info
+from hyperseek.errors import InputError, StoreError
 from hyperseek.scoring._geometries import Metric
 
 _ENGINES: dict[str, type[Engine]] = {
@@ -101,3 +100,51 @@ def what_fits(building_bytes: Callable[[AnyEngineConfig], int], max_bytes: int) 
     if fitting:
         return f"with their defaults these would fit: {', '.join(fitting)}"
     return f"none fits; the smallest, {min(needs, key=needs.__getitem__)!r}, takes {min(needs.values()):,}"
+
+
+SCAN_NUMBERS = 20_000_000
+"""Numbers of all vectors together that a core reads and compares in about ten milliseconds."""
+
+
+def choose_engine(
+    *, count: int, dimension: int, metric: Metric, max_bytes: int | None = None
+) -> tuple[AnyEngineConfig, str]:
+    """Choose an engine by size.
+
+    Args:
+        count: Number of vectors, at least 0.
+        dimension: Of the vectors, at least 1.
+        metric: What to rank by. Graphs lead to what is near, not to what is long, so they need `"l2"`.
+        max_bytes: Memory that building may take; None for no limit.
+
+    Returns:
+        The configuration, and the reason in one sentence.
+
+    Raises:
+        InputError: No engine can be built in so little memory, or the count or dimension is out of range.
+    """
+
+    def fits(config: AnyEngineConfig) -> bool:
+        needed = estimate_engine(config, count=count, dimension=dimension).building_bytes
+        return max_bytes is None or needed <= max_bytes
+
+    size = f"{count:,} vectors of {dimension} dimensions"
+    scan = ScanConfig()
+    if not fits(scan):
+        needed = estimate_engine(scan, count=count, dimension=dimension).building_bytes
+        raise InputError(f"no engine for {size} can be built in {max_bytes:,} bytes; a scan takes {needed:,}")
+    if count * dimension <= SCAN_NUMBERS:
+        return scan, f"an exact scan, because {size} are compared in some milliseconds"
+    if metric == "l2" and fits(hnsw := HnswConfig()):
+        return hnsw, f"a graph (HNSW), because {size} are many and it finds the nearest with the fewest comparisons"
+    why = "inner products mislead graphs" if metric == "inner_product" else "a graph would not fit into memory"
+    if fits(ivf := IvfConfig()):
+        return ivf, f"cells (IVF), because {size} are many and {why}"
+    if fits(short := IvfConfig(pq=_bytes_of_a_vector(dimension))):
+        return short, f"cells of shortened vectors (IVF-PQ), because {size} do not fit into {max_bytes:,} bytes"
+    return scan, f"an exact scan, because nothing faster for {size} can be built in {max_bytes:,} bytes"
+
+
+def _bytes_of_a_vector(dimension: int) -> int:
+    """Return the largest divisor of the dimension that shortens float32 vectors to a sixteenth at least."""
+    return next(pq for pq in range(max(1, dimension // 4), 0, -1) if dimension % pq == 0)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
-from hyperseek._errors import InputError
-from hyperseek.engines._configs import (
+from hyperseek.engines._faiss import CENTROIDS_OF_PQ, expected_links, number_of_lists, sample_size
+from hyperseek.engines._lance import FEWEST, number_of_partitions
+from hyperseek.engines.configs import (
     AnyEngineConfig,
     HnswConfig,
     IvfConfig,
@@ -18,10 +19,8 @@ from hyperseek.engines._configs import (
     QdrantConfig,
     ScanConfig,
 )
-from hyperseek.engines._engine import CHUNK
-from hyperseek.engines._faiss_hnsw import expected_links
-from hyperseek.engines._faiss_ivf import CENTROIDS_OF_PQ, number_of_lists, sample_size
-from hyperseek.engines._lance import FEWEST, number_of_partitions
+from hyperseek.engines.engine import CHUNK
+from hyperseek.errors import InputError
 
 # What libraries take whatever the size: buffers of matrix products, stacks, allocators.
 _BASE = 48 << 20

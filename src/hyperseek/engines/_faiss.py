@@ -1,16 +1,22 @@
-"""What the engines that stand on faiss share."""
+"""Engines that stand on faiss: a hierarchical graph (HNSW, arXiv 1603.09320) and cells around centroids (IVF)."""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek._errors import require
-from hyperseek._threads import one_core
+from hyperseek._machine import one_core
+from hyperseek.engines._flat import MATRIX, exact_search, matrix_source, read_matrix, write_matrix
+from hyperseek.engines.configs import HnswConfig, IvfConfig
+from hyperseek.engines.engine import Engine, EngineInfo
+from hyperseek.errors import InputError, require
 from hyperseek.scoring._geometries import Metric
 
 
@@ -38,3 +44,173 @@ def results(scores: NDArray[np.float32], positions: NDArray[np.int64], metric: M
         with one_core():
             values = values.clamp_min(0).sqrt().neg()  # faiss gives squares
     return values, torch.from_numpy(positions)
+
+
+_HNSW_FILE = "hnsw.faiss"
+
+
+class HnswEngine(Engine):
+    """Walks a graph from vector to nearer vector; the file is mapped into memory."""
+
+    kind: ClassVar[str] = "hnsw"
+    checked_whole: ClassVar[bool] = True  # faiss believes what it reads
+    _faiss: Any
+    _index: Any
+    _vectors: Tensor
+
+    @classmethod
+    def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
+        config = info.config
+        assert isinstance(config, HnswConfig)
+        faiss = load_faiss()
+        index = faiss.IndexHNSWFlat(info.dimension, config.m, faiss_metric(faiss, info.metric))
+        index.hnsw.efConstruction = config.ef_construction
+        _reserve(faiss, index, info)
+        for chunk in chunks:
+            index.add(chunk.numpy())
+        faiss.write_index(index, str(folder / _HNSW_FILE))
+        return {}
+
+    def _load(self) -> None:
+        self._faiss = load_faiss()
+        self._index = self._faiss.read_index(str(self.folder / _HNSW_FILE), self._faiss.IO_FLAG_MMAP_IFC)
+        storage = self._faiss.downcast_index(self._index.storage)
+        shape = (len(self), self.dimension)
+        self._vectors = torch.from_numpy(self._faiss.rev_swig_ptr(storage.get_xb(), math.prod(shape)).reshape(shape))
+
+    def _search(
+        self, queries: Tensor, k: int, effort: int | None, allowed: NDArray[np.bool_] | None
+    ) -> tuple[Tensor, Tensor]:
+        assert isinstance(self.config, HnswConfig)
+        wanted = max(effort or self.config.effort, k)
+        matching = len(self) if allowed is None else int(allowed.sum())
+        # The walk passes through vectors that are not allowed: to meet `wanted` of the others it must meet more.
+        met = math.ceil(wanted * len(self) / matching)
+        # It compares about m vectors for each one it meets; when it would look at more than there are, look at all.
+        if met >= len(self) or (allowed is not None and met * self.config.m >= matching):
+            source = matrix_source(self._vectors)
+            return exact_search(queries, source, count=len(self), k=k, metric=self.metric, allowed=allowed)
+        parameters = {} if allowed is None else {"sel": selector(self._faiss, allowed)}
+        search = self._faiss.SearchParametersHNSW(efSearch=met, **parameters)
+        scores, positions = self._index.search(queries.numpy(), k, params=search)
+        return results(scores, positions, self.metric)
+
+
+def _reserve(faiss: Any, index: Any, info: EngineInfo) -> None:
+    """Take the memory at once that growing arrays would take twice; `clear` keeps it."""
+    config = info.config
+    assert isinstance(config, HnswConfig)
+    for array, length in (
+        (faiss.downcast_index(index.storage).codes, 4 * info.count * info.dimension),
+        (index.hnsw.neighbors, expected_links(info.count, config.m)),
+    ):
+        array.resize(length)
+        array.clear()
+
+
+def expected_links(count: int, m: int) -> int:
+    """Return the number of links of a graph, with room for chance."""
+    # Each level above the lowest holds 1/m of the vectors of the one below, with m links each.
+    upper = count * m / (m - 1)
+    return math.ceil(2 * m * count + upper + 4 * m * math.sqrt(count + 1) + 64 * m)
+
+
+CENTROIDS_OF_PQ = 256
+"""Centroids of a sub-quantiser of one byte."""
+
+_IVF_FILE = "ivf.faiss"
+_SAMPLE = 64  # vectors of the training sample for each centroid
+
+
+class IvfEngine(Engine):
+    """Compares the vectors of some cells; their file is mapped into memory."""
+
+    kind: ClassVar[str] = "ivf"
+    checked_whole: ClassVar[bool] = True  # faiss believes what it reads
+    _faiss: Any
+    _index: Any
+
+    @classmethod
+    def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
+        config = info.config
+        assert isinstance(config, IvfConfig)
+        lists = number_of_lists(config, info.count)
+        _check(config, lists, info)
+        faiss = load_faiss()
+        # The sample must come from everywhere, so all vectors are set down before the first can be added.
+        spool = folder / MATRIX
+        write_matrix(spool, chunks, info)
+        index = _new_index(faiss, config, lists, info)
+        index.train(_sample(spool, config, lists, info.count).numpy())
+        for chunk in read_matrix(spool):
+            index.add(chunk.numpy())
+        faiss.write_index(index, str(folder / _IVF_FILE))
+        spool.unlink()
+        return {"lists": lists}
+
+    def _load(self) -> None:
+        self._faiss = load_faiss()
+        flags = self._faiss.IO_FLAG_MMAP | self._faiss.IO_FLAG_READ_ONLY
+        self._index = self._faiss.read_index(str(self.folder / _IVF_FILE), flags)
+
+    def _search(
+        self, queries: Tensor, k: int, effort: int | None, allowed: NDArray[Any] | None
+    ) -> tuple[Tensor, Tensor]:
+        assert isinstance(self.config, IvfConfig)
+        probes, parameters = effort or self.config.effort, {}
+        if allowed is not None:
+            # The fewer are allowed, the more cells it takes to meet as many; in the end all, which is exact.
+            probes = math.ceil(probes * len(self) / int(allowed.sum()))
+            parameters = {"sel": selector(self._faiss, allowed)}
+        search = self._faiss.SearchParametersIVF(nprobe=min(probes, self._index.nlist), **parameters)
+        scores, positions = self._index.search(queries.numpy(), k, params=search)
+        return results(scores, positions, self.metric)
+
+
+def number_of_lists(config: IvfConfig, count: int) -> int:
+    """Return the number of cells for `count` vectors."""
+    # Fewer than about 8 vectors a cell would make finding the cells dearer than searching them.
+    return config.lists or max(1, min(round(4 * math.sqrt(count)), count // 8))
+
+
+def sample_size(config: IvfConfig, count: int) -> int:
+    """Return the number of vectors that the centroids are found from."""
+    centroids = max(number_of_lists(config, count), CENTROIDS_OF_PQ if config.pq else 0)
+    return min(count, _SAMPLE * centroids)
+
+
+def _check(config: IvfConfig, lists: int, info: EngineInfo) -> None:
+    if lists > info.count:
+        raise InputError(f"{lists} lists are too many for {info.count} vectors; give at most as many, or None")
+    if config.pq and info.dimension % config.pq:
+        raise InputError(f"pq must divide the dimension, {info.dimension}; {config.pq} does not")
+    if config.pq and info.count < CENTROIDS_OF_PQ:
+        raise InputError(f"pq needs at least {CENTROIDS_OF_PQ} vectors, there are {info.count}; leave it out")
+
+
+def _new_index(faiss: Any, config: IvfConfig, lists: int, info: EngineInfo) -> Any:
+    metric = faiss_metric(faiss, info.metric)
+    quantizer = faiss.IndexFlat(info.dimension, metric)
+    if config.pq:
+        index = faiss.IndexIVFPQ(quantizer, info.dimension, lists, config.pq, 8, metric)
+        settings = [index.cp, index.pq.cp]
+    else:
+        index = faiss.IndexIVFFlat(quantizer, info.dimension, lists, metric)
+        settings = [index.cp]
+    for parameters in settings:
+        parameters.seed = config.seed
+        # faiss warns on stderr of samples below the first, and takes a sample of its own above the second.
+        parameters.min_points_per_centroid = 1
+        parameters.max_points_per_centroid = info.count
+    return index
+
+
+def _sample(spool: Path, config: IvfConfig, lists: int, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(config.seed)
+    chosen = torch.zeros(count, dtype=torch.bool)
+    chosen[torch.randperm(count, generator=generator)[: sample_size(config, count)]] = True
+    start, parts = 0, []
+    for chunk in read_matrix(spool):
+        parts.append(chunk[chosen[start : start + len(chunk)]])
+        start += len(chunk)
+    return torch.cat(parts)

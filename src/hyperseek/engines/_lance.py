@@ -13,10 +13,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek._errors import InputError
-from hyperseek.engines._configs import LanceConfig
-from hyperseek.engines._engine import Engine, EngineInfo
-from hyperseek.engines._exact import Source, exact_search
+from hyperseek.engines._flat import Source, exact_search
+from hyperseek.engines.configs import LanceConfig
+from hyperseek.engines.engine import Engine, EngineInfo
+from hyperseek.errors import InputError
 from hyperseek.scoring._geometries import Metric
 
 FEWEST = 256

@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek._errors import InputError, StoreError, brief, require
-from hyperseek.engines._configs import QdrantConfig
-from hyperseek.engines._engine import Engine, EngineInfo
-from hyperseek.engines._scan import MATRIX, read_matrix, write_matrix
+from hyperseek.engines._flat import MATRIX, read_matrix, write_matrix
+from hyperseek.engines.configs import QdrantConfig
+from hyperseek.engines.engine import Engine, EngineInfo
+from hyperseek.errors import InputError, StoreError, brief, require
 
 _BATCH = 1024  # vectors of a request; a server takes up to 32 MiB
 _REQUESTS = 64  # searches of a request

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hyperseek._errors import InputError, UnknownNameError
+from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistics
 from hyperseek.evaluation._protocol import check_alike, recorded_differences, unlike_keys
 from hyperseek.evaluation._result import Evaluation

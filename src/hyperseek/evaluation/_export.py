@@ -1,22 +1,25 @@
-"""A folder with everything that was measured."""
+"""A folder with everything that was measured, in our formats and in those of the Hypencoder repository."""
 
 from __future__ import annotations
 
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hyperseek._files import atomic_write
+from hyperseek._order import best_first
 from hyperseek.data import write_run
 from hyperseek.evaluation._comparison import Comparison
-from hyperseek.evaluation._hypencoder_files import write_hypencoder_files
 from hyperseek.evaluation._ranking import Ranking
 from hyperseek.evaluation._result import Evaluation
+from hyperseek.types import Run
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
+
 
 _KINDS = {"index": "hypencoder_retriever", "bm25": "bm25"}
 
@@ -83,3 +86,63 @@ def folder_names(rankings: Sequence[Ranking]) -> list[str]:
             name, number = f"{plain}-{number}", number + 1
         names.append(name)
     return names
+
+
+def write_hypencoder_files(
+    folder: str | os.PathLike[str],
+    evaluation: Evaluation,
+    run: Run,
+    *,
+    queries: Mapping[str, str],
+    documents: Mapping[str, str] | None = None,
+    kind: str = "hypencoder_retriever",
+) -> None:
+    """Write what the original's retrieval command writes.
+
+    Args:
+        folder: Where to; made if need be.
+        evaluation: The measured values.
+        run: The ranking they were measured on.
+        queries: Query texts by id; of all queries of the run.
+        documents: Texts of at least the retrieved documents by id; None leaves them out.
+        kind: The items' `type`.
+    """
+    target = Path(folder)
+    with atomic_write(target / "retrieved_items.jsonl") as file:
+        for record in _records(run, queries, documents, kind):
+            file.write(json.dumps(record) + "\n")
+    with atomic_write(target / "retrieved_items.txt") as file:
+        for record in _records(run, queries, documents, kind):
+            file.write(_readable(record))
+    by_query: dict[str, dict[str, float]] = {query: {} for query in evaluation.queries}
+    for name, values in evaluation.per_query.items():
+        for query, value in values.items():
+            by_query[query][name] = value
+    _write_sorted(target / "metrics/aggregated_metrics.json", evaluation.aggregate)
+    _write_sorted(target / "metrics/per_query_metrics.json", by_query)
+    with atomic_write(target / "metrics/aggregated_metrics.txt") as file:
+        file.write("".join(f"{name}," for name in evaluation.measures) + "\n")
+        file.write("".join(f"{100 * evaluation.aggregate[name]:.2f}," for name in evaluation.measures) + "\n")
+
+
+def _records(
+    run: Run, queries: Mapping[str, str], documents: Mapping[str, str] | None, kind: str
+) -> Iterator[dict[str, Any]]:
+    for query, ranking in run.items():
+        items = []
+        for document in best_first(ranking):
+            content = {} if documents is None else {"content": documents[document]}
+            items.append({**content, "id": document, "score": ranking[document], "type": kind})
+        yield {"query": {"content": queries[query], "id": query}, "items": items}
+
+
+def _readable(record: dict[str, Any]) -> str:
+    lines = [f"Query: {record['query']['content']} ({record['query']['id']})"]
+    for rank, item in enumerate(record["items"], start=1):
+        lines.append(f"\t{rank}. {item.get('content', '')} ({item['id']}) - {item['score']}")
+    return "\n".join([*lines, "", "-" * 80, "", ""])
+
+
+def _write_sorted(path: Path, values: object) -> None:
+    with atomic_write(path) as file:
+        json.dump(values, file, sort_keys=True, indent=4)

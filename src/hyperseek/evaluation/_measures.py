@@ -1,25 +1,17 @@
-"""Measures by name, computed by ir-measures.
-
-Names are those of ir-measures: `nDCG@10`, `R@100`, `RR(rel=2)@10`, `AP`. A name in `MEASURE_SETS` stands for a list
-of them. `MRR` comes back as `RR`, its name there.
-
-A trap: a measure reads only what the run kept, so `R@1000` of a run cut at 100 is no R@1000 (see `depth`).
-
-The providers behind ir-measures break ties by id, some upwards and some downwards, keep scores in float32, write ids
-into files parted by blanks, and reserve memory for every grade up to the largest. So they are given ranks for scores,
-numbers for ids, and grades in a form that they survive.
-"""
+"""Measures by name, computed by ir-measures, and p-MRR for changed instructions."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import Any, TypeAlias
 
-from hyperseek._errors import InputError, UnknownNameError, brief, require
-from hyperseek._gain_measures import normalized_gain
 from hyperseek._order import best_first
-from hyperseek.records import Qrels, Run
+from hyperseek._relevance import normalized_gain
+from hyperseek.errors import InputError, UnknownNameError, brief, require
+from hyperseek.types import Qrels, Run
 
 PerQuery: TypeAlias = dict[str, dict[str, float]]
 """`values[measure][query_id]`."""
@@ -255,3 +247,75 @@ def _small(grades: Iterable[int]) -> dict[int, int]:
     return {grade: max(grade, _NOT_JUDGED) for grade in distinct} | {
         grade: _LARGE + place for place, grade in enumerate(large, start=1)
     }
+
+
+_logger = logging.getLogger(__name__)
+
+
+def p_mrr(per_query: Mapping[str, float]) -> float:
+    """Aggregate `p_mrr_per_query` as FollowIR reports it: the mean over queries times 100, in -100 to 100."""
+    if not per_query:
+        raise InputError("p-MRR needs at least one query whose judgements changed and that both runs have")
+    return 100.0 * fmean(per_query.values())
+
+
+def p_mrr_per_query(
+    original_run: Run, changed_run: Run, original_qrels: Qrels, changed_qrels: Qrels
+) -> dict[str, float]:
+    """Compare the ranks of the documents whose relevance changed with the instruction.
+
+    A document that a run does not hold ranks just after its last one. Equal scores keep the run's order; documents
+    that are equal in both runs have the same order in both, that of the original, so that nothing moves unless a score
+    does.
+
+    Args:
+        original_run: Rankings under the original instructions.
+        changed_run: Rankings under the changed ones, by the same query ids.
+        original_qrels: Judgements under the original instructions.
+        changed_qrels: Judgements under the changed ones.
+
+    Returns:
+        For each query with changed documents that both runs have, the mean over those documents, in -1 to 1: above 0
+        where documents moved as their relevance did.
+
+    Raises:
+        InputError: A score is not a number.
+    """
+    result: dict[str, float] = {}
+    for query in dict.fromkeys([*original_qrels, *changed_qrels]):
+        changes = _changes(original_qrels.get(query, {}), changed_qrels.get(query, {}))
+        if not changes:
+            continue
+        if query not in original_run or query not in changed_run:
+            _logger.warning("p-MRR leaves out query %s, which one of the two runs lacks", query)
+            continue
+        old, new = _ranks(*(numeric_scores(query, run[query]) for run in (original_run, changed_run)))
+        moves = {name: _fall(old.get(name, len(old) + 1), new.get(name, len(new) + 1)) for name in changes}
+        result[query] = fmean(-fall if changes[name] > 0 else fall for name, fall in moves.items())
+    return result
+
+
+def _changes(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
+    """Return by how much documents gained relevance, of those whose relevance changed."""
+    gains = {name: max(after.get(name, 0), 0) - max(before.get(name, 0), 0) for name in [*before, *after]}
+    return {name: gain for name, gain in gains.items() if gain}
+
+
+def _ranks(original: Mapping[str, float], changed: Mapping[str, float]) -> tuple[dict[str, int], dict[str, int]]:
+    """Return the ranks of both runs, from 1."""
+    old = {name: rank for rank, name in enumerate(best_first(original), start=1)}
+    new = best_first(changed)
+    equal: dict[tuple[float, float], list[int]] = {}
+    for place, name in enumerate(new):
+        if name in original:
+            equal.setdefault((original[name], changed[name]), []).append(place)
+    ranks = {name: rank for rank, name in enumerate(new, start=1)}
+    for places in equal.values():
+        names = sorted((new[place] for place in places), key=old.__getitem__)
+        ranks.update({name: place + 1 for name, place in zip(names, places, strict=True)})
+    return old, ranks
+
+
+def _fall(old: int, new: int) -> float:
+    """Return how far a document fell, in -1 to 1: above 0 where its rank became larger."""
+    return new / old - 1 if old >= new else 1 - old / new

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hyperseek import geometry
-from hyperseek._errors import InputError, require
+from hyperseek.errors import InputError, require
 from hyperseek.models import Retriever
 from hyperseek.scoring import LinearScorer, Points
 

@@ -13,8 +13,8 @@ from typing import Any
 from pydantic import Field
 
 from hyperseek._config import Config
-from hyperseek._errors import ProtocolError
-from hyperseek._versions import installed_versions
+from hyperseek._machine import installed_versions
+from hyperseek.errors import ProtocolError
 
 COMPARED = ("data", "split", "qrels", "k", "exclude_same_id")
 """The keys of `Protocol` in which compared results must agree."""

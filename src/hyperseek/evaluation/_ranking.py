@@ -1,18 +1,231 @@
-"""Ranking: a run with its protocol, and the way from there to an Evaluation."""
+"""Rankings with their protocol: from an index, from BM25, from a file, and on to an Evaluation."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hyperseek._errors import InputError
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek.data import read_run
+from hyperseek.errors import InputError, shown
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, cutoffs, depth, measure_names
-from hyperseek.evaluation._protocol import Protocol
+from hyperseek.evaluation._protocol import Protocol, measuring_versions
 from hyperseek.evaluation._result import Evaluation
-from hyperseek.evaluation._seen import Slices, slice_by_training
-from hyperseek.records import Qrels, Run
+from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
+from hyperseek.mining import BM25, BM25Settings
+from hyperseek.plan import as_plan
+from hyperseek.types import Qrels, Run
+
+if TYPE_CHECKING:
+    from hyperseek.data import Dataset
+    from hyperseek.index import Index
+    from hyperseek.plan import PlanLike
+
+
+def rank_index(
+    index: Index,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    k: int = 1000,
+    exclude_same_id: bool = False,
+    name: str | None = None,
+    engine: str = "exact",
+    plan: PlanLike | None = None,
+) -> Ranking:
+    """Search an index with the queries of a split; exhaustively, unless told otherwise.
+
+    Args:
+        index: Of the data set's documents; opened with another model (`Index.open(path, model=...)`) it is that
+            model's ranking.
+        dataset: Its queries and judgements.
+        split: Which judgements.
+        k: Documents a query, at least 1.
+        exclude_same_id: Leave out a document whose id is the query's.
+        name: The system's name; None takes the model's.
+        engine: `"exact"`, or what `Index.search` takes.
+        plan: What to do instead.
+
+    Returns:
+        The ranking, with the documents that were relevant in the model's training where its folder tells.
+
+    Raises:
+        UnknownNameError: There is no such split.
+        InputError: The index holds none of the relevant documents, or `dataset` is no open collection.
+    """
+    _check_dataset(dataset)
+    qrels = dataset.qrels(split)
+    notes = _index_notes(index, dataset, qrels)
+    model = index.model
+    system = {
+        "kind": "index",
+        "model": _unversioned(model.protocol()),
+        "index": _unversioned(_description(index)),
+        "search": engine if plan is None else as_plan(plan).model_dump(mode="json"),
+    }
+    trained, training_notes = trained_on(model.source, dataset)
+    return Ranking(
+        name=name or Path(model.source or "index").name,
+        run=index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id, engine=engine, plan=plan),
+        protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, system=system),
+        trained=trained,
+        notes=(*notes, *training_notes),
+    )
+
+
+def _description(index: Index) -> dict[str, Any]:
+    """Return what decides which points are searched: not when or in which files they were written."""
+    described = index.info.model_dump(mode="json", exclude={"created", "version", "table"})
+    return {**described, "count": len(index), "data": index.data_fingerprint}
+
+
+def rank_bm25(
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    k: int = 1000,
+    exclude_same_id: bool = False,
+    settings: BM25Settings | None = None,
+    name: str = "BM25",
+) -> Ranking:
+    """Search a data set with BM25: the baseline beside which every other system belongs.
+
+    Args:
+        dataset: Documents, queries and judgements.
+        split: Which judgements.
+        k: At most so many documents a query, at least 1.
+        exclude_same_id: Leave out a document whose id is the query's.
+        settings: None for the defaults.
+        name: The system's name.
+
+    Returns:
+        The ranking.
+
+    Raises:
+        UnknownNameError: There is no such split.
+        InputError: `dataset` is no open collection.
+    """
+    _check_dataset(dataset)
+    qrels = dataset.qrels(split)
+    index = BM25(dataset.documents(), settings=settings, total=dataset.count())
+    system = {"kind": "bm25", "settings": index.settings.model_dump(mode="json")}
+    return Ranking(
+        name=name,
+        run=index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id),
+        protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, system=system),
+    )
+
+
+def rank_file(path: str | os.PathLike[str], qrels: Qrels, *, name: str | None = None) -> Ranking:
+    """Read a run of another program; what it was made from is unknown, and its protocol says so.
+
+    Args:
+        path: A TREC run, or the JSON lines that Hypencoder writes.
+        qrels: The judgements it will be measured by.
+        name: The system's name; None takes the file's.
+
+    Returns:
+        The ranking.
+
+    Raises:
+        DataError: The file is missing or no run.
+    """
+    run = read_run(path)
+    deepest = max((len(ranking) for ranking in run.values()), default=0)
+    system = {"kind": "file", "file": os.fspath(path), "deepest": deepest}
+    protocol = Protocol(qrels=fingerprint_json(qrels), system=system, versions=measuring_versions())
+    return Ranking(name=name or _stem(path), run=run, protocol=protocol)
+
+
+def evaluate(
+    index: Index,
+    dataset: Dataset,
+    *,
+    split: str = "test",
+    measures: str | Iterable[str] = "default",
+    k: int | None = None,
+    exclude_same_id: bool = False,
+    name: str | None = None,
+) -> Evaluation:
+    """Search an index with a data set's queries and measure the result.
+
+    Args:
+        index: Of the data set's documents.
+        dataset: Queries and judgements.
+        split: Which judgements.
+        measures: Names of measures and of named sets.
+        k: Documents a query; None takes what the measures read, see `depth`.
+        exclude_same_id: Leave out a document whose id is the query's.
+        name: The system's name; None takes the model's.
+
+    Returns:
+        The result.
+
+    Raises:
+        UnknownNameError: There is no such split or measure.
+        InputError: A measure reads deeper than `k`, or the index holds none of the relevant documents.
+    """
+    chosen = choose_k(measures, k)
+    ranking = rank_index(index, dataset, split=split, k=chosen, exclude_same_id=exclude_same_id, name=name)
+    return ranking.evaluate(dataset.qrels(split), measures=measures)
+
+
+def _check_dataset(dataset: object) -> None:
+    if hasattr(dataset, "qrels"):
+        return
+    if isinstance(dataset, str | os.PathLike):
+        raise InputError(f"dataset is an open collection, not its name; give open_dataset({shown(os.fspath(dataset))})")
+    raise InputError(f"dataset is what open_dataset(SOURCE) returns, not {shown(dataset)}")
+
+
+def _protocol(
+    dataset: Dataset, split: str, qrels: Qrels, *, k: int, exclude_same_id: bool, system: dict[str, Any]
+) -> Protocol:
+    return Protocol(
+        dataset=dataset.name,
+        data=dataset.fingerprint(),
+        split=split,
+        qrels=fingerprint_json(qrels),
+        k=k,
+        exclude_same_id=exclude_same_id,
+        system=system,
+        versions=measuring_versions(),
+    )
+
+
+def _stem(path: str | os.PathLike[str]) -> str:
+    return Path(path).name.removesuffix(".gz").rsplit(".", 1)[0]
+
+
+def _unversioned(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out package versions, which the protocol lists once."""
+    return {
+        key: _unversioned(value) if isinstance(value, Mapping) else value
+        for key, value in values.items()
+        if key != "versions"
+    }
+
+
+def _index_notes(index: Index, dataset: Dataset, qrels: Qrels) -> list[str]:
+    relevant = {document for judged in qrels.values() for document, grade in judged.items() if grade >= 1}
+    found = sum(document in relevant for document in index.ids)
+    if relevant and not found:
+        raise InputError(
+            f"the index holds none of the {len(relevant)} documents that are relevant in {dataset.name}; "
+            f"was it built from another corpus?"
+        )
+    notes = []
+    if found < len(relevant):
+        missing = len(relevant) - found
+        notes.append(f"{missing} of {len(relevant)} relevant documents are not in the index and cannot be found")
+    if len(index) != dataset.count():
+        notes.append(f"the index holds {len(index)} documents, the data set {dataset.count()}")
+    return notes
+
 
 _logger = logging.getLogger(__name__)
 

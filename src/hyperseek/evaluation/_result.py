@@ -12,8 +12,8 @@ from typing import Self
 from pydantic import model_validator
 
 from hyperseek._config import Config
-from hyperseek._errors import DataError, InputError
 from hyperseek._files import atomic_write, write_json
+from hyperseek.errors import DataError, InputError
 from hyperseek.evaluation._measures import PerQuery, aggregate
 from hyperseek.evaluation._protocol import Protocol
 from hyperseek.evaluation._seen import SLICES, Slices

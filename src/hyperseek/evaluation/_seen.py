@@ -1,16 +1,22 @@
-"""Seen and unseen: a test's queries by how many of their relevant documents were relevant in training.
-
-A model trained on one split of a collection has often met the documents of another. Its gain on those says little
-about new text, so both are reported.
-"""
+"""Seen and unseen: a test's queries by how many of their relevant documents a model met in training."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import Field, field_validator
 
 from hyperseek._config import Config
+from hyperseek._files import reading
 from hyperseek._relevance import is_relevant
-from hyperseek.records import Qrels
+from hyperseek.types import Qrels
+
+if TYPE_CHECKING:
+    from hyperseek.data import Dataset
+
 
 SLICES = ("all", "some", "none")
 """Names of the slices: all, some, or none of a query's relevant documents were relevant in training."""
@@ -64,3 +70,72 @@ def slice_by_training(qrels: Qrels, trained: Collection[str]) -> Slices:
         else:
             found["some" if seen else "none"].append(query)
     return Slices(**{name: tuple(queries) for name, queries in found.items()}, trained_documents=len(known))
+
+
+class _Collection(Config, extra="ignore"):
+    fingerprint: str | None = None
+    relevant_documents_file: str
+
+    @field_validator("relevant_documents_file")
+    @classmethod
+    def _inside(cls, value: str) -> str:
+        if Path(value).is_absolute() or ".." in Path(value).parts or "\0" in value:
+            raise ValueError("it must be in the folder of the record")
+        return value
+
+
+class _Record(Config, extra="ignore"):
+    training_data: dict[str, _Collection] = Field(default_factory=dict)
+
+
+def trained_on(model: str | os.PathLike[str] | None, dataset: Dataset) -> tuple[frozenset[str] | None, tuple[str, ...]]:
+    """Look up which documents of a data set were relevant in a model's training.
+
+    The model's folder, or the one above it, holds the `run.json` of the training. Its `training_data` maps each
+    collection to a record: its `fingerprint`, and the `relevant_documents_file` beside `run.json` that lists the ids,
+    one a line. A collection is this data set if it has its name or its fingerprint.
+
+    Args:
+        model: The model's folder or name; None for a model that is only in memory.
+        dataset: The data set that is searched.
+
+    Returns:
+        The ids, or None where no training on this data set is known; and notes on what was found.
+
+    Raises:
+        DataError: The record is damaged.
+    """
+    record_file = _record_file(model)
+    if record_file is None:
+        return None, ()
+    collections = _collections(record_file)
+    own = {name: entry for name, entry in collections.items() if _is(dataset, name, entry)}
+    if not own:
+        return None, (f"trained on {', '.join(collections)}, not on {dataset.name}",) if collections else ()
+    found: set[str] = set()
+    notes = []
+    for name, entry in own.items():
+        file = record_file.parent / entry.relevant_documents_file
+        if not file.is_file():
+            note = f"trained on {name}, but {file} is not there: seen and unseen queries are not told apart"
+            return None, (note,)
+        if entry.fingerprint not in (None, dataset.fingerprint()):
+            notes.append(f"trained on another version of {name}; seen documents are told by their ids")
+        with reading(file, "a list of documents", remedy="train the model anew"):
+            found.update(file.read_text(encoding="utf-8").split("\n"))
+    return frozenset(found - {""}), tuple(notes)
+
+
+def _record_file(model: str | os.PathLike[str] | None) -> Path | None:
+    if model is None or not Path(model).is_dir():
+        return None
+    candidates = (Path(model) / "run.json", Path(model).resolve().parent / "run.json")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _collections(record_file: Path) -> dict[str, _Collection]:
+    return _Record.from_json(record_file, "a record of training", remedy="train the model anew").training_data
+
+
+def _is(dataset: Dataset, name: str, entry: _Collection) -> bool:
+    return name == dataset.name or entry.fingerprint == dataset.fingerprint()

@@ -14,8 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from hyperseek._errors import InputError, UnknownNameError, require
 from hyperseek._order import ROUNDING, without_rounding
+from hyperseek.errors import InputError, UnknownNameError, require
 
 Floats = npt.NDArray[np.float64]
 

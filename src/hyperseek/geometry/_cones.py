@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperseek.geometry._hyperbolic import split_polar
+from hyperseek.geometry._polar import split_polar
 from hyperseek.geometry._precision import vectorwise
 
 

@@ -1,25 +1,104 @@
-"""The hyperboloid: lift, products and distances, all differentiable.
-
-Convention of all `lorentz_*` functions: the time coordinate comes first; `radius_squared` is R² of <x, x> = -R², a
-number or a 0-dim tensor, which may be trained; the sectional curvature is -1/R². Everything is computed in float32, or
-in float64 where points are, also under autocast. Distances and maps read the space part of points of the hyperboloid
-and recompute the time that belongs to it: what an optimiser or a lower precision did to the constraint does not matter.
-
-Shapes: `n` and `m` points, `d` dimensions; leading axes broadcast.
-"""
+"""The hyperboloid: lift, products, half chords and distances, exponential and logarithmic maps, differentiable."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from hyperseek._errors import InputError
-from hyperseek.geometry._chord import half_chord_matrix
-from hyperseek.geometry._precision import pairwise, root, vectorwise
-from hyperseek.geometry._radial import asinh, exponents, finite, norm, saturated, times_power
+from hyperseek.errors import InputError
+from hyperseek.geometry._precision import bounded_gradient, full_precision, pairwise, root, vectorwise
+from hyperseek.geometry._radial import (
+    asinh,
+    asinh_ratio,
+    directions,
+    exponents,
+    farthest,
+    finite,
+    norm,
+    saturated,
+    sinh_ratio,
+    times_power,
+)
+
+# Below, points are one point: a distance has a kink there, and its gradient is taken to be 0.
+_SAME = 1e-30
+# sin² of half an angle that float64's product of unit vectors leaves of none, for each root of a dimension; such angles
+# are of the size of float32's rounding.
+_ALIGNED = 5e-16
+
+
+def half_chord_matrix(x: Tensor, y: Tensor) -> Tensor:
+    """Return the half chords of all pairs.
+
+    Args:
+        x: `(..., n, d)` space parts over R.
+        y: `(..., m, d)`, of the same dtype.
+
+    Returns:
+        `(..., n, m)`, at least 0.
+    """
+    batch = torch.broadcast_shapes(x.shape[:-2], y.shape[:-2])  # type: ignore[no-untyped-call]
+    x, y = (points.expand(*batch, *points.shape[-2:]) for points in (x, y))
+    chord: Tensor = _HalfChord.apply(x, y)  # type: ignore[no-untyped-call]
+    return chord
+
+
+class _HalfChord(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, y: Tensor) -> Tensor:
+        long_u, long_v = norm(x), norm(y)
+        radial = torch.sinh((asinh(long_u) - asinh(long_v).mT) / 2)
+        angular = _half_angles(x, y)
+        # The roots before the product, which overflows at half the distance, and in brackets, for symmetry.
+        return torch.hypot(radial, angular * (long_u.sqrt() * long_v.sqrt().mT))
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs, output)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        x, y, chord = ctx.saved_tensors
+        return _backward(x, y, chord, gradient)
+
+
+def _half_angles(x: Tensor, y: Tensor) -> Tensor:
+    """Return |u - v| / 2 of all pairs: sines of half the angles."""
+    if x.dtype == torch.float64 or x.device.type == "mps":  # which has no float64
+        (u, _), (v, _) = directions(x), directions(y)
+        return torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
+    # One product in float64 is as exact as differences in float32, and many times faster in many dimensions.
+    (u, _), (v, _) = directions(x.double()), directions(y.double())
+    if min(x.shape[-2], y.shape[-2]) == 1:  # differences cost no more, and know no smallest angle
+        return (norm(u - v).mT if x.shape[-2] == 1 else norm(u - v)).to(x.dtype) / 2
+    squared = (1 - u @ v.mT) / 2
+    return torch.where(squared > _ALIGNED * x.shape[-1] ** 0.5, squared, 0).sqrt().to(x.dtype)
+
+
+@full_precision
+def _backward(x: Tensor, y: Tensor, chord: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    if x.dtype == torch.float32 and x.device.type != "mps":  # as in the forward pass: sums of directions cancel
+        near, far = _backward(*(tensor.double() for tensor in (x, y, chord, gradient)))
+        return near.float(), far.float()
+    same = chord < _SAME
+    pull = torch.where(same, 0, gradient / torch.where(same, 1, chord)) / 4
+    (u, long_u), (v, long_v) = directions(x), directions(y)
+    apart = pull * torch.sinh(asinh(long_u) - asinh(long_v).mT)
+    return (
+        _side(u, long_u, v, pull * long_v.mT, apart),
+        _side(v, long_v, u, (pull * long_u).mT, -apart.mT),
+    )
+
+
+def _side(u: Tensor, long_u: Tensor, v: Tensor, across: Tensor, apart: Tensor) -> Tensor:
+    radial = apart.sum(-1, keepdim=True) / torch.hypot(long_u, torch.ones_like(long_u))
+    return u * (radial + across.sum(-1, keepdim=True)) - across @ v
 
 
 @vectorwise
@@ -190,3 +269,126 @@ def space_part(points: Tensor) -> Tensor:
     if points.shape[-1] < 2:
         raise InputError(f"points have a time and at least 1 space coordinate; the shape {tuple(points.shape)} has not")
     return points[..., 1:]
+
+
+@vectorwise
+def lorentz_expmap0(tangent: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Walk from the origin: the point in a vector's direction whose distance is the vector's length.
+
+    Args:
+        tangent: `(..., d)`; longer ones than 40 R in float32, 300 R in float64, end there.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` points.
+    """
+    return lorentz_from_space(tangent * sinh_ratio(norm(tangent) / root(radius_squared)), radius_squared)
+
+
+@vectorwise
+def lorentz_logmap0(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Return the tangent vectors at the origin that `lorentz_expmap0` takes to points: where Euclidean probes work.
+
+    Args:
+        points: `(..., d + 1)`.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d)`.
+    """
+    space = space_part(points)
+    return space * asinh_ratio(norm(space) / root(radius_squared))
+
+
+@vectorwise
+def lorentz_expmap(base: Tensor, tangent: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Walk from points along tangent vectors there.
+
+    Args:
+        base: `(..., d + 1)` points.
+        tangent: `(..., d + 1)`, with <base, tangent> = 0; only its space part is read.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` points, no farther from the origin than the base or than `lorentz_expmap0` goes.
+    """
+    radius = root(radius_squared)
+    space, step = space_part(base), space_part(tangent)
+    time = lorentz_from_space(space, radius_squared)[..., :1]
+    # <v, v> as a sum of squares: of the part across the base's direction, and of that along it, shortened.
+    direction, _ = directions(space)
+    along = (direction * step).sum(-1, keepdim=True)
+    length = norm(torch.cat([step - along * direction, along * radius / time], dim=-1)) / radius
+    far = length.clamp(max=farthest(length.dtype))
+    # Both over a power of two, since far out the product with cosh overflows before it is shortened.
+    exponent = exponents(torch.cat([space, step], dim=-1)).clamp_min(0)
+    end = torch.cosh(far) * torch.ldexp(space, -exponent) + sinh_ratio(length) * torch.ldexp(step, -exponent)
+    # No farther than the exponential map at the origin goes, or than the base is.
+    longest = torch.maximum(norm(space.detach()), torch.sinh(torch.ones_like(length) * farthest(length.dtype)) * radius)
+    return lorentz_from_space(_shortened(end, exponent, longest), radius_squared)
+
+
+@vectorwise
+def lorentz_logmap(base: Tensor, points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Return the tangent vectors at `base` that `lorentz_expmap` takes to points.
+
+    Args:
+        base: `(..., d + 1)` points.
+        points: `(..., d + 1)`.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` tangent vectors, zero where both are one point.
+    """
+    radius = root(radius_squared)
+    x, y = space_part(base), space_part(points)
+    chord = half_chord_matrix((x / radius)[..., None, :], (y / radius)[..., None, :])[..., 0]
+    ratio, long = asinh_ratio(chord), torch.hypot(chord, torch.ones_like(chord))
+    # Far out a square of the chord overflows; its quotients do not.
+    way = ratio / long * (y - x) - 2 * (ratio * chord) * (chord / long) * x
+    return _tangent(base, saturated(way), radius_squared)
+
+
+@vectorwise
+def lorentz_transport(base: Tensor, to: Tensor, vectors: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Carry tangent vectors along geodesics; lengths and angles stay.
+
+    Args:
+        base: `(..., d + 1)` points, where the vectors are tangent.
+        to: `(..., d + 1)` points.
+        vectors: `(..., d + 1)`, with <base, vectors> = 0.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)` tangent vectors at `to`.
+    """
+    # Derivatives by far points exceed float32 where the carried vectors themselves do.
+    base, to = bounded_gradient(base), bounded_gradient(to)
+    x, y = (lorentz_from_space(space_part(points), radius_squared) for points in (base, to))
+    exponent = exponents(vectors)  # the map is linear in vectors, whose products would overflow
+    vectors = torch.ldexp(vectors, -exponent)
+    gap = y - x
+    # y₀ - x₀ from the space parts, and <y, v> = <y - x, v>: differences before they are lost in long vectors.
+    later = (gap[..., 1:] * ((x + y)[..., 1:] / (x + y)[..., :1])).sum(-1, keepdim=True)
+    radius = root(radius_squared)
+    chord = half_chord_matrix((x[..., 1:] / radius)[..., None, :], (y[..., 1:] / radius)[..., None, :])[..., 0]
+    # Half the length of x + y, divided by before its square overflows.
+    half = radius * torch.hypot(chord, torch.ones_like(chord))
+    shared = ((gap / half * vectors)[..., 1:].sum(-1, keepdim=True) - later / half * vectors[..., :1]) / (2 * half)
+    carried = space_part(vectors) + shared * (x + y)[..., 1:]
+    return _tangent(to, times_power(carried, exponent), radius_squared)
+
+
+def _shortened(space: Tensor, exponent: Tensor, longest: Tensor) -> Tensor:
+    """Return space parts times two to the power of `exponent`, no longer than `longest`."""
+    bound = torch.ldexp(longest, -exponent)
+    length = norm(space)
+    outside = length > bound
+    return torch.ldexp(torch.where(outside, space * (bound / torch.where(outside, length, 1)), space), exponent)
+
+
+def _tangent(base: Tensor, space: Tensor, radius_squared: float | Tensor) -> Tensor:
+    """Complete the space part of a tangent vector by the time that makes it one."""
+    point = lorentz_from_space(base[..., 1:], radius_squared)
+    time = saturated((point[..., 1:] / point[..., :1] * space).sum(-1, keepdim=True))
+    return torch.cat([time.expand(*space.shape[:-1], 1), space], dim=-1)

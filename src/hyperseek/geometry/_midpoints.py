@@ -1,28 +1,17 @@
-"""Means of points of the hyperboloid: the centroid, the Einstein midpoint, and the outward ones.
-
-With the Lorentz factor gamma = x₀ / R = cosh(distance from the origin / R) and a token's weight w, all are
-
-    the point of the hyperboloid on the ray of  sum w phi(gamma) x,   phi = gamma^power / (1 + saturation gamma^power).
-
-Convention: `power` 0 is the true Einstein midpoint, which is the Lorentz centroid. The exponent that HypRAG's paper
-(arXiv 2602.07739) calls p multiplies gamma once more: its p is `power` - 1, and its p = 0 is `power` = 1, the default
-of the original's code. docs/geometry.md says more, also on which of them really are outward.
-
-Weights are made as logarithms, and the sum is brought back to the hyperboloid without its time minus its
-length, a difference that float32 has lost at a distance of 8 R. Shapes: `n` points to average, `d` dimensions.
-"""
+"""Means of points of the hyperboloid: the centroid, the Einstein midpoint, and the outward ones."""
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
-from hyperseek._errors import InputError
-from hyperseek.geometry._busemann import horizon_gap
+from hyperseek.errors import InputError
 from hyperseek.geometry._lorentz import lorentz_from_space, space_part
-from hyperseek.geometry._precision import check_fits, root, vectorwise
+from hyperseek.geometry._precision import check_fits, full_precision, root, vectorwise
 from hyperseek.geometry._radial import directions, norm
 
 
@@ -229,3 +218,46 @@ def _root(values: Tensor) -> Tensor:
 
 
 _FAR = 1e30
+
+
+def horizon_gap(x: Tensor, e: Tensor) -> Tensor:
+    """Return sqrt(1 + |x|²) - <x, e>.
+
+    Args:
+        x: `(..., d)` space parts over R.
+        e: `(..., d)` unit vectors of the same axes, or of size 1 in those but the last; taken as constants.
+
+    Returns:
+        `(...,)`, positive.
+    """
+    gap: Tensor = _HorizonGap.apply(x, e.detach())  # type: ignore[no-untyped-call]
+    return gap
+
+
+class _HorizonGap(torch.autograd.Function):
+    @staticmethod
+    def forward(x: Tensor, e: Tensor) -> Tensor:
+        u, length, time = _parts(x)
+        return (1 / (time + length))[..., 0] + length[..., 0] * (u - e).square().sum(-1) / 2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        x, e = ctx.saved_tensors
+        return _backward(x, e, gradient), None
+
+
+@full_precision
+def _backward(x: Tensor, e: Tensor, gradient: Tensor) -> Tensor:
+    # x / x₀ - e, by differences; right at the origin, too, where u may be anything.
+    u, length, time = _parts(x)
+    return gradient[..., None] * ((u - e) - u / (time * (time + length)))
+
+
+def _parts(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    u, length = directions(x)
+    return u, length, torch.hypot(length, torch.ones_like(length))

@@ -1,18 +1,11 @@
-"""The Poincaré ball of curvature -c and radius 1 / sqrt(c): maps at the origin, addition, distances, differentiable.
-
-`c` = 1 / R² is a number or a 0-dim tensor. The metric's factor is 2 at the origin, so |x| near it is half a distance,
-and `poincare_expmap0(u)` is the point that `lorentz_expmap0(2 u)` is. Precision and autocast: as the hyperboloid's.
-Distances are as exact as coordinates are, which float32 crowds below 1: up to 5 R they keep four digits, and near 17 R
-points reach the border. Train on the hyperboloid where points go far.
-
-Shapes: `n` and `m` points, `d` dimensions; leading axes broadcast.
-"""
+"""The Poincaré ball and the Klein ball: their maps from the hyperboloid and back, addition and distances."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from hyperseek.geometry._lorentz import lorentz_from_space, lorentz_project
 from hyperseek.geometry._precision import pairwise, root, vectorwise
 from hyperseek.geometry._radial import asinh, atanh_ratio, below_one, distances, norm, tanh_ratio
 
@@ -147,3 +140,76 @@ def _shortened(points: Tensor, longest: float | Tensor) -> Tensor:
 def _edge(points: Tensor) -> float:
     """Return the longest norm a point is left at: below 1 by more than what rounding adds to a norm of `d` numbers."""
     return 1 - 4 * torch.finfo(points.dtype).eps
+
+
+@vectorwise
+def lorentz_to_poincare(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Turn points of the hyperboloid into points of the Poincaré ball: R x / (x₀ + R).
+
+    Args:
+        points: `(..., d + 1)`.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d)` of norm at most R.
+    """
+    radius = root(radius_squared)
+    points = lorentz_project(points, radius_squared)
+    return points[..., 1:] / (1 + points[..., :1] / radius)
+
+
+@vectorwise
+def poincare_to_lorentz(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Turn points of the Poincaré ball into points of the hyperboloid.
+
+    Args:
+        points: `(..., d)` of norm below R.
+        radius_squared: R² = 1 / c, positive.
+
+    Returns:
+        `(..., d + 1)`.
+    """
+    radius = root(radius_squared)
+    unit = points / radius
+    length = norm(unit)
+    unit, length = _within_border(unit, length)
+    return lorentz_from_space(2 * unit / ((1 - length) * (1 + length)) * radius, radius_squared)
+
+
+@vectorwise
+def lorentz_to_klein(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Turn points of the hyperboloid into points of the Klein ball: x / x₀.
+
+    Args:
+        points: `(..., d + 1)`.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d)` of norm at most 1.
+    """
+    points = lorentz_project(points, radius_squared)
+    return points[..., 1:] / points[..., :1]
+
+
+@vectorwise
+def klein_to_lorentz(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+    """Turn points of the Klein ball into points of the hyperboloid.
+
+    Args:
+        points: `(..., d)` of norm below 1.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)`.
+    """
+    points, length = _within_border(points, norm(points))
+    space = points * root(radius_squared) / ((1 - length) * (1 + length)).sqrt()
+    return lorentz_from_space(space, radius_squared)
+
+
+def _within_border(points: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Put points of a unit ball that lie on its border or beyond just below it; return their lengths, too."""
+    longest = below_one(points.dtype)
+    outside = length > longest
+    shortened = points / torch.where(outside, length, 1) * longest
+    return torch.where(outside, shortened, points), length.clamp(max=longest)

@@ -15,7 +15,7 @@ from typing import Any, ParamSpec, TypeVar
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 
 _SMALL = 1e-3  # here the first omitted term of every series is below float64's rounding
 

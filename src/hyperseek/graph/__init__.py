@@ -2,8 +2,7 @@
 
 from hyperseek.graph._graph import NeighbourGraph
 from hyperseek.graph._info import GraphEstimate, GraphInfo, estimate_graph
-from hyperseek.graph._search import GraphSearchResult, graph_search
-from hyperseek.graph._settings import GRAPH_PRESETS, GraphSearchConfig
+from hyperseek.graph._search import GRAPH_PRESETS, GraphSearchConfig, GraphSearchResult, graph_search
 
 __all__ = [
     "GRAPH_PRESETS",

@@ -13,8 +13,8 @@ from pydantic import Field
 
 from hyperseek._checksums import Checksum
 from hyperseek._config import Config
-from hyperseek.graph._clusters import building_bytes as clusters_building_bytes
-from hyperseek.graph._nearest import COLUMNS, ROWS
+from hyperseek.graph.neighbours import COLUMNS, ROWS
+from hyperseek.graph.neighbours import building_bytes as clusters_building_bytes
 from hyperseek.scoring._geometries import Metric
 
 QUERIES_TOGETHER = 32

@@ -1,12 +1,12 @@
 """Points on the disk with their texts, and search among them."""
 
 from hyperseek.index._checks import check_model
-from hyperseek.index._docs import read_docs
 from hyperseek.index._estimate import Estimate, estimate
 from hyperseek.index._index import CACHE_BYTES, Index
-from hyperseek.index._searching import Explanation
 from hyperseek.index._tune import Measured, Tuning
-from hyperseek.index._write import stored_documents
+from hyperseek.index._writing import stored_documents
+from hyperseek.index.searching import Explanation
+from hyperseek.models.importers.docs import read_docs
 from hyperseek.plan import scan
 from hyperseek.store import ChartRecord, IndexInfo
 

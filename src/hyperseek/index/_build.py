@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from hyperseek._documents import as_documents, with_vectors
-from hyperseek._errors import FingerprintError, InputError, UnknownNameError, shown
+from hyperseek.errors import FingerprintError, InputError, UnknownNameError, shown
+from hyperseek.index._arguments import as_numbers
 from hyperseek.index._checks import check_retriever
-from hyperseek.index._vectors import as_numbers
-from hyperseek.index._write import PIECE, SHARD, Item, write_index
-from hyperseek.records import Document
+from hyperseek.index._writing import PIECE, SHARD, Item, write_index
 from hyperseek.scoring import Points, Space, TokenPoints
-from hyperseek.store._info import IndexInfo, Storage
+from hyperseek.store.info import IndexInfo, Storage
+from hyperseek.types import Document
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -146,7 +146,7 @@ def resolve_dtype(dtype: str, model: Retriever) -> str:
     """Return the name of the number type that `dtype` means for this model on this machine."""
     if dtype != "auto":
         return dtype
-    from hyperseek.models._precision import resolve_dtype as resolve
+    from hyperseek.models.precision import resolve_dtype as resolve
 
     return str(resolve(dtype, model.device)).removeprefix("torch.")
 

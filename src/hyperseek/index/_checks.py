@@ -5,13 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperseek._errors import FingerprintError, InputError, StoreError, shown
-from hyperseek._hold import Hold
-from hyperseek._inside import files_within
-from hyperseek.store._info import IndexInfo
-from hyperseek.store._snapshot import CHUNK
-from hyperseek.store._store import Store
-from hyperseek.store._written import Written
+from hyperseek._files import files_within
+from hyperseek._staging import Hold
+from hyperseek.errors import FingerprintError, InputError, StoreError, shown
+from hyperseek.store.info import IndexInfo
+from hyperseek.store.snapshot import CHUNK
+from hyperseek.store.table import Store
+from hyperseek.store.written import Written
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever

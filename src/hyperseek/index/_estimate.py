@@ -8,11 +8,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hyperseek._errors import InputError
-from hyperseek._units import size_in_words, time_in_words
-from hyperseek.records import Document
+from hyperseek._display import size_in_words, time_in_words
+from hyperseek.errors import InputError
 from hyperseek.store._columns import encode_metadata
-from hyperseek.store._info import Storage
+from hyperseek.store.info import Storage
+from hyperseek.types import Document
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever

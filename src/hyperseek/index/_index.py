@@ -16,23 +16,23 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from hyperseek._errors import InputError, MissingDocumentError, StoreError
 from hyperseek._files import folder_path
 from hyperseek._kept import Kept
-from hyperseek.index._asked import check_id_lists
+from hyperseek.errors import InputError, MissingDocumentError, StoreError
+from hyperseek.index._arguments import check_id_lists
 from hyperseek.index._build import build_index, import_vectors
 from hyperseek.index._checks import check_model, check_retriever, open_finished
-from hyperseek.index._chosen import documents_by_id
 from hyperseek.index._maintainer import Maintainer
 from hyperseek.index._searcher import Searcher
+from hyperseek.index.searching import documents_by_id
 from hyperseek.plan import Ground
-from hyperseek.records import Document
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import IndexInfo, Snapshot
-from hyperseek.store._attachments import verify_attachments
-from hyperseek.store._fork import use_tables
-from hyperseek.store._info import Storage
-from hyperseek.store._snapshot import CHUNK
+from hyperseek.store.attachments import verify_attachments
+from hyperseek.store.info import Storage
+from hyperseek.store.lance import use_tables
+from hyperseek.store.snapshot import CHUNK
+from hyperseek.types import Document
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever

@@ -4,27 +4,31 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+import numpy.typing as npt
+
 from hyperseek._documents import as_documents, joined
-from hyperseek._errors import InputError, shown
+from hyperseek._tensors import new_array
 from hyperseek.engines import AnyEngineConfig, EngineEstimate, choose_engine, parse_engine
+from hyperseek.errors import InputError, shown
 from hyperseek.graph import NeighbourGraph
 from hyperseek.index._build import piece_for, stack_points
-from hyperseek.index._graph_vectors import written_vectors
-from hyperseek.index._updating import add_documents, compact_index, delete_documents
-from hyperseek.index._write import SHARD
+from hyperseek.index._writing import SHARD, add_documents, compact_index, delete_documents
 from hyperseek.plan import Ground
-from hyperseek.records import Document
 from hyperseek.scoring import Points
-from hyperseek.store import ChartRecord, IndexInfo, writer_lock
-from hyperseek.store._attachments import Attachment, Attachments, attach_engine, attach_graph
-from hyperseek.store._charts import estimate_charts, widest_chart
+from hyperseek.store import ChartRecord, IndexInfo, Snapshot, writer_lock
+from hyperseek.store.attachments import Attachment, Attachments, attach_engine, attach_graph
+from hyperseek.store.charts import estimate_charts, widest_chart
+from hyperseek.types import Document
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
+
 
 _logger = logging.getLogger(__name__)
 
@@ -259,3 +263,37 @@ class Maintainer(ABC):
         with writer_lock(self.path):
             Attachments.read(self.path).without(name).write(self.path)
         self.refresh()
+
+
+_CHUNK = 8192
+
+
+@contextmanager
+def written_vectors(snapshot: Snapshot, folder: Path) -> Iterator[npt.NDArray[np.float32]]:
+    """Write vectors whose Euclidean neighbours are what a graph should hold, and remove the file afterwards.
+
+    These are the stored points of flat spaces, ball coordinates of hyperbolic ones and encodings of token sets.
+
+    Args:
+        snapshot: The documents.
+        folder: Where to write.
+
+    Yields:
+        `(N, e)` float32, memory-mapped.
+    """
+    space, path = snapshot.space, folder / "vectors.npy"
+    name = "poincare" if "poincare" in space.graph_charts else "inner_product" if space.kind == "tokens" else None
+    chart = None if name is None else space.chart(name)
+    matrix = None
+    start = 0
+    try:
+        for chunk in snapshot.chunks(min(_CHUNK, snapshot.chunk_rows)):
+            lifted = chunk.vectors if chart is None else chart.lift_documents(chunk)
+            if matrix is None:
+                shape = (len(snapshot), lifted.shape[1])
+                matrix = new_array(path, np.float32, shape)
+            matrix[start : start + len(lifted)] = lifted.numpy()
+            start += len(lifted)
+        yield np.empty((0, space.width), np.float32) if matrix is None else matrix
+    finally:
+        path.unlink(missing_ok=True)

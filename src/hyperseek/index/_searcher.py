@@ -9,9 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
-from hyperseek._errors import InputError, shown
-from hyperseek._habits import meant
-from hyperseek.index._asked import (
+from hyperseek.errors import InputError, shown
+from hyperseek.index._arguments import (
+    Vectors,
     as_list,
     check_count,
     check_engine,
@@ -19,15 +19,14 @@ from hyperseek.index._asked import (
     check_id_lists,
     check_queries,
     check_share,
+    compiled_queries,
+    meant,
 )
-from hyperseek.index._chosen import score_chosen
-from hyperseek.index._queries import scorer_groups
-from hyperseek.index._searching import Explanation, Request, find, hits_of
 from hyperseek.index._tune import Tuning, tune
-from hyperseek.index._vectors import Vectors, compiled_queries
+from hyperseek.index.searching import Explanation, Request, find, hits_of, score_chosen, scorer_groups
 from hyperseek.plan import AUTO, Ground, PlanLike
-from hyperseek.records import Hit, Query, Run
 from hyperseek.scoring import Scorer
+from hyperseek.types import Hit, Query, Run
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever

@@ -9,14 +9,14 @@ from pathlib import Path
 
 import torch
 
-from hyperseek._errors import InputError
-from hyperseek._progress import progress
+from hyperseek._long_work import progress
+from hyperseek.errors import InputError
 from hyperseek.graph import GraphSearchConfig
 from hyperseek.plan import Engine, Graph, Ground, Plan, Rescore, Scan, Search, StageReport, Surrogate
-from hyperseek.plan._engine import SCAN, can_search, can_search_linear
+from hyperseek.plan.engine_search import SCAN, can_search, can_search_linear
 from hyperseek.scoring import Scorer
 from hyperseek.store import writer_lock
-from hyperseek.store._attachments import Attached, Attachments, TunedPlan
+from hyperseek.store.attachments import Attached, Attachments, TunedPlan
 
 # Candidates tried, for each document that is wanted.
 _FACTORS = (1, 3, 10, 30, 100)

@@ -8,19 +8,19 @@ if importlib.util.find_spec("peft") and not importlib.util.find_spec("accelerate
     sys.modules["peft"] = None  # type: ignore[assignment]
 
 from hyperseek.models._build import LinearHeadConfig, ModelConfig, QNetConfig, build
-from hyperseek.models._hypencoder import import_hypencoder
-from hyperseek.models._hyprag import import_hyprag, is_hyprag, read_hyprag
-from hyperseek.models._late import LateRetriever
-from hyperseek.models._load import load, resolve_name
-from hyperseek.models._lorentz_config import LorentzConfig
-from hyperseek.models._lorentz_encoder import LorentzEncoder, LorentzEncoderOutput
-from hyperseek.models._lorentz_encoder_config import LorentzEncoderConfig
-from hyperseek.models._lorentz_head import LorentzHead
-from hyperseek.models._lorentz_masked_lm import LorentzForMaskedLM
-from hyperseek.models._lorentz_points import LorentzPoints
-from hyperseek.models._lorentz_transformer import LorentzPooling, LorentzTransformer
-from hyperseek.models._qnet_head import QNetHead
-from hyperseek.models._retriever import Retriever
+from hyperseek.models.families.late import LateRetriever
+from hyperseek.models.families.lorentz.config import LorentzConfig
+from hyperseek.models.families.lorentz.encoder import LorentzEncoder, LorentzEncoderOutput
+from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
+from hyperseek.models.families.lorentz.head import LorentzHead
+from hyperseek.models.families.lorentz.masked_lm import LorentzForMaskedLM
+from hyperseek.models.families.lorentz.points import LorentzPoints
+from hyperseek.models.families.lorentz.transformer import LorentzPooling, LorentzTransformer
+from hyperseek.models.families.qnet import QNetHead
+from hyperseek.models.importers.hypencoder import import_hypencoder
+from hyperseek.models.importers.hyprag import import_hyprag, is_hyprag, read_hyprag
+from hyperseek.models.loading import load, resolve_name
+from hyperseek.models.retriever import Retriever
 
 __all__ = [
     "LateRetriever",

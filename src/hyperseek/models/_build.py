@@ -13,16 +13,15 @@ from sentence_transformers.sentence_transformer.modules.pooling import PoolingMo
 from torch import nn
 
 from hyperseek._config import Config, meaningless
-from hyperseek._device import check_device
-from hyperseek._errors import ConfigError
-from hyperseek.models._load import load
-from hyperseek.models._lorentz_build import with_options
-from hyperseek.models._lorentz_config import LorentzConfig
-from hyperseek.models._lorentz_head import LorentzHead
-from hyperseek.models._lorentz_transformer import LorentzTransformer
-from hyperseek.models._qnet_head import QNetHead
-from hyperseek.models._retriever import Retriever, Side
-from hyperseek.models._routes import route_width
+from hyperseek._machine import check_device
+from hyperseek.errors import ConfigError
+from hyperseek.models.families.lorentz.config import LorentzConfig
+from hyperseek.models.families.lorentz.head import LorentzHead
+from hyperseek.models.families.lorentz.transformer import LorentzTransformer, with_options
+from hyperseek.models.families.qnet import QNetHead
+from hyperseek.models.loading import load
+from hyperseek.models.retriever import Retriever, Side
+from hyperseek.models.saving import route_width
 from hyperseek.nn._hyper_head import Initialisation
 
 

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperseek._errors import UnknownNameError
+from hyperseek.errors import UnknownNameError
 
 _EPSILON = 1e-5
 _INITIALISATIONS = ("original", "scaled", "zero_last")

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from hyperseek.plan._context import Ground
-from hyperseek.plan._engine import SCAN
+from hyperseek.plan.engine_search import SCAN
 from hyperseek.scoring import Landmarks
-from hyperseek.store._snapshot import Snapshot
+from hyperseek.store.snapshot import Snapshot
 
 Choice: TypeAlias = Literal["random", "kmeans", "farthest"]
 """Drawn; the documents next to k-means centres; each the farthest from those chosen before."""

@@ -17,10 +17,9 @@ from typing import Any, Self, TypeAlias
 from pydantic import Field, model_validator
 
 from hyperseek._config import read_yaml_value
-from hyperseek._errors import ConfigError, shown, suggestion
-from hyperseek.plan._candidates import NOTHING, Candidates
-from hyperseek.plan._combine import AnySource, Fusion, Rescore
-from hyperseek.plan._context import Search
+from hyperseek.errors import ConfigError, shown, suggestion
+from hyperseek.plan._context import NOTHING, Candidates, Search
+from hyperseek.plan._fusion import AnySource, Fusion, Rescore
 from hyperseek.plan._sources import BM25, Auto
 from hyperseek.plan._stage import Described, Source, Stage, Step, as_list, as_stages
 

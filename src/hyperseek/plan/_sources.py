@@ -13,13 +13,11 @@ import torch
 from pydantic import Field
 
 from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig, graph_search
-from hyperseek.plan._candidates import NOTHING, Candidates, union
-from hyperseek.plan._context import Search
-from hyperseek.plan._engine import positions, rows_at, search_engine, search_linear, unknown_rows
+from hyperseek.plan._context import NOTHING, Candidates, Search, union
 from hyperseek.plan._landmarks import Choice, feature_parameters, landmarks_of
-from hyperseek.plan._points_at import points_at
-from hyperseek.plan._scores import exact_scores
 from hyperseek.plan._stage import Source
+from hyperseek.plan.engine_search import positions, rows_at, search_engine, search_linear, unknown_rows
+from hyperseek.plan.rescoring import exact_scores, points_at
 from hyperseek.scoring import Landmarks, SurrogateScorer
 
 
@@ -52,7 +50,7 @@ class Auto(Source):
 
     def find(self, search: Search) -> Candidates:
         """Choose a plan and run it."""
-        from hyperseek.plan._choice import choose_plan
+        from hyperseek.plan.choice import choose_plan
 
         own = replace(search, k=search.at_most(self.n), notes={}, found=[])
         found = choose_plan(search.ground, search.scorer, self.engine, own.k)[0].run(own)

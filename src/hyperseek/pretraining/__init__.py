@@ -21,8 +21,7 @@ from hyperseek.pretraining._recipe import (
 )
 from hyperseek.pretraining._run import pretrain
 from hyperseek.pretraining._texts import TextSource, open_texts
-from hyperseek.pretraining._token_cache import TokenCache, token_cache
-from hyperseek.pretraining._token_rows import TokenRows
+from hyperseek.pretraining._token_cache import TokenCache, TokenRows, token_cache
 from hyperseek.pretraining._vocabulary import get_tokenizer, make_tokenizer
 
 __all__ = [

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset
 from transformers import PreTrainedTokenizerBase
 
-from hyperseek._errors import ConfigError
+from hyperseek.errors import ConfigError
 from hyperseek.pretraining._recipe import MaskingConfig
-from hyperseek.pretraining._token_rows import TokenRows
+from hyperseek.pretraining._token_cache import TokenRows
 
 IGNORED = -100
 """The label of a token that is not to be predicted."""

@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForMaskedLM, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
-from hyperseek._errors import ConfigError, ModelError, UnknownNameError, suggestion
+from hyperseek.errors import ConfigError, ModelError, UnknownNameError, suggestion
 from hyperseek.models import Retriever, load, resolve_name
-from hyperseek.models._load import loading
-from hyperseek.models._model_files import ModelFiles
-from hyperseek.models._saving import move_saved
+from hyperseek.models.loading import loading
+from hyperseek.models.model_files import ModelFiles
+from hyperseek.models.saving import move_saved
 from hyperseek.pretraining._recipe import EncoderConfig
 
 MASKED_LM = "mlm"

@@ -8,10 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hyperseek._config import Config, meaningless
-from hyperseek._errors import ConfigError
-from hyperseek._recipes import recipe_values
-from hyperseek.training._loop_config import LoopConfig
+from hyperseek._config import Config, meaningless, recipe_values
+from hyperseek.errors import ConfigError
+from hyperseek.runs.loop import LoopConfig
 from hyperseek.training._recipe import OutputConfig, with_default, without_removed
 
 TRAIN_TOKENIZER = "train"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,29 +14,29 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import PartialState
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from hyperseek._errors import ConfigError, require
 from hyperseek._files import read_json
-from hyperseek._progress import progress
+from hyperseek._long_work import progress
+from hyperseek.errors import ConfigError, require
 from hyperseek.models import load
 from hyperseek.pretraining._masking import MaskedRows, Masker, RowBatches
 from hyperseek.pretraining._model import build_masked_lm, recompute_activations, save_encoder
 from hyperseek.pretraining._recipe import PretrainConfig, PretrainRecipe
-from hyperseek.pretraining._scalars import keep_scalars_as_vectors, with_scalars
 from hyperseek.pretraining._texts import open_texts
 from hyperseek.pretraining._token_cache import TokenCache, token_cache
-from hyperseek.pretraining._trainer import MaskedTrainer
-from hyperseek.pretraining._validation import Validate
+from hyperseek.pretraining._trainer import MaskedTrainer, Validate
 from hyperseek.pretraining._vocabulary import get_tokenizer
-from hyperseek.training._arguments import board, device_of_process, loop_arguments, one_gpu_a_process, trackers
-from hyperseek.training._callbacks import ShowProgress
-from hyperseek.training._clock import Clock
-from hyperseek.training._loop import last_checkpoint
-from hyperseek.training._losses._gather import is_distributed
+from hyperseek.runs.arguments import board, device_of_process, loop_arguments, one_gpu_a_process, trackers
+from hyperseek.runs.distributed import is_distributed
+from hyperseek.runs.loop import Clock, last_checkpoint
 from hyperseek.training._recipe import CacheConfig
-from hyperseek.training._record import (
+from hyperseek.training._stopping import StopOnInterrupt, stoppable_run
+from hyperseek.training.callbacks import ShowProgress
+from hyperseek.training.record import (
     CHECKPOINTS,
     LOGS,
     RunRecord,
@@ -45,7 +45,6 @@ from hyperseek.training._record import (
     run_folder,
     versions,
 )
-from hyperseek.training._stopping import StopOnInterrupt, stoppable_run
 
 logger = logging.getLogger(__name__)
 
@@ -281,3 +280,32 @@ def check_deepspeed(config: PretrainConfig) -> str | None:
         raise ConfigError(f"train.deepspeed: {path} must hold an object, not a {type(values).__name__}")
     require("deepspeed", extra="deepspeed")
     return str(path)
+
+
+_INSIDE, _BEHIND = "parametrizations.", ".original"
+
+
+class _Scalar(nn.Module):
+    def forward(self, kept: Tensor) -> Tensor:
+        return kept.reshape(())
+
+    def right_inverse(self, scalar: Tensor) -> Tensor:
+        return scalar.reshape(1)
+
+
+def keep_scalars_as_vectors(model: nn.Module) -> None:
+    """Give every parameter of no dimension one of size 1 in its place, from which it is read."""
+    for module in list(model.modules()):
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            if parameter.ndim == 0:
+                register_parametrization(module, name, _Scalar(), unsafe=True)
+
+
+def with_scalars(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state with the names and shapes it has without `keep_scalars_as_vectors`."""
+    return {
+        name.replace(_INSIDE, "").removesuffix(_BEHIND) if _INSIDE in name else name: (
+            tensor.reshape(()) if _INSIDE in name else tensor
+        )
+        for name, tensor in state.items()
+    }

@@ -1,9 +1,4 @@
-"""Texts as token sequences of one length, made once and kept on disk.
-
-Texts follow each other without a gap, each with its end token, and every sequence begins with the begin token; so no
-position is wasted on padding, save in the last sequence of each side. What is on disk is committed part by part: a
-run that is killed goes on behind the last part.
-"""
+"""Texts as token sequences of one length, made once and mapped from the disk."""
 
 from __future__ import annotations
 
@@ -11,24 +6,24 @@ import hashlib
 import logging
 import shutil
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import Field, NonNegativeInt
 from transformers import PreTrainedTokenizerBase
 
 from hyperseek._config import Config
-from hyperseek._errors import ConfigError, DataError
 from hyperseek._files import atomic_write, locked, write_json
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek._interrupt import stop_asked, stop_here
-from hyperseek._progress import progress
+from hyperseek._long_work import progress, stop_asked, stop_here
+from hyperseek.errors import ConfigError, DataError
 from hyperseek.pretraining._texts import TextSource
-from hyperseek.pretraining._token_rows import TokenRows
 from hyperseek.pretraining._vocabulary import begin_of_text, end_of_text, tokenizer_fingerprint
 
 Side = Literal["train", "validation"]
@@ -292,3 +287,50 @@ def _check_filled(rows: dict[Side, TokenRows], info: CacheInfo, validation_share
             f"none of {info.texts} texts falls into the {validation_share:g} kept for validation; "
             f"raise data.validation_share, or set it to 0 for no validation"
         )
+
+
+class TokenRows:
+    """All sequences of one side, in parts; each part is a file of nothing but ids.
+
+    Args:
+        parts: The files.
+        rows: How many sequences each holds.
+        length: Tokens of a sequence.
+        dtype: Number format of an id.
+        vocabulary: Ids are smaller than this.
+    """
+
+    def __init__(
+        self, parts: Sequence[Path], rows: Sequence[int], *, length: int, dtype: str, vocabulary: int = 1 << 32
+    ) -> None:
+        self.length = length
+        self._vocabulary = vocabulary
+        self._parts = [(path, count) for path, count in zip(parts, rows, strict=True) if count]
+        self._ends = list(accumulate(count for _, count in self._parts))
+        self._dtype = np.dtype(dtype)
+        self._maps: dict[int, npt.NDArray[Any]] = {}
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def __getitem__(self, row: int) -> npt.NDArray[np.int64]:
+        """Return the ids of one sequence, `(length,)`; beyond the last row IndexError, DataError for a damaged one."""
+        if not 0 <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        part = bisect_right(self._ends, row)
+        first = self._ends[part - 1] if part else 0
+        ids: npt.NDArray[np.int64] = self._map(part)[row - first].astype(np.int64)
+        if ids.max() >= self._vocabulary:
+            problem = f"is damaged: it has a token {ids.max()}, but the vocabulary {self._vocabulary}"
+            raise DataError(f"{problem}; delete its folder, and it is made again", path=self._parts[part][0])
+        return ids
+
+    def __getstate__(self) -> dict[str, object]:
+        # Workers map the files themselves.
+        return {**self.__dict__, "_maps": {}}
+
+    def _map(self, part: int) -> npt.NDArray[Any]:
+        if part not in self._maps:
+            path, count = self._parts[part]
+            self._maps[part] = np.memmap(path, self._dtype, mode="r", shape=(count, self.length))
+        return self._maps[part]

@@ -13,12 +13,12 @@ from tokenizers import models as token_models
 from tokenizers.trainers import BpeTrainer, WordPieceTrainer
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from hyperseek._errors import ConfigError, DataError
 from hyperseek._files import locked, take_umask
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek.data._staging import staged_folder
+from hyperseek._staging import staged_folder
+from hyperseek.errors import ConfigError, DataError
 from hyperseek.models import resolve_name
-from hyperseek.models._load import loading
+from hyperseek.models.loading import loading
 from hyperseek.pretraining._recipe import TRAIN_TOKENIZER, EncoderConfig, VocabularyConfig
 from hyperseek.pretraining._texts import TextSource
 

@@ -2,17 +2,16 @@
 
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
 from hyperseek.scoring._geometries import Chart
-from hyperseek.scoring._linear import LinearScorer
 from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer
 from hyperseek.scoring._points import Points, TokenPoints
-from hyperseek.scoring._qnet import QNetScorer
-from hyperseek.scoring._qnet_converter import (
+from hyperseek.scoring._qnet import (
     QNetConverter,
+    QNetScorer,
     RepeatedDenseBlockConverter,
     build_converter,
     register_qnet_converter,
 )
-from hyperseek.scoring._scorer import Scorer, load_scorer
+from hyperseek.scoring._scorer import LinearScorer, Scorer, load_scorer
 from hyperseek.scoring._space import Space
 from hyperseek.scoring._surrogate import Landmarks, SurrogateScorer, surrogate
 

@@ -17,8 +17,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError, ModelError, brief, require
 from hyperseek._files import reading
+from hyperseek.errors import InputError, ModelError, brief, require
 from hyperseek.scoring._points import Points, own_documents
 from hyperseek.scoring._scorer import Scorer
 from hyperseek.scoring._space import Space

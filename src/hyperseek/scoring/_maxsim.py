@@ -14,8 +14,8 @@ from typing import Any, Literal, Self, TypeAlias
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError, UnknownNameError
-from hyperseek._threads import run_on_cores
+from hyperseek._machine import run_on_cores
+from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.geometry import ragged_blocks
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points, TokenPoints, own_documents, token_points

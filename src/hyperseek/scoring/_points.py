@@ -12,7 +12,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 
 
 @dataclass(frozen=True, slots=True, eq=False)

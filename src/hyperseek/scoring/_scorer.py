@@ -1,7 +1,4 @@
-"""Scorer: what a batch of queries is compiled to.
-
-Shapes: `Q` queries, `N` documents, `n` documents of each query's own, `d` dimensions.
-"""
+"""Scorer: what a batch of queries is compiled to, and the one of every bi-encoder, where a query is a point."""
 
 from __future__ import annotations
 
@@ -14,11 +11,11 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from hyperseek._device import check_device
-from hyperseek._errors import InputError, ModelError, UnknownNameError
+from hyperseek._bounded import check_plain
 from hyperseek._files import reading
-from hyperseek._json_values import check_plain
+from hyperseek._machine import check_device
 from hyperseek._tensors import read_tensors, write_tensors
+from hyperseek.errors import InputError, ModelError, UnknownNameError
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points
 from hyperseek.scoring._space import Space
@@ -197,3 +194,58 @@ def load_scorer(path: str | os.PathLike[str], *, device: str | torch.device = "c
         if any(len(tensor) != len(scorer) for tensor in scorer.tensors().values()):
             raise ValueError("its tensors are not of one number of queries")
     return scorer
+
+
+class LinearScorer(Scorer):
+    """Queries as points, compared by the space's own similarity.
+
+    Args:
+        space: The geometry.
+        queries: `(Q, w)` stored points, as `Space.canonical` makes them.
+        factor: 0-dim, multiplies every score. It is 1, and carries the gradient of a curvature in training; scorers
+            that are cut, moved or saved do without. None for none.
+
+    Raises:
+        InputError: The queries are no floating tensor of the space's width.
+    """
+
+    kind = "linear"
+
+    def __init__(self, space: Space, queries: Tensor, *, factor: Tensor | None = None) -> None:
+        space.check(queries)
+        if queries.ndim != 2:
+            raise InputError(f"queries must have the shape (queries, numbers), not {tuple(queries.shape)}")
+        self.factor = factor
+        self.space = space
+        self.queries = queries
+
+    def score(self, points: Points) -> Tensor:
+        """Return `(Q, N)` similarities."""
+        return self._scaled(self.space.score(self.queries, points))
+
+    def score_own(self, documents: Tensor) -> Tensor:
+        """Return `(Q, n)` similarities of each query with its own `(Q, n, w)` documents."""
+        return self._scaled(self.space.score_own(self.queries, documents))
+
+    def _scaled(self, scores: Tensor) -> Tensor:
+        # What float64 held and float32 does not is the largest number that it has.
+        largest = torch.finfo(torch.float32).max
+        scores = scores if scores.dtype == torch.float32 else scores.clamp(-largest, largest).float()
+        return scores if self.factor is None else scores * self.factor
+
+    def linear(self) -> Tensor:
+        """Return the queries themselves."""
+        return self.queries
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return `queries`."""
+        return {"queries": self.queries}
+
+    def config(self) -> dict[str, Any]:
+        """Return the space."""
+        return {"space": self.space.to_json()}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
+        """Make the scorer from `queries` and the space."""
+        return cls(Space.from_json(config["space"]), tensors["queries"])

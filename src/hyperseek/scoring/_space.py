@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from hyperseek import geometry
-from hyperseek._errors import InputError, UnknownNameError, shown
-from hyperseek.scoring._coordinates import not_finite
-from hyperseek.scoring._geometries import GEOMETRIES, Chart
+from hyperseek.errors import InputError, UnknownNameError, shown
+from hyperseek.scoring._geometries import GEOMETRIES, Chart, not_finite
 from hyperseek.scoring._points import Points, described, is_floating
 
 Similarity: TypeAlias = Literal["geodesic", "squared", "inner"]

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from hyperseek._errors import InputError
+from hyperseek.errors import InputError
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points
 from hyperseek.scoring._scorer import Scorer

@@ -15,12 +15,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from hyperseek._errors import shown
-from hyperseek.records import Document
-from hyperseek.store._columns import BASE_COLUMNS
+from hyperseek.errors import shown
+from hyperseek.store._columns import BASE_COLUMNS, digit_array, is_rounded, number_array
 from hyperseek.store._conditions import Field
-from hyperseek.store._numbers import digit_array, is_rounded, number_array
 from hyperseek.store._row_checksums import CHECKSUM_COLUMNS
+from hyperseek.types import Document
 
 MOST_FIELDS = 256
 """Fields of a table; further keys stay in the documents but cannot be filtered by."""

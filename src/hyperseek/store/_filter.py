@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NoReturn
 
-from hyperseek._errors import InputError, shown, suggestion
+from hyperseek.errors import InputError, shown, suggestion
 from hyperseek.store._conditions import (
     Field,
     Function,

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from hyperseek._errors import StoreError
+from hyperseek.errors import StoreError
 
 TEXT_CHECKSUM, VECTOR_CHECKSUM = "text_checksum", "vector_checksum"
 CHECKSUM_COLUMNS = (TEXT_CHECKSUM, VECTOR_CHECKSUM)

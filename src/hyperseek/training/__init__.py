@@ -1,19 +1,24 @@
 """Training: losses, the trainer, recipes."""
 
 # ruff: noqa: E402 (without these, what is imported below fails deep inside of transformers)
-from hyperseek._errors import require
+from hyperseek.errors import require
 
 for _package in ("accelerate", "datasets"):
     require(_package, extra="train")
 
-from hyperseek._recipes import find_recipe, list_recipes
-from hyperseek.training._arguments import training_arguments
+from hyperseek._config import find_recipe, list_recipes
+from hyperseek.runs.arguments import training_arguments
+from hyperseek.runs.loop import Clock
 from hyperseek.training._cache import FeatureCache
-from hyperseek.training._clock import Clock
 from hyperseek.training._collate import Batch, Collator, SideFeatures
-from hyperseek.training._epoch_batches import EpochBatches
-from hyperseek.training._freezing import choose_trainable, merge_adapters
-from hyperseek.training._losses import (
+from hyperseek.training._recipe import Recipe, read_recipe
+from hyperseek.training._routes import choose_trainable, merge_adapters
+from hyperseek.training._run import train
+from hyperseek.training._stack import TrainedStack, TrainingModule
+from hyperseek.training._trainer import RetrieverTrainer
+from hyperseek.training._training_set import Drawn, EpochBatches, Example, TrainingSet
+from hyperseek.training._validation import DevSet, Validator, make_dev_set
+from hyperseek.training.losses import (
     NO_DOCUMENT,
     AnchorConfig,
     AnchorLoss,
@@ -37,13 +42,7 @@ from hyperseek.training._losses import (
     ScoredBatch,
     gather_rows,
 )
-from hyperseek.training._recipe import Recipe, read_recipe
-from hyperseek.training._record import RunRecord, read_record
-from hyperseek.training._run import train
-from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._trainer import RetrieverTrainer
-from hyperseek.training._training_set import Drawn, Example, TrainingSet
-from hyperseek.training._validation import DevSet, Validator, make_dev_set
+from hyperseek.training.record import RunRecord, read_record
 
 __all__ = [
     "NO_DOCUMENT",

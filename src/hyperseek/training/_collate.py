@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from hyperseek.models import Retriever
-from hyperseek.models._retriever import Side
+from hyperseek.models.retriever import Side
+from hyperseek.runs.distributed import is_distributed
 from hyperseek.training._cache import FeatureCache
-from hyperseek.training._losses import NO_DOCUMENT
-from hyperseek.training._losses._gather import is_distributed
 from hyperseek.training._training_set import Drawn, TrainingSet
+from hyperseek.training.losses import NO_DOCUMENT
 
 
 class Batch(TypedDict):

@@ -1,6 +1,6 @@
 """Recipes: one YAML file a run, strict about its keys, and small differences over a base.
 
-How a recipe is found, and what it is based on, is the matter of `hyperseek._recipes`.
+How a recipe is found, and what it is based on, is the matter of `hyperseek._config`.
 """
 
 from __future__ import annotations
@@ -12,13 +12,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hyperseek._config import Config, meaningless
-from hyperseek._errors import ConfigError
-from hyperseek._recipes import recipe_values
+from hyperseek._config import Config, meaningless, recipe_values
 from hyperseek.data import PrepareOptions
+from hyperseek.errors import ConfigError
 from hyperseek.models import ModelConfig
-from hyperseek.training._loop_config import LoopConfig
-from hyperseek.training._losses import LossesConfig
+from hyperseek.runs.loop import LoopConfig
+from hyperseek.training.losses import LossesConfig
 
 
 def without_removed(values: Any) -> Any:

@@ -1,36 +1,41 @@
-"""A training run from recipe to saved model."""
+"""A training run from recipe to saved model, and how much of what was learned to keep."""
 
 from __future__ import annotations
 
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import PartialState
 from torch import Tensor
 from transformers import set_seed
 
-from hyperseek._errors import ConfigError
-from hyperseek._progress import progress
-from hyperseek.models import Retriever, build
-from hyperseek.models._retriever import Side
-from hyperseek.training._arguments import board, device_of_process, steps_per_epoch, trackers, training_arguments
+from hyperseek._long_work import progress
+from hyperseek.errors import ConfigError
+from hyperseek.models import QNetHead, Retriever, build
+from hyperseek.models.retriever import Side
+from hyperseek.runs.arguments import board, device_of_process, steps_per_epoch, trackers, training_arguments
+from hyperseek.runs.loop import Clock, last_checkpoint
 from hyperseek.training._cache import FeatureCache
-from hyperseek.training._callbacks import KeepBest, ShowProgress
-from hyperseek.training._clock import Clock
 from hyperseek.training._collate import Collator, SideFeatures
-from hyperseek.training._epoch_batches import EpochBatches
-from hyperseek.training._freezing import choose_trainable, merge_adapters
-from hyperseek.training._interpolation import Interpolation, choose_share
-from hyperseek.training._loop import last_checkpoint
-from hyperseek.training._losses import Objective
 from hyperseek.training._recipe import CacheConfig, Recipe
-from hyperseek.training._record import (
+from hyperseek.training._routes import SIDES, base_stop, choose_trainable, frozen_prefix, merge_adapters, reads_tokens
+from hyperseek.training._sources import data_fingerprint, read_dev_set, read_sources
+from hyperseek.training._stack import TrainedStack, TrainingModule
+from hyperseek.training._stopping import StopOnInterrupt, stoppable_run
+from hyperseek.training._trainer import RetrieverTrainer
+from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._use import Used, checked, ended, used
+from hyperseek.training._validation import Validator
+from hyperseek.training.callbacks import KeepBest, ShowProgress
+from hyperseek.training.losses import Objective
+from hyperseek.training.record import (
     CHECKPOINTS,
     LOGS,
     RunRecord,
@@ -40,14 +45,6 @@ from hyperseek.training._record import (
     versions,
     write_training_data,
 )
-from hyperseek.training._routes import SIDES, base_stop, frozen_prefix, reads_tokens
-from hyperseek.training._sources import data_fingerprint, read_dev_set, read_sources
-from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._stopping import StopOnInterrupt, stoppable_run
-from hyperseek.training._trainer import RetrieverTrainer
-from hyperseek.training._training_set import TrainingSet
-from hyperseek.training._use import Used, checked, ended, used
-from hyperseek.training._validation import Validator
 
 _BEST = "best.safetensors"
 
@@ -333,3 +330,80 @@ def _cache(config: CacheConfig, retriever: Retriever, side: Side, stop: int, *, 
         storage=config.storage,
         dtype=config.dtype,
     )
+
+
+class Interpolation:
+    """Moves a trained model towards its start and back.
+
+    A warm-started q-net head is scaled by its gate, an adapter by its scaling, and every other trained parameter
+    lies on the line between its two values.
+
+    Args:
+        module: The trained model.
+        start: The trained parameters before training.
+    """
+
+    def __init__(self, module: TrainingModule, start: Mapping[str, Tensor]) -> None:
+        model = module.model
+        self._heads = [
+            (head, head.gate)
+            for head in model.modules()
+            if isinstance(head, QNetHead) and head.warm_start and head.converter == "repeated_dense_block"
+        ]
+        self._adapters: list[tuple[Any, str, float]] = [
+            (layer, name, scaling)
+            for layer in model.modules()
+            if isinstance(getattr(layer, "scaling", None), dict)
+            for name, scaling in layer.scaling.items()  # type: ignore[operator, union-attr]
+        ]
+        scaled = {id(parameter) for head, _ in self._heads for parameter in head.parameters()}
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self._parameters = [
+            (parameter, start[f"model.{name}"].to(parameter.device), parameter.detach().clone())
+            for name, parameter in trained.items()
+            if id(parameter) not in scaled and ".lora_" not in name
+        ]
+
+    @torch.no_grad()
+    def set(self, share: float) -> None:
+        """Go to a place on the line.
+
+        Args:
+            share: 0 is the start, 1 the trained model.
+        """
+        for head, gate in self._heads:
+            head.gate = gate * share
+        for layer, name, scaling in self._adapters:
+            layer.scaling[name] = scaling * share
+        for parameter, start, end in self._parameters:
+            parameter.copy_(end if share == 1 else torch.lerp(start, end, share))
+
+
+def choose_share(
+    interpolation: Interpolation,
+    shares: Sequence[float],
+    validator: Validator,
+    *,
+    trained: Mapping[str, float],
+    floor: Mapping[str, float],
+) -> tuple[float, dict[str, dict[str, float]]]:
+    """Find the share with the highest mean over the dev sets, and go there.
+
+    Args:
+        interpolation: Of the trained model.
+        shares: What to try beside the trained model itself.
+        validator: Measures the model.
+        trained: What the trained model scored.
+        floor: Lowest score for each dev set; shares that fall below are not chosen where another is left.
+
+    Returns:
+        The share, and what every one scored.
+    """
+    results = {1.0: dict(trained)}
+    for share in sorted({*shares} - {1.0}, reverse=True):
+        interpolation.set(share)
+        results[share] = validator()
+    safe = [share for share, scores in results.items() if all(scores[name] >= low for name, low in floor.items())]
+    chosen = max(safe or results, key=lambda share: results[share]["mean"])
+    interpolation.set(chosen)
+    return chosen, {str(share): scores for share, scores in results.items()}

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from hyperseek._errors import ConfigError
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek._relevance import Relevance, text_key
 from hyperseek.data import (
@@ -24,6 +23,7 @@ from hyperseek.data import (
     parse_source,
     read_prepared,
 )
+from hyperseek.errors import ConfigError
 from hyperseek.training._recipe import DataConfig, DevSetConfig, SourceConfig
 from hyperseek.training._training_set import Example, TrainingSet, check_not_empty
 from hyperseek.training._use import SourceUse, Used

@@ -1,8 +1,9 @@
-"""The model as the trainer sees it, and the losses beside it."""
+"""The model as the trainer sees it, the losses beside it, and what is logged of a step."""
 
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,13 +12,13 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from hyperseek.geometry import split_polar
 from hyperseek.models import Retriever
-from hyperseek.models._retriever import Side
+from hyperseek.models.retriever import Side
 from hyperseek.scoring import LinearScorer, Points, Scorer
 from hyperseek.training._collate import Batch
-from hyperseek.training._diagnostics import diagnose
-from hyperseek.training._losses import Objective, ScoredBatch
 from hyperseek.training._routes import base_space_of
+from hyperseek.training.losses import Objective, ScoredBatch
 
 
 class TrainedStack(SentenceTransformer):
@@ -152,3 +153,25 @@ def _split(features: dict[str, Any], count: int, size: int) -> Iterator[dict[str
             key: value[start : start + size] if isinstance(value, Tensor) and value.shape[0] == count else value
             for key, value in features.items()
         }
+
+
+def diagnose(retriever: Retriever, scorer: Scorer, points: Points) -> dict[str, Tensor]:
+    """Return the mean distances of queries and documents from the origin, and what the model says of itself.
+
+    Args:
+        retriever: The model.
+        scorer: Of a batch's queries.
+        points: Of its documents.
+
+    Returns:
+        0-dim tensors without gradient, by name; none for flat spaces whose model says nothing.
+    """
+    own = getattr(retriever.route("document")[-1], "diagnostics", None)
+    values: dict[str, Tensor] = {} if own is None else own()
+    space = retriever.space
+    if space.kind in ("lorentz", "poincare"):
+        radius = math.sqrt(space.radius_squared)
+        values["document_radius"] = split_polar(points.vectors.detach())[1].mean() * radius
+        if isinstance(scorer, LinearScorer):
+            values["query_radius"] = split_polar(scorer.queries.detach())[1].mean() * radius
+    return values

@@ -9,9 +9,9 @@ from typing import Any
 
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hyperseek._interrupt import stop_asked, stop_here, stoppable
-from hyperseek.training._loop import last_checkpoint
-from hyperseek.training._record import CHECKPOINTS
+from hyperseek._long_work import stop_asked, stop_here, stoppable
+from hyperseek.runs.loop import last_checkpoint
+from hyperseek.training.record import CHECKPOINTS
 
 
 class StopOnInterrupt(TrainerCallback):

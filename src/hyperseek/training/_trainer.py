@@ -11,17 +11,15 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hyperseek._errors import ModelError
 from hyperseek._tensors import read_tensors, write_tensors
-from hyperseek.training._callbacks import KeepBest, Reached, TimeLimit
-from hyperseek.training._clock import Clock
+from hyperseek.errors import ModelError
+from hyperseek.runs.distributed import is_distributed
+from hyperseek.runs.loop import Clock, EpochOfBatches, Loop
 from hyperseek.training._collate import Collator
-from hyperseek.training._epoch_batches import EpochBatches
-from hyperseek.training._loop import EpochOfBatches, Loop
-from hyperseek.training._losses._gather import is_distributed
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._stack import TrainingModule
-from hyperseek.training._training_set import TrainingSet
+from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training.callbacks import KeepBest, Reached, TimeLimit
 
 _WEIGHTS = "trainable.safetensors"
 _PROGRESS = "progress.json"

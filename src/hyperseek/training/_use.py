@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from pydantic import Field
 
 from hyperseek._config import Config
-from hyperseek.training._epoch_batches import EpochBatches
-from hyperseek.training._losses import NO_DOCUMENT, Objective
-from hyperseek.training._training_set import TrainingSet
+from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training.losses import NO_DOCUMENT, Objective
 
 logger = logging.getLogger(__name__)
 

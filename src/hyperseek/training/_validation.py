@@ -16,13 +16,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hyperseek._errors import DataError, InputError
-from hyperseek._gain_measures import cut_off, measure
-from hyperseek._relevance import is_relevant, rows_of_themselves
+from hyperseek._relevance import cut_off, is_relevant, measure, rows_of_themselves
+from hyperseek.errors import DataError, InputError
 from hyperseek.models import Retriever
 from hyperseek.plan import scan
-from hyperseek.records import Qrels, Query
 from hyperseek.scoring import Points, Scorer
+from hyperseek.types import Qrels, Query
 
 if TYPE_CHECKING:
     from hyperseek.training._cache import FeatureCache

@@ -8,17 +8,28 @@ The layers are those of "HypRAG" (arXiv 2602.07739) with its parameter names; wh
 """
 
 from hyperseek.nn.lorentz._attention import LorentzAttention
-from hyperseek.nn.lorentz._block import LorentzBlock
-from hyperseek.nn.lorentz._embeddings import LorentzEmbeddings
-from hyperseek.nn.lorentz._feed_forward import LorentzFeedForward
-from hyperseek.nn.lorentz._linear import LorentzLinear, LorentzMultiHeadLinear
-from hyperseek.nn.lorentz._mlr import LorentzMLR
-from hyperseek.nn.lorentz._norms import NORMS, LorentzDynamicTanh, LorentzLayerNorm, LorentzNorm, LorentzRMSNorm
+from hyperseek.nn.lorentz._block import (
+    LorentzBlock,
+    LorentzEmbeddings,
+    LorentzFeedForward,
+    LorentzPredictionHead,
+    LorentzRadiusFactor,
+    LorentzResidual,
+)
+from hyperseek.nn.lorentz._layers import (
+    NORMS,
+    LorentzDynamicTanh,
+    LorentzLayerNorm,
+    LorentzLinear,
+    LorentzMLR,
+    LorentzMultiHeadLinear,
+    LorentzNorm,
+    LorentzRMSNorm,
+    Rotary,
+    rotary_table,
+    rotate,
+)
 from hyperseek.nn.lorentz._pooler import POOLINGS, LorentzPooler
-from hyperseek.nn.lorentz._prediction_head import LorentzPredictionHead
-from hyperseek.nn.lorentz._radius_factor import LorentzRadiusFactor
-from hyperseek.nn.lorentz._residual import LorentzResidual
-from hyperseek.nn.lorentz._rotary import Rotary, rotary_table, rotate
 
 __all__ = [
     "NORMS",

@@ -9,11 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperseek._errors import InputError, UnknownNameError
+from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.geometry import lorentz_distance_matrix, lorentz_from_space
-from hyperseek.nn.lorentz._linear import LorentzMultiHeadLinear
-from hyperseek.nn.lorentz._norms import wide_dtype
-from hyperseek.nn.lorentz._rotary import Rotary
+from hyperseek.nn.lorentz._layers import LorentzMultiHeadLinear, Rotary, wide_dtype
 
 AttentionScores: TypeAlias = Literal["lorentz_inner", "distance"]
 ATTENTION_SCORES: tuple[AttentionScores, ...] = ("lorentz_inner", "distance")

@@ -8,9 +8,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from hyperseek._errors import InputError, UnknownNameError
+from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.geometry import lorentz_centroid, lorentz_inner_matrix, outward_einstein_midpoint
-from hyperseek.nn.lorentz._linear import LorentzLinear
+from hyperseek.nn.lorentz._layers import LorentzLinear
 
 PoolingName: TypeAlias = Literal["cls", "mean", "outward_einstein_midpoint", "attentive_mean"]
 POOLINGS: tuple[PoolingName, ...] = ("cls", "mean", "outward_einstein_midpoint", "attentive_mean")

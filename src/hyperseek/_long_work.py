@@ -1,0 +1,262 @@
+"""Long work: it reports its progress, and Ctrl-C ends it where everything is stored."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from types import FrameType
+from typing import Protocol
+
+from hyperseek._display import printable, time_in_words
+
+_quiet = False
+
+# Seconds between two lines where standard error is no terminal; a shorter step prints nothing.
+_INTERVAL = 30.0
+
+
+class Progress(Protocol):
+    """What a long step reports to."""
+
+    def advance(self, count: int = 1) -> None:
+        """Report `count` more units done."""
+        ...
+
+    def describe(self, text: str) -> None:
+        """Replace the text before the bar."""
+        ...
+
+
+class _Silent:
+    def advance(self, count: int = 1) -> None:
+        pass
+
+    def describe(self, text: str) -> None:
+        pass
+
+
+class _Lines:
+    """A step that is told of in lines, by a thread that all steps share: a single unit may take longer than a line."""
+
+    def __init__(self, text: str, total: int | None, unit: str, done: int) -> None:
+        self.text = text
+        self.total = total
+        self.unit = unit
+        self.before = done
+        self.done = done
+        self.start = self.last = time.monotonic()
+
+    def advance(self, count: int = 1) -> None:
+        self.done += count
+
+    def describe(self, text: str) -> None:
+        self.text = text
+
+    def line(self, now: float) -> str:
+        """Return what was done, of how much, how fast, and how long the rest will take."""
+        seconds = now - self.start
+        of = "" if self.total is None else f" of {self.total:,}"
+        line = f"{self.text}: {self.done:,}{of} {self.unit}".rstrip()
+        rate = (self.done - self.before) / seconds if seconds > 0 else 0.0
+        if rate > 0:
+            line += f", {rate:.3g} a second" if rate >= 0.1 else f", {1 / rate:.0f} s each"
+            if self.total is not None:
+                line += f", {time_in_words(max(0, self.total - self.done) / rate)} left"
+        return f"{line}, {time_in_words(seconds)} so far"
+
+
+class _Ticker:
+    """Prints a line for each running step whose last line is `_INTERVAL` old."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._steps: dict[_Lines, None] = {}
+        self._thread: threading.Thread | None = None
+
+    def add(self, step: _Lines) -> None:
+        with self._lock:
+            self._steps[step] = None
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="hyperseek-progress", daemon=True)
+                self._thread.start()
+
+    def remove(self, step: _Lines) -> None:
+        with self._lock:
+            self._steps.pop(step, None)
+
+    def forget(self) -> None:
+        """Begin anew in a forked child, which has neither the thread nor the steps, and a lock that may be held."""
+        self._lock = threading.Lock()
+        self._steps = {}
+        self._thread = None
+
+    def _run(self) -> None:
+        # Looking once in a while costs less than being woken for every search, which is a step too.
+        while True:
+            time.sleep(min(1.0, _INTERVAL / 4))
+            with self._lock:
+                if not self._steps:
+                    self._thread = None
+                    return
+                now = time.monotonic()
+                late = [step for step in self._steps if now - step.last >= _INTERVAL]
+                for step in late:
+                    step.last = now
+                lines = [step.line(now) for step in late]
+            for line in lines:
+                print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 (what a bar would show, for whoever reads a log)
+
+
+_ticker = _Ticker()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_ticker.forget)
+
+
+def set_quiet(quiet: bool) -> None:
+    """Switch all reports of progress off or on again for this process (`--quiet`)."""
+    global _quiet
+    _quiet = quiet
+
+
+@contextmanager
+def progress(text: str, total: int | None = None, *, unit: str = "", done: int = 0) -> Iterator[Progress]:
+    """Report progress on standard error while the block runs.
+
+    Args:
+        text: What is being done, as in `"encoding"`.
+        total: How many units there are; None where that is unknown.
+        unit: What is counted, as in `"documents"`.
+        done: How many were done before, by a run that is being resumed.
+
+    Yields:
+        A bar on a terminal; elsewhere something that prints a line every half minute. Silent after `set_quiet(True)`,
+        and where there is a single unit.
+    """
+    # A single unit is done or not: there is no progress to show, and a search of one query should cost nothing more.
+    if _quiet or total == 1:
+        yield _Silent()
+        return
+    if not sys.stderr.isatty():
+        step = _Lines(text, total, unit, done)
+        _ticker.add(step)
+        try:
+            yield step
+        finally:
+            _ticker.remove(step)
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+    from rich.progress import Progress as RichProgress
+
+    bar = RichProgress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(unit),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(printable(text), total=total, completed=done)
+
+        class _Shown:
+            def advance(self, count: int = 1) -> None:
+                bar.advance(task, count)
+
+            def describe(self, text: str) -> None:
+                bar.update(task, description=printable(text))
+
+        yield _Shown()
+
+
+_NOTE = b"\nhyperseek: storing what is done; press Ctrl-C again to stop at once\n"
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during a long step; the message says what is stored and how to resume."""
+
+
+class _Step:
+    def __init__(self, message: Callable[[], str]) -> None:
+        self.message = message
+        self.asked = False
+
+    def handle(self, signum: int, frame: FrameType | None) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        # Not `print`: the signal may have interrupted a write to the same buffer.
+        with suppress(OSError, ValueError):  # there may be no standard error to write to
+            os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, _NOTE)
+
+
+_running: _Step | None = None
+
+
+@contextmanager
+def stoppable(message: Callable[[], str]) -> Iterator[None]:
+    """Let Ctrl-C wait for the next `stop_here` while the block runs.
+
+    Args:
+        message: Says what is stored by now and how to resume; called when the block is stopped.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Interrupted: Ctrl-C was pressed.
+    """
+    # Where another step runs, its places to stop are those of this one too; its message tells of the whole.
+    mine = threading.current_thread() is threading.main_thread() and _running is None
+    outermost = mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    try:
+        with _handled(_Step(message)) if outermost else nullcontext():
+            yield
+    except Interrupted:
+        raise
+    except KeyboardInterrupt as stopped:
+        raise Interrupted(message()) from stopped
+
+
+@contextmanager
+def _handled(step: _Step) -> Iterator[None]:
+    global _running
+    _running = step
+    before = signal.signal(signal.SIGINT, step.handle)
+    try:
+        yield
+        if step.asked:
+            # There was no further place to stop at: everything is done, which an interrupted caller should not undo.
+            raise Interrupted(step.message())
+    finally:
+        signal.signal(signal.SIGINT, before)
+        _running = None
+
+
+def stop_asked() -> bool:
+    """Whether Ctrl-C was pressed and the work should stop at the next place where that loses nothing."""
+    return _running is not None and _running.asked
+
+
+def stop_here() -> None:
+    """Stop if Ctrl-C was pressed; to be called where all work so far is on the disk.
+
+    Raises:
+        Interrupted: It was.
+    """
+    step = _running
+    if step is not None and step.asked and threading.current_thread() is threading.main_thread():
+        raise Interrupted(step.message())

@@ -1,0 +1,126 @@
+"""The machine: devices by name, threads, and the installed versions of packages."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING
+
+import torch
+
+from hyperseek.errors import InputError, brief
+
+if TYPE_CHECKING:
+    import torch
+
+
+def check_device(device: str | torch.device | None) -> str | None:
+    """See that a device exists here.
+
+    Args:
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, or what else torch knows; None leaves the choice to who asks.
+
+    Returns:
+        Its name, or None.
+
+    Raises:
+        InputError: torch knows no such device, or this machine has none.
+    """
+    import torch
+
+    if device is None:
+        return None
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, TypeError, ValueError, OverflowError):
+        raise InputError(f"device {str(device)[:60]!r} is unknown; give cpu, cuda, or cuda:N for the GPU N") from None
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if chosen.type == "cuda" and not count:
+        raise InputError(
+            f"device {str(chosen)!r} is not there: torch finds no GPU that it can use; give cpu, or no device"
+        )
+    if chosen.type == "cuda" and (chosen.index or 0) >= count:
+        raise InputError(f"device {str(chosen)!r} is not there: the GPUs are cuda:0 to cuda:{count - 1}")
+    try:
+        # Other kinds are many, and each has its own way to say that it is missing. On `meta` tensors have no values.
+        torch.zeros(1, device=chosen).tolist()
+    except Exception as error:
+        raise InputError(f"device {str(chosen)!r} cannot be used here ({brief(error)}); give cpu or cuda") from None
+    return str(chosen)
+
+
+# Only there does a thread's own number of threads stay its own.
+_OPENMP = "parallel backend: OpenMP" in torch.__config__.parallel_info()
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Keep torch from splitting operations of this thread while the block runs: for many short ones."""
+    cores = torch.get_num_threads()
+    if cores == 1 or not _OPENMP:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(cores)
+
+
+def run_on_cores(work: Callable[[], None], *, at_most: int) -> None:
+    """Run a function in as many threads as torch would use, with one core for each call.
+
+    Args:
+        work: Takes its share from something that all calls share; runs without gradients.
+        at_most: More calls than this would find nothing to do. With one, or with `torch.set_num_threads(1)`, it is
+            called here, and torch splits its operations as usual.
+
+    Raises:
+        BaseException: Whatever a call raised.
+    """
+    cores = torch.get_num_threads()
+    if min(cores, at_most) <= 1 or not _OPENMP:
+        with torch.no_grad():
+            work()
+        return
+    inference = torch.is_inference_mode_enabled()
+
+    def run() -> None:
+        torch.set_num_threads(1)
+        with torch.inference_mode(inference), torch.no_grad():
+            work()
+
+    try:
+        with ThreadPoolExecutor(min(cores, at_most)) as pool:
+            calls = [pool.submit(run) for _ in range(min(cores, at_most))]
+    finally:
+        torch.set_num_threads(cores)  # the default of threads still to come, which the calls have changed
+    for call in calls:
+        call.result()
+
+
+def _become_child() -> None:
+    """Let torch and faiss compute in the calling thread alone, which is all that a forked child has."""
+    torch.set_num_threads(1)
+    faiss = sys.modules.get("faiss")
+    if faiss is not None:
+        faiss.omp_set_num_threads(1)
+
+
+if _OPENMP and hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_become_child)
+
+
+def installed_versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the versions of those packages that are installed, by name."""
+    found: dict[str, str] = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

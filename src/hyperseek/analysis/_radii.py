@@ -1,0 +1,177 @@
+"""Distances and radii of stored points, and whether radii rise with specificity."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperseek import geometry
+from hyperseek.errors import InputError, require
+from hyperseek.scoring import Points, Space
+
+HYPERBOLIC = ("lorentz", "poincare")
+_METRICS = {
+    "lorentz": "geodesic distance",
+    "poincare": "geodesic distance",
+    "euclidean": "Euclidean distance",
+    "dot": "Euclidean distance",
+    "cosine": "angle in radians",
+}
+
+
+def metric_of(space: Space) -> str:
+    """Name the distance that points of a space are compared by.
+
+    Args:
+        space: Any space whose points are one vector each.
+
+    Returns:
+        The name, with the unit where it has one.
+
+    Raises:
+        InputError: The points are sets of tokens, between which there is no distance.
+    """
+    if space.kind not in _METRICS:
+        raise InputError(
+            f"a {space.kind!r} space has no distance between documents, so its shape cannot be measured; "
+            f"give an index of one vector a document: {', '.join(sorted(_METRICS))}"
+        )
+    return _METRICS[space.kind]
+
+
+def distances(space: Space, first: Tensor, second: Tensor) -> Tensor:
+    """Return all distances, of which each is exact for near points, too.
+
+    A `dot` space has no distance of its own; that of its vectors is taken. A `cosine` space has the angle.
+
+    Args:
+        space: Where the points lie.
+        first: `(n, w)` stored points.
+        second: `(m, w)` stored points.
+
+    Returns:
+        `(n, m)`, at least 0, in float64 if the points are.
+
+    Raises:
+        InputError: The points are sets of tokens.
+    """
+    metric_of(space)
+    if space.kind in HYPERBOLIC:
+        return -replace(space, similarity="geodesic").score(first, Points(second))
+    if space.kind == "cosine":
+        chord = -geometry.negative_distance(geometry.unit_vectors(first), geometry.unit_vectors(second))
+        return 2 * torch.asin((chord / 2).clamp(max=1))
+    return -geometry.negative_distance(first, second)
+
+
+def radii(space: Space, vectors: Tensor) -> Tensor:
+    """Return the distances from the origin; in flat spaces the norms.
+
+    Args:
+        space: Where the points lie.
+        vectors: `(n, w)` stored points.
+
+    Returns:
+        `(n,)`, at least 0.
+
+    Raises:
+        InputError: All points of the space are as far from its origin, or it has none.
+    """
+    metric_of(space)
+    if space.kind == "cosine":
+        raise InputError("all vectors of a cosine space have norm 1, so that their radii say nothing")
+    if space.kind in HYPERBOLIC:
+        rho = geometry.split_polar(vectors)[1][..., 0]
+        return rho * math.sqrt(space.radius_squared)
+    norms: Tensor = torch.linalg.vector_norm(vectors.double(), dim=-1)
+    return norms
+
+
+Floats = NDArray[np.float64]
+
+_MOST_LEVELS = 32
+_GROUPS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """Documents of one specificity, or of a range of them.
+
+    Attributes:
+        low: Least specificity.
+        high: Greatest; the same for a single one.
+        count: Documents.
+        mean: Their mean radius.
+        deviation: Standard deviation of their radii.
+    """
+
+    low: float
+    high: float
+    count: int
+    mean: float
+    deviation: float
+
+
+@dataclass(frozen=True, slots=True)
+class SpecificityReport:
+    """Radius by specificity.
+
+    Attributes:
+        by: What was taken for specificity.
+        count: Documents that have a value.
+        spearman: Rank correlation of radius and specificity, in -1 to 1; NaN where one of them is constant.
+        p_value: Of the hypothesis that there is none, two-sided.
+        levels: From the most general.
+    """
+
+    by: str
+    count: int
+    spearman: float
+    p_value: float
+    levels: list[Level]
+
+
+def radius_by_specificity(radii: Floats, values: Floats, *, by: str) -> SpecificityReport:
+    """Compare radii with specificity.
+
+    Up to 32 distinct values are levels of their own; more are cut into ten groups of about as many documents.
+
+    Args:
+        radii: `(N,)`.
+        values: `(N,)`, higher is more specific; NaN where there is none.
+        by: What the values are, for people.
+
+    Returns:
+        The rank correlation and the levels.
+
+    Raises:
+        InputError: Fewer than three documents have a value.
+        MissingExtraError: scipy is not installed.
+    """
+    known = np.isfinite(values)
+    radii, values = radii[known], values[known]
+    if len(values) < 3:
+        raise InputError(f"{len(values)} documents have a number for {by}; at least 3 are needed to compare radii")
+    constant = np.ptp(values) == 0 or np.ptp(radii) == 0
+    found = None if constant else require("scipy.stats", extra="eval").spearmanr(values, radii)
+    levels = [_level(radii[members], values[members]) for members in _groups(values)]
+    spearman, p_value = (float("nan"), 1.0) if found is None else (float(found.statistic), float(found.pvalue))
+    return SpecificityReport(by, len(values), spearman, p_value, levels)
+
+
+def _groups(values: Floats) -> list[NDArray[np.bool_]]:
+    distinct = np.unique(values)
+    if len(distinct) <= _MOST_LEVELS:
+        return [values == value for value in distinct]
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, _GROUPS + 1), method="inverted_cdf"))
+    group = np.searchsorted(edges[1:-1], values, side="left")
+    return [group == number for number in np.unique(group)]
+
+
+def _level(radii: Floats, values: Floats) -> Level:
+    return Level(float(values.min()), float(values.max()), len(radii), float(radii.mean()), float(radii.std()))

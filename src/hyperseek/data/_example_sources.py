@@ -1,0 +1,445 @@
+"""Training examples from judgements, from Hypencoder's JSON lines and from columns of texts, and their options."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from hyperseek._config import Config
+from hyperseek._documents import id_of, number_of
+from hyperseek._relevance import Relevance, is_relevant, text_key
+from hyperseek.data._dataset import Dataset
+from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, content_id, qualified
+from hyperseek.data._rows import BadRow, Table, optional_text, table_name, table_rows
+from hyperseek.data.report import ErrorReport, Faults, OnError
+from hyperseek.errors import shown
+from hyperseek.types import Qrels, Query
+
+
+class QrelsOptions(Config):
+    """How judgements become training examples.
+
+    Attributes:
+        minimum_grade: The lowest grade of a positive; at least 1.
+        maximum_positives: Positives kept for a query, highest grades first; None keeps all.
+        judged_negatives: Whether documents judged 0 or less become negatives.
+        drop_documents: Documents that must not appear, as `ID` in any collection or `SOURCE/ID` in one.
+        exclude_same_id: Whether documents are queries, as in ArguAna: the one with the query's own id is then neither
+            its positive nor its negative.
+    """
+
+    minimum_grade: int = Field(default=1, ge=1)
+    maximum_positives: int | None = Field(default=None, ge=1)
+    judged_negatives: bool = True
+    drop_documents: frozenset[str] = frozenset()
+    exclude_same_id: bool = False
+
+
+class HypencoderOptions(Config):
+    """How Hypencoder's lines become training examples.
+
+    Attributes:
+        positive_filter: `first`: the first item is the positive; `type`: items of `positive_type` are;
+            `score_above`: items whose score is above `score_threshold` are. All others are negatives.
+        positive_type: The type of positives, for `type`.
+        score_threshold: For `score_above`.
+        score_key: Key of the teacher's score in an item; None reads none.
+    """
+
+    positive_filter: Literal["first", "type", "score_above"] = "first"
+    positive_type: str | None = None
+    score_threshold: float = 0.0
+    score_key: str | None = "score"
+
+    @model_validator(mode="after")
+    def _complete(self) -> HypencoderOptions:
+        if self.positive_filter == "type" and self.positive_type is None:
+            raise ValueError("positive_filter 'type' needs positive_type, the type that positives have")
+        if self.positive_filter == "score_above" and self.score_key is None:
+            raise ValueError("positive_filter 'score_above' needs score_key")
+        return self
+
+
+class ColumnsOptions(Config):
+    """Which columns of a table hold what; None finds the usual names in the first row.
+
+    Attributes:
+        query: Column of the query.
+        positive: Column of one positive text or a list of them.
+        negatives: Columns of negatives, each one text or a list; empty finds `negative`, `neg`, `negative_1`, ...
+        score: Column of teacher scores: a list with one for every positive, then every negative; or one number, which
+            with one positive and one negative is the margin between them, and with no negatives is the positive's.
+        positive_scores: Column with a score for every positive, or None.
+        negative_scores: Column with a score for every negative, or None.
+    """
+
+    query: str | None = None
+    positive: str | None = None
+    negatives: tuple[str, ...] = ()
+    score: str | None = None
+    positive_scores: str | None = None
+    negative_scores: str | None = None
+
+
+class PrepareOptions(Config):
+    """All options of `prepare`.
+
+    Attributes:
+        qrels: For collections.
+        hypencoder: For Hypencoder's JSON lines.
+        columns: For tables of queries and positives.
+        task: The task of examples that name none themselves.
+        instruction: The instruction of examples that have none themselves.
+    """
+
+    qrels: QrelsOptions = QrelsOptions()
+    hypencoder: HypencoderOptions = HypencoderOptions()
+    columns: ColumnsOptions = ColumnsOptions()
+    task: str | None = None
+    instruction: str | None = None
+
+
+def examples_from_qrels(
+    dataset: Dataset,
+    split: str,
+    *,
+    options: QrelsOptions | None = None,
+    report: ErrorReport | None = None,
+    relevance: Relevance | None = None,
+) -> Iterator[TrainingExample]:
+    """Stream one example for every judged query of a split.
+
+    Args:
+        dataset: The collection. Its documents are streamed once; memory holds the texts of the judged ones.
+        split: One of its splits.
+        options: Which judgements count; None for the defaults.
+        report: Where drops are counted; None makes one that is logged at the end.
+        relevance: Where to add what is relevant to queries of which no example is made, or None.
+
+    Yields:
+        Examples in the order of the queries. Items carry their grade, and no score. Relevant documents that the
+        options leave out, or that only another query of the same text has, stay known as `relevant`.
+
+    Raises:
+        DataError: The collection has a bad record.
+        UnknownNameError: There is no such split.
+    """
+    options = options or QrelsOptions()
+    dropped = ErrorReport() if report is None else report
+    qrels, queries = dataset.qrels(split), dataset.queries(split)
+    chosen = {query_id: _choose(dataset.name, query_id, judged, options, dropped) for query_id, judged in qrels.items()}
+    relevant = _relevant(queries, qrels, options)
+    wanted = {document_id for judged in chosen.values() for document_id in judged}
+    further = {document_id for own in relevant.values() for document_id in own} - wanted
+    texts: dict[str, str] = {}
+    keys: dict[str, int] = {}
+    for document in dataset.documents():
+        if document.id in wanted:
+            texts[document.id] = document.full_text
+        elif document.id in further:
+            keys[document.id] = text_key(document.full_text)
+    for query in queries:
+        items = [
+            ExampleItem(qualified(dataset.name, document_id), texts[document_id], None, grade)
+            for document_id, grade in chosen[query.id].items()
+            if document_id in texts
+        ]
+        positives = tuple(item for item in items if (item.grade or 0) >= options.minimum_grade)
+        own = {item.id for item in positives}
+        others = [one for one in relevant[query.id] if qualified(dataset.name, one) not in own]
+        known = (text_key(texts[one]) if one in texts else keys.get(one) for one in others)
+        example = TrainingExample(
+            Query(qualified(dataset.name, query.id), query.text, query.metadata),
+            positives,
+            tuple(item for item in items if (item.grade or 0) <= 0),
+            dataset.name,
+            relevant=tuple(qualified(dataset.name, one) for one in others),
+            relevant_texts=tuple(dict.fromkeys(key for key in known if key is not None)),
+        )
+        kept = cleaned(example, dropped)
+        if kept:
+            yield kept
+        elif relevance is not None:
+            relevance.add(text_key(query.text), example.relevant_keys())
+    if report is None:
+        dropped.log(f"{dataset.name}:{split}")
+
+
+def _relevant(queries: Sequence[Query], qrels: Qrels, options: QrelsOptions) -> dict[str, list[str]]:
+    """Return for each query the documents that are never its negatives: those of all queries with its text."""
+    of_text: defaultdict[int, dict[str, None]] = defaultdict(dict)
+    keys = {query.id: text_key(query.text) for query in queries}
+    for query_id, key in keys.items():
+        own = [document_id for document_id, grade in qrels[query_id].items() if is_relevant(grade)]
+        of_text[key] |= dict.fromkeys([*own, *([query_id] if options.exclude_same_id else [])])
+    return {
+        query_id: list(dict.fromkeys([*(one for one in qrels[query_id] if one in of_text[key]), *of_text[key]]))
+        for query_id, key in keys.items()
+    }
+
+
+def _choose(
+    source: str, query_id: str, judged: Mapping[str, int], options: QrelsOptions, dropped: ErrorReport
+) -> dict[str, int]:
+    positives, negatives = [], []
+    for document_id, grade in judged.items():
+        place = f"query {query_id}: {document_id}"
+        if options.exclude_same_id and document_id == query_id:
+            dropped.add("query_itself", place)
+        elif document_id in options.drop_documents or qualified(source, document_id) in options.drop_documents:
+            dropped.add("listed_document", place)
+        elif grade >= options.minimum_grade:
+            positives.append((document_id, grade))
+        elif is_relevant(grade):
+            dropped.add("grade_below_minimum", f"{place} has grade {grade}")
+        elif options.judged_negatives:
+            negatives.append((document_id, grade))
+    positives.sort(key=lambda pair: -pair[1])
+    for document_id, _ in positives[options.maximum_positives :] if options.maximum_positives else ():
+        dropped.add("over_maximum_positives", f"query {query_id}: {document_id}")
+    return dict(positives[: options.maximum_positives] + negatives)
+
+
+def examples_from_hypencoder(
+    table: Table,
+    *,
+    name: str | None = None,
+    split: str = "train",
+    options: HypencoderOptions | None = None,
+    on_error: OnError = "raise",
+    report: ErrorReport | None = None,
+) -> Iterator[TrainingExample]:
+    """Stream one example for every line.
+
+    Args:
+        table: A `.jsonl` file, plain or `.gz`; `hub:NAME`, with `#CONFIGURATION` if needed; or rows in memory.
+        name: Name of the source, the first part of every id; None derives it.
+        split: The split, for `hub:`.
+        options: Which items are positives; None for the defaults.
+        on_error: Stop at a bad line, or leave it out and count it.
+        report: Where to count, drops included; None makes one that is logged at the end.
+
+    Yields:
+        Examples in order. Ids that are missing are made of the text's content.
+
+    Raises:
+        DataError: A line lacks a field or holds token ids only, or its positive filter does not fit.
+    """
+    options = options or HypencoderOptions()
+    name = name or table_name(table)
+    place = table if isinstance(table, str | os.PathLike) else name
+    faults = Faults(on_error, report)
+    for line, row in table_rows(table, split, faults):
+        try:
+            example = _example(row, name, options)
+        except BadRow as error:
+            faults.found(error.reason, str(error), path=place, line=line)
+            continue
+        kept = cleaned(example, faults.report)
+        if kept:
+            yield kept
+    faults.finish(place)
+
+
+def _example(row: Mapping[str, Any], name: str, options: HypencoderOptions) -> TrainingExample:
+    query, items = row.get("query"), row.get("items")
+    if not isinstance(query, Mapping) or not isinstance(items, list):
+        raise BadRow(
+            "missing_field", f"needs an object 'query' and a list 'items', has the keys {shown(sorted(row), 200)}"
+        )
+    text = _content(query, "the query")
+    identity = id_of(query.get("id")) or content_id(text)
+    pairs = [(_item(item, name, options), item) for item in items]
+    positives = [parsed for index, (parsed, raw) in enumerate(pairs) if _is_positive(index, parsed, raw, options)]
+    chosen = {id(item) for item in positives}
+    return TrainingExample(
+        Query(qualified(name, identity), text),
+        tuple(positives),
+        tuple(item for item, _ in pairs if id(item) not in chosen),
+        name,
+        optional_text(row.get("task")),
+        optional_text(row.get("instruction")),
+    )
+
+
+def _item(item: object, name: str, options: HypencoderOptions) -> ExampleItem:
+    if not isinstance(item, Mapping):
+        raise BadRow("missing_field", f"an item must be an object, not {shown(item)}")
+    text = _content(item, "an item")
+    score = None
+    if options.score_key is not None and item.get(options.score_key) is not None:
+        score = number_of(item[options.score_key])
+        if score is None:
+            raise BadRow("bad_score", f"{options.score_key!r} must be a number, not {shown(item[options.score_key])}")
+    return ExampleItem(qualified(name, id_of(item.get("id")) or content_id(text)), text, score)
+
+
+def _content(holder: Mapping[str, Any], what: str) -> str:
+    content = holder.get("content")
+    if isinstance(content, str):
+        return content
+    if content is None and "tokenized_content" in holder:
+        message = f"{what} holds token ids only ('tokenized_content'); give the file from before tokenisation"
+        raise BadRow("only_tokenized_content", message)
+    if content is None:
+        raise BadRow("missing_field", f"{what} has no 'content' but the keys {shown(sorted(holder), 200)}")
+    raise BadRow("bad_field", f"'content' of {what} must be a string, not {shown(content)}")
+
+
+def _is_positive(index: int, item: ExampleItem, raw: Mapping[str, Any], options: HypencoderOptions) -> bool:
+    if options.positive_filter == "first":
+        return index == 0
+    if options.positive_filter == "type":
+        if "type" not in raw:
+            raise BadRow(
+                "missing_field", f"positive_filter 'type' needs a 'type' in every item, has {shown(sorted(raw), 200)}"
+            )
+        return bool(raw["type"] == options.positive_type)
+    if item.score is None:
+        message = (
+            f"positive_filter 'score_above' needs {options.score_key!r} in every item, has {shown(sorted(raw), 200)}"
+        )
+        raise BadRow("missing_field", message)
+    return item.score > options.score_threshold
+
+
+_QUERY_NAMES = ("query", "anchor", "question")
+_POSITIVE_NAMES = ("positive", "positives", "pos", "answer", "passage")
+_NEGATIVE_NAMES = ("negative", "negatives", "neg")
+_NUMBERED_NEGATIVE = re.compile(r"negative_\d+")
+_SCORE_NAMES = {
+    "score": ("score", "scores"),
+    "positive_scores": ("positive_scores", "pos_scores"),
+    "negative_scores": ("negative_scores", "neg_scores"),
+}
+
+logger = logging.getLogger(__name__)
+
+
+def examples_from_columns(
+    table: Table,
+    *,
+    name: str | None = None,
+    split: str = "train",
+    options: ColumnsOptions | None = None,
+    on_error: OnError = "raise",
+    report: ErrorReport | None = None,
+) -> Iterator[TrainingExample]:
+    """Stream one example for every row; ids are made of the texts' content.
+
+    Args:
+        table: A `.jsonl` file, plain or `.gz`; `hub:NAME`, with `#CONFIGURATION` if needed; or rows in memory.
+        name: Name of the source, the first part of every id; None derives it.
+        split: The split, for `hub:`.
+        options: Which columns hold what; None for the defaults.
+        on_error: Stop at a bad row, or leave it out and count it.
+        report: Where to count, drops included; None makes one that is logged at the end.
+
+    Yields:
+        Examples in order. The columns `task` and `instruction` are kept.
+
+    Raises:
+        DataError: A row lacks a column, or a value or the number of scores does not fit.
+    """
+    options = options or ColumnsOptions()
+    name = name or table_name(table)
+    place = table if isinstance(table, str | os.PathLike) else name
+    faults = Faults(on_error, report)
+    resolved: ColumnsOptions | None = None
+    for line, row in table_rows(table, split, faults):
+        try:
+            if resolved is None:
+                resolved = _resolve(row, options)
+                logger.info("%s: columns %s, by the first row", place, resolved.model_dump(exclude_defaults=True))
+            example = _column_example(row, name, resolved)
+        except BadRow as error:
+            faults.found(error.reason, str(error), path=place, line=line)
+            continue
+        kept = cleaned(example, faults.report)
+        if kept:
+            yield kept
+    faults.finish(place)
+
+
+def _resolve(row: Mapping[str, Any], options: ColumnsOptions) -> ColumnsOptions:
+    query = options.query or _first(_QUERY_NAMES, row)
+    positive = options.positive or _first(_POSITIVE_NAMES, row)
+    negatives = options.negatives or tuple(
+        column for column in row if column in _NEGATIVE_NAMES or _NUMBERED_NEGATIVE.fullmatch(column)
+    )
+    named = [options.score, options.positive_scores, options.negative_scores]
+    scores = {} if any(named) else {field: _first(names, row) for field, names in _SCORE_NAMES.items()}
+    for what, column in (("query", query), ("positive", positive), *((f"{c!r}", c) for c in (*negatives, *named) if c)):
+        if column is None or column not in row:
+            raise BadRow("missing_field", f"has no column for {what}; name one of {shown(sorted(row), 200)}")
+    return options.model_copy(update={"query": query, "positive": positive, "negatives": negatives} | scores)
+
+
+def _first(names: tuple[str, ...], row: Mapping[str, Any]) -> str | None:
+    return next((name for name in names if name in row), None)
+
+
+def _column_example(row: Mapping[str, Any], name: str, columns: ColumnsOptions) -> TrainingExample:
+    query = row.get(str(columns.query))
+    if not isinstance(query, str):
+        raise BadRow("missing_field", f"column {columns.query!r} must hold a text, not {shown(query)}")
+    positives = _texts(row, str(columns.positive))
+    negatives = [text for column in columns.negatives for text in _texts(row, column)]
+    scores = _scores(row, columns, len(positives), len(negatives))
+    items = [
+        ExampleItem(qualified(name, content_id(text)), text, score)
+        for text, score in zip(positives + negatives, scores, strict=True)
+    ]
+    return TrainingExample(
+        Query(qualified(name, content_id(query)), query),
+        tuple(items[: len(positives)]),
+        tuple(items[len(positives) :]),
+        name,
+        optional_text(row.get("task")),
+        optional_text(row.get("instruction")),
+    )
+
+
+def _texts(row: Mapping[str, Any], column: str) -> list[str]:
+    value = row.get(column)
+    if value is None:
+        raise BadRow("missing_field", f"no value for {column!r}")
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise BadRow("bad_field", f"column {column!r} must hold a text or a list of texts, not {shown(value)}")
+    return texts
+
+
+def _scores(row: Mapping[str, Any], columns: ColumnsOptions, positives: int, negatives: int) -> list[float | None]:
+    scores: list[float | None] = [None] * (positives + negatives)
+    if columns.score is not None:
+        value = row.get(columns.score)
+        number = number_of(value)
+        if number is None:
+            return list(_score_list(value, columns.score, positives + negatives))
+        if (positives, negatives) == (1, 1):
+            # A lone number beside a triple is the teacher's margin; only differences of scores are ever used.
+            return [number, 0.0]
+        if (positives, negatives) == (1, 0):
+            return [number]
+        message = f"one score in {columns.score!r} does not fit {positives} positives and {negatives} negatives"
+        raise BadRow("bad_score", f"{message}; give a list with one for each")
+    if columns.positive_scores is not None:
+        scores[:positives] = _score_list(row.get(columns.positive_scores), columns.positive_scores, positives)
+    if columns.negative_scores is not None:
+        scores[positives:] = _score_list(row.get(columns.negative_scores), columns.negative_scores, negatives)
+    return scores
+
+
+def _score_list(value: object, column: str, count: int) -> list[float]:
+    numbers = [number_of(one) for one in value] if isinstance(value, list) else [number_of(value)]
+    finite = [number for number in numbers if number is not None]
+    if len(finite) != count or len(numbers) != count:
+        raise BadRow("bad_score", f"column {column!r} must hold {count} numbers, not {shown(value)}")
+    return finite

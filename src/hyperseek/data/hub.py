@@ -1,0 +1,175 @@
+"""Datasets of the Hugging Face Hub: collections in BEIR form, and rows of any form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hyperseek._documents import find_key, id_of
+from hyperseek.data._qrels import DOCUMENT_NAMES, GRADE_NAMES, QUERY_NAMES, Judgement, grade_of
+from hyperseek.data.lines import FieldKeys, Row, documents_from_rows, queries_from_rows
+from hyperseek.data.report import Faults
+from hyperseek.errors import DataError, HyperseekError, brief, require, shown
+from hyperseek.types import Document, Query
+
+_MOST_COLUMNS = 1_000  # of a CSV file
+
+
+class HubSource:
+    """A collection in BEIR form: the configurations `corpus` and `queries`, and judgements by split.
+
+    Judgements are the configuration `qrels` or `default` (as MTEB has them), or the dataset `NAME-qrels` (as BeIR
+    has them). The tables are memory-mapped, so a corpus need not fit in memory. Cells of CSV files are texts.
+
+    Args:
+        name: `organisation/name`, or a local folder that `datasets.load_dataset` reads.
+        keys: Keys of the documents' fields.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        DataError: There is no such dataset, or it is not in BEIR form.
+    """
+
+    def __init__(self, name: str, keys: FieldKeys) -> None:
+        self._name = name
+        self._keys = keys
+        configurations = _configurations(name)
+        if "corpus" not in configurations or "queries" not in configurations:
+            raise DataError(
+                f"needs the configurations 'corpus' and 'queries' to be a collection, has {sorted(configurations)}; "
+                f"rows of queries and positives are read by 'columns:hub:{name}'",
+                path=f"hub:{name}",
+            )
+        inside = next((known for known in ("qrels", "default") if known in configurations), None)
+        self._qrels = (name, inside) if inside else (f"{name}-qrels", None)
+        self._judgements: dict[str, Any] | None = None
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the judged splits."""
+        return tuple(self._loaded_qrels())
+
+    def documents(self, faults: Faults) -> Iterator[Document]:
+        """Stream the documents."""
+        rows = _rows(_only_split(self._name, "corpus"), self._name)
+        return documents_from_rows(rows, f"hub:{self._name} corpus", self._keys, faults)
+
+    def queries(self, faults: Faults) -> Iterator[Query]:
+        """Stream the queries."""
+        rows = _rows(_only_split(self._name, "queries"), self._name)
+        return queries_from_rows(rows, f"hub:{self._name} queries", FieldKeys(), faults)
+
+    def judgements(self, split: str, faults: Faults) -> Iterator[Judgement]:
+        """Stream the judgements of a split."""
+        place = f"hub:{self._qrels[0]} {split}"
+        table = self._loaded_qrels()[split]
+        names = [_column(table, known, place) for known in (QUERY_NAMES, DOCUMENT_NAMES, GRADE_NAMES)]
+        for line, row in _rows(table, self._name):
+            query_id, document_id, grade = id_of(row[names[0]]), id_of(row[names[1]]), grade_of(row[names[2]])
+            if query_id is None or document_id is None or grade is None:
+                faults.found("bad_field", f"no judgement: {shown(row)}", path=place, line=line)
+            else:
+                yield Judgement(query_id, document_id, grade, place, line)
+
+    def _loaded_qrels(self) -> dict[str, Any]:
+        if self._judgements is None:
+            self._judgements = dict(_load(*self._qrels))
+        return self._judgements
+
+
+def hub_rows(name: str, split: str) -> Iterator[Row]:
+    """Stream the rows of one split of a Hub dataset.
+
+    Args:
+        name: `organisation/name`, with `#configuration` after it if it has several; or a local folder.
+        split: The split.
+
+    Yields:
+        Row number from 1, and the row.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        DataError: There is no such dataset, configuration or split.
+    """
+    dataset, _, configuration = name.partition("#")
+    tables = _load(dataset, configuration or None)
+    if split not in tables:
+        raise DataError(f"has no split {split!r}; it has {sorted(tables)}", path=f"hub:{name}")
+    yield from _rows(tables[split], name)
+
+
+@contextmanager
+def reading_hub(name: str) -> Iterator[None]:
+    """Report what goes wrong in `datasets`, in the network, or in a damaged file of a data set, as a `DataError`.
+
+    Args:
+        name: The data set, for the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        DataError: The block raised something else than an error of this library.
+    """
+    try:
+        yield
+    except HyperseekError:
+        raise
+    except Exception as error:
+        # What `datasets` says of a file that it cannot read is only that it could not; the cause says why.
+        cause = error.__cause__ or error
+        raise DataError(f"cannot be read from the Hub: {brief(cause)}", path=f"hub:{name}") from error
+
+
+def csv_as_text(name: str, configuration: str | None, revision: str | None = None) -> dict[str, Any]:
+    """Return the options of `datasets.load_dataset` by which the cells of CSV files stay the texts that they are.
+
+    Otherwise pandas guesses: the id 007 becomes 7, the title NA nothing, and a long number a fraction.
+
+    Args:
+        name: The data set.
+        configuration: One of its configurations, or None.
+        revision: Branch, tag or commit; None takes the newest.
+
+    Returns:
+        The options; none for data sets of other files.
+    """
+    datasets = require("datasets", extra="hub")
+    builder = datasets.load_dataset_builder(name, configuration, revision=revision)
+    if type(builder.config).__name__ != "CsvConfig":
+        return {}
+    return {"converters": dict.fromkeys(range(_MOST_COLUMNS), str), "keep_default_na": False}
+
+
+def _rows(table: Any, name: str) -> Iterator[Row]:
+    with reading_hub(name):
+        yield from enumerate(table, start=1)
+
+
+def _configurations(name: str) -> list[str]:
+    datasets = require("datasets", extra="hub")
+    with reading_hub(name):
+        return list(datasets.get_dataset_config_names(name))
+
+
+def _load(name: str, configuration: str | None) -> Any:
+    datasets = require("datasets", extra="hub")
+    with reading_hub(name + (f"#{configuration}" if configuration else "")):
+        return datasets.load_dataset(name, configuration, **csv_as_text(name, configuration))
+
+
+def _only_split(name: str, configuration: str) -> Any:
+    tables = _load(name, configuration)
+    if len(tables) != 1:
+        raise DataError(
+            f"configuration {configuration!r} must have one split, has {sorted(tables)}", path=f"hub:{name}"
+        )
+    return next(iter(tables.values()))
+
+
+def _column(table: Any, known: tuple[str, ...], place: str) -> str:
+    found = find_key(known, table.column_names)
+    if found is not None:
+        return found
+    raise DataError(f"needs one of the columns {list(known)}, has {table.column_names}", path=place)

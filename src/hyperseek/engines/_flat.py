@@ -1,0 +1,321 @@
+"""The exact nearest vectors of a memory-mapped file, at the speed of matrix products."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperseek._machine import run_on_cores
+from hyperseek.engines.configs import ScanConfig
+from hyperseek.engines.engine import CHUNK, Engine, EngineInfo
+from hyperseek.errors import InputError
+from hyperseek.scoring._geometries import Metric
+from hyperseek.scoring.best import best_first
+
+MATRIX = "vectors.npy"
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class ScanEngine(Engine):
+    """Compares all vectors; always exact."""
+
+    kind: ClassVar[str] = "scan"
+    _source: Source
+
+    @classmethod
+    def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
+        assert isinstance(info.config, ScanConfig)
+        write_matrix(folder / MATRIX, chunks, info, storage=info.config.storage)
+        return {}
+
+    def _load(self) -> None:
+        self._source = _on_device(map_matrix(self.folder / MATRIX), self.config)
+
+    def _search(
+        self, queries: Tensor, k: int, effort: int | None, allowed: NDArray[np.bool_] | None
+    ) -> tuple[Tensor, Tensor]:
+        return exact_search(queries, self._source, count=len(self), k=k, metric=self.metric, allowed=allowed)
+
+
+def write_matrix(
+    path: Path, chunks: Iterator[Tensor], info: EngineInfo, *, storage: Literal["float32", "float16"] = "float32"
+) -> None:
+    """Write vectors to a file, one chunk at a time.
+
+    Args:
+        path: The file.
+        chunks: The vectors.
+        info: How many there are.
+        storage: Number type of the file.
+
+    Raises:
+        InputError: A number is too large for the type.
+    """
+    start, dtype = 0, np.dtype(storage)
+    # Plain writing, since pages of a mapped file would count as memory of this process.
+    with path.open("wb") as file, np.errstate(over="ignore"):
+        shape = (info.count, info.dimension)
+        descr = np.lib.format.dtype_to_descr(dtype)
+        np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+        for chunk in chunks:
+            part = chunk.numpy().astype(dtype, copy=False)
+            if dtype.itemsize < 4 and not (finite := np.isfinite(part).all(axis=1)).all():
+                row = start + int((~finite).argmax())
+                raise InputError(f"vector {row} (from 0) has numbers too large for {dtype}; choose float32")
+            file.write(np.ascontiguousarray(part).data.cast("B"))  # unlike `tofile`, it says what a disk says
+            start += len(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_matrix(path: Path) -> Iterator[Tensor]:
+    """Yield the float32 vectors of a file in chunks, without mapping it into memory."""
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        (count, dimension), _, _ = np.lib.format.read_array_header_1_0(file)
+        for start in range(0, count, CHUNK):
+            rows = min(CHUNK, count - start)
+            yield torch.from_numpy(np.fromfile(file, np.float32, rows * dimension).reshape(rows, dimension))
+
+
+def map_matrix(path: Path) -> Tensor:
+    """Return the `(N, d)` vectors of a file, mapped into memory; changes to them never reach the file."""
+    # "c": torch warns of arrays that cannot be written.
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def matrix_source(matrix: Tensor) -> Source:
+    """Return a source that reads a `(N, d)` tensor."""
+
+    def read(rows: slice | NDArray[np.int64]) -> Tensor:
+        return matrix[rows if isinstance(rows, slice) else torch.from_numpy(rows).to(matrix.device)]
+
+    return Source(read, matrix.shape[1], matrix.device)
+
+
+def _on_device(matrix: Tensor, config: object) -> Source:
+    assert isinstance(config, ScanConfig)
+    if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
+        return matrix_source(matrix)
+    if not torch.cuda.is_available():
+        raise InputError("the engine was built for a CUDA device and there is none; build it with device 'auto'")
+    free, _ = torch.cuda.mem_get_info()
+    size = matrix.numel() * matrix.element_size()
+    if config.device == "auto" and 2 * size > free:
+        _LOGGER.info("scanning on the CPU: %d bytes of vectors would crowd the %d of the CUDA device", size, free)
+        return matrix_source(matrix)
+    return matrix_source(matrix.to("cuda"))
+
+
+Positions = NDArray[np.int64]
+# Which vectors to compare, ascending.
+_Rows = range | Positions
+
+_QUERIES = 32  # that are compared with a block at a time
+_BLOCK_BYTES = 4 << 20  # of a block: about what a core's cache holds
+_ROWS = (64, 16384)  # fewest and most vectors of a block
+_RESCORED_BYTES = 16 << 20  # of vectors that are scored in float64 at a time
+# Beyond k, how many bounds are kept: enough that a second look is rare.
+_SPARE = 16
+# What a product may round its factors to, by torch's setting: float32, TF32, bfloat16.
+_ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Vectors that can be read by position.
+
+    Attributes:
+        read: Takes a slice or positions, and returns `(n, d)` vectors, in any floating type, on the device that is
+            to compare them.
+        dimension: `d`.
+        device: Where `read` puts vectors.
+    """
+
+    read: Callable[[slice | Positions], Tensor]
+    dimension: int
+    device: torch.device
+
+
+def exact_search(
+    queries: Tensor, source: Source, *, count: int, k: int, metric: Metric, allowed: NDArray[np.bool_] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Find the best vectors of every query.
+
+    Args:
+        queries: `(Q, d)` float32, finite.
+        source: The vectors, finite.
+        count: How many there are.
+        k: At most the number of vectors that are allowed, at least 1.
+        metric: What to rank by.
+        allowed: `(count,)`; others are not even read. None for all.
+
+    Returns:
+        Scores, float32 (inner products, or minus distances), and positions, int64, both `(Q, k)`.
+    """
+    rows = range(count) if allowed is None else np.flatnonzero(allowed)
+    comparison = _Comparison.prepare(queries, source, rows, metric)
+    kept = min(k + max(_SPARE, k // 8), len(rows))
+    bounds, places = _highest_bounds(comparison, rows, kept)
+    scores = _scores_of(comparison, places)
+    best, found = best_first(scores, places, k)
+    if kept < len(rows):
+        threshold = comparison.threshold(best[:, -1])
+        unsure = (bounds.amin(dim=1) >= threshold).nonzero()[:, 0]
+        if len(unsure):
+            best[unsure], found[unsure] = _look_again(comparison.of(unsure), rows, threshold[unsure], k)
+    return best, found
+
+
+@dataclass(frozen=True)
+class _Comparison:
+    """Queries, vectors, and how their scores are bounded.
+
+    For distances all is moved by `centre`, which makes norms and with them rounding errors small; it is 0 for inner
+    products. With `q` and `x` so moved, `q·x - |x|²/2 = (|q|² - distance²)/2` ranks as the distance does.
+    """
+
+    queries: Tensor
+    source: Source
+    metric: Metric
+    centre: Tensor
+    moved: Tensor
+    norms: Tensor
+    unit: float
+
+    @classmethod
+    def prepare(cls, queries: Tensor, source: Source, rows: _Rows, metric: Metric) -> _Comparison:
+        queries = queries.to(source.device)
+        centre = torch.zeros(source.dimension, device=source.device)
+        if metric == "l2":
+            centre = source.read(_array(rows[:: -(-len(rows) // 256)])).float().mean(dim=0)
+        moved = queries - centre
+        # Any order of summing d products of rounded numbers errs by less than this times both norms (Higham, Accuracy
+        # and Stability of Numerical Algorithms, section 3.1), with some room for the centre, the norms and the sum.
+        unit = (source.dimension + 16) * 2.0**-24 + 2 * _ROUNDING[torch.get_float32_matmul_precision()]
+        return cls(queries, source, metric, centre, moved, torch.linalg.vector_norm(moved, dim=1), unit)
+
+    def of(self, queries: Tensor | slice) -> _Comparison:
+        """Return the same for some of the queries."""
+        chosen = queries if isinstance(queries, slice) else queries.to(self.source.device)
+        parts = (self.queries[chosen], self.moved[chosen], self.norms[chosen])
+        return _Comparison(parts[0], self.source, self.metric, self.centre, parts[1], parts[2], self.unit)
+
+    def bounds(self, block: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yield groups of queries with the `(group, n)` upper bounds of what they rank a block by."""
+        vectors = block.float()
+        if self.metric == "l2":
+            vectors = vectors - self.centre
+        norms = torch.linalg.vector_norm(vectors, dim=1)
+        # Twice, since the centre was subtracted with an error, too; the last term is for numbers that underflow.
+        slack, floor = 2 * self.unit * norms, torch.finfo(torch.float32).tiny * self.source.dimension
+        own = slack * norms - norms.square() / 2 if self.metric == "l2" else torch.zeros_like(norms)
+        for start in range(0, len(self.queries), _QUERIES):
+            group = slice(start, start + _QUERIES)
+            products = torch.addmm(own + floor, self.moved[group], vectors.T)
+            yield group, products.addr_(self.norms[group], slack)
+
+    def score(self, queries: Tensor, vectors: Tensor) -> Tensor:
+        """Return the true scores, float32, of `(..., d)` queries and vectors."""
+        queries, vectors = queries.double(), vectors.double()
+        if self.metric == "l2":
+            return queries.sub(vectors).square().sum(dim=-1).sqrt().neg().float()
+        return queries.mul(vectors).sum(dim=-1).float()
+
+    def threshold(self, scores: Tensor) -> Tensor:
+        """Return the least that the bound of a vector with at least `(Q,)` scores can be."""
+        # Another true score may round to the same float32 and stand at a lower position.
+        least = torch.nextafter(scores, torch.full_like(scores, -torch.inf)).double()
+        if self.metric == "l2":
+            squares = self.queries.double().sub(self.centre.double()).square().sum(dim=1).cpu()
+            least = (squares * (1 - 2.0**-48) - least.square()) / 2
+        return torch.nextafter(least.float(), torch.full_like(scores, -torch.inf))
+
+
+def _highest_bounds(comparison: _Comparison, rows: _Rows, kept: int) -> tuple[Tensor, Tensor]:
+    """Return the `kept` highest bounds of each query and their positions, unsorted; each core takes whole blocks."""
+    blocks = list(_blocks(rows, comparison.source.dimension, kept=kept))
+    pending = iter(blocks)
+    lock = threading.Lock()
+    results: list[tuple[Tensor, Tensor]] = []
+
+    def work() -> None:
+        queries = len(comparison.queries)
+        bounds = torch.full((queries, kept), -torch.inf, device=comparison.source.device)
+        places = torch.full((queries, kept), -1, device=comparison.source.device)
+        for block in pending:
+            positions = torch.from_numpy(block).to(comparison.source.device)
+            for group, values in comparison.bounds(_read(comparison.source, block)):
+                top, columns = values.topk(min(kept, len(block)), dim=1, sorted=False)
+                merged = torch.cat([bounds[group], top], dim=1)
+                both = torch.cat([places[group], positions[columns]], dim=1)
+                bounds[group], order = merged.topk(kept, dim=1, sorted=False)
+                places[group] = both.gather(1, order)
+        with lock:
+            results.append((bounds.cpu(), places.cpu()))
+
+    run_on_cores(work, at_most=len(blocks) if comparison.source.device.type == "cpu" else 1)
+    bounds, order = torch.cat([part for part, _ in results], dim=1).topk(kept, dim=1, sorted=False)
+    return bounds, torch.cat([part for _, part in results], dim=1).gather(1, order)
+
+
+def _scores_of(comparison: _Comparison, places: Tensor) -> Tensor:
+    """Return the true scores of `(Q, m)` positions."""
+    width, dimension = places.shape[1], comparison.source.dimension
+    step = max(1, _RESCORED_BYTES // (8 * width * dimension))
+    scores = torch.empty(places.shape)
+    for start in range(0, len(places), step):
+        part = places[start : start + step]
+        vectors = comparison.source.read(part.flatten().numpy()).view(len(part), width, dimension)
+        scores[start : start + step] = comparison.score(comparison.queries[start : start + step, None], vectors).cpu()
+    return scores
+
+
+def _look_again(comparison: _Comparison, rows: _Rows, threshold: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Score every vector whose bound reaches the threshold of a query."""
+    best = torch.full((len(threshold), k), -torch.inf)
+    found = torch.full((len(threshold), k), -1)
+    step = max(1, _RESCORED_BYTES // (8 * comparison.source.dimension))
+    for block in _blocks(rows, comparison.source.dimension):
+        vectors = _read(comparison.source, block)
+        for group, bounds in comparison.bounds(vectors):
+            near = bounds >= threshold[group, None].to(bounds.device)
+            columns = near.any(dim=0).nonzero()[:, 0]  # of a block few are near any query, or nearly all
+            exact = torch.full((near.shape[0], len(columns)), -torch.inf)
+            pairs = near[:, columns].nonzero()
+            for part in torch.split(pairs, step):
+                queries, chosen = comparison.queries[group][part[:, 0]], vectors[columns[part[:, 1]]]
+                exact[part[:, 0].cpu(), part[:, 1].cpu()] = comparison.score(queries, chosen).cpu()
+            positions = torch.from_numpy(block)[columns.cpu()].expand(exact.shape)
+            scores = torch.cat([best[group], exact], dim=1)
+            places = torch.cat([found[group], positions.masked_fill(exact == -torch.inf, -1)], dim=1)
+            best[group], found[group] = best_first(scores, places, k)
+    return best, found
+
+
+def _blocks(rows: _Rows, dimension: int, *, kept: int = 0) -> Iterator[Positions]:
+    # To merge what is kept after each block should cost little beside comparing the block.
+    size = min(max(_BLOCK_BYTES // (4 * dimension), _ROWS[0], 64 * kept), _ROWS[1])
+    for start in range(0, len(rows), size):
+        yield _array(rows[start : start + size])
+
+
+def _array(rows: _Rows) -> Positions:
+    return np.arange(rows.start, rows.stop, rows.step) if isinstance(rows, range) else rows
+
+
+def _read(source: Source, block: Positions) -> Tensor:
+    first, last = int(block[0]), int(block[-1])
+    # A run of positions is read in place.
+    return source.read(slice(first, last + 1) if last - first + 1 == len(block) else block)

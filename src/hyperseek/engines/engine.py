@@ -1,0 +1,319 @@
+"""The interface of all engines, and what they share: checks, the description in the folder, results in order.
+
+An engine knows vectors only, by their position in the order in which they were given. Shapes: `N` vectors, `Q`
+queries, `d` dimensions.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from hyperseek._checksums import (
+    CHECKED_AT_ONCE,
+    Checksum,
+    check_files,
+    checksum_folder,
+    read_description,
+    write_sealed,
+)
+from hyperseek._config import Config
+from hyperseek._files import reading, writing
+from hyperseek._long_work import progress
+from hyperseek._machine import one_core
+from hyperseek.engines.configs import AnyEngineConfig
+from hyperseek.errors import InputError, StoreError
+from hyperseek.scoring._geometries import Metric
+from hyperseek.scoring.best import best_first
+
+DESCRIPTION = "engine.json"
+
+_REMEDY = "build the engine again"
+
+CHUNK = 8192
+"""Most vectors that an engine is given at a time."""
+
+LONGEST = 1e18
+"""Largest norm of a vector: longer ones' products would overflow float32."""
+
+
+class EngineInfo(Config):
+    """What `engine.json` holds.
+
+    Attributes:
+        format: Version of the folder's layout.
+        config: What the engine was made from.
+        metric: What it ranks by.
+        count: `N`.
+        dimension: `d`.
+        details: What the engine noted for itself.
+        files: Checksums of the folder's other files; none in engines that an earlier version built.
+    """
+
+    format: Literal[1] = 1
+    config: AnyEngineConfig
+    metric: Metric
+    count: int = Field(ge=0)
+    dimension: int = Field(ge=1)
+    details: dict[str, Any] = Field(default_factory=dict)
+    files: dict[str, Checksum] = Field(default_factory=dict)
+
+
+class Engine(ABC):
+    """Finds the vectors that a query ranks highest, all or nearly all of them.
+
+    Searches may run in several threads at once.
+
+    Args:
+        folder: That `build` has filled.
+        info: Its description.
+
+    Attributes:
+        folder: Where the engine lies.
+        info: What it says about itself.
+    """
+
+    kind: ClassVar[str]
+    checked_whole: ClassVar[bool] = False
+    """Whether all bytes are compared with their checksums before the engine is opened, however many they are."""
+
+    def __init__(self, folder: Path, info: EngineInfo) -> None:
+        self.folder = folder
+        self.info = info
+        if info.count:
+            self._load()
+
+    def __repr__(self) -> str:
+        size = f"count={len(self)}, dimension={self.dimension}"
+        return f"{type(self).__name__}({self.config!r}, metric={self.metric!r}, {size})"
+
+    def __len__(self) -> int:
+        return self.info.count
+
+    @property
+    def config(self) -> AnyEngineConfig:
+        """What the engine was made from."""
+        return self.info.config
+
+    @property
+    def metric(self) -> Metric:
+        """What the engine ranks by."""
+        return self.info.metric
+
+    @property
+    def dimension(self) -> int:
+        """Numbers of a vector."""
+        return self.info.dimension
+
+    @classmethod
+    def build(
+        cls,
+        folder: Path,
+        vectors: Iterable[Tensor],
+        config: AnyEngineConfig,
+        *,
+        metric: Metric,
+        count: int,
+        dimension: int,
+    ) -> Self:
+        """Fill a folder with an engine; `build_engine` checks more before it begins.
+
+        Args:
+            folder: Missing or empty.
+            vectors: Chunks `(n, d)` in order, read once.
+            config: Of this kind.
+            metric: What to rank by.
+            count: `N`.
+            dimension: `d`.
+
+        Returns:
+            The engine.
+
+        Raises:
+            InputError: A vector is not finite or too long (the message names its position), or there are not `N`
+                of `d` numbers.
+            WriteError: The disk is full, or the folder is not ours to write to.
+        """
+        info = EngineInfo(config=config, metric=metric, count=count, dimension=dimension)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with writing(folder), progress(f"building {config.kind}", count, unit="vectors") as bar:
+
+            def advancing() -> Iterator[Tensor]:
+                for chunk in checked_vectors(vectors, count=count, dimension=dimension):
+                    yield chunk
+                    bar.advance(len(chunk))
+
+            chunks = advancing()
+            details = cls._write(folder, chunks, info) if count else {}
+            for _ in chunks:  # what nobody asked for is checked all the same
+                pass
+        files = checksum_folder(folder, leave_out=(DESCRIPTION,))
+        info = info.model_copy(update={"details": details, "files": files})
+        write_sealed(folder / DESCRIPTION, info.model_dump(mode="json"))
+        return cls(folder, info)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """Open what `build` left in a folder.
+
+        Args:
+            folder: The engine's.
+
+        Returns:
+            The engine.
+
+        Raises:
+            StoreError: The folder holds no engine of this kind, or a damaged one.
+        """
+        info = read_info(folder)
+        if info.config.kind != cls.kind:
+            raise StoreError(f"{folder} holds an engine of kind {info.config.kind!r}, not {cls.kind!r}")
+        # Before the bytes are handed to libraries that trust them.
+        check_engine_files(folder, info, at_most=None if cls.checked_whole else CHECKED_AT_ONCE)
+        with reading(folder, "a whole engine", error=StoreError, remedy=_REMEDY):
+            return cls(folder, info)
+
+    def search(
+        self, queries: Tensor, *, k: int, effort: int | None = None, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Find the best vectors of every query.
+
+        Args:
+            queries: `(Q, d)`, finite.
+            k: How many, at least 1; may exceed `N`.
+            effort: How thoroughly, at least 1: what it means, and what None means, the engine's configuration says.
+                Exact engines need none.
+            allowed: `(N,)`; only vectors that are marked True are found. None for all.
+
+        Returns:
+            Scores `(Q, k)`, float32, higher is better: inner products, or minus distances. Positions `(Q, k)`, int64.
+            Best first, equal scores by position. Where fewer were found, scores end with minus infinity and positions
+            with -1.
+
+        Raises:
+            InputError: An argument is out of range, of another shape or not finite.
+        """
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        if effort is not None and effort < 1:
+            raise InputError(f"effort must be at least 1, not {effort}")
+        vectors = _checked_queries(queries, self.dimension)
+        mask = _checked_mask(allowed, len(self))
+        available = len(self) if mask is None else int(mask.sum())
+        scores, positions = torch.full((len(vectors), k), -torch.inf), torch.full((len(vectors), k), -1)
+        if len(vectors) and available:
+            # Files that are read only now may have been damaged meanwhile.
+            remedy = f"unless the memory ran out, {_REMEDY}"
+            with torch.no_grad(), reading(self.folder, "a whole engine", error=StoreError, remedy=remedy):
+                found = self._search(vectors, min(k, available), effort, None if available == len(self) else mask)
+            with one_core():
+                best, places = best_first(*found, k)
+            scores[:, : best.shape[1]], positions[:, : best.shape[1]] = best, places
+        return scores, positions
+
+    def discard(self) -> None:  # noqa: B027  most engines keep nothing outside
+        """Delete what the engine keeps outside its folder; the engine is of no use any more."""
+
+    @classmethod
+    @abstractmethod
+    def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
+        """Fill the folder with at least one vector, and return what to note in the description."""
+
+    @abstractmethod
+    def _load(self) -> None:
+        """Open the files of at least one vector."""
+
+    @abstractmethod
+    def _search(
+        self, queries: Tensor, k: int, effort: int | None, allowed: NDArray[np.bool_] | None
+    ) -> tuple[Tensor, Tensor]:
+        """Return scores and positions, -1 for nothing, of at least one query; `k` vectors at least are allowed."""
+
+
+def read_info(folder: Path) -> EngineInfo:
+    """Read an engine's description; StoreError where there is none, or a damaged one."""
+    path = folder / DESCRIPTION
+    if folder.is_dir() and not path.exists():
+        raise StoreError(f"{folder} holds no complete engine: there is no {DESCRIPTION}; {_REMEDY}")
+    return read_description(EngineInfo, path, "the description of an engine", remedy=_REMEDY)
+
+
+def check_engine_files(folder: Path, info: EngineInfo, *, at_most: int | None) -> None:
+    """Compare an engine's files with what was written; StoreError names one that differs.
+
+    Args:
+        folder: The engine's.
+        info: Its description.
+        at_most: Bytes to read; of larger files only the size is compared. None for all.
+    """
+    check_files(folder, info.files, source=folder / DESCRIPTION, remedy=_REMEDY, at_most=at_most)
+
+
+def verify_engine(folder: Path) -> None:
+    """Compare all bytes of an engine with what was written; StoreError names a file that differs."""
+    check_engine_files(folder, read_info(folder), at_most=None)
+
+
+def checked_vectors(vectors: Iterable[Tensor], *, count: int, dimension: int) -> Iterator[Tensor]:
+    """Yield vectors in chunks of at most `CHUNK`, float32 on the CPU, after a look at each.
+
+    Args:
+        vectors: Chunks `(n, d)`.
+        count: `N`.
+        dimension: `d`.
+
+    Yields:
+        Chunks `(n, d)`, contiguous.
+
+    Raises:
+        InputError: A vector is not finite or too long, or the shape is not the one that was announced.
+    """
+    seen = 0
+    for given in vectors:
+        if given.ndim != 2 or given.shape[1] != dimension:
+            raise InputError(f"vectors must come in chunks of shape (n, {dimension}), not {tuple(given.shape)}")
+        for part in torch.split(given, CHUNK):
+            chunk = part.detach().to("cpu", torch.float32).contiguous()
+            check_finite(chunk, first=seen, what="vector")
+            seen += len(chunk)
+            if seen > count:
+                raise InputError(f"there are more than the {count} vectors that were announced")
+            if len(chunk):
+                yield chunk
+    if seen < count:
+        raise InputError(f"there are {seen} vectors, not the {count} that were announced")
+
+
+def check_finite(vectors: Tensor, *, first: int, what: str) -> None:
+    """Raise InputError unless the norms of all vectors are numbers that can be squared; `first` is their position."""
+    usable = torch.linalg.vector_norm(vectors, dim=1) <= LONGEST
+    if not usable.all():
+        row = int((~usable).nonzero()[0])
+        fault = "is too long to be compared" if vectors[row].isfinite().all() else "has infinite or undefined numbers"
+        raise InputError(f"{what} {first + row} (from 0) {fault}; norms may be up to {LONGEST:g}")
+
+
+def _checked_queries(queries: Tensor, dimension: int) -> Tensor:
+    if queries.ndim != 2 or queries.shape[1] != dimension:
+        raise InputError(f"queries must have the shape (Q, {dimension}), not {tuple(queries.shape)}")
+    vectors = queries.detach().to("cpu", torch.float32).contiguous()
+    check_finite(vectors, first=0, what="query")
+    return vectors
+
+
+def _checked_mask(allowed: NDArray[np.bool_] | None, count: int) -> NDArray[np.bool_] | None:
+    if allowed is None:
+        return None
+    mask = np.asarray(allowed)
+    if mask.dtype != np.bool_ or mask.shape != (count,):
+        raise InputError(f"allowed must be booleans of shape ({count},), not {mask.dtype} of shape {mask.shape}")
+    return mask

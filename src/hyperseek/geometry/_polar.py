@@ -1,0 +1,206 @@
+"""Hyperbolic space in polar coordinates: a direction and a distance from the origin.
+
+The hyperboloid and the Poincaré ball are two pictures of one space. Their coordinates lose near ties far from the
+origin: a hyperboloid's grow with the exponential of the distance and its inner product cancels almost all of them, and
+a ball's crowd below 1. Direction and distance lose neither, so this is how points are stored and compared here.
+
+**Polar points** `(..., d + 2)`: a unit direction (zero at the origin), then the distance from the origin in units of
+the curvature radius, rho >= 0, as the sum of two numbers, of which half precision keeps 22 bits instead of 11.
+
+Conventions: time coordinate first; `radius_squared` is R² of the hyperboloid <x, x> = -R² (sectional curvature -1/R²)
+and `c = 1/R²` of the ball of radius 1/sqrt(c). Shapes: `Q` queries, `N` documents, `n` documents of a query's own.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from hyperseek.errors import InputError
+from hyperseek.geometry._lorentz import space_part
+from hyperseek.geometry._precision import check_fits, full_precision, pairwise, root, vectorwise
+from hyperseek.geometry._radial import asinh, directions, norm, saturated
+
+POLAR_EXTRA = 2
+"""Numbers of a polar point beyond its direction."""
+
+
+@vectorwise
+def lorentz_to_polar(points: Tensor, radius_squared: float = 1.0) -> Tensor:
+    """Turn points of the hyperboloid into polar points; only the space part is read, so the constraint holds exactly.
+
+    Args:
+        points: `(..., d + 1)`, time first, floating.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 2)` polar points, in float64 if `points` is, else in float32.
+    """
+    direction, length = directions(space_part(points))
+    return _polar(direction, asinh(saturated(length / root(radius_squared))))
+
+
+@vectorwise
+def polar_to_lorentz(polar: Tensor, radius_squared: float = 1.0) -> Tensor:
+    """Turn polar points into points of the hyperboloid, whose coordinates end at 87 R in float32, 708 R in float64.
+
+    Args:
+        polar: `(..., d + 2)`.
+        radius_squared: R², positive.
+
+    Returns:
+        `(..., d + 1)`, time first.
+    """
+    direction, rho = split_polar(polar)
+    rho = rho.clamp(max=math.log(torch.finfo(rho.dtype).max) - _ROOM)
+    return saturated(torch.cat([torch.cosh(rho), torch.sinh(rho) * direction], dim=-1) * root(radius_squared))
+
+
+@vectorwise
+def poincare_to_polar(points: Tensor, c: float = 1.0) -> Tensor:
+    """Turn points of the ball into polar points: rho = 2 artanh(sqrt(c) |x|).
+
+    Args:
+        points: `(..., d)` of norm below 1 / sqrt(c), floating.
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(..., d + 2)` polar points, infinite or undefined for points that do not lie in the ball.
+    """
+    direction, length = directions(points)
+    return _polar(direction, 2 * torch.atanh(length * root(c)))
+
+
+@vectorwise
+def polar_to_poincare(polar: Tensor, c: float = 1.0) -> Tensor:
+    """Turn polar points into points of the ball; in float32 all norms are 1 / sqrt(c) from rho = 17 on.
+
+    Args:
+        polar: `(..., d + 2)`.
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(..., d)`.
+    """
+    direction, rho = split_polar(polar)
+    return torch.tanh(rho / 2) * direction / root(c)
+
+
+@full_precision
+def ball_centres(polar: Tensor, chord: Tensor, c: float = 1.0) -> Tensor:
+    """Return the Euclidean centres of hyperbolic balls: spheres of the space are spheres of the Poincaré ball, too.
+
+    So the documents nearest to a query in L2 are not its nearest ones, but the nearest to the centre of the ball that
+    holds its nearest `k` are.
+
+    Args:
+        polar: `(Q, d + 2)` their centres in the space.
+        chord: `(Q,)` sinh(radius / 2R) of the balls, as `half_chord` gives it; may be infinite.
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(Q, d)` points of the Poincaré ball.
+    """
+    check_fits("chord", chord, polar.shape[:-1])
+    direction, rho = split_polar(polar)
+    radius = 2 * asinh(chord)[..., None]
+    # The line from the origin through the query meets the sphere at these two points.
+    ends = torch.tanh((rho - radius) / 2) + torch.tanh((rho + radius) / 2)
+    return ends / 2 * direction / root(c)
+
+
+@vectorwise
+def split_polar(polar: Tensor) -> tuple[Tensor, Tensor]:
+    """Return directions `(..., d)` and distances from the origin `(..., 1)` of polar points, float32 or float64."""
+    if polar.shape[-1] <= POLAR_EXTRA:
+        raise InputError(f"polar points have at least {POLAR_EXTRA + 1} numbers; the shape is {tuple(polar.shape)}")
+    return polar[..., :-POLAR_EXTRA], polar[..., -POLAR_EXTRA:].sum(dim=-1, keepdim=True)
+
+
+@pairwise
+def half_chord(queries: Tensor, documents: Tensor) -> Tensor:
+    """Return s = sinh(distance / 2R) of all pairs, from which every hyperbolic similarity follows.
+
+    s² = sinh²((rho_x - rho_y) / 2) + sinh(rho_x) sinh(rho_y) |u_x - u_y|² / 4, the hyperbolic law of cosines without
+    its cancellation: every term is positive and is computed from differences, so near ties survive float32.
+
+    Args:
+        queries: `(Q, d + 2)` polar points.
+        documents: `(N, d + 2)` polar points.
+
+    Returns:
+        `(Q, N)`, at least 0.
+    """
+    v, rho_v = split_polar(documents)
+    u, rho_u = split_polar(queries)
+    angular = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
+    return _half_chord(angular, rho_u, rho_v.T)
+
+
+@full_precision
+def half_chord_own(queries: Tensor, documents: Tensor) -> Tensor:
+    """Return sinh(distance / 2R) between each query and documents of its own.
+
+    Args:
+        queries: `(Q, d + 2)` polar points.
+        documents: `(Q, n, d + 2)` polar points.
+
+    Returns:
+        `(Q, n)`, at least 0.
+    """
+    v, rho_v = split_polar(documents)
+    u, rho_u = split_polar(queries)
+    angular = norm(u[:, None] - v)[..., 0] / 2
+    return _half_chord(angular, rho_u, rho_v[..., 0])
+
+
+@full_precision
+def chord_distance(chord: Tensor, radius_squared: float = 1.0) -> Tensor:
+    """Return geodesic distances of half chords: 2 R asinh(s), the inverse of what `half_chord` makes of a distance.
+
+    Args:
+        chord: `(...,)`, at least 0.
+        radius_squared: R², positive.
+
+    Returns:
+        `(...,)`, at least 0.
+    """
+    if not isinstance(chord, Tensor) or not chord.is_floating_point():
+        kind = chord.dtype if isinstance(chord, Tensor) else type(chord).__name__
+        raise InputError(f"chord must be a floating torch tensor, not {kind}")
+    return 2 * root(radius_squared) * asinh(chord)
+
+
+def _half_chord(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
+    # The root of sinh(rho), as sinh itself overflows at half the distance.
+    root_u, root_v = _root_sinh(rho_u), _root_sinh(rho_v)
+    if torch.is_grad_enabled() and (angular.requires_grad or rho_u.requires_grad or rho_v.requires_grad):
+        return _smooth_half_chord(torch.sinh((rho_u - rho_v) / 2), angular, root_u, root_v)
+    # In brackets, so that the product is the same both ways.
+    return saturated(torch.hypot(torch.sinh((rho_u - rho_v) / 2), angular * saturated(root_u * root_v)))
+
+
+def _root_sinh(rho: Tensor) -> Tensor:
+    rho = rho.clamp(max=2 * (math.log(torch.finfo(rho.dtype).max) - _ROOM))
+    falling = -torch.expm1(-2 * rho) / 2
+    origin = falling <= 0  # where the root's gradient is infinite
+    return torch.exp(rho / 2) * torch.where(origin, 0, torch.where(origin, 1, falling).sqrt())
+
+
+def _smooth_half_chord(radial: Tensor, angular: Tensor, root_u: Tensor, root_v: Tensor) -> Tensor:
+    """Return the same numbers, with gradients that are finite where two points are one."""
+    across = angular * saturated(root_u * root_v)
+    same = (radial == 0) & (across == 0)  # a distance has a kink at 0; its gradient there is taken to be 0
+    chord = torch.hypot(torch.where(same, torch.ones_like(radial), radial), across)
+    return saturated(torch.where(same, torch.zeros_like(chord), chord))
+
+
+# What a factor R and a sum of two exponentials take of the largest number's logarithm.
+_ROOM = 1.0
+
+
+def _polar(direction: Tensor, rho: Tensor) -> Tensor:
+    coarse = rho.half().to(rho.dtype)
+    return torch.cat([direction, coarse, rho - coarse], dim=-1)

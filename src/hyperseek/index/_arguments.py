@@ -1,0 +1,327 @@
+"""What callers give to a search: each argument is checked once, here, before anything is loaded or read."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ParamSpec, TypeAlias, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from hyperseek.errors import ArgumentError, InputError, brief, shown, suggestion
+from hyperseek.plan import AUTO, EXACT
+from hyperseek.scoring import LinearScorer, MaxSimScorer, Scorer, Space
+from hyperseek.store.documents import check_text
+
+
+def check_count(k: object) -> int:
+    """Return a number of documents as a plain integer.
+
+    Args:
+        k: Any integer type, at least 1.
+
+    Returns:
+        The number.
+
+    Raises:
+        InputError: It is of another type, as True or 2.5, or below 1.
+    """
+    number = None
+    if not isinstance(k, bool | str | bytes) and type(k).__name__ != "bool":
+        try:
+            number = operator.index(k)  # type: ignore[arg-type]  # anything may come
+        except TypeError:
+            number = None
+    if number is None:
+        raise InputError(f"k must be a whole number of at least 1, the documents of a query, not {shown(k)}")
+    if number < 1:
+        raise InputError(f"k must be at least 1, not {shown(number)}")
+    return number
+
+
+def check_queries(queries: object, names: Sequence[str] | None = None) -> Sequence[str] | Scorer:
+    """Return many queries, of which each says something.
+
+    Args:
+        queries: Texts in any ordered collection, or compiled queries.
+        names: Their ids, for messages; None to count them from 0.
+
+    Returns:
+        A list of texts, or the compiled queries.
+
+    Raises:
+        InputError: They are something else, or one of them is no text or blank.
+    """
+    if isinstance(queries, Scorer):
+        return queries
+    if isinstance(queries, str):
+        raise InputError("queries must be a sequence of strings; for one query give a list of one")
+    if isinstance(queries, Mapping):
+        raise InputError("queries by id are for run(); search and explain take a text, a list of texts, or a scorer")
+    what = "a set has no order" if isinstance(queries, set | frozenset) else f"this is {shown(queries)}"
+    texts = as_list(queries, f"queries are a text, a list of texts, or a scorer, and {what}")
+    for place, text in enumerate(texts):
+        name = f"query {place} (from 0)" if names is None else f"query {names[place]!r}"
+        if not isinstance(text, str):
+            raise InputError(f"{name} must be a text, not {shown(text)}")
+        if not text.strip():
+            raise InputError(f"{name} is blank, so every document would do; leave it out, or say what to look for")
+        check_text(name, text)
+    return texts
+
+
+def as_list(values: object, otherwise: str) -> list[Any]:
+    """Return an ordered collection as a list; InputError with the text `otherwise` for anything else."""
+    if isinstance(values, str | bytes | bytearray | Mapping | set | frozenset) or not isinstance(values, Iterable):
+        raise InputError(otherwise)
+    try:
+        return list(values)
+    except TypeError:  # an array without axes
+        raise InputError(otherwise) from None
+
+
+def check_flag(value: object, name: str) -> bool:
+    """Return true or false; InputError for anything else."""
+    if type(value).__name__ in ("bool", "bool_"):  # Python's and numpy's
+        return bool(value)
+    raise InputError(f"{name} is True or False, not {shown(value)}")
+
+
+def check_where(where: object) -> None:
+    """Raise InputError where a condition is no SQL text."""
+    if where is None:
+        return
+    if isinstance(where, Mapping) and where and all(isinstance(name, str) for name in where):
+        parts = (f"{name} = {_literal(value)}" for name, value in where.items())
+        raise InputError(
+            f"where is an SQL text, not {shown(dict(where))}; write where={shown(' AND '.join(parts), 200)}"
+        )
+    if not isinstance(where, str) or not where.strip():
+        raise InputError(
+            f"where is an SQL text over metadata fields, as in \"year > 2015 AND venue = 'ACL'\", or None, not "
+            f"{shown(where)}"
+        )
+    check_text("where is an SQL text, and this one", where)
+
+
+def check_engine(engine: object) -> None:
+    """Raise InputError where an engine is named by anything but a text."""
+    if not isinstance(engine, str):
+        raise InputError(f"engine is {AUTO!r}, {EXACT!r}, or the name of an engine of this index, not {shown(engine)}")
+
+
+def check_excluded(exclude: object) -> list[str | None]:
+    """Return the ids to leave out, one a query.
+
+    Args:
+        exclude: A collection of ids and None.
+
+    Returns:
+        The same as a list.
+
+    Raises:
+        InputError: It is something else.
+    """
+    listed = as_list(exclude, f"exclude is a list with an id, or None, for each query, not {shown(exclude)}")
+    for name in listed:
+        if not isinstance(name, str | None):
+            raise InputError(f"exclude is a list with an id, or None, for each query, and {shown(name)} is neither")
+    return listed
+
+
+def check_id_lists(ids: object) -> list[list[str]]:
+    """Return the ids of documents that each query is to score.
+
+    Args:
+        ids: A collection of collections of ids.
+
+    Returns:
+        The same as lists.
+
+    Raises:
+        InputError: It is something else.
+    """
+    wanted = "ids are a list of ids for each query, as in [['d1', 'd2'], ['d7']]"
+    lists: list[list[Any]] = []
+    for own in as_list(ids, f"{wanted}, not {shown(ids)}"):
+        lists.append(as_list(own, f"{wanted}, and {shown(own)} is no list of ids"))
+        for name in lists[-1]:
+            if not isinstance(name, str):
+                raise InputError(f"{wanted}, and {shown(name)} is no id")
+    return lists
+
+
+def check_share(recall: object) -> float:
+    """Return a recall that is asked for.
+
+    Args:
+        recall: A number in (0, 1].
+
+    Returns:
+        The same.
+
+    Raises:
+        InputError: It is no number, or out of range.
+    """
+    number = isinstance(recall, int | float) and not isinstance(recall, bool)
+    if not number or not 0 < recall <= 1:  # type: ignore[operator]  # a number
+        raise InputError(f"tuning needs a recall in (0, 1], not {shown(recall)}")
+    return float(recall)  # type: ignore[arg-type]
+
+
+def _literal(value: object) -> str:
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def meant(**habits: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Answer unknown arguments of a function with the name of the one that was meant.
+
+    Args:
+        **habits: What is typed, and what it is called here.
+
+    Returns:
+        A decorator, which keeps the function's types.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        signature = inspect.signature(function)
+        known = [name for name in signature.parameters if name != "self"]
+        positional = [
+            name for name, parameter in signature.parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY
+        ]
+
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> T:
+            for name in kwargs:
+                if name not in signature.parameters:
+                    raise ArgumentError(f"{function.__name__}() has no argument {name!r}{_hint(name, known, habits)}")
+            if len(args) > len(positional):
+                named = ", ".join(name for name in known if name not in positional)
+                raise ArgumentError(
+                    f"{function.__name__}() takes {', '.join(positional[1:])} by place and everything else by name, as "
+                    f"in k=10; given by place: {len(args) - 1}; names: {named}"
+                )
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def _hint(name: str, known: list[str], habits: Mapping[str, str]) -> str:
+    other = habits.get(name.lower().replace("-", "_"))
+    if other in known:
+        return f"; it is called {other!r} here. Arguments: {', '.join(known)}"
+    return f"{suggestion(name, known)}; arguments: {', '.join(known)}"
+
+
+Vectors: TypeAlias = npt.NDArray[Any] | Tensor
+"""Coordinates of one query, `(d,)`, or of many, `(Q, d)`; of token spaces `(t, d)` and `(Q, t, d)`."""
+
+
+def compiled_queries(queries: Any, space: Space) -> tuple[Sequence[str] | Scorer, bool]:
+    """Return queries as an index searches for them: texts as they are, vectors compiled.
+
+    Args:
+        queries: One text, many texts, a scorer, or vectors: an array, a tensor, or a list of numbers or of vectors.
+        space: Of the index.
+
+    Returns:
+        Texts or a scorer, and whether one query was meant, which has one list of hits.
+
+    Raises:
+        InputError: Vectors have another width than the space's coordinates, hold no numbers, or larger ones than
+            float32 does, or are no points of the space.
+    """
+    if isinstance(queries, str):
+        return [queries], True
+    if isinstance(queries, Scorer):
+        return queries, False
+    if isinstance(queries, np.ndarray) and queries.dtype.kind in "UO" and queries.ndim <= 1:
+        return queries.tolist(), False  # a column of texts
+    if not _are_vectors(queries, space.coordinates):
+        return queries, False  # texts, or nothing that is known
+    vectors = _tensor(queries)
+    own = 1 + (space.kind == "tokens")  # axes of one query
+    if vectors.ndim not in (own, own + 1) or vectors.shape[-1] != space.coordinates:
+        one = f"({space.coordinates},)" if own == 1 else f"(tokens, {space.coordinates})"
+        raise InputError(
+            f"the queries are vectors of the shape {tuple(vectors.shape)}, and the index has points of "
+            f"{space.coordinates} coordinates ({space}): give {one} for one query, one axis more for many"
+        )
+    single = vectors.ndim == own
+    vectors = vectors[None] if single else vectors
+    names = [f"query {row}" for row in range(len(vectors)) for _ in range(1 if own == 1 else vectors.shape[1])]
+    points = space.canonical(vectors.flatten(0, -2), names=names).float()
+    finite = points.isfinite().all(dim=-1)
+    if not finite.all():  # the caller's were
+        raise InputError(
+            f"{names[int((~finite).nonzero()[0])]} has numbers that float32 cannot hold; give smaller ones"
+        )
+    if own == 1:
+        return LinearScorer(space, points), single
+    return MaxSimScorer(space, points.view(vectors.shape), torch.ones(vectors.shape[:2])), single
+
+
+def _are_vectors(queries: Any, coordinates: int) -> bool:
+    if isinstance(queries, Tensor | np.ndarray):
+        return queries.ndim > 0
+    if not isinstance(queries, list | tuple) or not queries:
+        return False
+    first = queries[0]
+    if isinstance(first, list | tuple) and first:
+        first = first[0][0] if isinstance(first[0], list | tuple) and first[0] else first[0]
+    elif isinstance(first, np.number | int | float):
+        # A few numbers may be meant to be texts, or counts; as many as a point has are a point.
+        return len(queries) == coordinates and not isinstance(first, bool)
+    return isinstance(first, Tensor | np.ndarray | np.number | int | float)
+
+
+def _tensor(queries: Any) -> Tensor:
+    otherwise = "the queries are no vectors of one length"
+    if isinstance(queries, list | tuple) and isinstance(queries[0], Tensor):
+        try:
+            queries = torch.stack([query.detach().cpu() for query in queries])
+        except (TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise InputError(f"{otherwise}: {brief(error)}") from error
+    return as_numbers(queries, "vectors of queries", otherwise=otherwise)
+
+
+def as_numbers(values: Any, what: str, *, otherwise: str) -> Tensor:
+    """Return coordinates as float32, or as float64 if they are: what hyperbolic ones lose is lost for good.
+
+    Args:
+        values: A tensor, or what numpy makes an array of.
+        what: They are, for messages.
+        otherwise: What is said of values that are no array.
+
+    Returns:
+        Them, on the CPU.
+
+    Raises:
+        InputError: They are no array, or not of real numbers.
+    """
+    if isinstance(values, Tensor):
+        numbers = values.detach().cpu()
+    else:
+        try:
+            array = np.asarray(values)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{otherwise}: {brief(error)}") from error
+        if array.dtype.kind not in "fiub":
+            raise InputError(f"{what} must be numbers, not {array.dtype}")
+        numbers = torch.tensor(array.astype(np.float64 if array.dtype.itemsize >= 8 else np.float32))
+    if numbers.is_complex():
+        raise InputError(f"{what} must be real numbers, not {numbers.dtype}")
+    return numbers if numbers.dtype == torch.float64 else numbers.float()

@@ -1,0 +1,289 @@
+"""One search from queries to hits: compile, choose a plan, run it group by group, leave out what is excluded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from hyperseek._long_work import progress
+from hyperseek.errors import InputError
+from hyperseek.index._arguments import check_count, check_engine, check_excluded, check_queries, check_where
+from hyperseek.plan import AUTO, NOTHING, Candidates, Ground, Plan, Search, StageReport, as_plan
+from hyperseek.plan.choice import choose_plan
+from hyperseek.plan.rescoring import exact_scores
+from hyperseek.scoring import Scorer
+from hyperseek.store.snapshot import Snapshot
+from hyperseek.store.table import Store
+from hyperseek.types import Document, Hit
+
+if TYPE_CHECKING:
+    from hyperseek.models import Retriever
+
+
+@dataclass(slots=True)
+class Explanation:
+    """What a search did, for people.
+
+    Attributes:
+        plan: What was run.
+        reason: Why.
+        stages: What each stage did, over all queries.
+        documents: In the index.
+        hits: What was found, for each query.
+    """
+
+    plan: Plan
+    reason: str
+    documents: int
+    stages: list[StageReport] = field(default_factory=list)
+    hits: list[list[Hit]] = field(default_factory=list)
+
+    def lines(self) -> Iterator[str]:
+        """Return a line a stage: milliseconds and candidates a query, and recall where it was measured."""
+        yield f"{self.documents:,} documents; {self.reason}"
+        for stage in self.stages:
+            queries = max(1, stage.queries)
+            line = (
+                f"{stage.title}: {1000 * stage.seconds / queries:.2f} ms, {stage.candidates / queries:.0f} candidates"
+            )
+            if stage.recall is not None:
+                line += f", recall {stage.recall:.4f}"
+            notes = ", ".join(f"{name} {value:,.0f}" for name, value in stage.notes.items())
+            yield f"{line} ({notes})" if notes else line
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to search for.
+
+    Attributes:
+        queries: Texts, or compiled queries.
+        k: Documents of each.
+        names: Ids of the queries, for messages; None where they have only places.
+        texts: Of compiled queries, for stages that read them.
+        exclude: For each query the id of a document to leave out, or None.
+        engine: `AUTO`, `EXACT`, or the name of an engine.
+        plan: What to run instead.
+        where: SQL that documents must meet.
+        measure: Whether to search exhaustively too, and report each stage's recall.
+    """
+
+    queries: Sequence[str] | Scorer
+    k: int
+    names: Sequence[str] | None = None
+    texts: Sequence[str] | None = None
+    exclude: Sequence[str | None] | None = None
+    engine: str = AUTO
+    plan: Plan | None = None
+    where: str | None = None
+    measure: bool = False
+
+    @classmethod
+    def checked(cls, queries: object, k: object, **options: Any) -> Request:
+        """Make a request of what a caller gave.
+
+        Args:
+            queries: As for a search: texts, or compiled queries.
+            k: Documents of each.
+            **options: The other attributes; `plan` may be whatever stands for one.
+
+        Returns:
+            The request.
+
+        Raises:
+            InputError: Something is of the wrong kind or out of range, a query is blank, or parts do not fit together.
+            ConfigError: Something is wrong with the plan.
+        """
+        asked, names = check_queries(queries, options.get("names")), options.get("names")
+        check_engine(options.get("engine", AUTO))
+        check_where(options.get("where"))
+        if options.get("plan") is not None:
+            options["plan"] = as_plan(options["plan"])
+        exclude, texts = options.get("exclude"), options.get("texts")
+        if exclude is not None:
+            options["exclude"] = check_excluded(exclude)
+        if texts is not None and options.get("plan") is not None:
+            check_queries(texts, names)
+        request = cls(asked, check_count(k), **options)
+        for name, given in (("exclusions", request.exclude), ("texts", request.texts)):
+            if given is not None and len(given) != len(asked):
+                raise InputError(f"there are {len(asked)} queries and {len(given)} {name}; give one each")
+        return request
+
+
+def find(
+    ground: Ground,
+    request: Request,
+    groups: Callable[[Sequence[str]], Iterable[Scorer]],
+    *,
+    explanation: list[Explanation] | None = None,
+) -> Iterator[Candidates]:
+    """Search, a group of queries at a time.
+
+    Args:
+        ground: The index.
+        request: What to search for.
+        groups: Compiles texts to scorers of successive queries.
+        explanation: An empty list, to which what was done is added.
+
+    Yields:
+        The best documents of successive queries.
+    """
+    most = max(1, len(ground.snapshot))
+    unwanted = None if request.exclude is None else torch.from_numpy(ground.snapshot.rows_of_ids(request.exclude))
+    k = min(request.k if unwanted is None else request.k + 1, most)
+    scorers: Iterable[Scorer] = (
+        ([request.queries] if len(request.queries) else [])
+        if isinstance(request.queries, Scorer)
+        else groups(request.queries)
+    )
+    asked = request.texts if isinstance(request.queries, Scorer) else request.queries
+    done = 0
+    told: Explanation | None = None
+    with progress("searching", len(request.queries), unit="queries") as bar:
+        for scorer in scorers:
+            check_scorer(ground, scorer)
+            if told is None:
+                if request.plan is not None:
+                    plan, reason = request.plan, "the plan that was given"
+                else:
+                    plan, reason = choose_plan(ground, scorer, request.engine, k)
+                told = Explanation(plan, reason, len(ground.snapshot))
+                if explanation is not None:
+                    explanation.append(told)
+            texts = None if asked is None else asked[done : done + len(scorer)]
+            search = Search(ground, scorer, texts, request.where, k)
+            ground.snapshot.load()
+            reports = None if explanation is None else told.stages
+            found = told.plan.run(search, reports=reports, measure=request.measure)
+            if unwanted is not None:
+                found = found.without(unwanted[done : done + len(scorer)]).first(request.k)
+            yield found
+            done += len(scorer)
+            bar.advance(len(scorer))
+
+
+def hits_of(ground: Ground, found: Iterable[Candidates], *, texts: bool) -> Iterator[list[Hit]]:
+    """Turn candidates into hits."""
+    for part in found:
+        yield from collect_hits(ground.snapshot.store, ground.snapshot.ids, part.scores, part.rows, texts=texts)
+
+
+def check_scorer(ground: Ground, scorer: Scorer) -> None:
+    """Raise InputError where a scorer is for points of another width than the index has."""
+    space = ground.snapshot.space
+    if scorer.space.width != space.width:
+        raise InputError(
+            f"the queries are for points of {scorer.space.dimension} dimensions and the index has {space.dimension}; "
+            f"use the model of the index"
+        )
+
+
+def collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts: bool) -> list[list[Hit]]:
+    """Turn what a scan found into hits; each document is read once, however many queries found it.
+
+    Args:
+        store: Where the documents are.
+        ids: All ids, as `Store.ids` returns them.
+        scores: `(Q, k)`, best first.
+        rows: `(Q, k)`; below 0 where there is nothing.
+        texts: Whether the hits carry their documents.
+
+    Returns:
+        The hits of each query.
+    """
+    found = np.unique(rows[rows >= 0].numpy())  # sorted
+    names = ids.take(pa.array(found)).to_pylist()
+    documents: list[Document | None] = [*store.take(found.tolist())] if texts else [None] * len(names)
+    places = np.searchsorted(found, rows.numpy()).tolist()
+    return [
+        [
+            Hit(names[place], score + 0.0, rank, documents[place])  # 0.0, not -0.0
+            for rank, (score, place, row) in enumerate(zip(*query, strict=True), 1)
+            if row >= 0
+        ]
+        for query in zip(scores.tolist(), places, rows.tolist(), strict=True)
+    ]
+
+
+# Numbers of the queries that one scan holds: 16 MiB, some ten thousand query vectors. A q-net has more by itself.
+_NUMBERS = 1 << 22
+
+
+def scorer_groups(model: Retriever, queries: Sequence[str]) -> Iterator[Scorer]:
+    """Compile queries to scorers that are worth a scan each: many small queries together, large ones in batches.
+
+    Args:
+        model: The compiler.
+        queries: Any number.
+
+    Yields:
+        Scorers of successive queries.
+    """
+    gathered: list[Scorer] = []
+    for part in model.compile_batches(queries):
+        if gathered and _numbers([*gathered, part]) > _NUMBERS:
+            yield _joined(gathered)
+            gathered = []
+        gathered.append(part)
+    if gathered:
+        yield _joined(gathered)
+
+
+def _numbers(parts: Sequence[Scorer]) -> int:
+    return sum(math.prod(tensor.shape) for part in parts for tensor in part.tensors().values())
+
+
+def _joined(parts: Sequence[Scorer]) -> Scorer:
+    return parts[0] if len(parts) == 1 else type(parts[0]).concatenate(parts)
+
+
+def documents_by_id(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, Document]:
+    """Return stored documents by id; those that are not stored are missing."""
+    distinct = list(dict.fromkeys(ids))
+    rows = snapshot.rows_of_ids(distinct)
+    wanted, places = np.unique(rows[rows >= 0], return_inverse=True)
+    documents = snapshot.store.take(wanted.tolist())
+    stored = [identity for identity, row in zip(distinct, rows, strict=True) if row >= 0]
+    return {identity: documents[place] for identity, place in zip(stored, places, strict=True)}
+
+
+def score_chosen(ground: Ground, scorers: Iterable[Scorer], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+    """Score documents, each by the query it is listed for.
+
+    Args:
+        ground: The index.
+        scorers: Compiled queries, in successive groups.
+        ids: For each query the ids of its documents.
+
+    Returns:
+        For each query its documents' scores.
+
+    Raises:
+        InputError: An id is not stored, or a scorer is for points of another width.
+    """
+    snapshot = ground.snapshot
+    snapshot.load()
+    flat = [identity for own in ids for identity in own]
+    found = snapshot.rows_of_ids(flat)
+    if (found < 0).any():
+        raise InputError(f"the index {ground.folder} holds no document {flat[int((found < 0).argmax())]!r}")
+    scores: list[list[float]] = []
+    used = 0
+    for scorer in scorers:
+        check_scorer(ground, scorer)
+        lists = ids[len(scores) : len(scores) + len(scorer)]
+        rows = torch.full((len(lists), max(1, *map(len, lists))), NOTHING)
+        for line, own in zip(rows, lists, strict=True):
+            line[: len(own)] = torch.from_numpy(found[used : used + len(own)])
+            used += len(own)
+        part = exact_scores(snapshot, scorer, rows).tolist()
+        scores += [line[: len(own)] for line, own in zip(part, lists, strict=True)]
+    return scores

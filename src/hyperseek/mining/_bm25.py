@@ -1,0 +1,240 @@
+"""BM25 through bm25s, over the terms of texts in any script."""
+
+from __future__ import annotations
+
+import logging
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import cache
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from hyperseek._config import Config
+from hyperseek._long_work import progress
+from hyperseek._order import best_places
+from hyperseek.errors import InputError, UnknownNameError, require
+from hyperseek.types import Document, Query, Run
+
+_FAINT = 1e-3  # weight of words of one letter or digit
+
+
+class BM25Settings(Config):
+    """How BM25 reads text and weighs terms.
+
+    Attributes:
+        variant: Of the term weight, as bm25s names them.
+        k1: How slowly repeated terms saturate, at least 0.
+        b: How much long documents are held back, in 0 to 1.
+        stemmer: A Snowball language, or None for whole words.
+        stop_words: `"en"`, another language of bm25s, or None to keep all words.
+    """
+
+    variant: Literal["lucene", "robertson", "atire"] = "lucene"
+    k1: float = Field(default=0.9, ge=0)
+    b: float = Field(default=0.4, ge=0, le=1)
+    stemmer: str | None = "english"
+    stop_words: str | None = "en"
+
+
+class BM25:
+    """A BM25 index in memory; of the documents it keeps ids and term weights, not the texts.
+
+    Args:
+        documents: The corpus, read once; title and text are joined.
+        settings: None for the defaults.
+        total: How many documents there are, for the progress bar.
+
+    Raises:
+        InputError: The corpus is empty or holds no term.
+        UnknownNameError: There is no such stemmer.
+    """
+
+    def __init__(
+        self, documents: Iterable[Document], *, settings: BM25Settings | None = None, total: int | None = None
+    ) -> None:
+        self.settings = settings or BM25Settings()
+        self.ids: list[str] = []
+        self._tokenizer = _tokenizer(self.settings)
+        found = list(self._tokenizer.streaming_tokenize(self._texts(documents, total), allow_empty=False))
+        vocabulary = self._tokenizer.get_vocab_dict()
+        if not vocabulary:
+            raise InputError(f"BM25 found no term in the {len(self.ids)} documents it was given")
+        self._faint = frozenset(number for term, number in vocabulary.items() if is_faint(term))
+        full = [[number for number in own if number not in self._faint] for own in found]
+        faint = [[number for number in own if number in self._faint] for own in found]
+        self._indexes = [(weight, self._index(part, vocabulary)) for weight, part in ((1.0, full), (_FAINT, faint))]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def run(self, queries: Mapping[str, str] | Iterable[Query], *, k: int = 100, exclude_same_id: bool = False) -> Run:
+        """Rank the corpus for each query.
+
+        Args:
+            queries: Texts by id, or queries.
+            k: At most so many documents a query, at least 1.
+            exclude_same_id: Leave out a document whose id is the query's.
+
+        Returns:
+            The best documents of each query, best first; none for a query without a known term.
+
+        Raises:
+            InputError: `k` is below 1.
+        """
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}")
+        texts = queries if isinstance(queries, Mapping) else {query.id: query.text for query in queries}
+        places = {identifier: place for place, identifier in enumerate(self.ids)} if exclude_same_id else {}
+        ranking: Run = {}
+        with progress("searching with BM25", len(texts), unit="queries") as bar:
+            for identifier, scores in zip(texts, self._score(texts.values()), strict=True):
+                if identifier in places:
+                    scores[places[identifier]] = 0
+                found = np.flatnonzero(scores > 0)
+                best = found[best_places(scores[found], k)]
+                ranking[identifier] = {self.ids[place]: float(scores[place]) for place in best}
+                bar.advance()
+        return ranking
+
+    def _index(self, documents: Sequence[Sequence[int]], vocabulary: Mapping[str, int]) -> Any:
+        if not any(documents):
+            return None
+        settings = self.settings
+        # Sums in float64 that are rounded once: those that are equal on paper are equal.
+        index = _bm25s().BM25(method=settings.variant, k1=settings.k1, b=settings.b, dtype="float64")
+        index.index((documents, dict(vocabulary)), show_progress=False)
+        return index
+
+    def _score(self, texts: Iterable[str]) -> Iterator[npt.NDArray[np.float32]]:
+        # Other forms of a known stem count, unknown stems do not.
+        for asked in self._tokenizer.streaming_tokenize(texts, update_vocab=False, allow_empty=False):
+            scores = np.zeros(len(self.ids))
+            parts = ([term for term in asked if (term in self._faint) == faint] for faint in (False, True))
+            for (weight, index), part in zip(self._indexes, parts, strict=True):
+                if part and index is not None:
+                    scores += weight * index.get_scores_from_ids(part)
+            yield scores.astype(np.float32)
+
+    def _texts(self, documents: Iterable[Document], total: int | None) -> Iterable[str]:
+        with progress("indexing for BM25", total, unit="documents") as bar:
+            for document in documents:
+                self.ids.append(document.id)
+                yield document.full_text
+                bar.advance()
+
+
+def bm25_run(
+    documents: Iterable[Document],
+    queries: Mapping[str, str] | Iterable[Query],
+    *,
+    k: int = 100,
+    settings: BM25Settings | None = None,
+    exclude_same_id: bool = False,
+) -> Run:
+    """Rank a corpus with BM25, once; keep a `BM25` to search it again.
+
+    Args:
+        documents: The corpus, read once.
+        queries: Texts by id, or queries.
+        k: At most so many documents a query, at least 1.
+        settings: None for the defaults.
+        exclude_same_id: Leave out a document whose id is the query's.
+
+    Returns:
+        The best documents of each query, best first.
+    """
+    return BM25(documents, settings=settings).run(queries, k=k, exclude_same_id=exclude_same_id)
+
+
+def _bm25s() -> Any:
+    module = require("bm25s", extra="eval")
+    # It sets its own logger to DEBUG, which would reach every handler of the program.
+    logging.getLogger("bm25s").setLevel(logging.WARNING)
+    return module
+
+
+def _tokenizer(settings: BM25Settings) -> Any:
+    bm25s = _bm25s()
+    stemmer = None
+    if settings.stemmer is not None:
+        snowball = require("Stemmer", extra="eval")
+        if settings.stemmer not in snowball.algorithms():
+            raise UnknownNameError("stemmer", settings.stemmer, snowball.algorithms())
+        stemmer = snowball.Stemmer(settings.stemmer)
+    try:
+        return bm25s.tokenization.Tokenizer(lower=False, splitter=terms, stopwords=settings.stop_words, stemmer=stemmer)
+    except ValueError as error:
+        raise InputError(f"stop_words={settings.stop_words!r} cannot be used: {error}") from None
+
+
+# Scripts whose words stand without blanks.
+_DENSE = (
+    *("Han", "Hiragana", "Katakana", "Bopomofo", "Hangul", "Yi", "Thai", "Lao", "Khmer", "Myanmar"),
+    *("Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Javanese"),
+)
+# What an apostrophe cuts off: "the cat's", "don't"; it is no word.
+_CUT_OFF = r"(?<=\w['\u2019])\w\b"
+_ASCII = re.compile(rf"{_CUT_OFF}|(\w+)", re.ASCII)
+# A word may break at a zero-width space, and at no other character without width, as soft hyphens and joiners.
+_ZERO_WIDTH_SPACE = "\u200b"
+
+
+def terms(text: str) -> list[str]:
+    """Split a text into its terms, in order.
+
+    Args:
+        text: Any text.
+
+    Returns:
+        Words and, of scripts without blanks, characters and pairs of them; without upper case.
+    """
+    if text.isascii():
+        return [word for word in _ASCII.findall(text.lower()) if word]
+    return _split(_folded(text))
+
+
+def is_faint(term: str) -> bool:
+    """Whether a term is one letter or digit of a script that writes words with several."""
+    return len(term) == 1 and (term.isascii() or not _patterns().dense.match(term))
+
+
+def _folded(text: str) -> str:
+    plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return plain.replace(_ZERO_WIDTH_SPACE, " ").replace("i\u0307", "i")  # the small form of the Turkish capital
+
+
+class _Patterns(NamedTuple):
+    ignored: Any
+    dense: Any
+    term: Any
+
+
+@cache
+def _patterns() -> _Patterns:
+    regex: Any = require("regex", extra="eval")
+    dense = "".join(rf"\p{{Script_Extensions={name}}}" for name in _DENSE)
+    character = rf"[[\p{{L}}\p{{N}}]&&[{dense}]]"
+    word = rf"[\w--\p{{M}}--[{dense}]][[\w\p{{M}}]--[{dense}]]*"
+    unwritten = r"[\p{Mn}&&[\p{Script=Hebrew}\u064b-\u065f\u0670\u06d6-\u06ed]]"
+    return _Patterns(
+        regex.compile(rf"\p{{Cf}}|{unwritten}|\u0640", regex.V1),
+        regex.compile(character, regex.V1),
+        regex.compile(rf"{_CUT_OFF}|({character}\p{{M}}*)+|({word})", regex.V1),
+    )
+
+
+def _split(text: str) -> list[str]:
+    result: list[str] = []
+    for match in _patterns().term.finditer(_patterns().ignored.sub("", text)):
+        characters = match.captures(1)
+        if characters:
+            result += characters
+            result += map("".join, pairwise(characters))
+        elif match[2]:
+            result.append(match[2])
+    return result

@@ -1,0 +1,238 @@
+"""Which corpus the queries of a source are searched in, to mine it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
+
+from hyperseek._bounded import PathLike
+from hyperseek._fingerprint import fingerprint_json
+from hyperseek.data._examples import ExampleItem, qualified, source_and_id
+from hyperseek.data._prepared import CorpusInfo, Prepared, SourceInfo
+from hyperseek.data.open import open_dataset, parse_source
+from hyperseek.data.report import OnError
+from hyperseek.errors import DataError, InputError
+from hyperseek.types import Document
+
+if TYPE_CHECKING:
+    from hyperseek.index import Index
+    from hyperseek.models import Retriever
+
+    Mine: TypeAlias = PathLike | Index | Retriever
+else:
+    Mine: TypeAlias = Any
+
+_NAMED = re.compile(r"([\w.-]+)=(.+)")
+# Positives that are looked up to tell which collection an index holds.
+_LOOKED_UP = 200
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """An index, and how its documents are called among the examples.
+
+    Attributes:
+        name: The first part of its documents' ids.
+        index: The documents and the model.
+        joined: Whether an item's text is title and text joined, rather than the stored text alone.
+    """
+
+    name: str
+    index: Index
+    joined: bool = True
+
+    def own_id(self, identity: str) -> str | None:
+        """Return a document's id in the index, or None if it is of another collection."""
+        source, original = source_and_id(identity)
+        return original if source == self.name else None
+
+    def item(self, document: Document) -> ExampleItem:
+        """Return a document as an item of an example."""
+        return ExampleItem(qualified(self.name, document.id), document.full_text if self.joined else document.text)
+
+    def items(self, identities: Iterable[str]) -> list[ExampleItem]:
+        """Return the documents that are stored, of those with some ids of any collection."""
+        own = [own for identity in identities if (own := self.own_id(identity)) is not None]
+        return [self.item(document) for document in self.index.get(own).values()]
+
+    def stored(self, items: Iterable[ExampleItem]) -> dict[str, Document]:
+        """Look up items.
+
+        Args:
+            items: Of any collection.
+
+        Returns:
+            Those that are stored, by the id that the index has them under.
+
+        Raises:
+            DataError: One is stored with another text.
+        """
+        texts = {own: item.text for item in items if (own := self.own_id(item.id)) is not None}
+        found = self.index.get(list(texts))
+        for own, document in found.items():
+            if self.item(document).text.strip() != texts[own].strip():
+                raise DataError(
+                    f"document {own!r} of {self.name!r} has another text in the examples; mine an index of the same "
+                    f"collection, or name the other one, as in OTHER=INDEX",
+                    path=self.index.path,
+                )
+        return found
+
+    def info(self, sources: Iterable[str]) -> CorpusInfo:
+        """Return what to remember of it."""
+        about = self.index.info
+        return CorpusInfo(
+            name=self.name,
+            sources=tuple(sources),
+            model=self.index.model.source,
+            fingerprint=about.fingerprint,
+            query_fingerprint=self.index.model.protocol().get("query_fingerprint"),
+            data=self.index.data_fingerprint,
+            documents=len(self.index),
+        )
+
+
+def opened_corpora(
+    mine: Mine | Sequence[Mine],
+    prepared: Prepared,
+    sources: Iterable[str],
+    *,
+    work: Path,
+    device: str | None = None,
+    on_error: OnError = "raise",
+) -> dict[str, Corpus]:
+    """Find a corpus for every source.
+
+    Args:
+        mine: Indexes, paths of indexes as `[NAME=]FOLDER`, and at most one model or the name of one.
+        prepared: The examples.
+        sources: Names of their sources.
+        work: Where collections are encoded for a model; an attempt that was killed is resumed there.
+        device: Where to put models that are named; None takes a GPU if there is one.
+        on_error: What happens at a bad record of a collection.
+
+    Returns:
+        The corpora, by source.
+
+    Raises:
+        InputError: A source is left without, or there is a second model.
+        DataError: An index that is named as a source holds none of its positives, or other texts.
+    """
+    sources = list(sources)
+    several = isinstance(mine, Sequence) and not isinstance(mine, str)
+    indexes, model = _opened(cast("Sequence[Mine]", mine if several else [mine]), device)
+    own: dict[str, Corpus] = {}
+    others: list[Corpus] = []
+    for name, index in indexes:
+        corpus = _identified(name, index, prepared, sources)
+        if corpus.name in own:
+            raise InputError(f"two indexes are given for {corpus.name!r}; give one")
+        if corpus.name in sources:
+            own[corpus.name] = corpus
+        else:
+            others.append(corpus)
+    missing = [source for source in sources if source not in own]
+    if len(others) + (model is not None) > (1 if missing else 0):
+        left = [repr(corpus.name) for corpus in others] + ([f"the model {model.source}"] if model is not None else [])
+        raise InputError(
+            f"{' and '.join(left)} are given for {', '.join(missing) or 'no source'}, which needs "
+            f"{'one' if missing else 'none'}; the others have indexes of their own"
+        )
+    if missing and not others and model is None:
+        raise InputError(f"there is no index for the examples of {missing[0]!r}; give one, as in {missing[0]}=INDEX")
+    for source in missing:
+        own[source] = _encoded(source, model, prepared, work, on_error) if model is not None else others[0]
+    return {source: own[source] for source in sources}
+
+
+def _opened(mine: Sequence[Mine], device: str | None) -> tuple[list[tuple[str | None, Index]], Retriever | None]:
+    from hyperseek.index import Index
+
+    indexes: list[tuple[str | None, Index]] = []
+    models: list[Retriever] = []
+    for given in mine:
+        name = None
+        value: Any = given
+        if isinstance(given, str | os.PathLike):
+            text = os.fspath(given)
+            if (named := _NAMED.fullmatch(text)) and not Path(text).exists():
+                name, text = named.groups()
+            value = _open(text, device)
+        if isinstance(value, Index):
+            indexes.append((name, value))
+        elif name is not None:
+            raise InputError(f"{given!r} is no index; names go with indexes, and a model stands alone")
+        else:
+            models.append(value)
+    if len(models) > 1:
+        raise InputError(f"two models are given to mine with, {models[0].source!r} and {models[1].source!r}; give one")
+    return indexes, models[0] if models else None
+
+
+def _open(path: str, device: str | None) -> Index | Retriever:
+    from hyperseek.index import Index
+    from hyperseek.models import load
+
+    is_index = (Path(path) / "index.json").is_file()
+    return Index.open(path, device=device) if is_index else load(path, device=device)
+
+
+def _identified(name: str | None, index: Index, prepared: Prepared, sources: Sequence[str]) -> Corpus:
+    """Find out which collection an index holds: the one it is named after, or the one whose positives it holds."""
+    told = name or index.info.name
+    if told in sources:
+        corpus = Corpus(str(told), index)
+        if not corpus.stored(_positives(prepared, corpus.name)):
+            raise DataError(
+                f"holds none of the first positives of {corpus.name!r}; mine an index of that collection, or name "
+                f"the other one, as in OTHER=INDEX",
+                path=index.path,
+            )
+        return corpus
+    if name is None:
+        for source in sources:
+            corpus = Corpus(source, index)
+            try:
+                found = corpus.stored(_positives(prepared, source))
+            except DataError:
+                continue
+            if found:
+                logger.info("the index %s holds the positives of %r and is taken for it", index.path, source)
+                return corpus
+    return Corpus(str(told or index.path.stem).replace("/", "-"), index)
+
+
+def _positives(prepared: Prepared, source: str) -> list[ExampleItem]:
+    positives = (item for example in prepared.examples() if example.source == source for item in example.positives)
+    return list(islice(positives, _LOOKED_UP))
+
+
+def _encoded(source: str, model: Retriever, prepared: Prepared, work: Path, on_error: OnError) -> Corpus:
+    """Encode the collection of a source, or, of a source without a collection, its examples' documents."""
+    from hyperseek.index import Index
+
+    info = next((info for info in prepared.info.sources if info.name == source and info.kind == "qrels"), None)
+    content = prepared.info.fingerprint if info is None else info.fingerprint
+    folder = work / f"{source}-{fingerprint_json([model.fingerprint, content])[:12]}"
+    logger.info("encoding the documents of %r to mine them; %s holds them meanwhile", source, folder)
+    documents = _own_documents(source, prepared) if info is None else _collection(info, on_error)
+    return Corpus(source, Index.build(folder, documents, model, name=source), joined=info is not None)
+
+
+def _collection(info: SourceInfo, on_error: OnError) -> Iterator[Document]:
+    return open_dataset(parse_source(info.source).place, name=info.name, on_error=on_error).documents()
+
+
+def _own_documents(source: str, prepared: Prepared) -> Iterator[Document]:
+    for document in prepared.documents():
+        name, original = source_and_id(document.id)
+        if name == source:
+            yield Document(original, document.text)

@@ -1,0 +1,331 @@
+"""Mining hard negatives and filtering examples, from one prepared folder to another."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby, islice
+from pathlib import Path
+
+from hyperseek._bounded import PathLike
+from hyperseek._fingerprint import fingerprint_json
+from hyperseek._long_work import progress, stop_here, stoppable
+from hyperseek._relevance import Relevance, is_relevant, text_key
+from hyperseek._version import __version__
+from hyperseek.data._examples import TrainingExample, cleaned, example_from_record, example_record
+from hyperseek.data._prepared import CorpusInfo, Prepared, PreparedInfo, RefinedInfo, read_prepared
+from hyperseek.data.lines import gzip_json_lines, json_lines
+from hyperseek.data.report import ErrorReport, Faults, OnError
+from hyperseek.data.writing import example_writer
+from hyperseek.errors import InputError, UnknownNameError
+from hyperseek.mining._corpora import Corpus, Mine, opened_corpora
+from hyperseek.mining._filters import Teacher, choose, draft
+from hyperseek.mining._options import MiningOptions, RefineOptions, TeacherOptions
+from hyperseek.mining._relevant import Known
+from hyperseek.mining._search import CorpusSearch, Found
+from hyperseek.types import Qrels
+
+# Queries whose candidates, with their texts, are in memory at a time; what a killed pass does again at most.
+_BATCH = 256
+
+logger = logging.getLogger(__name__)
+
+
+class Refiner:
+    """Mines and filters a stream of examples, some hundred queries at a time.
+
+    Args:
+        known: What is relevant to their queries.
+        corpora: Where to search, by source; empty where only a teacher filters.
+        options: What to do.
+        teacher: Scores pairs, or None.
+        listed: Documents that must not appear, as `ID` or `SOURCE/ID`.
+        done: The folder where batches that are done wait for the end; see `kept_batch`.
+
+    Attributes:
+        mined: Negatives added so far.
+        short: Examples so far that got fewer than were asked for.
+        looked_at: Examples so far.
+        report: What was dropped so far.
+    """
+
+    def __init__(
+        self,
+        known: Known,
+        corpora: Mapping[str, Corpus],
+        *,
+        options: RefineOptions,
+        teacher: Teacher | None,
+        listed: frozenset[str],
+        done: Path,
+    ) -> None:
+        self._known, self._options, self._teacher, self._listed = known, options, teacher, listed
+        searches = {id(corpus): CorpusSearch(corpus, options) for corpus in _distinct(corpora)}
+        self._searches = {source: searches[id(corpus)] for source, corpus in corpora.items()}
+        self._done = done
+        self.mined = self.short = self.looked_at = 0
+        self.report = ErrorReport()
+
+    def refine(
+        self,
+        examples: Iterable[TrainingExample],
+        *,
+        relevance: Relevance,
+        advance: Callable[[], None] | None = None,
+    ) -> Iterator[TrainingExample]:
+        """Mine and filter.
+
+        Args:
+            examples: Any number.
+            relevance: Where to add what was relevant to queries and is carried by no example that is kept.
+            advance: Called after each example that was looked at, kept or not.
+
+        Yields:
+            Those that are kept, in order.
+        """
+        for number, batch in enumerate(_batches(examples)):
+            done = kept_batch(self._done / f"{number:06}.jsonl.gz", partial(self._refined, batch))
+            self.mined += done.mined
+            self.short += done.short
+            self.report.merge(done.report)
+            yield from done.examples
+            _add_lost(relevance, batch, done.examples)
+            self.looked_at += len(batch)
+            for _ in batch:
+                if advance is not None:
+                    advance()
+            stop_here()
+
+    def _refined(self, examples: Sequence[TrainingExample]) -> RefinedBatch:
+        batch = RefinedBatch()
+        relevant = [self._known.of(example) for example in examples]
+        search = self._searches.get(examples[0].source)
+        found: Iterable[Found] = [Found() for _ in examples] if search is None else search.find(examples, relevant)
+        drafts = [
+            draft(example, own, line, options=self._options, listed=self._listed, report=batch.report)
+            for example, own, line in zip(examples, found, relevant, strict=True)
+        ]
+        kept = [one for one in drafts if one is not None]
+        wanted = self._options.mining.negatives if self._options.mining else 0
+        teaching = self._options.teacher or TeacherOptions()
+        choose(kept, wanted, teacher=self._teacher, options=teaching, report=batch.report)
+        batch.mined = sum(len(one.mined) for one in kept)
+        batch.short = sum(len(one.mined) < wanted for one in kept)
+        finished = (cleaned(one.finished(), batch.report) for one in kept)
+        batch.examples = [example for example in finished if example is not None]
+        return batch
+
+
+def refine(
+    source: PathLike,
+    folder: PathLike,
+    *,
+    mine: Mine | Sequence[Mine] | None = None,
+    options: RefineOptions | None = None,
+    teacher: Teacher | None = None,
+    judged: Mapping[str, Qrels] | None = None,
+    device: str | None = None,
+    on_error: OnError = "raise",
+    overwrite: bool = False,
+) -> PreparedInfo:
+    """Mine hard negatives for prepared examples, and drop inconsistent positives and false negatives.
+
+    Nothing that is known to be relevant becomes a negative: no positive of any example with the same query, no
+    further document that is judged relevant, and no document with the text of one of these. The same input gives the
+    same bytes. What was killed, while it encoded or while it mined, is resumed by the next call with the same
+    arguments; until then its work lies beside `folder`, in `.NAME.mining`.
+
+    Args:
+        source: A folder that `prepare`, `write_examples` or this function wrote.
+        folder: The folder to write; it is there whole or not at all.
+        mine: Where to search: indexes, or paths of indexes as `[NAME=]FOLDER`, and at most one model or the name of
+            one, for which the examples' collections are encoded first. An index serves the examples of the collection
+            it holds; one of another collection serves all that have none of their own.
+        options: What to do; None for mining with the defaults where `mine` is given, and for the defaults of the
+            teacher's filter where `teacher` is.
+        teacher: Scores queries and documents; its scores are written with the items.
+        judged: Further judgements, by name of the collection: what is relevant there is never a negative.
+        device: Where to put models that are given by name, as in `"cuda:0"`; None takes a GPU if there is one.
+        on_error: At a bad record of a collection that is encoded: stop, or leave it out and count it.
+        overwrite: Replace an older prepared folder.
+
+    Returns:
+        What was written; `refined[-1]` says how, and what was dropped.
+
+    Raises:
+        DataError: `source` is no prepared folder, or an index does not hold what its name says.
+        InputError: There is nothing to do, something is missing for it, or no example is left.
+    """
+    options = check_refining(options, mine, teacher)
+    prepared = read_prepared(source)
+    relevance = prepared.relevance()
+    known = Known(prepared.examples(), judged, relevance)
+    _check_names(judged, known)
+    target = Path(folder)
+    work = target.parent / f".{target.name}.mining"
+    with example_writer(folder, overwrite=overwrite) as writer:
+        corpora: Mapping[str, Corpus] = {}
+        if mine is not None:
+            corpora = opened_corpora(mine, prepared, known.sources, work=work, device=device, on_error=on_error)
+        for corpus in _distinct(corpora):
+            known.learn(corpus.items)
+        listed = _listed(prepared)
+        info = RefinedInfo(
+            before=prepared.info.fingerprint,
+            options=options.model_dump(mode="json"),
+            corpora=_infos(corpora),
+            teacher=None if teacher is None else teacher.name,
+            teacher_fingerprint=_fingerprint(teacher),
+        )
+        # Everything that decides what becomes of an example.
+        aim = [__version__, info.model_dump(mode="json"), sorted(listed), _positive(judged or {})]
+        done = work / f"batches-{fingerprint_json(aim)[:12]}"
+        refiner = Refiner(known, corpora, options=options, teacher=teacher, listed=listed, done=done)
+        writer.relevance.merge(relevance)
+
+        def stored() -> str:
+            return (
+                f"{refiner.looked_at:,} of {len(prepared):,} examples are kept in {work}; run the same again to resume"
+            )
+
+        step = progress("mining" if options.mining else "filtering", len(prepared), unit="examples")
+        with stoppable(stored), step as bar:
+            for example in refiner.refine(prepared.examples(), relevance=writer.relevance, advance=bar.advance):
+                writer.add(example)
+        counts = {"mined": refiner.mined, "short": refiner.short, "dropped": refiner.report.to_dict()}
+        rounds = (*prepared.info.refined, info.model_copy(update=counts))
+        refiner.report.log(str(source), level=logging.INFO)
+        written = writer.finish(prepared.info.sources, prepared.info.options, refined=rounds)
+    shutil.rmtree(work, ignore_errors=True)
+    return written
+
+
+def _batches(examples: Iterable[TrainingExample]) -> Iterator[list[TrainingExample]]:
+    """Yield successive examples of one source, a batch at a time."""
+    for _, group in groupby(examples, key=lambda example: example.source):
+        while batch := list(islice(group, _BATCH)):
+            yield batch
+
+
+def _fingerprint(teacher: Teacher | None) -> str | None:
+    own = getattr(teacher, "fingerprint", None)
+    return own if isinstance(own, str) else None
+
+
+def _add_lost(relevance: Relevance, before: Sequence[TrainingExample], after: Sequence[TrainingExample]) -> None:
+    """Add what was relevant to queries of examples that were dropped."""
+    carried = Relevance()
+    for example in after:
+        carried.add(text_key(example.query.text), example.relevant_keys())
+    for example in before:
+        query = text_key(example.query.text)
+        relevance.add(query, example.relevant_keys() - carried.of(query))
+
+
+def check_refining(
+    options: RefineOptions | None, mine: Mine | Sequence[Mine] | None, teacher: Teacher | None
+) -> RefineOptions:
+    """Fill in defaults; InputError for what cannot be done or would be ignored."""
+    options = options or RefineOptions()
+    searches = options.mining is not None or options.consistency is not None
+    if searches and mine is None:
+        raise InputError("mining and consistency filtering search a corpus; give an index or a model: mine= or --mine")
+    if options.teacher is not None and teacher is None:
+        raise InputError("filtering by a teacher needs one: teacher= or --teacher")
+    if mine is None and teacher is None:
+        raise InputError("there is nothing to do; give an index or a model to mine with, or a teacher that filters")
+    if mine is not None and not searches:
+        options = options.model_copy(update={"mining": MiningOptions()})
+    if teacher is not None and options.teacher is None:
+        options = options.model_copy(update={"teacher": TeacherOptions()})
+    return options
+
+
+def _check_names(judged: Mapping[str, Qrels] | None, known: Known) -> None:
+    for name in judged or {}:
+        if name not in known.sources:
+            raise UnknownNameError("source of examples", name, known.sources)
+
+
+def _positive(judged: Mapping[str, Qrels]) -> dict[str, dict[str, list[str]]]:
+    return {
+        name: {
+            query: sorted(identity for identity, grade in own.items() if is_relevant(grade))
+            for query, own in qrels.items()
+        }
+        for name, qrels in judged.items()
+    }
+
+
+def _listed(prepared: Prepared) -> frozenset[str]:
+    """Return the documents that must not appear among the examples, as they were listed when these were prepared."""
+    return frozenset(prepared.info.options.get("qrels", {}).get("drop_documents", ()))
+
+
+def _infos(corpora: Mapping[str, Corpus]) -> tuple[CorpusInfo, ...]:
+    return tuple(
+        corpus.info(source for source, own in corpora.items() if own is corpus) for corpus in _distinct(corpora)
+    )
+
+
+def _distinct(corpora: Mapping[str, Corpus]) -> list[Corpus]:
+    return list({id(corpus): corpus for corpus in corpora.values()}.values())
+
+
+@dataclass(slots=True)
+class RefinedBatch:
+    """What became of some examples.
+
+    Attributes:
+        examples: Those that were kept.
+        mined: Negatives that were added.
+        short: Examples that got fewer than were asked for.
+        report: What was dropped.
+    """
+
+    examples: list[TrainingExample] = field(default_factory=list)
+    mined: int = 0
+    short: int = 0
+    report: ErrorReport = field(default_factory=ErrorReport)
+
+
+def kept_batch(path: Path, make: Callable[[], RefinedBatch]) -> RefinedBatch:
+    """Return a batch from disk, or make and write it.
+
+    Args:
+        path: Its file. The folder, made with the first batch, must stand for all that decides what becomes of one.
+        make: Called where there is no such file.
+
+    Returns:
+        The batch.
+
+    Raises:
+        DataError: The file was damaged.
+    """
+    if path.is_file():
+        return _read(path)
+    batch = make()
+    _write(path, batch)
+    return batch
+
+
+def _write(path: Path, batch: RefinedBatch) -> None:
+    with gzip_json_lines(path) as write:
+        write({"mined": batch.mined, "short": batch.short, "dropped": batch.report.to_dict()})
+        for example in batch.examples:
+            texts = {item.id: item.text for item in (*example.positives, *example.negatives)}
+            write(example_record(example) | {"texts": texts})
+
+
+def _read(path: Path) -> RefinedBatch:
+    records = (record for _, record in json_lines(path, Faults()))
+    about = next(records)
+    return RefinedBatch(
+        [example_from_record(record, record["texts"]) for record in records],
+        about["mined"],
+        about["short"],
+        ErrorReport.from_dict(about["dropped"]),
+    )

@@ -1,0 +1,130 @@
+"""Texts on their way into a model: long ones cut before they are tokenised, batches of similar length."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+# Tokens of one batch. On a CPU larger batches leave the cache and return memory to the system between layers (measured
+# best at 1,024 to 4,096 in both precisions); a GPU wants more of them.
+CPU_BATCH_TOKENS = 2048
+GPU_BATCH_TOKENS = 65536
+
+
+def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
+    """Split texts into batches of similar length.
+
+    Args:
+        lengths: Tokens of each text, at least 1 each.
+        budget: Most tokens of a batch, padding included; a longer text gets a batch of its own.
+
+    Yields:
+        Positions in `lengths`, the longest texts first, so that too large a batch fails at once.
+    """
+    order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
+    start = 0
+    while start < len(order):
+        count = max(1, budget // lengths[order[start]])
+        yield order[start : start + count]
+        start += count
+
+
+def fill_empty(features: dict[str, Any], tokenizer: Any) -> None:
+    """Give each text without a token one, so that what it becomes does not depend on its neighbours.
+
+    Args:
+        features: Of a batch, changed in place; `input_ids` and `attention_mask` are `(B, T)` where there are any.
+        tokenizer: Names the token: the unknown one, or else that for padding.
+    """
+    ids, mask = features.get("input_ids"), features.get("attention_mask")
+    if not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or ids.ndim != 2 or mask.shape != ids.shape:
+        return
+    empty = mask.sum(dim=1) == 0
+    if not empty.any():
+        return
+    known = (getattr(tokenizer, name, None) for name in ("unk_token_id", "pad_token_id"))
+    token = next((number for number in known if number is not None), 0)
+    if ids.shape[1] == 0:
+        for name, value in features.items():
+            if isinstance(value, Tensor) and value.shape == ids.shape:
+                features[name] = value.new_zeros(len(value), 1, dtype=torch.long)
+        ids, mask = features["input_ids"], features["attention_mask"]
+    place = -1 if getattr(tokenizer, "padding_side", "right") == "left" else 0
+    ids[empty, place] = token
+    mask[empty, place] = 1
+
+
+_CHARACTERS = 12  # of a token, at first; English has four to five
+_FACTOR = 4
+_SPARE = 32  # tokens beyond those that are kept: special ones, and those of the model's own modules
+_BLANK = " "  # the only character that all of these divide at
+_DIVIDING = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
+
+
+def divides_at_blanks(tokenizer: Any) -> bool:
+    """Return whether nothing behind a blank changes the tokens before it.
+
+    Args:
+        tokenizer: Of transformers, or anything.
+
+    Returns:
+        False wherever that is not certain.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase) or backend is None or backend.pre_tokenizer is None:
+        return False
+    if tokenizer.truncation_side != "right":
+        return False
+    # A token of several words may stand across a cut.
+    if any(character.isspace() for token in tokenizer.get_added_vocab() for character in token):
+        return False
+    return _divides(json.loads(backend.pre_tokenizer.__getstate__()))
+
+
+def cut(text: str, tokenizer: Any, limit: int, prompt: str = "") -> str:
+    """Return a beginning of a text that has the same first tokens.
+
+    Args:
+        text: Any length.
+        tokenizer: One that `divides_at_blanks`.
+        limit: How many tokens are kept.
+        prompt: What stands before the text.
+
+    Returns:
+        The beginning, of at least `limit` tokens; or the text, where it is short or has no blank to cut at.
+    """
+    size = _CHARACTERS * (limit + _SPARE)
+    while _FACTOR * size < len(text):
+        end = _last_word(text, size)
+        if end and len(tokenizer(prompt + text[:end], add_special_tokens=False)["input_ids"]) >= limit + _SPARE:
+            return text[:end]
+        size *= _FACTOR
+    return text
+
+
+def _last_word(text: str, size: int) -> int:
+    """Return where the last word ends that a blank follows, at or before `size`; 0 for none."""
+    end = text.rfind(_BLANK, 0, size + 1)
+    while end > 0 and text[end - 1].isspace():
+        end = text.rfind(_BLANK, 0, end)
+    return max(0, end)
+
+
+def _divides(state: dict[str, Any]) -> bool:
+    kind = state["type"]
+    if kind == "Sequence":
+        return any(map(_divides, state["pretokenizers"]))
+    if kind == "ByteLevel":
+        return bool(state.get("use_regex", True))
+    if kind == "Metaspace":
+        return bool(state.get("split", True))
+    if kind == "Split":
+        # The patterns of byte-level tokenizers, all of which give a word at most the blank before it.
+        pattern = state["pattern"].get("Regex", "")
+        return r"\s+(?!\S)" in pattern and state["behavior"] == "Isolated" and not state["invert"]
+    return kind in _DIVIDING

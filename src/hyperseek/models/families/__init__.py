@@ -1,0 +1,1 @@
+"""Model families: what stands behind the trunk, one file or folder each."""

@@ -1,0 +1,1 @@
+"""Hyperbolic encoders (HypRAG): a lifted head over any trunk, and a transformer that never leaves the hyperboloid."""

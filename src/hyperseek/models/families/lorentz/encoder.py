@@ -1,0 +1,270 @@
+"""LorentzEncoder: a transformer whose every state is a point of the hyperboloid (HyTE-FH)."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers.utils.generic import ModelOutput
+
+from hyperseek.errors import InputError, ModelError
+from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
+from hyperseek.nn import Curvature
+from hyperseek.nn.lorentz import (
+    LorentzBlock,
+    LorentzEmbeddings,
+    LorentzLinear,
+    LorentzMLR,
+    LorentzPooler,
+    LorentzRadiusFactor,
+    Rotary,
+    rotary_table,
+)
+from hyperseek.nn.lorentz._layers import make_norm
+
+logger = logging.getLogger(__name__)
+
+_POOLER = "pooler."
+
+
+class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call]  # transformers wraps subclasses
+    """Base of `LorentzEncoder` and `LorentzForMaskedLM`."""
+
+    config_class = LorentzEncoderConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["LorentzBlock"]  # noqa: RUF012  # as the base class declares it
+    # A curvature rounded to half precision is another space.
+    _keep_in_fp32_modules_strict = {"curvature"}  # noqa: RUF012
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)  # type: ignore[no-untyped-call]
+        if isinstance(module, LorentzMLR):
+            module.reset_parameters()
+        elif isinstance(module, LorentzRadiusFactor):
+            # Children come first: the linear map in it has just been drawn.
+            nn.init.zeros_(module.linear.weight)
+            nn.init.zeros_(module.linear.bias)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
+    ) -> Any:
+        """Load a model whose every weight is in the checkpoint, and that every tensor of it goes into.
+
+        Args:
+            pretrained_model_name_or_path: As for every model of transformers, like all that follow.
+            *args: See there.
+            output_loading_info: See there.
+            **kwargs: See there.
+
+        Returns:
+            The model. An encoder also loads from a model of masked tokens; a pooling with weights of its own that the
+            checkpoint has not starts new.
+
+        Raises:
+            ModelError: The checkpoint lacks tensors, or has some that fit nowhere.
+        """
+        try:
+            loaded: Any = super().from_pretrained(
+                pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+            )
+        except RuntimeError as error:
+            raise ModelError(f"{pretrained_model_name_or_path} does not fit its config.json: {error}") from error
+        model, info = loaded
+        missing = sorted(info["missing_keys"])
+        fresh = [name for name in missing if name.startswith(_POOLER)]
+        if fresh:
+            logger.info("%s has no weights of the pooling; it starts new", pretrained_model_name_or_path)
+        faults = {
+            "lacks": [name for name in missing if name not in fresh],
+            "has tensors that fit nowhere:": sorted(info["unexpected_keys"]),
+        }
+        for what, names in faults.items():
+            if names:
+                raise ModelError(
+                    f"{pretrained_model_name_or_path} {what} {', '.join(names[:5])}"
+                    f"{f' and {len(names) - 5} more' if len(names) > 5 else ''}; is it a checkpoint of {cls.__name__}?"
+                )
+        return (model, info) if output_loading_info else model
+
+
+@dataclass
+class LorentzEncoderOutput(ModelOutput):
+    """What `LorentzEncoder` returns.
+
+    Attributes:
+        last_hidden_state: `(B, S, d)` points of the tokens, time first.
+        pooler_output: `(B, d)` pooled points, where the configuration names a pooling.
+        hidden_states: The points before and behind each block, where they were asked for.
+        radius_squared: R² of the hyperboloid they all lie on, 0-dim; differentiable where it is trained.
+    """
+
+    last_hidden_state: Tensor | None = None
+    pooler_output: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    radius_squared: Tensor | None = None
+
+
+class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  # transformers wraps subclasses
+    """Fully hyperbolic encoder of "HypRAG" (arXiv 2602.07739): HyTE-FH.
+
+    Token embeddings are lifted onto the hyperboloid and never leave it. Padding is masked in attention and in pooling,
+    so a text's point does not depend on what it is batched with.
+
+    Args:
+        config: The configuration.
+        add_pooling_layer: False leaves the pooling out, whatever the configuration names.
+    """
+
+    # The head of a model of masked tokens.
+    _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^decoder\."]  # noqa: RUF012
+
+    def __init__(self, config: LorentzEncoderConfig, add_pooling_layer: bool = True) -> None:
+        config.check()
+        super().__init__(config)
+        size = config.hidden_size
+        self.curvature = Curvature(
+            config.curvature_init,
+            trainable=config.trainable_curvature,
+            least=config.curvature_min,
+            most=config.curvature_max,
+        )
+        self.embeddings = LorentzEmbeddings(
+            size,
+            config.vocab_size,
+            padding=config.pad_token_id,
+            positions=0 if config.use_rotary_embeddings else config.max_position_embeddings,
+            types=config.type_vocab_size,
+        )
+        self.layers = nn.ModuleList(
+            LorentzBlock(
+                size,
+                config.num_attention_heads,
+                inner_size=config.intermediate_size,
+                norm=config.norm_layer,
+                attention_bias=config.attention_bias,
+                attention_scores=config.attention_scores,
+                query_key_norm=config.query_key_norm,
+                residual_scale=config.residual_scale,
+            )
+            for _ in range(1 if config.share_layers else config.num_hidden_layers)
+        )
+        self.final_proj = LorentzLinear(size, size)
+        self.final_norm = make_norm(config.norm_layer, size)
+        self.radius_factor = LorentzRadiusFactor(size) if config.radius_factor else None
+        self.pooler = make_pooler(config) if add_pooling_layer and config.pooling else None
+        if self.pooler is None:
+            # Whoever asks for no pooling does without the weights of one.
+            self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, r"^pooler\."]
+        self.gradient_checkpointing = False
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the embeddings of tokens, space part only."""
+        return self.embeddings.word_embeddings
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Take other embeddings of tokens, of `hidden_size - 1` numbers each."""
+        self.embeddings.word_embeddings = cast("nn.Embedding", value)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> LorentzEncoderOutput:
+        """Encode.
+
+        Args:
+            input_ids: `(B, S)`.
+            attention_mask: `(B, S)`, 0 marks padding; or `(B, S, S)`, 0 where the token of a row must not look, as for
+                several texts packed into one. None masks nothing.
+            token_type_ids: `(B, S)`; ignored where the encoder has no types.
+            position_ids: `(B, S)`; None counts the tokens that are no padding.
+            output_hidden_states: Whether the points between blocks are wanted, too.
+            return_dict: For callers that pass it; the answer is the same.
+
+        Returns:
+            The points.
+
+        Raises:
+            InputError: Text is longer than the positions that have embeddings.
+        """
+        radius_squared = self.curvature()
+        positions = _positions(input_ids, attention_mask) if position_ids is None else position_ids
+        limit = self.config.max_position_embeddings
+        if self.embeddings.position_embeddings is not None and input_ids.shape[1] > limit:
+            raise InputError(f"texts of {input_ids.shape[1]} tokens; this encoder has positions for {limit}: truncate")
+        points = self.embeddings(input_ids, positions, token_type_ids, radius_squared)
+        mask, rotary = _attention_mask(attention_mask), self._rotary(positions)
+        states = [points]
+        for number in range(self.config.num_hidden_layers):
+            layer = self.layers[number % len(self.layers)]
+            if self.gradient_checkpointing and self.training:
+                points = self._gradient_checkpointing_func(layer.__call__, points, radius_squared, mask, rotary)
+            else:
+                points = layer(points, radius_squared, mask, rotary)
+            states.append(points)
+        points = self.final_norm(self.final_proj(points, radius_squared), radius_squared)
+        if self.radius_factor is not None:
+            points = self.radius_factor(points, radius_squared)
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return LorentzEncoderOutput(
+            last_hidden_state=points,
+            pooler_output=None if self.pooler is None else self._pool(points, attention_mask, radius_squared),
+            hidden_states=tuple(states) if wanted else None,
+            radius_squared=radius_squared,
+        )
+
+    def _pool(self, points: Tensor, attention_mask: Tensor | None, radius_squared: Tensor) -> Tensor:
+        if attention_mask is not None and attention_mask.ndim == 3:
+            raise InputError("packed texts cannot be pooled to one point; give an attention mask (B, S), or no pooling")
+        pooled: Tensor = self.pooler(points, attention_mask, radius_squared)  # type: ignore[misc]  # there is one
+        return pooled
+
+    def _rotary(self, positions: Tensor) -> Rotary | None:
+        if not self.config.use_rotary_embeddings:
+            return None
+        channels = self.config.hidden_size // self.config.num_attention_heads - 1
+        return rotary_table(positions, channels, base=self.config.rope_theta, style=self.config.rotary_style)
+
+
+def make_pooler(config: LorentzEncoderConfig) -> LorentzPooler:
+    """Return the new pooling that a configuration names."""
+    if config.pooling is None:
+        raise InputError("the configuration names no pooling")
+    return LorentzPooler(
+        config.pooling,
+        config.hidden_size,
+        power=config.pooling_power,
+        saturation=config.pooling_saturation,
+        keep_radius=config.pooling_keep_radius,
+    )
+
+
+def _positions(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Count the tokens that are no padding, so that padding on the left moves nothing."""
+    if attention_mask is None or attention_mask.ndim == 3:
+        return torch.arange(input_ids.shape[1], device=input_ids.device)[None]
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)
+
+
+def _attention_mask(attention_mask: Tensor | None) -> Tensor | None:
+    """Return what a token may look at, `(B, 1, 1 or S, S)`; a row of nothing looks at everything, and gives no NaN."""
+    if attention_mask is None:
+        return None
+    allowed = attention_mask != 0
+    allowed = allowed | ~allowed.any(dim=-1, keepdim=True)
+    return allowed[:, None] if allowed.ndim == 3 else allowed[:, None, None]
+
+
+AutoConfig.register(LorentzEncoderConfig.model_type, LorentzEncoderConfig, exist_ok=True)
+AutoModel.register(LorentzEncoderConfig, LorentzEncoder, exist_ok=True)

@@ -1,0 +1,233 @@
+"""The sentence-transformers module that lifts a trunk's vectors into hyperbolic space.
+
+It is the last module of both sides, and what it writes depends on the side, so that ordinary tools do the right thing:
+
+| called as | `sentence_embedding` | good for |
+|---|---|---|
+| `encode_document` | `(time, space)`, a point of the hyperboloid | an index of plain inner products |
+| `encode_query` | `(-time, space)` | its queries: their inner product ranks as the distance does |
+| `encode` | the logarithmic map, a vector of the tangent space at the origin | classification, clustering, similarity |
+
+`Retriever` takes the sign back and compares exactly. A mix-up of `encode` and the others is an error, not a wrong
+ranking: they differ in size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from hyperseek import geometry
+from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance, LorentzConfig
+from hyperseek.models.families.lorentz.rows import document_points, flip_time, query_scorer, refuse_truncation
+from hyperseek.models.saving import SavedModule
+from hyperseek.nn import Curvature, TangentProjection
+from hyperseek.nn.lorentz import LorentzBlock, LorentzPooler
+from hyperseek.scoring import LinearScorer, Points, Space
+
+_HALF = (torch.float16, torch.bfloat16)
+
+
+class LorentzHead(SavedModule):
+    """Projection, norm clip and lift behind a trunk: the last module of both routes of a hybrid encoder.
+
+    Reads `sentence_embedding`, or `token_embeddings` and `attention_mask` where the lift comes before the pooling;
+    writes points to `sentence_embedding`. Everything in it is float32, whatever autocast says and whatever the model is
+    cast to.
+
+    Args:
+        token_size: Trunk width.
+        dimension: Of the space; points have one coordinate more. None takes the trunk's width.
+        **options: Further fields of `LorentzConfig`.
+
+    Attributes:
+        config: All options.
+
+    Raises:
+        ConfigError: An option is not valid.
+    """
+
+    forward_kwargs = {"task"}  # noqa: RUF012  # as the base class declares it
+
+    def __init__(self, token_size: int, dimension: int | None = None, **options: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        config = LorentzConfig.from_mapping({**options, "dimension": dimension or token_size}, source="LorentzHead")
+        self.token_size = token_size
+        self.config = config
+        self.curvature = Curvature(
+            config.radius_squared,
+            trainable=config.trainable_curvature and config.curved,
+            least=config.radius_squared_min,
+            most=config.radius_squared_max,
+        )
+        self.tangent = TangentProjection(
+            token_size,
+            self.dimension,
+            projection=config.projection,
+            start=config.start,
+            norm_scale=config.norm_scale,
+            trainable_norm_scale=config.trainable_norm_scale,
+            norm_clip=config.norm_clip,
+            de_layer_norm=config.de_layer_norm,
+            radius=config.radius,
+            radius_start=config.radius_start,
+            seed=config.seed,
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            size = self.dimension + 1
+            self.blocks = nn.ModuleList(
+                LorentzBlock(size, config.block_heads, norm=config.block_norm) for _ in range(config.blocks)
+            )
+            self.pooler = _pooler(config, size)
+        self._clipped: Tensor | None = None
+
+    @property
+    def reads_tokens(self) -> bool:
+        """Whether tokens are lifted, and then pooled."""
+        return self.pooler is not None
+
+    @property
+    def dimension(self) -> int:
+        """Of the projection."""
+        return self.config.dimension or self.token_size
+
+    @property
+    def output_dimension(self) -> int:
+        """Of the space that points are handed out in."""
+        return self.config.output_dimension or self.dimension
+
+    @property
+    def distance(self) -> Distance:
+        """What points are compared by."""
+        return self.config.distance
+
+    @property
+    def curved(self) -> bool:
+        """Whether vectors are lifted."""
+        return self.config.curved
+
+    @property
+    def space(self) -> Space:
+        """The geometry of the points, with the curvature as it is now."""
+        if not self.curved:
+            return Space(self.distance, self.output_dimension)
+        return Space("lorentz", self.output_dimension, self.curvature.radius_squared, SIMILARITIES[self.distance])
+
+    @property
+    def base_space(self) -> Space:
+        """The geometry of the trunk's own vectors, for losses that read what the trunk thought."""
+        return Space("cosine", self.token_size)
+
+    def on_model_ready(self, model: nn.Module) -> None:
+        """Refuse a model that would cut points off their hyperboloid."""
+        if self.curved:
+            refuse_truncation(model)
+
+    def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Replace `sentence_embedding` by points.
+
+        Args:
+            features: With `sentence_embedding`, `(N, m)`, or the tokens.
+            task: `"query"`, `"document"`, or anything else for the logarithmic map.
+            **kwargs: Ignored.
+
+        Returns:
+            The features.
+        """
+        states = features["token_embeddings" if self.reads_tokens else "sentence_embedding"]
+        mask = features["attention_mask"].bool() if self.reads_tokens else None
+        if mask is not None:
+            # Some trunks leave what is no number where nothing was to be looked at, and 0 times that is none either.
+            states = states.masked_fill(~mask[..., None], 0)
+        with torch.autocast(states.device.type, enabled=False):
+            tangent = self.tangent(states)
+            self._clipped = _share(self.tangent.clipped, mask)
+            if not self.curved:
+                features["sentence_embedding"] = tangent[..., : self.output_dimension]
+                return features
+            radius_squared = self.curvature()
+            points = geometry.lorentz_expmap0(tangent, radius_squared)
+            if mask is not None:
+                points = self._pooled(points, mask, radius_squared)
+            if self.output_dimension < self.dimension:
+                points = geometry.lorentz_from_space(points[..., 1 : self.output_dimension + 1], radius_squared)
+            if task not in ("query", "document"):
+                points = geometry.lorentz_logmap0(points, radius_squared)
+            features["sentence_embedding"] = flip_time(points) if task == "query" else points
+        return features
+
+    def _pooled(self, points: Tensor, mask: Tensor, radius_squared: Tensor) -> Tensor:
+        for block in self.blocks:
+            points = block(points, radius_squared, mask=mask[:, None, None])
+        pooled: Tensor = self.pooler(points, mask, radius_squared)  # type: ignore[misc]
+        return pooled
+
+    def points(self, rows: Tensor) -> Points:
+        """Return the points of `(N, d + 1)` rows of the document side; differentiable, in the curvature too."""
+        if not self.curved:
+            return Points(self.space.canonical(rows))
+        return document_points(rows, self.space, self.curvature)
+
+    def scorer(self, rows: Tensor) -> LinearScorer:
+        """Return the scorer of `(Q, d + 1)` rows of the query side; differentiable, in the curvature too."""
+        if not self.curved:
+            return LinearScorer(self.space, self.space.canonical(rows))
+        return query_scorer(rows, self.space, self.curvature, self.distance)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Return what a training run should log: R², and which share of the last vectors the norm clip shortened."""
+        values = {"radius_squared": self.curvature().detach()} if self.curved else {}
+        return values if self._clipped is None else {**values, "clipped": self._clipped}
+
+    def get_embedding_dimension(self) -> int:
+        """Return how many coordinates a point has, time included."""
+        return self.output_dimension + self.curved
+
+    def shorten(self, dimension: int) -> None:
+        """Hand out only the first dimensions, lifted again: what a model trained with `losses.matryoshka` is made for.
+
+        Args:
+            dimension: At most the projection's. Do this before anything is encoded, and save the model under another
+                name: its points are those of another space.
+
+        Raises:
+            ConfigError: There are not so many.
+        """
+        values = {**self.config.model_dump(), "output_dimension": dimension}
+        self.config = LorentzConfig.from_mapping(values, source="LorentzHead")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # A curvature rounded to half precision would be another space than that of an index made before.
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in _HALF else moved
+
+        applied: Self = super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+        return applied
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the arguments from which an equal head is made, as plain JSON values."""
+        return {"token_size": self.token_size, **self.config.model_dump(mode="json")}
+
+
+def _share(clipped: Tensor | None, mask: Tensor | None) -> Tensor | None:
+    """Return which share of vectors was clipped, of those under the mask."""
+    if clipped is None or mask is None:
+        return None if clipped is None else clipped.float().mean()
+    return (clipped & mask).sum() / mask.sum().clamp_min(1)
+
+
+def _pooler(config: LorentzConfig, size: int) -> LorentzPooler | None:
+    if config.point_pooling is None:
+        return None
+    return LorentzPooler(
+        config.point_pooling,
+        size,
+        power=config.pooling_power,
+        saturation=config.pooling_saturation,
+        keep_radius=config.pooling_keep_radius,
+    )

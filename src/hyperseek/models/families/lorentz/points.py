@@ -1,0 +1,144 @@
+"""The last module of a fully hyperbolic route: pooled points become rows that plain tools rank rightly.
+
+What it writes depends on the side, exactly as for `LorentzHead` of the hybrid encoders: `(time, space)` for documents,
+`(-time, space)` for queries, and the logarithmic map for everything else.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from hyperseek.errors import InputError, ModelError, UnknownNameError
+from hyperseek.geometry import lorentz_from_space, lorentz_logmap0
+from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance
+from hyperseek.models.families.lorentz.rows import document_points, flip_time, query_scorer, refuse_truncation
+from hyperseek.models.saving import SavedModule
+from hyperseek.nn import Curvature
+from hyperseek.scoring import LinearScorer, Points, Space
+
+
+class CurvatureReader(SavedModule):
+    """Base of modules that read the one curvature of a model, whose trunk owns it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # In a list, so that torch does not take it for a part of this module, to be saved with it.
+        self._shared: list[Curvature] = []
+
+    @property
+    def curvature(self) -> Curvature:
+        """The trunk's; ModelError in a module that is in no model."""
+        if not self._shared:
+            raise ModelError(f"this {type(self).__name__} is in no model with a trunk that has a curvature")
+        return self._shared[0]
+
+    def on_model_ready(self, model: nn.Module) -> None:
+        """Look for the curvature in the model that this module was put into."""
+        self._shared = [module for module in model.modules() if isinstance(module, Curvature)]
+        if len(self._shared) != 1:
+            raise ModelError(
+                f"a {type(self).__name__} needs a trunk with one curvature, such as a LorentzTransformer; "
+                f"this model has {len(self._shared)}"
+            )
+
+    def radius_squared(self, features: dict[str, Any]) -> Tensor:
+        """Return R² as the features say it, or where they come from a cache, as the trunk does."""
+        found: Tensor | None = features.get("radius_squared")
+        return self.curvature() if found is None else found
+
+
+class LorentzPoints(CurvatureReader):
+    """Turn the points of a fully hyperbolic encoder into rows of the query or the document side.
+
+    Reads `sentence_embedding`, `(N, d)` points, and `radius_squared`; writes `sentence_embedding`.
+
+    Args:
+        size: Coordinates of a point, time included.
+        distance: What points are compared by: `"geodesic"`, `"squared_lorentz"` or `"lorentz_inner"`. All rank alike.
+        output_dimension: Of the points that are handed out, cut and lifted again; None for all, `size - 1`.
+
+    Raises:
+        InputError: There are not so many dimensions.
+        UnknownNameError: There is no such distance.
+    """
+
+    config_keys = ("size", "distance", "output_dimension")  # type: ignore[assignment]  # the base class declares a list, and only iterates
+    forward_kwargs = {"task"}  # noqa: RUF012  # as the base class declares it
+    reads_tokens = False
+
+    def __init__(self, size: int, distance: Distance = "geodesic", *, output_dimension: int | None = None) -> None:
+        super().__init__()
+        if distance not in SIMILARITIES:
+            raise UnknownNameError("distance of points", distance, SIMILARITIES)
+        self.size = size
+        self.distance = distance
+        self.output_dimension = size - 1
+        self.shorten(size - 1 if output_dimension is None else output_dimension)
+
+    @property
+    def space(self) -> Space:
+        """The geometry of the points, with the curvature as it is now."""
+        return Space("lorentz", self.output_dimension, self.curvature.radius_squared, SIMILARITIES[self.distance])
+
+    @property
+    def base_space(self) -> Space:
+        """The geometry in which losses that ask for the trunk's own opinion compare its points' coordinates."""
+        return Space("cosine", self.size)
+
+    def on_model_ready(self, model: nn.Module) -> None:
+        """Look for the curvature, and refuse a model that would cut points off their hyperboloid."""
+        super().on_model_ready(model)
+        refuse_truncation(model)
+
+    def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Replace `sentence_embedding` by rows.
+
+        Args:
+            features: With `sentence_embedding`, `(N, d)` points.
+            task: `"query"`, `"document"`, or anything else for the logarithmic map.
+            **kwargs: Ignored.
+
+        Returns:
+            The features.
+        """
+        points = features["sentence_embedding"]
+        if self.output_dimension < self.size - 1:
+            points = lorentz_from_space(points[..., 1 : self.output_dimension + 1], self.radius_squared(features))
+        if task == "query":
+            points = flip_time(points)
+        elif task != "document":
+            points = lorentz_logmap0(points, self.radius_squared(features))
+        features["sentence_embedding"] = points
+        return features
+
+    def points(self, rows: Tensor) -> Points:
+        """Return the points of `(N, d)` rows of the document side; differentiable, in the curvature too."""
+        return document_points(rows, self.space, self.curvature)
+
+    def scorer(self, rows: Tensor) -> LinearScorer:
+        """Return the scorer of `(Q, d)` rows of the query side; differentiable, in the curvature too."""
+        return query_scorer(rows, self.space, self.curvature, self.distance)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Return what a training run should log: R²."""
+        return {"radius_squared": self.curvature().detach()}
+
+    def shorten(self, dimension: int) -> None:
+        """Hand out only the first dimensions, lifted again: what a model trained with `losses.matryoshka` is made for.
+
+        Args:
+            dimension: At most the encoder's. Do this before anything is encoded, and save the model under another
+                name: its points are those of another space.
+
+        Raises:
+            InputError: There are not so many.
+        """
+        if not 1 <= dimension < self.size:
+            raise InputError(f"the dimension must be 1 to {self.size - 1}, the encoder's own, not {dimension}")
+        self.output_dimension = dimension
+
+    def get_embedding_dimension(self) -> int:
+        """Return how many coordinates a point has, time included."""
+        return self.output_dimension + 1

@@ -1,0 +1,192 @@
+"""The sentence-transformers module that turns a query's token states into its q-net.
+
+A sentence-transformers model hands one tensor per text from module to module, so a q-net travels as one flat row:
+the base query vector (warm start only), then every matrix, then every vector. A q-net of depth 0 is folded into a
+single query vector, so a saved depth-0 model ranks by plain inner products in any tool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from hyperseek.errors import InputError, UnknownNameError
+from hyperseek.models.saving import SavedModule
+from hyperseek.nn import HyperHead
+from hyperseek.nn._hyper_head import Initialisation
+from hyperseek.scoring import LinearScorer, QNetScorer, Scorer, Space, build_converter
+
+_REPRESENTATIONS = (None, "mean", "cls")
+
+
+class QNetHead(SavedModule):
+    """A hyper-head behind a trunk, in front of nothing: the last module of a query route.
+
+    Reads `token_embeddings`, `attention_mask` and, for the warm start, `sentence_embedding` (the trunk's own query
+    vector); writes the flat q-net to `sentence_embedding`.
+
+    Args:
+        token_size: Trunk width.
+        converter_kwargs: Arguments of the q-net converter; for the built-in one at least `vector_dimensions`.
+        converter: Name of a registered q-net converter.
+        warm_start: Add the similarity of the trunk's own query vector to the q-net's score. With
+            `initialisation="zero_last"` the score then equals that similarity before the first training step.
+        initialisation: See `hyperseek.nn.HyperHead`.
+        embedding_representation: None, `"mean"` or `"cls"`: also write that pooling of the token states to
+            `embedding_representation`, as the original can; nothing here reads it. Like the original's, its mean
+            counts padded positions.
+        gate: Multiplies the q-net's score; 0 leaves the base similarity alone, 1 is the head as trained.
+        seed: Seed of the initialisation.
+
+    Raises:
+        InputError: A gate is given to a converter whose score is not linear in its last matrix.
+    """
+
+    config_keys = (  # type: ignore[assignment]  # the base class declares a list, and only iterates
+        "token_size",
+        "converter",
+        "converter_kwargs",
+        "warm_start",
+        "initialisation",
+        "embedding_representation",
+        "gate",
+        "seed",
+    )
+    reads_tokens = True
+
+    def __init__(
+        self,
+        token_size: int,
+        converter_kwargs: Mapping[str, Any],
+        *,
+        converter: str = "repeated_dense_block",
+        warm_start: bool = False,
+        initialisation: Initialisation = "original",
+        embedding_representation: Literal["mean", "cls"] | None = None,
+        gate: float = 1.0,
+        seed: int = 1,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        if embedding_representation not in _REPRESENTATIONS:
+            raise UnknownNameError("embedding_representation", embedding_representation, ["mean", "cls"])
+        self.token_size = token_size
+        self.converter = converter
+        self.converter_kwargs = dict(converter_kwargs)
+        self.warm_start = warm_start
+        self.initialisation = initialisation
+        self.embedding_representation = embedding_representation
+        self.seed = seed
+        built = build_converter(converter, converter_kwargs)
+        self._weight_shapes = [tuple(shape) for shape in built.weight_shapes]
+        self._bias_shapes = [tuple(shape) for shape in built.bias_shapes]
+        self.space = Space("dot", self._weight_shapes[0][0])
+        self.gate = gate
+        self.head = HyperHead(
+            token_size, built.weight_shapes, built.bias_shapes, initialisation=initialisation, seed=seed
+        )
+
+    @property
+    def gate(self) -> float:
+        """The factor of the q-net's score."""
+        return self._gate
+
+    @gate.setter
+    def gate(self, value: float) -> None:
+        if value != 1.0 and self.converter != "repeated_dense_block":
+            raise InputError(f"only the converter 'repeated_dense_block' can be gated, not {self.converter!r}")
+        self._gate = float(value)
+
+    @property
+    def depth(self) -> int:
+        """Number of hidden layers; 0 makes the score an inner product."""
+        return len(self._weight_shapes) - 1
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Replace `sentence_embedding` by the flat q-net `(Q, numbers)`."""
+        states, mask = features["token_embeddings"], features["attention_mask"]
+        if self.embedding_representation == "cls":
+            features["embedding_representation"] = states[:, 0]
+        elif self.embedding_representation == "mean":
+            features["embedding_representation"] = states.sum(1) / mask.sum(1, keepdim=True)
+        # Generated weights lose too much in half precision: the head runs in float32 whatever autocast says.
+        with torch.autocast(states.device.type, enabled=False):
+            matrices, vectors = self.head(states, mask)
+            matrices[-1] = matrices[-1] * self.gate
+            base = features["sentence_embedding"].float() if self.warm_start else None
+            if self._folds:
+                flat = matrices[0][..., 0]
+                features["sentence_embedding"] = flat if base is None else flat + base
+            else:
+                parts = [*([] if base is None else [base]), *(part.flatten(1) for part in (*matrices, *vectors))]
+                features["sentence_embedding"] = torch.cat(parts, dim=1)
+        return features
+
+    def scorer(self, flat: Tensor) -> Scorer:
+        """Unpack flat q-nets.
+
+        Args:
+            flat: `(Q, numbers)`, as `forward` wrote it.
+
+        Returns:
+            The scorer of the `Q` queries.
+        """
+        if self._folds:
+            return LinearScorer(self.space, flat)
+        shapes = [*self._weight_shapes, *self._bias_shapes]
+        sizes = [math.prod(shape) for shape in shapes]
+        if self.warm_start:
+            sizes = [self.space.dimension, *sizes]
+        parts = list(torch.split(flat, sizes, dim=1))
+        base = parts.pop(0) if self.warm_start else None
+        tensors = [part.reshape(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+        return QNetScorer(
+            self.space,
+            tensors[: len(self._weight_shapes)],
+            tensors[len(self._weight_shapes) :],
+            converter=self.converter,
+            converter_kwargs=self.converter_kwargs,
+            base=base,
+            is_training=self.training,
+        )
+
+    def get_embedding_dimension(self) -> int:
+        """Return how many numbers a flat q-net has."""
+        if self._folds:
+            return self.space.dimension
+        numbers = sum(math.prod(shape) for shape in (*self._weight_shapes, *self._bias_shapes))
+        return numbers + (self.space.dimension if self.warm_start else 0)
+
+    @property
+    def _folds(self) -> bool:
+        return self.depth == 0 and self.converter == "repeated_dense_block"
+
+
+class PaddedMeanPooling(SavedModule):
+    """Sum over all positions, padding included, divided by the number of real tokens.
+
+    A text's vector therefore depends on the longest text of its batch. Checkpoints that were trained so lose quality
+    when pooled correctly; new models should use `Pooling`.
+
+    Args:
+        embedding_dimension: Trunk width.
+    """
+
+    config_keys = ("embedding_dimension",)  # type: ignore[assignment]  # the base class declares a list
+
+    def __init__(self, embedding_dimension: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.embedding_dimension = embedding_dimension
+
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Write `sentence_embedding` `(N, d)`."""
+        counts = features["attention_mask"].sum(1, keepdim=True)
+        features["sentence_embedding"] = features["token_embeddings"].sum(1) / counts
+        return features
+
+    def get_embedding_dimension(self) -> int:
+        """Return the trunk width."""
+        return self.embedding_dimension

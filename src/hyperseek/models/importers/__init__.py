@@ -1,0 +1,1 @@
+"""The files of the original systems: checkpoints and encoded corpora."""

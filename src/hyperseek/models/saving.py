@@ -1,0 +1,91 @@
+"""Saving models whole: modules, their weights with checksums, and the width of a route."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Module
+from torch import nn
+
+from hyperseek._files import take_umask, writing
+from hyperseek._tensors import add_checksum
+from hyperseek.errors import ModelError
+
+
+def save_model(model: SentenceTransformer, path: str | os.PathLike[str]) -> None:
+    """Write a model into a folder that may hold other things.
+
+    Args:
+        model: The container.
+        path: The folder; files of an earlier model in it are replaced, one by one.
+
+    Raises:
+        WriteError: The disk is full or read-only, or the folder is not ours to write to.
+    """
+    target = Path(path)
+    with writing(target):
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as temporary:
+            model.save(temporary, create_model_card=False)
+            move_saved(Path(temporary), target)
+
+
+def move_saved(source: Path, target: Path) -> None:
+    """Move what other libraries saved into a folder, with checksums in its weights and modes by the umask."""
+    take_umask(source)
+    files = sorted(path for path in source.rglob("*") if path.is_file())
+    for file in files:
+        if file.suffix == ".safetensors":
+            add_checksum(file)
+    for file in files:
+        place = target / file.relative_to(source)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(file, place)
+
+
+_WHERE = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
+
+
+class SavedModule(Module):
+    """Base of modules whose folder holds the arguments they are made from and, where they have any, their weights."""
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write configuration and weights into a folder; weights as safetensors, whatever is asked for."""
+        os.makedirs(output_path, exist_ok=True)
+        self.save_config(output_path)
+        if self.state_dict():
+            self.save_torch_weights(output_path, safe_serialization=True)
+
+    @classmethod
+    def load(cls, model_name_or_path: str, **kwargs: Any) -> Self:  # type: ignore[override]  # places by name only
+        """Read configuration and weights from a folder or a Hub repository; every tensor must fit."""
+        module: Self = super().load(model_name_or_path, **kwargs)
+        if module.state_dict():
+            where = {name: kwargs[name] for name in _WHERE if name in kwargs}
+            cls.load_torch_weights(model_name_or_path, model=module, **where)
+        return module
+
+
+def route_width(modules: Sequence[nn.Module]) -> int:
+    """Return how many numbers a text becomes behind these modules.
+
+    Args:
+        modules: A route, in order.
+
+    Returns:
+        The width that the last module which knows one reports.
+
+    Raises:
+        ModelError: No module knows its width.
+    """
+    for module in reversed(modules):
+        method: Any = getattr(module, "get_embedding_dimension", None)
+        if method is not None and (width := method()) is not None:
+            return int(width)
+    names = ", ".join(type(module).__name__ for module in modules)
+    raise ModelError(f"none of the modules {names} knows the size of its vectors; give one get_embedding_dimension()")

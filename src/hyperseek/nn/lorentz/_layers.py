@@ -1,0 +1,256 @@
+"""Linear maps, rotary positions, norms and classification on the hyperboloid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from types import MappingProxyType
+from typing import Literal, NamedTuple, TypeAlias
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hyperseek.errors import UnknownNameError
+from hyperseek.geometry import lorentz_from_space
+
+RotaryStyle: TypeAlias = Literal["standard", "original"]
+ROTARY_STYLES: tuple[RotaryStyle, ...] = ("standard", "original")
+
+
+class Rotary(NamedTuple):
+    """Cosines and sines of the angles, each `(B or 1, S, pairs)`."""
+
+    cosines: Tensor
+    sines: Tensor
+
+
+def rotary_table(positions: Tensor, channels: int, *, base: float = 10000.0, style: RotaryStyle = "standard") -> Rotary:
+    """Make the table of given positions.
+
+    Args:
+        positions: `(B or 1, S)` whole numbers.
+        channels: Of a head's space part; an odd last one is not rotated.
+        base: Of the geometric series of frequencies; larger for longer texts.
+        style: See the module.
+
+    Returns:
+        The table, float32.
+
+    Raises:
+        UnknownNameError: There is no such style.
+    """
+    if style not in ROTARY_STYLES:
+        raise UnknownNameError("rotary style", style, ROTARY_STYLES)
+    pairs = channels // 2
+    places = torch.arange(pairs, device=positions.device)
+    frequencies = 1.0 / base ** (2 * places / (2 * pairs))
+    if style == "original":
+        frequencies = frequencies[2 * places % pairs]
+    # Angles would lose their fraction in half precision, and with it what position they are of.
+    with torch.autocast(positions.device.type, enabled=False):
+        angles = positions[..., None].float() * frequencies
+    return Rotary(angles.cos(), angles.sin())
+
+
+def rotate(space: Tensor, rotary: Rotary) -> Tensor:
+    """Rotate the channels of space parts to their positions.
+
+    Args:
+        space: `(B, H, S, channels)`.
+        rotary: The table of their positions.
+
+    Returns:
+        As given, in its own precision.
+    """
+    cosines, sines = (part[:, None].to(space.dtype) for part in rotary)
+    count = 2 * cosines.shape[-1]
+    even, odd = space[..., :count:2], space[..., 1:count:2]
+    turned = torch.stack([even * cosines - odd * sines, even * sines + odd * cosines], dim=-1).flatten(-2)
+    return torch.cat([turned, space[..., count:]], dim=-1)
+
+
+class LorentzLinear(nn.Module):
+    """Map points to points: a linear map of all coordinates, time included, gives the space part.
+
+    Args:
+        size: Coordinates of a point, time included.
+        out_size: Coordinates of a mapped point, time included.
+        bias: Whether the map has a bias.
+    """
+
+    def __init__(self, size: int, out_size: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.linear = nn.Linear(size, out_size - 1, bias=bias)
+        initialise(self.linear)
+
+    def space(self, points: Tensor) -> Tensor:
+        """Return the space part `(..., out_size - 1)` of mapped points, in the precision of the matrix product."""
+        # Points are float32 at least; weights that were cast to half precision want their inputs alike.
+        mapped: Tensor = self.linear(points.to(self.linear.weight.dtype))
+        return mapped
+
+    def forward(self, points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+        """Map `(..., size)` points to `(..., out_size)` points."""
+        return lorentz_from_space(self.space(points), radius_squared)
+
+
+class LorentzMultiHeadLinear(nn.Module):
+    """Map points to one point of a smaller space for each head.
+
+    Args:
+        size: Coordinates of a point.
+        head_size: Coordinates of a head's points, time included.
+        heads: Number of heads.
+        bias: Whether the map has a bias.
+    """
+
+    def __init__(self, size: int, head_size: int, heads: int, *, bias: bool = True) -> None:
+        super().__init__()
+        self.heads = heads
+        self.linear = nn.Linear(size, (head_size - 1) * heads, bias=bias)
+        initialise(self.linear)
+
+    def space(self, points: Tensor, rotary: Rotary | None = None) -> Tensor:
+        """Return the space part `(B, H, S, head_size - 1)`, rotated to its positions."""
+        mapped = self.linear(points.to(self.linear.weight.dtype)).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
+        return mapped if rotary is None else rotate(mapped, rotary)
+
+    def forward(self, points: Tensor, radius_squared: float | Tensor = 1.0, rotary: Rotary | None = None) -> Tensor:
+        """Map `(B, S, size)` points to `(B, H, S, head_size)` points; a rotation leaves their time alone."""
+        return lorentz_from_space(self.space(points, rotary), radius_squared)
+
+
+def initialise(linear: nn.Linear) -> None:
+    """Draw weights as the original does: uniform, of gain sqrt(2), biases zero."""
+    nn.init.xavier_uniform_(linear.weight, gain=math.sqrt(2))
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+class LorentzNorm(nn.Module):
+    """Base of the norms: subclasses say what becomes of the space part."""
+
+    def normalise(self, space: Tensor) -> Tensor:
+        """Return the new space part, float32 or wider as given."""
+        raise NotImplementedError
+
+    def forward(self, points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+        """Normalise `(..., d)` points."""
+        space = points[..., 1:]
+        return lorentz_from_space(self.normalise(space.to(wide_dtype(space))), radius_squared)
+
+
+class LorentzLayerNorm(LorentzNorm):
+    """Layer norm.
+
+    Args:
+        size: Coordinates of a point, time included.
+        epsilon: Added to the variance.
+    """
+
+    def __init__(self, size: int, *, epsilon: float = 1e-5) -> None:
+        super().__init__()
+        self.layer = nn.LayerNorm(size - 1, eps=epsilon)
+
+    def normalise(self, space: Tensor) -> Tensor:
+        """Return the layer norm of the space part."""
+        weight, bias = self.layer.weight.to(space.dtype), self.layer.bias.to(space.dtype)
+        return F.layer_norm(space, space.shape[-1:], weight, bias, self.layer.eps)
+
+
+class LorentzRMSNorm(LorentzNorm):
+    """Root-mean-square norm.
+
+    Args:
+        size: Coordinates of a point, time included.
+        epsilon: Added to the mean square.
+    """
+
+    def __init__(self, size: int, *, epsilon: float = 1e-6) -> None:
+        super().__init__()
+        self.epsilon = epsilon
+        self.weight = nn.Parameter(torch.ones(size - 1))
+
+    def normalise(self, space: Tensor) -> Tensor:
+        """Return the space part over its root mean square."""
+        return F.rms_norm(space, space.shape[-1:], self.weight.to(space.dtype), self.epsilon)
+
+
+class LorentzDynamicTanh(LorentzNorm):
+    """`gamma * tanh(alpha * x) + beta`: bounds the space part without making all lengths alike.
+
+    Args:
+        size: Coordinates of a point, time included.
+        alpha: Where the factor in the tanh starts.
+    """
+
+    def __init__(self, size: int, *, alpha: float = 0.5) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.full((1,), alpha))
+        self.gamma = nn.Parameter(torch.ones(size - 1))
+        self.beta = nn.Parameter(torch.zeros(size - 1))
+
+    def normalise(self, space: Tensor) -> Tensor:
+        """Return the bounded space part."""
+        alpha, gamma, beta = (part.to(space.dtype) for part in (self.alpha, self.gamma, self.beta))
+        return gamma * torch.tanh(alpha * space) + beta
+
+
+NORMS: MappingProxyType[str, Callable[[int], LorentzNorm]] = MappingProxyType(
+    {"layer_norm": LorentzLayerNorm, "rms_norm": LorentzRMSNorm, "dyt_norm": LorentzDynamicTanh}
+)
+"""The norms by the names that configurations use."""
+
+
+def make_norm(name: str, size: int) -> LorentzNorm:
+    """Return a new norm of points of `size` coordinates; UnknownNameError where there is none of that name."""
+    if name not in NORMS:
+        raise UnknownNameError("norm_layer", name, NORMS)
+    return NORMS[name](size)
+
+
+def wide_dtype(values: Tensor) -> torch.dtype:
+    """Return the precision that geometry is done in: float64 for float64, else float32."""
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+# The length of a normal is divided by; a class whose normal is zero has logit zero.
+_SHORTEST = 1e-12
+
+
+class LorentzMLR(nn.Module):
+    """Score points by their signed distance from one hyperplane for each class.
+
+    "Fully Hyperbolic Convolutional Neural Networks for Computer Vision", arXiv 2303.15919, section 4.3. The hyperplane
+    of a class has the normal `z` and lies `a` away from the origin; its logit is the distance times `|z|`.
+
+    Args:
+        size: Coordinates of a point, time included.
+        classes: Number of classes.
+    """
+
+    def __init__(self, size: int, classes: int) -> None:
+        super().__init__()
+        self.a = nn.Parameter(torch.empty(classes))
+        self.z = nn.Parameter(torch.empty(classes, size - 1))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Draw normals and offsets uniformly, within 1 / sqrt(size - 1)."""
+        bound = self.z.shape[1] ** -0.5
+        nn.init.uniform_(self.z, -bound, bound)
+        nn.init.uniform_(self.a, -bound, bound)
+
+    def forward(self, points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
+        """Return the logits `(..., classes)` of `(..., d)` points, float32 or wider."""
+        dtype = wide_dtype(points)
+        radius = torch.as_tensor(radius_squared, dtype=dtype, device=points.device).sqrt()
+        normals, offsets = self.z.to(dtype), self.a.to(dtype)[:, None] / radius
+        length = torch.linalg.vector_norm(normals, dim=1, keepdim=True).clamp_min(_SHORTEST)
+        planes = torch.cat([-torch.sinh(offsets) * length, torch.cosh(offsets) * normals], dim=1)
+        # The product is the one large step, and in the weights' precision; asinh is not.
+        products = nn.functional.linear(points.to(self.z.dtype), planes.to(self.z.dtype)).to(dtype)
+        scales = radius * length[:, 0]
+        logits: Tensor = scales * torch.asinh(products / scales)
+        return logits

@@ -1,0 +1,290 @@
+"""The exact scan: every document scored by every query, the best of them kept.
+
+It streams chunks of documents, so memory holds one chunk's scores and each query's best so far. Equal scores rank by
+insertion order, whatever the chunks. Linear scorers of flat spaces rank by float64 scores, see `FlatQueries`. Shapes:
+`Q` queries, `n` documents of a chunk, `d` dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from hyperseek._machine import one_core, run_on_cores
+from hyperseek.errors import InputError
+from hyperseek.plan._ties import FlatQueries, exact_first, level, longest_norm, marks_of
+from hyperseek.scoring import Points, Scorer
+from hyperseek.scoring.best import best_columns
+
+# Queries of a group, which are scored at a time: with 32,768 documents, 4 MiB of scores.
+_QUERIES = 32
+# How far the scores of equal documents may be apart, of the highest: float32 sums differ by less.
+_UNEVEN = 2.0**-12
+# Beyond k, how many are scored in float64 at once: enough that a second look is rare.
+_SPARE = 16
+
+
+def scan(scorer: Scorer, chunks: Iterable[Points], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Find the best `k` documents of every query.
+
+    Args:
+        scorer: `Q` compiled queries, `Q` at least 1.
+        chunks: The documents in order, any number at a time.
+        k: At least 1; may exceed the number of documents.
+        excluded: `(Q,)` integers: for each query the row of a document to leave out, -1 for none.
+
+    Returns:
+        Scores, float32, and rows, integers counted from 0 over all chunks, both `(Q, min(k, N))` on the CPU. Best
+        first, as `wide_scan` ranks them. Where an excluded document leaves too few, the last row is -1 and its score
+        -inf.
+
+    Raises:
+        InputError: `k` is below 1, or a score is not a number.
+    """
+    if k < 1:
+        raise InputError(f"k must be at least 1, not {k}")
+    scores, rows = wide_scan(scorer, chunks, k=k if excluded is None else k + 1)
+    if excluded is not None:
+        _exclude(scores, rows, excluded)
+    return scores[:, :k].float(), rows[:, :k]
+
+
+def wide_scan(
+    scorer: Scorer, chunks: Iterable[Points], *, k: int, longest: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Find the best `k` documents of every query, and tell near ties apart.
+
+    Args:
+        scorer: `Q` compiled queries, `Q` at least 1.
+        chunks: The documents in order, any number at a time.
+        k: At least 1.
+        longest: As `longest_norm` returns it, of all documents, where it is known; None to look at each chunk's.
+
+    Returns:
+        As `scan`, but scores are float64 where a linear scorer of a flat space ranks by them. Equal scores by row.
+
+    Raises:
+        InputError: A score is not a number.
+    """
+    return _stream(scorer, chunks, k, FlatQueries.of(scorer), longest)
+
+
+def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_rows: int) -> tuple[Tensor, Tensor]:
+    """Find what `wide_scan` finds among documents that lie in memory, in less time.
+
+    Float64 scores are computed once, of what float32 ones put first; only if these rule too little out, as `wide_scan`
+    does.
+
+    Args:
+        scorer: `Q` compiled queries, `Q` at least 1.
+        points: The documents.
+        k: At least 1.
+        longest: As `longest_norm` returns it, of all documents.
+        chunk_rows: Documents of a chunk.
+
+    Returns:
+        As `wide_scan`.
+
+    Raises:
+        InputError: A score is not a number.
+    """
+    chunks = [points[start : start + chunk_rows] for start in range(0, len(points), chunk_rows)]
+    flat, kept = FlatQueries.of(scorer), k + max(_SPARE, k // 8)
+    if flat is None or kept >= len(points) or scorer.device.type != "cpu":
+        return wide_scan(scorer, chunks, k=k, longest=longest)
+    top, rows = _stream(scorer, chunks, kept, None, None, levelled=False)  # float64 scores level equal documents
+    scores = torch.empty(rows.shape, dtype=torch.float64)
+    groups = [slice(start, start + _QUERIES) for start in range(0, len(scorer), _QUERIES)]
+    pending = iter(groups)
+
+    def work() -> None:
+        for group in pending:
+            scores[group] = flat[group].score(points.vectors, rows[group])
+
+    run_on_cores(work, at_most=len(groups))
+    scale = flat.scale(longest)
+    best, found = exact_first(scores, rows, scale, k)
+    # What was not chosen scores at most as the last that was.
+    unsure = (flat.highest(top[:, -1:], scale) >= best[:, -1:])[:, 0].nonzero()[:, 0]
+    if len(unsure):
+        best[unsure], found[unsure] = wide_scan(scorer[unsure], chunks, k=k, longest=longest)
+    return best, found
+
+
+def _stream(
+    scorer: Scorer,
+    chunks: Iterable[Points],
+    k: int,
+    flat: FlatQueries | None,
+    longest: float | None,
+    *,
+    levelled: bool = True,
+) -> tuple[Tensor, Tensor]:
+    """Find the best `k` of chunks of documents: by float64 scores if `flat` is given, else levelled or raw ones."""
+    with torch.inference_mode():
+        starts = range(0, len(scorer), _QUERIES)
+        prepare, scored = _compiled(scorer, starts)
+        best = [
+            _Best(
+                k,
+                range(start, min(start + _QUERIES, len(scorer))),
+                flat and flat[start : start + _QUERIES],
+                levelled=levelled,
+            )
+            for start in starts
+        ]
+        row = 0
+        for chunk in chunks:
+            there = chunk.to(scorer.device)
+            # Other scorers than linear ones keep all cores busy with a single group.
+            spread = scorer.linear() is not None and torch.get_num_threads() <= len(best)
+            at_most = len(best) if spread and scorer.device.type == "cpu" else 1
+            known = longest_norm(flat.space, there.vectors) if flat is not None and longest is None else longest or 0.0
+            _add(best, scored, prepare(there), _Chunk(row, there, known), at_most=at_most)
+            row += len(chunk)
+        scores, rows = torch.cat([part.scores for part in best]), torch.cat([part.rows for part in best])
+    # A copy, since tensors made in inference mode can neither be changed nor used in training.
+    return scores.cpu().clone(), rows.cpu().clone()
+
+
+def _compiled(scorer: Scorer, starts: range) -> tuple[Callable[[Points], Any], list[Callable[[Any], Tensor]]]:
+    """Return what to make of a chunk once, and for each group of queries how to score what was made."""
+    flat = scorer.space.kind in ("dot", "cosine")  # there a product of lifted points is the score
+    vectors = scorer.linear() if flat else None
+    if vectors is None:
+        return _same, [scorer[start : start + _QUERIES].score for start in starts]
+    chart = scorer.space.chart("inner_product")
+    lifted = chart.lift_queries(vectors.float())
+    groups: list[Callable[[Any], Tensor]] = [lifted[start : start + _QUERIES].matmul for start in starts]
+    return lambda chunk: chart.lift_documents(chunk).T, groups
+
+
+def _same(chunk: Points) -> Points:
+    return chunk
+
+
+class _Chunk(NamedTuple):
+    """Documents, the row of the first one, and what `longest_norm` says of them."""
+
+    row: int
+    points: Points
+    longest: float
+
+
+def _add(
+    best: Sequence[_Best], scored: Sequence[Callable[[Any], Tensor]], prepared: Any, chunk: _Chunk, *, at_most: int
+) -> None:
+    """Score a chunk with every group of queries, `at_most` so many at a time."""
+    pending = iter(list(zip(best, scored, strict=True)))
+
+    def work() -> None:
+        for found, score in pending:
+            scores = score(prepared)
+            with one_core():
+                found.add(scores, chunk)
+
+    run_on_cores(work, at_most=at_most)
+
+
+class _Best:
+    """The best `k` so far of a group of queries, sorted; equal scores by row."""
+
+    def __init__(self, k: int, queries: range, flat: FlatQueries | None, *, levelled: bool) -> None:
+        self._k = k
+        self._queries = queries
+        self._flat = flat
+        self._levelled = levelled
+        self._longest = 0.0
+        self._marks = torch.empty(len(queries), 0, dtype=torch.int64)
+        self.scores = torch.empty(len(queries), 0, dtype=torch.float32 if flat is None else torch.float64)
+        self.rows = torch.empty(len(queries), 0, dtype=torch.int64)
+
+    def add(self, scores: Tensor, chunk: _Chunk) -> None:
+        """Merge the `(Q, n)` float32 scores of a chunk's documents."""
+        spare = 0 if self._flat is None else max(_SPARE, self._k // 8)
+        top, columns = best_columns(scores, self._k + spare)
+        undefined = top.isnan().any(dim=1)  # such scores are chosen first, so none escapes
+        if undefined.any():
+            query = self._queries[int(undefined.nonzero()[0])]
+            raise InputError(f"query {query} (from 0) scores documents as not-a-number; are its own numbers finite?")
+        self.scores, self.rows = self.scores.to(scores.device), self.rows.to(scores.device)
+        if self._flat is not None:
+            self._add_exactly(self._flat, scores, top, columns, chunk)
+        elif self._levelled:
+            self._add_levelled(scores, top, columns, chunk)
+        else:
+            joined, rows = self._with(slice(None), top, columns + chunk.row)
+            self._keep(joined, rows)
+
+    def _add_levelled(self, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk) -> None:
+        """Level equal documents among all that rounding may have kept from the best."""
+        if not top.shape[1]:
+            return
+        finite = torch.where(top.isfinite(), top.abs(), 0.0).amax(dim=1, keepdim=True)
+        near = (scores >= top[:, -1:] - _UNEVEN * finite).any(dim=0).nonzero()[:, 0]
+        marks = scores.new_empty(scores.shape[1], dtype=torch.int64)
+        marks[near] = marks_of(chunk.points[near])
+        levelled = level(unlevelled := scores[:, near], marks[near])
+        if levelled is not unlevelled:
+            top, places = best_columns(levelled, self._k)
+            columns = near[places]
+        joined, rows = self._with(slice(None), top, columns + chunk.row)
+        both = torch.cat([self._marks.to(marks.device), marks[columns]], dim=1)
+        if self.scores.shape[1]:
+            joined = level(joined, both)
+        self._marks = both.gather(1, self._keep(joined, rows))
+
+    def _add_exactly(self, flat: FlatQueries, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk) -> None:
+        """Score in float64 whatever its float32 score does not rule out."""
+        self._longest = max(self._longest, chunk.longest)
+        scale, known = flat.scale(self._longest), flat.scale(chunk.longest)
+        highest = flat.highest(top, known)
+        width = int((highest >= self._least()).sum(dim=1).max()) if len(top) else 0  # the first ones of each
+        exact = flat.score(chunk.points.vectors, columns[:, :width])
+        before = self.scores, self.rows
+        self.scores, self.rows = exact_first(
+            *self._with(slice(None), exact, columns[:, :width] + chunk.row), scale, self._k
+        )
+        if top.shape[1] == scores.shape[1]:
+            return
+        # What was not chosen scores at most as the last that was.
+        unsure = (highest[:, -1:] >= self._least())[:, 0].nonzero()[:, 0]
+        found, least = (self.scores, self.rows), self._least()
+        self.scores, self.rows = before
+        for query in unsure.tolist():
+            one = slice(query, query + 1)
+            own, ranges = flat[one], None if known is None else known[one]
+            near = (own.highest(scores[one], ranges) >= least[one])[0].nonzero().T
+            joined = self._with(one, own.score(chunk.points.vectors, near), near + chunk.row)
+            found[0][one], found[1][one] = exact_first(*joined, None if scale is None else scale[one], self._k)
+        self.scores, self.rows = found
+
+    def _keep(self, scores: Tensor, rows: Tensor) -> Tensor:
+        """Keep the best of `(Q, n)` scores, those of before first, and return their `(Q, min(k, n))` places."""
+        # The rows of before are lower, and equal scores of a chunk are in order.
+        scores, order = scores.sort(dim=1, descending=True, stable=True)
+        order = order[:, : self._k]
+        self.scores, self.rows = scores[:, : self._k], rows.gather(1, order)
+        return order
+
+    def _least(self) -> Tensor:
+        """Return `(Q, 1)` scores that a document must reach."""
+        if self.scores.shape[1] < self._k:
+            return torch.full((len(self.scores), 1), -torch.inf, dtype=self.scores.dtype, device=self.scores.device)
+        return self.scores[:, self._k - 1 :]
+
+    def _with(self, queries: slice, scores: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.scores[queries], scores], dim=1), torch.cat([self.rows[queries], rows], dim=1)
+
+
+def _exclude(scores: Tensor, rows: Tensor, excluded: Tensor) -> None:
+    """Move each query's excluded document, if it was found, behind all others and mark it as nothing."""
+    unwanted = rows == excluded[:, None]
+    scores[unwanted] = -torch.inf
+    rows[unwanted] = -1
+    order = unwanted.to(torch.uint8).sort(dim=1, stable=True).indices
+    scores.copy_(scores.gather(1, order))
+    rows.copy_(rows.gather(1, order))

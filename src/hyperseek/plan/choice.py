@@ -1,0 +1,88 @@
+"""The plan that an index chooses by itself, for a kind of scorer and a number of documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hyperseek.errors import StoreError
+from hyperseek.plan._context import Ground
+from hyperseek.plan._fusion import Rescore
+from hyperseek.plan._plan import Plan
+from hyperseek.plan._sources import Engine, Scan, Surrogate
+from hyperseek.plan.engine_search import SCAN, can_search, can_search_linear
+from hyperseek.scoring import Scorer
+from hyperseek.store.attachments import TunedPlan
+
+EXACT = "exact"
+"""Name that asks for the exhaustive search."""
+
+AUTO = "auto"
+"""Name that leaves the choice to the index."""
+
+# A scan of fewer documents takes less time than an engine and the rescoring of its candidates.
+_FEW = 20_000
+# Candidates of an engine for each document that is wanted, and at least.
+_CANDIDATES = 10
+_LEAST_CANDIDATES = 300
+
+
+def choose_plan(ground: Ground, scorer: Scorer, engine: str, k: int) -> tuple[Plan, str]:
+    """Return the plan that searches an index, and why it is this one.
+
+    Args:
+        ground: The index.
+        scorer: Compiled queries, or some of them.
+        engine: `AUTO`, `EXACT`, or the name of an engine.
+        k: Documents of each query.
+
+    Returns:
+        The plan and a reason for people.
+
+    Raises:
+        UnknownNameError: The index has no engine of this name.
+    """
+    if engine == EXACT:
+        return Plan(stages=(Scan(),)), "every document is scored, as was asked"
+    count, newest = len(ground.snapshot), ground.newest("engine")
+    if engine == AUTO:
+        tuned = ground.attachments.plans.get(scorer.kind)
+        if tuned is not None and k <= tuned.k:
+            return _tuned_plan(ground, tuned), (
+                f"the plan tuned on this index for {scorer.kind} scorers: recall@{tuned.k} {tuned.recall:.4f} "
+                f"on {tuned.queries} queries"
+            )
+        if newest is None:
+            return Plan(stages=(Scan(),)), "every document is scored, since the index has no engine"
+        if count < _FEW:
+            return Plan(stages=(Scan(),)), f"every document is scored, which is fast for fewer than {_FEW:,}"
+    name = newest.name if engine == AUTO and newest is not None else engine
+    attached = ground.attached(name, "engine")
+    n = max(_LEAST_CANDIDATES, _CANDIDATES * k)
+    nonlinear = f"a {scorer.kind!r} scorer is not linear"
+    source: Engine | Surrogate
+    if can_search(attached, scorer):
+        source, reason = Engine(n=n, name=name), f"candidates from {name!r}, which can search by this scorer"
+    elif can_search_linear(attached):
+        source = Surrogate(n=n, engine=name)
+        reason = f"candidates from {name!r} by a linear surrogate, since {nonlinear}"
+    else:
+        source = Surrogate(n=n, engine=SCAN)
+        reason = f"candidates from a scan by a linear surrogate, since {nonlinear} and {name!r} has no chart for those"
+    return source >> Rescore(), f"{reason}; scored exactly"
+
+
+def _tuned_plan(ground: Ground, tuned: TunedPlan) -> Plan:
+    """Return the plan that an index names; StoreError where it is none, or would load a model."""
+    # An index may come from a stranger, and tuning never writes a plan that names a model.
+    if _names_a_model(tuned.plan):
+        raise StoreError(
+            f"the plan tuned on {ground.folder} names a model, which tuning never writes; tune the index again, or "
+            f"search with a plan of your own"
+        )
+    return Plan.from_mapping(tuned.plan, source=f"the plan tuned on {ground.folder}", error=StoreError)
+
+
+def _names_a_model(plan: Any) -> bool:
+    if isinstance(plan, dict):
+        return plan.get("model") is not None or any(map(_names_a_model, plan.values()))
+    return isinstance(plan, list | tuple) and any(map(_names_a_model, plan))

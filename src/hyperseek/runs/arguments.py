@@ -1,0 +1,161 @@
+"""Our configuration in the words of the underlying trainer, and the trackers it reports to."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+from sentence_transformers import SentenceTransformerTrainingArguments
+from transformers import TrainerCallback, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
+
+from hyperseek._machine import check_device
+from hyperseek.errors import ConfigError, require
+from hyperseek.runs.loop import LoopConfig
+
+_ENDLESS = 10**9
+_EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
+_Arguments = TypeVar("_Arguments", bound=TrainingArguments)
+
+
+def training_arguments(
+    config: LoopConfig,
+    folder: Path,
+    *,
+    batches: int,
+    device: torch.device,
+    report_to: list[str],
+    run_name: str,
+) -> SentenceTransformerTrainingArguments:
+    """Translate our configuration into the underlying trainer's.
+
+    Args:
+        config: Ours.
+        folder: For checkpoints.
+        batches: Of an epoch, over all processes.
+        device: Where the model is.
+        report_to: Trackers.
+        run_name: The run's name for them.
+
+    Returns:
+        The arguments.
+
+    Raises:
+        ConfigError: The device cannot compute in the precision asked for.
+    """
+    values = loop_arguments(config, folder, batches=batches, device=device, report_to=report_to, run_name=run_name)
+    return one_gpu_a_process(SentenceTransformerTrainingArguments(**values))
+
+
+def loop_arguments(
+    config: LoopConfig,
+    folder: Path,
+    *,
+    batches: int,
+    device: torch.device,
+    report_to: list[str],
+    run_name: str,
+) -> dict[str, Any]:
+    """Return what every kind of training tells the underlying trainer; arguments as of `training_arguments`."""
+    on_gpu = device.type == "cuda"
+    if config.precision == "float16" and not on_gpu:
+        raise ConfigError(f"train.precision: float16 needs a GPU, and the device is {device}; use bfloat16 or float32")
+    steps_of_epoch = steps_per_epoch(batches, config, processes=int(os.environ.get("WORLD_SIZE", "1")))
+    limits = [config.max_steps, None if config.epochs is None else config.epochs * steps_of_epoch]
+    return {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        # Where neither is given the clock ends the run.
+        "max_steps": min((limit for limit in limits if limit is not None), default=_ENDLESS),
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "max_grad_norm": config.max_grad_norm,
+        "bf16": config.precision == "bfloat16",
+        "fp16": config.precision == "float16",
+        "tf32": True if config.tf32 and on_gpu else None,
+        "seed": config.seed,
+        "save_strategy": "no" if config.save_every is None else "steps",
+        "save_steps": config.save_every or 500,
+        "save_total_limit": 2,
+        "logging_steps": config.log_every,
+        "report_to": report_to,
+        "run_name": run_name,
+        "disable_tqdm": True,
+        "dataloader_num_workers": config.workers,
+        "dataloader_pin_memory": on_gpu,
+        "dataloader_drop_last": True,
+        "remove_unused_columns": False,
+        "use_cpu": device.type == "cpu",
+    }
+
+
+def steps_per_epoch(batches: int, config: LoopConfig, *, processes: int) -> int:
+    """Return how many optimiser steps go through an epoch; the last one may accumulate fewer batches.
+
+    Args:
+        batches: Of an epoch, over all processes.
+        config: How many a step accumulates.
+        processes: How many share them out.
+
+    Returns:
+        At least 1.
+    """
+    return max(1, -(-(batches // processes) // config.gradient_accumulation))
+
+
+def one_gpu_a_process(arguments: _Arguments) -> _Arguments:
+    """Keep the trainer from replicating the model over all GPUs in one process: several are used by several."""
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def device_of_process(chosen: str | None) -> str | None:
+    """Return the device for this process, which is there: of several on one machine each takes a GPU of its own."""
+    rank = os.environ.get("LOCAL_RANK")
+    if rank is not None and chosen in (None, "cuda") and torch.cuda.is_available():
+        return f"cuda:{rank}"
+    return check_device(chosen)
+
+
+def board(chosen: tuple[str, ...], folder: Path) -> list[TrainerCallback]:
+    """Return what writes to TensorBoard: nothing unless it was chosen, and one process writes for all."""
+    if "tensorboard" not in chosen or not is_first_process():
+        return []
+    require("tensorboard", extra="train")
+    from torch.utils.tensorboard import SummaryWriter
+
+    return [TensorBoardCallback(SummaryWriter(str(folder)))]  # type: ignore[no-untyped-call]
+
+
+def trackers(chosen: tuple[str, ...] | Literal["auto"]) -> tuple[str, ...]:
+    """Resolve `auto`: every tracker that is installed and can work without asking.
+
+    Args:
+        chosen: What the recipe says.
+
+    Returns:
+        Their names.
+
+    Raises:
+        MissingExtraError: One that the recipe names is not installed.
+    """
+    if chosen != "auto":
+        for name in chosen:
+            require(name, extra=_EXTRAS[name])
+        return chosen
+    usable: dict[str, Callable[[], bool]] = {
+        "tensorboard": lambda: True,
+        # Without a key or a mode it would stop and ask.
+        "wandb": lambda: "WANDB_API_KEY" in os.environ or "WANDB_MODE" in os.environ,
+    }
+    return tuple(name for name, ready in usable.items() if importlib.util.find_spec(name) and ready())
+
+
+def is_first_process() -> bool:
+    """Return whether this process is the only one of a run or the first of several, as torchrun counts them."""
+    return os.environ.get("RANK", "0") == "0"

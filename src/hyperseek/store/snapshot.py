@@ -1,0 +1,164 @@
+"""One consistent version of an index' documents, as a search sees it.
+
+Shapes: `N` documents, `n` rows. A row is a position in this version, a key names a stored document in all versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from torch import Tensor
+
+from hyperseek._kept import Kept
+from hyperseek.scoring import Points, Space
+from hyperseek.store.documents import check_id
+from hyperseek.store.table import Store
+
+CHUNK = 32768
+"""Documents of a chunk: enough to keep a matrix product busy, few enough that scores stay in the cache."""
+
+# Token sets of a chunk: some 50 MiB at a few hundred tokens of 128 numbers.
+_TOKEN_CHUNK = 512
+# Documents of a chunk that is gathered for a condition.
+_GATHERED = 8192
+# Masks of conditions that are remembered, a byte a document: those of 64 conditions on four million documents.
+_MASK_BYTES = 256 << 20
+
+
+class Snapshot:
+    """Documents, keys and points of one version; for any number of threads, which read from the disk once.
+
+    Args:
+        store: The table, open.
+        space: Geometry of the points.
+        cache_bytes: Points are kept in memory after the first scan if they take no more than this.
+    """
+
+    def __init__(self, store: Store, space: Space, *, cache_bytes: int) -> None:
+        self.store = store
+        self.space = space
+        self._cache_bytes = cache_bytes
+        self._points: Points | None = None
+        # No `lru_cache`: it would hold this object in a cycle, and its files with it, long after the last search.
+        self._read = Kept()
+        self._masks = Kept(most_bytes=_MASK_BYTES)
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    @property
+    def keys(self) -> npt.NDArray[np.int64]:
+        """`(N,)` keys."""
+        return self._read.get("keys", lambda: self.store.keys)
+
+    @property
+    def ids(self) -> Any:
+        """All ids, as an Arrow array."""
+        return self._read.get("ids", self.store.ids)
+
+    @property
+    def in_memory(self) -> Points | None:
+        """All points, where `load` found them small enough."""
+        return self._points
+
+    def load(self) -> None:
+        """Read the points into memory if they are small enough."""
+        self._points = self._read.get("points", self._load)
+
+    def _load(self) -> Points | None:
+        if not len(self):
+            return None
+        if self.store.ragged:
+            return self._load_tokens()
+        return next(self.store.points(len(self))) if len(self) * self.space.width * 4 <= self._cache_bytes else None
+
+    def _load_tokens(self) -> Points | None:
+        """Read token sets, whose size is known only when they are read, until they turn out to be too large."""
+        parts, left = [], self._cache_bytes
+        for part in self.store.points(self.chunk_rows):
+            left -= part.vectors.nbytes
+            if left < 0:
+                return None
+            parts.append(part)
+        return type(parts[0]).concatenate(parts)
+
+    @property
+    def chunk_rows(self) -> int:
+        """Documents of a chunk that is scanned."""
+        return _TOKEN_CHUNK if self.store.ragged else CHUNK
+
+    def chunks(self, rows: int) -> Iterator[Points]:
+        """Stream the points in order, at most `rows` documents at a time."""
+        points = self._points
+        if points is None:
+            yield from self.store.points(rows)
+            return
+        for start in range(0, len(self), rows):
+            yield points[start : start + rows]
+
+    def points(self, rows: Tensor) -> Points:
+        """Return the points of `(n,)` rows, in the order given, float32 on the CPU."""
+        if self._points is not None:
+            return self._points[rows]
+        return self.store.take_points(rows.tolist())
+
+    def chunks_of(self, rows: npt.NDArray[np.int64]) -> Iterator[Points]:
+        """Stream the points of some rows."""
+        size = min(_GATHERED, self.chunk_rows)
+        for start in range(0, len(rows), size):
+            yield self.points(torch.from_numpy(rows[start : start + size]))
+
+    def rows_of_keys(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """Return the row of each key; -1 where the document is not there, or no longer."""
+        if not len(self):
+            return np.full(len(keys), -1, np.int64)
+        order, ordered = self._key_order
+        places = np.searchsorted(ordered, keys).clip(max=len(ordered) - 1)
+        return np.where(ordered[places] == keys, order[places], -1)
+
+    def rows_of_ids(self, ids: Sequence[str | None]) -> npt.NDArray[np.int64]:
+        """Return the row of each id; -1 for None and for ids that are not stored; InputError for what is no id."""
+        for document_id in ids:
+            if document_id is not None:
+                check_id(document_id)
+        found = pc.index_in(
+            pa.array([_storable(name) for name in ids], type=self.ids.type), value_set=self.ids, skip_nulls=True
+        )
+        return np.array([-1 if row is None else row for row in found.to_pylist()], dtype=np.int64)
+
+    def mask(self, condition: str) -> npt.NDArray[np.bool_]:
+        """Return `(N,)`: which documents meet an SQL condition; the last ones asked for are remembered."""
+
+        def make() -> npt.NDArray[np.bool_]:
+            mask = np.zeros(len(self), dtype=np.bool_)
+            mask[self.rows_of_keys(self.store.keys_where(condition))] = True
+            mask.flags.writeable = False  # many searches share it
+            return mask
+
+        return self._masks.get(condition, make, size=lambda mask: mask.nbytes)
+
+    @property
+    def _key_order(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Rows in the order of their keys, and the keys in that order; the same order unless rows were rewritten."""
+
+        def make() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+            order = np.argsort(self.keys, kind="stable")
+            return order, self.keys[order]
+
+        return self._read.get("key order", make)
+
+
+def _storable(document_id: str | None) -> str | None:
+    """Return an id, or None where it is no valid Unicode, which no stored one is."""
+    try:
+        if document_id is not None:
+            document_id.encode()
+        return document_id
+    except UnicodeEncodeError:
+        return None

@@ -1,0 +1,196 @@
+"""What a loss is, and the batch of scored queries that every loss reads."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from pydantic import ConfigDict, Field
+from torch import Tensor, nn
+
+from hyperseek._config import Config
+from hyperseek.runs.distributed import gather_rows
+from hyperseek.scoring import Points, Scorer
+
+
+class LossConfig(Config):
+    """Fields that every loss has.
+
+    Attributes:
+        weight: Factor of this loss in the total, above 0.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    weight: float = Field(default=1.0, gt=0)
+
+
+@dataclass(frozen=True, slots=True)
+class Material:
+    """What an example brings to its batch.
+
+    Attributes:
+        positive: Whether it has one.
+        negatives: How many of its own negatives are drawn.
+        scored_positive: Whether a positive has a teacher's score.
+        scored_negatives: How many of the negatives drawn can have one.
+        others: Whether the batch holds documents that are not its own.
+    """
+
+    positive: bool
+    negatives: int = 0
+    scored_positive: bool = False
+    scored_negatives: int = 0
+    others: bool = False
+
+
+class Loss(nn.Module, ABC):
+    """One loss; a subclass says what it reads."""
+
+    needs_in_batch: bool = False
+    needs_base: bool = False
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example can have a gradient: by its kind, not by its values; True if nobody says."""
+        return True
+
+    @abstractmethod
+    def forward(self, batch: ScoredBatch) -> Tensor:
+        """Return the loss of a batch.
+
+        Args:
+            batch: At least one query.
+
+        Returns:
+            A scalar; 0 where no query of the batch has what the loss needs.
+        """
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Return the mean of the values under the mask; 0, still joined to the graph, where the mask is empty."""
+    kept = torch.where(mask, values, torch.zeros_like(values))
+    return kept.sum() / mask.sum().clamp_min(1)
+
+
+NO_DOCUMENT = -1
+"""Fills `items`, `known` and `spared` where a query has fewer than the others."""
+
+
+@dataclass(eq=False)
+class ScoredBatch:
+    """Queries, the distinct documents of their batch, and scores between them, computed when first asked for.
+
+    Attributes:
+        scorer: The `Q` compiled queries.
+        points: The `D` documents.
+        documents: `(D,)` integers; equal numbers mean the same document, on every process.
+        items: `(Q, n)` positions among the `D` documents; item 0 is the positive, `NO_DOCUMENT` fills.
+        known: `(Q, P)` numbers, as in `documents`, of all positives; `NO_DOCUMENT` fills.
+        labels: `(Q, n)` teacher scores; NaN where there is none.
+        base_scorer: The queries as they were before training, or None.
+        base_points: The documents as they were before training; None means as `points`.
+        spared: `(Q, S)` numbers of documents that are never negatives, though a query's positives need not be all of
+            them; `NO_DOCUMENT` fills; None where there are no others than `known`.
+        firsts: `(F,)` numbers of the documents that are some query's item 0; derived where None.
+    """
+
+    scorer: Scorer
+    points: Points
+    documents: Tensor
+    items: Tensor
+    known: Tensor
+    labels: Tensor
+    base_scorer: Scorer | None = None
+    base_points: Points | None = None
+    spared: Tensor | None = None
+    firsts: Tensor | None = None
+
+    @cached_property
+    def in_batch(self) -> Tensor:
+        """`(Q, D)` scores of every query with every document of the batch."""
+        return self.scorer.score(self.points)
+
+    @cached_property
+    def own(self) -> Tensor:
+        """`(Q, n)` scores of each query with its own items; arbitrary where `own_mask` is False."""
+        filled = self.items.clamp_min(0)
+        if "in_batch" in self.__dict__:
+            return self.in_batch.gather(1, filled)
+        return self.scorer.score_own(self.points.vectors[filled])
+
+    @cached_property
+    def base(self) -> Tensor | None:
+        """`(Q, D)` scores before training, without gradient; None where they are not kept."""
+        if self.base_scorer is None:
+            return None
+        points = self.points if self.base_points is None else self.base_points
+        with torch.no_grad():
+            return self.base_scorer.score(points)
+
+    @property
+    def own_mask(self) -> Tensor:
+        """`(Q, n)` booleans: which items exist."""
+        return self.items >= 0
+
+    @property
+    def has_positive(self) -> Tensor:
+        """`(Q,)` booleans: which queries have a positive item at all."""
+        return self.items[:, 0] >= 0
+
+    @cached_property
+    def positives(self) -> Tensor:
+        """`(Q, D)` booleans: which documents are positives of which query."""
+        return self._among(self.known)
+
+    @cached_property
+    def never_negatives(self) -> Tensor:
+        """`(Q, D)` booleans: which documents are never negatives of which query, the positives included."""
+        return self.positives if self.spared is None else self.positives | self._among(self.spared)
+
+    @cached_property
+    def first_columns(self) -> Tensor:
+        """`(D,)` booleans: which documents are some query's item 0."""
+        return torch.isin(self.documents, self._first_numbers())
+
+    def across_devices(self) -> ScoredBatch:
+        """Return this process's queries with the distinct documents of all processes; itself in a run of one."""
+        vectors = gather_rows(self.points.vectors)
+        if vectors is self.points.vectors:
+            return self
+        numbers = gather_rows(self.documents)
+        kept = _first_occurrences(numbers)
+        base = None if self.base_points is None else Points(gather_rows(self.base_points.vectors)[kept])
+        documents = numbers[kept]
+        return replace(
+            self,
+            points=Points(vectors[kept]),
+            documents=documents,
+            items=_positions(self.documents, documents, self.items),
+            base_points=base,
+            firsts=gather_rows(self._first_numbers()),
+        )
+
+    def _among(self, numbers: Tensor) -> Tensor:
+        return (self.documents[None, :, None] == numbers[:, None, :]).any(-1)
+
+    def _first_numbers(self) -> Tensor:
+        if self.firsts is not None:
+            return self.firsts
+        return self.documents[self.items[:, 0][self.has_positive]]
+
+
+def _first_occurrences(numbers: Tensor) -> Tensor:
+    """Return the positions of the first of each distinct number, in order."""
+    distinct, inverse = torch.unique(numbers, return_inverse=True)
+    positions = torch.arange(len(numbers), device=numbers.device)
+    firsts = torch.full_like(distinct, len(numbers)).scatter_reduce(0, inverse, positions, "amin")
+    return firsts.sort().values
+
+
+def _positions(old: Tensor, new: Tensor, items: Tensor) -> Tensor:
+    """Translate positions among the documents `old` to positions among the documents `new`."""
+    order = new.argsort()
+    found = order[torch.searchsorted(new[order], old[items.clamp_min(0)])]
+    return torch.where(items >= 0, found, items)

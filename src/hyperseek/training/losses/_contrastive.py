@@ -1,0 +1,164 @@
+"""Cross-entropy of the positive: among the documents of the whole batch, or among the query's own items."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from hyperseek.errors import InputError
+from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch, masked_mean
+
+
+class ContrastiveConfig(LossConfig):
+    """Cross-entropy of the positive among the batch's documents.
+
+    Attributes:
+        temperature: Scores are divided by it, above 0. 1 is the original Hypencoder; cosines want 0.01 to 0.1.
+        learned_temperature: Whether the temperature is trained, starting from `temperature`.
+        lowest_temperature: Where a learned one ends; the original's `logit_max`, 100, is its inverse. Without an end,
+            pairs that are learned by heart would draw it to 0.
+        positives: `own` asks for the query's item 0 alone; `mean` averages that over all known positives of the
+            batch; `log_sum` asks for the summed probability of all known positives.
+        mask_known: Whether what is known to be no negative is left out of the negatives: known positives other than
+            the one asked for, documents judged relevant that are no positives, the query itself. The original
+            Hypencoder leaves out nothing.
+        false_negative_margin: Negatives scored more than this above the query's own positive are taken for unjudged
+            positives and left out; None keeps all.
+        guide: Whose scores `false_negative_margin` compares: the model's own, or those before training (`base`).
+        only_first_item: Whether only items 0 of the queries serve as documents, not their negatives.
+        across_devices: Whether documents of all processes serve as negatives.
+    """
+
+    temperature: float = Field(default=1.0, gt=0)
+    learned_temperature: bool = False
+    lowest_temperature: float = Field(default=0.01, gt=0)
+    positives: Literal["own", "mean", "log_sum"] = "own"
+    mask_known: bool = True
+    false_negative_margin: float | None = None
+    guide: Literal["self", "base"] = "self"
+    only_first_item: bool = False
+    across_devices: bool = True
+
+    @model_validator(mode="after")
+    def _check_temperatures(self) -> Self:
+        if self.learned_temperature and self.temperature < self.lowest_temperature:
+            raise ValueError(
+                f"a learned temperature cannot begin at {self.temperature}, below lowest_temperature "
+                f"{self.lowest_temperature}"
+            )
+        return self
+
+
+class ContrastiveLoss(Loss):
+    """The loss of `ContrastiveConfig`; queries without a positive do not count.
+
+    Args:
+        config: Its options.
+    """
+
+    needs_in_batch = True
+
+    def __init__(self, config: ContrastiveConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.needs_base = config.guide == "base" and config.false_negative_margin is not None
+        log_temperature = torch.tensor(math.log(config.temperature))
+        if config.learned_temperature:
+            self.log_temperature = nn.Parameter(log_temperature)
+        else:
+            self.register_buffer("log_temperature", log_temperature, persistent=False)
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example has a positive and something to tell it from."""
+        return material.positive and (material.others or (material.negatives > 0 and not self.config.only_first_item))
+
+    def forward(self, batch: ScoredBatch) -> Tensor:
+        """Return the mean over queries that have a positive.
+
+        Args:
+            batch: Any batch.
+
+        Returns:
+            A scalar, at least 0.
+        """
+        if self.config.across_devices:
+            batch = batch.across_devices()
+        if self.training and self.config.learned_temperature:
+            # Behind autograd's back, as an optimiser does, so that it can rise again.
+            self.log_temperature.data.clamp_(min=math.log(self.config.lowest_temperature))
+        logits = batch.in_batch / self.log_temperature.exp()
+        positives, negatives = self._masks(batch)
+        lowest = torch.finfo(logits.dtype).min
+        all_negatives = logits.masked_fill(~negatives, lowest).logsumexp(1, keepdim=True)
+        if self.config.positives == "log_sum":
+            targets = logits.masked_fill(~positives, lowest).logsumexp(1, keepdim=True)
+            losses = torch.logaddexp(targets, all_negatives) - targets
+            return masked_mean(losses[:, 0], batch.has_positive)
+        losses = torch.logaddexp(logits, all_negatives) - logits
+        counts = positives.sum(1).clamp_min(1)
+        per_query = torch.where(positives, losses, torch.zeros_like(losses)).sum(1) / counts
+        return masked_mean(per_query, batch.has_positive)
+
+    def _masks(self, batch: ScoredBatch) -> tuple[Tensor, Tensor]:
+        """Return `(Q, D)` booleans: the documents asked for, and those they are told from."""
+        own = torch.zeros_like(batch.positives)
+        own.scatter_(1, batch.items[:, :1].clamp_min(0), batch.has_positive[:, None])
+        known = batch.positives | own
+        asked = own if self.config.positives == "own" else known
+        negatives = ~(known | batch.never_negatives if self.config.mask_known else asked)
+        if self.config.only_first_item:
+            asked = asked & batch.first_columns
+            negatives = negatives & batch.first_columns
+        if self.config.false_negative_margin is not None:
+            negatives = negatives & ~self._likely_positives(batch, self.config.false_negative_margin)
+        return asked, negatives
+
+    def _likely_positives(self, batch: ScoredBatch, margin: float) -> Tensor:
+        scores = batch.base if self.config.guide == "base" else batch.in_batch.detach()
+        if scores is None:
+            raise InputError("guide='base' needs the scores before training, which this batch does not hold")
+        own = scores.gather(1, batch.items[:, :1].clamp_min(0))
+        return scores > own + margin
+
+
+class OwnCrossEntropyConfig(LossConfig):
+    """Cross-entropy of item 0 among the query's own items; no other query's documents are seen.
+
+    Attributes:
+        temperature: Scores are divided by it, above 0.
+    """
+
+    temperature: float = Field(default=1.0, gt=0)
+
+
+class OwnCrossEntropyLoss(Loss):
+    """The loss of `OwnCrossEntropyConfig`; queries without a positive do not count.
+
+    Args:
+        config: Its options.
+    """
+
+    def __init__(self, config: OwnCrossEntropyConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example has a positive and a negative of its own."""
+        return material.positive and material.negatives > 0
+
+    def forward(self, batch: ScoredBatch) -> Tensor:
+        """Return the mean over queries that have a positive.
+
+        Args:
+            batch: Any batch.
+
+        Returns:
+            A scalar, at least 0.
+        """
+        logits = batch.own / self.config.temperature
+        logits = logits.masked_fill(~batch.own_mask, torch.finfo(logits.dtype).min)
+        return masked_mean(logits.logsumexp(1) - logits[:, 0], batch.has_positive)

@@ -1,0 +1,124 @@
+"""Losses that order the general and the specific in hyperbolic spaces: cones and radii.
+
+Shapes: `Q` queries.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Generic, Literal, TypeVar
+
+from pydantic import Field
+from torch import Tensor
+
+from hyperseek.errors import InputError
+from hyperseek.geometry import exterior_angle, half_aperture, split_polar
+from hyperseek.scoring import LinearScorer
+from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch, masked_mean
+
+_CURVED = ("lorentz", "poincare")
+
+
+class HierarchyConfig(LossConfig):
+    """Fields of losses about which of a query and its positive is the more general one.
+
+    Attributes:
+        general: `document` where documents are above their queries, as ancestors of what is asked for; `query` where
+            queries are short and documents say more.
+    """
+
+    general: Literal["query", "document"] = "document"
+
+
+class EntailmentConfig(HierarchyConfig):
+    """How far outside of the general one's cone the specific one lies, as MERU (arXiv 2304.09172) takes it.
+
+    Attributes:
+        least_radius: K of the cones' aperture asin(2 K / sinh rho), positive; nearer the origin cones are half spaces.
+        aperture_scale: Factor of the aperture, above 0; below 1 for narrower cones.
+    """
+
+    least_radius: float = Field(default=0.1, gt=0)
+    aperture_scale: float = Field(default=1.0, gt=0)
+
+
+class RadiusConfig(HierarchyConfig):
+    """How much less than `margin` the specific one lies farther out: the centripetal loss of HiT (arXiv 2401.11374).
+
+    Attributes:
+        margin: In units of the curvature radius, at least 0.
+    """
+
+    margin: float = Field(default=0.1, ge=0)
+
+
+C = TypeVar("C", bound=HierarchyConfig)
+
+
+class HierarchyLoss(Loss, Generic[C]):
+    """The mean over queries that have a positive, of which item 0 counts.
+
+    Args:
+        config: Its options.
+    """
+
+    def __init__(self, config: C) -> None:
+        super().__init__()
+        self.config = config
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether an example has a positive."""
+        return material.positive
+
+    def forward(self, batch: ScoredBatch) -> Tensor:
+        """Return the mean over queries that have a positive.
+
+        Args:
+            batch: One whose queries are points of a hyperbolic space.
+
+        Returns:
+            A scalar, at least 0.
+
+        Raises:
+            InputError: The queries are no points, or the space is flat.
+        """
+        scorer = batch.scorer
+        if not isinstance(scorer, LinearScorer) or scorer.space.kind not in _CURVED:
+            raise InputError(
+                f"losses about the general and the specific need queries that are points of a hyperbolic space "
+                f"({', '.join(_CURVED)}), not {scorer.kind!r} scorers of a {scorer.space.kind!r} space"
+            )
+        positives = batch.points.vectors[batch.items[:, 0].clamp_min(0)]
+        queries = scorer.queries.to(positives.dtype)
+        pair = (queries, positives) if self.config.general == "query" else (positives, queries)
+        return masked_mean(self.each(*pair), batch.has_positive)
+
+    @abstractmethod
+    def each(self, general: Tensor, specific: Tensor) -> Tensor:
+        """Return `(Q,)` losses of pairs of `(Q, d + 2)` polar points."""
+
+
+class EntailmentLoss(HierarchyLoss[EntailmentConfig]):
+    """The loss of `EntailmentConfig`.
+
+    Args:
+        config: Its options.
+    """
+
+    def each(self, general: Tensor, specific: Tensor) -> Tensor:
+        """Return by which angle each specific point lies outside of the cone."""
+        aperture = half_aperture(general, least_radius=self.config.least_radius)
+        return (exterior_angle(general, specific) - self.config.aperture_scale * aperture).clamp_min(0)
+
+
+class RadiusLoss(HierarchyLoss[RadiusConfig]):
+    """The loss of `RadiusConfig`.
+
+    Args:
+        config: Its options.
+    """
+
+    def each(self, general: Tensor, specific: Tensor) -> Tensor:
+        """Return by how much each general point lies too far out."""
+        radii = [split_polar(points)[1][:, 0] for points in (general, specific)]
+        return (radii[0] - radii[1] + self.config.margin).clamp_min(0)

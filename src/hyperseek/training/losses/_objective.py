@@ -1,0 +1,167 @@
+"""The weighted sum of the losses that a recipe names, at several dimensions if asked (Matryoshka, arXiv 2205.13147)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from hyperseek._config import Config
+from hyperseek.errors import ConfigError, InputError
+from hyperseek.scoring import LinearScorer, Points
+from hyperseek.training.losses._anchor import AnchorConfig, AnchorLoss
+from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch
+from hyperseek.training.losses._contrastive import (
+    ContrastiveConfig,
+    ContrastiveLoss,
+    OwnCrossEntropyConfig,
+    OwnCrossEntropyLoss,
+)
+from hyperseek.training.losses._distillation import KLConfig, KLLoss, MarginMSEConfig, MarginMSELoss
+from hyperseek.training.losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
+
+
+class LossesConfig(Config):
+    """Which losses are summed; at least one must be given.
+
+    Attributes:
+        contrastive: Cross-entropy among the documents of the batch.
+        own_cross_entropy: Cross-entropy among the query's own items.
+        margin_mse: Distillation of score differences.
+        kl: Distillation of distributions over own items.
+        anchor: The pull towards the scores before training.
+        entailment: The specific one of a query and its positive lies in the cone of the general one.
+        radius: The specific one of a query and its positive lies farther out.
+        matryoshka: No loss of its own: all others once more at fewer dimensions.
+    """
+
+    contrastive: ContrastiveConfig | None = None
+    own_cross_entropy: OwnCrossEntropyConfig | None = None
+    margin_mse: MarginMSEConfig | None = None
+    kl: KLConfig | None = None
+    anchor: AnchorConfig | None = None
+    entailment: EntailmentConfig | None = None
+    radius: RadiusConfig | None = None
+    matryoshka: MatryoshkaConfig | None = None
+
+    @property
+    def chosen(self) -> dict[str, LossConfig]:
+        """The losses that are given, by name."""
+        return {name: value for name in _LOSSES if (value := getattr(self, name)) is not None}
+
+
+_LOSSES: dict[str, Callable[[Any], Loss]] = {
+    "contrastive": ContrastiveLoss,
+    "own_cross_entropy": OwnCrossEntropyLoss,
+    "margin_mse": MarginMSELoss,
+    "kl": KLLoss,
+    "anchor": AnchorLoss,
+    "entailment": EntailmentLoss,
+    "radius": RadiusLoss,
+}
+
+
+class Objective(nn.Module):
+    """The sum of weighted losses, and each of them for the log.
+
+    Args:
+        config: The losses.
+
+    Raises:
+        ConfigError: No loss is given.
+    """
+
+    def __init__(self, config: LossesConfig) -> None:
+        super().__init__()
+        chosen = config.chosen
+        if not chosen:
+            raise ConfigError(f"losses: at least one is needed; known: {', '.join(_LOSSES)}")
+        self.weights = {name: options.weight for name, options in chosen.items()}
+        self.shorter = {} if config.matryoshka is None else config.matryoshka.weighted
+        self.losses = nn.ModuleDict({name: _LOSSES[name](options) for name, options in chosen.items()})
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a loss reads the scores before training."""
+        return any(loss.needs_base for loss in self._each())
+
+    def learns_from(self, material: Material) -> bool:
+        """Return whether any loss can learn from an example."""
+        return any(loss.learns_from(material) for loss in self._each())
+
+    def forward(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        """Sum the losses of a batch.
+
+        Args:
+            batch: At least one query.
+
+        Returns:
+            The total, and every loss before weighting, detached, by name; `NAME@DIMENSION` for those at fewer.
+        """
+        total, parts = self._at(batch)
+        for dimension, weight in self.shorter.items():
+            added, more = self._at(shortened(batch, dimension))
+            total = total + weight * added
+            parts |= {f"{name}@{dimension}": value for name, value in more.items()}
+        return total, parts
+
+    def _at(self, batch: ScoredBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        if any(loss.needs_in_batch for loss in self._each()):
+            # Own-item losses then read from these scores instead of scoring again.
+            _ = batch.in_batch
+        values = {name: loss(batch) for name, loss in self.losses.items()}
+        total = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
+        return total, {name: value.detach() for name, value in values.items()}
+
+    def _each(self) -> list[Loss]:
+        return [loss for loss in self.losses.values() if isinstance(loss, Loss)]
+
+
+class MatryoshkaConfig(Config):
+    """All losses once more at fewer dimensions. Points of hyperbolic spaces are cut and lifted again.
+
+    Attributes:
+        dimensions: Below the model's own, which is always trained.
+        weights: Factor of each dimension's losses, above 0; None for 1.
+    """
+
+    dimensions: tuple[int, ...] = Field(min_length=1)
+    weights: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if min(self.dimensions) < 1 or len(set(self.dimensions)) < len(self.dimensions):
+            raise ValueError(f"dimensions must be distinct and at least 1, not {self.dimensions}")
+        if self.weights is not None and (len(self.weights) != len(self.dimensions) or min(self.weights) <= 0):
+            raise ValueError(f"{len(self.dimensions)} dimensions need as many weights above 0, not {self.weights}")
+        return self
+
+    @property
+    def weighted(self) -> dict[int, float]:
+        """The weight of each dimension."""
+        return dict(zip(self.dimensions, self.weights or (1.0,) * len(self.dimensions), strict=True))
+
+
+def shortened(batch: ScoredBatch, dimension: int) -> ScoredBatch:
+    """Return a batch whose queries and documents are cut to their first dimensions.
+
+    Args:
+        batch: One whose queries are points.
+        dimension: At most the space's.
+
+    Returns:
+        The batch, not yet scored. Scores before training stay those of all dimensions.
+
+    Raises:
+        InputError: The queries are no points, or have fewer dimensions.
+    """
+    scorer = batch.scorer
+    if not isinstance(scorer, LinearScorer):
+        raise InputError(f"only queries that are points can be cut to {dimension} dimensions, not {scorer.kind!r} ones")
+    space = scorer.space
+    queries = LinearScorer(space.shortened(dimension), space.shorten(scorer.queries, dimension), factor=scorer.factor)
+    return replace(batch, scorer=queries, points=Points(space.shorten(batch.points.vectors, dimension)))

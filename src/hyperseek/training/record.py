@@ -1,0 +1,247 @@
+"""`run.json`: everything needed to know what a training run was."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import torch
+from pydantic import ConfigDict, Field, model_validator
+
+from hyperseek._config import Config
+from hyperseek._files import atomic_write, write_json
+from hyperseek._machine import installed_versions
+from hyperseek.errors import ConfigError
+from hyperseek.training._sources import Trained
+from hyperseek.training._use import SourceUse
+from hyperseek.training.callbacks import Validated
+
+RECORD = "run.json"
+CHECKPOINTS = "checkpoints"
+LOGS = "logs"
+_DOCUMENTS = "training_documents"
+_PACKAGES = ("hyperseek", "torch", "transformers", "sentence-transformers", "accelerate", "peft", "numpy")
+# These say where and how long a run goes on; a run that is resumed may change them.
+_MAY_CHANGE = ("epochs", "max_steps", "max_seconds", "save_every", "log_every", "workers", "device", "cache")
+
+# Settings that only another one's value makes read: section, setting, the other, its value.
+_READ_WITH = (
+    ("train", "last_layers", "trunk", "last_layers"),
+    ("train", "lora", "trunk", "lora"),
+    ("model", "vocabulary", "tokenizer", "train"),
+)
+
+logger = logging.getLogger(__name__)
+
+
+class RunRecord(Config):
+    """What is written to `run.json`.
+
+    Attributes:
+        status: `finished` is written last, when the model is whole on disk.
+        recipe: The resolved recipe.
+        seed: Of order, draws and dropout.
+        training_data: By name of the collection: `splits`, `fingerprint`, `examples`, and the file beside this one
+            (`relevant_documents_file`) that lists the ids of documents relevant in training, one a line. Of a
+            finished run, what was in a batch; before, what may come.
+        sources: By name of the source in the recipe: what became of its examples, and what had no effect.
+        texts: Fingerprints of the sources of texts by name; pre-training only.
+        data_fingerprint: Of all examples and documents; in pre-training of all token sequences.
+        parameters: How many were trained.
+        steps: Optimiser steps done.
+        changed: Whether a weight of the model that was kept is another than at the start.
+        seconds: Wall time of each part of the run; `training` is the recipe's clock.
+        metric: What validation measured.
+        validation: Every validation, the untrained model first.
+        best_step: Whose weights the model has; None without validation.
+        interpolation: Scores of each share of what was learned that was tried.
+        share: The share that was kept.
+        document_fingerprint: Of the model's document side, before and after training; equal ones share an index.
+        versions: Of packages and Python.
+        hardware: Processor, cores, threads, GPU.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")  # a run that diverged has scores that JSON has no word for
+
+    status: Literal["running", "finished"]
+    recipe: dict[str, Any]
+    seed: int
+    training_data: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    sources: dict[str, SourceUse] = Field(default_factory=dict)
+    texts: dict[str, str] = Field(default_factory=dict)
+    data_fingerprint: str | None = None
+    parameters: int = 0
+    steps: int = 0
+    changed: bool = True
+    seconds: dict[str, float] = Field(default_factory=dict)
+    metric: str | None = None
+    validation: tuple[Validated, ...] = ()
+    best_step: int | None = None
+    interpolation: dict[str, dict[str, float]] = Field(default_factory=dict)
+    share: float | None = None
+    document_fingerprint: dict[str, str] = Field(default_factory=dict)
+    versions: dict[str, str] = Field(default_factory=dict)
+    hardware: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _check_alike(self) -> Self:
+        measured = {frozenset(entry.scores) for entry in self.validation}
+        measured |= {frozenset(scores) for scores in self.interpolation.values()}
+        if len(measured) > 1:
+            raise ValueError("its validations did not measure the same sets")
+        if self.share is not None and str(self.share) not in self.interpolation:
+            raise ValueError(f"it says nothing of the share {self.share} that was kept")
+        return self
+
+    @property
+    def final_scores(self) -> dict[str, float]:
+        """Dev scores of the model that was kept, and their `mean`; empty without validation."""
+        if self.share is not None:
+            return self.interpolation[str(self.share)]
+        return next((entry.scores for entry in self.validation if entry.step == self.best_step), {})
+
+    def write(self, folder: Path) -> None:
+        """Write `run.json` into a folder."""
+        write_json(folder / RECORD, json.loads(self.model_dump_json()))
+
+
+def read_record(folder: Path) -> RunRecord | None:
+    """Return the record of an earlier run in a folder, or None if there is none; DataError where it is damaged."""
+    if not (folder / RECORD).exists():
+        return None
+    return RunRecord.from_json(folder / RECORD, "a record of training", remedy="train anew with --no-resume")
+
+
+def run_folder(place: str | os.PathLike[str] | None) -> Path:
+    """Return a run's folder, variables filled in; ConfigError if there is none."""
+    if place is None:
+        raise ConfigError("no place for the results; give --output DIR or set output.folder")
+    return Path(os.path.expandvars(os.fspath(place))).expanduser()
+
+
+def earlier_run(recipe: Config, folder: Path, *, resume: bool) -> RunRecord | None:
+    """Look for an earlier run of a recipe.
+
+    Args:
+        recipe: What is to be run, with a section `train` and perhaps one `output`.
+        folder: Of the run.
+        resume: Whether to go on with it; otherwise what it would be resumed from is deleted (its model is
+            overwritten at the end).
+
+    Returns:
+        Its record, or None where everything begins anew.
+
+    Raises:
+        ConfigError: The folder holds a run of another recipe.
+    """
+    if not resume:
+        for name in (CHECKPOINTS, LOGS):
+            shutil.rmtree(folder / name, ignore_errors=True)
+        (folder / RECORD).unlink(missing_ok=True)
+        return None
+    earlier = read_record(folder)
+    if earlier is not None:
+        check_same(earlier, recipe, folder)
+        if earlier.status == "finished":
+            logger.info("%s is finished; pass --no-resume to train anew", folder)
+    return earlier
+
+
+def check_same(record: RunRecord, recipe: Config, folder: Path) -> None:
+    """Raise ConfigError unless an earlier run's recipe is this one, apart from limits, logging and places."""
+    advice = "choose another --output, or pass --no-resume to replace it"
+    try:
+        earlier = type(recipe).from_mapping(_without_unread(record.recipe))
+    except ConfigError as error:
+        raise ConfigError(
+            f"{folder} holds a run of a recipe that is none for this version; {advice} ({error})"
+        ) from None
+    ours, theirs = _essential(recipe), _essential(earlier)
+    differing = [field for name, value in ours.items() for field in _differing(name, value, theirs[name])]
+    if differing:
+        raise ConfigError(f"{folder} holds a run of another recipe (they differ in: {', '.join(differing)}); {advice}")
+
+
+def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[str, dict[str, Any]]:
+    """Write lists of relevant documents and return what `run.json` says of them.
+
+    Args:
+        folder: Where `run.json` is.
+        records: By name of the collection.
+
+    Returns:
+        For each collection its `splits`, `fingerprint`, `examples` and `relevant_documents_file`.
+    """
+    entries = {}
+    for name, record in sorted(records.items()):
+        place = f"{_DOCUMENTS}/{name}.txt"
+        with atomic_write(folder / place) as file:
+            file.writelines(f"{identity}\n" for identity in sorted(record.relevant))
+        entries[name] = {
+            "splits": sorted(record.splits),
+            "fingerprint": record.fingerprint,
+            "examples": len(record.examples),
+            "relevant_documents": len(record.relevant),
+            "relevant_documents_file": place,
+        }
+    return entries
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the packages that matter, and of Python."""
+    return {"python": platform.python_version(), **installed_versions(_PACKAGES)}
+
+
+def hardware(device: torch.device) -> dict[str, Any]:
+    """Return what a run ran on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "device": str(device),
+        "gpu": gpu,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _without_unread(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out of a recorded recipe what nothing read: earlier versions took it, and recorded it even unasked."""
+    left = dict(recipe)
+    for section, setting, other, value in _READ_WITH:
+        part = left.get(section)
+        if isinstance(part, Mapping) and part.get(other) != value:
+            left[section] = {name: kept for name, kept in part.items() if name != setting}
+    return left
+
+
+def _differing(name: str, ours: Any, theirs: Any) -> list[str]:
+    """Paths of the fields of two values of one section that are not equal."""
+    if ours == theirs:
+        return []
+    if isinstance(ours, Config) and type(ours) is type(theirs):
+        names = type(ours).model_fields
+        return [path for key in names for path in _differing(f"{name}.{key}", getattr(ours, key), getattr(theirs, key))]
+    return [name]
+
+
+def _essential(recipe: Config) -> dict[str, Any]:
+    """What makes two runs the same: all but the section `output`, and of `train` all but what may change."""
+    values = {name: getattr(recipe, name) for name in type(recipe).model_fields if name != "output"}
+    train = values.pop("train")
+    kept = {f"train.{name}": getattr(train, name) for name in type(train).model_fields if name not in _MAY_CHANGE}
+    return {**values, **kept}
