@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+from pydantic_core import InitErrorDetails
 
 from hyperseek._bounded import DEEPEST, LONGEST_INTEGER
 from hyperseek._files import LARGEST_JSON, bounded_text, read_json, reading
@@ -117,6 +118,57 @@ class Config(BaseModel):
             ConfigError: The file is no YAML mapping, an override is malformed, or validation fails.
         """
         return cls.from_mapping(apply_overrides(read_yaml(path), overrides), source=str(path))
+
+
+class OpenConfig(Config):
+    """A configuration with sections of registered names besides its own fields.
+
+    A subclass names the registry. A section is validated by the configuration class that stands under its name, and is
+    read as an attribute like any field, or by `section`.
+    """
+
+    model_config = ConfigDict(extra="allow")
+
+    @classmethod
+    def registered(cls) -> Mapping[str, type[Config]]:
+        """Return the sections that may be given: configuration classes by name."""
+        raise NotImplementedError
+
+    def section(self, name: str) -> Any:
+        """Return a section, or None where it is not given.
+
+        Args:
+            name: A field or a registered name.
+
+        Returns:
+            The validated section.
+
+        Raises:
+            UnknownNameError: Nothing has that name.
+        """
+        if name in type(self).model_fields:
+            return getattr(self, name)
+        if name not in self.registered():
+            raise UnknownNameError("section", name, [*type(self).model_fields, *self.registered()])
+        return (self.model_extra or {}).get(name)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _validated_sections(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        given = {name: value for name, value in values.items() if name not in cls.model_fields}
+        known = cls.registered()
+        unknown = [
+            InitErrorDetails(type="extra_forbidden", loc=(str(name),), input=value)
+            for name, value in given.items()
+            if name not in known
+        ]
+        if unknown:
+            raise ValidationError.from_exception_data(cls.__name__, unknown)
+        fields: dict[str, Any] = {name: (known[name] | None, None) for name in given}
+        sections = create_model(cls.__name__, **fields).model_validate(given)
+        return {**values, **{name: getattr(sections, name) for name in given}}
 
 
 def meaningless(setting: str, condition: str) -> ValueError:
@@ -283,11 +335,17 @@ def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[s
         if isinstance(part, int):
             continue
         field = getattr(current, "model_fields", {}).get(part)
-        if field is None:
-            # A discriminated union adds its tag to the location.
-            continue
-        current = _inner_model(field.annotation)
-    return list(getattr(current, "model_fields", {}))
+        sections = _sections_of(current)
+        if field is not None:
+            current = _inner_model(field.annotation)
+        elif part in sections:
+            current = sections[part]
+        # Else a discriminated union has added its tag to the location.
+    return [*getattr(current, "model_fields", {}), *_sections_of(current)]
+
+
+def _sections_of(model: Any) -> Mapping[str, type[Config]]:
+    return model.registered() if isinstance(model, type) and issubclass(model, OpenConfig) else {}
 
 
 def _inner_model(annotation: Any) -> Any:

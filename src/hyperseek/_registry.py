@@ -1,0 +1,131 @@
+"""Registries: what recipes, plans and the command line name, also from packages outside this project."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar, cast
+
+from hyperseek.errors import InputError, UnknownNameError, brief, shown
+
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """Named things of one kind: ours, those that a program registers, and those of installed packages.
+
+    An installed package names its things as entry points of `group`, which are imported when they are first asked for:
+
+    ```toml
+    [project.entry-points."hyperseek.losses"]
+    focal = "my_package:FocalLoss"
+    ```
+
+    A name that is taken is refused: `register` raises, and an entry point is passed over with a warning.
+
+    Args:
+        kind: What is registered, for messages, as in `"loss"`.
+        group: The entry points' group, as in `"hyperseek.losses"`.
+        homes: Names of things of ours and where they are, `"package.module:attribute"`, imported on first use.
+        check: Raises InputError for a value that is not of the kind.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        group: str,
+        homes: Mapping[str, str] | None = None,
+        *,
+        check: Callable[[str, Any], None] | None = None,
+    ) -> None:
+        self.kind, self.group = kind, group
+        self._homes = dict(homes or {})
+        self._values: dict[str, T] = {}
+        self._points: dict[str, EntryPoint] | None = None
+        self._check = check
+        self._lock = threading.RLock()
+
+    def register(self, name: str, value: T | None = None) -> Any:
+        """Register a value under a name.
+
+        Args:
+            name: The name that recipes, plans and the command line give.
+            value: The value; None to use the result as a decorator.
+
+        Returns:
+            The value, or a decorator that registers what it decorates and returns it unchanged.
+
+        Raises:
+            InputError: The name is not a word, is taken, or the value is not of this kind.
+        """
+        if value is None:
+            return lambda decorated: self.register(name, decorated)
+        if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
+            raise InputError(f"a {self.kind} is registered under a word of letters, digits, - and _, not {shown(name)}")
+        with self._lock:
+            if name in self._values or name in self._homes or name in self._installed():
+                raise InputError(f"the name {name!r} is taken by another {self.kind}; choose another")
+            self._accept(name, value)
+        return value
+
+    def unregister(self, name: str) -> None:
+        """Forget a name that `register` was given; a name that is not there is no error."""
+        with self._lock:
+            if name not in self._homes:
+                self._values.pop(name, None)
+
+    def __getitem__(self, name: str) -> T:
+        with self._lock:
+            if name not in self._values:
+                if name in self._homes:
+                    module, _, attribute = self._homes[name].partition(":")
+                    self._values[name] = getattr(importlib.import_module(module), attribute)
+                elif name in self._installed():
+                    self._accept(name, self._load(self._installed()[name]))
+                else:
+                    raise UnknownNameError(self.kind, name, list(self))
+            return self._values[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Return the value of a name, or `default` where nothing has that name."""
+        return self[name] if name in self else default  # noqa: SIM401
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._values or name in self._homes or name in self._installed()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted({*self._homes, *self._values, *self._installed()}))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def _accept(self, name: str, value: Any) -> None:
+        if self._check is not None:
+            self._check(name, value)
+        self._values[name] = cast("T", value)
+
+    def _installed(self) -> dict[str, EntryPoint]:
+        if self._points is None:
+            found: dict[str, EntryPoint] = {}
+            for point in entry_points(group=self.group):
+                if point.name in found or point.name in self._homes or point.name in self._values:
+                    logger.warning("%s is ignored: the name of this %s is taken", _described(point), self.kind)
+                else:
+                    found[point.name] = point
+            self._points = found
+        return self._points
+
+    def _load(self, point: EntryPoint) -> Any:
+        try:
+            return point.load()
+        except Exception as error:  # the package may raise anything
+            raise InputError(f"cannot load {_described(point)}: {brief(error)}; mend or remove that package") from error
+
+
+def _described(point: EntryPoint) -> str:
+    package = "" if point.dist is None else f" of the package {point.dist.name}"
+    return f"the entry point {point.name} = {point.value!r}{package}"
