@@ -87,6 +87,16 @@ def test_modules_outside_of_the_folder_are_not_looked_at(tiny_encoder: str, tmp_
             load(tmp_path / "model", device="cpu")
 
 
+@pytest.mark.parametrize("length", [0, -20])
+def test_a_model_that_keeps_no_token_is_refused(tiny_encoder: str, tmp_path: Path, length: int) -> None:
+    # A negative length once cut texts for ever.
+    retriever = build(ModelConfig(trunk=tiny_encoder), device="cpu")
+    retriever.route("query")[0].max_seq_length = length
+    retriever.save(tmp_path / "model")
+    with pytest.raises(ModelError, match=f"keeps {length} tokens of a query; a model keeps at least 1"):
+        load(tmp_path / "model", device="cpu")
+
+
 def test_a_model_prints_as_what_it_is(tiny_encoder: str) -> None:
     shown = repr(build(ModelConfig.from_mapping({"trunk": tiny_encoder, "family": "qnet"}), device="cpu"))
     assert shown.startswith(f"Retriever({tiny_encoder!r}, Space(kind='dot', dimension=32), ")

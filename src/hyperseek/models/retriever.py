@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
-from hyperseek.errors import InputError
+from hyperseek.errors import InputError, ModelError
 from hyperseek.models._inputs import (
     CPU_BATCH_TOKENS,
     GPU_BATCH_TOKENS,
@@ -333,7 +333,11 @@ class Retriever:
             first = self.route(side)[0]
             own = getattr(first, f"{side}_length", None)
             length = own if own is not None else getattr(first, "max_seq_length", None)
-            lengths[side] = None if length == math.inf else length  # which static embeddings say, and JSON cannot
+            if length == math.inf:  # as static embeddings say, and JSON cannot
+                length = None
+            elif length is not None and length < 1:
+                raise ModelError(f"{self.source} keeps {length} tokens of a {side}; a model keeps at least 1")
+            lengths[side] = length
         return lengths
 
     def _token_counts(self, texts: Sequence[str]) -> list[int]:
