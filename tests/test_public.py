@@ -1,10 +1,129 @@
 from __future__ import annotations
 
+import importlib
+import inspect
+import pkgutil
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import hyperseek
+
+DOCS = Path(__file__).parent.parent / "docs"
+# They are for those who work on the library, not for those who use it.
+NO_GUIDES = {"LOG.md", "design.md"}
+
+# Public names that no guide leads to yet. Entries are removed and never added: mention a new name in a guide, or leave
+# it out of `__all__`.
+PENDING: dict[str, str] = {
+    "hyperseek.analysis": (
+        "CurvatureEstimate DeltaEstimate DiskFit Hierarchy Level RadiusReport SpaceReport SpecificityReport "
+        "delta_hyperbolicity inspect_space neighbour_graph ollivier_ricci radius_by_specificity "
+        "read_hierarchy"
+    ),
+    "hyperseek.data": (
+        "Prepared examples_from_columns examples_from_hypencoder examples_from_qrels parse_source read_corpus "
+        "read_id_list read_prepared read_queries trec_lines write_beir"
+    ),
+    "hyperseek.demo": "DemoResult QUESTIONS run_demo",
+    "hyperseek.engines": "IvfConfig LONGEST LanceConfig ScanConfig parse_engine what_fits",
+    "hyperseek.errors": "ArgumentError MissingDocumentError",
+    "hyperseek.evaluation": (
+        "COMPARED MEASURE_SETS aggregate bootstrap_intervals calculate choose_k holm measure_names "
+        "paired_test rank_file slice_by_training trained_on write_hypencoder_files write_original_files "
+        "write_results"
+    ),
+    "hyperseek.geometry": (
+        "POLAR_EXTRA TokenEncoding balanced_documents balanced_queries ball_centres chord_distance "
+        "cosine_similarity einstein_midpoint exterior_angle half_aperture half_chord half_chord_own "
+        "klein_to_lorentz lorentz_to_polar negative_distance outward_weights paraboloid_documents "
+        "paraboloid_queries poincare_conformal_factor poincare_distance poincare_project poincare_to_lorentz "
+        "poincare_to_polar polar_to_lorentz polar_to_poincare ragged_blocks split_polar unit_vectors"
+    ),
+    "hyperseek.index": "CACHE_BYTES Estimate check_model estimate read_docs stored_documents",
+    "hyperseek.mining": "CrossEncoderTeacher RetrieverTeacher bm25_run load_teacher",
+    "hyperseek.models": "LorentzHead LorentzPooling LorentzTransformer is_hyprag resolve_name",
+    "hyperseek.nn": "DeLayerNorm HyperHead TangentProjection",
+    "hyperseek.plan": "AUTO EXACT NOTHING as_plan fuse",
+    "hyperseek.pretraining": (
+        "Masker TextSource TokenCache TokenRows build_masked_lm get_tokenizer make_tokenizer open_texts "
+        "read_pretrain_recipe save_encoder token_cache"
+    ),
+    "hyperseek.scoring": "QNetConverter build_converter load_scorer",
+    "hyperseek.store": "FORMAT writer_lock",
+    "hyperseek.training": (
+        "AnchorLoss Batch Clock Collator ContrastiveLoss DevSet Drawn EntailmentLoss EpochBatches Example "
+        "FeatureCache KLLoss Loss MarginMSELoss NO_DOCUMENT Objective OwnCrossEntropyLoss RadiusLoss "
+        "RetrieverTrainer ScoredBatch SideFeatures TrainedStack TrainingModule TrainingSet Validator "
+        "choose_trainable gather_rows make_dev_set merge_adapters read_recipe read_record training_arguments"
+    ),
+}
+
+
+def public_modules() -> list[str]:
+    packages = [info.name for info in pkgutil.iter_modules(hyperseek.__path__, "hyperseek.") if info.ispkg]
+    return ["hyperseek.errors", "hyperseek.types", *packages]
+
+
+def words_of_guides() -> set[str]:
+    """Return the identifiers in the code of the guides: blocks and spans."""
+    guides = [path for path in DOCS.glob("*.md") if path.name not in NO_GUIDES]
+    text = "\n".join(path.read_text() for path in [*guides, DOCS.parent / "README.md"])
+    blocks = re.findall(r"```.*?```", text, re.DOTALL)
+    spans = re.findall(r"`[^`]+`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return set(re.findall(r"\w+", " ".join(blocks + spans)))
+
+
+def named_by(value: object) -> set[str]:
+    """Return the identifiers that the reference links from a name's entry: annotations, bases, what it raises."""
+    return {word for text in texts_of(value) for word in re.findall(r"\w+", text)}
+
+
+def texts_of(value: object) -> Iterator[str]:
+    if not inspect.isclass(value):
+        yield from annotations_of(value)
+        return
+    yield from (base.__name__ for base in value.__mro__[1:])
+    for base in value.__mro__:
+        if not base.__module__.startswith("hyperseek"):
+            continue
+        yield from map(str, inspect.get_annotations(base).values())
+        for name, member in vars(base).items():
+            if not name.startswith("_") or name in ("__init__", "__call__"):
+                yield from annotations_of(member)
+
+
+def annotations_of(member: object) -> Iterator[str]:
+    for wrapper in ("__func__", "fget", "func"):
+        member = getattr(member, wrapper, member)
+    if callable(member):
+        yield from map(str, getattr(member, "__annotations__", {}).values())
+        raises = re.search(r"Raises:\n(.*)", member.__doc__ or "", re.DOTALL)
+        yield from re.findall(r"^\s+(\w+):", raises[1] if raises else "", re.MULTILINE)
+    else:
+        yield repr(member)  # an alias of a type
+
+
+def test_a_guide_leads_to_every_public_name() -> None:
+    public: dict[tuple[str, str], object] = {}
+    for module in public_modules():
+        found = importlib.import_module(module)
+        public |= {(module, name): getattr(found, name) for name in getattr(found, "__all__", ())}
+    words = words_of_guides()
+    reached = {key for key in public if key[1] in words}
+    assert len(reached) > 80
+    waiting = list(reached)
+    while waiting:
+        named = named_by(public[waiting.pop()])
+        new = {key for key in public if key[1] in named} - reached
+        reached |= new
+        waiting += new
+    lost = sorted(
+        f"{module}.{name}" for module, name in public.keys() - reached if name not in PENDING.get(module, "").split()
+    )
+    assert not lost, "mention them in a guide of docs/, or leave them out of __all__"
 
 
 def test_every_public_name_resolves_and_is_known_to_type_checkers() -> None:

@@ -28,6 +28,22 @@ import reprlib
 from collections.abc import Iterable
 from types import ModuleType
 
+__all__ = [
+    "ArgumentError",
+    "ConfigError",
+    "DataError",
+    "FingerprintError",
+    "HyperseekError",
+    "InputError",
+    "MissingDocumentError",
+    "MissingExtraError",
+    "ModelError",
+    "ProtocolError",
+    "StoreError",
+    "UnknownNameError",
+    "WriteError",
+]  # the functions below make messages, and are for this package alone
+
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxset = 4, 8, 20, 20, 20
 _SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80

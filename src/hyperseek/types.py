@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 
 from hyperseek.errors import InputError
 
+__all__ = ["Document", "Hit", "Qrels", "Query", "Run"]
+
 # Characters of a document that a hit shows of itself.
 _SHOWN = 60
 
