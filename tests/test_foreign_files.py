@@ -18,8 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from hyperseek import HyperseekError
 from hyperseek._config import Config, apply_overrides, read_yaml
-from hyperseek._files import read_json, take_umask, write_json
-from hyperseek._tensors import add_checksum, read_array, read_tensors, write_tensors
+from hyperseek._files import add_checksum, read_array, read_json, read_tensors, take_umask, write_json, write_tensors
 from hyperseek.errors import ModelError, StoreError, UnknownNameError
 
 LONGEST_MESSAGE = 4000

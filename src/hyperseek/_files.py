@@ -1,20 +1,33 @@
-"""Files: written whole or not at all, read with errors of this library, and never outside the folder they belong to."""
+"""Files: written whole or not at all, checked as they are read, with errors of this library.
+
+A safetensors file of ours holds a checksum of its own content among its metadata, so it goes wherever the file goes,
+and another tool that writes the file anew takes it out. A file without one is read as it is. What is read is bounded by
+the size of its file.
+"""
 
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import os
 import re
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, Literal
 
 from hyperseek._bounded import json_value
-from hyperseek.errors import DataError, HyperseekError, InputError, StoreError, WriteError, brief, is_panic, shown
+from hyperseek.errors import DataError, HyperseekError, WriteError, brief, is_panic
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+    from torch import Tensor
 
 LARGEST_JSON = 1 << 24
 """Bytes of a JSON file of ours, those apart that grow with a collection."""
@@ -55,32 +68,6 @@ def reading(
             case _:
                 reason = f"is damaged, or is not {what} ({type(cause).__name__}: {brief(cause)})"
         raise error(f"{os.fspath(path)} {reason}" + (f"; {remedy}" if remedy else "")) from cause
-
-
-def folder_path(path: str | os.PathLike[str], what: str) -> Path:
-    """Return the path of a folder that is there or could be made, as far as its name tells.
-
-    Args:
-        path: As a caller gave it.
-        what: Whose folder it is, with an article, as in `"an index"`.
-
-    Returns:
-        The path.
-
-    Raises:
-        InputError: It is no path, or one that no file system can hold: too long, with a null byte, not valid Unicode.
-    """
-    try:
-        found = Path(path)
-        os.lstat(found)
-    except TypeError:
-        raise InputError(f"the folder of {what} is given by its path, not as {shown(path)}") from None
-    except (OSError, ValueError) as cause:
-        number = getattr(cause, "errno", None)
-        if number is None or number in (errno.ENAMETOOLONG, errno.EINVAL, errno.ELOOP):
-            reason = os.strerror(number) if number else brief(cause)
-            raise InputError(f"{shown(os.fspath(path))} cannot be the folder of {what}: {reason}") from None
-    return found
 
 
 @contextmanager
@@ -263,110 +250,186 @@ def _sync_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
-_FORBIDDEN = set('\\:*?"<>|') | {chr(code) for code in range(32)}
+_METADATA, _CHECKSUM = "__metadata__", "sha256"
+_LARGEST_HEADER = 1 << 25  # names of hundreds of thousands of tensors
+_CHUNK = 1 << 20
+_ALIGNMENT = 8
 
 
-def inside(folder: Path, name: str, *, source: Path) -> Path:
-    """Resolve a relative path that a file of a folder names.
+def write_tensors(
+    path: str | os.PathLike[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file with its checksum, atomically.
 
     Args:
-        folder: The folder, as the caller gave it; it may itself be a link.
-        name: The path, with `/` between its parts.
-        source: The file that names it, for the message.
+        path: The file; missing parent folders are made.
+        tensors: By name, on any device.
+        metadata: Further strings to keep.
+
+    Raises:
+        WriteError: The disk is full or read-only, or the folder is not ours to write to.
+    """
+    from safetensors.torch import save
+
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = save(plain, dict(metadata or {}))
+    with atomic_write(path, "wb") as file:
+        _copy_with_checksum(io.BytesIO(content), file)
+
+
+def add_checksum(path: str | os.PathLike[str]) -> None:
+    """Write a checksum into a safetensors file that another library wrote; the tensors stay what they are."""
+    with Path(path).open("rb") as source, atomic_write(path, "wb") as file:
+        _copy_with_checksum(source, file)
+
+
+def read_tensors(
+    path: str | os.PathLike[str],
+    what: str = "a file of tensors",
+    *,
+    device: str | torch.device = "cpu",
+    error: type[HyperseekError] = DataError,
+    remedy: str = "",
+) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file, and see that it is what was written where it says so.
+
+    Args:
+        path: The file.
+        what: What it should be, with its article, for messages.
+        device: Where to put the tensors.
+        error: Class of the error to raise.
+        remedy: What to do about a damaged one.
 
     Returns:
-        A path below `folder`, none of whose parts is a link; it may be missing.
+        The tensors by name, and the strings beside them.
 
     Raises:
-        StoreError: The path is absolute, climbs out of the folder, or leads through a link.
+        HyperseekError: `error`: the file is missing, is damaged, or is of another kind.
     """
-    [path] = all_inside(folder, [name], source=source)
-    return Path(path)
+    from safetensors import safe_open
+
+    check_checksum(path, what, error=error, remedy=remedy)
+    with reading(path, what, error=error, remedy=remedy), safe_open(path, framework="pt", device=str(device)) as file:
+        metadata = dict(file.metadata() or {})
+        metadata.pop(_CHECKSUM, None)
+        return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (no mapping)
 
 
-def all_inside(folder: Path, names: Iterable[str], *, source: Path) -> Iterator[str]:
-    """Resolve many paths as `inside` does, looking once at the folders that they share.
-
-    Args:
-        folder: The folder, as the caller gave it; it may itself be a link.
-        names: The paths, with `/` between their parts.
-        source: The file that names them, for the message.
-
-    Yields:
-        For each name its path below `folder`, as text: a table has thousands of files, and making a `Path` of each
-        would take longer than looking at them.
-
-    Raises:
-        StoreError: A path is absolute, climbs out of the folder, or leads through a link.
-    """
-    seen: set[str] = set()
-    for name in names:
-        parts = name.split("/")
-        if len(parts) > 16 or any(
-            part in ("", ".", "..") or len(part) > 255 or not _FORBIDDEN.isdisjoint(part) for part in parts
-        ):
-            raise StoreError(
-                f"{source} names {shown(name)}, which is no plain path within {folder}; nothing outside an index is "
-                f"touched. Is the folder from somebody you trust?"
+def check_checksum(
+    path: str | os.PathLike[str],
+    what: str = "a file of tensors",
+    *,
+    error: type[HyperseekError] = DataError,
+    remedy: str = "",
+) -> None:
+    """Raise `error` where a safetensors file is not what its checksum says; a file without one passes."""
+    with reading(path, what, error=error, remedy=remedy), Path(path).open("rb") as file:
+        header = _header(file)
+        recorded = header.get(_METADATA, {}).get(_CHECKSUM)
+        if recorded is not None and recorded != _digest(header, file):
+            raise error(
+                f"{os.fspath(path)} is damaged: its content is not what was written, by its checksum"
+                + (f"; {remedy}" if remedy else "")
             )
-        path = os.fspath(folder)
-        for part in parts:
-            path = os.path.join(path, part)
-            if path not in seen:
-                refuse_link(path)
-                seen.add(path)
-        yield path
 
 
-def refuse_link(path: str | Path) -> None:
-    """Raise StoreError where a path is a link, or no file and no folder, as a pipe that would never end."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise StoreError(f"{path} cannot be looked at ({error.strerror}); check its permissions") from error
-    _check_mode(path, mode)
-
-
-def files_within(folder: Path) -> Iterator[str]:
-    """Find all files below a folder, the folder itself and every entry of it looked at.
+def read_array(
+    path: str | os.PathLike[str],
+    what: str = "an array",
+    *,
+    kinds: str = "biuf",
+    dimensions: int | None = None,
+    mode: Literal["r", "r+", "c"] = "r",
+    error: type[HyperseekError] = DataError,
+    remedy: str = "",
+) -> NDArray[Any]:
+    """Map a `.npy` file into memory.
 
     Args:
-        folder: The folder; it may be missing.
+        path: The file.
+        what: What it should be, with its article, for messages.
+        kinds: Which kinds of numbers it may hold, as numpy's `dtype.kind`.
+        dimensions: How many it must have; None takes any number.
+        mode: `"r"`, `"r+"` to write into the file, `"c"` to write into memory only.
+        error: Class of the error to raise.
+        remedy: What to do about a damaged one.
 
-    Yields:
-        Their paths in the folder, with `/` between the parts, folder by folder in the order of their names.
+    Returns:
+        The array.
 
     Raises:
-        StoreError: An entry is a link, or neither a file nor a folder, or may not be read.
+        HyperseekError: `error`: the file is missing, is damaged, or holds something else.
     """
-    refuse_link(folder)
-    if folder.is_dir():
-        yield from _files_within(os.fspath(folder), "")
+    import numpy as np
+
+    with reading(path, what, error=error, remedy=remedy):
+        # What the header says is held against the size of the file before memory is taken.
+        array: np.ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            raise ValueError("an archive, not an array")
+        if array.dtype.kind not in kinds or dimensions not in (None, array.ndim):
+            raise ValueError(f"{array.dtype} of shape {array.shape}")
+    return array
 
 
-def _files_within(folder: str, start: str) -> Iterator[str]:
-    try:
-        with os.scandir(folder) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
-        kinds = [(entry.is_file(follow_symlinks=False), entry.is_dir(follow_symlinks=False)) for entry in entries]
-    except OSError as error:
-        raise StoreError(f"{folder} may not be read ({error.strerror}); check its permissions") from error
-    for entry, (is_file, is_folder) in zip(entries, kinds, strict=True):
-        if is_file:
-            yield start + entry.name
-        elif is_folder:
-            yield from _files_within(entry.path, f"{start}{entry.name}/")
-        else:
-            refuse_link(entry.path)
+def new_array(path: str | os.PathLike[str], dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
+    """Make a `.npy` file, mapped into memory, with all its room on the disk.
+
+    Args:
+        path: The file; it is replaced.
+        dtype: Of its numbers.
+        shape: Of the array.
+
+    Returns:
+        The array, full of zeros.
+
+    Raises:
+        WriteError: There is no room for it.
+    """
+    import numpy as np
+
+    with writing(path):
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+        # A mapped file has holes, and a hole that finds no room when it is filled kills the process.
+        if hasattr(os, "posix_fallocate"):
+            with open(path, "r+b") as file:
+                os.posix_fallocate(file.fileno(), 0, max(1, os.fstat(file.fileno()).st_size))
+    return array
 
 
-def _check_mode(path: str | Path, mode: int) -> None:
-    if stat.S_ISLNK(mode):
-        raise StoreError(
-            f"{path} is a symbolic link; an index is whole in its own folder, and nothing is followed out of it. Put "
-            f"the file or folder itself there"
-        )
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise StoreError(f"{path} is neither a file nor a folder; an index holds nothing else. Delete it")
+def _header(file: IO[bytes]) -> dict[str, Any]:
+    size = int.from_bytes(file.read(8), "little")
+    if not 2 <= size <= _LARGEST_HEADER:
+        raise ValueError(f"a header of {size:,} bytes")
+    header = json.loads(file.read(size))
+    if not isinstance(header, dict) or not isinstance(header.get(_METADATA, {}), dict):
+        raise ValueError("no header of named tensors")
+    return header
+
+
+def _digest(header: Mapping[str, Any], file: IO[bytes], copy: IO[bytes] | None = None) -> str:
+    """Hash a header without its checksum and the rest of an open file, which goes to `copy` as it is read."""
+    metadata = {key: value for key, value in header.get(_METADATA, {}).items() if key != _CHECKSUM}
+    digest = hashlib.sha256(json.dumps({**header, _METADATA: metadata}, sort_keys=True).encode())
+    while chunk := file.read(_CHUNK):
+        digest.update(chunk)
+        if copy is not None:
+            copy.write(chunk)
+    return digest.hexdigest()
+
+
+def _copy_with_checksum(source: IO[bytes], target: IO[bytes]) -> None:
+    header = _header(source)
+
+    def encoded(checksum: str) -> bytes:
+        metadata = {**header.get(_METADATA, {}), _CHECKSUM: checksum}
+        body = json.dumps({**header, _METADATA: metadata}, separators=(",", ":")).encode()
+        body += b" " * (-len(body) % _ALIGNMENT)
+        return len(body).to_bytes(8, "little") + body
+
+    # The checksum has one length, so its place can be kept free.
+    target.write(encoded("0" * hashlib.sha256().digest_size * 2))
+    digest = _digest(header, source, target)
+    target.seek(0)
+    target.write(encoded(digest))
+    target.seek(0, io.SEEK_END)

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from hyperseek._staging import check_replaceable, scratch_folder, staged_folder
+from hyperseek._folders import check_replaceable, scratch_folder, staged_folder
 
 _KILLED = """
 import sys, time
 from pathlib import Path
-from hyperseek._staging import staged_folder
+from hyperseek._folders import staged_folder
 with staged_folder(Path(sys.argv[1]), overwrite=False, owned=()) as staging:
     (staging / "half").write_text("half")
     print("staged", flush=True)
@@ -52,7 +52,7 @@ def test_a_replacement_that_is_killed_half_way_is_undone_or_finished(tmp_path: P
     code = f"""
 import os, signal, shutil, sys
 from pathlib import Path
-from hyperseek import _staging
+from hyperseek import _folders
 replace, left = os.replace, [{renamed}]
 def counted(*paths):
     replace(*paths)
@@ -60,7 +60,7 @@ def counted(*paths):
     if not left[0]:
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = counted
-with _staging.staged_folder(Path(sys.argv[1]), overwrite=True, owned=("old",)) as staging:
+with _folders.staged_folder(Path(sys.argv[1]), overwrite=True, owned=("old",)) as staging:
     (staging / "new").write_text("new")
 """
     target = tmp_path / "out"

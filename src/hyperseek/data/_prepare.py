@@ -11,8 +11,8 @@ from typing import TypedDict
 
 from hyperseek._bounded import PathLike, path_text
 from hyperseek._fingerprint import fingerprint_file
+from hyperseek._folders import check_replaceable, scratch_folder
 from hyperseek._long_work import progress
-from hyperseek._staging import check_replaceable, scratch_folder
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._example_sources import (
     PrepareOptions,

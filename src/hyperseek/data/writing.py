@@ -11,9 +11,9 @@ from typing import Any, TypeAlias
 from hyperseek._bounded import PathLike
 from hyperseek._files import write_json
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek._folders import staged_folder
 from hyperseek._long_work import progress
 from hyperseek._relevance import Relevance, key_name, text_key
-from hyperseek._staging import staged_folder
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, example_record, source_and_id
 from hyperseek.data._prepared import (

@@ -17,16 +17,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from hyperseek._checksums import (
-    CHECKED_AT_ONCE,
-    Checksum,
-    check_files,
-    checksum_folder,
-    read_description,
-    write_sealed,
-)
 from hyperseek._config import Config
 from hyperseek._files import reading, writing
+from hyperseek._folders import CHECKED_AT_ONCE, Checksum, check_files, checksum_folder, read_description, write_sealed
 from hyperseek._long_work import progress
 from hyperseek._machine import one_core
 from hyperseek.engines.configs import AnyEngineConfig

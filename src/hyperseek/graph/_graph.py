@@ -13,12 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperseek._bounded import json_value, raw_lines
-from hyperseek._checksums import CHECKED_AT_ONCE
 from hyperseek._documents import id_of
-from hyperseek._files import writing
+from hyperseek._files import read_array, writing
 from hyperseek._fingerprint import fingerprint_texts
+from hyperseek._folders import CHECKED_AT_ONCE
 from hyperseek._long_work import progress
-from hyperseek._tensors import read_array
 from hyperseek.errors import DataError, InputError, StoreError, brief, shown
 from hyperseek.graph._info import GraphInfo
 from hyperseek.graph.building import (

@@ -11,8 +11,8 @@ from typing import Literal
 import torch
 from pydantic import Field
 
-from hyperseek._checksums import Checksum
 from hyperseek._config import Config
+from hyperseek._folders import Checksum
 from hyperseek.graph.neighbours import COLUMNS, ROWS
 from hyperseek.graph.neighbours import building_bytes as clusters_building_bytes
 from hyperseek.scoring._geometries import Metric

@@ -16,12 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek._checksums import check_files, checksum, read_description, read_sealed, write_sealed
-from hyperseek._files import writing
+from hyperseek._files import new_array, read_array, writing
 from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
+from hyperseek._folders import check_files, checksum, read_description, read_sealed, write_sealed
 from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek._machine import run_on_cores
-from hyperseek._tensors import new_array, read_array
 from hyperseek.errors import InputError, StoreError
 from hyperseek.graph._info import GraphInfo, choose_method
 from hyperseek.graph.neighbours import COLUMNS, ROWS, Clusters, Vectors, find_clusters, nearest, read_rows

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hyperseek._files import files_within
-from hyperseek._staging import Hold
+from hyperseek._folders import Hold, files_within
 from hyperseek.errors import FingerprintError, InputError, StoreError, shown
 from hyperseek.store.info import IndexInfo
 from hyperseek.store.snapshot import CHUNK

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, overload
 
-from hyperseek._files import folder_path
+from hyperseek._folders import folder_path
 from hyperseek._kept import Kept
 from hyperseek.errors import InputError, MissingDocumentError, StoreError
 from hyperseek.index._arguments import check_id_lists

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperseek._documents import as_documents, joined
-from hyperseek._tensors import new_array
+from hyperseek._files import new_array
 from hyperseek.engines import AnyEngineConfig, EngineEstimate, choose_engine, parse_engine
 from hyperseek.errors import InputError, shown
 from hyperseek.graph import NeighbourGraph

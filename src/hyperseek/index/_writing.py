@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from hyperseek._files import folder_path, refuse_link, writing
+from hyperseek._files import writing
+from hyperseek._folders import folder_path, refuse_link, remove_unheld
 from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
-from hyperseek._staging import remove_unheld
 from hyperseek.errors import FingerprintError, InputError, StoreError
 from hyperseek.index._checks import open_finished
 from hyperseek.scoring import Points

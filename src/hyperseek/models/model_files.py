@@ -18,8 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperseek._config import Config
-from hyperseek._files import read_json
-from hyperseek._tensors import check_checksum
+from hyperseek._files import check_checksum, read_json
 from hyperseek.errors import ModelError, shown
 from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
 from hyperseek.models.retriever import SIDES, Retriever

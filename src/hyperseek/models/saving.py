@@ -12,8 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Module
 from torch import nn
 
-from hyperseek._files import take_umask, writing
-from hyperseek._tensors import add_checksum
+from hyperseek._files import add_checksum, take_umask, writing
 from hyperseek.errors import ModelError
 
 

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from hyperseek._files import locked, take_umask
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek._staging import staged_folder
+from hyperseek._folders import staged_folder
 from hyperseek.errors import ConfigError, DataError
 from hyperseek.models import resolve_name
 from hyperseek.models.loading import loading

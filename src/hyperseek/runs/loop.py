@@ -21,9 +21,8 @@ from torch.utils.data import BatchSampler, DataLoader
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hyperseek._config import Config
-from hyperseek._files import read_json, reading, take_umask, write_json
+from hyperseek._files import check_checksum, read_json, reading, take_umask, write_json
 from hyperseek._fingerprint import fingerprint_file
-from hyperseek._tensors import check_checksum
 from hyperseek.errors import DataError, brief
 
 

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from hyperseek._bounded import check_plain
-from hyperseek._files import reading
+from hyperseek._files import read_tensors, reading, write_tensors
 from hyperseek._machine import check_device
-from hyperseek._tensors import read_tensors, write_tensors
 from hyperseek.errors import InputError, ModelError, UnknownNameError
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points

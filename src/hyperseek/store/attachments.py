@@ -22,12 +22,21 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hyperseek._checksums import Checksum, check_files, checksum, read_description, write_sealed
 from hyperseek._config import Config
-from hyperseek._files import atomic_write, files_within, inside, reading, refuse_link, writing
+from hyperseek._files import atomic_write, read_array, reading, writing
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek._staging import Hold, remove_unheld
-from hyperseek._tensors import read_array
+from hyperseek._folders import (
+    Checksum,
+    Hold,
+    check_files,
+    checksum,
+    files_within,
+    inside,
+    read_description,
+    refuse_link,
+    remove_unheld,
+    write_sealed,
+)
 from hyperseek.engines import LONGEST, AnyEngineConfig, Engine, build_engine, open_engine
 from hyperseek.engines.configs import KINDS
 from hyperseek.engines.engine import verify_engine

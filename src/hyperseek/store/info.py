@@ -9,9 +9,8 @@ from typing import Any, Literal, TypeAlias
 
 from pydantic import Field
 
-from hyperseek._checksums import read_sealed, validated, write_sealed
 from hyperseek._config import Config
-from hyperseek._files import folder_path, inside
+from hyperseek._folders import folder_path, inside, read_sealed, validated, write_sealed
 from hyperseek.errors import StoreError
 from hyperseek.scoring import Space
 

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from hyperseek._files import reading, refuse_link, writing
+from hyperseek._files import reading, writing
+from hyperseek._folders import refuse_link
 from hyperseek.errors import StoreError
 
 T = TypeVar("T")

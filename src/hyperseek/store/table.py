@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from hyperseek._fingerprint import fingerprint_texts
-from hyperseek._staging import Hold
+from hyperseek._folders import Hold
 from hyperseek.errors import InputError, StoreError, shown
 from hyperseek.scoring import Points, Space
 from hyperseek.store._columns import (

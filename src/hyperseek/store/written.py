@@ -9,16 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hyperseek._checksums import (
-    CHECKED_AT_ONCE,
-    Checksum,
-    check_files,
-    checksum_folder,
-    read_description,
-    write_sealed,
-)
 from hyperseek._config import Config
 from hyperseek._files import writing
+from hyperseek._folders import CHECKED_AT_ONCE, Checksum, check_files, checksum_folder, read_description, write_sealed
 from hyperseek.store.table import Store
 
 _RECORD = "checksums.json"

@@ -19,10 +19,9 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek._files import write_json
+from hyperseek._files import read_array, write_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._long_work import progress, stop_here
-from hyperseek._tensors import read_array
 from hyperseek.errors import ConfigError, DataError, ModelError
 from hyperseek.models import Retriever
 from hyperseek.models.precision import resolve_dtype

@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformerTrainer, SentenceTransforme
 from torch import Tensor, nn
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from hyperseek._tensors import read_tensors, write_tensors
+from hyperseek._files import read_tensors, write_tensors
 from hyperseek.errors import ModelError
 from hyperseek.runs.distributed import is_distributed
 from hyperseek.runs.loop import Clock, EpochOfBatches, Loop

@@ -13,9 +13,8 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hyperseek._config import Config
-from hyperseek._files import reading, write_json
+from hyperseek._files import read_tensors, reading, write_json, write_tensors
 from hyperseek._long_work import Progress
-from hyperseek._tensors import read_tensors, write_tensors
 from hyperseek.errors import DataError
 from hyperseek.runs.loop import Clock
 from hyperseek.training._recipe import ValidationConfig

@@ -17,9 +17,8 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import Tensor
 
 from hyperseek._config import Config
-from hyperseek._files import read_json, reading
+from hyperseek._files import read_json, read_tensors, reading
 from hyperseek._machine import check_device
-from hyperseek._tensors import read_tensors
 from hyperseek.errors import ModelError, shown
 from hyperseek.models.families.qnet import PaddedMeanPooling, QNetHead
 from hyperseek.models.loading import loading, resolve_name
