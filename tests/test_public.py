@@ -18,16 +18,10 @@ NO_GUIDES = {"LOG.md", "design.md"}
 # Public names that no guide leads to yet. Entries are removed and never added: mention a new name in a guide, or leave
 # it out of `__all__`.
 PENDING: dict[str, str] = {
-    "hyperseek.analysis": (
-        "CurvatureEstimate DeltaEstimate DiskFit Hierarchy Level RadiusReport SpaceReport SpecificityReport "
-        "delta_hyperbolicity inspect_space neighbour_graph ollivier_ricci radius_by_specificity "
-        "read_hierarchy"
-    ),
     "hyperseek.data": (
         "Prepared examples_from_columns examples_from_hypencoder examples_from_qrels parse_source read_corpus "
         "read_id_list read_prepared read_queries trec_lines write_beir"
     ),
-    "hyperseek.demo": "DemoResult QUESTIONS run_demo",
     "hyperseek.engines": "IvfConfig LONGEST LanceConfig ScanConfig parse_engine what_fits",
     "hyperseek.errors": "ArgumentError MissingDocumentError",
     "hyperseek.evaluation": (

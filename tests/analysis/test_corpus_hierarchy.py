@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyperseek import HyperseekError
-from hyperseek.analysis import Hierarchy, read_hierarchy
+from hyperseek.analysis._specificity import Hierarchy, read_hierarchy
 
 
 def test_a_graph_with_two_ways_up_takes_the_shorter() -> None:

@@ -185,7 +185,7 @@ def test_radii_that_are_alike_but_for_rounding_are_said_to_be_so(tmp_path: Path,
         inspect_space(index, by="length", edges=10, neighbours=3)
 
 
-@pytest.mark.parametrize(("module", "output"), [("scipy", False), ("matplotlib", True)])
+@pytest.mark.parametrize(("module", "output"), [("ot", False), ("scipy", False), ("matplotlib", True)])
 def test_a_missing_package_is_found_before_the_work(
     lorentz_index: Index, module: str, output: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -196,7 +196,7 @@ def test_a_missing_package_is_found_before_the_work(
     def work(*_: Any, **__: Any) -> None:
         pytest.fail("the work began")
 
-    monkeypatch.setattr("hyperseek.analysis._inspect.require", missing)
-    monkeypatch.setattr("hyperseek.analysis._inspect.read_points", work)
+    monkeypatch.setattr("hyperseek.analysis._shape.require", missing)
+    monkeypatch.setattr("hyperseek.analysis._shape._read_points", work)
     with pytest.raises(MissingExtraError):
         inspect_space(lorentz_index, output=tmp_path if output else None)

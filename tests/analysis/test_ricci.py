@@ -10,8 +10,8 @@ from scipy.optimize import linprog
 from scipy.sparse.csgraph import shortest_path
 
 from hyperseek import HyperseekError
-from hyperseek.analysis import neighbour_graph, ollivier_ricci
-from hyperseek.analysis._ricci import estimate_curvature
+from hyperseek.analysis import ollivier_ricci
+from hyperseek.analysis._curvature import estimate_curvature, neighbour_graph
 from hyperseek.scoring import Space
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from hyperseek._bounded import LONGEST_LINE, MOST_EMPTY_LINES
-from hyperseek.analysis._corpus import read_hierarchy
+from hyperseek.analysis._specificity import read_hierarchy
 from hyperseek.data import (
     examples_from_columns,
     examples_from_hypencoder,

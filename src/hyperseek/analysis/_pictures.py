@@ -8,79 +8,21 @@ import math
 import os
 import re
 import textwrap
-from collections.abc import Sequence
-from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from hyperseek._display import printable
 from hyperseek._files import atomic_write
-from hyperseek.analysis._disk import arcs, to_disk, top_down
+from hyperseek.analysis._disk import PALETTE, Disk, Layout, arcs, to_disk, top_down
 from hyperseek.analysis._radii import SpecificityReport
 from hyperseek.errors import require
 
-if TYPE_CHECKING:
-    from hyperseek.analysis._inspect import SpaceReport
-
-
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Layout:
-    """Angles of the points of a disk.
-
-    Attributes:
-        name: As in `"the space"`.
-        angles: `(n,)`.
-        note: What was lost, for people.
-    """
-
-    name: str
-    angles: Floats
-    note: str
-
-
-@dataclass(frozen=True)
-class Disk:
-    """Points on a disk.
-
-    Attributes:
-        title: What is shown.
-        notes: Lines below it.
-        ids: `n` ids of documents.
-        titles: Their titles.
-        rho: `(n,)` radii in units of the curvature radius.
-        unit: The curvature radius.
-        scale: What radii are multiplied by before they are drawn.
-        parents: `(n,)` place of each one's parent, -1 for none.
-        groups: `(n,)` group of each, -1 for none.
-        names: Names of the groups.
-        palette: Their colours.
-        values: `(n,)` specificity, NaN where there is none.
-        by: What specificity is.
-        layouts: At least one.
-    """
-
-    title: str
-    notes: list[str]
-    ids: list[str]
-    titles: list[str]
-    rho: Floats
-    unit: float
-    scale: float
-    parents: Rows
-    groups: Rows
-    names: list[str]
-    palette: Sequence[str]
-    values: Floats
-    by: str
-    layouts: list[Layout]
 
 
 def draw_disk(path: str | os.PathLike[str], disk: Disk, layout: Layout, *, labels: int = 14) -> Path:
@@ -213,16 +155,6 @@ ACCENT = "#7df9ff"
 OTHER = "#66708a"
 """Of points that belong to no branch."""
 
-PALETTE = (
-    "#4cc9f0", "#ff7096", "#ffd166", "#80ed99", "#b892ff", "#ff9f5a",
-    "#38d9a9", "#f1f3f9", "#a9e34b", "#748ffc", "#ffc9a3",
-)  # fmt: skip
-"""One colour a branch, the largest first."""
-
-
-GRADIENT = ("#fcd225", "#fca636", "#f2844b", "#e16462", "#cc4778", "#b12a90", "#8f0da4", "#6a00a8")
-"""Colours of ranges of a number, from the least."""
-
 
 def drawn(text: str) -> str:
     """Return a text as matplotlib draws it letter by letter: a `$` would begin a formula, and fonts lack pictures."""
@@ -286,37 +218,36 @@ def _rounded(values: NDArray[np.float64]) -> list[float | None]:
 
 
 def draw_charts(
-    path: str | os.PathLike[str], report: SpaceReport, *, radii: Floats | None, curvatures: Floats | None
-) -> Path | None:
+    path: str | os.PathLike[str],
+    *,
+    radii: Floats | None,
+    specificity: SpecificityReport | None,
+    curvatures: Floats,
+) -> Path:
     """Draw what was measured, a panel each, as PNG.
 
     Args:
         path: The file.
-        report: The measures.
-        radii: Of all documents.
+        radii: Of all documents, or None to leave out the panel.
+        specificity: Radii by specificity, or None to leave out the panel.
         curvatures: Of the sampled edges.
 
     Returns:
-        The path, or None where there is nothing to draw.
+        The path.
 
     Raises:
         MissingExtraError: matplotlib is not installed.
     """
-    panels = [name for name, there in (("radii", radii), ("levels", report.specificity), ("curvature", curvatures))
-              if there is not None]  # fmt: skip
-    if not panels:
-        return None
-    figure = new_figure(5.2 * len(panels), 4.2)
-    for number, name in enumerate(panels, 1):
-        axes = figure.add_subplot(1, len(panels), number)
-        _plain(axes)
-        if name == "radii" and radii is not None:
-            _bars(axes, radii, f"radius, median {np.median(radii):.3g}", PALETTE[0])
-        elif name == "curvature" and curvatures is not None and report.curvature is not None:
-            _bars(axes, curvatures, f"Ollivier-Ricci curvature, mean {report.curvature.mean:.3f}", PALETTE[1])
-            axes.axvline(0, color=TEXT, linewidth=0.8, linestyle="--")
-        elif report.specificity is not None:
-            _levels(axes, report.specificity)
+    count = 1 + (radii is not None) + (specificity is not None)
+    figure = new_figure(5.2 * count, 4.2)
+    panels = iter(figure.subplots(1, count, squeeze=False)[0])
+    if radii is not None:
+        _bars(next(panels), radii, f"radius, median {np.median(radii):.3g}", PALETTE[0])
+    if specificity is not None:
+        _levels(next(panels), specificity)
+    axes = next(panels)
+    _bars(axes, curvatures, f"Ollivier-Ricci curvature, mean {curvatures.mean():.3f}", PALETTE[1])
+    axes.axvline(0, color=TEXT, linewidth=0.8, linestyle="--")
     figure.tight_layout(pad=1.6)
     figure.savefig(Path(path), dpi=100, facecolor=BACKGROUND)
     return Path(path)
@@ -332,11 +263,13 @@ def _plain(axes: Any) -> None:
 
 
 def _bars(axes: Any, values: Floats, title: str, colour: str) -> None:
+    _plain(axes)
     axes.hist(values, bins=50, color=colour, linewidth=0)
     axes.set_title(title, color=TEXT, fontsize=10)
 
 
 def _levels(axes: Any, report: SpecificityReport) -> None:
+    _plain(axes)
     # Wide ranges would squeeze all others together, so levels stand side by side.
     places = np.arange(len(report.levels))
     means = np.array([level.mean for level in report.levels])

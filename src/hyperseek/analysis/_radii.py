@@ -158,7 +158,7 @@ def radius_by_specificity(radii: Floats, values: Floats, *, by: str) -> Specific
     if len(values) < 3:
         raise InputError(f"{len(values)} documents have a number for {by}; at least 3 are needed to compare radii")
     constant = np.ptp(values) == 0 or np.ptp(radii) == 0
-    found = None if constant else require("scipy.stats", extra="eval").spearmanr(values, radii)
+    found = None if constant else require("scipy.stats", extra="plot").spearmanr(values, radii)
     levels = [_level(radii[members], values[members]) for members in _groups(values)]
     spearman, p_value = (float("nan"), 1.0) if found is None else (float(found.statistic), float(found.pvalue))
     return SpecificityReport(by, len(values), spearman, p_value, levels)
@@ -175,3 +175,35 @@ def _groups(values: Floats) -> list[NDArray[np.bool_]]:
 
 def _level(radii: Floats, values: Floats) -> Level:
     return Level(float(values.min()), float(values.max()), len(radii), float(radii.mean()), float(radii.std()))
+
+
+_BINS = 40
+
+
+@dataclass(frozen=True, slots=True)
+class RadiusReport:
+    """How far from the origin the documents are.
+
+    Attributes:
+        count: Documents.
+        mean: Mean radius.
+        deviation: Standard deviation.
+        quantiles: The least, 5, 25, 50, 75, 95 per cent, the greatest.
+        edges: Bounds of the histogram's bins, one more than there are bins.
+        histogram: Documents of each bin.
+    """
+
+    count: int
+    mean: float
+    deviation: float
+    quantiles: list[float]
+    edges: list[float]
+    histogram: list[int]
+
+    @classmethod
+    def of(cls, radii: NDArray[np.float64]) -> RadiusReport:
+        """Summarise `(N,)` radii, at least one."""
+        counts, edges = np.histogram(radii, bins=_BINS)
+        quantiles = np.quantile(radii, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
+        return cls(len(radii), float(radii.mean()), float(radii.std()), quantiles.tolist(), edges.tolist(),
+                   counts.tolist())  # fmt: skip

@@ -1,5 +1,5 @@
 """The whole road in one call: data, index, search, training, evaluation, a picture."""
 
-from hyperseek.demo._run import QUESTIONS, DemoResult, run_demo
+from hyperseek.demo._run import DemoResult, run_demo
 
-__all__ = ["QUESTIONS", "DemoResult", "run_demo"]
+__all__ = ["DemoResult", "run_demo"]

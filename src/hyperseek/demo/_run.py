@@ -24,13 +24,12 @@ from hyperseek.scoring import Points
 from hyperseek.training import read_recipe, train
 from hyperseek.types import Hit
 
-QUESTIONS = (
+# Of the Python standard library's documentation; none of them uses the words of an answer's name.
+_QUESTIONS = (
     "find words that are spelled almost like this one",
     "make a password hash that is slow to guess",
     "wait until one of several running tasks is finished",
 )
-"""Asked of the Python standard library's own documentation; none of them uses the words of an answer's name."""
-
 _MODEL = "minilm"
 _RECIPE = "qnet-minilm-pydocs"
 
@@ -93,14 +92,14 @@ def run_demo(folder: str | os.PathLike[str] = "demo", *, tell: Callable[[str], N
         frozen = load(_MODEL)
         index = Index.build(place / "index", dataset.documents(), frozen, total=dataset.count())
     with part("search", "2. Searching three questions"):
-        hits = {question: index.search(question, k=3) for question in QUESTIONS}
+        hits = {question: index.search(question, k=3) for question in _QUESTIONS}
     with part("train", "3. Training a q-net head on the docstrings of other modules; the index stays as it is"):
         cache = [f"train.cache.folder={place / 'cache'}", f"train.cache.indexes=[{place / 'index'}]"]
         train(read_recipe(_RECIPE, cache), output=place / "model")
     with part("evaluate", "4. Measuring both on modules that training never saw"):
         comparison = _compare(place, dataset)
     with part("picture", "5. Drawing a map of the documentation"):
-        picture = draw_map(place / "map.png", index, {"MiniLM": frozen, "q-net": load(place / "model")}, QUESTIONS[0])
+        picture = draw_map(place / "map.png", index, {"MiniLM": frozen, "q-net": load(place / "model")}, _QUESTIONS[0])
     return DemoResult(place, hits, comparison, picture, seconds)
 
 

@@ -1,4 +1,4 @@
-"""What is read of an index to look at its space: radii, specificity, hierarchy, some points."""
+"""How specific documents are: by a metadata field, their length, or their depth in a hierarchy."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from hyperseek._bounded import PathLike, existing_file
 from hyperseek.data.lines import numbered_lines
@@ -22,7 +20,6 @@ from hyperseek.index import Index
 from hyperseek.types import Document
 
 Floats = NDArray[np.float64]
-Rows = NDArray[np.int64]
 
 DEPTH = "depth"
 LENGTH = "length"
@@ -97,27 +94,6 @@ def read_specificity(index: Index, hierarchy: Hierarchy | None, by: str | None) 
     if index.fields[by] != "number":
         raise InputError(f"specificity must be a number, and the field {by!r} is a {index.fields[by]}")
     return Specificity(by, _each(index, lambda document: document.metadata.get(by)))
-
-
-def read_points(index: Index, rows: Rows, measure: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Floats | None]:
-    """Read all points once.
-
-    Args:
-        index: The points.
-        rows: `(n,)` rows to keep, ascending.
-        measure: Takes `(m, w)` points and returns `(m,)` numbers, as radii; None for nothing.
-
-    Returns:
-        The kept points `(n, w)`, and the numbers of all `(N,)`.
-    """
-    kept, numbers, first = [], [], 0
-    for names, points in index.points():
-        here = rows[(rows >= first) & (rows < first + len(names))] - first
-        kept.append(points.vectors[torch.from_numpy(here)])
-        if measure is not None:
-            numbers.append(measure(points.vectors))
-        first += len(names)
-    return torch.cat(kept), torch.cat(numbers).double().numpy() if numbers else None
 
 
 def title_of(document: Document) -> str:

@@ -1,8 +1,15 @@
-"""Ollivier-Ricci curvature of the edges of a graph ("Ricci curvature of Markov chains on metric spaces", 2009).
+"""Measures of curvature: how far the distances of points are from those of a tree, and how their neighbours branch.
 
-A walker at `x` stays with the probability `alpha`, else it goes to any neighbour. The curvature of an edge is
-1 - W(m_x, m_y): W is the least work that turns the walk from `x` into the one from `y`, with distances in edges.
-Edges that join clusters and those of trees are negative, those within a clique positive. Shapes: `n` nodes, `E` edges.
+Gromov's delta. Of four points, take the three sums of opposite distances; delta is half the difference of the two
+largest. It is 0 in a tree, at most ln 2 in the hyperbolic plane of curvature -1, and as much as the diameter allows in
+a flat space. So what is compared is 2 delta / diameter, in 0 to 1: it is small where distances are those of a tree.
+
+Ollivier-Ricci curvature of the edges of a graph ("Ricci curvature of Markov chains on metric spaces", 2009). A walker
+at `x` stays with the probability `alpha`, or else moves to any neighbour. The curvature of an edge is
+1 - W(m_x, m_y), where W is the least work that turns the walk from `x` into the one from `y`, with distances in edges.
+Edges that join clusters and those of trees are negative, those within a clique positive.
+
+Shapes: `n` points or nodes, `E` edges.
 """
 
 from __future__ import annotations
@@ -24,6 +31,106 @@ from hyperseek.scoring import Space
 
 Floats = NDArray[np.float64]
 Pairs = NDArray[np.int64]
+
+_CHUNK = 1 << 18  # quadruples at a time: some 20 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class DeltaEstimate:
+    """Delta-hyperbolicity of a sample; the greatest is a lower bound of that of all points.
+
+    Attributes:
+        points: Points of the sample.
+        diameter: Their greatest distance.
+        bases: For so many of the points every quadruple that holds one of them was looked at.
+        greatest: Greatest delta of these quadruples.
+        relative: Twice that, divided by the diameter; in 0 to 1.
+        quadruples: Random quadruples that the mean is over.
+        mean: Mean delta.
+        mean_relative: Twice that, divided by the diameter.
+        seed: Of both samples.
+    """
+
+    points: int
+    diameter: float
+    bases: int
+    greatest: float
+    relative: float
+    quadruples: int
+    mean: float
+    mean_relative: float
+    seed: int
+
+
+def delta_hyperbolicity(
+    distances: Floats, *, bases: int = 10, quadruples: int = 1_000_000, seed: int = 0
+) -> DeltaEstimate:
+    """Estimate Gromov's delta by the four-point condition.
+
+    Args:
+        distances: `(n, n)`, symmetric, 0 on the diagonal; `n` of some hundreds.
+        bases: Points of which all quadruples are looked at, which takes `n³` operations each.
+        quadruples: Random quadruples for the mean.
+        seed: Of the choice of both.
+
+    Returns:
+        Greatest and mean delta.
+
+    Raises:
+        InputError: There are fewer than four points, or all are one.
+    """
+    count = len(distances)
+    diameter = float(distances.max()) if count else 0.0
+    if count < 4 or diameter == 0:
+        raise InputError(f"delta needs at least 4 points that are not all one; the sample has {count}")
+    generator = np.random.default_rng(seed)
+    chosen = generator.permutation(count)[:bases]
+    greatest = max(0.0, *(_delta_at(distances, int(base)) for base in chosen))
+    total = 0.0
+    for start in range(0, quadruples, _CHUNK):
+        total += float(_deltas(distances, _quadruples(count, min(_CHUNK, quadruples - start), generator)).sum())
+    mean = total / quadruples
+    return DeltaEstimate(
+        points=count,
+        diameter=diameter,
+        bases=len(chosen),
+        greatest=greatest,
+        relative=2 * greatest / diameter,
+        quadruples=quadruples,
+        mean=mean,
+        mean_relative=2 * mean / diameter,
+        seed=seed,
+    )
+
+
+def _delta_at(distances: Floats, base: int) -> float:
+    """Return the greatest delta of all quadruples that hold a point: max over x, y, z of min((x,z), (z,y)) - (x,y)."""
+    products = (distances[base][:, None] + distances[base][None] - distances) / 2
+    worst, least = 0.0, np.empty_like(products)
+    for row in products:
+        np.minimum(products, row, out=least)
+        worst = max(worst, float((least.max(axis=1) - row).max()))
+    return worst
+
+
+def _quadruples(count: int, number: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Draw `(4, number)` points, of which no two of a column are one: each shifts behind those before it."""
+    drawn = np.stack([generator.integers(0, count - taken, number) for taken in range(4)])
+    for place in range(1, 4):
+        for earlier in np.sort(drawn[:place], axis=0):
+            drawn[place] += drawn[place] >= earlier
+    return drawn
+
+
+def _deltas(distances: Floats, quadruples: NDArray[np.int64]) -> Floats:
+    a, b, c, d = quadruples
+    sums = np.stack(
+        [distances[a, b] + distances[c, d], distances[a, c] + distances[b, d], distances[a, d] + distances[b, c]]
+    )
+    sums.sort(axis=0)
+    deltas: Floats = (sums[2] - sums[1]) / 2
+    return deltas
+
 
 _BLOCK = 512  # points whose distances to all others are held at a time
 _FAR = 3  # edges between neighbours of two neighbours, at most
@@ -75,8 +182,8 @@ def estimate_curvature(
         The summary, and the curvature of each edge that was looked at.
 
     Raises:
-        InputError: There are too few points, or `alpha` is no probability.
-        MissingExtraError: scipy is not installed.
+        InputError: There are too few points, or `alpha` is not a probability.
+        MissingExtraError: POT or scipy is not installed.
     """
     graph = neighbour_graph(space, vectors, neighbours)
     pairs = _edges_of(graph)
@@ -115,7 +222,7 @@ def neighbour_graph(space: Space, vectors: Tensor, neighbours: int) -> Any:
     count = len(vectors)
     if not 0 < neighbours < count:
         raise InputError(f"each point needs 1 to {count - 1} neighbours among {count} points, not {neighbours}")
-    sparse = require("scipy.sparse", extra="eval")
+    sparse = require("scipy.sparse", extra="plot")
     starts = range(0, count, _BLOCK)
     blocks = [torch.arange(start, min(start + _BLOCK, count)) for start in starts]
     found = torch.cat([_nearest(space, vectors, rows, neighbours) for rows in blocks])
@@ -137,11 +244,11 @@ def ollivier_ricci(graph: Any, edges: Pairs, *, alpha: float = 0.5) -> Floats:
 
     Raises:
         InputError: `alpha` is no probability.
-        MissingExtraError: scipy is not installed.
+        MissingExtraError: POT is not installed.
     """
     if not 0 <= alpha <= 1:
         raise InputError(f"alpha is the probability that a walker stays, in 0 to 1, not {alpha}")
-    require("scipy.optimize", extra="eval")
+    require("ot", extra="plot")
     values = np.empty(len(edges))
     with progress("curvature", len(edges), unit="edges") as bar:
         for place, (x, y) in enumerate(edges):
@@ -172,11 +279,12 @@ def _work(graph: Any, x: int, y: int, alpha: float) -> float:
     give, take = nodes[surplus > 0], nodes[surplus < 0]
     if not len(give):
         return 0.0
-    costs, supply, demand = _hops(graph, give, take), surplus[surplus > 0], -surplus[surplus < 0]
-    # Nodes that are as far from all others may be taken together; hubs with many leaves would take long without.
-    costs, supply = _merged(costs, supply)
-    turned, demand = _merged(costs.T, demand)
-    return _transport(turned.T, supply, demand)
+    work, log = require("ot", extra="plot").emd2(
+        surplus[surplus > 0], -surplus[surplus < 0], _hops(graph, give, take), log=True
+    )
+    if log["warning"] is not None:
+        raise InputError(f"the optimal transport of an edge could not be found: {log['warning']}")
+    return float(work)
 
 
 def _walk(graph: Any, node: int, alpha: float) -> tuple[Pairs, Floats]:
@@ -202,27 +310,3 @@ def _hops(graph: Any, first: Pairs, second: Pairs) -> Floats:
     hops[near[:, second].toarray() > 0] = 1
     hops[first[:, None] == second[None]] = 0
     return hops
-
-
-def _merged(costs: Floats, masses: Floats) -> tuple[Floats, Floats]:
-    rows, group = np.unique(costs, axis=0, return_inverse=True)
-    together: Floats = np.bincount(group.ravel(), masses, len(rows)).astype(np.float64)
-    return rows, together
-
-
-def _transport(costs: Floats, supply: Floats, demand: Floats) -> float:
-    from scipy.optimize import linprog
-    from scipy.sparse import csr_matrix
-
-    rows, columns = costs.shape
-    if min(rows, columns) == 1:
-        return float((supply[:, None] * demand[None] / supply.sum() * costs).sum())
-    leaving, arriving = np.indices(costs.shape).reshape(2, -1)
-    ways = np.tile(np.arange(costs.size), 2)
-    equations = csr_matrix((np.ones(2 * costs.size), (np.concatenate([leaving, rows + arriving]), ways)))
-    # One equation follows from the others; without it rounding cannot make them contradict each other.
-    equations = equations[:-1]
-    found = linprog(costs.ravel(), A_eq=equations, b_eq=np.concatenate([supply, demand])[:-1], method="highs")
-    if not found.success:
-        raise InputError(f"the optimal transport of an edge could not be found: {found.message}")
-    return float(found.fun)

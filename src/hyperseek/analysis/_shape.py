@@ -15,19 +15,26 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek._files import write_json
-from hyperseek.analysis._corpus import Specificity, open_hierarchy, read_points, read_specificity
-from hyperseek.analysis._delta import DeltaEstimate, delta_hyperbolicity
-from hyperseek.analysis._disk import DiskFit
+from hyperseek.analysis._curvature import CurvatureEstimate, DeltaEstimate, delta_hyperbolicity, estimate_curvature
+from hyperseek.analysis._disk import DiskFit, View, choose_view, fit_disk
 from hyperseek.analysis._pictures import draw_charts, draw_disk, write_disk_html
-from hyperseek.analysis._radii import HYPERBOLIC, SpecificityReport, distances, metric_of, radii, radius_by_specificity
-from hyperseek.analysis._ricci import CurvatureEstimate, estimate_curvature
-from hyperseek.analysis._view import View, choose_view, fit_disk
+from hyperseek.analysis._radii import (
+    HYPERBOLIC,
+    RadiusReport,
+    SpecificityReport,
+    distances,
+    metric_of,
+    radii,
+    radius_by_specificity,
+)
+from hyperseek.analysis._specificity import Specificity, open_hierarchy, read_specificity
 from hyperseek.errors import InputError, require
 from hyperseek.index import Index
 from hyperseek.scoring import Space
 from hyperseek.store.info import Storage
 
 Floats = NDArray[np.float64]
+Rows = NDArray[np.int64]
 
 _DELTA_POINTS = 400
 # What is left of the differences between equal radii where each number of a vector was rounded, relative.
@@ -71,10 +78,10 @@ def inspect_space(
             name makes no sense here.
         UnknownNameError: There is no such field.
         DataError: The hierarchy cannot be read.
-        MissingExtraError: scipy, or matplotlib where something is drawn, is not installed.
+        MissingExtraError: POT, scipy, or matplotlib where something is drawn, is not installed.
     """
-    for module in ("scipy.optimize", "scipy.sparse", "scipy.stats"):  # before a minute's work, not behind it
-        require(module, extra="eval")
+    for module in ("ot", "scipy.sparse", "scipy.stats"):  # before a minute's work, not behind it
+        require(module, extra="plot")
     if output is not None:
         require("matplotlib", extra="plot")
     space = index.space
@@ -87,7 +94,7 @@ def inspect_space(
     view = choose_view(index.ids, tree, sample=sample, seed=seed)
     drawn = np.sort(np.random.default_rng(seed).permutation(len(index))[:sample])
     rows = np.union1d(drawn, view.rows)
-    points, lengths = read_points(index, rows, measure)
+    points, lengths = _read_points(index, rows, measure)
     alike = None if lengths is None else _alike(lengths, index.info.storage)
     if alike is not None:
         left_out["radii"] = _nothing_to_show(alike, asked=by is not None)
@@ -154,49 +161,16 @@ def _write(
     seed: int,
 ) -> SpaceReport:
     folder.mkdir(parents=True, exist_ok=True)
-    written = [draw_charts(folder / "space.png", report, radii=lengths, curvatures=curvatures)]
+    written = [draw_charts(folder / "space.png", radii=lengths, specificity=report.specificity, curvatures=curvatures)]
     if index.space.kind in HYPERBOLIC:
         disk, fits = fit_disk(index, view, vectors, specificity, seed=seed)
         report = replace(report, disks=fits)
         names = ("disk.png", "disk-hierarchy.png")
         written += [draw_disk(folder / name, disk, layout) for name, layout in zip(names, disk.layouts, strict=False)]
         written.append(write_disk_html(folder / "disk.html", disk))
-    files = [folder / "space.json", *(path for path in written if path is not None)]
-    report = replace(report, files=files)
+    report = replace(report, files=[folder / "space.json", *written])
     write_json(folder / "space.json", report.to_json())
     return report
-
-
-_BINS = 40
-
-
-@dataclass(frozen=True, slots=True)
-class RadiusReport:
-    """How far from the origin the documents are.
-
-    Attributes:
-        count: Documents.
-        mean: Mean radius.
-        deviation: Standard deviation.
-        quantiles: The least, 5, 25, 50, 75, 95 per cent, the greatest.
-        edges: Bounds of the histogram's bins, one more than there are bins.
-        histogram: Documents of each bin.
-    """
-
-    count: int
-    mean: float
-    deviation: float
-    quantiles: list[float]
-    edges: list[float]
-    histogram: list[int]
-
-    @classmethod
-    def of(cls, radii: NDArray[np.float64]) -> RadiusReport:
-        """Summarise `(N,)` radii, at least one."""
-        counts, edges = np.histogram(radii, bins=_BINS)
-        quantiles = np.quantile(radii, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1])
-        return cls(len(radii), float(radii.mean()), float(radii.std()), quantiles.tolist(), edges.tolist(),
-                   counts.tolist())  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,3 +214,24 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list):
         return [_plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _read_points(index: Index, rows: Rows, measure: Callable[[Tensor], Tensor] | None) -> tuple[Tensor, Floats | None]:
+    """Read all points once.
+
+    Args:
+        index: The points.
+        rows: `(n,)` rows to keep, ascending.
+        measure: Takes `(m, w)` points and returns `(m,)` numbers, as radii; None for nothing.
+
+    Returns:
+        The kept points `(n, w)`, and the numbers of all `(N,)`.
+    """
+    kept, numbers, first = [], [], 0
+    for names, points in index.points():
+        here = rows[(rows >= first) & (rows < first + len(names))] - first
+        kept.append(points.vectors[torch.from_numpy(here)])
+        if measure is not None:
+            numbers.append(measure(points.vectors))
+        first += len(names)
+    return torch.cat(kept), torch.cat(numbers).double().numpy() if numbers else None
