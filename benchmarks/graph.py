@@ -30,7 +30,7 @@ from _hardware import describe_hardware, median_ratio, take_turns
 from _reference_graph import ReferenceGraphSearch
 from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig, NeighbourGraph, graph_search
 from hyperseek.graph._search import draw_entry_points
-from hyperseek.scoring import Points, QNetScorer, Space
+from hyperseek.scoring import QNetScorer, Space, VectorPoints
 
 K = 100
 
@@ -95,7 +95,7 @@ def reference_run(
 
 def measure(vectors: Tensor, graph: NeighbourGraph, arguments: argparse.Namespace) -> None:
     """Print the lines of one size."""
-    points = Points(vectors)
+    points = VectorPoints(vectors)
     ids = [str(row) for row in range(len(vectors))]
     lists = {ids[row]: [ids[other] for other in own if other >= 0] for row, own in enumerate(graph.neighbours.tolist())}
     searcher = ReferenceGraphSearch(vectors, ids, lists)

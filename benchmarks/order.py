@@ -31,7 +31,7 @@ from hyperseek.index import Index
 from hyperseek.plan import EXACT
 from hyperseek.plan._exhaustive import _QUERIES, whole_scan
 from hyperseek.plan._ties import longest_norm
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.store.snapshot import CHUNK
 from hyperseek.types import Document
 
@@ -113,7 +113,7 @@ def main() -> None:
 
 def print_line(index: Index, scorer: LinearScorer, stored: Tensor, k: int, arguments: argparse.Namespace) -> None:
     """Measure one number of queries and documents."""
-    kind, points = index.space.kind, Points(stored)
+    kind, points = index.space.kind, VectorPoints(stored)
     longest = longest_norm(index.space, stored)
     seconds = take_turns(
         {

@@ -21,7 +21,7 @@ from hyperseek.pretraining._texts import open_texts
 from hyperseek.pretraining._token_cache import token_cache
 from hyperseek.pretraining._vocabulary import make_tokenizer
 from hyperseek.runs.loop import finish_checkpoint, last_checkpoint
-from hyperseek.scoring import Points, QNetScorer, Space, load_scorer
+from hyperseek.scoring import QNetScorer, Space, VectorPoints, load_scorer
 from hyperseek.training._cache import Shard, ShardStore, text_key
 from hyperseek.training.callbacks import Reached, Validated
 from hyperseek.training.record import RunRecord, read_record
@@ -121,7 +121,7 @@ def scorer(folder: Path, encoder: str) -> Action:
     QNetScorer(
         Space("dot", 4), matrices, [torch.randn(2, 4, 1)], converter="repeated_dense_block", converter_kwargs=kwargs
     ).save(folder / "x.scorer")
-    return lambda: load_scorer(folder / "x.scorer").score(Points(torch.eye(4)))
+    return lambda: load_scorer(folder / "x.scorer").score(VectorPoints(torch.eye(4)))
 
 
 def feature_cache(folder: Path, encoder: str) -> Action:

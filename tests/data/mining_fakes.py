@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from hyperseek.data import ExampleItem, TrainingExample
-from hyperseek.scoring import LinearScorer, Points, Scorer, Space
+from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
 from hyperseek.types import Document, Query
 
 DIMENSION = 4
@@ -34,7 +34,7 @@ class ReadableRetriever:
         for line, text in zip(vectors, texts, strict=True):
             for value, axis in re.findall(r"(-?[\d.]+)@(\d)", text):
                 line[int(axis)] = float(value)
-        return Points(vectors)
+        return VectorPoints(vectors)
 
     def compile(self, queries: Sequence[str]) -> Scorer:
         return LinearScorer.concatenate(list(self.compile_batches(queries)))

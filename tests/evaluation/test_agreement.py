@@ -14,7 +14,7 @@ from hyperseek import Document, Index, Query
 from hyperseek.data import Dataset
 from hyperseek.evaluation import evaluate, p_mrr_per_query
 from hyperseek.plan import Fusion, Plan, Rescore, Scan, Union
-from hyperseek.scoring import LinearScorer, Points, Scorer, Space
+from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
 from hyperseek.training import SideFeatures, Validator, make_dev_set
 from hyperseek.types import Qrels
 
@@ -45,7 +45,7 @@ class CountingRetriever:
         return [self.model]
 
     def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:
-        return Points(_counts(texts))
+        return VectorPoints(_counts(texts))
 
     def compile(self, queries: Sequence[str]) -> Scorer:
         return LinearScorer(self.space, _counts(queries))
@@ -198,7 +198,7 @@ def test_validation_leaves_out_the_query_itself_as_evaluate_does(tmp_path):
 def test_a_model_that_went_astray_counts_as_nothing(caplog):
     class Astray(CountingRetriever):
         def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:
-            return Points(_counts(texts) * math.nan)
+            return VectorPoints(_counts(texts) * math.nan)
 
     retriever = Astray()
     queries = [Query("q", "cat"), Query("r", "dog")]

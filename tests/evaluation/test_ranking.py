@@ -22,7 +22,7 @@ from hyperseek.evaluation import (
 )
 from hyperseek.evaluation._export import folder_names
 from hyperseek.index import Index
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 from hyperseek.types import Document, Query
 
 
@@ -49,7 +49,7 @@ class Words:
         self.fingerprint = fingerprint
 
     def encode_documents(self, texts: list[str], **_: object) -> Points:
-        return Points(torch.tensor([[float(word in text.split()) for word in WORDS] for text in texts]))
+        return VectorPoints(torch.tensor([[float(word in text.split()) for word in WORDS] for text in texts]))
 
     def compile_batches(self, queries: list[str]) -> Iterator[LinearScorer]:
         yield LinearScorer(self.space, self.sign * self.encode_documents(queries).vectors)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperseek.graph import NeighbourGraph
 from hyperseek.graph._info import GraphInfo
-from hyperseek.scoring import Points, QNetScorer, Scorer, Space
+from hyperseek.scoring import Points, QNetScorer, Scorer, Space, VectorPoints
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,7 +49,7 @@ class TableScorer(Scorer):
 
 def row_points(count: int) -> Points:
     """Points for a TableScorer."""
-    return Points(torch.arange(count, dtype=torch.float32)[:, None])
+    return VectorPoints(torch.arange(count, dtype=torch.float32)[:, None])
 
 
 def graph_of(lists: Sequence[Sequence[int]]) -> NeighbourGraph:

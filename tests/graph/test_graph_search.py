@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from hyperseek import HyperseekError
 from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig, NeighbourGraph, _search, graph_search
-from hyperseek.scoring import LinearScorer, Points, Scorer, Space
+from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
 
 
 def name(row: int) -> str:
@@ -31,7 +31,7 @@ def by_reference(reference: Any, scorer: Scorer, points: Points, graph: Neighbou
     for query in range(len(scorer)):
         single = scorer[query : query + 1]
         results, scored, iterations = searcher.search(
-            lambda documents, single=single: single.score(Points(documents[0])),
+            lambda documents, single=single: single.score(VectorPoints(documents[0])),
             entry_points=[name(row) for row in entries],
             top_k=k,
             ncandidates=config.ncandidates,
@@ -165,7 +165,7 @@ def test_filtered_greedy_returns_the_best_allowed_it_scored(tools, case, data):
 def test_real_qnets(tools, reference, tmp_path, depth, strategy):
     vectors = torch.randn(500, 16, generator=torch.Generator().manual_seed(1))
     graph = NeighbourGraph.build(tmp_path, vectors, degree=8)
-    scorer, points = tools.random_qnets(5, 16, depth), Points(vectors)
+    scorer, points = tools.random_qnets(5, 16, depth), VectorPoints(vectors)
     config = GraphSearchConfig(num_entry_points=20, ncandidates=6, max_iter=8, strategy=strategy)
     result = graph_search(scorer, points, graph, k=10, config=config)
     if strategy == "greedy":
@@ -186,7 +186,7 @@ def test_real_qnets(tools, reference, tmp_path, depth, strategy):
 def test_groups_of_queries_and_padded_scoring_change_nothing(tools, tmp_path, monkeypatch):
     vectors = torch.randn(300, 8, generator=torch.Generator().manual_seed(2))
     graph = NeighbourGraph.build(tmp_path, vectors, degree=6)
-    scorer, points = tools.random_qnets(7, 8, 2), Points(vectors.half())
+    scorer, points = tools.random_qnets(7, 8, 2), VectorPoints(vectors.half())
     config = GraphSearchConfig(num_entry_points=15, ncandidates=4)
     expected = graph_search(scorer, points, graph, k=5, config=config)
     monkeypatch.setattr(_search, "QUERIES_TOGETHER", 3)
@@ -208,8 +208,8 @@ def test_as_many_entry_points_as_documents_is_exhaustive(tools, tmp_path):
     graph = NeighbourGraph.build(tmp_path, vectors, degree=3)
     scorer = LinearScorer(Space("dot", 4), torch.randn(3, 4, generator=torch.Generator().manual_seed(4)))
     for config in GRAPH_PRESETS.values():
-        result = graph_search(scorer, Points(vectors), graph, k=7, config=config)
-        expected = scorer.score(Points(vectors)).topk(7)
+        result = graph_search(scorer, VectorPoints(vectors), graph, k=7, config=config)
+        expected = scorer.score(VectorPoints(vectors)).topk(7)
         assert torch.equal(result.rows, expected.indices)
         assert result.scored.tolist() == [50] * 3
 
@@ -217,20 +217,20 @@ def test_as_many_entry_points_as_documents_is_exhaustive(tools, tmp_path):
 def test_nothing_to_find(tools, tmp_path):
     scorer = LinearScorer(Space("dot", 4), torch.ones(2, 4))
     empty = NeighbourGraph.build(tmp_path / "empty", torch.empty(0, 4), degree=3)
-    result = graph_search(scorer, Points(torch.empty(0, 4)), empty, k=2)
+    result = graph_search(scorer, VectorPoints(torch.empty(0, 4)), empty, k=2)
     assert result.rows.tolist() == [[-1, -1]] * 2
     graph = NeighbourGraph.build(tmp_path / "graph", torch.eye(4), degree=3)
-    nobody = graph_search(scorer, Points(torch.eye(4)), graph, k=2, allowed=np.zeros(4, dtype=bool))
+    nobody = graph_search(scorer, VectorPoints(torch.eye(4)), graph, k=2, allowed=np.zeros(4, dtype=bool))
     assert nobody.scores.tolist() == [[-np.inf] * 2] * 2
     assert nobody.scored.tolist() == [0, 0]
-    assert graph_search(scorer[:0], Points(torch.eye(4)), graph, k=2).rows.shape == (0, 2)
+    assert graph_search(scorer[:0], VectorPoints(torch.eye(4)), graph, k=2).rows.shape == (0, 2)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"k": 0}, "k must be at least 1"),
-        ({"points": Points(torch.eye(4)[:3])}, "graph is of 4 documents, but 3"),
+        ({"points": VectorPoints(torch.eye(4)[:3])}, "graph is of 4 documents, but 3"),
         ({"entry_points": [0, 4]}, "rows from 0 to 3, not 0 to 4"),
         ({"entry_points": [1, 1]}, "given twice"),
         ({"entry_points": []}, "list of rows"),
@@ -245,7 +245,11 @@ def test_nothing_to_find(tools, tmp_path):
 )
 def test_refusals(tools, change, message):
     graph = tools.graph_of([[1], [2], [3], [0]])
-    arguments = {"scorer": LinearScorer(Space("dot", 4), torch.ones(1, 4)), "points": Points(torch.eye(4)), "k": 1}
+    arguments = {
+        "scorer": LinearScorer(Space("dot", 4), torch.ones(1, 4)),
+        "points": VectorPoints(torch.eye(4)),
+        "k": 1,
+    }
     arguments |= change
     with pytest.raises(HyperseekError, match=message):
         graph_search(arguments.pop("scorer"), arguments.pop("points"), graph, **arguments)

@@ -14,7 +14,7 @@ from index_fakes import FakeRetriever
 
 from hyperseek import HyperseekError
 from hyperseek.index import Index
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.types import Document
 
 SPACE = Space("dot", 8)
@@ -26,7 +26,7 @@ def compute() -> None:
     """Let torch start its threads."""
     torch.set_num_threads(2)
     torch.randn(500, 500) @ torch.randn(500, 500)
-    LinearScorer(SPACE, VECTORS[:64]).score(Points(VECTORS)).exp().sum()
+    LinearScorer(SPACE, VECTORS[:64]).score(VectorPoints(VECTORS)).exp().sum()
 
 
 def build_and_search(folder: Path) -> bool:

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from hyperseek.scoring import LinearScorer, Points, Scorer, Space
+from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
 
 DIMENSION = 8
 
@@ -29,7 +29,7 @@ class FakeRetriever:
     def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:
         self.encoded.extend(texts)
         vectors = torch.stack([_vector(text) for text in texts]) if texts else torch.empty(0, DIMENSION)
-        return Points(self.space.canonical(vectors))
+        return VectorPoints(self.space.canonical(vectors))
 
     def compile(self, queries: Sequence[str]) -> Scorer:
         return LinearScorer.concatenate(list(self.compile_batches(queries)))

@@ -13,7 +13,17 @@ from hyperseek import Document
 from hyperseek.index import Index
 from hyperseek.plan import Graph, Plan, Rescore, Scan, Surrogate, scan
 from hyperseek.plan._ties import level, marks_of
-from hyperseek.scoring import FunctionScorer, LinearScorer, MaxSimScorer, Points, QNetScorer, Scorer, Space, TokenPoints
+from hyperseek.scoring import (
+    FunctionScorer,
+    LinearScorer,
+    MaxSimScorer,
+    Points,
+    QNetScorer,
+    Scorer,
+    Space,
+    TokenPoints,
+    VectorPoints,
+)
 
 QUERIES = 4
 
@@ -68,7 +78,7 @@ def test_equal_documents_tie_in_a_scan(name: str) -> None:
             documents = points[group]
             for size in (count, 16, 37):
                 for k in (1, 10, count):
-                    _, rows = scan(scorer, map(Points, documents.split(size)), k=k)
+                    _, rows = scan(scorer, map(VectorPoints, documents.split(size)), k=k)
                     for line in rows.tolist():
                         check_order(line, group, k)
 
@@ -78,7 +88,7 @@ def test_thousands_of_equal_documents_rank_by_row() -> None:
         scorer = SCORERS[name](13)
         documents = torch.randn(3, 13, generator=draw(8)).repeat_interleave(3001, dim=0)
         for size in (9003, 2000):
-            scores, rows = scan(scorer, map(Points, documents.split(size)), k=3010)
+            scores, rows = scan(scorer, map(VectorPoints, documents.split(size)), k=3010)
             for line, values in zip(rows.tolist(), scores.tolist(), strict=True):
                 check_order(line, [row // 3001 for row in range(9003)], 3010)
                 assert len(set(values)) == 2
@@ -122,8 +132,8 @@ def test_equal_documents_tie_on_every_way_through_an_index(tmp_path: Path) -> No
 def test_marks_tell_documents_apart() -> None:
     for dtype in (torch.float16, torch.float32, torch.float64):
         eye, few = torch.eye(512, dtype=dtype), torch.cartesian_prod(*[torch.tensor([-1, 0, 1], dtype=dtype)] * 7)
-        assert len(marks_of(Points(torch.cat([eye, 2 * eye, eye]))).unique()) == 1024
-        assert len(marks_of(Points(few)).unique()) == 3**7
+        assert len(marks_of(VectorPoints(torch.cat([eye, 2 * eye, eye]))).unique()) == 1024
+        assert len(marks_of(VectorPoints(few)).unique()) == 3**7
     one = torch.ones(1, 2)
     sets = [(), (one,), (one, one), (one, 2 * one), (2 * one, one), (one, one, one)]
     parts = [torch.cat([torch.zeros(0, 2), *own]) for own in sets]

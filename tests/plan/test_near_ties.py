@@ -13,7 +13,7 @@ from hyperseek.index import Index
 from hyperseek.plan import Engine, Graph, Plan, Rescore, Scan, scan
 from hyperseek.plan._exhaustive import whole_scan
 from hyperseek.plan._ties import longest_norm
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Space, VectorPoints
 
 COUNT, DIMENSION, QUERIES = 600, 32, 8
 
@@ -30,7 +30,7 @@ def near(kind: str, spread: float, offset: float) -> tuple[Tensor, Tensor]:
 
 
 def truth(space: Space, vectors: Tensor, queries: Tensor, k: int) -> list[list[int]]:
-    half = space.score(queries.double(), Points(vectors[: COUNT // 2].double()))
+    half = space.score(queries.double(), VectorPoints(vectors[: COUNT // 2].double()))
     scores = torch.cat([half, half], dim=1)
     return scores.sort(dim=1, descending=True, stable=True).indices[:, :k].tolist()
 
@@ -44,12 +44,12 @@ def test_a_scan_ranks_near_ties_as_float64_does(kind: str) -> None:
         vectors, queries = near(kind, spread, offset)
         for k in (1, 10, COUNT + 5):
             for size in (COUNT, 97) if k == 10 else (COUNT,):
-                _, rows = scan(LinearScorer(space, queries), map(Points, vectors.split(size)), k=k)
+                _, rows = scan(LinearScorer(space, queries), map(VectorPoints, vectors.split(size)), k=k)
                 wanted = truth(space, vectors, queries, k)
                 assert rows.tolist() == wanted, (spread, offset, k, size)
                 longest = longest_norm(space, vectors)
                 _, rows = whole_scan(
-                    LinearScorer(space, queries), Points(vectors), k=k, longest=longest, chunk_rows=size
+                    LinearScorer(space, queries), VectorPoints(vectors), k=k, longest=longest, chunk_rows=size
                 )
                 assert rows.tolist() == wanted, (spread, offset, k, size)
 
@@ -94,7 +94,7 @@ def test_float64_scores_level_equal_documents_without_marks(monkeypatch: pytest.
     space = Space("dot", DIMENSION)
     vectors, queries = near("dot", 1e-3, 0)
     scorer, longest = LinearScorer(space, queries), longest_norm(space, vectors)
-    _, rows = whole_scan(scorer, Points(vectors), k=100, longest=longest, chunk_rows=97)
+    _, rows = whole_scan(scorer, VectorPoints(vectors), k=100, longest=longest, chunk_rows=97)
     assert rows.tolist() == truth(space, vectors, queries, 100)
 
 
@@ -104,5 +104,5 @@ def test_scores_that_are_equal_on_paper_rank_by_row() -> None:
     numbers = torch.randn(DIMENSION, generator=generator)
     vectors = torch.stack([numbers[torch.randperm(DIMENSION, generator=generator)] for _ in range(200)])
     for kind in ("dot", "cosine", "euclidean"):
-        _, rows = scan(LinearScorer(Space(kind, DIMENSION), torch.ones(1, DIMENSION)), [Points(vectors)], k=30)
+        _, rows = scan(LinearScorer(Space(kind, DIMENSION), torch.ones(1, DIMENSION)), [VectorPoints(vectors)], k=30)
         assert rows[0].tolist() == list(range(30)), kind

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hyperseek import HyperseekError
 from hyperseek.plan import scan
-from hyperseek.scoring import LinearScorer, Points, QNetScorer, Scorer, Space
+from hyperseek.scoring import LinearScorer, QNetScorer, Scorer, Space, VectorPoints
 
 Ranking = list[tuple[float, int]]
 
@@ -16,7 +16,7 @@ Ranking = list[tuple[float, int]]
 def oracle(scorer: Scorer, vectors: Tensor, k: int, excluded: list[int]) -> list[Ranking]:
     """Sort everything in Python: by score, then by row."""
     with torch.no_grad():
-        scores = scorer.score(Points(vectors)).tolist()
+        scores = scorer.score(VectorPoints(vectors)).tolist()
     return [
         sorted(((score, row) for row, score in enumerate(line) if row != out), key=lambda pair: (-pair[0], pair[1]))[:k]
         for line, out in zip(scores, excluded, strict=True)
@@ -27,7 +27,10 @@ def found(
     scorer: Scorer, chunks: list[Tensor], k: int, excluded: list[int] | None = None
 ) -> list[list[tuple[float, int]]]:
     scores, rows = scan(
-        scorer, [Points(chunk) for chunk in chunks], k=k, excluded=None if excluded is None else torch.tensor(excluded)
+        scorer,
+        [VectorPoints(chunk) for chunk in chunks],
+        k=k,
+        excluded=None if excluded is None else torch.tensor(excluded),
     )
     assert scores.dtype == torch.float32
     return [
@@ -88,13 +91,13 @@ def test_every_core_takes_groups_of_queries() -> None:
 def test_the_cosine_goes_through_its_chart() -> None:
     vectors = torch.randn(50, 4, generator=torch.Generator().manual_seed(1)) * torch.arange(1, 51)[:, None]
     scorer = LinearScorer(Space("cosine", 4), torch.randn(3, 4, generator=torch.Generator().manual_seed(2)))
-    scores, rows = scan(scorer, [Points(part) for part in vectors.split(16)], k=50)
-    torch.testing.assert_close(scores, scorer.score(Points(vectors)).gather(1, rows))
+    scores, rows = scan(scorer, [VectorPoints(part) for part in vectors.split(16)], k=50)
+    torch.testing.assert_close(scores, scorer.score(VectorPoints(vectors)).gather(1, rows))
     assert scores.max() <= 1.0001
 
 
 def test_results_may_be_used_in_training(qnet: QNetScorer) -> None:
-    scores, _ = scan(qnet, [Points(torch.ones(2, 4))], k=1)
+    scores, _ = scan(qnet, [VectorPoints(torch.ones(2, 4))], k=1)
     (scores * torch.ones(1, requires_grad=True)).sum().backward()
 
 
@@ -102,7 +105,7 @@ def test_undefined_scores_are_refused_with_the_query(qnet: QNetScorer) -> None:
     bad = torch.ones(200, 4)
     bad[150, 2] = torch.nan
     with pytest.raises(HyperseekError, match="query 150"):
-        scan(LinearScorer(Space("dot", 4), bad), [Points(torch.ones(30, 4))], k=3)
+        scan(LinearScorer(Space("dot", 4), bad), [VectorPoints(torch.ones(30, 4))], k=3)
 
 
 def test_k_is_checked() -> None:

@@ -24,6 +24,7 @@ from hyperseek.scoring import (
     Points,
     Space,
     TokenPoints,
+    VectorPoints,
     load_scorer,
 )
 from hyperseek.types import Document
@@ -138,11 +139,11 @@ def test_cosines_of_vectors_of_any_size() -> None:
     space = Space("cosine", 2)
     for size in (1e-45, 1e-40, 1e-30, 1e-20, 1e-12, 1.0, 1e20, 1e38):
         stored = space.canonical(torch.tensor([[size, 0.0], [0.0, size], [size, size]]))
-        scores = space.score(stored, Points(stored))
+        scores = space.score(stored, VectorPoints(stored))
         wanted = torch.tensor([[1, 0, 0.5**0.5], [0, 1, 0.5**0.5], [0.5**0.5, 0.5**0.5, 1]])
         torch.testing.assert_close(scores, wanted)
     zero = space.canonical(torch.zeros(1, 2))
-    assert torch.equal(space.score(zero, Points(torch.eye(2))), torch.zeros(1, 2))
+    assert torch.equal(space.score(zero, VectorPoints(torch.eye(2))), torch.zeros(1, 2))
 
 
 def cloud(kind: str, dimension: int, count: int, size: float, seed: int) -> Tensor:
@@ -163,14 +164,14 @@ def test_spaces_and_scorers_of_all_sizes(kind: str, tmp_path: Path) -> None:
     ):
         case = (dimension, count, size)
         space = Space(kind, dimension)
-        documents = Points(space.canonical(cloud(kind, dimension, count, size, seed)).float())
+        documents = VectorPoints(space.canonical(cloud(kind, dimension, count, size, seed)).float())
         scorer = LinearScorer(space, space.canonical(cloud(kind, dimension, 5, size, seed + 1000)).float())
         scores = scorer.score(documents)
         assert scores.shape == (5, count), case
         assert scores.dtype == torch.float32, case
         assert scores.isfinite().all(), case
         # The order is that of float64, but for what float32 rounds: of the score, or of the products in it.
-        exact = space.score(scorer.queries.double(), Points(documents.vectors.double()))
+        exact = space.score(scorer.queries.double(), VectorPoints(documents.vectors.double()))
         if size <= 1e10 and count:
             slack = 4e-6 * (1 + exact.abs().amax(1, keepdim=True)) if kind != "euclidean" else 4e-6 * exact.abs()
             slack = slack * (1 if kind != "dot" else dimension)
@@ -206,9 +207,9 @@ def test_wrong_tensors_are_refused_by_name(kind: str) -> None:
     broken = good.float().clone()
     broken[2, 0] = math.nan
     with pytest.raises(InputError, match="document 2 has infinite or undefined numbers: nan at place 0"):
-        scorer.score(Points(broken))
+        scorer.score(VectorPoints(broken))
     with pytest.raises(InputError, match="query 2 has infinite or undefined numbers: nan"):
-        LinearScorer(space, broken).score(Points(good.float()))
+        LinearScorer(space, broken).score(VectorPoints(good.float()))
     with pytest.raises(InputError, match="point 1 has infinite or undefined numbers: inf"):
         space.canonical(torch.tensor([[0.1] * space.coordinates, [math.inf] * space.coordinates]))
     wrong: list[Any] = [
@@ -226,17 +227,17 @@ def test_wrong_tensors_are_refused_by_name(kind: str) -> None:
         with pytest.raises(InputError):
             LinearScorer(space, value)
         with pytest.raises(InputError):
-            scorer.score(Points(value))
+            scorer.score(VectorPoints(value))
         with pytest.raises(InputError):
             scorer.score_own(value)
         with pytest.raises(InputError):
-            space.score(value, Points(good))
+            space.score(value, VectorPoints(good))
     with pytest.raises(InputError, match="4 queries and 2 sets"):
         scorer.score_own(good.float().expand(2, 4, -1))
     for dtype in (torch.float16, torch.bfloat16, torch.float64):  # what is no float32 is widened, or rounded at the end
-        assert LinearScorer(space, good.to(dtype)).score(Points(good.float())).dtype == torch.float32
-        assert scorer.score(Points(good.to(dtype))).dtype == torch.float32
-    other = Points(torch.zeros(2, space.width, device="meta"))
+        assert LinearScorer(space, good.to(dtype)).score(VectorPoints(good.float())).dtype == torch.float32
+        assert scorer.score(VectorPoints(good.to(dtype))).dtype == torch.float32
+    other = VectorPoints(torch.zeros(2, space.width, device="meta"))
     with pytest.raises(InputError, match="on cpu and the documents on meta"):
         scorer.score(other)
 
@@ -261,7 +262,7 @@ def test_a_function_that_returns_nan_is_named() -> None:
         return scores
 
     with pytest.raises(HyperseekError, match="NaN for query 0 and document 1"):
-        FunctionScorer(space, score, {"q": torch.ones(2, 2)}).score(Points(torch.ones(3, 2)))
+        FunctionScorer(space, score, {"q": torch.ones(2, 2)}).score(VectorPoints(torch.ones(3, 2)))
 
 
 def test_vectors_of_documents_that_are_no_points_name_the_document(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hyperseek import HyperseekError, geometry
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Space, VectorPoints
 
 
 def hyperboloid(count: int, dimension: int, *, radius: float, seed: int = 0) -> Tensor:
@@ -39,9 +39,9 @@ def test_lorentz_scores_equal_the_recorded_ones(golden: Path, radius_squared: st
     }
     for similarity, values in expected.items():
         own = Space("lorentz", 8, space.radius_squared, similarity)  # type: ignore[arg-type]
-        scores = own.score(queries, Points(stored))
+        scores = own.score(queries, VectorPoints(stored))
         torch.testing.assert_close(scores, torch.tensor(values), rtol=1e-6, atol=1e-9)
-        single = own.score(queries.float(), Points(stored.float())).double()
+        single = own.score(queries.float(), VectorPoints(stored.float())).double()
         torch.testing.assert_close(single, torch.tensor(values), rtol=2e-4, atol=1e-5)
 
 
@@ -53,7 +53,7 @@ def test_poincare_scores_equal_the_recorded_ones(golden: Path, c: str) -> None:
     recorded = np.load(path)
     space = Space("poincare", 8, 1 / float(c))
     scores = space.score(
-        space.canonical(torch.tensor(recorded["a"])), Points(space.canonical(torch.tensor(recorded["b"])))
+        space.canonical(torch.tensor(recorded["a"])), VectorPoints(space.canonical(torch.tensor(recorded["b"])))
     )
     expected = torch.tensor(-recorded["pairwise_dist_from_float64_points"])
     torch.testing.assert_close(scores, expected, rtol=1e-5, atol=1e-7)
@@ -66,7 +66,7 @@ def test_float32_ranks_as_float64_far_from_the_origin(kind: str) -> None:
     space = Space(kind, 5)
     coordinates = points if kind == "lorentz" else points[:, 1:] / (1 + points[:, :1])
     stored = space.canonical(coordinates).float()
-    scores = -space.score(stored[:50], Points(stored)).double()
+    scores = -space.score(stored[:50], VectorPoints(stored)).double()
     wanted = exact[:50].nan_to_num(0)
     wanted[wanted < 1e-3] = 0
     torch.testing.assert_close(scores, wanted, rtol=1e-4, atol=3e-3)
@@ -75,7 +75,7 @@ def test_float32_ranks_as_float64_far_from_the_origin(kind: str) -> None:
 def test_a_point_is_at_distance_zero_of_itself() -> None:
     space = Space("lorentz", 4)
     stored = space.canonical(hyperboloid(20, 4, radius=9)).float()
-    assert space.score(stored, Points(stored)).diagonal().abs().max() == 0
+    assert space.score(stored, VectorPoints(stored)).diagonal().abs().max() == 0
 
 
 def test_half_precision_keeps_radii_that_the_hyperboloid_would_lose() -> None:
@@ -85,7 +85,7 @@ def test_half_precision_keeps_radii_that_the_hyperboloid_would_lose() -> None:
     assert torch.equal(coordinates.half()[0], coordinates.half()[1])
     space = Space("lorentz", 4)
     halved = space.canonical(coordinates).half()
-    distance = -float(space.score(halved[:1], Points(halved[1:])))
+    distance = -float(space.score(halved[:1], VectorPoints(halved[1:])))
     assert distance == pytest.approx(3e-4, rel=0.03)
 
 
@@ -96,7 +96,7 @@ def test_every_chart_finds_the_nearest(kind: str, name: str) -> None:
     space = Space(kind, 3)
     coordinates = points if kind == "lorentz" else points[:, 1:] / (1 + points[:, :1])
     stored = space.canonical(coordinates)
-    queries, documents = stored[:20], Points(stored[20:])
+    queries, documents = stored[:20], VectorPoints(stored[20:])
     best = space.score(queries, documents).argmax(dim=1)
     chart = space.fit_chart(name, [documents])
     lifted, lifted_queries = chart.lift_documents(documents), chart.lift_queries(queries)
@@ -117,7 +117,7 @@ def test_the_ball_around_a_query_is_a_ball_of_its_chart(kind: str, similarity: s
     points = hyperboloid(320, 3, radius=4) * math.sqrt(2.5)
     coordinates = points if kind == "lorentz" else points[:, 1:] / (math.sqrt(2.5) + points[:, :1]) * math.sqrt(2.5)
     stored = space.canonical(coordinates)
-    scorer, documents = LinearScorer(space, stored[:20].float()), Points(stored[20:].float())
+    scorer, documents = LinearScorer(space, stored[:20].float()), VectorPoints(stored[20:].float())
     scores, best = scorer.score(documents).topk(11, dim=1)
     chart = space.chart("poincare")
     lifted = chart.lift_documents(documents)
@@ -144,7 +144,7 @@ def test_own_scores_and_round_trips() -> None:
     torch.testing.assert_close(geometry.poincare_to_polar(ball, 1 / 2.5), stored, atol=1e-6, rtol=1e-6)
     scorer = LinearScorer(space, stored[:3])
     own = stored.reshape(3, 4, -1)
-    everything = scorer.score(Points(stored)).reshape(3, 3, 4)
+    everything = scorer.score(VectorPoints(stored)).reshape(3, 3, 4)
     torch.testing.assert_close(scorer.score_own(own), everything[torch.arange(3), torch.arange(3)])
     assert Space.from_json(space.to_json()) == space
     assert Space.from_json(Space("dot", 3).to_json()) == Space("dot", 3)
@@ -152,15 +152,15 @@ def test_own_scores_and_round_trips() -> None:
 
 def test_the_bound_leaves_room() -> None:
     space = Space("dot", 2)
-    documents = Points(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
+    documents = VectorPoints(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
     assert space.fit_chart("balanced", [documents]).bound == pytest.approx(5 * 1.25)
     assert space.fit_chart("balanced", []).bound == 1.0
     chart = space.fit_chart("balanced", [documents])
-    assert len(chart.lift_documents(Points(torch.tensor([[6.2, 0.0]])))) == 1
+    assert len(chart.lift_documents(VectorPoints(torch.tensor([[6.2, 0.0]])))) == 1
     with pytest.raises(
         HyperseekError, match=r"norm 6.3, beyond the bound 6.25 of the balanced chart; build the engine"
     ):
-        chart.lift_documents(Points(torch.tensor([[6.3, 0.0]])))
+        chart.lift_documents(VectorPoints(torch.tensor([[6.3, 0.0]])))
     with pytest.raises(HyperseekError, match="headroom must be at least 1"):
         space.fit_chart("balanced", [documents], headroom=0.5)
 

@@ -20,6 +20,7 @@ from hyperseek.scoring import (
     Points,
     Space,
     TokenPoints,
+    VectorPoints,
     load_scorer,
     surrogate,
 )
@@ -139,9 +140,9 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UnknownNameError, match="did you mean 'pylate'"):
         MaxSimScorer(SPACE, queries, mask, masking="pylat")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="needs TokenPoints"):
-        MaxSimScorer(SPACE, queries, mask).score(Points(torch.zeros(3, DIMENSION)))
+        MaxSimScorer(SPACE, queries, mask).score(VectorPoints(torch.zeros(3, DIMENSION)))
     with pytest.raises(InputError, match="MaxSimScorer"):
-        LinearScorer(SPACE, torch.zeros(1, DIMENSION)).score(Points(torch.zeros(1, DIMENSION)))
+        LinearScorer(SPACE, torch.zeros(1, DIMENSION)).score(VectorPoints(torch.zeros(1, DIMENSION)))
 
 
 def muvera(encoding: TokenEncoding, tokens: Tensor, *, query: bool) -> Tensor:
@@ -237,7 +238,7 @@ def test_charts_keep_all_their_settings_and_refuse_others() -> None:
     with pytest.raises(InputError, match="'dot' space take no 'bits'"):
         Space("dot", 3).chart("inner_product", bits=2)
     with pytest.raises(InputError, match="needs TokenPoints"):
-        SPACE.chart("inner_product").lift_documents(Points(torch.zeros(3, DIMENSION)))
+        SPACE.chart("inner_product").lift_documents(VectorPoints(torch.zeros(3, DIMENSION)))
 
 
 def test_functions_over_tokens_score_and_get_surrogates() -> None:

@@ -12,7 +12,7 @@ import torch
 from hyperseek import HyperseekError
 from hyperseek.index import Index
 from hyperseek.plan import Rescore, Surrogate
-from hyperseek.scoring import OnnxScorer, Points, Space
+from hyperseek.scoring import OnnxScorer, Space, VectorPoints
 from hyperseek.types import Document
 
 onnx: Any = pytest.importorskip("onnx")
@@ -69,7 +69,7 @@ def test_a_model_is_loaded_once_for_all_its_queries(path: Path, tmp_path: Path, 
     assert [[hit.id for hit in hits] for hits in index.search(scorer, plan=plan)] == exact
     joined = OnnxScorer.concatenate([scorer[:3], scorer[3:].to("cpu").detach()])
     path.unlink()  # what is loaded stays what it is
-    assert torch.equal(joined[10:12].score(Points(normal(50))), scorer.score(Points(normal(50)))[10:12])
+    assert torch.equal(joined[10:12].score(VectorPoints(normal(50))), scorer.score(VectorPoints(normal(50)))[10:12])
     assert len(loaded) == 1
 
 
@@ -80,4 +80,4 @@ def test_what_is_no_such_model_is_said(path: Path, tmp_path: Path) -> None:
         with pytest.raises(HyperseekError, match=r"an ONNX model|not exist"):
             OnnxScorer(SPACE, tmp_path / name, normal(2))
     with pytest.raises(HyperseekError, match=r"query of the shape \(1, 5\).*query \[1, 6\]"):
-        OnnxScorer(SPACE, path, torch.zeros(2, 5)).score(Points(normal(3)))
+        OnnxScorer(SPACE, path, torch.zeros(2, 5)).score(VectorPoints(normal(3)))

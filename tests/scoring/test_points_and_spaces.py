@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hyperseek import HyperseekError
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 
 
 def oracle(kind: str, query: list[float], document: list[float]) -> float:
@@ -23,7 +23,7 @@ def test_scores_equal_the_plain_formula(kind: str) -> None:
     queries = torch.randn(3, 5, generator=generator)
     documents = torch.randn(7, 5, generator=generator)
     documents[2] = 0
-    scores = Space(kind, 5).score(queries, Points(documents))
+    scores = Space(kind, 5).score(queries, VectorPoints(documents))
     expected = [[oracle(kind, q, d) for d in documents.tolist()] for q in queries.tolist()]
     torch.testing.assert_close(scores, torch.tensor(expected), atol=1e-5, rtol=1e-5)
 
@@ -33,10 +33,10 @@ def test_every_chart_ranks_as_the_space_does(kind: str) -> None:
     generator = torch.Generator().manual_seed(1)
     space = Space(kind, 6)
     queries, documents = torch.randn(4, 6, generator=generator), torch.randn(50, 6, generator=generator)
-    exact = space.score(queries, Points(documents)).argsort(dim=1, descending=True)
+    exact = space.score(queries, VectorPoints(documents)).argsort(dim=1, descending=True)
     for name in {space.flat_chart, *space.graph_charts, "inner_product", "balanced"}:
-        chart = space.fit_chart(name, [Points(documents)])
-        lifted_queries, lifted = chart.lift_queries(queries), chart.lift_documents(Points(documents))
+        chart = space.fit_chart(name, [VectorPoints(documents)])
+        lifted_queries, lifted = chart.lift_queries(queries), chart.lift_documents(VectorPoints(documents))
         if chart.metric == "inner_product":
             order = (lifted_queries @ lifted.T).argsort(dim=1, descending=True)
         else:
@@ -47,12 +47,12 @@ def test_every_chart_ranks_as_the_space_does(kind: str) -> None:
 def test_near_ties_survive_the_distance() -> None:
     query = torch.full((1, 4), 1000.0)
     documents = query + torch.tensor([[1e-3, 0, 0, 0], [2e-3, 0, 0, 0]])
-    scores = Space("euclidean", 4).score(query, Points(documents))
+    scores = Space("euclidean", 4).score(query, VectorPoints(documents))
     assert scores[0, 0] > scores[0, 1]
 
 
 def test_half_precision_points_are_scored_in_float32() -> None:
-    points = Points(torch.ones(2, 3, dtype=torch.float16))
+    points = VectorPoints(torch.ones(2, 3, dtype=torch.float16))
     assert Space("dot", 3).score(torch.ones(1, 3), points).dtype == torch.float32
 
 
@@ -75,23 +75,23 @@ def test_bad_spaces_and_points_are_refused() -> None:
     with pytest.raises(HyperseekError, match="unknown space 'None'"):
         Space(None, 2)  # type: ignore[arg-type]
     with pytest.raises(HyperseekError, match="shape \\(3,\\)"):
-        Points(torch.zeros(3))
+        VectorPoints(torch.zeros(3))
     with pytest.raises(HyperseekError, match="int64"):
-        Points(torch.zeros(3, 3, dtype=torch.int64))
+        VectorPoints(torch.zeros(3, 3, dtype=torch.int64))
     with pytest.raises(HyperseekError, match="3 dimensions but the vectors have 4"):
-        Space("dot", 3).score(torch.zeros(1, 3), Points(torch.zeros(2, 4)))
+        Space("dot", 3).score(torch.zeros(1, 3), VectorPoints(torch.zeros(2, 4)))
 
 
 def test_points_slice_and_join() -> None:
-    points = Points(torch.arange(12.0).reshape(4, 3))
+    points = VectorPoints(torch.arange(12.0).reshape(4, 3))
     assert torch.equal(Points.concatenate([points[:1], points[1:]]).vectors, points.vectors)
     with pytest.raises(HyperseekError, match="dimensions \\[2, 3\\]"):
-        Points.concatenate([points, Points(torch.zeros(1, 2))])
+        Points.concatenate([points, VectorPoints(torch.zeros(1, 2))])
 
 
 def test_own_scores_are_the_diagonal_of_all_scores() -> None:
     generator = torch.Generator().manual_seed(2)
     queries, own = torch.randn(3, 4, generator=generator), torch.randn(3, 2, 4, generator=generator)
     scorer = LinearScorer(Space("cosine", 4), queries)
-    everything = scorer.score(Points(own.reshape(6, 4))).reshape(3, 3, 2)
+    everything = scorer.score(VectorPoints(own.reshape(6, 4))).reshape(3, 3, 2)
     torch.testing.assert_close(scorer.score_own(own), everything[torch.arange(3), torch.arange(3)])

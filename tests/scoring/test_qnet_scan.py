@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hyperseek._machine import run_on_cores
-from hyperseek.scoring import Points, QNetScorer, Space, _qnet, build_converter
+from hyperseek.scoring import QNetScorer, Space, VectorPoints, _qnet, build_converter
 
 ACTIVATIONS = ["relu", "tanh", "sigmoid", "gelu", "leaky_relu"]
 
@@ -40,9 +40,9 @@ def draw_documents(count: int, size: int, scale: float = 1.0) -> Tensor:
 
 def compare(scorer: QNetScorer, documents: Tensor) -> None:
     before = documents.clone()
-    plain = scorer.score(Points(documents))  # gradients are on: the differentiable path
+    plain = scorer.score(VectorPoints(documents))  # gradients are on: the differentiable path
     with torch.no_grad():
-        fast = scorer.score(Points(documents))
+        fast = scorer.score(VectorPoints(documents))
     assert fast.shape == (len(scorer), len(documents))
     assert torch.equal(documents, before)
     torch.testing.assert_close(fast, plain, rtol=2e-5, atol=2e-5)
@@ -96,9 +96,9 @@ def three_threads() -> Iterator[None]:
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_every_core_takes_blocks(mode: type[torch.no_grad]) -> None:
     scorer, documents = make({"vector_dimensions": [12, 12, 12, 1]}, base=True), draw_documents(500, 12)
-    plain = scorer.score(Points(documents)).detach()
+    plain = scorer.score(VectorPoints(documents)).detach()
     with mode():
-        fast = scorer.score(Points(documents))
+        fast = scorer.score(VectorPoints(documents))
     torch.testing.assert_close(fast.clone(), plain, rtol=2e-5, atol=2e-5)
     assert torch.get_num_threads() == 3
 
@@ -144,7 +144,7 @@ def test_a_large_mean_costs_no_digits() -> None:
     exact = build_converter("repeated_dense_block", scorer.converter_kwargs)(matrices, vectors, False)
     truth = exact(documents.double().expand(3, -1, -1))[..., 0]
     with torch.no_grad():
-        fast = scorer.score(Points(documents))
+        fast = scorer.score(VectorPoints(documents))
     # float32 keeps seven digits of a state of 10,000: three of its deviation of 1.
     torch.testing.assert_close(fast.double(), truth, rtol=5e-3, atol=5e-3)
 

@@ -13,6 +13,7 @@ from hyperseek.scoring import (
     QNetScorer,
     Scorer,
     Space,
+    VectorPoints,
     build_converter,
     load_scorer,
     register_qnet_converter,
@@ -51,7 +52,7 @@ def scorer(request: pytest.FixtureRequest) -> Scorer:
 
 @pytest.fixture
 def points() -> Points:
-    return Points(torch.randn(20, 8, generator=torch.Generator().manual_seed(9)))
+    return VectorPoints(torch.randn(20, 8, generator=torch.Generator().manual_seed(9)))
 
 
 def test_slices_join_to_the_whole(scorer: Scorer, points: Points) -> None:
@@ -88,7 +89,7 @@ def test_own_scores_agree_with_all_scores(scorer: Scorer, points: Points) -> Non
 
 def test_no_documents_give_no_scores(scorer: Scorer) -> None:
     with torch.no_grad():
-        assert scorer.score(Points(torch.zeros(0, 8))).shape == (3, 0)
+        assert scorer.score(VectorPoints(torch.zeros(0, 8))).shape == (3, 0)
 
 
 def test_a_foreign_file_is_no_scorer(tmp_path: Path) -> None:

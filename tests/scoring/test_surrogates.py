@@ -19,6 +19,7 @@ from hyperseek.scoring import (
     Scorer,
     Space,
     TokenPoints,
+    VectorPoints,
     surrogate,
 )
 
@@ -44,7 +45,7 @@ def recall(found: Tensor, wanted: Tensor) -> float:
 @pytest.mark.parametrize("kind", ["dot", "cosine", "euclidean"])
 def test_a_linear_scorer_is_its_own_surrogate(kind: str) -> None:
     space = Space(kind, 8)
-    documents = Points(space.canonical(normal(200, 8)))
+    documents = VectorPoints(space.canonical(normal(200, 8)))
     scorer = LinearScorer(space, normal(3, 8, seed=1))
     linear = surrogate(scorer, documents)
     if kind != "euclidean":  # minus the distance is not linear in the features, minus its square is
@@ -54,7 +55,7 @@ def test_a_linear_scorer_is_its_own_surrogate(kind: str) -> None:
 
 def test_candidates_of_a_surrogate_hold_the_best() -> None:
     space = Space("dot", 16)
-    documents = Points(normal(2000, 16))
+    documents = VectorPoints(normal(2000, 16))
     scorer = FunctionScorer(space, nearly_linear, {"vector": normal(20, 16, seed=2)})
     exact = scorer.score(documents).topk(10).indices
     landmarks = Landmarks(space, documents[:100])
@@ -65,7 +66,7 @@ def test_candidates_of_a_surrogate_hold_the_best() -> None:
 
 def test_a_refit_is_better_where_the_best_documents_are() -> None:
     space = Space("dot", 8)
-    documents = Points(normal(3000, 8))
+    documents = VectorPoints(normal(3000, 8))
     scorer = FunctionScorer(space, manhattan, {"vector": normal(20, 8, seed=3)})
     exact = scorer.score(documents).topk(10).indices
     landmarks = Landmarks(space, documents[:200])
@@ -85,7 +86,7 @@ def test_a_surrogate_lifts_into_every_chart_of_linear_functions(kind: str) -> No
     coordinates = normal(60, 4)
     if kind == "lorentz":
         coordinates = torch.cat([(1 + coordinates.square().sum(1, keepdim=True)).sqrt(), coordinates], dim=1)
-    documents = Points(space.canonical(coordinates))
+    documents = VectorPoints(space.canonical(coordinates))
     linear = surrogate(LinearScorer(space, documents.vectors[:3]), documents)
     ranking = linear.score(documents).argsort(dim=1, descending=True)
     for name in ("inner_product", "balanced"):
@@ -105,7 +106,7 @@ def test_a_surrogate_is_a_scorer_like_others(tmp_path: Path) -> None:
     from hyperseek.scoring import load_scorer
 
     space = Space("dot", 5)
-    documents = Points(normal(30, 5))
+    documents = VectorPoints(normal(30, 5))
     linear = surrogate(LinearScorer(space, normal(4, 5, seed=4)), documents)
     linear.save(tmp_path / "scorer.safetensors")
     again = load_scorer(tmp_path / "scorer.safetensors")
@@ -144,7 +145,7 @@ def test_an_onnx_model_scores_and_gets_a_surrogate(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("onnx")
     space = Space("dot", 6)
-    queries, documents = normal(3, 6), Points(normal(50, 6, seed=1))
+    queries, documents = normal(3, 6), VectorPoints(normal(50, 6, seed=1))
     scorer = OnnxScorer(space, cross_scorer(tmp_path / "cross.onnx", 6), queries)
     products = queries @ documents.vectors.T
     torch.testing.assert_close(scorer.score(documents), products + products.tanh(), atol=1e-5, rtol=1e-5)
@@ -162,13 +163,13 @@ def test_bad_scorers_from_elsewhere_are_refused(tmp_path: Path) -> None:
     space = Space("dot", 2)
     scorer: Scorer = FunctionScorer(space, lambda queries, documents: torch.zeros(1, 1), {"q": torch.zeros(2, 2)})
     with pytest.raises(HyperseekError, match=r"returned the shape \(1, 1\) for 2 queries and 3 documents"):
-        scorer.score(Points(torch.zeros(3, 2)))
+        scorer.score(VectorPoints(torch.zeros(3, 2)))
     with pytest.raises(HyperseekError, match="one first axis"):
         FunctionScorer(space, manhattan, {"a": torch.zeros(2, 2), "b": torch.zeros(3, 2)})
     with pytest.raises(HyperseekError, match="cannot be saved"):
         scorer.save(tmp_path / "x")
     with pytest.raises(HyperseekError, match="at least 1 landmark"):
-        Landmarks(space, Points(torch.zeros(0, 2)))
+        Landmarks(space, VectorPoints(torch.zeros(0, 2)))
 
 
 def test_a_surrogate_lifts_into_charts_of_its_own_features_alone() -> None:

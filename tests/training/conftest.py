@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperseek.data import Dataset, write_beir
 from hyperseek.models import ModelConfig, Retriever, build
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 from hyperseek.training import NO_DOCUMENT, Example, Recipe, ScoredBatch, TrainingSet
 from hyperseek.types import Document, Query
 
@@ -21,7 +21,7 @@ WORDS = "net query document vector index neural small deep word text page cat do
 
 
 def _scored(scores: Tensor) -> tuple[LinearScorer, Points]:
-    return LinearScorer(Space("dot", scores.shape[1]), scores), Points(torch.eye(scores.shape[1]))
+    return LinearScorer(Space("dot", scores.shape[1]), scores), VectorPoints(torch.eye(scores.shape[1]))
 
 
 @pytest.fixture

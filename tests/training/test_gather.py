@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import ContrastiveConfig, ContrastiveLoss, Recipe, ScoredBatch, read_record, train
 
 _PROCESS = """
@@ -61,7 +61,7 @@ def batch_of(queries: Tensor, documents: Tensor, half: int | None) -> ScoredBatc
         numbers, items, known = torch.tensor(NUMBERS[half]), torch.tensor(ITEMS[half]), torch.tensor(KNOWN[half])
     return ScoredBatch(
         LinearScorer(Space("dot", 5), queries),
-        Points(documents[numbers]),
+        VectorPoints(documents[numbers]),
         numbers,
         items,
         known,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hyperseek import HyperseekError
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import (
     NO_DOCUMENT,
     EntailmentConfig,
@@ -37,7 +37,7 @@ def batch(queries: Tensor, documents: Tensor, items: Tensor | None = None) -> Sc
     items = torch.arange(len(queries))[:, None] if items is None else items
     numbers = torch.arange(len(documents))
     labels = torch.full(items.shape, torch.nan)
-    return ScoredBatch(LinearScorer(SPACE, queries), Points(documents), numbers, items, items, labels)
+    return ScoredBatch(LinearScorer(SPACE, queries), VectorPoints(documents), numbers, items, items, labels)
 
 
 def test_what_lies_behind_on_the_same_ray_is_entailed() -> None:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hyperseek.models import LorentzHead, Retriever, load
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import (
     NO_DOCUMENT,
     Clock,
@@ -61,7 +61,7 @@ def test_losses_of_the_original(golden: Path, radius_squared: float, distance: s
     items = numbers.view(6, -1)
     batch = ScoredBatch(
         scorer=LinearScorer(space, space.canonical(queries)),
-        points=Points(space.canonical(documents)),
+        points=VectorPoints(space.canonical(documents)),
         documents=numbers,
         items=items,
         known=items[:, :1],

@@ -17,7 +17,7 @@ from torch import Tensor
 from hyperseek import Document, Query
 from hyperseek._relevance import normal_text
 from hyperseek.data import Dataset, PrepareOptions, QrelsOptions, prepare, write_beir
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import (
     Collator,
     ContrastiveConfig,
@@ -57,7 +57,7 @@ def told_from(batch: Any, **options: Any) -> list[tuple[str, set[str]]]:
     scores = torch.zeros(len(batch["items"]), count, requires_grad=True)
     scored = ScoredBatch(
         scorer=LinearScorer(Space("dot", count), scores),
-        points=Points(torch.eye(count)),
+        points=VectorPoints(torch.eye(count)),
         documents=batch["numbers"],
         items=batch["items"],
         known=batch["known"],

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperseek import geometry
 from hyperseek.errors import InputError, require
-from hyperseek.scoring import Points, Space
+from hyperseek.scoring import Space, VectorPoints
 
 HYPERBOLIC = ("lorentz", "poincare")
 _METRICS = {
@@ -62,7 +62,7 @@ def distances(space: Space, first: Tensor, second: Tensor) -> Tensor:
     """
     metric_of(space)
     if space.kind in HYPERBOLIC:
-        return -replace(space, similarity="geodesic").score(first, Points(second))
+        return -replace(space, similarity="geodesic").score(first, VectorPoints(second))
     if space.kind == "cosine":
         chord = -geometry.negative_distance(geometry.unit_vectors(first), geometry.unit_vectors(second))
         return 2 * torch.asin((chord / 2).clamp(max=1))

@@ -30,7 +30,7 @@ from hyperseek.analysis._radii import (
 from hyperseek.analysis._specificity import Specificity, open_hierarchy, read_specificity
 from hyperseek.errors import InputError, require
 from hyperseek.index import Index
-from hyperseek.scoring import Space
+from hyperseek.scoring import Space, vectors_of
 from hyperseek.store.info import Storage
 
 Floats = NDArray[np.float64]
@@ -230,8 +230,8 @@ def _read_points(index: Index, rows: Rows, measure: Callable[[Tensor], Tensor] |
     kept, numbers, first = [], [], 0
     for names, points in index.points():
         here = rows[(rows >= first) & (rows < first + len(names))] - first
-        kept.append(points.vectors[torch.from_numpy(here)])
+        kept.append(vectors_of(points)[torch.from_numpy(here)])
         if measure is not None:
-            numbers.append(measure(points.vectors))
+            numbers.append(measure(vectors_of(points)))
         first += len(names)
     return torch.cat(kept), torch.cat(numbers).double().numpy() if numbers else None

@@ -20,7 +20,7 @@ from hyperseek.errors import require
 from hyperseek.evaluation import Comparison, compare, rank_bm25, rank_index
 from hyperseek.index import Index
 from hyperseek.models import Retriever, load
-from hyperseek.scoring import Points
+from hyperseek.scoring import Points, vectors_of
 from hyperseek.training import read_recipe, train
 from hyperseek.types import Hit
 
@@ -191,7 +191,7 @@ def _all_points(index: Index) -> tuple[list[str], Points]:
 def _positions(points: Points) -> npt.NDArray[np.float64]:
     from sklearn.manifold import TSNE
 
-    vectors = torch.nn.functional.normalize(points.vectors, dim=1).numpy()
+    vectors = torch.nn.functional.normalize(vectors_of(points), dim=1).numpy()
     map_ = TSNE(n_components=2, metric="cosine", init="pca", perplexity=30, random_state=_SEED)
     return np.asarray(map_.fit_transform(vectors), dtype=np.float64)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from hyperseek import geometry
 from hyperseek.errors import InputError, require
 from hyperseek.models import Retriever
-from hyperseek.scoring import LinearScorer, Points
+from hyperseek.scoring import LinearScorer, VectorPoints, vectors_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -85,14 +85,14 @@ class MtebEncoder:
         if side == "query":
             return self._queries(texts).numpy()
         if side == "document":
-            return self.retriever.encode_documents(texts).vectors.numpy()
+            return vectors_of(self.retriever.encode_documents(texts)).numpy()
         return self.retriever.encode_features(texts).numpy()
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Return `(Q, N)` similarities of what `encode` returned; higher is better."""
         queries, documents = torch.as_tensor(embeddings1), torch.as_tensor(embeddings2)
         if self._are_points(queries, documents):
-            return self.retriever.space.score(queries, Points(documents))
+            return self.retriever.space.score(queries, VectorPoints(documents))
         return geometry.cosine_similarity(queries, documents)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:

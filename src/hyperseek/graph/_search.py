@@ -19,7 +19,7 @@ from hyperseek._order import best_places
 from hyperseek.errors import InputError, StoreError
 from hyperseek.graph._graph import NeighbourGraph
 from hyperseek.graph._info import QUERIES_TOGETHER
-from hyperseek.scoring import Points, Scorer, TokenPoints
+from hyperseek.scoring import Points, Scorer, VectorPoints, vectors_of
 
 
 class GraphSearchConfig(Config):
@@ -294,7 +294,7 @@ def _walk(walks: Sequence[Walk], scorer: Scorer, points: Points, entries: Points
     singles = [scorer[query : query + 1] for query in range(len(walks))]
     while live := [query for query, walk in enumerate(walks) if len(walk.frontier)]:
         frontiers = [walks[query].frontier for query in live]
-        if scorer.device.type == "cpu" or isinstance(points, TokenPoints):
+        if scorer.device.type == "cpu" or not isinstance(points, VectorPoints):
             scores = _score_on_cores([singles[query] for query in live], points, frontiers)
         else:
             scores = _score_padded(scorer[torch.tensor(live, device=scorer.device)], points, frontiers)
@@ -333,7 +333,7 @@ def _score_padded(scorer: Scorer, points: Points, frontiers: Sequence[Rows]) -> 
         padded = np.zeros((len(part), max(map(len, part))), dtype=np.int32)
         for row, frontier in zip(padded, part, strict=True):
             row[: len(frontier)] = frontier
-        documents = _take(points, padded.reshape(-1), scorer.device).vectors.view(*padded.shape, -1)
+        documents = vectors_of(_take(points, padded.reshape(-1), scorer.device)).view(*padded.shape, -1)
         own = scorer[start : start + together].score_own(documents).float().cpu().numpy()
         scores += [row[: len(frontier)] for row, frontier in zip(own, part, strict=True)]
     return scores

@@ -15,7 +15,7 @@ from hyperseek.errors import FingerprintError, InputError, UnknownNameError, sho
 from hyperseek.index._arguments import as_numbers
 from hyperseek.index._checks import check_retriever
 from hyperseek.index._writing import PIECE, SHARD, Item, write_index
-from hyperseek.scoring import Points, Space, TokenPoints
+from hyperseek.scoring import Points, Space, TokenPoints, VectorPoints
 from hyperseek.store.info import IndexInfo, Storage
 from hyperseek.types import Document
 
@@ -131,7 +131,7 @@ def stack_points(batch: Sequence[Item], space: Space) -> Points:
     names = [f"the vector of document {document.id!r}" for document, _ in batch]
     if not ragged:
         # A concatenation has the widest dtype of all; a stack wants one.
-        return Points(space.canonical(torch.cat([tensor[None] for tensor in tensors]), names=names))
+        return VectorPoints(space.canonical(torch.cat([tensor[None] for tensor in tensors]), names=names))
     lengths = torch.tensor([0, *map(len, tensors)])
     named = [name for name, tensor in zip(names, tensors, strict=True) for _ in range(len(tensor))]
     return TokenPoints(space.canonical(torch.cat(tensors), names=named), lengths.cumsum(0))
@@ -168,7 +168,7 @@ def _checked(items: Iterable[Item], model: Retriever) -> Iterator[Item]:
     stream = iter(items)
     first = list(islice(stream, _CHECKED))
     if first:
-        own = model.encode_documents([document.full_text for document, _ in first], dtype="float32").vectors
+        own = model.encode_documents([document.full_text for document, _ in first], dtype="float32").rows
         _compare(first, own, model)
     return chain(first, stream)
 

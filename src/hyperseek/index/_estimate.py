@@ -115,4 +115,4 @@ def _measure(texts: list[str], model: Retriever, dtype: str) -> tuple[float, flo
     start = time.perf_counter()
     points = model.encode_documents(texts, dtype=dtype)
     seconds = max(time.perf_counter() - start, 1e-9)
-    return len(texts) / seconds, len(points.vectors) / len(texts)
+    return len(texts) / seconds, len(points.rows) / len(texts)

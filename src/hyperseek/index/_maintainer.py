@@ -20,7 +20,7 @@ from hyperseek.graph import NeighbourGraph
 from hyperseek.index._build import piece_for, stack_points
 from hyperseek.index._writing import SHARD, add_documents, compact_index, delete_documents
 from hyperseek.plan import Ground
-from hyperseek.scoring import Points
+from hyperseek.scoring import Points, vectors_of
 from hyperseek.store import ChartRecord, IndexInfo, Snapshot, writer_lock
 from hyperseek.store.attachments import Attachment, Attachments, attach_engine, attach_graph
 from hyperseek.store.charts import estimate_charts, widest_chart
@@ -288,7 +288,7 @@ def written_vectors(snapshot: Snapshot, folder: Path) -> Iterator[npt.NDArray[np
     start = 0
     try:
         for chunk in snapshot.chunks(min(_CHUNK, snapshot.chunk_rows)):
-            lifted = chunk.vectors if chart is None else chart.lift_documents(chunk)
+            lifted = vectors_of(chunk) if chart is None else chart.lift_documents(chunk)
             if matrix is None:
                 shape = (len(snapshot), lifted.shape[1])
                 matrix = new_array(path, np.float32, shape)

@@ -32,7 +32,7 @@ from hyperseek.models._inputs import (
 )
 from hyperseek.models.precision import resolve_dtype
 from hyperseek.models.saving import route_width, save_model
-from hyperseek.scoring import LinearScorer, Points, Scorer, Space
+from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints, vectors_of
 
 if TYPE_CHECKING:
     import os
@@ -159,7 +159,7 @@ class Retriever:
         """Return the points that a finished document route describes, canonical for the space; differentiable."""
         rows = features["sentence_embedding"].float()
         if self._pointer is None:
-            return Points(self.space.canonical(rows))
+            return VectorPoints(self.space.canonical(rows))
         own: Points = self._pointer(rows)
         return own
 
@@ -222,8 +222,8 @@ class Retriever:
         """Bring encoded batches onto the CPU and into the order of the texts."""
         vectors = torch.empty(count, self.space.width)
         for positions, points in batches:
-            vectors[positions] = points.vectors.cpu()
-        return Points(vectors)
+            vectors[positions] = vectors_of(points).cpu()
+        return VectorPoints(vectors)
 
     def compile(self, queries: Sequence[str], *, task: str | None = None, level: int | None = None) -> Scorer:
         """Compile queries to one scorer.

@@ -18,7 +18,7 @@ from hyperseek._kept import Kept
 from hyperseek.errors import InputError, StoreError
 from hyperseek.plan._exhaustive import whole_scan, wide_scan
 from hyperseek.plan._ties import longest_norm
-from hyperseek.scoring import Scorer, TokenPoints
+from hyperseek.scoring import Scorer, VectorPoints
 from hyperseek.scoring.best import best_first
 from hyperseek.store.attachments import Attached, Attachment, Attachments, open_attached
 from hyperseek.store.snapshot import Snapshot
@@ -166,7 +166,7 @@ class Search:
         points = snapshot.in_memory
         if chosen is not None:
             scores, found = wide_scan(scorer, snapshot.chunks_of(chosen), k=k)
-        elif points is None or isinstance(points, TokenPoints):
+        elif not isinstance(points, VectorPoints):
             scores, found = wide_scan(scorer, snapshot.chunks(snapshot.chunk_rows), k=k)
         else:
             key, measure = ("longest norm", scorer.space), partial(longest_norm, scorer.space, points.vectors)

@@ -16,7 +16,7 @@ from torch import Tensor
 from hyperseek._machine import one_core, run_on_cores
 from hyperseek.errors import InputError
 from hyperseek.plan._ties import FlatQueries, exact_first, level, longest_norm, marks_of
-from hyperseek.scoring import Points, Scorer
+from hyperseek.scoring import Points, Scorer, vectors_of
 from hyperseek.scoring.best import best_columns
 
 # Queries of a group, which are scored at a time: with 32,768 documents, 4 MiB of scores.
@@ -102,7 +102,7 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
 
     def work() -> None:
         for group in pending:
-            scores[group] = flat[group].score(points.vectors, rows[group])
+            scores[group] = flat[group].score(vectors_of(points), rows[group])
 
     run_on_cores(work, at_most=len(groups))
     scale = flat.scale(longest)
@@ -142,7 +142,9 @@ def _stream(
             # Other scorers than linear ones keep all cores busy with a single group.
             spread = scorer.linear() is not None and torch.get_num_threads() <= len(best)
             at_most = len(best) if spread and scorer.device.type == "cpu" else 1
-            known = longest_norm(flat.space, there.vectors) if flat is not None and longest is None else longest or 0.0
+            known = (
+                longest_norm(flat.space, vectors_of(there)) if flat is not None and longest is None else longest or 0.0
+            )
             _add(best, scored, prepare(there), _Chunk(row, there, known), at_most=at_most)
             row += len(chunk)
         scores, rows = torch.cat([part.scores for part in best]), torch.cat([part.rows for part in best])
@@ -243,7 +245,7 @@ class _Best:
         scale, known = flat.scale(self._longest), flat.scale(chunk.longest)
         highest = flat.highest(top, known)
         width = int((highest >= self._least()).sum(dim=1).max()) if len(top) else 0  # the first ones of each
-        exact = flat.score(chunk.points.vectors, columns[:, :width])
+        exact = flat.score(vectors_of(chunk.points), columns[:, :width])
         before = self.scores, self.rows
         self.scores, self.rows = exact_first(
             *self._with(slice(None), exact, columns[:, :width] + chunk.row), scale, self._k
@@ -258,7 +260,7 @@ class _Best:
             one = slice(query, query + 1)
             own, ranges = flat[one], None if known is None else known[one]
             near = (own.highest(scores[one], ranges) >= least[one])[0].nonzero().T
-            joined = self._with(one, own.score(chunk.points.vectors, near), near + chunk.row)
+            joined = self._with(one, own.score(vectors_of(chunk.points), near), near + chunk.row)
             found[0][one], found[1][one] = exact_first(*joined, None if scale is None else scale[one], self._k)
         self.scores, self.rows = found
 

@@ -8,7 +8,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from hyperseek.scoring import Points, Scorer, Space, TokenPoints
+from hyperseek.scoring import Points, Scorer, Space, TokenPoints, VectorPoints
 from hyperseek.scoring.best import best_first
 
 # Points of candidates that are scored at a time: they stay in a core's cache.
@@ -90,7 +90,7 @@ class FlatQueries:
             distances: Tensor = torch.linalg.vector_norm(own.view(*shape, -1) - queries[:, None], dim=-1)
             return -distances
         chart = self.space.chart("inner_product")
-        documents, lifted = chart.lift_documents(Points(own)), chart.lift_queries(queries)
+        documents, lifted = chart.lift_documents(VectorPoints(own)), chart.lift_queries(queries)
         if len(lifted) == 1:  # a batch of one product is slower than the product
             return (documents @ lifted[0])[None]
         return (documents.view(*shape, -1) @ lifted[..., None])[..., 0]
@@ -163,8 +163,8 @@ def marks_of(points: Points) -> Tensor:
         `(N,)` int64 on their device: the same for equal documents, and not for others but by a chance of 2⁻⁶⁴.
     """
     if not isinstance(points, TokenPoints):
-        return _marks(points.vectors)
-    tokens = _marks(points.vectors)
+        return _marks(points.rows)
+    tokens = _marks(points.rows)
     lengths = points.lengths
     owner = torch.repeat_interleave(lengths)
     place = torch.arange(len(tokens), device=tokens.device) - points.offsets[owner]

@@ -12,7 +12,7 @@ from torch import Tensor
 from hyperseek._machine import one_core
 from hyperseek.plan._context import NOTHING
 from hyperseek.plan._ties import FlatQueries, level, longest_norm, marks_of, without_rounding
-from hyperseek.scoring import Points, Scorer
+from hyperseek.scoring import Points, Scorer, vectors_of
 from hyperseek.store.snapshot import Snapshot
 
 # Points of candidates that are gathered at a time.
@@ -40,9 +40,9 @@ def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
     flat = FlatQueries.of(scorer)
     with torch.inference_mode():
         if flat is not None:
-            return _score_exactly(flat, points.vectors.to(scorer.device), places, rows)
+            return _score_exactly(flat, vectors_of(points).to(scorer.device), places, rows)
         if scorer.linear() is not None:
-            _score_together(scorer, points.vectors, places, scores)
+            _score_together(scorer, vectors_of(points), places, scores)
         else:
             _score_in_turn(scorer, points, places, rows != NOTHING, scores)
         levelled = level(scores, marks_of(points)[places])

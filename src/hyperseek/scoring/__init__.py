@@ -3,7 +3,7 @@
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer
-from hyperseek.scoring._points import Points, TokenPoints
+from hyperseek.scoring._points import Points, TokenPoints, VectorPoints, vectors_of
 from hyperseek.scoring._qnet import (
     QNetConverter,
     QNetScorer,
@@ -31,8 +31,10 @@ __all__ = [
     "Space",
     "SurrogateScorer",
     "TokenPoints",
+    "VectorPoints",
     "build_converter",
     "load_scorer",
     "register_qnet_converter",
     "surrogate",
+    "vectors_of",
 ]

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from hyperseek._files import reading
 from hyperseek.errors import InputError, ModelError, brief, require
-from hyperseek.scoring._points import Points, own_documents
+from hyperseek.scoring._points import Points, own_documents, vectors_of
 from hyperseek.scoring._scorer import Scorer
 from hyperseek.scoring._space import Space
 
@@ -154,7 +154,7 @@ class _OnnxModel:
             raise InputError(f"{path} has the inputs {self._names}; a cross-scorer has two: a query and documents")
 
     def __call__(self, given: dict[str, Tensor], points: Points) -> Tensor:
-        documents = points.vectors.float().cpu().numpy()
+        documents = vectors_of(points).float().cpu().numpy()
         rows = given["queries"].detach().float().cpu().numpy()
         scores = [self._run(row[None], documents) for row in rows]
         return torch.from_numpy(np.stack(scores)) if scores else torch.zeros(0, len(points))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from hyperseek import geometry
 from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.scoring._points import Points, token_points
+from hyperseek.scoring._points import Points, VectorPoints, token_points, vectors_of
 
 if TYPE_CHECKING:
     from hyperseek.scoring._space import Space
@@ -91,12 +91,14 @@ class Geometry:
 
     def score_own(self, space: Space, queries: Tensor, documents: Tensor) -> Tensor:
         """Compare each query with its own `(Q, n, w)` documents: `(Q, n)`."""
-        rows = [self.score(space, query[None], Points(own)) for query, own in zip(queries, documents, strict=True)]
+        rows = [
+            self.score(space, query[None], VectorPoints(own)) for query, own in zip(queries, documents, strict=True)
+        ]
         return torch.cat(rows) if rows else documents.new_zeros(0, documents.shape[1])
 
     def features(self, space: Space, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Return `(N, f)` features of documents."""
-        return points.vectors
+        return vectors_of(points)
 
     def query_features(self, space: Space, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
         """Return `(Q, f)` features of queries."""
@@ -118,7 +120,7 @@ class Dot(Geometry):
 
     def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
         """Return inner products."""
-        return geometry.inner_product(queries, points.vectors)
+        return geometry.inner_product(queries, vectors_of(points))
 
 
 class Cosine(Geometry):
@@ -132,11 +134,11 @@ class Cosine(Geometry):
 
     def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
         """Return cosines."""
-        return geometry.cosine_similarity(queries, points.vectors)
+        return geometry.cosine_similarity(queries, vectors_of(points))
 
     def features(self, space: Space, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Return unit vectors."""
-        return geometry.unit_vectors(points.vectors)
+        return geometry.unit_vectors(vectors_of(points))
 
     def query_features(self, space: Space, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
         """Return unit vectors."""
@@ -151,11 +153,11 @@ class Euclidean(Geometry):
 
     def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
         """Return distances with a minus sign."""
-        return geometry.negative_distance(queries, points.vectors)
+        return geometry.negative_distance(queries, vectors_of(points))
 
     def features(self, space: Space, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Lift to the paraboloid."""
-        return geometry.paraboloid_documents(points.vectors)
+        return geometry.paraboloid_documents(vectors_of(points))
 
     def query_features(self, space: Space, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
         """Lift to the paraboloid's tangent planes."""
@@ -163,7 +165,7 @@ class Euclidean(Geometry):
 
     def l2_lifts(self, space: Space) -> Mapping[str, L2Lift]:
         """Return the vectors themselves."""
-        return {"l2": L2Lift(lambda points: points.vectors, lambda queries: queries)}
+        return {"l2": L2Lift(vectors_of, lambda queries: queries)}
 
 
 class Lorentz(Geometry):
@@ -201,7 +203,7 @@ class Lorentz(Geometry):
 
     def score(self, space: Space, queries: Tensor, points: Points) -> Tensor:
         """Return the space's similarity."""
-        return _similarity(space, geometry.half_chord(queries, points.vectors))
+        return _similarity(space, geometry.half_chord(queries, vectors_of(points)))
 
     def score_own(self, space: Space, queries: Tensor, documents: Tensor) -> Tensor:
         """Return the space's similarity of own documents."""
@@ -209,7 +211,7 @@ class Lorentz(Geometry):
 
     def features(self, space: Space, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Return hyperboloid points of radius 1: `(time, space)`."""
-        return geometry.polar_to_lorentz(points.vectors)
+        return geometry.polar_to_lorentz(vectors_of(points))
 
     def query_features(self, space: Space, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
         """Return hyperboloid points with the sign of time flipped: the Lorentz inner product as a plain one."""
@@ -223,7 +225,7 @@ class Lorentz(Geometry):
             return geometry.ball_centres(queries, _chord(space, scores))
 
         def documents(points: Points) -> Tensor:
-            return geometry.polar_to_poincare(points.vectors)
+            return geometry.polar_to_poincare(vectors_of(points))
 
         return {"poincare": L2Lift(documents, geometry.polar_to_poincare, within)}
 

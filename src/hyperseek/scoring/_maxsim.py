@@ -99,7 +99,7 @@ class MaxSimScorer(Scorer):
         empty = documents.lengths == 0
         return scores.masked_fill(empty, EMPTY_SCORE if self.masking == "exact" else 0.0)
 
-    def score_own(self, documents: Tensor | TokenPoints, *, mask: Tensor | None = None) -> Tensor:
+    def score_own(self, documents: Tensor | Points, *, mask: Tensor | None = None) -> Tensor:
         """Score for each query documents of its own.
 
         Args:

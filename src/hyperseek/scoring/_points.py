@@ -1,13 +1,14 @@
-"""Points: what documents become, one vector each or a set of token vectors each.
+"""Points: what documents become, in one of several forms: one vector each, or a ragged set of token vectors each.
 
 Shapes: `N` documents, `d` dimensions, `T` tokens of all documents together, `t` of the longest one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,8 +16,89 @@ from torch import Tensor
 from hyperseek.errors import InputError
 
 
+class Points(ABC):
+    """Documents as points: the base of every form, which says what one document is made of.
+
+    A form is defined by `tensors` and `from_tensors`; moving, joining and gathering are written once here.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of documents `N`."""
+
+    @abstractmethod
+    def __getitem__(self, index: slice | Tensor) -> Self:
+        """Return the documents of a slice, a mask or a tensor of rows."""
+
+    @property
+    @abstractmethod
+    def rows(self) -> Tensor:
+        """All vectors of all documents, `(R, d)`: what is stored, checked and counted."""
+
+    @abstractmethod
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return tensors that, each joined with that of other points, describe all of them together."""
+
+    @classmethod
+    @abstractmethod
+    def from_tensors(cls, *tensors: Tensor) -> Self:
+        """Make points from what `tensors` returned."""
+
+    @property
+    def dimension(self) -> int:
+        """Number of dimensions `d`."""
+        return self.rows.shape[1]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that the points take."""
+        return sum(tensor.nbytes for tensor in self.tensors())
+
+    def to(self, device: str | torch.device) -> Self:
+        """Return the points on `device`."""
+        return self.from_tensors(*(tensor.to(device) for tensor in self.tensors()))
+
+    def gather(self, join: Callable[[Tensor], Tensor]) -> Self:
+        """Return these points joined with those of others, as of other processes.
+
+        Args:
+            join: Takes a tensor of these points and returns it joined, along its first axis, with that of the others.
+
+        Returns:
+            All points.
+        """
+        return self.from_tensors(*map(join, self.tensors()))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[P]) -> P:
+        """Join points of one form and dimension, in order.
+
+        Args:
+            parts: At least one.
+
+        Returns:
+            All points.
+
+        Raises:
+            InputError: `parts` is empty, or the forms or dimensions differ.
+        """
+        dimensions = {part.dimension for part in parts}
+        if len(dimensions) != 1:
+            raise InputError(f"cannot join points of dimensions {sorted(dimensions)}; they must be one and the same")
+        form = type(parts[0])
+        if any(type(part) is not form for part in parts):
+            names = sorted({type(part).__name__ for part in parts})
+            raise InputError(f"cannot join points of the forms {', '.join(names)}; they must be one and the same")
+        return form.from_tensors(*map(torch.cat, zip(*(part.tensors() for part in parts), strict=True)))
+
+
+P = TypeVar("P", bound=Points)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Points:
+class VectorPoints(Points):
     """Documents as points, one vector each.
 
     Attributes:
@@ -34,32 +116,22 @@ class Points:
     def __len__(self) -> int:
         return self.vectors.shape[0]
 
-    def __getitem__(self, index: slice | Tensor) -> Points:
-        return Points(self.vectors[index])
+    def __getitem__(self, index: slice | Tensor) -> Self:
+        return type(self)(self.vectors[index])
 
     @property
-    def dimension(self) -> int:
-        """Number of dimensions `d`."""
-        return self.vectors.shape[1]
+    def rows(self) -> Tensor:
+        """The vectors."""
+        return self.vectors
 
-    def to(self, device: str | torch.device) -> Points:
-        """Return the points on `device`."""
-        return Points(self.vectors.to(device))
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return the vectors."""
+        return (self.vectors,)
 
     @classmethod
-    def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """Join points of one dimension, in order.
-
-        Args:
-            parts: At least one.
-
-        Returns:
-            All points.
-
-        Raises:
-            InputError: `parts` is empty or the dimensions differ.
-        """
-        return cls(_join(parts))
+    def from_tensors(cls, *tensors: Tensor) -> Self:
+        """Make points from vectors."""
+        return cls(*tensors)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -73,6 +145,7 @@ class TokenPoints(Points):
         offsets: `(N + 1,)` int64 on the same device, from 0 to `T`, never falling.
     """
 
+    vectors: Tensor
     offsets: Tensor
 
     def __post_init__(self) -> None:
@@ -93,28 +166,39 @@ class TokenPoints(Points):
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
-    def __getitem__(self, index: slice | Tensor) -> TokenPoints:
+    def __getitem__(self, index: slice | Tensor) -> Self:
         if isinstance(index, slice):
             rows = range(len(self))[index]
             if rows.step == 1:
                 offsets = self.offsets[rows.start : max(rows.start, rows.stop) + 1]
-                return TokenPoints(self.vectors[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
+                return type(self)(self.vectors[int(offsets[0]) : int(offsets[-1])], offsets - offsets[0])
             index = torch.tensor(rows, dtype=torch.int64)
         index = index.to(self.offsets.device)
         lengths = self.lengths[index]
         offsets = offsets_of(lengths)
         shifts = self.offsets[:-1][index] - offsets[:-1]
         places = torch.arange(int(offsets[-1]), device=offsets.device) + torch.repeat_interleave(shifts, lengths)
-        return TokenPoints(self.vectors[places], offsets)
+        return type(self)(self.vectors[places], offsets)
 
     @property
     def lengths(self) -> Tensor:
         """Tokens of each document, `(N,)` int64."""
         return self.offsets.diff()
 
-    def to(self, device: str | torch.device) -> TokenPoints:
-        """Return the points on `device`."""
-        return TokenPoints(self.vectors.to(device), self.offsets.to(device))
+    @property
+    def rows(self) -> Tensor:
+        """The tokens of all documents, `(T, d)`."""
+        return self.vectors
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """Return the tokens of all documents, and how many each has."""
+        return self.vectors, self.lengths
+
+    @classmethod
+    def from_tensors(cls, *tensors: Tensor) -> Self:
+        """Make points from tokens and `(N,)` lengths."""
+        vectors, lengths = tensors
+        return cls(vectors, offsets_of(lengths))
 
     def padded(self) -> tuple[Tensor, Tensor]:
         """Return `(N, t, d)` vectors, zero behind each document's last token, and a `(N, t)` bool mask of tokens."""
@@ -154,22 +238,6 @@ class TokenPoints(Points):
         lengths = torch.tensor([len(document) for document in documents], device=documents[0].device)
         return cls(torch.cat(list(documents)), offsets_of(lengths))
 
-    @classmethod
-    def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """Join points of one dimension, in order.
-
-        Args:
-            parts: At least one.
-
-        Returns:
-            All points.
-
-        Raises:
-            InputError: `parts` is empty or the dimensions differ.
-        """
-        vectors = _join(parts)
-        return cls(vectors, offsets_of(torch.cat([part.lengths for part in parts])))
-
 
 def is_floating(given: object) -> bool:
     """Whether something is a tensor of real floating numbers."""
@@ -182,10 +250,17 @@ def described(given: object) -> str:
 
 
 def token_points(points: Points) -> TokenPoints:
-    """Return the points as what they are; InputError if they have one vector a document."""
+    """Return `points` unchanged if they are `TokenPoints`; InputError otherwise."""
     if not isinstance(points, TokenPoints):
         raise InputError(f"late interaction needs TokenPoints, but was given {type(points).__name__}, one vector each")
     return points
+
+
+def vectors_of(points: Points) -> Tensor:
+    """Return the `(N, d)` vectors of points that have one each; InputError for points of another form."""
+    if not isinstance(points, VectorPoints):
+        raise InputError(f"this needs one vector per document, but was given {type(points).__name__}")
+    return points.vectors
 
 
 def own_documents(documents: Tensor | Points, queries: int) -> list[Points]:
@@ -199,23 +274,40 @@ def own_documents(documents: Tensor | Points, queries: int) -> list[Points]:
         `Q` times `n` points.
 
     Raises:
-        InputError: The number of documents is no multiple of the queries.
+        InputError: The number of documents is not a multiple of the queries.
     """
     if isinstance(documents, Tensor):
-        return [Points(own) for own in documents]
+        return [VectorPoints(own) for own in documents]
+    each = _each(documents, queries)
+    return [documents[row * each : (row + 1) * each] for row in range(queries)]
+
+
+def own_vectors(documents: Tensor | Points, queries: int) -> Tensor:
+    """Return the vectors of documents of each query's own.
+
+    Args:
+        documents: `(Q, n, w)`, or `Q * n` points with one vector each, those of the first query first.
+        queries: `Q`.
+
+    Returns:
+        `(Q, n, w)`.
+
+    Raises:
+        InputError: The number of documents is not a multiple of the queries, or they are of another form.
+    """
+    if isinstance(documents, Tensor):
+        return documents
+    vectors = vectors_of(documents)
+    return vectors.reshape(queries, _each(documents, queries), vectors.shape[1])
+
+
+def _each(documents: Points, queries: int) -> int:
     each, rest = divmod(len(documents), max(1, queries))
     if rest:
         raise InputError(f"{len(documents)} documents cannot be divided among {queries} queries; all have as many")
-    return [documents[row * each : (row + 1) * each] for row in range(queries)]
+    return each
 
 
 def offsets_of(lengths: Tensor) -> Tensor:
     """Return the `(N + 1,)` int64 offsets of documents with `(N,)` tokens each."""
     return torch.nn.functional.pad(lengths.cumsum(0, dtype=torch.int64), (1, 0))
-
-
-def _join(parts: Sequence[Points]) -> Tensor:
-    dimensions = {part.dimension for part in parts}
-    if len(dimensions) != 1:
-        raise InputError(f"cannot join points of dimensions {sorted(dimensions)}; they must be one and the same")
-    return torch.cat([part.vectors for part in parts])

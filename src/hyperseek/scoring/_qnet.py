@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperseek._machine import run_on_cores
 from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.scoring._points import Points
+from hyperseek.scoring._points import Points, own_vectors, vectors_of
 from hyperseek.scoring._scorer import Scorer
 from hyperseek.scoring._space import Space
 
@@ -72,7 +72,7 @@ class QNetScorer(Scorer):
 
     def score(self, points: Points) -> Tensor:
         """Return `(Q, N)` scores; exact, differentiable when gradients are enabled, in blocks when they are not."""
-        documents = points.vectors.float()
+        documents = vectors_of(points).float()
         self.space.check(documents)
         if torch.is_grad_enabled():
             return self.score_own(documents.expand(len(self), -1, -1))
@@ -84,9 +84,9 @@ class QNetScorer(Scorer):
             scores.addmm_(self.base.float(), documents.T)
         return scores
 
-    def score_own(self, documents: Tensor) -> Tensor:
-        """Return `(Q, n)` scores of each query's own `(Q, n, d)` documents."""
-        documents = documents.float()
+    def score_own(self, documents: Tensor | Points) -> Tensor:
+        """Return `(Q, n)` scores of each query's own documents: `(Q, n, d)`, or `Q * n` points."""
+        documents = own_vectors(documents, len(self)).float()
         scores = self._converter(self.matrices, self.vectors, self.is_training)(documents)[..., 0]
         if self.base is not None:
             scores = scores + torch.einsum("qd,qnd->qn", self.base.float(), documents)

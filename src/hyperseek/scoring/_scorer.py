@@ -16,7 +16,7 @@ from hyperseek._files import read_tensors, reading, write_tensors
 from hyperseek._machine import check_device
 from hyperseek.errors import InputError, ModelError, UnknownNameError
 from hyperseek.scoring._geometries import Chart
-from hyperseek.scoring._points import Points
+from hyperseek.scoring._points import Points, own_vectors
 from hyperseek.scoring._space import Space
 
 _KINDS: dict[str, type[Scorer]] = {}
@@ -49,11 +49,12 @@ class Scorer(ABC):
         """
 
     @abstractmethod
-    def score_own(self, documents: Tensor) -> Tensor:
+    def score_own(self, documents: Tensor | Points) -> Tensor:
         """Score for each query documents of its own: what reranking and own-item losses need.
 
         Args:
-            documents: `(Q, n, d)`.
+            documents: `Q * n` points, those of the first query first; where documents have one vector each also
+                `(Q, n, w)`.
 
         Returns:
             `(Q, n)` float32.
@@ -222,9 +223,9 @@ class LinearScorer(Scorer):
         """Return `(Q, N)` similarities."""
         return self._scaled(self.space.score(self.queries, points))
 
-    def score_own(self, documents: Tensor) -> Tensor:
-        """Return `(Q, n)` similarities of each query with its own `(Q, n, w)` documents."""
-        return self._scaled(self.space.score_own(self.queries, documents))
+    def score_own(self, documents: Tensor | Points) -> Tensor:
+        """Return `(Q, n)` similarities of each query with its own documents: `(Q, n, w)`, or `Q * n` points."""
+        return self._scaled(self.space.score_own(self.queries, own_vectors(documents, len(self))))
 
     def _scaled(self, scores: Tensor) -> Tensor:
         # What float64 held and float32 does not is the largest number that it has.

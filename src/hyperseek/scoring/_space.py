@@ -159,10 +159,10 @@ class Space:
         Raises:
             InputError: The points have not the space's width, stand on another device, or hold what is not finite.
         """
-        self._check_pair(queries, points.vectors, ndim=2)
+        self._check_pair(queries, points.rows, ndim=2)
         kind = GEOMETRIES[self.kind]
-        scores = kind.score(self, queries.to(wide_dtype(points.vectors)), points)
-        return checked_scores(scores, queries=queries, documents=points.vectors)
+        scores = kind.score(self, queries.to(wide_dtype(points.rows)), points)
+        return checked_scores(scores, queries=queries, documents=points.rows)
 
     def score_own(self, queries: Tensor, documents: Tensor) -> Tensor:
         """Compare each query point with document points of its own, exactly.

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hyperseek.errors import InputError
 from hyperseek.scoring._geometries import Chart
-from hyperseek.scoring._points import Points
+from hyperseek.scoring._points import Points, VectorPoints
 from hyperseek.scoring._scorer import Scorer
 from hyperseek.scoring._space import Space
 
@@ -52,7 +52,7 @@ class SurrogateScorer(Scorer):
 
     def score_own(self, documents: Tensor | Points) -> Tensor:
         """Return `(Q, n)` values at each query's own documents: `(Q, n, w)`, or `Q * n` points query by query."""
-        flat = Points(documents.flatten(0, 1)) if isinstance(documents, Tensor) else documents
+        flat = VectorPoints(documents.flatten(0, 1)) if isinstance(documents, Tensor) else documents
         each = len(flat) // max(1, len(self))
         features = self.space.chart("inner_product", **self.parameters).lift_documents(flat).float()
         products = torch.einsum("qf,qnf->qn", self.weights, features.reshape(len(self), each, features.shape[1]))
@@ -114,7 +114,7 @@ class Landmarks:
     @property
     def nbytes(self) -> int:
         """Bytes of the points and of what was computed from them."""
-        return sum(part.nbytes for part in (self.points.vectors, self._gram, self._solution, self._features))
+        return sum(part.nbytes for part in (self.points, self._gram, self._solution, self._features))
 
     def fit(self, scorer: Scorer) -> SurrogateScorer:
         """Fit a surrogate to a scorer's scores of the landmarks.

@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 
 from hyperseek.errors import InputError
-from hyperseek.scoring import Points, Space, TokenPoints
+from hyperseek.scoring import Points, Space, TokenPoints, VectorPoints
 from hyperseek.store._row_checksums import CHECKSUM_COLUMNS
 from hyperseek.store.documents import check_documents
 from hyperseek.store.info import Storage
@@ -84,7 +84,7 @@ def points_array(documents: Sequence[Document], points: Points, storage: Storage
     Raises:
         InputError: A number is not finite in the stored number type; the message names the document.
     """
-    stored = points.vectors.to(_TORCH[storage])
+    stored = points.rows.to(_TORCH[storage])
     _check_finite(documents, points, stored)
     numbers = stored.numpy().reshape(-1)
     flat = pa.FixedSizeListArray.from_arrays(pa.array(numbers), points.dimension)
@@ -100,7 +100,7 @@ def read_points(column: Any, width: int) -> Points:
     numbers = flat.flatten().to_numpy(zero_copy_only=True).astype(np.float32)
     vectors = torch.from_numpy(numbers.reshape(-1, width))
     if not ragged:
-        return Points(vectors)
+        return VectorPoints(vectors)
     offsets = column.offsets.to_numpy().astype(np.int64)
     return TokenPoints(vectors, torch.from_numpy(offsets - offsets[0]))
 
@@ -113,10 +113,10 @@ def _check_finite(documents: Sequence[Document], points: Points, stored: torch.T
     place = row
     if isinstance(points, TokenPoints):
         place = int(torch.searchsorted(points.offsets, torch.tensor(row), right=True)) - 1
-    if points.vectors[row].isfinite().all():
+    if points.rows[row].isfinite().all():
         remedy = "use storage='float32'" if stored.dtype == torch.float16 else "give smaller ones"
         raise InputError(
-            f"the vector of document {documents[place].id!r} reaches {points.vectors[row].abs().max():g}, which "
+            f"the vector of document {documents[place].id!r} reaches {points.rows[row].abs().max():g}, which "
             f"{str(stored.dtype).removeprefix('torch.')} cannot hold (at most {torch.finfo(stored.dtype).max:.6g}); "
             f"{remedy}"
         )

@@ -11,7 +11,7 @@ from pydantic import Field
 from hyperseek._config import Config
 from hyperseek.engines import AnyEngineConfig, EngineEstimate, estimate_engine, what_fits
 from hyperseek.errors import InputError
-from hyperseek.scoring import Points, Space, TokenPoints
+from hyperseek.scoring import Space, TokenPoints, VectorPoints
 
 
 class ChartRecord(Config):
@@ -41,7 +41,7 @@ def chart_width(space: Space, record: ChartRecord) -> int:
     # The bound of a chart, which is known only when all documents have been read, does not change its width.
     chart = space.chart(record.name, **{"bound": 1.0, **record.parameters})
     nothing = torch.zeros(0, space.width)
-    none = TokenPoints(nothing, torch.zeros(1, dtype=torch.int64)) if space.kind == "tokens" else Points(nothing)
+    none = TokenPoints(nothing, torch.zeros(1, dtype=torch.int64)) if space.kind == "tokens" else VectorPoints(nothing)
     return chart.lift_documents(none).shape[1]
 
 

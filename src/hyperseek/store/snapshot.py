@@ -82,11 +82,11 @@ class Snapshot:
         """Read token sets, whose size is known only when they are read, until they turn out to be too large."""
         parts, left = [], self._cache_bytes
         for part in self.store.points(self.chunk_rows):
-            left -= part.vectors.nbytes
+            left -= part.rows.nbytes
             if left < 0:
                 return None
             parts.append(part)
-        return type(parts[0]).concatenate(parts)
+        return Points.concatenate(parts)
 
     @property
     def chunk_rows(self) -> int:

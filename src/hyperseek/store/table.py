@@ -25,7 +25,7 @@ from torch import Tensor
 from hyperseek._fingerprint import fingerprint_texts
 from hyperseek._folders import Hold
 from hyperseek.errors import InputError, StoreError, shown
-from hyperseek.scoring import Points, Space
+from hyperseek.scoring import Points, Space, VectorPoints
 from hyperseek.store._columns import (
     BASE_COLUMNS,
     TEXT_COLUMNS,
@@ -272,7 +272,7 @@ class Store:
                 chunk.numpy()[filled : filled + len(part)] = part
                 values, filled = values[len(part) :], filled + len(part)
                 if filled == len(chunk):
-                    yield Points(chunk)
+                    yield VectorPoints(chunk)
                     left -= filled
                     chunk, filled = torch.empty(min(rows, left), self.width), 0
 

@@ -27,6 +27,7 @@ from hyperseek.models import Retriever
 from hyperseek.models.precision import resolve_dtype
 from hyperseek.models.retriever import Side
 from hyperseek.runs.distributed import is_distributed
+from hyperseek.scoring import vectors_of
 from hyperseek.training._routes import prefix_fingerprint
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ class FeatureCache:
             keys = [self._key(document.full_text) for document in islice(documents, len(ids))]
             new = [row for row, key in enumerate(keys) if key not in self._store]
             if new:
-                self._store.add(Shard([keys[row] for row in new], points.vectors[new].numpy()))
+                self._store.add(Shard([keys[row] for row in new], vectors_of(points)[new].numpy()))
         logger.info("took over the vectors of %d documents from %s", len(index), index.path)
 
     def features(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -197,7 +198,7 @@ class FeatureCache:
     def _compute(self, texts: Sequence[str]) -> Shard:
         keys = [self._key(text) for text in texts]
         if self._whole_documents:
-            return Shard(keys, self.retriever.encode_documents(texts, dtype=self.dtype).vectors.numpy())
+            return Shard(keys, vectors_of(self.retriever.encode_documents(texts, dtype=self.dtype)).numpy())
         vectors: list[Tensor] = []
         tokens: list[Tensor] = []
         start = 0

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from hyperseek.geometry import split_polar
 from hyperseek.models import Retriever
 from hyperseek.models.retriever import Side
-from hyperseek.scoring import LinearScorer, Points, Scorer
+from hyperseek.scoring import LinearScorer, Points, Scorer, VectorPoints, vectors_of
 from hyperseek.training._collate import Batch
 from hyperseek.training._routes import base_space_of
 from hyperseek.training.losses import Objective, ScoredBatch
@@ -139,7 +139,7 @@ def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) 
         spared=batch["spared"],
         labels=batch["scores"],
         base_scorer=None if base_query is None else LinearScorer(base_space, base_query),
-        base_points=None if base_document is None else Points(base_space.canonical(base_document)),
+        base_points=None if base_document is None else VectorPoints(base_space.canonical(base_document)),
     )
 
 
@@ -171,7 +171,7 @@ def diagnose(retriever: Retriever, scorer: Scorer, points: Points) -> dict[str, 
     space = retriever.space
     if space.kind in ("lorentz", "poincare"):
         radius = math.sqrt(space.radius_squared)
-        values["document_radius"] = split_polar(points.vectors.detach())[1].mean() * radius
+        values["document_radius"] = split_polar(vectors_of(points).detach())[1].mean() * radius
         if isinstance(scorer, LinearScorer):
             values["query_radius"] = split_polar(scorer.queries.detach())[1].mean() * radius
     return values

@@ -20,7 +20,7 @@ from hyperseek._relevance import cut_off, is_relevant, measure, rows_of_themselv
 from hyperseek.errors import DataError, InputError
 from hyperseek.models import Retriever
 from hyperseek.plan import scan
-from hyperseek.scoring import Points, Scorer
+from hyperseek.scoring import Points, Scorer, VectorPoints
 from hyperseek.types import Qrels, Query
 
 if TYPE_CHECKING:
@@ -195,7 +195,7 @@ class Validator:
         cache = self._document.cache
         modules = self._retriever.route("document")
         if cache is not None and cache.stop == len(modules):
-            points = Points(cache.vectors(dev_set.documents))
+            points: Points = VectorPoints(cache.vectors(dev_set.documents))
         elif cache is not None:
             points = Points.concatenate(list(self._through_the_rest(cache, dev_set.documents)))
         else:

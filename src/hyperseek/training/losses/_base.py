@@ -11,7 +11,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from hyperseek._config import Config
-from hyperseek.runs.distributed import gather_rows
+from hyperseek.runs.distributed import gather_rows, is_distributed
 from hyperseek.scoring import Points, Scorer
 
 
@@ -118,7 +118,7 @@ class ScoredBatch:
         filled = self.items.clamp_min(0)
         if "in_batch" in self.__dict__:
             return self.in_batch.gather(1, filled)
-        return self.scorer.score_own(self.points.vectors[filled])
+        return self.scorer.score_own(self.points[filled.flatten()])
 
     @cached_property
     def base(self) -> Tensor | None:
@@ -156,16 +156,15 @@ class ScoredBatch:
 
     def across_devices(self) -> ScoredBatch:
         """Return this process's queries with the distinct documents of all processes; itself in a run of one."""
-        vectors = gather_rows(self.points.vectors)
-        if vectors is self.points.vectors:
+        if not is_distributed():
             return self
         numbers = gather_rows(self.documents)
         kept = _first_occurrences(numbers)
-        base = None if self.base_points is None else Points(gather_rows(self.base_points.vectors)[kept])
+        base = None if self.base_points is None else self.base_points.gather(gather_rows)[kept]
         documents = numbers[kept]
         return replace(
             self,
-            points=Points(vectors[kept]),
+            points=self.points.gather(gather_rows)[kept],
             documents=documents,
             items=_positions(self.documents, documents, self.items),
             base_points=base,

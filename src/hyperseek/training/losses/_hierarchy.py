@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hyperseek.errors import InputError
 from hyperseek.geometry import exterior_angle, half_aperture, split_polar
-from hyperseek.scoring import LinearScorer
+from hyperseek.scoring import LinearScorer, vectors_of
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch, masked_mean
 
 _CURVED = ("lorentz", "poincare")
@@ -88,7 +88,7 @@ class HierarchyLoss(Loss, Generic[C]):
                 f"losses about the general and the specific need queries that are points of a hyperbolic space "
                 f"({', '.join(_CURVED)}), not {scorer.kind!r} scorers of a {scorer.space.kind!r} space"
             )
-        positives = batch.points.vectors[batch.items[:, 0].clamp_min(0)]
+        positives = vectors_of(batch.points)[batch.items[:, 0].clamp_min(0)]
         queries = scorer.queries.to(positives.dtype)
         pair = (queries, positives) if self.config.general == "query" else (positives, queries)
         return masked_mean(self.each(*pair), batch.has_positive)

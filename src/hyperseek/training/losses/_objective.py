@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from hyperseek._config import Config
 from hyperseek.errors import ConfigError, InputError
-from hyperseek.scoring import LinearScorer, Points
+from hyperseek.scoring import LinearScorer, VectorPoints, vectors_of
 from hyperseek.training.losses._anchor import AnchorConfig, AnchorLoss
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch
 from hyperseek.training.losses._contrastive import (
@@ -164,4 +164,4 @@ def shortened(batch: ScoredBatch, dimension: int) -> ScoredBatch:
         raise InputError(f"only queries that are points can be cut to {dimension} dimensions, not {scorer.kind!r} ones")
     space = scorer.space
     queries = LinearScorer(space.shortened(dimension), space.shorten(scorer.queries, dimension), factor=scorer.factor)
-    return replace(batch, scorer=queries, points=Points(space.shorten(batch.points.vectors, dimension)))
+    return replace(batch, scorer=queries, points=VectorPoints(space.shorten(vectors_of(batch.points), dimension)))

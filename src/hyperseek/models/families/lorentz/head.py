@@ -26,7 +26,7 @@ from hyperseek.models.families.lorentz.rows import document_points, flip_time, q
 from hyperseek.models.saving import SavedModule
 from hyperseek.nn import Curvature, TangentProjection
 from hyperseek.nn.lorentz import LorentzBlock, LorentzPooler
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -169,7 +169,7 @@ class LorentzHead(SavedModule):
     def points(self, rows: Tensor) -> Points:
         """Return the points of `(N, d + 1)` rows of the document side; differentiable, in the curvature too."""
         if not self.curved:
-            return Points(self.space.canonical(rows))
+            return VectorPoints(self.space.canonical(rows))
         return document_points(rows, self.space, self.curvature)
 
     def scorer(self, rows: Tensor) -> LinearScorer:

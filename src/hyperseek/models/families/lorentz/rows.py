@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from hyperseek.errors import ModelError
 from hyperseek.models.families.lorentz.config import Distance
 from hyperseek.nn import Curvature
-from hyperseek.scoring import LinearScorer, Points, Space
+from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 
 
 def refuse_truncation(model: nn.Module) -> None:
@@ -36,7 +36,7 @@ def document_points(rows: Tensor, space: Space, curvature: Curvature) -> Points:
     Returns:
         `N` points; differentiable, in the curvature too.
     """
-    return Points(space.canonical(rows / _one(curvature)))
+    return VectorPoints(space.canonical(rows / _one(curvature)))
 
 
 def query_scorer(rows: Tensor, space: Space, curvature: Curvature, distance: Distance) -> LinearScorer:
