@@ -6,12 +6,13 @@ They know no tensors and no files. `Qrels` and `Run` are the shapes every TREC t
 
 from __future__ import annotations
 
+import json
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
-from hyperseek.errors import InputError
+from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
 __all__ = ["Document", "Hit", "Qrels", "Query", "Run"]
 
@@ -104,3 +105,141 @@ class Hit:
             "" if self.document is None else f", {textwrap.shorten(self.document.full_text, _SHOWN, placeholder='…')!r}"
         )
         return f"Hit({self.rank}, {self.id!r}, score={self.score:.6g}{said})"
+
+
+class QueryOptions(Mapping[str, Any]):
+    """What a search asks of its model besides the text of the query: a card, a level, or an option of the model's own.
+
+    A frozen mapping of names to plain values; an option that is None is not given. The last module of a model's query
+    route says which options it understands, in its attribute `query_options`, and every other option is refused:
+
+    ```python
+    class LevelHead(nn.Module):
+        query_options = {"level": Annotated[int, Field(ge=0, lt=4)]}  # names, and types as pydantic reads them
+
+        def scorer(self, rows: Tensor, options: QueryOptions) -> Scorer: ...
+    ```
+
+    Args:
+        card: Which task's card to use, for models with cards.
+        level: Which level to search at, for models with levels.
+        **own: Options of a family's own: texts, numbers, true or false, or sequences of them.
+
+    Raises:
+        InputError: A value is not plain.
+    """
+
+    __slots__ = ("_values",)
+
+    def __init__(self, /, *, card: str | None = None, level: int | None = None, **own: Any) -> None:
+        given = {"card": card, "level": level, **own}
+        self._values = {name: _plain(name, value) for name, value in sorted(given.items()) if value is not None}
+
+    @classmethod
+    def of(cls, given: object) -> Self:
+        """Return the options that a caller gave.
+
+        Args:
+            given: Options, a mapping of names to values, or None for none.
+
+        Returns:
+            The options.
+
+        Raises:
+            InputError: They are something else.
+        """
+        if isinstance(given, cls):
+            return given
+        if given is None:
+            return cls()
+        if not isinstance(given, Mapping) or not all(isinstance(name, str) for name in given):
+            raise InputError(f"options are a mapping of names to values, as in {{'level': 2}}, not {shown(given)}")
+        return cls(**given)
+
+    def checked(self, understood: Mapping[str, Any]) -> Self:
+        """Check the options against those that a model understands.
+
+        Args:
+            understood: The type of each option by its name, as pydantic reads types: `int`, a `Literal`, or
+                `Annotated` with bounds and validators of your own. Numbers are not read from texts.
+
+        Returns:
+            The validated options.
+
+        Raises:
+            UnknownNameError: The model does not understand an option; the message lists those it does.
+            InputError: A value is not of its option's type.
+        """
+        from pydantic import TypeAdapter, ValidationError
+
+        values = {}
+        for name, value in self.items():
+            if name not in understood:
+                hint = f"this model understands no options; leave {name!r} out"
+                raise UnknownNameError("option of this model's queries", name, understood, hint=hint)
+            try:
+                values[name] = TypeAdapter(understood[name]).validate_python(value, strict=True)
+            except ValidationError as error:
+                faults = shortened("; ".join(fault["msg"] for fault in error.errors(include_url=False)))
+                raise InputError(f"the option {name}={shown(value)} does not fit: {faults}") from None
+        return type(self)(**values)
+
+    @property
+    def card(self) -> Any:
+        """The card, or None."""
+        return self.get("card")
+
+    @property
+    def level(self) -> Any:
+        """The level, or None."""
+        return self.get("level")
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values; `of` reads them back."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in self.items()}
+
+    def __getitem__(self, name: str) -> Any:
+        return self._values[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __eq__(self, other: object) -> bool:
+        # As texts, since Python takes 1, 1.0 and True for equal.
+        return isinstance(other, QueryOptions) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={json.dumps(value, ensure_ascii=False)}" for name, value in self.to_json().items())
+
+    def __repr__(self) -> str:
+        return f"QueryOptions({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(
+            cls.of, serialization=core_schema.plain_serializer_function_ser_schema(cls.to_json)
+        )
+
+
+NO_OPTIONS = QueryOptions()
+"""What a search asks of its model unless told otherwise: nothing besides the text."""
+
+
+def _plain(name: str, value: object) -> Any:
+    """Return a value that JSON can hold, sequences as tuples; InputError for any other."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(name, part) for part in value)
+    finite = not isinstance(value, float) or value - value == 0
+    if isinstance(value, str | bool | int | float) and finite:
+        return value
+    raise InputError(
+        f"the option {name}={shown(value)} is not plain; give a text, a finite number, true or false, or a list of them"
+    )

@@ -36,10 +36,10 @@ class ReadableRetriever:
                 line[int(axis)] = float(value)
         return VectorPoints(vectors)
 
-    def compile(self, queries: Sequence[str]) -> Scorer:
-        return LinearScorer.concatenate(list(self.compile_batches(queries)))
+    def compile(self, queries: Sequence[str], options: Any = None) -> Scorer:
+        return LinearScorer.concatenate(list(self.compile_batches(queries, options)))
 
-    def compile_batches(self, queries: Sequence[str]) -> Iterator[Scorer]:
+    def compile_batches(self, queries: Sequence[str], options: Any = None) -> Iterator[Scorer]:
         for start in range(0, len(queries), 3):
             axes = [int(re.findall(r"\d", query)[0]) for query in queries[start : start + 3]]
             yield LinearScorer(self.space, torch.eye(DIMENSION)[axes])

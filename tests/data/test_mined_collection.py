@@ -15,7 +15,7 @@ from hyperseek.mining import MiningOptions, RefineOptions, refine
 class Flat(ReadableRetriever):
     """Compiles any text; its scores do not matter where words find the candidates."""
 
-    def compile_batches(self, queries):
+    def compile_batches(self, queries, options=None):
         yield from super().compile_batches(["0"] * len(queries))
 
 

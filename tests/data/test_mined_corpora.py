@@ -99,7 +99,7 @@ def test_a_model_encodes_collections_and_a_killed_encoding_is_resumed(beir, tmp_
     (beir / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
 
     class Killed(ReadableRetriever):
-        def compile_batches(self, queries):
+        def compile_batches(self, queries, options=None):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -47,10 +47,10 @@ class CountingRetriever:
     def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:
         return VectorPoints(_counts(texts))
 
-    def compile(self, queries: Sequence[str]) -> Scorer:
+    def compile(self, queries: Sequence[str], options: Any = None) -> Scorer:
         return LinearScorer(self.space, _counts(queries))
 
-    def compile_batches(self, queries: Sequence[str]) -> Iterator[Scorer]:
+    def compile_batches(self, queries: Sequence[str], options: Any = None) -> Iterator[Scorer]:
         for start in range(0, len(queries), 3):
             yield self.compile(queries[start : start + 3])
 

@@ -51,7 +51,7 @@ class Words:
     def encode_documents(self, texts: list[str], **_: object) -> Points:
         return VectorPoints(torch.tensor([[float(word in text.split()) for word in WORDS] for text in texts]))
 
-    def compile_batches(self, queries: list[str]) -> Iterator[LinearScorer]:
+    def compile_batches(self, queries: list[str], options: object = None) -> Iterator[LinearScorer]:
         yield LinearScorer(self.space, self.sign * self.encode_documents(queries).vectors)
 
     def protocol(self) -> dict[str, object]:

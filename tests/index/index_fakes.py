@@ -31,10 +31,10 @@ class FakeRetriever:
         vectors = torch.stack([_vector(text) for text in texts]) if texts else torch.empty(0, DIMENSION)
         return VectorPoints(self.space.canonical(vectors))
 
-    def compile(self, queries: Sequence[str]) -> Scorer:
-        return LinearScorer.concatenate(list(self.compile_batches(queries)))
+    def compile(self, queries: Sequence[str], options: Any = None) -> Scorer:
+        return LinearScorer.concatenate(list(self.compile_batches(queries, options)))
 
-    def compile_batches(self, queries: Sequence[str]) -> Iterator[Scorer]:
+    def compile_batches(self, queries: Sequence[str], options: Any = None) -> Iterator[Scorer]:
         for start in range(0, len(queries), 3):
             vectors = torch.stack([_vector(query) for query in queries[start : start + 3]])
             yield LinearScorer(self.space, vectors)

@@ -25,9 +25,9 @@ from hyperseek.types import Document, Hit, Query
 class Counting(FakeRetriever):
     compiled = 0
 
-    def compile_batches(self, queries: Sequence[str]) -> Any:
+    def compile_batches(self, queries: Sequence[str], options: Any = None) -> Any:
         self.compiled += len(queries)
-        return super().compile_batches(queries)
+        return super().compile_batches(queries, options)
 
 
 @pytest.fixture(scope="module")

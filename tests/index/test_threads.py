@@ -120,8 +120,8 @@ class Interrupted(FakeRetriever):
         super().__init__()
         self.between: Callable[[], object] = lambda: None
 
-    def compile_batches(self, queries: Sequence[str]) -> Iterator[Scorer]:
-        for part in super().compile_batches(queries):
+    def compile_batches(self, queries: Sequence[str], options: Any = None) -> Iterator[Scorer]:
+        for part in super().compile_batches(queries, options):
             self.between()
             yield part
 

@@ -196,8 +196,8 @@ def test_no_documents_and_no_queries(tiny_encoder: str) -> None:
     assert len(retriever.encode_documents([])) == 0
     with pytest.raises(InputError, match="no queries"):
         retriever.compile([])
-    with pytest.raises(InputError, match="no levels"):
-        retriever.compile(["cat"], level=1)
+    with pytest.raises(InputError, match="understands no options; leave 'level' out"):
+        retriever.compile(["cat"], {"level": 1})
 
 
 def test_gradients_reach_the_model_from_scores(tiny_encoder: str) -> None:

@@ -182,8 +182,8 @@ def test_unknown_models_and_arguments_are_refused(dense: Retriever, tmp_path: Pa
         load(tmp_path)
     with pytest.raises(HyperseekError, match=r"'runs/nothing' \(no folder here, so a name on the Hub\)"):
         load("runs/nothing")
-    with pytest.raises(HyperseekError, match="has no tasks"):
-        dense.compile(["x"], task="anything")
+    with pytest.raises(HyperseekError, match="understands no options; leave 'card' out"):
+        dense.compile(["x"], {"card": "anything"})
     with pytest.raises(HyperseekError, match="at least one"):
         dense.compile([])
     with pytest.raises(HyperseekError, match="list of one"):

@@ -17,6 +17,7 @@ from hyperseek.errors import ArgumentError, InputError, brief, shown, suggestion
 from hyperseek.plan import AUTO, EXACT
 from hyperseek.scoring import LinearScorer, MaxSimScorer, Scorer, Space
 from hyperseek.store.documents import check_text
+from hyperseek.types import QueryOptions
 
 
 def check_count(k: object) -> int:
@@ -113,6 +114,30 @@ def check_engine(engine: object) -> None:
     """Raise InputError where an engine is named by anything but a text."""
     if not isinstance(engine, str):
         raise InputError(f"engine is {AUTO!r}, {EXACT!r}, or the name of an engine of this index, not {shown(engine)}")
+
+
+def check_options(options: object, queries: Sequence[str] | Scorer) -> QueryOptions:
+    """Return the options that queries are compiled with.
+
+    Args:
+        options: A mapping, or None.
+        queries: The queries; those that are compiled already have their own options.
+
+    Returns:
+        The options, which the model has yet to check.
+
+    Raises:
+        InputError: They are no options, or come with compiled queries, whose options cannot be changed.
+    """
+    checked = QueryOptions.of(options)
+    if isinstance(queries, Scorer):
+        if checked and checked != queries.options:
+            raise InputError(
+                f"these queries are compiled already, so {checked!r} comes too late; give it to model.compile, or "
+                f"search with texts"
+            )
+        return queries.options
+    return checked
 
 
 def check_excluded(exclude: object) -> list[str | None]:

@@ -32,7 +32,7 @@ from hyperseek.store.attachments import verify_attachments
 from hyperseek.store.info import Storage
 from hyperseek.store.lance import use_tables
 from hyperseek.store.snapshot import CHUNK
-from hyperseek.types import Document
+from hyperseek.types import Document, QueryOptions
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -109,12 +109,18 @@ class Index(Searcher, Maintainer):
         info, store = open_finished(self.path, verify=verify)
         own = weakref.ref(self)  # so that files and memory are free as soon as the index is
 
-        def compile_(model: str | None, texts: Sequence[str]) -> Scorer:
+        def compile_(model: str | None, texts: Sequence[str], options: QueryOptions) -> Scorer:
             index = own()
             assert index is not None
-            return index._compile(info, model, texts)
+            return index._compile(info, model, texts, options)
 
-        ground = Ground(self.path, Snapshot(store, info.space, cache_bytes=self._cache_bytes), compile_)
+        def recompile(texts: Sequence[str], options: QueryOptions) -> Scorer:
+            index = own()
+            assert index is not None
+            return index.model.compile(texts, options)
+
+        snapshot = Snapshot(store, info.space, cache_bytes=self._cache_bytes)
+        ground = Ground(self.path, snapshot, compile_, recompile)
         if verify:
             verify_attachments(self.path, ground.attachments)
         return _State(info, ground)
@@ -383,12 +389,12 @@ class Index(Searcher, Maintainer):
         """Metadata keys that filters cannot name, by the reason; some of them where they are many."""
         return self._ground.snapshot.store.unusable_fields()
 
-    def _compile(self, info: IndexInfo, model: str | None, texts: Sequence[str]) -> Scorer:
+    def _compile(self, info: IndexInfo, model: str | None, texts: Sequence[str], options: QueryOptions) -> Scorer:
         """Compile queries for a stage that has a model of its own; None for the one that made the index."""
         name = info.source if model is None else model
         if self._model is not None and (name is None or name == self._model.source):
-            return self._model.compile(texts)
-        return (self.model if name is None else self._load(info, name)).compile(texts)
+            return self._model.compile(texts, options)
+        return (self.model if name is None else self._load(info, name)).compile(texts, options)
 
     def _load(self, info: IndexInfo, source: str) -> Retriever:
         def load() -> Retriever:

@@ -17,6 +17,7 @@ from hyperseek.index._arguments import (
     check_engine,
     check_flag,
     check_id_lists,
+    check_options,
     check_queries,
     check_share,
     compiled_queries,
@@ -26,7 +27,7 @@ from hyperseek.index._tune import Tuning, tune
 from hyperseek.index.searching import Explanation, Request, find, hits_of, score_chosen, scorer_groups
 from hyperseek.plan import AUTO, Ground, PlanLike
 from hyperseek.scoring import Scorer
-from hyperseek.types import Hit, Query, Run
+from hyperseek.types import Hit, Query, QueryOptions, Run
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -38,6 +39,7 @@ HABITS = {
     **dict.fromkeys(("query", "text", "q", "question", "queries_", "query_text", "query_texts"), "queries"),
     **dict.fromkeys(("engine_name", "index", "method"), "engine"),
     **dict.fromkeys(("stages", "pipeline"), "plan"),
+    **dict.fromkeys(("option", "query_options", "card", "level", "task"), "options"),
     **dict.fromkeys(("documents", "doc_ids", "document_ids"), "ids"),
     **dict.fromkeys(("with_texts", "include_texts", "return_texts"), "texts"),
 }
@@ -66,6 +68,7 @@ class Searcher(ABC):
         where: str | None = None,
         engine: str = AUTO,
         plan: PlanLike | None = None,
+        options: Mapping[str, Any] | None = None,
         exclude: Sequence[str | None] | None = None,
         texts: bool = True,
     ) -> list[Hit]: ...
@@ -79,6 +82,7 @@ class Searcher(ABC):
         where: str | None = None,
         engine: str = AUTO,
         plan: PlanLike | None = None,
+        options: Mapping[str, Any] | None = None,
         exclude: Sequence[str | None] | None = None,
         texts: bool = True,
     ) -> list[list[Hit]]: ...
@@ -92,6 +96,7 @@ class Searcher(ABC):
         where: str | None = None,
         engine: str = AUTO,
         plan: PlanLike | None = None,
+        options: Mapping[str, Any] | None = None,
         exclude: Sequence[str | None] | None = None,
         texts: bool = True,
     ) -> list[Any]: ...
@@ -105,6 +110,7 @@ class Searcher(ABC):
         where: str | None = None,
         engine: str = AUTO,
         plan: PlanLike | None = None,
+        options: Mapping[str, Any] | None = None,
         exclude: Sequence[str | None] | None = None,
         texts: bool = True,
     ) -> list[Hit] | list[list[Hit]]:
@@ -120,6 +126,7 @@ class Searcher(ABC):
                 score every document, or the name of an engine, whose candidates are then scored exactly.
             plan: What to do instead, stage by stage: a plan, a source such as `BM25()`, a list of stages, or plain
                 values as those of a file.
+            options: What is asked of the model besides the texts, as in `{"level": 2}`; see `QueryOptions`.
             exclude: For each query the id of a document to leave out, or None. The others move up, so `k` remain.
             texts: Whether the hits carry their documents.
 
@@ -134,7 +141,7 @@ class Searcher(ABC):
             FingerprintError: The model's document side is not the one that made the index.
         """
         asked, single = compiled_queries(queries, self._ground.snapshot.space)
-        request = Request.checked(asked, k, exclude=exclude, engine=engine, plan=plan, where=where)
+        request = Request.checked(asked, k, exclude=exclude, engine=engine, plan=plan, where=where, options=options)
         hits = self._hits(request, texts=check_flag(texts, "texts"))
         return hits[0] if single else hits
 
@@ -147,6 +154,7 @@ class Searcher(ABC):
         where: str | None = None,
         engine: str = AUTO,
         plan: PlanLike | None = None,
+        options: Mapping[str, Any] | None = None,
         exclude: Sequence[str | None] | None = None,
         texts: bool = False,
         recall: bool = False,
@@ -159,6 +167,7 @@ class Searcher(ABC):
             where: As in `search`.
             engine: As in `search`.
             plan: As in `search`.
+            options: As in `search`.
             exclude: As in `search`.
             texts: Whether the hits carry their documents.
             recall: Whether to search exhaustively too, and report the recall of every stage.
@@ -170,8 +179,8 @@ class Searcher(ABC):
             InputError: As in `search`, or there are no queries.
         """
         asked, _ = compiled_queries(queries, self._ground.snapshot.space)
-        options = {"exclude": exclude, "engine": engine, "plan": plan, "where": where}
-        request = Request.checked(asked, k, **options, measure=check_flag(recall, "recall"))
+        given = {"exclude": exclude, "engine": engine, "plan": plan, "where": where, "options": options}
+        request = Request.checked(asked, k, **given, measure=check_flag(recall, "recall"))
         told: list[Explanation] = []
         hits = self._hits(request, texts=check_flag(texts, "texts"), explanation=told)
         if not told:
@@ -189,6 +198,7 @@ class Searcher(ABC):
         where: str | None = None,
         engine: str = AUTO,
         plan: PlanLike | None = None,
+        options: Mapping[str, Any] | None = None,
         exclude_same_id: bool = False,
     ) -> Run:
         """Search with named queries, for evaluation.
@@ -200,6 +210,7 @@ class Searcher(ABC):
             where: As in `search`.
             engine: As in `search`.
             plan: As in `search`.
+            options: As in `search`.
             exclude_same_id: Leave out of each ranking the document whose id is the query's.
 
         Returns:
@@ -225,17 +236,25 @@ class Searcher(ABC):
             engine=engine,
             plan=plan,
             where=where,
+            options=options,
         )
         found = self._hits(request, texts=False)
         return {name: {hit.id: hit.score for hit in hits} for name, hits in zip(texts, found, strict=True)}
 
     @meant(**HABITS)
-    def score(self, queries: Sequence[str] | Scorer | Vectors, ids: Sequence[Sequence[str]]) -> list[list[float]]:
+    def score(
+        self,
+        queries: Sequence[str] | Scorer | Vectors,
+        ids: Sequence[Sequence[str]],
+        *,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[list[float]]:
         """Score documents of the caller's choice exactly, each by the query it is listed for.
 
         Args:
             queries: Many texts, queries that are compiled already, or `(Q, d)` vectors, as in `search`.
             ids: For each query the ids of its documents; any number, none included.
+            options: As in `search`.
 
         Returns:
             For each query its documents' scores, in the order of the ids; higher is better.
@@ -250,7 +269,8 @@ class Searcher(ABC):
         lists = check_id_lists(ids)
         if len(asked) != len(lists):
             raise InputError(f"there are {len(asked)} queries and {len(lists)} lists of ids; give one each")
-        scorers = [asked] if isinstance(asked, Scorer) else self._groups(asked)
+        checked = check_options(options, asked)
+        scorers = [asked] if isinstance(asked, Scorer) else self._groups(asked, checked)
         return score_chosen(self._ground, scorers, lists)
 
     @meant(**HABITS)
@@ -261,6 +281,7 @@ class Searcher(ABC):
         k: int = 10,
         recall: float = 0.99,
         engine: str | None = None,
+        options: Mapping[str, Any] | None = None,
         save: bool = True,
     ) -> Tuning:
         """Measure recall and latency of engine settings against exhaustive search, and keep the cheapest good one.
@@ -270,6 +291,7 @@ class Searcher(ABC):
             k: Documents a query, at least 1.
             recall: Of the exhaustive top `k`, in (0, 1]; what the chosen plan must reach.
             engine: Measure this engine or graph alone; None for all.
+            options: As in `search`; the chosen plan is for searches with these options alone.
             save: Whether `engine="auto"` searches by the chosen plan from now on.
 
         Returns:
@@ -286,7 +308,8 @@ class Searcher(ABC):
         if not len(asked):
             raise InputError("there are no queries to tune by; give some like those that will be asked")
         texts = None if isinstance(asked, Scorer) else asked
-        scorers = [asked] if isinstance(asked, Scorer) else list(self._groups(asked))
+        checked = check_options(options, asked)
+        scorers = [asked] if isinstance(asked, Scorer) else list(self._groups(asked, checked))
         ground = self._ground
         tuning = tune(ground, scorers, texts, k=count, recall=wanted, engine=engine)
         if save:
@@ -296,7 +319,7 @@ class Searcher(ABC):
 
     @property
     def tuned_plans(self) -> dict[str, dict[str, Any]]:
-        """Plans that were tuned on this index, by the kind of scorer they are for, as plain values."""
+        """Plans that were tuned on this index, by the kind of scorer and the options they are for, as plain values."""
         return {kind: tuned.model_dump(mode="json") for kind, tuned in self._ground.attachments.plans.items()}
 
     def _hits(self, request: Request, *, texts: bool, explanation: list[Explanation] | None = None) -> list[list[Hit]]:
@@ -304,8 +327,8 @@ class Searcher(ABC):
         found = find(ground, request, self._groups, explanation=explanation)
         return list(hits_of(ground, found, texts=texts))
 
-    def _groups(self, texts: Sequence[str]) -> Iterable[Scorer]:
-        return scorer_groups(self.model, texts)
+    def _groups(self, texts: Sequence[str], options: QueryOptions) -> Iterable[Scorer]:
+        return scorer_groups(self.model, texts, options)
 
 
 def _named(queries: object) -> Mapping[str, str]:

@@ -13,10 +13,12 @@ from hyperseek._long_work import progress
 from hyperseek.errors import InputError
 from hyperseek.graph import GraphSearchConfig
 from hyperseek.plan import Engine, Graph, Ground, Plan, Rescore, Scan, Search, StageReport, Surrogate
+from hyperseek.plan.choice import plan_key
 from hyperseek.plan.engine_search import SCAN, can_search, can_search_linear
 from hyperseek.scoring import Scorer
 from hyperseek.store import writer_lock
 from hyperseek.store.attachments import Attached, Attachments, TunedPlan
+from hyperseek.types import NO_OPTIONS, QueryOptions
 
 # Candidates tried, for each document that is wanted.
 _FACTORS = (1, 3, 10, 30, 100)
@@ -63,6 +65,7 @@ class Tuning:
         queries: How many there were.
         measured: All plans, the exhaustive one first.
         chosen: The cheapest that meets the recall: the exhaustive one if no other does.
+        options: That the queries were compiled with.
     """
 
     kind: str
@@ -71,9 +74,10 @@ class Tuning:
     queries: int
     measured: tuple[Measured, ...]
     chosen: Measured
+    options: QueryOptions = NO_OPTIONS
 
     def save(self, folder: Path) -> None:
-        """Write the chosen plan into an index: from now on `engine="auto"` searches by it with scorers of this kind."""
+        """Write the chosen plan into an index: from now on `engine="auto"` searches by it with such scorers."""
         kept = TunedPlan(
             plan=self.chosen.plan.model_dump(mode="json", exclude_defaults=False),
             k=self.k,
@@ -83,7 +87,7 @@ class Tuning:
         )
         with writer_lock(folder):
             attachments = Attachments.read(folder)
-            plans = {**attachments.plans, self.kind: kept}
+            plans = {**attachments.plans, plan_key(self.kind, self.options): kept}
             attachments.model_copy(update={"plans": plans}).write(folder)
 
 
@@ -130,7 +134,8 @@ def tune(
                         break  # more candidates of the same cost more and find no less
     enough = [one for one in measured if one.recall >= recall]
     chosen = min(enough, key=lambda one: one.milliseconds)
-    return Tuning(scorers[0].kind, k, recall, sum(map(len, scorers)), tuple(measured), chosen)
+    queries, options = sum(map(len, scorers)), scorers[0].options
+    return Tuning(scorers[0].kind, k, recall, queries, tuple(measured), chosen, options)
 
 
 def _searches(ground: Ground, scorers: Iterable[Scorer], texts: Sequence[str] | None, k: int) -> Iterator[Search]:

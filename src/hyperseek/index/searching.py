@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,21 @@ from torch import Tensor
 
 from hyperseek._long_work import progress
 from hyperseek.errors import InputError
-from hyperseek.index._arguments import check_count, check_engine, check_excluded, check_queries, check_where
+from hyperseek.index._arguments import (
+    check_count,
+    check_engine,
+    check_excluded,
+    check_options,
+    check_queries,
+    check_where,
+)
 from hyperseek.plan import AUTO, NOTHING, Candidates, Ground, Plan, Search, StageReport, as_plan
 from hyperseek.plan.choice import choose_plan
 from hyperseek.plan.rescoring import exact_scores
 from hyperseek.scoring import Scorer
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.store.table import Store
-from hyperseek.types import Document, Hit
+from hyperseek.types import NO_OPTIONS, Document, Hit, QueryOptions
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -72,6 +79,7 @@ class Request:
         engine: `AUTO`, `EXACT`, or the name of an engine.
         plan: What to run instead.
         where: SQL that documents must meet.
+        options: That texts are compiled with.
         measure: Whether to search exhaustively too, and report each stage's recall.
     """
 
@@ -83,6 +91,7 @@ class Request:
     engine: str = AUTO
     plan: Plan | None = None
     where: str | None = None
+    options: QueryOptions = NO_OPTIONS
     measure: bool = False
 
     @classmethod
@@ -106,6 +115,7 @@ class Request:
         check_where(options.get("where"))
         if options.get("plan") is not None:
             options["plan"] = as_plan(options["plan"])
+        options["options"] = check_options(options.get("options"), asked)
         exclude, texts = options.get("exclude"), options.get("texts")
         if exclude is not None:
             options["exclude"] = check_excluded(exclude)
@@ -121,7 +131,7 @@ class Request:
 def find(
     ground: Ground,
     request: Request,
-    groups: Callable[[Sequence[str]], Iterable[Scorer]],
+    groups: Callable[[Sequence[str], QueryOptions], Iterable[Scorer]],
     *,
     explanation: list[Explanation] | None = None,
 ) -> Iterator[Candidates]:
@@ -142,7 +152,7 @@ def find(
     scorers: Iterable[Scorer] = (
         ([request.queries] if len(request.queries) else [])
         if isinstance(request.queries, Scorer)
-        else groups(request.queries)
+        else groups(request.queries, request.options)
     )
     asked = request.texts if isinstance(request.queries, Scorer) else request.queries
     done = 0
@@ -217,18 +227,21 @@ def collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts:
 _NUMBERS = 1 << 22
 
 
-def scorer_groups(model: Retriever, queries: Sequence[str]) -> Iterator[Scorer]:
+def scorer_groups(
+    model: Retriever, queries: Sequence[str], options: Mapping[str, Any] | None = None
+) -> Iterator[Scorer]:
     """Compile queries to scorers that are worth a scan each: many small queries together, large ones in batches.
 
     Args:
         model: The compiler.
         queries: Any number.
+        options: As for `Retriever.compile`.
 
     Yields:
         Scorers of successive queries.
     """
     gathered: list[Scorer] = []
-    for part in model.compile_batches(queries):
+    for part in model.compile_batches(queries, options):
         if gathered and _numbers([*gathered, part]) > _NUMBERS:
             yield _joined(gathered)
             gathered = []

@@ -2,7 +2,9 @@
 
 Two routes of modules lead from text to features: documents become Points, queries become a Scorer. A model without
 a Router has one route for both. The last module of a query route may have a method `scorer(flat) -> Scorer`; without
-one, a query is a point. The last module of a document route may have a `space` of its own and a method
+one, a query is a point. One that understands options of a query says which in `query_options`, types by name, and its
+method is `scorer(flat, options) -> Scorer`: whatever depends on the options happens there, so features that are kept
+serve all options. The last module of a document route may have a `space` of its own and a method
 `points(rows) -> Points`; without, the model's similarity says the space. Nothing here knows a family by name.
 """
 
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -33,6 +35,7 @@ from hyperseek.models._inputs import (
 from hyperseek.models.precision import resolve_dtype
 from hyperseek.models.saving import route_width, save_model
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints, vectors_of
+from hyperseek.types import QueryOptions
 
 if TYPE_CHECKING:
     import os
@@ -68,7 +71,9 @@ class Retriever:
         self.model = model.eval()
         self.source = source
         self._named: dict[Side, tuple[object, str]] = {}
-        self._compiler = getattr(self.route("query")[-1], "scorer", None)
+        last = self.route("query")[-1]
+        self._compiler = getattr(last, "scorer", None)
+        self._understood: Mapping[str, Any] = getattr(last, "query_options", {}) if self._compiler else {}
         self._pointer = getattr(self.route("document")[-1], "points", None)
         self._flat_space = None if self._pointer else Space(self._space_kind(), route_width(self.route("document")))
 
@@ -163,13 +168,41 @@ class Retriever:
         own: Points = self._pointer(rows)
         return own
 
-    def scorer(self, features: dict[str, Any]) -> Scorer:
-        """Return the scorer that a finished query route describes; differentiable."""
+    def scorer(self, features: dict[str, Any], options: Mapping[str, Any] | None = None) -> Scorer:
+        """Return the scorer that a finished query route describes; differentiable.
+
+        Args:
+            features: What `forward` returned for queries.
+            options: Of the queries, as in `compile`.
+
+        Returns:
+            The scorer, in the order of the queries.
+
+        Raises:
+            InputError: The model does not understand an option.
+        """
+        checked = self.check_options(options)
         flat = features["sentence_embedding"].float()
         if self._compiler is None:
             return LinearScorer(self.space, flat)
-        compiled: Scorer = self._compiler(flat)
-        return compiled
+        compiled: Scorer = self._compiler(flat, checked) if self._understood else self._compiler(flat)
+        return compiled.with_options(checked) if checked else compiled
+
+    def check_options(self, options: Mapping[str, Any] | None) -> QueryOptions:
+        """Return validated options of queries.
+
+        Args:
+            options: `QueryOptions`, any mapping of names to values, or None.
+
+        Returns:
+            The options as the model understands them.
+
+        Raises:
+            UnknownNameError: The model does not understand an option; the message lists those it does.
+            InputError: A value is not of its option's type.
+        """
+        given = QueryOptions.of(options)
+        return given.checked(self._understood) if given else given
 
     def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto", batch_tokens: int | None = None) -> Points:
         """Encode documents.
@@ -225,44 +258,47 @@ class Retriever:
             vectors[positions] = vectors_of(points).cpu()
         return VectorPoints(vectors)
 
-    def compile(self, queries: Sequence[str], *, task: str | None = None, level: int | None = None) -> Scorer:
+    def compile(self, queries: Sequence[str], options: Mapping[str, Any] | None = None) -> Scorer:
         """Compile queries to one scorer.
 
         Args:
             queries: At least one.
-            task: Only for models with tasks; None otherwise.
-            level: Only for models with levels; None otherwise.
+            options: What is asked of the model besides, as in `QueryOptions(level=2)` or `{"level": 2}`.
 
         Returns:
             The scorer, in the order of `queries`.
 
         Raises:
-            InputError: There are no queries, or this model has no tasks or levels.
+            InputError: There are no queries, or the model does not understand an option.
         """
-        for name, value in (("task", task), ("level", level)):
-            if value is not None:
-                raise InputError(f"this model has no {name}s; it was given {name}={value!r}, leave it out")
         if isinstance(queries, str):
             raise InputError("queries must be a sequence of strings; for one query give a list of one")
-        parts = list(self.compile_batches(queries))
+        parts = list(self.compile_batches(queries, options))
         if not parts:
             raise InputError("there are no queries to compile; give at least one")
         return parts[0] if len(parts) == 1 else type(parts[0]).concatenate(parts)
 
-    def compile_batches(self, queries: Sequence[str]) -> Iterator[Scorer]:
+    def compile_batches(self, queries: Sequence[str], options: Mapping[str, Any] | None = None) -> Iterator[Scorer]:
         """Compile queries a batch at a time, so that memory stays bounded even for deep q-nets.
 
         Args:
             queries: Any number.
+            options: As in `compile`.
 
-        Yields:
+        Returns:
             Scorers of successive queries, on the model's device.
+
+        Raises:
+            InputError: The model does not understand an option.
         """
+        return self._compile_batches(queries, self.check_options(options))
+
+    def _compile_batches(self, queries: Sequence[str], options: QueryOptions) -> Iterator[Scorer]:
         size = max(1, min(_LARGEST_QUERY_BATCH, _COMPILED_NUMBERS // route_width(self.route("query"))))
         for start in range(0, len(queries), size):
             with torch.inference_mode():
                 features = self.preprocess(queries[start : start + size], "query")
-                yield self.scorer(self.forward(features, "query"))
+                yield self.scorer(self.forward(features, "query"), options)
 
     @property
     def fingerprint(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Self, TypeVar
@@ -22,6 +22,7 @@ from hyperseek.scoring import Scorer, VectorPoints
 from hyperseek.scoring.best import best_first
 from hyperseek.store.attachments import Attached, Attachment, Attachments, open_attached
 from hyperseek.store.snapshot import Snapshot
+from hyperseek.types import QueryOptions
 
 T = TypeVar("T")
 
@@ -39,14 +40,20 @@ class Ground:
         folder: The index.
         snapshot: Its documents.
         compile: Compiles query texts with the model of a folder or name, None for the index' own.
+        recompile: Compiles query texts with the model that searches, for stages with options of their own.
     """
 
     def __init__(
-        self, folder: Path, snapshot: Snapshot, compile: Callable[[str | None, Sequence[str]], Scorer]
+        self,
+        folder: Path,
+        snapshot: Snapshot,
+        compile: Callable[[str | None, Sequence[str], QueryOptions], Scorer],
+        recompile: Callable[[Sequence[str], QueryOptions], Scorer],
     ) -> None:
         self.folder = folder
         self.snapshot = snapshot
         self.compile = compile
+        self.recompile = recompile
         self.attachments = Attachments.read(folder)
         self._kept = Kept(most_bytes=KEPT_BYTES)
         self._attached = Kept()  # no more than are in the list
@@ -133,6 +140,12 @@ class Search:
     def allowed_rows(self) -> npt.NDArray[np.int64] | None:
         """Rows of the documents that may be found; None for all."""
         return None if self.allowed is None else np.flatnonzero(self.allowed)
+
+    def with_options(self, options: QueryOptions | None) -> Search:
+        """Return this search with its queries compiled with other options; itself for None or the same ones."""
+        if options is None or options == self.scorer.options:
+            return self
+        return replace(self, scorer=self.ground.recompile(self.asked(), options), found=[])
 
     def at_most(self, n: int) -> int:
         """Return `n`, or the number of documents where that is less, but at least 1."""

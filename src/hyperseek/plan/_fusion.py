@@ -18,6 +18,7 @@ from hyperseek.plan._sources import BM25, Auto, Dense, Engine, Graph, Scan, Surr
 from hyperseek.plan._stage import Source, Step, as_stages
 from hyperseek.plan.rescoring import exact_scores
 from hyperseek.scoring._maxsim import EMPTY_SCORE
+from hyperseek.types import NO_OPTIONS, QueryOptions
 
 Method: TypeAlias = Literal["rrf", "weighted", "minmax"]
 """How scores are made comparable: by rank; not at all; by moving each query's scores to [0, 1]."""
@@ -183,15 +184,21 @@ class Rescore(Step):
     Attributes:
         n: How many of the best candidates are scored and kept; None for all.
         model: Folder or name of the model that scores; None for the one that searches.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search, or for none where
+            another model scores.
     """
 
     kind: Literal["rescore"] = "rescore"
     n: int | None = Field(default=None, ge=1)
     model: str | None = None
+    options: QueryOptions | None = None
 
     def apply(self, search: Search, candidates: Candidates) -> Candidates:
         """Score the candidates."""
-        scorer = search.scorer if self.model is None else search.ground.compile(self.model, search.asked())
+        if self.model is None:
+            scorer = search.with_options(self.options).scorer
+        else:
+            scorer = search.ground.compile(self.model, search.asked(), self.options or NO_OPTIONS)
         rows = candidates.rows[:, : self.n] if self.n else candidates.rows
         scores = exact_scores(search.snapshot, scorer, rows)
         with one_core():

@@ -19,6 +19,7 @@ from hyperseek.plan._stage import Source
 from hyperseek.plan.engine_search import positions, rows_at, search_engine, search_linear, unknown_rows
 from hyperseek.plan.rescoring import exact_scores, points_at
 from hyperseek.scoring import Landmarks, SurrogateScorer
+from hyperseek.types import NO_OPTIONS, QueryOptions
 
 
 class Scan(Source):
@@ -26,13 +27,16 @@ class Scan(Source):
 
     Attributes:
         n: Candidates of each query; None for as many as the search wants.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
     """
 
     kind: Literal["scan"] = "scan"
     n: int | None = Field(default=None, ge=1)  # type: ignore[assignment]  # the search's k
+    options: QueryOptions | None = None
 
     def find(self, search: Search) -> Candidates:
         """Score all documents."""
+        search = search.with_options(self.options)
         return search.scan(search.scorer, k=search.at_most(self.n or search.k))
 
 
@@ -42,20 +46,23 @@ class Auto(Source):
     Attributes:
         n: Candidates of each query.
         engine: `"auto"`, `"exact"`, or the name of an engine.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
     """
 
     kind: Literal["auto"] = "auto"
     n: int = Field(default=100, ge=1)
     engine: str = "auto"
+    options: QueryOptions | None = None
 
     def find(self, search: Search) -> Candidates:
         """Choose a plan and run it."""
         from hyperseek.plan.choice import choose_plan
 
-        own = replace(search, k=search.at_most(self.n), notes={}, found=[])
-        found = choose_plan(search.ground, search.scorer, self.engine, own.k)[0].run(own)
+        asked = search.with_options(self.options)
+        own = replace(asked, k=search.at_most(self.n), notes={}, found=[])
+        found = choose_plan(search.ground, own.scorer, self.engine, own.k)[0].run(own)
         search.notes.update(own.notes)
-        if own.k >= search.at_most(search.k):
+        if asked is search and own.k >= search.at_most(search.k):
             search.found[:] = own.found or search.found
         return found
 
@@ -67,15 +74,18 @@ class Engine(Source):
         n: Candidates of each query, and of each of the engine's charts.
         name: Of the engine; None for the newest.
         effort: How thoroughly it searches; None for what it was built with.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
     """
 
     kind: Literal["engine"] = "engine"
     n: int = Field(default=100, ge=1)
     name: str | None = None
     effort: int | None = Field(default=None, ge=1)
+    options: QueryOptions | None = None
 
     def find(self, search: Search) -> Candidates:
         """Ask the engine."""
+        search = search.with_options(self.options)
         return search_engine(search, search.scorer, n=search.at_most(self.n), name=self.name, effort=self.effort)
 
 
@@ -92,6 +102,7 @@ class Surrogate(Source):
         weight: What a candidate counts beside a landmark in such a round.
         engine: Name of the engine; None for the newest, or a scan where the index has none; `"scan"` for a scan.
         effort: How thoroughly the engine searches; None for what it was built with.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
     """
 
     kind: Literal["surrogate"] = "surrogate"
@@ -104,9 +115,11 @@ class Surrogate(Source):
     weight: float = Field(default=1.0, gt=0)
     engine: str | None = None
     effort: int | None = Field(default=None, ge=1)
+    options: QueryOptions | None = None
 
     def find(self, search: Search) -> Candidates:
         """Fit, ask the engine, and fit again as often as wanted."""
+        search = search.with_options(self.options)
         if not len(search.snapshot):
             return search.scan(search.scorer, k=1)
         parameters = feature_parameters(search.ground, self.engine)
@@ -142,6 +155,7 @@ class Graph(Source):
         name: Of the graph; None for the newest.
         preset: `efficient_1` or `efficient_2` of the Hypencoder paper, instead of `walk`.
         walk: How far it goes.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
     """
 
     kind: Literal["graph"] = "graph"
@@ -149,9 +163,11 @@ class Graph(Source):
     name: str | None = None
     preset: Literal["efficient_1", "efficient_2"] | None = None
     walk: GraphSearchConfig = GraphSearchConfig()
+    options: QueryOptions | None = None
 
     def find(self, search: Search) -> Candidates:
         """Walk, and score documents that are newer than the graph."""
+        search = search.with_options(self.options)
         attached = search.ground.attached(self.name, "graph")
         assert attached.graph is not None
         rows, allowed = positions(search, attached)
@@ -202,6 +218,7 @@ class Dense(Source):
         model: Folder or name of the model; None for the one that made the index.
         engine: Name of the engine; None for the newest, or a scan where the index has none; `"scan"` for a scan.
         effort: How thoroughly the engine searches; None for what it was built with.
+        options: Of the queries for this model, as in `{level: 1}`; those of the search are for its own model.
     """
 
     kind: Literal["dense"] = "dense"
@@ -209,8 +226,9 @@ class Dense(Source):
     model: str | None = None
     engine: str | None = None
     effort: int | None = Field(default=None, ge=1)
+    options: QueryOptions = NO_OPTIONS
 
     def find(self, search: Search) -> Candidates:
         """Compile the queries with the model, and search by it."""
-        scorer = search.ground.compile(self.model, search.asked())
+        scorer = search.ground.compile(self.model, search.asked(), self.options)
         return search_linear(search, scorer, n=search.at_most(self.n), engine=self.engine, effort=self.effort)

@@ -12,6 +12,7 @@ from hyperseek.plan._sources import Engine, Scan, Surrogate
 from hyperseek.plan.engine_search import SCAN, can_search, can_search_linear
 from hyperseek.scoring import Scorer
 from hyperseek.store.attachments import TunedPlan
+from hyperseek.types import QueryOptions
 
 EXACT = "exact"
 """Name that asks for the exhaustive search."""
@@ -24,6 +25,11 @@ _FEW = 20_000
 # Candidates of an engine for each document that is wanted, and at least.
 _CANDIDATES = 10
 _LEAST_CANDIDATES = 300
+
+
+def plan_key(kind: str, options: QueryOptions) -> str:
+    """Return what a tuned plan is kept under: the kind of scorer, and the options of its queries where it has some."""
+    return f"{kind} ({options})" if options else kind
 
 
 def choose_plan(ground: Ground, scorer: Scorer, engine: str, k: int) -> tuple[Plan, str]:
@@ -45,10 +51,11 @@ def choose_plan(ground: Ground, scorer: Scorer, engine: str, k: int) -> tuple[Pl
         return Plan(stages=(Scan(),)), "every document is scored, as was asked"
     count, newest = len(ground.snapshot), ground.newest("engine")
     if engine == AUTO:
-        tuned = ground.attachments.plans.get(scorer.kind)
+        key = plan_key(scorer.kind, scorer.options)
+        tuned = ground.attachments.plans.get(key)
         if tuned is not None and k <= tuned.k:
             return _tuned_plan(ground, tuned), (
-                f"the plan tuned on this index for {scorer.kind} scorers: recall@{tuned.k} {tuned.recall:.4f} "
+                f"the plan tuned on this index for {key} scorers: recall@{tuned.k} {tuned.recall:.4f} "
                 f"on {tuned.queries} queries"
             )
         if newest is None:

@@ -163,7 +163,7 @@ class MaxSimScorer(Scorer):
             "queries": torch.nn.functional.pad(self.queries, (0, 0, 0, pad)),
             "mask": torch.nn.functional.pad(self.mask, (0, pad)),
         }
-        return self.from_tensors(padded, self.config())
+        return self.from_tensors(padded, self.config()).with_options(self.options)
 
     def _scan(self, documents: TokenPoints, tokens: Tensor, weights: Tensor) -> Tensor:
         """Score on the cores of a CPU: each takes whole blocks of documents, and a maximum for each document."""

@@ -18,6 +18,7 @@ from hyperseek.errors import InputError, ModelError, UnknownNameError
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points, own_vectors
 from hyperseek.scoring._space import Space
+from hyperseek.types import NO_OPTIONS, QueryOptions
 
 _KINDS: dict[str, type[Scorer]] = {}
 
@@ -27,10 +28,14 @@ class Scorer(ABC):
 
     A scorer is tensors plus a small JSON configuration, so slicing, joining, moving and saving are written once
     here. Every tensor's first axis is the query. A subclass sets `kind` and is found by it when a file is loaded.
+
+    Attributes:
+        options: The options that the queries were compiled with.
     """
 
     kind: ClassVar[str]
     space: Space
+    options: QueryOptions = NO_OPTIONS
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -146,6 +151,8 @@ class Scorer(ABC):
         for part in parts[1:]:
             if type(part) is not type(first) or part.config() != first.config():
                 raise InputError(f"cannot join scorers that differ: {first.config()} and {part.config()}")
+            if part.options != first.options:
+                raise InputError(f"cannot join queries of other options: {first.options!r} and {part.options!r}")
         names = first.tensors()
         joined = {name: torch.cat([part.tensors()[name] for part in parts]) for name in names}
         return first._with(joined)
@@ -153,7 +160,14 @@ class Scorer(ABC):
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the scorer to a safetensors file with its checksum, atomically."""
         metadata = {"hyperseek_scorer": self.kind, "config": json.dumps(self.config())}
+        if self.options:
+            metadata["options"] = json.dumps(self.options.to_json())
         write_tensors(path, self.tensors(), metadata)
+
+    def with_options(self, options: QueryOptions) -> Self:
+        """Note the options that the queries were compiled with, and return the scorer itself."""
+        self.options = options
+        return self
 
     def _map(self, function: Any) -> Self:
         changed = {name: function(tensor) for name, tensor in self.tensors().items()}
@@ -161,7 +175,7 @@ class Scorer(ABC):
 
     def _with(self, tensors: Mapping[str, Tensor]) -> Self:
         """Return a scorer like this one for other queries."""
-        return self.from_tensors(tensors, self.config())
+        return self.from_tensors(tensors, self.config()).with_options(self.options)
 
 
 def load_scorer(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Scorer:
@@ -190,7 +204,9 @@ def load_scorer(path: str | os.PathLike[str], *, device: str | torch.device = "c
     with reading(path, "a saved scorer", error=ModelError, remedy=remedy):
         config = json.loads(metadata["config"])
         check_plain(config)
-        scorer = _KINDS[kind].from_tensors(tensors, config)
+        options = json.loads(metadata.get("options", "{}"))
+        check_plain(options)
+        scorer = _KINDS[kind].from_tensors(tensors, config).with_options(QueryOptions.of(options))
         if any(len(tensor) != len(scorer) for tensor in scorer.tensors().values()):
             raise ValueError("its tensors are not of one number of queries")
     return scorer

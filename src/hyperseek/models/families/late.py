@@ -6,7 +6,7 @@ model's own modules to say: skiplists, query expansion and token pooling are the
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -53,8 +53,9 @@ class LateRetriever(Retriever):
         """Return the token points that a finished document route describes; differentiable."""
         return TokenPoints.from_padded(self._tokens(features, "document"), features["attention_mask"])
 
-    def scorer(self, features: dict[str, Any]) -> MaxSimScorer:
+    def scorer(self, features: dict[str, Any], options: Mapping[str, Any] | None = None) -> MaxSimScorer:
         """Return the scorer that a finished query route describes; differentiable."""
+        self.check_options(options)
         mask = features["attention_mask"].float()
         if self.model.similarity_fn_name == "meanmaxsim":
             mask = mask / mask.sum(dim=1, keepdim=True).clamp_min(1)  # a query without tokens scores 0
