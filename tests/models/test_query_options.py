@@ -15,7 +15,7 @@ from sentence_transformers.sentence_transformer.modules import Pooling, Transfor
 
 from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.models import Retriever
-from hyperseek.scoring import LinearScorer, load_scorer
+from hyperseek.scoring import LinearScorer, load_scorer, vectors_of
 from hyperseek.types import QueryOptions
 
 sys.path.append(str(Path(__file__).parents[1]))  # for `option_family`, which other folders of tests read too
@@ -64,7 +64,7 @@ def test_options_that_are_not_plain_are_refused(given: object, message: str) -> 
 def test_an_option_reaches_the_last_module_and_changes_the_scores(levelled: Retriever) -> None:
     points = levelled.encode_documents(TEXTS)
     plain, first = levelled.compile(TEXTS), levelled.compile(TEXTS, {"level": 1})
-    expected = plain.queries[:, 4:8] @ points.vectors[:, 4:8].T  # type: ignore[attr-defined]
+    expected = plain.queries[:, 4:8] @ vectors_of(points)[:, 4:8].T  # type: ignore[attr-defined]
     torch.testing.assert_close(first.score(points), expected)
     assert not torch.allclose(plain.score(points), expected)
     torch.testing.assert_close(levelled.compile(TEXTS, QueryOptions(level=1, sign="minus")).score(points), -expected)
