@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -17,7 +17,7 @@ LEVELS, WIDTH = 3, 4
 class LevelHead(nn.Module):
     """The last module of a route: cuts each vector to its levels; a query looks at one level, or at all of them."""
 
-    query_options = {"level": Annotated[int, Field(ge=0, lt=LEVELS)], "sign": Literal["plus", "minus"]}
+    query_options: ClassVar = {"level": Annotated[int, Field(ge=0, lt=LEVELS)], "sign": Literal["plus", "minus"]}
 
     def forward(self, features: dict[str, Any], **_: Any) -> dict[str, Any]:
         features["sentence_embedding"] = features["sentence_embedding"][:, : LEVELS * WIDTH]
