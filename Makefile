@@ -1,4 +1,4 @@
-# The four verbs of this project. `make` alone lists them.
+# The verbs of this project. `make` alone lists them.
 .DEFAULT_GOAL := help
 PYTHON ?= python3.11
 VENV := .venv
@@ -32,6 +32,12 @@ test: $(STAMP) ## lint, types, documentation rules, tests
 	$(BIN)/mypy
 	$(BIN)/pydoclint src
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
+
+.PHONY: docs
+docs: export NO_MKDOCS_2_WARNING ?= 1
+docs: $(STAMP) ## the guides and the reference as a site in build/site, which needs no network
+	$(BIN)/python -m typer hyperseek.cli utils docs --name hyperseek --output docs/commands.md
+	$(BIN)/mkdocs build --quiet
 
 .PHONY: format
 format: $(STAMP) ## rewrite the code in the project's format

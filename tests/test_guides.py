@@ -21,7 +21,7 @@ from hyperseek.plan import Plan
 
 DOCS = Path(__file__).parent.parent / "docs"
 FAST = ("graph", "search")
-SLOW = ("graph", "index", "search")
+SLOW = ("graph", "indexing", "search")
 
 
 def snippets(guide: str) -> list[tuple[str, str]]:
@@ -96,3 +96,21 @@ def test_a_guide_runs_in_a_shell(empty_folder: Path, guide: str) -> None:
     command = ["bash", "-c", "\n".join(script)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_page_of_the_command_line_is_what_the_commands_say(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "typer", "hyperseek.cli", "utils", "docs", "--name", "hyperseek", "--output"]
+    subprocess.run([*command, str(tmp_path / "commands.md")], capture_output=True, check=True)
+    made, kept = (tmp_path / "commands.md").read_text(), (DOCS / "commands.md").read_text()
+    assert made == kept, "run `make docs`, and commit docs/commands.md"
+
+
+@pytest.mark.slow  # CI builds it by `make docs`
+def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    result = subprocess.run(command, cwd=DOCS.parent, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    page = (tmp_path / "reference" / "hyperseek.scoring.html").read_text()
+    assert 'id="hyperseek.scoring.Scorer.score"' in page

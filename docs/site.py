@@ -1,0 +1,80 @@
+"""Pages of the site that are not written by hand, and a check that it needs nothing from another host.
+
+The home page is the README, the changes are the changelog, and each public module has a page of the reference.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File, Files
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCE = ROOT / "src" / "hyperseek"
+MODULES = ["hyperseek", "hyperseek.types", "hyperseek.errors"]
+
+
+def public_modules() -> list[str]:
+    """Return the dotted names of modules with a page of their own, those of packages in alphabetical order."""
+    packages = [path.parent.name for path in sorted(SOURCE.glob("*/__init__.py")) if exported(path)]
+    return [*MODULES, *(f"hyperseek.{name}" for name in packages if name != "cli")]
+
+
+def exported(path: Path) -> list[str]:
+    """Return what a file's `__all__` lists."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
+            return list(ast.literal_eval(node.value))
+    return []
+
+
+def on_config(config: Any) -> Any:
+    """Put the pages of the reference into the navigation."""
+    for entry in config.nav:
+        if "Reference" in entry:
+            entry["Reference"] = [{name: f"reference/{name}.md"} for name in public_modules()]
+    return config
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Add the generated pages."""
+    pages = {"index.md": site_page("README.md"), "changes.md": site_page("CHANGELOG.md")}
+    for name in public_modules():
+        options = "" if name != "hyperseek" else "\n    options:\n      summary: true\n      members: false\n"
+        pages[f"reference/{name}.md"] = f"# `{name}`\n\n::: {name}{options}\n"
+    for path, content in pages.items():
+        files.append(File.generated(config, path, content=content))
+    return files
+
+
+def site_page(name: str) -> str:
+    """Return a file of the project's root with its links to `docs/` as links between pages."""
+    text = (ROOT / name).read_text(encoding="utf-8")
+    return re.sub(r"\]\(docs/", "](", text)
+
+
+class _Loaded(HTMLParser):
+    """Collects the addresses that a page loads by itself; links to be followed are left out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        names = {"link": "href"}.get(tag, "src")
+        self.addresses += [value or "" for name, value in attrs if name == names and tag != "a"]
+
+
+def on_post_page(output: str, page: Any, config: Any) -> str:
+    """Refuse a page that loads something from another host."""
+    parser = _Loaded()
+    parser.feed(output)
+    foreign = [address for address in parser.addresses if re.match(r"(\w+:)?//", address)]
+    if foreign:
+        raise PluginError(f"{page.file.src_uri} loads from other hosts: {', '.join(foreign)}")
+    return output
