@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from hyperseek.cli._echo import echo_json
+from hyperseek.cli._search import Options, hybrid_plan, query_options
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.evaluation import Comparison, Evaluation, Ranking
-    from hyperseek.types import Qrels
-
-# Candidates of each half of a hybrid search, at least.
-_CANDIDATES = 100
+    from hyperseek.types import Qrels, QueryOptions
 
 System: TypeAlias = "tuple[str, Callable[[str], Ranking]]"
 """A name, and how to rank under that name."""
@@ -48,6 +46,7 @@ def evaluate(
     hybrid: Annotated[
         bool, typer.Option("--hybrid", help="Add full-text search fused with the first model's own search, by rank.")
     ] = False,
+    option: Options = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add BM25 (Lucene variant, k1 0.9, b 0.4).")] = False,
     runs: Annotated[list[Path] | None, typer.Option(help="Measure this TREC run; repeat to compare.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements for --runs, without INDEX and DATASET.")] = None,
@@ -93,9 +92,11 @@ def evaluate(
             require(module, extra="eval")
     opened, judged = _judgements(index, dataset, split, qrels)
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
+    options = query_options(option)
     systems = _file_systems(runs or [], judged)
     if index is not None and opened is not None:
-        systems = _index_systems(index, opened, model or [], plan or [], hybrid, bm25, searching, engine) + systems
+        asked = (model or [], plan or [], hybrid, bm25, searching, engine, options)
+        systems = _index_systems(index, opened, *asked) + systems
     _check(systems, opened, baseline, run_out, hypencoder_files)
 
     try:
@@ -141,25 +142,25 @@ def _index_systems(
     bm25: bool,
     searching: dict[str, Any],
     engine: str,
+    options: QueryOptions,
 ) -> list[System]:
     from hyperseek.evaluation import rank_bm25, rank_index
     from hyperseek.index import Index
     from hyperseek.models import load
     from hyperseek.plan import Plan
-    from hyperseek.plan import hybrid as fused
 
     index = Index.open(path)
 
     def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
         chosen = index if source is None else Index.open(path, model=load(source))
-        return rank_index(chosen, dataset, name=name, engine=engine, plan=plan, **searching)
+        return rank_index(chosen, dataset, name=name, engine=engine, plan=plan, options=options, **searching)
 
     systems: list[System] = [(name, partial(search, source)) for name, source in _short_names(models)]
     if not systems:
         systems.append((Path(index.info.source or "index").name, partial(search, None)))
     stages = [(file.stem, Plan.load(file)) for file in plans]
     if hybrid:
-        stages.append(("hybrid", fused(max(_CANDIDATES, searching["k"]), engine=engine)))
+        stages.append(("hybrid", hybrid_plan(searching["k"], engine)))
     systems += [(name, partial(search, next(iter(models), None), plan=plan)) for name, plan in stages]
     if bm25:
         systems.append(("BM25", partial(_named, rank_bm25, dataset, **searching)))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hyperseek.cli._echo import echo, echo_json, shown_text
+from hyperseek.cli._search import Options, query_options
 
 if TYPE_CHECKING:
     from hyperseek.analysis import SpaceReport, SpecificityReport
@@ -45,6 +46,7 @@ def recall(
         str | None, typer.Option(help="Compile queries with this model instead of the index' own.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Measure this engine or graph alone.")] = None,
+    option: Options = None,
     limit: Annotated[int, typer.Option(min=1, help="Most queries, the first of the file.")] = 100,
     save: Annotated[bool, typer.Option(help="Keep the cheapest plan that finds enough in the index.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Write everything as JSON to standard output.")] = False,
@@ -59,7 +61,7 @@ def recall(
 
     opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)
     texts = [query.text for query in islice(read_queries(queries), limit)]
-    tuning = opened.tune(texts, k=k, recall=target, engine=engine, save=save)
+    tuning = opened.tune(texts, k=k, recall=target, engine=engine, options=query_options(option), save=save)
     print_tuning(tuning, saved=save, as_json=json)
 
 
@@ -142,7 +144,13 @@ def print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
             }
             for one in tuning.measured
         ]
-        summary = {"kind": tuning.kind, "k": tuning.k, "queries": tuning.queries, "wanted": tuning.wanted}
+        summary: dict[str, Any] = {
+            "kind": tuning.kind,
+            "options": tuning.options.to_json(),
+            "k": tuning.k,
+            "queries": tuning.queries,
+            "wanted": tuning.wanted,
+        }
         echo_json({**summary, "measured": rows}, indent=2)
         return
     from rich.console import Console

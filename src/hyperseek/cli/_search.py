@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,11 +11,37 @@ import typer
 from hyperseek.cli._echo import echo, echo_exactly, echo_json, shown_text
 
 if TYPE_CHECKING:
-    from hyperseek.types import Hit, Query
+    from hyperseek.plan import Plan
+    from hyperseek.types import Hit, Query, QueryOptions
 
 _SNIPPET = 160
 # Candidates of each half of a hybrid search, at least.
 _CANDIDATES = 100
+
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", metavar="NAME=VALUE", help="Asked of the model with the query, as in level=2; repeat."),
+]
+
+
+def query_options(given: Sequence[str] | None) -> QueryOptions:
+    """Return the options of queries that a command was given, each as `name=value` with the value read as YAML."""
+    from hyperseek._config import apply_overrides
+    from hyperseek.errors import ConfigError, shown
+    from hyperseek.types import QueryOptions
+
+    for option in given or ():
+        name, equals, value = option.partition("=")
+        if not equals or not name.strip().isidentifier() or not value.strip():
+            raise ConfigError(f"--option is NAME=VALUE, as in level=2, not {shown(option)}")
+    return QueryOptions.of(apply_overrides({}, given or ()))
+
+
+def hybrid_plan(k: int, engine: str) -> Plan:
+    """Return the plan of `--hybrid` for `k` documents a query."""
+    from hyperseek.plan import hybrid
+
+    return hybrid(max(_CANDIDATES, k), engine=engine)
 
 
 def search(
@@ -43,6 +69,7 @@ def search(
     hybrid: Annotated[
         bool, typer.Option("--hybrid", help="Fuse full-text search (BM25) with the model's own, by reciprocal rank.")
     ] = False,
+    option: Options = None,
     explain: Annotated[
         bool, typer.Option("--explain", help="Say what each stage did, took and found; searches exhaustively too.")
     ] = False,
@@ -61,13 +88,13 @@ def search(
     from hyperseek.index import Index
     from hyperseek.models import load
     from hyperseek.plan import Plan
-    from hyperseek.plan import hybrid as fused
 
     if (text is None) == (queries is None):
         raise InputError("give one query as TEXT, or a file of queries with --queries")
     if hybrid and plan is not None:
         raise InputError("--hybrid is a plan of its own; give it or --plan")
-    stages = fused(max(_CANDIDATES, k), engine=engine) if hybrid else None if plan is None else Plan.load(plan)
+    stages = hybrid_plan(k, engine) if hybrid else None if plan is None else Plan.load(plan)
+    asked_of_model = query_options(option)
     asked = _read(text, queries)
     opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)
     options: dict[str, Any] = {
@@ -75,6 +102,7 @@ def search(
         "where": where,
         "engine": engine,
         "plan": stages,
+        "options": asked_of_model,
         "exclude": [query.id for query in asked] if exclude_same_id else None,
         "texts": format == "table" or (format in ("jsonl", "json") and texts),
     }

@@ -7,7 +7,7 @@ similar length, prompts and lengths as the model says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,17 +31,22 @@ class MtebEncoder:
     Args:
         retriever: One whose queries are points.
         name: What results are filed under, as in `"ours/lorentz-minilm"`; None takes the model's source.
+        options: What is asked of the model with every query, as in `{"level": 2}`; results are filed by them too.
 
     Attributes:
         mteb_model_meta: What mteb knows of the model.
+        options: As the model understands them.
 
     Raises:
-        InputError: The model's queries are not points.
+        InputError: The model's queries are not points, or it does not understand an option.
     """
 
-    def __init__(self, retriever: Retriever, *, name: str | None = None) -> None:
+    def __init__(
+        self, retriever: Retriever, *, name: str | None = None, options: Mapping[str, Any] | None = None
+    ) -> None:
         mteb = require("mteb.models.model_meta", extra="mteb")
-        if not isinstance(retriever.compile(["a"]), LinearScorer):
+        self.options = retriever.check_options(options)
+        if not isinstance(retriever.compile(["a"], self.options), LinearScorer):
             raise InputError(
                 "mteb compares vectors, and this model compiles queries to functions; "
                 "measure it with `hyperseek evaluate`"
@@ -54,6 +59,7 @@ class MtebEncoder:
                 "revision": retriever.fingerprint[:16],
                 "embed_dim": retriever.space.dimension,
                 "loader": type(self),
+                "experiment_kwargs": self.options.to_json() or None,
             }
         )
 
@@ -107,6 +113,6 @@ class MtebEncoder:
         return all(part.shape[-1] == self.retriever.space.width for part in vectors)
 
     def _queries(self, texts: list[str]) -> Tensor:
-        vectors = [scorer.linear() for scorer in self.retriever.compile_batches(texts)]
+        vectors = [scorer.linear() for scorer in self.retriever.compile_batches(texts, self.options)]
         found = [part.cpu() for part in vectors if part is not None]
         return torch.cat(found) if found else torch.zeros(0, self.retriever.space.width)

@@ -1,8 +1,8 @@
 """What a result was measured on and with, and whether two results may be compared.
 
-Two results are alike if they agree on what was asked of the systems: the data, the split, the judgements, the depth
-and the exclusions (`COMPARED`). What the systems are (model, prompts, truncation, number type, versions) may differ,
-since that is what a comparison is about; a comparison lists it.
+Two results are alike if they agree on what was asked of the systems: the data, the split, the judgements, the depth,
+the exclusions and the options of the queries (`COMPARED`). The systems themselves (model, prompts, truncation, number
+type, versions) may differ, since that is what a comparison is about; a comparison lists the differences.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from pydantic import Field
 from hyperseek._config import Config
 from hyperseek._machine import installed_versions
 from hyperseek.errors import ProtocolError
+from hyperseek.types import NO_OPTIONS, QueryOptions
 
-COMPARED = ("data", "split", "qrels", "k", "exclude_same_id")
+COMPARED = ("data", "split", "qrels", "k", "exclude_same_id", "options")
 """The keys of `Protocol` in which compared results must agree."""
 
 _PACKAGES = (
@@ -40,6 +41,8 @@ class Protocol(Config):
         qrels: Fingerprint of the judgements themselves.
         k: How many documents a query the run keeps.
         exclude_same_id: Whether a document with the query's own id was left out of its ranking.
+        options: What was asked of the model besides the texts; None for a system that has no options, as BM25, which
+            may be compared with any.
         system: What answered: model, prompts, truncation lengths, number types, parameters.
         versions: Installed package versions.
     """
@@ -50,6 +53,7 @@ class Protocol(Config):
     qrels: str
     k: int | None = None
     exclude_same_id: bool | None = None
+    options: QueryOptions | None = NO_OPTIONS
     system: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)
 
@@ -61,7 +65,9 @@ def measuring_versions() -> dict[str, str]:
 
 def unlike_keys(protocols: Sequence[Protocol]) -> tuple[str, ...]:
     """Return the keys of `COMPARED` in which the protocols differ; a known and an unknown value differ."""
-    return tuple(key for key in COMPARED if len({getattr(protocol, key) for protocol in protocols}) > 1)
+    values = {key: {getattr(protocol, key) for protocol in protocols} for key in COMPARED}
+    values["options"].discard(None)
+    return tuple(key for key in COMPARED if len(values[key]) > 1)
 
 
 def check_alike(protocols: Mapping[str, Protocol]) -> None:

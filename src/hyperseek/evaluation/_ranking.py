@@ -18,7 +18,7 @@ from hyperseek.evaluation._result import Evaluation
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
 from hyperseek.mining import BM25, BM25Settings
 from hyperseek.plan import as_plan
-from hyperseek.types import Qrels, Run
+from hyperseek.types import Qrels, QueryOptions, Run
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
@@ -36,6 +36,7 @@ def rank_index(
     name: str | None = None,
     engine: str = "exact",
     plan: PlanLike | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Ranking:
     """Search an index with the queries of a split; exhaustively, unless told otherwise.
 
@@ -49,15 +50,17 @@ def rank_index(
         name: The system's name; None takes the model's.
         engine: `"exact"`, or what `Index.search` takes.
         plan: What to do instead.
+        options: What is asked of the model besides the texts, as in `Index.search`.
 
     Returns:
         The ranking, with the documents that were relevant in the model's training where its folder tells.
 
     Raises:
-        UnknownNameError: There is no such split.
+        UnknownNameError: There is no such split, or the model does not understand an option.
         InputError: The index holds none of the relevant documents, or `dataset` is no open collection.
     """
     _check_dataset(dataset)
+    asked = QueryOptions.of(options)
     qrels = dataset.qrels(split)
     notes = _index_notes(index, dataset, qrels)
     model = index.model
@@ -70,8 +73,10 @@ def rank_index(
     trained, training_notes = trained_on(model.source, dataset)
     return Ranking(
         name=name or Path(model.source or "index").name,
-        run=index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id, engine=engine, plan=plan),
-        protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, system=system),
+        run=index.run(
+            dataset.queries(split), k=k, exclude_same_id=exclude_same_id, engine=engine, plan=plan, options=asked
+        ),
+        protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, options=asked, system=system),
         trained=trained,
         notes=(*notes, *training_notes),
     )
@@ -116,7 +121,7 @@ def rank_bm25(
     return Ranking(
         name=name,
         run=index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id),
-        protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, system=system),
+        protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, options=None, system=system),
     )
 
 
@@ -137,7 +142,7 @@ def rank_file(path: str | os.PathLike[str], qrels: Qrels, *, name: str | None = 
     run = read_run(path)
     deepest = max((len(ranking) for ranking in run.values()), default=0)
     system = {"kind": "file", "file": os.fspath(path), "deepest": deepest}
-    protocol = Protocol(qrels=fingerprint_json(qrels), system=system, versions=measuring_versions())
+    protocol = Protocol(qrels=fingerprint_json(qrels), options=None, system=system, versions=measuring_versions())
     return Ranking(name=name or _stem(path), run=run, protocol=protocol)
 
 
@@ -150,6 +155,7 @@ def evaluate(
     k: int | None = None,
     exclude_same_id: bool = False,
     name: str | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Search an index with a data set's queries and measure the result.
 
@@ -161,16 +167,19 @@ def evaluate(
         k: Documents a query; None takes what the measures read, see `depth`.
         exclude_same_id: Leave out a document whose id is the query's.
         name: The system's name; None takes the model's.
+        options: What is asked of the model besides the texts, as in `Index.search`.
 
     Returns:
         The result.
 
     Raises:
-        UnknownNameError: There is no such split or measure.
+        UnknownNameError: There is no such split, measure, or option of the model.
         InputError: A measure reads deeper than `k`, or the index holds none of the relevant documents.
     """
     chosen = choose_k(measures, k)
-    ranking = rank_index(index, dataset, split=split, k=chosen, exclude_same_id=exclude_same_id, name=name)
+    ranking = rank_index(
+        index, dataset, split=split, k=chosen, exclude_same_id=exclude_same_id, name=name, options=options
+    )
     return ranking.evaluate(dataset.qrels(split), measures=measures)
 
 
@@ -183,7 +192,14 @@ def _check_dataset(dataset: object) -> None:
 
 
 def _protocol(
-    dataset: Dataset, split: str, qrels: Qrels, *, k: int, exclude_same_id: bool, system: dict[str, Any]
+    dataset: Dataset,
+    split: str,
+    qrels: Qrels,
+    *,
+    k: int,
+    exclude_same_id: bool,
+    options: QueryOptions | None,
+    system: dict[str, Any],
 ) -> Protocol:
     return Protocol(
         dataset=dataset.name,
@@ -192,6 +208,7 @@ def _protocol(
         qrels=fingerprint_json(qrels),
         k=k,
         exclude_same_id=exclude_same_id,
+        options=options,
         system=system,
         versions=measuring_versions(),
     )

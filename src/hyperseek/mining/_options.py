@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from hyperseek._config import Config
+from hyperseek.types import NO_OPTIONS, QueryOptions
 
 
 class MiningOptions(Config):
@@ -88,8 +89,10 @@ class RefineOptions(Config):
         consistency: Dropping positives that their query does not find.
         mining: Adding hard negatives.
         teacher: Dropping negatives that a teacher takes for relevant.
+        options: What is asked of the searching model with every query, as in `{level: 2}`.
     """
 
     consistency: ConsistencyOptions | None = None
     mining: MiningOptions | None = None
     teacher: TeacherOptions | None = None
+    options: QueryOptions = NO_OPTIONS

@@ -66,6 +66,7 @@ class CorpusSearch:
 
         self._corpus = corpus
         self._mining, self._consistency = options.mining, options.consistency
+        self._options = options.options
         plan = self._mining.plan if self._mining else None
         self._plan = None if plan is None else Plan.from_mapping(plan, source="the plan of mining")
         consistency = options.consistency
@@ -84,7 +85,8 @@ class CorpusSearch:
         from hyperseek.index.searching import scorer_groups
 
         done = 0
-        for scorer in scorer_groups(self._corpus.index.model, [example.query.text for example in examples]):
+        texts = [example.query.text for example in examples]
+        for scorer in scorer_groups(self._corpus.index.model, texts, self._options):
             part = slice(done, done + len(scorer))
             yield from self._find(scorer, examples[part], relevant[part])
             done += len(scorer)

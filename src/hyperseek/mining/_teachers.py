@@ -6,11 +6,12 @@ Both have `name` and `score_pairs`, which is what filters of false negatives ask
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
 from hyperseek.errors import InputError, ModelError
+from hyperseek.types import QueryOptions
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -71,16 +72,19 @@ class RetrieverTeacher:
     Args:
         model: Any retriever.
         name: What it is called in records; None for where it came from.
+        options: What is asked of the model with every query, as in `{"level": 2}`.
     """
 
-    def __init__(self, model: Retriever, *, name: str | None = None) -> None:
+    def __init__(self, model: Retriever, *, name: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         self.model = model
+        self.options = QueryOptions.of(options)
         self.name = name or model.source or model.fingerprint
 
     @property
     def fingerprint(self) -> str:
-        """Of both sides of the model."""
-        return fingerprint_json([self.model.fingerprint, self.model.protocol().get("query_fingerprint")])
+        """Of both sides of the model, and the options where there are some."""
+        sides = [self.model.fingerprint, self.model.protocol().get("query_fingerprint")]
+        return fingerprint_json([*sides, self.options.to_json()] if self.options else sides)
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Score pairs; each query is compiled and each document encoded once.
@@ -103,7 +107,7 @@ class RetrieverTeacher:
             own[query].append(number)
         points = self.model.encode_documents(list(places))
         done = 0
-        for scorer in self.model.compile_batches(queries):
+        for scorer in self.model.compile_batches(queries, self.options):
             for place, query in enumerate(queries[done : done + len(scorer)]):
                 rows = torch.tensor([places[pairs[number][1]] for number in own[query]])
                 with torch.inference_mode():

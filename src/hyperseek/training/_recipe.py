@@ -18,6 +18,7 @@ from hyperseek.errors import ConfigError
 from hyperseek.models import ModelConfig
 from hyperseek.runs.loop import LoopConfig
 from hyperseek.training.losses import LossesConfig
+from hyperseek.types import NO_OPTIONS, QueryOptions
 
 
 def without_removed(values: Any) -> Any:
@@ -194,12 +195,14 @@ class DevSetConfig(Config):
         max_documents: Search only this many documents: all judged ones, and others drawn by seed.
         exclude_same_id: Leave out of each ranking the document whose id is the query's, as `evaluate` does where it
             is told to: for collections whose documents are queries, as in ArguAna and Quora.
+        options: What is asked of the model with every query, as in `{level: 2}`.
     """
 
     source: str
     max_queries: int | None = Field(default=None, ge=1)
     max_documents: int | None = Field(default=None, ge=1)
     exclude_same_id: bool = False
+    options: QueryOptions = NO_OPTIONS
 
 
 class ValidationConfig(Config):

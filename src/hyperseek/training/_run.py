@@ -95,6 +95,8 @@ class _Run:
         set_seed(config.seed)
         with self._timed("reading"):
             retriever = build(recipe.model, device=device_of_process(config.device))
+            for dev_set in recipe.validation.sets.values():
+                retriever.check_options(dev_set.options)
             read = read_sources(recipe.data, seed=config.seed)
             training_set = read.training_set
             dev_sets = {

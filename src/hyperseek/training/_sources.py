@@ -155,6 +155,7 @@ def read_dev_set(config: DevSetConfig, *, seed: int) -> DevSet:
         max_queries=config.max_queries,
         max_documents=config.max_documents,
         exclude_same_id=config.exclude_same_id,
+        options=config.options,
         seed=seed,
     )
 

@@ -21,7 +21,7 @@ from hyperseek.errors import DataError, InputError
 from hyperseek.models import Retriever
 from hyperseek.plan import scan
 from hyperseek.scoring import Points, Scorer, VectorPoints
-from hyperseek.types import Qrels, Query
+from hyperseek.types import NO_OPTIONS, Qrels, Query, QueryOptions
 
 if TYPE_CHECKING:
     from hyperseek.training._cache import FeatureCache
@@ -43,6 +43,7 @@ class DevSet:
         grades: For each query, the grades of its judged documents by their position.
         excluded: For each query the position of the document that is the query itself, -1 for none; empty for none
             at all.
+        options: What is asked of the model with every query.
         share: Which share of the judged queries `queries` are; the others count as 0, as in `evaluate`.
     """
 
@@ -51,6 +52,7 @@ class DevSet:
     grades: Sequence[Mapping[int, int]]
     excluded: Sequence[int] = ()
     share: float = 1.0
+    options: QueryOptions = NO_OPTIONS
 
 
 def make_dev_set(
@@ -61,6 +63,7 @@ def make_dev_set(
     max_queries: int | None = None,
     max_documents: int | None = None,
     exclude_same_id: bool = False,
+    options: QueryOptions = NO_OPTIONS,
     seed: int = 0,
 ) -> DevSet:
     """Choose what is validated on.
@@ -72,6 +75,7 @@ def make_dev_set(
         max_queries: Keep only this many, drawn by seed.
         max_documents: Keep the judged documents of those queries and draw others until there are this many.
         exclude_same_id: Leave out of each ranking the document whose id is the query's.
+        options: What is asked of the model with every query.
         seed: Decides the draws.
 
     Returns:
@@ -101,6 +105,7 @@ def make_dev_set(
         [{places[document]: grade for document, grade in judged[query.id].items()} for query in kept],
         rows_of_themselves([query.id for query in kept], ids) if exclude_same_id else (),
         share,
+        options,
     )
 
 
@@ -164,7 +169,7 @@ class Validator:
         points = self._document_points(name, dev_set).to(self._retriever.device)
         _, depth = cut_off(self.metric)
         values: list[float] = []
-        for scorer in self._scorers(dev_set.queries):
+        for scorer in self._scorers(dev_set):
             part = slice(len(values), len(values) + len(scorer))
             excluded = torch.tensor(dev_set.excluded[part]) if dev_set.excluded else None
             try:
@@ -178,16 +183,17 @@ class Validator:
                 values.append(measure(self.metric, ranked, list(judged.values())))
         return math.fsum(values) / len(values) * dev_set.share
 
-    def _scorers(self, queries: Sequence[str]) -> Iterator[Scorer]:
-        cache = self._query.cache
+    def _scorers(self, dev_set: DevSet) -> Iterator[Scorer]:
+        cache, queries = self._query.cache, dev_set.queries
         if cache is None:
-            yield from self._retriever.compile_batches(queries)
+            yield from self._retriever.compile_batches(queries, dev_set.options)
             return
         device = self._retriever.device
         for start in range(0, len(queries), _QUERIES_AT_ONCE):
             features = cache.features(queries[start : start + _QUERIES_AT_ONCE])
             features = {name: tensor.to(device) for name, tensor in features.items()}
-            yield self._retriever.scorer(self._retriever.forward(features, "query", start=cache.stop))
+            features = self._retriever.forward(features, "query", start=cache.stop)
+            yield self._retriever.scorer(features, dev_set.options)
 
     def _document_points(self, name: str, dev_set: DevSet) -> Points:
         if name in self._points:
