@@ -59,8 +59,6 @@ def test_layers_import_downwards_only() -> None:
     wrong = {}
     for path in modules():
         layer = path.relative_to(SOURCE).parts[0]
-        if path.name == "_prepare.py" and layer == "data":
-            continue  # until mining is a verb of its own
         if layer in LAYERS and (upwards := imported_layers(path) - set(LAYERS[: LAYERS.index(layer) + 1])):
             wrong[str(path.relative_to(SOURCE))] = sorted(upwards)
     assert not wrong

@@ -54,10 +54,9 @@ def test_options(collection, tmp_path):
     table.write_text('{"q": "q", "p": "p", "n": "n", "m": "m", "s": [3, 2, 1]}\n')
     result = run(
         tmp_path / "out", collection, f"hypencoder:{lines}", f"t=columns:{table}",
-        "--drop-documents", listed, "--maximum-positives", 3, "--minimum-grade", 1, "--task", "find",
-        "--positive-filter", "type", "--positive-type", "y", "--score-key", "",
-        "--query-column", "q", "--positive-column", "p", "--negative-column", "n", "--negative-column", "m",
-        "--score-column", "s",
+        f"qrels.drop_documents={listed}", "qrels.maximum_positives=3", "qrels.minimum_grade=1", "task=find",
+        "hypencoder.positive_filter=type", "hypencoder.positive_type=y", "hypencoder.score_key=null",
+        "columns.query=q", "columns.positive=p", "columns.negatives=[n, m]", "columns.score=s",
     )  # fmt: skip
     assert result.exit_code == 0, result.stderr
     first, second, third = read_examples(tmp_path / "out")
@@ -67,7 +66,7 @@ def test_options(collection, tmp_path):
 
 
 def test_judged_negatives_can_be_left_out(collection, tmp_path):
-    run(tmp_path / "out", collection, "--no-judged-negatives")
+    run(tmp_path / "out", collection, "qrels.judged_negatives=false")
     (example,) = read_examples(tmp_path / "out")
     assert example.negatives == ()
 
@@ -81,7 +80,7 @@ def test_overwrite(collection, tmp_path):
 
 def test_options_that_do_not_fit(collection, tmp_path):
     with pytest.raises(ConfigError, match="positive_filter 'type' needs positive_type"):
-        run(tmp_path / "out", collection, "--positive-filter", "type")
+        run(tmp_path / "out", collection, "hypencoder.positive_filter=type")
 
 
 def test_beir_folder(collection, tmp_path):
@@ -96,78 +95,33 @@ def test_beir_folder(collection, tmp_path):
         run("--beir", tmp_path / "other", collection, collection)
 
 
-@pytest.fixture
-def mined(tmp_path, tiny_encoder):
-    """A collection of four documents about two queries, its index by a tiny encoder, and prepared examples."""
-    from hyperseek.index import Index
-    from hyperseek.models import load
-
-    folder = tmp_path / "words"
-    (folder / "qrels").mkdir(parents=True)
-    texts = {"d1": "cat dog bird", "d2": "cat dog fish", "d3": "sea sun", "d4": "moon star sun"}
-    (folder / "corpus.jsonl").write_text("".join(json.dumps({"_id": k, "text": v}) + "\n" for k, v in texts.items()))
-    queries = {"q1": "what is a dog", "q2": "what is the sun"}
-    (folder / "queries.jsonl").write_text("".join(json.dumps({"_id": k, "text": v}) + "\n" for k, v in queries.items()))
-    (folder / "qrels/train.tsv").write_text("q1\td1\t1\nq2\td3\t1\n")
-    model = load(tiny_encoder, device="cpu")
-    Index.build(tmp_path / "index", open_dataset(folder).documents(), model, dtype="float32", name="words")
-    run(tmp_path / "plain", folder)
-    return folder
-
-
-def test_mining(mined, tmp_path):
-    result = run(tmp_path / "out", mined, "--mine", tmp_path / "index", "--negatives", 2, "--margin", 0, "--json")
-    assert result.exit_code == 0, result.stderr
-    assert "  searched 4 documents of words" in result.stderr
-    assert "  4 negatives mined; 0 examples got fewer" in result.stderr
-    assert "2 relevant_document" in result.stderr
-    report = json.loads(result.stdout)
-    assert report["refined"][0]["options"]["mining"]["margin"] is None
-    first, second = read_examples(tmp_path / "out")
-    assert all(len(one.negatives) == 2 for one in (first, second))
-    again = run(tmp_path / "again", tmp_path / "plain", "--mine", f"words={tmp_path / 'index'}", "--negatives", 2,
-                "--margin", 0, "--json")  # fmt: skip
-    assert json.loads(again.stdout)["fingerprint"] == report["fingerprint"]
-
-
-def test_mining_with_words_a_teacher_and_further_judgements(mined, tmp_path, tiny_encoder):
-    plan = tmp_path / "words.yaml"
-    plan.write_text("stages: [{kind: bm25, n: 10}]\n")
-    more = tmp_path / "more.tsv"
-    more.write_text("q2\td4\t1\n")
-    result = run(
-        tmp_path / "out", mined, "--mine", tmp_path / "index", "--plan", plan, "--margin", 0,
-        "--exclude-relevant", f"words={more}", "--teacher", tiny_encoder, "--teacher-margin", 0, "--device", "cpu",
-    )  # fmt: skip
-    assert result.exit_code == 0, result.stderr
-    first, second = read_examples(tmp_path / "out")
-    assert [item.id for item in first.negatives] == ["words/d2"]
-    assert second.negatives == ()
-    assert all(item.score is not None for item in (*first.positives, *first.negatives))
-
-
-def test_filtering_alone(mined, tmp_path, tiny_encoder):
-    result = run(tmp_path / "out", tmp_path / "plain", "--mine", tiny_encoder, "--negatives", 0, "--device", "cpu",
-                 "--consistent-top", 4, "--consistent-pool", 3)  # fmt: skip
-    assert result.exit_code == 0, result.stderr
-    assert len(list(read_examples(tmp_path / "out"))) == 2
+def test_a_recipe_holds_sources_and_settings(collection, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("sources: [fruit:train]\ntask: find\nqrels: {judged_negatives: false}\n")
+    run("out", "--recipe", recipe, "task=answer")
+    (example,) = read_examples("out")
+    assert (example.task, example.negatives) == ("answer", ())
+    (tmp_path / "task=x").symlink_to(collection)
+    run("strange", "task=x", "my.name=fruit")  # a folder of that name, and a name with a dot
+    assert {example.source for example in read_examples("strange")} == {"fruit", "my.name"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--depth", 5], "--depth is about mining; say where to mine with --mine"),
-        (["--negatives", 0], "--negatives is about mining"),
-        (["--mine", "index", "--negatives", 0], "--negatives 0 mines nothing"),
-        (["--consistent-top", 2], "give an index or a model"),
-        (["--mine", "index", "--consistent-pool", 2], "--consistent-pool goes with --consistent-top"),
-        (["--teacher-max-score", 2], "go with --teacher"),
-        (["--beir", "--mine", "index"], "--beir copies a collection as it is"),
-        (["--mine", "index", "--exclude-relevant", "more.tsv"], "must name its collection"),
+        (["qrels.minimum_grad=1"], "qrels.minimum_grad: unknown key; did you mean 'minimum_grade'"),
+        (["qrel.minimum_grade=1"], "qrel: unknown key; did you mean 'qrels'"),
+        (["qrels.drop_documents=nowhere.txt"], "qrels.drop_documents: .*nowhere.txt: cannot be read: no such file"),
+        (["--minimum-grade", 2], "--minimum-grade is not an option .* any more; write qrels.minimum_grade=VALUE"),
+        (["--drop-documents=x"], "write qrels.drop_documents=FILE"),
+        (["--mine", "index"], "write hyperseek mine PREPARED FOLDER INDEX"),
+        (["--skip-top", 5], "write hyperseek mine PREPARED FOLDER INDEX mining.skip_top=VALUE"),
+        (["--beir", "task=find"], "--beir copies a collection as it is; leave out task=find"),
     ],
 )
-def test_options_that_nothing_would_read(mined, tmp_path, monkeypatch, arguments, message):
+def test_settings_that_cannot_be_used(collection, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError, match=message):
-        run(tmp_path / "out", mined, *arguments)
+        run(tmp_path / "out", collection, *arguments)
     assert not (tmp_path / "out").exists()

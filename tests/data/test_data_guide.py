@@ -1,4 +1,4 @@
-"""The snippets of docs/data.md run as they stand, in order, in an empty folder."""
+"""The snippets of docs/data.md and docs/mining.md run as they stand, in order, in an empty folder."""
 
 from __future__ import annotations
 
@@ -9,17 +9,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-GUIDE = Path(__file__).parents[2] / "docs/data.md"
+GUIDES = Path(__file__).parents[2] / "docs"
 
 
 def test_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```(python|sh)\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    text = "".join((GUIDES / name).read_text() for name in ("data.md", "mining.md"))
+    blocks = re.findall(r"```(python|sh)\n(.*?)```", text, re.DOTALL)
     assert {language for language, _ in blocks} == {"python", "sh"}
     names: dict[str, object] = {}
     for language, code in blocks:
         if language == "python":
-            exec(compile(code, str(GUIDE), "exec"), names)
+            exec(compile(code, str(GUIDES), "exec"), names)
         else:
             environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
             subprocess.run(["bash", "-ec", code], check=True, env=environment, capture_output=True)

@@ -6,7 +6,7 @@ import pytest
 
 from hyperseek.data import open_dataset, write_beir
 from hyperseek.data._pydocs import Docstring, build_pydocs, divide, installed_package, split_of
-from hyperseek.data.report import Faults
+from hyperseek.data.reading import Faults
 from hyperseek.errors import DataError
 
 

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperseek._bounded import PathLike, existing_file
-from hyperseek.data.lines import numbered_lines
-from hyperseek.data.report import Faults
+from hyperseek.data.reading import Faults, numbered_lines
 from hyperseek.errors import DataError, InputError, UnknownNameError
 from hyperseek.index import Index
 from hyperseek.types import Document

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 _VERBS = (
     "demo",
     "prepare",
+    "mine",
     "recipes",
     "pretrain",
     "train",
@@ -101,7 +102,7 @@ def _register() -> None:
         if isinstance(function, typer.Typer):
             app.add_typer(function, name=verb)
         else:
-            app.command(name=verb)(function)
+            app.command(name=verb, cls=getattr(module, "Command", None))(function)
 
 
 _register()

@@ -8,18 +8,12 @@ prepare("training", ["pydocs:train"])
 """
 
 from hyperseek.data._dataset import Dataset
-from hyperseek.data._example_sources import (
-    ColumnsOptions,
-    HypencoderOptions,
-    PrepareOptions,
-    QrelsOptions,
-    examples_from_columns,
-    examples_from_hypencoder,
-    examples_from_qrels,
-)
-from hyperseek.data._examples import ExampleItem, TrainingExample
-from hyperseek.data._prepare import prepare
-from hyperseek.data._prepared import (
+from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, write_qrels, write_run
+from hyperseek.data._tables import ColumnsOptions, HypencoderOptions, examples_from_columns, examples_from_hypencoder
+from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
+from hyperseek.data.examples import ExampleItem, QrelsOptions, TrainingExample, examples_from_qrels
+from hyperseek.data.open import open_dataset, parse_source
+from hyperseek.data.prepared import (
     CorpusInfo,
     Prepared,
     PreparedInfo,
@@ -29,12 +23,8 @@ from hyperseek.data._prepared import (
     read_prepared,
     trained_documents,
 )
-from hyperseek.data._qrels import read_qrels, write_qrels
-from hyperseek.data._runs import read_run, trec_lines, write_run
-from hyperseek.data._texts import read_corpus, read_id_list, read_queries
-from hyperseek.data.open import open_dataset, parse_source
-from hyperseek.data.report import ErrorReport
-from hyperseek.data.writing import write_beir, write_examples
+from hyperseek.data.preparing import PrepareOptions, prepare, write_examples
+from hyperseek.data.reading import ErrorReport
 
 __all__ = [
     "ColumnsOptions",

@@ -10,8 +10,8 @@ from typing import Any, Protocol, TypeVar
 
 from hyperseek._documents import as_documents
 from hyperseek._fingerprint import fingerprint_json, fingerprint_texts
-from hyperseek.data._qrels import Judgement, check_known, check_nested, collect_qrels, grade_of
-from hyperseek.data.report import ErrorReport, Faults, OnError
+from hyperseek.data._qrels_and_runs import Judgement, check_known, check_nested, collect_qrels, grade_of
+from hyperseek.data.reading import ErrorReport, Faults, OnError
 from hyperseek.errors import DataError, InputError, UnknownNameError, shown
 from hyperseek.types import Document, Qrels, Query
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hyperseek._documents import TITLE_KEYS
-from hyperseek.data._qrels import Judgement, grade_of
-from hyperseek.data.report import Faults
+from hyperseek.data._qrels_and_runs import Judgement, grade_of
+from hyperseek.data.reading import Faults
 from hyperseek.errors import DataError, HyperseekError, UnknownNameError, brief, require, shown
 from hyperseek.types import Document, Query
 

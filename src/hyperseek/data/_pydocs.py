@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from hyperseek.data._dataset import MemorySource
-from hyperseek.data._qrels import Judgement
-from hyperseek.data.report import ErrorReport, Faults
+from hyperseek.data._qrels_and_runs import Judgement
+from hyperseek.data.reading import ErrorReport, Faults
 from hyperseek.errors import DataError
 from hyperseek.types import Document, Qrels, Query
 

@@ -7,9 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 
 from hyperseek._documents import find_key, id_of
-from hyperseek.data._qrels import DOCUMENT_NAMES, GRADE_NAMES, QUERY_NAMES, Judgement, grade_of
-from hyperseek.data.lines import FieldKeys, Row, documents_from_rows, queries_from_rows
-from hyperseek.data.report import Faults
+from hyperseek.data._qrels_and_runs import DOCUMENT_NAMES, GRADE_NAMES, QUERY_NAMES, Judgement, grade_of
+from hyperseek.data.reading import Faults, FieldKeys, Row, documents_from_rows, queries_from_rows
 from hyperseek.errors import DataError, HyperseekError, brief, require, shown
 from hyperseek.types import Document, Query
 

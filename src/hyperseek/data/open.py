@@ -11,13 +11,12 @@ from typing import Literal
 
 from hyperseek._bounded import LONGEST_PATH, PathLike, existing_file, path_text
 from hyperseek.data._dataset import Dataset, Source
-from hyperseek.data._folder_source import FolderSource
 from hyperseek.data._ir_datasets import IrDatasetsSource
 from hyperseek.data._pydocs import SPLITS as PYDOCS_SPLITS
 from hyperseek.data._pydocs import PydocsSource
+from hyperseek.data._text_files import FolderSource
 from hyperseek.data.hub import HubSource
-from hyperseek.data.lines import FieldKeys, base_stem
-from hyperseek.data.report import OnError
+from hyperseek.data.reading import FieldKeys, OnError, base_stem
 from hyperseek.errors import DataError, InputError, shown
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")

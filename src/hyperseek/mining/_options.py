@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from hyperseek._config import Config
+from hyperseek._config import Config, read_yaml
 from hyperseek.types import NO_OPTIONS, QueryOptions
 
 
@@ -32,7 +33,8 @@ class MiningOptions(Config):
         keep_negatives: Whether to keep the negatives that are there already. Those that nobody judged must pass
             `margin` and `max_score` too.
         engine: `auto`, `exact` or the name of an engine of the index.
-        plan: Stages that find the candidates instead, as `Plan` reads them: BM25, fusions, cascades.
+        plan: Stages that find the candidates instead, as `Plan` reads them: BM25, fusions, cascades; or the path of a
+            YAML file that holds them.
     """
 
     negatives: int = Field(default=7, ge=1)
@@ -46,6 +48,11 @@ class MiningOptions(Config):
     keep_negatives: bool = True
     engine: str = "auto"
     plan: dict[str, Any] | None = None
+
+    @field_validator("plan", mode="before")
+    @classmethod
+    def _read_plan(cls, given: object) -> object:
+        return read_yaml(given) if isinstance(given, str | os.PathLike) else given
 
     @property
     def reads_scores(self) -> bool:

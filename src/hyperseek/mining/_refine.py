@@ -15,17 +15,16 @@ from hyperseek._fingerprint import fingerprint_json
 from hyperseek._long_work import progress, stop_here, stoppable
 from hyperseek._relevance import Relevance, is_relevant, text_key
 from hyperseek._version import __version__
-from hyperseek.data._examples import TrainingExample, cleaned, example_from_record, example_record
-from hyperseek.data._prepared import CorpusInfo, Prepared, PreparedInfo, RefinedInfo, read_prepared
-from hyperseek.data.lines import gzip_json_lines, json_lines
-from hyperseek.data.report import ErrorReport, Faults, OnError
-from hyperseek.data.writing import example_writer
+from hyperseek.data.examples import TrainingExample, cleaned, example_from_record, example_record
+from hyperseek.data.prepared import CorpusInfo, Prepared, PreparedInfo, RefinedInfo, read_prepared
+from hyperseek.data.preparing import example_writer
+from hyperseek.data.reading import ErrorReport, Faults, OnError, gzip_json_lines, json_lines
 from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.mining._corpora import Corpus, Mine, opened_corpora
-from hyperseek.mining._filters import Teacher, choose, draft
+from hyperseek.mining._candidates import CorpusSearch, Found
+from hyperseek.mining._mined_corpus import Corpus, Mine, opened_corpora
+from hyperseek.mining._negatives import Teacher, choose, draft
 from hyperseek.mining._options import MiningOptions, RefineOptions, TeacherOptions
-from hyperseek.mining._relevant import Known
-from hyperseek.mining._search import CorpusSearch, Found
+from hyperseek.mining._relevant_documents import Known
 from hyperseek.types import Qrels
 
 # Queries whose candidates, with their texts, are in memory at a time; what a killed pass does again at most.
@@ -232,7 +231,10 @@ def check_refining(
     options = options or RefineOptions()
     searches = options.mining is not None or options.consistency is not None
     if searches and mine is None:
-        raise InputError("mining and consistency filtering search a corpus; give an index or a model: mine= or --mine")
+        raise InputError(
+            "mining and consistency filtering search a corpus; give an index or a model (mine=, or `hyperseek mine "
+            "PREPARED FOLDER INDEX`)"
+        )
     if options.teacher is not None and teacher is None:
         raise InputError("filtering by a teacher needs one: teacher= or --teacher")
     if mine is None and teacher is None:

@@ -18,9 +18,8 @@ from hyperseek._files import reading
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek.data import open_dataset
 from hyperseek.data.hub import csv_as_text, reading_hub
-from hyperseek.data.lines import Row, base_suffix, json_lines, numbered_lines
 from hyperseek.data.open import is_pydocs
-from hyperseek.data.report import Faults
+from hyperseek.data.reading import Faults, Row, base_suffix, json_lines, numbered_lines
 from hyperseek.errors import DataError, MissingExtraError, require, shown
 from hyperseek.pretraining._recipe import TextSourceConfig
 from hyperseek.training._sources import expanded

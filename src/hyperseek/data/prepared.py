@@ -24,9 +24,8 @@ from hyperseek._config import Config
 from hyperseek._files import read_json
 from hyperseek._relevance import Relevance, key_of_name
 from hyperseek._version import __version__
-from hyperseek.data._examples import TrainingExample, example_from_record
-from hyperseek.data.lines import json_lines
-from hyperseek.data.report import ErrorReport, Faults
+from hyperseek.data.examples import TrainingExample, example_from_record
+from hyperseek.data.reading import ErrorReport, Faults, json_lines
 from hyperseek.errors import DataError, brief, shown
 from hyperseek.types import Document
 

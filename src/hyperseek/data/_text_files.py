@@ -1,27 +1,124 @@
-"""Corpora and queries in single files: JSON lines with any keys, or tab-separated."""
+"""Collections in files: BEIR folders, and corpora and queries as JSON lines or tab-separated."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from hyperseek._bounded import PathLike, existing_file
 from hyperseek._documents import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, repeated
-from hyperseek.data.lines import (
+from hyperseek._folders import staged_folder
+from hyperseek._long_work import progress
+from hyperseek.data._dataset import Dataset
+from hyperseek.data._qrels_and_runs import Judgement, read_judgements, write_qrels
+from hyperseek.data.reading import (
+    ErrorReport,
+    Faults,
     FieldKeys,
+    OnError,
     Row,
+    base_stem,
     base_suffix,
     documents_from_rows,
+    gzip_json_lines,
     json_lines,
     numbered_lines,
     queries_from_rows,
 )
-from hyperseek.data.report import ErrorReport, Faults, OnError
-from hyperseek.errors import DataError, shown
+from hyperseek.errors import DataError, InputError, shown
 from hyperseek.types import Document, Query
+
+_QRELS_SUFFIXES = (".tsv", ".txt", ".qrels", ".trec", ".json")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderSource:
+    """Files of one collection.
+
+    Attributes:
+        corpus: The documents.
+        queries_file: The queries, or None.
+        qrels: Judgements by split.
+        keys: Keys of the documents' fields.
+    """
+
+    corpus: Path
+    queries_file: Path | None = None
+    qrels: Mapping[str, Path] = field(default_factory=dict)
+    keys: FieldKeys = field(default_factory=FieldKeys)
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """Names of the judged splits."""
+        return tuple(self.qrels)
+
+    def documents(self, faults: Faults) -> Iterator[Document]:
+        """Stream the documents."""
+        return read_document_rows(self.corpus, self.keys, faults)
+
+    def queries(self, faults: Faults) -> Iterator[Query]:
+        """Stream the queries."""
+        if self.queries_file is None:
+            return iter(())
+        return read_query_rows(self.queries_file, FieldKeys(), faults)
+
+    def judgements(self, split: str, faults: Faults) -> Iterator[Judgement]:
+        """Stream the judgements of a split."""
+        return read_judgements(self.qrels[split], faults)
+
+    @classmethod
+    def from_folder(cls, folder: Path, keys: FieldKeys) -> FolderSource:
+        """Find the files of a BEIR folder.
+
+        Args:
+            folder: Holds `corpus.jsonl`, and may hold `queries.jsonl` and `qrels/SPLIT.tsv`; each may be `.gz`, the
+                texts may be `.tsv`.
+            keys: Keys of the documents' fields.
+
+        Returns:
+            The source.
+
+        Raises:
+            DataError: There is no corpus, a file is there in two forms, or judgements lack queries.
+        """
+        corpus = _only(folder, "corpus")
+        if corpus is None:
+            raise DataError(
+                f"holds no corpus{'|'.join(TEXT_SUFFIXES)}[.gz] but {sorted(p.name for p in folder.iterdir())}; "
+                f"give a BEIR folder, or the corpus file itself",
+                path=folder,
+            )
+        queries = _only(folder, "queries")
+        qrels = _find_qrels(folder / "qrels")
+        if qrels and queries is None:
+            raise DataError("holds judgements but no queries.jsonl", path=folder)
+        return cls(corpus, queries, qrels, keys)
+
+
+def _only(folder: Path, stem: str) -> Path | None:
+    names = [stem + suffix + packed for suffix in TEXT_SUFFIXES for packed in ("", ".gz")]
+    found = [folder / name for name in names if (folder / name).exists()]
+    if len(found) > 1:
+        raise DataError(f"holds both {found[0].name} and {found[1].name}; remove one", path=folder)
+    return existing_file(found[0]) if found else None
+
+
+def _find_qrels(folder: Path) -> dict[str, Path]:
+    qrels: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if base_suffix(path) not in _QRELS_SUFFIXES or path.name.startswith("."):
+            continue
+        split = base_stem(path)
+        if split in qrels:
+            raise DataError(f"holds both {qrels[split].name} and {path.name}; remove one", path=folder)
+        qrels[split] = path
+    return qrels
+
 
 TEXT_SUFFIXES = (".jsonl", ".tsv")
 
@@ -267,3 +364,43 @@ def _words(name: str) -> list[str]:
     words = re.findall(r"[^\W_]+", _HUMP.sub(" ", name))
     fits = len(name) <= _LONGEST_NAME and len(words) <= _MOST_WORDS and all(word.isalpha() for word in words)
     return [word.casefold() for word in words] if fits else []
+
+
+_FIELDS = ("_id", "title", "text")
+_OWNED = ("corpus.jsonl.gz", "queries.jsonl.gz", "qrels")
+
+
+def write_beir(dataset: Dataset, folder: PathLike, *, overwrite: bool = False) -> None:
+    """Write `corpus.jsonl.gz`, `queries.jsonl.gz` and `qrels/SPLIT.tsv`; the same content gives the same bytes.
+
+    Args:
+        dataset: The collection.
+        folder: The folder; it is there whole or not at all.
+        overwrite: Replace a folder that an earlier call wrote.
+
+    Raises:
+        InputError: The folder exists, or an id or a metadata key cannot be written in this form.
+    """
+    with staged_folder(folder, overwrite=overwrite, owned=_OWNED) as staging:
+        with (
+            gzip_json_lines(staging / "corpus.jsonl.gz") as write,
+            progress(f"writing {dataset.name}", unit="documents") as bar,
+        ):
+            for document in dataset.documents():
+                write(
+                    {"_id": document.id, "title": document.title, "text": document.text}
+                    | _extra(document.id, document.metadata)
+                )
+                bar.advance()
+        with gzip_json_lines(staging / "queries.jsonl.gz") as write:
+            for query in dataset.queries():
+                write({"_id": query.id, "text": query.text} | _extra(query.id, query.metadata))
+        for split in dataset.splits:
+            write_qrels(dataset.qrels(split), staging / "qrels" / f"{split}.tsv")
+
+
+def _extra(identity: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
+    clash = [key for key in _FIELDS if key in metadata]
+    if clash:
+        raise InputError(f"metadata of {identity!r} has the key {clash[0]!r}, which BEIR keeps for the record itself")
+    return dict(metadata)

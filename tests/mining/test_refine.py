@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from mining_fakes import ReadableRetriever, ReadableTeacher, documents, example
 
-from hyperseek.data import prepare, read_examples, write_examples
+from hyperseek.data import open_dataset, prepare, read_examples, write_examples
 from hyperseek.errors import ConfigError, DataError, InputError, UnknownNameError
 from hyperseek.index import Index
 from hyperseek.mining import ConsistencyOptions, MiningOptions, RefineOptions, TeacherOptions, refine
-from hyperseek.mining._filters import score_bound
+from hyperseek.mining._negatives import score_bound
 
 TEXTS = {
     "p": "0.8@0 the answer",
@@ -318,33 +318,23 @@ def test_what_cannot_be_done(tmp_path):
         refine(tmp_path, tmp_path / "out", mine=build(tmp_path / "index"))
 
 
-def test_prepare_mines_in_one_go(beir, tmp_path):
-    index = Index.build(
-        tmp_path / "index", list(_dataset(beir).documents()), ReadableRetriever(), name="fruit"
-    )  # fmt: skip
+def test_a_prepared_collection_is_mined_again_and_again(beir, tmp_path):
+    index = Index.build(tmp_path / "index", open_dataset(beir).documents(), ReadableRetriever(), name="fruit")
     (beir / "queries.jsonl").write_text(
         '{"_id": "q1", "text": "what grows 0"}\n{"_id": "q2", "text": "what is yellow 0"}\n'
     )
-    info = prepare(
-        tmp_path / "out", [f"{beir}:train"], mine=index, refining=RefineOptions(mining=MiningOptions(margin=None))
-    )
+    prepare(tmp_path / "plain", [f"{beir}:train"])
+    options = RefineOptions(mining=MiningOptions(margin=None))
+    info = refine(tmp_path / "plain", tmp_path / "out", mine=index, options=options)
     (one,) = read_examples(tmp_path / "out")
     assert [item.id for item in one.negatives] == ["fruit/d1", "fruit/d3"]
     assert one.negatives[0].text == "Apple grows on trees"
     assert info.sources[0].split == "train"
-    assert {path.name for path in tmp_path.iterdir()} == {"fruit", "index", "out"}
-    with pytest.raises(InputError, match="is prepared already; mine or filter it"):
+    assert {path.name for path in tmp_path.iterdir()} == {"fruit", "index", "plain", "out"}
+    with pytest.raises(InputError, match="is prepared already; mine or filter it with `hyperseek mine"):
         prepare(tmp_path / "again", [tmp_path / "out"])
-    again = prepare(tmp_path / "again", [tmp_path / "out"], mine=index)
+    again = refine(tmp_path / "out", tmp_path / "again", mine=index)
     assert again.refined[0] == info.refined[0]
-    with pytest.raises(InputError, match="give it alone"):
-        prepare(tmp_path / "third", [tmp_path / "out", f"{beir}:train"], mine=index)
-
-
-def _dataset(beir):
-    from hyperseek.data import open_dataset
-
-    return open_dataset(beir)
 
 
 scores = st.integers(0, 20).map(lambda value: value / 20)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from hyperseek._bounded import PathLike
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek.data._examples import ExampleItem, qualified, source_and_id
-from hyperseek.data._prepared import CorpusInfo, Prepared, SourceInfo
+from hyperseek.data.examples import ExampleItem, qualified, source_and_id
 from hyperseek.data.open import open_dataset, parse_source
-from hyperseek.data.report import OnError
+from hyperseek.data.prepared import CorpusInfo, Prepared, SourceInfo
+from hyperseek.data.reading import OnError
 from hyperseek.errors import DataError, InputError
 from hyperseek.types import Document
 

@@ -6,8 +6,7 @@ from itertools import islice
 
 from mining_fakes import ReadableRetriever
 
-from hyperseek.data import open_dataset, read_examples, write_examples
-from hyperseek.data._example_sources import examples_from_qrels
+from hyperseek.data import examples_from_qrels, open_dataset, read_examples, write_examples
 from hyperseek.index import Index
 from hyperseek.mining import MiningOptions, RefineOptions, refine
 

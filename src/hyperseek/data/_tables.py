@@ -1,44 +1,91 @@
-"""Training examples from judgements, from Hypencoder's JSON lines and from columns of texts, and their options."""
+"""Training examples of tables: rows of queries and texts, and Hypencoder's JSON lines."""
 
 from __future__ import annotations
 
 import logging
 import os
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
+from hyperseek._bounded import PathLike
 from hyperseek._config import Config
 from hyperseek._documents import id_of, number_of
-from hyperseek._relevance import Relevance, is_relevant, text_key
-from hyperseek.data._dataset import Dataset
-from hyperseek.data._examples import ExampleItem, TrainingExample, cleaned, content_id, qualified
-from hyperseek.data._rows import BadRow, Table, optional_text, table_name, table_rows
-from hyperseek.data.report import ErrorReport, Faults, OnError
-from hyperseek.errors import shown
-from hyperseek.types import Qrels, Query
+from hyperseek.data.examples import ExampleItem, TrainingExample, cleaned, content_id, qualified
+from hyperseek.data.hub import hub_rows
+from hyperseek.data.reading import ErrorReport, Faults, OnError, Row, base_stem, base_suffix, json_lines
+from hyperseek.errors import DataError, InputError, shown
+from hyperseek.types import Query
+
+Table: TypeAlias = PathLike | Iterable[Mapping[str, Any]]
+"""A `.jsonl` file, `hub:NAME` (with `#CONFIGURATION` if it has several), or rows in memory."""
 
 
-class QrelsOptions(Config):
-    """How judgements become training examples.
+class BadRow(Exception):
+    """A row that cannot become an example.
 
-    Attributes:
-        minimum_grade: The lowest grade of a positive; at least 1.
-        maximum_positives: Positives kept for a query, highest grades first; None keeps all.
-        judged_negatives: Whether documents judged 0 or less become negatives.
-        drop_documents: Documents that must not appear, as `ID` in any collection or `SOURCE/ID` in one.
-        exclude_same_id: Whether documents are queries, as in ArguAna: the one with the query's own id is then neither
-            its positive nor its negative.
+    Args:
+        reason: A short stable name.
+        message: What is wrong.
     """
 
-    minimum_grade: int = Field(default=1, ge=1)
-    maximum_positives: int | None = Field(default=None, ge=1)
-    judged_negatives: bool = True
-    drop_documents: frozenset[str] = frozenset()
-    exclude_same_id: bool = False
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def table_rows(table: Table, split: str, faults: Faults) -> Iterator[Row]:
+    """Stream the rows of a table.
+
+    Args:
+        table: The table.
+        split: The split, for `hub:`.
+        faults: Where lines that hold no row go.
+
+    Returns:
+        Row numbers from 1, and rows.
+
+    Raises:
+        DataError: The table is missing or of another kind.
+    """
+    if not isinstance(table, str | os.PathLike):
+        if isinstance(table, Mapping | bytes) or not isinstance(table, Iterable):
+            raise InputError(f"a table must be a file, 'hub:NAME' or rows, and not {shown(table)}")
+        return _rows_in_memory(table, faults)
+    text = os.fspath(table)
+    if text.startswith("hub:"):
+        return hub_rows(text.removeprefix("hub:"), split)
+    if base_suffix(text) != ".jsonl":
+        raise DataError("rows are read from .jsonl files, plain or .gz, or from 'hub:NAME'", path=text)
+    return json_lines(Path(text), faults)
+
+
+def _rows_in_memory(table: Iterable[object], faults: Faults) -> Iterator[Row]:
+    for position, row in enumerate(table, start=1):
+        if isinstance(row, Mapping) and all(isinstance(key, str) for key in row):
+            yield position, row
+        else:
+            faults.found(
+                "bad_field", f"a row must be a mapping with names, not {shown(row)}", path="rows", line=position
+            )
+
+
+def table_name(table: Table) -> str:
+    """Return a short name for a table, without a slash."""
+    if not isinstance(table, str | os.PathLike):
+        return "rows"
+    text = os.fspath(table)
+    if text.startswith("hub:"):
+        return text.removeprefix("hub:").strip("/").replace("/", "-").replace("#", "-")
+    return base_stem(text)
+
+
+def optional_text(value: object) -> str | None:
+    """Return a non-empty string, or None."""
+    return value if isinstance(value, str) and value else None
 
 
 class HypencoderOptions(Config):
@@ -85,125 +132,6 @@ class ColumnsOptions(Config):
     score: str | None = None
     positive_scores: str | None = None
     negative_scores: str | None = None
-
-
-class PrepareOptions(Config):
-    """All options of `prepare`.
-
-    Attributes:
-        qrels: For collections.
-        hypencoder: For Hypencoder's JSON lines.
-        columns: For tables of queries and positives.
-        task: The task of examples that name none themselves.
-        instruction: The instruction of examples that have none themselves.
-    """
-
-    qrels: QrelsOptions = QrelsOptions()
-    hypencoder: HypencoderOptions = HypencoderOptions()
-    columns: ColumnsOptions = ColumnsOptions()
-    task: str | None = None
-    instruction: str | None = None
-
-
-def examples_from_qrels(
-    dataset: Dataset,
-    split: str,
-    *,
-    options: QrelsOptions | None = None,
-    report: ErrorReport | None = None,
-    relevance: Relevance | None = None,
-) -> Iterator[TrainingExample]:
-    """Stream one example for every judged query of a split.
-
-    Args:
-        dataset: The collection. Its documents are streamed once; memory holds the texts of the judged ones.
-        split: One of its splits.
-        options: Which judgements count; None for the defaults.
-        report: Where drops are counted; None makes one that is logged at the end.
-        relevance: Where to add what is relevant to queries of which no example is made, or None.
-
-    Yields:
-        Examples in the order of the queries. Items carry their grade, and no score. Relevant documents that the
-        options leave out, or that only another query of the same text has, stay known as `relevant`.
-
-    Raises:
-        DataError: The collection has a bad record.
-        UnknownNameError: There is no such split.
-    """
-    options = options or QrelsOptions()
-    dropped = ErrorReport() if report is None else report
-    qrels, queries = dataset.qrels(split), dataset.queries(split)
-    chosen = {query_id: _choose(dataset.name, query_id, judged, options, dropped) for query_id, judged in qrels.items()}
-    relevant = _relevant(queries, qrels, options)
-    wanted = {document_id for judged in chosen.values() for document_id in judged}
-    further = {document_id for own in relevant.values() for document_id in own} - wanted
-    texts: dict[str, str] = {}
-    keys: dict[str, int] = {}
-    for document in dataset.documents():
-        if document.id in wanted:
-            texts[document.id] = document.full_text
-        elif document.id in further:
-            keys[document.id] = text_key(document.full_text)
-    for query in queries:
-        items = [
-            ExampleItem(qualified(dataset.name, document_id), texts[document_id], None, grade)
-            for document_id, grade in chosen[query.id].items()
-            if document_id in texts
-        ]
-        positives = tuple(item for item in items if (item.grade or 0) >= options.minimum_grade)
-        own = {item.id for item in positives}
-        others = [one for one in relevant[query.id] if qualified(dataset.name, one) not in own]
-        known = (text_key(texts[one]) if one in texts else keys.get(one) for one in others)
-        example = TrainingExample(
-            Query(qualified(dataset.name, query.id), query.text, query.metadata),
-            positives,
-            tuple(item for item in items if (item.grade or 0) <= 0),
-            dataset.name,
-            relevant=tuple(qualified(dataset.name, one) for one in others),
-            relevant_texts=tuple(dict.fromkeys(key for key in known if key is not None)),
-        )
-        kept = cleaned(example, dropped)
-        if kept:
-            yield kept
-        elif relevance is not None:
-            relevance.add(text_key(query.text), example.relevant_keys())
-    if report is None:
-        dropped.log(f"{dataset.name}:{split}")
-
-
-def _relevant(queries: Sequence[Query], qrels: Qrels, options: QrelsOptions) -> dict[str, list[str]]:
-    """Return for each query the documents that are never its negatives: those of all queries with its text."""
-    of_text: defaultdict[int, dict[str, None]] = defaultdict(dict)
-    keys = {query.id: text_key(query.text) for query in queries}
-    for query_id, key in keys.items():
-        own = [document_id for document_id, grade in qrels[query_id].items() if is_relevant(grade)]
-        of_text[key] |= dict.fromkeys([*own, *([query_id] if options.exclude_same_id else [])])
-    return {
-        query_id: list(dict.fromkeys([*(one for one in qrels[query_id] if one in of_text[key]), *of_text[key]]))
-        for query_id, key in keys.items()
-    }
-
-
-def _choose(
-    source: str, query_id: str, judged: Mapping[str, int], options: QrelsOptions, dropped: ErrorReport
-) -> dict[str, int]:
-    positives, negatives = [], []
-    for document_id, grade in judged.items():
-        place = f"query {query_id}: {document_id}"
-        if options.exclude_same_id and document_id == query_id:
-            dropped.add("query_itself", place)
-        elif document_id in options.drop_documents or qualified(source, document_id) in options.drop_documents:
-            dropped.add("listed_document", place)
-        elif grade >= options.minimum_grade:
-            positives.append((document_id, grade))
-        elif is_relevant(grade):
-            dropped.add("grade_below_minimum", f"{place} has grade {grade}")
-        elif options.judged_negatives:
-            negatives.append((document_id, grade))
-    positives.sort(key=lambda pair: -pair[1])
-    for document_id, _ in positives[options.maximum_positives :] if options.maximum_positives else ():
-        dropped.add("over_maximum_positives", f"query {query_id}: {document_id}")
-    return dict(positives[: options.maximum_positives] + negatives)
 
 
 def examples_from_hypencoder(

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hyperseek.data._examples import ExampleItem, TrainingExample
-from hyperseek.mining._corpora import Corpus
+from hyperseek.data.examples import ExampleItem, TrainingExample
+from hyperseek.mining._mined_corpus import Corpus
 from hyperseek.mining._options import ConsistencyOptions, RefineOptions
-from hyperseek.mining._relevant import KeyedItem, Relevant
+from hyperseek.mining._relevant_documents import KeyedItem, Relevant
 from hyperseek.types import Document, Run
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import pytest
 from mining_fakes import ReadableRetriever, ReadableTeacher, documents, example
 
 from hyperseek.data import read_examples, write_examples
-from hyperseek.data._prepared import PREPARED_FILES
+from hyperseek.data.prepared import PREPARED_FILES
 from hyperseek.errors import DataError
 from hyperseek.index import Index
 from hyperseek.mining import MiningOptions, RefineOptions, TeacherOptions, refine

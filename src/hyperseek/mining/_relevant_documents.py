@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Self
 
 from hyperseek._relevance import Relevance, is_relevant, text_key
-from hyperseek.data._examples import ExampleItem, TrainingExample, qualified
+from hyperseek.data.examples import ExampleItem, TrainingExample, qualified
 from hyperseek.types import Qrels
 
 _READ_AT_ONCE = 1_000

@@ -20,6 +20,12 @@ def build(folder, texts, name=None):
     return Index.build(folder, documents(texts), ReadableRetriever(), name=name)
 
 
+def prepared_and_mined(folder, name, sources, mine, *, options=None):
+    """Prepare sources in `plain`, and mine them for the folder of a name."""
+    prepare(folder / "plain", sources, options=options, overwrite=True)
+    return refine(folder / "plain", folder / name, mine=mine, options=ANY)
+
+
 def negatives(folder):
     return {one.query.id: [item.id for item in one.negatives] for one in read_examples(folder)}
 
@@ -88,7 +94,7 @@ def test_a_model_encodes_the_documents_of_examples_without_a_collection(plain, t
     table = tmp_path / "table.jsonl"
     rows = [{"query": f"about {n}", "positive": f" 0.{n + 1}@0 0.{n + 1}@1 {n} \n"} for n in range(2)]
     table.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    info = prepare(tmp_path / "tables", [f"columns:{table}"], mine=model, refining=ANY)
+    info = prepared_and_mined(tmp_path, "tables", [f"columns:{table}"], model)
     first, second = read_examples(tmp_path / "tables")
     assert [item.text for item in first.negatives] == [item.text for item in second.positives] == [rows[1]["positive"]]
     assert info.refined[0].corpora[0].documents == 2
@@ -103,10 +109,10 @@ def test_a_model_encodes_collections_and_a_killed_encoding_is_resumed(beir, tmp_
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        prepare(tmp_path / "out", [f"{beir}:train"], mine=Killed(), refining=ANY)
-    assert {path.name for path in tmp_path.iterdir()} == {"fruit", ".out.mining"}
+        prepared_and_mined(tmp_path, "out", [f"{beir}:train"], Killed())
+    assert {path.name for path in tmp_path.iterdir()} == {"fruit", "plain", ".out.mining"}
     model = ReadableRetriever()
-    info = prepare(tmp_path / "out", [f"{beir}:train"], mine=model, refining=ANY)
+    info = prepared_and_mined(tmp_path, "out", [f"{beir}:train"], model)
     assert model.encoded == []
     assert negatives(tmp_path / "out") == {"fruit/q2": ["fruit/d1", "fruit/d3"]}
     assert info.refined[0].corpora[0].data == Index.build(
@@ -115,7 +121,7 @@ def test_a_model_encodes_collections_and_a_killed_encoding_is_resumed(beir, tmp_
          Document("d3", "no fruit at all")],
         model,
     ).data_fingerprint  # fmt: skip
-    assert {path.name for path in tmp_path.iterdir()} == {"fruit", "out", "whole"}
+    assert {path.name for path in tmp_path.iterdir()} == {"fruit", "plain", "out", "whole"}
 
 
 def test_listed_documents_stay_out(beir, tmp_path):
@@ -124,7 +130,7 @@ def test_listed_documents_stay_out(beir, tmp_path):
     lines = [{"_id": "q1", "text": "what grows 0"}, {"_id": "q2", "text": "what is yellow 0"}]
     (beir / "queries.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     options = PrepareOptions(qrels=QrelsOptions(drop_documents=frozenset({"fruit/d3"})))
-    info = prepare(tmp_path / "out", [f"{beir}:train"], options=options, mine=ReadableRetriever(), refining=ANY)
+    info = prepared_and_mined(tmp_path, "out", [f"{beir}:train"], ReadableRetriever(), options=options)
     assert negatives(tmp_path / "out") == {"fruit/q2": ["fruit/d1"]}
     assert info.dropped.counts["listed_document"] == 1
 
@@ -135,7 +141,7 @@ def test_relevant_documents_that_the_options_leave_out_are_no_negatives(beir, tm
     (beir / "qrels/train.tsv").write_text("q2\td2\t2\nq2\td1\t1\nq2\td3\t0\n")
     (beir / "queries.jsonl").write_text('{"_id": "q1", "text": "a 0"}\n{"_id": "q2", "text": "what is yellow 0"}\n')
     options = PrepareOptions(qrels=QrelsOptions(minimum_grade=2, judged_negatives=False))
-    info = prepare(tmp_path / "out", [f"{beir}:train"], options=options, mine=ReadableRetriever(), refining=ANY)
+    info = prepared_and_mined(tmp_path, "out", [f"{beir}:train"], ReadableRetriever(), options=options)
     (one,) = read_examples(tmp_path / "out")
     assert one.relevant == ("fruit/d1", )  # fmt: skip
     assert [item.id for item in one.negatives] == ["fruit/d3"]

@@ -211,11 +211,15 @@ def test_random_collections_never_prepare_or_mine_a_relevant_negative(tmp_path):
             tmp_path / f"{number}" / "index", list(dataset.documents()), ReadableRetriever(), name="c"
         )  # fmt: skip
         prepare(
-            tmp_path / f"{number}" / "out",
+            tmp_path / f"{number}" / "plain",
             [f"{tmp_path / str(number) / 'c'}:train"],
             options=PrepareOptions(qrels=QrelsOptions(**options)),
+        )
+        refine(
+            tmp_path / f"{number}" / "plain",
+            tmp_path / f"{number}" / "out",
             mine=index,
-            refining=RefineOptions(mining=MiningOptions(negatives=20, margin=None)),
+            options=RefineOptions(mining=MiningOptions(negatives=20, margin=None)),
         )
         known = {normal_text(text): set() for text in queries.values()}
         for query, judged in qrels.items():

@@ -11,12 +11,12 @@ from itertools import islice
 from typing import Protocol
 
 from hyperseek._relevance import text_key
-from hyperseek.data._examples import ExampleItem, TrainingExample
-from hyperseek.data.report import ErrorReport
+from hyperseek.data.examples import ExampleItem, TrainingExample
+from hyperseek.data.reading import ErrorReport
 from hyperseek.errors import InputError
+from hyperseek.mining._candidates import Candidate, Found, query_item
 from hyperseek.mining._options import ConsistencyOptions, MiningOptions, RefineOptions, TeacherOptions
-from hyperseek.mining._relevant import Relevant
-from hyperseek.mining._search import Candidate, Found, query_item
+from hyperseek.mining._relevant_documents import Relevant
 
 
 @dataclass(slots=True)

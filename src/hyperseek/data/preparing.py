@@ -1,0 +1,384 @@
+"""Prepared folders: made of several sources, or of the examples of a program."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from hyperseek._bounded import PathLike, path_text
+from hyperseek._config import Config
+from hyperseek._files import write_json
+from hyperseek._fingerprint import fingerprint_file, fingerprint_json
+from hyperseek._folders import staged_folder
+from hyperseek._long_work import progress
+from hyperseek._relevance import Relevance, key_name, text_key
+from hyperseek.data._dataset import Dataset
+from hyperseek.data._tables import (
+    ColumnsOptions,
+    HypencoderOptions,
+    examples_from_columns,
+    examples_from_hypencoder,
+    table_name,
+)
+from hyperseek.data.examples import (
+    ExampleItem,
+    QrelsOptions,
+    TrainingExample,
+    cleaned,
+    example_record,
+    examples_from_qrels,
+    source_and_id,
+)
+from hyperseek.data.open import ParsedSource, open_dataset, parse_source
+from hyperseek.data.prepared import (
+    DOCUMENTS,
+    EXAMPLES,
+    INFO,
+    PREPARED_FILES,
+    RELEVANT,
+    TRAINED,
+    PreparedInfo,
+    RefinedInfo,
+    SourceInfo,
+)
+from hyperseek.data.reading import ErrorReport, OnError, gzip_json_lines
+from hyperseek.errors import DataError, InputError, UnknownNameError, shown
+
+
+class PrepareOptions(Config):
+    """All options of `prepare`.
+
+    Attributes:
+        qrels: For collections.
+        hypencoder: For Hypencoder's JSON lines.
+        columns: For tables of queries and positives.
+        task: The task of examples that name none themselves.
+        instruction: The instruction of examples that have none themselves.
+    """
+
+    qrels: QrelsOptions = QrelsOptions()
+    hypencoder: HypencoderOptions = HypencoderOptions()
+    columns: ColumnsOptions = ColumnsOptions()
+    task: str | None = None
+    instruction: str | None = None
+
+
+class PrepareRecipe(PrepareOptions):
+    """All that `hyperseek prepare` reads: sources and options, from a file, the command line, or both.
+
+    Attributes:
+        sources: As `prepare` takes them.
+    """
+
+    sources: tuple[str, ...] = ()
+
+    def options(self) -> PrepareOptions:
+        """Return the options alone."""
+        return PrepareOptions(**{name: getattr(self, name) for name in PrepareOptions.model_fields})
+
+
+def prepare(
+    folder: PathLike,
+    sources: Sequence[PathLike],
+    *,
+    options: PrepareOptions | None = None,
+    on_error: OnError = "raise",
+    overwrite: bool = False,
+) -> PreparedInfo:
+    """Write the training examples of all sources into one folder; `hyperseek.mining.refine` mines and filters them.
+
+    Args:
+        folder: The folder; it is there whole or not at all.
+        sources: Each `[NAME=]PLACE[:SPLIT]` with a collection for `open_dataset` (the split is `train` if not given),
+            `[NAME=]hypencoder:TABLE`, or `[NAME=]columns:TABLE`; a table is a `.jsonl` file or `hub:NAME[:SPLIT]`.
+            Splits of one collection share its name, so that each document is stored once.
+        options: How examples are made; None for the defaults.
+        on_error: Stop at a bad record, or leave it out and count it.
+        overwrite: Replace an older prepared folder.
+
+    Returns:
+        What was written, and what was dropped and why.
+
+    Raises:
+        DataError: A source has a bad record, or one id names two texts.
+        InputError: No source, a source twice, two sources of one name, one that is prepared already, no example left,
+            or the folder exists and may not be replaced.
+    """
+    if isinstance(sources, str | bytes | os.PathLike) or not isinstance(sources, Sequence):
+        raise InputError(f"sources are several, as in ['pydocs:train'], and not {shown(sources)}")
+    options = options or PrepareOptions()
+    for done in (source for source in sources if os.path.isfile(Path(path_text(source)) / INFO)):
+        raise InputError(
+            f"{done} is prepared already; mine or filter it with `hyperseek mine {done} FOLDER INDEX`, or with "
+            f"hyperseek.mining.refine"
+        )
+    opened = _open_all([parse_source(source) for source in sources], on_error)
+    infos: list[SourceInfo] = []
+    with example_writer(folder, overwrite=overwrite) as writer, progress("preparing", unit="examples") as bar:
+        for name, source, dataset in opened:
+            bar.describe(f"preparing {source.given}")
+            report = ErrorReport()
+            before = writer.examples
+            if dataset is None:
+                examples = _from_table(name, source, options, on_error, report)
+            else:
+                examples = examples_from_qrels(
+                    dataset,
+                    source.split or "train",
+                    options=options.qrels,
+                    report=report,
+                    relevance=writer.relevance,
+                )
+            for example in examples:
+                writer.add(_with_defaults(example, options))
+                bar.advance()
+            if dataset is not None:
+                _merge_new(dataset, source.split or "train", infos, report)
+            report.log(source.given, level=logging.INFO)
+            infos.append(_info(name, source, dataset, writer.examples - before, report))
+        return writer.finish(infos, options.model_dump(mode="json", exclude_defaults=True))
+
+
+def _open_all(parsed: Sequence[ParsedSource], on_error: OnError) -> list[tuple[str, ParsedSource, Dataset | None]]:
+    if not parsed:
+        raise InputError("give at least one source, as in 'pydocs:train'")
+    opened: list[tuple[str, ParsedSource, Dataset | None]] = []
+    datasets: dict[tuple[str, str | None], Dataset] = {}
+    places: dict[str, str] = {}
+    for source in parsed:
+        dataset = None
+        if source.kind == "qrels":
+            key = source.place, source.name
+            if key not in datasets:
+                datasets[key] = open_dataset(source.place, name=source.name, on_error=on_error)
+            dataset = datasets[key]
+            _check_split(dataset, source)
+        name = dataset.name if dataset else source.name or table_name(source.place)
+        if places.setdefault(name, source.place) != source.place:
+            raise InputError(
+                f"{places[name]!r} and {source.place!r} are both called {name!r}; name one, as in other={source.given}"
+            )
+        if any((name, source.kind, source.split or "train") == (n, s.kind, s.split or "train") for n, s, _ in opened):
+            raise InputError(f"source {source.given!r} is given twice")
+        opened.append((name, source, dataset))
+    return opened
+
+
+def _check_split(dataset: Dataset, source: ParsedSource) -> None:
+    if not dataset.splits:
+        raise DataError(
+            f"has no judgements to learn from; rows of queries and positives are read by 'columns:{source.place}', "
+            f"Hypencoder's lines by 'hypencoder:{source.place}'",
+            path=source.place,
+        )
+    split = source.split or "train"
+    if split not in dataset.splits:
+        raise UnknownNameError(f"split of {dataset.name}", split, dataset.splits)
+
+
+def _from_table(
+    name: str, source: ParsedSource, options: PrepareOptions, on_error: OnError, report: ErrorReport
+) -> Iterator[TrainingExample]:
+    split = source.split or "train"
+    if source.kind == "hypencoder":
+        return examples_from_hypencoder(
+            source.place, name=name, split=split, options=options.hypencoder, on_error=on_error, report=report
+        )
+    return examples_from_columns(
+        source.place, name=name, split=split, options=options.columns, on_error=on_error, report=report
+    )
+
+
+def _merge_new(dataset: Dataset, split: str, infos: Sequence[SourceInfo], report: ErrorReport) -> None:
+    # Splits of one collection share its documents and queries; what these cost is counted with the first split.
+    shared = any(info.name == dataset.name for info in infos)
+    for part, part_report in dataset.reports().items():
+        if not shared or part == f"qrels {split}":
+            report.merge(part_report)
+
+
+def _info(name: str, source: ParsedSource, dataset: Dataset | None, examples: int, report: ErrorReport) -> SourceInfo:
+    from_hub = dataset is None and source.place.startswith("hub:")
+    fingerprint: str | None = None
+    if dataset is not None:
+        fingerprint = dataset.fingerprint()
+    elif not from_hub:
+        fingerprint = fingerprint_file(source.place)
+    return SourceInfo(
+        name=name,
+        source=source.given,
+        kind=source.kind,
+        split=(source.split or "train") if dataset or from_hub else None,
+        fingerprint=fingerprint,
+        examples=examples,
+        dropped=report.to_dict(),
+    )
+
+
+def _with_defaults(example: TrainingExample, options: PrepareOptions) -> TrainingExample:
+    if options.task is None and options.instruction is None:
+        return example
+    return dataclasses.replace(
+        example, task=example.task or options.task, instruction=example.instruction or options.instruction
+    )
+
+
+_Write: TypeAlias = Callable[[Mapping[str, Any]], bytes]
+
+
+class ExampleWriter:
+    """Streams examples to a prepared folder; made by `example_writer`."""
+
+    def __init__(self, staging: Path, write_document: _Write, write_example: _Write) -> None:
+        self._staging = staging
+        self._write_document, self._write_example = write_document, write_example
+        self._texts: dict[str, int] = {}
+        self._digest = hashlib.sha256()
+        self.examples = self.positives = self.negatives = self.scored = 0
+        self.trained: dict[str, set[str]] = {}
+        # For the caller to fill: what is relevant to queries of which no example is written.
+        self.relevance = Relevance()
+
+    def add(self, example: TrainingExample) -> None:
+        """Write an example, and the texts of its items that are new.
+
+        Args:
+            example: One that `cleaned` let pass.
+
+        Raises:
+            DataError: An id is not of the form `SOURCE/ID`, or was written before with another text.
+        """
+        for item in (*example.positives, *example.negatives):
+            self._add_text(item, example)
+        self._digest.update(self._write_example(example_record(example)))
+        for item in example.positives:
+            source, original = source_and_id(item.id)
+            self.trained.setdefault(source, set()).add(original)
+        self.examples += 1
+        self.positives += len(example.positives)
+        self.negatives += len(example.negatives)
+        self.scored += sum(item.score is not None for item in (*example.positives, *example.negatives))
+
+    def finish(
+        self, sources: Iterable[SourceInfo], options: Mapping[str, Any], *, refined: Iterable[RefinedInfo] = ()
+    ) -> PreparedInfo:
+        """Write the two JSON files and return what the first says.
+
+        Args:
+            sources: Where the examples come from.
+            options: What they were made with.
+            refined: How they were mined and filtered, in order.
+
+        Returns:
+            The content of `prepared.json`.
+
+        Raises:
+            InputError: No example was written.
+        """
+        sources, refined = tuple(sources), tuple(refined)
+        if not self.examples:
+            dropped = [*(source.dropped for source in sources), *(part.dropped for part in refined)]
+            lines = [line for part in dropped for line in ErrorReport.from_dict(part).lines()]
+            raise InputError(f"no training example is left; dropped: {'; '.join(lines) or 'nothing'}")
+        self._write_relevance()
+        info = PreparedInfo(
+            fingerprint=_with_settings(self._digest.hexdigest()[:32], refined),
+            examples=self.examples,
+            documents=len(self._texts),
+            positives=self.positives,
+            negatives=self.negatives,
+            scored=self.scored,
+            relevant=len(self.relevance),
+            sources=sources,
+            options=dict(options),
+            refined=refined,
+        )
+        write_json(self._staging / TRAINED, {source: sorted(ids) for source, ids in sorted(self.trained.items())})
+        write_json(self._staging / INFO, info.model_dump(mode="json"))
+        return info
+
+    def _write_relevance(self) -> None:
+        with gzip_json_lines(self._staging / RELEVANT) as write:
+            for query, documents in self.relevance:
+                record = {"query": key_name(query), "documents": [key_name(key) for key in sorted(documents)]}
+                self._digest.update(write(record))
+
+    def _add_text(self, item: ExampleItem, example: TrainingExample) -> None:
+        known = self._texts.get(item.id)
+        if known is None:
+            if not all(source_and_id(item.id)):
+                raise DataError(f"query {example.query.id!r}: item id {item.id!r} is not of the form SOURCE/ID")
+            self._texts[item.id] = hash(item.text)
+            self._digest.update(self._write_document({"_id": item.id, "text": item.text}))
+        elif known != hash(item.text):
+            raise DataError(
+                f"query {example.query.id!r}: document {item.id!r} came before with another text; "
+                f"ids must name one text, so rename or remove one of the two",
+                path=example.source,
+            )
+
+
+@contextmanager
+def example_writer(folder: PathLike, *, overwrite: bool) -> Iterator[ExampleWriter]:
+    """Open a prepared folder for writing; `finish` must be the last call in the block.
+
+    Args:
+        folder: The folder.
+        overwrite: Replace an older prepared folder.
+
+    Yields:
+        The writer.
+
+    Raises:
+        InputError: The folder exists and may not be replaced.
+    """
+    with (
+        staged_folder(folder, overwrite=overwrite, owned=PREPARED_FILES) as staging,
+        gzip_json_lines(staging / DOCUMENTS) as write_document,
+        gzip_json_lines(staging / EXAMPLES) as write_example,
+    ):
+        yield ExampleWriter(staging, write_document, write_example)
+
+
+def write_examples(
+    examples: Iterable[TrainingExample], folder: PathLike, *, source: str = "examples", overwrite: bool = False
+) -> PreparedInfo:
+    """Write examples that a program made (mined, scored by a teacher) as a prepared folder.
+
+    Args:
+        examples: Their ids of the form `SOURCE/ID`.
+        folder: The folder; it is there whole or not at all.
+        source: What made them, for the record.
+        overwrite: Replace an older prepared folder.
+
+    Returns:
+        What was written, and what was dropped.
+
+    Raises:
+        DataError: An id is not of that form, or names two texts.
+        InputError: The folder exists and may not be replaced, or no example is left.
+    """
+    report = ErrorReport()
+    with example_writer(folder, overwrite=overwrite) as writer:
+        for example in examples:
+            kept = cleaned(example, report)
+            if kept:
+                writer.add(kept)
+            else:
+                writer.relevance.add(text_key(example.query.text), example.relevant_keys())
+        info = SourceInfo(
+            name=source, source=source, kind="examples", examples=writer.examples, dropped=report.to_dict()
+        )
+        return writer.finish([info], {})
+
+
+def _with_settings(content: str, refined: tuple[RefinedInfo, ...]) -> str:
+    if not refined:
+        return content
+    return fingerprint_json([content, [part.model_dump(mode="json") for part in refined]])
