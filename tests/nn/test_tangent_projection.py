@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hyperseek import HyperseekError
-from hyperseek.nn import Curvature, TangentProjection
+from hyperseek.nn.tangent_projection import Curvature, TangentProjection
 
 
 @pytest.mark.parametrize("clip", ["10.0", "2.0", "0.5"])

@@ -22,7 +22,7 @@ from hyperseek.models.families.qnet import QNetHead
 from hyperseek.models.loading import load
 from hyperseek.models.retriever import Retriever, Side
 from hyperseek.models.saving import route_width
-from hyperseek.nn._hyper_head import Initialisation
+from hyperseek.nn.hyper_head import Initialisation
 
 
 class QNetConfig(Config):

@@ -16,8 +16,7 @@ from torch import Tensor
 
 from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.models.saving import SavedModule
-from hyperseek.nn import HyperHead
-from hyperseek.nn._hyper_head import Initialisation
+from hyperseek.nn.hyper_head import HyperHead, Initialisation
 from hyperseek.scoring import LinearScorer, QNetScorer, Scorer, Space, build_converter
 
 _REPRESENTATIONS = (None, "mean", "cls")
@@ -35,7 +34,7 @@ class QNetHead(SavedModule):
         converter: Name of a registered q-net converter.
         warm_start: Add the similarity of the trunk's own query vector to the q-net's score. With
             `initialisation="zero_last"` the score then equals that similarity before the first training step.
-        initialisation: See `hyperseek.nn.HyperHead`.
+        initialisation: See `hyperseek.nn.hyper_head.HyperHead`.
         embedding_representation: None, `"mean"` or `"cls"`: also write that pooling of the token states to
             `embedding_representation`, as the original can; nothing here reads it. Like the original's, its mean
             counts padded positions.

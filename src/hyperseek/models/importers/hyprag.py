@@ -31,8 +31,7 @@ from hyperseek.models.importers.hypencoder import read_weights
 from hyperseek.models.loading import loading, resolve_name
 from hyperseek.models.model_files import check_usable
 from hyperseek.models.retriever import Retriever
-from hyperseek.nn.lorentz import LorentzPooler
-from hyperseek.nn.lorentz._pooler import PoolingName
+from hyperseek.nn.lorentz import LorentzPooler, PoolingName
 
 logger = logging.getLogger(__name__)
 

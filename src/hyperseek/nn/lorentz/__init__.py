@@ -7,7 +7,7 @@ has one. Time coordinates are made from the space part in float32 or wider, what
 The layers are those of "HypRAG" (arXiv 2602.07739) with its parameter names; what was wrong in them is right here.
 """
 
-from hyperseek.nn.lorentz._attention import LorentzAttention
+from hyperseek.nn.lorentz._attention import AttentionScores, LorentzAttention
 from hyperseek.nn.lorentz._block import (
     LorentzBlock,
     LorentzEmbeddings,
@@ -26,14 +26,17 @@ from hyperseek.nn.lorentz._layers import (
     LorentzNorm,
     LorentzRMSNorm,
     Rotary,
+    RotaryStyle,
+    make_norm,
     rotary_table,
     rotate,
 )
-from hyperseek.nn.lorentz._pooler import POOLINGS, LorentzPooler
+from hyperseek.nn.lorentz._pooler import POOLINGS, LorentzPooler, PoolingName
 
 __all__ = [
     "NORMS",
     "POOLINGS",
+    "AttentionScores",
     "LorentzAttention",
     "LorentzBlock",
     "LorentzDynamicTanh",
@@ -49,7 +52,10 @@ __all__ = [
     "LorentzRMSNorm",
     "LorentzRadiusFactor",
     "LorentzResidual",
+    "PoolingName",
     "Rotary",
+    "RotaryStyle",
+    "make_norm",
     "rotary_table",
     "rotate",
 ]

@@ -9,8 +9,8 @@ from typing import Any, Literal, Self, TypeAlias, cast
 from pydantic import Field, model_validator
 
 from hyperseek._config import Config
-from hyperseek.nn._tangent_projection import Projection, Radius, Start
-from hyperseek.nn.lorentz._pooler import PoolingName
+from hyperseek.nn.lorentz import PoolingName
+from hyperseek.nn.tangent_projection import Projection, Radius, Start
 from hyperseek.scoring._space import Similarity
 
 Distance: TypeAlias = Literal["geodesic", "squared_lorentz", "lorentz_inner", "dot", "cosine", "euclidean"]

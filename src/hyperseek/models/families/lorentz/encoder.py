@@ -13,7 +13,6 @@ from transformers.utils.generic import ModelOutput
 
 from hyperseek.errors import InputError, ModelError
 from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
-from hyperseek.nn import Curvature
 from hyperseek.nn.lorentz import (
     LorentzBlock,
     LorentzEmbeddings,
@@ -22,9 +21,10 @@ from hyperseek.nn.lorentz import (
     LorentzPooler,
     LorentzRadiusFactor,
     Rotary,
+    make_norm,
     rotary_table,
 )
-from hyperseek.nn.lorentz._layers import make_norm
+from hyperseek.nn.tangent_projection import Curvature
 
 logger = logging.getLogger(__name__)
 

@@ -12,9 +12,7 @@ from hyperseek.errors import InputError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hyperseek.nn.lorentz._attention import AttentionScores
-    from hyperseek.nn.lorentz._layers import RotaryStyle
-    from hyperseek.nn.lorentz._pooler import PoolingName
+    from hyperseek.nn.lorentz import AttentionScores, PoolingName, RotaryStyle
 
 
 class LorentzEncoderConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transformers wraps subclasses

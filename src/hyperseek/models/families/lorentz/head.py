@@ -24,8 +24,8 @@ from hyperseek import geometry
 from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance, LorentzConfig
 from hyperseek.models.families.lorentz.rows import document_points, flip_time, query_scorer, refuse_truncation
 from hyperseek.models.saving import SavedModule
-from hyperseek.nn import Curvature, TangentProjection
 from hyperseek.nn.lorentz import LorentzBlock, LorentzPooler
+from hyperseek.nn.tangent_projection import Curvature, TangentProjection
 from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 
 _HALF = (torch.float16, torch.bfloat16)

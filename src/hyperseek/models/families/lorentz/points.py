@@ -15,7 +15,7 @@ from hyperseek.geometry import lorentz_from_space, lorentz_logmap0
 from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance
 from hyperseek.models.families.lorentz.rows import document_points, flip_time, query_scorer, refuse_truncation
 from hyperseek.models.saving import SavedModule
-from hyperseek.nn import Curvature
+from hyperseek.nn.tangent_projection import Curvature
 from hyperseek.scoring import LinearScorer, Points, Space
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from hyperseek.errors import ModelError
 from hyperseek.models.families.lorentz.config import Distance
-from hyperseek.nn import Curvature
+from hyperseek.nn.tangent_projection import Curvature
 from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 
 

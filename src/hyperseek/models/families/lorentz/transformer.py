@@ -14,13 +14,13 @@ from hyperseek.errors import ConfigError, ModelError
 from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance, LorentzConfig
 from hyperseek.models.families.lorentz.encoder import LorentzEncoder
 from hyperseek.models.families.lorentz.points import CurvatureReader, LorentzPoints
-from hyperseek.nn import Curvature
 from hyperseek.nn.lorentz import LorentzPooler
+from hyperseek.nn.tangent_projection import Curvature
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from hyperseek.nn.lorentz._pooler import PoolingName
+    from hyperseek.nn.lorentz import PoolingName
 
 
 class LorentzTransformer(Transformer):
