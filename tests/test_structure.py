@@ -85,7 +85,7 @@ def test_public_names_are_sorted_exist_and_are_documented() -> None:
         if name == "hyperseek.cli":
             continue
         package = importlib.import_module(name)
-        public = [item for item in package.__all__ if item != "__version__"]
+        public = [item for item in getattr(package, "__all__", []) if item != "__version__"]
         if public != sorted(public, key=by_kind):
             wrong.append(f"{name}.__all__ is not sorted")
         objects = {name: package, **{f"{name}.{item}": getattr(package, item) for item in public}}
