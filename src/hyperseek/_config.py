@@ -157,6 +157,7 @@ class OpenConfig(Config):
     def _validated_sections(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
+        fields_of_ours = {name: value for name, value in values.items() if name in cls.model_fields}
         given = {name: value for name, value in values.items() if name not in cls.model_fields}
         known = cls.registered()
         unknown = [
@@ -166,9 +167,11 @@ class OpenConfig(Config):
         ]
         if unknown:
             raise ValidationError.from_exception_data(cls.__name__, unknown)
-        fields: dict[str, Any] = {name: (known[name] | None, None) for name in given}
+        # Null takes back what a base says.
+        given = {name: value for name, value in given.items() if value is not None}
+        fields: dict[str, Any] = {name: (known[name], ...) for name in given}
         sections = create_model(cls.__name__, **fields).model_validate(given)
-        return {**values, **{name: getattr(sections, name) for name in given}}
+        return {**fields_of_ours, **{name: getattr(sections, name) for name in given}}
 
 
 def meaningless(setting: str, condition: str) -> ValueError:

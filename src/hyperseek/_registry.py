@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar, cast
 from hyperseek.errors import InputError, UnknownNameError, brief, shown
 
 T = TypeVar("T")
+S = TypeVar("S")
 logger = logging.getLogger(__name__)
 
 
@@ -90,6 +91,16 @@ class Registry(Mapping[str, T], Generic[T]):
                     raise UnknownNameError(self.kind, name, list(self))
             return self._values[name]
 
+    def checked(self, name: str) -> str:
+        """Return `name` where something has it, for validators of configurations; UnknownNameError otherwise."""
+        if name not in self:
+            raise UnknownNameError(self.kind, name, list(self))
+        return name
+
+    def view(self, function: Callable[[T], S]) -> Mapping[str, S]:
+        """Return a mapping to what `function` makes of each value; values are still imported on first use only."""
+        return _View(self, function)
+
     def get(self, name: str, default: Any = None) -> Any:
         """Return the value of a name, or `default` where nothing has that name."""
         return self[name] if name in self else default  # noqa: SIM401
@@ -124,6 +135,23 @@ class Registry(Mapping[str, T], Generic[T]):
             return point.load()
         except Exception as error:  # the package may raise anything
             raise InputError(f"cannot load {_described(point)}: {brief(error)}; mend or remove that package") from error
+
+
+class _View(Mapping[str, S], Generic[T, S]):
+    def __init__(self, registry: Registry[T], function: Callable[[T], S]) -> None:
+        self._registry, self._function = registry, function
+
+    def __getitem__(self, name: str) -> S:
+        return self._function(self._registry[name])
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._registry
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._registry)
+
+    def __len__(self) -> int:
+        return len(self._registry)
 
 
 def _described(point: EntryPoint) -> str:

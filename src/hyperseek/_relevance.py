@@ -8,8 +8,6 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Self
 
-from hyperseek.errors import UnknownNameError
-
 _KEY_BYTES = 8  # two of a billion texts share a key with a chance of 3 %, and only those of one query are compared
 
 
@@ -106,40 +104,6 @@ class Relevance:
         """Add all that another one knows."""
         for query, documents in other:
             self.add(query, documents)
-
-
-_NAMES = ("nDCG", "RR", "R")
-
-
-def measure(metric: str, ranked: Sequence[int], judged: Sequence[int]) -> float:
-    """Measure the ranking of one query.
-
-    Args:
-        metric: `nDCG@K` (linear gain), `RR@K` or `R@K`; grades of 1 and more are relevant.
-        ranked: Grades of the documents found, best first; 0 where a document is not judged.
-        judged: Grades of all judged documents, at least one of them relevant.
-
-    Returns:
-        A number in [0, 1].
-
-    Raises:
-        UnknownNameError: It is another metric.
-    """
-    name, depth = cut_off(metric)
-    top = ranked[:depth]
-    if name == "nDCG":
-        return normalized_gain(top, judged, depth)
-    if name == "RR":
-        return next((1 / rank for rank, grade in enumerate(top, start=1) if is_relevant(grade)), 0.0)
-    return sum(map(is_relevant, top)) / sum(map(is_relevant, judged))
-
-
-def cut_off(metric: str) -> tuple[str, int]:
-    """Split `NAME@K` into name and K; UnknownNameError where it is none of the three."""
-    name, at, depth = metric.partition("@")
-    if name not in _NAMES or not at or not depth.isdigit() or int(depth) < 1:
-        raise UnknownNameError("validation metric", metric, [f"{known}@10" for known in _NAMES])
-    return name, int(depth)
 
 
 def normalized_gain(ranked: Sequence[float], judged: Sequence[float], depth: int | None) -> float:

@@ -10,9 +10,9 @@ import ir_measures
 import pytest
 
 from hyperseek import Document, HyperseekError, Index, Query
-from hyperseek._relevance import measure
 from hyperseek.models import Retriever
 from hyperseek.training import DevSet, FeatureCache, SideFeatures, Validator, make_dev_set
+from hyperseek.training._validation import measure
 
 MakeRetriever = Callable[..., Retriever]
 

@@ -6,13 +6,13 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol, Self
+from typing import Annotated, Any, Literal, Protocol, Self
 from zipfile import is_zipfile
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 from safetensors import safe_open
 from torch import nn
 from torch.optim import Optimizer
@@ -23,7 +23,44 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from hyperseek._config import Config
 from hyperseek._files import check_checksum, read_json, reading, take_umask, write_json
 from hyperseek._fingerprint import fingerprint_file
+from hyperseek._registry import Registry
 from hyperseek.errors import DataError, brief
+
+Schedule = Callable[[float], float]
+"""From the share of the run that is left after the warm-up, 1 to 0, to a factor of the learning rate in [0, 1]."""
+
+SCHEDULES: Registry[Schedule] = Registry("schedule", "hyperseek.schedules")
+
+
+def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
+    """Register a schedule of the learning rate, as a decorator.
+
+    Args:
+        name: What recipes give as `train.schedule`.
+
+    Returns:
+        The decorator, which returns the function unchanged.
+
+    Raises:
+        InputError: The name is taken.
+    """
+    decorator: Callable[[Schedule], Schedule] = SCHEDULES.register(name)
+    return decorator
+
+
+@register_schedule("constant")
+def _constant(left: float) -> float:
+    return 1.0
+
+
+@register_schedule("linear")
+def _linear(left: float) -> float:
+    return left
+
+
+@register_schedule("cosine")
+def _cosine(left: float) -> float:
+    return 0.5 - 0.5 * math.cos(math.pi * left)
 
 
 class LoopConfig(Config):
@@ -38,7 +75,8 @@ class LoopConfig(Config):
         gradient_accumulation: Batches of an optimiser step.
         learning_rate: Highest learning rate.
         weight_decay: Of AdamW.
-        schedule: What follows the warm-up: a constant rate, or a linear or cosine fall to zero at the end.
+        schedule: What follows the warm-up: `constant`, `linear` or `cosine` fall to zero at the end, or another name
+            that `register_schedule` or an entry point of `hyperseek.schedules` gave.
         warmup: Steps of linear warm-up if 1 or more, a share of the run if below 1.
         max_grad_norm: Gradients are clipped to this norm; 0 for never.
         precision: `bfloat16` or `float16` for mixed precision; weights and scores stay float32. `float16` scales the
@@ -61,7 +99,7 @@ class LoopConfig(Config):
     gradient_accumulation: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    schedule: Annotated[str, AfterValidator(SCHEDULES.checked)] = "linear"
     warmup: float = Field(default=0.05, ge=0)
     max_grad_norm: float = Field(default=1.0, ge=0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -137,8 +175,7 @@ def learning_rate_factor(config: LoopConfig, *, step: int, progress: float) -> f
         # A schedule that starts at exactly 0 would waste its first step.
         warm, start = max(progress, 0.01 * config.warmup) / max(config.warmup, 1e-9), config.warmup
     left = 1 - max(0.0, progress - start) / max(1e-9, 1 - start)
-    fall = {"constant": 1.0, "linear": left, "cosine": 0.5 - 0.5 * math.cos(math.pi * left)}[config.schedule]
-    return min(1.0, warm if config.warmup else 1.0) * fall
+    return min(1.0, warm if config.warmup else 1.0) * SCHEDULES[config.schedule](left)
 
 
 _FILES = "files.json"

@@ -8,7 +8,7 @@ for _package in ("accelerate", "datasets"):
 
 from hyperseek._config import find_recipe, list_recipes
 from hyperseek.runs.arguments import training_arguments
-from hyperseek.runs.loop import Clock
+from hyperseek.runs.loop import Clock, register_schedule
 from hyperseek.training._cache import FeatureCache
 from hyperseek.training._collate import Batch, Collator, SideFeatures
 from hyperseek.training._recipe import Recipe, read_recipe
@@ -16,8 +16,8 @@ from hyperseek.training._routes import choose_trainable, merge_adapters
 from hyperseek.training._run import train
 from hyperseek.training._stack import TrainedStack, TrainingModule
 from hyperseek.training._trainer import RetrieverTrainer
-from hyperseek.training._training_set import Drawn, EpochBatches, Example, TrainingSet
-from hyperseek.training._validation import DevSet, Validator, make_dev_set
+from hyperseek.training._training_set import Drawn, EpochBatches, Example, TrainingSet, register_batches
+from hyperseek.training._validation import DevSet, Validator, make_dev_set, register_metric
 from hyperseek.training.losses import (
     NO_DOCUMENT,
     AnchorConfig,
@@ -41,6 +41,7 @@ from hyperseek.training.losses import (
     RadiusLoss,
     ScoredBatch,
     gather_rows,
+    register_loss,
 )
 from hyperseek.training.record import RunRecord, read_record
 
@@ -90,6 +91,10 @@ __all__ = [
     "merge_adapters",
     "read_recipe",
     "read_record",
+    "register_batches",
+    "register_loss",
+    "register_metric",
+    "register_schedule",
     "train",
     "training_arguments",
 ]

@@ -10,14 +10,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hyperseek._config import Config, meaningless, recipe_values
 from hyperseek.data import PrepareOptions
 from hyperseek.errors import ConfigError
 from hyperseek.models import ModelConfig
 from hyperseek.runs.loop import LoopConfig
-from hyperseek.training.losses import LossesConfig
+from hyperseek.training._training_set import COMPOSITIONS
+from hyperseek.training._validation import known_metric
+from hyperseek.training.losses import LossesConfig, Material, Objective
 from hyperseek.types import NO_OPTIONS, QueryOptions
 
 
@@ -78,7 +80,8 @@ class DataConfig(Config):
 
     Attributes:
         sources: Sources by a name of your choice.
-        batches: `mixed` draws every batch from all sources, `one_source` from one at a time.
+        batches: `mixed` draws every batch from all sources, `one_source` from one at a time, or another name that
+            `register_batches` or an entry point of `hyperseek.batches` gave.
         positives: `random` draws one of a query's positives every epoch, `first` always takes the first.
         negatives: How many of a query's own negatives an epoch draws.
         extra_documents: Further documents that every batch is scored with, as negatives and for the anchor; cheap
@@ -89,7 +92,7 @@ class DataConfig(Config):
     """
 
     sources: Annotated[dict[str, SourceConfig], BeforeValidator(without_removed)] = Field(min_length=1)
-    batches: Literal["mixed", "one_source"] = "mixed"
+    batches: Annotated[str, AfterValidator(COMPOSITIONS.checked)] = "mixed"
     positives: Literal["random", "first"] = "random"
     negatives: int = Field(default=0, ge=0)
     extra_documents: int = Field(default=0, ge=0)
@@ -213,7 +216,8 @@ class ValidationConfig(Config):
 
     Attributes:
         sets: Dev sets by a name of your choice; none for no validation, whatever the section says besides.
-        metric: `nDCG@K`, `RR@K` or `R@K`.
+        metric: `nDCG@K`, `RR@K` or `R@K`, or another name that `register_metric` or an entry point of
+            `hyperseek.validation_metrics` gave, with its `@K`.
         every: Steps between validations; None only validates before and after.
         patience: Stop after so many validations without a new best; None for never.
         max_drop: A checkpoint cannot be the best if a set fell by more than this below the untrained model; with
@@ -222,7 +226,7 @@ class ValidationConfig(Config):
     """
 
     sets: Annotated[dict[str, DevSetConfig], BeforeValidator(without_removed)] = Field(default_factory=dict)
-    metric: str = Field(default="nDCG@10", pattern=r"^(nDCG|RR|R)@[1-9][0-9]*$")
+    metric: Annotated[str, AfterValidator(known_metric)] = "nDCG@10"
     every: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)
     max_drop: float | None = Field(default=None, ge=0)
@@ -279,7 +283,7 @@ class Recipe(Config):
     @model_validator(mode="after")
     def _check_anchored(self) -> Self:
         asked = [name for name, source in self.data.sources.items() if source.anchor_only]
-        if asked and self.losses.anchor is None:
+        if asked and self.losses.chosen and not Objective(self.losses).learns_from(Material(False, others=True)):
             raise ValueError(
                 f"the source {asked[0]!r} is anchor_only, and without losses.anchor nothing would be learned from it"
             )

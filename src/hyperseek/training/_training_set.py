@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, cycle, islice, pairwise
 from typing import Literal
 
 from torch.utils.data import BatchSampler, Dataset
 
+from hyperseek._registry import Registry
 from hyperseek._relevance import Relevance, text_key
 from hyperseek.errors import DataError, InputError
 from hyperseek.training.losses import NO_DOCUMENT, Material
@@ -222,6 +223,38 @@ def check_not_empty(training_set: TrainingSet) -> None:
         raise DataError(f"no training examples in: {', '.join(empty) or 'any source'}; check their splits and limits")
 
 
+Composition = Callable[[list[list[int]]], list[list[int]]]
+"""From the positions of each source's examples to groups of positions: a batch is of one group."""
+
+COMPOSITIONS: Registry[Composition] = Registry("composition of batches", "hyperseek.batches")
+
+
+def register_batches(name: str) -> Callable[[Composition], Composition]:
+    """Register a composition of batches, as a decorator.
+
+    Args:
+        name: What recipes give as `data.batches`.
+
+    Returns:
+        The decorator, which returns the function unchanged.
+
+    Raises:
+        InputError: The name is taken.
+    """
+    decorator: Callable[[Composition], Composition] = COMPOSITIONS.register(name)
+    return decorator
+
+
+@register_batches("mixed")
+def _mixed(sources: list[list[int]]) -> list[list[int]]:
+    return [[position for source in sources for position in source]]
+
+
+@register_batches("one_source")
+def _one_source(sources: list[list[int]]) -> list[list[int]]:
+    return sources
+
+
 class EpochBatches(BatchSampler):
     """Batches of one epoch after another, shuffled anew each time.
 
@@ -232,7 +265,7 @@ class EpochBatches(BatchSampler):
         training_set: At least one batch of examples, of all sources together.
         batch_size: The most queries of a batch.
         composition: `mixed` draws a batch from all sources, `one_source` from one at a time, so that in-batch
-            negatives are of the same kind.
+            negatives are of the same kind; or another name that `register_batches` was given.
         repeat: How often an epoch goes through each source.
         seed: Decides the order.
         processes: How many share the batches out; each gets as many.
@@ -246,7 +279,7 @@ class EpochBatches(BatchSampler):
         training_set: TrainingSet,
         batch_size: int,
         *,
-        composition: Literal["mixed", "one_source"] = "mixed",
+        composition: str = "mixed",
         repeat: Sequence[int] | None = None,
         seed: int = 0,
         processes: int = 1,
@@ -256,11 +289,10 @@ class EpochBatches(BatchSampler):
         self.drop_last = False
         self._seed = seed
         self._epoch = 0
-        self._groups: list[list[int]] = [[] for _ in training_set.sources]
+        sources: list[list[int]] = [[] for _ in training_set.sources]
         for position, example in enumerate(training_set.examples):
-            self._groups[example.source].extend([position] * (1 if repeat is None else repeat[example.source]))
-        if composition == "mixed":
-            self._groups = [[position for group in self._groups for position in group]]
+            sources[example.source].extend([position] * (1 if repeat is None else repeat[example.source]))
+        self._groups = COMPOSITIONS[composition](sources)
         if sum(map(len, self._groups)) < batch_size * processes:
             sizes = ", ".join(
                 f"{name} has {sum(example.source == source for example in training_set.examples)}"

@@ -234,8 +234,10 @@ def _differing(name: str, ours: Any, theirs: Any) -> list[str]:
     if ours == theirs:
         return []
     if isinstance(ours, Config) and type(ours) is type(theirs):
-        names = type(ours).model_fields
-        return [path for key in names for path in _differing(f"{name}.{key}", getattr(ours, key), getattr(theirs, key))]
+        # Fields, and the sections of open configurations.
+        left, right = dict(ours), dict(theirs)
+        keys = dict.fromkeys((*left, *right))
+        return [path for key in keys for path in _differing(f"{name}.{key}", left.get(key), right.get(key))]
     return [name]
 
 

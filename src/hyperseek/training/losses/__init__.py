@@ -1,7 +1,6 @@
 """Losses: functions of score matrices, so that every kind of scorer can be trained with every one of them."""
 
 from hyperseek.runs.distributed import gather_rows
-from hyperseek.training.losses._anchor import AnchorConfig, AnchorLoss
 from hyperseek.training.losses._base import NO_DOCUMENT, Loss, LossConfig, Material, ScoredBatch
 from hyperseek.training.losses._contrastive import (
     ContrastiveConfig,
@@ -9,11 +8,19 @@ from hyperseek.training.losses._contrastive import (
     OwnCrossEntropyConfig,
     OwnCrossEntropyLoss,
 )
-from hyperseek.training.losses._distillation import KLConfig, KLLoss, MarginMSEConfig, MarginMSELoss
+from hyperseek.training.losses._distillation import (
+    AnchorConfig,
+    AnchorLoss,
+    KLConfig,
+    KLLoss,
+    MarginMSEConfig,
+    MarginMSELoss,
+)
 from hyperseek.training.losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
-from hyperseek.training.losses._objective import LossesConfig, MatryoshkaConfig, Objective
+from hyperseek.training.losses._objective import LOSSES, LossesConfig, MatryoshkaConfig, Objective, register_loss
 
 __all__ = [
+    "LOSSES",
     "NO_DOCUMENT",
     "AnchorConfig",
     "AnchorLoss",
@@ -37,4 +44,5 @@ __all__ = [
     "RadiusLoss",
     "ScoredBatch",
     "gather_rows",
+    "register_loss",
 ]

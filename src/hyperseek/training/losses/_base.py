@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import ClassVar, Generic, TypeVar
 
 import torch
 from pydantic import ConfigDict, Field
@@ -46,11 +47,28 @@ class Material:
     others: bool = False
 
 
-class Loss(nn.Module, ABC):
-    """One loss; a subclass says what it reads."""
+C = TypeVar("C", bound=LossConfig)
 
+
+class Loss(nn.Module, ABC, Generic[C]):
+    """One loss. A subclass names the class of its options, and is registered with `register_loss`.
+
+    Args:
+        config: Its options, an instance of `config_class`.
+
+    Attributes:
+        config_class: Class of the options: the section of a recipe that has the loss's name.
+        needs_in_batch: Whether it reads the scores of every query with every document of the batch.
+        needs_base: Whether it reads the scores before training.
+    """
+
+    config_class: ClassVar[type[LossConfig]] = LossConfig
     needs_in_batch: bool = False
     needs_base: bool = False
+
+    def __init__(self, config: C) -> None:
+        super().__init__()
+        self.config = config
 
     def learns_from(self, material: Material) -> bool:
         """Return whether an example can have a gradient: by its kind, not by its values; True if nobody says."""

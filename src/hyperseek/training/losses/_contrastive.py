@@ -53,18 +53,18 @@ class ContrastiveConfig(LossConfig):
         return self
 
 
-class ContrastiveLoss(Loss):
+class ContrastiveLoss(Loss[ContrastiveConfig]):
     """The loss of `ContrastiveConfig`; queries without a positive do not count.
 
     Args:
         config: Its options.
     """
 
+    config_class = ContrastiveConfig
     needs_in_batch = True
 
     def __init__(self, config: ContrastiveConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.needs_base = config.guide == "base" and config.false_negative_margin is not None
         log_temperature = torch.tensor(math.log(config.temperature))
         if config.learned_temperature:
@@ -135,16 +135,14 @@ class OwnCrossEntropyConfig(LossConfig):
     temperature: float = Field(default=1.0, gt=0)
 
 
-class OwnCrossEntropyLoss(Loss):
+class OwnCrossEntropyLoss(Loss[OwnCrossEntropyConfig]):
     """The loss of `OwnCrossEntropyConfig`; queries without a positive do not count.
 
     Args:
         config: Its options.
     """
 
-    def __init__(self, config: OwnCrossEntropyConfig) -> None:
-        super().__init__()
-        self.config = config
+    config_class = OwnCrossEntropyConfig
 
     def learns_from(self, material: Material) -> bool:
         """Return whether an example has a positive and a negative of its own."""

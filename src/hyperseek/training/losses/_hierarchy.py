@@ -52,19 +52,15 @@ class RadiusConfig(HierarchyConfig):
     margin: float = Field(default=0.1, ge=0)
 
 
-C = TypeVar("C", bound=HierarchyConfig)
+H = TypeVar("H", bound=HierarchyConfig)
 
 
-class HierarchyLoss(Loss, Generic[C]):
+class HierarchyLoss(Loss[H], Generic[H]):
     """The mean over queries that have a positive, of which item 0 counts.
 
     Args:
         config: Its options.
     """
-
-    def __init__(self, config: C) -> None:
-        super().__init__()
-        self.config = config
 
     def learns_from(self, material: Material) -> bool:
         """Return whether an example has a positive."""
@@ -105,6 +101,8 @@ class EntailmentLoss(HierarchyLoss[EntailmentConfig]):
         config: Its options.
     """
 
+    config_class = EntailmentConfig
+
     def each(self, general: Tensor, specific: Tensor) -> Tensor:
         """Return by which angle each specific point lies outside of the cone."""
         aperture = half_aperture(general, least_radius=self.config.least_radius)
@@ -117,6 +115,8 @@ class RadiusLoss(HierarchyLoss[RadiusConfig]):
     Args:
         config: Its options.
     """
+
+    config_class = RadiusConfig
 
     def each(self, general: Tensor, specific: Tensor) -> Tensor:
         """Return by how much each general point lies too far out."""

@@ -2,67 +2,88 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from hyperseek._config import Config
-from hyperseek.errors import ConfigError, InputError
+from hyperseek._config import Config, OpenConfig
+from hyperseek._registry import Registry
+from hyperseek.errors import ConfigError, InputError, shown
 from hyperseek.scoring import LinearScorer, VectorPoints, vectors_of
-from hyperseek.training.losses._anchor import AnchorConfig, AnchorLoss
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch
-from hyperseek.training.losses._contrastive import (
-    ContrastiveConfig,
-    ContrastiveLoss,
-    OwnCrossEntropyConfig,
-    OwnCrossEntropyLoss,
-)
-from hyperseek.training.losses._distillation import KLConfig, KLLoss, MarginMSEConfig, MarginMSELoss
-from hyperseek.training.losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
+
+_HOME = "hyperseek.training.losses"
 
 
-class LossesConfig(Config):
-    """Which losses are summed; at least one must be given.
+def _check_loss(name: str, value: Any) -> None:
+    if not (isinstance(value, type) and issubclass(value, Loss) and issubclass(value.config_class, LossConfig)):
+        raise InputError(
+            f"a loss is a subclass of Loss whose config_class is a subclass of LossConfig; {name!r} is {shown(value)}"
+        )
+    if name in LossesConfig.model_fields:
+        raise InputError(f"the name {name!r} is taken by another section of losses; choose another")
+
+
+_OURS = {
+    "contrastive": f"{_HOME}._contrastive:ContrastiveLoss",
+    "own_cross_entropy": f"{_HOME}._contrastive:OwnCrossEntropyLoss",
+    "margin_mse": f"{_HOME}._distillation:MarginMSELoss",
+    "kl": f"{_HOME}._distillation:KLLoss",
+    "anchor": f"{_HOME}._distillation:AnchorLoss",
+    "entailment": f"{_HOME}._hierarchy:EntailmentLoss",
+    "radius": f"{_HOME}._hierarchy:RadiusLoss",
+}
+LOSSES: Registry[type[Loss[Any]]] = Registry("loss", "hyperseek.losses", _OURS, check=_check_loss)
+"""Classes of losses by the names that recipes give; packages add theirs as entry points of `hyperseek.losses`."""
+
+
+def register_loss(name: str) -> Callable[[type[L]], type[L]]:
+    """Register a loss, as a decorator: recipes then have a section `losses.NAME` of its options.
+
+    Args:
+        name: The name.
+
+    Returns:
+        The decorator, which returns the class unchanged.
+
+    Raises:
+        InputError: The name is taken, or what is decorated is not a loss.
+    """
+    decorator: Callable[[type[L]], type[L]] = LOSSES.register(name)
+    return decorator
+
+
+L = TypeVar("L", bound=Loss[Any])
+
+
+class LossesConfig(OpenConfig):
+    """Which losses are summed, by their registered names; at least one must be given.
+
+    Ours are `contrastive` (cross-entropy among the documents of the batch), `own_cross_entropy` (among the query's own
+    items), `margin_mse` and `kl` (distillation of score differences, and of distributions over own items), `anchor`
+    (the pull towards the scores before training), `entailment` and `radius` (the specific one of a query and its
+    positive lies in the cone of the general one, or farther out).
 
     Attributes:
-        contrastive: Cross-entropy among the documents of the batch.
-        own_cross_entropy: Cross-entropy among the query's own items.
-        margin_mse: Distillation of score differences.
-        kl: Distillation of distributions over own items.
-        anchor: The pull towards the scores before training.
-        entailment: The specific one of a query and its positive lies in the cone of the general one.
-        radius: The specific one of a query and its positive lies farther out.
         matryoshka: No loss of its own: all others once more at fewer dimensions.
     """
 
-    contrastive: ContrastiveConfig | None = None
-    own_cross_entropy: OwnCrossEntropyConfig | None = None
-    margin_mse: MarginMSEConfig | None = None
-    kl: KLConfig | None = None
-    anchor: AnchorConfig | None = None
-    entailment: EntailmentConfig | None = None
-    radius: RadiusConfig | None = None
     matryoshka: MatryoshkaConfig | None = None
+
+    @classmethod
+    def registered(cls) -> Mapping[str, type[Config]]:
+        """Return the classes of the losses' options, by name."""
+        return LOSSES.view(lambda loss: loss.config_class)
 
     @property
     def chosen(self) -> dict[str, LossConfig]:
-        """The losses that are given, by name."""
-        return {name: value for name in _LOSSES if (value := getattr(self, name)) is not None}
-
-
-_LOSSES: dict[str, Callable[[Any], Loss]] = {
-    "contrastive": ContrastiveLoss,
-    "own_cross_entropy": OwnCrossEntropyLoss,
-    "margin_mse": MarginMSELoss,
-    "kl": KLLoss,
-    "anchor": AnchorLoss,
-    "entailment": EntailmentLoss,
-    "radius": RadiusLoss,
-}
+        """The losses that are given, by name: ours in one order, so that their sum is rounded alike, then others."""
+        given = self.model_extra or {}
+        return {name: given[name] for name in dict.fromkeys((*_OURS, *given)) if name in given}
 
 
 class Objective(nn.Module):
@@ -79,10 +100,10 @@ class Objective(nn.Module):
         super().__init__()
         chosen = config.chosen
         if not chosen:
-            raise ConfigError(f"losses: at least one is needed; known: {', '.join(_LOSSES)}")
+            raise ConfigError(f"losses: at least one is needed; known: {', '.join(LOSSES)}")
         self.weights = {name: options.weight for name, options in chosen.items()}
         self.shorter = {} if config.matryoshka is None else config.matryoshka.weighted
-        self.losses = nn.ModuleDict({name: _LOSSES[name](options) for name, options in chosen.items()})
+        self.losses = nn.ModuleDict({name: LOSSES[name](options) for name, options in chosen.items()})
 
     @property
     def needs_base(self) -> bool:
@@ -117,7 +138,7 @@ class Objective(nn.Module):
         total = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return total, {name: value.detach() for name, value in values.items()}
 
-    def _each(self) -> list[Loss]:
+    def _each(self) -> list[Loss[Any]]:
         return [loss for loss in self.losses.values() if isinstance(loss, Loss)]
 
 
