@@ -11,7 +11,7 @@ from sentence_transformers import SentenceTransformer
 from hyperseek import Document, HyperseekError, Index
 from hyperseek.geometry import lorentz_distance_matrix
 from hyperseek.models import LorentzHead, ModelConfig, Retriever, build, load
-from hyperseek.models.families.lorentz.rows import flip_time
+from hyperseek.models.families.lorentz.head import flip_time
 
 WORDS = ["cat", "dog", "bird", "fish", "sea", "sun", "moon", "star", "tree", "leaf", "river", "stone", "city", "road"]
 WITHIN = {"rtol": 0.0, "atol": 1e-5}

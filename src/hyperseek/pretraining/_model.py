@@ -19,7 +19,7 @@ from hyperseek.errors import ConfigError, ModelError, UnknownNameError, suggesti
 from hyperseek.models import Retriever, load, resolve_name
 from hyperseek.models.loading import loading
 from hyperseek.models.model_files import ModelFiles
-from hyperseek.models.saving import move_saved
+from hyperseek.models.modules import move_saved
 from hyperseek.pretraining._recipe import EncoderConfig
 
 MASKED_LM = "mlm"

@@ -18,7 +18,8 @@ from transformers import set_seed
 
 from hyperseek._long_work import progress
 from hyperseek.errors import ConfigError
-from hyperseek.models import QNetHead, Retriever, build
+from hyperseek.models import Retriever, build
+from hyperseek.models.modules import Blends
 from hyperseek.models.retriever import Side
 from hyperseek.runs.arguments import board, device_of_process, steps_per_epoch, trackers, training_arguments
 from hyperseek.runs.loop import Clock, last_checkpoint
@@ -337,8 +338,8 @@ def _cache(config: CacheConfig, retriever: Retriever, side: Side, stop: int, *, 
 class Interpolation:
     """Moves a trained model towards its start and back.
 
-    A warm-started q-net head is scaled by its gate, an adapter by its scaling, and every other trained parameter
-    lies on the line between its two values.
+    A module that blends itself does so, an adapter is scaled, and every other trained parameter lies on the line
+    between its two values.
 
     Args:
         module: The trained model.
@@ -347,18 +348,15 @@ class Interpolation:
 
     def __init__(self, module: TrainingModule, start: Mapping[str, Tensor]) -> None:
         model = module.model
-        self._heads = [
-            (head, head.gate)
-            for head in model.modules()
-            if isinstance(head, QNetHead) and head.warm_start and head.converter == "repeated_dense_block"
-        ]
+        blending = [(module, module.blending()) for module in model.modules() if isinstance(module, Blends)]
+        self._blends = [blend for _, blend in blending if blend is not None]
         self._adapters: list[tuple[Any, str, float]] = [
             (layer, name, scaling)
             for layer in model.modules()
             if isinstance(getattr(layer, "scaling", None), dict)
             for name, scaling in layer.scaling.items()  # type: ignore[operator, union-attr]
         ]
-        scaled = {id(parameter) for head, _ in self._heads for parameter in head.parameters()}
+        scaled = {id(weight) for module, blend in blending if blend is not None for weight in module.parameters()}
         trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         self._parameters = [
             (parameter, start[f"model.{name}"].to(parameter.device), parameter.detach().clone())
@@ -373,8 +371,8 @@ class Interpolation:
         Args:
             share: 0 is the start, 1 the trained model.
         """
-        for head, gate in self._heads:
-            head.gate = gate * share
+        for blend in self._blends:
+            blend(share)
         for layer, name, scaling in self._adapters:
             layer.scaling[name] = scaling * share
         for parameter, start, end in self._parameters:

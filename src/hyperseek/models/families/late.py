@@ -1,29 +1,37 @@
-"""LateRetriever: a multi-vector model of sentence-transformers (ColBERT, late interaction) seen as a Retriever.
+"""Late interaction (ColBERT): a vector for every token, compared by MaxSim.
 
-Documents become token points, queries sets of token vectors, and MaxSim compares them. Which tokens count is for the
-model's own modules to say: skiplists, query expansion and token pooling are theirs.
+A model is sentence-transformers' `MultiVectorEncoder`, and `LateRetriever` is how the rest of this library sees it:
+documents become token points, queries sets of token vectors. Which tokens count is for the model's own modules to say:
+skiplists, query expansion and token pooling are theirs.
 """
 
 from __future__ import annotations
 
+import string
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
 
 import torch
+from pydantic import Field, field_validator
+from sentence_transformers import MultiVectorEncoder
+from sentence_transformers.base.modules import Dense, Transformer
+from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Normalize
+from torch import nn
 
 from hyperseek import geometry
+from hyperseek._config import Config
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek.errors import InputError
+from hyperseek.errors import ConfigError, InputError
+from hyperseek.models.family import Family, ModelConfig, transformer_of
 from hyperseek.models.retriever import Retriever, Side
 from hyperseek.scoring import MaxSimScorer, Points, TokenPoints
 
 if TYPE_CHECKING:
-    from sentence_transformers import MultiVectorEncoder
-
+    from hyperseek.models.model_files import ModelFiles
     from hyperseek.scoring._maxsim import Masking
 
-_SIMILARITIES = ("maxsim", "meanmaxsim")
+Similarity: TypeAlias = Literal["maxsim", "meanmaxsim"]
 
 
 class LateRetriever(Retriever):
@@ -77,10 +85,10 @@ class LateRetriever(Retriever):
         }
 
     def _space_kind(self) -> str:
-        if self.model.similarity_fn_name not in _SIMILARITIES:
+        known = get_args(Similarity)
+        if self.model.similarity_fn_name not in known:
             raise InputError(
-                f"the model compares by {self.model.similarity_fn_name!r}; late interaction knows "
-                f"{', '.join(_SIMILARITIES)}"
+                f"the model compares by {self.model.similarity_fn_name!r}; late interaction knows {', '.join(known)}"
             )
         return "tokens"
 
@@ -110,3 +118,123 @@ class LateRetriever(Retriever):
     def _side_fingerprint(self, side: Side) -> str:
         name = super()._side_fingerprint(side)
         return name if side == "document" else fingerprint_json([name, self._expansion()])
+
+
+class QueryExpansion(Config):
+    """Tokens that lengthen queries, and are scored like the query's own: ColBERT's query augmentation.
+
+    Attributes:
+        length: Tokens of an expanded query.
+        strategy: `fixed` cuts longer queries to that length, `min` leaves them as they are.
+        attend: Whether the trunk looks at the added tokens; in the original it does not.
+        token: The token that is added; None takes the tokenizer's mask.
+    """
+
+    length: int = Field(default=32, ge=1)
+    strategy: Literal["fixed", "min"] = "fixed"
+    attend: bool = False
+    token: str | None = None
+
+
+class LateConfig(Config):
+    """Vectors of tokens.
+
+    Attributes:
+        dimension: Numbers in a token's vector, which a linear map makes of its state; None leaves states as they are.
+        start: What the map starts from: `orthogonal` keeps angles where `dimension` is the trunk's width (and nearly so
+            below); `normal` draws with deviation 0.02.
+        similarity: `maxsim`, or `meanmaxsim`, which divides by the query's tokens.
+        query_expansion: How queries are lengthened; None leaves them as they are.
+        skipped: Document tokens that are not scored: a list of words, or `punctuation`, as ColBERT does.
+        seed: Of the start.
+    """
+
+    dimension: int | None = Field(default=128, ge=1)
+    start: Literal["orthogonal", "normal"] = "orthogonal"
+    similarity: Similarity = "maxsim"
+    query_expansion: QueryExpansion | None = None
+    skipped: tuple[str, ...] = ()
+    seed: int = Field(default=0, ge=0)
+
+    @field_validator("skipped", mode="before")
+    @classmethod
+    def _write_out_punctuation(cls, value: Any) -> Any:
+        return tuple(string.punctuation) if value == "punctuation" else value
+
+
+class Late(Family):
+    """A vector for every token of queries and documents."""
+
+    config = LateConfig
+
+    def check(self, config: ModelConfig) -> None:
+        """See `Family.check`."""
+        if config.document_trunk is not None:
+            raise ValueError("family: late encodes queries and documents by one trunk; leave document_trunk out")
+        if config.pooling is not None:
+            raise ValueError("family: late keeps the tokens of a text apart; leave pooling out")
+        expansion = config.options.query_expansion
+        if expansion is not None and config.query_length is not None and config.query_length < expansion.length:
+            raise ValueError(
+                f"query_length is {config.query_length}, and query_expansion lengthens queries to {expansion.length}; "
+                f"raise the one or lower the other"
+            )
+
+    def build(self, trunk: Retriever, document_trunk: Retriever, config: ModelConfig) -> LateRetriever:
+        """Put a linear map of tokens behind the trunk; see `Family.build`."""
+        first, options = transformer_of(trunk, "late interaction is"), config.options
+        modules: list[nn.Module] = [first]
+        if options.dimension is not None:
+            modules.append(_token_map(first.get_embedding_dimension(), options))
+        modules.append(MultiVectorMask(list(options.skipped)))
+        if config.normalize is not False:
+            modules.append(Normalize(module_input_name="token_embeddings"))
+        if options.query_expansion is not None:
+            _expand(first, options.query_expansion)
+        model = MultiVectorEncoder(
+            modules=modules,
+            device=str(trunk.device),
+            prompts={side: prompt or "" for side, prompt in trunk.model.prompts.items()},
+            similarity_fn_name=options.similarity,
+        )
+        return LateRetriever(model, source=trunk.source)
+
+    def recognises(self, files: ModelFiles) -> bool:
+        """Return whether the model is of sentence-transformers, of PyLate, or an original ColBERT checkpoint."""
+        if files.has_container:
+            return files.container.model_type in ("MultiVectorEncoder", "ColBERT")
+        return "HF_ColBERT" in (files.architecture.architectures or ())
+
+    def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> LateRetriever:
+        """Open what sentence-transformers opens; see `Family.load`."""
+        model = MultiVectorEncoder(
+            files.location, device=device, trust_remote_code=trust_remote_code, revision=files.revision
+        )
+        return LateRetriever(model, source=source)
+
+
+def _token_map(width: int, config: LateConfig) -> Dense:
+    size = config.dimension or width
+    weight = torch.empty(size, width)
+    generator = torch.Generator().manual_seed(config.seed)
+    if config.start == "orthogonal":
+        nn.init.orthogonal_(weight, generator=generator)
+    else:
+        nn.init.normal_(weight, std=0.02, generator=generator)
+    # Identity is spelled out, since the default of a saved map without one would be the hyperbolic tangent.
+    return Dense(
+        width,
+        size,
+        bias=False,
+        activation_function=nn.Identity(),
+        init_weight=weight,
+        module_input_name="token_embeddings",
+    )
+
+
+def _expand(trunk: Transformer, expansion: QueryExpansion) -> None:
+    trunk.query_length = None  # the trunk's own; that of the recipe is set when the model is built
+    try:
+        trunk.query_expansion = cast("Any", expansion.model_dump())
+    except ValueError as error:
+        raise ConfigError(f"late.query_expansion does not fit the trunk: {error}") from None

@@ -1,4 +1,4 @@
-"""The sentence-transformers module that turns a query's token states into its q-net.
+"""Q-nets (Hypencoder): queries are small neural networks, which a hyper-head makes of their token states.
 
 A sentence-transformers model hands one tensor per text from module to module, so a q-net travels as one flat row:
 the base query vector (warm start only), then every matrix, then every vector. A q-net of depth 0 is folded into a
@@ -8,18 +8,46 @@ single query vector, so a saved depth-0 model ranks by plain inner products in a
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.models.saving import SavedModule
+from hyperseek._config import Config
+from hyperseek.errors import ConfigError, InputError, UnknownNameError
+from hyperseek.models.family import Family, ModelConfig, encoder_modules, joined, transformer_of
+from hyperseek.models.modules import SavedModule, route_width
+from hyperseek.models.retriever import Retriever
 from hyperseek.nn.hyper_head import HyperHead, Initialisation
 from hyperseek.scoring import LinearScorer, QNetScorer, Scorer, Space, build_converter
 
 _REPRESENTATIONS = (None, "mean", "cls")
+# The converter whose score is linear in its last matrix, so that a gate can multiply it.
+_GATED = "repeated_dense_block"
+
+
+class QNetConfig(Config):
+    """The q-net and its hyper-head.
+
+    Attributes:
+        depth: Hidden layers, all as wide as the document vectors; ignored where `vector_dimensions` is given.
+        vector_dimensions: `[d, hidden, ..., 1]`, or None to derive it from `depth`.
+        converter: Name of a registered q-net converter.
+        converter_kwargs: Its further arguments (activation, layer norm, residual, dropout).
+        warm_start: Start from the trunk's own similarity; needs no training to be as good as the trunk.
+        initialisation: None takes `"zero_last"` with a warm start and `"original"` without.
+        embedding_representation: None, `"mean"` or `"cls"`.
+    """
+
+    depth: int = Field(default=1, ge=0)
+    vector_dimensions: tuple[int, ...] | None = None
+    converter: str = "repeated_dense_block"
+    converter_kwargs: dict[str, Any] = Field(default_factory=dict)
+    warm_start: bool = True
+    initialisation: Initialisation | None = None
+    embedding_representation: Literal["mean", "cls"] | None = None
 
 
 class QNetHead(SavedModule):
@@ -45,6 +73,7 @@ class QNetHead(SavedModule):
         InputError: A gate is given to a converter whose score is not linear in its last matrix.
     """
 
+    __module__ = "hyperseek.models"  # what modules.json calls it
     config_keys = (  # type: ignore[assignment]  # the base class declares a list, and only iterates
         "token_size",
         "converter",
@@ -95,9 +124,20 @@ class QNetHead(SavedModule):
 
     @gate.setter
     def gate(self, value: float) -> None:
-        if value != 1.0 and self.converter != "repeated_dense_block":
-            raise InputError(f"only the converter 'repeated_dense_block' can be gated, not {self.converter!r}")
+        if value != 1.0 and self.converter != _GATED:
+            raise InputError(f"only the converter {_GATED!r} can be gated, not {self.converter!r}")
         self._gate = float(value)
+
+    def blending(self) -> Callable[[float], None] | None:
+        """Return what scales the gate of a warm-started head; None where the weights must be interpolated."""
+        if not self.warm_start or self.converter != _GATED:
+            return None
+        gate = self.gate
+
+        def blend(share: float) -> None:
+            self.gate = gate * share
+
+        return blend
 
     @property
     def depth(self) -> int:
@@ -161,7 +201,7 @@ class QNetHead(SavedModule):
 
     @property
     def _folds(self) -> bool:
-        return self.depth == 0 and self.converter == "repeated_dense_block"
+        return self.depth == 0 and self.converter == _GATED
 
 
 class PaddedMeanPooling(SavedModule):
@@ -174,6 +214,7 @@ class PaddedMeanPooling(SavedModule):
         embedding_dimension: Trunk width.
     """
 
+    __module__ = "hyperseek.models"  # what modules.json calls it
     config_keys = ("embedding_dimension",)  # type: ignore[assignment]  # the base class declares a list
 
     def __init__(self, embedding_dimension: int) -> None:
@@ -189,3 +230,69 @@ class PaddedMeanPooling(SavedModule):
     def get_embedding_dimension(self) -> int:
         """Return the trunk width."""
         return self.embedding_dimension
+
+
+class QNet(Family):
+    """Queries are small networks that score document vectors."""
+
+    config = QNetConfig
+    copies_head = True
+    modules = (QNetHead, PaddedMeanPooling)
+    former_names = {  # noqa: RUF012  # never changed
+        "hyperseek.models._qnet_head.QNetHead": QNetHead,
+        "hyperseek.models.families.qnet.QNetHead": QNetHead,
+        "hyperseek.models._padded_mean.PaddedMeanPooling": PaddedMeanPooling,
+        "hyperseek.models.families.qnet.PaddedMeanPooling": PaddedMeanPooling,
+    }
+
+    def build(self, trunk: Retriever, document_trunk: Retriever, config: ModelConfig) -> Retriever:
+        """Put a hyper-head behind the queries' route; see `Family.build`."""
+        # A q-net's inner product with a vector of norm 1 is the trunk's cosine.
+        queries, query_unit = encoder_modules(trunk, config, unit=True)
+        documents, document_unit = list(queries), query_unit
+        if document_trunk is not trunk:
+            documents, document_unit = encoder_modules(document_trunk, config, unit=True)
+        first = transformer_of(trunk, "a q-net can be made")
+        options: QNetConfig = config.options
+        dimension = route_width(documents)
+        sizes = list(options.vector_dimensions or (*[dimension] * (options.depth + 1), 1))
+        kwargs = dict(options.converter_kwargs)
+        if options.converter == "repeated_dense_block":
+            if sizes[0] != dimension:
+                raise ConfigError(f"vector_dimensions begins with {sizes[0]}, but document vectors have {dimension}")
+            kwargs["vector_dimensions"] = sizes
+        if options.warm_start and (width := route_width(queries)) != dimension:
+            raise ConfigError(f"a warm start needs query and document vectors of one size, not {width} and {dimension}")
+        head = QNetHead(
+            first.get_embedding_dimension(),
+            kwargs,
+            converter=options.converter,
+            warm_start=options.warm_start,
+            initialisation=options.initialisation or ("zero_last" if options.warm_start else "original"),
+            embedding_representation=options.embedding_representation,
+            gate=_first_gate(sizes, options),
+        )
+        if query_unit != document_unit:
+            raise ConfigError("a q-net needs both trunks to normalise their vectors, or neither; set normalize")
+        return joined([*queries, head] if options.warm_start else [first, head], documents, trunk, "dot")
+
+    def copy_head(self, source: Retriever, target: Retriever) -> None:
+        """Copy a hyper-head; see `Family.copy_head`."""
+        theirs, ours = source.route("query")[-1], target.route("query")[-1]
+        if not isinstance(theirs, QNetHead) or not isinstance(ours, QNetHead):
+            raise ConfigError("head_from must be a q-net model")
+        try:
+            ours.head.load_state_dict(theirs.head.state_dict())
+        except RuntimeError as error:
+            raise ConfigError(f"the hyper-head of head_from does not fit this q-net: {error}") from None
+
+
+def _first_gate(sizes: list[int], config: QNetConfig) -> float:
+    """Return the factor of a new q-net's score.
+
+    A layer-normalised hidden state is `sqrt(size)` long, where the points of the base similarity have norm 1. Without
+    this factor one step of the optimiser changes a q-net's score that many times as much as it changes the base, and
+    a warm start is forgotten before anything is learned.
+    """
+    deep = len(sizes) > 2 and config.converter == _GATED
+    return sizes[-2] ** -0.5 if config.warm_start and deep else 1.0

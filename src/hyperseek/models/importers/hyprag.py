@@ -23,9 +23,8 @@ from hyperseek._files import read_json
 from hyperseek._machine import check_device
 from hyperseek.errors import ModelError, shown
 from hyperseek.models.families.lorentz.config import Distance
-from hyperseek.models.families.lorentz.encoder import LorentzEncoder
+from hyperseek.models.families.lorentz.encoder import LorentzEncoder, LorentzForMaskedLM
 from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
-from hyperseek.models.families.lorentz.masked_lm import LorentzForMaskedLM
 from hyperseek.models.families.lorentz.transformer import lorentz_model, pooling_module, transformer_module
 from hyperseek.models.importers.hypencoder import read_weights
 from hyperseek.models.loading import loading, resolve_name

@@ -1,4 +1,4 @@
-"""LorentzEncoder: a transformer whose every state is a point of the hyperboloid (HyTE-FH)."""
+"""LorentzEncoder, a transformer whose every state is a point of the hyperboloid (HyTE-FH), and its pre-training."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, PreTrainedModel
+from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils.generic import ModelOutput
 
 from hyperseek.errors import InputError, ModelError
@@ -19,6 +21,7 @@ from hyperseek.nn.lorentz import (
     LorentzLinear,
     LorentzMLR,
     LorentzPooler,
+    LorentzPredictionHead,
     LorentzRadiusFactor,
     Rotary,
     make_norm,
@@ -266,5 +269,93 @@ def _attention_mask(attention_mask: Tensor | None) -> Tensor | None:
     return allowed[:, None] if allowed.ndim == 3 else allowed[:, None, None]
 
 
+IGNORED = -100
+"""The label of tokens that are not to be predicted."""
+
+
+class LorentzForMaskedLM(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  # transformers wraps subclasses
+    """Predict masked tokens: linear map, activation, norm, and one hyperplane for each token of the vocabulary.
+
+    `LorentzEncoder.from_pretrained` reads what this one saves, and complains of every tensor that is missing.
+
+    Args:
+        config: The configuration.
+    """
+
+    accepts_loss_kwargs = True
+    _tied_weights_keys = {"decoder.z": "model.embeddings.word_embeddings.weight"}  # noqa: RUF012
+
+    def __init__(self, config: LorentzEncoderConfig) -> None:
+        super().__init__(config)
+        self.model = LorentzEncoder(config, add_pooling_layer=False)
+        self.head = LorentzPredictionHead(
+            config.hidden_size,
+            activation=config.classifier_activation,
+            norm=config.norm_layer,
+            bias=config.classifier_bias,
+        )
+        self.decoder = LorentzMLR(config.hidden_size, config.vocab_size)
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        labels: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
+    ) -> MaskedLMOutput:
+        """Classify tokens.
+
+        Args:
+            input_ids: `(B, S)`.
+            attention_mask: `(B, S)` or `(B, S, S)`; see `LorentzEncoder.forward`.
+            labels: `(B, S)` what the tokens were before they were masked; -100 where that does not matter.
+            token_type_ids: See `LorentzEncoder.forward`.
+            position_ids: See there.
+            num_items_in_batch: What the summed loss is divided by, as for a batch that comes in parts; None takes the
+                number of labelled tokens, at least 1.
+            output_hidden_states: See `LorentzEncoder.forward`.
+            return_dict: See there.
+
+        Returns:
+            `loss`, 0-dim float32, where labels are given; `logits` `(B, S, vocab_size)` float32, or with
+            `sparse_prediction` and labels `(labelled tokens, vocab_size)`; `hidden_states`.
+        """
+        encoded = self.model(
+            input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+            output_hidden_states=output_hidden_states,
+        )
+        points, radius_squared = encoded.last_hidden_state, encoded.radius_squared
+        if labels is not None and self.config.sparse_prediction:
+            labelled = labels != IGNORED
+            points, labels = points[labelled], labels[labelled]
+        logits = self.decoder(self.head(points, radius_squared), radius_squared)
+        loss = None if labels is None else masked_token_loss(logits, labels, num_items_in_batch)
+        return MaskedLMOutput(loss=loss, logits=logits, hidden_states=encoded.hidden_states)
+
+
+def masked_token_loss(logits: Tensor, labels: Tensor, count: Tensor | int | None = None) -> Tensor:
+    """Return the cross-entropy of labelled tokens.
+
+    Args:
+        logits: `(..., vocab_size)`.
+        labels: `(...)`; -100 where a token has none.
+        count: What the sum is divided by; None takes the number of labelled tokens, at least 1.
+
+    Returns:
+        0-dim, float32; 0 where no token has a label.
+    """
+    total = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+    return total / ((labels != IGNORED).sum().clamp_min(1) if count is None else count)
+
+
 AutoConfig.register(LorentzEncoderConfig.model_type, LorentzEncoderConfig, exist_ok=True)
 AutoModel.register(LorentzEncoderConfig, LorentzEncoder, exist_ok=True)
+AutoModelForMaskedLM.register(LorentzEncoderConfig, LorentzForMaskedLM, exist_ok=True)

@@ -1,4 +1,7 @@
-"""The fully hyperbolic encoder as sentence-transformers modules, and retrievers built around it."""
+"""The fully hyperbolic encoder as sentence-transformers modules: trunk, pooling, and points that plain tools rank.
+
+What the last one writes depends on the side, exactly as for `LorentzHead` of the hybrid encoders.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +11,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
-from torch import nn
+from torch import Tensor, nn
 
-from hyperseek.errors import ConfigError, ModelError
-from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance, LorentzConfig
+from hyperseek.errors import InputError, ModelError, UnknownNameError
+from hyperseek.geometry import lorentz_from_space, lorentz_logmap0
+from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance
 from hyperseek.models.families.lorentz.encoder import LorentzEncoder
-from hyperseek.models.families.lorentz.points import CurvatureReader, LorentzPoints
+from hyperseek.models.families.lorentz.head import document_points, flip_time, query_scorer, refuse_truncation
+from hyperseek.models.modules import SavedModule
 from hyperseek.nn.lorentz import LorentzPooler
 from hyperseek.nn.tangent_projection import Curvature
+from hyperseek.scoring import LinearScorer, Points, Space
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -37,7 +43,9 @@ class LorentzTransformer(Transformer):
         ModelError: The model is of another kind, or lacks tensors.
     """
 
+    __module__ = "hyperseek.models"  # what modules.json calls it
     model: LorentzEncoder
+    only_family = "lorentz"
 
     def __init__(self, model_name_or_path: str, **options: Any) -> None:
         # The pooling, if the encoder has one, is a module of its own here.
@@ -54,6 +62,36 @@ class LorentzTransformer(Transformer):
         return features
 
 
+class CurvatureReader(SavedModule):
+    """Base of modules that read the one curvature of a model, whose trunk owns it."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        # In a list, so that torch does not take it for a part of this module, to be saved with it.
+        self._shared: list[Curvature] = []
+
+    @property
+    def curvature(self) -> Curvature:
+        """The trunk's; ModelError in a module that is in no model."""
+        if not self._shared:
+            raise ModelError(f"this {type(self).__name__} is in no model with a trunk that has a curvature")
+        return self._shared[0]
+
+    def on_model_ready(self, model: nn.Module) -> None:
+        """Look for the curvature in the model that this module was put into."""
+        self._shared = [module for module in model.modules() if isinstance(module, Curvature)]
+        if len(self._shared) != 1:
+            raise ModelError(
+                f"a {type(self).__name__} needs a trunk with one curvature, such as a LorentzTransformer; "
+                f"this model has {len(self._shared)}"
+            )
+
+    def radius_squared(self, features: dict[str, Any]) -> Tensor:
+        """Return R² as the features say it, or where they come from a cache, as the trunk does."""
+        found: Tensor | None = features.get("radius_squared")
+        return self.curvature() if found is None else found
+
+
 class LorentzPooling(CurvatureReader):
     """Pool token points to one of the text.
 
@@ -68,6 +106,7 @@ class LorentzPooling(CurvatureReader):
         keep_radius: See there.
     """
 
+    __module__ = "hyperseek.models"  # what modules.json calls it
     config_keys = ("size", "pooling", "power", "saturation", "keep_radius")  # type: ignore[assignment]  # a list there
 
     def __init__(
@@ -99,6 +138,102 @@ class LorentzPooling(CurvatureReader):
     def get_embedding_dimension(self) -> int:
         """Return how many coordinates a point has, time included."""
         return self.size
+
+
+class LorentzPoints(CurvatureReader):
+    """Turn the points of a fully hyperbolic encoder into rows of the query or the document side.
+
+    Reads `sentence_embedding`, `(N, d)` points, and `radius_squared`; writes `sentence_embedding`.
+
+    Args:
+        size: Coordinates of a point, time included.
+        distance: What points are compared by: `"geodesic"`, `"squared_lorentz"` or `"lorentz_inner"`. All rank alike.
+        output_dimension: Of the points that are handed out, cut and lifted again; None for all, `size - 1`.
+
+    Raises:
+        InputError: There are not so many dimensions.
+        UnknownNameError: There is no such distance.
+    """
+
+    __module__ = "hyperseek.models"  # what modules.json calls it
+    config_keys = ("size", "distance", "output_dimension")  # type: ignore[assignment]  # the base class declares a list, and only iterates
+    forward_kwargs = {"task"}  # noqa: RUF012  # as the base class declares it
+    reads_tokens = False
+
+    def __init__(self, size: int, distance: Distance = "geodesic", *, output_dimension: int | None = None) -> None:
+        super().__init__()
+        if distance not in SIMILARITIES:
+            raise UnknownNameError("distance of points", distance, SIMILARITIES)
+        self.size = size
+        self.distance = distance
+        self.output_dimension = size - 1
+        self.shorten(size - 1 if output_dimension is None else output_dimension)
+
+    @property
+    def space(self) -> Space:
+        """The geometry of the points, with the curvature as it is now."""
+        return Space("lorentz", self.output_dimension, self.curvature.radius_squared, SIMILARITIES[self.distance])
+
+    @property
+    def base_space(self) -> Space:
+        """The geometry in which losses that ask for the trunk's own opinion compare its points' coordinates."""
+        return Space("cosine", self.size)
+
+    def on_model_ready(self, model: nn.Module) -> None:
+        """Look for the curvature, and refuse a model that would cut points off their hyperboloid."""
+        super().on_model_ready(model)
+        refuse_truncation(model)
+
+    def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Replace `sentence_embedding` by rows.
+
+        Args:
+            features: With `sentence_embedding`, `(N, d)` points.
+            task: `"query"`, `"document"`, or anything else for the logarithmic map.
+            **kwargs: Ignored.
+
+        Returns:
+            The features.
+        """
+        points = features["sentence_embedding"]
+        if self.output_dimension < self.size - 1:
+            points = lorentz_from_space(points[..., 1 : self.output_dimension + 1], self.radius_squared(features))
+        if task == "query":
+            points = flip_time(points)
+        elif task != "document":
+            points = lorentz_logmap0(points, self.radius_squared(features))
+        features["sentence_embedding"] = points
+        return features
+
+    def points(self, rows: Tensor) -> Points:
+        """Return the points of `(N, d)` rows of the document side; differentiable, in the curvature too."""
+        return document_points(rows, self.space, self.curvature)
+
+    def scorer(self, rows: Tensor) -> LinearScorer:
+        """Return the scorer of `(Q, d)` rows of the query side; differentiable, in the curvature too."""
+        return query_scorer(rows, self.space, self.curvature, self.distance)
+
+    def diagnostics(self) -> dict[str, Tensor]:
+        """Return what a training run should log: R²."""
+        return {"radius_squared": self.curvature().detach()}
+
+    def shorten(self, dimension: int) -> None:
+        """Hand out only the first dimensions, lifted again: what a model trained with `losses.matryoshka` is made for.
+
+        Args:
+            dimension: At most the encoder's. Do this before anything is encoded, and save the model under another
+                name: its points are those of another space.
+
+        Raises:
+            InputError: There are not so many.
+        """
+        if not 1 <= dimension < self.size:
+            raise InputError(f"the dimension must be 1 to {self.size - 1}, the encoder's own, not {dimension}")
+        self.output_dimension = dimension
+
+    def get_embedding_dimension(self) -> int:
+        """Return how many coordinates a point has, time included."""
+        return self.output_dimension + 1
 
 
 def pooling_module(pooler: LorentzPooler, size: int) -> LorentzPooling:
@@ -134,18 +269,6 @@ def transformer_module(encoder: LorentzEncoder, tokenizer: PreTrainedTokenizerBa
         return LorentzTransformer(folder)
 
 
-# What a recipe may say of an encoder that is hyperbolic already; the rest is about the lift of one that is not.
-_SAID = (
-    "distance",
-    "output_dimension",
-    "trainable_curvature",
-    "pooling",
-    "pooling_power",
-    "pooling_saturation",
-    "pooling_keep_radius",
-)
-
-
 def lorentz_model(
     trunk: LorentzTransformer, pooling: LorentzPooling, *, distance: Distance = "geodesic", **options: Any
 ) -> SentenceTransformer:
@@ -162,68 +285,3 @@ def lorentz_model(
     """
     modules: list[nn.Module] = [trunk, pooling, LorentzPoints(pooling.size, distance)]
     return SentenceTransformer(modules=modules, similarity_fn_name="dot", **options)
-
-
-def load_lorentz_encoder(
-    location: str, *, device: str | None = None, revision: str | None = None
-) -> SentenceTransformer:
-    """Load what pre-training saved, an encoder with its tokenizer, as the trunk of a retriever.
-
-    Args:
-        location: Folder or Hub name of a `LorentzEncoder` or `LorentzForMaskedLM`.
-        device: Where to put it; None takes a GPU if there is one.
-        revision: Branch, tag or commit on the Hub.
-
-    Returns:
-        The model, with the pooling that the configuration names, or `cls`.
-    """
-    encoder = LorentzEncoder.from_pretrained(location, revision=revision)
-    trunk = LorentzTransformer(location, model_kwargs={"revision": revision}, processor_kwargs={"revision": revision})
-    size = trunk.get_embedding_dimension()
-    pooling = LorentzPooling(size) if encoder.pooler is None else pooling_module(encoder.pooler, size)
-    return lorentz_model(trunk, pooling, device=device)
-
-
-def with_options(encoder: LorentzTransformer, pooling: nn.Module, config: LorentzConfig) -> list[nn.Module]:
-    """Return the modules of a fully hyperbolic retriever with the options of a recipe.
-
-    Args:
-        encoder: The trunk, as it was loaded.
-        pooling: The pooling it was loaded with.
-        config: What the recipe says; its distance, its pooling of points, and whether the curvature is trained.
-
-    Returns:
-        The encoder itself, its pooling or a new one, and the step to points.
-
-    Raises:
-        ConfigError: The recipe says something of the lift, of which there is none.
-    """
-    default = LorentzConfig()
-    said = [name for name in LorentzConfig.model_fields if getattr(config, name) != getattr(default, name)]
-    meaningless = [name for name in said if name not in _SAID]
-    if meaningless or config.distance not in SIMILARITIES or (config.pooling and config.point_pooling is None):
-        wrong = ", ".join(meaningless) or f"distance {config.distance} with pooling {config.pooling}"
-        raise ConfigError(
-            f"this trunk is hyperbolic from its embeddings on and needs no lift: under lorentz, {wrong} means nothing; "
-            f"what can be said is {', '.join(_SAID)}, with a hyperbolic distance and a pooling hyp_..."
-        )
-    size = encoder.get_embedding_dimension()
-    if config.trainable_curvature:
-        train_curvature(encoder)
-    if config.point_pooling is not None:
-        pooling = LorentzPooling(
-            size,
-            config.point_pooling,
-            power=config.pooling_power,
-            saturation=config.pooling_saturation,
-            keep_radius=config.pooling_keep_radius,
-        )
-    return [encoder, pooling, LorentzPoints(size, config.distance, output_dimension=config.output_dimension)]
-
-
-def train_curvature(encoder: LorentzTransformer) -> None:
-    """Make the curvature of an encoder, which it keeps, a parameter."""
-    old, config = encoder.model.curvature, encoder.model.config
-    least, most = old.bounds
-    encoder.model.curvature = Curvature(old.radius_squared, trainable=True, least=least, most=most)
-    config.trainable_curvature = True

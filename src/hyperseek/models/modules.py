@@ -1,22 +1,68 @@
-"""Saving models whole: modules, their weights with checksums, and the width of a route."""
+"""The modules that models are made of: what the last ones of a route may answer, and how a model is saved.
+
+A model is a stack of sentence-transformers modules. The rest of the library asks a route's modules the questions below
+and never what class they are, so a module of any family, or of another package, takes part by answering them:
+
+| module | attribute or method | without it |
+|---|---|---|
+| the last of a query route | `scorer(rows)`, see `CompilesQueries` | a query is a point |
+| the last of a document route | `points(rows)` and `space`, see `PlacesDocuments` | the container says the space |
+| the last of a route | `base_space`: the space of the vectors that it starts from | the model's own space |
+| the last of a document route | `diagnostics()`: 0-dim tensors by name, logged in training | nothing is logged |
+| any | `reads_tokens`: whether it reads token states, not only the text's vector | it is taken to read them |
+| any | `blending()`, see `Blends` | its weights are interpolated |
+| the first of a route | `only_family`: the one family whose heads can read its states | all families are tried |
+"""
 
 from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, runtime_checkable
 
-from sentence_transformers import SentenceTransformer
+from sentence_transformers.base import BaseModel
 from sentence_transformers.base.modules import Module
-from torch import nn
+from torch import Tensor, nn
 
 from hyperseek._files import add_checksum, take_umask, writing
 from hyperseek.errors import ModelError
+from hyperseek.scoring import Points, Scorer, Space
 
 
-def save_model(model: SentenceTransformer, path: str | os.PathLike[str]) -> None:
+@runtime_checkable
+class CompilesQueries(Protocol):
+    """The last module of a query route whose rows are more than points."""
+
+    def scorer(self, rows: Tensor) -> Scorer:
+        """Return the scorer that rows `(Q, numbers)` of `sentence_embedding` stand for; differentiable."""
+
+
+@runtime_checkable
+class PlacesDocuments(Protocol):
+    """The last module of a document route that knows the space of its points."""
+
+    @property
+    def space(self) -> Space:
+        """The space of its points."""
+
+    def points(self, rows: Tensor) -> Points:
+        """Return the points that rows `(N, numbers)` of `sentence_embedding` stand for; differentiable."""
+
+
+@runtime_checkable
+class Blends(Protocol):
+    """A module that can be moved between its start and what training made of it without touching its weights."""
+
+    def blending(self) -> Callable[[float], None] | None:
+        """Return a function that goes to a share of what was learned: 0 is the start, 1 the module as it is now.
+
+        None stands for a module whose weights must be interpolated like all others.
+        """
+
+
+def save_model(model: BaseModel, path: str | os.PathLike[str]) -> None:
     """Write a model into a folder that may hold other things.
 
     Args:

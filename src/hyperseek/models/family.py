@@ -1,0 +1,296 @@
+"""Families of models: what stands behind a trunk, how it is built, recognised and opened.
+
+A family is one file or folder in `models/families`, or a class of another package, registered under the name that a
+recipe gives as `model.family`. Nothing outside a family asks which family a model is of: what distinguishes models is
+answered by their modules (`models/modules.py`) and spaces.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+
+from pydantic import Field, model_validator
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
+from sentence_transformers.sentence_transformer.modules.pooling import PoolingMode
+from torch import nn
+
+from hyperseek._config import Config, OpenConfig, meaningless
+from hyperseek._registry import Registry
+from hyperseek.errors import ConfigError, InputError, shown
+from hyperseek.models.retriever import Retriever
+
+if TYPE_CHECKING:
+    from hyperseek.models.model_files import ModelFiles
+
+
+class Family:
+    """Base of all families. An instance has no state.
+
+    Attributes:
+        config: Configuration of the family's own options, a section of `ModelConfig`; None for no options.
+        section: Name of that section; None takes the family's.
+        default_section: Whether a model of this family has the section even where a recipe leaves it out. If not, the
+            section asks for a part of the model, and is refused with another family.
+        copies_head: Whether `copy_head` is there, for `ModelConfig.head_from`.
+        modules: The family's own modules, which `load` builds from a saved model without trusting its code. In
+            `modules.json` they are called `MODULE.CLASS`, by their `__module__`, which should be a public place.
+        former_names: What earlier versions called them in `modules.json`.
+    """
+
+    config: ClassVar[type[Config] | None] = None
+    section: ClassVar[str | None] = None
+    default_section: ClassVar[bool] = True
+    copies_head: ClassVar[bool] = False
+    modules: ClassVar[tuple[type[nn.Module], ...]] = ()
+    former_names: ClassVar[Mapping[str, type[nn.Module]]] = {}
+
+    @classmethod
+    def module_names(cls) -> dict[str, type[nn.Module]]:
+        """Return the family's own modules by every name that a saved model may give them."""
+        return {f"{module.__module__}.{module.__name__}": module for module in cls.modules} | dict(cls.former_names)
+
+    def check(self, config: ModelConfig) -> None:
+        """Raise ValueError where a recipe says something that means nothing for this family.
+
+        Args:
+            config: With this family, its section validated.
+        """
+
+    def build(self, trunk: Retriever, document_trunk: Retriever, config: ModelConfig) -> Retriever:
+        """Build a model behind a trunk. Lengths and prompts of the recipe are set afterwards.
+
+        Args:
+            trunk: The trunk of queries; the model takes over its modules.
+            document_trunk: The trunk of documents; `trunk` itself where both sides share one.
+            config: The recipe's section `model`.
+
+        Returns:
+            The new model, whose `source` is `config.trunk`.
+
+        Raises:
+            ConfigError: The trunk is of a kind that this family cannot follow.
+        """
+        raise NotImplementedError
+
+    def copy_head(self, source: Retriever, target: Retriever) -> None:
+        """Copy the weights of the head of one model of this family to another, for `ModelConfig.head_from`.
+
+        Args:
+            source: The model that has been trained.
+            target: As `build` made it.
+
+        Raises:
+            ConfigError: `source` is not of this family, or its head has other sizes.
+        """
+        raise NotImplementedError
+
+    def recognises(self, files: ModelFiles) -> bool:
+        """Return whether `load` opens a model.
+
+        Only models that are not plain sentence-transformers stacks are asked about: those with a container of another
+        kind, and those without `modules.json`.
+
+        Args:
+            files: The model's small files.
+        """
+        return False
+
+    def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> Retriever:
+        """Open a model that `recognises` said yes to.
+
+        Args:
+            files: Where it is, and in which revision.
+            source: The name that the user gave, for the retriever.
+            device: Where to put it; None takes a GPU if there is one.
+            trust_remote_code: Whether code that comes with the model may run.
+
+        Returns:
+            The model.
+        """
+        raise NotImplementedError
+
+
+def _check_family(name: str, value: Any) -> None:
+    if not (isinstance(value, type) and issubclass(value, Family)):
+        raise InputError(f"the family {name!r} must be a subclass of hyperseek.models.Family, not {shown(value)}")
+    section = value.section or name
+    if section in ModelConfig.model_fields or section in map(_section_of, _OWN):
+        raise InputError(f"the section {section!r} of the family {name!r} is taken; choose another")
+
+
+_OWN = {
+    "dense": "hyperseek.models.families.dense:Dense",
+    "late": "hyperseek.models.families.late:Late",
+    "lorentz": "hyperseek.models.families.lorentz.family:Lorentz",
+    "qnet": "hyperseek.models.families.qnet:QNet",
+}
+families: Registry[type[Family]] = Registry("family", "hyperseek.families", _OWN, check=_check_family)
+"""All families by name: ours, and those that other packages register."""
+
+register_family = families.register
+
+
+class _Sections(Mapping[str, type[Config]]):
+    """Sections of all families; a family is imported only when its section is asked for."""
+
+    def __getitem__(self, name: str) -> type[Config]:
+        near = [name] if name in families else list(families)
+        for family in near:
+            if _section_of(family) == name and (config := families[family].config) is not None:
+                return config
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return (_section_of(name) for name in families if families[name].config is not None)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+def _section_of(family: str) -> str:
+    return families[family].section or family
+
+
+class ModelConfig(OpenConfig):
+    """What model a recipe starts from.
+
+    Besides the fields below it takes the section of every family (`qnet`, `lorentz`, `late`, and `linear` of the family
+    `dense`). Only the section of the named family is read and kept; others are validated and left out, so that recipes
+    of one base may differ in the family alone.
+
+    Attributes:
+        trunk: Path or name of an encoder, or `"minilm"`; or of a complete retriever to be trained further.
+        family: Name of a registered family. `"dense"`: queries are vectors. `"qnet"`: queries are small networks.
+            `"lorentz"`: queries and documents are points of a hyperbolic space. `"late"`: queries and documents are a
+            vector per token. None takes the trunk as it is.
+        document_trunk: Path or name of another encoder for documents; None shares one trunk between both sides.
+        pooling: `cls`, `mean`, `lasttoken` ...; None takes the trunk's own.
+        normalize: Scale vectors to norm 1; None takes the trunk's own habit.
+        prompts: Texts put before queries and documents: `{"query": ..., "document": ...}`.
+        query_length: Most tokens of a query; None takes the trunk's.
+        document_length: Most tokens of a document; None takes the trunk's.
+        head_from: A model of the same family whose head is copied onto this trunk (the reproduction's
+            `hypernetwork_checkpoint_path`).
+    """
+
+    trunk: str
+    family: str | None = None
+    document_trunk: str | None = None
+    pooling: str | None = None
+    normalize: bool | None = None
+    prompts: dict[Literal["query", "document"], str] = Field(default_factory=dict)
+    query_length: int | None = Field(default=None, ge=1)
+    document_length: int | None = Field(default=None, ge=1)
+    head_from: str | None = None
+
+    @classmethod
+    def registered(cls) -> Mapping[str, type[Config]]:
+        """Return the sections of all families by name."""
+        return _Sections()
+
+    @property
+    def options(self) -> Any:
+        """The section of the family that is named; None where it has none."""
+        return None if self.family is None else self.section(_section_of(self.family))
+
+    @model_validator(mode="after")
+    def _check_family(self) -> ModelConfig:
+        kind = None if self.family is None else families[self.family]
+        self._keep_own_section(kind)
+        if kind is None:
+            unread = [name for name in ("document_trunk", "pooling", "normalize") if getattr(self, name) is not None]
+            if unread:
+                raise meaningless(unread[0], "with a family; without one the trunk is taken as it is")
+        if self.head_from is not None and not (kind and kind.copies_head):
+            able = [name for name in families if families[name].copies_head]
+            raise ValueError(f"head_from needs family: {' or '.join(able)}")
+        if kind is not None:
+            kind().check(self)
+        return self
+
+    def _keep_own_section(self, kind: type[Family] | None) -> None:
+        sections = cast("dict[str, Any]", self.__pydantic_extra__)  # changed in place: the configuration is frozen
+        own = None if self.family is None else _section_of(self.family)
+        for name in [name for name in sections if name != own]:
+            owner = next(family for family in families if _section_of(family) == name)
+            if sections.pop(name) is not None and not families[owner].default_section:
+                raise ValueError(f"{name} needs family: {owner}")
+        if own is not None and sections.get(own) is None:
+            sections.pop(own, None)
+            if kind is not None and kind.config is not None and kind.default_section:
+                sections[own] = kind.config()
+
+
+def encoder_modules(trunk: Retriever, config: ModelConfig, *, unit: bool = False) -> tuple[list[nn.Module], bool]:
+    """Return the modules that turn a text into one vector: trunk, pooling and normalisation.
+
+    Args:
+        trunk: Where they come from.
+        config: May choose another pooling, and whether vectors have norm 1.
+        unit: Whether vectors of norm 1 are wanted where the trunk compares by the cosine and the recipe does not say.
+
+    Returns:
+        The modules, and whether vectors come out with norm 1.
+
+    Raises:
+        ConfigError: The trunk is not of a kind that can be pooled so.
+    """
+    modules = trunk.route("document")
+    if config.pooling is not None:
+        first = transformer_of(trunk, "pooling can be chosen")
+        modules = [first, Pooling(first.get_embedding_dimension(), cast("PoolingMode", config.pooling))]
+    normalised = isinstance(modules[-1], Normalize)
+    by_cosine = trunk.model.similarity_fn_name == "cosine"
+    habit = normalised or (by_cosine and (unit or config.pooling is not None))
+    wanted = habit if config.normalize is None else config.normalize
+    modules = modules[:-1] if normalised else modules
+    return [*modules, Normalize()] if wanted else modules, wanted
+
+
+def transformer_of(trunk: Retriever, what: str) -> Transformer:
+    """Return the transformer that a trunk begins with.
+
+    Args:
+        trunk: The trunk.
+        what: What it is needed for, for the message, as in `"pooling can be chosen"`.
+
+    Returns:
+        The module.
+
+    Raises:
+        ConfigError: It begins with something else, such as static embeddings.
+    """
+    first = trunk.route("document")[0]
+    if not isinstance(first, Transformer):
+        raise ConfigError(f"{what} for transformer trunks only, not for a {type(first).__name__}")
+    transformer: Transformer = first
+    return transformer
+
+
+def joined(
+    query_modules: list[nn.Module], document_modules: list[nn.Module], trunk: Retriever, similarity: str | None = None
+) -> Retriever:
+    """Put two routes into one model.
+
+    Args:
+        query_modules: The route of queries.
+        document_modules: The route of documents; modules that are the same object are shared.
+        trunk: Gives device, prompts, source and, where `similarity` is None, the similarity.
+        similarity: How sentence-transformers compares vectors.
+
+    Returns:
+        The model.
+    """
+    modules = query_modules
+    if [id(module) for module in query_modules] != [id(module) for module in document_modules]:
+        modules = [Router.for_query_document(query_modules, document_modules)]  # type: ignore[arg-type]
+    model = SentenceTransformer(
+        modules=modules,
+        device=str(trunk.device),
+        prompts={side: prompt or "" for side, prompt in trunk.model.prompts.items()},
+        similarity_fn_name=similarity or trunk.model.similarity_fn_name,  # type: ignore[arg-type]
+    )
+    return Retriever(model, source=trunk.source)

@@ -1,0 +1,78 @@
+"""Late interaction built behind a trunk from a recipe's section."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sentence_transformers import MultiVectorEncoder
+
+from hyperseek.errors import ConfigError
+from hyperseek.models import LateRetriever, ModelConfig, build, load
+from hyperseek.scoring import Space
+
+TEXTS = ["the cat and the dog", "a small neural network " * 8, "sea", "what is the name of the song"]
+QUERIES = ["who is the author of the book", "neural search"]
+
+
+def config(trunk: str, late: dict[str, Any] | None = None, **options: Any) -> ModelConfig:
+    return ModelConfig.from_mapping({"trunk": trunk, "family": "late", "late": late or {}, **options})
+
+
+def test_a_map_as_wide_as_the_trunk_starts_with_the_trunks_own_similarities(tiny_encoder: str) -> None:
+    mapped = build(config(tiny_encoder, {"dimension": 32}), device="cpu")
+    bare = build(config(tiny_encoder, {"dimension": None}), device="cpu")
+    points = {name: model.encode_documents(TEXTS, dtype="float32") for name, model in (("m", mapped), ("b", bare))}
+    assert not torch.allclose(points["m"].vectors, points["b"].vectors)
+    torch.testing.assert_close(
+        mapped.compile(QUERIES).score(points["m"]), bare.compile(QUERIES).score(points["b"]), atol=1e-4, rtol=1e-4
+    )
+    torch.testing.assert_close(points["m"].vectors.norm(dim=1), torch.ones(len(points["m"].vectors)))
+    drawn = build(config(tiny_encoder, {"dimension": 32, "start": "normal", "seed": 3}), device="cpu")
+    again = build(config(tiny_encoder, {"dimension": 32, "start": "normal", "seed": 3}), device="cpu")
+    assert torch.equal(drawn.model[1].linear.weight, again.model[1].linear.weight)
+
+
+def test_a_built_model_is_saved_and_loaded_here_and_in_sentence_transformers(tiny_encoder: str, tmp_path: Path) -> None:
+    expansion = {"length": 12, "attend": True}
+    late = {"dimension": 8, "similarity": "meanmaxsim", "query_expansion": expansion, "skipped": ["the"]}
+    prompts = {"query": "query ", "document": "text "}
+    built = build(config(tiny_encoder, late, document_length=16, prompts=prompts), device="cpu")
+    assert isinstance(built, LateRetriever)
+    assert built.space == Space("tokens", 8)
+    protocol = built.protocol()
+    assert protocol["max_length"] == {"query": 12, "document": 16}
+    assert protocol["prompts"] == prompts
+    built.save(tmp_path)
+    loaded, plain = load(tmp_path, device="cpu"), MultiVectorEncoder(str(tmp_path), device="cpu")
+    points = built.encode_documents(TEXTS, dtype="float32")
+    assert points.lengths[0] == 6  # [CLS] text cat and dog [SEP], without both "the"
+    scores = built.compile(QUERIES).score(points)
+    torch.testing.assert_close(loaded.compile(QUERIES).score(loaded.encode_documents(TEXTS, dtype="float32")), scores)
+    theirs = plain.similarity(plain.encode_query(QUERIES), plain.encode_document(TEXTS))
+    torch.testing.assert_close(theirs, scores, atol=1e-5, rtol=1e-5)
+    assert loaded.fingerprint == built.fingerprint
+
+
+def test_punctuation_is_a_short_form(tiny_encoder: str) -> None:
+    assert config(tiny_encoder, {"skipped": "punctuation"}).options.skipped[:3] == ("!", '"', "#")
+
+
+@pytest.mark.parametrize(
+    ("late", "options", "message"),
+    [
+        ({}, {"document_trunk": "x"}, "leave document_trunk out"),
+        ({}, {"pooling": "mean"}, "leave pooling out"),
+        ({"query_expansion": {"length": 9}}, {"query_length": 8}, "query_length is 8"),
+        ({"query_expansion": {"token": "nonsense"}}, {}, "does not fit the trunk"),
+        ({"dimension": 0}, {}, "late.dimension"),
+        ({"dimensions": 8}, {}, "did you mean 'dimension'"),
+    ],
+)
+def test_what_does_not_fit_is_refused(
+    tiny_encoder: str, late: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build(config(tiny_encoder, late, **options), device="cpu")
