@@ -88,13 +88,16 @@ class Family:
         raise NotImplementedError
 
     def recognises(self, files: ModelFiles) -> bool:
-        """Return whether `load` opens a model.
+        """Say whether `load` opens a model.
 
         Only models that are not plain sentence-transformers stacks are asked about: those with a container of another
         kind, and those without `modules.json`.
 
         Args:
             files: The model's small files.
+
+        Returns:
+            True where the model is of this family.
         """
         return False
 
