@@ -38,7 +38,6 @@ PENDING: dict[str, str] = {
     ),
     "hyperseek.index": "CACHE_BYTES Estimate check_model estimate read_docs stored_documents",
     "hyperseek.mining": "CrossEncoderTeacher RetrieverTeacher bm25_run load_teacher",
-    "hyperseek.models": "LorentzHead LorentzPooling LorentzTransformer is_hyprag resolve_name",
     "hyperseek.plan": "AUTO EXACT NOTHING as_plan fuse",
     "hyperseek.pretraining": (
         "Masker TextSource TokenCache TokenRows build_masked_lm get_tokenizer make_tokenizer open_texts "

@@ -130,7 +130,7 @@ class OpenConfig(Config):
     model_config = ConfigDict(extra="allow")
 
     @classmethod
-    def registered(cls) -> Mapping[str, type[Config]]:
+    def registered(cls) -> Mapping[str, type[BaseModel]]:
         """Return the sections that may be given: configuration classes by name."""
         raise NotImplementedError
 
@@ -347,7 +347,7 @@ def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[s
     return [*getattr(current, "model_fields", {}), *_sections_of(current)]
 
 
-def _sections_of(model: Any) -> Mapping[str, type[Config]]:
+def _sections_of(model: Any) -> Mapping[str, type[BaseModel]]:
     return model.registered() if isinstance(model, type) and issubclass(model, OpenConfig) else {}
 
 

@@ -21,10 +21,10 @@ from hyperseek.models import (
     LorentzEncoder,
     LorentzForMaskedLM,
     import_hyprag,
-    is_hyprag,
     load,
     read_hyprag,
 )
+from hyperseek.models.importers.hyprag import is_hyprag
 
 CLOSE = {"rtol": 2e-5, "atol": 2e-5}
 Tensors = dict[str, Tensor]

@@ -32,7 +32,8 @@ def convert(
     ] = None,
 ) -> None:
     """Turn a checkpoint of the original Hypencoder, of BE-base or of HypRAG into a hyperseek model."""
-    from hyperseek.models import import_hypencoder, import_hyprag, is_hyprag
+    from hyperseek.models import import_hypencoder, import_hyprag
+    from hyperseek.models.importers.hyprag import is_hyprag
 
     lengths = {"query_length": query_length, "document_length": document_length}
     options: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}

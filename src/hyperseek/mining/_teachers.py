@@ -135,7 +135,7 @@ def load_teacher(
         ModelError: There is no such model, or it cannot be read.
         InputError: It is a classifier of several labels.
     """
-    from hyperseek.models import load, resolve_name
+    from hyperseek.models.loading import load, resolve_name
 
     location = resolve_name(path_or_name)
     if _is_classifier(location):

@@ -16,13 +16,24 @@ from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfi
 from hyperseek.models.families.lorentz.head import LorentzHead
 from hyperseek.models.families.lorentz.transformer import LorentzPoints, LorentzPooling, LorentzTransformer
 from hyperseek.models.families.qnet import PaddedMeanPooling, QNetConfig, QNetHead
-from hyperseek.models.family import Family, ModelConfig, families, register_family
+from hyperseek.models.family import (
+    Family,
+    ModelConfig,
+    encoder_modules,
+    families,
+    join_routes,
+    register_family,
+    transformer_of,
+)
 from hyperseek.models.importers.hypencoder import import_hypencoder
-from hyperseek.models.importers.hyprag import import_hyprag, is_hyprag, read_hyprag
-from hyperseek.models.loading import load, resolve_name
+from hyperseek.models.importers.hyprag import import_hyprag, read_hyprag
+from hyperseek.models.loading import load
+from hyperseek.models.modules import Blends, CompilesQueries, PlacesDocuments, SavedModule, route_width
 from hyperseek.models.retriever import Retriever
 
 __all__ = [
+    "Blends",
+    "CompilesQueries",
     "Family",
     "LateConfig",
     "LateRetriever",
@@ -38,16 +49,20 @@ __all__ = [
     "LorentzTransformer",
     "ModelConfig",
     "PaddedMeanPooling",
+    "PlacesDocuments",
     "QNetConfig",
     "QNetHead",
     "Retriever",
+    "SavedModule",
     "build",
+    "encoder_modules",
     "families",
     "import_hypencoder",
     "import_hyprag",
-    "is_hyprag",
+    "join_routes",
     "load",
     "read_hyprag",
     "register_family",
-    "resolve_name",
+    "route_width",
+    "transformer_of",
 ]

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
-from pydantic import Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 from sentence_transformers.sentence_transformer.modules.pooling import PoolingMode
 from torch import nn
 
-from hyperseek._config import Config, OpenConfig, meaningless
+from hyperseek._config import OpenConfig, meaningless
 from hyperseek._registry import Registry
 from hyperseek.errors import ConfigError, InputError, shown
 from hyperseek.models.retriever import Retriever
@@ -30,7 +30,7 @@ class Family:
     """Base of all families. An instance has no state.
 
     Attributes:
-        config: Configuration of the family's own options, a section of `ModelConfig`; None for no options.
+        config: A pydantic model of the family's own options, a section of `ModelConfig`; None for no options.
         section: Name of that section; None takes the family's.
         default_section: Whether a model of this family has the section even where a recipe leaves it out. If not, the
             section asks for a part of the model, and is refused with another family.
@@ -40,7 +40,7 @@ class Family:
         former_names: What earlier versions called them in `modules.json`.
     """
 
-    config: ClassVar[type[Config] | None] = None
+    config: ClassVar[type[BaseModel] | None] = None
     section: ClassVar[str | None] = None
     default_section: ClassVar[bool] = True
     copies_head: ClassVar[bool] = False
@@ -136,10 +136,10 @@ families: Registry[type[Family]] = Registry("family", "hyperseek.families", _OWN
 register_family = families.register
 
 
-class _Sections(Mapping[str, type[Config]]):
+class _Sections(Mapping[str, type[BaseModel]]):
     """Sections of all families; a family is imported only when its section is asked for."""
 
-    def __getitem__(self, name: str) -> type[Config]:
+    def __getitem__(self, name: str) -> type[BaseModel]:
         near = [name] if name in families else list(families)
         for family in near:
             if _section_of(family) == name and (config := families[family].config) is not None:
@@ -190,7 +190,7 @@ class ModelConfig(OpenConfig):
     head_from: str | None = None
 
     @classmethod
-    def registered(cls) -> Mapping[str, type[Config]]:
+    def registered(cls) -> Mapping[str, type[BaseModel]]:
         """Return the sections of all families by name."""
         return _Sections()
 
@@ -273,7 +273,7 @@ def transformer_of(trunk: Retriever, what: str) -> Transformer:
     return transformer
 
 
-def joined(
+def join_routes(
     query_modules: list[nn.Module], document_modules: list[nn.Module], trunk: Retriever, similarity: str | None = None
 ) -> Retriever:
     """Put two routes into one model.

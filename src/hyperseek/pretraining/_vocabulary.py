@@ -17,8 +17,7 @@ from hyperseek._files import locked, take_umask
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._folders import staged_folder
 from hyperseek.errors import ConfigError, DataError
-from hyperseek.models import resolve_name
-from hyperseek.models.loading import loading
+from hyperseek.models.loading import loading, resolve_name
 from hyperseek.pretraining._recipe import TRAIN_TOKENIZER, EncoderConfig, VocabularyConfig
 from hyperseek.pretraining._texts import TextSource
 

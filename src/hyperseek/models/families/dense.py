@@ -10,7 +10,7 @@ from sentence_transformers.base.modules import Dense as LinearMap
 
 from hyperseek._config import Config
 from hyperseek.errors import ConfigError
-from hyperseek.models.family import Family, ModelConfig, encoder_modules, joined
+from hyperseek.models.family import Family, ModelConfig, encoder_modules, join_routes
 from hyperseek.models.modules import route_width
 from hyperseek.models.retriever import Retriever
 
@@ -49,4 +49,4 @@ class Dense(Family):
             head = LinearMap(width, size, bias=False, activation_function=None, init_weight=torch.eye(size, width))
             queries = [*queries, head]
             documents = documents if linear.sides == "query" else [*documents, head]
-        return joined(queries, documents, trunk)
+        return join_routes(queries, documents, trunk)

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hyperseek._config import Config
 from hyperseek.errors import ConfigError, InputError, UnknownNameError
-from hyperseek.models.family import Family, ModelConfig, encoder_modules, joined, transformer_of
+from hyperseek.models.family import Family, ModelConfig, encoder_modules, join_routes, transformer_of
 from hyperseek.models.modules import SavedModule, route_width
 from hyperseek.models.retriever import Retriever
 from hyperseek.nn.hyper_head import HyperHead, Initialisation
@@ -274,7 +274,7 @@ class QNet(Family):
         )
         if query_unit != document_unit:
             raise ConfigError("a q-net needs both trunks to normalise their vectors, or neither; set normalize")
-        return joined([*queries, head] if options.warm_start else [first, head], documents, trunk, "dot")
+        return join_routes([*queries, head] if options.warm_start else [first, head], documents, trunk, "dot")
 
     def copy_head(self, source: Retriever, target: Retriever) -> None:
         """Copy a hyper-head; see `Family.copy_head`."""

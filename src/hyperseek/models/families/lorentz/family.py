@@ -19,7 +19,7 @@ from hyperseek.models.families.lorentz.transformer import (
     lorentz_model,
     pooling_module,
 )
-from hyperseek.models.family import Family, ModelConfig, encoder_modules, joined, transformer_of
+from hyperseek.models.family import Family, ModelConfig, encoder_modules, join_routes, transformer_of
 from hyperseek.models.modules import route_width
 from hyperseek.models.retriever import Retriever
 from hyperseek.nn.tangent_projection import Curvature
@@ -55,7 +55,7 @@ class Lorentz(Family):
         options: LorentzConfig = config.options
         modules = self._modules(trunk, config, options)
         similarity = "dot" if options.curved else options.distance
-        return joined(modules, modules, trunk, similarity)
+        return join_routes(modules, modules, trunk, similarity)
 
     def _modules(self, trunk: Retriever, config: ModelConfig, options: LorentzConfig) -> list[nn.Module]:
         modules = trunk.route("document")

@@ -1,0 +1,139 @@
+"""Families are registered: ours, and those of other packages, which need no change here."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import hyperseek
+from hyperseek.errors import ConfigError, InputError, UnknownNameError
+from hyperseek.models import Family, LateConfig, ModelConfig, QNetConfig, families, register_family
+
+ROOT = Path(__file__).parents[2]
+SOURCE = Path(hyperseek.__file__).parent
+SAVED = ROOT / "tests" / "fixtures" / "saved"
+RECIPE = """\
+model: {trunk: trunk, family: weighted, pooling: mean, normalize: true, weighted: {start: 0.5}}
+data: {sources: {toy: {source: "collection:train"}}}
+losses: {contrastive: {temperature: 0.1}}
+train: {max_steps: 3, batch_size: 4, learning_rate: 0.1, device: cpu, cache: {storage: float32, dtype: float32}}
+output: {report_to: []}
+"""
+SCRIPT = """\
+import torch, hyperseek
+from hyperseek.cli import app
+
+for command in (
+    ["train", "weighted.yaml", "--output", "model"],
+    ["encode", "model", "collection", "--index", "index", "--dtype", "float32"],
+    ["search", "index", "cat sea", "-k", "2"],
+):
+    app(["--quiet", *command], standalone_mode=False)
+model = hyperseek.load("model", device="cpu")
+head = model.route("query")[-1]
+assert type(head).__name__ == "Weights" and (head.weight - 0.5).abs().max() > 0.01, head.weight
+assert hyperseek.load("trunk", device="cpu").fingerprint == model.fingerprint  # which is of documents
+text = ["cat sea"]
+index = hyperseek.Index.open("index")
+points = index.model.encode_documents([index[hit.id].full_text for hit in index.search(text[0], k=2)], dtype="float32")
+scores = model.compile(text).score(points)[0]
+torch.testing.assert_close(scores, torch.tensor([hit.score for hit in index.search(text[0], k=2)]))
+print("model.families", *hyperseek.models.families)
+"""
+
+
+def guides_family() -> str:
+    """Return the family that the guide shows, as a module."""
+    return re.findall(r"```py\n(.*?)```", (ROOT / "docs" / "models.md").read_text(), re.DOTALL)[0]
+
+
+@pytest.fixture
+def installed(tmp_path: Path) -> Path:
+    """A folder as `pip install` leaves it: the family of the guide, with its entry points."""
+    folder = tmp_path / "site-packages"
+    info = folder / "weighted-1.0.dist-info"
+    info.mkdir(parents=True)
+    (folder / "weighted.py").write_text(guides_family())
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: weighted\nVersion: 1.0\n")
+    points = ("weighted = weighted:Weighted", "qnet = weighted:Weighted")  # the second has a name that is taken
+    (info / "entry_points.txt").write_text("\n".join(["[hyperseek.families]", *points]))
+    return folder
+
+
+def test_a_family_of_another_package_trains_encodes_and_searches(installed: Path, tmp_path: Path) -> None:
+    for name in ("trunk", "collection"):
+        shutil.copytree(SAVED / name, tmp_path / name, copy_function=shutil.copyfile)
+    (tmp_path / "weighted.yaml").write_text(RECIPE)
+    path = os.pathsep.join([str(SOURCE.parent), str(installed)])
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HYPERSEEK_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "model.families dense late lorentz qnet weighted\n" in done.stdout
+    assert "the entry point qnet = 'weighted:Weighted' of the package weighted is ignored" in done.stderr
+
+
+def test_a_taken_name_and_what_is_no_family_are_refused() -> None:
+    with pytest.raises(InputError, match="the name 'qnet' is taken by another family"):
+        register_family("qnet", Family)
+    with pytest.raises(InputError, match=r"must be a subclass of hyperseek\.models\.Family"):
+        register_family("mine", print)
+    for section in ("linear", "trunk"):
+        with pytest.raises(InputError, match=f"the section '{section}' .* is taken"):
+            register_family(section, Family)
+    assert sorted(families) == ["dense", "late", "lorentz", "qnet"]
+
+
+def test_only_the_section_of_the_named_family_is_kept() -> None:
+    values = {"trunk": "minilm", "qnet": {"depth": 2}, "late": {"dimension": 8}, "linear": None}
+    qnet = ModelConfig.from_mapping({**values, "family": "qnet"})
+    assert (qnet.options, qnet.model_extra) == (QNetConfig(depth=2), {"qnet": QNetConfig(depth=2)})
+    assert ModelConfig.from_mapping({**values, "family": "late"}).options == LateConfig(dimension=8)
+    assert ModelConfig.from_mapping({"trunk": "minilm", "family": "late"}).options == LateConfig()
+    assert ModelConfig.from_mapping({**values, "family": "dense"}).options is None
+    assert ModelConfig.from_mapping(qnet.model_dump(mode="json")) == qnet
+    with pytest.raises(ConfigError, match=r"late\.dimension"):
+        ModelConfig.from_mapping({**values, "family": "qnet", "late": {"dimension": -1}})
+
+
+def test_unknown_families_and_sections_name_the_known_ones() -> None:
+    with pytest.raises(ConfigError, match="unknown family 'qnt'; did you mean 'qnet'"):
+        ModelConfig.from_mapping({"trunk": "minilm", "family": "qnt"})
+    with pytest.raises(ConfigError, match="did you mean 'lorentz'"):
+        ModelConfig.from_mapping({"trunk": "minilm", "lorents": {}})
+    with pytest.raises(UnknownNameError, match="known: dense, late, lorentz, qnet"):
+        families["other"]
+
+
+def test_every_module_of_ours_is_saved_under_a_public_name() -> None:
+    names = {name: module for family in families.values() for name, module in family.module_names().items()}
+    public = {name for name in names if re.fullmatch(r"hyperseek\.models\.[A-Z]\w+", name)}
+    assert {name.rpartition(".")[2] for name in public} == {module.__name__ for module in names.values()}
+    assert all(getattr(hyperseek.models, name.rpartition(".")[2]) is names[name] for name in public)
+
+
+def test_nothing_outside_a_family_asks_which_one_it_is() -> None:
+    """No class of a family is named outside its home, and no configuration is asked for its family's name."""
+    homes = sorted((SOURCE / "models" / "families").rglob("*.py"))
+    nodes = [node for home in homes for node in ast.walk(ast.parse(home.read_text()))]
+    own = {node.name for node in nodes if isinstance(node, ast.ClassDef)}
+    allowed = {SOURCE / "models" / "__init__.py", *homes, *(SOURCE / "models" / "importers").glob("*.py")}
+    found = []
+    for path in sorted(set(SOURCE.rglob("*.py")) - allowed):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hyperseek.models"):
+                found += [f"{path.relative_to(SOURCE)}: {alias.name}" for alias in node.names if alias.name in own]
+            if isinstance(node, ast.Compare) and re.search(r"\bfamily\b.*['\"]", ast.unparse(node)):
+                found.append(f"{path.relative_to(SOURCE)}: {ast.unparse(node)}")
+    assert not found
