@@ -6,6 +6,7 @@ and never what class they are, so a module of any family, or of another package,
 | module | attribute or method | without it |
 |---|---|---|
 | the last of a query route | `scorer(rows)`, see `CompilesQueries` | a query is a point |
+| the same | `query_options`: types of options by name; it then has `scorer(rows, options)` | it takes none |
 | the last of a document route | `points(rows)` and `space`, see `PlacesDocuments` | the container says the space |
 | the last of a route | `base_space`: the space of the vectors that it starts from | the model's own space |
 | the last of a document route | `diagnostics()`: 0-dim tensors by name, logged in training | nothing is logged |
