@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import importlib
+import importlib.util
 import pkgutil
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -34,6 +36,8 @@ LAYERS = [
     "cli",
 ]
 LONGEST_FILE = 500
+# One name for one thing: files of different packages that do the same for theirs.
+NAMED_ALIKE = {"_build.py", "_estimate.py", "_recipe.py", "_run.py", "_search.py", "_sources.py", "_trainer.py"}
 
 
 def modules() -> list[Path]:
@@ -68,6 +72,28 @@ def test_files_stay_small() -> None:
     lines = {str(path.relative_to(SOURCE)): len(path.read_text().splitlines()) for path in modules()}
     assert len(lines) > len(LAYERS)
     assert not {path: count for path, count in lines.items() if count > LONGEST_FILE}
+
+
+def test_the_tree_is_within_its_limits() -> None:
+    spec = importlib.util.spec_from_file_location("tree", SOURCE.parent.parent / "benchmarks" / "tree.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tree = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tree)
+    counted = tree.structure()
+    above = {
+        name: items
+        for name, items in counted.items()
+        if (limit := limits(tree)[name]) is not None and len(items) > limit
+    }
+    assert not above
+    names = {item.split()[-1] for item in counted["base names that occur more than once"]}
+    assert names <= NAMED_ALIKE
+
+
+def limits(tree: ModuleType) -> dict[str, int | None]:
+    """Return the limits of `benchmarks/tree.py`, with those of the moment."""
+    return {**tree.LIMITS, "circles of imports": 2}
 
 
 def packages() -> list[str]:
