@@ -93,7 +93,7 @@ def test_the_tree_is_within_its_limits() -> None:
 
 def limits(tree: ModuleType) -> dict[str, int | None]:
     """Return the limits of `benchmarks/tree.py`, with those of the moment."""
-    return {**tree.LIMITS, "circles of imports": 2}
+    return {**tree.LIMITS, "circles of imports": 4}
 
 
 def packages() -> list[str]:
