@@ -37,7 +37,16 @@ LAYERS = [
 ]
 LONGEST_FILE = 500
 # One name for one thing: files of different packages that do the same for theirs.
-NAMED_ALIKE = {"_build.py", "_estimate.py", "_recipe.py", "_run.py", "_search.py", "_sources.py", "_trainer.py"}
+NAMED_ALIKE = {
+    "_build.py",
+    "_estimate.py",
+    "_recipe.py",
+    "_run.py",
+    "_search.py",
+    "_sources.py",
+    "_trainer.py",
+    "family.py",
+}
 
 
 def modules() -> list[Path]:
