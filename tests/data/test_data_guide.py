@@ -26,7 +26,7 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
             subprocess.run(["bash", "-ec", code], check=True, env=environment, capture_output=True)
     printed = capsys.readouterr().out
     assert "Soup Boil water. {'minutes': 5}" in printed
-    assert "broken.jsonl:2: id 'a' stands here a second time" in printed
+    assert "broken.jsonl:2: id 'a' appears a second time" in printed
     assert "1 {'duplicate_id': 1, 'missing_field': 1}" in printed
     assert "{'q1': {'d1': 1}} {'q1': {'d2': 2.0, 'd1': 0.5}}" in printed
     assert "{'teacher_above_margin': 1}" in printed

@@ -127,9 +127,9 @@ def test_what_is_empty_is_no_collection(beir):
 
 def test_duplicate_ids_in_memory():
     dataset = Dataset.from_records("twice", [DOCUMENTS[0], DOCUMENTS[0]], queries=[QUERIES[0], QUERIES[0]])
-    with pytest.raises(DataError, match="memory:2: id 'd1' stands here a second time"):
+    with pytest.raises(DataError, match="twice:2: id 'd1' appears a second time"):
         dataset.count()
-    with pytest.raises(DataError, match="memory:2: id 'q1' stands here a second time"):
+    with pytest.raises(DataError, match="twice:2: id 'q1' appears a second time"):
         dataset.queries()
 
 

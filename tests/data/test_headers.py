@@ -137,7 +137,7 @@ def test_columns_by_number(write_lines):
         (["docid\ttitle\tstory", "a\tb\tc"], {}, "no text; text_key can name one of"),
         (["id\ttext", "a\tb\tc"], {}, r":2: has 3 columns, needs 2: \['id', 'text'\]"),
         (["d1\tx", "\ty"], {}, ":2: 'id' must be a non-empty string"),
-        (["d1\tx", "d1\ty"], {}, ":2: id 'd1' stands here a second time"),
+        (["d1\tx", "d1\ty"], {}, ":2: id 'd1' appears a second time"),
         (["id\ttext"], {}, "holds no document"),
         ([], {}, "holds no document"),
         (["", "  ", "\t"], {}, "holds no document"),

@@ -66,7 +66,10 @@ def test_nothing_is_read_on_opening(write_lines):
 
 
 def test_missing(tmp_path):
-    with pytest.raises(DataError, match="no such file or folder; give a BEIR folder, a corpus file, 'ir_datasets:ID'"):
+    with pytest.raises(
+        DataError,
+        match=r"no such file or folder; give a BEIR folder, .* NAME:PLACE .*\(files, folder, hub, ir_datasets",
+    ):
         open_dataset(tmp_path / "nothing")
 
 
@@ -99,6 +102,22 @@ def test_arguments_that_do_not_go_together(beir):
     for source in (beir, "pydocs", "hub:any/name", "ir_datasets:cranfield"):
         with pytest.raises(InputError, match="brings its own queries"):
             open_dataset(source, queries=beir / "queries.jsonl")
+
+
+def test_one_grammar(beir, monkeypatch):
+    named = open_dataset(f"basket={beir}")
+    assert (named.name, named.fingerprint()) == ("basket", open_dataset(f"folder:{beir}").fingerprint())
+    with pytest.raises(InputError, match="names the split 'test', and a collection is opened whole; give 'pydocs'"):
+        open_dataset("pydocs:test")
+    with pytest.raises(InputError, match="is a table of training examples; give a collection"):
+        open_dataset("columns:pairs.jsonl")
+    with pytest.raises(InputError, match="pydocs knows its own fields; id_key, text_key and title_key"):
+        open_dataset("pydocs", text_key="body")
+    with pytest.raises(DataError, match=r"pydoc:numpy: no such file or folder; .*; did you mean 'pydocs'"):
+        open_dataset("pydoc:numpy")
+    monkeypatch.chdir(beir.parent)
+    (beir.parent / "hub").symlink_to(beir)
+    assert open_dataset("hub").name == "fruit"  # only pydocs is a source without a place
 
 
 def test_prepared_folder_is_recognised(tmp_path):

@@ -49,7 +49,7 @@ def test_hypencoder_golden_results(golden):
         ("q Q0 d2 1 high t", "bad_score", "the score must be a number, not 'high'"),
         ("q Q0 d2 1 nan t", "bad_score", "the score must be a number, not 'nan'"),
         ("q\tQ0\t\t1\t0.5\tt", "missing_field", "an id is empty"),
-        ("q Q0 d1 2 0.1 t", "duplicate_document", "document 'd1' stands a second time in the ranking of query 'q'"),
+        ("q Q0 d1 2 0.1 t", "duplicate_document", "document 'd1' appears a second time in the ranking of query 'q'"),
     ],
 )
 def test_bad_line(write_lines, line, reason, message):

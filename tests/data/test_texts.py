@@ -74,7 +74,7 @@ BAD_LINES = [
     ({"_id": True, "text": "x"}, "bad_field", "'_id' must be a non-empty string or a whole number, not True"),
     ({"_id": "b", "text": ["x"]}, "bad_field", "'text' of record 'b' must be a string, not ['x']"),
     ({"_id": "b", "text": "x", "title": 5}, "bad_field", "'title' of record 'b' must be a string, not 5"),
-    (GOOD, "duplicate_id", "id 'good' stands here a second time"),
+    (GOOD, "duplicate_id", "id 'good' appears a second time"),
 ]
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from hyperseek._documents import as_documents
 from hyperseek._fingerprint import fingerprint_json, fingerprint_texts
-from hyperseek.data._qrels_and_runs import Judgement, check_known, check_nested, collect_qrels, grade_of
+from hyperseek.data._qrels_and_runs import Judgement, check_known, check_nested, collect_qrels, grade_of, wrong_grade
 from hyperseek.data.reading import ErrorReport, Faults, OnError
-from hyperseek.errors import DataError, InputError, UnknownNameError, shown
+from hyperseek.errors import DataError, HyperseekError, InputError, UnknownNameError, brief, shown
 from hyperseek.types import Document, Qrels, Query
 
 
@@ -53,23 +54,44 @@ class Dataset:
     def from_records(
         cls,
         name: str,
-        documents: Iterable[Document],
+        documents: Records[Document],
         *,
-        queries: Iterable[Query] = (),
-        qrels: Mapping[str, Qrels] | None = None,
+        queries: Records[Query] = (),
+        qrels: Mapping[str, Qrels | Callable[[], Qrels]] | None = None,
     ) -> Dataset:
-        """Make a collection of records that are in memory.
+        """Make a collection of a program's own records.
 
         Args:
             name: Its short name.
-            documents: With unique ids.
-            queries: With unique ids.
-            qrels: Judgements by split.
+            documents: With unique ids, in any form that `Index.build` takes; or a function that returns them anew at
+                each call, so that they need not fit in memory.
+            queries: With unique ids; or a function that returns them.
+            qrels: Judgements by split; each may be a function that returns them.
 
         Returns:
             The collection.
         """
-        return cls(name, MemorySource(documents, queries, qrels or {}))
+        return cls(name, RecordsSource(documents, queries, qrels, name=name))
+
+    def reopened(
+        self, *, name: str | None = None, on_error: OnError | None = None, check: bool | None = None
+    ) -> Dataset:
+        """Return the same collection, read in another way.
+
+        Args:
+            name: Another short name; None keeps its own.
+            on_error: What happens at a bad record; None leaves it as it is.
+            check: Whether judgements of unknown queries and documents are bad records; None leaves it as it is.
+
+        Returns:
+            A new collection of the same records.
+        """
+        return Dataset(
+            name or self.name,
+            self._source,
+            on_error=on_error or self._on_error,
+            check=self._check if check is None else check,
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -224,6 +246,8 @@ def _plain(metadata: Mapping[str, Any]) -> str:
 
 
 _Record = TypeVar("_Record", Document, Query)
+Records: TypeAlias = Iterable[_Record] | Callable[[], Iterable[_Record]]
+"""Records, or a function that returns them anew at each call."""
 
 
 class Source(Protocol):
@@ -247,23 +271,33 @@ class Source(Protocol):
         ...
 
 
-class MemorySource:
-    """Records that are in memory.
+class RecordsSource:
+    """Records that a program has, or that functions of it read anew at each call.
 
     Args:
         documents: With unique ids.
         queries: With unique ids.
         qrels: Judgements by split.
+        name: What to call them in messages.
     """
 
-    def __init__(self, documents: Iterable[Document], queries: Iterable[Query], qrels: Mapping[str, Qrels]) -> None:
-        self._documents = tuple(as_documents(documents))
-        self._queries = tuple(_as_queries(queries))
-        if not isinstance(qrels, Mapping):
+    def __init__(
+        self,
+        documents: Records[Document],
+        queries: Records[Query] = (),
+        qrels: Mapping[str, Qrels | Callable[[], Qrels]] | None = None,
+        *,
+        name: str = "memory",
+    ) -> None:
+        self._name = name
+        self._documents: Any = documents if _is_reader(documents) else tuple(as_documents(documents))
+        self._queries: Any = queries if _is_reader(queries) else tuple(_as_queries(queries))
+        if not isinstance(qrels or {}, Mapping):
             raise InputError(f"judgements must be a mapping from splits to judgements, and not {shown(qrels)}")
-        for split, judged in qrels.items():
-            check_nested(judged, f"the judgements of split {shown(split)}")
-        self._qrels = dict(qrels)
+        self._qrels = dict(qrels or {})
+        for split, judged in self._qrels.items():
+            if not callable(judged):
+                check_nested(judged, f"the judgements of split {shown(split)}")
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -272,25 +306,51 @@ class MemorySource:
 
     def documents(self, faults: Faults) -> Iterator[Document]:
         """Stream the documents."""
-        return _unique(self._documents, faults)
+        return _unique(self._read(self._documents, as_documents), faults, self._name)
 
     def queries(self, faults: Faults) -> Iterator[Query]:
         """Stream the queries."""
-        return _unique(self._queries, faults)
+        return _unique(self._read(self._queries, _as_queries), faults, self._name)
 
     def judgements(self, split: str, faults: Faults) -> Iterator[Judgement]:
         """Stream the judgements of a split."""
-        for query_id, judged in self._qrels[split].items():
+        qrels = self._qrels[split]
+        if callable(qrels):
+            with self._foreign():
+                qrels = qrels()
+            check_nested(qrels, f"the judgements of split {shown(split)}")
+        for query_id, judged in qrels.items():
             for document_id, given in judged.items():
                 grade = grade_of(given)
                 if grade is None:
-                    message = f"query {query_id!r}, document {document_id!r}: a grade must be a whole number, not "
-                    faults.found("bad_grade", message + shown(given), path=f"qrels {split!r}")
+                    message = f"query {query_id!r}, document {document_id!r}: {wrong_grade(given)}"
+                    faults.found("bad_grade", message, path=f"qrels {split!r}")
                 else:
                     yield Judgement(query_id, document_id, grade, f"qrels {split!r}", None)
 
+    def _read(self, given: Any, convert: Callable[[Any], Iterator[Any]]) -> Iterator[Any]:
+        if not callable(given):
+            yield from given
+            return
+        with self._foreign():
+            yield from convert(given())
 
-def _as_queries(given: Iterable[Any]) -> Iterator[Query]:
+    @contextmanager
+    def _foreign(self) -> Iterator[None]:
+        """Turn what a program's function raises into an error of ours."""
+        try:
+            yield
+        except HyperseekError:
+            raise
+        except Exception as error:
+            raise DataError(f"cannot be read: {type(error).__name__}: {brief(error)}", path=self._name) from error
+
+
+def _is_reader(given: object) -> bool:
+    return callable(given) and not isinstance(given, Iterable)
+
+
+def _as_queries(given: Any) -> Iterator[Query]:
     """Turn what `as_documents` takes into queries; queries stay as they are."""
     if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
         given = (Document(one.id, one.text, "", one.metadata) if isinstance(one, Query) else one for one in given)
@@ -298,11 +358,11 @@ def _as_queries(given: Iterable[Any]) -> Iterator[Query]:
         yield Query(document.id, document.text, document.metadata)
 
 
-def _unique(records: Iterable[_Record], faults: Faults) -> Iterator[_Record]:
+def _unique(records: Iterable[_Record], faults: Faults, name: str) -> Iterator[_Record]:
     seen: set[str] = set()
     for position, record in enumerate(records, start=1):
         if record.id in seen:
-            faults.found("duplicate_id", f"id {record.id!r} stands here a second time", path="memory", line=position)
+            faults.found("duplicate_id", f"id {record.id!r} appears a second time", path=name, line=position)
         else:
             seen.add(record.id)
             yield record

@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from hyperseek._documents import TITLE_KEYS
-from hyperseek.data._qrels_and_runs import Judgement, grade_of
+from hyperseek.data._dataset import Dataset
+from hyperseek.data._qrels_and_runs import Judgement, grade_of, wrong_grade
+from hyperseek.data.open import SourceKind
 from hyperseek.data.reading import Faults
-from hyperseek.errors import DataError, HyperseekError, UnknownNameError, brief, require, shown
+from hyperseek.errors import DataError, HyperseekError, UnknownNameError, brief, require
 from hyperseek.types import Document, Query
 
 _BODY_KEYS = ("text", "body", "abstract")
@@ -84,10 +86,19 @@ class IrDatasetsSource:
         for line, record in enumerate(_records(self._entries[split].qrels_iter, self._identity), start=1):
             grade = grade_of(record.relevance)
             if grade is None:
-                message = f"the grade must be a whole number, not {shown(record.relevance)}"
-                faults.found("bad_grade", message, path=place, line=line)
+                faults.found("bad_grade", wrong_grade(record.relevance), path=place, line=line)
             else:
                 yield Judgement(record.query_id, record.doc_id, grade, place, line)
+
+
+def open_ir_datasets(identity: str) -> Dataset:
+    """Open an entry of the catalogue, as in `"beir/scifact/test"`."""
+    source = IrDatasetsSource(identity)
+    # Published judgements often name documents that the corpus does not hold.
+    return Dataset(source.name, source, check=False)
+
+
+IR_DATASETS = SourceKind(open_ir_datasets)
 
 
 def _records(start: Callable[[], Iterable[Any]], identity: str) -> Iterator[Any]:

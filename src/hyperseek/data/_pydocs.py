@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from hyperseek.data._dataset import MemorySource
+from hyperseek.data._dataset import Dataset, RecordsSource
 from hyperseek.data._qrels_and_runs import Judgement
+from hyperseek.data.open import SourceKind
 from hyperseek.data.reading import ErrorReport, Faults
 from hyperseek.errors import DataError
 from hyperseek.types import Document, Qrels, Query
@@ -40,7 +41,7 @@ class PydocsSource:
 
     def __init__(self, packages: Sequence[str] = ()) -> None:
         self._packages = tuple(packages)
-        self._collected: MemorySource | None = None
+        self._collected: RecordsSource | None = None
         self._report = ErrorReport()
 
     @property
@@ -62,7 +63,7 @@ class PydocsSource:
         """Stream the judgements of a split."""
         return self._collect().judgements(split, faults)
 
-    def _collect(self) -> MemorySource:
+    def _collect(self) -> RecordsSource:
         if self._collected is None:
             packages = (installed_package(name) for name in self._packages)
             docstrings = itertools.chain(standard_library(), *packages)
@@ -70,7 +71,23 @@ class PydocsSource:
         return self._collected
 
 
-def build_pydocs(docstrings: Iterable[Docstring]) -> tuple[MemorySource, ErrorReport]:
+def open_pydocs(packages: str) -> Dataset:
+    """Open the embedded corpus.
+
+    Args:
+        packages: Import names of installed packages to add, separated by commas; may be empty.
+
+    Returns:
+        The collection.
+    """
+    names = tuple(name for name in packages.split(",") if name)
+    return Dataset("-".join(("pydocs", *names)), PydocsSource(names))
+
+
+PYDOCS = SourceKind(open_pydocs, splits=SPLITS)
+
+
+def build_pydocs(docstrings: Iterable[Docstring]) -> tuple[RecordsSource, ErrorReport]:
     """Make a collection of docstrings.
 
     Args:
@@ -94,7 +111,7 @@ def build_pydocs(docstrings: Iterable[Docstring]) -> tuple[MemorySource, ErrorRe
         query = Query(f"q-{docstring.path}", summary, {"module": docstring.module})
         queries.append(query)
         qrels[split_of(docstring.module)][query.id] = {docstring.path: 1}
-    return MemorySource(documents, queries, qrels), report
+    return RecordsSource(documents, queries, qrels), report
 
 
 def split_of(module: str) -> str:

@@ -103,10 +103,7 @@ def write_qrels(qrels: Qrels, path: PathLike) -> None:
                 check_id(document_id, forbidden, path)
                 grade = grade_of(given)
                 if grade is None:
-                    raise InputError(
-                        f"query {query_id!r}, document {document_id!r}: a grade must be a whole number of at most "
-                        f"{LARGEST_GRADE}, and not {shown(given)}"
-                    )
+                    raise InputError(f"query {query_id!r}, document {document_id!r}: {wrong_grade(given)}")
                 cells = (query_id, document_id, grade) if beir else (query_id, 0, document_id, grade)
                 file.write(("\t" if beir else " ").join(map(str, cells)) + "\n")
 
@@ -176,6 +173,14 @@ def grade_of(value: object) -> int | None:
     return int(number)
 
 
+def wrong_grade(given: object) -> str:
+    """Return what is wrong with a grade that `grade_of` refuses."""
+    number = number_of(given)
+    if number is not None and number.is_integer():
+        return f"a grade must be from -{LARGEST_GRADE} to {LARGEST_GRADE}, and {shown(given)} is beyond"
+    return f"a grade must be a whole number, not {shown(given)}"
+
+
 def _from_columns(path: Path, faults: Faults) -> Iterator[Judgement]:
     places: tuple[int, int, int] | None = None
     columns = 0
@@ -194,8 +199,7 @@ def _from_columns(path: Path, faults: Faults) -> Iterator[Judgement]:
         query_id, document_id, given = (cells[place] for place in places)
         grade = grade_of(given)
         if grade is None:
-            message = f"the grade must be a whole number, not {shown(given)}"
-            faults.found("bad_grade", message, path=path, line=number)
+            faults.found("bad_grade", wrong_grade(given), path=path, line=number)
         elif not query_id or not document_id:
             faults.found("missing_field", "an id is empty", path=path, line=number)
         else:
@@ -238,8 +242,13 @@ def _from_json(path: Path, faults: Faults) -> Iterator[Judgement]:
         for document_id, value in judged:
             grade = None if isinstance(value, str) else grade_of(value)
             if grade is None or not document_id:
-                message = f"query {query_id!r}, document {document_id!r}: needs a document id and a whole number"
-                faults.found("bad_grade", f"{message}, not {shown(value)}", path=path)
+                if not document_id:
+                    problem = "the id of the document is empty"
+                elif isinstance(value, str):
+                    problem = f"a grade must be a whole number, not the text {shown(value)}"
+                else:
+                    problem = wrong_grade(value)
+                faults.found("bad_grade", f"query {query_id!r}, document {document_id!r}: {problem}", path=path)
             else:
                 yield Judgement(query_id, document_id, grade, path, None)
 
@@ -273,7 +282,7 @@ def read_run(path: PathLike, *, on_error: OnError = "raise", report: ErrorReport
     for line, query_id, document_id, score in rows:
         ranking = run.setdefault(query_id, {})
         if document_id in ranking:
-            message = f"document {document_id!r} stands a second time in the ranking of query {query_id!r}"
+            message = f"document {document_id!r} appears a second time in the ranking of query {query_id!r}"
             faults.found("duplicate_document", message, path=file, line=line)
         else:
             ranking[document_id] = score

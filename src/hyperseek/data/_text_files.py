@@ -16,6 +16,7 @@ from hyperseek._folders import staged_folder
 from hyperseek._long_work import progress
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._qrels_and_runs import Judgement, read_judgements, write_qrels
+from hyperseek.data.open import SourceKind
 from hyperseek.data.reading import (
     ErrorReport,
     Faults,
@@ -98,6 +99,57 @@ class FolderSource:
         if qrels and queries is None:
             raise DataError("holds judgements but no queries.jsonl", path=folder)
         return cls(corpus, queries, qrels, keys)
+
+
+def open_folder(place: str, keys: FieldKeys) -> Dataset:
+    """Open a BEIR folder.
+
+    Args:
+        place: The folder.
+        keys: Keys of the documents' fields.
+
+    Returns:
+        The collection.
+
+    Raises:
+        DataError: It is prepared training data, or has no corpus.
+    """
+    folder = Path(place)
+    if (folder / "prepared.json").exists():
+        raise DataError("is a prepared training folder; read it with read_prepared", path=folder)
+    return Dataset(folder.resolve().name, FolderSource.from_folder(folder, keys))
+
+
+def open_files(
+    place: str, keys: FieldKeys, queries: PathLike | None, qrels: PathLike | Mapping[str, PathLike] | None
+) -> Dataset:
+    """Open a corpus file.
+
+    Args:
+        place: The corpus.
+        keys: Keys of the documents' fields.
+        queries: The queries, or None.
+        qrels: The judgements, one file or files by split, or None.
+
+    Returns:
+        The collection.
+
+    Raises:
+        InputError: There are judgements, and no queries.
+    """
+    if qrels is not None and queries is None:
+        raise InputError("judgements need queries: give queries= too")
+    files: dict[str, Path] = {}
+    if isinstance(qrels, Mapping):
+        files = {split: existing_file(file) for split, file in qrels.items()}
+    elif qrels is not None:
+        files = {base_stem(qrels): existing_file(qrels)}
+    asked = None if queries is None else existing_file(queries)
+    return Dataset(base_stem(place), FolderSource(Path(place), asked, files, keys))
+
+
+FOLDER = SourceKind(open_folder, fields=True)
+FILES = SourceKind(open_files, fields=True, beside=True)
 
 
 def _only(folder: Path, stem: str) -> Path | None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from hyperseek._documents import find_key, id_of
+from hyperseek.data._dataset import Dataset
 from hyperseek.data._qrels_and_runs import DOCUMENT_NAMES, GRADE_NAMES, QUERY_NAMES, Judgement, grade_of
+from hyperseek.data.open import SourceKind
 from hyperseek.data.reading import Faults, FieldKeys, Row, documents_from_rows, queries_from_rows
 from hyperseek.errors import DataError, HyperseekError, brief, require, shown
 from hyperseek.types import Document, Query
@@ -75,6 +79,23 @@ class HubSource:
         if self._judgements is None:
             self._judgements = dict(_load(*self._qrels))
         return self._judgements
+
+
+def open_hub(name: str, keys: FieldKeys) -> Dataset:
+    """Open a collection of the Hub.
+
+    Args:
+        name: `organisation/name`, or a local folder that `datasets.load_dataset` reads.
+        keys: Keys of the documents' fields.
+
+    Returns:
+        The collection.
+    """
+    name = name.rstrip("/")
+    return Dataset(Path(name).name if os.path.isdir(name) else name, HubSource(name, keys))
+
+
+HUB = SourceKind(open_hub, fields=True)
 
 
 def hub_rows(name: str, split: str) -> Iterator[Row]:

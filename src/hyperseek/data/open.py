@@ -1,30 +1,86 @@
-"""One grammar for every collection: what a source's name stands for, and opening it."""
+"""One grammar for every source, one registry of data sources, and opening a collection."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from hyperseek._bounded import LONGEST_PATH, PathLike, existing_file, path_text
-from hyperseek.data._dataset import Dataset, Source
-from hyperseek.data._ir_datasets import IrDatasetsSource
-from hyperseek.data._pydocs import SPLITS as PYDOCS_SPLITS
-from hyperseek.data._pydocs import PydocsSource
-from hyperseek.data._text_files import FolderSource
-from hyperseek.data.hub import HubSource
-from hyperseek.data.reading import FieldKeys, OnError, base_stem
-from hyperseek.errors import DataError, InputError, shown
+from hyperseek._bounded import LONGEST_PATH, PathLike, path_text
+from hyperseek._registry import Registry
+from hyperseek.data._dataset import Dataset
+from hyperseek.data.reading import FieldKeys, OnError
+from hyperseek.errors import DataError, HyperseekError, InputError, brief, shown, suggestion
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
+_TABLES: tuple[Literal["hypencoder", "columns"], ...] = ("hypencoder", "columns")
+_OTHER_PREFIXES = (*_TABLES, "mds")  # of tables of examples, and of texts for pre-training
+
+
+@dataclass(frozen=True, slots=True)
+class SourceKind:
+    """A kind of data source: what `NAME:PLACE` opens.
+
+    Attributes:
+        open: Returns the collection at a place, `open(place)`; with the keys of fields, `open(place, keys)`.
+        fields: Whether it is asked for the keys of the documents' fields, `FieldKeys`.
+        beside: Whether it also takes `queries=` and `qrels=`, files beside the one at the place.
+        splits: Splits that all of its collections have. The place may then be left out, as in `pydocs:train`.
+    """
+
+    open: Callable[..., Dataset]
+    fields: bool = False
+    beside: bool = False
+    splits: tuple[str, ...] = ()
+
+
+def _check(name: str, value: object) -> None:
+    if len(name) == 1:
+        raise InputError(f"a data source needs a name of two letters or more; {name}: begins paths of Windows")
+    if name in _OTHER_PREFIXES:
+        raise InputError(f"the name {name!r} is taken: {name}:PLACE has a meaning of its own; choose another")
+    if not isinstance(value, SourceKind) and not callable(value):
+        raise InputError(f"the data source {name!r} must be a function that opens a place, not {shown(value)}")
+
+
+_OURS = {
+    "files": "hyperseek.data._text_files:FILES",
+    "folder": "hyperseek.data._text_files:FOLDER",
+    "hub": "hyperseek.data.hub:HUB",
+    "ir_datasets": "hyperseek.data._ir_datasets:IR_DATASETS",
+    "pydocs": "hyperseek.data._pydocs:PYDOCS",
+}
+SOURCES: Registry[Any] = Registry("data source", "hyperseek.sources", _OURS, check=_check)
+
+
+def register_source(name: str, opener: Callable[[str], Dataset] | None = None) -> Any:
+    """Register a data source: `NAME:PLACE` then works wherever a source is named.
+
+    Args:
+        name: Its name, a word of two letters or more.
+        opener: Returns the collection at a place, most simply by `Dataset.from_records`; None to use the result as a
+            decorator.
+
+    Returns:
+        The opener, or a decorator that registers what it decorates.
+
+    Raises:
+        InputError: The name cannot be used or is taken, or the opener is not a function.
+    """
+    return SOURCES.register(name, opener)
+
+
+def registered_source(text: str) -> SourceKind | None:
+    """Return the kind of data source that a text begins with, or None where the text is a path."""
+    name, _ = _registered(text)
+    return None if name is None else _kind(name)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedSource:
-    """A source as `prepare` understands it: `[NAME=][hypencoder:|columns:]PLACE[:SPLIT]`.
+    """A source as all verbs and recipes understand it: `[NAME=][hypencoder:|columns:]PLACE[:SPLIT]`.
 
     Attributes:
         given: The whole text.
@@ -46,7 +102,7 @@ def parse_source(source: PathLike) -> ParsedSource:
 
     Args:
         source: A collection for `open_dataset`, or `hypencoder:` or `columns:` and a table; `:SPLIT` may follow
-            collections and Hub tables, `NAME=` may stand before all.
+            collections and Hub tables, `NAME=` may precede all.
 
     Returns:
         Its parts.
@@ -55,7 +111,7 @@ def parse_source(source: PathLike) -> ParsedSource:
     name = None
     if (named := _NAMED.fullmatch(text)) and not os.path.exists(text):
         name, text = named.groups()
-    for kind in ("hypencoder", "columns"):
+    for kind in _TABLES:
         if text.startswith(f"{kind}:"):
             place = text.removeprefix(f"{kind}:")
             place, split = _without_split(place) if place.startswith("hub:") else (place, None)
@@ -64,22 +120,32 @@ def parse_source(source: PathLike) -> ParsedSource:
     return ParsedSource(given, name, "qrels", place, split)
 
 
+def _registered(text: str) -> tuple[str | None, str]:
+    """Return the name of the data source that a text begins with, or None, and the place."""
+    name, colon, place = text.partition(":")
+    if not name.isidentifier() or len(name) == 1 or name not in SOURCES:
+        return None, text
+    if not colon and not _kind(name).splits:
+        return None, text  # a file or folder of that name
+    return name, place
+
+
+def _kind(name: str) -> SourceKind:
+    value = SOURCES[name]
+    return value if isinstance(value, SourceKind) else SourceKind(value)
+
+
 def _without_split(text: str) -> tuple[str, str | None]:
-    if is_pydocs(text):
-        place, _, last = text.rpartition(":")
-        return (place, last) if last in PYDOCS_SPLITS else (text, None)
-    if text.startswith(("hub:", "ir_datasets:")):
-        catalogue, _, rest = text.partition(":")
-        identity, _, split = rest.partition(":")
-        return f"{catalogue}:{identity}", split or None
-    place, _, split = text.rpartition(":")
-    # A split is no path; with one after the colon, as in C:/data, the colon belongs to the place.
-    if not place or not split or set(split) & {"/", "\\"} or os.path.exists(text):
+    name, rest = _registered(text)
+    if name is None and os.path.exists(text):
         return text, None
-    return place, split
-
-
-_CATALOGUES = ("ir_datasets:", "hub:", "pydocs")
+    if name is not None and rest in _kind(name).splits:
+        return name, rest
+    place, _, split = rest.rpartition(":")
+    # A split is not a path: in C:/data the colon belongs to the place.
+    if not place or set(split) & {"/", "\\"} or (name is None and not split):
+        return text, None
+    return place if name is None else f"{name}:{place}", split or None
 
 
 def open_dataset(
@@ -98,9 +164,9 @@ def open_dataset(
 
     Args:
         source: A BEIR folder; a corpus file (`.jsonl`, `.tsv`, plain or `.gz`); `ir_datasets:ID`; `hub:NAME`;
-            `pydocs`, the docstrings of the Python standard library; or `pydocs:PACKAGE,PACKAGE` to add those of
-            installed packages.
-        name: Its short name; None derives it from `source`.
+            `pydocs`, the docstrings of the Python standard library; `pydocs:PACKAGE,PACKAGE` to add those of
+            installed packages; or `NAME:PLACE` of another registered data source. `NAME=` may precede it.
+        name: Its short name; None takes the one that `source` gives, or derives it.
         queries: The queries of a corpus file.
         qrels: The judgements of a corpus file: one file, whose split is called after it, or files by split.
         id_key: Key of the documents' ids; None finds it.
@@ -115,57 +181,60 @@ def open_dataset(
 
     Raises:
         DataError: There is no such folder or file, or it is of another kind.
-        InputError: An argument does not go with this kind of source.
+        InputError: An argument does not go with this kind of source, or `source` names a split or a table.
     """
-    text = path_text(source)
+    parsed = parse_source(source)
     if name is not None and (not isinstance(name, str) or not name):
         raise InputError(f"a collection's name must be a text that is not empty, and not {shown(name)}")
-    keys = FieldKeys(id_key, text_key, title_key)
-    catalogued = text.startswith(_CATALOGUES[:2]) or is_pydocs(text)
-    if (catalogued or os.path.isdir(text)) and (queries is not None or qrels is not None):
-        raise InputError(f"{text} brings its own queries and judgements; queries= and qrels= go with a corpus file")
-    opened: Source
-    if is_pydocs(text):
-        opened, derived = PydocsSource(_packages(text)), text.replace(":", "-").replace(",", "-")
-    elif text.startswith("ir_datasets:"):
-        opened = IrDatasetsSource(text.removeprefix("ir_datasets:"))
-        derived, check = opened.name, bool(check)
-    elif text.startswith("hub:"):
-        derived = text.removeprefix("hub:").rstrip("/")
-        opened = HubSource(derived, keys)
-        derived = Path(derived).name if os.path.isdir(derived) else derived
-    else:
-        opened, derived = _open_files(Path(text), queries, qrels, keys)
-    return Dataset(name or derived, opened, on_error=on_error, check=check is not False)
-
-
-def is_pydocs(source: str) -> bool:
-    """Whether a source is the embedded corpus."""
-    return source == "pydocs" or source.startswith("pydocs:")
-
-
-def _packages(source: str) -> tuple[str, ...]:
-    return tuple(package for package in source.partition(":")[2].split(",") if package)
-
-
-def _open_files(
-    path: Path, queries: PathLike | None, qrels: PathLike | Mapping[str, PathLike] | None, keys: FieldKeys
-) -> tuple[FolderSource, str]:
-    if os.path.isdir(path):
-        if (path / "prepared.json").exists():
-            raise DataError("is a prepared training folder; read it with read_prepared", path=path)
-        return FolderSource.from_folder(path, keys), path.resolve().name
-    if not os.path.exists(path):
-        raise DataError(
-            "no such file or folder; give a BEIR folder, a corpus file, 'ir_datasets:ID', 'hub:NAME' or 'pydocs'",
-            path=str(path)[:LONGEST_PATH],
+    if parsed.kind != "qrels":
+        raise InputError(f"{parsed.given!r} is a table of training examples; give a collection")
+    registered, place = _registered(parsed.place)
+    if registered is None:
+        place = parsed.place
+        if not os.path.exists(place):
+            raise _nothing_there(parsed.given)
+        registered = "folder" if os.path.isdir(place) else "files"
+    if parsed.split is not None:
+        raise InputError(
+            f"{parsed.given!r} names the split {parsed.split!r}, and a collection is opened whole; give "
+            f"{parsed.place!r}"
         )
-    if qrels is not None and queries is None:
-        raise InputError("judgements need queries: give queries= too")
-    if qrels is None:
-        files: dict[str, Path] = {}
-    elif isinstance(qrels, Mapping):
-        files = {split: existing_file(file) for split, file in qrels.items()}
-    else:
-        files = {base_stem(qrels): existing_file(qrels)}
-    return FolderSource(path, None if queries is None else existing_file(queries), files, keys), base_stem(path)
+    kind = _kind(registered)
+    keys = FieldKeys(id_key, text_key, title_key)
+    arguments: dict[str, Any] = {}
+    if kind.fields:
+        arguments["keys"] = keys
+    elif keys.named:
+        raise InputError(f"{parsed.given} knows its own fields; id_key, text_key and title_key go with other sources")
+    if kind.beside:
+        arguments |= {"queries": queries, "qrels": qrels}
+    elif queries is not None or qrels is not None:
+        raise InputError(
+            f"{parsed.given} brings its own queries and judgements; queries= and qrels= go with a corpus file"
+        )
+    opened = _opened(registered, kind, place, arguments)
+    return opened.reopened(name=name or parsed.name, on_error=on_error, check=check)
+
+
+def _opened(name: str, kind: SourceKind, place: str, arguments: Mapping[str, Any]) -> Dataset:
+    try:
+        opened = kind.open(place, **arguments)
+    except HyperseekError:
+        raise
+    except Exception as error:
+        if name in _OURS:
+            raise
+        message = f"cannot be opened by the data source {name!r}: {type(error).__name__}: {brief(error)}"
+        raise DataError(message, path=f"{name}:{place}") from error
+    if not isinstance(opened, Dataset):
+        raise InputError(f"the data source {name!r} must return a hyperseek.data.Dataset, not {shown(opened)}")
+    return opened
+
+
+def _nothing_there(given: str) -> DataError:
+    prefix, colon, _ = given.partition(":")
+    return DataError(
+        f"no such file or folder; give a BEIR folder, a corpus file, or NAME:PLACE with the name of a data source "
+        f"({', '.join(SOURCES)}){suggestion(prefix, SOURCES) if colon else ''}",
+        path=given[:LONGEST_PATH],
+    )

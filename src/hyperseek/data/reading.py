@@ -313,7 +313,7 @@ def _records(
         elif identity is not None:
             # Hashes, not ids: a corpus need not fit in memory. A false alarm among 10 million ids has odds 3e-6.
             if hash(identity) in seen:
-                faults.found("duplicate_id", f"id {identity!r} stands here a second time", path=path, line=line)
+                faults.found("duplicate_id", f"id {identity!r} appears a second time", path=path, line=line)
                 continue
             seen.add(hash(identity))
             found += 1

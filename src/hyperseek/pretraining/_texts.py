@@ -18,7 +18,7 @@ from hyperseek._files import reading
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek.data import open_dataset
 from hyperseek.data.hub import csv_as_text, reading_hub
-from hyperseek.data.open import is_pydocs
+from hyperseek.data.open import registered_source
 from hyperseek.data.reading import Faults, Row, base_suffix, json_lines, numbered_lines
 from hyperseek.errors import DataError, MissingExtraError, require, shown
 from hyperseek.pretraining._recipe import TextSourceConfig
@@ -68,9 +68,8 @@ def open_texts(name: str, config: TextSourceConfig) -> TextSource:
     elif place.startswith("mds:"):
         config.check_read("a folder of MDS shards", *_KEYS)
         content, read = _mds(Path(place.removeprefix("mds:")), config)
-    elif place.startswith("ir_datasets:") or is_pydocs(place) or _is_collection(Path(place)):
-        catalogued = place.startswith("ir_datasets:") or is_pydocs(place)
-        config.check_read("a collection", *(() if catalogued else _KEYS))
+    elif (kind := registered_source(place)) is not None or _is_collection(Path(place)):
+        config.check_read("a collection", *(_KEYS if kind is None or kind.fields else ()))
         content, read = _collection(place, config)
     else:
         files = _find_files(place)
