@@ -11,8 +11,7 @@ from transformers import BertTokenizer
 
 from hyperseek import HyperseekError
 from hyperseek.models import ModelConfig, Retriever, build, load
-from hyperseek.models._inputs import batches_by_tokens
-from hyperseek.models.precision import resolve_dtype
+from hyperseek.models.encoding import batches_by_tokens, resolve_dtype
 from hyperseek.scoring import LinearScorer, QNetScorer
 
 TEXTS = ["the cat and the dog", "a small neural network " * 8, "sea", "what is the name of the song"]

@@ -14,7 +14,7 @@ from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 
 from hyperseek.models import ModelConfig, Retriever, build, load
-from hyperseek.models._inputs import cut, divides_at_blanks
+from hyperseek.models.encoding import cut, divides_at_blanks
 from hyperseek.pretraining._recipe import VocabularyConfig
 from hyperseek.pretraining._vocabulary import make_tokenizer
 

@@ -146,7 +146,7 @@ def resolve_dtype(dtype: str, model: Retriever) -> str:
     """Return the name of the number type that `dtype` means for this model on this machine."""
     if dtype != "auto":
         return dtype
-    from hyperseek.models.precision import resolve_dtype as resolve
+    from hyperseek.models.encoding import resolve_dtype as resolve
 
     return str(resolve(dtype, model.device)).removeprefix("torch.")
 

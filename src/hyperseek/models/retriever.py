@@ -24,16 +24,16 @@ from torch import Tensor, nn
 
 from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
 from hyperseek.errors import InputError, ModelError
-from hyperseek.models._inputs import (
+from hyperseek.models.encoding import (
     CPU_BATCH_TOKENS,
     GPU_BATCH_TOKENS,
     batches_by_tokens,
     cut,
     divides_at_blanks,
     fill_empty,
+    resolve_dtype,
 )
 from hyperseek.models.modules import route_width, save_model
-from hyperseek.models.precision import resolve_dtype
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints, vectors_of
 from hyperseek.types import QueryOptions
 

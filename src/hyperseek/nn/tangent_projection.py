@@ -145,7 +145,22 @@ def _check(what: str, given: str, known: tuple[str, ...]) -> None:
         raise UnknownNameError(what, given, known)
 
 
-class Curvature(nn.Module):
+class FullPrecision(nn.Module):
+    """Base of modules whose tensors stay in float32, or wider, when a model is cast to half precision.
+
+    A curvature that was rounded would be another space than that of an index made before.
+    """
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        applied: Self = super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+        return applied
+
+
+class Curvature(FullPrecision):
     """R² of a hyperboloid <x, x> = -R², as a number to train or to keep.
 
     What is trained is log R², which a cast to half precision leaves in float32. In training its value is put back into
@@ -188,15 +203,6 @@ class Curvature(nn.Module):
             self.log_radius_squared.data.clamp_(*map(math.log, self.bounds))
             return self.log_radius_squared.exp()
         return self.log_radius_squared.clamp(*map(math.log, self.bounds)).exp()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # A curvature rounded to half precision would be another space than that of an index made before.
-        def kept(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
-
-        applied: Self = super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
-        return applied
 
     @property
     def radius_squared(self) -> float:

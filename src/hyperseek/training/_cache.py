@@ -24,7 +24,7 @@ from hyperseek._fingerprint import fingerprint_json
 from hyperseek._long_work import progress, stop_here
 from hyperseek.errors import ConfigError, DataError, ModelError
 from hyperseek.models import Retriever
-from hyperseek.models.precision import resolve_dtype
+from hyperseek.models.encoding import resolve_dtype
 from hyperseek.models.retriever import Side
 from hyperseek.runs.distributed import is_distributed
 from hyperseek.scoring import vectors_of

@@ -14,8 +14,7 @@ ranking: they differ in size.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,13 +24,11 @@ from hyperseek.errors import ModelError
 from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance, LorentzConfig
 from hyperseek.models.modules import SavedModule
 from hyperseek.nn.lorentz import LorentzBlock, LorentzPooler
-from hyperseek.nn.tangent_projection import Curvature, TangentProjection
+from hyperseek.nn.tangent_projection import Curvature, FullPrecision, TangentProjection
 from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 
-_HALF = (torch.float16, torch.bfloat16)
 
-
-class LorentzHead(SavedModule):
+class LorentzHead(FullPrecision, SavedModule):
     """Projection, norm clip and lift behind a trunk: the last module of both routes of a hybrid encoder.
 
     Reads `sentence_embedding`, or `token_embeddings` and `attention_mask` where the lift comes before the pooling;
@@ -154,11 +151,7 @@ class LorentzHead(SavedModule):
             points = geometry.lorentz_expmap0(tangent, radius_squared)
             if mask is not None:
                 points = self._pooled(points, mask, radius_squared)
-            if self.output_dimension < self.dimension:
-                points = geometry.lorentz_from_space(points[..., 1 : self.output_dimension + 1], radius_squared)
-            if task not in ("query", "document"):
-                points = geometry.lorentz_logmap0(points, radius_squared)
-            features["sentence_embedding"] = flip_time(points) if task == "query" else points
+            features["sentence_embedding"] = side_rows(points, radius_squared, task, self.output_dimension)
         return features
 
     def _pooled(self, points: Tensor, mask: Tensor, radius_squared: Tensor) -> Tensor:
@@ -201,15 +194,6 @@ class LorentzHead(SavedModule):
         values = {**self.config.model_dump(), "output_dimension": dimension}
         self.config = LorentzConfig.from_mapping(values, source="LorentzHead")
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # A curvature rounded to half precision would be another space than that of an index made before.
-        def kept(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return tensor.to(moved.device) if moved.dtype in _HALF else moved
-
-        applied: Self = super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
-        return applied
-
     def get_config_dict(self) -> dict[str, Any]:
         """Return the arguments from which an equal head is made, as plain JSON values."""
         return {"token_size": self.token_size, **self.config.model_dump(mode="json")}
@@ -242,6 +226,25 @@ def refuse_truncation(model: nn.Module) -> None:
             f"truncate_dim={dimension} would cut points off their hyperboloid; load the whole model, and for fewer "
             f"dimensions call `shorten` of its last module, or set model.lorentz.output_dimension"
         )
+
+
+def side_rows(points: Tensor, radius_squared: Tensor, task: str | None, dimension: int) -> Tensor:
+    """Return what a hyperbolic route writes to `sentence_embedding`.
+
+    Args:
+        points: `(N, d + 1)`.
+        radius_squared: 0-dim.
+        task: `"query"`, `"document"`, or anything else for the logarithmic map.
+        dimension: Of the points that are handed out, at most `d`: shorter ones are cut and lifted again.
+
+    Returns:
+        `(N, dimension + 1)` points for documents, with the time's sign turned for queries; `(N, dimension)` else.
+    """
+    if dimension < points.shape[-1] - 1:
+        points = geometry.lorentz_from_space(points[..., 1 : dimension + 1], radius_squared)
+    if task == "query":
+        return flip_time(points)
+    return points if task == "document" else geometry.lorentz_logmap0(points, radius_squared)
 
 
 def document_points(rows: Tensor, space: Space, curvature: Curvature) -> Points:

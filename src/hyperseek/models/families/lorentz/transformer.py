@@ -14,10 +14,9 @@ from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
 
 from hyperseek.errors import InputError, ModelError, UnknownNameError
-from hyperseek.geometry import lorentz_from_space, lorentz_logmap0
 from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance
 from hyperseek.models.families.lorentz.encoder import LorentzEncoder
-from hyperseek.models.families.lorentz.head import document_points, flip_time, query_scorer, refuse_truncation
+from hyperseek.models.families.lorentz.head import document_points, query_scorer, refuse_truncation, side_rows
 from hyperseek.models.modules import SavedModule
 from hyperseek.nn.lorentz import LorentzPooler
 from hyperseek.nn.tangent_projection import Curvature
@@ -195,14 +194,9 @@ class LorentzPoints(CurvatureReader):
         Returns:
             The features.
         """
-        points = features["sentence_embedding"]
-        if self.output_dimension < self.size - 1:
-            points = lorentz_from_space(points[..., 1 : self.output_dimension + 1], self.radius_squared(features))
-        if task == "query":
-            points = flip_time(points)
-        elif task != "document":
-            points = lorentz_logmap0(points, self.radius_squared(features))
-        features["sentence_embedding"] = points
+        features["sentence_embedding"] = side_rows(
+            features["sentence_embedding"], self.radius_squared(features), task, self.output_dimension
+        )
         return features
 
     def points(self, rows: Tensor) -> Points:

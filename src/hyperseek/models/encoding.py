@@ -1,14 +1,20 @@
-"""Texts on their way into a model: long ones cut before they are tokenised, batches of similar length."""
+"""How texts are encoded: long ones cut before they are tokenised, batches of similar length, and the number format."""
 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
+
+from hyperseek.errors import UnknownNameError
+
+logger = logging.getLogger(__name__)
 
 # Tokens of one batch. On a CPU larger batches leave the cache and return memory to the system between layers (measured
 # best at 1,024 to 4,096 in both precisions); a GPU wants more of them.
@@ -128,3 +134,40 @@ def _divides(state: dict[str, Any]) -> bool:
         pattern = state["pattern"].get("Regex", "")
         return r"\s+(?!\S)" in pattern and state["behavior"] == "Isolated" and not state["invert"]
     return kind in _DIVIDING
+
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """Turn a name into a dtype.
+
+    Args:
+        name: `"float32"`, `"bfloat16"`, `"float16"`, or `"auto"`: bfloat16 where the device multiplies it natively
+            (there it is about twice as fast and moves cosines by about 1e-4), float32 elsewhere.
+        device: Where the model computes.
+
+    Returns:
+        The dtype.
+
+    Raises:
+        UnknownNameError: The name is none of these.
+    """
+    if name == "auto":
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bfloat16(device)
+        chosen = torch.bfloat16 if native else torch.float32
+        logger.info("dtype auto: %s, since %s %s bfloat16 natively", chosen, device, "has" if native else "lacks")
+        return chosen
+    if name not in _DTYPES:
+        raise UnknownNameError("dtype", name, ["auto", *_DTYPES])
+    return _DTYPES[name]
+
+
+def _cpu_multiplies_bfloat16(device: torch.device) -> bool:
+    if device.type != "cpu":
+        return False
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    return "avx512_bf16" in flags or "amx_bf16" in flags
