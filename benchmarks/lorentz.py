@@ -34,15 +34,8 @@ from _hardware import describe_hardware
 from hyperseek._files import write_json
 from hyperseek.evaluation import calculate, paired_test
 from hyperseek.models import LorentzHead
-from hyperseek.training import (
-    NO_DOCUMENT,
-    ContrastiveConfig,
-    EntailmentConfig,
-    LossesConfig,
-    Objective,
-    RadiusConfig,
-    ScoredBatch,
-)
+from hyperseek.training import ContrastiveConfig, EntailmentConfig, LossesConfig, RadiusConfig, ScoredBatch
+from hyperseek.training.losses import NO_DOCUMENT, Objective
 from hyperseek.types import Run
 
 TASKS: dict[str, dict[str, Any]] = {

@@ -34,7 +34,8 @@ from hyperseek._files import write_json
 from hyperseek.data import open_dataset
 from hyperseek.evaluation import calculate, paired_test
 from hyperseek.models import LorentzHead, Retriever, load
-from hyperseek.training import ContrastiveConfig, LossesConfig, Objective, ScoredBatch
+from hyperseek.training import ContrastiveConfig, LossesConfig, ScoredBatch
+from hyperseek.training.losses import Objective
 
 SYSTEMS: dict[str, tuple[str, dict[str, Any]]] = {
     "cosine, mean": ("mean", {"distance": "cosine"}),

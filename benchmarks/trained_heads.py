@@ -25,7 +25,7 @@ from _trees import DATA
 from hyperseek.data import Dataset, open_dataset
 from hyperseek.evaluation import calculate, paired_test
 from hyperseek.models import Retriever, load
-from hyperseek.training import FeatureCache
+from hyperseek.training._cache import FeatureCache
 
 
 def trunk_features(retriever: Retriever, texts: Sequence[str], cache: Path) -> Tensor:

@@ -16,7 +16,7 @@ from hyperseek.data import Dataset
 from hyperseek.errors import InputError, ProtocolError, UnknownNameError
 from hyperseek.evaluation import MtebEncoder, Protocol, compare, evaluate, rank_bm25, rank_index
 from hyperseek.index import Index
-from hyperseek.mining import RetrieverTeacher
+from hyperseek.mining._teachers import RetrieverTeacher
 from hyperseek.models import Retriever
 from hyperseek.plan import Dense, Plan, Rescore, Scan
 from hyperseek.types import Document, Query, QueryOptions

@@ -72,21 +72,23 @@ def test_every_package_that_is_imported_is_declared() -> None:
 
 
 def bm25(stemmer: str | None = None) -> object:
-    from hyperseek.mining import BM25Settings, bm25_run
+    from hyperseek.mining import BM25Settings
+    from hyperseek.mining._bm25 import bm25_run
 
     return bm25_run([Document("d", "a cat")], [Query("q", "cat")], k=1, settings=BM25Settings(stemmer=stemmer))
 
 
 def engine(kind: str, folder: Path) -> object:
-    from hyperseek.engines import build_engine, parse_engine
+    from hyperseek.engines import build_engine
+    from hyperseek.engines.configs import parse_engine
 
     config = parse_engine({"kind": kind})
     return build_engine(folder / kind, [torch.eye(4)], config, metric="l2", count=4, dimension=4)
 
 
 def lora(encoder: str) -> None:
-    from hyperseek.training import choose_trainable
     from hyperseek.training._recipe import TrainConfig
+    from hyperseek.training._routes import choose_trainable
 
     config = TrainConfig.from_mapping({"trunk": "lora", "max_steps": 1})
     choose_trainable(build(ModelConfig(trunk=encoder), device="cpu"), config)

@@ -18,17 +18,6 @@ NO_GUIDES = {"LOG.md", "design.md"}
 # Public names that no guide leads to yet. Entries are removed and never added: mention a new name in a guide, or leave
 # it out of `__all__`.
 PENDING: dict[str, str] = {
-    "hyperseek.data": (
-        "Prepared examples_from_columns examples_from_hypencoder examples_from_qrels parse_source read_corpus "
-        "read_id_list read_prepared read_queries trec_lines write_beir"
-    ),
-    "hyperseek.engines": "IvfConfig LONGEST LanceConfig ScanConfig parse_engine what_fits",
-    "hyperseek.errors": "ArgumentError MissingDocumentError",
-    "hyperseek.evaluation": (
-        "COMPARED MEASURE_SETS aggregate bootstrap_intervals calculate choose_k holm measure_names "
-        "paired_test rank_file slice_by_training trained_on write_hypencoder_files write_original_files "
-        "write_results"
-    ),
     "hyperseek.geometry": (
         "POLAR_EXTRA TokenEncoding balanced_documents balanced_queries ball_centres chord_distance "
         "cosine_similarity einstein_midpoint exterior_angle half_aperture half_chord half_chord_own "
@@ -36,21 +25,9 @@ PENDING: dict[str, str] = {
         "paraboloid_queries poincare_conformal_factor poincare_distance poincare_project poincare_to_lorentz "
         "poincare_to_polar polar_to_lorentz polar_to_poincare ragged_blocks split_polar unit_vectors"
     ),
-    "hyperseek.index": "CACHE_BYTES Estimate check_model estimate read_docs stored_documents",
-    "hyperseek.mining": "CrossEncoderTeacher RetrieverTeacher bm25_run load_teacher",
-    "hyperseek.plan": "AUTO EXACT NOTHING as_plan fuse",
-    "hyperseek.pretraining": (
-        "Masker TextSource TokenCache TokenRows build_masked_lm get_tokenizer make_tokenizer open_texts "
-        "read_pretrain_recipe save_encoder token_cache"
-    ),
-    "hyperseek.scoring": "QNetConverter build_converter load_scorer",
-    "hyperseek.store": "FORMAT writer_lock",
-    "hyperseek.training": (
-        "AnchorLoss Batch Clock Collator ContrastiveLoss DevSet Drawn EntailmentLoss EpochBatches Example "
-        "FeatureCache KLLoss Loss MarginMSELoss NO_DOCUMENT Objective OwnCrossEntropyLoss RadiusLoss "
-        "RetrieverTrainer ScoredBatch SideFeatures TrainedStack TrainingModule TrainingSet Validator "
-        "choose_trainable gather_rows make_dev_set merge_adapters read_recipe read_record training_arguments"
-    ),
+    "hyperseek.index": "check_model",
+    "hyperseek.plan": "AUTO EXACT NOTHING as_plan",
+    "hyperseek.scoring": "build_converter load_scorer",
 }
 
 

@@ -11,13 +11,13 @@ from hyperseek.data import (
     examples_from_columns,
     examples_from_hypencoder,
     open_dataset,
-    parse_source,
     prepare,
     read_corpus,
     write_beir,
     write_qrels,
     write_run,
 )
+from hyperseek.data.open import parse_source
 from hyperseek.errors import DataError, InputError
 from hyperseek.types import Document, Query
 

@@ -7,12 +7,12 @@ from hyperseek.data import (
     PrepareOptions,
     QrelsOptions,
     open_dataset,
-    parse_source,
     prepare,
     read_examples,
     read_prepared,
     trained_documents,
 )
+from hyperseek.data.open import parse_source
 from hyperseek.errors import DataError, InputError, UnknownNameError
 
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from hyperseek.data import Dataset, open_dataset, parse_source, prepare, read_examples, register_source
-from hyperseek.data.open import SOURCES
+from hyperseek.data import Dataset, open_dataset, prepare, read_examples, register_source
+from hyperseek.data.open import SOURCES, parse_source
 from hyperseek.errors import DataError, InputError
 
 PACKAGE = """

@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek.engines import Engine, build_engine, parse_engine
+from hyperseek.engines import Engine, build_engine
+from hyperseek.engines.configs import parse_engine
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hyperseek.engines import Engine, build_engine, open_engine, parse_engine
+from hyperseek.engines import Engine, build_engine, open_engine
+from hyperseek.engines.configs import parse_engine
 from hyperseek.errors import ConfigError, InputError, StoreError, UnknownNameError
 
 Oracle = Callable[..., tuple[Tensor, Tensor]]

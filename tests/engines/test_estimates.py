@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek.engines import Engine, build_engine, choose_engine, estimate_engine, parse_engine
+from hyperseek.engines import Engine, build_engine, choose_engine, estimate_engine
+from hyperseek.engines.configs import parse_engine
 from hyperseek.errors import InputError
 
 Build = Callable[..., Engine]
@@ -21,7 +22,8 @@ Build = Callable[..., Engine]
 _MEASURE = """
 import json, re, sys, torch
 from pathlib import Path
-from hyperseek.engines import build_engine, parse_engine
+from hyperseek.engines import (build_engine)
+from hyperseek.engines.configs import (parse_engine)
 
 values, folder, count, dimension = json.loads(sys.argv[1])
 config = parse_engine(values)

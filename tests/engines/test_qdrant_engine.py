@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek.engines import Engine, QdrantConfig, _qdrant, build_engine, open_engine, parse_engine, use_qdrant
+from hyperseek.engines import Engine, QdrantConfig, _qdrant, build_engine, open_engine, use_qdrant
+from hyperseek.engines.configs import parse_engine
 from hyperseek.errors import ConfigError, InputError, StoreError
 
 Build = Callable[..., Engine]

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from hyperseek.evaluation import Evaluation, Protocol, aggregate, calculate, write_hypencoder_files
+from hyperseek.evaluation import Evaluation, Protocol, aggregate, calculate
+from hyperseek.evaluation._export import write_hypencoder_files
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hyperseek.errors import DataError
-from hyperseek.index import Index, read_docs
+from hyperseek.index import Index
+from hyperseek.models.importers.docs import read_docs
 from hyperseek.scoring import Space
 
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hyperseek import HyperseekError
-from hyperseek.engines import estimate_engine, open_engine, parse_engine
+from hyperseek.engines import estimate_engine, open_engine
+from hyperseek.engines.configs import parse_engine
 from hyperseek.index import ChartRecord, Index
 from hyperseek.scoring import Space
 from hyperseek.store import attachments

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hyperseek import HyperseekError
-from hyperseek.engines import parse_engine
+from hyperseek.engines.configs import parse_engine
 from hyperseek.graph import GraphSearchConfig
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Graph, Plan, Rescore, Scan, Surrogate

@@ -10,7 +10,8 @@ import pytest
 from hyperseek._order import best_places
 from hyperseek.errors import ConfigError, InputError, UnknownNameError
 from hyperseek.evaluation import aggregate, calculate
-from hyperseek.mining import BM25, BM25Settings, bm25_run
+from hyperseek.mining import BM25, BM25Settings
+from hyperseek.mining._bm25 import bm25_run
 from hyperseek.types import Document, Query
 
 TEXTS = {

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hyperseek.errors import InputError, ModelError
-from hyperseek.mining import CrossEncoderTeacher, RetrieverTeacher, load_teacher
+from hyperseek.mining import load_teacher
+from hyperseek.mining._teachers import CrossEncoderTeacher, RetrieverTeacher
 from hyperseek.models import load
 
 PAIRS = [("what is a net", "a small net"), ("who", "city road"), ("what is a net", "city road"), ("who", "a small net")]

@@ -9,8 +9,8 @@ import unicodedata
 
 import pytest
 
-from hyperseek.mining import BM25, bm25_run
-from hyperseek.mining._bm25 import terms
+from hyperseek.mining import BM25
+from hyperseek.mining._bm25 import bm25_run, terms
 from hyperseek.types import Document
 
 # A sentence, and words of it that a reader would ask for.

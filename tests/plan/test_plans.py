@@ -29,8 +29,8 @@ from hyperseek.plan import (
     Scan,
     Surrogate,
     Union,
-    fuse,
 )
+from hyperseek.plan._fusion import fuse
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Space
 from hyperseek.store.attachments import ChartRecord
 from hyperseek.types import Document

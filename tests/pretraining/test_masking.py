@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from hyperseek import HyperseekError
-from hyperseek.pretraining import Masker, MaskingConfig, make_tokenizer
-from hyperseek.pretraining._masking import IGNORED, VALIDATION, RowBatches
+from hyperseek.pretraining import MaskingConfig
+from hyperseek.pretraining._masking import IGNORED, VALIDATION, Masker, RowBatches
 from hyperseek.pretraining._recipe import VocabularyConfig
+from hyperseek.pretraining._vocabulary import make_tokenizer
 
 
 @pytest.fixture(scope="module")

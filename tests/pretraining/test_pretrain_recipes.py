@@ -12,7 +12,8 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 
 from hyperseek import HyperseekError
 from hyperseek.errors import MissingExtraError
-from hyperseek.pretraining import PretrainRecipe, build_masked_lm, pretrain, read_pretrain_recipe
+from hyperseek.pretraining import PretrainRecipe, pretrain, read_pretrain_recipe
+from hyperseek.pretraining._model import build_masked_lm
 
 MakeRecipe = Callable[..., PretrainRecipe]
 

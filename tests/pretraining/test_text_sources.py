@@ -12,7 +12,8 @@ import pytest
 
 from hyperseek import HyperseekError
 from hyperseek.errors import ConfigError, DataError, MissingExtraError
-from hyperseek.pretraining import TextSourceConfig, open_texts
+from hyperseek.pretraining import TextSourceConfig
+from hyperseek.pretraining._texts import open_texts
 
 
 def read(source: object, **options: object) -> list[str]:

@@ -10,9 +10,11 @@ import numpy as np
 import pytest
 
 from hyperseek import HyperseekError
-from hyperseek.pretraining import TextSource, TokenCache, TokenRows, make_tokenizer, token_cache
 from hyperseek.pretraining import _token_cache as module
 from hyperseek.pretraining._recipe import VocabularyConfig
+from hyperseek.pretraining._texts import TextSource
+from hyperseek.pretraining._token_cache import TokenCache, TokenRows, token_cache
+from hyperseek.pretraining._vocabulary import make_tokenizer
 
 
 @pytest.fixture(scope="module")

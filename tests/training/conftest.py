@@ -14,7 +14,9 @@ from torch import Tensor
 from hyperseek.data import Dataset, write_beir
 from hyperseek.models import ModelConfig, Retriever, build
 from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
-from hyperseek.training import NO_DOCUMENT, Example, Recipe, ScoredBatch, TrainingSet
+from hyperseek.training import Recipe, ScoredBatch
+from hyperseek.training._training_set import Example, TrainingSet
+from hyperseek.training.losses import NO_DOCUMENT
 from hyperseek.types import Document, Query
 
 WORDS = "net query document vector index neural small deep word text page cat dog bird fish sea sun moon tree"

@@ -9,7 +9,7 @@ from hyperseek import HyperseekError
 from hyperseek.errors import ConfigError, FingerprintError
 from hyperseek.index import Index
 from hyperseek.models import ModelConfig, Retriever, build, load
-from hyperseek.training import FeatureCache
+from hyperseek.training._cache import FeatureCache
 from hyperseek.types import Document
 
 DOCUMENTS = [Document(f"d{i}", f"the {word} and the city", word) for i, word in enumerate(["cat", "dog", "sea", "sun"])]

@@ -11,8 +11,8 @@ import torch
 
 from hyperseek import HyperseekError
 from hyperseek.models import Retriever
-from hyperseek.training import FeatureCache
 from hyperseek.training import _cache as cache_module
+from hyperseek.training._cache import FeatureCache
 
 MakeRetriever = Callable[..., Retriever]
 TEXTS = ["cat dog", "the sea and the moon and a tree", "net", "query document vector index neural small deep word text"]

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
-from hyperseek.training import ContrastiveConfig, ContrastiveLoss, Recipe, ScoredBatch, read_record, train
+from hyperseek.training import ContrastiveConfig, Recipe, ScoredBatch, read_record, train
+from hyperseek.training.losses import ContrastiveLoss
 
 _PROCESS = """
 import sys

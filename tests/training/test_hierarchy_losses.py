@@ -11,16 +11,8 @@ from torch import Tensor
 
 from hyperseek import HyperseekError
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
-from hyperseek.training import (
-    NO_DOCUMENT,
-    EntailmentConfig,
-    EntailmentLoss,
-    LossesConfig,
-    Objective,
-    RadiusConfig,
-    RadiusLoss,
-    ScoredBatch,
-)
+from hyperseek.training import EntailmentConfig, LossesConfig, RadiusConfig, ScoredBatch
+from hyperseek.training.losses import NO_DOCUMENT, EntailmentLoss, Objective, RadiusLoss
 
 SPACE = Space("lorentz", 2, radius_squared=2.5)
 

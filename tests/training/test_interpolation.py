@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from hyperseek.models import Retriever
-from hyperseek.training import LossesConfig, Objective, TrainedStack, TrainingModule, choose_trainable
+from hyperseek.training import LossesConfig
 from hyperseek.training._recipe import TrainConfig
+from hyperseek.training._routes import choose_trainable
 from hyperseek.training._run import Interpolation, choose_share
+from hyperseek.training._stack import TrainedStack, TrainingModule
+from hyperseek.training.losses import Objective
 
 MakeRetriever = Callable[..., Retriever]
 TEXTS = ["cat dog", "the sea and the moon", "net query document"]

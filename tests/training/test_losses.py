@@ -12,19 +12,14 @@ from torch import Tensor
 from hyperseek import HyperseekError
 from hyperseek.training import (
     AnchorConfig,
-    AnchorLoss,
     ContrastiveConfig,
-    ContrastiveLoss,
     KLConfig,
-    KLLoss,
     LossesConfig,
     MarginMSEConfig,
-    MarginMSELoss,
-    Objective,
     OwnCrossEntropyConfig,
-    OwnCrossEntropyLoss,
     ScoredBatch,
 )
+from hyperseek.training.losses import AnchorLoss, ContrastiveLoss, KLLoss, MarginMSELoss, Objective, OwnCrossEntropyLoss
 
 MakeBatch = Callable[..., ScoredBatch]
 SCORES = torch.tensor(

@@ -13,7 +13,10 @@ import pytest
 import torch
 
 from hyperseek.models import Retriever, import_hypencoder
-from hyperseek.training import Batch, LossesConfig, Objective, ScoredBatch, TrainedStack, TrainingModule
+from hyperseek.training import LossesConfig, ScoredBatch
+from hyperseek.training._collate import Batch
+from hyperseek.training._stack import TrainedStack, TrainingModule
+from hyperseek.training.losses import Objective
 
 GOLDEN = Path(os.environ.get("HYPERSEEK_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")) / "hypencoder"
 CASES = [path.parent.name for path in sorted(GOLDEN.glob("q*/golden.json"))]

@@ -18,22 +18,13 @@ from hyperseek import Document, Query
 from hyperseek._relevance import normal_text
 from hyperseek.data import Dataset, PrepareOptions, QrelsOptions, prepare, write_beir
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
-from hyperseek.training import (
-    Collator,
-    ContrastiveConfig,
-    ContrastiveLoss,
-    EpochBatches,
-    Example,
-    LossesConfig,
-    Objective,
-    Recipe,
-    ScoredBatch,
-    TrainingSet,
-    train,
-)
+from hyperseek.training import ContrastiveConfig, LossesConfig, Recipe, ScoredBatch, train
+from hyperseek.training._collate import Collator
 from hyperseek.training._recipe import DataConfig
 from hyperseek.training._sources import read_sources
+from hyperseek.training._training_set import EpochBatches, Example, TrainingSet
 from hyperseek.training._use import SourceUse, checked, ended, used
+from hyperseek.training.losses import ContrastiveLoss, Objective
 
 
 class Texts:

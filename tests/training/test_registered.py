@@ -21,7 +21,6 @@ from hyperseek.training import (
     Loss,
     LossConfig,
     LossesConfig,
-    Objective,
     Recipe,
     ScoredBatch,
     register_batches,
@@ -29,7 +28,7 @@ from hyperseek.training import (
     register_metric,
     register_schedule,
 )
-from hyperseek.training.losses import LOSSES
+from hyperseek.training.losses import LOSSES, Objective
 
 PACKAGE = """
 from hyperseek.training import Loss, LossConfig

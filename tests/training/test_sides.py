@@ -4,8 +4,8 @@ import pytest
 
 from hyperseek.errors import ConfigError
 from hyperseek.models import ModelConfig, build
-from hyperseek.training import choose_trainable
 from hyperseek.training._recipe import TrainConfig
+from hyperseek.training._routes import choose_trainable
 
 
 @pytest.mark.parametrize("trunk", ["full", "last_layers", "lora"])

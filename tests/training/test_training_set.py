@@ -12,7 +12,10 @@ from torch.utils.data import DataLoader
 
 from hyperseek import HyperseekError
 from hyperseek.models import Retriever
-from hyperseek.training import NO_DOCUMENT, Collator, EpochBatches, Example, FeatureCache, SideFeatures, TrainingSet
+from hyperseek.training._cache import FeatureCache
+from hyperseek.training._collate import Collator, SideFeatures
+from hyperseek.training._training_set import EpochBatches, Example, TrainingSet
+from hyperseek.training.losses import NO_DOCUMENT
 
 MakeRetriever = Callable[..., Retriever]
 

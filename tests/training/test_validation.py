@@ -11,8 +11,9 @@ import pytest
 
 from hyperseek import Document, HyperseekError, Index, Query
 from hyperseek.models import Retriever
-from hyperseek.training import DevSet, FeatureCache, SideFeatures, Validator, make_dev_set
-from hyperseek.training._validation import measure
+from hyperseek.training._cache import FeatureCache
+from hyperseek.training._collate import SideFeatures
+from hyperseek.training._validation import DevSet, Validator, make_dev_set, measure
 
 MakeRetriever = Callable[..., Retriever]
 

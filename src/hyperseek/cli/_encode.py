@@ -104,7 +104,8 @@ def _import(
     from itertools import chain, islice
 
     from hyperseek.errors import DataError
-    from hyperseek.index import Index, read_docs
+    from hyperseek.index import Index
+    from hyperseek.models.importers.docs import read_docs
 
     pairs = read_docs(path)
     first = next(pairs, None)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def check_engine(engine: str) -> None:
     """Raise UnknownNameError unless this is a kind of engine, or `auto`."""
-    from hyperseek.engines import parse_engine
+    from hyperseek.engines.configs import parse_engine
 
     if engine != "auto":
         parse_engine(engine)
@@ -30,7 +30,7 @@ def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = Non
     Raises:
         InputError: It would take more; what it takes was said before.
     """
-    from hyperseek.engines import parse_engine
+    from hyperseek.engines.configs import parse_engine
 
     limit = None if max_gigabytes is None else int(max_gigabytes * 1e9)
     if engine == "auto":

@@ -12,7 +12,7 @@ from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, wri
 from hyperseek.data._tables import ColumnsOptions, HypencoderOptions, examples_from_columns, examples_from_hypencoder
 from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
 from hyperseek.data.examples import ExampleItem, QrelsOptions, TrainingExample, examples_from_qrels
-from hyperseek.data.open import open_dataset, parse_source, register_source
+from hyperseek.data.open import open_dataset, register_source
 from hyperseek.data.prepared import (
     CorpusInfo,
     Prepared,
@@ -44,7 +44,6 @@ __all__ = [
     "examples_from_hypencoder",
     "examples_from_qrels",
     "open_dataset",
-    "parse_source",
     "prepare",
     "read_corpus",
     "read_examples",

@@ -3,7 +3,7 @@
 They know vectors only, by position. What a space's points are as vectors, its charts say.
 """
 
-from hyperseek.engines._build import build_engine, choose_engine, open_engine, what_fits
+from hyperseek.engines._build import build_engine, choose_engine, open_engine
 from hyperseek.engines._estimate import EngineEstimate, estimate_engine
 from hyperseek.engines._qdrant import use_qdrant
 from hyperseek.engines.configs import (
@@ -14,12 +14,10 @@ from hyperseek.engines.configs import (
     LanceConfig,
     QdrantConfig,
     ScanConfig,
-    parse_engine,
 )
-from hyperseek.engines.engine import LONGEST, Engine
+from hyperseek.engines.engine import Engine
 
 __all__ = [
-    "LONGEST",
     "AnyEngineConfig",
     "Engine",
     "EngineConfig",
@@ -33,7 +31,5 @@ __all__ = [
     "choose_engine",
     "estimate_engine",
     "open_engine",
-    "parse_engine",
     "use_qdrant",
-    "what_fits",
 ]

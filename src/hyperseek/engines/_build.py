@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from hyperseek.engines._faiss import HnswEngine, IvfEngine
 from hyperseek.engines._flat import ScanEngine
 from hyperseek.engines._lance import LanceEngine
 from hyperseek.engines._qdrant import QdrantEngine, named_server
-from hyperseek.engines.configs import KINDS, AnyEngineConfig, HnswConfig, IvfConfig, QdrantConfig, ScanConfig
+from hyperseek.engines.configs import AnyEngineConfig, HnswConfig, IvfConfig, QdrantConfig, ScanConfig, what_fits
 from hyperseek.engines.engine import Engine, read_info
 from hyperseek.errors import InputError, StoreError
 from hyperseek.scoring._geometries import Metric
@@ -91,15 +91,6 @@ def open_engine(folder: Path) -> Engine:
         MissingExtraError: The engine needs a package that is not installed.
     """
     return _ENGINES[read_info(Path(folder)).config.kind].open(Path(folder))
-
-
-def what_fits(building_bytes: Callable[[AnyEngineConfig], int], max_bytes: int) -> str:
-    """Say which kinds of engines with their defaults would fit into memory, by what building each of them takes."""
-    needs = {kind: building_bytes(make()) for kind, make in KINDS.items()}
-    fitting = [f"{kind!r} ({need:,})" for kind, need in needs.items() if need <= max_bytes]
-    if fitting:
-        return f"with their defaults these would fit: {', '.join(fitting)}"
-    return f"none fits; the smallest, {min(needs, key=needs.__getitem__)!r}, takes {min(needs.values()):,}"
 
 
 SCAN_NUMBERS = 20_000_000

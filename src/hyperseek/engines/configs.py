@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias, get_args
 
 from pydantic import Field, model_validator
@@ -184,3 +184,12 @@ def parse_engine(engine: str | Mapping[str, Any] | AnyEngineConfig) -> AnyEngine
     if kind not in KINDS:
         raise UnknownNameError("kind of engine", kind, KINDS)
     return KINDS[kind].from_mapping(values, source=f"engine {kind!r}")
+
+
+def what_fits(building_bytes: Callable[[AnyEngineConfig], int], max_bytes: int) -> str:
+    """Say which kinds of engines with their defaults would fit into memory, by what building each of them takes."""
+    needs = {kind: building_bytes(make()) for kind, make in KINDS.items()}
+    fitting = [f"{kind!r} ({need:,})" for kind, need in needs.items() if need <= max_bytes]
+    if fitting:
+        return f"with their defaults these would fit: {', '.join(fitting)}"
+    return f"none fits; the smallest, {min(needs, key=needs.__getitem__)!r}, takes {min(needs.values()):,}"

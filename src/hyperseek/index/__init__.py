@@ -2,16 +2,14 @@
 
 from hyperseek.index._checks import check_model
 from hyperseek.index._estimate import Estimate, estimate
-from hyperseek.index._index import CACHE_BYTES, Index
+from hyperseek.index._index import Index
 from hyperseek.index._tune import Measured, Tuning
 from hyperseek.index._writing import stored_documents
 from hyperseek.index.searching import Explanation
-from hyperseek.models.importers.docs import read_docs
 from hyperseek.plan import scan
 from hyperseek.store import ChartRecord, IndexInfo
 
 __all__ = [
-    "CACHE_BYTES",
     "ChartRecord",
     "Estimate",
     "Explanation",
@@ -21,7 +19,6 @@ __all__ = [
     "Tuning",
     "check_model",
     "estimate",
-    "read_docs",
     "scan",
     "stored_documents",
 ]

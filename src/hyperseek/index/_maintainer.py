@@ -14,16 +14,18 @@ import numpy.typing as npt
 
 from hyperseek._documents import as_documents, joined
 from hyperseek._files import new_array
-from hyperseek.engines import AnyEngineConfig, EngineEstimate, choose_engine, parse_engine
+from hyperseek.engines import AnyEngineConfig, EngineEstimate, choose_engine
+from hyperseek.engines.configs import parse_engine
 from hyperseek.errors import InputError, shown
 from hyperseek.graph import NeighbourGraph
 from hyperseek.index._build import piece_for, stack_points
 from hyperseek.index._writing import SHARD, add_documents, compact_index, delete_documents
 from hyperseek.plan import Ground
 from hyperseek.scoring import Points, vectors_of
-from hyperseek.store import ChartRecord, IndexInfo, Snapshot, writer_lock
+from hyperseek.store import ChartRecord, IndexInfo, Snapshot
 from hyperseek.store.attachments import Attachment, Attachments, attach_engine, attach_graph
 from hyperseek.store.charts import estimate_charts, widest_chart
+from hyperseek.store.lance import writer_lock
 from hyperseek.types import Document
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from hyperseek.plan import Engine, Graph, Ground, Plan, Rescore, Scan, Search, S
 from hyperseek.plan.choice import plan_key
 from hyperseek.plan.engine_search import SCAN, can_search, can_search_linear
 from hyperseek.scoring import Scorer
-from hyperseek.store import writer_lock
 from hyperseek.store.attachments import Attached, Attachments, TunedPlan
+from hyperseek.store.lance import writer_lock
 from hyperseek.types import NO_OPTIONS, QueryOptions
 
 # Candidates tried, for each document that is wanted.

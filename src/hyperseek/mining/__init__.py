@@ -1,22 +1,19 @@
 """Mining hard negatives, filtering examples, and the rankers that training learns from and is compared with."""
 
-from hyperseek.mining._bm25 import BM25, BM25Settings, bm25_run
+from hyperseek.mining._bm25 import BM25, BM25Settings
 from hyperseek.mining._negatives import Teacher
 from hyperseek.mining._options import ConsistencyOptions, MiningOptions, RefineOptions, TeacherOptions
 from hyperseek.mining._refine import refine
-from hyperseek.mining._teachers import CrossEncoderTeacher, RetrieverTeacher, load_teacher
+from hyperseek.mining._teachers import load_teacher
 
 __all__ = [
     "BM25",
     "BM25Settings",
     "ConsistencyOptions",
-    "CrossEncoderTeacher",
     "MiningOptions",
     "RefineOptions",
-    "RetrieverTeacher",
     "Teacher",
     "TeacherOptions",
-    "bm25_run",
     "load_teacher",
     "refine",
 ]

@@ -2,7 +2,7 @@
 
 from hyperseek.plan._context import NOTHING, Candidates, Ground, Search
 from hyperseek.plan._exhaustive import scan
-from hyperseek.plan._fusion import Fusion, Rescore, Union, fuse
+from hyperseek.plan._fusion import Fusion, Rescore, Union
 from hyperseek.plan._plan import Plan, PlanLike, StageReport, as_plan, hybrid
 from hyperseek.plan._sources import BM25, Auto, Dense, Engine, Graph, Scan, Surrogate
 from hyperseek.plan.choice import AUTO, EXACT
@@ -28,7 +28,6 @@ __all__ = [
     "Surrogate",
     "Union",
     "as_plan",
-    "fuse",
     "hybrid",
     "scan",
 ]

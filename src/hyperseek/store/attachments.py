@@ -37,9 +37,9 @@ from hyperseek._folders import (
     remove_unheld,
     write_sealed,
 )
-from hyperseek.engines import LONGEST, AnyEngineConfig, Engine, build_engine, open_engine
+from hyperseek.engines import AnyEngineConfig, Engine, build_engine, open_engine
 from hyperseek.engines.configs import KINDS
-from hyperseek.engines.engine import verify_engine
+from hyperseek.engines.engine import LONGEST, verify_engine
 from hyperseek.errors import HyperseekError, InputError, StoreError, UnknownNameError
 from hyperseek.graph import NeighbourGraph
 from hyperseek.graph.building import verify_graph

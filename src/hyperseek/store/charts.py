@@ -9,7 +9,8 @@ import torch
 from pydantic import Field
 
 from hyperseek._config import Config
-from hyperseek.engines import AnyEngineConfig, EngineEstimate, estimate_engine, what_fits
+from hyperseek.engines import AnyEngineConfig, EngineEstimate, estimate_engine
+from hyperseek.engines.configs import what_fits
 from hyperseek.errors import InputError
 from hyperseek.scoring import Space, TokenPoints, VectorPoints
 

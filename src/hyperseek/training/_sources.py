@@ -20,9 +20,9 @@ from hyperseek.data import (
     examples_from_hypencoder,
     examples_from_qrels,
     open_dataset,
-    parse_source,
     read_prepared,
 )
+from hyperseek.data.open import parse_source
 from hyperseek.errors import ConfigError
 from hyperseek.training._recipe import DataConfig, DevSetConfig, SourceConfig
 from hyperseek.training._training_set import Example, TrainingSet, check_not_empty
