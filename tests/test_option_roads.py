@@ -4,37 +4,46 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from typer.testing import CliRunner
 
-from hyperseek.data import Dataset
+from hyperseek.cli import app
+from hyperseek.data import Dataset, examples_from_qrels, read_prepared, write_beir, write_examples
 from hyperseek.errors import InputError, ProtocolError, UnknownNameError
 from hyperseek.evaluation import MtebEncoder, Protocol, compare, evaluate, rank_bm25, rank_index
 from hyperseek.index import Index
+from hyperseek.mining import MiningOptions, RefineOptions, refine
 from hyperseek.mining._teachers import RetrieverTeacher
-from hyperseek.models import Retriever
+from hyperseek.models import ModelConfig, Retriever, build, families, load, register_family
 from hyperseek.plan import Dense, Plan, Rescore, Scan
+from hyperseek.training import Recipe, train
 from hyperseek.types import Document, Query, QueryOptions
 
 sys.path.append(str(Path(__file__).parent))  # for `option_family`
-from option_family import LevelHead
+from option_family import Levels
 
 WORDS = ("cat", "dog", "bird", "fish", "sea", "sun", "moon", "star", "tree", "leaf", "river", "stone")
 QUERIES = ["the cat", "sun and moon", "a river of stone"]
 OPTIONS = {"level": 2}
 
 
+@pytest.fixture(scope="module", autouse=True)
+def registered() -> Iterator[None]:
+    register_family("levels", Levels)
+    yield
+    families.unregister("levels")
+
+
 @pytest.fixture(scope="module")
-def model(tiny_encoder: str) -> Retriever:
-    trunk = Transformer(tiny_encoder)
-    modules = [trunk, Pooling(trunk.get_embedding_dimension(), "mean"), LevelHead()]
-    container = SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="dot")
-    return Retriever(container, source="levels")
+def model(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
+    folder = tmp_path_factory.mktemp("levels")
+    build(ModelConfig(trunk=tiny_encoder, family="levels", pooling="mean"), device="cpu").save(folder)
+    return load(folder, device="cpu")
 
 
 @pytest.fixture
@@ -173,3 +182,87 @@ def test_teachers_score_with_options(model: Retriever) -> None:
     exact = model.compile(QUERIES, OPTIONS).score(model.encode_documents(WORDS[:2])).flatten().tolist()
     assert second.score_pairs(pairs) == pytest.approx(exact, abs=1e-6)
     assert second.fingerprint != plain.fingerprint
+
+
+def test_negatives_are_mined_with_options(index: Index, dataset: Dataset, tmp_path: Path) -> None:
+    write_examples(examples_from_qrels(dataset, "test"), tmp_path / "plain")
+    mining, mined = MiningOptions(negatives=3, margin=None, depth=12), []
+    for name, options in (("all", QueryOptions()), ("second", QueryOptions(level=2))):
+        refining = RefineOptions(mining=mining, options=options)
+        refine(tmp_path / "plain", tmp_path / name, mine=index.path, options=refining, device="cpu")
+        for example in read_prepared(tmp_path / name).examples():
+            relevant = {item.text for item in example.positives}
+            ranked = [hit.text for hit in index.search(example.query.text, k=12, options=options)]
+            mined.append([item.text for item in example.negatives])
+            assert mined[-1] == [text for text in ranked if text not in relevant][:3]
+    assert len(mined) == 6
+    assert mined[:3] != mined[3:]
+
+
+def hyperseek(*arguments: object) -> str:
+    done = CliRunner().invoke(app, ["-q", *map(str, arguments)], catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout
+
+
+def test_the_command_line_searches_with_options(index: Index, tmp_path: Path) -> None:
+    arguments = ("search", index.path, QUERIES[0], "-k", 3, "-f", "json", "--device", "cpu")
+    [found] = json.loads(hyperseek(*arguments, "--option", "level=2", "--option", "sign=plus"))
+    wanted = index.search(QUERIES[0], k=3, options=OPTIONS)
+    assert [(hit["id"], hit["score"]) for hit in found["hits"]] == [(hit.id, hit.score) for hit in wanted]
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("kind: scan\noptions: {level: 2}\n")
+    assert json.loads(hyperseek(*arguments, "--plan", plan))[0]["hits"] == found["hits"]
+    for option, message in (
+        ("level=9", "level=9 does not fit"),
+        ("card=any", "known: level, sign"),
+        ("level", "NAME=VALUE, as in level=2, not 'level'"),
+        ("a.b=1", "NAME=VALUE"),
+    ):
+        with pytest.raises(InputError, match=message):
+            hyperseek(*arguments, "--option", option)
+
+
+def test_the_command_line_tunes_and_evaluates_with_options(index: Index, dataset: Dataset, tmp_path: Path) -> None:
+    index.build_engine("scan")
+    queries = tmp_path / "queries.tsv"
+    queries.write_text("".join(f"q{n}\t{text}\n" for n, text in enumerate(QUERIES)))
+    recall = ("inspect", "recall", index.path, "-Q", queries, "-k", 3, "--device", "cpu", "--json")
+    assert json.loads(hyperseek(*recall, "--option", "level=2"))["options"] == {"level": 2}
+    assert list(Index.open(index.path).tuned_plans) == ["linear (level=2)"]
+    write_beir(dataset, tmp_path / "data")
+    asked = ("evaluate", index.path, tmp_path / "data", "-m", "nDCG@10", "--bm25", "--json")
+    result = json.loads(hyperseek(*asked, "--option", "level=2"))
+    own = evaluate(index, dataset, measures="nDCG@10", options=OPTIONS)
+    [first, second] = result["evaluations"]
+    assert (first["protocol"]["options"], second["protocol"]["options"]) == ({"level": 2}, None)
+    assert first["per_query"] == own.per_query
+
+
+def test_a_recipe_validates_with_options(index: Index, dataset: Dataset, tiny_encoder: str, tmp_path: Path) -> None:
+    write_beir(dataset, tmp_path / "data")
+    source = f"{tmp_path / 'data'}:test"
+    values: dict[str, Any] = {
+        "model": {"trunk": tiny_encoder, "family": "levels", "pooling": "mean"},
+        "data": {"sources": {"words": {"source": source}}},
+        "losses": {"contrastive": {}},
+        "train": {
+            "max_steps": 1,
+            "batch_size": 2,
+            "device": "cpu",
+            "cache": {"storage": "float32", "dtype": "float32"},
+        },
+        "validation": {"sets": {"all": {"source": source}, "second": {"source": source, "options": OPTIONS}}},
+        "output": {"report_to": []},
+    }
+    record = train(Recipe.from_mapping(values), output=tmp_path / "run")
+    before = record.validation[0].scores
+    for name, options in (("all", None), ("second", OPTIONS)):
+        own = evaluate(index, dataset, measures="nDCG@10", options=options)
+        assert before[name] == pytest.approx(own.aggregate["nDCG@10"], abs=1e-6)
+    assert before["all"] != before["second"]
+    written = json.loads((tmp_path / "run" / "run.json").read_text())["recipe"]["validation"]["sets"]
+    assert (written["all"]["options"], written["second"]["options"]) == ({}, OPTIONS)
+    values["validation"]["sets"]["second"]["options"] = {"card": "any"}
+    with pytest.raises(UnknownNameError, match="known: level, sign"):
+        train(Recipe.from_mapping(values), output=tmp_path / "other")

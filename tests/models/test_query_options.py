@@ -10,26 +10,23 @@ from pathlib import Path
 import pytest
 import torch
 from pydantic import TypeAdapter
-from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 
 from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.models import Retriever
+from hyperseek.models import ModelConfig, Retriever, load
 from hyperseek.scoring import LinearScorer, load_scorer, vectors_of
 from hyperseek.types import QueryOptions
 
 sys.path.append(str(Path(__file__).parents[1]))  # for `option_family`, which other folders of tests read too
 
-from option_family import LevelHead
+from option_family import Levels
 
 TEXTS = ["the cat and the dog", "a small neural network", "sea", "what is the name of the song"]
 
 
 @pytest.fixture(scope="module")
 def levelled(tiny_encoder: str) -> Retriever:
-    trunk = Transformer(tiny_encoder)
-    modules = [trunk, Pooling(trunk.get_embedding_dimension(), "mean"), LevelHead()]
-    return Retriever(SentenceTransformer(modules=modules, device="cpu", similarity_fn_name="dot"))
+    trunk = load(tiny_encoder, device="cpu")
+    return Levels().build(trunk, trunk, ModelConfig(trunk=tiny_encoder))
 
 
 def test_options_are_a_frozen_value_that_survives_json() -> None:
@@ -100,8 +97,7 @@ def test_options_that_a_model_does_not_understand_are_refused_before_anything_is
 
 
 def test_a_model_without_options_refuses_every_one(tiny_encoder: str) -> None:
-    trunk = Transformer(tiny_encoder)
-    plain = Retriever(SentenceTransformer(modules=[trunk, Pooling(trunk.get_embedding_dimension())], device="cpu"))
+    plain = load(tiny_encoder, device="cpu")
     with pytest.raises(UnknownNameError, match="this model understands no options; leave 'level' out"):
         plain.compile(TEXTS, {"level": 1})
     assert plain.compile(TEXTS, {"level": None}).options == QueryOptions()
