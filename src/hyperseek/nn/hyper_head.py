@@ -1,7 +1,7 @@
 """The hyper-head of Hypencoder: from a query's token states to the matrices and vectors of its q-net.
 
 "Hypencoder: Hypernetworks for Information Retrieval", arXiv 2502.05364, section 3.2. Parameter names are the
-original's, so its checkpoints load as they are.
+original's, so its checkpoints load unchanged.
 
 Shapes: `Q` queries, `T` tokens, `m` trunk width; a generated matrix is `(a, b)`: `a` inputs, `b` outputs.
 
@@ -38,7 +38,7 @@ class HyperHead(nn.Module):
             the attention pick single tokens, and its output maps of about 1e-6 make all queries alike at first.
             `"scaled"` draws from ranges that keep variances near 1 through the head. `"zero_last"` is `"scaled"`
             with a last matrix of exactly zero, so that the q-net starts as the zero function.
-        seed: Seed of the draw; the global random state is left alone.
+        seed: Seed of the draw; the global random state is not touched.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class HyperHead(nn.Module):
         for linear, (a, _) in zip(_linears(self.weight_hyper_projection), self.weight_shapes, strict=True):
             nn.init.normal_(linear.weight, std=1 / 768**2 if original else 1 / a)
             nn.init.zeros_(linear.bias)
-        # The original zeroes the biases of the heads of matrices and forgets those of vectors.
+        # The original zeroes the biases of the heads for matrices and forgets those for vectors.
         zeroed = len(self.weight_shapes) if original else len(self.key_projections)
         for projections in (self.key_projections, self.value_projections):
             for projection in _linears(projections)[:zeroed]:
@@ -98,7 +98,7 @@ class HyperHead(nn.Module):
 
         All heads share one matrix product for their values. Where the batch has more tokens than a head has
         learned queries, the key projections are folded into those queries (the key bias cancels in the softmax),
-        which then is the cheaper of two equal formulas.
+        which is then the cheaper of two equal formulas.
 
         Args:
             token_states: `(Q, T, m)`.
@@ -107,7 +107,7 @@ class HyperHead(nn.Module):
         Returns:
             The matrices, each `(Q, a, b)`, and the vectors, each `(Q, size, 1)`; in the head's dtype.
         """
-        # Weights generated in half precision are of no use, so states are widened to the head's own precision.
+        # Weights generated in half precision are useless, so states are widened to the head's own precision.
         token_states = token_states.to(self.hyper_base_matrices[0].dtype)
         learned = [*self.weight_query_embeddings, *self.bias_query_embeddings]
         padding = attention_mask[:, None, :] == 0

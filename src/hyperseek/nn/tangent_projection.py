@@ -1,4 +1,4 @@
-"""From a trunk's states to tangent vectors of a hyperbolic space, whose curvature may be trained."""
+"""From a trunk's states to tangent vectors of a hyperbolic space whose curvature may be trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MLP_LAYERS = 3
 
 
 class DeLayerNorm(nn.Module):
-    """Give states that a layer norm made equally long a length of their own: normalised, times 1 + a linear map.
+    """Give states that a layer norm made equally long their own lengths: normalised, times 1 + a linear map.
 
     Args:
         size: Trunk width.
@@ -42,15 +42,15 @@ class TangentProjection(nn.Module):
         size: Trunk width `m`.
         dimension: Of the space, `d`.
         projection: `"linear"`, or `"mlp"`: three layers with GELU, as wide as the trunk.
-        start: What linear maps start from: `"orthogonal"` keeps angles where `d = m` (and nearly so below), so that a
+        start: Initial linear maps: `"orthogonal"` keeps angles where `d = m` (and nearly so below), so that a
             new model of equally long vectors ranks as its trunk does; `"normal"` draws with deviation 0.02.
         norm_scale: Factor of projected vectors; None takes the original's 1 / sqrt(d + 1).
-        trainable_norm_scale: Whether the factor is trained; it is kept below 1, or below its start where that is more.
+        trainable_norm_scale: Whether the factor is trained; it is kept below 1, or below its start if that is larger.
         norm_clip: Longest tangent vector, positive.
         de_layer_norm: Whether states go through `DeLayerNorm` first.
         radius: `"projection"` takes the norm of the projected vector, `"head"` predicts it from the state.
-        radius_start: What a new radius head predicts, positive; at most `norm_clip`.
-        seed: Seed of the draw; the global random state is left alone.
+        radius_start: Initial prediction of a radius head, positive; at most `norm_clip`.
+        seed: Seed of the draw; the global random state is not touched.
 
     Raises:
         InputError: A number is out of range.
@@ -90,7 +90,7 @@ class TangentProjection(nn.Module):
         if self.radius_head is not None:
             nn.init.zeros_(self.radius_head.weight)
             nn.init.constant_(self.radius_head.bias, math.log(math.expm1(radius_start)))
-        # A radius head leaves nothing to scale, and a parameter that gets no gradient stops data-parallel training.
+        # A radius head leaves nothing to scale, and a parameter without a gradient stops data-parallel training.
         trained = trainable_norm_scale and self.radius_head is None
         self.norm_scaler = nn.Parameter(torch.tensor(scale), requires_grad=trained)
 
@@ -101,8 +101,8 @@ class TangentProjection(nn.Module):
             states: `(..., m)`.
 
         Returns:
-            `(..., d)` tangent vectors in the module's own precision. `clipped` then says which of them, `(...,)`, were
-            too long before.
+            `(..., d)` tangent vectors in the module's own precision. `clipped` then says which of them, `(...,)`, had
+            been too long.
         """
         states = states.to(self.norm_scaler.dtype)
         vectors: Tensor = self.projection(self.delayer_norm(states))
@@ -161,19 +161,19 @@ class FullPrecision(nn.Module):
 
 
 class Curvature(FullPrecision):
-    """R² of a hyperboloid <x, x> = -R², as a number to train or to keep.
+    """R² of a hyperboloid <x, x> = -R², trained or fixed.
 
-    What is trained is log R², which a cast to half precision leaves in float32. In training its value is put back into
-    the bounds before it is read, so that it never goes far beyond them and can always come back.
+    The parameter is log R², which a cast to half precision leaves in float32. In training it is clamped to the bounds
+    before it is read, so it never strays far beyond them and can always return.
 
     Args:
-        radius_squared: Where it starts.
+        radius_squared: Initial value.
         trainable: Whether it is a parameter; else it is a buffer, saved and loaded alike.
         least: Lower bound, positive.
         most: Upper bound.
 
     Raises:
-        InputError: The numbers are not in order.
+        InputError: The numbers are not in ascending order.
     """
 
     log_radius_squared: Tensor
@@ -199,7 +199,7 @@ class Curvature(FullPrecision):
     def forward(self) -> Tensor:
         """Return R², 0-dim, float32 or float64; differentiable where it is trained."""
         if self.training and self.trainable:
-            # Behind autograd's back, as an optimiser does: the graph is made from the value that was put back.
+            # Outside autograd, as an optimiser does: the graph is made from the clamped value.
             self.log_radius_squared.data.clamp_(*map(math.log, self.bounds))
             return self.log_radius_squared.exp()
         return self.log_radius_squared.clamp(*map(math.log, self.bounds)).exp()

@@ -4,7 +4,7 @@ Shapes: `B` texts, `S` tokens, `H` heads, `d` coordinates of a point, time first
 the space. No layer owns a curvature: `radius_squared` (R² of <x, x> = -R²) is an argument of every forward, so a model
 has one. Time coordinates are made from the space part in float32 or wider, whatever autocast says.
 
-The layers are those of "HypRAG" (arXiv 2602.07739) with its parameter names; what was wrong in them is right here.
+The layers are those of "HypRAG" (arXiv 2602.07739) with its parameter names; its errors are corrected.
 """
 
 from hyperseek.nn.lorentz._attention import AttentionScores, LorentzAttention

@@ -33,7 +33,7 @@ class LorentzAttention(nn.Module):
         query_key_norm: Whether the space parts of queries and keys are scaled to norm 1.
 
     Raises:
-        InputError: `size` is not a multiple of `heads`, or leaves a head no two coordinates.
+        InputError: `size` is not a multiple of `heads`, or leaves a head fewer than two coordinates.
         UnknownNameError: There are no such scores.
     """
 
@@ -72,8 +72,8 @@ class LorentzAttention(nn.Module):
         Args:
             points: `(B, S, d)`.
             radius_squared: R².
-            mask: Boolean, broadcast to `(B, H, S, S)`: what a token may look at, at least one other. None for all.
-            rotary: The table of the tokens' positions; None for none.
+            mask: Boolean, broadcast to `(B, H, S, S)`: where a token may attend, at least to one; None allows all.
+            rotary: The table of the tokens' positions; None leaves positions out.
 
         Returns:
             `(B, S, d)` points.
@@ -115,7 +115,7 @@ def onto_hyperboloid(averages: Tensor, radius_squared: float | Tensor) -> Tensor
     wide = averages.to(wide_dtype(averages))
     time, space = wide[..., :1], wide[..., 1:]
     length = torch.linalg.vector_norm(space, dim=-1, keepdim=True)
-    # An average lies inside the hyperboloid, -<v, v> >= R². Half precision loses that far out, and what was divided by
-    # the root of the difference would land anywhere.
+    # An average lies inside the hyperboloid, -<v, v> >= R². Half precision loses this far from the origin, and
+    # dividing by the root of the difference would put the point anywhere.
     square = torch.clamp_min((time - length) * (time + length), radius_squared)
     return lorentz_from_space(space * (radius_squared / square).sqrt(), radius_squared)

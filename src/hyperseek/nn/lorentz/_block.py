@@ -1,4 +1,4 @@
-"""One layer of the encoder, and what stands before the first and behind the last."""
+"""One layer of the encoder, the embeddings before the first layer, and the heads after the last."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hyperseek.geometry import lorentz_from_space, lorentz_inner
 from hyperseek.nn.lorentz._attention import AttentionScores, LorentzAttention
 from hyperseek.nn.lorentz._layers import LorentzLinear, Rotary, make_norm, wide_dtype
 
-# What <a, a> may not fall below where a negative weight lets it: the root of it is divided by.
+# Lower bound of <a, a>, which a negative weight could take to zero: its root is a divisor.
 _SMALLEST = 1e-6
 
 
@@ -25,7 +25,7 @@ class LorentzResidual(nn.Module):
     "Lorentzian Residual Neural Networks", arXiv 2412.14695.
 
     Args:
-        scale: Factor of the space part afterwards; the blocks of HypRAG use 4 sqrt(d) in front of a norm. 1 for none.
+        scale: Factor of the space part afterwards; the blocks of HypRAG use 4 sqrt(d) before a norm.
         weight: Where w starts.
     """
 
@@ -38,8 +38,8 @@ class LorentzResidual(nn.Module):
         """Add `(..., d)` points."""
         dtype = wide_dtype(x)
         x, y, weight = x.to(dtype), y.to(dtype), self.w_y.to(dtype)
-        # -<a, a> from <x, x> = <y, y> = -R² and -<x, y> >= R², which far from the origin are exact while the inner
-        # product of a with itself is all rounding.
+        # -<a, a> from <x, x> = <y, y> = -R² and -<x, y> >= R², which stay exact far from the origin, where the
+        # inner product of a with itself is all rounding error.
         across = torch.clamp_min(-lorentz_inner(x, y), radius_squared)[..., None]
         square = radius_squared * (1 + weight.square()) + 2 * weight * across
         factor = (radius_squared / square.abs().clamp_min(_SMALLEST)).sqrt()
@@ -78,7 +78,7 @@ class LorentzBlock(nn.Module):
         attention_bias: See `LorentzAttention`, as for the next two.
         attention_scores: See there.
         query_key_norm: See there.
-        residual_scale: Factor of the space part behind a residual; None takes the original's 4 sqrt(`size`).
+        residual_scale: Factor of the space part after a residual; None takes the original's 4 sqrt(`size`).
     """
 
     def __init__(
@@ -122,13 +122,13 @@ class LorentzBlock(nn.Module):
 
 
 class LorentzEmbeddings(nn.Module):
-    """Sum the space parts of tokens, and where there are any of positions and types, and lift them.
+    """Sum the space parts of tokens and, if present, of positions and types, and lift them.
 
     Args:
         size: Coordinates of a point, time included.
         vocabulary: Number of tokens.
-        padding: The token whose embedding is zero and stays so; None for none.
-        positions: Most tokens of a text, where positions have embeddings; 0 where they are rotary.
+        padding: The token whose embedding is zero and stays zero; None if there is none.
+        positions: Most tokens of a text if positions have embeddings; 0 if they are rotary.
         types: Token types; 0 for none.
     """
 
@@ -190,15 +190,15 @@ class LorentzPredictionHead(nn.Module):
         return normed
 
 
-# A factor between 1/e³ and e³: seldom reached, and the lift of a point so far out is still exact.
+# The factor stays between 1/e³ and e³: bounds that are seldom reached, and within which the lift is still exact.
 _BOUND = 3.0
 
 
 class LorentzRadiusFactor(nn.Module):
     """Multiply each point's space part by a factor read from the point itself; a new one changes nothing.
 
-    A norm at the end of an encoder leaves all tokens about equally far from the origin, where a hierarchy would want
-    general texts near it and special ones far out. This is our own remedy; the original has none.
+    A norm at the end of an encoder leaves all tokens about equally far from the origin, whereas a hierarchy
+    needs general texts near it and specific ones far out. The original has no such layer.
 
     Args:
         size: Coordinates of a point, time included.

@@ -30,7 +30,7 @@ def rotary_table(positions: Tensor, channels: int, *, base: float = 10000.0, sty
 
     Args:
         positions: `(B or 1, S)` whole numbers.
-        channels: Of a head's space part; an odd last one is not rotated.
+        channels: Channels of a head's space part; an odd last one is not rotated.
         base: Of the geometric series of frequencies; larger for longer texts.
         style: See the module.
 
@@ -47,7 +47,7 @@ def rotary_table(positions: Tensor, channels: int, *, base: float = 10000.0, sty
     frequencies = 1.0 / base ** (2 * places / (2 * pairs))
     if style == "original":
         frequencies = frequencies[2 * places % pairs]
-    # Angles would lose their fraction in half precision, and with it what position they are of.
+    # In half precision angles would lose their fraction, and with it the position.
     with torch.autocast(positions.device.type, enabled=False):
         angles = positions[..., None].float() * frequencies
     return Rotary(angles.cos(), angles.sin())
@@ -86,7 +86,7 @@ class LorentzLinear(nn.Module):
 
     def space(self, points: Tensor) -> Tensor:
         """Return the space part `(..., out_size - 1)` of mapped points, in the precision of the matrix product."""
-        # Points are float32 at least; weights that were cast to half precision want their inputs alike.
+        # Points are at least float32; weights cast to half precision need inputs of the same type.
         mapped: Tensor = self.linear(points.to(self.linear.weight.dtype))
         return mapped
 
@@ -117,19 +117,19 @@ class LorentzMultiHeadLinear(nn.Module):
         return mapped if rotary is None else rotate(mapped, rotary)
 
     def forward(self, points: Tensor, radius_squared: float | Tensor = 1.0, rotary: Rotary | None = None) -> Tensor:
-        """Map `(B, S, size)` points to `(B, H, S, head_size)` points; a rotation leaves their time alone."""
+        """Map `(B, S, size)` points to `(B, H, S, head_size)` points; a rotation does not change their time."""
         return lorentz_from_space(self.space(points, rotary), radius_squared)
 
 
 def initialise(linear: nn.Linear) -> None:
-    """Draw weights as the original does: uniform, of gain sqrt(2), biases zero."""
+    """Draw weights as the original does: uniform with gain sqrt(2), biases zero."""
     nn.init.xavier_uniform_(linear.weight, gain=math.sqrt(2))
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
 
 
 class LorentzNorm(nn.Module):
-    """Base of the norms: subclasses say what becomes of the space part."""
+    """Base of the norms: subclasses normalise the space part."""
 
     def normalise(self, space: Tensor) -> Tensor:
         """Return the new space part, float32 or wider as given."""
@@ -204,23 +204,23 @@ NORMS: MappingProxyType[str, Callable[[int], LorentzNorm]] = MappingProxyType(
 
 
 def make_norm(name: str, size: int) -> LorentzNorm:
-    """Return a new norm of points of `size` coordinates; UnknownNameError where there is none of that name."""
+    """Return a new norm of points of `size` coordinates; UnknownNameError if there is no norm of that name."""
     if name not in NORMS:
         raise UnknownNameError("norm_layer", name, NORMS)
     return NORMS[name](size)
 
 
 def wide_dtype(values: Tensor) -> torch.dtype:
-    """Return the precision that geometry is done in: float64 for float64, else float32."""
+    """Return the precision in which geometry is computed: float64 for float64, else float32."""
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
-# The length of a normal is divided by; a class whose normal is zero has logit zero.
+# A normal's length is a divisor; a class whose normal is zero has logit zero.
 _SHORTEST = 1e-12
 
 
 class LorentzMLR(nn.Module):
-    """Score points by their signed distance from one hyperplane for each class.
+    """Score points by their signed distance from one hyperplane per class.
 
     "Fully Hyperbolic Convolutional Neural Networks for Computer Vision", arXiv 2303.15919, section 4.3. The hyperplane
     of a class has the normal `z` and lies `a` away from the origin; its logit is the distance times `|z|`.
@@ -249,7 +249,7 @@ class LorentzMLR(nn.Module):
         normals, offsets = self.z.to(dtype), self.a.to(dtype)[:, None] / radius
         length = torch.linalg.vector_norm(normals, dim=1, keepdim=True).clamp_min(_SHORTEST)
         planes = torch.cat([-torch.sinh(offsets) * length, torch.cosh(offsets) * normals], dim=1)
-        # The product is the one large step, and in the weights' precision; asinh is not.
+        # The product is the only expensive step and runs in the weights' precision; asinh does not.
         products = nn.functional.linear(points.to(self.z.dtype), planes.to(self.z.dtype)).to(dtype)
         scales = radius * length[:, 0]
         logits: Tensor = scales * torch.asinh(products / scales)

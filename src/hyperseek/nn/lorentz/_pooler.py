@@ -31,10 +31,10 @@ class LorentzPooler(nn.Module):
         pooling: One of the above.
         size: Coordinates of a point.
         power: Of the outward midpoint: Klein coordinates are weighted by `gamma^(power + 1)`, so that 0 is the plain
-            Einstein midpoint. The paper of HypRAG means power - 1 by its p.
-        saturation: Of the outward midpoint, at least 0: how soon its weights stop to grow.
+            Einstein midpoint. The p of the HypRAG paper is power - 1.
+        saturation: Of the outward midpoint, at least 0: how soon its weights stop growing.
         keep_radius: Whether the outward midpoint keeps the weighted mean distance from the origin of its tokens;
-            otherwise averaging pulls it inwards, the more so the more its tokens differ.
+            otherwise averaging pulls it inwards, and more so the more its tokens differ.
 
     Raises:
         InputError: An option of the outward midpoint is given to another pooling, or is out of range.
@@ -72,7 +72,7 @@ class LorentzPooler(nn.Module):
 
         Args:
             points: `(B, S, d)`.
-            mask: `(B, S)`; 0 marks padding. None for none.
+            mask: `(B, S)`; 0 marks padding. None if there is none.
             radius_squared: R².
 
         Returns:
@@ -95,17 +95,17 @@ class LorentzPooler(nn.Module):
     def _attend(self, first: Tensor, points: Tensor, mask: Tensor | None, radius_squared: float | Tensor) -> Tensor:
         query = self.q_proj(first, radius_squared)
         if mask is not None:
-            points = torch.where(mask.bool()[..., None], points, 0)  # whatever it holds
+            points = torch.where(mask.bool()[..., None], points, 0)  # padding may hold anything
         tokens = self.kv_proj(points, radius_squared)
         logits = lorentz_inner_matrix(query[:, None], tokens)[:, 0]
         if mask is not None:
-            # The lowest number, not minus infinity: a text without tokens has no NaN for a point.
+            # The lowest number, not minus infinity: the point of a text without tokens would be NaN.
             logits = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min)
         return lorentz_centroid(tokens, weights=logits.softmax(-1), mask=mask, radius_squared=radius_squared)
 
 
 def _first(points: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the first token that is none of the padding, which may be on the left."""
+    """Return the first token that is not padding, which may be on the left."""
     if mask is None:
         return points[:, 0]
     count = mask.shape[1]

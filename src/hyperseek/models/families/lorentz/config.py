@@ -1,4 +1,4 @@
-"""What a recipe says of a hybrid hyperbolic encoder."""
+"""The section `lorentz` of a recipe: options of hyperbolic encoders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hyperseek.scoring._space import Similarity
 
 Distance: TypeAlias = Literal["geodesic", "squared_lorentz", "lorentz_inner", "dot", "cosine", "euclidean"]
 SIMILARITIES: dict[str, Similarity] = {"geodesic": "geodesic", "squared_lorentz": "squared", "lorentz_inner": "inner"}
-"""Distances of lifted points, and what a space calls them."""
+"""Distances of lifted points, and their names in a space."""
 
 Pooling: TypeAlias = Literal[
     "euc_cls", "euc_mean", "hyp_cls", "hyp_mean", "hyp_outward_einstein_midpoint", "hyp_attentive_mean"
@@ -31,7 +31,7 @@ _ORIGINAL_NAMES = {
     "trainable_norm_scaler": "trainable_norm_scale",
     "num_hyperbolic_blocks": "blocks",
 }
-_LONGEST = 40.0  # in units of the curvature radius; the exponential map ends there in float32
+_LONGEST = 40.0  # in units of the curvature radius; the exponential map overflows float32 beyond
 
 
 class LorentzConfig(Config):
@@ -39,12 +39,12 @@ class LorentzConfig(Config):
 
     Attributes:
         dimension: Of the space; None takes the trunk's width.
-        output_dimension: Hand out only the first so many dimensions, lifted again; for models trained with
-            `losses.matryoshka`. None for all.
-        distance: What points are compared by: `geodesic`, `squared_lorentz` or `lorentz_inner`. All three rank alike
-            and train differently. `dot`, `cosine` and `euclidean` leave the lift out: a flat twin of as many
-            parameters. (What the original calls `euclidean` is `dot`.)
-        radius_squared: R² of the hyperboloid, where it starts; the original's `curvature_init`.
+        output_dimension: Return only the first `output_dimension` dimensions, lifted again; for models trained with
+            `losses.matryoshka`. None returns all.
+        distance: How points are compared: `geodesic`, `squared_lorentz` or `lorentz_inner`. All three rank alike
+            and train differently. `dot`, `cosine` and `euclidean` leave the lift out: a flat twin with as many
+            parameters. (The original's `euclidean` is `dot`.)
+        radius_squared: Initial R² of the hyperboloid; the original's `curvature_init`.
         trainable_curvature: Whether R² is trained.
         radius_squared_min: Lower bound of R².
         radius_squared_max: Upper bound of R².
@@ -52,23 +52,23 @@ class LorentzConfig(Config):
         start: `orthogonal` keeps the trunk's angles, so that a new model on normalised vectors ranks as the trunk does
             (nearly so in fewer dimensions); `normal` draws with deviation 0.02.
         norm_scale: Factor of projected vectors; None takes 1 / sqrt(dimension + 1), made for vectors as long as a layer
-            norm leaves them. Vectors of norm 1 want about 1.
+            norm leaves them. Vectors of norm 1 need about 1.
         trainable_norm_scale: Whether the factor is trained.
         norm_clip: Largest distance from the origin.
-        de_layer_norm: Whether states first get a length of their own again.
+        de_layer_norm: Whether states first regain lengths of their own.
         radius: `projection` takes the norm of the projected vector as the distance from the origin; `head` predicts it
-            from the state, and leaves nothing to scale.
-        radius_start: What a new radius head predicts.
+            from the state and leaves nothing to scale.
+        radius_start: Initial prediction of a radius head.
         pooling: `euc_cls` and `euc_mean` pool the trunk's states before the lift. `hyp_cls`, `hyp_mean`,
             `hyp_outward_einstein_midpoint` and `hyp_attentive_mean` lift tokens and pool their points; see
             `hyperseek.nn.lorentz.LorentzPooler`. None pools before the lift, as the trunk does.
-        pooling_power: Of the outward midpoint: 0 for the plain Einstein midpoint; the paper's exponent is one less.
-        pooling_saturation: Of the outward midpoint, at least 0.
+        pooling_power: Exponent of the outward midpoint: 0 for the plain Einstein midpoint; the paper's is one less.
+        pooling_saturation: Saturation of the outward midpoint, at least 0.
         pooling_keep_radius: Whether the outward midpoint keeps its tokens' mean distance from the origin.
         blocks: Hyperbolic transformer layers between a lift of tokens and the pooling.
         block_heads: Their attention heads, a divisor of `dimension` + 1.
         block_norm: `layer_norm`, `rms_norm` or `dyt_norm`. The first two leave all tokens about equally far out.
-        seed: Of the start.
+        seed: Seed of the initial weights.
     """
 
     dimension: int | None = Field(default=None, ge=1)
@@ -132,7 +132,7 @@ class LorentzConfig(Config):
                 f"hyp_outward_einstein_midpoint, not to {self.pooling}"
             )
         if self.blocks and self.point_pooling is None:
-            raise ValueError("hyperbolic blocks stand between lifted tokens and their pooling; take a hyp_ pooling")
+            raise ValueError("hyperbolic blocks come between lifted tokens and their pooling; take a hyp_ pooling")
         return self
 
     @model_validator(mode="after")

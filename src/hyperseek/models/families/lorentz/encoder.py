@@ -57,7 +57,7 @@ class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call] 
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
     ) -> Any:
-        """Load a model whose every weight is in the checkpoint, and that every tensor of it goes into.
+        """Load a model, and refuse a checkpoint that lacks a weight or has one that fits nowhere.
 
         Args:
             pretrained_model_name_or_path: As for every model of transformers, like all that follow.
@@ -66,11 +66,11 @@ class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call] 
             **kwargs: See there.
 
         Returns:
-            The model. An encoder also loads from a model of masked tokens; a pooling with weights of its own that the
-            checkpoint has not starts new.
+            The model. An encoder also loads from a masked-token model; pooling weights that the checkpoint does not
+            have start afresh.
 
         Raises:
-            ModelError: The checkpoint lacks tensors, or has some that fit nowhere.
+            ModelError: The checkpoint lacks tensors or has some that fit nowhere.
         """
         try:
             loaded: Any = super().from_pretrained(
@@ -82,7 +82,7 @@ class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call] 
         missing = sorted(info["missing_keys"])
         fresh = [name for name in missing if name.startswith(_POOLER)]
         if fresh:
-            logger.info("%s has no weights of the pooling; it starts new", pretrained_model_name_or_path)
+            logger.info("%s has no weights for the pooling, which starts afresh", pretrained_model_name_or_path)
         faults = {
             "lacks": [name for name in missing if name not in fresh],
             "has tensors that fit nowhere:": sorted(info["unexpected_keys"]),
@@ -98,13 +98,13 @@ class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call] 
 
 @dataclass
 class LorentzEncoderOutput(ModelOutput):
-    """What `LorentzEncoder` returns.
+    """The output of `LorentzEncoder`.
 
     Attributes:
         last_hidden_state: `(B, S, d)` points of the tokens, time first.
-        pooler_output: `(B, d)` pooled points, where the configuration names a pooling.
-        hidden_states: The points before and behind each block, where they were asked for.
-        radius_squared: R² of the hyperboloid they all lie on, 0-dim; differentiable where it is trained.
+        pooler_output: `(B, d)` pooled points if the configuration names a pooling.
+        hidden_states: The points before and after each block, if asked for.
+        radius_squared: R² of the hyperboloid they all lie on, 0-dim; differentiable if it is trained.
     """
 
     last_hidden_state: Tensor | None = None
@@ -121,10 +121,10 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
 
     Args:
         config: The configuration.
-        add_pooling_layer: False leaves the pooling out, whatever the configuration names.
+        add_pooling_layer: False leaves out the pooling that the configuration names.
     """
 
-    # The head of a model of masked tokens.
+    # The head of a masked-token model.
     _keys_to_ignore_on_load_unexpected = [r"^head\.", r"^decoder\."]  # noqa: RUF012
 
     def __init__(self, config: LorentzEncoderConfig, add_pooling_layer: bool = True) -> None:
@@ -162,7 +162,7 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
         self.radius_factor = LorentzRadiusFactor(size) if config.radius_factor else None
         self.pooler = make_pooler(config) if add_pooling_layer and config.pooling else None
         if self.pooler is None:
-            # Whoever asks for no pooling does without the weights of one.
+            # Without a pooling its weights are not needed.
             self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, r"^pooler\."]
         self.gradient_checkpointing = False
         self.post_init()  # type: ignore[no-untyped-call]
@@ -172,7 +172,7 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
         return self.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Take other embeddings of tokens, of `hidden_size - 1` numbers each."""
+        """Replace the token embeddings, of `hidden_size - 1` numbers each."""
         self.embeddings.word_embeddings = cast("nn.Embedding", value)
 
     def forward(
@@ -188,18 +188,18 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
 
         Args:
             input_ids: `(B, S)`.
-            attention_mask: `(B, S)`, 0 marks padding; or `(B, S, S)`, 0 where the token of a row must not look, as for
-                several texts packed into one. None masks nothing.
+            attention_mask: `(B, S)`, 0 marks padding; or `(B, S, S)`, 0 where the row's token must not attend, as
+                for several texts packed into one. None masks nothing.
             token_type_ids: `(B, S)`; ignored where the encoder has no types.
-            position_ids: `(B, S)`; None counts the tokens that are no padding.
-            output_hidden_states: Whether the points between blocks are wanted, too.
-            return_dict: For callers that pass it; the answer is the same.
+            position_ids: `(B, S)`; None counts the tokens that are not padding.
+            output_hidden_states: Whether to return the points between blocks, too.
+            return_dict: Accepted and ignored: the result is always a `LorentzEncoderOutput`.
 
         Returns:
             The points.
 
         Raises:
-            InputError: Text is longer than the positions that have embeddings.
+            InputError: A text is longer than the number of positions with embeddings.
         """
         radius_squared = self.curvature()
         positions = _positions(input_ids, attention_mask) if position_ids is None else position_ids
@@ -241,7 +241,7 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
 
 
 def make_pooler(config: LorentzEncoderConfig) -> LorentzPooler:
-    """Return the new pooling that a configuration names."""
+    """Return a new pooling as the configuration describes it."""
     if config.pooling is None:
         raise InputError("the configuration names no pooling")
     return LorentzPooler(
@@ -254,14 +254,14 @@ def make_pooler(config: LorentzEncoderConfig) -> LorentzPooler:
 
 
 def _positions(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
-    """Count the tokens that are no padding, so that padding on the left moves nothing."""
+    """Count the tokens that are not padding, so that padding on the left changes nothing."""
     if attention_mask is None or attention_mask.ndim == 3:
         return torch.arange(input_ids.shape[1], device=input_ids.device)[None]
     return (attention_mask.long().cumsum(dim=1) - 1).clamp_min(0)
 
 
 def _attention_mask(attention_mask: Tensor | None) -> Tensor | None:
-    """Return what a token may look at, `(B, 1, 1 or S, S)`; a row of nothing looks at everything, and gives no NaN."""
+    """Return the mask of attention `(B, 1, 1 or S, S)`; a row that allows nothing would give NaN, so it allows all."""
     if attention_mask is None:
         return None
     allowed = attention_mask != 0
@@ -270,13 +270,13 @@ def _attention_mask(attention_mask: Tensor | None) -> Tensor | None:
 
 
 IGNORED = -100
-"""The label of tokens that are not to be predicted."""
+"""The label of tokens that are not predicted."""
 
 
 class LorentzForMaskedLM(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  # transformers wraps subclasses
-    """Predict masked tokens: linear map, activation, norm, and one hyperplane for each token of the vocabulary.
+    """Predict masked tokens: linear map, activation, norm, and one hyperplane per token of the vocabulary.
 
-    `LorentzEncoder.from_pretrained` reads what this one saves, and complains of every tensor that is missing.
+    `LorentzEncoder.from_pretrained` reads what this model saves.
 
     Args:
         config: The configuration.
@@ -313,16 +313,16 @@ class LorentzForMaskedLM(LorentzPreTrainedModel):  # type: ignore[no-untyped-cal
         Args:
             input_ids: `(B, S)`.
             attention_mask: `(B, S)` or `(B, S, S)`; see `LorentzEncoder.forward`.
-            labels: `(B, S)` what the tokens were before they were masked; -100 where that does not matter.
+            labels: `(B, S)` the original tokens; -100 for tokens that are not predicted.
             token_type_ids: See `LorentzEncoder.forward`.
             position_ids: See there.
-            num_items_in_batch: What the summed loss is divided by, as for a batch that comes in parts; None takes the
-                number of labelled tokens, at least 1.
+            num_items_in_batch: Divisor of the summed loss, for a batch that comes in parts; None takes the number of
+                labelled tokens, at least 1.
             output_hidden_states: See `LorentzEncoder.forward`.
             return_dict: See there.
 
         Returns:
-            `loss`, 0-dim float32, where labels are given; `logits` `(B, S, vocab_size)` float32, or with
+            `loss`, 0-dim float32, if labels are given; `logits` `(B, S, vocab_size)` float32, or with
             `sparse_prediction` and labels `(labelled tokens, vocab_size)`; `hidden_states`.
         """
         encoded = self.model(
@@ -346,11 +346,11 @@ def masked_token_loss(logits: Tensor, labels: Tensor, count: Tensor | int | None
 
     Args:
         logits: `(..., vocab_size)`.
-        labels: `(...)`; -100 where a token has none.
-        count: What the sum is divided by; None takes the number of labelled tokens, at least 1.
+        labels: `(...)`; -100 for a token without one.
+        count: Divisor of the sum; None takes the number of labelled tokens, at least 1.
 
     Returns:
-        0-dim, float32; 0 where no token has a label.
+        0-dim, float32; 0 if no token has a label.
     """
     total = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=IGNORED, reduction="sum")
     return total / ((labels != IGNORED).sum().clamp_min(1) if count is None else count)

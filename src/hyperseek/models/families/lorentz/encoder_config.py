@@ -24,23 +24,23 @@ class LorentzEncoderConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  
         num_hidden_layers: Number of blocks that a text goes through.
         num_attention_heads: Heads; `hidden_size` is a multiple of them.
         intermediate_size: Coordinates in the feed-forward layers; None takes 4 `hidden_size`.
-        share_layers: Whether all blocks are one and the same, as in ALBERT: a twelfth of the parameters, at equal cost.
+        share_layers: Whether all blocks share their weights, as in ALBERT: a twelfth of the parameters at equal cost.
         max_position_embeddings: Most tokens of a text.
         type_vocab_size: Token types; 0 for none.
         pad_token_id: The token of the padding.
-        curvature_init: R² of the hyperboloid <x, x> = -R², where it starts. (Not the curvature, which is -1 / R².)
+        curvature_init: Initial R² of the hyperboloid <x, x> = -R². (Not the curvature, which is -1 / R².)
         curvature_min: Lower bound of R².
         curvature_max: Upper bound of R².
-        trainable_curvature: Whether R² is trained. There is one of the whole encoder.
-        use_rotary_embeddings: Whether positions rotate queries and keys; else they have embeddings of their own.
+        trainable_curvature: Whether R² is trained. The whole encoder has one.
+        use_rotary_embeddings: Whether positions rotate queries and keys; otherwise they have embeddings.
         rope_theta: Base of the rotations' frequencies.
         rotary_style: `"standard"`, or `"original"` for checkpoints of the original; see `hyperseek.nn.lorentz`.
         attention_scores: `"lorentz_inner"`, or `"distance"`; see `hyperseek.nn.lorentz.LorentzAttention`.
         attention_bias: Whether queries, keys and values have a bias.
         query_key_norm: Whether queries and keys are scaled to one distance from the origin.
         norm_layer: `"layer_norm"`, `"rms_norm"` or `"dyt_norm"`.
-        residual_scale: Factor of the space part behind a residual; None takes the original's 4 sqrt(`hidden_size`).
-        radius_factor: Whether each token gets a distance from the origin of its own at the end; see
+        residual_scale: Factor of the space part after a residual; None takes the original's 4 sqrt(`hidden_size`).
+        radius_factor: Whether each token gets its own distance from the origin at the end; see
             `hyperseek.nn.lorentz.LorentzRadiusFactor`.
         pooling: `"cls"`, `"mean"`, `"outward_einstein_midpoint"`, `"attentive_mean"`, or None for no pooled point.
         pooling_power: Of the outward Einstein midpoint; see `hyperseek.nn.lorentz.LorentzPooler`, as for the next two.
@@ -48,11 +48,11 @@ class LorentzEncoderConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  
         pooling_keep_radius: See there.
         classifier_activation: Of the head of masked tokens: `"gelu"`, `"relu"`, `"silu"` or `"tanh"`.
         classifier_bias: Whether that head's linear map has a bias.
-        sparse_prediction: Whether, where labels are given, only labelled tokens are classified: saves most of the
-            work of that head, and its logits then are `(labelled tokens, vocab_size)`.
+        sparse_prediction: Whether only labelled tokens are classified if labels are given, which saves most of the
+            head's work; its logits are then `(labelled tokens, vocab_size)`.
         tie_word_embeddings: Whether the classes' normals are the word embeddings.
         initializer_range: Standard deviation of new weights.
-        **kwargs: What every configuration of transformers takes.
+        **kwargs: Arguments of every configuration in transformers.
     """
 
     model_type = "hyte_fh"
@@ -124,7 +124,7 @@ class LorentzEncoderConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  
         super().__init__(**{"pad_token_id": pad_token_id, "tie_word_embeddings": tie_word_embeddings, **kwargs})
 
     def check(self) -> None:
-        """Raise InputError where a number is none that a model can be made of; models do so before they are made."""
+        """Raise InputError if a number is out of range; models call this before they are built."""
         padding = 0 if self.pad_token_id is None else self.pad_token_id
         inner = 2 if self.intermediate_size is None else self.intermediate_size
         rules = {
@@ -149,7 +149,7 @@ class LorentzEncoderConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  
         """Make a configuration for a tokenizer's vocabulary and padding.
 
         Args:
-            tokenizer: Any of transformers, ModernBERT's for one.
+            tokenizer: Any tokenizer of transformers.
             **options: Everything else.
 
         Returns:
@@ -160,6 +160,6 @@ class LorentzEncoderConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  
         """
         if tokenizer.pad_token_id is None:
             raise InputError("the tokenizer has no padding token; set tokenizer.pad_token")
-        # Some vocabularies have holes, so that their largest id is beyond their number of tokens.
+        # Some vocabularies have gaps, so their largest id exceeds their number of tokens.
         size = max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
         return cls(**{"vocab_size": size, "pad_token_id": int(tokenizer.pad_token_id), **options})

@@ -1,4 +1,4 @@
-"""The family of hyperbolic encoders: what is built behind a trunk, flat or hyperbolic, and how encoders are opened."""
+"""The family of hyperbolic encoders: heads behind flat and hyperbolic trunks, and opening pre-trained encoders."""
 
 from __future__ import annotations
 
@@ -82,11 +82,11 @@ class Lorentz(Family):
         return [*modules, LorentzHead(route_width(modules), **options.model_dump())]
 
     def recognises(self, files: ModelFiles) -> bool:
-        """Return whether the model is a fully hyperbolic encoder that no retriever was made of yet."""
+        """Return whether the model is a bare fully hyperbolic encoder, as pre-training saves it."""
         return not files.entries and files.architecture.model_type == LorentzEncoderConfig.model_type
 
     def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> Retriever:
-        """Open an encoder as pre-training saves it, with the pooling that it names, or `cls`; see `Family.load`."""
+        """Open a bare encoder with the pooling that it names, or `cls`; see `Family.load`."""
         location, revision = files.location, files.revision
         encoder = LorentzEncoder.from_pretrained(location, revision=revision)
         trunk = LorentzTransformer(
@@ -97,7 +97,7 @@ class Lorentz(Family):
         return Retriever(lorentz_model(trunk, pooling, device=device), source=source)
 
 
-# What a recipe may say of an encoder that is hyperbolic already; the rest is about the lift of one that is not.
+# Options that apply to an encoder that is hyperbolic already; the others are about the lift of a flat one.
 _SAID = (
     "distance",
     "output_dimension",
@@ -110,18 +110,18 @@ _SAID = (
 
 
 def _with_options(encoder: LorentzTransformer, pooling: nn.Module, config: LorentzConfig) -> list[nn.Module]:
-    """Return the modules of a fully hyperbolic retriever with the options of a recipe.
+    """Return the modules of a fully hyperbolic retriever, with the options of a recipe.
 
     Args:
-        encoder: The trunk, as it was loaded.
-        pooling: The pooling it was loaded with.
-        config: What the recipe says; its distance, its pooling of points, and whether the curvature is trained.
+        encoder: The trunk as loaded.
+        pooling: Its pooling as loaded.
+        config: Options of the recipe; those in `_SAID` may differ from the defaults.
 
     Returns:
-        The encoder itself, its pooling or a new one, and the step to points.
+        The encoder itself, its pooling or a new one, and the last module.
 
     Raises:
-        ConfigError: The recipe says something of the lift, of which there is none.
+        ConfigError: The recipe has an option of the lift, which this encoder does not need.
     """
     default = LorentzConfig()
     said = [name for name in LorentzConfig.model_fields if getattr(config, name) != getattr(default, name)]
@@ -130,7 +130,7 @@ def _with_options(encoder: LorentzTransformer, pooling: nn.Module, config: Loren
         wrong = ", ".join(meaningless) or f"distance {config.distance} with pooling {config.pooling}"
         raise ConfigError(
             f"this trunk is hyperbolic from its embeddings on and needs no lift: under lorentz, {wrong} means nothing; "
-            f"what can be said is {', '.join(_SAID)}, with a hyperbolic distance and a pooling hyp_..."
+            f"the options that apply are {', '.join(_SAID)}, with a hyperbolic distance and a pooling hyp_..."
         )
     size = encoder.get_embedding_dimension()
     if config.trainable_curvature:
@@ -147,7 +147,7 @@ def _with_options(encoder: LorentzTransformer, pooling: nn.Module, config: Loren
 
 
 def _train_curvature(encoder: LorentzTransformer) -> None:
-    """Make the curvature of an encoder, which it keeps, a parameter."""
+    """Turn the curvature of an encoder into a parameter, with the same value."""
     old, config = encoder.model.curvature, encoder.model.config
     least, most = old.bounds
     encoder.model.curvature = Curvature(old.radius_squared, trainable=True, least=least, most=most)

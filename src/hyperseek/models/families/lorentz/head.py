@@ -1,15 +1,15 @@
 """The sentence-transformers module that lifts a trunk's vectors into hyperbolic space.
 
-It is the last module of both sides, and what it writes depends on the side, so that ordinary tools do the right thing:
+It is the last module of both sides. Its output depends on the side, so that ordinary tools do the right thing:
 
-| called as | `sentence_embedding` | good for |
+| called as | `sentence_embedding` | use |
 |---|---|---|
 | `encode_document` | `(time, space)`, a point of the hyperboloid | an index of plain inner products |
-| `encode_query` | `(-time, space)` | its queries: their inner product ranks as the distance does |
+| `encode_query` | `(-time, space)` | its queries: their inner products rank as the distance does |
 | `encode` | the logarithmic map, a vector of the tangent space at the origin | classification, clustering, similarity |
 
-`Retriever` takes the sign back and compares exactly. A mix-up of `encode` and the others is an error, not a wrong
-ranking: they differ in size.
+`Retriever` reverts the sign and compares exactly. Mixing up `encode` and the others is an error, not a wrong ranking,
+because their outputs differ in size.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 class LorentzHead(FullPrecision, SavedModule):
     """Projection, norm clip and lift behind a trunk: the last module of both routes of a hybrid encoder.
 
-    Reads `sentence_embedding`, or `token_embeddings` and `attention_mask` where the lift comes before the pooling;
-    writes points to `sentence_embedding`. Everything in it is float32, whatever autocast says and whatever the model is
-    cast to.
+    Reads `sentence_embedding`, or `token_embeddings` and `attention_mask` if the lift comes before the pooling;
+    writes points to `sentence_embedding`. All of it is float32, whatever autocast says and whatever the model is cast
+    to.
 
     Args:
         token_size: Trunk width.
@@ -85,22 +85,22 @@ class LorentzHead(FullPrecision, SavedModule):
 
     @property
     def reads_tokens(self) -> bool:
-        """Whether tokens are lifted, and then pooled."""
+        """Whether tokens are lifted and then pooled."""
         return self.pooler is not None
 
     @property
     def dimension(self) -> int:
-        """Of the projection."""
+        """Dimension of the projection."""
         return self.config.dimension or self.token_size
 
     @property
     def output_dimension(self) -> int:
-        """Of the space that points are handed out in."""
+        """Dimension of the space in which points are returned."""
         return self.config.output_dimension or self.dimension
 
     @property
     def distance(self) -> Distance:
-        """What points are compared by."""
+        """How points are compared."""
         return self.config.distance
 
     @property
@@ -110,18 +110,18 @@ class LorentzHead(FullPrecision, SavedModule):
 
     @property
     def space(self) -> Space:
-        """The geometry of the points, with the curvature as it is now."""
+        """The space of the points, with the present curvature."""
         if not self.curved:
             return Space(self.distance, self.output_dimension)
         return Space("lorentz", self.output_dimension, self.curvature.radius_squared, SIMILARITIES[self.distance])
 
     @property
     def base_space(self) -> Space:
-        """The geometry of the trunk's own vectors, for losses that read what the trunk thought."""
+        """The space of the trunk's own vectors, for losses that compare with the trunk."""
         return Space("cosine", self.token_size)
 
     def on_model_ready(self, model: nn.Module) -> None:
-        """Refuse a model that would cut points off their hyperboloid."""
+        """Refuse a model that would truncate points."""
         if self.curved:
             refuse_truncation(model)
 
@@ -139,7 +139,7 @@ class LorentzHead(FullPrecision, SavedModule):
         states = features["token_embeddings" if self.reads_tokens else "sentence_embedding"]
         mask = features["attention_mask"].bool() if self.reads_tokens else None
         if mask is not None:
-            # Some trunks leave what is no number where nothing was to be looked at, and 0 times that is none either.
+            # Some trunks leave NaN at padded positions, and 0 times NaN is NaN.
             states = states.masked_fill(~mask[..., None], 0)
         with torch.autocast(states.device.type, enabled=False):
             tangent = self.tangent(states)
@@ -161,46 +161,46 @@ class LorentzHead(FullPrecision, SavedModule):
         return pooled
 
     def points(self, rows: Tensor) -> Points:
-        """Return the points of `(N, d + 1)` rows of the document side; differentiable, in the curvature too."""
+        """Return the points of document rows `(N, d + 1)`; differentiable, also in the curvature."""
         if not self.curved:
             return VectorPoints(self.space.canonical(rows))
         return document_points(rows, self.space, self.curvature)
 
     def scorer(self, rows: Tensor) -> LinearScorer:
-        """Return the scorer of `(Q, d + 1)` rows of the query side; differentiable, in the curvature too."""
+        """Return the scorer of query rows `(Q, d + 1)`; differentiable, also in the curvature."""
         if not self.curved:
             return LinearScorer(self.space, self.space.canonical(rows))
         return query_scorer(rows, self.space, self.curvature, self.distance)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Return what a training run should log: R², and which share of the last vectors the norm clip shortened."""
+        """Return numbers for the training log: R², and the share of the last vectors that the norm clip shortened."""
         values = {"radius_squared": self.curvature().detach()} if self.curved else {}
         return values if self._clipped is None else {**values, "clipped": self._clipped}
 
     def get_embedding_dimension(self) -> int:
-        """Return how many coordinates a point has, time included."""
+        """Return the number of coordinates of a point, time included."""
         return self.output_dimension + self.curved
 
     def shorten(self, dimension: int) -> None:
-        """Hand out only the first dimensions, lifted again: what a model trained with `losses.matryoshka` is made for.
+        """Return only the first dimensions from now on, lifted again, as models trained with `losses.matryoshka` allow.
 
         Args:
             dimension: At most the projection's. Do this before anything is encoded, and save the model under another
-                name: its points are those of another space.
+                name: its points lie in another space.
 
         Raises:
-            ConfigError: There are not so many.
+            ConfigError: The projection has fewer dimensions.
         """
         values = {**self.config.model_dump(), "output_dimension": dimension}
         self.config = LorentzConfig.from_mapping(values, source="LorentzHead")
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the arguments from which an equal head is made, as plain JSON values."""
+        """Return the arguments that make an equal head, as plain JSON values."""
         return {"token_size": self.token_size, **self.config.model_dump(mode="json")}
 
 
 def _share(clipped: Tensor | None, mask: Tensor | None) -> Tensor | None:
-    """Return which share of vectors was clipped, of those under the mask."""
+    """Return the share of vectors under the mask that were clipped."""
     if clipped is None or mask is None:
         return None if clipped is None else clipped.float().mean()
     return (clipped & mask).sum() / mask.sum().clamp_min(1)
@@ -219,7 +219,7 @@ def _pooler(config: LorentzConfig, size: int) -> LorentzPooler | None:
 
 
 def refuse_truncation(model: nn.Module) -> None:
-    """Raise ModelError for a sentence-transformers model that would cut points off their hyperboloid."""
+    """Raise ModelError for a sentence-transformers model that would truncate points, which then leave their space."""
     dimension = getattr(model, "truncate_dim", None)
     if dimension is not None:
         raise ModelError(
@@ -229,16 +229,16 @@ def refuse_truncation(model: nn.Module) -> None:
 
 
 def side_rows(points: Tensor, radius_squared: Tensor, task: str | None, dimension: int) -> Tensor:
-    """Return what a hyperbolic route writes to `sentence_embedding`.
+    """Return the output of a hyperbolic route, its `sentence_embedding`.
 
     Args:
         points: `(N, d + 1)`.
         radius_squared: 0-dim.
         task: `"query"`, `"document"`, or anything else for the logarithmic map.
-        dimension: Of the points that are handed out, at most `d`: shorter ones are cut and lifted again.
+        dimension: Dimension of the returned points, at most `d`; shorter ones are cut and lifted again.
 
     Returns:
-        `(N, dimension + 1)` points for documents, with the time's sign turned for queries; `(N, dimension)` else.
+        `(N, dimension + 1)` points for documents, with the sign of time reversed for queries; else `(N, dimension)`.
     """
     if dimension < points.shape[-1] - 1:
         points = geometry.lorentz_from_space(points[..., 1 : dimension + 1], radius_squared)
@@ -252,11 +252,11 @@ def document_points(rows: Tensor, space: Space, curvature: Curvature) -> Points:
 
     Args:
         rows: `(N, d + 1)`.
-        space: The geometry, with the curvature as it is now.
-        curvature: The same, to be differentiated.
+        space: The space, with the present curvature.
+        curvature: The same curvature, for its gradient.
 
     Returns:
-        `N` points; differentiable, in the curvature too.
+        `N` points; differentiable, also in the curvature.
     """
     return VectorPoints(space.canonical(rows / _one(curvature)))
 
@@ -266,26 +266,26 @@ def query_scorer(rows: Tensor, space: Space, curvature: Curvature, distance: Dis
 
     Args:
         rows: `(Q, d + 1)`.
-        space: The geometry, with the curvature as it is now.
-        curvature: The same, to be differentiated.
-        distance: What points are compared by.
+        space: The space, with the present curvature.
+        curvature: The same curvature, for its gradient.
+        distance: How points are compared.
 
     Returns:
-        The scorer of `Q` queries; differentiable, in the curvature too.
+        The scorer of `Q` queries; differentiable, also in the curvature.
     """
     one = _one(curvature)
-    # Distances grow with R and the other two with R²; what polar points alone give is all that is left.
+    # Distances grow with R and the other two with R². Polar points give the rest.
     factor = one if distance == "geodesic" else one.square()
     queries = space.canonical(flip_time(rows) / one)
     return LinearScorer(space, queries, factor=factor if factor.requires_grad else None)
 
 
 def flip_time(points: Tensor) -> Tensor:
-    """Return points with the sign of the time coordinate, the first one, turned."""
+    """Return points with the sign of the time coordinate, the first one, reversed."""
     return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
 
 
 def _one(curvature: Curvature) -> Tensor:
-    """Return 1, with the gradient of R / R's present value: a space is plain numbers, which have none."""
+    """Return 1 with the gradient of R over its present value: a space holds plain numbers, which have no gradient."""
     radius: Tensor = curvature().sqrt()
     return radius / radius.detach()

@@ -1,6 +1,6 @@
-"""The fully hyperbolic encoder as sentence-transformers modules: trunk, pooling, and points that plain tools rank.
+"""The fully hyperbolic encoder as sentence-transformers modules: trunk, pooling, and rows that plain tools rank.
 
-What the last one writes depends on the side, exactly as for `LorentzHead` of the hybrid encoders.
+The output of the last one depends on the side, exactly as for `LorentzHead` of the hybrid encoders.
 """
 
 from __future__ import annotations
@@ -31,15 +31,15 @@ if TYPE_CHECKING:
 class LorentzTransformer(Transformer):
     """The trunk. Reads tokenised texts; writes `token_embeddings` `(B, S, d)` points and `radius_squared`, 0-dim.
 
-    It takes every argument of sentence-transformers' `Transformer`, and saves alike: the folder also loads as
-    `LorentzEncoder`, and in transformers' `AutoModel` where hyperseek was imported.
+    It takes every argument of sentence-transformers' `Transformer` and saves the same way: the folder also loads as
+    `LorentzEncoder`, and in transformers' `AutoModel` once hyperseek has been imported.
 
     Args:
         model_name_or_path: Folder or name of a `LorentzEncoder` or `LorentzForMaskedLM` with its tokenizer.
         **options: See `Transformer`.
 
     Raises:
-        ModelError: The model is of another kind, or lacks tensors.
+        ModelError: The model is of another kind or lacks tensors.
     """
 
     __module__ = "hyperseek.models"  # what modules.json calls it
@@ -47,7 +47,7 @@ class LorentzTransformer(Transformer):
     only_family = "lorentz"
 
     def __init__(self, model_name_or_path: str, **options: Any) -> None:
-        # The pooling, if the encoder has one, is a module of its own here.
+        # The pooling, if the encoder has one, is a separate module here.
         options["model_kwargs"] = {**(options.get("model_kwargs") or {}), "add_pooling_layer": False}
         super().__init__(model_name_or_path, **options)
         if not isinstance(self.model, LorentzEncoder):
@@ -55,29 +55,29 @@ class LorentzTransformer(Transformer):
         self.model.config.pooling = None
 
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
-        """Encode the tokens of `features`, and return these with what was added."""
+        """Encode the tokens of `features`, and return the features with `token_embeddings` and `radius_squared`."""
         features = super().forward(features, **kwargs)
         features["radius_squared"] = self.model.curvature()
         return features
 
 
 class CurvatureReader(SavedModule):
-    """Base of modules that read the one curvature of a model, whose trunk owns it."""
+    """Base of modules that read the curvature of their model, which its trunk owns."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # In a list, so that torch does not take it for a part of this module, to be saved with it.
+        # In a list, so that torch does not register it as a part of this module and save it with it.
         self._shared: list[Curvature] = []
 
     @property
     def curvature(self) -> Curvature:
-        """The trunk's; ModelError in a module that is in no model."""
+        """The trunk's curvature; ModelError if the module is in no model."""
         if not self._shared:
             raise ModelError(f"this {type(self).__name__} is in no model with a trunk that has a curvature")
         return self._shared[0]
 
     def on_model_ready(self, model: nn.Module) -> None:
-        """Look for the curvature in the model that this module was put into."""
+        """Find the curvature of the model that this module belongs to."""
         self._shared = [module for module in model.modules() if isinstance(module, Curvature)]
         if len(self._shared) != 1:
             raise ModelError(
@@ -86,7 +86,7 @@ class CurvatureReader(SavedModule):
             )
 
     def radius_squared(self, features: dict[str, Any]) -> Tensor:
-        """Return R² as the features say it, or where they come from a cache, as the trunk does."""
+        """Return R² from the features, or from the trunk if the features come from a cache."""
         found: Tensor | None = features.get("radius_squared")
         return self.curvature() if found is None else found
 
@@ -94,7 +94,7 @@ class CurvatureReader(SavedModule):
 class LorentzPooling(CurvatureReader):
     """Pool token points to one of the text.
 
-    Reads `token_embeddings`, `attention_mask` and `radius_squared` (from the trunk where it is missing); writes
+    Reads `token_embeddings`, `attention_mask` and `radius_squared` (from the trunk if it is missing); writes
     `sentence_embedding`, `(B, d)` points, float32 or wider.
 
     Args:
@@ -135,7 +135,7 @@ class LorentzPooling(CurvatureReader):
         return features
 
     def get_embedding_dimension(self) -> int:
-        """Return how many coordinates a point has, time included."""
+        """Return the number of coordinates of a point, time included."""
         return self.size
 
 
@@ -146,11 +146,11 @@ class LorentzPoints(CurvatureReader):
 
     Args:
         size: Coordinates of a point, time included.
-        distance: What points are compared by: `"geodesic"`, `"squared_lorentz"` or `"lorentz_inner"`. All rank alike.
-        output_dimension: Of the points that are handed out, cut and lifted again; None for all, `size - 1`.
+        distance: How points are compared: `"geodesic"`, `"squared_lorentz"` or `"lorentz_inner"`. All rank alike.
+        output_dimension: Dimension of the returned points, cut and lifted again; None for all, `size - 1`.
 
     Raises:
-        InputError: There are not so many dimensions.
+        InputError: The encoder has fewer dimensions.
         UnknownNameError: There is no such distance.
     """
 
@@ -170,16 +170,16 @@ class LorentzPoints(CurvatureReader):
 
     @property
     def space(self) -> Space:
-        """The geometry of the points, with the curvature as it is now."""
+        """The space of the points, with the present curvature."""
         return Space("lorentz", self.output_dimension, self.curvature.radius_squared, SIMILARITIES[self.distance])
 
     @property
     def base_space(self) -> Space:
-        """The geometry in which losses that ask for the trunk's own opinion compare its points' coordinates."""
+        """The space in which losses that compare with the trunk compare its points' coordinates."""
         return Space("cosine", self.size)
 
     def on_model_ready(self, model: nn.Module) -> None:
-        """Look for the curvature, and refuse a model that would cut points off their hyperboloid."""
+        """Find the curvature, and refuse a model that would truncate points."""
         super().on_model_ready(model)
         refuse_truncation(model)
 
@@ -200,33 +200,33 @@ class LorentzPoints(CurvatureReader):
         return features
 
     def points(self, rows: Tensor) -> Points:
-        """Return the points of `(N, d)` rows of the document side; differentiable, in the curvature too."""
+        """Return the points of document rows `(N, d)`; differentiable, also in the curvature."""
         return document_points(rows, self.space, self.curvature)
 
     def scorer(self, rows: Tensor) -> LinearScorer:
-        """Return the scorer of `(Q, d)` rows of the query side; differentiable, in the curvature too."""
+        """Return the scorer of query rows `(Q, d)`; differentiable, also in the curvature."""
         return query_scorer(rows, self.space, self.curvature, self.distance)
 
     def diagnostics(self) -> dict[str, Tensor]:
-        """Return what a training run should log: R²."""
+        """Return a number for the training log: R²."""
         return {"radius_squared": self.curvature().detach()}
 
     def shorten(self, dimension: int) -> None:
-        """Hand out only the first dimensions, lifted again: what a model trained with `losses.matryoshka` is made for.
+        """Return only the first dimensions from now on, lifted again, as models trained with `losses.matryoshka` allow.
 
         Args:
             dimension: At most the encoder's. Do this before anything is encoded, and save the model under another
-                name: its points are those of another space.
+                name: its points lie in another space.
 
         Raises:
-            InputError: There are not so many.
+            InputError: The encoder has fewer dimensions.
         """
         if not 1 <= dimension < self.size:
             raise InputError(f"the dimension must be 1 to {self.size - 1}, the encoder's own, not {dimension}")
         self.output_dimension = dimension
 
     def get_embedding_dimension(self) -> int:
-        """Return how many coordinates a point has, time included."""
+        """Return the number of coordinates of a point, time included."""
         return self.output_dimension + 1
 
 
@@ -251,7 +251,7 @@ def transformer_module(encoder: LorentzEncoder, tokenizer: PreTrainedTokenizerBa
     """Return an encoder in memory as a module.
 
     Args:
-        encoder: The encoder; it is copied, without its pooling.
+        encoder: The encoder; it is copied without its pooling.
         tokenizer: Its tokenizer.
 
     Returns:
@@ -266,13 +266,13 @@ def transformer_module(encoder: LorentzEncoder, tokenizer: PreTrainedTokenizerBa
 def lorentz_model(
     trunk: LorentzTransformer, pooling: LorentzPooling, *, distance: Distance = "geodesic", **options: Any
 ) -> SentenceTransformer:
-    """Put a trunk and its pooling into a model whose two sides an index can be made of and searched with.
+    """Put a trunk and its pooling into a model with a document and a query side.
 
     Args:
         trunk: The encoder.
         pooling: The pooling.
-        distance: What points are compared by.
-        **options: Of `SentenceTransformer`: device, prompts.
+        distance: How points are compared.
+        **options: Options of `SentenceTransformer`: device, prompts.
 
     Returns:
         The model.
