@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -34,11 +34,11 @@ import torch
 import _trees
 from _hardware import describe_hardware
 from hyperseek._files import write_json
-from hyperseek.engines import AnyEngineConfig, HnswConfig, IvfConfig, ScanConfig
+from hyperseek.engines import ChartRecord, FlatConfig, HnswConfig, IvfConfig, StructureConfig, VectorStructure
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Ground, Plan, Rescore, Scan
 from hyperseek.scoring import LinearScorer, Space
-from hyperseek.store.attachments import Attached, ChartRecord
+from hyperseek.store.attachments import Attached
 
 Row: TypeAlias = dict[str, str | int | float]
 
@@ -50,14 +50,14 @@ TREES: dict[str, Callable[[int], _trees.Tree]] = {
     "6-ary": lambda size: _trees.balanced_tree(6, size),
     "random": lambda size: _trees.random_tree(size),
 }
-BUILDS: dict[str, tuple[AnyEngineConfig | Literal["auto"], list[str] | None]] = {
+BUILDS: dict[str, tuple[StructureConfig | Literal["auto"], list[str] | None]] = {
     "default": ("auto", None),
     "HNSW inner product": (HnswConfig(), ["inner_product"]),
     "HNSW Poincaré": (HnswConfig(), ["poincare"]),
     "HNSW balanced": (HnswConfig(), ["balanced"]),
     "HNSW both": (HnswConfig(), ["poincare", "balanced"]),
     "IVF": (IvfConfig(), ["inner_product"]),
-    "flat": (ScanConfig(), ["inner_product"]),
+    "flat": (FlatConfig(), ["inner_product"]),
 }
 WIDE, NARROW = [(64, 30), (128, 30), (128, 100), (256, 30), (256, 100), (256, 200)], [(256, 100)]
 # Name, the engine, whether it may look twice, and its settings: effort and candidates of a chart.
@@ -108,11 +108,12 @@ class Case:
 class OneLook(Ground):
     """An index whose engines are never asked a second time."""
 
-    def attached(self, name: str | None, kind: str) -> Attached:
+    def attached(self, name: str | None = None, kind: str | None = None) -> Attached:
         """Return the attachment without what its charts need for a second look."""
         found = super().attached(name, kind)
-        engines = tuple((replace(chart, lift_within=None), engine) for chart, engine in found.engines)
-        return replace(found, engines=engines)
+        structure = cast("VectorStructure", found.structure)
+        engines = [(replace(chart, lift_within=None), engine) for chart, engine in structure.engines]
+        return replace(found, structure=type(structure)(structure.config, engines))
 
 
 @contextmanager
@@ -181,15 +182,15 @@ def measure(case: Case, plan: Plan | str, bare: Callable[[], object] | None = No
 
 def engine_calls(case: Case, attached: Attached, n: int, effort: int) -> Callable[[], object]:
     """Return the calls of engines that a search makes, with their queries lifted already."""
-    looks = [(engine, case.scorer.lift(chart)) for chart, engine in attached.engines]
-    looks += [(engine, case.scorer.lift_within(chart, case.tenth)) for chart, engine in attached.engines]
+    looks = [(engine, case.scorer.lift(chart)) for chart, engine in attached.structure.engines]
+    looks += [(engine, case.scorer.lift_within(chart, case.tenth)) for chart, engine in attached.structure.engines]
     calls = [(engine, queries) for engine, queries in looks if queries is not None]
     return lambda: [engine.search(queries, k=n, effort=effort) for engine, queries in calls]
 
 
 def mebibytes(case: Case, built: str) -> float:
     """Return the size of an engine's files."""
-    folder = case.index.path / case.index._ground.attached(plain(built), "engine").record.folder
+    folder = case.index.path / case.index._ground.attached(plain(built)).record.folder
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
 
 
@@ -203,7 +204,7 @@ def compare(case: Case, seconds: dict[str, float]) -> list[Row]:
         if built not in seconds:
             continue
         with looking(case.index, twice):
-            attached = case.index._ground.attached(plain(built), "engine")
+            attached = case.index._ground.attached(plain(built))
             for effort, n in settings:
                 plan = Engine(n=n, name=plain(built), effort=effort) >> Rescore()
                 values = measure(case, plan, engine_calls(case, attached, n, effort))

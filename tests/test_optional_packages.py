@@ -80,9 +80,9 @@ def bm25(stemmer: str | None = None) -> object:
 
 def engine(kind: str, folder: Path) -> object:
     from hyperseek.engines import build_engine
-    from hyperseek.engines.configs import parse_engine
+    from hyperseek.engines.structure import parse_structure
 
-    config = parse_engine({"kind": kind})
+    config = parse_structure({"kind": kind})
     return build_engine(folder / kind, [torch.eye(4)], config, metric="l2", count=4, dimension=4)
 
 

@@ -10,14 +10,17 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
-__all__ = ["Document", "Hit", "Qrels", "Query", "Run"]
+__all__ = ["Document", "Hit", "Metric", "Qrels", "Query", "Run"]
 
 # Characters of a document that a hit shows of itself.
 _SHOWN = 60
+
+Metric: TypeAlias = Literal["inner_product", "l2"]
+"""What an engine ranks by: the largest inner product, or the smallest Euclidean distance."""
 
 Qrels: TypeAlias = dict[str, dict[str, int]]
 """Judgements: `qrels[query_id][document_id]` is the grade; 0 means judged and not relevant."""

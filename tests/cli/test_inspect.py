@@ -26,7 +26,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
         for number in range(24)
     ]
     index = Index.build(path, documents, load(tiny_encoder, device="cpu"))
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     index.build_graph(degree=4)
     index.delete(["d23"])
     return path
@@ -65,13 +65,18 @@ def test_an_index_as_json(made: Path, tiny_encoder: str) -> None:
         "fields": {"n": "number", "tags": "list of strings"},
         "engines": {
             "flat": {
-                "kind": "engine",
+                "kind": "flat",
                 "documents": 24,
                 "of": 23,
                 "charts": [opened.space.flat_chart],
-                "config": {"kind": "scan", "storage": "float32", "device": "auto"},
+                "config": {"kind": "flat", "storage": "float32", "device": "auto"},
             },
-            "graph": {"kind": "graph", "documents": 24, "of": 23, "charts": [], "config": None},
+            "graph": {
+                "kind": "graph",
+                "documents": 24,
+                "of": 23,
+                "config": {"kind": "graph", "degree": 4, "method": "auto", "seed": 0},
+            },
         },
         "plans": {},
     }
@@ -83,8 +88,8 @@ def test_an_index_for_people(made: Path) -> None:
     assert "storage: float32" in lines
     assert lines[lines.index("fields:") + 1] == "  n: number"
     flat = lines[lines.index("engines:") + 1]
-    assert flat.startswith("  flat: kind engine, documents 24, of 23, charts ")
-    assert "config kind scan" in flat
+    assert flat.startswith("  flat: kind flat, documents 24, of 23, charts ")
+    assert "config kind flat" in flat
     assert lines[-1] == "plans: none"
 
 

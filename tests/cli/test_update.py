@@ -103,12 +103,12 @@ def test_one_command_deletes_then_replaces_then_adds_then_compacts_then_builds(i
     opened = Index.open(index)
     assert opened.info.table == "documents-1.lance"
     assert [(item.name, item.kind, item.count) for item in opened.attachments] == [
-        ("scan", "engine", 3),
+        ("flat", "flat", 3),
         ("graph", "graph", 3),
     ]
 
 
-@pytest.mark.parametrize("kind", ["scan", "hnsw", "ivf", "lance", "qdrant"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "lance", "qdrant"])
 def test_engines_say_what_they_cost_before_they_are_built(index: Path, kind: str) -> None:
     lines = update(index, "--engine", kind).stderr.splitlines()
     cost, built = [line for line in lines if line.startswith(f"engine {kind}: ")]
@@ -121,7 +121,7 @@ def test_engines_say_what_they_cost_before_they_are_built(index: Path, kind: str
 
 def test_auto_says_why_it_chose_what(index: Path) -> None:
     first, *_ = [line for line in update(index, "--engine", "auto").stderr.splitlines() if line.startswith("engine")]
-    assert first == "engine scan: an exact scan, because 4 vectors of 32 dimensions are compared in some milliseconds"
+    assert first == "engine flat: flat and exact, because 4 vectors of 32 dimensions are compared in some milliseconds"
 
 
 def test_a_cap_of_memory_is_kept(index: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hyperseek.engines import Engine, build_engine
-from hyperseek.engines.configs import parse_engine
+from hyperseek.engines.structure import parse_structure
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def build() -> Callable[..., Engine]:
     """Build an engine from a matrix, some vectors at a time."""
 
     def make(folder: Path, vectors: Tensor, kind: str, metric: Any, **settings: Any) -> Engine:
-        config = parse_engine({"kind": kind, **settings})
+        config = parse_structure({"kind": kind, **settings})
         chunks = torch.split(vectors, 7) if len(vectors) else []
         return build_engine(folder, chunks, config, metric=metric, count=len(vectors), dimension=vectors.shape[1])
 

@@ -165,7 +165,7 @@ def test_settings_that_cannot_be(vectors: Tensor, tmp_path: Path, build: Build) 
         build(tmp_path / "a", vectors[:100], "ivf", "l2", pq=4)
 
 
-@pytest.mark.parametrize("kind", ["scan", "hnsw", "ivf", "lance"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw", "ivf", "lance"])
 def test_threads_may_search_together(kind: str, vectors: Tensor, queries: Tensor, tmp_path: Path, build: Build) -> None:
     engine = build(tmp_path / "a", vectors, kind, "l2")
     expected = engine.search(queries, k=5)[1]

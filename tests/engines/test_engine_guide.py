@@ -35,7 +35,7 @@ def test_snippets_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: p
     names: dict[str, object] = {}
     for snippet in re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL):
         exec(snippet, names)
-    assert "EngineEstimate(memory_bytes=" in capsys.readouterr().out
+    assert "StructureEstimate(memory_bytes=" in capsys.readouterr().out
     assert names["positions"][:, 0].tolist() == [0, 1, 2]
     assert [name.partition("-")[0] for name in asked] == ["papers"]
     assert client.get_collections().collections == []

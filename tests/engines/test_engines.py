@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hyperseek.engines import Engine, build_engine, open_engine
-from hyperseek.engines.configs import parse_engine
+from hyperseek.engines.structure import parse_structure
 from hyperseek.errors import ConfigError, InputError, StoreError, UnknownNameError
 
 Oracle = Callable[..., tuple[Tensor, Tensor]]
@@ -23,7 +23,7 @@ Build = Callable[..., Engine]
 
 # Small graphs and cells.
 EXHAUSTIVE: dict[str, dict[str, Any]] = {
-    "scan": {},
+    "flat": {},
     "hnsw": {"m": 4, "ef_construction": 20},
     "ivf": {"lists": None},
     "lance": {},
@@ -82,7 +82,7 @@ def check_positions(
 
 @pytest.mark.parametrize("kind", list(EXHAUSTIVE))
 def test_not_finite_and_not_as_announced_is_refused_and_leaves_nothing(kind: str, tmp_path: Path) -> None:
-    config = parse_engine(kind)
+    config = parse_structure(kind)
     for value, message in [
         (float("nan"), "vector 7 .* infinite or undefined"),
         (float("inf"), "vector 7 .* infinite or undefined"),
@@ -125,15 +125,15 @@ def test_searches_say_what_is_wrong(kind: str, tmp_path: Path, build: Build) -> 
 
 
 def test_a_folder_must_be_empty_and_complete(tmp_path: Path, build: Build) -> None:
-    build(tmp_path / "a", torch.eye(3), "scan", "l2")
+    build(tmp_path / "a", torch.eye(3), "flat", "l2")
     with pytest.raises(StoreError, match="not empty"):
-        build(tmp_path / "a", torch.eye(3), "scan", "l2")
+        build(tmp_path / "a", torch.eye(3), "flat", "l2")
     (tmp_path / "a" / "engine.json").unlink()
     with pytest.raises(StoreError, match="no complete engine"):
         open_engine(tmp_path / "a")
 
 
-@pytest.mark.parametrize(("kind", "file"), [("scan", "vectors.npy"), ("hnsw", "hnsw.faiss"), ("ivf", "ivf.faiss")])
+@pytest.mark.parametrize(("kind", "file"), [("flat", "vectors.npy"), ("hnsw", "hnsw.faiss"), ("ivf", "ivf.faiss")])
 def test_a_damaged_file_is_named(kind: str, file: str, tmp_path: Path, build: Build) -> None:
     build(tmp_path / "a", torch.eye(3), kind, "l2")
     (tmp_path / "a" / file).write_bytes(b"nothing")
@@ -142,21 +142,25 @@ def test_a_damaged_file_is_named(kind: str, file: str, tmp_path: Path, build: Bu
 
 
 def test_an_engine_opens_only_its_own_kind(tmp_path: Path, build: Build) -> None:
-    build(tmp_path / "a", torch.eye(3), "scan", "l2")
+    build(tmp_path / "a", torch.eye(3), "flat", "l2")
     from hyperseek.engines._faiss import HnswEngine
 
-    with pytest.raises(StoreError, match="kind 'scan', not 'hnsw'"):
+    with pytest.raises(StoreError, match="kind 'flat', not 'hnsw'"):
         HnswEngine.open(tmp_path / "a")
 
 
 def test_configurations_from_what_is_easy_to_write() -> None:
-    assert parse_engine("hnsw") == parse_engine({"kind": "hnsw", "m": 32}) == parse_engine(parse_engine("hnsw"))
-    assert parse_engine("hnsw").graph
-    assert not parse_engine("ivf").graph
-    assert parse_engine({"kind": "lance", "index": "IVF_HNSW_SQ"}).graph
+    assert (
+        parse_structure("hnsw")
+        == parse_structure({"kind": "hnsw", "m": 32})
+        == parse_structure(parse_structure("hnsw"))
+    )
+    assert parse_structure("hnsw").graph
+    assert not parse_structure("ivf").graph
+    assert parse_structure({"kind": "lance", "index": "IVF_HNSW_SQ"}).graph
     with pytest.raises(UnknownNameError, match="unknown kind of engine 'hsnw'; did you mean 'hnsw'"):
-        parse_engine("hsnw")
+        parse_structure("hsnw")
     with pytest.raises(UnknownNameError):
-        parse_engine({"m": 3})
+        parse_structure({"m": 3})
     with pytest.raises(ConfigError, match="effort"):
-        parse_engine({"kind": "ivf", "efort": 3})
+        parse_structure({"kind": "ivf", "efort": 3})

@@ -83,7 +83,7 @@ def test_scan_is_exact_where_float32_products_are_not(
     def check(case: tuple[Tensor, Tensor, Any], k: int) -> None:
         vectors, queries, allowed = case
         with TemporaryDirectory() as folder:
-            engine = build(Path(folder) / "engine", vectors, "scan", metric)
+            engine = build(Path(folder) / "engine", vectors, "flat", metric)
             scores, positions = engine.search(queries, k=k, allowed=allowed)
         expected = oracle(queries, vectors, k, metric, allowed)
         assert torch.equal(scores, expected[0])
@@ -121,7 +121,7 @@ def test_products_of_low_precision_change_nothing(
     monkeypatch.setattr(_flat, "_SPARE", 0)
     torch.manual_seed(0)
     vectors, queries = torch.randn(24) + 0.02 * torch.randn(800, 24), torch.randn(60, 24)
-    engine = build(tmp_path / "a", vectors, "scan", metric)
+    engine = build(tmp_path / "a", vectors, "flat", metric)
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision("medium")
@@ -142,11 +142,11 @@ def test_second_looks_are_rare_and_find_copies(
     torch.manual_seed(0)
     vectors, queries = torch.randn(3000, 32), torch.randn(20, 32)
     for metric in ("inner_product", "l2"):
-        engine = build(tmp_path / metric, vectors, "scan", metric)
+        engine = build(tmp_path / metric, vectors, "flat", metric)
         assert torch.equal(engine.search(queries, k=10)[1], oracle(queries, vectors, 10, metric)[1])
     assert second_looks == []
     copies = vectors[:30].repeat(100, 1)
-    engine = build(tmp_path / "copies", copies, "scan", "l2")
+    engine = build(tmp_path / "copies", copies, "flat", "l2")
     assert torch.equal(engine.search(queries, k=10)[1], oracle(queries, copies, 10, "l2")[1])
     assert second_looks == [20]
 
@@ -156,7 +156,7 @@ def test_any_number_of_cores_finds_the_same(
     tmp_path: Path, oracle: Oracle, build: Build, cores: Callable[[int], None]
 ) -> None:
     vectors = torch.randint(-2, 3, (100, 3), generator=torch.Generator().manual_seed(1)).float()
-    engine = build(tmp_path / "a", vectors, "scan", "inner_product")
+    engine = build(tmp_path / "a", vectors, "flat", "inner_product")
     expected = oracle(vectors[:9], vectors, 12, "inner_product")
     for number in (1, 2, 4):
         cores(number)
@@ -171,7 +171,7 @@ def test_half_size_storage_is_searched_without_further_loss(
 ) -> None:
     torch.manual_seed(2)
     vectors, queries = torch.randn(300, 8), torch.randn(6, 8)
-    build(tmp_path / "a", vectors, "scan", metric, storage="float16")
+    build(tmp_path / "a", vectors, "flat", metric, storage="float16")
     engine = open_engine(tmp_path / "a")
     found = engine.search(queries, k=9)
     expected = oracle(queries, vectors.half().float(), 9, metric)
@@ -184,7 +184,7 @@ def test_numbers_too_large_for_half_size_are_refused(tmp_path: Path, build: Buil
     vectors = torch.ones(20, 2)
     vectors[13, 1] = 70_000
     with pytest.raises(InputError, match=r"vector 13 .* too large for float16; choose float32"):
-        build(tmp_path / "a", vectors, "scan", "l2", storage="float16")
+        build(tmp_path / "a", vectors, "flat", "l2", storage="float16")
     assert not (tmp_path / "a").exists()
 
 
@@ -207,7 +207,7 @@ def test_only_allowed_vectors_are_read() -> None:
 def test_a_device_that_is_not_there_is_an_error(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(InputError, match="CUDA device and there is none"):
-        build(tmp_path / "a", torch.eye(3), "scan", "l2", device="cuda")
+        build(tmp_path / "a", torch.eye(3), "flat", "l2", device="cuda")
 
 
 @pytest.mark.gpu
@@ -216,7 +216,7 @@ def test_a_cuda_device_finds_the_same(metric: Any, tmp_path: Path, oracle: Oracl
     torch.manual_seed(4)
     vectors, queries = torch.randn(5000, 48), torch.randn(40, 48)
     allowed = (torch.rand(5000) < 0.5).numpy()
-    engine = build(tmp_path / "a", vectors, "scan", metric, device="cuda")
+    engine = build(tmp_path / "a", vectors, "flat", metric, device="cuda")
     for mask in (None, allowed):
         scores, positions = engine.search(queries, k=20, allowed=mask)
         expected = oracle(queries, vectors, 20, metric, mask)

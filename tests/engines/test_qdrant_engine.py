@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperseek.engines import Engine, QdrantConfig, _qdrant, build_engine, open_engine, use_qdrant
-from hyperseek.engines.configs import parse_engine
+from hyperseek.engines.structure import parse_structure
 from hyperseek.errors import ConfigError, InputError, StoreError
 
 Build = Callable[..., Engine]
@@ -139,7 +139,7 @@ def test_a_folder_names_neither_servers_nor_secrets(
     values: dict[str, str], vectors: Tensor, tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ConfigError, match="no part of an engine"):
-        parse_engine({"kind": "qdrant", **values})
+        parse_structure({"kind": "qdrant", **values})
     build(tmp_path / "a", vectors, "qdrant", "l2")
     description = json.loads((tmp_path / "a" / "engine.json").read_text())
     del description["checksum"]

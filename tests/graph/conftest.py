@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from hyperseek.graph import NeighbourGraph
-from hyperseek.graph._info import GraphInfo
+from hyperseek.graph.building import GraphInfo
 from hyperseek.scoring import Points, QNetScorer, Scorer, Space, VectorPoints
 
 ROOT = Path(__file__).parents[2]

@@ -38,7 +38,7 @@ def main(folder: Path, journal: Path, seed: int) -> None:
             elif action == "compact":
                 index.compact()
             else:
-                index.build_engine("scan", name="flat")
+                index.build_engine("flat")
             if action in ("put", "delete"):
                 note(f"done {action} {version} {' '.join(names)}")
 

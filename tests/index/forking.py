@@ -80,7 +80,7 @@ def main(folder: Path) -> None:
                 lambda: index.add([Document("new", "stone")]),
                 lambda: index.delete(["d1"]),
                 lambda: index.compact(),
-                lambda: index.build_engine("scan"),
+                lambda: index.build_engine("flat"),
                 lambda: index.refresh(),
                 lambda: Index.open(folder / "1"),
                 lambda: Index.build(folder / "2", DOCUMENTS, model, dtype="float32"),  # type: ignore[arg-type]

@@ -195,7 +195,7 @@ def test_notes_are_averaged_over_all_groups_of_queries(tmp_path: Path, monkeypat
     documents = [Document(f"d{n}", f"river stone n{n}") for n in range(600)]
     index = Index.build(tmp_path / "index", documents, FakeRetriever(), dtype="float32")  # type: ignore[arg-type]
     index.build_graph(degree=4)
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     index.add([Document("new", "stone")])
     monkeypatch.setattr("hyperseek.index.searching._NUMBERS", 1)
     queries = [f"river n{n} stone" for n in range(7)]

@@ -130,7 +130,7 @@ def test_an_undamaged_index_verifies_after_every_change(whole: Path, tmp_path: P
         lambda: index.add([Document("d3", "another text")], replace=True),
         lambda: index.delete(["d4"]),
         lambda: index.compact(),
-        lambda: index.build_engine("scan"),
+        lambda: index.build_engine("flat"),
         lambda: index.drop("hnsw"),
         lambda: index.tune(["river"], recall=0.5),
     ):
@@ -163,7 +163,7 @@ def actions(folder):
     "add": lambda: Index.open(folder, model=model).add(new),
     "delete": lambda: Index.open(folder, model=model).delete(["d1"]),
     "compact": lambda: Index.open(folder, model=model).compact(),
-    "scan": lambda: Index.open(folder, model=model).build_engine("scan", name="new"),
+    "scan": lambda: Index.open(folder, model=model).build_engine("flat", name="new"),
     "hnsw": lambda: Index.open(folder, model=model).build_engine("hnsw", name="new"),
     "ivf": lambda: Index.open(folder, model=model).build_engine("ivf", name="new"),
     "lance": lambda: Index.open(folder, model=model).build_engine("lance", name="new"),

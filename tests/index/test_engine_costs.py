@@ -10,11 +10,11 @@ import torch
 
 from hyperseek import HyperseekError
 from hyperseek.engines import estimate_engine, open_engine
-from hyperseek.engines.configs import parse_engine
+from hyperseek.engines.charts import chart_width, charts_for
+from hyperseek.engines.structure import parse_structure
 from hyperseek.index import ChartRecord, Index
 from hyperseek.scoring import Space
 from hyperseek.store import attachments
-from hyperseek.store.charts import chart_width, charts_for
 from hyperseek.types import Document
 
 COUNT = 30
@@ -39,12 +39,14 @@ def make(path: Path, space: Space, count: int = COUNT) -> Index:
 
 
 @pytest.mark.parametrize("space", SPACES, ids=lambda space: space.kind)
-@pytest.mark.parametrize("kind", ["scan", "hnsw"])
+@pytest.mark.parametrize("kind", ["flat", "hnsw"])
 def test_estimates_are_of_the_vectors_that_are_built(tmp_path: Path, space: Space, kind: str) -> None:
     index = make(tmp_path / "index", space)
-    cost, config = index.estimate_engine(kind), parse_engine(kind)
+    cost, config = index.estimate_engine(kind), parse_structure(kind)
     built = index.build_engine(kind)
-    engines = [open_engine(index.path / built.folder / f"chart-{number}") for number in range(len(built.charts))]
+    engines = [
+        open_engine(index.path / built.folder / f"chart-{number}") for number in range(len(built.details["charts"]))
+    ]
     widths = [chart_width(space, chart) for chart in charts_for(space, config)]
     assert [engine.dimension for engine in engines] == widths
     parts = [estimate_engine(config, count=COUNT, dimension=width) for width in widths]
@@ -53,7 +55,7 @@ def test_estimates_are_of_the_vectors_that_are_built(tmp_path: Path, space: Spac
     assert cost.building_bytes == max(part.building_bytes for part in parts)
     assert cost.seconds == sum(part.seconds or 0 for part in parts)
     assert len(parts) == (2 if kind == "hnsw" and space.kind in ("lorentz", "poincare") else 1)
-    if kind == "scan":
+    if kind == "flat":
         written = sum(path.stat().st_size for path in (index.path / built.folder).glob("chart-*/*.npy"))
         assert cost.disk_bytes == pytest.approx(written, rel=0.05)
 
@@ -61,12 +63,12 @@ def test_estimates_are_of_the_vectors_that_are_built(tmp_path: Path, space: Spac
 def test_estimates_follow_the_charts_that_are_named(tmp_path: Path) -> None:
     index = make(tmp_path / "index", Space("tokens", 4))
     small = [ChartRecord(name="inner_product", parameters={"repetitions": 1, "bits": 1, "projected": None})]
-    vectors = index.estimate_engine("scan", charts=small).disk_bytes - 128
+    vectors = index.estimate_engine("flat", charts=small).disk_bytes - 128
     assert vectors == COUNT * 1 * 2 * 4 * 4  # repetitions, partitions, dimensions, bytes
-    assert index.estimate_engine("scan").disk_bytes - 128 == COUNT * 20 * 8 * 16 * 4
-    assert index.estimate_engine("scan", charts=small * 3).disk_bytes == 3 * (vectors + 128)
+    assert index.estimate_engine("flat").disk_bytes - 128 == COUNT * 20 * 8 * 16 * 4
+    assert index.estimate_engine("flat", charts=small * 3).disk_bytes == 3 * (vectors + 128)
     with pytest.raises(HyperseekError, match="unknown chart 'ball'"):
-        index.estimate_engine("scan", charts=[ChartRecord(name="ball")])
+        index.estimate_engine("flat", charts=[ChartRecord(name="ball")])
 
 
 def test_a_build_beyond_the_cap_is_refused_before_anything_is_read(
@@ -81,9 +83,9 @@ def test_a_build_beyond_the_cap_is_refused_before_anything_is_read(
     message = str(caught.value)
     assert "building 'hnsw' for 30 documents of 4 dimensions (poincare) and 6 dimensions (balanced)" in message
     assert f"takes about {cost.building_bytes:,} bytes of memory, more than the {cost.building_bytes - 1:,}" in message
-    assert "with their defaults these would fit: 'scan'" in message
-    with pytest.raises(HyperseekError, match="none fits; the smallest, 'scan', takes"):
-        index.build_engine("scan", max_bytes=1000)
+    assert "with their defaults these would fit: 'flat'" in message
+    with pytest.raises(HyperseekError, match="none fits; the smallest, 'flat', takes"):
+        index.build_engine("flat", max_bytes=1000)
     with pytest.raises(HyperseekError, match="no engine for 30 vectors of 6 dimensions can be built in 1,000 bytes"):
         index.build_engine("auto", max_bytes=1000)
     assert index.attachments == ()
@@ -94,9 +96,9 @@ def test_a_build_beyond_the_cap_is_refused_before_anything_is_read(
 def test_auto_says_what_it_chose_and_looks_at_the_lifted_vectors(tmp_path: Path) -> None:
     index = make(tmp_path / "index", Space("tokens", 4))
     config, reason = index.choose_engine()
-    assert config.kind == "scan"
+    assert config.kind == "flat"
     assert "30 vectors of 2561 dimensions" in reason
-    assert index.estimate_engine() == index.estimate_engine("scan")
+    assert index.estimate_engine() == index.estimate_engine("flat")
     assert index.build_engine().config == config
 
 
@@ -104,9 +106,9 @@ def test_a_document_that_no_engine_can_compare_is_named(tmp_path: Path) -> None:
     index = Index.from_vectors(
         tmp_path / "index", [(Document("short", ""), [1.0, 2.0]), (Document("long", ""), [1e30, 2.0])], Space("dot", 2)
     )
-    for kind in ("scan", "hnsw"):
+    for kind in ("flat", "hnsw"):
         with pytest.raises(HyperseekError, match="vector of document 'long' is too long for engines on the chart"):
             index.build_engine(kind)
     assert index.attachments == ()
     index.delete(["long"])
-    assert index.build_engine("scan").count == 1
+    assert index.build_engine("flat").count == 1

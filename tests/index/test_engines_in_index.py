@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hyperseek import HyperseekError
-from hyperseek.engines.configs import parse_engine
+from hyperseek.engines import ChartRecord
+from hyperseek.engines.structure import parse_structure
 from hyperseek.graph import GraphSearchConfig
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Graph, Plan, Rescore, Scan, Surrogate
 from hyperseek.scoring import FunctionScorer, LinearScorer, MaxSimScorer, Points, Scorer, Space
-from hyperseek.store.attachments import ChartRecord
 from hyperseek.types import Document, Hit
 
 SPACES = {
@@ -176,7 +176,7 @@ def begin(folder: Path, space: Space, storage: Any, count: int) -> Case:
 def build_engines(case: Case) -> None:
     for kind, values in ENGINES.items():
         kept = values if len(case.index) >= 3 else {key: value for key, value in values.items() if key != "lists"}
-        config = parse_engine({"kind": kind, **kept})
+        config = parse_structure({"kind": kind, **kept})
         encoding = {"repetitions": 3, "bits": 1, "projected": 2} if case.space.kind == "tokens" else {}
         linear = ChartRecord(name="balanced" if config.graph else "inner_product", parameters=encoding)
         case.index.build_engine(config, name=kind, charts=[linear] if encoding else None)
@@ -375,7 +375,7 @@ def test_vectors_that_are_no_points_are_refused_with_the_id(tmp_path: Path, kind
     with pytest.raises(HyperseekError, match="'bad' has infinite or undefined numbers"):
         Index.from_vectors(tmp_path / "refused", items, space)
     index = Index.from_vectors(tmp_path / "index", items[:2], space)
-    index.build_engine("scan")
+    index.build_engine("flat")
     for replace in (False, True):
         with pytest.raises(HyperseekError, match="'bad' has infinite or undefined numbers"):
             index.add(documents[2:], vectors=[bad], replace=replace)

@@ -45,7 +45,7 @@ def index(tmp_path: Path) -> Index:
 
 
 @given(
-    built=st.lists(st.sampled_from(["scan", "hnsw", "ivf"]), max_size=2, unique=True),
+    built=st.lists(st.sampled_from(["flat", "hnsw", "ivf"]), max_size=2, unique=True),
     kind=st.sampled_from(["linear", "function"]),
     tuned=st.sampled_from([None, "linear", "function"]),
     few=st.booleans(),
@@ -109,8 +109,8 @@ def test_what_was_asked_for_is_said(index: Index) -> None:
 
 
 def test_a_dropped_engine_takes_its_tuned_plans_along(index: Index) -> None:
-    index.build_engine("scan", name="kept")
-    index.build_engine("scan", name="gone")
+    index.build_engine("flat", name="kept")
+    index.build_engine("flat", name="gone")
     plans = {
         "linear": (Engine(name="gone") | Scan()) >> Rescore(),
         "function": Engine(name="kept") >> Rescore(),
@@ -125,5 +125,5 @@ def test_a_dropped_engine_takes_its_tuned_plans_along(index: Index) -> None:
     index.drop("gone")
     assert set(index.tuned_plans) == {"function", "maxsim"}
     assert "tuned" not in index.explain(linear()).reason
-    index.build_engine("scan", name="kept")  # replaced, so its plans still hold
+    index.build_engine("flat", name="kept")  # replaced, so its plans still hold
     assert set(index.tuned_plans) == {"function", "maxsim"}

@@ -34,7 +34,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
         for number in range(60)
     ]
     index = Index.build(tmp_path_factory.mktemp("filters") / "index", documents, FakeRetriever())  # type: ignore[arg-type]
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     return index
 
 

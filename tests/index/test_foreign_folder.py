@@ -49,10 +49,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("foreign")
     documents = [Document(f"d{n}", f"river {n}", metadata={"n": n}) for n in range(30)]
     index = Index.build(place / "index", documents, FakeRetriever())  # type: ignore[arg-type]
-    index.build_engine("scan")
+    index.build_engine("flat")
     index.build_graph(degree=3)
     # The victim is an index itself, so that whatever is opened or deleted there would work.
-    Index.build(place / "victim", documents[:5], FakeRetriever()).build_engine("scan")  # type: ignore[arg-type]
+    Index.build(place / "victim", documents[:5], FakeRetriever()).build_engine("flat")  # type: ignore[arg-type]
     return place
 
 
@@ -79,8 +79,8 @@ def use(index: Path) -> list[HyperseekError]:
         lambda: Index.open(index, model=model, verify=True),
         lambda: Index.open(index, model=model).search("river", k=3, engine="scan"),
         lambda: Index.open(index, model=model).search("river", k=3, plan=Graph(n=9)),
-        lambda: Index.open(index, model=model).build_engine("scan"),
-        lambda: Index.open(index, model=model).drop("scan"),
+        lambda: Index.open(index, model=model).build_engine("flat"),
+        lambda: Index.open(index, model=model).drop("flat"),
         lambda: Index.open(index, model=model).add(documents),
         lambda: Index.open(index, model=model).delete(["d1"]),
         lambda: Index.open(index, model=model).compact(),
@@ -146,7 +146,7 @@ def test_leftovers_that_are_links_are_not_followed(place: Path) -> None:
 
 def test_an_index_without_engines_says_how_to_build_one(place: Path) -> None:
     index = Index.open(place / "index", model=FakeRetriever())  # type: ignore[arg-type]
-    index.drop("scan")
+    index.drop("flat")
     index.drop("graph")
     with pytest.raises(HyperseekError, match=r"unknown engine 'hnsw'; this index has none yet; build one with: .*hnsw"):
         index.search("river", engine="hnsw")

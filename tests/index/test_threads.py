@@ -205,7 +205,7 @@ def change_and_search(folder: Path, seconds: float, *, least: int) -> None:
     """Search in threads while one writes, all through one index, for some seconds and some searches at least."""
     model = FakeRetriever()
     index = make(folder, model)
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     end, done = time.monotonic() + seconds, []
     query = model.compile(["river n3"])
 
@@ -242,7 +242,7 @@ def change_and_search(folder: Path, seconds: float, *, least: int) -> None:
             elif action == "compact":
                 index.compact()
             else:
-                index.build_engine("scan", name="flat")
+                index.build_engine("flat")
 
     at_once(write, *(lambda seed=seed: read(seed) for seed in range(4)))  # type: ignore[misc]
 
@@ -286,7 +286,7 @@ def test_landmarks_masks_and_attachments_are_forgotten(tmp_path: Path, monkeypat
     monkeypatch.setattr(context, "KEPT_BYTES", 100_000)
     monkeypatch.setattr("hyperseek.store.snapshot._MASK_BYTES", 600)
     index = make(tmp_path / "index")
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     ground = index._ground
     for seed in range(30):
         landmarks_of(ground, 40, "random", seed)
@@ -294,12 +294,12 @@ def test_landmarks_masks_and_attachments_are_forgotten(tmp_path: Path, monkeypat
     each = landmarks_of(ground, 40, "random", 0).nbytes
     assert 1 < len(ground._kept) <= 100_000 // each
     assert len(ground.snapshot._masks) == 10
-    first = ground.attached("flat", "engine")
-    assert ground.attached(None, "engine") is first
-    Index.open(tmp_path / "index", model=FakeRetriever()).build_engine("scan", name="flat")  # type: ignore[arg-type]
+    first = ground.attached("flat")
+    assert ground.attached() is first
+    Index.open(tmp_path / "index", model=FakeRetriever()).build_engine("flat")  # type: ignore[arg-type]
     ground.reread()
     assert len(ground._attached) == 0
-    assert ground.attached("flat", "engine").record.folder != first.record.folder
+    assert ground.attached("flat").record.folder != first.record.folder
 
 
 def test_an_index_that_is_gone_keeps_nothing(tmp_path: Path) -> None:

@@ -150,8 +150,8 @@ def test_files_stay_while_a_reader_has_them_open(index: Index) -> None:
     reader.refresh()
     index.compact()
     assert len(list(index.path.glob("documents*.lance"))) == 2
-    index.build_engine("scan")
-    assert [path.name[:4] for path in (index.path / "engines").iterdir()] == ["scan"]
+    index.build_engine("flat")
+    assert [path.name[:4] for path in (index.path / "engines").iterdir()] == ["flat"]
     assert sorted(found(reader)) == ["d3", "d4", "d5"]
 
 
@@ -182,7 +182,7 @@ def test_any_sequence_of_changes_leaves_what_a_dictionary_would(
         elif change == "compact":
             index.compact()
         elif change == "engine":
-            index.build_engine("scan", name="flat")
+            index.build_engine("flat")
     stored = {document.id: document.text for document in index.documents()}
     assert stored == wanted
     exact = [(hit.id, round(hit.score, 3)) for hit in index.search("road music", k=20, engine="exact")]
@@ -197,7 +197,7 @@ def test_any_sequence_of_changes_leaves_what_a_dictionary_would(
 @pytest.mark.parametrize(("where", "wanted"), [(None, ["again", "other"]), ("n > 3", ["again"]), ("n < 0", [])])
 def test_engines_and_graphs_outlive_all_documents(index: Index, where: str | None, wanted: list[str]) -> None:
     index.add([document("numbered", n=7)])
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     index.build_graph(degree=2)
     index.delete(index.ids)
     assert found(index, engine="flat", where=where) == []

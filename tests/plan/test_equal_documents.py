@@ -112,7 +112,7 @@ def test_equal_documents_tie_on_every_way_through_an_index(tmp_path: Path) -> No
     vectors = torch.randn(30, 9, generator=draw(12))[group]
     documents = [(Document(f"d{row}", f"text {group[row]}"), vector) for row, vector in enumerate(vectors)]
     index = Index.from_vectors(tmp_path, documents, Space("dot", 9))
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     index.build_graph(degree=8)
     ways = {
         "scan": Plan(stages=(Scan(),)),

@@ -8,11 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek.engines import HnswConfig
+from hyperseek.engines import ChartRecord, HnswConfig
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Plan, Rescore, Scan
 from hyperseek.scoring import LinearScorer, Space
-from hyperseek.store.attachments import ChartRecord
 from hyperseek.types import Document
 
 SPACE = Space("lorentz", 3)
@@ -62,7 +61,7 @@ def test_the_second_look_is_what_finds_them(index: Index) -> None:
     """Far out, the engine's own nearest are others: the ball bends distances."""
     queries = hyperboloid(40, nearest=8, farthest=11, seed=1)
     ground = index._ground
-    (chart, engine), *_ = ground.attached("ball", "engine").engines
+    (chart, engine), *_ = ground.attached("ball").structure.engines
     scorer = LinearScorer(SPACE, SPACE.canonical(queries))
     lifted = scorer.lift(chart)
     assert lifted is not None

@@ -61,7 +61,7 @@ def test_every_way_through_an_index_ranks_near_ties_alike(tmp_path: Path, kind: 
     vectors = space.canonical(vectors)  # what is stored
     documents = [Document(f"d{row}", f"text {row}") for row in range(COUNT)]
     index = Index.from_vectors(tmp_path / "index", zip(documents, vectors, strict=True), space)
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     index.build_graph(degree=8)
     wanted = truth(space, vectors, queries, 10)
     scorer = LinearScorer(space, queries)

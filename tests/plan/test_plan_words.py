@@ -43,7 +43,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
     documents = [Document(f"d{n}", f"river stone n{n} n{n % 7}") for n in range(60)]
     folder = tmp_path_factory.mktemp("words") / "index"
     index = Index.build(folder, documents, FakeRetriever(), dtype="float32")  # type: ignore[arg-type]
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     return index
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hyperseek import HyperseekError
+from hyperseek.engines import ChartRecord
 from hyperseek.index import Index
 from hyperseek.plan import (
     BM25,
@@ -32,7 +33,6 @@ from hyperseek.plan import (
 )
 from hyperseek.plan._fusion import fuse
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Space
-from hyperseek.store.attachments import ChartRecord
 from hyperseek.types import Document
 
 sys.path.append(str(Path(__file__).parents[1] / "index"))
@@ -53,7 +53,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Index:
         for number in range(210)
     ]
     index = Index.build(tmp_path_factory.mktemp("plans") / "index", documents, FakeRetriever())  # type: ignore[arg-type]
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     index.build_graph(degree=12)
     return index
 
@@ -106,7 +106,7 @@ def test_surrogates_find_the_best_of_a_nonlinear_scorer(
 
 
 def test_an_engine_alone_cannot_search_by_a_nonlinear_scorer(index: Index, nonlinear: FunctionScorer) -> None:
-    with pytest.raises(HyperseekError, match="not linear; use a surrogate stage"):
+    with pytest.raises(HyperseekError, match=r"by a 'function' scorer on its charts .*; use a surrogate stage"):
         index.search(nonlinear, plan=Engine() >> Rescore())
     told = index.explain(nonlinear, k=5, engine="flat", recall=True)
     assert "linear surrogate" in told.reason
@@ -134,14 +134,16 @@ def test_texts_are_needed_where_they_are_read(index: Index, nonlinear: FunctionS
 
 def test_missing_engines_and_graphs_are_named(tmp_path: Path, index: Index) -> None:
     bare = Index.build(tmp_path / "bare", [Document("a", "river")], FakeRetriever())  # type: ignore[arg-type]
-    with pytest.raises(HyperseekError, match=r"has no engine; build one: index.build_engine\(\)"):
+    with pytest.raises(HyperseekError, match=r"has no engine; build one: index.engines.build\(\)"):
         bare.search("river", plan=Engine() >> Rescore())
-    with pytest.raises(HyperseekError, match=r"has no graph; build one: index.build_graph\(\)"):
+    with pytest.raises(HyperseekError, match=r"has no graph; build one: index.engines.build\('graph'\)"):
         bare.search("river", plan=Plan(stages=(Graph(),)))
     with pytest.raises(HyperseekError, match="unknown engine of this index 'flta'; did you mean 'flat'"):
         index.search("river", engine="flta")
-    with pytest.raises(HyperseekError, match="'graph' is no engine"):
-        index.search("river", engine="graph")
+    with pytest.raises(HyperseekError, match="'flat' is not a graph"):
+        index.search("river", plan=Plan(stages=(Graph(name="flat"),)))
+    walked, alone = (index.search("river", engine=engine, k=3) for engine in ("graph", "exact"))
+    assert [hit.id for hit in walked] == [hit.id for hit in alone]
 
 
 @pytest.mark.parametrize(
@@ -229,7 +231,7 @@ def test_tuning_keeps_the_cheapest_plan_that_finds_enough(tmp_path: Path) -> Non
     index = Index.build(tmp_path / "index", documents, model)  # type: ignore[arg-type]
     with pytest.raises(HyperseekError, match="has no engine to tune"):
         index.tune(QUERIES)
-    index.build_engine("scan", name="flat")
+    index.build_engine("flat")
     index.build_graph(degree=8)
     tuning = index.tune(QUERIES, k=5, recall=0.9)
     assert tuning.measured[0].recall == 1.0
@@ -256,7 +258,7 @@ def test_engines_without_a_chart_for_surrogates_leave_them_to_a_scan(tmp_path: P
     assert "'hnsw' has no chart for those" in told.reason
     for plan in (told.plan, Surrogate(n=50) >> Rescore()):
         assert names(index, scorer, plan, 5) == names(index, scorer, exact, 5)
-    with pytest.raises(HyperseekError, match="cannot be searched by a surrogate on its charts; build one on"):
+    with pytest.raises(HyperseekError, match="cannot be searched by a 'surrogate' scorer on its charts"):
         index.search(scorer, plan=Surrogate(engine="hnsw") >> Rescore())
     assert index.tune(scorer, k=5).chosen.recall >= 0.99
     index.build_engine("hnsw", name="balanced", charts=[ChartRecord(name="balanced")])

@@ -42,7 +42,7 @@ def encode(
     resume: Annotated[bool, typer.Option(help="Resume where an earlier, killed run stopped.")] = True,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     engine: Annotated[
-        str | None, typer.Option(help="Build an engine too: auto, scan, hnsw, ivf, lance or qdrant.")
+        str | None, typer.Option(help="Build an engine too: auto, flat, hnsw, ivf, lance, qdrant or another kind.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 from hyperseek.cli._echo import echo
 
 if TYPE_CHECKING:
-    from hyperseek.engines import EngineEstimate
+    from hyperseek.engines import StructureEstimate
     from hyperseek.index import Index
 
 
 def check_engine(engine: str) -> None:
     """Raise UnknownNameError unless this is a kind of engine, or `auto`."""
-    from hyperseek.engines.configs import parse_engine
+    from hyperseek.engines.structure import parse_structure
 
     if engine != "auto":
-        parse_engine(engine)
+        parse_structure(engine)
 
 
 def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = None) -> None:
@@ -30,21 +30,22 @@ def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = Non
     Raises:
         InputError: It would take more; what it takes was said before.
     """
-    from hyperseek.engines.configs import parse_engine
+    from hyperseek.engines.structure import parse_structure
 
     limit = None if max_gigabytes is None else int(max_gigabytes * 1e9)
     if engine == "auto":
         config, reason = index.choose_engine(max_bytes=limit)
         echo(f"engine {config.kind}: {reason}", err=True)
     else:
-        config = parse_engine(engine)
+        config = parse_structure(engine)
     echo(f"engine {config.kind}: {_words(index.estimate_engine(config))}", err=True)
     built = index.build_engine(config, max_bytes=limit)
-    charts = ", ".join(chart.name for chart in built.charts)
-    echo(f"engine {built.name}: built for {built.count:,} documents, on {charts}; {built.config!r}", err=True)
+    described = built.described()
+    on = "".join(f", on {', '.join(map(str, value))}" for value in described.values() if isinstance(value, list))
+    echo(f"engine {built.name}: built for {built.count:,} documents{on}; {built.config!r}", err=True)
 
 
-def _words(cost: EngineEstimate) -> str:
+def _words(cost: StructureEstimate) -> str:
     from hyperseek._display import size_in_words, time_in_words
 
     memory = f"{size_in_words(cost.building_bytes)} of memory to build, {size_in_words(cost.memory_bytes)} to search"

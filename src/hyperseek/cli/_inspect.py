@@ -229,8 +229,7 @@ def _bars(counts: list[int]) -> str:
 
 def _attachment(item: Any, documents: int) -> dict[str, Any]:
     config = None if item.config is None else item.config.model_dump(mode="json", exclude_none=True)
-    charts = [chart.name for chart in item.charts]
-    return {"kind": item.kind, "documents": item.count, "of": documents, "charts": charts, "config": config}
+    return {"kind": item.kind, "documents": item.count, "of": documents, **item.described(), "config": config}
 
 
 def _line(value: Any) -> str:

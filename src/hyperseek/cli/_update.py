@@ -21,7 +21,9 @@ def update(
     ] = None,
     delete: Annotated[list[str] | None, typer.Option(help="Id of a document to delete; repeat for more.")] = None,
     delete_file: Annotated[Path | None, typer.Option(help="File with an id to delete on each line.")] = None,
-    engine: Annotated[str | None, typer.Option(help="Build an engine: auto, scan, hnsw, ivf, lance or qdrant.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Build an engine: auto, flat, hnsw, ivf, lance, qdrant or another kind.")
+    ] = None,
     graph: Annotated[bool, typer.Option("--graph", help="Build the neighbour graph.")] = False,
     import_graph: Annotated[
         Path | None, typer.Option(help="Take over a neighbour graph of the original Hypencoder: JSONL, plain or .gz.")

@@ -1,32 +1,46 @@
-"""Candidate engines: what finds the vectors that a query ranks highest, all or nearly all of them.
+"""Candidate structures: what is built on the documents of an index to find what a query ranks highest.
 
-They know vectors only, by position. What a space's points are as vectors, its charts say.
+Engines know vectors only, by position; charts of a space say what its points are as vectors.
 """
 
-from hyperseek.engines._build import build_engine, choose_engine, open_engine
-from hyperseek.engines._estimate import EngineEstimate, estimate_engine
-from hyperseek.engines._qdrant import use_qdrant
-from hyperseek.engines.configs import (
-    AnyEngineConfig,
+from hyperseek.engines._faiss import HnswConfig, IvfConfig
+from hyperseek.engines._flat import FlatConfig
+from hyperseek.engines._lance import LanceConfig
+from hyperseek.engines._qdrant import QdrantConfig, use_qdrant
+from hyperseek.engines.charts import VectorStructure, choose_engine
+from hyperseek.engines.engine import (
+    ChartRecord,
+    Engine,
     EngineConfig,
-    HnswConfig,
-    IvfConfig,
-    LanceConfig,
-    QdrantConfig,
-    ScanConfig,
+    build_engine,
+    estimate_engine,
+    open_engine,
 )
-from hyperseek.engines.engine import Engine
+from hyperseek.engines.structure import (
+    STRUCTURES,
+    CandidateRequest,
+    Documents,
+    Structure,
+    StructureConfig,
+    StructureEstimate,
+)
 
 __all__ = [
-    "AnyEngineConfig",
+    "STRUCTURES",
+    "CandidateRequest",
+    "ChartRecord",
+    "Documents",
     "Engine",
     "EngineConfig",
-    "EngineEstimate",
+    "FlatConfig",
     "HnswConfig",
     "IvfConfig",
     "LanceConfig",
     "QdrantConfig",
-    "ScanConfig",
+    "Structure",
+    "StructureConfig",
+    "StructureEstimate",
+    "VectorStructure",
     "build_engine",
     "choose_engine",
     "estimate_engine",

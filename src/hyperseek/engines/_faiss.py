@@ -5,19 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
 from hyperseek._machine import one_core
 from hyperseek.engines._flat import MATRIX, exact_search, matrix_source, read_matrix, write_matrix
-from hyperseek.engines.configs import HnswConfig, IvfConfig
-from hyperseek.engines.engine import Engine, EngineInfo
+from hyperseek.engines.charts import VectorStructure
+from hyperseek.engines.engine import BASE_BYTES, PRODUCTS, Engine, EngineConfig, EngineInfo, build_seconds, chunk_bytes
+from hyperseek.engines.structure import StructureEstimate
 from hyperseek.errors import InputError, require
-from hyperseek.scoring._geometries import Metric
+from hyperseek.types import Metric
 
 
 def load_faiss() -> Any:
@@ -47,6 +49,29 @@ def results(scores: NDArray[np.float32], positions: NDArray[np.int64], metric: M
 
 
 _HNSW_FILE = "hnsw.faiss"
+# Seconds to compare with a vector that lies anywhere, and for each of its numbers; measured as `PRODUCTS`.
+_COMPARISON, _NUMBER = 3e-8, 3e-10
+
+
+class HnswConfig(EngineConfig):
+    """Walk a hierarchical graph of near vectors (faiss), mapped into memory.
+
+    Attributes:
+        kind: `hnsw`.
+        m: Links of a vector; twice as many on the lowest level.
+        ef_construction: Candidates that are weighed for the links of a new vector.
+        effort: Candidates that a search keeps in mind (efSearch); at least `k` are taken.
+    """
+
+    kind: Literal["hnsw"] = "hnsw"
+    m: int = Field(default=32, ge=2, le=256)
+    ef_construction: int = Field(default=200, ge=1)
+    effort: int = Field(default=128, ge=1)
+
+    @property
+    def graph(self) -> bool:
+        """True."""
+        return True
 
 
 class HnswEngine(Engine):
@@ -57,6 +82,18 @@ class HnswEngine(Engine):
     _faiss: Any
     _index: Any
     _vectors: Tensor
+
+    @classmethod
+    def estimate(cls, config: HnswConfig, *, count: int, dimension: int) -> StructureEstimate:
+        """Estimate its cost."""
+        # faiss, HNSW.h and IndexFlatCodes.h: float32 vectors; int32 links, all taken at once (`_reserve`); 8 bytes an
+        # offset and 4 a level, which grow by doubling; while vectors are added a lock and a mark for each.
+        index = 4 * count * dimension + 4 * expected_links(count, config.m) + 12 * count
+        building = index + 12 * count + count * (64 + torch.get_num_threads())
+        # Each new vector is compared with about m others for every candidate, and links are weighed against each other.
+        comparisons = count * (config.ef_construction * config.m + 2 * config.m**2)
+        seconds = comparisons * (_COMPARISON + _NUMBER * dimension)
+        return StructureEstimate(BASE_BYTES + index, chunk_bytes(dimension) + building, index, build_seconds(seconds))
 
     @classmethod
     def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
@@ -96,6 +133,13 @@ class HnswEngine(Engine):
         return results(scores, positions, self.metric)
 
 
+class Hnsw(VectorStructure):
+    """The graph engine as a structure of an index."""
+
+    config_type = HnswConfig
+    engine = HnswEngine
+
+
 def _reserve(faiss: Any, index: Any, info: EngineInfo) -> None:
     """Take the memory at once that growing arrays would take twice; `clear` keeps it."""
     config = info.config
@@ -122,6 +166,25 @@ _IVF_FILE = "ivf.faiss"
 _SAMPLE = 64  # vectors of the training sample for each centroid
 
 
+class IvfConfig(EngineConfig):
+    """Compare the vectors in the cells nearest to the query (faiss), mapped into memory.
+
+    Attributes:
+        kind: `ivf`.
+        lists: Number of cells; None for about four times the square root of the number of vectors.
+        effort: Cells that a search visits (nprobe).
+        pq: Bytes to which each vector is shortened, a divisor of the dimension; None to keep all of it. Shortened
+            vectors have approximate scores.
+        seed: Of the training sample and the cells.
+    """
+
+    kind: Literal["ivf"] = "ivf"
+    lists: int | None = Field(default=None, ge=1)
+    effort: int = Field(default=32, ge=1)
+    pq: int | None = Field(default=None, ge=1)
+    seed: int = 0
+
+
 class IvfEngine(Engine):
     """Compares the vectors of some cells; their file is mapped into memory."""
 
@@ -129,6 +192,26 @@ class IvfEngine(Engine):
     checked_whole: ClassVar[bool] = True  # faiss believes what it reads
     _faiss: Any
     _index: Any
+
+    @classmethod
+    def estimate(cls, config: IvfConfig, *, count: int, dimension: int) -> StructureEstimate:
+        """Estimate its cost."""
+        lists, sample = number_of_lists(config, count), sample_size(config, count)
+        vector = config.pq or 4 * dimension
+        centroids = 4 * lists * dimension
+        # faiss, IndexIVFPQ.h: distances between centroids and the 256 codes of each sub-quantiser, up to 2 GiB.
+        tables = min(2 << 30, 4 * lists * config.pq * CENTROIDS_OF_PQ) if config.pq else 0
+        index = count * (vector + 8) + centroids
+        # faiss, InvertedLists.h: an array per list of codes and of int64 ids, which double when they are full, so that
+        # the old and the new one are held for a moment and up to half of the new one stays unused.
+        filling = 2 * count * (vector + 8)
+        # The sample is held twice while it is joined, and for product quantisation also less its centroids
+        # (IndexIVF.cpp); Clustering.cpp keeps an assignment for each vector.
+        training = (3 if config.pq else 2) * 4 * sample * dimension + 16 * sample + 3 * centroids
+        building = chunk_bytes(dimension) + count + centroids + tables + max(filling, training)
+        quantising = 50 * sample * CENTROIDS_OF_PQ * dimension if config.pq else 0
+        work = 2 * dimension * lists * (10 * sample + count) + quantising
+        return StructureEstimate(BASE_BYTES + index + tables, building, index, build_seconds(work / PRODUCTS))
 
     @classmethod
     def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
@@ -165,6 +248,13 @@ class IvfEngine(Engine):
         search = self._faiss.SearchParametersIVF(nprobe=min(probes, self._index.nlist), **parameters)
         scores, positions = self._index.search(queries.numpy(), k, params=search)
         return results(scores, positions, self.metric)
+
+
+class Ivf(VectorStructure):
+    """The engine with cells as a structure of an index."""
+
+    config_type = IvfConfig
+    engine = IvfEngine
 
 
 def number_of_lists(config: IvfConfig, count: int) -> int:

@@ -16,26 +16,50 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek._machine import run_on_cores
-from hyperseek.engines.configs import ScanConfig
-from hyperseek.engines.engine import CHUNK, Engine, EngineInfo
+from hyperseek.engines.charts import VectorStructure
+from hyperseek.engines.engine import BASE_BYTES, CHUNK, Engine, EngineConfig, EngineInfo, build_seconds, chunk_bytes
+from hyperseek.engines.structure import StructureEstimate
 from hyperseek.errors import InputError
-from hyperseek.scoring._geometries import Metric
 from hyperseek.scoring.best import best_first
+from hyperseek.types import Metric
 
 MATRIX = "vectors.npy"
 
 _LOGGER = logging.getLogger(__name__)
 
 
-class ScanEngine(Engine):
+class FlatConfig(EngineConfig):
+    """Compare all vectors, exactly.
+
+    Attributes:
+        kind: `flat`.
+        storage: Number type on the disk. Scores are those of the stored numbers, computed without loss.
+        device: `auto` takes a CUDA device where there is one with room for all vectors; else they stay on the disk,
+            mapped into memory.
+    """
+
+    exact: ClassVar[bool] = True
+
+    kind: Literal["flat"] = "flat"
+    storage: Literal["float32", "float16"] = "float32"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+class FlatEngine(Engine):
     """Compares all vectors; always exact."""
 
-    kind: ClassVar[str] = "scan"
+    kind: ClassVar[str] = "flat"
     _source: Source
 
     @classmethod
+    def estimate(cls, config: FlatConfig, *, count: int, dimension: int) -> StructureEstimate:
+        """Estimate its cost."""
+        disk = count * dimension * (4 if config.storage == "float32" else 2)
+        return StructureEstimate(BASE_BYTES + disk, chunk_bytes(dimension), disk + 128, build_seconds(disk / 5e8))
+
+    @classmethod
     def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
-        assert isinstance(info.config, ScanConfig)
+        assert isinstance(info.config, FlatConfig)
         write_matrix(folder / MATRIX, chunks, info, storage=info.config.storage)
         return {}
 
@@ -46,6 +70,13 @@ class ScanEngine(Engine):
         self, queries: Tensor, k: int, effort: int | None, allowed: NDArray[np.bool_] | None
     ) -> tuple[Tensor, Tensor]:
         return exact_search(queries, self._source, count=len(self), k=k, metric=self.metric, allowed=allowed)
+
+
+class Flat(VectorStructure):
+    """The exact engine as a structure of an index."""
+
+    config_type = FlatConfig
+    engine = FlatEngine
 
 
 def write_matrix(
@@ -105,7 +136,7 @@ def matrix_source(matrix: Tensor) -> Source:
 
 
 def _on_device(matrix: Tensor, config: object) -> Source:
-    assert isinstance(config, ScanConfig)
+    assert isinstance(config, FlatConfig)
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return matrix_source(matrix)
     if not torch.cuda.is_available():

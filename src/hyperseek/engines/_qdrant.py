@@ -15,16 +15,18 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from hyperseek.engines._flat import MATRIX, read_matrix, write_matrix
-from hyperseek.engines.configs import QdrantConfig
-from hyperseek.engines.engine import Engine, EngineInfo
+from hyperseek.engines.charts import VectorStructure
+from hyperseek.engines.engine import BASE_BYTES, Engine, EngineConfig, EngineInfo, chunk_bytes
+from hyperseek.engines.structure import StructureEstimate
 from hyperseek.errors import InputError, StoreError, brief, require
 
 _BATCH = 1024  # vectors of a request; a server takes up to 32 MiB
@@ -39,12 +41,64 @@ _named: tuple[str, str | None] | None = None
 _LOGGER = logging.getLogger(__name__)
 
 
+class QdrantConfig(EngineConfig):
+    """Ask Qdrant: a server, or without one its client's own exact search, for tests and small collections.
+
+    Attributes:
+        kind: `qdrant`.
+        server: Whether to ask the server that `use_qdrant` or the environment names; None does so if there is one.
+        collection: How the collection's name begins; a part that makes it unique follows.
+        m: Links of a vector.
+        ef_construction: Candidates that are weighed for the links of a new vector.
+        effort: Candidates that a search keeps in mind.
+    """
+
+    kind: Literal["qdrant"] = "qdrant"
+    server: bool | None = None
+    collection: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,100}$")
+    m: int = Field(default=32, ge=2, le=256)
+    ef_construction: int = Field(default=200, ge=4)
+    effort: int = Field(default=128, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_server(cls, values: Any) -> Any:
+        # A folder that comes from a stranger would otherwise say where vectors and keys are sent.
+        if isinstance(values, dict) and {"url", "api_key_variable"} & values.keys():
+            raise ValueError(
+                "the server and its key are no part of an engine; name them with hyperseek.engines.use_qdrant or "
+                "HYPERSEEK_QDRANT_URL and HYPERSEEK_QDRANT_API_KEY, and give server=True"
+            )
+        return values
+
+    @property
+    def graph(self) -> bool:
+        """True: servers walk a graph."""
+        return True
+
+
 class QdrantEngine(Engine):
     """Sends searches to a collection of Qdrant; conditions on positions are part of each request."""
 
     kind: ClassVar[str] = "qdrant"
     _client: Any
     _collection: str
+
+    @classmethod
+    def estimate(cls, config: QdrantConfig, *, count: int, dimension: int) -> StructureEstimate:
+        """Estimate its cost."""
+        if config.server:
+            # The server's memory and disk are not this machine's, and its speed is unknown.
+            return StructureEstimate(BASE_BYTES, chunk_bytes(dimension) + 1024 * dimension * 64, 0, None)
+        # The client's LocalCollection: a matrix that grows by half or more, and some Python objects per vector. One
+        # batch is lists of Python numbers.
+        memory = BASE_BYTES + 2 * 4 * count * dimension + 1500 * count + 1024 * dimension * 64
+        return StructureEstimate(memory, chunk_bytes(dimension) + memory, 4 * count * dimension + 128, count * 1e-4)
+
+    @classmethod
+    def resolved(cls, config: QdrantConfig) -> QdrantConfig:
+        """Ask a server where one is named, unless the configuration says otherwise."""
+        return config if config.server is not None else config.model_copy(update={"server": named_server() is not None})
 
     @classmethod
     def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
@@ -118,6 +172,13 @@ class QdrantEngine(Engine):
         if self.info.count:
             with _server_errors():
                 self._client.delete_collection(self._collection)
+
+
+class Qdrant(VectorStructure):
+    """Qdrant as a structure of an index."""
+
+    config_type = QdrantConfig
+    engine = QdrantEngine
 
 
 def use_qdrant(url: str | None, *, api_key: str | None = None) -> None:

@@ -1,4 +1,4 @@
-"""The interface of all engines, and what they share: checks, the description in the folder, results in order.
+"""The interface of engines for vectors, and their shared parts: checks, descriptions in folders, order of results.
 
 An engine knows vectors only, by their position in the order in which they were given. Shapes: `N` vectors, `Q`
 queries, `d` dimensions.
@@ -6,6 +6,7 @@ queries, `d` dimensions.
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,10 +23,16 @@ from hyperseek._files import reading, writing
 from hyperseek._folders import CHECKED_AT_ONCE, Checksum, check_files, checksum_folder, read_description, write_sealed
 from hyperseek._long_work import progress
 from hyperseek._machine import one_core
-from hyperseek.engines.configs import AnyEngineConfig
+from hyperseek.engines.structure import (
+    STRUCTURES,
+    AnyStructureConfig,
+    StructureConfig,
+    StructureEstimate,
+    kinds_that_fit,
+)
 from hyperseek.errors import InputError, StoreError
-from hyperseek.scoring._geometries import Metric
 from hyperseek.scoring.best import best_first
+from hyperseek.types import Metric
 
 DESCRIPTION = "engine.json"
 
@@ -36,6 +43,41 @@ CHUNK = 8192
 
 LONGEST = 1e18
 """Largest norm of a vector: longer ones' products would overflow float32."""
+
+BASE_BYTES = 48 << 20
+"""What libraries take whatever the size: buffers of matrix products, stacks, allocators."""
+
+PRODUCTS = 4e10
+"""Operations a second in long float32 products, measured on one core of a busy server; cores differ."""
+
+
+class ChartRecord(Config):
+    """A chart that an engine is built on.
+
+    Attributes:
+        name: Within the space.
+        parameters: What `Space.chart` makes it from.
+    """
+
+    name: str
+    parameters: dict[str, Any] = Field(default_factory=dict)
+
+
+class EngineConfig(StructureConfig):
+    """Base of the configurations of engines for vectors.
+
+    Attributes:
+        kind: Names the engine.
+        charts: Charts of the index' space; one engine is built on each. None for those that suit the space and the kind
+            of engine.
+    """
+
+    charts: tuple[ChartRecord, ...] | None = None
+
+    @property
+    def graph(self) -> bool:
+        """Whether the engine walks a graph of neighbours: such engines need charts that are searched by distance."""
+        return False
 
 
 class EngineInfo(Config):
@@ -52,7 +94,7 @@ class EngineInfo(Config):
     """
 
     format: Literal[1] = 1
-    config: AnyEngineConfig
+    config: AnyStructureConfig
     metric: Metric
     count: int = Field(ge=0)
     dimension: int = Field(ge=1)
@@ -92,7 +134,7 @@ class Engine(ABC):
         return self.info.count
 
     @property
-    def config(self) -> AnyEngineConfig:
+    def config(self) -> StructureConfig:
         """What the engine was made from."""
         return self.info.config
 
@@ -111,7 +153,7 @@ class Engine(ABC):
         cls,
         folder: Path,
         vectors: Iterable[Tensor],
-        config: AnyEngineConfig,
+        config: StructureConfig,
         *,
         metric: Metric,
         count: int,
@@ -135,7 +177,7 @@ class Engine(ABC):
                 of `d` numbers.
             WriteError: The disk is full, or the folder is not ours to write to.
         """
-        info = EngineInfo(config=config, metric=metric, count=count, dimension=dimension)
+        info = EngineInfo(config=cls.resolved(config), metric=metric, count=count, dimension=dimension)
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
         with writing(folder), progress(f"building {config.kind}", count, unit="vectors") as bar:
@@ -213,8 +255,27 @@ class Engine(ABC):
             scores[:, : best.shape[1]], positions[:, : best.shape[1]] = best, places
         return scores, positions
 
+    @classmethod
+    def resolved(cls, config: Any) -> Any:
+        """Return a configuration with what only this moment can tell filled in, as whether a server is named."""
+        return config
+
     def discard(self) -> None:  # noqa: B027  most engines keep nothing outside
         """Delete what the engine keeps outside its folder; the engine is of no use any more."""
+
+    @classmethod
+    @abstractmethod
+    def estimate(cls, config: Any, *, count: int, dimension: int) -> StructureEstimate:
+        """Estimate what building and searching will cost.
+
+        Args:
+            config: Of this kind.
+            count: `N`, at least 0.
+            dimension: `d`, at least 1.
+
+        Returns:
+            Bytes of memory and disk, and seconds.
+        """
 
     @classmethod
     @abstractmethod
@@ -310,3 +371,108 @@ def _checked_mask(allowed: NDArray[np.bool_] | None, count: int) -> NDArray[np.b
     if mask.dtype != np.bool_ or mask.shape != (count,):
         raise InputError(f"allowed must be booleans of shape ({count},), not {mask.dtype} of shape {mask.shape}")
     return mask
+
+
+def chunk_bytes(dimension: int) -> int:
+    """Return the memory that building takes for chunks of vectors, whatever the engine."""
+    # The chunk at hand, a copy of it in another type, and one that is being read.
+    return BASE_BYTES + 3 * 4 * CHUNK * dimension
+
+
+def build_seconds(seconds_of_one_core: float) -> float:
+    """Return how long work takes on all cores, and to begin with it."""
+    return round(seconds_of_one_core / torch.get_num_threads() + 1.0, 1)
+
+
+def build_engine(
+    folder: Path,
+    vectors: Iterable[Tensor],
+    config: StructureConfig,
+    *,
+    metric: Metric,
+    count: int,
+    dimension: int,
+    max_bytes: int | None = None,
+) -> Engine:
+    """Build an engine in a folder; what a failed build wrote is deleted.
+
+    Args:
+        folder: Missing or empty.
+        vectors: Chunks `(n, d)` of finite vectors, in order; read once. Positions count them from 0.
+        config: Which engine.
+        metric: What it ranks by.
+        count: Number of vectors.
+        dimension: `d`.
+        max_bytes: Memory that building may take; None for no limit.
+
+    Returns:
+        The engine.
+
+    Raises:
+        InputError: Building would take more memory (nothing was read then; the message says what would fit), or a
+            vector cannot be used; the message names its position.
+        StoreError: The folder is not empty.
+        MissingExtraError: The engine needs a package that is not installed.
+    """
+    folder = Path(folder)
+
+    def building(config: StructureConfig) -> int:
+        return estimate_engine(config, count=count, dimension=dimension).building_bytes
+
+    needed = building(config)
+    if max_bytes is not None and needed > max_bytes:
+        raise InputError(
+            f"building {config.kind!r} for {count} vectors of {dimension} dimensions takes about {needed:,} bytes of "
+            f"memory, more than the {max_bytes:,} that are allowed; {kinds_that_fit(building, max_bytes)}"
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise StoreError(f"{folder} is not empty; choose another folder for the engine")
+    try:
+        engine = _engine_class(config.kind)
+        return engine.build(folder, vectors, config, metric=metric, count=count, dimension=dimension)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def open_engine(folder: Path) -> Engine:
+    """Open an engine of any kind.
+
+    Args:
+        folder: That `build_engine` filled.
+
+    Returns:
+        The engine; it finds what the one that was built finds.
+
+    Raises:
+        StoreError: The folder holds no engine, or a damaged one.
+        MissingExtraError: The engine needs a package that is not installed.
+    """
+    return _engine_class(read_info(Path(folder)).config.kind).open(Path(folder))
+
+
+def estimate_engine(config: StructureConfig, *, count: int, dimension: int) -> StructureEstimate:
+    """Estimate what an engine will cost.
+
+    Args:
+        config: Which engine.
+        count: Number of vectors, at least 0.
+        dimension: Of the vectors, at least 1.
+
+    Returns:
+        Bytes of memory and disk, and seconds.
+
+    Raises:
+        InputError: The count or the dimension is out of range.
+    """
+    if dimension < 1 or count < 0:
+        raise InputError(f"an engine needs at least 0 vectors of at least 1 dimension, not {count} of {dimension}")
+    return _engine_class(config.kind).estimate(config, count=count, dimension=dimension)
+
+
+def _engine_class(kind: str) -> type[Engine]:
+    # Structures of other kinds are built on an index, not on vectors alone.
+    engine: type[Engine] | None = getattr(STRUCTURES[kind], "engine", None)
+    if engine is None:
+        raise InputError(f"{kind!r} is not an engine for vectors alone; build it on an index: index.engines.build()")
+    return engine

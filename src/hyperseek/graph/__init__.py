@@ -1,11 +1,13 @@
 """The neighbour graph of a corpus, and the search of the Hypencoder paper that walks along it."""
 
 from hyperseek.graph._graph import NeighbourGraph
-from hyperseek.graph._info import GraphEstimate, GraphInfo, estimate_graph
 from hyperseek.graph._search import GRAPH_PRESETS, GraphSearchConfig, GraphSearchResult, graph_search
+from hyperseek.graph.building import GraphEstimate, GraphInfo, estimate_graph
+from hyperseek.graph.index_graph import GraphConfig
 
 __all__ = [
     "GRAPH_PRESETS",
+    "GraphConfig",
     "GraphEstimate",
     "GraphInfo",
     "GraphSearchConfig",

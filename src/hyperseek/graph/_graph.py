@@ -19,11 +19,11 @@ from hyperseek._fingerprint import fingerprint_texts
 from hyperseek._folders import CHECKED_AT_ONCE
 from hyperseek._long_work import progress
 from hyperseek.errors import DataError, InputError, StoreError, brief, shown
-from hyperseek.graph._info import GraphInfo
 from hyperseek.graph.building import (
     DESCRIPTION,
     MATRIX,
     REMEDY,
+    GraphInfo,
     build_graph,
     check_graph_files,
     finish,
@@ -31,7 +31,7 @@ from hyperseek.graph.building import (
     read_graph_info,
 )
 from hyperseek.graph.neighbours import Vectors
-from hyperseek.scoring._geometries import Metric
+from hyperseek.types import Metric
 
 _CHUNK = 8192  # lists written at once
 

@@ -18,7 +18,7 @@ from hyperseek._machine import run_on_cores
 from hyperseek._order import best_places
 from hyperseek.errors import InputError, StoreError
 from hyperseek.graph._graph import NeighbourGraph
-from hyperseek.graph._info import QUERIES_TOGETHER
+from hyperseek.graph.building import QUERIES_TOGETHER
 from hyperseek.scoring import Points, Scorer, VectorPoints, vectors_of
 
 

@@ -8,23 +8,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from torch import Tensor
 
+from hyperseek._config import Config
 from hyperseek._files import new_array, read_array, writing
 from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
-from hyperseek._folders import check_files, checksum, read_description, read_sealed, write_sealed
+from hyperseek._folders import Checksum, check_files, checksum, read_description, read_sealed, write_sealed
 from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek._machine import run_on_cores
 from hyperseek.errors import InputError, StoreError
-from hyperseek.graph._info import GraphInfo, choose_method
 from hyperseek.graph.neighbours import COLUMNS, ROWS, Clusters, Vectors, find_clusters, nearest, read_rows
-from hyperseek.scoring._geometries import Metric
+from hyperseek.graph.neighbours import building_bytes as clusters_building_bytes
+from hyperseek.types import Metric
 
 DESCRIPTION = "graph.json"
 MATRIX = "neighbours.npy"
@@ -38,6 +41,85 @@ _LOGGER = logging.getLogger(__name__)
 
 _Block = tuple[NDArray[np.integer[Any]], Callable[[], Iterator[NDArray[np.integer[Any]]]]]
 """Rows whose neighbours are to be found, and the rows among which, in chunks."""
+
+
+QUERIES_TOGETHER = 32
+"""Queries of a search that walk side by side."""
+
+EXACT_UP_TO = 100_000
+"""Documents up to which `method="auto"` compares all pairs: about two minutes on two cores."""
+
+Method = Literal["exact", "approximate"]
+
+
+class GraphInfo(Config):
+    """What `graph.json` holds.
+
+    Attributes:
+        format: Version of the folder's layout.
+        count: Number of documents.
+        degree: Most neighbours of a document.
+        method: How the graph was made.
+        metric: By which the neighbours are nearest; None where an imported file did not say.
+        seed: Of the clusters of an approximate graph.
+        vectors: Fingerprint of the vectors; None for an imported graph.
+        ids: Fingerprint of the ids of an imported graph, else None.
+        files: Checksums of the folder's other files; none in graphs that an earlier version built.
+    """
+
+    format: Literal[1] = 1
+    count: int = Field(ge=0)
+    degree: int = Field(ge=0)
+    method: Literal["exact", "approximate", "imported"]
+    metric: Metric | None = None
+    seed: int = 0
+    vectors: str | None = None
+    ids: str | None = None
+    files: dict[str, Checksum] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class GraphEstimate:
+    """What a graph will cost.
+
+    Attributes:
+        memory_bytes: Memory of a search over it: the graph, which lies in the page cache and may be read from the disk
+            instead, and the marks of what each query has seen.
+        building_bytes: Peak memory of building it, without the vectors.
+        disk_bytes: Size on disk.
+    """
+
+    memory_bytes: int
+    building_bytes: int
+    disk_bytes: int
+
+
+def estimate_graph(
+    *, count: int, dimension: int, degree: int = 99, method: Literal["auto", "exact", "approximate"] = "auto"
+) -> GraphEstimate:
+    """Estimate what a graph will cost.
+
+    Args:
+        count: `N`.
+        dimension: `d`.
+        degree: Neighbours of a document.
+        method: As for `NeighbourGraph.build`.
+
+    Returns:
+        Bytes of memory and disk.
+    """
+    disk = count * degree * 4 + 128
+    cores = torch.get_num_threads()
+    compared = cores * 4 * (2 * ROWS * COLUMNS + 4 * (ROWS + COLUMNS) * dimension + 12 * ROWS * degree)
+    clusters = 0 if choose_method(method, count) == "exact" else clusters_building_bytes(count, dimension)
+    return GraphEstimate(disk + count * (QUERIES_TOGETHER + 4), compared + clusters, disk)
+
+
+def choose_method(method: Literal["auto", "exact", "approximate"], count: int) -> Method:
+    """Resolve `"auto"`; no documents have no clusters."""
+    if method == "auto" or not count:
+        return "exact" if count <= EXACT_UP_TO else "approximate"
+    return method
 
 
 def build_graph(

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek._files import atomic_write
-from hyperseek.scoring._geometries import Metric
 from hyperseek.scoring.best import best_columns, best_first
+from hyperseek.types import Metric
 
 ROWS = 1024
 """Most documents of a block; each core takes one at a time."""

@@ -1,5 +1,6 @@
 """Points on the disk with their texts, and search among them."""
 
+from hyperseek.engines import ChartRecord
 from hyperseek.index._checks import check_model
 from hyperseek.index._estimate import Estimate, estimate
 from hyperseek.index._index import Index
@@ -7,7 +8,7 @@ from hyperseek.index._tune import Measured, Tuning
 from hyperseek.index._writing import stored_documents
 from hyperseek.index.searching import Explanation
 from hyperseek.plan import scan
-from hyperseek.store import ChartRecord, IndexInfo
+from hyperseek.store import IndexInfo
 
 __all__ = [
     "ChartRecord",

@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from hyperseek._documents import as_documents, joined
-from hyperseek._files import new_array
-from hyperseek.engines import AnyEngineConfig, EngineEstimate, choose_engine
-from hyperseek.engines.configs import parse_engine
+from hyperseek.engines import STRUCTURES, ChartRecord, StructureConfig, StructureEstimate, choose_engine
+from hyperseek.engines.charts import widest_chart
+from hyperseek.engines.structure import parse_structure
 from hyperseek.errors import InputError, shown
-from hyperseek.graph import NeighbourGraph
+from hyperseek.graph import GraphConfig
 from hyperseek.index._build import piece_for, stack_points
 from hyperseek.index._writing import SHARD, add_documents, compact_index, delete_documents
 from hyperseek.plan import Ground
-from hyperseek.scoring import Points, vectors_of
-from hyperseek.store import ChartRecord, IndexInfo, Snapshot
-from hyperseek.store.attachments import Attachment, Attachments, attach_engine, attach_graph
-from hyperseek.store.charts import estimate_charts, widest_chart
+from hyperseek.scoring import Points
+from hyperseek.store import IndexInfo
+from hyperseek.store.attachments import Attachment, Attachments, attach
 from hyperseek.store.lance import writer_lock
 from hyperseek.types import Document
 
@@ -145,7 +140,7 @@ class Maintainer(ABC):
         """Engines and graphs of this index, in the order in which they were built."""
         return self._ground.attachments.items
 
-    def choose_engine(self, *, max_bytes: int | None = None) -> tuple[AnyEngineConfig, str]:
+    def choose_engine(self, *, max_bytes: int | None = None) -> tuple[StructureConfig, str]:
         """Return what `build_engine("auto")` builds, and why.
 
         Args:
@@ -161,8 +156,8 @@ class Maintainer(ABC):
         return choose_engine(count=len(self._ground.snapshot), dimension=width, metric="l2", max_bytes=max_bytes)
 
     def estimate_engine(
-        self, engine: str | AnyEngineConfig = "auto", *, charts: Sequence[ChartRecord] | None = None
-    ) -> EngineEstimate:
+        self, engine: str | StructureConfig = "auto", *, charts: Sequence[ChartRecord] | None = None
+    ) -> StructureEstimate:
         """Estimate what `build_engine` would cost, without building anything.
 
         Args:
@@ -176,18 +171,21 @@ class Maintainer(ABC):
             UnknownNameError: There is no such kind of engine, or no such chart.
         """
         snapshot = self._ground.snapshot
-        return estimate_charts(snapshot.space, self._engine(engine), count=len(snapshot), charts=charts)
+        config = self._engine(engine, charts=charts)
+        return STRUCTURES[config.kind].estimate(snapshot.space, config, count=len(snapshot))
 
-    def _engine(self, engine: str | AnyEngineConfig, max_bytes: int | None = None) -> AnyEngineConfig:
+    def _engine(
+        self, engine: Any, max_bytes: int | None = None, charts: Sequence[ChartRecord] | None = None
+    ) -> StructureConfig:
         if engine != "auto":
-            return parse_engine(engine)
+            return parse_structure(engine, **({} if charts is None else {"charts": tuple(charts)}))
         config, reason = self.choose_engine(max_bytes=max_bytes)
         _logger.info("the engine is %s", reason)
         return config
 
     def build_engine(
         self,
-        engine: str | AnyEngineConfig = "auto",
+        engine: str | StructureConfig = "auto",
         *,
         name: str | None = None,
         charts: Sequence[ChartRecord] | None = None,
@@ -214,10 +212,8 @@ class Maintainer(ABC):
         with writer_lock(self.path):
             self.refresh()
             snapshot = self._ground.snapshot
-            config = self._engine(engine, max_bytes)
-            record = attach_engine(
-                self.path, snapshot, config, name=name or config.kind, charts=charts, max_bytes=max_bytes
-            )
+            config = self._engine(engine, max_bytes, charts)
+            record = attach(self.path, snapshot, config, name=name, max_bytes=max_bytes)
         self.refresh()
         return record
 
@@ -250,13 +246,8 @@ class Maintainer(ABC):
             self.refresh()
             snapshot = self._ground.snapshot
 
-            def build(place: Path) -> object:
-                if source is not None:
-                    return NeighbourGraph.import_jsonl(place, source, snapshot.ids.to_pylist())
-                with written_vectors(snapshot, place.parent) as vectors:
-                    return NeighbourGraph.build(place, vectors, degree=degree, method=method, seed=seed)
-
-            record = attach_graph(self.path, snapshot, name=name, build=build)
+            config = GraphConfig(degree=degree, method=method, seed=seed, source=source)
+            record = attach(self.path, snapshot, config, name=name)
         self.refresh()
         return record
 
@@ -265,37 +256,3 @@ class Maintainer(ABC):
         with writer_lock(self.path):
             Attachments.read(self.path).without(name).write(self.path)
         self.refresh()
-
-
-_CHUNK = 8192
-
-
-@contextmanager
-def written_vectors(snapshot: Snapshot, folder: Path) -> Iterator[npt.NDArray[np.float32]]:
-    """Write vectors whose Euclidean neighbours are what a graph should hold, and remove the file afterwards.
-
-    These are the stored points of flat spaces, ball coordinates of hyperbolic ones and encodings of token sets.
-
-    Args:
-        snapshot: The documents.
-        folder: Where to write.
-
-    Yields:
-        `(N, e)` float32, memory-mapped.
-    """
-    space, path = snapshot.space, folder / "vectors.npy"
-    name = "poincare" if "poincare" in space.graph_charts else "inner_product" if space.kind == "tokens" else None
-    chart = None if name is None else space.chart(name)
-    matrix = None
-    start = 0
-    try:
-        for chunk in snapshot.chunks(min(_CHUNK, snapshot.chunk_rows)):
-            lifted = vectors_of(chunk) if chart is None else chart.lift_documents(chunk)
-            if matrix is None:
-                shape = (len(snapshot), lifted.shape[1])
-                matrix = new_array(path, np.float32, shape)
-            matrix[start : start + len(lifted)] = lifted.numpy()
-            start += len(lifted)
-        yield np.empty((0, space.width), np.float32) if matrix is None else matrix
-    finally:
-        path.unlink(missing_ok=True)

@@ -11,19 +11,13 @@ import torch
 
 from hyperseek._long_work import progress
 from hyperseek.errors import InputError
-from hyperseek.graph import GraphSearchConfig
-from hyperseek.plan import Engine, Graph, Ground, Plan, Rescore, Scan, Search, StageReport, Surrogate
+from hyperseek.plan import Ground, Plan, Scan, Search, StageReport, as_plan
 from hyperseek.plan.choice import plan_key
-from hyperseek.plan.engine_search import SCAN, can_search, can_search_linear
 from hyperseek.scoring import Scorer
-from hyperseek.store.attachments import Attached, Attachments, TunedPlan
+from hyperseek.store.attachments import Attachments, TunedPlan
 from hyperseek.store.lance import writer_lock
 from hyperseek.types import NO_OPTIONS, QueryOptions
 
-# Candidates tried, for each document that is wanted.
-_FACTORS = (1, 3, 10, 30, 100)
-_EFFORTS = (16, 32, 64, 128, 256, 512)
-_GRAPH_CANDIDATES = (16, 64, 328)
 _QUERIES_TIMED_ALONE = 20
 
 
@@ -119,16 +113,16 @@ def tune(
     """
     items = [ground.attachments.get(engine)] if engine else ground.attachments.items
     if not items:
-        raise InputError(f"the index {ground.folder} has no engine to tune; build one: index.build_engine()")
+        raise InputError(f"the index {ground.folder} has no engine to tune; build one: index.engines.build()")
     ground.snapshot.load()
     searches = list(_searches(ground, scorers, texts, k))
     measured = [_measure(Plan(stages=(Scan(),)), searches)]
     with progress("measuring", None, unit="plans") as bar:
         for item in items:
-            opened = ground.attached(item.name, item.kind)
-            for family in _families(opened, scorers[0], k):
-                for plan in family:
-                    measured.append(_measure(plan, searches))
+            structure = ground.attached(item.name).structure
+            for family in structure.trials(item.name, scorers[0], k=k, count=item.count):
+                for stages in family:
+                    measured.append(_measure(as_plan(stages), searches))
                     bar.advance(1)
                     if measured[-1].recall >= recall:
                         break  # more candidates of the same cost more and find no less
@@ -144,29 +138,6 @@ def _searches(ground: Ground, scorers: Iterable[Scorer], texts: Sequence[str] | 
         own = None if texts is None else texts[done : done + len(scorer)]
         yield Search(ground, scorer, own, None, k)
         done += len(scorer)
-
-
-def _families(opened: Attached, scorer: Scorer, k: int) -> Iterator[Iterator[Plan]]:
-    """Return plans in families, each ordered by cost."""
-    name = opened.record.name
-    counts = [k * factor for factor in _FACTORS if k * factor <= max(k, opened.record.count)]
-    if opened.record.kind == "graph":
-        for strategy in ("greedy", "best_first"):
-            walks = [GraphSearchConfig(ncandidates=c, strategy=strategy) for c in _GRAPH_CANDIDATES]
-            yield (Plan(stages=(Graph(name=name, walk=walk),)) for walk in walks)
-        return
-    liftable = can_search(opened, scorer)
-    efforts = (None,) if opened.record.config is None or opened.record.config.exact else _EFFORTS
-    if not liftable and not can_search_linear(opened):
-        name, efforts = SCAN, (None,)
-    for n in counts:
-        worthwhile = [effort for effort in efforts if effort is None or effort >= n // 4] or efforts[-1:]
-        if liftable:
-            yield (Engine(n=n, name=name, effort=effort) >> Rescore() for effort in worthwhile)
-            continue
-        for refits in (0, 1):
-            sources = (Surrogate(n=n, engine=name, effort=effort, refits=refits) for effort in worthwhile)
-            yield (source >> Rescore() for source in sources)
 
 
 def _measure(plan: Plan, searches: Sequence[Search]) -> Measured:

@@ -68,12 +68,12 @@ class Ground:
         listed = {item.folder for item in self.attachments.items}
         self._attached.forget(lambda folder: folder not in listed)
 
-    def attached(self, name: str | None, kind: str) -> Attached:
+    def attached(self, name: str | None = None, kind: str | None = None) -> Attached:
         """Return an attachment, open.
 
         Args:
-            name: Its name; None for the newest of its kind.
-            kind: `"engine"` or `"graph"`.
+            name: Its name; None for the newest.
+            kind: Of the structure; None for any that searches go to without being told to, or that is named.
 
         Returns:
             The attachment.
@@ -84,10 +84,11 @@ class Ground:
         """
         for attempt in range(_ATTEMPTS):
             record = self.attachments.get(name) if name is not None else self.newest(kind)
-            if record is None or record.kind != kind:
-                what = f"{name!r} is no {kind}" if record is not None else f"it has no {kind}"
+            if record is None or kind not in (None, record.kind):
+                what = f"{name!r} is not a {kind}" if record is not None else f"it has no {kind or 'engine'}"
                 raise InputError(
-                    f"the index {self.folder} cannot be searched this way: {what}; build one: index.build_{kind}()"
+                    f"the index {self.folder} cannot be searched this way: {what}; build one: "
+                    f"index.engines.build({'' if kind is None else repr(kind)})"
                 )
             try:
                 return self._attached.get(record.folder, partial(open_attached, self.folder, record, self.snapshot))
@@ -98,10 +99,12 @@ class Ground:
                     raise
         raise AssertionError("the loop returns or raises")
 
-    def newest(self, kind: str) -> Attachment | None:
-        """Return the attachment of a kind that was built last; None if there is none."""
-        of_kind = [item for item in self.attachments.items if item.kind == kind]
-        return of_kind[-1] if of_kind else None
+    def newest(self, kind: str | None = None) -> Attachment | None:
+        """Return the attachment that was built last, of a kind or of those that need not be named; None for none."""
+        for item in reversed(self.attachments.items):
+            if item.kind == kind if kind is not None else item.is_automatic:
+                return item
+        return None
 
 
 @dataclass(frozen=True)

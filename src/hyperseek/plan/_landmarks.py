@@ -61,12 +61,11 @@ def feature_parameters(ground: Ground, engine: str | None) -> dict[str, Any]:
     Returns:
         Parameters of the engine's first chart for such functions; the defaults where there is none.
     """
-    newest = ground.newest("engine") if engine is None else None
+    newest = ground.newest() if engine is None else None
     name = engine if newest is None else newest.name
     if name is None or name == SCAN:
         return {}
-    charts = [chart for chart, _ in ground.attached(name, "engine").engines if chart.lift_weights is not None]
-    return {key: value for key, value in charts[0].parameters.items() if key != "bound"} if charts else {}
+    return dict(ground.attached(name).structure.surrogate_parameters or {})
 
 
 def choose_rows(snapshot: Snapshot, count: int, choice: Choice, seed: int) -> npt.NDArray[np.int64]:

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig, graph_search
-from hyperseek.plan._context import NOTHING, Candidates, Search, union
+from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig
+from hyperseek.plan._context import NOTHING, Candidates, Search
 from hyperseek.plan._landmarks import Choice, feature_parameters, landmarks_of
 from hyperseek.plan._stage import Source
-from hyperseek.plan.engine_search import positions, rows_at, search_engine, search_linear, unknown_rows
-from hyperseek.plan.rescoring import exact_scores, points_at
+from hyperseek.plan.engine_search import search_linear, search_structure
+from hyperseek.plan.rescoring import exact_scores
 from hyperseek.scoring import Landmarks, SurrogateScorer
 from hyperseek.types import NO_OPTIONS, QueryOptions
 
@@ -86,7 +86,7 @@ class Engine(Source):
     def find(self, search: Search) -> Candidates:
         """Ask the engine."""
         search = search.with_options(self.options)
-        return search_engine(search, search.scorer, n=search.at_most(self.n), name=self.name, effort=self.effort)
+        return search_structure(search, search.scorer, n=search.at_most(self.n), name=self.name, effort=self.effort)
 
 
 class Surrogate(Source):
@@ -168,23 +168,9 @@ class Graph(Source):
     def find(self, search: Search) -> Candidates:
         """Walk, and score documents that are newer than the graph."""
         search = search.with_options(self.options)
-        attached = search.ground.attached(self.name, "graph")
-        assert attached.graph is not None
-        rows, allowed = positions(search, attached)
         k = search.at_most(self.n or search.k)
-        result = graph_search(
-            search.scorer,
-            points_at(search.snapshot, rows),
-            attached.graph,
-            k=k,
-            config=GRAPH_PRESETS[self.preset] if self.preset else self.walk,
-            allowed=allowed,
-        )
-        search.notes["scored"] = float(result.scored.float().mean())
-        found = Candidates(rows_at(rows, result.rows), result.scores)
-        unknown = unknown_rows(search, attached)
-        if len(unknown):
-            found = union([found, search.scan(search.scorer, k=k, rows=unknown)])
+        walk = GRAPH_PRESETS[self.preset] if self.preset else self.walk
+        found = search_structure(search, search.scorer, n=k, name=self.name, kind="graph", walk=walk)
         # The walk scores documents by the dozen: what it finds is scored again, all together, as other ways do.
         return Candidates.ranked(found.rows, exact_scores(search.snapshot, search.scorer, found.rows), k=k)
 

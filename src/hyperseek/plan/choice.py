@@ -7,9 +7,9 @@ from typing import Any
 from hyperseek.errors import StoreError
 from hyperseek.plan._context import Ground
 from hyperseek.plan._fusion import Rescore
-from hyperseek.plan._plan import Plan
-from hyperseek.plan._sources import Engine, Scan, Surrogate
-from hyperseek.plan.engine_search import SCAN, can_search, can_search_linear
+from hyperseek.plan._plan import Plan, as_plan
+from hyperseek.plan._sources import Scan, Surrogate
+from hyperseek.plan.engine_search import SCAN
 from hyperseek.scoring import Scorer
 from hyperseek.store.attachments import TunedPlan
 from hyperseek.types import QueryOptions
@@ -49,7 +49,7 @@ def choose_plan(ground: Ground, scorer: Scorer, engine: str, k: int) -> tuple[Pl
     """
     if engine == EXACT:
         return Plan(stages=(Scan(),)), "every document is scored, as was asked"
-    count, newest = len(ground.snapshot), ground.newest("engine")
+    count, newest = len(ground.snapshot), ground.newest()
     if engine == AUTO:
         key = plan_key(scorer.kind, scorer.options)
         tuned = ground.attachments.plans.get(key)
@@ -63,13 +63,13 @@ def choose_plan(ground: Ground, scorer: Scorer, engine: str, k: int) -> tuple[Pl
         if count < _FEW:
             return Plan(stages=(Scan(),)), f"every document is scored, which is fast for fewer than {_FEW:,}"
     name = newest.name if engine == AUTO and newest is not None else engine
-    attached = ground.attached(name, "engine")
+    structure = ground.attached(name).structure
     n = max(_LEAST_CANDIDATES, _CANDIDATES * k)
     nonlinear = f"a {scorer.kind!r} scorer is not linear"
-    source: Engine | Surrogate
-    if can_search(attached, scorer):
-        source, reason = Engine(n=n, name=name), f"candidates from {name!r}, which can search by this scorer"
-    elif can_search_linear(attached):
+    if structure.can_search(scorer):
+        reason = f"candidates from {name!r}, which can search by this scorer; scored exactly"
+        return as_plan(structure.stages(name, n)), reason
+    if structure.surrogate_parameters is not None:
         source = Surrogate(n=n, engine=name)
         reason = f"candidates from {name!r} by a linear surrogate, since {nonlinear}"
     else:

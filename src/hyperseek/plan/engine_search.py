@@ -1,6 +1,8 @@
-"""Asking a vector engine: lift the queries, unite the charts' candidates, add documents it does not know."""
+"""Asking a structure of the index: unite its rankings, and add documents that it does not know."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -8,14 +10,14 @@ import torch
 from torch import Tensor
 
 from hyperseek._machine import one_core
-from hyperseek.engines import Engine as VectorEngine
-from hyperseek.errors import InputError
+from hyperseek.engines import CandidateRequest
+from hyperseek.engines.structure import EXHAUSTIVE
 from hyperseek.plan._context import NOTHING, Candidates, Search, union
-from hyperseek.plan.rescoring import exact_scores
-from hyperseek.scoring import Scorer, SurrogateScorer
+from hyperseek.plan.rescoring import exact_scores, points_at
+from hyperseek.scoring import Scorer
 from hyperseek.store.attachments import Attached
 
-SCAN = "scan"
+SCAN = EXHAUSTIVE
 """Name that stands for no engine: score all documents."""
 
 
@@ -34,61 +36,56 @@ def search_linear(search: Search, scorer: Scorer, *, n: int, engine: str | None,
         The candidates.
     """
     if engine is None:
-        newest = search.ground.newest("engine")
-        usable = newest is not None and can_search(search.ground.attached(newest.name, "engine"), scorer)
+        newest = search.ground.newest()
+        usable = newest is not None and search.ground.attached(newest.name).structure.can_search(scorer)
         engine = newest.name if newest is not None and usable else SCAN
     if engine == SCAN:
         return search.scan(scorer, k=n)
-    return search_engine(search, scorer, n=n, name=engine, effort=effort)
+    return search_structure(search, scorer, n=n, name=engine, effort=effort)
 
 
-def can_search(attached: Attached, scorer: Scorer) -> bool:
-    """Whether an engine has a chart that it can be searched on by these queries."""
-    return any(scorer[:1].lift(chart) is not None for chart, _ in attached.engines)
-
-
-def can_search_linear(attached: Attached) -> bool:
-    """Whether an engine has a chart for functions that are linear in the features, as surrogates are."""
-    return any(chart.lift_weights is not None for chart, _ in attached.engines)
-
-
-def search_engine(search: Search, scorer: Scorer, *, n: int, name: str | None, effort: int | None) -> Candidates:
-    """Find candidates with an engine of the index.
+def search_structure(
+    search: Search,
+    scorer: Scorer,
+    *,
+    n: int,
+    name: str | None = None,
+    kind: str | None = None,
+    **settings: Any,
+) -> Candidates:
+    """Find candidates with a structure of the index.
 
     Args:
         search: The search.
         scorer: What to search by; its queries are those of the search.
-        n: Candidates of each query and chart.
-        name: Of the engine; None for the newest.
-        effort: How thoroughly it searches; None for what it was built with.
+        n: Candidates of each query.
+        name: Of the structure; None for the newest.
+        kind: Of the structure; None for any.
+        **settings: Of its search, as `effort`.
 
     Returns:
-        The united candidates. Charts that bend distances are asked twice: around the queries, and then around the balls
-        that hold the best `search.k` so far. Scores are the engine's where it has one chart, was asked once, and knows
-        all documents. Else they say who came first and no more, since charts and scans do not share a scale.
+        The united candidates. Scores are the structure's where it returns one ranking and knows all documents. Else
+        they say who came first and no more, since rankings and scans do not share a scale.
 
     Raises:
-        InputError: The index has no engine, or none of the engine's charts can be searched by this scorer.
+        InputError: The index has no such structure, or it cannot search by this scorer.
     """
-    attached = search.ground.attached(name, "engine")
+    attached = search.ground.attached(name, kind)
     rows, allowed = positions(search, attached)
-
-    def ask(engine: VectorEngine, queries: Tensor) -> Candidates:
-        lifted = queries.detach().float().cpu()
-        scores, places = engine.search(lifted, k=n, effort=effort, allowed=allowed)
-        with one_core():
-            return Candidates(rows_at(rows, places), scores)
-
+    request = CandidateRequest(
+        name=attached.record.name,
+        scorer=scorer,
+        n=n,
+        k=search.k,
+        allowed=allowed,
+        points=points_at(search.snapshot, rows),
+        exact=lambda places: exact_scores(search.snapshot, scorer, rows_at(rows, places)),
+        texts=search.texts,
+        notes=search.notes,
+    )
+    found = attached.structure.search(request, **settings)
     with one_core():
-        lifts = [(engine, scorer.lift(chart)) for chart, engine in attached.engines]
-    parts = [ask(engine, queries) for engine, queries in lifts if queries is not None]
-    if not parts:
-        raise InputError(f"the engine {attached.record.name!r} cannot be searched {_why_not(scorer)}")
-    if scorer.linear() is not None and any(chart.lift_within for chart, _ in attached.engines):
-        with one_core():
-            least = _score_to_reach(search, scorer, parts, min(search.k, n))
-            again = [(engine, scorer.lift_within(chart, least)) for chart, engine in attached.engines]
-        parts += [ask(engine, queries) for engine, queries in again if queries is not None]
+        parts = [Candidates(rows_at(rows, places), scores) for scores, places in found]
     if len(unknown := unknown_rows(search, attached)):
         parts.append(search.scan(scorer, k=n, rows=unknown))
     with one_core():
@@ -119,21 +116,6 @@ def rows_at(rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:
     if not len(rows):
         return places
     return torch.where(places == NOTHING, NOTHING, torch.from_numpy(rows)[places.clamp_min(0)])
-
-
-def _score_to_reach(search: Search, scorer: Scorer, parts: list[Candidates], k: int) -> Tensor:
-    """Return the score of each query's `k`-th best document so far; better ones lie within the ball that it spans."""
-    found = union([_by_rank(part) for part in parts])
-    scores = exact_scores(search.snapshot, scorer, found.rows)
-    if scores.shape[1] < k:
-        return torch.full((len(scores),), -torch.inf)
-    return scores.topk(k, dim=1).values[:, -1]
-
-
-def _why_not(scorer: Scorer) -> str:
-    if isinstance(scorer, SurrogateScorer):
-        return "by a surrogate on its charts; build one on the 'inner_product' or 'balanced' chart, or name 'scan'"
-    return f"by a {scorer.kind!r} scorer, which is not linear; use a surrogate stage"
 
 
 def _by_rank(part: Candidates) -> Candidates:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,13 +13,10 @@ from torch import Tensor
 from hyperseek import geometry
 from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.scoring._points import Points, VectorPoints, token_points, vectors_of
+from hyperseek.types import Metric
 
 if TYPE_CHECKING:
     from hyperseek.scoring._space import Space
-
-
-Metric: TypeAlias = Literal["inner_product", "l2"]
-"""What an engine ranks by: the largest inner product, or the smallest Euclidean distance."""
 
 
 class L2Lift(NamedTuple):

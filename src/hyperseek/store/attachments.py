@@ -1,4 +1,4 @@
-"""Engines and graphs that were built for an index: what they cover, and where they lie.
+"""Structures that were built for an index: what they cover, and where they lie.
 
 An attachment is built in a folder of its own and then named in `engines.json`, atomically; what a killed builder left
 is in no list and is removed by the next one. Attachments hold keys, so they stay true while documents come and go:
@@ -10,20 +10,18 @@ from __future__ import annotations
 import logging
 import shutil
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
 
 from hyperseek._config import Config
-from hyperseek._files import atomic_write, read_array, reading, writing
+from hyperseek._files import atomic_write, read_array, read_json, reading, write_json, writing
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._folders import (
     Checksum,
@@ -37,14 +35,9 @@ from hyperseek._folders import (
     remove_unheld,
     write_sealed,
 )
-from hyperseek.engines import AnyEngineConfig, Engine, build_engine, open_engine
-from hyperseek.engines.configs import KINDS
-from hyperseek.engines.engine import LONGEST, verify_engine
+from hyperseek.engines import STRUCTURES, Structure, StructureConfig
+from hyperseek.engines.structure import FORMER_KINDS, AnyStructureConfig, kinds_that_fit
 from hyperseek.errors import HyperseekError, InputError, StoreError, UnknownNameError
-from hyperseek.graph import NeighbourGraph
-from hyperseek.graph.building import verify_graph
-from hyperseek.scoring import Chart
-from hyperseek.store.charts import ChartRecord, chart_width, charts_for, check_building
 from hyperseek.store.snapshot import Snapshot
 
 _logger = logging.getLogger(__name__)
@@ -52,33 +45,61 @@ _logger = logging.getLogger(__name__)
 _LIST = "engines.json"
 _FOLDER = "engines"
 _KEYS = "keys.npy"
+_KIND = "kind.json"
 _REMEDY = "build the engine again (hyperseek update INDEX --engine KIND, or --graph)"
-# Documents that are lifted and handed to an engine at a time.
-_CHUNK = 8192
+_NEW_NAMES = {new: old for old, new in FORMER_KINDS.items()}
 
 
 class Attachment(Config):
-    """An engine or a graph of an index.
+    """A structure of an index.
 
     Attributes:
         name: Chosen by whoever built it.
-        kind: What it is.
+        kind: Of the structure.
         folder: Where it lies, within the index.
-        config: The engine's configuration; None for graphs.
-        charts: What the engine was built on, one engine a chart; none for graphs.
+        config: What it was built from; None for graphs of earlier versions.
+        details: What the structure noted when it was built.
         count: Documents it covers.
         keys: Checksum of the file with their keys; None where it was built by an earlier version.
+        noted: Checksum of the file that names the kind; None where there is no such file, as in earlier versions.
         created: When it was built.
     """
 
     name: str
-    kind: Literal["engine", "graph"]
+    kind: str
     folder: str
-    config: AnyEngineConfig | None = None
-    charts: tuple[ChartRecord, ...] = ()
+    config: AnyStructureConfig | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
     count: int = Field(ge=0)
     keys: Checksum | None = None
+    noted: Checksum | None = None
     created: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, values: Any) -> Any:
+        # Earlier versions told engines from graphs, and had a field for the charts of engines.
+        if not isinstance(values, Mapping) or "charts" not in values:
+            return values
+        values = dict(values)
+        charts, config = values.pop("charts"), values.get("config")
+        if values.get("kind") == "engine" and isinstance(config, Mapping):
+            kind = str(config.get("kind"))
+            values |= {"kind": FORMER_KINDS.get(kind, kind), "details": {"charts": charts}}
+        return values
+
+    @property
+    def is_automatic(self) -> bool:
+        """Whether searches go to it without being told to: not where the package of its kind is not installed."""
+        return self.kind in STRUCTURES and STRUCTURES[self.kind].automatic
+
+    def described(self) -> dict[str, Any]:
+        """Return what the structure says of itself, for people; the plain values of one that is not installed."""
+        return self.structure().described(self.details) if self.kind in STRUCTURES else self.details
+
+    def structure(self) -> type[Structure]:
+        """Return the class of the structure; UnknownNameError where the package that it is from is not installed."""
+        return STRUCTURES[self.kind]
 
     def place(self, index: Path) -> Path:
         """Return the path of its folder; StoreError where the list names one outside the index' own."""
@@ -162,17 +183,19 @@ class Attachments(Config):
         Raises:
             UnknownNameError: There is none so named; the message lists the names, or says how to build one.
         """
-        for item in self.items:
-            if item.name == name:
-                return item
+        named = {item.name: item for item in self.items}
+        # An engine that an earlier version built has the name that its kind had then.
+        for known in (name, FORMER_KINDS.get(name), _NEW_NAMES.get(name)):
+            if known in named:
+                return named[known]
         if not self.items:
-            kinds = name if name in KINDS else "hnsw"
+            kinds = name if name in STRUCTURES else "hnsw"
             raise UnknownNameError(
                 "engine",
                 name,
                 (),
                 hint=f"this index has none yet; build one with: hyperseek update INDEX --engine {kinds}, or in Python: "
-                f"index.build_engine({kinds!r}); without one every search is exact",
+                f"index.engines.build({kinds!r}); without one every search is exact",
             )
         raise UnknownNameError("engine of this index", name, [item.name for item in self.items])
 
@@ -194,21 +217,18 @@ class Attached:
     """An attachment, open beside a snapshot of the documents, which may be older or newer.
 
     Attributes:
-        record: What it is.
-        rows: `(count,)` row of each position that its engines and graph know; -1 for documents that the snapshot has
-            not.
-        unknown: Rows of the snapshot's documents that the attachment does not know.
+        record: Its entry in the list.
+        structure: The structure, open.
+        rows: `(count,)` row of each position that the structure knows; -1 for documents that are not in the snapshot.
+        unknown: Rows of the snapshot's documents that the structure does not know.
         hold: Keeps its files from being deleted.
-        engines: Charts and their engines; none for graphs.
-        graph: The graph, or None.
     """
 
     record: Attachment
+    structure: Structure
     rows: npt.NDArray[np.int64]
     unknown: npt.NDArray[np.int64]
     hold: Hold
-    engines: tuple[tuple[Chart, Engine], ...] = ()
-    graph: NeighbourGraph | None = None
 
 
 def open_attached(folder: Path, record: Attachment, snapshot: Snapshot) -> Attached:
@@ -224,9 +244,10 @@ def open_attached(folder: Path, record: Attachment, snapshot: Snapshot) -> Attac
 
     Raises:
         StoreError: It was replaced meanwhile, or is damaged; the message names the file.
+        UnknownNameError: The package that the kind of structure is from is not installed.
     """
-    place = record.place(folder)
-    with reading(place, f"the {record.kind} {record.name!r} of an index", error=StoreError, remedy=_REMEDY):
+    structure, place = record.structure(), record.place(folder)
+    with reading(place, f"the {record.kind} engine {record.name!r} of an index", error=StoreError, remedy=_REMEDY):
         for _ in files_within(place):
             pass  # nothing leads out of it
         hold = Hold(place)
@@ -237,26 +258,22 @@ def open_attached(folder: Path, record: Attachment, snapshot: Snapshot) -> Attac
                 f"{place / _KEYS} should hold {record.count} keys of int64 and holds {keys.dtype} of shape "
                 f"{keys.shape}; {_REMEDY}"
             )
-        engines = tuple(
-            (snapshot.space.chart(chart.name, **chart.parameters), open_engine(place / f"chart-{number}"))
-            for number, chart in enumerate(record.charts)
-        )
-        graph = NeighbourGraph.open(place / "graph") if record.kind == "graph" else None
+        opened = structure.open(place, snapshot, record.config, record.details)
     rows = snapshot.rows_of_keys(keys)
     known = np.zeros(len(snapshot), dtype=np.bool_)
     known[rows[rows >= 0]] = True
-    return Attached(record, rows, np.flatnonzero(~known), hold, engines, graph)
+    return Attached(record, opened, rows, np.flatnonzero(~known), hold)
 
 
 def verify_attachments(folder: Path, attachments: Attachments) -> None:
-    """Compare all files of engines and graphs with what was written.
+    """Compare all files of structures with what was written.
 
     Args:
         folder: The index.
         attachments: Its list.
 
     Raises:
-        StoreError: A file is missing or damaged, or an engine was built without checksums, by an earlier version.
+        StoreError: A file is missing or damaged, or a structure was built without checksums, by an earlier version.
     """
     built = [path.parent for path in inside(folder, _FOLDER, source=folder / _LIST).glob(f"*/{_KEYS}")]
     if built and not (folder / _LIST).exists():
@@ -265,146 +282,108 @@ def verify_attachments(folder: Path, attachments: Attachments) -> None:
         place = item.place(folder)
         if item.keys is None:
             raise StoreError(
-                f"the {item.kind} {item.name!r} of {folder} cannot be verified: no checksums were noted when it was "
-                f"built, by an earlier version of hyperseek; build it again"
+                f"the {item.kind} engine {item.name!r} of {folder} cannot be verified: no checksums were noted when it "
+                f"was built, by an earlier version of hyperseek; build it again"
             )
         _check_keys(place, item)
-        if item.kind == "graph":
-            verify_graph(place / "graph")
-        for number in range(len(item.charts)):
-            verify_engine(place / f"chart-{number}")
+        with reading(place, f"the {item.kind} engine {item.name!r} of an index", error=StoreError, remedy=_REMEDY):
+            item.structure().verify(place, item.details)
 
 
 def _check_keys(place: Path, record: Attachment) -> None:
-    if record.keys is not None:
-        check_files(place, {_KEYS: record.keys}, source=place.parents[1] / _LIST, remedy=_REMEDY)
+    written = {name: found for name, found in ((_KEYS, record.keys), (_KIND, record.noted)) if found is not None}
+    check_files(place, written, source=place.parents[1] / _LIST, remedy=_REMEDY)
 
 
-def attach_engine(
+def attach(
     folder: Path,
     snapshot: Snapshot,
-    config: AnyEngineConfig,
+    config: StructureConfig,
     *,
-    name: str,
-    charts: Sequence[ChartRecord] | None = None,
+    name: str | None = None,
     max_bytes: int | None = None,
 ) -> Attachment:
-    """Build an engine for all documents of a snapshot, and add it to the list.
+    """Build a structure for all documents of a snapshot, and add it to the list.
+
+    A structure that can be resumed is built on in the folder that a killed build of the same documents left.
 
     Args:
         folder: The index.
         snapshot: Its documents.
         config: What to build.
-        name: Names the attachment; one of that name is replaced once the new one is complete.
-        charts: One engine is built on each; None takes those of the space that suit the kind of engine.
+        name: Names the attachment; one of that name is replaced once the new one is complete. None takes the kind.
         max_bytes: Memory that building may take.
 
     Returns:
         The new attachment.
 
     Raises:
-        InputError: The engine would take more memory (the message says what would fit), a document's vector is too
-            long for it (the message names the document), or the name is not fit for a folder.
+        InputError: The structure would take more memory (the message says what would fit), it cannot hold a document
+            (the message names it), or the name is not fit for a folder.
     """
-    space = snapshot.space
-    chosen = charts_for(space, config, charts)
-    if max_bytes is not None:
-        check_building(space, config, count=len(snapshot), charts=chosen, max_bytes=max_bytes)
-    fitted = [_fit(snapshot, chart) for chart in chosen]
-
-    def build(place: Path) -> None:
-        for number, (chart, record) in enumerate(zip(fitted, chosen, strict=True)):
-            build_engine(
-                place / f"chart-{number}",
-                _lifted(snapshot, chart),
-                config,
-                metric=chart.metric,
-                count=len(snapshot),
-                dimension=chart_width(space, record),
-            )
-
-    records = tuple(ChartRecord(name=chart.name, parameters=dict(chart.parameters)) for chart in fitted)
-    return _attach(folder, snapshot, name, build, kind="engine", config=config, charts=records)
-
-
-def attach_graph(
-    folder: Path,
-    snapshot: Snapshot,
-    *,
-    name: str,
-    build: Callable[[Path], object],
-) -> Attachment:
-    """Build or import a neighbour graph for all documents of a snapshot, and add it to the list.
-
-    A killed build of the same documents goes on where it stopped.
-
-    Args:
-        folder: The index.
-        snapshot: Its documents.
-        name: Names the attachment; one of that name is replaced once the new one is complete.
-        build: Makes the graph in the folder that it is given.
-
-    Returns:
-        The new attachment.
-
-    Raises:
-        InputError: The name is not fit for a folder.
-    """
-    part = fingerprint_json(snapshot.keys.tolist())[:8]
-    listed = any(Path(item.folder).name == f"{name}-{part}" for item in Attachments.read(folder).items)
-    return _attach(
-        folder, snapshot, name, lambda place: build(place / "graph"), kind="graph", part=None if listed else part
-    )
-
-
-def _attach(
-    folder: Path,
-    snapshot: Snapshot,
-    name: str,
-    build: Callable[[Path], object],
-    *,
-    part: str | None = None,
-    **description: Any,
-) -> Attachment:
-    """Build in a new folder, or go on in the one whose name ends with `part`, and add the result to the list."""
+    structure, listed = STRUCTURES[config.kind], Attachments.read(folder)
+    if name is None:
+        former = _NEW_NAMES.get(config.kind)
+        name = former if any((item.name, item.kind) == (former, config.kind) for item in listed.items) else config.kind
     if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
         raise InputError(f"an engine's name is letters, digits, '-', '_' and '.', not {name!r}")
-    own = f"{_FOLDER}/{name}-{part or uuid.uuid4().hex[:8]}"
+    if max_bytes is not None:
+        _check_building(structure, config, snapshot, max_bytes)
+    part = uuid.uuid4().hex[:8]
+    if resumed := structure.resumable:
+        same = fingerprint_json(snapshot.keys.tolist())[:8]
+        if resumed := all(Path(item.folder).name != f"{name}-{same}" for item in listed.items):
+            part = same
+    own = f"{_FOLDER}/{name}-{part}"
     place = inside(folder, own, source=folder / _LIST)
     with writing(place):
-        place.mkdir(parents=True, exist_ok=part is not None)
+        place.mkdir(parents=True, exist_ok=resumed)
         try:
-            build(place)
+            write_json(place / _KIND, {"kind": config.kind})
+            details = structure.build(place, snapshot, config)
             with atomic_write(place / _KEYS, "wb") as file:
                 np.save(file, snapshot.keys)
         except BaseException as error:
-            if part is None or isinstance(error, Exception):
+            if not resumed or isinstance(error, Exception):
                 shutil.rmtree(place, ignore_errors=True)
             raise
-        keys = checksum(place / _KEYS)
-    record = Attachment(name=name, folder=own, count=len(snapshot), keys=keys, **description)
+        keys, noted = checksum(place / _KEYS), checksum(place / _KIND)
+    record = Attachment(
+        name=name,
+        kind=config.kind,
+        folder=own,
+        config=config,
+        details=dict(details),
+        count=len(snapshot),
+        keys=keys,
+        noted=noted,
+    )
     Attachments.read(folder).with_item(record).write(folder)
     return record
 
 
+def _check_building(structure: type[Structure], config: StructureConfig, snapshot: Snapshot, max_bytes: int) -> None:
+    space, count = snapshot.space, len(snapshot)
+
+    def needed(config: StructureConfig) -> int:
+        return STRUCTURES[config.kind].estimate(space, config, count=count).building_bytes
+
+    if (need := needed(config)) > max_bytes:
+        sizes = structure.sizes(space, config)
+        raise InputError(
+            f"building {config.kind!r} for {count:,} documents {f'of {sizes} ' if sizes else ''}takes about {need:,} "
+            f"bytes of memory, more than the {max_bytes:,} that are allowed; {kinds_that_fit(needed, max_bytes)}"
+        )
+
+
 def _discard(place: Path) -> None:
-    """Delete what the engines of an attachment keep elsewhere, as on a server."""
-    for description in place.glob("chart-*/engine.json"):
-        try:
-            open_engine(description.parent).discard()
-        except (HyperseekError, OSError) as error:
-            _logger.warning("an engine that is no longer used left something behind: %s", error)
-
-
-def _fit(snapshot: Snapshot, record: ChartRecord) -> Chart:
-    if "bound" in record.parameters:
-        return snapshot.space.chart(record.name, **record.parameters)
+    """Delete what a structure keeps elsewhere, as on a server."""
     try:
-        return snapshot.space.fit_chart(record.name, snapshot.chunks(_rows(snapshot)), **record.parameters)
-    except InputError:
-        for _ in _lifted(snapshot, snapshot.space.chart("inner_product", **record.parameters)):
-            pass  # this names the document whose features are too long
-        raise
+        # Folders of earlier versions do not say their kind; all that keep something elsewhere hold engines for vectors.
+        noted = read_json(place / _KIND) if (place / _KIND).exists() else {}
+        STRUCTURES[str(noted.get("kind", "flat"))].discard(place)
+    except (HyperseekError, OSError, AttributeError) as error:
+        _logger.warning("an engine that is no longer used left something behind: %s", error)
 
 
 def _asks(plan: Any, name: str) -> bool:
@@ -412,23 +391,3 @@ def _asks(plan: Any, name: str) -> bool:
     if isinstance(plan, dict):
         return any(value == name if key in ("name", "engine") else _asks(value, name) for key, value in plan.items())
     return isinstance(plan, list | tuple) and any(_asks(part, name) for part in plan)
-
-
-def _rows(snapshot: Snapshot) -> int:
-    return min(_CHUNK, snapshot.chunk_rows)
-
-
-def _lifted(snapshot: Snapshot, chart: Chart) -> Iterator[Tensor]:
-    """Lift all documents, and name the first that is lifted to what no engine can compare."""
-    row = 0
-    for chunk in snapshot.chunks(_rows(snapshot)):
-        vectors = chart.lift_documents(chunk).float()
-        unusable = ~(torch.linalg.vector_norm(vectors, dim=1) <= LONGEST)
-        if unusable.any():
-            name = snapshot.ids[row + int(unusable.nonzero()[0])].as_py()
-            raise InputError(
-                f"the vector of document {name!r} is too long for engines on the chart {chart.name!r}, which compare "
-                f"norms up to {LONGEST:g}; delete the document, or do without an engine"
-            )
-        yield vectors
-        row += len(vectors)

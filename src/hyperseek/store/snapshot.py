@@ -62,6 +62,10 @@ class Snapshot:
         """All ids, as an Arrow array."""
         return self._read.get("ids", self.store.ids)
 
+    def texts(self) -> Iterator[str]:
+        """Stream the documents' titles and texts, each joined by a space, in order."""
+        return (document.full_text for document in self.store.documents())
+
     @property
     def in_memory(self) -> Points | None:
         """All points, where `load` found them small enough."""

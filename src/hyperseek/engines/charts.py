@@ -1,0 +1,316 @@
+"""Engines for vectors as structures of an index: one engine on each of some charts of its space.
+
+A chart maps documents and queries to plain vectors, so that an engine finds what the space ranks first. Engines on
+charts of L2 miss what others find, so the candidates of all charts are united.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from hyperseek._machine import one_core
+from hyperseek.engines.engine import (
+    LONGEST,
+    ChartRecord,
+    Engine,
+    EngineConfig,
+    build_engine,
+    estimate_engine,
+    open_engine,
+    verify_engine,
+)
+from hyperseek.engines.structure import (
+    CandidateRequest,
+    Documents,
+    Ranking,
+    Structure,
+    StructureConfig,
+    StructureEstimate,
+    parse_structure,
+)
+from hyperseek.errors import InputError, StoreError
+from hyperseek.scoring import Chart, Scorer, Space, TokenPoints, VectorPoints
+from hyperseek.types import Metric
+
+# Documents that are lifted and handed to an engine at a time.
+_CHUNK = 8192
+# What tuning tries; the configurations say what effort means.
+_EFFORTS = (16, 32, 64, 128, 256, 512)
+
+
+class VectorStructure(Structure):
+    """An engine for vectors on each of some charts; a subclass names the engine and its configuration.
+
+    Args:
+        config: What it was built from.
+        engines: Charts and their engines.
+
+    Attributes:
+        config: What it was built from.
+        engines: Charts and their engines.
+    """
+
+    engine: ClassVar[type[Engine]]
+    """Class of the engine that is built on each chart."""
+
+    def __init__(self, config: EngineConfig, engines: Sequence[tuple[Chart, Engine]]) -> None:
+        self.config = config
+        self.engines = tuple(engines)
+
+    @classmethod
+    def build(cls, folder: Path, documents: Documents, config: EngineConfig) -> dict[str, Any]:
+        """Build an engine on each chart, and return the charts.
+
+        Args:
+            folder: Empty.
+            documents: Of the index.
+            config: Of this kind.
+
+        Returns:
+            The charts under `charts`.
+
+        Raises:
+            InputError: A vector is too long for engines; the message names the document.
+        """
+        charts = [(record, _fitted(documents, record)) for record in charts_for(documents.space, config)]
+        for number, (record, chart) in enumerate(charts):
+            build_engine(
+                folder / f"chart-{number}",
+                _lifted(documents, chart),
+                config,
+                metric=chart.metric,
+                count=len(documents),
+                dimension=chart_width(documents.space, record),
+            )
+        return {"charts": [{"name": chart.name, "parameters": dict(chart.parameters)} for _, chart in charts]}
+
+    @classmethod
+    def open(cls, folder: Path, documents: Documents, config: EngineConfig, details: Mapping[str, Any]) -> Self:
+        """Open the engines of all charts."""
+        records = [
+            ChartRecord.from_mapping(record, source=str(folder), error=StoreError) for record in details["charts"]
+        ]
+        charts = (documents.space.chart(record.name, **record.parameters) for record in records)
+        return cls(config, [(chart, cls.engine.open(folder / f"chart-{n}")) for n, chart in enumerate(charts)])
+
+    def can_search(self, scorer: Scorer) -> bool:
+        """Whether one of the charts lifts these queries."""
+        return any(scorer[:1].lift(chart) is not None for chart, _ in self.engines)
+
+    @property
+    def surrogate_parameters(self) -> Mapping[str, Any] | None:
+        """Parameters of the first chart that lifts functions of features; None where no chart does."""
+        charts = [chart for chart, _ in self.engines if chart.lift_weights is not None]
+        # The bound is the chart's own, and says nothing of its features.
+        return {key: value for key, value in charts[0].parameters.items() if key != "bound"} if charts else None
+
+    def efforts(self, n: int) -> Sequence[int | None]:
+        """Return the efforts that are worth trying: none for engines that find everything in any case."""
+        if self.config.exact:
+            return (None,)
+        # Fewer vectors are seen with less effort than there are candidates to be found.
+        return [effort for effort in _EFFORTS if effort >= n // 4] or _EFFORTS[-1:]
+
+    def search(self, request: CandidateRequest, *, effort: int | None = None) -> list[Ranking]:
+        """Ask the engines of all charts that lift the queries.
+
+        Args:
+            request: The queries, and what may be found.
+            effort: Of each engine.
+
+        Returns:
+            A ranking of each chart. Charts that bend distances are asked twice: around the queries, and then around the
+            balls that hold the best `k` so far.
+
+        Raises:
+            InputError: No chart lifts the queries.
+        """
+        scorer = request.scorer
+
+        def ask(lifted: Sequence[tuple[Engine, Tensor | None]]) -> list[Ranking]:
+            return [
+                engine.search(queries.detach().float().cpu(), k=request.n, effort=effort, allowed=request.allowed)
+                for engine, queries in lifted
+                if queries is not None
+            ]
+
+        with one_core():
+            lifted = [(engine, scorer.lift(chart)) for chart, engine in self.engines]
+        found = ask(lifted)
+        if not found:
+            charts = ", ".join(chart.name for chart, _ in self.engines)
+            raise InputError(
+                f"the engine {request.name!r} cannot be searched by a {scorer.kind!r} scorer on its charts ({charts}); "
+                f"use a surrogate stage, with an engine on the 'inner_product' or 'balanced' chart or a scan"
+            )
+        if scorer.linear() is not None and any(chart.lift_within for chart, _ in self.engines):
+            with one_core():
+                least = _score_to_reach(request, found)
+                lifted = [(engine, scorer.lift_within(chart, least)) for chart, engine in self.engines]
+            found += ask(lifted)
+        return found
+
+    @classmethod
+    def estimate(cls, space: Space, config: EngineConfig, *, count: int) -> StructureEstimate:
+        """Estimate what the engines of all charts cost together.
+
+        Args:
+            space: Of the documents.
+            config: Of this kind.
+            count: Documents.
+
+        Returns:
+            Sums; of the memory that building takes the largest, since one engine is closed before the next is begun.
+        """
+        widths = [chart_width(space, record) for record in charts_for(space, config)]
+        parts = [cls.engine.estimate(config, count=count, dimension=width) for width in widths]
+        seconds = [part.seconds for part in parts if part.seconds is not None]
+        return StructureEstimate(
+            sum(part.memory_bytes for part in parts),
+            max((part.building_bytes for part in parts), default=0),
+            sum(part.disk_bytes for part in parts),
+            sum(seconds) if len(seconds) == len(parts) else None,
+        )
+
+    @classmethod
+    def sizes(cls, space: Space, config: EngineConfig) -> str:
+        """Say how long the vectors of each chart are."""
+        records = charts_for(space, config)
+        return " and ".join(f"{chart_width(space, record)} dimensions ({record.name})" for record in records)
+
+    @classmethod
+    def verify(cls, folder: Path, details: Mapping[str, Any]) -> None:
+        """Compare all bytes of all engines with what was written; StoreError names a file that differs."""
+        for number in range(len(details["charts"])):
+            verify_engine(folder / f"chart-{number}")
+
+    @classmethod
+    def described(cls, details: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the names of the charts."""
+        return {"charts": [record["name"] for record in details["charts"]]}
+
+    @classmethod
+    def discard(cls, folder: Path) -> None:
+        """Delete what the engines keep elsewhere, as on a server."""
+        for description in folder.glob("chart-*/engine.json"):
+            open_engine(description.parent).discard()
+
+
+def charts_for(space: Space, config: EngineConfig) -> tuple[ChartRecord, ...]:
+    """Return the charts that an engine is built on: those of its configuration, or those that suit its kind."""
+    if config.charts is not None:
+        return config.charts
+    names = space.graph_charts if config.graph else (space.flat_chart,)
+    return tuple(ChartRecord(name=name) for name in names)
+
+
+def chart_width(space: Space, record: ChartRecord) -> int:
+    """Return the numbers of a document's vector on a chart."""
+    # The bound of a chart, which is known only when all documents have been read, does not change its width.
+    chart = space.chart(record.name, **{"bound": 1.0, **record.parameters})
+    nothing = torch.zeros(0, space.width)
+    none = TokenPoints(nothing, torch.zeros(1, dtype=torch.int64)) if space.kind == "tokens" else VectorPoints(nothing)
+    return chart.lift_documents(none).shape[1]
+
+
+def widest_chart(space: Space) -> int:
+    """Return the largest width of the charts that engines are built on unless others are named."""
+    names = {space.flat_chart, *space.graph_charts}
+    return max(chart_width(space, ChartRecord(name=name)) for name in names)
+
+
+def _fitted(documents: Documents, record: ChartRecord) -> Chart:
+    space = documents.space
+    if "bound" in record.parameters:
+        return space.chart(record.name, **record.parameters)
+    try:
+        return space.fit_chart(record.name, documents.chunks(_rows(documents)), **record.parameters)
+    except InputError:
+        for _ in _lifted(documents, space.chart("inner_product", **record.parameters)):
+            pass  # this names the document whose features are too long
+        raise
+
+
+def _rows(documents: Documents) -> int:
+    return min(_CHUNK, documents.chunk_rows)
+
+
+def _lifted(documents: Documents, chart: Chart) -> Iterator[Tensor]:
+    """Lift all documents, and name the first that is lifted to a vector that no engine can compare."""
+    row = 0
+    for chunk in documents.chunks(_rows(documents)):
+        vectors = chart.lift_documents(chunk).float()
+        unusable = ~(torch.linalg.vector_norm(vectors, dim=1) <= LONGEST)
+        if unusable.any():
+            name = documents.ids[row + int(unusable.nonzero()[0])].as_py()
+            raise InputError(
+                f"the vector of document {name!r} is too long for engines on the chart {chart.name!r}, which compare "
+                f"norms up to {LONGEST:g}; delete the document, or do without an engine"
+            )
+        yield vectors
+        row += len(vectors)
+
+
+def _score_to_reach(request: CandidateRequest, found: Sequence[Ranking]) -> Tensor:
+    """Return the score of each query's `k`-th best document so far; better ones lie within the ball that it spans."""
+    positions = torch.cat([part for _, part in found], dim=1).sort(dim=1).values
+    # A document that several charts found counts once.
+    positions[:, 1:] = positions[:, 1:].masked_fill(positions[:, 1:] == positions[:, :-1], -1)
+    scores, k = request.exact(positions), min(request.k, request.n)
+    if int((positions >= 0).sum(dim=1).amax()) < k:
+        return torch.full((len(scores),), -torch.inf)
+    return scores.topk(k, dim=1).values[:, -1]
+
+
+SCAN_NUMBERS = 20_000_000
+"""Numbers of all vectors together that a core reads and compares in about ten milliseconds."""
+
+
+def choose_engine(
+    *, count: int, dimension: int, metric: Metric, max_bytes: int | None = None
+) -> tuple[StructureConfig, str]:
+    """Choose an engine by size.
+
+    Args:
+        count: Number of vectors, at least 0.
+        dimension: Of the vectors, at least 1.
+        metric: What to rank by. Graphs lead to what is near, not to what is long, so they need `"l2"`.
+        max_bytes: Memory that building may take; None for no limit.
+
+    Returns:
+        The configuration, and the reason in one sentence.
+
+    Raises:
+        InputError: No engine can be built in so little memory, or the count or dimension is out of range.
+    """
+
+    def needed(config: StructureConfig) -> int:
+        return estimate_engine(config, count=count, dimension=dimension).building_bytes
+
+    def fits(config: StructureConfig) -> bool:
+        return max_bytes is None or needed(config) <= max_bytes
+
+    size = f"{count:,} vectors of {dimension} dimensions"
+    flat, hnsw, ivf = (parse_structure(kind) for kind in ("flat", "hnsw", "ivf"))
+    if not fits(flat):
+        raise InputError(f"no engine for {size} can be built in {max_bytes:,} bytes; a flat one takes {needed(flat):,}")
+    if count * dimension <= SCAN_NUMBERS:
+        return flat, f"flat and exact, because {size} are compared in some milliseconds"
+    if metric == "l2" and fits(hnsw):
+        return hnsw, f"a graph (HNSW), because {size} are many and it finds the nearest with the fewest comparisons"
+    why = "inner products mislead graphs" if metric == "inner_product" else "a graph would not fit into memory"
+    if fits(ivf):
+        return ivf, f"cells (IVF), because {size} are many and {why}"
+    if fits(short := parse_structure(ivf, pq=_bytes_of_a_vector(dimension))):
+        return short, f"cells of shortened vectors (IVF-PQ), because {size} do not fit into {max_bytes:,} bytes"
+    return flat, f"flat and exact, because nothing faster for {size} can be built in {max_bytes:,} bytes"
+
+
+def _bytes_of_a_vector(dimension: int) -> int:
+    """Return the largest divisor of the dimension that shortens float32 vectors to a sixteenth at least."""
+    return next(pq for pq in range(max(1, dimension // 4), 0, -1) if dimension % pq == 0)

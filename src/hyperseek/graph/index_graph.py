@@ -1,0 +1,152 @@
+"""The neighbour graph as a structure of an index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field
+
+from hyperseek._files import new_array
+from hyperseek.engines import CandidateRequest, Documents, Structure, StructureConfig, StructureEstimate
+from hyperseek.engines.structure import Ranking
+from hyperseek.graph._graph import NeighbourGraph
+from hyperseek.graph._search import GraphSearchConfig, graph_search
+from hyperseek.graph.building import estimate_graph, verify_graph
+from hyperseek.scoring import Scorer, Space, vectors_of
+
+_FOLDER = "graph"
+_CHUNK = 8192  # documents written at once
+# What tuning tries.
+_CANDIDATES = (16, 64, 328)
+
+
+class GraphConfig(StructureConfig):
+    """Walk a graph that joins every document with those nearest to it, scoring few of them, by any scorer.
+
+    Attributes:
+        kind: `graph`.
+        degree: Neighbours of a document.
+        method: `exact` takes time that grows with the square of the number of documents; `auto` is exact up to 100,000.
+        seed: Of approximate building.
+        source: A JSONL file of the original Hypencoder, to import instead; it is not kept.
+    """
+
+    kind: Literal["graph"] = "graph"
+    degree: int = Field(default=99, ge=1)
+    method: Literal["auto", "exact", "approximate"] = "auto"
+    seed: int = 0
+    source: str | None = Field(default=None, exclude=True)
+
+
+class Graph(Structure):
+    """A neighbour graph of an index, open for search.
+
+    Args:
+        graph: The graph.
+    """
+
+    config_type = GraphConfig
+    automatic: ClassVar[bool] = False  # a walk is worth its time for few scorers
+    resumable: ClassVar[bool] = True
+
+    def __init__(self, graph: NeighbourGraph) -> None:
+        self.graph = graph
+
+    @classmethod
+    def build(cls, folder: Path, documents: Documents, config: GraphConfig) -> dict[str, Any]:
+        """Build the graph of all documents, or import one."""
+        place = folder / _FOLDER
+        if config.source is not None:
+            NeighbourGraph.import_jsonl(place, config.source, documents.ids.to_pylist())
+            return {}
+        with _written_vectors(documents, folder) as vectors:
+            NeighbourGraph.build(place, vectors, degree=config.degree, method=config.method, seed=config.seed)
+        return {}
+
+    @classmethod
+    def open(cls, folder: Path, documents: Documents, config: Any, details: Mapping[str, Any]) -> Self:
+        """Open the graph."""
+        return cls(NeighbourGraph.open(folder / _FOLDER))
+
+    def search(
+        self, request: CandidateRequest, *, effort: int | None = None, walk: GraphSearchConfig | None = None
+    ) -> list[Ranking]:
+        """Walk along the graph.
+
+        Args:
+            request: The queries, and what may be found.
+            effort: Documents whose neighbours are looked at in each iteration; None for what `walk` says.
+            walk: How far to walk; None for the original's parameters.
+
+        Returns:
+            One ranking, by the scorer's own scores.
+        """
+        config = walk or GraphSearchConfig()
+        found = graph_search(
+            request.scorer,
+            request.points,
+            self.graph,
+            k=request.n,
+            config=config if effort is None else config.model_copy(update={"ncandidates": effort}),
+            allowed=request.allowed,
+        )
+        request.notes["scored"] = float(found.scored.float().mean())
+        return [(found.scores, found.rows)]
+
+    @classmethod
+    def stages(cls, name: str, n: int) -> list[dict[str, Any]]:
+        """Return the stage that walks; it ranks by exact scores."""
+        return [{"kind": "graph", "name": name}]
+
+    def trials(self, name: str, scorer: Scorer, *, k: int, count: int) -> Iterator[Iterable[list[dict[str, Any]]]]:
+        """Yield walks of both strategies, ever wider."""
+        for strategy in ("greedy", "best_first"):
+            walks = [{"ncandidates": candidates, "strategy": strategy} for candidates in _CANDIDATES]
+            yield [[{"kind": "graph", "name": name, "walk": walk}] for walk in walks]
+
+    @classmethod
+    def estimate(cls, space: Space, config: GraphConfig, *, count: int) -> StructureEstimate:
+        """Estimate the cost of a graph; how long building takes is not known."""
+        cost = estimate_graph(count=count, dimension=space.width, degree=config.degree, method=config.method)
+        return StructureEstimate(cost.memory_bytes, cost.building_bytes, cost.disk_bytes, None)
+
+    @classmethod
+    def verify(cls, folder: Path, details: Mapping[str, Any]) -> None:
+        """Compare all bytes of the graph with what was written; StoreError names a file that differs."""
+        verify_graph(folder / _FOLDER)
+
+
+@contextmanager
+def _written_vectors(documents: Documents, folder: Path) -> Iterator[npt.NDArray[np.float32]]:
+    """Write vectors whose Euclidean neighbours are what a graph should hold, and remove the file afterwards.
+
+    These are the stored points of flat spaces, ball coordinates of hyperbolic ones and encodings of token sets.
+
+    Args:
+        documents: Of the index.
+        folder: Where to write.
+
+    Yields:
+        `(N, e)` float32, memory-mapped.
+    """
+    space, path = documents.space, folder / "vectors.npy"
+    name = "poincare" if "poincare" in space.graph_charts else "inner_product" if space.kind == "tokens" else None
+    chart = None if name is None else space.chart(name)
+    matrix = None
+    start = 0
+    try:
+        for chunk in documents.chunks(min(_CHUNK, documents.chunk_rows)):
+            lifted = vectors_of(chunk) if chart is None else chart.lift_documents(chunk)
+            if matrix is None:
+                shape = (len(documents), lifted.shape[1])
+                matrix = new_array(path, np.float32, shape)
+            matrix[start : start + len(lifted)] = lifted.numpy()
+            start += len(lifted)
+        yield np.empty((0, space.width), np.float32) if matrix is None else matrix
+    finally:
+        path.unlink(missing_ok=True)
