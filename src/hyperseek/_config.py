@@ -27,7 +27,7 @@ from hyperseek.errors import (
     suggestion,
 )
 
-# What people write is a few kilobytes; this is read in a second, and no alias may make more of it.
+# Configurations are a few kilobytes; this much is read in a second, and aliases may not expand it further.
 _LARGEST_YAML, _MOST_VALUES = 1 << 18, 10_000
 _MOST_FAULTS, _MOST_PARTS = 20, 20
 _LONGEST_VALUE = 200  # characters of a given value
@@ -72,7 +72,7 @@ class Config(BaseModel):
             listing = "\n".join([*faults[:_MOST_FAULTS], *more])
             raise error(f"{source} does not validate:\n{listing}{end}") from None
         except (TypeError, ArithmeticError, RecursionError) as cause:
-            # Python's own errors inside our validators; pydantic lists a ValueError's only.
+            # Errors of Python itself inside our validators; pydantic only collects a ValueError.
             raise error(f"{source} does not validate: {brief(cause)}{end}") from cause
 
     @classmethod
@@ -89,7 +89,7 @@ class Config(BaseModel):
 
         Args:
             path: The file.
-            what: What it should be, with its article, for messages.
+            what: Its kind with an article, for messages, as in `"a recipe"`.
             error: Class of every error that is raised.
             remedy: What to do about a damaged one.
             largest: Most bytes it may have.
@@ -115,7 +115,7 @@ class Config(BaseModel):
             The configuration.
 
         Raises:
-            ConfigError: The file is no YAML mapping, an override is malformed, or validation fails.
+            ConfigError: The file is not a YAML mapping, an override is malformed, or validation fails.
         """
         return cls.from_mapping(apply_overrides(read_yaml(path), overrides), source=str(path))
 
@@ -123,7 +123,7 @@ class Config(BaseModel):
 class OpenConfig(Config):
     """A configuration with sections of registered names besides its own fields.
 
-    A subclass names the registry. A section is validated by the configuration class that stands under its name, and is
+    A subclass names the registry. A section is validated by the configuration class registered under its name, and is
     read as an attribute like any field, or by `section`.
     """
 
@@ -157,7 +157,7 @@ class OpenConfig(Config):
     def _validated_sections(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        fields_of_ours = {name: value for name, value in values.items() if name in cls.model_fields}
+        own = {name: value for name, value in values.items() if name in cls.model_fields}
         given = {name: value for name, value in values.items() if name not in cls.model_fields}
         known = cls.registered()
         unknown = [
@@ -167,11 +167,11 @@ class OpenConfig(Config):
         ]
         if unknown:
             raise ValidationError.from_exception_data(cls.__name__, unknown)
-        # Null takes back what a base says.
+        # Null removes a section that a base sets.
         given = {name: value for name, value in given.items() if value is not None}
         fields: dict[str, Any] = {name: (known[name], ...) for name in given}
         sections = create_model(cls.__name__, **fields).model_validate(given)
-        return {**fields_of_ours, **{name: getattr(sections, name) for name in given}}
+        return {**own, **{name: getattr(sections, name) for name in given}}
 
 
 def meaningless(setting: str, condition: str) -> ValueError:
@@ -179,14 +179,14 @@ def meaningless(setting: str, condition: str) -> ValueError:
 
     Args:
         setting: Its name, as in `"lora"`.
-        condition: What would have to be so, as in `"with trunk: lora"`.
+        condition: When it has an effect, as in `"with trunk: lora"`.
 
     Returns:
         The error, for validators of configurations to raise.
     """
     return ValueError(
-        f"{setting} means something only {condition}; leave it out, or write '{setting}: null' to take back what a "
-        f"base says"
+        f"{setting} has an effect only {condition}; leave it out, or write '{setting}: null' to remove the "
+        f"value of a base"
     )
 
 
@@ -200,7 +200,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
         Its content; an empty mapping for an empty file.
 
     Raises:
-        ConfigError: The file is missing, is not YAML, or holds something else than a mapping.
+        ConfigError: The file is missing, is not YAML, or is not a mapping.
     """
     values = read_yaml_value(path)
     if values is None:
@@ -211,7 +211,7 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read_yaml_value(path: str | os.PathLike[str]) -> Any:
-    """Read a YAML file of any plain values; ConfigError says that it is missing, or what is wrong with it."""
+    """Read a YAML file of any plain values; ConfigError if it is missing or malformed."""
     with reading(path, "a YAML file", error=ConfigError):
         try:
             text = bounded_text(Path(path), _LARGEST_YAML).removeprefix("\ufeff")
@@ -275,7 +275,7 @@ _Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
 
 
 def _parsed(text: str, source: str) -> Any:
-    """Read bounded YAML; ConfigError says what is wrong with it."""
+    """Read YAML within bounds; ConfigError if it is malformed."""
     loader = None
     try:
         if len(text) > _LARGEST_YAML:
@@ -309,7 +309,7 @@ def _bounded_node(text: str, loader: _Loader) -> yaml.Node | None:
 
 
 def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
-    """How long a document would be without aliases; infinite where one is inside what it stands for."""
+    """Return the length of a document with its aliases written out; infinite if one contains itself."""
     if id(node) in known:
         return known[id(node)]
     if isinstance(node, yaml.ScalarNode):
@@ -451,7 +451,7 @@ def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _base_file(path: Path, base: str) -> Path:
-    """Return what a recipe is based on: the file as seen from the recipe's folder, or else one of this project."""
+    """Return the base of a recipe: a file relative to the recipe's folder, or else a recipe of this project."""
     beside = path.parent / base
     if _is_file(beside):
         return beside

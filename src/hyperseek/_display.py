@@ -1,4 +1,4 @@
-"""What is shown to people: texts of strangers made safe for a terminal, sizes and times in words."""
+"""Output for people: texts of unknown origin made safe for a terminal, sizes and times in words."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _UNSEEN = re.compile(
 
 
 def printable(text: str, *, lines: bool = False, mark: str | None = None) -> str:
-    r"""Return a text as it can be shown to a person, whoever wrote it.
+    r"""Return a text that is safe to show on a terminal, whoever wrote it.
 
     Args:
         text: Any text.
-        lines: Whether ends of lines stay; else they become marks, so that no text can pass for two.
-        mark: What to put in place of each character; None for its picture (`␛` for escape) or escape (`\u202e`).
+        lines: Whether line ends are kept; otherwise they become marks, so that one text cannot pass for two.
+        mark: Replacement of each such character; None for its picture (`␛` for escape) or escape (`\u202e`).
 
     Returns:
         The text, with marks in place of control characters.
@@ -29,7 +29,7 @@ def printable(text: str, *, lines: bool = False, mark: str | None = None) -> str
 
 
 def printable_json(value: Any, *, indent: int | None = None) -> str:
-    """Return plain values as JSON that means the same and holds no character that a terminal would obey."""
+    """Return plain values as JSON without any character that a terminal would act on."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _UNSEEN.sub(lambda found: "\n" if found[0] == "\n" else _escapes(found[0]), text)
 
@@ -48,7 +48,7 @@ def _escapes(character: str) -> str:
 
 
 def size_in_words(count: float) -> str:
-    """Return a number of bytes with the unit that suits it."""
+    """Return a number of bytes with a suitable unit."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -57,7 +57,7 @@ def size_in_words(count: float) -> str:
 
 
 def time_in_words(seconds: float) -> str:
-    """Return a time with the unit that suits it."""
+    """Return a time with a suitable unit."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"

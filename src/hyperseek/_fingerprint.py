@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 _LENGTH = 32  # hexadecimal digits: 128 bits
 
-# Modules whose weights were fingerprinted: the state that they were in, and its fingerprint.
+# Modules whose weights were fingerprinted: their state at that time, and its fingerprint.
 _of_modules: weakref.WeakKeyDictionary[nn.Module, tuple[object, str]] = weakref.WeakKeyDictionary()
 _lock = threading.Lock()
 # Numbers of a row of sums: long rows and long columns are summed fastest.
@@ -29,7 +29,7 @@ def fingerprint_json(value: Any) -> str:
 
 
 def fingerprint_texts(texts: Iterable[str]) -> str:
-    """Fingerprint a sequence of texts; order and borders matter."""
+    """Fingerprint a sequence of texts; order and boundaries matter."""
 
     def parts() -> Iterable[bytes]:
         for text in texts:
@@ -59,16 +59,16 @@ def fingerprint_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def fingerprint_weights(module: nn.Module) -> str:
-    """Fingerprint a module's tensors, by name; hashed once for each state that they are in.
+    """Fingerprint a module's tensors, by name; they are hashed once for each state.
 
-    Whether they are in another state is asked of torch, and of sums over their bits, which take a tenth of the time:
-    torch does not count what is written through `parameter.data` or a numpy view.
+    A change is noticed by torch's version counter and by sums over the bits, which take a tenth of the time of a hash:
+    torch does not count writes through `parameter.data` or a numpy view.
 
     Args:
         module: Any module.
 
     Returns:
-        What `fingerprint_tensors` returns for its state.
+        The same as `fingerprint_tensors` of its state.
     """
     tensors = dict(module.state_dict())
     state = [(name, _state(tensor)) for name, tensor in tensors.items()]
@@ -83,7 +83,7 @@ def fingerprint_weights(module: nn.Module) -> str:
 
 
 def _state(tensor: Tensor) -> tuple[object, ...]:
-    """Return what tells a tensor from another one, and from itself before it was written to."""
+    """Return values that differ between two tensors, and change when a tensor is written to."""
     version = 0 if tensor.is_inference() else tensor._version
     return tensor.data_ptr(), version, tensor.dtype, tuple(tensor.shape), _digest(_sums(tensor))
 

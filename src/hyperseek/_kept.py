@@ -1,4 +1,4 @@
-"""What was made once and is kept: one maker for many threads, the least recently used forgotten, safe across a fork."""
+"""A cache of values: made once for many threads, least recently used dropped first, safe across a fork."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class _Entry:
 
 
 class Kept:
-    """Values by key, each made by the first who asks for it; others who ask meanwhile wait for it.
+    """Values by key, each made by the first caller; other callers wait until it is there.
 
     Args:
-        most_bytes: What all values may take together; None for no bound. Beyond it the least recently used go.
-        least: So many values that were used last stay, whatever they take.
+        most_bytes: Limit on all values together, beyond which the least recently used are dropped; None for no limit.
+        least: Most recently used values that are kept whatever their size.
     """
 
     def __init__(self, *, most_bytes: int | None = None, least: int = 1) -> None:
@@ -45,7 +45,7 @@ class Kept:
 
         Args:
             key: Any hashable value.
-            make: Makes the value; whatever it raises is raised here, and nothing is kept.
+            make: Makes the value; if it raises, the error is passed on and nothing is kept.
             size: Bytes of a value; None counts none.
 
         Returns:
@@ -54,7 +54,7 @@ class Kept:
         with self._lock:
             entry = self._entries.pop(key, None) or _Entry()
             self._entries[key] = entry  # the last one is the one used last
-        with entry.lock:  # one that is made is never locked for long
+        with entry.lock:  # held for long only while the value is being made
             if not entry.made:
                 try:
                     entry.value = make()
@@ -67,7 +67,7 @@ class Kept:
         return cast("T", entry.value)
 
     def forget(self, unwanted: Callable[[Any], bool]) -> None:
-        """Forget the values of all keys that a function names."""
+        """Drop the values of all keys for which a function is true."""
         with self._lock:
             self._entries = {key: entry for key, entry in self._entries.items() if not unwanted(key)}
 
@@ -87,7 +87,7 @@ class Kept:
                 total -= self._entries.pop(key).bytes
 
     def _after_fork(self) -> None:
-        """Begin anew in a forked child: locks that other threads of the parent hold are never released here."""
+        """Replace the locks in a forked child: those held by other threads of the parent are never released here."""
         self._lock = threading.Lock()
         self._entries = {key: entry for key, entry in self._entries.items() if entry.made}
         for entry in self._entries.values():

@@ -1,4 +1,4 @@
-"""Long work: it reports its progress, and Ctrl-C ends it where everything is stored."""
+"""Progress of long work, and Ctrl-C that ends it at a point where everything is stored."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hyperseek._display import printable, time_in_words
 
 _quiet = False
 
-# Seconds between two lines where standard error is no terminal; a shorter step prints nothing.
+# Seconds between two lines where standard error is not a terminal; a shorter step prints nothing.
 _INTERVAL = 30.0
 
 
 class Progress(Protocol):
-    """What a long step reports to."""
+    """Receives the progress of a long step."""
 
     def advance(self, count: int = 1) -> None:
         """Report `count` more units done."""
@@ -41,7 +41,7 @@ class _Silent:
 
 
 class _Lines:
-    """A step that is told of in lines, by a thread that all steps share: a single unit may take longer than a line."""
+    """A step reported in lines, by a thread that all steps share, since one unit may take longer than the interval."""
 
     def __init__(self, text: str, total: int | None, unit: str, done: int) -> None:
         self.text = text
@@ -58,7 +58,7 @@ class _Lines:
         self.text = text
 
     def line(self, now: float) -> str:
-        """Return what was done, of how much, how fast, and how long the rest will take."""
+        """Return a line with the units done and their total, the rate, and the time left."""
         seconds = now - self.start
         of = "" if self.total is None else f" of {self.total:,}"
         line = f"{self.text}: {self.done:,}{of} {self.unit}".rstrip()
@@ -90,13 +90,13 @@ class _Ticker:
             self._steps.pop(step, None)
 
     def forget(self) -> None:
-        """Begin anew in a forked child, which has neither the thread nor the steps, and a lock that may be held."""
+        """Reset in a forked child, which has neither the thread nor the steps, and a lock that may be held."""
         self._lock = threading.Lock()
         self._steps = {}
         self._thread = None
 
     def _run(self) -> None:
-        # Looking once in a while costs less than being woken for every search, which is a step too.
+        # Polling costs less than being woken for every search, which is a step too.
         while True:
             time.sleep(min(1.0, _INTERVAL / 4))
             with self._lock:
@@ -109,7 +109,7 @@ class _Ticker:
                     step.last = now
                 lines = [step.line(now) for step in late]
             for line in lines:
-                print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 (what a bar would show, for whoever reads a log)
+                print(printable(line), file=sys.stderr, flush=True)  # noqa: T201 (a log in place of a bar)
 
 
 _ticker = _Ticker()
@@ -211,7 +211,7 @@ def stoppable(message: Callable[[], str]) -> Iterator[None]:
     """Let Ctrl-C wait for the next `stop_here` while the block runs.
 
     Args:
-        message: Says what is stored by now and how to resume; called when the block is stopped.
+        message: Returns what is stored so far and how to resume; called when the block is stopped.
 
     Yields:
         Nothing.
@@ -219,7 +219,7 @@ def stoppable(message: Callable[[], str]) -> Iterator[None]:
     Raises:
         Interrupted: Ctrl-C was pressed.
     """
-    # Where another step runs, its places to stop are those of this one too; its message tells of the whole.
+    # Inside another step, that step's stopping points apply, and its message covers the whole.
     mine = threading.current_thread() is threading.main_thread() and _running is None
     outermost = mine and signal.getsignal(signal.SIGINT) is signal.default_int_handler
     try:
@@ -239,7 +239,7 @@ def _handled(step: _Step) -> Iterator[None]:
     try:
         yield
         if step.asked:
-            # There was no further place to stop at: everything is done, which an interrupted caller should not undo.
+            # No stopping point followed: everything is done, and an interrupted caller should not undo it.
             raise Interrupted(step.message())
     finally:
         signal.signal(signal.SIGINT, before)
@@ -247,15 +247,15 @@ def _handled(step: _Step) -> Iterator[None]:
 
 
 def stop_asked() -> bool:
-    """Whether Ctrl-C was pressed and the work should stop at the next place where that loses nothing."""
+    """Return whether Ctrl-C was pressed and the work should stop at the next safe point."""
     return _running is not None and _running.asked
 
 
 def stop_here() -> None:
-    """Stop if Ctrl-C was pressed; to be called where all work so far is on the disk.
+    """Stop if Ctrl-C was pressed; called where all work so far is on disk.
 
     Raises:
-        Interrupted: It was.
+        Interrupted: Ctrl-C was pressed.
     """
     step = _running
     if step is not None and step.asked and threading.current_thread() is threading.main_thread():

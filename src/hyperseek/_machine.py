@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 
 def check_device(device: str | torch.device | None) -> str | None:
-    """See that a device exists here.
+    """Check that a device exists on this machine.
 
     Args:
-        device: `"cpu"`, `"cuda"`, `"cuda:1"`, or what else torch knows; None leaves the choice to who asks.
+        device: `"cpu"`, `"cuda"`, `"cuda:1"`, or any other that torch knows; None leaves the choice to the caller.
 
     Returns:
         Its name, or None.
@@ -40,26 +40,24 @@ def check_device(device: str | torch.device | None) -> str | None:
         raise InputError(f"device {str(device)[:60]!r} is unknown; give cpu, cuda, or cuda:N for the GPU N") from None
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if chosen.type == "cuda" and not count:
-        raise InputError(
-            f"device {str(chosen)!r} is not there: torch finds no GPU that it can use; give cpu, or no device"
-        )
+        raise InputError(f"device {str(chosen)!r} does not exist: torch finds no usable GPU; give cpu, or no device")
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
-        raise InputError(f"device {str(chosen)!r} is not there: the GPUs are cuda:0 to cuda:{count - 1}")
+        raise InputError(f"device {str(chosen)!r} does not exist: the GPUs are cuda:0 to cuda:{count - 1}")
     try:
-        # Other kinds are many, and each has its own way to say that it is missing. On `meta` tensors have no values.
+        # Other kinds are many, and each reports in its own way that it is missing; tensors on `meta` have no values.
         torch.zeros(1, device=chosen).tolist()
     except Exception as error:
         raise InputError(f"device {str(chosen)!r} cannot be used here ({brief(error)}); give cpu or cuda") from None
     return str(chosen)
 
 
-# Only there does a thread's own number of threads stay its own.
+# Only with OpenMP is the number of threads set per calling thread.
 _OPENMP = "parallel backend: OpenMP" in torch.__config__.parallel_info()
 
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """Keep torch from splitting operations of this thread while the block runs: for many short ones."""
+    """Keep torch from splitting the operations of this thread while the block runs; faster for many short ones."""
     cores = torch.get_num_threads()
     if cores == 1 or not _OPENMP:
         yield
@@ -72,15 +70,15 @@ def one_core() -> Iterator[None]:
 
 
 def run_on_cores(work: Callable[[], None], *, at_most: int) -> None:
-    """Run a function in as many threads as torch would use, with one core for each call.
+    """Run a function in as many threads as torch would use, with one core per call.
 
     Args:
-        work: Takes its share from something that all calls share; runs without gradients.
-        at_most: More calls than this would find nothing to do. With one, or with `torch.set_num_threads(1)`, it is
-            called here, and torch splits its operations as usual.
+        work: Takes its share of work from a source common to all calls; runs without gradients.
+        at_most: Most calls that would find work. With one, or with `torch.set_num_threads(1)`, the function is
+            called in this thread, and torch splits its operations as usual.
 
     Raises:
-        BaseException: Whatever a call raised.
+        BaseException: The first error of a call.
     """
     cores = torch.get_num_threads()
     if min(cores, at_most) <= 1 or not _OPENMP:
@@ -98,13 +96,13 @@ def run_on_cores(work: Callable[[], None], *, at_most: int) -> None:
         with ThreadPoolExecutor(min(cores, at_most)) as pool:
             calls = [pool.submit(run) for _ in range(min(cores, at_most))]
     finally:
-        torch.set_num_threads(cores)  # the default of threads still to come, which the calls have changed
+        torch.set_num_threads(cores)  # the default for new threads, which the calls have changed
     for call in calls:
         call.result()
 
 
 def _become_child() -> None:
-    """Let torch and faiss compute in the calling thread alone, which is all that a forked child has."""
+    """Let torch and faiss compute in the calling thread only: a forked child has no other."""
     torch.set_num_threads(1)
     faiss = sys.modules.get("faiss")
     if faiss is not None:
@@ -116,7 +114,7 @@ if _OPENMP and hasattr(os, "register_at_fork"):
 
 
 def installed_versions(packages: Iterable[str]) -> dict[str, str]:
-    """Return the versions of those packages that are installed, by name."""
+    """Return versions by name, of those packages that are installed."""
     found: dict[str, str] = {}
     for package in packages:
         try:

@@ -1,4 +1,4 @@
-"""Registries: what recipes, plans and the command line name, also from packages outside this project."""
+"""Registries of everything that recipes, plans and the command line name, open to other packages."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ logger = logging.getLogger(__name__)
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Named things of one kind: ours, those that a program registers, and those of installed packages.
+    """Named values of one kind: ours, those that a program registers, and those of installed packages.
 
-    An installed package names its things as entry points of `group`, which are imported when they are first asked for:
+    An installed package declares its values as entry points of `group`, which are imported on first use:
 
     ```toml
     [project.entry-points."hyperseek.losses"]
     focal = "my_package:FocalLoss"
     ```
 
-    A name that is taken is refused: `register` raises, and an entry point is passed over with a warning.
+    A name that is taken is refused: `register` raises, and an entry point is skipped with a warning.
 
     Args:
-        kind: What is registered, for messages, as in `"loss"`.
+        kind: The kind, for messages, as in `"loss"`.
         group: The entry points' group, as in `"hyperseek.losses"`.
-        homes: Names of things of ours and where they are, `"package.module:attribute"`, imported on first use.
+        homes: Names of our own values and their places, `"package.module:attribute"`, imported on first use.
         check: Raises InputError for a value that is not of the kind.
     """
 
@@ -74,7 +74,7 @@ class Registry(Mapping[str, T], Generic[T]):
         return value
 
     def unregister(self, name: str) -> None:
-        """Forget a name that `register` was given; a name that is not there is no error."""
+        """Remove a registered name, if it is there."""
         with self._lock:
             if name not in self._homes:
                 self._values.pop(name, None)
@@ -92,17 +92,17 @@ class Registry(Mapping[str, T], Generic[T]):
             return self._values[name]
 
     def checked(self, name: str) -> str:
-        """Return `name` where something has it, for validators of configurations; UnknownNameError otherwise."""
+        """Return `name` if it is registered, for validators of configurations; UnknownNameError otherwise."""
         if name not in self:
             raise UnknownNameError(self.kind, name, list(self))
         return name
 
     def view(self, function: Callable[[T], S]) -> Mapping[str, S]:
-        """Return a mapping to what `function` makes of each value; values are still imported on first use only."""
+        """Return a mapping from names to `function(value)`; values are still imported on first use only."""
         return _View(self, function)
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Return the value of a name, or `default` where nothing has that name."""
+        """Return the value of a name, or `default` if it is not registered."""
         return self[name] if name in self else default  # noqa: SIM401
 
     def __contains__(self, name: object) -> bool:
@@ -134,7 +134,9 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             return point.load()
         except Exception as error:  # the package may raise anything
-            raise InputError(f"cannot load {_described(point)}: {brief(error)}; mend or remove that package") from error
+            raise InputError(
+                f"cannot load {_described(point)}: {brief(error)}; repair or remove that package"
+            ) from error
 
 
 class _View(Mapping[str, S], Generic[T, S]):

@@ -4,14 +4,14 @@
 HyperseekError
 ├── InputError (ValueError)        an argument, a text or a tensor that cannot be used
 │   ├── ConfigError                a recipe or an override: unknown key, wrong type, out of range
-│   ├── ArgumentError (TypeError)   a name that a function has no argument of, or too many by place
-│   ├── MissingDocumentError (KeyError)  an id that an index holds no document of
+│   ├── ArgumentError (TypeError)   a keyword that a function does not accept, or too many positions
+│   ├── MissingDocumentError (KeyError)  an id that is not in an index
 │   ├── DataError                  a corpus, queries, qrels or run file; names the file and the line
 │   └── UnknownNameError (LookupError)  a name that is not registered; lists those that are
 ├── ModelError                     a checkpoint that cannot be read or does not fit
-│   └── FingerprintError           a model and an index that do not belong together
+│   └── FingerprintError           a model and an index that do not match
 ├── StoreError                     an index folder that is missing, damaged or in use
-├── ProtocolError                  two results that were not measured alike
+├── ProtocolError                  two results that were measured differently
 ├── WriteError                     a file that cannot be written: no space, read-only, no permission
 └── MissingExtraError (ImportError)  an optional dependency; names the pip command that brings it
 ```
@@ -66,17 +66,17 @@ class ConfigError(InputError):
 
 
 class ArgumentError(InputError, TypeError):
-    """An argument by a name that the function does not know, or one too many by place."""
+    """A keyword that a function does not accept, or too many positional arguments."""
 
 
 class MissingDocumentError(InputError, KeyError):
-    """An id that an index holds no document of."""
+    """An id that is not in an index."""
 
     __str__ = Exception.__str__  # that of KeyError quotes the message
 
 
 class DataError(InputError):
-    """A data file that cannot be read as what it was said to be.
+    """A data file that does not have the format it should have.
 
     Args:
         message: What is wrong and what to do.
@@ -98,7 +98,7 @@ class UnknownNameError(InputError, LookupError):
         kind: What the name should have been a name of, as in "loss".
         name: The name that was given.
         known: The names that exist.
-        hint: What to do where there are none.
+        hint: Advice for when there are none.
     """
 
     def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
@@ -113,7 +113,7 @@ class ModelError(HyperseekError):
 
 
 class FingerprintError(ModelError):
-    """A model whose document side is not the one that made an index."""
+    """A model whose document side is not the one that built an index."""
 
 
 class StoreError(HyperseekError):
@@ -121,7 +121,7 @@ class StoreError(HyperseekError):
 
 
 class ProtocolError(HyperseekError):
-    """Two results that were not measured alike and may not be compared."""
+    """Two results that were measured differently and cannot be compared."""
 
 
 class WriteError(HyperseekError):
@@ -148,7 +148,7 @@ def shortened(text: str, longest: int = 300) -> str:
 def brief(error: BaseException, longest: int = 300) -> str:
     """Return the first line of a foreign error's message, shortened to `longest` characters, for use in ours.
 
-    Where in its own source code a library was is left out: it says nothing about what the user did.
+    Places in the source code of a library are left out: they say nothing about the user's mistake.
     """
     lines = str(error).strip().splitlines()
     # Cut first: the pattern's time grows with the square of a text without blanks.
@@ -159,7 +159,7 @@ def shown(value: object, longest: int = 80) -> str:
     """Return a value, shortened, for an error message."""
     try:
         if isinstance(value, list | tuple | dict | set | frozenset):
-            # One that shares its parts many times over is small in memory and endless in words.
+            # A collection that shares its parts many times over is small in memory and endless in print.
             text = _SHORT.repr(value)
         else:
             text = repr(value if not isinstance(value, str | bytes) else value[: longest + 1])

@@ -1,6 +1,6 @@
 """The plain records that move between layers: documents, queries, judgements, runs.
 
-They know no tensors and no files. `Qrels` and `Run` are the shapes every TREC tool uses:
+They contain neither tensors nor files. `Qrels` and `Run` are the shapes every TREC tool uses:
 `{query_id: {document_id: value}}`.
 """
 
@@ -58,7 +58,7 @@ class Query:
 
     Attributes:
         id: Unique among its queries.
-        text: What is asked.
+        text: The query itself.
         metadata: Further fields of the source, plain JSON values.
     """
 

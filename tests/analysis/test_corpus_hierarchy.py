@@ -29,7 +29,7 @@ def test_parents_come_before_children() -> None:
 
 
 def test_circles_are_said() -> None:
-    with pytest.raises(HyperseekError, match="'a': its ancestors stand in a circle"):
+    with pytest.raises(HyperseekError, match="'a': its ancestors form a circle"):
         Hierarchy.from_edges([("a", "b"), ("b", "a"), ("c", "root")]).depths  # noqa: B018
 
 
@@ -43,7 +43,7 @@ def test_files_with_and_without_a_header(tmp_path: Path, packed: bool) -> None:
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("a\tb\nc\n", r":2: an edge is .* not 'c'"), ("a\t\n", "an edge is"), ("child\tparent\n", "holds no edge")],
+    [("a\tb\nc\n", r":2: an edge is .* not 'c'"), ("a\t\n", "an edge is"), ("child\tparent\n", "contains no edges")],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "edges.tsv"

@@ -122,7 +122,7 @@ def test_flat_spaces_have_what_makes_sense(flat_indexes: dict[str, Index], tmp_p
 def test_what_makes_no_sense_is_said(
     lorentz_index: Index, flat_indexes: dict[str, Index], tmp_path: Path, tree: Any
 ) -> None:
-    with pytest.raises(HyperseekError, match="norm 1, so that their radii say nothing; leave out --by"):
+    with pytest.raises(HyperseekError, match="norm 1, so their radii carry no information; leave out --by"):
         inspect_space(flat_indexes["cosine"], by="level")
     for settings, message in [
         ({"by": "levl"}, "unknown specificity 'levl'; did you mean 'level'"),
@@ -180,7 +180,7 @@ def test_radii_that_are_alike_but_for_rounding_are_said_to_be_so(tmp_path: Path,
     assert (report.radii, report.specificity) == (None, None)
     assert f"up to the rounding of {storage}" in report.left_out["radii"]
     with pytest.raises(
-        HyperseekError, match=r"all points are 1 from the origin .* so that their radii say nothing; leave out --by"
+        HyperseekError, match=r"all points are 1 from the origin .* so their radii carry no information; leave out --by"
     ):
         inspect_space(index, by="length", edges=10, neighbours=3)
 

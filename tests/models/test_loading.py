@@ -38,7 +38,7 @@ def test_devices_that_are_not_there(device: str, tiny_encoder: str, tmp_path: Pa
 @WITHOUT_GPU
 def test_a_gpu_that_is_not_there_is_no_traceback(tiny_encoder: str) -> None:
     for device in ("cuda", "cuda:0"):
-        with pytest.raises(InputError, match=r"'cuda(:0)?' is not there: torch finds no GPU.*give cpu"):
+        with pytest.raises(InputError, match=r"'cuda(:0)?' does not exist: torch finds no usable GPU.*give cpu"):
             load(tiny_encoder, device=device)
 
 

@@ -40,18 +40,18 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"train": {"lora": {"rank": 4}}}, "lora means something only with trunk: lora, not frozen.*'lora: null'"),
-        ({"train": {"lora": {}, "trunk": "full"}}, "lora means something only with trunk: lora, not full"),
-        ({"train": {"last_layers": 1}}, "last_layers means something only with trunk: last_layers, not frozen"),
-        ({"train": {"last_layers": 2, "trunk": "lora"}}, "last_layers means something only"),
+        ({"train": {"lora": {"rank": 4}}}, "lora has an effect only with trunk: lora, not frozen.*'lora: null'"),
+        ({"train": {"lora": {}, "trunk": "full"}}, "lora has an effect only with trunk: lora, not full"),
+        ({"train": {"last_layers": 1}}, "last_layers has an effect only with trunk: last_layers, not frozen"),
+        ({"train": {"last_layers": 2, "trunk": "lora"}}, "last_layers has an effect only"),
         ({"train": {"sides": "query"}}, "sides: query .* trunk: frozen trains none"),
-        ({"train": {"cache": {"indexes": ["a"], "enabled": False}}}, "cache.indexes means something only"),
+        ({"train": {"cache": {"indexes": ["a"], "enabled": False}}}, "cache.indexes has an effect only"),
         ({"data": {"extra_from": "corpus"}}, "extra_from: corpus"),
         ({"data": {"sources": {"a": {"source": "a", "anchor_only": True}}}}, "'a' is anchor_only, and without"),
-        ({"validation": {"patience": 2, "sets": {"a": {"source": "a:dev"}}}}, "patience means something only"),
-        ({"model": {"pooling": "mean"}}, "pooling means something only with a family"),
-        ({"model": {"document_trunk": "minilm"}}, "document_trunk means something only with a family"),
-        ({"model": {"normalize": False}}, "normalize means something only with a family"),
+        ({"validation": {"patience": 2, "sets": {"a": {"source": "a:dev"}}}}, "patience has an effect only"),
+        ({"model": {"pooling": "mean"}}, "pooling has an effect only with a family"),
+        ({"model": {"document_trunk": "minilm"}}, "document_trunk has an effect only with a family"),
+        ({"model": {"normalize": False}}, "normalize has an effect only with a family"),
     ],
 )
 def test_training(changes: dict[str, Any], message: str) -> None:
@@ -71,7 +71,7 @@ def test_options_of_other_sources(kind: str, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": {"vocabulary": {"size": 100}}}, "vocabulary means something only with tokenizer: train"),
+        ({"model": {"vocabulary": {"size": 100}}}, "vocabulary has an effect only with tokenizer: train"),
         ({"data": {"validation_share": 0}, "validation": {"every": 2}}, "validation_share: 0 keeps no text"),
     ],
 )

@@ -42,8 +42,8 @@ class DeltaEstimate:
     Attributes:
         points: Points of the sample.
         diameter: Their greatest distance.
-        bases: For so many of the points every quadruple that holds one of them was looked at.
-        greatest: Greatest delta of these quadruples.
+        bases: Points whose quadruples were all examined.
+        greatest: Greatest delta of those quadruples.
         relative: Twice that, divided by the diameter; in 0 to 1.
         quadruples: Random quadruples that the mean is over.
         mean: Mean delta.
@@ -68,8 +68,8 @@ def delta_hyperbolicity(
     """Estimate Gromov's delta by the four-point condition.
 
     Args:
-        distances: `(n, n)`, symmetric, 0 on the diagonal; `n` of some hundreds.
-        bases: Points of which all quadruples are looked at, which takes `n³` operations each.
+        distances: `(n, n)`, symmetric, with a zero diagonal; `n` in the hundreds.
+        bases: Points whose quadruples are all examined, which takes `n³` operations each.
         quadruples: Random quadruples for the mean.
         seed: Of the choice of both.
 
@@ -77,12 +77,12 @@ def delta_hyperbolicity(
         Greatest and mean delta.
 
     Raises:
-        InputError: There are fewer than four points, or all are one.
+        InputError: There are fewer than four points, or they all coincide.
     """
     count = len(distances)
     diameter = float(distances.max()) if count else 0.0
     if count < 4 or diameter == 0:
-        raise InputError(f"delta needs at least 4 points that are not all one; the sample has {count}")
+        raise InputError(f"delta needs at least 4 points that do not all coincide; the sample has {count}")
     generator = np.random.default_rng(seed)
     chosen = generator.permutation(count)[:bases]
     greatest = max(0.0, *(_delta_at(distances, int(base)) for base in chosen))
@@ -114,7 +114,7 @@ def _delta_at(distances: Floats, base: int) -> float:
 
 
 def _quadruples(count: int, number: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Draw `(4, number)` points, of which no two of a column are one: each shifts behind those before it."""
+    """Draw `(4, number)` points, distinct within each column: each is shifted past those drawn before it."""
     drawn = np.stack([generator.integers(0, count - taken, number) for taken in range(4)])
     for place in range(1, 4):
         for earlier in np.sort(drawn[:place], axis=0):
@@ -142,14 +142,14 @@ class CurvatureEstimate:
 
     Attributes:
         points: Points of the graph, a sample of the index.
-        neighbours: Each point is joined with so many nearest of the sample.
+        neighbours: Nearest points of the sample that each point is joined with.
         graph_edges: Edges of the graph.
         edges: Edges sampled of these.
         alpha: Probability that a walker stays.
         mean: Mean curvature, at most 1.
         deviation: Standard deviation over edges.
         negative: Share of edges below 0, in 0 to 1.
-        quantiles: Curvature at 5, 25, 50, 75 and 95 per cent of the edges.
+        quantiles: Curvature at the 5th, 25th, 50th, 75th and 95th percentile.
         seed: Of the choice of points and edges.
     """
 
@@ -174,12 +174,12 @@ def estimate_curvature(
         space: Where the points lie.
         vectors: `(n, w)` stored points.
         neighbours: Nearest neighbours of each, fewer than `n`.
-        edges: Most edges to look at.
+        edges: Most edges to measure.
         alpha: Probability that a walker stays, in 0 to 1.
         seed: Of the choice of edges.
 
     Returns:
-        The summary, and the curvature of each edge that was looked at.
+        The summary, and the curvature of each measured edge.
 
     Raises:
         InputError: There are too few points, or `alpha` is not a probability.
@@ -210,7 +210,7 @@ def neighbour_graph(space: Space, vectors: Tensor, neighbours: int) -> Any:
     Args:
         space: Where the points lie.
         vectors: `(n, w)` stored points.
-        neighbours: Of each, fewer than `n`.
+        neighbours: Of each point, fewer than `n`.
 
     Returns:
         `(n, n)` symmetric sparse matrix in CSR form, 1 where either of two points is a neighbour of the other.
@@ -295,7 +295,7 @@ def _walk(graph: Any, node: int, alpha: float) -> tuple[Pairs, Floats]:
 
 
 def _difference(first: tuple[Pairs, Floats], second: tuple[Pairs, Floats]) -> tuple[Pairs, Floats]:
-    """Return nodes and what the first has more than the second; mass that both have need not be moved."""
+    """Return nodes and the surplus of the first walk over the second; mass that both have need not be moved."""
     nodes, places = np.unique(np.concatenate([first[0], second[0]]), return_inverse=True)
     surplus: Floats = np.bincount(places, np.concatenate([first[1], -second[1]]), len(nodes)).astype(np.float64)
     surplus[np.abs(surplus) < 1e-12] = 0

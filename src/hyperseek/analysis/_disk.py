@@ -1,12 +1,12 @@
 """Points of hyperbolic space on a disk: every radius is kept, and angles are chosen.
 
-Of a point's polar form only the direction has to lose dimensions. `project` keeps the plane through the origin in which
+Only the direction of a point's polar form has to lose dimensions. `project` keeps the plane through the origin in which
 the logarithmic map (direction times radius) varies most, a principal component analysis in the tangent space of the
 origin that is not centred, so that the origin stays where it is. In two dimensions it is a rotation and loses nothing.
 `fan` takes angles from a hierarchy instead: each subtree has a sector as wide as it has leaves.
 
-Median radii of 5 lie within 1.4 per cent of the rim of the Poincaré disk. So pictures scale radii: what is drawn at
-tanh(scale * radius / 2) is the disk of a space of another curvature. Shapes: `n` points, `w` numbers of a stored one.
+A radius of 5 lies within 1.4 per cent of the rim of the Poincaré disk. So pictures scale radii: drawing points at
+tanh(scale * radius / 2) shows the disk of a space of another curvature. Shapes: `n` points of `w` stored numbers each.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PALETTE = (
 
 
 GRADIENT = ("#fcd225", "#fca636", "#f2844b", "#e16462", "#cc4778", "#b12a90", "#8f0da4", "#6a00a8")
-"""Colours of ranges of a number, from the least."""
+"""Colours for ranges of a number, lowest first."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Disk:
         titles: Their titles.
         rho: `(n,)` radii in units of the curvature radius.
         unit: The curvature radius.
-        scale: What radii are multiplied by before they are drawn.
+        scale: Factor on radii before they are drawn.
         parents: `(n,)` place of each one's parent, -1 for none.
         groups: `(n,)` group of each, -1 for none.
         names: Names of the groups.
@@ -114,7 +114,7 @@ class View:
 
 
 def choose_view(ids: Sequence[str], hierarchy: Hierarchy | None, *, sample: int, seed: int) -> View:
-    """Choose what to show: random documents, with a hierarchy all their ancestors, too.
+    """Choose the documents to show: random ones and, with a hierarchy, all their ancestors.
 
     Args:
         ids: Of all documents, in order.
@@ -253,7 +253,7 @@ def _layout(fit: DiskFit, angles: Floats, dimension: int) -> Layout:
 
 
 def _ranges(values: Floats) -> tuple[Rows, list[str]]:
-    """Cut numbers into as many ranges of about as many documents as there are colours."""
+    """Cut numbers into ranges of about equally many documents, one range per colour."""
     known = values[np.isfinite(values)]
     if np.ptp(known) <= 1e-6 * np.abs(known).max():  # nothing but rounding
         values = np.where(np.isfinite(values), np.median(known), np.nan)
@@ -270,19 +270,19 @@ def _ranges(values: Floats) -> tuple[Rows, list[str]]:
 
 
 _PAIRS = 20_000
-_RIM = 0.93  # where a picture puts the point that 95 per cent of all are nearer than
+_RIM = 0.93  # where a picture puts the 95th percentile of radii
 
 
 @dataclass(frozen=True, slots=True)
 class DiskFit:
-    """How true a picture is.
+    """How faithful a picture is.
 
     Attributes:
-        layout: Where angles come from: `"projection"` or `"hierarchy"`.
+        layout: Source of the angles: `"projection"` or `"hierarchy"`.
         variance: Share of the tangent variance that lies in the picture's plane, in 0 to 1; None for a hierarchy.
         spearman: Rank correlation of distances in the picture, radii not scaled, and in the space.
         pairs: Random pairs of points that this is over.
-        scale: What radii are multiplied by before they are drawn.
+        scale: Factor on radii before they are drawn.
     """
 
     layout: str
@@ -352,7 +352,7 @@ def fan(parents: Rows, angles: Floats) -> Floats:
 
 
 def best_scale(rho: Floats) -> float:
-    """Return what to multiply radii by so that a disk shows them well: the 95th per cent lies at 0.93 of it."""
+    """Return the factor on radii that shows them well: it puts the 95th percentile at 0.93 of the disk."""
     far = float(np.quantile(rho, 0.95)) if len(rho) else 0.0
     return 2 * float(np.arctanh(_RIM)) / far if far > 0 else 1.0
 

@@ -96,7 +96,7 @@ def _draw_edges(axes: Any, disk: Disk, points: NDArray[np.complex128], colours: 
 
 
 def _families(disk: Disk) -> Floats:
-    """Return how many of the shown points each has below it, itself included: `(n,)`."""
+    """Return how many shown points each one has below it, itself included: `(n,)`."""
     sizes = np.ones(len(disk.parents))
     for row in reversed(top_down(disk.parents)[0]):
         if disk.parents[row] >= 0:
@@ -162,7 +162,7 @@ def drawn(text: str) -> str:
 
 
 def new_figure(width: float, height: float) -> Any:
-    """Return a matplotlib figure of so many inches, drawn without a window; MissingExtraError without matplotlib."""
+    """Return a matplotlib figure, its size in inches, drawn without a window; MissingExtraError without matplotlib."""
     require("matplotlib", extra="plot")
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -224,7 +224,7 @@ def draw_charts(
     specificity: SpecificityReport | None,
     curvatures: Floats,
 ) -> Path:
-    """Draw what was measured, a panel each, as PNG.
+    """Draw the measurements as PNG, one panel each.
 
     Args:
         path: The file.
@@ -270,7 +270,7 @@ def _bars(axes: Any, values: Floats, title: str, colour: str) -> None:
 
 def _levels(axes: Any, report: SpecificityReport) -> None:
     _plain(axes)
-    # Wide ranges would squeeze all others together, so levels stand side by side.
+    # Wide ranges would squeeze all others together, so levels are evenly spaced.
     places = np.arange(len(report.levels))
     means = np.array([level.mean for level in report.levels])
     spread = np.array([level.deviation for level in report.levels])

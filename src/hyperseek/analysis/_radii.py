@@ -39,13 +39,13 @@ def metric_of(space: Space) -> str:
     if space.kind not in _METRICS:
         raise InputError(
             f"a {space.kind!r} space has no distance between documents, so its shape cannot be measured; "
-            f"give an index of one vector a document: {', '.join(sorted(_METRICS))}"
+            f"give an index of one vector per document: {', '.join(sorted(_METRICS))}"
         )
     return _METRICS[space.kind]
 
 
 def distances(space: Space, first: Tensor, second: Tensor) -> Tensor:
-    """Return all distances, of which each is exact for near points, too.
+    """Return all distances, accurate for near points too.
 
     A `dot` space has no distance of its own; that of its vectors is taken. A `cosine` space has the angle.
 
@@ -80,7 +80,7 @@ def radii(space: Space, vectors: Tensor) -> Tensor:
         `(n,)`, at least 0.
 
     Raises:
-        InputError: All points of the space are as far from its origin, or it has none.
+        InputError: All points are equally far from the origin, or the space has no origin.
     """
     metric_of(space)
     if space.kind == "cosine":
@@ -104,7 +104,7 @@ class Level:
 
     Attributes:
         low: Least specificity.
-        high: Greatest; the same for a single one.
+        high: Greatest specificity; equal to `low` for a single value.
         count: Documents.
         mean: Their mean radius.
         deviation: Standard deviation of their radii.
@@ -122,10 +122,10 @@ class SpecificityReport:
     """Radius by specificity.
 
     Attributes:
-        by: What was taken for specificity.
+        by: The measure of specificity.
         count: Documents that have a value.
         spearman: Rank correlation of radius and specificity, in -1 to 1; NaN where one of them is constant.
-        p_value: Of the hypothesis that there is none, two-sided.
+        p_value: Two-sided, for the hypothesis of no correlation.
         levels: From the most general.
     """
 
@@ -139,12 +139,12 @@ class SpecificityReport:
 def radius_by_specificity(radii: Floats, values: Floats, *, by: str) -> SpecificityReport:
     """Compare radii with specificity.
 
-    Up to 32 distinct values are levels of their own; more are cut into ten groups of about as many documents.
+    Up to 32 distinct values are levels of their own; more are cut into ten groups of about equal size.
 
     Args:
         radii: `(N,)`.
         values: `(N,)`, higher is more specific; NaN where there is none.
-        by: What the values are, for people.
+        by: Name of the values, for messages.
 
     Returns:
         The rank correlation and the levels.
@@ -188,7 +188,7 @@ class RadiusReport:
         count: Documents.
         mean: Mean radius.
         deviation: Standard deviation.
-        quantiles: The least, 5, 25, 50, 75, 95 per cent, the greatest.
+        quantiles: The minimum, the 5th, 25th, 50th, 75th and 95th percentile, the maximum.
         edges: Bounds of the histogram's bins, one more than there are bins.
         histogram: Documents of each bin.
     """

@@ -37,7 +37,7 @@ Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 _DELTA_POINTS = 400
-# What is left of the differences between equal radii where each number of a vector was rounded, relative.
+# Relative differences that rounding of each number of a vector leaves between equal radii.
 _ROUNDING: dict[Storage, float] = {"float32": 1e-6, "float16": 2e-3}
 
 
@@ -52,15 +52,15 @@ def inspect_space(
     seed: int = 0,
     output: str | os.PathLike[str] | None = None,
 ) -> SpaceReport:
-    """Measure and draw the shape of the space that an index' points are spread in.
+    """Measure and draw the shape of the space that the points of an index occupy.
 
-    Radii and specificity are those of all documents; delta, curvature and pictures are of samples. What does not make
-    sense in the space is left out with the reason: a cosine space has no radii, radii that are all one up to rounding
-    say nothing, and only hyperbolic spaces have a disk.
+    Radii and specificity cover all documents; delta, curvature and pictures use samples. Measures that make no sense in
+    the space are left out, and the report says why: a cosine space has no radii, radii that are equal up to rounding
+    carry no information, and only hyperbolic spaces have a disk.
 
     Args:
         index: The documents and their points.
-        by: What specificity is: a metadata field of numbers, `"depth"` in the hierarchy, or `"length"` of the text.
+        by: The measure of specificity: a metadata field of numbers, `"depth"` in the hierarchy, or `"length"` of the text.
             None takes the depth if there is a hierarchy, else the length.
         hierarchy: A tab-separated file of children and parents, or the metadata field that names parents.
         sample: Most points of the neighbour graph and of the pictures, at least 4.
@@ -74,13 +74,13 @@ def inspect_space(
         The report.
 
     Raises:
-        InputError: The points are sets of tokens, the index has fewer than four documents, or what was asked for by
-            name makes no sense here.
+        InputError: The points are sets of tokens, the index has fewer than four documents, or `by` makes no
+            sense in this space.
         UnknownNameError: There is no such field.
         DataError: The hierarchy cannot be read.
         MissingExtraError: POT, scipy, or matplotlib where something is drawn, is not installed.
     """
-    for module in ("ot", "scipy.sparse", "scipy.stats"):  # before a minute's work, not behind it
+    for module in ("ot", "scipy.sparse", "scipy.stats"):  # before a minute of work rather than after it
         require(module, extra="plot")
     if output is not None:
         require("matplotlib", extra="plot")
@@ -121,7 +121,7 @@ def inspect_space(
 
 
 def _radius_measure(index: Index, *, asked: bool) -> tuple[Callable[[Tensor], Tensor] | None, dict[str, str]]:
-    """Return what measures radii, if the space has any, and what is left out."""
+    """Return the function that measures radii, if the space has any, and the reasons for what is left out."""
     space, left_out = index.space, {}
     if space.kind not in HYPERBOLIC:
         left_out["disk"] = f"only hyperbolic spaces are drawn as a Poincaré disk, and this is a {space.kind} one"
@@ -131,7 +131,7 @@ def _radius_measure(index: Index, *, asked: bool) -> tuple[Callable[[Tensor], Te
 
 
 def _alike(lengths: Floats, storage: Storage) -> str | None:
-    """Say that radii are all one but for the rounding of stored numbers, whose picture would be of nothing."""
+    """Return a sentence if radii differ by no more than the rounding of stored numbers, else None."""
     least, greatest = float(lengths.min()), float(lengths.max())
     if greatest - least > _ROUNDING[storage] * greatest:
         return None
@@ -142,7 +142,7 @@ def _alike(lengths: Floats, storage: Storage) -> str | None:
 
 
 def _nothing_to_show(alike: str, *, asked: bool) -> str:
-    reason = f"{alike}, so that their radii say nothing"
+    reason = f"{alike}, so their radii carry no information"
     if asked:
         raise InputError(f"there is no radius by specificity to show: {reason}; leave out --by")
     return reason
@@ -185,8 +185,8 @@ class SpaceReport:
         specificity: Radius by specificity, over all documents that have one.
         delta: Gromov's delta.
         curvature: Ollivier-Ricci curvature of the graph of nearest neighbours.
-        disks: How true each picture of the disk is.
-        left_out: What could not be measured, and why.
+        disks: How faithful each picture of the disk is.
+        left_out: Measures that were left out, and why.
         files: Pictures and data that were written.
     """
 
@@ -202,7 +202,7 @@ class SpaceReport:
     files: list[Path] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
-        """Return plain values; what is not a number is None."""
+        """Return plain values; NaN and infinities become None."""
         values = {**asdict(self), "space": self.space.to_json(), "files": [str(path) for path in self.files]}
         plain: dict[str, Any] = _plain(values)
         return plain

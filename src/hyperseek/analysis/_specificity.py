@@ -29,7 +29,7 @@ class Specificity:
     """How specific each document is.
 
     Attributes:
-        by: What was taken for it.
+        by: The measure of specificity.
         values: `(N,)`, higher is more specific; NaN where there is none.
     """
 
@@ -96,7 +96,7 @@ def read_specificity(index: Index, hierarchy: Hierarchy | None, by: str | None) 
 
 
 def title_of(document: Document) -> str:
-    """Return what a person would call a document: its title, else how its text begins, else its id."""
+    """Return a name for a document: its title, or else the beginning of its text, or else its id."""
     return document.title or " ".join(document.text[:200].split())[:80] or document.id
 
 
@@ -133,7 +133,7 @@ class Hierarchy:
         for child, parent in edges:
             parents.setdefault(child, {})[parent] = None
         if not parents:
-            raise InputError("the hierarchy has no edge; each needs the id of a child and that of its parent")
+            raise InputError("the hierarchy has no edges; give pairs of the id of a child and that of its parent")
         return cls({child: list(above) for child, above in parents.items()})
 
     @cached_property
@@ -159,7 +159,7 @@ class Hierarchy:
                     queue.append(child)
         lost = next((child for child in self.parents if child not in found), None)
         if lost is not None:
-            raise InputError(f"no way leads from a root down to {lost!r}: its ancestors stand in a circle")
+            raise InputError(f"no path leads from a root down to {lost!r}: its ancestors form a circle")
         return found
 
     @cached_property
@@ -183,7 +183,7 @@ class Hierarchy:
 def read_hierarchy(path: PathLike) -> Hierarchy:
     """Read a tab-separated file of children and parents.
 
-    Columns named `child` and `parent` in a first line are taken, else the first two; others are left out.
+    The columns are those that a first line names `child` and `parent`, or else the first two; others are ignored.
 
     Args:
         path: The file, plain or `.gz`.
@@ -192,12 +192,12 @@ def read_hierarchy(path: PathLike) -> Hierarchy:
         The hierarchy.
 
     Raises:
-        DataError: The file is missing, holds no edge, or a line has fewer columns or an empty id.
+        DataError: The file is missing, contains no edges, or a line has fewer columns or an empty id.
     """
     source = existing_file(path)
     edges = list(_edges(source))
     if not edges:
-        raise DataError("holds no edge; give lines of a child's id, a tab, and its parent's id", path=source)
+        raise DataError("contains no edges; each line is a child's id, a tab, and its parent's id", path=source)
     return Hierarchy.from_edges(edges)
 
 

@@ -1,4 +1,4 @@
-"""The whole road in one call: data, index, search, training, evaluation, a picture."""
+"""Every step in one call: data, index, search, training, evaluation, a picture."""
 
 from hyperseek.demo._run import DemoResult, run_demo
 

@@ -36,14 +36,14 @@ _RECIPE = "qnet-minilm-pydocs"
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
-    """What the demo made.
+    """Results of the demo.
 
     Attributes:
         folder: Holds the index, the trained model, `comparison.md`, `comparison.json` and `map.png`.
         hits: The best documents of each question, found by the untrained model.
         comparison: Frozen, trained and BM25 on held-out modules, with paired tests.
         picture: The map of the corpus.
-        seconds: Time of each part.
+        seconds: Time that each part took.
     """
 
     folder: Path
@@ -57,7 +57,7 @@ def run_demo(folder: str | os.PathLike[str] = "demo", *, tell: Callable[[str], N
     """Build an index of the Python documentation, search it, train a q-net head, and measure what that gained.
 
     Nothing is downloaded: the texts are the docstrings of the running Python's standard library, the encoder is the
-    packaged MiniLM. What a killed call finished is not done again.
+    packaged MiniLM. A call that was killed is resumed where it stopped.
 
     Args:
         folder: Where everything goes; about 200 MiB.
@@ -71,7 +71,7 @@ def run_demo(folder: str | os.PathLike[str] = "demo", *, tell: Callable[[str], N
         MissingExtraError: The extras `train`, `eval` or `plot` are not installed.
         WriteError: The folder cannot be made or is a file.
     """
-    for module in ("bm25s", "Stemmer", "ir_measures"):  # before minutes of work, not behind them
+    for module in ("bm25s", "Stemmer", "ir_measures"):  # before minutes of work rather than after them
         require(module, extra="eval")
     require("matplotlib", extra="plot")
     place = Path(folder)
@@ -125,9 +125,9 @@ _ACCENT = "#7df9ff"
 
 
 def draw_map(path: str | os.PathLike[str], index: Index, models: Mapping[str, Retriever], question: str) -> Path:
-    """Draw every document as a dot, near the documents it resembles, coloured by its score; one panel a model.
+    """Draw every document as a dot near the documents it resembles, coloured by its score; one panel per model.
 
-    Positions are a t-SNE of the vectors and the same in all panels. Colours show the rank of each score within its
+    Positions are a t-SNE of the vectors, the same in all panels. Colours show the rank of each score within its
     model, since the scores of different models have no common scale. The best documents carry their names, and a
     legend says what the colours mean.
 
@@ -135,7 +135,7 @@ def draw_map(path: str | os.PathLike[str], index: Index, models: Mapping[str, Re
         path: PNG file to write.
         index: The corpus.
         models: Models with the index's document side, by the name to show.
-        question: What is asked.
+        question: The query.
 
     Returns:
         The path.
