@@ -12,7 +12,7 @@ from scipy.sparse.csgraph import shortest_path
 from hyperseek import HyperseekError
 from hyperseek.analysis import ollivier_ricci
 from hyperseek.analysis._curvature import estimate_curvature, neighbour_graph
-from hyperseek.scoring import Space
+from hyperseek.scoring import Space, VectorPoints
 
 
 def matrix(graph: nx.Graph) -> object:
@@ -74,7 +74,7 @@ def test_the_graph_joins_each_point_with_its_nearest(kind: str, width: int) -> N
     vectors = space.canonical(coordinates)
     assert vectors.shape[1] == width
     comparable = Space("euclidean", 3) if kind == "dot" else space
-    scores = comparable.score(vectors.double(), type("P", (), {"vectors": vectors.double()})())
+    scores = comparable.score(vectors.double(), VectorPoints(vectors.double()))
     scores.fill_diagonal_(-torch.inf)
     expected = torch.zeros(60, 60, dtype=torch.bool).scatter(1, scores.topk(4).indices, True)
     graph = neighbour_graph(space, vectors, 4).toarray().astype(bool)

@@ -60,8 +60,8 @@ def inspect_space(
 
     Args:
         index: The documents and their points.
-        by: The measure of specificity: a metadata field of numbers, `"depth"` in the hierarchy, or `"length"` of the text.
-            None takes the depth if there is a hierarchy, else the length.
+        by: The measure of specificity: a metadata field of numbers, `"depth"` in the hierarchy, or `"length"` of
+            the text. None takes the depth if there is a hierarchy, else the length.
         hierarchy: A tab-separated file of children and parents, or the metadata field that names parents.
         sample: Most points of the neighbour graph and of the pictures, at least 4.
         neighbours: Nearest neighbours that each point of the graph is joined with.
