@@ -107,3 +107,14 @@ def test_sums_that_are_equal_on_paper_tie() -> None:
         found = bm25_run(documents, {"q": query}, settings=None)["q"]
         assert list(found) == [document.id for document in documents]
         assert len(set(found.values())) == 1
+
+
+def test_emoji_are_words() -> None:
+    assert terms("I ❤️ 🍕🍕, © 👍🏽") == ["i", "❤", "🍕", "🍕", "👍"]
+    assert terms("🇩🇪🇫🇷 👩‍💻") == ["🇩🇪", "🇫🇷", "👩", "💻"]
+    texts = ["no food", "a pizza 🍕", "a heart ❤", "good 👍🏿", "flag 🇫🇷", "a pizza 🍕 and a heart ❤️"]
+    index = BM25([Document(str(place), text) for place, text in enumerate(texts)])
+    run = index.run({query: query for query in ("🍕", "❤️", "👍", "🇫🇷", "🇩🇪", "🍕❤")})
+    found = {query: list(ranking) for query, ranking in run.items()}
+    assert found == {"🍕": ["1", "5"], "❤️": ["2", "5"], "👍": ["3"], "🇫🇷": ["4"], "🇩🇪": [], "🍕❤": ["5", "1", "2"]}
+    assert min(run["🍕"].values()) > 0.1

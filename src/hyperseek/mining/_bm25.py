@@ -191,7 +191,7 @@ def terms(text: str) -> list[str]:
         text: Any text.
 
     Returns:
-        Words and, of scripts without blanks, characters and pairs of them; without upper case.
+        Words, emoji and, in scripts without blanks, characters and pairs of them; in lower case.
     """
     if text.isascii():
         return [word for word in _ASCII.findall(text.lower()) if word]
@@ -200,7 +200,7 @@ def terms(text: str) -> list[str]:
 
 def is_faint(term: str) -> bool:
     """Whether a term is one letter or digit of a script that writes words with several."""
-    return len(term) == 1 and (term.isascii() or not _patterns().dense.match(term))
+    return len(term) == 1 and (term.isascii() or not _patterns().whole.match(term))
 
 
 def _folded(text: str) -> str:
@@ -210,7 +210,7 @@ def _folded(text: str) -> str:
 
 class _Patterns(NamedTuple):
     ignored: Any
-    dense: Any
+    whole: Any
     term: Any
 
 
@@ -220,11 +220,13 @@ def _patterns() -> _Patterns:
     dense = "".join(rf"\p{{Script_Extensions={name}}}" for name in _DENSE)
     character = rf"[[\p{{L}}\p{{N}}]&&[{dense}]]"
     word = rf"[\w--\p{{M}}--[{dense}]][[\w\p{{M}}]--[{dense}]]*"
+    # Flags are two letters; other emoji count without the colour of the skin and each person of a group alone.
+    emoji = r"[\p{So}&&\p{Extended_Pictographic}--[©®]]|\p{Regional_Indicator}{2}"
     unwritten = r"[\p{Mn}&&[\p{Script=Hebrew}\u064b-\u065f\u0670\u06d6-\u06ed]]"
     return _Patterns(
         regex.compile(rf"\p{{Cf}}|{unwritten}|\u0640", regex.V1),
-        regex.compile(character, regex.V1),
-        regex.compile(rf"{_CUT_OFF}|({character}\p{{M}}*)+|({word})", regex.V1),
+        regex.compile(f"{character}|{emoji}", regex.V1),
+        regex.compile(rf"{_CUT_OFF}|({character}\p{{M}}*)+|({word}|{emoji})", regex.V1),
     )
 
 
