@@ -18,7 +18,7 @@ from hyperseek._config import Config, apply_overrides, read_yaml
 from hyperseek._files import atomic_write, read_json, write_json
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json, fingerprint_tensors, fingerprint_texts
 from hyperseek._long_work import progress, set_quiet
-from hyperseek.errors import MissingExtraError, require, shown
+from hyperseek.errors import ConfigError, MissingExtraError, require, shown
 from hyperseek.types import Document
 
 
@@ -202,3 +202,46 @@ def test_values_in_messages_are_short_however_often_they_share_their_parts() -> 
     assert len(shown(value)) <= 80
     assert shown([1, "a"]) == "[1, 'a']"
     assert time.monotonic() - start < 1
+
+
+class Trunk(Config):
+    """A trunk.
+
+    Attributes:
+        path: Its folder. More is said here.
+    """
+
+    path: str
+
+
+class Loop(Config):
+    steps: int = 1
+    rate: float = 1.0
+
+
+class Run(Config):
+    """A run.
+
+    Attributes:
+        trunk: What is trained,
+            in two lines.
+        loop: How.
+    """
+
+    trunk: Trunk
+    loop: Loop
+
+
+def test_a_missing_field_is_described() -> None:
+    with pytest.raises(ConfigError) as caught:
+        Run.from_mapping({})
+    assert str(caught.value).splitlines()[1:] == [
+        "  trunk: missing (What is trained, in two lines); write trunk: {path: VALUE}, or trunk.path=VALUE on the "
+        "command line",
+        "  loop: missing (How); write loop: {FIELD: VALUE}, or loop.FIELD=VALUE on the command line; its fields: rate, "
+        "steps",
+    ]
+    with pytest.raises(
+        ConfigError, match=r"trunk\.path: missing \(Its folder\); write path: VALUE, or trunk\.path=VALUE"
+    ):
+        Run.from_mapping({"trunk": {}, "loop": {}})

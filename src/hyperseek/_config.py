@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import itertools
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -327,12 +329,42 @@ def _explain(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
         known = _known_keys(model, location[:-1])
         listing = f"; known keys: {', '.join(sorted(known))}" if known else ""
         return f"{where}: unknown key{suggestion(str(location[-1]), known)}{listing}"
-    given = "" if fault["type"] == "missing" else f" (given: {shown(fault.get('input'), _LONGEST_VALUE)})"
+    if fault["type"] == "missing":
+        return f"{where}: missing{_remedy(model, location, where)}"
+    given = f" (given: {shown(fault.get('input'), _LONGEST_VALUE)})"
     return f"{where}: {shortened(' '.join(fault['msg'].split()), 600)}{given}"
+
+
+def _remedy(model: type[BaseModel], location: Sequence[str | int], where: str) -> str:
+    """Say what a missing field is, as its class documents it, and how it is written."""
+    owner, name = _model_at(model, location[:-1]), str(location[-1])
+    field = getattr(owner, "model_fields", {}).get(name)
+    if field is None:
+        return ""
+    meaning = ""
+    for documented in owner.__mro__:
+        text = inspect.cleandoc(documented.__doc__ or "")
+        if found := re.search(rf"^    {re.escape(name)}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE):
+            meaning = f" ({' '.join(found[1].split()).split('. ')[0].rstrip('.')})"
+            break
+    inner = getattr(_inner_model(field.annotation), "model_fields", {})
+    first = next((key for key, one in inner.items() if one.is_required()), "FIELD")
+    listing = ""
+    if inner and first == "FIELD":
+        listing = f"; its fields: {', '.join(sorted(_known_keys(model, location)))}"
+    if inner:
+        return f"{meaning}; write {name}: {{{first}: VALUE}}, or {where}.{first}=VALUE on the command line{listing}"
+    return f"{meaning}; write {name}: VALUE, or {where}=VALUE on the command line"
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
     """Names of the fields of the nested model at `location`; empty where it cannot be told."""
+    current = _model_at(model, location)
+    return [*getattr(current, "model_fields", {}), *_sections_of(current)]
+
+
+def _model_at(model: type[BaseModel], location: Sequence[str | int]) -> Any:
+    """Return the nested model at `location`, or something else where it cannot be told."""
     current: Any = model
     for part in location:
         if isinstance(part, int):
@@ -344,7 +376,7 @@ def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[s
         elif part in sections:
             current = sections[part]
         # Else a discriminated union has added its tag to the location.
-    return [*getattr(current, "model_fields", {}), *_sections_of(current)]
+    return current
 
 
 def _sections_of(model: Any) -> Mapping[str, type[BaseModel]]:
