@@ -341,20 +341,17 @@ def _remedy(model: type[BaseModel], location: Sequence[str | int], where: str) -
     field = getattr(owner, "model_fields", {}).get(name)
     if field is None:
         return ""
-    meaning = ""
-    for documented in owner.__mro__:
-        text = inspect.cleandoc(documented.__doc__ or "")
-        if found := re.search(rf"^    {re.escape(name)}: (.+(?:\n {{8}}.+)*)", text, re.MULTILINE):
-            meaning = f" ({' '.join(found[1].split()).split('. ')[0].rstrip('.')})"
-            break
+    found = re.search(
+        rf"^    {re.escape(name)}: (.+(?:\n {{8}}.+)*)", inspect.cleandoc(owner.__doc__ or ""), re.MULTILINE
+    )
+    meaning = f" ({' '.join(found[1].split()).split('. ')[0].rstrip('.')})" if found else ""
     inner = getattr(_inner_model(field.annotation), "model_fields", {})
-    first = next((key for key, one in inner.items() if one.is_required()), "FIELD")
-    listing = ""
-    if inner and first == "FIELD":
-        listing = f"; its fields: {', '.join(sorted(_known_keys(model, location)))}"
-    if inner:
-        return f"{meaning}; write {name}: {{{first}: VALUE}}, or {where}.{first}=VALUE on the command line{listing}"
-    return f"{meaning}; write {name}: VALUE, or {where}=VALUE on the command line"
+    if not inner:
+        return f"{meaning}; write {name}: VALUE, or {where}=VALUE on the command line"
+    needed = next((key for key, one in inner.items() if one.is_required()), None)
+    listing = "" if needed else f"; its fields: {', '.join(sorted(_known_keys(model, location)))}"
+    first = needed or "FIELD"
+    return f"{meaning}; write {name}: {{{first}: VALUE}}, or {where}.{first}=VALUE on the command line{listing}"
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
