@@ -161,7 +161,7 @@ def test_the_curvature_is_kept_and_there_is_one(checkpoint: Any) -> None:
         (lambda tensors: tensors.update({"trunk.base_encoder.x": torch.ones(1)}), "hybrid encoder"),
         (lambda tensors: tensors.update({"trunk.final_norm.manifold.k": torch.tensor(-1.0)}), "one positive number"),
         (lambda tensors: tensors.update({"trunk.final_norm.manifold.k": torch.ones(3)}), "one positive number"),
-        (lambda tensors: tensors.update(step=3), "'step' is no tensor"),
+        (lambda tensors: tensors.update(step=3), "'step' is not a tensor"),
     ],
 )
 def test_every_tensor_is_accounted_for(checkpoint: Any, change: Any, message: str) -> None:

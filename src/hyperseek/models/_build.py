@@ -1,4 +1,4 @@
-"""Building a new retriever from a configuration: a trunk, and what its family puts behind it."""
+"""Building a new retriever from a configuration: a trunk, and its family's modules behind it."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from hyperseek.errors import UnknownNameError
 logger = logging.getLogger(__name__)
 
 # Tokens of one batch. On a CPU larger batches leave the cache and return memory to the system between layers (measured
-# best at 1,024 to 4,096 in both precisions); a GPU wants more of them.
+# best at 1,024 to 4,096 in both precisions); a GPU needs more of them.
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 65536
 
@@ -30,7 +30,7 @@ def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]
         budget: Most tokens of a batch, padding included; a longer text gets a batch of its own.
 
     Yields:
-        Positions in `lengths`, the longest texts first, so that too large a batch fails at once.
+        Positions in `lengths`, the longest texts first, so that too large a batch fails immediately.
     """
     order = sorted(range(len(lengths)), key=lambda position: -lengths[position])
     start = 0
@@ -41,11 +41,11 @@ def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]
 
 
 def fill_empty(features: dict[str, Any], tokenizer: Any) -> None:
-    """Give each text without a token one, so that what it becomes does not depend on its neighbours.
+    """Give each text without tokens one, so that its encoding does not depend on its neighbours.
 
     Args:
-        features: Of a batch, changed in place; `input_ids` and `attention_mask` are `(B, T)` where there are any.
-        tokenizer: Names the token: the unknown one, or else that for padding.
+        features: Features of a batch, changed in place; `input_ids` and `attention_mask` are `(B, T)` if present.
+        tokenizer: Source of the token: the unknown one, or else the padding.
     """
     ids, mask = features.get("input_ids"), features.get("attention_mask")
     if not isinstance(ids, Tensor) or not isinstance(mask, Tensor) or ids.ndim != 2 or mask.shape != ids.shape:
@@ -65,44 +65,44 @@ def fill_empty(features: dict[str, Any], tokenizer: Any) -> None:
     mask[empty, place] = 1
 
 
-_CHARACTERS = 12  # of a token, at first; English has four to five
+_CHARACTERS = 12  # per token, at first; English has four to five
 _FACTOR = 4
-_SPARE = 32  # tokens beyond those that are kept: special ones, and those of the model's own modules
-_BLANK = " "  # the only character that all of these divide at
+_SPARE = 32  # tokens beyond those that are kept: special ones, and those that the model's modules add
+_BLANK = " "  # the only character at which all of these divide
 _DIVIDING = ("BertPreTokenizer", "Whitespace", "WhitespaceSplit")
 
 
 def divides_at_blanks(tokenizer: Any) -> bool:
-    """Return whether nothing behind a blank changes the tokens before it.
+    """Return whether the text after a blank never changes the tokens before it.
 
     Args:
-        tokenizer: Of transformers, or anything.
+        tokenizer: A tokenizer of transformers, or anything else.
 
     Returns:
-        False wherever that is not certain.
+        False if that is not certain.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or backend is None or backend.pre_tokenizer is None:
         return False
     if tokenizer.truncation_side != "right":
         return False
-    # A token of several words may stand across a cut.
+    # A token of several words might be cut.
     if any(character.isspace() for token in tokenizer.get_added_vocab() for character in token):
         return False
     return _divides(json.loads(backend.pre_tokenizer.__getstate__()))
 
 
 def cut(text: str, tokenizer: Any, limit: int, prompt: str = "") -> str:
-    """Return a beginning of a text that has the same first tokens.
+    """Return a prefix of a text that has the same first tokens.
 
     Args:
         text: Any length.
-        tokenizer: One that `divides_at_blanks`.
-        limit: How many tokens are kept.
-        prompt: What stands before the text.
+        tokenizer: A tokenizer for which `divides_at_blanks` is True.
+        limit: Number of tokens that are kept.
+        prompt: The text before it.
 
     Returns:
-        The beginning, of at least `limit` tokens; or the text, where it is short or has no blank to cut at.
+        The prefix, of at least `limit` tokens; or the whole text if it is short or has no blank to cut at.
     """
     size = _CHARACTERS * (limit + _SPARE)
     while _FACTOR * size < len(text):
@@ -114,7 +114,7 @@ def cut(text: str, tokenizer: Any, limit: int, prompt: str = "") -> str:
 
 
 def _last_word(text: str, size: int) -> int:
-    """Return where the last word ends that a blank follows, at or before `size`; 0 for none."""
+    """Return the end of the last word before a blank, at or before `size`; 0 if there is none."""
     end = text.rfind(_BLANK, 0, size + 1)
     while end > 0 and text[end - 1].isspace():
         end = text.rfind(_BLANK, 0, end)
@@ -130,7 +130,7 @@ def _divides(state: dict[str, Any]) -> bool:
     if kind == "Metaspace":
         return bool(state.get("split", True))
     if kind == "Split":
-        # The patterns of byte-level tokenizers, all of which give a word at most the blank before it.
+        # The patterns of byte-level tokenizers, in all of which a word takes at most the blank before it.
         pattern = state["pattern"].get("Regex", "")
         return r"\s+(?!\S)" in pattern and state["behavior"] == "Isolated" and not state["invert"]
     return kind in _DIVIDING

@@ -1,8 +1,8 @@
-"""Families of models: what stands behind a trunk, how it is built, recognised and opened.
+"""Families of models: what is built behind a trunk, and how saved models are recognised and opened.
 
 A family is one file or folder in `models/families`, or a class of another package, registered under the name that a
 recipe gives as `model.family`. Nothing outside a family asks which family a model is of: what distinguishes models is
-answered by their modules (`models/modules.py`) and spaces.
+answered by their modules (see `models/modules.py`) and spaces.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Family:
-    """Base of all families. An instance has no state.
+    """Base of all families. Instances have no state.
 
     Attributes:
         config: A pydantic model of the family's own options, a section of `ModelConfig`; None for no options.
@@ -37,7 +37,7 @@ class Family:
         copies_head: Whether `copy_head` is there, for `ModelConfig.head_from`.
         modules: The family's own modules, which `load` builds from a saved model without trusting its code. In
             `modules.json` they are called `MODULE.CLASS`, by their `__module__`, which should be a public place.
-        former_names: What earlier versions called them in `modules.json`.
+        former_names: Their names in `modules.json` in earlier versions.
     """
 
     config: ClassVar[type[BaseModel] | None] = None
@@ -49,38 +49,38 @@ class Family:
 
     @classmethod
     def module_names(cls) -> dict[str, type[nn.Module]]:
-        """Return the family's own modules by every name that a saved model may give them."""
+        """Return the family's own modules by all the names that saved models give them."""
         return {f"{module.__module__}.{module.__name__}": module for module in cls.modules} | dict(cls.former_names)
 
     def check(self, config: ModelConfig) -> None:
-        """Raise ValueError where a recipe says something that means nothing for this family.
+        """Raise ValueError if a recipe has a field that this family does not read.
 
         Args:
-            config: With this family, its section validated.
+            config: Names this family; its section is validated.
         """
 
     def build(self, trunk: Retriever, document_trunk: Retriever, config: ModelConfig) -> Retriever:
-        """Build a model behind a trunk. Lengths and prompts of the recipe are set afterwards.
+        """Build a model behind a trunk; the recipe's lengths and prompts are set afterwards.
 
         Args:
-            trunk: The trunk of queries; the model takes over its modules.
-            document_trunk: The trunk of documents; `trunk` itself where both sides share one.
+            trunk: Trunk of queries; the model takes over its modules.
+            document_trunk: Trunk of documents; `trunk` itself if both sides share one.
             config: The recipe's section `model`.
 
         Returns:
             The new model, whose `source` is `config.trunk`.
 
         Raises:
-            ConfigError: The trunk is of a kind that this family cannot follow.
+            ConfigError: This family cannot be built behind the trunk.
         """
         raise NotImplementedError
 
     def copy_head(self, source: Retriever, target: Retriever) -> None:
-        """Copy the weights of the head of one model of this family to another, for `ModelConfig.head_from`.
+        """Copy the head's weights from one model of this family to another, for `ModelConfig.head_from`.
 
         Args:
-            source: The model that has been trained.
-            target: As `build` made it.
+            source: The trained model.
+            target: The new model, as built.
 
         Raises:
             ConfigError: `source` is not of this family, or its head has other sizes.
@@ -90,8 +90,8 @@ class Family:
     def recognises(self, files: ModelFiles) -> bool:
         """Say whether `load` opens a model.
 
-        Only models that are not plain sentence-transformers stacks are asked about: those with a container of another
-        kind, and those without `modules.json`.
+        It is asked about models that are not plain sentence-transformers stacks: those with another kind of container,
+        and those without `modules.json`.
 
         Args:
             files: The model's small files.
@@ -102,11 +102,11 @@ class Family:
         return False
 
     def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> Retriever:
-        """Open a model that `recognises` said yes to.
+        """Open a model for which `recognises` returned True.
 
         Args:
-            files: Where it is, and in which revision.
-            source: The name that the user gave, for the retriever.
+            files: Its location and revision.
+            source: Its name as the user gave it.
             device: Where to put it; None takes a GPU if there is one.
             trust_remote_code: Whether code that comes with the model may run.
 
@@ -131,7 +131,7 @@ _OWN = {
     "qnet": "hyperseek.models.families.qnet:QNet",
 }
 families: Registry[type[Family]] = Registry("family", "hyperseek.families", _OWN, check=_check_family)
-"""All families by name: ours, and those that other packages register."""
+"""All families by name, those of other packages included."""
 
 register_family = families.register
 
@@ -158,11 +158,11 @@ def _section_of(family: str) -> str:
 
 
 class ModelConfig(OpenConfig):
-    """What model a recipe starts from.
+    """The model that a recipe starts from.
 
-    Besides the fields below it takes the section of every family (`qnet`, `lorentz`, `late`, and `linear` of the family
-    `dense`). Only the section of the named family is read and kept; others are validated and left out, so that recipes
-    of one base may differ in the family alone.
+    Besides the fields below it takes a section for each family (`qnet`, `lorentz`, `late`, and `linear` of the family
+    `dense`). Only the section of the named family is kept; the others are validated and dropped, so that recipes of
+    one base may differ in the family alone.
 
     Attributes:
         trunk: Path or name of an encoder, or `"minilm"`; or of a complete retriever to be trained further.
@@ -232,14 +232,14 @@ def encoder_modules(trunk: Retriever, config: ModelConfig, *, unit: bool = False
 
     Args:
         trunk: Where they come from.
-        config: May choose another pooling, and whether vectors have norm 1.
-        unit: Whether vectors of norm 1 are wanted where the trunk compares by the cosine and the recipe does not say.
+        config: May choose another pooling and whether vectors have norm 1.
+        unit: Whether to normalise vectors if the trunk compares by the cosine and the recipe does not say.
 
     Returns:
         The modules, and whether vectors come out with norm 1.
 
     Raises:
-        ConfigError: The trunk is not of a kind that can be pooled so.
+        ConfigError: The trunk cannot be pooled this way.
     """
     modules = trunk.route("document")
     if config.pooling is not None:
@@ -258,7 +258,7 @@ def transformer_of(trunk: Retriever, what: str) -> Transformer:
 
     Args:
         trunk: The trunk.
-        what: What it is needed for, for the message, as in `"pooling can be chosen"`.
+        what: The purpose, for the message, as in `"pooling can be chosen"`.
 
     Returns:
         The module.
@@ -281,7 +281,7 @@ def join_routes(
     Args:
         query_modules: The route of queries.
         document_modules: The route of documents; modules that are the same object are shared.
-        trunk: Gives device, prompts, source and, where `similarity` is None, the similarity.
+        trunk: Source of device, prompts, name and, if `similarity` is None, the similarity.
         similarity: How sentence-transformers compares vectors.
 
     Returns:

@@ -55,12 +55,12 @@ def load(
         revision: Branch, tag or commit on the Hub.
 
     Returns:
-        The retriever, in float32 unless it was saved in less.
+        The retriever, in float32 unless it was saved in lower precision.
 
     Raises:
-        InputError: The device is not there.
+        InputError: There is no such device.
         MissingExtraError: A package that the model needs is not installed.
-        ModelError: There is no such model, or it cannot be read, or its files are not what was saved.
+        ModelError: There is no such model, it cannot be read, or its files are not as saved.
     """
     location = resolve_name(path_or_name)
     options: dict[str, Any] = {
@@ -104,19 +104,19 @@ def _own_modules(types: Iterable[str]) -> dict[str, type[nn.Module]]:
 
 @contextmanager
 def loading(what: str, given: str | os.PathLike[str], location: str) -> Iterator[None]:
-    """Report everything that goes wrong while other libraries load a model as one error of this one.
+    """Report whatever goes wrong while other libraries load a model as one error of this library.
 
     Args:
-        what: What is loaded, with its article, as in `"a tokenizer"`.
-        given: The name as the user gave it.
-        location: The folder or Hub name that it stands for.
+        what: The thing loaded, with its article, as in `"a tokenizer"`.
+        given: Its name as the user gave it.
+        location: The folder or Hub name that this stands for.
 
     Yields:
         Nothing.
 
     Raises:
-        ModelError: Whatever was raised, errors of this library apart, which pass unchanged.
-        MissingExtraError: A package was not there.
+        ModelError: Anything was raised; errors of this library pass unchanged.
+        MissingExtraError: A package is missing.
     """
     try:
         yield
@@ -134,7 +134,7 @@ def loading(what: str, given: str | os.PathLike[str], location: str) -> Iterator
             if os.path.isdir(location)
             else f" (no folder here, so a name on the Hub{suggestion(location, _PACKAGED)})"
         )
-        # torch and transformers say what does not fit on the lines after the first.
+        # torch and transformers name the misfit after the first line.
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 600)
         raise ModelError(f"cannot load {what} from {shortened(str(given))!r}{hint}: {reason}") from error
 
@@ -143,13 +143,13 @@ def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
     """Return the folder or Hub name that a model's name stands for.
 
     Args:
-        path_or_name: What a user gave.
+        path_or_name: The name as the user gave it.
 
     Returns:
-        A folder for a packaged model's name, else the name itself.
+        The folder of a packaged model, else the name itself.
 
     Raises:
-        InputError: It is no name at all.
+        InputError: It is not a name.
         MissingExtraError: The package of that model is not installed.
         ModelError: A path does not exist, or is a file.
     """

@@ -1,4 +1,4 @@
-"""The files of a model, looked at before and after other libraries build anything of them."""
+"""The files of a model, checked before and after other libraries build a model from them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class ModuleEntry(Config, extra="ignore"):
     """One module of `modules.json`.
 
     Attributes:
-        name: Of the module in its container.
-        path: Of its folder, relative to the model's.
+        name: Name of the module in its container.
+        path: Its folder, relative to the model's.
         type: Its class.
     """
 
@@ -49,12 +49,12 @@ class ModuleEntry(Config, extra="ignore"):
 
 
 class Container(Config, extra="ignore"):
-    """What of `config_sentence_transformers.json` a container of our own modules is made from.
+    """The fields of `config_sentence_transformers.json` from which a container of our modules is made.
 
     Attributes:
         model_type: Kind of container.
         prompts: Texts put before those of each side.
-        default_prompt_name: Which of them is put before texts of no side.
+        default_prompt_name: The prompt put before texts of neither side.
         similarity_fn_name: How vectors are compared.
         truncate_dim: How many numbers of a vector are kept.
     """
@@ -75,11 +75,11 @@ class _RouterTypes(Config, extra="ignore"):
 
 
 class Architecture(Config, extra="ignore"):
-    """What kind of model of transformers a folder holds.
+    """The kind of a model of transformers.
 
     Attributes:
-        model_type: Its kind of configuration.
-        architectures: Its classes.
+        model_type: Name of its configuration class.
+        architectures: Names of its model classes.
     """
 
     model_type: str | None = None
@@ -87,7 +87,7 @@ class Architecture(Config, extra="ignore"):
 
 
 class ModelFiles:
-    """What the small files of a model say.
+    """The small files of a model.
 
     Args:
         location: Folder or Hub name.
@@ -99,7 +99,7 @@ class ModelFiles:
         self.revision = revision
 
     def find(self, name: str, folder: str = "") -> str | None:
-        """Return where a file of the model is on this machine, or None if it has no such file."""
+        """Return the local path of a file of the model, or None if it has no such file."""
         return load_file_path(self.location, name, subfolder=folder, revision=self.revision)
 
     def read(self, name: str, folder: str = "") -> Any:
@@ -109,23 +109,23 @@ class ModelFiles:
 
     @cached_property
     def entries(self) -> tuple[ModuleEntry, ...]:
-        """The modules of the container, in order; none for an encoder of transformers."""
+        """The modules of the container, in order; empty for an encoder of transformers."""
         values = self.read(_MODULES)
         return () if values is None else self._as(_ModuleList, {"modules": values}, _MODULES).modules
 
     @cached_property
     def modules(self) -> tuple[ModuleEntry, ...]:
-        """All modules, those inside a Router behind it."""
+        """All modules; those inside a Router follow it."""
         return tuple(self._modules())
 
     @cached_property
     def container(self) -> Container:
-        """What the container is made from; its defaults where the file is missing."""
+        """The container's fields; defaults if the file is missing."""
         return self._as(Container, self.read(_CONTAINER) or {}, _CONTAINER)
 
     @property
     def encoder_folders(self) -> list[str]:
-        """Where the transformers are, those inside a Router included."""
+        """Folders of the transformers, those inside a Router included."""
         if not self.modules:
             return [""]
         return [entry.path for entry in self.modules if entry.type.endswith("Transformer")]
@@ -137,19 +137,19 @@ class ModelFiles:
 
     @property
     def has_container(self) -> bool:
-        """Whether the model has a file that says of what kind its container is."""
+        """Whether the model has a file that describes its container."""
         return self.find(_CONTAINER) is not None
 
     @property
     def architecture(self) -> Architecture:
-        """What `config.json` says of a model of transformers; nothing where the file is missing."""
+        """The kind of a model of transformers by its `config.json`; empty if the file is missing."""
         return self._as(Architecture, self.read(_CONFIG) or {}, _CONFIG)
 
     def check(self) -> None:
-        """See that the files can be read, belong to the model and are what was written.
+        """Check that the files can be read, lie inside the model's folder and are as written.
 
         Raises:
-            ModelError: They are not.
+            ModelError: A file fails the check.
         """
         _ = self.container
         for folder in self.encoder_folders:
@@ -179,7 +179,7 @@ class ModelFiles:
 
 
 def check_layers(values: Any, place: str) -> None:
-    """Raise ModelError where a configuration asks for more layers than can be built in a reasonable time."""
+    """Raise ModelError if a configuration asks for more layers than can be built in reasonable time."""
     if values is None:
         return
     if not isinstance(values, dict):
@@ -188,31 +188,31 @@ def check_layers(values: Any, place: str) -> None:
         if isinstance(value, dict):
             check_layers(value, place)
         elif "layer" in str(key) and isinstance(value, int | float) and value > _MOST_LAYERS:
-            raise ModelError(f"config.json of {place} says {key}: {shown(value)}; it is damaged, or no encoder")
+            raise ModelError(f"config.json of {place} says {key}: {shown(value)}; it is damaged, or not an encoder's")
 
 
-# Some encoders have a layer behind the first token that no pooling here reads, and that many checkpoints lack.
+# Some encoders have a layer after the first token that no pooling here reads and that many checkpoints lack.
 _UNREAD = "pooler."
 
 
 def check_complete(model: SentenceTransformer, files: ModelFiles) -> None:
-    """See that every weight of a model's encoders came out of their files.
+    """Check that every weight of a model's encoders came from their files.
 
     Args:
-        model: As it was loaded.
-        files: What it was loaded from.
+        model: The loaded model.
+        files: The files it was loaded from.
 
     Raises:
-        ModelError: A tensor is missing, or the file of this very kind of encoder has one that fits nowhere.
+        ModelError: A tensor is missing, or a file of the same kind of encoder has one that fits nowhere.
     """
     encoders = [module for module in model.modules() if isinstance(module, Transformer)]
     for encoder, folder in zip(encoders, files.encoder_folders, strict=False):
         held = set(_names_in_file(files, folder))
         own, kind = set(encoder.model.state_dict()), type(encoder.model).__name__
-        buffers = {name for name, _ in encoder.model.named_buffers()}  # some files hold those that are not saved
+        buffers = {name for name, _ in encoder.model.named_buffers()}  # which some files hold
         if not held or own <= held <= own | buffers:
             continue
-        # Names may differ for good reasons, such as an older release or a head; transformers knows them.
+        # Names may differ for good reasons, such as an older release or a head, which transformers knows.
         _, found = type(encoder.model).from_pretrained(
             files.location,
             config=encoder.model.config,
@@ -235,13 +235,13 @@ def check_complete(model: SentenceTransformer, files: ModelFiles) -> None:
 
 
 def check_usable(retriever: Retriever) -> None:
-    """See that a model turns a text into numbers on either side, so that what does not fit is met here and not later.
+    """Check that a model turns a text into numbers on either side, so that a misfit is found here and not later.
 
     Args:
         retriever: Just loaded.
 
     Raises:
-        ModelError: Its tokenizer has tokens that its encoder does not know, or its scores are no numbers.
+        ModelError: Its tokenizer has tokens that its encoder does not know, or its scores are not finite.
     """
     first: Any
     for first in {retriever.route(side)[0]: None for side in SIDES}:
@@ -259,11 +259,11 @@ def check_usable(retriever: Retriever) -> None:
         points = retriever.points(retriever.forward(retriever.preprocess(["a"], "document"), "document"))
         score = retriever.compile(["a"]).score(points)
     if not torch.isfinite(score).all():
-        raise ModelError(f"the weights of {retriever.source} give scores that are no numbers; they are damaged")
+        raise ModelError(f"the weights of {retriever.source} give scores that are not numbers; they are damaged")
 
 
 def _names_in_file(files: ModelFiles, folder: str) -> Iterator[str]:
-    """Names of the tensors in an encoder's weight files; none where there is no file that can be read without code."""
+    """Names of the tensors in an encoder's weight files; empty if no file can be read without running code."""
     if (single := files.find("model.safetensors", folder)) is not None:
         with safe_open(single, framework="pt") as file:
             yield from file.keys()

@@ -1,18 +1,18 @@
-"""The modules that models are made of: what the last ones of a route may answer, and how a model is saved.
+"""The modules of models: what they may tell the rest of the library, and how models are saved.
 
-A model is a stack of sentence-transformers modules. The rest of the library asks a route's modules the questions below
-and never what class they are, so a module of any family, or of another package, takes part by answering them:
+A model is a stack of sentence-transformers modules. The rest of the library asks a route's modules for the attributes
+below and never for their class, so a module of any family or package takes part by having them:
 
 | module | attribute or method | without it |
 |---|---|---|
 | the last of a query route | `scorer(rows)`, see `CompilesQueries` | a query is a point |
 | the same | `query_options`: types of options by name; it then has `scorer(rows, options)` | it takes none |
 | the last of a document route | `points(rows)` and `space`, see `PlacesDocuments` | the container says the space |
-| the last of a route | `base_space`: the space of the vectors that it starts from | the model's own space |
+| the last of a route | `base_space`: the space of the vectors before it | the model's own space |
 | the last of a document route | `diagnostics()`: 0-dim tensors by name, logged in training | nothing is logged |
-| any | `reads_tokens`: whether it reads token states, not only the text's vector | it is taken to read them |
+| any | `reads_tokens`: whether it reads token states, not only the text's vector | True is assumed |
 | any | `blending()`, see `Blends` | its weights are interpolated |
-| the first of a route | `only_family`: the one family whose heads can read its states | all families are tried |
+| the first of a route | `only_family`: the one family whose heads can read its states | any family may follow |
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class CompilesQueries(Protocol):
     """The last module of a query route whose rows are more than points."""
 
     def scorer(self, rows: Tensor) -> Scorer:
-        """Return the scorer that rows `(Q, numbers)` of `sentence_embedding` stand for; differentiable."""
+        """Return the scorer of rows `(Q, numbers)` of `sentence_embedding`; differentiable."""
 
 
 @runtime_checkable
@@ -49,22 +49,22 @@ class PlacesDocuments(Protocol):
         """The space of its points."""
 
     def points(self, rows: Tensor) -> Points:
-        """Return the points that rows `(N, numbers)` of `sentence_embedding` stand for; differentiable."""
+        """Return the points of rows `(N, numbers)` of `sentence_embedding`; differentiable."""
 
 
 @runtime_checkable
 class Blends(Protocol):
-    """A module that can be moved between its start and what training made of it without touching its weights."""
+    """A module that can move between its start and its trained state without changing its weights."""
 
     def blending(self) -> Callable[[float], None] | None:
-        """Return a function that goes to a share of what was learned: 0 is the start, 1 the module as it is now.
+        """Return a function that moves to a share of what was learned: 0 is the start, 1 the module as it is now.
 
-        None stands for a module whose weights must be interpolated like all others.
+        None means that the weights must be interpolated like all others.
         """
 
 
 def save_model(model: BaseModel, path: str | os.PathLike[str]) -> None:
-    """Write a model into a folder that may hold other things.
+    """Write a model into a folder that may hold other files.
 
     Args:
         model: The container.
@@ -82,7 +82,7 @@ def save_model(model: BaseModel, path: str | os.PathLike[str]) -> None:
 
 
 def move_saved(source: Path, target: Path) -> None:
-    """Move what other libraries saved into a folder, with checksums in its weights and modes by the umask."""
+    """Move files saved by other libraries into a folder, with checksums in weights and modes by the umask."""
     take_umask(source)
     files = sorted(path for path in source.rglob("*") if path.is_file())
     for file in files:
@@ -98,10 +98,10 @@ _WHERE = ("subfolder", "token", "cache_folder", "revision", "local_files_only")
 
 
 class SavedModule(Module):
-    """Base of modules whose folder holds the arguments they are made from and, where they have any, their weights."""
+    """Base of modules whose folder holds the arguments that make them and, if they have any, their weights."""
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write configuration and weights into a folder; weights as safetensors, whatever is asked for."""
+        """Write configuration and weights into a folder; weights always as safetensors."""
         os.makedirs(output_path, exist_ok=True)
         self.save_config(output_path)
         if self.state_dict():
@@ -118,13 +118,13 @@ class SavedModule(Module):
 
 
 def route_width(modules: Sequence[nn.Module]) -> int:
-    """Return how many numbers a text becomes behind these modules.
+    """Return how many numbers a text becomes after these modules.
 
     Args:
         modules: A route, in order.
 
     Returns:
-        The width that the last module which knows one reports.
+        The width reported by the last module that knows one.
 
     Raises:
         ModelError: No module knows its width.
@@ -134,4 +134,6 @@ def route_width(modules: Sequence[nn.Module]) -> int:
         if method is not None and (width := method()) is not None:
             return int(width)
     names = ", ".join(type(module).__name__ for module in modules)
-    raise ModelError(f"none of the modules {names} knows the size of its vectors; give one get_embedding_dimension()")
+    raise ModelError(
+        f"none of the modules {names} knows the size of its vectors; define get_embedding_dimension() in one"
+    )

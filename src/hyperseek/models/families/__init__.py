@@ -1,1 +1,1 @@
-"""Model families: what stands behind the trunk, one file or folder each."""
+"""Model families, one file or folder each: what is built behind a trunk."""

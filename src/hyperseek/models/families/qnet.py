@@ -1,7 +1,7 @@
-"""Q-nets (Hypencoder): queries are small neural networks, which a hyper-head makes of their token states.
+"""Q-nets (Hypencoder): queries are small neural networks, made from their token states by a hyper-head.
 
-A sentence-transformers model hands one tensor per text from module to module, so a q-net travels as one flat row:
-the base query vector (warm start only), then every matrix, then every vector. A q-net of depth 0 is folded into a
+A sentence-transformers model passes one tensor per text from module to module, so a q-net travels as one flat row:
+the base query vector (warm start only), then all matrices, then all vectors. A q-net of depth 0 is folded into a
 single query vector, so a saved depth-0 model ranks by plain inner products in any tool.
 """
 
@@ -51,7 +51,7 @@ class QNetConfig(Config):
 
 
 class QNetHead(SavedModule):
-    """A hyper-head behind a trunk, in front of nothing: the last module of a query route.
+    """A hyper-head behind a trunk: the last module of a query route.
 
     Reads `token_embeddings`, `attention_mask` and, for the warm start, `sentence_embedding` (the trunk's own query
     vector); writes the flat q-net to `sentence_embedding`.
@@ -64,9 +64,9 @@ class QNetHead(SavedModule):
             `initialisation="zero_last"` the score then equals that similarity before the first training step.
         initialisation: See `hyperseek.nn.hyper_head.HyperHead`.
         embedding_representation: None, `"mean"` or `"cls"`: also write that pooling of the token states to
-            `embedding_representation`, as the original can; nothing here reads it. Like the original's, its mean
+            `embedding_representation`, as the original can; nothing here reads it. Like the original's, the mean
             counts padded positions.
-        gate: Multiplies the q-net's score; 0 leaves the base similarity alone, 1 is the head as trained.
+        gate: Factor of the q-net's score; 0 leaves only the base similarity, 1 is the head as trained.
         seed: Seed of the initialisation.
 
     Raises:
@@ -129,7 +129,7 @@ class QNetHead(SavedModule):
         self._gate = float(value)
 
     def blending(self) -> Callable[[float], None] | None:
-        """Return what scales the gate of a warm-started head; None where the weights must be interpolated."""
+        """Return a function that scales the gate of a warm-started head; None if weights must be interpolated."""
         if not self.warm_start or self.converter != _GATED:
             return None
         gate = self.gate
@@ -151,7 +151,7 @@ class QNetHead(SavedModule):
             features["embedding_representation"] = states[:, 0]
         elif self.embedding_representation == "mean":
             features["embedding_representation"] = states.sum(1) / mask.sum(1, keepdim=True)
-        # Generated weights lose too much in half precision: the head runs in float32 whatever autocast says.
+        # Generated weights lose too much in half precision, so the head always runs in float32.
         with torch.autocast(states.device.type, enabled=False):
             matrices, vectors = self.head(states, mask)
             matrices[-1] = matrices[-1] * self.gate
@@ -168,7 +168,7 @@ class QNetHead(SavedModule):
         """Unpack flat q-nets.
 
         Args:
-            flat: `(Q, numbers)`, as `forward` wrote it.
+            flat: `(Q, numbers)`, as written by `forward`.
 
         Returns:
             The scorer of the `Q` queries.
@@ -193,7 +193,7 @@ class QNetHead(SavedModule):
         )
 
     def get_embedding_dimension(self) -> int:
-        """Return how many numbers a flat q-net has."""
+        """Return the number of numbers in a flat q-net."""
         if self._folds:
             return self.space.dimension
         numbers = sum(math.prod(shape) for shape in (*self._weight_shapes, *self._bias_shapes))
@@ -207,8 +207,8 @@ class QNetHead(SavedModule):
 class PaddedMeanPooling(SavedModule):
     """Sum over all positions, padding included, divided by the number of real tokens.
 
-    A text's vector therefore depends on the longest text of its batch. Checkpoints that were trained so lose quality
-    when pooled correctly; new models should use `Pooling`.
+    A text's vector therefore depends on the longest text of its batch. Checkpoints trained this way lose quality when
+    pooled correctly; new models should use `Pooling`.
 
     Args:
         embedding_dimension: Trunk width.
@@ -290,9 +290,9 @@ class QNet(Family):
 def _first_gate(sizes: list[int], config: QNetConfig) -> float:
     """Return the factor of a new q-net's score.
 
-    A layer-normalised hidden state is `sqrt(size)` long, where the points of the base similarity have norm 1. Without
-    this factor one step of the optimiser changes a q-net's score that many times as much as it changes the base, and
-    a warm start is forgotten before anything is learned.
+    A layer-normalised hidden state is `sqrt(size)` long, while the points of the base similarity have norm 1. Without
+    this factor, one step of the optimiser changes a q-net's score that many times as much as the base, and a warm start
+    is forgotten before anything is learned.
     """
     deep = len(sizes) > 2 and config.converter == _GATED
     return sizes[-2] ** -0.5 if config.warm_start and deep else 1.0

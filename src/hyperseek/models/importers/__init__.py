@@ -1,1 +1,1 @@
-"""The files of the original systems: checkpoints and encoded corpora."""
+"""Files of the original systems: checkpoints and encoded corpora."""

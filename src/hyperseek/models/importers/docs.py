@@ -1,4 +1,4 @@
-"""Reading the `.docs` files that the original Hypencoder encodes a corpus to."""
+"""The `.docs` files into which the original Hypencoder encodes a corpus."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def _next_record(file: IO[bytes]) -> bytes:
     head = file.read(4)
     size = int.from_bytes(head, "big")
     if size > LARGEST_RECORD:
-        raise ValueError(f"its length is said to be {size:,} bytes, and at most {LARGEST_RECORD:,} are read")
+        raise ValueError(f"it claims to be {size:,} bytes long, and at most {LARGEST_RECORD:,} are read")
     record = file.read(size)
     if len(head) < 4 or len(record) < size:
         raise EOFError("the file ends within a record or lacks its closing zeros")
@@ -105,13 +105,13 @@ def _read_vector(node: dict[int, Any]) -> Vector:
 
 def _text(value: Any) -> str:
     if not isinstance(value, bytes):
-        raise ValueError("a number stands where a text should be")
+        raise ValueError("it has a number where a text belongs")
     return value.decode()
 
 
 def _message(value: Any) -> dict[int, Any]:
     if not isinstance(value, bytes):
-        raise ValueError("a number stands where a message should be")
+        raise ValueError("it has a number where a message belongs")
     return dict(read_fields(value))
 
 
@@ -129,7 +129,7 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         Field number and value: an integer for variable-length integers, bytes for everything else.
 
     Raises:
-        ValueError: The message is cut short or is none.
+        ValueError: The message is cut short or is not one.
     """
     position = 0
     while position < len(message):

@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 # Wrappers of training frameworks put these in front of every name.
 _WRAPPERS = ("module.", "_orig_mod.", "model.")
 _SIDES = {"query": "query_encoder.", "document": "passage_encoder."}
-# A pooler is never used here, and neither is the position buffer that old transformers saved.
+# A pooler is never used here, nor is the position buffer that old versions of transformers saved.
 _IGNORABLE = ("pooler.", "embeddings.position_ids")
 
 
@@ -43,7 +43,7 @@ class _Side(Config, extra="ignore"):
 
 
 class _Original(Config, extra="ignore"):
-    """The original's `config.json`: missing keys take the original's defaults, stray ones are ignored."""
+    """The original's `config.json`: missing keys take the original's defaults, unknown ones are ignored."""
 
     query_encoder_kwargs: _Side = _Side()
     passage_encoder_kwargs: _Side = _Side()
@@ -64,11 +64,11 @@ def import_hypencoder(
 
     Args:
         path: The checkpoint's folder, with `config.json` and `model.safetensors` or `pytorch_model.bin`.
-        trunk: Folder or Hub name that the trunk's configuration and tokenizer come from; None takes the name in the
-            checkpoint's `config.json`, relative names being relative to the folder. Its weights are not read.
+        trunk: Folder or Hub name of the trunk's configuration and tokenizer; None takes the name in the checkpoint's
+            `config.json`, where a relative path starts at the folder. Its weights are not read.
         weights: The weight file; None looks for the usual names in the folder.
         legacy_padded_mean: For checkpoints with `pooling_type: mean`: pool as the original did, which also sums
-            padded positions, so that vectors depend on their batch. Checkpoints were trained that way.
+            padded positions, so that vectors depend on their batch. Checkpoints were trained this way.
         query_length: Most tokens of a query; the original trained with 32 and searched with 32 to 64.
         document_length: Most tokens of a document.
         device: Where to put the model; None takes a GPU if there is one.
@@ -77,7 +77,7 @@ def import_hypencoder(
         The retriever, in float32; `save` writes it in this library's format.
 
     Raises:
-        ModelError: The folder is no such checkpoint, or tensors are missing.
+        ModelError: The folder is not such a checkpoint, or tensors are missing.
     """
     folder = Path(path)
     if not (folder / "config.json").is_file():
@@ -138,7 +138,7 @@ def _built(
 
 
 def _by_side(tensors: Mapping[str, Tensor], *, shared: bool) -> dict[str, dict[str, Tensor]]:
-    """Split a state dict by encoder, with the prefixes taken off; a shared transformer goes to both."""
+    """Split a state dict by encoder and remove the prefixes; a shared transformer goes to both."""
     sides: dict[str, dict[str, Tensor]] = {side: {} for side in _SIDES}
     stray = []
     for name, tensor in tensors.items():
@@ -158,7 +158,7 @@ def _by_side(tensors: Mapping[str, Tensor], *, shared: bool) -> dict[str, dict[s
 
 
 def _share(query: dict[str, Tensor], document: dict[str, Tensor]) -> None:
-    """Keep a shared transformer once, on the query side, whichever prefix it was saved under."""
+    """Keep a shared transformer once, on the query side, whatever prefix it was saved under."""
     for name in [name for name in document if name.startswith("transformer.")]:
         tensor = document.pop(name)
         if name in query and not torch.equal(query[name], tensor):
@@ -172,7 +172,7 @@ def _share(query: dict[str, Tensor], document: dict[str, Tensor]) -> None:
 def _trunk(
     folder: Path, side: _Side, override: str | os.PathLike[str] | None, tensors: dict[str, Tensor]
 ) -> Transformer:
-    """Build the transformer of one side from a configuration and the checkpoint's tensors, which are used up."""
+    """Build the transformer of one side from a configuration and the checkpoint's tensors, which are removed."""
     from transformers import AutoConfig, AutoModel, AutoTokenizer
 
     location = _trunk_location(folder, side, override)
@@ -243,7 +243,7 @@ def _head(side: _Side, tensors: dict[str, Tensor]) -> QNetHead:
 
 
 def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Drop nulls and turn a missing section into an empty one, so that the defaults apply."""
+    """Drop nulls, so that the defaults apply."""
     return {
         key: _without_nulls(value) if isinstance(value, Mapping) and key.endswith("_encoder_kwargs") else value
         for key, value in values.items()
@@ -265,7 +265,7 @@ def read_weights(folder: Path, weights: str | os.PathLike[str] | None = None) ->
         The tensors, on the CPU.
 
     Raises:
-        ModelError: There is no weight file, or it holds something else.
+        ModelError: There is no weight file, or it holds something other than tensors.
     """
     candidates = [Path(weights)] if weights is not None else [folder / name for name in _NAMES]
     found = next((path for path in candidates if path.is_file()), None)
@@ -279,10 +279,10 @@ def read_weights(folder: Path, weights: str | os.PathLike[str] | None = None) ->
         [key for key, value in loaded.items() if not isinstance(value, Tensor)] if isinstance(loaded, dict) else []
     )
     if strange or not isinstance(loaded, dict):
-        what = f"{shown(strange[0])} is no tensor" if strange else f"it holds a {type(loaded).__name__}"
-        raise ModelError(f"{found} is no plain file of named tensors: {what}; save the model's state_dict() alone")
+        what = f"{shown(strange[0])} is not a tensor" if strange else f"it holds a {type(loaded).__name__}"
+        raise ModelError(f"{found} is not a plain file of named tensors: {what}; save the model's state_dict() alone")
     for name, tensor in loaded.items():
         if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            # Repeated by its strides, it may stand for more than any memory holds.
+            # Strides can repeat a few bytes into a tensor larger than any memory.
             raise ModelError(f"{found} has a tensor {shown(name)} that is not stored in full")
     return {str(name): tensor for name, tensor in loaded.items()}

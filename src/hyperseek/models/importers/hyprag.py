@@ -1,8 +1,8 @@
-"""Importing fully hyperbolic checkpoints of HypRAG (`ALBertModel`, HyTE-FH), which their own loader reads in part.
+"""Importing fully hyperbolic checkpoints of HypRAG (`ALBertModel`, HyTE-FH), of which their own loader reads a part.
 
-A checkpoint of masked-token pre-training has its tensors under `model.`, with `head.` and `decoder.` beside; one of
-contrastive training under `trunk.`, or under nothing. Every module of the original that knows the manifold repeats its
-squared radius as `...k` and `...c`; they are read as the one number they must be, and not kept.
+A checkpoint of masked-token pre-training has its tensors under `model.`, beside `head.` and `decoder.`; one of
+contrastive training under `trunk.` or without a prefix. Every module of the original that knows the manifold repeats
+its squared radius as `...k` and `...c`, which must all be one number.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ _M = TypeVar("_M", LorentzEncoder, LorentzForMaskedLM)
 # Training frameworks put the first two in front of every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 _HEADS = ("head.", "decoder.")
-_LONGEST = 256  # tokens of a text, where the checkpoint does not say; the original's evaluation cuts there
+_LONGEST = 256  # tokens of a text if the checkpoint does not say; the original's evaluation cuts there
 
 
-# What both configurations call by one name.
+# Fields of the same name in both configurations.
 _SAME = (
     "vocab_size",
     "hidden_size",
@@ -104,18 +104,18 @@ def is_hyprag(folder: Path) -> bool:
 def read_hyprag(
     path: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None
 ) -> LorentzEncoder | LorentzForMaskedLM:
-    """Read a checkpoint as a model of transformers, to save, to train further, or to look at.
+    """Read a checkpoint as a model of transformers, to save, train further or inspect.
 
     Args:
-        path: The checkpoint's folder, with `config.json` and the weights, or with a folder `model` that has them.
+        path: The checkpoint's folder, which has `config.json` and the weights, or a folder `model` with them.
         weights: The weight file; None looks for the usual names.
 
     Returns:
-        The model with its head of masked tokens if it has one, in float32; it rotates positions as the original does.
+        The model, with its masked-token head if it has one, in float32; it rotates positions as the original does.
 
     Raises:
-        ModelError: The folder is no such checkpoint; or a tensor is missing, or of another shape, or fits nowhere; or
-            the layers were trained with curvatures of their own, as the original does where they are trained.
+        ModelError: The folder is not such a checkpoint; a tensor is missing, has another shape, or fits nowhere; or
+            layers have different curvatures, as in the original if curvatures are trained.
     """
     folder = _model_folder(Path(path))
     if not (folder / "config.json").is_file():
@@ -138,7 +138,7 @@ def _read(tensors: dict[str, Tensor], original: _Original, folder: Path) -> Lore
     config = _config(original, tensors, radius_squared, folder)
     if not any(name.startswith(_HEADS) for name in tensors):
         return _filled(LorentzEncoder(config), tensors, folder)
-    # Said to be tied, and not used by the original.
+    # The original ties it by name and never uses it.
     tensors.pop("decoder.weight", None)
     return _filled(
         LorentzForMaskedLM(config),
@@ -164,14 +164,14 @@ def import_hyprag(
 
     Args:
         path: See `read_hyprag`.
-        tokenizer: Folder or Hub name of the tokenizer it was trained with; None looks in the folder.
+        tokenizer: Folder or Hub name of the tokenizer of its training; None looks in the folder.
         weights: See `read_hyprag`.
-        pooling: How tokens are pooled; None takes what `config.json` names.
-        distance: What points are compared by; all rank alike.
-        query_prompt: What was put before queries in training. The original does not save it; this is its default.
-        document_prompt: The same of documents.
-        query_length: Most tokens of a query; None takes what `config.json` says, or 256.
-        document_length: Most tokens of a document; the same.
+        pooling: How tokens are pooled; None takes the pooling in `config.json`.
+        distance: How points are compared; all rank alike.
+        query_prompt: Text put before queries in training. The original does not save it; this is its default.
+        document_prompt: The same for documents.
+        query_length: Most tokens of a query; None takes the length in `config.json`, or 256.
+        document_length: The same for documents.
         device: Where to put the model; None takes a GPU if there is one.
 
     Returns:
@@ -179,7 +179,7 @@ def import_hyprag(
         the checkpoint was trained.
 
     Raises:
-        ModelError: See `read_hyprag`; or the tokenizer has tokens that the model does not know.
+        ModelError: As for `read_hyprag`; or the tokenizer has tokens that the model does not know.
     """
     model = read_hyprag(path, weights=weights)
     encoder = model if isinstance(model, LorentzEncoder) else model.model
@@ -222,12 +222,12 @@ def _retriever(
 
 
 def _model_folder(folder: Path) -> Path:
-    """Return where the weights are: a training step keeps them in a folder of their own, beside the optimiser's."""
+    """Return the folder of the weights: a training checkpoint has one for them, beside the optimiser's."""
     return folder / "model" if (folder / "model" / "config.json").is_file() else folder
 
 
 def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take off what wrappers and models put in front of names."""
+    """Remove the prefixes that wrappers and models put before names."""
     named = {}
     for name, tensor in tensors.items():
         bare = name
@@ -235,12 +235,14 @@ def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             bare = bare.removeprefix(wrapper)
         named[bare.removeprefix("trunk.").removeprefix("model.")] = tensor.float()
     if len(named) < len(tensors):
-        raise ModelError("tensors of this checkpoint have one name but for their prefix; it holds more than one model")
+        raise ModelError(
+            "tensors of this checkpoint differ only in the prefix of their names; it holds more than one model"
+        )
     return named
 
 
 def _squared_radius(tensors: dict[str, Tensor], original: _Original, folder: Path) -> float:
-    """Take the repeated `...k` and `...c` out of the tensors and return the number that they all must be."""
+    """Remove the repeated `...k` and `...c` from the tensors and return the number that all of them must be."""
     names = [name for name in tensors if name.rpartition(".")[2] in ("k", "c")]
     for name in names:
         if tensors[name].numel() != 1 or not 0 < float(tensors[name]) < math.inf:
