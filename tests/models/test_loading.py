@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import BertModel
 from hyperseek import HyperseekError
 from hyperseek._machine import check_device
 from hyperseek.errors import InputError, ModelError
-from hyperseek.models import ModelConfig, build, load
+from hyperseek.models import ModelConfig, build, import_hypencoder, load
 from hyperseek.scoring import LinearScorer, Space, load_scorer
 
 WITHOUT_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")
@@ -95,6 +96,34 @@ def test_a_model_that_keeps_no_token_is_refused(tiny_encoder: str, tmp_path: Pat
     retriever.save(tmp_path / "model")
     with pytest.raises(ModelError, match=f"keeps {length} tokens of a query; a model keeps at least 1"):
         load(tmp_path / "model", device="cpu")
+
+
+def test_a_length_beyond_the_encoder_is_an_error_of_ours(tiny_encoder: str) -> None:
+    retriever = build(ModelConfig(trunk=tiny_encoder), device="cpu")
+    retriever.route("document")[0].max_seq_length = 10_000
+    with pytest.raises(ModelError, match=r"Transformer fails on a batch of size \(1, 2\d\d\): .*maximum length"):
+        retriever.encode_documents(["dog " * 200])
+
+
+def test_a_token_far_beyond_the_embeddings_is_refused_before_the_tokenizer_is_saved(
+    tiny_encoder: str, tmp_path: Path
+) -> None:
+    # Saving a tokenizer counts up to the number of its last token.
+    shutil.copytree(tiny_encoder, tmp_path / "model")
+    tensors = load_file(tmp_path / "model" / "model.safetensors")
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(
+        {f"query_encoder.transformer.{name}": tensor for name, tensor in tensors.items()},
+        tmp_path / "model" / "pytorch_model.bin",
+    )
+    side = {"model_name_or_path": tiny_encoder, "pooling_type": "cls"}
+    config = {"query_encoder_kwargs": side, "passage_encoder_kwargs": side, "shared_encoder": True}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    tokenizer = json.loads((tmp_path / "model" / "tokenizer.json").read_text())
+    tokenizer["model"]["vocab"]["[SEP]"] = 10**9
+    (tmp_path / "model" / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(ModelError, match="has a token 1000000000, but its encoder knows"):
+        import_hypencoder(tmp_path / "model")
 
 
 def test_a_model_prints_as_what_it_is(tiny_encoder: str) -> None:

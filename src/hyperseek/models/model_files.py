@@ -234,6 +234,26 @@ def check_complete(model: SentenceTransformer, files: ModelFiles) -> None:
             )
 
 
+def check_vocabulary(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedModel, source: object) -> None:
+    """Check that an encoder knows every token of its tokenizer; before saving, which counts up to the largest number.
+
+    Args:
+        tokenizer: The tokenizer.
+        encoder: The encoder.
+        source: Where both come from, for the message.
+
+    Raises:
+        ModelError: The tokenizer has a token beyond the encoder's embeddings.
+    """
+    known = int(cast(Tensor, encoder.get_input_embeddings().weight).shape[0])
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= known:
+        raise ModelError(
+            f"the tokenizer of {source} has a token {largest}, but its encoder knows {known} tokens; "
+            f"they do not belong together"
+        )
+
+
 def check_usable(retriever: Retriever) -> None:
     """Check that a model turns a text into numbers on either side, so that a misfit is found here and not later.
 
@@ -248,13 +268,7 @@ def check_usable(retriever: Retriever) -> None:
         tokenizer, encoder = getattr(first, "tokenizer", None), getattr(first, "model", None)
         if not isinstance(encoder, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
             continue
-        known = int(cast(Tensor, encoder.get_input_embeddings().weight).shape[0])
-        largest = max(tokenizer.get_vocab().values(), default=-1)
-        if largest >= known:
-            raise ModelError(
-                f"the tokenizer of {retriever.source} has a token {largest}, but its encoder knows {known} tokens; "
-                f"they do not belong together"
-            )
+        check_vocabulary(tokenizer, encoder, retriever.source)
     with torch.inference_mode():
         points = retriever.points(retriever.forward(retriever.preprocess(["a"], "document"), "document"))
         score = retriever.compile(["a"]).score(points)

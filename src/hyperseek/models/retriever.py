@@ -23,7 +23,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
-from hyperseek.errors import InputError, ModelError
+from hyperseek.errors import HyperseekError, InputError, ModelError, brief
 from hyperseek.models.encoding import (
     CPU_BATCH_TOKENS,
     GPU_BATCH_TOKENS,
@@ -410,7 +410,18 @@ class Retriever:
 def _run(modules: Sequence[nn.Module], features: dict[str, Any], side: Side | None) -> dict[str, Any]:
     for module in modules:
         told = {"task": side} if "task" in getattr(module, "forward_kwargs", ()) else {}
-        features = module(features, **told)
+        try:
+            features = module(features, **told)
+        except HyperseekError:
+            raise
+        except (RuntimeError, IndexError, ValueError, KeyError, TypeError) as error:
+            if isinstance(error, torch.OutOfMemoryError):
+                raise
+            size = tuple(features["input_ids"].shape) if "input_ids" in features else "unknown"
+            raise ModelError(
+                f"the module {type(module).__name__} fails on a batch of size {size}: {brief(error)}; the files of the "
+                f"model do not belong together, or its maximum length is more than it can read"
+            ) from error
     return features
 
 

@@ -22,7 +22,7 @@ from hyperseek._machine import check_device
 from hyperseek.errors import ModelError, shown
 from hyperseek.models.families.qnet import PaddedMeanPooling, QNetHead
 from hyperseek.models.loading import loading, resolve_name
-from hyperseek.models.model_files import check_layers, check_usable
+from hyperseek.models.model_files import check_layers, check_usable, check_vocabulary
 from hyperseek.models.retriever import Retriever
 
 logger = logging.getLogger(__name__)
@@ -197,6 +197,7 @@ def _trunk(
             f"is trunk= the right architecture?"
         )
     tensors.update({prefix + name: own[name] for name in result.unexpected_keys if not name.startswith(_IGNORABLE)})
+    check_vocabulary(tokenizer, model, location)
     with tempfile.TemporaryDirectory() as temporary:
         model.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)

@@ -28,7 +28,7 @@ from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfi
 from hyperseek.models.families.lorentz.transformer import lorentz_model, pooling_module, transformer_module
 from hyperseek.models.importers.hypencoder import read_weights
 from hyperseek.models.loading import loading, resolve_name
-from hyperseek.models.model_files import check_usable
+from hyperseek.models.model_files import check_usable, check_vocabulary
 from hyperseek.models.retriever import Retriever
 from hyperseek.nn.lorentz import LorentzPooler, PoolingName
 
@@ -213,6 +213,7 @@ def _retriever(
     pooler = encoder.pooler
     if pooler is None or (pooling is not None and pooling != pooler.pooling):
         pooler = LorentzPooler(pooling or config.pooling, config.hidden_size)
+    check_vocabulary(tokenizer, encoder, source)
     trunk = transformer_module(encoder, tokenizer)
     trunk.query_length = lengths[0] or config.max_position_embeddings
     trunk.document_length = lengths[1] or config.max_position_embeddings
