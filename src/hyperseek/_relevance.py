@@ -1,12 +1,16 @@
-"""One meaning of "relevant", "the same text" and "the query itself", and the measures that validation needs."""
+"""One meaning of "relevant", "the same text" and "the query itself", and the measures of ours and of other packages."""
 
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import math
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Self
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+from hyperseek._registry import Registry
+from hyperseek.errors import InputError, UnknownNameError, shown
 
 _KEY_BYTES = 8  # two of a billion texts share a key with a chance of 3 %, and only those of one query are compared
 
@@ -127,3 +131,85 @@ def normalized_gain(ranked: Sequence[float], judged: Sequence[float], depth: int
 
 def _discounted(gains: Sequence[float], largest: float) -> float:
     return math.fsum(max(gain, 0) / largest / math.log2(rank + 1) for rank, gain in enumerate(gains, start=1))
+
+
+Measure = Callable[[Sequence[int], Sequence[int], int], float]
+"""From the grades of the best K documents, the grades of all judged ones, at least one of them relevant, and K, to a
+number; higher is better."""
+
+
+def _check_measure(name: str, value: Any) -> None:
+    if not callable(value):
+        raise InputError(f"the measure {name!r} must be a function of grades, grades and a depth, not {shown(value)}")
+    if importlib.util.find_spec("ir_measures") is not None:
+        taken: Mapping[str, Any] = importlib.import_module("ir_measures").measures.registry
+        if name in taken:
+            raise InputError(f"the name {name!r} is taken by a measure of ir-measures; choose another")
+
+
+def _gain(top: Sequence[int], judged: Sequence[int], depth: int) -> float:
+    return normalized_gain(top, judged, depth)
+
+
+def _reciprocal_rank(top: Sequence[int], judged: Sequence[int], depth: int) -> float:
+    return next((1 / rank for rank, grade in enumerate(top, start=1) if is_relevant(grade)), 0.0)
+
+
+def _recall(top: Sequence[int], judged: Sequence[int], depth: int) -> float:
+    return sum(map(is_relevant, top)) / sum(map(is_relevant, judged))
+
+
+_OURS = {"R": f"{__name__}:_recall", "RR": f"{__name__}:_reciprocal_rank", "nDCG": f"{__name__}:_gain"}
+MEASURES: Registry[Measure] = Registry("measure", "hyperseek.measures", _OURS, check=_check_measure)
+
+
+def register_measure(name: str) -> Callable[[Measure], Measure]:
+    """Register a measure for `evaluate` and for validation during training, as a decorator.
+
+    The function gets the grades of the best K documents, the grades of all judged documents of the query, at least one
+    of them relevant, and K; higher values are better. Another package registers one by an entry point of
+    `hyperseek.measures`.
+
+    Args:
+        name: What is given before the `@K`, as `-m` and `validation.metric` read it.
+
+    Returns:
+        The decorator, which returns the function unchanged.
+
+    Raises:
+        InputError: The name is taken, here or in ir-measures.
+    """
+    decorator: Callable[[Measure], Measure] = MEASURES.register(name)
+    return decorator
+
+
+def measure(name_at: str, ranked: Sequence[int], judged: Sequence[int]) -> float:
+    """Measure the ranking of one query.
+
+    Args:
+        name_at: `nDCG@K` (linear gain), `RR@K` or `R@K`, or a registered name with its `@K`.
+        ranked: Grades of the documents found, best first; 0 where a document is not judged.
+        judged: Grades of all judged documents, at least one of them relevant.
+
+    Returns:
+        A number, in [0, 1] for ours; grades of 1 and more are relevant.
+
+    Raises:
+        UnknownNameError: There is no such measure.
+    """
+    name, depth = cut_off(name_at)
+    return MEASURES[name](ranked[:depth], judged, depth)
+
+
+def cut_off(name_at: str) -> tuple[str, int]:
+    """Split `NAME@K` into name and K; UnknownNameError where there is no such measure."""
+    name, at, depth = name_at.partition("@")
+    if name not in MEASURES or not at or not depth.isdigit() or int(depth) < 1:
+        raise UnknownNameError("measure", name_at, [f"{known}@10" for known in MEASURES])
+    return name, int(depth)
+
+
+def known_measure(name_at: str) -> str:
+    """Return `name_at`, for validators of configurations; UnknownNameError where there is no such measure."""
+    cut_off(name_at)
+    return name_at

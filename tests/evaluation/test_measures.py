@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Sequence
 
 import pytest
 
-from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.evaluation import aggregate, calculate, measure_names
+from hyperseek._relevance import MEASURES
+from hyperseek.errors import HyperseekError, InputError, UnknownNameError
+from hyperseek.evaluation import aggregate, calculate, measure_names, register_measure
 from hyperseek.evaluation._measures import check_depth, depth
 
 
@@ -101,3 +103,31 @@ def test_unusable_runs(small_run, small_qrels):
         calculate({"q1": {"d1": math.nan}}, small_qrels, "AP")
     with pytest.raises(InputError, match="over no queries"):
         aggregate({"AP": {}})
+
+
+def test_a_registered_measure_is_computed_beside_the_others() -> None:
+    @register_measure("Found")
+    def found(top: Sequence[int], judged: Sequence[int], depth: int) -> float:
+        return float(max(top, default=0) == max(judged)) if depth != 13 else 1 / 0
+
+    try:
+        qrels = {"q1": {"a": 2, "b": 1}, "q2": {"a": 1}, "q3": {"a": 0}, "q4": {"a": 1}}
+        run = {"q1": {"b": 3.0, "c": 2.0, "a": 1.0}, "q2": {"a": 1.0}, "q3": {"a": 1.0}}
+        values = calculate(run, qrels, "Found@2 R@2 Found@3")
+        assert list(values) == ["Found@2", "R@2", "Found@3"]
+        assert values["Found@2"] == {"q1": 0.0, "q2": 1.0, "q3": 0.0, "q4": 0.0}
+        assert values["Found@3"] == {"q1": 1.0, "q2": 1.0, "q3": 0.0, "q4": 0.0}
+        assert aggregate(values)["Found@3"] == 0.5
+        assert depth("Found@7") == 7
+        for name, message in (("Found", "write it as Found@CUTOFF"), ("Found(rel=2)@3", "as in Found@10")):
+            with pytest.raises(HyperseekError, match=message):
+                measure_names(name)
+        with pytest.raises(HyperseekError, match="the measure Found@13 failed: division by zero"):
+            calculate(run, qrels, "Found@13")
+        with pytest.raises(HyperseekError, match=r"unknown measure 'Foudn'; did you mean 'Found'\?"):
+            measure_names("Foudn@3")
+    finally:
+        MEASURES.unregister("Found")
+    for name in ("nDCG", "Bpref"):
+        with pytest.raises(HyperseekError, match=f"the name '{name}' is taken"):
+            register_measure(name)(found)

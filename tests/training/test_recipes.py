@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from hyperseek import HyperseekError
+from hyperseek._relevance import cut_off
 from hyperseek.data.open import parse_source
 from hyperseek.errors import ConfigError
 from hyperseek.models import LorentzConfig
 from hyperseek.pretraining import read_pretrain_recipe
 from hyperseek.training import Recipe, find_recipe, read_recipe
 from hyperseek.training._sources import expanded
-from hyperseek.training._validation import cut_off
 from hyperseek.training.losses import Objective
 
 # Recipes of pre-training are of another form; tests/pretraining reads them.

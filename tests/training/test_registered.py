@@ -17,6 +17,7 @@ import yaml
 from torch import Tensor
 
 from hyperseek.errors import ConfigError, InputError
+from hyperseek.evaluation import register_measure
 from hyperseek.training import (
     Loss,
     LossConfig,
@@ -25,7 +26,6 @@ from hyperseek.training import (
     ScoredBatch,
     register_batches,
     register_loss,
-    register_metric,
     register_schedule,
 )
 from hyperseek.training.losses import LOSSES, Objective
@@ -69,8 +69,8 @@ halved = outside:halved
 [hyperseek.batches]
 in_two = outside:in_two
 
-[hyperseek.validation_metrics]
-Success = outside:success
+[hyperseek.measures]
+Found = outside:success
 """
 
 
@@ -95,7 +95,7 @@ def test_a_package_outside_the_project_trains_with_its_own_loss(
     values["losses"] = {"hinge": {"margin": 0.3}, "contrastive": {"temperature": 0.05}}
     values["train"] |= {"schedule": "halved", "log_every": 1}
     values["data"]["batches"] = "in_two"
-    values["validation"]["metric"] = "Success@2"
+    values["validation"]["metric"] = "Found@2"
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values))
     run = subprocess.run(
@@ -108,7 +108,7 @@ def test_a_package_outside_the_project_trains_with_its_own_loss(
     assert run.returncode == 0, run.stderr
     record = json.loads((tmp_path / "model" / "run.json").read_text())
     assert record["recipe"]["losses"]["hinge"] == {"weight": 1.0, "margin": 0.3}
-    assert record["metric"] == "Success@2"
+    assert record["metric"] == "Found@2"
     queries = 12
     scores = [entry["scores"]["toy"] for entry in record["validation"]]
     assert all(0 < score <= 1 and (score * queries).is_integer() for score in scores)
@@ -151,7 +151,7 @@ def test_a_loss_is_registered_by_a_decorator(make_batch: Callable[..., ScoredBat
         (register_loss, "matryoshka"),
         (register_schedule, "cosine"),
         (register_batches, "mixed"),
-        (register_metric, "nDCG"),
+        (register_measure, "nDCG"),
     ],
 )
 def test_taken_names_are_refused(register: Callable[[str], Callable[[object], object]], name: str) -> None:

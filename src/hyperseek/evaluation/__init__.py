@@ -1,5 +1,6 @@
 """Measuring rankings: measures, protocols, paired comparisons, seen and unseen slices."""
 
+from hyperseek._relevance import register_measure
 from hyperseek.evaluation._compare import compare
 from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistics
 from hyperseek.evaluation._export import write_original_files, write_results
@@ -35,6 +36,7 @@ __all__ = [
     "rank_bm25",
     "rank_file",
     "rank_index",
+    "register_measure",
     "slice_by_training",
     "trained_on",
     "write_original_files",

@@ -1,4 +1,4 @@
-"""Measures by name, computed by ir-measures, and p-MRR for changed instructions."""
+"""Measures by name, computed by ir-measures or registered, and p-MRR for changed instructions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 from hyperseek._order import best_first
-from hyperseek._relevance import normalized_gain
+from hyperseek._relevance import MEASURES, is_relevant, normalized_gain
 from hyperseek.errors import InputError, UnknownNameError, brief, require
 from hyperseek.types import Qrels, Run
 
@@ -95,6 +95,8 @@ def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:
         if measure.NAME == "nDCG" and measure["dcg"] == "log2":
             # Ours, since only here the size of a grade counts, and pytrec_eval reserves memory for that many.
             values[str(measure)] |= {query: _ndcg(measure, ids, grades[query]) for query, ids in ranked.items()}
+        elif isinstance(measure, _Registered):
+            values[str(measure)] |= {query: measure.value(ids, grades[query]) for query, ids in ranked.items()}
         else:
             others.append(measure)
     for name, query, value in _provided(others, ranked, grades) if others else ():
@@ -129,8 +131,10 @@ def _parse(name: str) -> Any:
     ir_measures = require("ir_measures", extra="eval")
     known = ir_measures.measures.registry
     base = name.split("@")[0].split("(")[0].strip()
+    if base not in known and base in MEASURES:
+        return _Registered(base, name.strip())
     if base not in known:
-        raise UnknownNameError("measure", base, [*known, *MEASURE_SETS])
+        raise UnknownNameError("measure", base, [*known, *MEASURES, *MEASURE_SETS])
     try:
         measure = ir_measures.parse_measure(name.strip())
         measure.validate_params()
@@ -148,6 +152,34 @@ def _parse(name: str) -> Any:
     if not ir_measures.DefaultPipeline.supports(measure):
         raise InputError(f"{name} needs a program that is not installed here; see ir-measures' list of providers")
     return measure
+
+
+class _Registered:
+    """A registered measure at a cut-off, as the rest of this module sees those of ir-measures."""
+
+    DEFAULT = 0.0
+
+    def __init__(self, name: str, given: str) -> None:
+        _, at, depth = given.partition("@")
+        if given != f"{name}{at}{depth}" or not depth.isdigit() or int(depth) < 1:
+            raise InputError(f"cannot read the measure {given!r}; write it as {name}@CUTOFF, as in {name}@10")
+        self.NAME, self.params = name, {"cutoff": int(depth)}
+
+    def __str__(self) -> str:
+        return f"{self.NAME}@{self.params['cutoff']}"
+
+    def aggregator(self) -> Any:
+        return require("ir_measures", extra="eval").MeanAgg()
+
+    def value(self, ranked: Sequence[str], grades: Mapping[str, int]) -> float:
+        """Return the value of one query; 0 where nothing is relevant to it."""
+        judged, depth = list(grades.values()), self.params["cutoff"]
+        if not any(map(is_relevant, judged)):
+            return self.DEFAULT
+        try:
+            return float(MEASURES[self.NAME]([grades.get(document, 0) for document in ranked[:depth]], judged, depth))
+        except Exception as error:  # a function of anyone's
+            raise InputError(f"the measure {self} failed: {brief(error)}") from error
 
 
 def _parameters(measure: Any) -> str:

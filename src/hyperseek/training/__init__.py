@@ -11,7 +11,6 @@ from hyperseek.runs.loop import register_schedule
 from hyperseek.training._recipe import Recipe, read_recipe
 from hyperseek.training._run import train
 from hyperseek.training._training_set import register_batches
-from hyperseek.training._validation import register_metric
 from hyperseek.training.losses import (
     AnchorConfig,
     ContrastiveConfig,
@@ -50,7 +49,6 @@ __all__ = [
     "read_record",
     "register_batches",
     "register_loss",
-    "register_metric",
     "register_schedule",
     "train",
 ]

@@ -13,12 +13,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hyperseek._config import Config, meaningless, recipe_values
+from hyperseek._relevance import known_measure
 from hyperseek.data import PrepareOptions
 from hyperseek.errors import ConfigError
 from hyperseek.models import ModelConfig
 from hyperseek.runs.loop import LoopConfig
 from hyperseek.training._training_set import COMPOSITIONS
-from hyperseek.training._validation import known_metric
 from hyperseek.training.losses import LossesConfig, Material, Objective
 from hyperseek.types import NO_OPTIONS, QueryOptions
 
@@ -216,8 +216,8 @@ class ValidationConfig(Config):
 
     Attributes:
         sets: Dev sets by a name of your choice; none for no validation, whatever the section says besides.
-        metric: `nDCG@K`, `RR@K` or `R@K`, or another name that `register_metric` or an entry point of
-            `hyperseek.validation_metrics` gave, with its `@K`.
+        metric: `nDCG@K`, `RR@K` or `R@K`, or another name that
+            `hyperseek.evaluation.register_measure` or an entry point of `hyperseek.measures` gave, with its `@K`.
         every: Steps between validations; None only validates before and after.
         patience: Stop after so many validations without a new best; None for never.
         max_drop: A checkpoint cannot be the best if a set fell by more than this below the untrained model; with
@@ -226,7 +226,7 @@ class ValidationConfig(Config):
     """
 
     sets: Annotated[dict[str, DevSetConfig], BeforeValidator(without_removed)] = Field(default_factory=dict)
-    metric: Annotated[str, AfterValidator(known_metric)] = "nDCG@10"
+    metric: Annotated[str, AfterValidator(known_measure)] = "nDCG@10"
     every: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)
     max_drop: float | None = Field(default=None, ge=0)

@@ -10,15 +10,14 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 
-from hyperseek._registry import Registry
-from hyperseek._relevance import is_relevant, normalized_gain, rows_of_themselves
-from hyperseek.errors import DataError, InputError, UnknownNameError
+from hyperseek._relevance import cut_off, is_relevant, measure, rows_of_themselves
+from hyperseek.errors import DataError, InputError
 from hyperseek.models import Retriever
 from hyperseek.plan import scan
 from hyperseek.scoring import Points, Scorer, VectorPoints
@@ -32,74 +31,6 @@ _QUERIES_AT_ONCE = 32
 _DOCUMENTS_AT_ONCE = 256
 
 logger = logging.getLogger(__name__)
-
-Metric = Callable[[Sequence[int], Sequence[int], int], float]
-"""From the grades of the best K documents, the grades of all judged ones, and K, to a number; higher is better."""
-
-METRICS: Registry[Metric] = Registry("validation metric", "hyperseek.validation_metrics")
-
-
-def register_metric(name: str) -> Callable[[Metric], Metric]:
-    """Register a metric of validation, as a decorator.
-
-    Args:
-        name: What recipes give before the `@K` of `validation.metric`.
-
-    Returns:
-        The decorator, which returns the function unchanged.
-
-    Raises:
-        InputError: The name is taken.
-    """
-    decorator: Callable[[Metric], Metric] = METRICS.register(name)
-    return decorator
-
-
-@register_metric("nDCG")
-def _gain(top: Sequence[int], judged: Sequence[int], depth: int) -> float:
-    return normalized_gain(top, judged, depth)
-
-
-@register_metric("RR")
-def _reciprocal_rank(top: Sequence[int], judged: Sequence[int], depth: int) -> float:
-    return next((1 / rank for rank, grade in enumerate(top, start=1) if is_relevant(grade)), 0.0)
-
-
-@register_metric("R")
-def _recall(top: Sequence[int], judged: Sequence[int], depth: int) -> float:
-    return sum(map(is_relevant, top)) / sum(map(is_relevant, judged))
-
-
-def measure(metric: str, ranked: Sequence[int], judged: Sequence[int]) -> float:
-    """Measure the ranking of one query.
-
-    Args:
-        metric: `nDCG@K` (linear gain), `RR@K` or `R@K`, or a registered name with its `@K`.
-        ranked: Grades of the documents found, best first; 0 where a document is not judged.
-        judged: Grades of all judged documents, at least one of them relevant.
-
-    Returns:
-        A number, in [0, 1] for ours; grades of 1 and more are relevant.
-
-    Raises:
-        UnknownNameError: There is no such metric.
-    """
-    name, depth = cut_off(metric)
-    return METRICS[name](ranked[:depth], judged, depth)
-
-
-def cut_off(metric: str) -> tuple[str, int]:
-    """Split `NAME@K` into name and K; UnknownNameError where there is no such metric."""
-    name, at, depth = metric.partition("@")
-    if name not in METRICS or not at or not depth.isdigit() or int(depth) < 1:
-        raise UnknownNameError("validation metric", metric, [f"{known}@10" for known in METRICS])
-    return name, int(depth)
-
-
-def known_metric(metric: str) -> str:
-    """Return `metric`, for validators of configurations; UnknownNameError where there is no such metric."""
-    cut_off(metric)
-    return metric
 
 
 @dataclass(frozen=True, slots=True)
