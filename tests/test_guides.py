@@ -12,12 +12,18 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
+from hyperseek import Document, Index, Space
 from hyperseek.cli import app
 from hyperseek.plan import Plan
+from hyperseek.plan._plan import STAGES
+from hyperseek.scoring import LinearScorer, VectorPoints
+from hyperseek.training.losses import LOSSES, NO_DOCUMENT, LossesConfig, Objective, ScoredBatch
 
 DOCS = Path(__file__).parent.parent / "docs"
 FAST = ("graph", "search")
@@ -114,3 +120,42 @@ def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     page = (tmp_path / "reference" / "hyperseek.scoring.html").read_text()
     assert 'id="hyperseek.scoring.Scorer.score"' in page
+
+
+def test_the_design_names_files_that_exist_and_its_examples_work(tmp_path: Path) -> None:
+    text = (DOCS / "design.md").read_text()
+    named = set(re.findall(r"`([\w/]+\.py)`", text))
+    assert len(named) > 30
+    source = DOCS.parent / "src" / "hyperseek"
+    missing = [name for name in named if not (source / name).is_file() and not (DOCS.parent / name).is_file()]
+    assert not missing
+    names: dict[str, Any] = {}
+    try:
+        for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+            exec(block, names)
+        one = torch.eye(2, requires_grad=True)
+        batch = ScoredBatch(
+            scorer=LinearScorer(Space("dot", 2), one),
+            points=VectorPoints(torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]])),
+            documents=torch.arange(3),
+            items=torch.tensor([[0], [1]]),
+            known=torch.tensor([[0, 2], [1, NO_DOCUMENT]]),
+            labels=torch.full((2, 1), torch.nan),
+        )
+        recipe = LossesConfig.from_mapping({"focal": {"gamma": 1, "weight": 0.5}})
+        loss, parts = Objective(recipe)(batch)
+        # The first query has one other document that is not a positive of its own, the second has two.
+        shares = torch.tensor([1, 0]).float().softmax(0)[0], torch.tensor([1, 1, 0]).float().softmax(0)[0]
+        expected = -sum((1 - share) * share.log() for share in shares) / 2
+        assert parts["focal"] == pytest.approx(float(expected))
+        loss.backward()
+        assert one.grad is not None
+        items = [(Document(str(row), "text", metadata={"even": row % 2 == 0}), torch.ones(2)) for row in range(6)]
+        index = Index.from_vectors(tmp_path / "index", items, Space("dot", 2))
+        scorer = LinearScorer(Space("dot", 2), torch.ones(1, 2))
+        for where, ids in ((None, ["5", "4"]), ("even = true", ["4", "2"])):
+            hits = index.search(scorer, k=2, where=where, plan={"kind": "newest", "n": 2})
+            assert [hit.id for hit in hits[0]] == ids
+    finally:
+        LOSSES.unregister("focal")
+        STAGES.unregister("newest")
