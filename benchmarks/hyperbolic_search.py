@@ -36,7 +36,7 @@ from _hardware import describe_hardware
 from hyperseek._files import write_json
 from hyperseek.engines import ChartRecord, FlatConfig, HnswConfig, IvfConfig, StructureConfig, VectorStructure
 from hyperseek.index import Index
-from hyperseek.plan import Engine, Ground, Plan, Rescore, Scan
+from hyperseek.plan import Engine, Exhaustive, OpenIndex, Plan, Rescore
 from hyperseek.scoring import LinearScorer, Space
 from hyperseek.store.attachments import Attached
 
@@ -74,7 +74,7 @@ SYSTEMS = [
 _ALONE = 40  # queries that are searched alone
 
 
-EXHAUSTIVE = Plan(stages=(Scan(),))
+EXHAUSTIVE = Plan(stages=(Exhaustive(),))
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Case:
         )
 
 
-class OneLook(Ground):
+class OneLook(OpenIndex):
     """An index whose engines are never asked a second time."""
 
     def attached(self, name: str | None = None, kind: str | None = None) -> Attached:

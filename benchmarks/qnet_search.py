@@ -1,4 +1,4 @@
-"""Q-net search beyond the exhaustive scan: surrogates, the paper's graph and BM25, by size and depth.
+"""Q-net search beyond the exhaustive scan: surrogates, the paper's graph and full text, by size and depth.
 
     python benchmarks/qnet_search.py --indexes DIR --models DIR --queries FILE --output FOLDER [--sizes 5000 50000]
 
@@ -36,7 +36,7 @@ from hyperseek._files import write_json
 from hyperseek.data import read_queries
 from hyperseek.index import Index
 from hyperseek.models import load
-from hyperseek.plan import BM25, Candidates, Graph, Ground, Plan, Rescore, Scan, Search, Surrogate
+from hyperseek.plan import Candidates, Exhaustive, FullText, Graph, OpenIndex, Plan, Rescore, Search, Surrogate
 from hyperseek.scoring import QNetScorer, Scorer, Space
 from hyperseek.types import Document
 
@@ -89,10 +89,10 @@ def reference(scorer: QNetScorer, vectors: Tensor, k: int) -> tuple[Tensor, floa
     return torch.stack(rows), 1000 * (time.perf_counter() - start) / len(scorer)
 
 
-def plans(ground: Ground, depth: int) -> dict[str, Plan]:
+def plans(ground: OpenIndex, depth: int) -> dict[str, Plan]:
     """Name what is compared."""
     kinds = [item.name for item in ground.attachments.items]
-    named = {"exhaustive": Plan(stages=(Scan(),))}
+    named = {"exhaustive": Plan(stages=(Exhaustive(),))}
     for engine in ("scan", *(name for name in kinds if name in ("hnsw", "ivf"))):
         label = "flat" if engine == "scan" else engine
         for n, refits in ((300, 0), (1000, 0), (1000, 1)):
@@ -102,7 +102,7 @@ def plans(ground: Ground, depth: int) -> dict[str, Plan]:
     if "graph" in kinds and depth:
         named["graph efficient 1"] = Plan(stages=(Graph(preset="efficient_1"),))
         named["graph efficient 2"] = Plan(stages=(Graph(preset="efficient_2"),))
-    named["BM25 1000"] = BM25(n=1000) >> Rescore()
+    named["BM25 1000"] = FullText(n=1000) >> Rescore()
     return named
 
 
@@ -118,7 +118,7 @@ def single(plan: Plan, search: Search) -> float:
         if len(times) >= 3 and sum(times) > 5:
             break
         assert search.texts is not None
-        alone = Search(search.ground, search.scorer[query : query + 1], search.texts[query : query + 1], None, search.k)
+        alone = Search(search.index, search.scorer[query : query + 1], search.texts[query : query + 1], None, search.k)
         start = time.perf_counter()
         plan.run(alone)
         times.append(time.perf_counter() - start)

@@ -20,7 +20,7 @@ from hyperseek.index import Index
 from hyperseek.mining import MiningOptions, RefineOptions, refine
 from hyperseek.mining._teachers import RetrieverTeacher
 from hyperseek.models import ModelConfig, Retriever, build, families, load, register_family
-from hyperseek.plan import Dense, Plan, Rescore, Scan
+from hyperseek.plan import Dense, Exhaustive, Plan, Rescore
 from hyperseek.training import Recipe, train
 from hyperseek.types import Document, Query, QueryOptions
 
@@ -95,21 +95,21 @@ def test_stages_of_plans_carry_options_of_their_own(index: Index, tmp_path: Path
     file = tmp_path / "plan.yaml"
     file.write_text("stages:\n- {kind: scan, n: 4, options: {level: 0}}\n- kind: rescore\n  options: {level: 2}\n")
     plan = Plan.load(file)
-    assert plan == Scan(n=4, options=QueryOptions(level=0)) >> Rescore(options=OPTIONS)  # type: ignore[arg-type]
+    assert plan == Exhaustive(n=4, options=QueryOptions(level=0)) >> Rescore(options=OPTIONS)  # type: ignore[arg-type]
     assert Plan(**json.loads(plan.model_dump_json())) == plan
     coarse = [[hit.id for hit in hits] for hits in index.search(QUERIES, k=4, options={"level": 0})]
     found = index.search(QUERIES, k=4, plan=plan)
     assert [{hit.id for hit in hits} for hits in found] == list(map(set, coarse))
     exact = index.score(QUERIES, [[hit.id for hit in hits] for hits in found], options=OPTIONS)
     assert scores_of(found) == near(exact)
-    by_search = index.search(QUERIES, k=4, plan=[Scan(n=4, options={"level": 0}), Rescore()], options=OPTIONS)  # type: ignore[arg-type]
+    by_search = index.search(QUERIES, k=4, plan=[Exhaustive(n=4, options={"level": 0}), Rescore()], options=OPTIONS)  # type: ignore[arg-type]
     assert scores_of(by_search) == scores_of(found)
     dense = index.search(QUERIES, k=4, plan=Dense(n=4, options=OPTIONS))  # type: ignore[arg-type]
     assert [[hit.id for hit in hits] for hits in dense] == [
         [hit.id for hit in hits] for hits in index.search(QUERIES, k=4, options=OPTIONS)
     ]
     with pytest.raises(InputError, match="level=7 does not fit"):
-        index.search(QUERIES, plan=Scan(options={"level": 7}))  # type: ignore[arg-type]
+        index.search(QUERIES, plan=Exhaustive(options={"level": 7}))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["auto", "engine", "surrogate", "graph", "scan"])

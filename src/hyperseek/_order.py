@@ -1,16 +1,25 @@
-"""The one order of rankings: scores descending, equal ones in the order they stand in.
+"""The one order of rankings: scores descending, equal ones by position.
 
 An index, BM25 and a scan give documents in the order of the corpus, and a file in the order of its lines; whatever
 ranks them again keeps that order among equals.
+
+Shapes: `Q` queries, `n` scores of each.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NOTHING = -1
+"""Position that stands for no document; its score is minus infinity."""
 
 ROUNDING = 1e-12
 """Relative differences up to this come from the order of float64 sums: such numbers are equal."""
@@ -22,13 +31,72 @@ def best_first(ranking: Mapping[str, float]) -> list[str]:
 
 
 def best_places(scores: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArray[np.intp]:
-    """Return the places of the best `count` (at least 1) of `(n,)` scores, best first; equal ones by place."""
+    """Return the places of the best `count` (at least 1) of `(n,)` scores, best first: NaN, then equals by place."""
     if count < len(scores):
         last = np.partition(scores, len(scores) - count)[len(scores) - count]
-        places = np.flatnonzero(scores >= last)  # all that tie with the last one, until the sort has put them in order
+        places = np.flatnonzero(~(scores < last))  # with all that tie with the last one, until they are sorted
     else:
         places = np.arange(len(scores))
-    return places[np.argsort(-scores[places], kind="stable")][:count]
+    chosen = scores[places]
+    order = np.argsort(-chosen, kind="stable")
+    if len(order) and np.isnan(chosen[order[-1]]):  # numpy sorts NaN last
+        order = np.roll(order, np.isnan(chosen).sum())
+    return places[order][:count]
+
+
+# Fewest scores of a row for which numpy's partition is faster than torch's topk, which is three times slower for many.
+_LONG = 1024
+
+
+def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """Choose the best scores of each row.
+
+    Args:
+        scores: `(Q, n)` float32 or float64; NaN comes before all others.
+        k: How many, at least 1; may exceed `n`.
+
+    Returns:
+        Scores and columns `(Q, min(k, n))`, best first, equal scores by column.
+    """
+    import torch
+
+    width = min(k, scores.shape[1])
+    if scores.device.type == "cpu" and scores.shape[1] >= _LONG:
+        columns = torch.empty(len(scores), width, dtype=torch.int64)
+        for row, own in zip(columns.numpy(), scores.detach().numpy(), strict=True):
+            row[:] = best_places(own, k)
+        return scores.gather(1, columns), columns
+    top, columns = scores.topk(width, dim=1, sorted=False)
+    if width:
+        # topk takes any of the scores that equal the last one it takes; where it had a choice, sort in full.
+        last = top.amin(dim=1, keepdim=True)
+        unsure = ((scores == last).sum(dim=1) > (top == last).sum(dim=1)).nonzero()[:, 0]
+        if len(unsure):
+            columns[unsure] = scores[unsure].sort(dim=1, descending=True, stable=True).indices[:, :width]
+    columns = columns.sort(dim=1).values
+    top, order = scores.gather(1, columns).sort(dim=1, descending=True, stable=True)
+    return top, columns.gather(1, order)
+
+
+def best_positions(scores: Tensor, positions: Tensor, k: int | None = None) -> tuple[Tensor, Tensor]:
+    """Sort positions by their scores.
+
+    Args:
+        scores: `(Q, n)`.
+        positions: `(Q, n)` integers; below 0 for no document.
+        k: How many to keep; None for all.
+
+    Returns:
+        Scores and positions `(Q, min(k, n))`, best first, equal scores by position; those below 0 come last, with minus
+        infinity as their score.
+    """
+    nothing = positions < 0
+    scores = scores.masked_fill(nothing, -math.inf)
+    last = np.iinfo(str(positions.dtype).removeprefix("torch.")).max
+    by_position = positions.masked_fill(nothing, last).argsort(dim=1, stable=True)
+    scores, positions = scores.gather(1, by_position), positions.gather(1, by_position)
+    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    return scores[:, :k], positions.gather(1, order[:, :k])
 
 
 def without_rounding(values: npt.NDArray[np.float64], *, scale: float | None = None) -> npt.NDArray[np.float64]:

@@ -13,7 +13,7 @@ import torch
 from hyperseek import Document, Index, Query
 from hyperseek.data import Dataset
 from hyperseek.evaluation import evaluate, p_mrr_per_query
-from hyperseek.plan import Fusion, Plan, Rescore, Scan, Union
+from hyperseek.plan import Exhaustive, Fusion, Plan, Rescore, Union
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
 from hyperseek.training._collate import SideFeatures
 from hyperseek.training._validation import Validator, make_dev_set
@@ -21,10 +21,10 @@ from hyperseek.types import Qrels
 
 WORDS = "cat dog moon"
 PLANS = (
-    Plan(stages=[Scan()]),
-    Plan(stages=[Union(sources=[Scan(), Scan(n=2)]), Rescore()]),
-    Plan(stages=[Fusion(sources=[Scan(), Scan()])]),
-    Plan(stages=[Fusion(sources=[Scan(n=3), Scan()], method="minmax"), Rescore()]),
+    Plan(stages=[Exhaustive()]),
+    Plan(stages=[Union(sources=[Exhaustive(), Exhaustive(n=2)]), Rescore()]),
+    Plan(stages=[Fusion(sources=[Exhaustive(), Exhaustive()])]),
+    Plan(stages=[Fusion(sources=[Exhaustive(n=3), Exhaustive()], method="minmax"), Rescore()]),
 )
 METRICS = ("nDCG@1", "nDCG@3", "nDCG@10", "RR@2", "RR@10", "R@1", "R@5", "R@10")
 

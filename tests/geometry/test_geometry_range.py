@@ -82,6 +82,8 @@ FUNCTIONS: dict[str, Function] = {
     "poincare_project": lambda x, y, r2: geometry.poincare_project(x, 1 / r2),
     "poincare_to_lorentz": lambda x, y, r2: geometry.poincare_to_lorentz(x, r2),
     "poincare_to_polar": lambda x, y, r2: geometry.poincare_to_polar(geometry.poincare_project(x, 1 / r2), 1 / r2),  # type: ignore[arg-type]
+    "polar_distance": lambda x, y, r2: geometry.polar_distance(polar(x, r2), polar(y, r2), r2),  # type: ignore[arg-type]
+    "polar_distance_own": lambda x, y, r2: geometry.polar_distance_own(polar(x, r2), polar(y, r2)[:, None], r2),  # type: ignore[arg-type]
     "polar_to_lorentz": lambda x, y, r2: geometry.polar_to_lorentz(polar(x, r2), r2),  # type: ignore[arg-type]
     "polar_to_poincare": lambda x, y, r2: geometry.polar_to_poincare(polar(x, r2), 1 / r2),  # type: ignore[arg-type]
     "split_polar": lambda x, y, r2: torch.cat(geometry.split_polar(polar(x, r2)), dim=-1),

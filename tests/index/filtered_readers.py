@@ -14,7 +14,7 @@ from pathlib import Path
 from index_fakes import FakeRetriever
 
 from hyperseek.index import Index
-from hyperseek.plan import BM25, Rescore
+from hyperseek.plan import FullText, Rescore
 from hyperseek.types import Document
 
 READERS, COUNT = 8, 120
@@ -55,7 +55,7 @@ class Trial:
             low, even = draw.randrange(COUNT), draw.random() < 0.5
             first = self.done
             index.refresh()
-            plan = BM25(n=2 * COUNT) >> Rescore(n=2 * COUNT) if place % 4 == 3 else None
+            plan = FullText(n=2 * COUNT) >> Rescore(n=2 * COUNT) if place % 4 == 3 else None
             where = f"n >= {low} AND (even OR NOT {even})"
             hits = index.search("river", k=2 * COUNT, where=where, plan=plan)
             found = {hit.id: hit.document.metadata["n"] for hit in hits if hit.document}

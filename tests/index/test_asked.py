@@ -16,8 +16,7 @@ from hyperseek import HyperseekError
 from hyperseek.errors import ArgumentError, ConfigError, InputError, MissingDocumentError, WriteError
 from hyperseek.evaluation import evaluate
 from hyperseek.index import Index
-from hyperseek.plan import BM25, Auto, Rescore, Scan
-from hyperseek.plan import _context as context
+from hyperseek.plan import Auto, Exhaustive, FullText, Rescore, _open_index
 from hyperseek.scoring import LinearScorer
 from hyperseek.types import Document, Hit, Query
 
@@ -63,7 +62,7 @@ def test_a_wrong_argument_is_named_before_anything_is_compiled(index: Index) -> 
     refused(lambda: search("river", where={"n": 5, "v": "it's"}), "write where=", "n = 5 AND v = 'it''s'")
     for where in ("", " ", 3, ["n > 3"], True, b"n > 3"):
         refused(lambda where=where: search("river", where=where), "where is an SQL text")
-    for engine in (None, 3, ["exact"], Scan()):
+    for engine in (None, 3, ["exact"], Exhaustive()):
         refused(lambda engine=engine: search("river", engine=engine), "engine is 'auto', 'exact', or the name")
     for exclude in ("d1", {"d1"}, 3, [3], [b"d1"], {"a": "b"}):
         refused(lambda exclude=exclude: search("river", exclude=exclude), "exclude is a list")
@@ -100,7 +99,7 @@ def test_what_is_right_in_another_type_is_taken(index: Index) -> None:
     assert index.run({}) == {}
     assert len(index.search("river", k=10**30)) == 40
     assert len(index.search("river", k=10**30, exclude=["d3"])) == 39
-    assert len(index.search("river", k=10**30, plan=BM25(n=10**30) >> Rescore())) == 40
+    assert len(index.search("river", k=10**30, plan=FullText(n=10**30) >> Rescore())) == 40
     scorer = LinearScorer(index.space, torch.ones(1, 8))
     assert index.explain(scorer, k=2, texts=True, exclude=["d3"]).hits == index.search(scorer, k=2, exclude=["d3"])
 
@@ -166,13 +165,13 @@ def test_an_index_holds_documents(index: Index) -> None:
 def test_an_explanation_searches_once(index: Index, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Counting = index.model  # type: ignore[assignment]
     scans: list[int] = []
-    scan = context.Search.scan
+    scan = _open_index.Search.scan
 
-    def counted(self: context.Search, scorer: Any, **options: Any) -> Any:
+    def counted(self: _open_index.Search, scorer: Any, **options: Any) -> Any:
         scans.append(len(scorer))
         return scan(self, scorer, **options)
 
-    monkeypatch.setattr(context.Search, "scan", counted)
+    monkeypatch.setattr(_open_index.Search, "scan", counted)
     queries = [f"river n{n}" for n in range(7)]  # three groups of three at most
     monkeypatch.setattr("hyperseek.index.searching._NUMBERS", 1)
     before = model.compiled
@@ -184,10 +183,10 @@ def test_an_explanation_searches_once(index: Index, monkeypatch: pytest.MonkeyPa
         [hit.id for hit in hits] for hits in index.search(queries, k=5)
     ]
     scans.clear()
-    told = index.explain(queries, k=5, recall=True, plan=BM25(n=9) >> Rescore())
+    told = index.explain(queries, k=5, recall=True, plan=FullText(n=9) >> Rescore())
     assert scans == [3, 3, 1]  # for the truth alone
     scans.clear()
-    index.explain(queries, k=5, recall=True, plan=(BM25(n=9) | Auto(n=9)) >> Rescore())
+    index.explain(queries, k=5, recall=True, plan=(FullText(n=9) | Auto(n=9)) >> Rescore())
     assert scans == [3, 3, 1]
 
 

@@ -18,7 +18,7 @@ from hyperseek.engines import ChartRecord
 from hyperseek.engines.structure import parse_structure
 from hyperseek.graph import GraphSearchConfig
 from hyperseek.index import Index
-from hyperseek.plan import Engine, Graph, Plan, Rescore, Scan, Surrogate
+from hyperseek.plan import Engine, Exhaustive, Graph, Plan, Rescore, Surrogate
 from hyperseek.scoring import FunctionScorer, LinearScorer, MaxSimScorer, Points, Scorer, Space
 from hyperseek.types import Document, Hit
 
@@ -241,7 +241,7 @@ WAYS: dict[str, dict[str, Any]] = {
     "surrogate-newest": {"plan": Surrogate(n=MANY, landmarks=5, refits=1) >> Rescore()},
     "graph": {"plan": Plan(stages=(Graph(walk=WALK),))},
     "graph-best-first": {"plan": Graph(n=MANY, walk=WALK.model_copy(update={"strategy": "best_first"})) >> Rescore()},
-    "union": {"plan": (Engine(n=MANY, name="ivf") | Scan(n=2)) >> Rescore()},
+    "union": {"plan": (Engine(n=MANY, name="ivf") | Exhaustive(n=2)) >> Rescore()},
 }
 
 

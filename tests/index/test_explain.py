@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from hyperseek import HyperseekError
 from hyperseek.index import Index
-from hyperseek.plan import Engine, Plan, Rescore, Scan
+from hyperseek.plan import Engine, Exhaustive, Plan, Rescore
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Scorer, Space
 from hyperseek.store.attachments import Attachments, TunedPlan
 from hyperseek.types import Document
 
 SPACE, COUNT = Space("dot", 4), 60
-FEW = "hyperseek.plan.choice._FEW"
+FEW = "hyperseek.plan.stages._FEW"
 
 
 def normal(count: int, seed: int) -> Any:
@@ -71,14 +71,14 @@ def test_auto_explains_what_it_does(
     titles = [stage.title for stage in told.plan.stages]
     if newest is None:
         assert told.reason == "every document is scored, since the index has no engine"
-        assert titles == ["scan"]
+        assert titles == ["exhaustive"]
     elif tuned == kind and k <= 10:
         assert told.reason.startswith(f"the plan tuned on this index for {kind} scorers: recall@10 ")
         assert told.reason.endswith(" on 2 queries")
         assert told.plan == Plan.from_mapping(index.tuned_plans[kind]["plan"])
     elif few:
         assert told.reason == "every document is scored, which is fast for fewer than 20,000"
-        assert titles == ["scan"]
+        assert titles == ["exhaustive"]
     elif kind == "linear":
         assert told.reason == f"candidates from {newest!r}, which can search by this scorer; scored exactly"
         assert titles == ["engine", "rescore"]
@@ -102,7 +102,7 @@ def test_auto_explains_what_it_does(
 def test_what_was_asked_for_is_said(index: Index) -> None:
     index.build_engine("ivf", name="cells")
     assert index.explain(linear(), engine="exact").reason == "every document is scored, as was asked"
-    assert index.explain(linear(), plan=Plan(stages=(Scan(),))).reason == "the plan that was given"
+    assert index.explain(linear(), plan=Plan(stages=(Exhaustive(),))).reason == "the plan that was given"
     assert "candidates from 'cells'" in index.explain(linear(), engine="cells").reason
     with pytest.raises(HyperseekError, match="no queries to explain"):
         index.explain(linear(0))
@@ -112,9 +112,9 @@ def test_a_dropped_engine_takes_its_tuned_plans_along(index: Index) -> None:
     index.build_engine("flat", name="kept")
     index.build_engine("flat", name="gone")
     plans = {
-        "linear": (Engine(name="gone") | Scan()) >> Rescore(),
+        "linear": (Engine(name="gone") | Exhaustive()) >> Rescore(),
         "function": Engine(name="kept") >> Rescore(),
-        "maxsim": Plan(stages=(Scan(),)),
+        "maxsim": Plan(stages=(Exhaustive(),)),
     }
     kept = {
         kind: TunedPlan(plan=plan.model_dump(mode="json"), k=10, recall=1.0, queries=1) for kind, plan in plans.items()

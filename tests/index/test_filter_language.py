@@ -16,7 +16,7 @@ from index_fakes import FakeRetriever
 
 from hyperseek.errors import InputError
 from hyperseek.index import Index
-from hyperseek.plan import BM25, Rescore
+from hyperseek.plan import FullText, Rescore
 from hyperseek.store._columns import Numbers, digit_array, number_array
 from hyperseek.types import Document
 
@@ -115,7 +115,7 @@ ANSWERS = {
 def test_answers(index: Index) -> None:
     for where, wanted in ANSWERS.items():
         assert found(index, where) == wanted, where
-        assert found(index, where, plan=BM25(n=COUNT) >> Rescore()) == wanted, where
+        assert found(index, where, plan=FullText(n=COUNT) >> Rescore()) == wanted, where
 
 
 REFUSED = {
@@ -262,5 +262,5 @@ def test_the_list_of_many_documents_is_not_sent_to_the_full_text_search(
     index: Index, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hyperseek.store.table._MOST_LISTED", 1)
-    assert found(index, "n IN (1, 3, 4)", plan=BM25(n=2) >> Rescore()) != []
-    assert found(index, "n IN (1, 3, 4)", plan=BM25(n=3) >> Rescore()) == [1, 3, 4]
+    assert found(index, "n IN (1, 3, 4)", plan=FullText(n=2) >> Rescore()) != []
+    assert found(index, "n IN (1, 3, 4)", plan=FullText(n=3) >> Rescore()) == [1, 3, 4]

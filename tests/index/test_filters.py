@@ -9,7 +9,7 @@ from index_fakes import FakeRetriever
 
 from hyperseek import HyperseekError
 from hyperseek.index import Index
-from hyperseek.plan import BM25, Dense, Rescore, Scan
+from hyperseek.plan import Dense, Exhaustive, FullText, Rescore
 from hyperseek.types import Document
 
 WORDS = ("river", "stone", "city", "road")
@@ -65,10 +65,10 @@ def test_only_documents_that_meet_the_condition_are_found(index: Index, conditio
 
 def test_words_and_plans_keep_to_the_condition(index: Index) -> None:
     condition = "year >= 2030 AND venue = 'ACL'"
-    plan = (BM25(n=50) | Dense(n=50)) >> Rescore()
-    wanted = {hit.id for hit in index.search("river", k=60, where=condition, plan=Scan() >> Rescore())}
+    plan = (FullText(n=50) | Dense(n=50)) >> Rescore()
+    wanted = {hit.id for hit in index.search("river", k=60, where=condition, plan=Exhaustive() >> Rescore())}
     assert {hit.id for hit in index.search("river", k=60, where=condition, plan=plan)} == wanted
-    words = index.search("river", k=60, where=condition, plan=BM25(n=60) >> Rescore(n=60))
+    words = index.search("river", k=60, where=condition, plan=FullText(n=60) >> Rescore(n=60))
     assert {hit.id for hit in words} <= wanted
     assert words
 
@@ -91,7 +91,7 @@ def test_bad_conditions_are_explained(index: Index) -> None:
     with pytest.raises(HyperseekError, match="cannot be used"):
         index.search("river", where="year >")
     with pytest.raises(HyperseekError, match="cannot be used"):
-        index.search("river", where="yeer > 3", plan=BM25(n=5) >> Rescore())
+        index.search("river", where="yeer > 3", plan=FullText(n=5) >> Rescore())
 
 
 def test_fields_grow_with_the_documents(tmp_path: Path) -> None:

@@ -22,9 +22,8 @@ import hyperseek.models
 from hyperseek import _kept
 from hyperseek._kept import Kept
 from hyperseek.index import Index
-from hyperseek.plan import BM25, Dense, Engine, Rescore, Surrogate
-from hyperseek.plan import _context as context
-from hyperseek.plan._landmarks import landmarks_of
+from hyperseek.plan import Dense, Engine, FullText, Rescore, Surrogate, _open_index
+from hyperseek.plan._surrogates import landmarks_of
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Scorer
 from hyperseek.store import Store
 from hyperseek.types import Document
@@ -169,7 +168,7 @@ def searches(index: Index) -> list[Callable[[], object]]:
     vectors = torch.randn(5, 8, generator=torch.Generator().manual_seed(1))
     function = FunctionScorer(index.space, bent, {"vector": vectors})
     linear = LinearScorer(index.space, vectors)
-    plan = (BM25(n=9) | Dense(n=9)) >> Rescore()
+    plan = (FullText(n=9) | Dense(n=9)) >> Rescore()
     return [
         lambda: index.search("river n7"),
         lambda: index.search(linear, engine="hnsw", k=3),
@@ -283,7 +282,7 @@ def test_what_is_kept_has_a_bound() -> None:
 
 
 def test_landmarks_masks_and_attachments_are_forgotten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(context, "KEPT_BYTES", 100_000)
+    monkeypatch.setattr(_open_index, "KEPT_BYTES", 100_000)
     monkeypatch.setattr("hyperseek.store.snapshot._MASK_BYTES", 600)
     index = make(tmp_path / "index")
     index.build_engine("flat")

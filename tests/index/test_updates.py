@@ -12,7 +12,7 @@ from index_fakes import DIMENSION, FakeRetriever
 
 from hyperseek import HyperseekError
 from hyperseek.index import Index
-from hyperseek.plan import BM25, Graph, Plan, Rescore, Surrogate
+from hyperseek.plan import FullText, Graph, Plan, Rescore, Surrogate
 from hyperseek.scoring import Space
 from hyperseek.types import Document
 
@@ -63,7 +63,7 @@ def test_replaced_documents_move_to_the_end_in_the_order_given(tmp_path: Path) -
     wanted = [name for name in names if name not in given] + given
     assert index.ids == wanted
     assert [hit.id for hit in index.search("river", k=50) if hit.id in given] == given  # ties by row
-    words = index.search("city", k=50, plan=Plan(stages=(BM25(n=50),)))
+    words = index.search("city", k=50, plan=Plan(stages=(FullText(n=50),)))
     assert sorted(hit.id for hit in words) == sorted(given)
     index.add([document(name, "road") for name in names], replace=True)
     assert index.ids == ["new", *names]

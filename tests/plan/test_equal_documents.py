@@ -11,8 +11,8 @@ import torch
 
 from hyperseek import Document
 from hyperseek.index import Index
-from hyperseek.plan import Graph, Plan, Rescore, Scan, Surrogate, scan
-from hyperseek.plan._ties import level, marks_of
+from hyperseek.plan import Exhaustive, Graph, Plan, Rescore, Surrogate, scan
+from hyperseek.plan._equal_documents import level, marks_of
 from hyperseek.scoring import (
     FunctionScorer,
     LinearScorer,
@@ -115,8 +115,8 @@ def test_equal_documents_tie_on_every_way_through_an_index(tmp_path: Path) -> No
     index.build_engine("flat")
     index.build_graph(degree=8)
     ways = {
-        "scan": Plan(stages=(Scan(),)),
-        "rescored": Scan(n=150) >> Rescore(),
+        "scan": Plan(stages=(Exhaustive(),)),
+        "rescored": Exhaustive(n=150) >> Rescore(),
         "surrogate": Surrogate(n=150, landmarks=20) >> Rescore(),
         "graph": Plan(stages=(Graph(n=150, walk={"num_entry_points": 150}),)),  # type: ignore[arg-type]
     }

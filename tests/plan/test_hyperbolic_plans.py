@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperseek.engines import ChartRecord, HnswConfig
 from hyperseek.index import Index
-from hyperseek.plan import Engine, Plan, Rescore, Scan
+from hyperseek.plan import Engine, Exhaustive, Plan, Rescore
 from hyperseek.scoring import LinearScorer, Space
 from hyperseek.types import Document
 
@@ -52,7 +52,7 @@ def recall(given: list[list[str]], wanted: list[list[str]]) -> float:
 @pytest.mark.parametrize("where", [None, "id < 'd3'"])
 def test_near_the_documents_and_far_from_them(index: Index, engine: str, far: bool, where: str | None) -> None:
     queries = hyperboloid(40, nearest=8 if far else 0, farthest=11 if far else 8, seed=1)
-    wanted = found(index, queries, Plan(stages=(Scan(),)), where)
+    wanted = found(index, queries, Plan(stages=(Exhaustive(),)), where)
     given = found(index, queries, Engine(n=60, name=engine, effort=128) >> Rescore(), where)
     assert recall(given, wanted) >= 0.99
 
@@ -67,7 +67,7 @@ def test_the_second_look_is_what_finds_them(index: Index) -> None:
     assert lifted is not None
     _, places = engine.search(lifted, k=30, effort=128)
     ids = [[f"d{place}" for place in row] for row in places.tolist()]
-    assert recall(ids, found(index, queries, Plan(stages=(Scan(),)))) < 0.98
+    assert recall(ids, found(index, queries, Plan(stages=(Exhaustive(),)))) < 0.98
 
 
 def test_more_are_wanted_than_there_are(index: Index, tmp_path: Path) -> None:
@@ -77,4 +77,4 @@ def test_more_are_wanted_than_there_are(index: Index, tmp_path: Path) -> None:
     )
     small.build_engine("hnsw")
     queries = hyperboloid(3, nearest=0, farthest=6, seed=3)
-    assert found(small, queries, Engine(n=30) >> Rescore()) == found(small, queries, Plan(stages=(Scan(),)))
+    assert found(small, queries, Engine(n=30) >> Rescore()) == found(small, queries, Plan(stages=(Exhaustive(),)))

@@ -10,9 +10,8 @@ from torch import Tensor
 
 from hyperseek import Document
 from hyperseek.index import Index
-from hyperseek.plan import Engine, Graph, Plan, Rescore, Scan, scan
-from hyperseek.plan._exhaustive import whole_scan
-from hyperseek.plan._ties import longest_norm
+from hyperseek.plan import Engine, Exhaustive, Graph, Plan, Rescore, scan
+from hyperseek.plan.exhaustive import longest_norm, whole_scan
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 
 COUNT, DIMENSION, QUERIES = 600, 32, 8
@@ -71,8 +70,8 @@ def test_every_way_through_an_index_ranks_near_ties_alike(tmp_path: Path, kind: 
         "engine": {"engine": "flat"},
         "where": {"engine": "exact", "where": "id LIKE 'd%'"},
         "plan": {"plan": Engine(n=COUNT) >> Rescore()},
-        "scan": {"plan": Plan(stages=(Scan(n=50),))},
-        "all": {"plan": Scan(n=COUNT) >> Rescore()},
+        "scan": {"plan": Plan(stages=(Exhaustive(n=50),))},
+        "all": {"plan": Exhaustive(n=COUNT) >> Rescore()},
         "graph": {"plan": Plan(stages=(Graph(n=COUNT, walk={"num_entry_points": COUNT}),))},  # type: ignore[arg-type]
     }
     found = {}
@@ -90,7 +89,7 @@ def test_every_way_through_an_index_ranks_near_ties_alike(tmp_path: Path, kind: 
 
 def test_float64_scores_level_equal_documents_without_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Marks of what float32 puts first took two thirds of such a scan for k = 1,000."""
-    monkeypatch.setattr("hyperseek.plan._exhaustive.marks_of", lambda points: pytest.fail("nothing asks for marks"))
+    monkeypatch.setattr("hyperseek.plan.exhaustive.marks_of", lambda points: pytest.fail("nothing asks for marks"))
     space = Space("dot", DIMENSION)
     vectors, queries = near("dot", 1e-3, 0)
     scorer, longest = LinearScorer(space, queries), longest_norm(space, vectors)

@@ -18,16 +18,16 @@ from hyperseek import HyperseekError
 from hyperseek.engines import ChartRecord
 from hyperseek.index import Index
 from hyperseek.plan import (
-    BM25,
     NOTHING,
     Candidates,
     Dense,
     Engine,
+    Exhaustive,
+    FullText,
     Fusion,
     Graph,
     Plan,
     Rescore,
-    Scan,
     Surrogate,
     Union,
 )
@@ -75,13 +75,13 @@ EVERYTHING = 210
 @pytest.mark.parametrize(
     "plan",
     [
-        Plan(stages=(Scan(),)),
-        Scan(n=50) >> Rescore(),
+        Plan(stages=(Exhaustive(),)),
+        Exhaustive(n=50) >> Rescore(),
         Engine(n=40) >> Rescore(),
         Surrogate(n=60, landmarks=100) >> Rescore(),
         Dense(n=30) >> Rescore(),
-        (BM25(n=30) | Dense(n=30)) >> Rescore(),
-        (BM25(n=30) | Dense(n=30) | Scan()) >> Rescore(),
+        (FullText(n=30) | Dense(n=30)) >> Rescore(),
+        (FullText(n=30) | Dense(n=30) | Exhaustive()) >> Rescore(),
         Plan(stages=(Graph(walk={"num_entry_points": 100}),)),  # type: ignore[arg-type]
     ],
     ids=lambda plan: " > ".join(stage.title for stage in plan.stages),
@@ -102,7 +102,7 @@ def test_surrogates_find_the_best_of_a_nonlinear_scorer(
     index: Index, nonlinear: FunctionScorer, choice: str, engine: str, refits: int
 ) -> None:
     plan = Surrogate(n=60, landmarks=40, choice=choice, engine=engine, refits=refits) >> Rescore()  # type: ignore[arg-type]
-    assert names(index, nonlinear, plan) == names(index, nonlinear, Plan(stages=(Scan(),)))
+    assert names(index, nonlinear, plan) == names(index, nonlinear, Plan(stages=(Exhaustive(),)))
 
 
 def test_an_engine_alone_cannot_search_by_a_nonlinear_scorer(index: Index, nonlinear: FunctionScorer) -> None:
@@ -114,7 +114,7 @@ def test_an_engine_alone_cannot_search_by_a_nonlinear_scorer(index: Index, nonli
 
 
 def test_an_explanation_counts_candidates_and_recall(index: Index) -> None:
-    told = index.explain(QUERIES, k=10, plan=BM25(n=3) >> Rescore(), recall=True)
+    told = index.explain(QUERIES, k=10, plan=FullText(n=3) >> Rescore(), recall=True)
     words, rescored = told.stages
     assert words.candidates <= 9
     assert words.recall is not None
@@ -129,7 +129,7 @@ def test_an_explanation_counts_candidates_and_recall(index: Index) -> None:
 
 def test_texts_are_needed_where_they_are_read(index: Index, nonlinear: FunctionScorer) -> None:
     with pytest.raises(HyperseekError, match="reads the queries' texts"):
-        index.search(nonlinear, plan=(BM25() | Scan()) >> Rescore())
+        index.search(nonlinear, plan=(FullText() | Exhaustive()) >> Rescore())
 
 
 def test_missing_engines_and_graphs_are_named(tmp_path: Path, index: Index) -> None:
@@ -168,9 +168,9 @@ def test_a_plan_is_one_yaml_file(tmp_path: Path, index: Index) -> None:
     path = tmp_path / "plan.yaml"
     path.write_text("stages:\n- kind: union\n  sources: [{kind: bm25, n: 30}, {kind: dense, n: 30}]\n- kind: rescore\n")
     plan = Plan.load(path)
-    assert plan == (BM25(n=30) | Dense(n=30)) >> Rescore()
+    assert plan == (FullText(n=30) | Dense(n=30)) >> Rescore()
     assert Plan.from_mapping(plan.model_dump(mode="json")) == plan
-    assert names(index, QUERIES, plan) == names(index, QUERIES, Plan(stages=(Scan(),)))
+    assert names(index, QUERIES, plan) == names(index, QUERIES, Plan(stages=(Exhaustive(),)))
 
 
 rankings = st.lists(
@@ -217,11 +217,11 @@ def test_fusion_needs_a_weight_for_each_ranking() -> None:
 
 
 def test_fusions_are_sources_too(index: Index) -> None:
-    plan = Plan(stages=(Fusion(sources=(BM25(n=20), Dense(n=20)), method="rrf", n=15),))
+    plan = Plan(stages=(Fusion(sources=(FullText(n=20), Dense(n=20)), method="rrf", n=15),))
     hits = index.search(QUERIES, k=10, plan=plan)
     assert all(len(found) == 10 for found in hits)
     assert all(found[0].score <= 2 / 61 for found in hits)
-    union = Union(sources=(BM25(n=5), BM25(n=5)), n=4)
+    union = Union(sources=(FullText(n=5), FullText(n=5)), n=4)
     assert index.explain(QUERIES, plan=union >> Rescore()).stages[0].candidates <= 12
 
 
@@ -252,7 +252,7 @@ def test_engines_without_a_chart_for_surrogates_leave_them_to_a_scan(tmp_path: P
     index = Index.from_vectors(tmp_path / "index", zip(documents, vectors, strict=True), space)
     index.build_engine("hnsw")
     scorer = FunctionScorer(space, bent, {"vector": vectors[:3]})
-    exact = Plan(stages=(Scan(),))
+    exact = Plan(stages=(Exhaustive(),))
     told = index.explain(scorer, k=5, engine="hnsw")
     assert "candidates from a scan by a linear surrogate, since" in told.reason
     assert "'hnsw' has no chart for those" in told.reason

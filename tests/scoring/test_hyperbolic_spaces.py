@@ -168,7 +168,7 @@ def test_the_bound_leaves_room() -> None:
 def test_bad_hyperbolic_spaces_are_refused() -> None:
     with pytest.raises(HyperseekError, match="radius_squared must be positive"):
         Space("lorentz", 3, 0.0)
-    with pytest.raises(HyperseekError, match="for hyperbolic spaces"):
+    with pytest.raises(HyperseekError, match="'dot' space has no parameters"):
         Space("dot", 3, 2.0)
     with pytest.raises(HyperseekError, match="did you mean 'squared'"):
         Space("lorentz", 3, 1.0, "sqared")  # type: ignore[arg-type]

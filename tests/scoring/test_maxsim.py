@@ -235,7 +235,7 @@ def test_charts_keep_all_their_settings_and_refuse_others() -> None:
         SPACE.chart("inner_product", repetition=3)
     with pytest.raises(InputError, match="bits 0 to 10"):
         SPACE.chart("inner_product", bits=11)
-    with pytest.raises(InputError, match="'dot' space take no 'bits'"):
+    with pytest.raises(InputError, match="take no 'bits'"):
         Space("dot", 3).chart("inner_product", bits=2)
     with pytest.raises(InputError, match="needs TokenPoints"):
         SPACE.chart("inner_product").lift_documents(VectorPoints(torch.zeros(3, DIMENSION)))

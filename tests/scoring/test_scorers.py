@@ -170,7 +170,7 @@ def test_a_custom_converter_is_chosen_by_name(points: Points, tmp_path: Path) ->
     assert scorer.linear() is None
     scorer.save(tmp_path / "s.safetensors")
     assert torch.equal(load_scorer(tmp_path / "s.safetensors").score(points), scorer.score(points))
-    with pytest.raises(HyperseekError, match="registered already"):
+    with pytest.raises(HyperseekError, match="is taken"):
         register_qnet_converter("bilinear-test")(type("Other", (), {}))
     with pytest.raises(HyperseekError, match="did you mean 'bilinear-test'"):
         build_converter("bilinear-tset", {})

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from hyperseek import geometry
 from hyperseek._long_work import progress
-from hyperseek.analysis._radii import HYPERBOLIC, distances
+from hyperseek.analysis._radii import distances
 from hyperseek.errors import InputError, require
 from hyperseek.graph.neighbours import nearest
 from hyperseek.scoring import Space
@@ -264,11 +264,11 @@ def _edges_of(graph: Any) -> Pairs:
 
 
 def _nearest(space: Space, vectors: Tensor, rows: Tensor, neighbours: int) -> Tensor:
-    if space.kind in HYPERBOLIC:
+    if space.hyperbolic:
         apart = distances(space, vectors[rows], vectors)
         apart[torch.arange(len(rows)), rows] = torch.inf
         return apart.topk(neighbours, largest=False).indices
-    flat = geometry.unit_vectors(vectors) if space.kind == "cosine" else vectors - vectors.mean(dim=0)
+    flat = geometry.unit_vectors(vectors) if space.unit_norm else vectors - vectors.mean(dim=0)
     everyone = [(torch.arange(len(vectors)), flat)]
     return nearest(flat[rows], rows, everyone, degree=neighbours, metric="l2")
 

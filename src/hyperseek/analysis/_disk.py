@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek import geometry
-from hyperseek.analysis._radii import HYPERBOLIC
 from hyperseek.analysis._specificity import Hierarchy, Specificity, title_of
 from hyperseek.errors import InputError, require
 from hyperseek.index import Index
@@ -306,10 +305,8 @@ def project(space: Space, vectors: Tensor) -> tuple[Floats, Floats, float]:
     Raises:
         InputError: The space is flat.
     """
-    if space.kind not in HYPERBOLIC:
-        raise InputError(
-            f"a Poincaré disk shows points of hyperbolic spaces ({', '.join(HYPERBOLIC)}), not of a {space.kind!r} one"
-        )
+    if not space.hyperbolic:
+        raise InputError(f"a Poincaré disk shows points of hyperbolic spaces, not of a {space.kind!r} one")
     directions, rho = geometry.split_polar(vectors.double())
     tangent = (directions * rho).numpy()
     values, axes = np.linalg.eigh(tangent.T @ tangent)

@@ -2,26 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek import geometry
 from hyperseek.errors import InputError, require
-from hyperseek.scoring import Space, VectorPoints
-
-HYPERBOLIC = ("lorentz", "poincare")
-_METRICS = {
-    "lorentz": "geodesic distance",
-    "poincare": "geodesic distance",
-    "euclidean": "Euclidean distance",
-    "dot": "Euclidean distance",
-    "cosine": "angle in radians",
-}
+from hyperseek.scoring import Space
 
 
 def metric_of(space: Space) -> str:
@@ -36,12 +24,12 @@ def metric_of(space: Space) -> str:
     Raises:
         InputError: The points are sets of tokens, between which there is no distance.
     """
-    if space.kind not in _METRICS:
+    if space.distance_name is None:
         raise InputError(
             f"a {space.kind!r} space has no distance between documents, so its shape cannot be measured; "
-            f"give an index of one vector per document: {', '.join(sorted(_METRICS))}"
+            f"give an index of one vector per document"
         )
-    return _METRICS[space.kind]
+    return space.distance_name
 
 
 def distances(space: Space, first: Tensor, second: Tensor) -> Tensor:
@@ -61,12 +49,7 @@ def distances(space: Space, first: Tensor, second: Tensor) -> Tensor:
         InputError: The points are sets of tokens.
     """
     metric_of(space)
-    if space.kind in HYPERBOLIC:
-        return -replace(space, similarity="geodesic").score(first, VectorPoints(second))
-    if space.kind == "cosine":
-        chord = -geometry.negative_distance(geometry.unit_vectors(first), geometry.unit_vectors(second))
-        return 2 * torch.asin((chord / 2).clamp(max=1))
-    return -geometry.negative_distance(first, second)
+    return space.distances(first, second)
 
 
 def radii(space: Space, vectors: Tensor) -> Tensor:
@@ -83,13 +66,9 @@ def radii(space: Space, vectors: Tensor) -> Tensor:
         InputError: All points are equally far from the origin, or the space has no origin.
     """
     metric_of(space)
-    if space.kind == "cosine":
-        raise InputError("all vectors of a cosine space have norm 1, so that their radii say nothing")
-    if space.kind in HYPERBOLIC:
-        rho = geometry.split_polar(vectors)[1][..., 0]
-        return rho * math.sqrt(space.radius_squared)
-    norms: Tensor = torch.linalg.vector_norm(vectors.double(), dim=-1)
-    return norms
+    if space.unit_norm:
+        raise InputError(f"all vectors of a {space.kind} space have norm 1, so that their radii say nothing")
+    return space.radii(vectors)
 
 
 Floats = NDArray[np.float64]

@@ -19,7 +19,6 @@ from hyperseek.analysis._curvature import CurvatureEstimate, DeltaEstimate, delt
 from hyperseek.analysis._disk import DiskFit, View, choose_view, fit_disk
 from hyperseek.analysis._pictures import draw_charts, draw_disk, write_disk_html
 from hyperseek.analysis._radii import (
-    HYPERBOLIC,
     RadiusReport,
     SpecificityReport,
     distances,
@@ -123,9 +122,9 @@ def inspect_space(
 def _radius_measure(index: Index, *, asked: bool) -> tuple[Callable[[Tensor], Tensor] | None, dict[str, str]]:
     """Return the function that measures radii, if the space has any, and the reasons for what is left out."""
     space, left_out = index.space, {}
-    if space.kind not in HYPERBOLIC:
+    if not space.hyperbolic:
         left_out["disk"] = f"only hyperbolic spaces are drawn as a Poincaré disk, and this is a {space.kind} one"
-    if space.kind != "cosine":
+    if not space.unit_norm:
         return lambda vectors: radii(space, vectors), left_out
     return None, {**left_out, "radii": _nothing_to_show("all vectors of a cosine space have norm 1", asked=asked)}
 
@@ -162,7 +161,7 @@ def _write(
 ) -> SpaceReport:
     folder.mkdir(parents=True, exist_ok=True)
     written = [draw_charts(folder / "space.png", radii=lengths, specificity=report.specificity, curvatures=curvatures)]
-    if index.space.kind in HYPERBOLIC:
+    if index.space.hyperbolic:
         disk, fits = fit_disk(index, view, vectors, specificity, seed=seed)
         report = replace(report, disks=fits)
         names = ("disk.png", "disk-hierarchy.png")

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek._machine import run_on_cores
+from hyperseek._order import best_positions
 from hyperseek.engines.charts import VectorStructure
 from hyperseek.engines.engine import BASE_BYTES, CHUNK, Engine, EngineConfig, EngineInfo, build_seconds, chunk_bytes
 from hyperseek.engines.structure import StructureEstimate
 from hyperseek.errors import InputError
-from hyperseek.scoring.best import best_first
 from hyperseek.types import Metric
 
 MATRIX = "vectors.npy"
@@ -200,7 +200,7 @@ def exact_search(
     kept = min(k + max(_SPARE, k // 8), len(rows))
     bounds, places = _highest_bounds(comparison, rows, kept)
     scores = _scores_of(comparison, places)
-    best, found = best_first(scores, places, k)
+    best, found = best_positions(scores, places, k)
     if kept < len(rows):
         threshold = comparison.threshold(best[:, -1])
         unsure = (bounds.amin(dim=1) >= threshold).nonzero()[:, 0]
@@ -331,7 +331,7 @@ def _look_again(comparison: _Comparison, rows: _Rows, threshold: Tensor, k: int)
             positions = torch.from_numpy(block)[columns.cpu()].expand(exact.shape)
             scores = torch.cat([best[group], exact], dim=1)
             places = torch.cat([found[group], positions.masked_fill(exact == -torch.inf, -1)], dim=1)
-            best[group], found[group] = best_first(scores, places, k)
+            best[group], found[group] = best_positions(scores, places, k)
     return best, found
 
 

@@ -214,7 +214,7 @@ def chart_width(space: Space, record: ChartRecord) -> int:
     # The bound of a chart, which is known only when all documents have been read, does not change its width.
     chart = space.chart(record.name, **{"bound": 1.0, **record.parameters})
     nothing = torch.zeros(0, space.width)
-    none = TokenPoints(nothing, torch.zeros(1, dtype=torch.int64)) if space.kind == "tokens" else VectorPoints(nothing)
+    none = TokenPoints(nothing, torch.zeros(1, dtype=torch.int64)) if space.ragged else VectorPoints(nothing)
     return chart.lift_documents(none).shape[1]
 
 

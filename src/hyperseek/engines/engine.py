@@ -23,6 +23,7 @@ from hyperseek._files import reading, writing
 from hyperseek._folders import CHECKED_AT_ONCE, Checksum, check_files, checksum_folder, read_description, write_sealed
 from hyperseek._long_work import progress
 from hyperseek._machine import one_core
+from hyperseek._order import best_positions
 from hyperseek.engines.structure import (
     STRUCTURES,
     AnyStructureConfig,
@@ -31,7 +32,6 @@ from hyperseek.engines.structure import (
     kinds_that_fit,
 )
 from hyperseek.errors import InputError, StoreError
-from hyperseek.scoring.best import best_first
 from hyperseek.types import Metric
 
 DESCRIPTION = "engine.json"
@@ -251,7 +251,7 @@ class Engine(ABC):
             with torch.no_grad(), reading(self.folder, "a whole engine", error=StoreError, remedy=remedy):
                 found = self._search(vectors, min(k, available), effort, None if available == len(self) else mask)
             with one_core():
-                best, places = best_first(*found, k)
+                best, places = best_positions(*found, k)
             scores[:, : best.shape[1]], positions[:, : best.shape[1]] = best, places
         return scores, positions
 

@@ -34,7 +34,7 @@ from hyperseek.scoring import Points, Scorer, Space
 FORMER_KINDS = {"scan": "flat"}
 """Kinds that were renamed: what folders and recipes of before say, and what it is called now."""
 
-EXHAUSTIVE = "scan"
+EXHAUSTIVE = "exhaustive"
 """Name that stands for no structure in plans: score all documents."""
 
 # Candidates that tuning tries, for each document that is wanted.

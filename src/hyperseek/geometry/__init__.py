@@ -1,8 +1,15 @@
 """Pure tensor functions of the geometries points live in: torch only, no modules, no I/O."""
 
-from hyperseek.geometry._cones import exterior_angle, half_aperture
-from hyperseek.geometry._euclidean import cosine_similarity, inner_product, negative_distance, unit_vectors
-from hyperseek.geometry._lifts import balanced_documents, balanced_queries, paraboloid_documents, paraboloid_queries
+from hyperseek.geometry._euclidean import (
+    balanced_documents,
+    balanced_queries,
+    cosine_similarity,
+    inner_product,
+    negative_distance,
+    paraboloid_documents,
+    paraboloid_queries,
+    unit_vectors,
+)
 from hyperseek.geometry._lorentz import (
     lorentz_distance,
     lorentz_distance_matrix,
@@ -41,10 +48,14 @@ from hyperseek.geometry._polar import (
     POLAR_EXTRA,
     ball_centres,
     chord_distance,
+    exterior_angle,
+    half_aperture,
     half_chord,
     half_chord_own,
     lorentz_to_polar,
     poincare_to_polar,
+    polar_distance,
+    polar_distance_own,
     polar_to_lorentz,
     polar_to_poincare,
     split_polar,
@@ -97,6 +108,8 @@ __all__ = [
     "poincare_project",
     "poincare_to_lorentz",
     "poincare_to_polar",
+    "polar_distance",
+    "polar_distance_own",
     "polar_to_lorentz",
     "polar_to_poincare",
     "ragged_blocks",

@@ -11,18 +11,23 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from hyperseek.errors import InputError
-from hyperseek.geometry._precision import bounded_gradient, full_precision, pairwise, root, vectorwise
-from hyperseek.geometry._radial import (
+from hyperseek.geometry.numerics import (
     asinh,
     asinh_ratio,
+    bounded_gradient,
     directions,
     exponents,
     farthest,
     finite,
+    full_precision,
     norm,
+    pairwise,
+    root,
     saturated,
     sinh_ratio,
     times_power,
+    vectorwise,
+    widest,
 )
 
 # Below, points are one point: a distance has a kink there, and its gradient is taken to be 0.
@@ -70,7 +75,7 @@ class _HalfChord(torch.autograd.Function):
 
 def _half_angles(x: Tensor, y: Tensor) -> Tensor:
     """Return |u - v| / 2 of all pairs: sines of half the angles."""
-    if x.dtype == torch.float64 or x.device.type == "mps":  # which has no float64
+    if x.dtype == widest(x):
         (u, _), (v, _) = directions(x), directions(y)
         return torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
     # One product in float64 is as exact as differences in float32, and many times faster in many dimensions.
@@ -83,7 +88,7 @@ def _half_angles(x: Tensor, y: Tensor) -> Tensor:
 
 @full_precision
 def _backward(x: Tensor, y: Tensor, chord: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    if x.dtype == torch.float32 and x.device.type != "mps":  # as in the forward pass: sums of directions cancel
+    if x.dtype != widest(x):  # as in the forward pass: sums of directions cancel
         near, far = _backward(*(tensor.double() for tensor in (x, y, chord, gradient)))
         return near.float(), far.float()
     same = chord < _SAME

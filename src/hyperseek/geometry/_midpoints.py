@@ -11,8 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from hyperseek.errors import InputError
 from hyperseek.geometry._lorentz import lorentz_from_space, space_part
-from hyperseek.geometry._precision import check_fits, full_precision, root, vectorwise
-from hyperseek.geometry._radial import directions, norm
+from hyperseek.geometry.numerics import check_fits, directions, full_precision, norm, root, vectorwise
 
 
 @vectorwise

@@ -6,8 +6,17 @@ import torch
 from torch import Tensor
 
 from hyperseek.geometry._lorentz import lorentz_from_space, lorentz_project
-from hyperseek.geometry._precision import pairwise, root, vectorwise
-from hyperseek.geometry._radial import asinh, atanh_ratio, below_one, distances, norm, tanh_ratio
+from hyperseek.geometry.numerics import (
+    asinh,
+    atanh_ratio,
+    below_one,
+    distances,
+    norm,
+    pairwise,
+    root,
+    tanh_ratio,
+    vectorwise,
+)
 
 
 @vectorwise

@@ -7,6 +7,10 @@ a ball's crowd below 1. Direction and distance lose neither, so this is how poin
 **Polar points** `(..., d + 2)`: a unit direction (zero at the origin), then the distance from the origin in units of
 the curvature radius, rho >= 0, as the sum of two numbers, of which half precision keeps 22 bits instead of 11.
 
+**Entailment cones** ("Hyperbolic Entailment Cones", arXiv 1804.01882, in the Lorentz model as in MERU, arXiv
+2304.09172): the more general holds the more specific in a cone behind it. Angles and polar points know no curvature, so
+neither do the cones' functions.
+
 Conventions: time coordinate first; `radius_squared` is R² of the hyperboloid <x, x> = -R² (sectional curvature -1/R²)
 and `c = 1/R²` of the ball of radius 1/sqrt(c). Shapes: `Q` queries, `N` documents, `n` documents of a query's own.
 """
@@ -20,8 +24,18 @@ from torch import Tensor
 
 from hyperseek.errors import InputError
 from hyperseek.geometry._lorentz import space_part
-from hyperseek.geometry._precision import check_fits, full_precision, pairwise, root, vectorwise
-from hyperseek.geometry._radial import asinh, directions, norm, saturated
+from hyperseek.geometry.numerics import (
+    asinh,
+    check_fits,
+    directions,
+    full_precision,
+    norm,
+    pairwise,
+    root,
+    saturated,
+    vectorwise,
+    widest,
+)
 
 POLAR_EXTRA = 2
 """Numbers of a polar point beyond its direction."""
@@ -156,6 +170,42 @@ def half_chord_own(queries: Tensor, documents: Tensor) -> Tensor:
     return _half_chord(angular, rho_u, rho_v[..., 0])
 
 
+@pairwise
+def polar_distance(queries: Tensor, documents: Tensor, radius_squared: float = 1.0) -> Tensor:
+    """Return the geodesic distances of all pairs, at any radius: half chords of float32 end at 178 R, distances do not.
+
+    Args:
+        queries: `(Q, d + 2)` polar points.
+        documents: `(N, d + 2)` polar points.
+        radius_squared: R², positive.
+
+    Returns:
+        `(Q, N)`, at least 0.
+    """
+    v, rho_v = split_polar(documents)
+    u, rho_u = split_polar(queries)
+    angular = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
+    return 2 * root(radius_squared) * _half_distance(angular, rho_u, rho_v.T)
+
+
+@full_precision
+def polar_distance_own(queries: Tensor, documents: Tensor, radius_squared: float = 1.0) -> Tensor:
+    """Return the geodesic distances between each query and documents of its own, at any radius.
+
+    Args:
+        queries: `(Q, d + 2)` polar points.
+        documents: `(Q, n, d + 2)` polar points.
+        radius_squared: R², positive.
+
+    Returns:
+        `(Q, n)`, at least 0.
+    """
+    v, rho_v = split_polar(documents)
+    u, rho_u = split_polar(queries)
+    angular = norm(u[:, None] - v)[..., 0] / 2
+    return 2 * root(radius_squared) * _half_distance(angular, rho_u, rho_v[..., 0])
+
+
 @full_precision
 def chord_distance(chord: Tensor, radius_squared: float = 1.0) -> Tensor:
     """Return geodesic distances of half chords: 2 R asinh(s), the inverse of what `half_chord` makes of a distance.
@@ -182,6 +232,37 @@ def _half_chord(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
     return saturated(torch.hypot(torch.sinh((rho_u - rho_v) / 2), angular * saturated(root_u * root_v)))
 
 
+def _half_distance(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
+    """Return distance / 2R = asinh(half chord); by logarithms where the half chord might overflow."""
+    farthest = 2 * (math.log(torch.finfo(angular.dtype).max) - _ROOM)  # s <= sinh((rho_u + rho_v) / 2)
+    together = rho_u + rho_v
+    # Training on a GPU does not wait for a number: both are computed there.
+    waits = angular.device.type == "cpu" or not (torch.is_grad_enabled() and together.requires_grad)
+    if waits and (not together.numel() or float((rho_u.max() + rho_v.max()).detach()) <= farthest):
+        return asinh(_half_chord(angular, rho_u, rho_v))
+    far = together > farthest
+    near = asinh(_half_chord(*(torch.where(far, 0, part) for part in (angular, rho_u, rho_v))))
+    long = _far_half_distance(*(torch.where(far, part, 1) for part in (angular, rho_u, rho_v)))
+    return torch.where(far, long.to(near.dtype), near)
+
+
+def _far_half_distance(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
+    angular, rho_u, rho_v = (part.to(widest(part)) for part in (angular, rho_u, rho_v))
+    apart = (rho_u - rho_v).abs()
+    # Where one of the terms is 0, its logarithm is far below any other's and has no gradient.
+    radial = torch.where(apart == 0, _NONE, _log_sinh(torch.where(apart == 0, 1, apart / 2)))
+    aligned = (angular == 0) | (rho_u <= 0) | (rho_v <= 0)
+    angular, rho_u, rho_v = (torch.where(aligned, 1, part) for part in (angular, rho_u, rho_v))
+    across = torch.where(aligned, _NONE, angular.log() + (_log_sinh(rho_u) + _log_sinh(rho_v)) / 2)
+    chord = torch.logaddexp(2 * radial, 2 * across) / 2
+    # asinh(s) is log(2 s) to the last digit from here on.
+    return torch.where(chord > _LONG, chord + math.log(2), torch.asinh(chord.clamp(max=_LONG).exp()))
+
+
+def _log_sinh(values: Tensor) -> Tensor:
+    return values + torch.log(-torch.expm1(-2 * values)) - math.log(2)
+
+
 def _root_sinh(rho: Tensor) -> Tensor:
     rho = rho.clamp(max=2 * (math.log(torch.finfo(rho.dtype).max) - _ROOM))
     falling = -torch.expm1(-2 * rho) / 2
@@ -197,6 +278,8 @@ def _smooth_half_chord(radial: Tensor, angular: Tensor, root_u: Tensor, root_v: 
     return saturated(torch.where(same, torch.zeros_like(chord), chord))
 
 
+_NONE = -1e6  # logarithm of nothing
+_LONG = 20.0  # logarithm of a half chord
 # What a factor R and a sum of two exponentials take of the largest number's logarithm.
 _ROOM = 1.0
 
@@ -204,3 +287,60 @@ _ROOM = 1.0
 def _polar(direction: Tensor, rho: Tensor) -> Tensor:
     coarse = rho.half().to(rho.dtype)
     return torch.cat([direction, coarse, rho - coarse], dim=-1)
+
+
+@vectorwise
+def half_aperture(polar: Tensor, *, least_radius: float = 0.1) -> Tensor:
+    """Return half the angle at the tip of each point's cone: asin(2 K / sinh rho), narrower farther out.
+
+    Args:
+        polar: `(..., d + 2)`.
+        least_radius: K, positive: where 2 K >= sinh rho the cone is a half space.
+
+    Returns:
+        `(...,)` angles in (0, pi / 2].
+    """
+    _, rho = split_polar(polar)
+    # Written with the arctangent, whose gradient is finite where the arcsine's is not.
+    long = torch.sinh(rho[..., 0].clamp(max=_FAR))
+    inside = (long - 2 * least_radius).clamp_min(0) * (long + 2 * least_radius)
+    touching = inside <= 0
+    root = torch.where(touching, torch.ones_like(inside), inside).sqrt()
+    angle = torch.atan2(torch.full_like(root, 2 * least_radius), root)
+    return torch.where(touching, torch.full_like(angle, torch.pi / 2), angle)
+
+
+@vectorwise
+def exterior_angle(tip: Tensor, polar: Tensor) -> Tensor:
+    """Return the angle at `tip` between the ray from the origin that goes on behind it and the way to a point.
+
+    Args:
+        tip: `(..., d + 2)`.
+        polar: `(..., d + 2)`, broadcast against `tip`.
+
+    Returns:
+        `(...,)` angles in [0, pi]; 0 where both are one point.
+    """
+    u, rho = split_polar(tip)
+    v, sigma = split_polar(polar)
+    rho, sigma = rho[..., 0], sigma[..., 0]
+    chord = torch.linalg.vector_norm(u - v, dim=-1).clamp(max=2)  # 2 sin(angle at the origin / 2)
+    # The point after the boost that moves the tip to the origin, along the ray and across it, both divided by
+    # cosh(rho) cosh(sigma). 1 - cos is taken from the chord and the difference of radii before its exponential, so
+    # that nothing large cancels and nothing overflows.
+    falling = torch.exp(-2 * torch.minimum(rho, sigma)) * torch.expm1(-2 * (sigma - rho).abs())
+    shared = (1 + torch.exp(-2 * rho)) * (1 + torch.exp(-2 * sigma))
+    along = 2 * torch.sign(rho - sigma) * falling / shared - torch.tanh(sigma) * chord.square() / 2
+    across = (
+        torch.tanh(sigma) * chord * (1 - chord.square() / 4).clamp_min(_TINY).sqrt() / torch.cosh(rho.clamp(max=_FAR))
+    )
+    # Near the origin both are so small that their squares, which the arctangent's derivative has, vanish in float32.
+    size = torch.maximum(across.abs(), along.abs()).detach()
+    same = size < _TINY
+    size = torch.where(same, 1, size)
+    across, along = torch.where(same, 0, across / size), torch.where(same, 1, along / size)
+    return torch.where(same, 0, torch.atan2(across, along))
+
+
+_TINY = 1e-30  # where both points are one; angles between points that are nearer to each other have no gradient
+_FAR = 40.0  # radii beyond have no aperture left in float32

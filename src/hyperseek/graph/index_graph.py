@@ -135,8 +135,7 @@ def _written_vectors(documents: Documents, folder: Path) -> Iterator[npt.NDArray
         `(N, e)` float32, memory-mapped.
     """
     space, path = documents.space, folder / "vectors.npy"
-    name = "poincare" if "poincare" in space.graph_charts else "inner_product" if space.kind == "tokens" else None
-    chart = None if name is None else space.chart(name)
+    chart = None if space.neighbour_chart is None else space.chart(space.neighbour_chart)
     matrix = None
     start = 0
     try:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek._files import atomic_write
-from hyperseek.scoring.best import best_columns, best_first
+from hyperseek._order import best_columns, best_positions
 from hyperseek.types import Metric
 
 ROWS = 1024
@@ -61,7 +61,7 @@ def nearest(
         scores[present, places[present]] = -torch.inf
         top, columns = best_columns(scores, degree)
         rows_found = others[columns].masked_fill(top == -torch.inf, -1)
-        best, found = best_first(torch.cat([best, top], dim=1), torch.cat([found, rows_found], dim=1), degree)
+        best, found = best_positions(torch.cat([best, top], dim=1), torch.cat([found, rows_found], dim=1), degree)
     return found
 
 

@@ -278,7 +278,7 @@ def compiled_queries(queries: Any, space: Space) -> tuple[Sequence[str] | Scorer
     if not _are_vectors(queries, space.coordinates):
         return queries, False  # texts, or nothing that is known
     vectors = _tensor(queries)
-    own = 1 + (space.kind == "tokens")  # axes of one query
+    own = 1 + space.ragged  # axes of one query
     if vectors.ndim not in (own, own + 1) or vectors.shape[-1] != space.coordinates:
         one = f"({space.coordinates},)" if own == 1 else f"(tokens, {space.coordinates})"
         raise InputError(

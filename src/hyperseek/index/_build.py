@@ -119,7 +119,7 @@ def stack_points(batch: Sequence[Item], space: Space) -> Points:
         InputError: Something has another shape, holds no numbers, or is no point of the space; the message names the
             document.
     """
-    size, ragged = space.coordinates, space.kind == "tokens"
+    size, ragged = space.coordinates, space.ragged
     tensors = []
     for document, vector in batch:
         tensor = _tensor(document, vector)

@@ -98,7 +98,7 @@ def estimate(
     remaining = max(0, count - done)
     if not remaining:
         chosen = []
-    rate, vectors = _measure(chosen, model, dtype) if chosen else (0.0, float(model.space.kind != "tokens"))
+    rate, vectors = _measure(chosen, model, dtype) if chosen else (0.0, float(not model.space.ragged))
     return Estimate(
         documents=count,
         remaining=remaining,

@@ -25,7 +25,7 @@ from hyperseek.index._checks import check_model, check_retriever, open_finished
 from hyperseek.index._maintainer import Maintainer
 from hyperseek.index._searcher import Searcher
 from hyperseek.index.searching import documents_by_id
-from hyperseek.plan import Ground
+from hyperseek.plan import OpenIndex
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import IndexInfo, Snapshot
 from hyperseek.store.attachments import verify_attachments
@@ -50,7 +50,7 @@ class _State:
     """What belongs together of one version: it is replaced whole, so no thread sees parts of two."""
 
     info: IndexInfo
-    ground: Ground
+    ground: OpenIndex
 
 
 class Index(Searcher, Maintainer):
@@ -120,7 +120,7 @@ class Index(Searcher, Maintainer):
             return index.model.compile(texts, options)
 
         snapshot = Snapshot(store, info.space, cache_bytes=self._cache_bytes)
-        ground = Ground(self.path, snapshot, compile_, recompile)
+        ground = OpenIndex(self.path, snapshot, compile_, recompile)
         if verify:
             verify_attachments(self.path, ground.attachments)
         return _State(info, ground)
@@ -131,7 +131,7 @@ class Index(Searcher, Maintainer):
         return self._state.info
 
     @property
-    def _ground(self) -> Ground:
+    def _ground(self) -> OpenIndex:
         use_tables()
         return self._state.ground
 

@@ -16,7 +16,7 @@ from hyperseek.errors import InputError, shown
 from hyperseek.graph import GraphConfig
 from hyperseek.index._build import piece_for, stack_points
 from hyperseek.index._writing import SHARD, add_documents, compact_index, delete_documents
-from hyperseek.plan import Ground
+from hyperseek.plan import OpenIndex
 from hyperseek.scoring import Points
 from hyperseek.store import IndexInfo
 from hyperseek.store.attachments import Attachment, Attachments, attach
@@ -42,7 +42,7 @@ class Maintainer(ABC):
 
     @property
     @abstractmethod
-    def _ground(self) -> Ground:
+    def _ground(self) -> OpenIndex:
         """The version at hand; another one after `refresh`, so what belongs together is asked of one."""
 
     @property

@@ -25,7 +25,7 @@ from hyperseek.index._arguments import (
 )
 from hyperseek.index._tune import Tuning, tune
 from hyperseek.index.searching import Explanation, Request, find, hits_of, score_chosen, scorer_groups
-from hyperseek.plan import AUTO, Ground, PlanLike
+from hyperseek.plan import AUTO, OpenIndex, PlanLike
 from hyperseek.scoring import Scorer
 from hyperseek.types import Hit, Query, QueryOptions, Run
 
@@ -51,7 +51,7 @@ class Searcher(ABC):
 
     @property
     @abstractmethod
-    def _ground(self) -> Ground:
+    def _ground(self) -> OpenIndex:
         """The version at hand; another one after `refresh`, so what belongs together is asked of one."""
 
     @property
@@ -124,7 +124,7 @@ class Searcher(ABC):
                 `"year > 2015 AND venue = 'ACL'"`; None for all. See `fields`.
             engine: `"auto"` for the plan that was tuned on this index or else for what its size suggests, `"exact"` to
                 score every document, or the name of an engine, whose candidates are then scored exactly.
-            plan: What to do instead, stage by stage: a plan, a source such as `BM25()`, a list of stages, or plain
+            plan: What to do instead, stage by stage: a plan, a source such as `FullText()`, a list of stages, or plain
                 values as those of a file.
             options: What is asked of the model besides the texts, as in `{"level": 2}`; see `QueryOptions`.
             exclude: For each query the id of a document to leave out, or None. The others move up, so `k` remain.

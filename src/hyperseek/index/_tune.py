@@ -11,8 +11,8 @@ import torch
 
 from hyperseek._long_work import progress
 from hyperseek.errors import InputError
-from hyperseek.plan import Ground, Plan, Scan, Search, StageReport, as_plan
-from hyperseek.plan.choice import plan_key
+from hyperseek.plan import Exhaustive, OpenIndex, Plan, Search, StageReport, as_plan
+from hyperseek.plan.stages import plan_key
 from hyperseek.scoring import Scorer
 from hyperseek.store.attachments import Attachments, TunedPlan
 from hyperseek.store.lance import writer_lock
@@ -86,7 +86,7 @@ class Tuning:
 
 
 def tune(
-    ground: Ground,
+    ground: OpenIndex,
     scorers: Sequence[Scorer],
     texts: Sequence[str] | None,
     *,
@@ -116,7 +116,7 @@ def tune(
         raise InputError(f"the index {ground.folder} has no engine to tune; build one: index.engines.build()")
     ground.snapshot.load()
     searches = list(_searches(ground, scorers, texts, k))
-    measured = [_measure(Plan(stages=(Scan(),)), searches)]
+    measured = [_measure(Plan(stages=(Exhaustive(),)), searches)]
     with progress("measuring", None, unit="plans") as bar:
         for item in items:
             structure = ground.attached(item.name).structure
@@ -132,7 +132,7 @@ def tune(
     return Tuning(scorers[0].kind, k, recall, queries, tuple(measured), chosen, options)
 
 
-def _searches(ground: Ground, scorers: Iterable[Scorer], texts: Sequence[str] | None, k: int) -> Iterator[Search]:
+def _searches(ground: OpenIndex, scorers: Iterable[Scorer], texts: Sequence[str] | None, k: int) -> Iterator[Search]:
     done = 0
     for scorer in scorers:
         own = None if texts is None else texts[done : done + len(scorer)]
@@ -160,7 +160,7 @@ def _single(plan: Plan, searches: Sequence[Search]) -> float:
             if len(times) == _QUERIES_TIMED_ALONE:
                 break
             own = None if search.texts is None else search.texts[query : query + 1]
-            alone = Search(search.ground, search.scorer[query : query + 1], own, None, search.k)
+            alone = Search(search.index, search.scorer[query : query + 1], own, None, search.k)
             start = time.perf_counter()
             plan.run(alone)
             times.append(time.perf_counter() - start)

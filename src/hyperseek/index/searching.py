@@ -22,9 +22,9 @@ from hyperseek.index._arguments import (
     check_queries,
     check_where,
 )
-from hyperseek.plan import AUTO, NOTHING, Candidates, Ground, Plan, Search, StageReport, as_plan
-from hyperseek.plan.choice import choose_plan
-from hyperseek.plan.rescoring import exact_scores
+from hyperseek.plan import AUTO, NOTHING, Candidates, OpenIndex, Plan, Search, StageReport, as_plan
+from hyperseek.plan.exhaustive import exact_scores
+from hyperseek.plan.stages import choose_plan
 from hyperseek.scoring import Scorer
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.store.table import Store
@@ -129,7 +129,7 @@ class Request:
 
 
 def find(
-    ground: Ground,
+    ground: OpenIndex,
     request: Request,
     groups: Callable[[Sequence[str], QueryOptions], Iterable[Scorer]],
     *,
@@ -180,13 +180,13 @@ def find(
             bar.advance(len(scorer))
 
 
-def hits_of(ground: Ground, found: Iterable[Candidates], *, texts: bool) -> Iterator[list[Hit]]:
+def hits_of(ground: OpenIndex, found: Iterable[Candidates], *, texts: bool) -> Iterator[list[Hit]]:
     """Turn candidates into hits."""
     for part in found:
         yield from collect_hits(ground.snapshot.store, ground.snapshot.ids, part.scores, part.rows, texts=texts)
 
 
-def check_scorer(ground: Ground, scorer: Scorer) -> None:
+def check_scorer(ground: OpenIndex, scorer: Scorer) -> None:
     """Raise InputError where a scorer is for points of another width than the index has."""
     space = ground.snapshot.space
     if scorer.space.width != space.width:
@@ -268,7 +268,7 @@ def documents_by_id(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, Documen
     return {identity: documents[place] for identity, place in zip(stored, places, strict=True)}
 
 
-def score_chosen(ground: Ground, scorers: Iterable[Scorer], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+def score_chosen(ground: OpenIndex, scorers: Iterable[Scorer], ids: Sequence[Sequence[str]]) -> list[list[float]]:
     """Score documents, each by the query it is listed for.
 
     Args:

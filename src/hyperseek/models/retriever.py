@@ -311,7 +311,7 @@ class Retriever:
 
     def _side_fingerprint(self, side: Side) -> str:
         modules = self.route(side)
-        unit = self.space.kind == "cosine"
+        unit = self.space.unit_norm
         while isinstance(modules[-1], Normalize):
             modules, unit = modules[:-1], True
         description = [

@@ -1,33 +1,36 @@
 """Search plans: where candidates come from, how they are fused, and what scores them in the end."""
 
-from hyperseek.plan._context import NOTHING, Candidates, Ground, Search
-from hyperseek.plan._exhaustive import scan
-from hyperseek.plan._fusion import Fusion, Rescore, Union
-from hyperseek.plan._plan import Plan, PlanLike, StageReport, as_plan, hybrid
-from hyperseek.plan._sources import BM25, Auto, Dense, Engine, Graph, Scan, Surrogate
-from hyperseek.plan.choice import AUTO, EXACT
+from hyperseek._order import NOTHING
+from hyperseek.plan._open_index import Candidates, OpenIndex, Search
+from hyperseek.plan._plan import Plan, PlanLike, Source, StageReport, Step, Union, as_plan, hybrid, register_stage
+from hyperseek.plan._surrogates import Surrogate
+from hyperseek.plan.exhaustive import scan
+from hyperseek.plan.stages import AUTO, EXACT, Auto, Dense, Engine, Exhaustive, FullText, Fusion, Graph, Rescore
 
 __all__ = [
     "AUTO",
-    "BM25",
     "EXACT",
     "NOTHING",
     "Auto",
     "Candidates",
     "Dense",
     "Engine",
+    "Exhaustive",
+    "FullText",
     "Fusion",
     "Graph",
-    "Ground",
+    "OpenIndex",
     "Plan",
     "PlanLike",
     "Rescore",
-    "Scan",
     "Search",
+    "Source",
     "StageReport",
+    "Step",
     "Surrogate",
     "Union",
     "as_plan",
     "hybrid",
+    "register_stage",
     "scan",
 ]

@@ -1,27 +1,270 @@
-"""Plans: searches of several stages, as values.
+"""Plans: searches of several stages, as values, and what a stage is.
 
 ```python
-plan = (BM25(n=300) | Dense(n=300)) >> Rescore()      # scored by the model that searches
+plan = (FullText(n=300) | Dense(n=300)) >> Rescore()      # scored by the model that searches
 hits = index.search("how are weak references made?", plan=plan)
 ```
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
-from hyperseek._config import read_yaml_value
-from hyperseek.errors import ConfigError, shown, suggestion
-from hyperseek.plan._context import NOTHING, Candidates, Search
-from hyperseek.plan._fusion import AnySource, Fusion, Rescore
-from hyperseek.plan._sources import BM25, Auto
-from hyperseek.plan._stage import Described, Source, Stage, Step, as_list, as_stages
+from hyperseek._config import Config, read_yaml_value
+from hyperseek._order import NOTHING
+from hyperseek._registry import Registry
+from hyperseek.errors import ConfigError, InputError, shown, suggestion
+from hyperseek.plan._fusion import fuse
+from hyperseek.plan._open_index import Candidates, Search
+from hyperseek.plan._option_faults import fault_in_words, option_names, refuse_switches
+
+StageT = TypeVar("StageT", bound="Stage")
+
+
+class Described(Config):
+    """A part of a plan: whatever is wrong with its options is one error in the words of plans."""
+
+    if not TYPE_CHECKING:  # type checkers know the options by name
+
+        def __init__(self, *given: Any, **options: Any) -> None:
+            title = self._title()
+            if given:
+                raise ConfigError(f"the options of {title} are given by name, as in {self._example()}")
+            try:
+                refuse_switches(type(self), options)
+                super().__init__(**self._prepared(options))
+            except ValidationError as error:
+                faults = [fault_in_words(type(self), title, fault) for fault in error.errors(include_url=False)]
+                raise ConfigError("; ".join(dict.fromkeys(faults))) from None
+
+    @classmethod
+    def _title(cls) -> str:
+        return cls.__name__.lower()
+
+    @classmethod
+    def _example(cls) -> str:
+        return f"{cls.__name__}({option_names(cls)[0]}=...)"
+
+    @classmethod
+    def _prepared(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Make stages of plain values that stand for them."""
+        return options
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        fields = type(self).model_fields
+        return [(name, value) for name, value in super().__repr_args__() if name and value != fields[name].default]
+
+    def __str__(self) -> str:
+        return repr(self)
+
+
+class Stage(Described):
+    """A stage of a plan. Its class has a field `kind` and is registered under the value; see `register_stage`."""
+
+    @classmethod
+    def _title(cls) -> str:
+        kind = cls.model_fields.get("kind")
+        return cls.__name__.lower() if kind is None else str(kind.default)
+
+    @property
+    def title(self) -> str:
+        """Name of the stage in explanations."""
+        return self._title()
+
+
+class Source(Stage):
+    """A stage that finds candidates. `a | b` is the union of two, `a >> stage` a plan.
+
+    Attributes:
+        n: Candidates of each query.
+    """
+
+    n: int
+
+    @abstractmethod
+    def find(self, search: Search) -> Candidates:
+        """Find candidates for the queries of a search."""
+
+    def __or__(self, other: object) -> Union:
+        parts = [*(self.sources if isinstance(self, Union) else [self]), other]
+        return Union(sources=parts)  # type: ignore[arg-type]  # it makes the tuple of known stages
+
+    def __rshift__(self, other: object) -> Plan:
+        return Plan(stages=[self, *as_list(other)])  # type: ignore[arg-type]  # it makes the tuple of stages
+
+
+class Step(Stage):
+    """A stage that turns candidates into other candidates."""
+
+    @abstractmethod
+    def apply(self, search: Search, candidates: Candidates) -> Candidates:
+        """Turn candidates into others."""
+
+
+class Combination(Source):
+    """A source that asks others."""
+
+    @classmethod
+    def _prepared(cls, options: dict[str, Any]) -> dict[str, Any]:
+        if "sources" not in options:
+            return options
+        return {**options, "sources": tuple(as_stages(options["sources"], Source, "source"))}
+
+
+class Union(Combination):
+    """What any of several sources finds, in turns; scores say no more than who came first.
+
+    Attributes:
+        n: Candidates of each query; None for all.
+        sources: At least one.
+    """
+
+    kind: Literal["union"] = "union"
+    n: int | None = Field(default=None, ge=1)  # type: ignore[assignment]  # all
+    sources: tuple[SerializeAsAny[Source], ...] = Field(min_length=1)
+
+    def find(self, search: Search) -> Candidates:
+        """Ask all sources."""
+        ranked = fuse([source.find(search) for source in self.sources])
+        return ranked.first(self.n) if self.n else ranked
+
+    def __repr__(self) -> str:
+        return super().__repr__() if self.n else f"({' | '.join(map(repr, self.sources))})"
+
+
+def _check_stage(name: str, value: Any) -> None:
+    if not isinstance(value, type) or not issubclass(value, Source | Step):
+        raise InputError(f"a stage is a class that extends Source or Step, and {shown(value)} is not")
+    kind = value.model_fields.get("kind")
+    if kind is None or kind.default != name:
+        raise InputError(
+            f"{value.__name__} is registered as {name!r}, so it needs the field `kind: Literal[{name!r}] = {name!r}`"
+        )
+
+
+STAGES: Registry[type[Stage]] = Registry(
+    "plan stage",
+    "hyperseek.stages",
+    {
+        "auto": "hyperseek.plan.stages:Auto",
+        "dense": "hyperseek.plan.stages:Dense",
+        "engine": "hyperseek.plan.stages:Engine",
+        "exhaustive": "hyperseek.plan.stages:Exhaustive",
+        "full_text": "hyperseek.plan.stages:FullText",
+        "fusion": "hyperseek.plan.stages:Fusion",
+        "graph": "hyperseek.plan.stages:Graph",
+        "rescore": "hyperseek.plan.stages:Rescore",
+        "surrogate": "hyperseek.plan._surrogates:Surrogate",
+        "union": "hyperseek.plan._plan:Union",
+    },
+    check=_check_stage,
+)
+"""The stages by their kind; `register_stage` adds one, and so do entry points of `hyperseek.stages`."""
+
+# In plans that were saved or written before.
+_FORMER_NAMES = {"scan": "exhaustive", "bm25": "full_text"}
+
+
+def register_stage(kind: str, stage: type[Stage] | None = None) -> Any:
+    """Register a source or step of yours, so that plans can name it in Python, in files and on the command line.
+
+    Args:
+        kind: Its name, the value of its field `kind`.
+        stage: The class, which extends `Source` or `Step`; None to use the result as a decorator.
+
+    Returns:
+        The class, or a decorator.
+
+    Raises:
+        InputError: The name is taken, or the class is not a stage of this kind.
+    """
+    return STAGES.register(kind, stage)
+
+
+def as_list(value: object) -> list[object]:
+    """Return the stages that a value stands for: itself, or the items of a list or tuple."""
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def as_stages(value: object, kind: type[StageT], word: str) -> list[StageT]:
+    """Return the stages that plain values stand for.
+
+    Args:
+        value: One, or a list of some.
+        kind: What all must be.
+        word: What one is called in messages, which count them from 1.
+
+    Returns:
+        The stages.
+
+    Raises:
+        ConfigError: There are none, or one is no such stage.
+    """
+    given = as_list(value)
+    if not given:
+        raise ConfigError(f"there is no {word}; give at least 1, as in [{{kind: engine, n: 100}}]")
+    stages = []
+    for number, item in enumerate(given, 1):
+        try:
+            stages.append(_as_stage(item, kind))
+        except ConfigError as error:
+            raise ConfigError(f"{word} {number}: {error}" if len(given) > 1 else str(error)) from None
+    return stages
+
+
+def _as_stage(value: object, kind: type[StageT]) -> StageT:
+    if isinstance(value, type) and issubclass(value, Stage) and "kind" in value.model_fields:
+        value = value._title()
+    if isinstance(value, str):
+        value = {"kind": value}
+    if isinstance(value, Mapping):
+        value = _from_values(value, kind)
+    if isinstance(value, kind):
+        return value
+    if isinstance(value, Stage):
+        raise ConfigError(f"{value.title} is a step, which follows sources; {_listed(kind)}")
+    what = "a plan" if isinstance(value, Described) else shown(value)
+    raise ConfigError(
+        f"{what} cannot stand here; give a stage, as Engine(n=100) or {{kind: engine, n: 100}}; {_listed(kind)}"
+    )
+
+
+def _from_values(values: Mapping[Any, Any], kind: type[Stage]) -> Stage:
+    options = dict(values)
+    given = options.pop("kind", None)
+    if given is None:
+        raise ConfigError(f"{shown(dict(values))} says no kind; write {{kind: engine, ...}}; {_listed(kind)}")
+    name = _FORMER_NAMES.get(given, given) if isinstance(given, str) else ""
+    if name not in STAGES:
+        hint = suggestion(str(given), _names(kind))
+        raise ConfigError(f"there is no stage of the kind {shown(given)}{hint}; {_listed(kind)}")
+    stage = STAGES[name]
+    odd = next((key for key in options if not isinstance(key, str)), None)
+    if odd is not None:
+        raise ConfigError(f"{name} has no option {shown(odd)}; options: {', '.join(option_names(stage))}")
+    return stage(**options)
+
+
+def _names(kind: type[Stage]) -> list[str]:
+    """Return the names of stages of a kind; another package's stage that cannot be loaded is passed over."""
+    names = []
+    for name in STAGES:
+        with contextlib.suppress(InputError):
+            if issubclass(STAGES[name], kind):
+                names.append(name)
+    return names
+
+
+def _listed(kind: type[Stage]) -> str:
+    return f"{'sources' if kind is Source else 'stages'}: {', '.join(_names(kind))}"
 
 
 @dataclass(slots=True)
@@ -59,7 +302,7 @@ class Plan(Described):
         stages: The first finds candidates, the others turn them into others; the last one's scores are the result's.
     """
 
-    stages: tuple[AnySource | Rescore, ...] = Field(min_length=1)
+    stages: tuple[SerializeAsAny[Stage], ...] = Field(min_length=1)
 
     @classmethod
     def _prepared(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -79,7 +322,7 @@ class Plan(Described):
         if wrong:
             raise ConfigError(
                 f"only the first stage may be a source, and {', '.join(wrong)} came later; unite sources with |, as in "
-                f"BM25() | Dense()"
+                f"FullText() | Dense()"
             )
         return self
 
@@ -113,7 +356,7 @@ class Plan(Described):
                 assert found is not None
                 found = stage.apply(search, found)
             else:
-                found = stage.find(search)
+                found = cast("Source", stage).find(search)
             did.append((found, time.perf_counter() - start, dict(search.notes)))
         assert found is not None
         if reports is not None:
@@ -163,7 +406,7 @@ def as_plan(value: object) -> Plan:
     if isinstance(value, str) and value == "hybrid":
         return hybrid()
     if value is Plan or value is None:
-        raise ConfigError("there is no stage; give a source, as BM25(n=100), or a list of stages")
+        raise ConfigError("there is no stage; give a source, as Engine(n=100), or a list of stages")
     if isinstance(value, Mapping) and "kind" not in value:
         odd = [key for key in value if key != "stages"]
         if odd:
@@ -188,7 +431,8 @@ def hybrid(n: int = 100, *, engine: str = "auto") -> Plan:
     Raises:
         ConfigError: `n` is below 1.
     """
-    return Plan(stages=(Fusion(sources=(BM25(n=n), Auto(n=n, engine=engine))),))
+    sources = [{"kind": "full_text", "n": n}, {"kind": "auto", "n": n, "engine": engine}]
+    return Plan(stages=[{"kind": "fusion", "sources": sources}])  # type: ignore[arg-type]  # it makes the stages
 
 
 def _add(

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
 from hyperseek._machine import one_core
+from hyperseek._order import NOTHING
 from hyperseek.engines import CandidateRequest
 from hyperseek.engines.structure import EXHAUSTIVE
-from hyperseek.plan._context import NOTHING, Candidates, Search, union
-from hyperseek.plan.rescoring import exact_scores, points_at
-from hyperseek.scoring import Scorer
+from hyperseek.plan._open_index import Candidates, Search, union
+from hyperseek.plan.exhaustive import exact_scores
+from hyperseek.scoring import Points, Scorer
 from hyperseek.store.attachments import Attached
+from hyperseek.store.snapshot import Snapshot
 
-SCAN = EXHAUSTIVE
-"""Name that stands for no engine: score all documents."""
+# Plans that were written before say "scan" for it.
+EngineName: TypeAlias = Annotated[str | None, AfterValidator(lambda name: EXHAUSTIVE if name == "scan" else name)]
+"""Name of an engine in a stage's options; None for the newest, `EXHAUSTIVE` for none."""
 
 
 def search_linear(search: Search, scorer: Scorer, *, n: int, engine: str | None, effort: int | None) -> Candidates:
@@ -29,17 +33,17 @@ def search_linear(search: Search, scorer: Scorer, *, n: int, engine: str | None,
         scorer: What to search by; its queries are those of the search.
         n: Candidates of each query.
         engine: Name of an engine; None for the newest, or a scan where there is none or it has no chart for such a
-            scorer; `SCAN` for a scan.
+            scorer; `EXHAUSTIVE` for a scan.
         effort: How thoroughly the engine searches; None for what it was built with.
 
     Returns:
         The candidates.
     """
     if engine is None:
-        newest = search.ground.newest()
-        usable = newest is not None and search.ground.attached(newest.name).structure.can_search(scorer)
-        engine = newest.name if newest is not None and usable else SCAN
-    if engine == SCAN:
+        newest = search.index.newest()
+        usable = newest is not None and search.index.attached(newest.name).structure.can_search(scorer)
+        engine = newest.name if newest is not None and usable else EXHAUSTIVE
+    if engine == EXHAUSTIVE:
         return search.scan(scorer, k=n)
     return search_structure(search, scorer, n=n, name=engine, effort=effort)
 
@@ -70,7 +74,7 @@ def search_structure(
     Raises:
         InputError: The index has no such structure, or it cannot search by this scorer.
     """
-    attached = search.ground.attached(name, kind)
+    attached = search.index.attached(name, kind)
     rows, allowed = positions(search, attached)
     request = CandidateRequest(
         name=attached.record.name,
@@ -122,3 +126,36 @@ def _by_rank(part: Candidates) -> Candidates:
     """Replace scores by ones that fall with the rank, so that lists of unlike scales take turns."""
     ranks = torch.arange(part.rows.shape[1], dtype=torch.float32).expand(part.rows.shape)
     return Candidates(part.rows, (-ranks).masked_fill(part.rows == NOTHING, -torch.inf))
+
+
+class _PointsAt:
+    """The part of `Points` that graph search reads, fetched as it is read."""
+
+    def __init__(self, snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> None:
+        self._snapshot = snapshot
+        # A document that is gone is walked through as if it were another one; it is never returned.
+        self._rows = torch.from_numpy(np.maximum(rows, 0))
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: slice | Tensor) -> Points:
+        return self._snapshot.points(self._rows[index])
+
+    @property
+    def dimension(self) -> int:
+        return self._snapshot.space.width
+
+
+def points_at(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> Points:
+    """Return points by position.
+
+    Args:
+        snapshot: The documents.
+        rows: The row of each position; below 0 for documents that are gone.
+
+    Returns:
+        Something that has a length and gives points by positions, as `Points` does.
+    """
+    snapshot.load()
+    return cast("Points", _PointsAt(snapshot, rows))

@@ -1,8 +1,8 @@
 """What documents are (Points), how they compare (Space), and what queries become (Scorer)."""
 
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
-from hyperseek.scoring._geometries import Chart
-from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer
+from hyperseek.scoring._geometries import Chart, Geometry
+from hyperseek.scoring._maxsim import EMPTY_SCORE, Masking, MaxSimScorer
 from hyperseek.scoring._points import Points, TokenPoints, VectorPoints, vectors_of
 from hyperseek.scoring._qnet import (
     QNetConverter,
@@ -11,16 +11,18 @@ from hyperseek.scoring._qnet import (
     build_converter,
     register_qnet_converter,
 )
-from hyperseek.scoring._scorer import LinearScorer, Scorer, load_scorer
-from hyperseek.scoring._space import Space
+from hyperseek.scoring._scorer import LinearScorer, Scorer, load_scorer, register_scorer
+from hyperseek.scoring._space import Space, register_space
 from hyperseek.scoring._surrogate import Landmarks, SurrogateScorer, surrogate
 
 __all__ = [
     "EMPTY_SCORE",
     "Chart",
     "FunctionScorer",
+    "Geometry",
     "Landmarks",
     "LinearScorer",
+    "Masking",
     "MaxSimScorer",
     "OnnxScorer",
     "Points",
@@ -35,6 +37,8 @@ __all__ = [
     "build_converter",
     "load_scorer",
     "register_qnet_converter",
+    "register_scorer",
+    "register_space",
     "surrogate",
     "vectors_of",
 ]

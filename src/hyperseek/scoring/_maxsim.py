@@ -61,7 +61,7 @@ class MaxSimScorer(Scorer):
     kind = "maxsim"
 
     def __init__(self, space: Space, queries: Tensor, mask: Tensor, *, masking: Masking = "exact") -> None:
-        if space.kind != "tokens":
+        if not space.ragged:
             raise InputError(f"late interaction compares points of a 'tokens' space, not {space.kind!r}")
         if masking not in ("exact", "pylate"):
             raise UnknownNameError("masking", masking, ("exact", "pylate"))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from hyperseek._machine import run_on_cores
+from hyperseek._registry import Registry
 from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.scoring._points import Points, own_vectors, vectors_of
 from hyperseek.scoring._scorer import Scorer
@@ -50,7 +51,7 @@ class QNetScorer(Scorer):
         base: Tensor | None = None,
         is_training: bool = False,
     ) -> None:
-        if space.kind != "dot":
+        if not space.plain_product or space.unit_norm:
             raise InputError(f"q-nets score points of a 'dot' space, not {space.kind!r}; normalise the points instead")
         self.space = space
         self.matrices = list(matrices)
@@ -184,30 +185,28 @@ class QNetConverter(Protocol):
         ...
 
 
-_Class = TypeVar("_Class", bound=type)
-_CONVERTERS: dict[str, Callable[..., QNetConverter]] = {}
+CONVERTERS: Registry[Callable[..., QNetConverter]] = Registry(
+    "q-net converter",
+    "hyperseek.qnet_converters",
+    {"repeated_dense_block": "hyperseek.scoring._qnet:RepeatedDenseBlockConverter"},
+)
+"""The q-net architectures; `register_qnet_converter` adds one, and so do entry points."""
 
 
-def register_qnet_converter(name: str) -> Callable[[_Class], _Class]:
+def register_qnet_converter(name: str, converter: Callable[..., QNetConverter] | None = None) -> Any:
     """Register a `QNetConverter` class under a name that configurations can use.
 
     Args:
         name: What configurations will say, as in `converter: NAME`.
+        converter: The class; None to use the result as a decorator.
 
     Returns:
-        A class decorator.
+        The class, or a decorator.
 
     Raises:
         InputError: The name is taken.
     """
-
-    def register(cls: _Class) -> _Class:
-        if name in _CONVERTERS and _CONVERTERS[name] is not cls:
-            raise InputError(f"the q-net converter {name!r} is registered already; choose another name")
-        _CONVERTERS[name] = cls
-        return cls
-
-    return register
+    return CONVERTERS.register(name, converter)
 
 
 def build_converter(name: str, arguments: Mapping[str, Any]) -> QNetConverter:
@@ -224,15 +223,13 @@ def build_converter(name: str, arguments: Mapping[str, Any]) -> QNetConverter:
         UnknownNameError: No converter has that name.
         InputError: The constructor refuses the arguments.
     """
-    if name not in _CONVERTERS:
-        raise UnknownNameError("q-net converter", name, _CONVERTERS)
+    converter = CONVERTERS[name]
     try:
-        return _CONVERTERS[name](**arguments)
+        return converter(**arguments)
     except TypeError as error:
         raise InputError(f"the q-net converter {name!r} does not take these arguments: {error}") from None
 
 
-@register_qnet_converter("repeated_dense_block")
 class RepeatedDenseBlockConverter:
     """Hypencoder's q-net: dense blocks, then one linear layer without bias.
 

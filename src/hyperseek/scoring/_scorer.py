@@ -14,20 +14,20 @@ from torch import Tensor
 from hyperseek._bounded import check_plain
 from hyperseek._files import read_tensors, reading, write_tensors
 from hyperseek._machine import check_device
-from hyperseek.errors import InputError, ModelError, UnknownNameError
+from hyperseek._registry import Registry
+from hyperseek.errors import InputError, ModelError
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points, own_vectors
 from hyperseek.scoring._space import Space
 from hyperseek.types import NO_OPTIONS, QueryOptions
-
-_KINDS: dict[str, type[Scorer]] = {}
 
 
 class Scorer(ABC):
     """`Q` compiled queries that score points. Scores are float32 and higher is better.
 
     A scorer is tensors plus a small JSON configuration, so slicing, joining, moving and saving are written once
-    here. Every tensor's first axis is the query. A subclass sets `kind` and is found by it when a file is loaded.
+    here. Every tensor's first axis is the query. A subclass sets `kind`; registered under it, by `register_scorer`, it
+    is found when a file is loaded.
 
     Attributes:
         options: The options that the queries were compiled with.
@@ -36,11 +36,6 @@ class Scorer(ABC):
     kind: ClassVar[str]
     space: Space
     options: QueryOptions = NO_OPTIONS
-
-    def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(**kwargs)
-        if "kind" in cls.__dict__:
-            _KINDS[cls.kind] = cls
 
     @abstractmethod
     def score(self, points: Points) -> Tensor:
@@ -158,7 +153,19 @@ class Scorer(ABC):
         return first._with(joined)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the scorer to a safetensors file with its checksum, atomically."""
+        """Write the scorer to a safetensors file with its checksum, atomically.
+
+        Args:
+            path: The file.
+
+        Raises:
+            InputError: The scorer's class is not registered, so that nothing could read the file.
+        """
+        if SCORERS.get(self.kind) is not type(self):
+            raise InputError(
+                f"a {type(self).__name__} cannot be saved, since no file of the kind {self.kind!r} would be read as "
+                f"one; register the class: register_scorer({self.kind!r}, {type(self).__name__})"
+            )
         metadata = {"hyperseek_scorer": self.kind, "config": json.dumps(self.config())}
         if self.options:
             metadata["options"] = json.dumps(self.options.to_json())
@@ -176,6 +183,43 @@ class Scorer(ABC):
     def _with(self, tensors: Mapping[str, Tensor]) -> Self:
         """Return a scorer like this one for other queries."""
         return self.from_tensors(tensors, self.config()).with_options(self.options)
+
+
+def _check_scorer(name: str, value: Any) -> None:
+    if not isinstance(value, type) or not issubclass(value, Scorer) or getattr(value, "kind", None) != name:
+        raise InputError(f"a scorer is registered as a class that extends Scorer and has the kind {name!r}")
+
+
+SCORERS: Registry[type[Scorer]] = Registry(
+    "scorer",
+    "hyperseek.scorers",
+    {
+        "function": "hyperseek.scoring._function:FunctionScorer",
+        "linear": "hyperseek.scoring._scorer:LinearScorer",
+        "maxsim": "hyperseek.scoring._maxsim:MaxSimScorer",
+        "onnx": "hyperseek.scoring._function:OnnxScorer",
+        "qnet": "hyperseek.scoring._qnet:QNetScorer",
+        "surrogate": "hyperseek.scoring._surrogate:SurrogateScorer",
+    },
+    check=_check_scorer,
+)
+"""The scorers by their kind; `register_scorer` adds one, and so do entry points of `hyperseek.scorers`."""
+
+
+def register_scorer(kind: str, scorer: type[Scorer] | None = None) -> Any:
+    """Register a class of scorers of yours, so that `load_scorer` reads what they saved.
+
+    Args:
+        kind: The class's `kind`.
+        scorer: The class; None to use the result as a decorator.
+
+    Returns:
+        The class, or a decorator.
+
+    Raises:
+        InputError: The name is taken, or the class is not a scorer of this kind.
+    """
+    return SCORERS.register(kind, scorer)
 
 
 def load_scorer(path: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> Scorer:
@@ -199,14 +243,13 @@ def load_scorer(path: str | os.PathLike[str], *, device: str | torch.device = "c
     kind = metadata.get("hyperseek_scorer")
     if kind is None:
         raise ModelError(f"{path} holds no scorer; {remedy}")
-    if kind not in _KINDS:
-        raise UnknownNameError("scorer", kind, _KINDS)
+    saved = SCORERS[kind]
     with reading(path, "a saved scorer", error=ModelError, remedy=remedy):
         config = json.loads(metadata["config"])
         check_plain(config)
         options = json.loads(metadata.get("options", "{}"))
         check_plain(options)
-        scorer = _KINDS[kind].from_tensors(tensors, config).with_options(QueryOptions.of(options))
+        scorer = saved.from_tensors(tensors, config).with_options(QueryOptions.of(options))
         if any(len(tensor) != len(scorer) for tensor in scorer.tensors().values()):
             raise ValueError("its tensors are not of one number of queries")
     return scorer

@@ -5,32 +5,75 @@ Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers 
 
 from __future__ import annotations
 
+import inspect
 import math
-import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
-from numbers import Integral, Real
-from typing import Any, Literal, Self, TypeAlias, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from numbers import Integral
+from typing import Any, Literal, Self, cast
 
 import torch
 from torch import Tensor
 
 from hyperseek import geometry
+from hyperseek._registry import Registry
 from hyperseek.errors import InputError, UnknownNameError, shown
-from hyperseek.scoring._geometries import GEOMETRIES, Chart, not_finite
+from hyperseek.geometry.numerics import wide_dtype
+from hyperseek.scoring._geometries import Chart, Geometry, not_finite
 from hyperseek.scoring._points import Points, described, is_floating
-
-Similarity: TypeAlias = Literal["geodesic", "squared", "inner"]
-"""What a hyperbolic space scores by: minus the distance, minus the squared Lorentz distance, the Lorentz inner product.
-All three rank alike."""
-
-_LARGEST = sys.float_info.max
 
 HEADROOM = 1.25
 """How far beyond the documents at hand a chart's bound is set, so that longer ones can be added."""
 
 
-@dataclass(frozen=True, slots=True)
+def _check_geometry(name: str, value: Any) -> None:
+    if not isinstance(value, type) or not issubclass(value, Geometry):
+        raise InputError(f"a space is registered as a class that extends Geometry, and {shown(value)} is not one")
+
+
+SPACES: Registry[type[Geometry]] = Registry(
+    "space",
+    "hyperseek.spaces",
+    {
+        "cosine": "hyperseek.scoring._geometries:Cosine",
+        "dot": "hyperseek.scoring._geometries:Dot",
+        "euclidean": "hyperseek.scoring._geometries:Euclidean",
+        "lorentz": "hyperseek.scoring._hyperbolic:Lorentz",
+        "poincare": "hyperseek.scoring._hyperbolic:Poincare",
+        "tokens": "hyperseek.scoring._geometries:Tokens",
+    },
+    check=_check_geometry,
+)
+"""The kinds of spaces; `register_space` adds one, and so do entry points of `hyperseek.spaces`."""
+
+
+def register_space(kind: str, geometry: type[Geometry] | None = None) -> Any:
+    """Register a kind of space of yours, so that `Space(kind, dimension)` works and indexes can be saved with it.
+
+    Args:
+        kind: Its name.
+        geometry: The class, which extends `Geometry`; None to use the result as a decorator.
+
+    Returns:
+        The class, or a decorator.
+
+    Raises:
+        InputError: The name is taken, or the class does not extend `Geometry`.
+    """
+    return SPACES.register(kind, geometry)
+
+
+_FORMER_DEFAULTS = {"radius_squared": 1.0, "similarity": "geodesic"}
+
+
+@lru_cache(maxsize=64)
+def _parameters_of(kind: Callable[..., Geometry]) -> tuple[str, ...]:
+    """Return the names of the parameters of a kind's spaces: of its constructor, behind the dimension."""
+    return tuple(inspect.signature(kind).parameters)[1:]
+
+
+@dataclass(frozen=True, slots=True, init=False, repr=False)
 class Space:
     """The geometry of an index: a small value that prints, compares and goes to JSON and back.
 
@@ -46,32 +89,51 @@ class Space:
     | `poincare` | `d`, in the ball | `d + 2`, polar | see `similarity` |
     | `tokens` | a set of vectors of `d` | the same | late interaction |
 
-    Attributes:
-        kind: One of the above.
+    Code that is not of one kind asks a space what it can: `ragged`, `hyperbolic`, `unit_norm`, `plain_product`, ...
+
+    Args:
+        kind: One of the above, or a registered one.
         dimension: `d`, at least 1.
-        radius_squared: R² of the hyperboloid, positive; the ball has c = 1/R². Flat spaces have 1.
-        similarity: What hyperbolic spaces score by.
+        *values: Parameters of the kind, in order.
+        **parameters: Parameters of the kind: of hyperbolic spaces `radius_squared`, R² of the hyperboloid, positive
+            (the ball has c = 1/R²), and `similarity`, `"geodesic"`, `"squared"` or `"inner"`. Flat spaces have none.
+
+    Raises:
+        UnknownNameError: There is no such kind, or it has no such parameter.
+        InputError: The dimension or a parameter is out of range.
     """
 
     kind: str
     dimension: int
-    radius_squared: float = 1.0
-    similarity: Similarity = "geodesic"
+    parameters: Mapping[str, Any] = field(compare=False)
+    _identity: tuple[tuple[str, Any], ...]
+    geometry: Geometry = field(compare=False)
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.kind, str) or self.kind not in GEOMETRIES:
-            raise UnknownNameError("space", str(self.kind), GEOMETRIES)
-        dimension, radius_squared = cast("tuple[object, object]", (self.dimension, self.radius_squared))
-        if isinstance(dimension, bool) or not isinstance(dimension, Integral):
-            raise InputError(f"the dimension of a space is a whole number, not {shown(dimension)}")
-        if self.dimension < 1:
-            raise InputError(f"a space needs at least 1 dimension, not {self.dimension}")
-        if not isinstance(radius_squared, Real) or not 0 < self.radius_squared <= _LARGEST:
-            raise InputError(f"radius_squared must be positive and finite, not {shown(self.radius_squared)}")
-        if self.similarity not in ("geodesic", "squared", "inner"):
-            raise UnknownNameError("similarity", self.similarity, ("geodesic", "squared", "inner"))
-        if not GEOMETRIES[self.kind].curved and (self.radius_squared, self.similarity) != (1.0, "geodesic"):
-            raise InputError(f"radius_squared and similarity are for hyperbolic spaces, not for {self.kind!r}")
+    def __init__(self, kind: str, dimension: int, *values: Any, **parameters: Any) -> None:
+        if not isinstance(kind, str) or kind not in SPACES:
+            raise UnknownNameError("space", str(kind), SPACES)
+        given = cast("object", dimension)
+        if isinstance(given, bool) or not isinstance(given, Integral):
+            raise InputError(f"the dimension of a space is a whole number, not {shown(given)}")
+        if dimension < 1:
+            raise InputError(f"a space needs at least 1 dimension, not {dimension}")
+        geometry = SPACES[kind]
+        names = _parameters_of(cast("Any", geometry))
+        if len(values) > len(names) or not set(parameters) <= set(names[len(values) :]):
+            odd = next((name for name in parameters if name not in names[len(values) :]), None)
+            if not names or odd is None:
+                raise InputError(
+                    f"a {kind!r} space has {', '.join(names) or 'no parameters'} beside its dimension; given "
+                    f"{', '.join(map(shown, (*values, *parameters)))}"
+                )
+            raise UnknownNameError(f"parameter of a {kind!r} space", odd, names)
+        made = geometry(dimension, *values, **parameters)
+        complete = {name: getattr(made, name) for name in names}
+        object.__setattr__(self, "kind", kind)
+        object.__setattr__(self, "dimension", dimension)
+        object.__setattr__(self, "parameters", complete)
+        object.__setattr__(self, "_identity", tuple(complete.items()))
+        object.__setattr__(self, "geometry", made)
 
     def __repr__(self) -> str:
         return f"Space({', '.join(f'{name}={value!r}' for name, value in self.to_json().items())})"
@@ -79,12 +141,52 @@ class Space:
     @property
     def width(self) -> int:
         """Numbers of a stored point."""
-        return GEOMETRIES[self.kind].width(self.dimension)
+        return self.geometry.width
 
     @property
     def coordinates(self) -> int:
         """Numbers of a point's coordinates, as models give them."""
-        return GEOMETRIES[self.kind].coordinates(self.dimension)
+        return self.geometry.coordinates
+
+    @property
+    def ragged(self) -> bool:
+        """Whether a document is a set of vectors, `TokenPoints`, and not one vector."""
+        return self.geometry.ragged
+
+    @property
+    def hyperbolic(self) -> bool:
+        """Whether the space is hyperbolic: its stored points are polar."""
+        return self.geometry.hyperbolic
+
+    @property
+    def unit_norm(self) -> bool:
+        """Whether all stored points have norm 1."""
+        return self.geometry.unit_norm
+
+    @property
+    def plain_product(self) -> bool:
+        """Whether the score is the inner product of stored points, which `linear` scorers can be folded into."""
+        return self.geometry.plain_product
+
+    @property
+    def rounding(self) -> Literal["score", "norms", "one"] | None:
+        """What a score's rounding error is relative to; None where it is not known. See `Geometry`."""
+        return self.geometry.rounding
+
+    @property
+    def distance_name(self) -> str | None:
+        """Names what `distances` measures, with its unit; None where documents have no distance."""
+        return self.geometry.distance_name
+
+    @property
+    def radius_squared(self) -> float:
+        """R² of a hyperbolic space; 1 for others."""
+        return float(self.parameters.get("radius_squared", 1.0))
+
+    @property
+    def similarity(self) -> str:
+        """What a hyperbolic space scores by; `"geodesic"` for others, which it means nothing to."""
+        return str(self.parameters.get("similarity", "geodesic"))
 
     def canonical(self, coordinates: Tensor, *, names: Sequence[str] | None = None) -> Tensor:
         """Turn points as models give them into points as they are stored.
@@ -113,19 +215,18 @@ class Space:
                 f"points of a {self.kind} space of {self.dimension} dimensions have {self.coordinates} coordinates, "
                 f"not {coordinates.shape[-1]}"
             )
-        kind = GEOMETRIES[self.kind]
         if not (torch.is_grad_enabled() and coordinates.requires_grad):
-            fault = kind.fault(self, coordinates.reshape(-1, self.coordinates))
+            fault = self.geometry.fault(coordinates.reshape(-1, self.coordinates))
             if fault is not None:
                 name = f"point {fault.row}" if names is None else names[fault.row]
                 raise InputError(f"{name} {fault.reason}")
-        return kind.canonical(self, coordinates)
+        return self.geometry.canonical(coordinates)
 
     def shortened(self, dimension: int) -> Self:
         """Return the space of the first `dimension` dimensions; InputError if it has fewer."""
         if not 1 <= dimension <= self.dimension:
             raise InputError(f"a space of {self.dimension} dimensions cannot be cut to {dimension}")
-        return replace(self, dimension=dimension)
+        return type(self)(self.kind, dimension, **self.parameters)
 
     def shorten(self, vectors: Tensor, dimension: int) -> Tensor:
         """Return stored points of the space of the first dimensions, as Matryoshka training makes them useful.
@@ -144,7 +245,7 @@ class Space:
             InputError: The points have not the space's width, or the space fewer dimensions.
         """
         self.check(vectors)
-        return GEOMETRIES[self.kind].shorten(self.shortened(dimension), vectors, dimension)
+        return self.shortened(dimension).geometry.shorten(vectors, dimension)
 
     def score(self, queries: Tensor, points: Points) -> Tensor:
         """Compare query points with document points, exactly.
@@ -160,8 +261,7 @@ class Space:
             InputError: The points have not the space's width, stand on another device, or hold what is not finite.
         """
         self._check_pair(queries, points.rows, ndim=2)
-        kind = GEOMETRIES[self.kind]
-        scores = kind.score(self, queries.to(wide_dtype(points.rows)), points)
+        scores = self.geometry.score(queries.to(wide_dtype(points.rows)), points)
         return checked_scores(scores, queries=queries, documents=points.rows)
 
     def score_own(self, queries: Tensor, documents: Tensor) -> Tensor:
@@ -180,9 +280,33 @@ class Space:
         self._check_pair(queries, documents, ndim=3)
         if len(queries) != len(documents):
             raise InputError(f"there are {len(queries)} queries and {len(documents)} sets of documents; give one each")
-        kind = GEOMETRIES[self.kind]
-        scores = kind.score_own(self, queries.to(wide_dtype(documents)), documents)
+        scores = self.geometry.score_own(queries.to(wide_dtype(documents)), documents)
         return checked_scores(scores, queries=queries, documents=documents.flatten(0, 1))
+
+    def score_own_precisely(self, queries: Tensor, documents: Tensor) -> Tensor:
+        """Do what `score_own` does for `(Q, w)` and `(Q, n, w)` finite float64 points of a space with `rounding`."""
+        return self.geometry.score_own_precisely(queries, documents)
+
+    def distances(self, first: Tensor, second: Tensor) -> Tensor:
+        """Measure the distances between stored points: angles, geodesic distances, or Euclidean ones.
+
+        Args:
+            first: `(n, w)`.
+            second: `(m, w)`.
+
+        Returns:
+            `(n, m)`, at least 0, each exact for near points, too; see `distance_name`.
+
+        Raises:
+            InputError: Documents of the space have no distance.
+        """
+        if self.distance_name is None:
+            raise InputError(f"a {self.kind!r} space has no distance between documents")
+        return self.geometry.distances(first, second)
+
+    def radii(self, vectors: Tensor) -> Tensor:
+        """Return the `(n,)` distances from the origin of `(n, w)` stored points; in flat spaces the norms."""
+        return self.geometry.radii(vectors)
 
     def _check_pair(self, queries: Tensor, documents: Tensor, *, ndim: int) -> None:
         self.check(queries)
@@ -206,12 +330,17 @@ class Space:
     @property
     def flat_chart(self) -> str:
         """Name of the chart for engines that look at all vectors, or at all of some cells: flat and IVF."""
-        return GEOMETRIES[self.kind].flat
+        return self.geometry.flat_chart
 
     @property
     def graph_charts(self) -> tuple[str, ...]:
         """Names of the charts whose united candidates a graph engine finds the best documents with."""
-        return GEOMETRIES[self.kind].graph
+        return self.geometry.graph_charts
+
+    @property
+    def neighbour_chart(self) -> str | None:
+        """Name of the chart in which a neighbour graph is built; None for the stored points."""
+        return self.geometry.neighbour_chart
 
     def chart(self, name: str, **parameters: Any) -> Chart:
         """Return a chart.
@@ -229,18 +358,18 @@ class Space:
             UnknownNameError: The space has no such chart.
             InputError: A parameter is missing.
         """
-        kind = GEOMETRIES[self.kind]
-        others = kind.l2_lifts(self)
+        kind = self.geometry
+        others = kind.l2_lifts()
         if name in others:
             lift = others[name]
             return Chart(name, "l2", {}, lift.documents, lift.queries, lift_within=lift.within)
-        own = kind.parameters(self, {key: value for key, value in parameters.items() if key != "bound"})
+        own = kind.chart_parameters({key: value for key, value in parameters.items() if key != "bound"})
 
         def features(points: Points) -> Tensor:
-            return kind.features(self, points, own)
+            return kind.features(points, own)
 
         def query_features(queries: Tensor) -> Tensor:
-            return kind.query_features(self, queries, own)
+            return kind.query_features(queries, own)
 
         if name == "inner_product":
             return Chart(name, "inner_product", own, features, query_features, lambda weights: weights)
@@ -283,22 +412,32 @@ class Space:
             parameters = {**parameters, "bound": largest * headroom or 1.0}
         return self.chart(name, **parameters)
 
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_plain_validator_function(
+            lambda value: value if isinstance(value, cls) else cls.from_json(value),
+            serialization=core_schema.plain_serializer_function_ser_schema(cls.to_json),
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return plain values from which `from_json` makes an equal space."""
-        values: dict[str, Any] = {"kind": self.kind, "dimension": self.dimension}
-        if GEOMETRIES[self.kind].curved:
-            values |= {"radius_squared": self.radius_squared, "similarity": self.similarity}
-        return values
+        return {"kind": self.kind, "dimension": self.dimension, **self.parameters}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
-        """Make a space from the values of `to_json`."""
-        return cls(**values)
-
-
-def wide_dtype(vectors: Tensor) -> torch.dtype:
-    """Return what scores of vectors are computed in: float64 for float64, else float32."""
-    return torch.float64 if vectors.dtype == torch.float64 else torch.float32
+        """Make a space from the values of `to_json`; InputError if they are not a kind, a dimension and parameters."""
+        if not isinstance(values, Mapping) or not {"kind", "dimension"} <= set(values):
+            raise InputError(f"a space is given as a mapping with kind and dimension, not {shown(values)}")
+        own = dict(values)
+        if isinstance(own["kind"], str) and own["kind"] in SPACES:
+            # What was saved before gives all kinds the parameters of hyperbolic ones, at these values.
+            known = _parameters_of(cast("Any", SPACES[own["kind"]]))
+            for name, value in _FORMER_DEFAULTS.items():
+                if name not in known and own.get(name) == value:
+                    del own[name]
+        return cls(**own)
 
 
 def checked_scores(

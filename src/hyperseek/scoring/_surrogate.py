@@ -60,7 +60,7 @@ class SurrogateScorer(Scorer):
 
     def linear(self) -> Tensor | None:
         """Return the weights where features are the points themselves, else None."""
-        return self.weights if self.space.kind in ("dot", "cosine") else None
+        return self.weights if self.space.plain_product else None
 
     def lift(self, chart: Chart) -> Tensor | None:
         """Return `(Q, e)` queries for an engine, or None where a chart is not for functions of these features."""

@@ -33,7 +33,7 @@ _TORCH = {"float32": torch.float32, "float16": torch.float16}
 def base_schema(space: Space, storage: Storage) -> Any:
     """Return the Arrow schema of a table without metadata fields."""
     vector = pa.list_(_NUMBERS[storage], space.width)
-    if space.kind == "tokens":
+    if space.ragged:
         vector = pa.list_(pa.field("item", vector))
     texts = [pa.field(name, pa.string()) for name in TEXT_COLUMNS]
     checksums = [pa.field(name, pa.int64()) for name in CHECKSUM_COLUMNS]

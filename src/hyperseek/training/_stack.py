@@ -169,9 +169,10 @@ def diagnose(retriever: Retriever, scorer: Scorer, points: Points) -> dict[str, 
     own = getattr(retriever.route("document")[-1], "diagnostics", None)
     values: dict[str, Tensor] = {} if own is None else own()
     space = retriever.space
-    if space.kind in ("lorentz", "poincare"):
+    if space.hyperbolic:
         radius = math.sqrt(space.radius_squared)
         values["document_radius"] = split_polar(vectors_of(points).detach())[1].mean() * radius
-        if isinstance(scorer, LinearScorer):
-            values["query_radius"] = split_polar(scorer.queries.detach())[1].mean() * radius
+        queries = scorer.linear()
+        if queries is not None:
+            values["query_radius"] = split_polar(queries.detach())[1].mean() * radius
     return values

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.geometry import lorentz_distance_matrix, lorentz_from_space
-from hyperseek.nn.lorentz._layers import LorentzMultiHeadLinear, Rotary, wide_dtype
+from hyperseek.geometry.numerics import wide_dtype
+from hyperseek.nn.lorentz._layers import LorentzMultiHeadLinear, Rotary
 
 AttentionScores: TypeAlias = Literal["lorentz_inner", "distance"]
 ATTENTION_SCORES: tuple[AttentionScores, ...] = ("lorentz_inner", "distance")

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from hyperseek.errors import UnknownNameError
 from hyperseek.geometry import lorentz_from_space, lorentz_inner
+from hyperseek.geometry.numerics import wide_dtype
 from hyperseek.nn.lorentz._attention import AttentionScores, LorentzAttention
-from hyperseek.nn.lorentz._layers import LorentzLinear, Rotary, make_norm, wide_dtype
+from hyperseek.nn.lorentz._layers import LorentzLinear, Rotary, make_norm
 
 # Lower bound of <a, a>, which a negative weight could take to zero: its root is a divisor.
 _SMALLEST = 1e-6

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from hyperseek.errors import UnknownNameError
 from hyperseek.geometry import lorentz_from_space
+from hyperseek.geometry.numerics import wide_dtype
 
 RotaryStyle: TypeAlias = Literal["standard", "original"]
 ROTARY_STYLES: tuple[RotaryStyle, ...] = ("standard", "original")
@@ -208,11 +209,6 @@ def make_norm(name: str, size: int) -> LorentzNorm:
     if name not in NORMS:
         raise UnknownNameError("norm_layer", name, NORMS)
     return NORMS[name](size)
-
-
-def wide_dtype(values: Tensor) -> torch.dtype:
-    """Return the precision in which geometry is computed: float64 for float64, else float32."""
-    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 # A normal's length is a divisor; a class whose normal is zero has logit zero.

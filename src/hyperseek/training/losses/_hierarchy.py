@@ -13,10 +13,8 @@ from torch import Tensor
 
 from hyperseek.errors import InputError
 from hyperseek.geometry import exterior_angle, half_aperture, split_polar
-from hyperseek.scoring import LinearScorer, vectors_of
+from hyperseek.scoring import vectors_of
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch, masked_mean
-
-_CURVED = ("lorentz", "poincare")
 
 
 class HierarchyConfig(LossConfig):
@@ -79,13 +77,14 @@ class HierarchyLoss(Loss[H], Generic[H]):
             InputError: The queries are no points, or the space is flat.
         """
         scorer = batch.scorer
-        if not isinstance(scorer, LinearScorer) or scorer.space.kind not in _CURVED:
+        points = scorer.linear() if scorer.space.hyperbolic else None
+        if points is None:
             raise InputError(
-                f"losses about the general and the specific need queries that are points of a hyperbolic space "
-                f"({', '.join(_CURVED)}), not {scorer.kind!r} scorers of a {scorer.space.kind!r} space"
+                f"losses about the general and the specific need queries that are points of a hyperbolic space, "
+                f"not {scorer.kind!r} scorers of a {scorer.space.kind!r} space"
             )
         positives = vectors_of(batch.points)[batch.items[:, 0].clamp_min(0)]
-        queries = scorer.queries.to(positives.dtype)
+        queries = points.to(positives.dtype)
         pair = (queries, positives) if self.config.general == "query" else (positives, queries)
         return masked_mean(self.each(*pair), batch.has_positive)
 

@@ -11,10 +11,9 @@ from pydantic import Field, model_validator
 from hyperseek._config import Config
 from hyperseek.nn.lorentz import PoolingName
 from hyperseek.nn.tangent_projection import Projection, Radius, Start
-from hyperseek.scoring._space import Similarity
 
 Distance: TypeAlias = Literal["geodesic", "squared_lorentz", "lorentz_inner", "dot", "cosine", "euclidean"]
-SIMILARITIES: dict[str, Similarity] = {"geodesic": "geodesic", "squared_lorentz": "squared", "lorentz_inner": "inner"}
+SIMILARITIES: dict[str, str] = {"geodesic": "geodesic", "squared_lorentz": "squared", "lorentz_inner": "inner"}
 """Distances of lifted points, and their names in a space."""
 
 Pooling: TypeAlias = Literal[

@@ -1,4 +1,4 @@
-"""What the stages of one search share, and the candidates that one stage hands to the next."""
+"""The open index that searches share, a search on it, and the candidates that its stages hand on."""
 
 from __future__ import annotations
 
@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from hyperseek._kept import Kept
+from hyperseek._order import NOTHING, best_positions
 from hyperseek.errors import InputError, StoreError
-from hyperseek.plan._exhaustive import whole_scan, wide_scan
-from hyperseek.plan._ties import longest_norm
+from hyperseek.plan.exhaustive import longest_norm, whole_scan, wide_scan
 from hyperseek.scoring import Scorer, VectorPoints
-from hyperseek.scoring.best import best_first
 from hyperseek.store.attachments import Attached, Attachment, Attachments, open_attached
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.types import QueryOptions
@@ -33,7 +32,7 @@ KEPT_BYTES = 256 << 20
 _ATTEMPTS = 5
 
 
-class Ground:
+class OpenIndex:
     """One version of an index with its attachments open: what all searches on it share.
 
     Args:
@@ -112,7 +111,7 @@ class Search:
     """A search for some queries.
 
     Attributes:
-        ground: The index.
+        index: What is searched.
         scorer: `Q` compiled queries.
         texts: Their texts; None where only the scorer was given.
         where: SQL that documents must meet; None for all.
@@ -121,7 +120,7 @@ class Search:
         found: What a scan of all documents that may be found has found, if there was one; see `truth`.
     """
 
-    ground: Ground
+    index: OpenIndex
     scorer: Scorer
     texts: Sequence[str] | None
     where: str | None
@@ -132,7 +131,7 @@ class Search:
     @property
     def snapshot(self) -> Snapshot:
         """The documents."""
-        return self.ground.snapshot
+        return self.index.snapshot
 
     @cached_property
     def allowed(self) -> npt.NDArray[np.bool_] | None:
@@ -148,7 +147,7 @@ class Search:
         """Return this search with its queries compiled with other options; itself for None or the same ones."""
         if options is None or options == self.scorer.options:
             return self
-        return replace(self, scorer=self.ground.recompile(self.asked(), options), found=[])
+        return replace(self, scorer=self.index.recompile(self.asked(), options), found=[])
 
     def at_most(self, n: int) -> int:
         """Return `n`, or the number of documents where that is less, but at least 1."""
@@ -186,16 +185,12 @@ class Search:
             scores, found = wide_scan(scorer, snapshot.chunks(snapshot.chunk_rows), k=k)
         else:
             key, measure = ("longest norm", scorer.space), partial(longest_norm, scorer.space, points.vectors)
-            longest = self.ground.keep(key, measure, size=sys.getsizeof)
+            longest = self.index.keep(key, measure, size=sys.getsizeof)
             scores, found = whole_scan(scorer, points, k=k, longest=longest, chunk_rows=snapshot.chunk_rows)
         best = Candidates(found if chosen is None else torch.from_numpy(chosen)[found], scores)
         if rows is None and scorer is self.scorer and k >= self.at_most(self.k):
             self.found[:] = [best]
         return best
-
-
-NOTHING = -1
-"""Row that stands for no document; its score is minus infinity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,7 +217,7 @@ class Candidates:
         Returns:
             The candidates.
         """
-        best, found = best_first(scores, rows, k)
+        best, found = best_positions(scores, rows, k)
         return cls(found, best)
 
     @classmethod

@@ -1,23 +1,27 @@
-"""The exact scan: every document scored by every query, the best of them kept.
+"""Exact scores: of every document, the best of them kept, and of each query's own candidates.
 
-It streams chunks of documents, so memory holds one chunk's scores and each query's best so far. Equal scores rank by
-insertion order, whatever the chunks. Linear scorers of flat spaces rank by float64 scores, see `FlatQueries`. Shapes:
-`Q` queries, `n` documents of a chunk, `d` dimensions.
+A scan streams chunks of documents, so memory holds one chunk's scores and each query's best so far. Equal scores rank
+by insertion order, whatever the chunks. Linear scorers of spaces that know how their scores round rank by float64
+scores, see `PreciseQueries`.
+
+Shapes: `Q` queries, `N` documents, `n` documents of a chunk or of a query's own, `d` dimensions.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from hyperseek._machine import one_core, run_on_cores
+from hyperseek._order import NOTHING, best_columns, best_positions
 from hyperseek.errors import InputError
-from hyperseek.plan._ties import FlatQueries, exact_first, level, longest_norm, marks_of
-from hyperseek.scoring import Points, Scorer, vectors_of
-from hyperseek.scoring.best import best_columns
+from hyperseek.plan._equal_documents import level, marks_of
+from hyperseek.scoring import Points, Scorer, Space, vectors_of
+from hyperseek.store.snapshot import Snapshot
 
 # Queries of a group, which are scored at a time: with 32,768 documents, 4 MiB of scores.
 _QUERIES = 32
@@ -69,7 +73,7 @@ def wide_scan(
     Raises:
         InputError: A score is not a number.
     """
-    return _stream(scorer, chunks, k, FlatQueries.of(scorer), longest)
+    return _stream(scorer, chunks, k, PreciseQueries.of(scorer), longest)
 
 
 def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_rows: int) -> tuple[Tensor, Tensor]:
@@ -92,8 +96,8 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
         InputError: A score is not a number.
     """
     chunks = [points[start : start + chunk_rows] for start in range(0, len(points), chunk_rows)]
-    flat, kept = FlatQueries.of(scorer), k + max(_SPARE, k // 8)
-    if flat is None or kept >= len(points) or scorer.device.type != "cpu":
+    precise, kept = PreciseQueries.of(scorer), k + max(_SPARE, k // 8)
+    if precise is None or kept >= len(points) or scorer.device.type != "cpu":
         return wide_scan(scorer, chunks, k=k, longest=longest)
     top, rows = _stream(scorer, chunks, kept, None, None, levelled=False)  # float64 scores level equal documents
     scores = torch.empty(rows.shape, dtype=torch.float64)
@@ -102,13 +106,13 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
 
     def work() -> None:
         for group in pending:
-            scores[group] = flat[group].score(vectors_of(points), rows[group])
+            scores[group] = precise[group].score(vectors_of(points), rows[group])
 
     run_on_cores(work, at_most=len(groups))
-    scale = flat.scale(longest)
+    scale = precise.scale(longest)
     best, found = exact_first(scores, rows, scale, k)
     # What was not chosen scores at most as the last that was.
-    unsure = (flat.highest(top[:, -1:], scale) >= best[:, -1:])[:, 0].nonzero()[:, 0]
+    unsure = (precise.highest(top[:, -1:], scale) >= best[:, -1:])[:, 0].nonzero()[:, 0]
     if len(unsure):
         best[unsure], found[unsure] = wide_scan(scorer[unsure], chunks, k=k, longest=longest)
     return best, found
@@ -118,12 +122,12 @@ def _stream(
     scorer: Scorer,
     chunks: Iterable[Points],
     k: int,
-    flat: FlatQueries | None,
+    precise: PreciseQueries | None,
     longest: float | None,
     *,
     levelled: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Find the best `k` of chunks of documents: by float64 scores if `flat` is given, else levelled or raw ones."""
+    """Find the best `k` of chunks of documents: by float64 scores if `precise` is given, else levelled or raw ones."""
     with torch.inference_mode():
         starts = range(0, len(scorer), _QUERIES)
         prepare, scored = _compiled(scorer, starts)
@@ -131,7 +135,7 @@ def _stream(
             _Best(
                 k,
                 range(start, min(start + _QUERIES, len(scorer))),
-                flat and flat[start : start + _QUERIES],
+                precise and precise[start : start + _QUERIES],
                 levelled=levelled,
             )
             for start in starts
@@ -143,7 +147,9 @@ def _stream(
             spread = scorer.linear() is not None and torch.get_num_threads() <= len(best)
             at_most = len(best) if spread and scorer.device.type == "cpu" else 1
             known = (
-                longest_norm(flat.space, vectors_of(there)) if flat is not None and longest is None else longest or 0.0
+                longest_norm(precise.space, vectors_of(there))
+                if precise is not None and longest is None
+                else longest or 0.0
             )
             _add(best, scored, prepare(there), _Chunk(row, there, known), at_most=at_most)
             row += len(chunk)
@@ -154,8 +160,7 @@ def _stream(
 
 def _compiled(scorer: Scorer, starts: range) -> tuple[Callable[[Points], Any], list[Callable[[Any], Tensor]]]:
     """Return what to make of a chunk once, and for each group of queries how to score what was made."""
-    flat = scorer.space.kind in ("dot", "cosine")  # there a product of lifted points is the score
-    vectors = scorer.linear() if flat else None
+    vectors = scorer.linear() if scorer.space.plain_product else None
     if vectors is None:
         return _same, [scorer[start : start + _QUERIES].score for start in starts]
     chart = scorer.space.chart("inner_product")
@@ -194,27 +199,27 @@ def _add(
 class _Best:
     """The best `k` so far of a group of queries, sorted; equal scores by row."""
 
-    def __init__(self, k: int, queries: range, flat: FlatQueries | None, *, levelled: bool) -> None:
+    def __init__(self, k: int, queries: range, precise: PreciseQueries | None, *, levelled: bool) -> None:
         self._k = k
         self._queries = queries
-        self._flat = flat
+        self._precise = precise
         self._levelled = levelled
         self._longest = 0.0
         self._marks = torch.empty(len(queries), 0, dtype=torch.int64)
-        self.scores = torch.empty(len(queries), 0, dtype=torch.float32 if flat is None else torch.float64)
+        self.scores = torch.empty(len(queries), 0, dtype=torch.float32 if precise is None else torch.float64)
         self.rows = torch.empty(len(queries), 0, dtype=torch.int64)
 
     def add(self, scores: Tensor, chunk: _Chunk) -> None:
         """Merge the `(Q, n)` float32 scores of a chunk's documents."""
-        spare = 0 if self._flat is None else max(_SPARE, self._k // 8)
+        spare = 0 if self._precise is None else max(_SPARE, self._k // 8)
         top, columns = best_columns(scores, self._k + spare)
         undefined = top.isnan().any(dim=1)  # such scores are chosen first, so none escapes
         if undefined.any():
             query = self._queries[int(undefined.nonzero()[0])]
             raise InputError(f"query {query} (from 0) scores documents as not-a-number; are its own numbers finite?")
         self.scores, self.rows = self.scores.to(scores.device), self.rows.to(scores.device)
-        if self._flat is not None:
-            self._add_exactly(self._flat, scores, top, columns, chunk)
+        if self._precise is not None:
+            self._add_exactly(self._precise, scores, top, columns, chunk)
         elif self._levelled:
             self._add_levelled(scores, top, columns, chunk)
         else:
@@ -239,13 +244,15 @@ class _Best:
             joined = level(joined, both)
         self._marks = both.gather(1, self._keep(joined, rows))
 
-    def _add_exactly(self, flat: FlatQueries, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk) -> None:
+    def _add_exactly(
+        self, precise: PreciseQueries, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk
+    ) -> None:
         """Score in float64 whatever its float32 score does not rule out."""
         self._longest = max(self._longest, chunk.longest)
-        scale, known = flat.scale(self._longest), flat.scale(chunk.longest)
-        highest = flat.highest(top, known)
+        scale, known = precise.scale(self._longest), precise.scale(chunk.longest)
+        highest = precise.highest(top, known)
         width = int((highest >= self._least()).sum(dim=1).max()) if len(top) else 0  # the first ones of each
-        exact = flat.score(vectors_of(chunk.points), columns[:, :width])
+        exact = precise.score(vectors_of(chunk.points), columns[:, :width])
         before = self.scores, self.rows
         self.scores, self.rows = exact_first(
             *self._with(slice(None), exact, columns[:, :width] + chunk.row), scale, self._k
@@ -258,7 +265,7 @@ class _Best:
         self.scores, self.rows = before
         for query in unsure.tolist():
             one = slice(query, query + 1)
-            own, ranges = flat[one], None if known is None else known[one]
+            own, ranges = precise[one], None if known is None else known[one]
             near = (own.highest(scores[one], ranges) >= least[one])[0].nonzero().T
             joined = self._with(one, own.score(vectors_of(chunk.points), near), near + chunk.row)
             found[0][one], found[1][one] = exact_first(*joined, None if scale is None else scale[one], self._k)
@@ -267,9 +274,8 @@ class _Best:
     def _keep(self, scores: Tensor, rows: Tensor) -> Tensor:
         """Keep the best of `(Q, n)` scores, those of before first, and return their `(Q, min(k, n))` places."""
         # The rows of before are lower, and equal scores of a chunk are in order.
-        scores, order = scores.sort(dim=1, descending=True, stable=True)
-        order = order[:, : self._k]
-        self.scores, self.rows = scores[:, : self._k], rows.gather(1, order)
+        self.scores, order = best_columns(scores, self._k)
+        self.rows = rows.gather(1, order)
         return order
 
     def _least(self) -> Tensor:
@@ -290,3 +296,189 @@ def _exclude(scores: Tensor, rows: Tensor, excluded: Tensor) -> None:
     order = unwanted.to(torch.uint8).sort(dim=1, stable=True).indices
     scores.copy_(scores.gather(1, order))
     rows.copy_(rows.gather(1, order))
+
+
+# Points of candidates that are gathered at a time.
+_GATHERED_BYTES = 16 << 20
+
+
+def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
+    """Score candidates, each by the query that it belongs to.
+
+    Args:
+        snapshot: The documents.
+        scorer: `Q` compiled queries.
+        rows: `(Q, n)`; `NOTHING` anywhere.
+
+    Returns:
+        `(Q, n)` on the CPU, float32, or float64 where `wide_scan` ranks by it; minus infinity for `NOTHING`.
+        Scores that differ by rounding alone are equal, and so are those of equal documents.
+    """
+    scores = torch.full(rows.shape, -torch.inf)
+    if (rows == NOTHING).all():
+        return scores
+    with one_core():
+        distinct, places = torch.unique(rows.clamp_min(0), return_inverse=True)
+        points = snapshot.points(distinct)
+    precise = PreciseQueries.of(scorer)
+    with torch.inference_mode():
+        if precise is not None:
+            return _score_precisely(precise, vectors_of(points).to(scorer.device), places, rows)
+        if scorer.linear() is not None:
+            _score_together(scorer, vectors_of(points), places, scores)
+        else:
+            _score_in_turn(scorer, points, places, rows != NOTHING, scores)
+        levelled = level(scores, marks_of(points)[places])
+    return levelled.masked_fill(rows == NOTHING, -torch.inf)
+
+
+def _score_precisely(precise: PreciseQueries, vectors: Tensor, places: Tensor, rows: Tensor) -> Tensor:
+    with one_core():
+        scores = precise.score(vectors, places.to(vectors.device)).cpu().masked_fill(rows == NOTHING, -torch.inf)
+        scale = precise.scale(longest_norm(precise.space, vectors))
+        return without_rounding(scores, None if scale is None else scale.cpu())
+
+
+def _score_together(scorer: Scorer, vectors: Tensor, places: Tensor, scores: Tensor) -> None:
+    step = max(1, _GATHERED_BYTES // (places.shape[1] * vectors.shape[1] * 4))
+    with one_core():
+        for start in range(0, len(places), step):
+            own = vectors[places[start : start + step]].to(scorer.device)
+            scores[start : start + step] = scorer[start : start + step].score_own(own).float().cpu()
+
+
+def _score_in_turn(scorer: Scorer, points: Points, places: Tensor, present: Tensor, scores: Tensor) -> None:
+    for query, own in enumerate(places):
+        if present[query].any():
+            part = points[own[present[query]]].to(scorer.device)
+            scores[query, present[query]] = scorer[query : query + 1].score(part)[0].float().cpu()
+
+
+# Points of candidates that are scored in float64 at a time: they stay in a core's cache.
+_PRECISE_BYTES = 1 << 20
+# Operations that a coordinate may go through beside its sum: scaling to norm 1, a difference, a root.
+_OPERATIONS = 32
+# Relative differences of float64 scores up to this come from the order of their sums.
+_SAME = 2.0**-46
+# What a product may round its factors to, by torch's setting: float32, TF32, bfloat16.
+_ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
+
+
+@dataclass(frozen=True)
+class PreciseQueries:
+    """Linear queries of a space whose near ties float64 tells apart: one that knows how its float32 scores round.
+
+    Attributes:
+        space: Whose `rounding` is not None.
+        vectors: `(Q, w)` float32.
+    """
+
+    space: Space
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, scorer: Scorer) -> Self | None:
+        """Return a scorer's queries; None if it is not linear, or its space does not know how scores round."""
+        vectors = None if scorer.space.rounding is None else scorer.linear()
+        return None if vectors is None else cls(scorer.space, vectors.detach().float())
+
+    def __getitem__(self, queries: slice | Tensor) -> PreciseQueries:
+        return PreciseQueries(self.space, self.vectors[queries])
+
+    def scale(self, longest: float) -> Tensor | None:
+        """Measure the parts that scores are summed from.
+
+        Args:
+            longest: Of the documents, as `longest_norm` returns it.
+
+        Returns:
+            `(Q, 1)` float64: how large they may be; None for as large as the scores themselves.
+        """
+        if self.space.rounding == "score":
+            return None
+        norms = torch.linalg.vector_norm(self.vectors.double(), dim=1, keepdim=True)
+        return norms * longest if self.space.rounding == "norms" else torch.ones_like(norms)
+
+    def highest(self, scores: Tensor, scale: Tensor | None) -> Tensor:
+        """Return the most that the true scores may be of `(Q, n)` float32 ones; it rises with them."""
+        # Any order of summing d products of rounded numbers errs by less than this (Higham, Accuracy and Stability of
+        # Numerical Algorithms, section 3.1), for cosines three times: both norms are such sums.
+        unit = (3 * self.space.dimension + _OPERATIONS) * 2.0**-24 + 2 * _ROUNDING[torch.get_float32_matmul_precision()]
+        wide = scores.double()
+        return wide + (unit * (wide.abs() if scale is None else scale)).nan_to_num(torch.inf, torch.inf)
+
+    def score(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Score rows of documents, each by its query, in float64.
+
+        Args:
+            vectors: `(N, w)` documents.
+            rows: `(Q, n)`, from 0.
+
+        Returns:
+            `(Q, n)` float64.
+        """
+        scores = torch.empty(rows.shape, dtype=torch.float64, device=vectors.device)
+        width = max(1, min(rows.shape[1], _PRECISE_BYTES // (8 * vectors.shape[1])))
+        height = max(1, _PRECISE_BYTES // (8 * width * vectors.shape[1]))
+        for start in range(0, len(rows), height):
+            queries = self.vectors[start : start + height].double()
+            for column in range(0, rows.shape[1], width):
+                part = rows[start : start + height, column : column + width]
+                own = vectors.index_select(0, part.flatten()).double()
+                scores[start : start + height, column : column + width] = self.space.score_own_precisely(
+                    queries, own.view(*part.shape, -1)
+                )
+        return scores
+
+
+def longest_norm(space: Space, documents: Tensor) -> float:
+    """Return an upper bound of the norms of `(N, w)` documents; 0 if rounding does not grow with them."""
+    if space.rounding != "norms" or not len(documents):
+        return 0.0
+    return float(torch.linalg.vector_norm(documents.float(), dim=1).max()) * (1 + 2.0**-12)
+
+
+def without_rounding(scores: Tensor, scale: Tensor | None) -> Tensor:
+    """Make float64 scores equal that differ by rounding alone.
+
+    Args:
+        scores: `(Q, n)`.
+        scale: As `PreciseQueries.scale` returns it.
+
+    Returns:
+        `(Q, n)`: of neighbours that are so close all have the highest's score.
+    """
+    falling, order = scores.sort(dim=1, descending=True)
+    together = _together(falling, scale)
+    return torch.empty_like(scores).scatter_(1, order, _merged(falling, together)) if together.any() else scores
+
+
+def exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | None = None) -> tuple[Tensor, Tensor]:
+    """Sort rows by float64 scores; those that differ by rounding alone are equal, and equal ones rank by row.
+
+    Args:
+        scores: `(Q, n)`.
+        rows: `(Q, n)`, from 0.
+        scale: As `PreciseQueries.scale` returns it.
+        k: Keep only so many; None for all.
+
+    Returns:
+        Scores and rows `(Q, min(k, n))`.
+    """
+    falling, order = scores.sort(dim=1, descending=True)
+    together = _together(falling, scale)
+    if together.any():
+        return best_positions(_merged(falling, together), rows.gather(1, order), k)
+    return falling[:, :k], rows.gather(1, order[:, :k])
+
+
+def _together(falling: Tensor, scale: Tensor | None) -> Tensor:
+    """Return `(Q, n - 1)`: which scores equal the one before them."""
+    size = falling[:, 1:].abs() if scale is None else scale
+    return (falling[:, :-1] - falling[:, 1:] <= _SAME * size) | (falling[:, :-1] == falling[:, 1:])
+
+
+def _merged(falling: Tensor, together: Tensor) -> Tensor:
+    places = torch.arange(falling.shape[1], device=falling.device).expand_as(falling).clone()
+    places[:, 1:].masked_fill_(together, 0)
+    return falling.gather(1, places.cummax(dim=1).values)

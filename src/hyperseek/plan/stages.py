@@ -1,0 +1,307 @@
+"""The sources and steps of plans, and the plan that an index chooses by itself.
+
+Shapes: `Q` queries, `N` documents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import Field, SerializeAsAny, model_validator
+
+from hyperseek._machine import one_core
+from hyperseek.engines.structure import EXHAUSTIVE
+from hyperseek.errors import StoreError
+from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig
+from hyperseek.plan._fusion import HEAVIEST, Method, fuse
+from hyperseek.plan._open_index import Candidates, OpenIndex, Search
+from hyperseek.plan._plan import Combination, Plan, Source, Step, as_plan
+from hyperseek.plan._surrogates import Surrogate
+from hyperseek.plan.engine_search import EngineName, search_linear, search_structure
+from hyperseek.plan.exhaustive import exact_scores
+from hyperseek.scoring import Scorer
+from hyperseek.store.attachments import TunedPlan
+from hyperseek.types import NO_OPTIONS, QueryOptions
+
+EXACT = "exact"
+"""Name that asks for the exhaustive search."""
+
+AUTO = "auto"
+"""Name that leaves the choice to the index."""
+
+# A scan of fewer documents takes less time than an engine and the rescoring of its candidates.
+_FEW = 20_000
+# Candidates of an engine for each document that is wanted, and at least.
+_CANDIDATES = 10
+_LEAST_CANDIDATES = 300
+
+
+class Exhaustive(Source):
+    """Every document, scored by the queries' own scorer: the exact answer.
+
+    Attributes:
+        n: Candidates of each query; None for as many as the search wants.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
+    """
+
+    kind: Literal["exhaustive"] = "exhaustive"
+    n: int | None = Field(default=None, ge=1)  # type: ignore[assignment]  # the search's k
+    options: QueryOptions | None = None
+
+    def find(self, search: Search) -> Candidates:
+        """Score all documents."""
+        search = search.with_options(self.options)
+        return search.scan(search.scorer, k=search.at_most(self.n or search.k))
+
+
+class Auto(Source):
+    """What the index finds by its own choice, as `engine="auto"` does, scored by the queries' own scorer.
+
+    Attributes:
+        n: Candidates of each query.
+        engine: `"auto"`, `"exact"`, or the name of an engine.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
+    """
+
+    kind: Literal["auto"] = "auto"
+    n: int = Field(default=100, ge=1)
+    engine: str = "auto"
+    options: QueryOptions | None = None
+
+    def find(self, search: Search) -> Candidates:
+        """Choose a plan and run it."""
+        asked = search.with_options(self.options)
+        own = replace(asked, k=search.at_most(self.n), notes={}, found=[])
+        found = choose_plan(search.index, own.scorer, self.engine, own.k)[0].run(own)
+        search.notes.update(own.notes)
+        if asked is search and own.k >= search.at_most(search.k):
+            search.found[:] = own.found or search.found
+        return found
+
+
+def plan_key(kind: str, options: QueryOptions) -> str:
+    """Return the key of a tuned plan: the kind of scorer, and the options of its queries where it has some."""
+    return f"{kind} ({options})" if options else kind
+
+
+def choose_plan(index: OpenIndex, scorer: Scorer, engine: str, k: int) -> tuple[Plan, str]:
+    """Return the plan that searches an index, and why it is this one.
+
+    Args:
+        index: The index.
+        scorer: Compiled queries, or some of them.
+        engine: `AUTO`, `EXACT`, or the name of an engine.
+        k: Documents of each query.
+
+    Returns:
+        The plan and a reason for people.
+
+    Raises:
+        UnknownNameError: The index has no engine of this name.
+    """
+    if engine == EXACT:
+        return Plan(stages=(Exhaustive(),)), "every document is scored, as was asked"
+    count, newest = len(index.snapshot), index.newest()
+    if engine == AUTO:
+        key = plan_key(scorer.kind, scorer.options)
+        tuned = index.attachments.plans.get(key)
+        if tuned is not None and k <= tuned.k:
+            return _tuned_plan(index, tuned), (
+                f"the plan tuned on this index for {key} scorers: recall@{tuned.k} {tuned.recall:.4f} "
+                f"on {tuned.queries} queries"
+            )
+        if newest is None:
+            return Plan(stages=(Exhaustive(),)), "every document is scored, since the index has no engine"
+        if count < _FEW:
+            return Plan(stages=(Exhaustive(),)), f"every document is scored, which is fast for fewer than {_FEW:,}"
+    name = newest.name if engine == AUTO and newest is not None else engine
+    structure = index.attached(name).structure
+    n = max(_LEAST_CANDIDATES, _CANDIDATES * k)
+    nonlinear = f"a {scorer.kind!r} scorer is not linear"
+    if structure.can_search(scorer):
+        reason = f"candidates from {name!r}, which can search by this scorer; scored exactly"
+        return as_plan(structure.stages(name, n)), reason
+    if structure.surrogate_parameters is not None:
+        source = Surrogate(n=n, engine=name)
+        reason = f"candidates from {name!r} by a linear surrogate, since {nonlinear}"
+    else:
+        source = Surrogate(n=n, engine=EXHAUSTIVE)
+        reason = f"candidates from a scan by a linear surrogate, since {nonlinear} and {name!r} has no chart for those"
+    return source >> Rescore(), f"{reason}; scored exactly"
+
+
+def _tuned_plan(index: OpenIndex, tuned: TunedPlan) -> Plan:
+    """Return the plan that an index names; StoreError where it is none, or would load a model."""
+    # An index may come from a stranger, and tuning never writes a plan that names a model.
+    if _names_a_model(tuned.plan):
+        raise StoreError(
+            f"the plan tuned on {index.folder} names a model, which tuning never writes; tune the index again, or "
+            f"search with a plan of your own"
+        )
+    return Plan.from_mapping(tuned.plan, source=f"the plan tuned on {index.folder}", error=StoreError)
+
+
+def _names_a_model(plan: Any) -> bool:
+    if isinstance(plan, dict):
+        return plan.get("model") is not None or any(map(_names_a_model, plan.values()))
+    return isinstance(plan, list | tuple) and any(map(_names_a_model, plan))
+
+
+class Engine(Source):
+    """What a vector engine of the index finds, for scorers that are linear in the features of their space.
+
+    Attributes:
+        n: Candidates of each query, and of each of the engine's charts.
+        name: Of the engine; None for the newest.
+        effort: How thoroughly it searches; None for what it was built with.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
+    """
+
+    kind: Literal["engine"] = "engine"
+    n: int = Field(default=100, ge=1)
+    name: str | None = None
+    effort: int | None = Field(default=None, ge=1)
+    options: QueryOptions | None = None
+
+    def find(self, search: Search) -> Candidates:
+        """Ask the engine."""
+        search = search.with_options(self.options)
+        return search_structure(search, search.scorer, n=search.at_most(self.n), name=self.name, effort=self.effort)
+
+
+class Graph(Source):
+    """What a walk over the neighbour graph of the index finds, scored by the queries' own scorer.
+
+    Attributes:
+        n: Candidates of each query; None for as many as the search wants.
+        name: Of the graph; None for the newest.
+        preset: `efficient_1` or `efficient_2` of the Hypencoder paper, instead of `walk`.
+        walk: How far it goes.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
+    """
+
+    kind: Literal["graph"] = "graph"
+    n: int | None = Field(default=None, ge=1)  # type: ignore[assignment]  # the search's k
+    name: str | None = None
+    preset: Literal["efficient_1", "efficient_2"] | None = None
+    walk: GraphSearchConfig = GraphSearchConfig()
+    options: QueryOptions | None = None
+
+    def find(self, search: Search) -> Candidates:
+        """Walk, and score documents that are newer than the graph."""
+        search = search.with_options(self.options)
+        k = search.at_most(self.n or search.k)
+        walk = GRAPH_PRESETS[self.preset] if self.preset else self.walk
+        found = search_structure(search, search.scorer, n=k, name=self.name, kind="graph", walk=walk)
+        # The walk scores documents by the dozen: what it finds is scored again, all together, as other ways do.
+        return Candidates.ranked(found.rows, exact_scores(search.snapshot, search.scorer, found.rows), k=k)
+
+
+class FullText(Source):
+    """What the full-text index of titles and texts finds.
+
+    Attributes:
+        n: Candidates of each query.
+    """
+
+    kind: Literal["full_text"] = "full_text"
+    n: int = Field(default=100, ge=1)
+
+    def find(self, search: Search) -> Candidates:
+        """Ask the full-text index."""
+        rows, scores = [], []
+        among = None if search.allowed is None else search.snapshot.keys[search.allowed]
+        for text in search.asked():
+            keys, own = search.snapshot.store.search_texts(text, k=search.at_most(self.n), among=among)
+            rows.append(torch.from_numpy(search.snapshot.rows_of_keys(keys)))
+            scores.append(torch.from_numpy(np.array(own, dtype=np.float32)))
+        return Candidates.of_lists(rows, scores)
+
+
+class Dense(Source):
+    """What another model of the index' documents finds: often the plain encoder under a trained head.
+
+    Attributes:
+        n: Candidates of each query.
+        model: Folder or name of the model; None for the one that made the index.
+        engine: Name of the engine; None for the newest, or a scan where the index has none; `"exhaustive"` for a scan.
+        effort: How thoroughly the engine searches; None for what it was built with.
+        options: Of the queries for this model, as in `{level: 1}`; those of the search are for its own model.
+    """
+
+    kind: Literal["dense"] = "dense"
+    n: int = Field(default=100, ge=1)
+    model: str | None = None
+    engine: EngineName = None
+    effort: int | None = Field(default=None, ge=1)
+    options: QueryOptions = NO_OPTIONS
+
+    def find(self, search: Search) -> Candidates:
+        """Compile the queries with the model, and search by it."""
+        scorer = search.index.compile(self.model, search.asked(), self.options)
+        return search_linear(search, scorer, n=search.at_most(self.n), engine=self.engine, effort=self.effort)
+
+
+class Fusion(Combination):
+    """One ranking from those of several sources; see `fuse`.
+
+    Attributes:
+        n: Candidates of each query; None for all.
+        sources: At least one.
+        method: How scores are made comparable.
+        weights: One a source; None for equal ones.
+        rrf_k: For `rrf`: larger values flatten the differences between first ranks.
+    """
+
+    kind: Literal["fusion"] = "fusion"
+    n: int | None = Field(default=None, ge=1)  # type: ignore[assignment]  # all
+    sources: tuple[SerializeAsAny[Source], ...] = Field(min_length=1)
+    method: Method = "rrf"
+    weights: tuple[float, ...] | None = None
+    rrf_k: int = Field(default=60, ge=0)
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.sources):
+            raise ValueError(
+                f"fusion: {len(self.weights)} weights were given for {len(self.sources)} sources; give one each"
+            )
+        if not all(abs(weight) <= HEAVIEST for weight in self.weights or ()):
+            raise ValueError(f"fusion: weights must be finite, up to {HEAVIEST:g}, not {list(self.weights or ())}")
+        return self
+
+    def find(self, search: Search) -> Candidates:
+        """Ask all sources."""
+        found = [source.find(search) for source in self.sources]
+        ranked = fuse(found, method=self.method, weights=self.weights, rrf_k=self.rrf_k)
+        return ranked.first(self.n) if self.n else ranked
+
+
+class Rescore(Step):
+    """Exact scores of the candidates.
+
+    Attributes:
+        n: How many of the best candidates are scored and kept; None for all.
+        model: Folder or name of the model that scores; None for the one that searches.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search, or for none where
+            another model scores.
+    """
+
+    kind: Literal["rescore"] = "rescore"
+    n: int | None = Field(default=None, ge=1)
+    model: str | None = None
+    options: QueryOptions | None = None
+
+    def apply(self, search: Search, candidates: Candidates) -> Candidates:
+        """Score the candidates."""
+        if self.model is None:
+            scorer = search.with_options(self.options).scorer
+        else:
+            scorer = search.index.compile(self.model, search.asked(), self.options or NO_OPTIONS)
+        rows = candidates.rows[:, : self.n] if self.n else candidates.rows
+        scores = exact_scores(search.snapshot, scorer, rows)
+        with one_core():
+            return Candidates.ranked(rows, scores)

@@ -1,0 +1,248 @@
+"""Hyperbolic spaces: points of the hyperboloid or of the ball as coordinates, polar points in the store.
+
+Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers of a stored point, `f` features.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from collections.abc import Mapping
+from numbers import Real
+from typing import Any, Literal, TypeAlias, cast
+
+import torch
+from torch import Tensor
+
+from hyperseek import geometry
+from hyperseek.errors import InputError, UnknownNameError, shown
+from hyperseek.scoring._geometries import Fault, Geometry, L2Lift, not_finite
+from hyperseek.scoring._points import Points, vectors_of
+
+Similarity: TypeAlias = Literal["geodesic", "squared", "inner"]
+"""What a hyperbolic space scores by: minus the distance, minus the squared Lorentz distance, the Lorentz inner product.
+All three rank alike."""
+
+
+class Lorentz(Geometry):
+    """Hyperbolic space, with points of the hyperboloid as coordinates and polar points in the store.
+
+    A graph engine on the inner-product lift chases norms and finds almost nothing; on either of the two L2 charts alone
+    it fails at some dimension; the union of their candidates does not. The ball bends distances, most of all far from
+    all documents, so that it is asked a second time, around the centre of the ball that holds the best found so far.
+
+    Args:
+        dimension: `d`, at least 1.
+        radius_squared: R² of the hyperboloid, positive; the ball has c = 1/R².
+        similarity: What it scores by.
+
+    Raises:
+        InputError: `radius_squared` is not positive and finite.
+        UnknownNameError: There is no such similarity.
+    """
+
+    graph_charts = ("poincare", "balanced")
+    neighbour_chart = "poincare"
+    hyperbolic = True
+    distance_name = "geodesic distance"
+
+    def __init__(self, dimension: int, radius_squared: float = 1.0, similarity: Similarity = "geodesic") -> None:
+        super().__init__(dimension)
+        given = cast("object", radius_squared)
+        if not isinstance(given, Real) or not 0 < radius_squared <= sys.float_info.max:
+            raise InputError(f"radius_squared must be positive and finite, not {shown(radius_squared)}")
+        if similarity not in ("geodesic", "squared", "inner"):
+            raise UnknownNameError("similarity", similarity, ("geodesic", "squared", "inner"))
+        self.radius_squared: float = radius_squared
+        self.similarity: Similarity = similarity
+
+    @property
+    def width(self) -> int:
+        """Numbers of a polar point."""
+        return self.dimension + geometry.POLAR_EXTRA
+
+    @property
+    def coordinates(self) -> int:
+        """Numbers of a hyperboloid point, time included."""
+        return self.dimension + 1
+
+    def fault(self, coordinates: Tensor) -> Fault | None:
+        """Find a point that is not finite, not on the space's hyperboloid, or too far out for the similarity."""
+        return (
+            not_finite(coordinates)
+            or off_hyperboloid(coordinates, self.radius_squared)
+            or self._too_far(geometry.lorentz_to_polar(coordinates.double(), self.radius_squared))
+        )
+
+    def _too_far(self, polar: Tensor) -> Fault | None:
+        """Find a point whose scores float32 cannot hold: squared distances grow with the exponential of distances."""
+        farthest = (math.log(torch.finfo(torch.float32).max) - math.log(self.radius_squared)) / 2
+        rho = geometry.split_polar(polar)[1][:, 0]
+        if self.similarity == "geodesic" or not (far := rho > farthest).any():
+            return None
+        row = int(far.nonzero()[0, 0])
+        return Fault(
+            row,
+            f"is {float(rho[row]):.6g} R from the origin; the {self.similarity!r} similarity of points beyond "
+            f"{farthest:.4g} R exceeds float32. The similarity 'geodesic' ranks alike, and knows no such end",
+        )
+
+    def canonical(self, coordinates: Tensor) -> Tensor:
+        """Turn hyperboloid points into polar points."""
+        return geometry.lorentz_to_polar(coordinates, self.radius_squared)
+
+    def shorten(self, vectors: Tensor, dimension: int) -> Tensor:
+        """Cut the space part of the hyperboloid's points and lift what is left."""
+        direction, rho = geometry.split_polar(vectors)
+        # Of unit radius, since polar points know no other; the time is made from the rest and may be anything here.
+        return geometry.lorentz_to_polar(torch.cat([rho, torch.sinh(rho) * direction[..., :dimension]], dim=-1))
+
+    def score(self, queries: Tensor, points: Points) -> Tensor:
+        """Return the space's similarity."""
+        if self.similarity == "geodesic":
+            return -geometry.polar_distance(queries, vectors_of(points), self.radius_squared)
+        return self._similarity(geometry.half_chord(queries, vectors_of(points)))
+
+    def score_own(self, queries: Tensor, documents: Tensor) -> Tensor:
+        """Return the space's similarity of own documents."""
+        if self.similarity == "geodesic":
+            return -geometry.polar_distance_own(queries, documents, self.radius_squared)
+        return self._similarity(geometry.half_chord_own(queries, documents))
+
+    def _similarity(self, chord: Tensor) -> Tensor:
+        largest = torch.finfo(chord.dtype).max
+        squared = (-4 * self.radius_squared * chord.square()).clamp_min(-largest)
+        return squared if self.similarity == "squared" else squared / 2 - self.radius_squared
+
+    def _chord(self, score: Tensor) -> Tensor:
+        """Return the half chord at which documents have a similarity."""
+        if self.similarity == "geodesic":
+            return torch.sinh(score / (-2 * math.sqrt(self.radius_squared)))
+        squared = score if self.similarity == "squared" else 2 * (score + self.radius_squared)
+        return (squared / (-4 * self.radius_squared)).clamp_min(0).sqrt()
+
+    def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
+        """Return hyperboloid points of radius 1: `(time, space)`."""
+        return geometry.polar_to_lorentz(vectors_of(points))
+
+    def query_features(self, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
+        """Return hyperboloid points with the sign of time flipped: the Lorentz inner product as a plain one."""
+        points = geometry.polar_to_lorentz(queries)
+        return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
+
+    def l2_lifts(self) -> Mapping[str, L2Lift]:
+        """Return ball coordinates."""
+
+        def within(queries: Tensor, scores: Tensor) -> Tensor:
+            return geometry.ball_centres(queries, self._chord(scores))
+
+        def documents(points: Points) -> Tensor:
+            return geometry.polar_to_poincare(vectors_of(points))
+
+        return {"poincare": L2Lift(documents, geometry.polar_to_poincare, within)}
+
+    def distances(self, first: Tensor, second: Tensor) -> Tensor:
+        """Return geodesic distances, whatever the space scores by."""
+        return geometry.polar_distance(first, second, self.radius_squared)
+
+    def radii(self, vectors: Tensor) -> Tensor:
+        """Return geodesic distances from the origin."""
+        return geometry.split_polar(vectors)[1][..., 0] * math.sqrt(self.radius_squared)
+
+
+class Poincare(Lorentz):
+    """Hyperbolic space, with points of the ball as coordinates; arguments as for `Lorentz`."""
+
+    @property
+    def coordinates(self) -> int:
+        """Numbers of a ball point."""
+        return self.dimension
+
+    def fault(self, coordinates: Tensor) -> Fault | None:
+        """Find a point that is not finite, not in the ball, or too far out for the similarity."""
+        return (
+            not_finite(coordinates)
+            or outside_ball(coordinates, self.radius_squared)
+            or self._too_far(self.canonical(coordinates))
+        )
+
+    def canonical(self, coordinates: Tensor) -> Tensor:
+        """Turn ball points into polar points."""
+        # In float64: what is between a norm and the border says how far out a point is, and norms are rounded, too.
+        polar = geometry.poincare_to_polar(coordinates.double(), 1 / self.radius_squared)
+        return polar if coordinates.dtype == torch.float64 else polar.float()
+
+
+# How far a time coordinate may be from the one that the space part asks for, relative to it: what rounding to half
+# precision does, with room. What float32 models gather from layer to layer is less.
+_TIME = 2e-3
+# Rounding of coordinates, relative: to bfloat16, to float16, and to float32 with what is gathered there.
+_ROUNDING = ((torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11))
+_FINE = 1e-5
+# Of R², where rounding leaves it twice as exact: points of another radius are not told from this one's by less.
+_RADIUS = 0.1
+
+
+def outside_ball(coordinates: Tensor, radius_squared: float) -> Fault | None:
+    """Find a point on the border of the Poincaré ball or beyond.
+
+    Args:
+        coordinates: `(N, d)`, finite.
+        radius_squared: R², positive.
+
+    Returns:
+        The first one, or None.
+    """
+    length = torch.linalg.vector_norm(coordinates.double(), dim=-1)
+    outside = length * math.sqrt(1 / radius_squared) >= 1
+    if not outside.any():
+        return None
+    row = int(outside.nonzero()[0, 0])
+    return Fault(
+        row,
+        f"has the norm {float(length[row]):.9g}, and points of the ball of R² = {radius_squared:g} have norms below "
+        f"R = {math.sqrt(radius_squared):.9g}; where rounding put it on the border, give coordinates as float64, or "
+        f"move it inside with geometry.poincare_project",
+    )
+
+
+def off_hyperboloid(coordinates: Tensor, radius_squared: float) -> Fault | None:
+    """Find a point whose time is not the one of its space part, beyond what half precision rounds, or another R²'s.
+
+    Far from the origin all hyperboloids are alike to the precision of their coordinates; so the points for which they
+    are not decide about R², all together.
+
+    Args:
+        coordinates: `(N, d + 1)`, time first, finite.
+        radius_squared: R², positive.
+
+    Returns:
+        The first one, or None.
+    """
+    if not len(coordinates):
+        return None
+    rounding = next((size for dtype, size in _ROUNDING if _is_rounded(coordinates, dtype)), _FINE)
+    wide = coordinates.double()
+    time, length = wide[:, 0], torch.linalg.vector_norm(wide[:, 1:], dim=-1)
+    wanted = torch.hypot(length, torch.full_like(length, math.sqrt(radius_squared)))
+    own = (time - length) * (time + length)  # the R² of each one's own hyperboloid
+    wrong = (time - wanted).abs() > max(_TIME, 3 * rounding) * wanted
+    if not wrong.any():
+        telling = 2 * rounding * wanted.square() < _RADIUS * radius_squared / 2
+        if not telling.any() or abs(float(own[telling].median()) / radius_squared - 1) < _RADIUS:
+            return None
+        wrong = telling
+    row = int(wrong.nonzero()[0, 0])
+    own_square = float(own[row])
+    whose = (
+        f"which is that of R² = {own_square:.6g}" if own_square > 0 and time[row] > 0 else "which no hyperboloid has"
+    )
+    return Fault(
+        row,
+        f"has the time {float(time[row]):.6g}, {whose}; with the space's R² = {radius_squared:.6g} a space part of "
+        f"length {float(length[row]):.6g} has the time {float(wanted[row]):.6g}. The time comes first, and is positive",
+    )
+
+
+def _is_rounded(coordinates: Tensor, dtype: torch.dtype) -> bool:
+    return bool((coordinates.to(dtype).to(coordinates.dtype) == coordinates).all())
