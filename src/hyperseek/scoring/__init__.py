@@ -2,7 +2,7 @@
 
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
 from hyperseek.scoring._geometries import Chart, Geometry
-from hyperseek.scoring._maxsim import EMPTY_SCORE, Masking, MaxSimScorer
+from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer
 from hyperseek.scoring._points import Points, TokenPoints, VectorPoints, vectors_of
 from hyperseek.scoring._qnet import (
     QNetConverter,
@@ -22,7 +22,6 @@ __all__ = [
     "Geometry",
     "Landmarks",
     "LinearScorer",
-    "Masking",
     "MaxSimScorer",
     "OnnxScorer",
     "Points",

@@ -29,7 +29,7 @@ from hyperseek.scoring import MaxSimScorer, Points, TokenPoints
 
 if TYPE_CHECKING:
     from hyperseek.models.model_files import ModelFiles
-    from hyperseek.scoring import Masking
+    from hyperseek.scoring._maxsim import Masking
 
 Similarity: TypeAlias = Literal["maxsim", "meanmaxsim"]
 
