@@ -13,8 +13,7 @@ from hyperseek._fingerprint import fingerprint_json
 from hyperseek.data import read_run
 from hyperseek.errors import InputError, shown
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, cutoffs, depth, measure_names
-from hyperseek.evaluation._protocol import Protocol, measuring_versions
-from hyperseek.evaluation._result import Evaluation
+from hyperseek.evaluation._result import Evaluation, Protocol, measuring_versions
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
 from hyperseek.mining import BM25, BM25Settings
 from hyperseek.plan import as_plan
