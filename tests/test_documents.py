@@ -122,7 +122,7 @@ def refused() -> list[tuple[object, str]]:
         (pandas.concat([frame, frame["title"]], axis=1), "'title' appears twice"),
         (frame.drop(columns="docid"), "position 0 has no id.*'Contents'"),
         (frame.assign(docid=[1.0, 2.5]), "position 0 must be a text or a whole number, and not 1.0"),
-        (frame.assign(Contents=["x", None]), "at position 1 .*text must be a string, and not None"),
+        (frame.assign(Contents=["x", None]), "at position 1 .*text must be a string, not None"),
         ([Document("a", "b"), Document(1, None)], "at position 1 .*an id must be a text"),  # type: ignore[arg-type]
         ([Document("a", None)], "'a' at position 0 .*its text must be a string"),  # type: ignore[arg-type]
         ([Document("a", "b", None)], "its title must be a string"),  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Text and JSON from strangers, read within bounds, so that no line, packed file or nesting fills the memory."""
+"""Untrusted text and JSON, read within bounds, so that no line, packed file or nesting fills the memory."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from hyperseek.errors import DataError, InputError, shown
 PathLike: TypeAlias = str | os.PathLike[str]
 
 LONGEST_LINE = 1 << 24
-"""Bytes of a line, its end included: more than any book, and what a line costs in memory stays below 1 GiB."""
+"""Bytes of a line, its end included: more than any book has, and a line stays below 1 GiB in memory."""
 
 MOST_EMPTY_LINES = 1_000_000
-"""Lines without content in a row: a small packed file can hold so many that reading them would never end."""
+"""Empty lines in a row: a small packed file can contain so many that reading them would never end."""
 
 LARGEST_TEXT = 1 << 25
 """Bytes of a file that is read whole, as judgements in JSON are."""
@@ -43,16 +43,16 @@ _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 
 
 def path_text(path: object) -> str:
-    """Return a path as text; InputError where it is none."""
+    """Return a path as a string; InputError if it is not a path."""
     if isinstance(path, os.PathLike):
         path = os.fspath(path)
     if not isinstance(path, str):
-        raise InputError(f"a path must be a text or a pathlib.Path, and not {shown(path)}")
+        raise InputError(f"a path must be a string or a pathlib.Path, not {shown(path)}")
     return path
 
 
 def existing_file(path: PathLike) -> Path:
-    """Return `path`, or raise a `DataError` if it is no file that can be read again and again."""
+    """Return `path`, or raise a `DataError` if it is not a file that can be read repeatedly."""
     named = path_text(path)[:LONGEST_PATH]
     try:
         found = Path(path)
@@ -61,16 +61,16 @@ def existing_file(path: PathLike) -> Path:
         missing = "is a symbolic link to nothing" if os.path.islink(path) else "cannot be read: no such file"
         raise DataError(f"{missing}; check the path", path=named) from None
     except NotADirectoryError:
-        raise DataError("no such file, since a part of the path is no folder; check the path", path=named) from None
+        raise DataError("no such file, since a part of the path is not a folder; check the path", path=named) from None
     except PermissionError:
         raise DataError("may not be read; check the permissions of its folders", path=named) from None
     except (OSError, ValueError) as error:
-        raise DataError(f"is no path of a file ({getattr(error, 'strerror', None) or error})", path=named) from None
+        raise DataError(f"is not a path of a file ({getattr(error, 'strerror', None) or error})", path=named) from None
     if stat.S_ISDIR(mode):
         raise DataError("is a folder where a file is needed; open folders with open_dataset", path=found)
     if not stat.S_ISREG(mode):
         raise DataError(
-            "is a pipe or a device, and what is read here is read more than once; write it to a file first", path=found
+            "is a pipe or a device, and this file is read more than once; write it to a file first", path=found
         )
     return found
 
@@ -85,7 +85,7 @@ def raw_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
         Line number from 1, and the line with its end.
 
     Raises:
-        DataError: The file is missing, is no text, is not the gzip file its name promises, cannot be read, or has a
+        DataError: The file is missing, is not text, is not the gzip file its name promises, cannot be read, or has a
             line longer than `LONGEST_LINE` or more than `MOST_EMPTY_LINES` of blanks in a row.
     """
     number = empty = 0
@@ -94,13 +94,13 @@ def raw_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
             while line := file.readline(LONGEST_LINE + 1):
                 number += 1
                 if len(line) > LONGEST_LINE:
-                    message = f"has a line longer than {LONGEST_LINE:,} bytes, which is no record; is this the file?"
+                    message = f"has a line longer than {LONGEST_LINE:,} bytes; is this the right file?"
                     raise DataError(message, path=path, line=number)
                 if number == 1:
                     _check_kind(line[:64], Path(path))
                 empty = empty + 1 if line.isspace() else 0
                 if empty > MOST_EMPTY_LINES:
-                    message = f"has more than {MOST_EMPTY_LINES:,} empty lines in a row; is this the file?"
+                    message = f"has more than {MOST_EMPTY_LINES:,} empty lines in a row; is this the right file?"
                     raise DataError(message, path=path, line=number)
                 yield number, line
         except _DAMAGED_GZIP as error:
@@ -144,12 +144,12 @@ def _check_kind(head: bytes, path: Path) -> None:
     for begin, kind in _PACKED.items():
         if head.startswith(begin):
             name = f"{path.name}.gz" if kind == "gzip" else "a plain file, or one packed with gzip and named .gz"
-            raise DataError(f"is packed with {kind}; what is read is {name}", path=path)
+            raise DataError(f"is packed with {kind}; give {name}", path=path)
     if head.startswith(b"BZh") and head[4:10] == b"1AY&SY":
-        raise DataError("is packed with bzip2; what is read is a plain file, or one packed with gzip", path=path)
+        raise DataError("is packed with bzip2; give a plain file, or one packed with gzip", path=path)
     for begin, kind in _BINARY.items():
         if head.startswith(begin):
-            raise DataError(f"is a file of {kind}, and no text; write it as .jsonl", path=path)
+            raise DataError(f"is a file of {kind}, not text; write it as .jsonl", path=path)
     pairs = head[: len(head) // 2 * 2]
     halves = pairs[::2], pairs[1::2]
     wide = len(pairs) >= 8 and any(not any(one) and all(other) for one, other in (halves, halves[::-1]))
@@ -181,7 +181,7 @@ def json_value(text: str, pairs: Callable[[Pairs], Any] | None = None, *, most_p
         written again.
 
     Raises:
-        ValueError: It is no JSON, or beyond these bounds.
+        ValueError: It is not JSON, or beyond these bounds.
     """
     brackets = text.count("[") + text.count("{")
     if brackets > most_parts:
@@ -196,7 +196,7 @@ def json_value(text: str, pairs: Callable[[Pairs], Any] | None = None, *, most_p
     except RecursionError:
         raise ValueError(f"nested deeper than {DEEPEST}") from None
     except UnicodeEncodeError:
-        raise HalfPairError("holds half of a surrogate pair, which is no text") from None
+        raise HalfPairError("contains half of a surrogate pair, which is not valid text") from None
     return value
 
 
@@ -213,12 +213,12 @@ def check_plain(values: Any) -> None:
             elif isinstance(value, list):
                 inner.extend(value)
             elif isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{value} is no finite number")
+                raise ValueError(f"{value} is not a finite number")
         level, depth = inner, depth + 1
 
 
 class HalfPairError(ValueError):
-    """A text that is none: it holds half of a surrogate pair."""
+    """Half of a surrogate pair in a text, which makes it invalid."""
 
 
 def _unique(pairs: Pairs) -> dict[str, Any]:
@@ -237,12 +237,12 @@ def _integer(digits: str) -> int:
 def _fraction(digits: str) -> float:
     value = float(digits) if len(digits) <= _LONGEST_NUMBER else math.inf
     if not math.isfinite(value):
-        raise ValueError(f"{shown(digits)} is no finite number")
+        raise ValueError(f"{shown(digits)} is not a finite number")
     return value
 
 
 def _constant(name: str) -> float:
-    raise ValueError(f"{name} is no number in JSON; write null for what is missing")
+    raise ValueError(f"{name} is not a number in JSON; write null for missing values")
 
 
 def _decoder(pairs: Callable[[Pairs], Any]) -> json.JSONDecoder:

@@ -1,4 +1,4 @@
-"""Documents and records as people have them: what is an id, a text and a title, whatever holds them."""
+"""Documents in any form that a caller may have: finding the id, the text and the title of a record."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ ALLOWED = (
     "a document is a hyperseek.Document, a text, a tuple (id, text) or (id, text, title), or a mapping with an id "
     "(as 'id', '_id', 'docid'), a text (as 'text', 'contents', 'body') and perhaps a 'title'"
 )
-_ROWS = 1_000  # of a table that are plain Python values at once
-_MISSING = ("NAType", "NaTType")  # pandas' own words for None
+_ROWS = 1_000  # of a table that are converted to Python values at a time
+_MISSING = ("NAType", "NaTType")  # of pandas, for missing values
 
 
 def as_documents(given: object, *, numbered: bool = True) -> Iterator[Document]:
-    """Turn what a person has at hand into documents, one after another.
+    """Convert records of any usual form into documents, one after another.
 
     Args:
         given: Any iterable of documents, of texts (whose ids are their positions, from `"0"`), of tuples `(id, text)`
             or `(id, text, title)`, or of mappings, as a `datasets.Dataset` is; a table of pandas, pyarrow or polars;
-            or something with a method `documents()`. The fields of mappings and tables are found by their names, those
-            of the first record; what is neither id nor text nor title becomes metadata.
-        numbered: Whether texts alone are taken, with their positions for ids.
+            or an object with a method `documents()`. The fields of mappings and tables are found by their names in the
+            first record; fields other than id, text and title become metadata.
+        numbered: Whether plain texts are accepted, with their positions as ids.
 
     Returns:
         The documents in order; nothing is read before it is asked for.
 
     Raises:
-        InputError: `given` cannot be several documents, or (while iterating) something in it is no document. The
+        InputError: `given` is not an iterable of documents, or (while iterating) an element is not a document; the
             message names its position, counted from 0.
     """
     return _converted(_records(given), numbered)
@@ -55,7 +55,7 @@ def joined(documents: Iterable[Document], vectors: Iterable[Any]) -> Iterator[tu
 
 
 def with_vectors(pairs: Iterable[tuple[object, Any]]) -> Iterator[tuple[Document, Any]]:
-    """Turn pairs of what `as_documents` takes one by one, and of a vector, into documents with vectors.
+    """Convert pairs of a record, in any form that `as_documents` takes, and a vector.
 
     Args:
         pairs: The pairs.
@@ -64,7 +64,7 @@ def with_vectors(pairs: Iterable[tuple[object, Any]]) -> Iterator[tuple[Document
         The pairs, in order.
 
     Raises:
-        InputError: Something is no pair, or its first part is no document.
+        InputError: An element is not a pair, or its first part is not a document.
     """
     if not isinstance(pairs, Iterable):
         raise InputError(
@@ -118,7 +118,7 @@ def _rows(table: Any) -> Iterator[object]:
     if hasattr(table, "iloc"):
         if any(name is not None for name in table.index.names):
             columns = list(table.columns)
-            # An index with a name is a column that somebody meant; one without only counts.
+            # An index with a name is meant as a column; one without a name only counts rows.
             table = table.reset_index(drop=all(name in columns or name is None for name in table.index.names))
         names = list(table.columns)
         rows = _parts(len(table), lambda start: table.iloc[start : start + _ROWS].to_dict("records"))
@@ -157,8 +157,8 @@ def _converted(records: Iterable[Any], numbered: bool) -> Iterator[Document]:
                 yield record
             case str() if not numbered:
                 raise InputError(
-                    f"position {position} of the documents holds a text alone, and what replaces others needs their "
-                    f"ids; give (id, text)"
+                    f"position {position} of the documents has a text without an id, and replacing needs ids; give "
+                    f"(id, text)"
                 )
             case str():
                 yield Document(str(position), str(record))
@@ -222,22 +222,22 @@ def _document(identity: object, text: object, title: object, rest: Mapping[Any, 
 
 def _check(identity: object, text: object, title: object, metadata: object, position: int) -> None:
     if not isinstance(identity, str) or not identity:
-        problem = f"an id must be a text that is not empty, and not {shown(identity)}"
+        problem = f"an id must be a non-empty string, not {shown(identity)}"
     elif not isinstance(text, str):
-        problem = f"its text must be a string, and not {shown(text)}"
+        problem = f"its text must be a string, not {shown(text)}"
     elif not isinstance(title, str):
-        problem = f"its title must be a string, and not {shown(title)}"
+        problem = f"its title must be a string, not {shown(title)}"
     elif not isinstance(metadata, Mapping) or not all(isinstance(key, str) for key in metadata):
-        problem = f"its metadata must be a mapping from names to values, and not {shown(metadata)}"
+        problem = f"its metadata must be a mapping from names to values, not {shown(metadata)}"
     else:
         return
     raise InputError(f"document {shown(identity)} at position {position} cannot be used: {problem}")
 
 
 def plain_values(value: Any) -> Any:
-    """Return values of numpy, tuples, and points in time, as JSON has them; others as they are.
+    """Convert numpy values, tuples and dates into values that JSON has; return others unchanged.
 
-    Records and rows of tables are read so. The metadata of a `Document` are stored as they are, or refused.
+    This is how records and rows of tables are read. The metadata of a `Document` are stored unchanged, or refused.
     """
     if isinstance(value, Mapping):
         return {plain_values(key): plain_values(part) for key, part in value.items()}
@@ -274,7 +274,7 @@ _NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][
 
 
 def folded(name: str) -> str:
-    """Return what two spellings of one name share."""
+    """Return the form that spellings of one name share."""
     return name.strip().casefold().replace("-", "_").replace(" ", "_")
 
 
@@ -310,7 +310,7 @@ def id_of(value: object) -> str | None:
     if isinstance(value, str):
         return str(value) or None
     if isinstance(value, int) and not isinstance(value, bool):
-        # Python refuses to write numbers of thousands of digits, and nobody counts as far as hundreds.
+        # Python refuses to write numbers of thousands of digits, and no id needs hundreds.
         return str(value) if value.bit_length() < 1_000 else None
     return None
 

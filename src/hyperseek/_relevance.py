@@ -41,7 +41,7 @@ def normal_text(text: str) -> str:
 
 
 def text_key(text: str) -> int:
-    """Return a number that stands for `normal_text(text)`, the same on every machine, 0 to 2^64 - 1."""
+    """Return a number that stands for `normal_text(text)`, the same on every machine, from 0 to 2^64 - 1."""
     encoded = normal_text(text).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=_KEY_BYTES).digest(), "big")
 
@@ -52,7 +52,7 @@ def key_name(key: int) -> str:
 
 
 def key_of_name(name: str) -> int:
-    """Return the key that `key_name` named; ValueError where it is none."""
+    """Return the key that `key_name` named; ValueError for any other string."""
     if len(name) != 2 * _KEY_BYTES:
         raise ValueError(f"{name!r} does not have {2 * _KEY_BYTES} digits")
     return int(name, 16)
@@ -73,7 +73,7 @@ def rows_of_themselves(queries: Iterable[str], documents: Sequence[str]) -> list
 
 
 class Relevance:
-    """Texts that are relevant to queries, as keys: memory holds no text.
+    """Texts that are relevant to queries, as keys; the texts themselves are not kept.
 
     Args:
         keys: Keys of documents by key of the query.
@@ -101,11 +101,11 @@ class Relevance:
             self._documents.setdefault(query, set()).update(added)
 
     def of(self, query: int) -> frozenset[int]:
-        """Return the keys of what is relevant to the query with a key."""
+        """Return the keys of the texts that are relevant to the query with a key."""
         return frozenset(self._documents.get(query, ()))
 
     def merge(self, other: Self) -> None:
-        """Add all that another one knows."""
+        """Add everything from another one."""
         for query, documents in other:
             self.add(query, documents)
 

@@ -97,6 +97,13 @@ prepare {new} {empty}
 prepare {new} {folder}
 prepare {file} {folder}
 prepare --beir {new} nowhere
+prepare {new} {folder} --maximum-positives 3
+prepare {new} {folder} qrels.nothing=3
+prepare {new} nothing:nowhere
+mine
+mine nowhere {new}
+mine {folder} {new} {index}
+mine nowhere {new} nowhere mining.nothing=3
 train
 train nowhere.yaml
 train {empty}

@@ -115,13 +115,13 @@ def test_what_is_empty_is_no_collection(beir):
     with pytest.raises(DataError, match="no query of fruit is judged in the split 'test'"):
         open_dataset(beir).queries("test")
     (beir / "queries.jsonl").write_text("\n  \n")
-    with pytest.raises(DataError, match=r"queries\.jsonl: holds no queries"):
+    with pytest.raises(DataError, match=r"queries\.jsonl: has no queries"):
         open_dataset(beir).queries()
     (beir / "corpus.jsonl.gz").write_bytes(gzip.compress(b"\n \n"))
-    with pytest.raises(DataError, match=r"corpus\.jsonl\.gz: holds no document"):
+    with pytest.raises(DataError, match=r"corpus\.jsonl\.gz: has no document"):
         list(open_dataset(beir).documents())
     (beir / "corpus.jsonl.gz").write_bytes(gzip.compress(b'{"_id": "", "text": "x"}\n'))
-    with pytest.raises(DataError, match="holds no documents; 1 bad_field"):
+    with pytest.raises(DataError, match="has no documents; 1 bad_field"):
         open_dataset(beir, on_error="skip").count()
 
 

@@ -138,9 +138,9 @@ def test_columns_by_number(write_lines):
         (["id\ttext", "a\tb\tc"], {}, r":2: has 3 columns, needs 2: \['id', 'text'\]"),
         (["d1\tx", "\ty"], {}, ":2: 'id' must be a non-empty string"),
         (["d1\tx", "d1\ty"], {}, ":2: id 'd1' appears a second time"),
-        (["id\ttext"], {}, "holds no document"),
-        ([], {}, "holds no document"),
-        (["", "  ", "\t"], {}, "holds no document"),
+        (["id\ttext"], {}, "has no document"),
+        ([], {}, "has no document"),
+        (["", "  ", "\t"], {}, "has no document"),
     ],
 )
 def test_what_cannot_be_read(write_lines, lines, keys, message):

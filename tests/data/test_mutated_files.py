@@ -249,12 +249,12 @@ def test_what_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     for name, message in [
         ("folder.jsonl", "is a folder"),
         ("broken.jsonl", "is a symbolic link to nothing"),
-        ("circle.jsonl", "is no path of a file"),
+        ("circle.jsonl", "is not a path of a file"),
         ("pipe.jsonl", "is a pipe or a device"),
         ("nothing.jsonl", "no such file"),
         ("file.jsonl/more.jsonl", "no such file"),
-        ("x" * 5000 + ".jsonl", "is no path of a file"),
-        ("zero\0.jsonl", "is no path of a file"),
+        ("x" * 5000 + ".jsonl", "is not a path of a file"),
+        ("zero\0.jsonl", "is not a path of a file"),
     ]:
         for read in (read_corpus, read_queries, read_qrels, read_run, read_id_list, read_docs):
             with pytest.raises(DataError, match=message) as caught:
@@ -276,7 +276,7 @@ def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
     import lzma
 
     for name, content, message in [
-        ("a.jsonl", gzip.compress(TEXTS), r"packed with gzip; what is read is a\.jsonl\.gz"),
+        ("a.jsonl", gzip.compress(TEXTS), r"packed with gzip; give a\.jsonl\.gz"),
         ("b.jsonl", bz2.compress(TEXTS), "packed with bzip2"),
         ("c.jsonl", lzma.compress(TEXTS), "packed with xz"),
         ("d.jsonl", b"\x28\xb5\x2f\xfd" + TEXTS, "packed with zstandard"),
@@ -305,7 +305,7 @@ def test_json_is_read_without_guesses(tmp_path: Path) -> None:
     for line, message in [
         ('{"_id": "a", "_id": "b", "text": "x"}', "the key '_id' appears twice"),
         ('{"_id": "a", "text": "x", "n": {"b": 1, "b": 2}}', "the key 'b' appears twice"),
-        ('{"_id": "a", "text": "x", "n": NaN}', "NaN is no number in JSON"),
+        ('{"_id": "a", "text": "x", "n": NaN}', "NaN is not a number in JSON"),
         ('{"_id": "a", "text": "x", "n": 1e999}', "no finite number"),
         ('{"_id": "a", "text": "x", "n": %s}' % ("9" * 5000), "5,000 digits"),
         ('{"_id": %s, "text": "x"}' % ("9" * 5000), "5,000 digits"),

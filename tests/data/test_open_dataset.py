@@ -75,7 +75,7 @@ def test_missing(tmp_path):
 
 def test_folder_without_corpus(write_lines, tmp_path):
     write_lines("c/queries.jsonl", [{"_id": "q", "text": "x"}])
-    with pytest.raises(DataError, match=r"holds no corpus.* but \['queries.jsonl'\]"):
+    with pytest.raises(DataError, match=r"has no corpus.* but \['queries.jsonl'\]"):
         open_dataset(tmp_path / "c")
 
 

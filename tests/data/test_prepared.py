@@ -110,7 +110,7 @@ def test_existing_folder(tmp_path):
 
 
 def test_reading_other_folders(tmp_path):
-    with pytest.raises(DataError, match=r"holds no prepared\.json"):
+    with pytest.raises(DataError, match=r"has no prepared\.json"):
         read_prepared(tmp_path)
     write_examples(EXAMPLES, tmp_path / "out")
     info = tmp_path / "out/prepared.json"

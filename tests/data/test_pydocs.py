@@ -163,7 +163,7 @@ def test_packages_that_cannot_be_read(name, message):
 
 def test_python_without_sources(monkeypatch, tmp_path):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
-    with pytest.raises(DataError, match="holds no Python sources of the standard library"):
+    with pytest.raises(DataError, match="has no Python sources of the standard library"):
         open_dataset("pydocs").count()
 
 

@@ -176,5 +176,5 @@ def test_reading_streams(write_lines):
 
 def test_id_list(write_lines):
     assert read_id_list(write_lines("ids.txt", ["a", "", "b/c ", " d\r"])) == ["a", "b/c ", " d"]
-    with pytest.raises(DataError, match="holds no ids"):
+    with pytest.raises(DataError, match="has no ids"):
         read_id_list(write_lines("none.txt", ["", ""]))

@@ -70,7 +70,7 @@ def test_an_index_without_a_name_is_known_by_its_documents(plain, tmp_path):
 def test_names_that_are_wrong(plain, tmp_path):
     with pytest.raises(DataError, match="document '1' of 'a' has another text in the examples"):
         refine(plain, tmp_path / "out", mine=build(tmp_path / "wrong", B, "a"), options=ANY)
-    with pytest.raises(DataError, match="holds none of the first positives of 'a'"):
+    with pytest.raises(DataError, match="has none of the first positives of 'a'"):
         refine(plain, tmp_path / "out", mine=build(tmp_path / "none", {"9": "x"}, "a"), options=ANY)
     first = build(tmp_path / "a", A, "a")
     with pytest.raises(InputError, match="no index for the examples of 'b'; give one, as in b=INDEX"):

@@ -314,7 +314,7 @@ def test_what_cannot_be_done(tmp_path):
         refine(*folders, mine=build(tmp_path / "index"), options=RefineOptions(teacher=TeacherOptions()))
     with pytest.raises(UnknownNameError, match="unknown source of examples 'd'"):
         refine(*folders, mine=build(tmp_path / "index"), judged={"d": {}})
-    with pytest.raises(DataError, match=r"holds no prepared\.json"):
+    with pytest.raises(DataError, match=r"has no prepared\.json"):
         refine(tmp_path, tmp_path / "out", mine=build(tmp_path / "index"))
 
 

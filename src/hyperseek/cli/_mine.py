@@ -33,7 +33,7 @@ def mine(
     exclude_relevant: Annotated[
         list[str] | None,
         typer.Option(
-            help="Further judgements of the collection NAME, NAME=FILE: what is relevant there is no negative."
+            help="Further judgements of the collection NAME, NAME=FILE: relevant documents there are not negatives."
         ),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from hyperseek.data import ErrorReport, PreparedInfo
 
 OnError = Annotated[Literal["raise", "skip"], typer.Option(help="At a bad record: stop, or leave it out and count it.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier run wrote.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output of an earlier run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
 
 _MINE = "hyperseek mine PREPARED FOLDER INDEX"
-# Options of earlier versions, and what is written instead.
+# Options of earlier versions, and what replaces them.
 _FORMER = {
     "--mine": _MINE,
     "--exclude-relevant": f"{_MINE} --exclude-relevant NAME=FILE",
@@ -59,10 +59,10 @@ _FORMER = {
 
 
 class Command(TyperCommand):
-    """The verb, which knows what became of its former options."""
+    """The verb, with an answer to options of earlier versions."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Read the arguments, or raise InputError where an option is written otherwise today."""
+        """Parse the arguments; InputError names what replaces an option of earlier versions."""
         from hyperseek.errors import InputError
 
         for argument in args:
@@ -125,7 +125,7 @@ def prepare(
 
 
 def divided(arguments: Sequence[str], fields: Iterable[str]) -> tuple[list[str], list[str]]:
-    """Tell settings, `section.field=value`, from sources, which may begin with `NAME=`.
+    """Separate settings, `section.field=value`, from sources, which may begin with `NAME=`.
 
     Args:
         arguments: Both, in any order.
@@ -139,7 +139,7 @@ def divided(arguments: Sequence[str], fields: Iterable[str]) -> tuple[list[str],
     settings: list[str] = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        # A name with a dot before what is no source is a misspelt setting, and is refused as one.
+        # A dotted name before something that is not a source is a misspelt setting, and is refused as such.
         misspelt = "." in key and ":" not in value and not os.path.exists(value)
         is_setting = bool(equals) and not os.path.exists(argument) and (key.split(".")[0] in known or misspelt)
         (settings if is_setting else sources).append(argument)
@@ -147,7 +147,7 @@ def divided(arguments: Sequence[str], fields: Iterable[str]) -> tuple[list[str],
 
 
 def echo_prepared(out: Path, info: PreparedInfo) -> None:
-    """Say what a prepared folder holds, where it comes from, and what was left out."""
+    """Report the content of a prepared folder, its sources, and what was left out."""
     echo(
         f"{out}: {info.examples:,} examples, {info.documents:,} documents, {info.positives:,} positives, "
         f"{info.negatives:,} negatives, {info.scored:,} teacher scores; fingerprint {info.fingerprint}",

@@ -19,7 +19,7 @@ from hyperseek.types import Document, Qrels, Query
 
 @dataclass(frozen=True, slots=True)
 class _Survey:
-    """What one pass over the documents finds out."""
+    """Facts about all documents, found in one pass."""
 
     count: int
     digest: str
@@ -30,7 +30,7 @@ class Dataset:
     """Documents, queries and judgements of one collection; made by `open_dataset` or `Dataset.from_records`.
 
     Documents are streamed anew at every call. The first call that needs facts about all of them (`count`,
-    `fingerprint`, or `qrels` with checks) makes one pass and keeps what it found, never the texts.
+    `fingerprint`, or `qrels` with checks) makes one pass and keeps those facts, never the texts.
 
     Args:
         name: Short name of the collection, without a slash.
@@ -100,14 +100,14 @@ class Dataset:
 
     @property
     def report(self) -> ErrorReport:
-        """What the latest complete reading of every part left out."""
+        """Records that the latest complete reading of every part left out."""
         result = ErrorReport()
         for report in self._reports.values():
             result.merge(report)
         return result
 
     def reports(self) -> dict[str, ErrorReport]:
-        """Return the same by part: `documents`, `queries` and `qrels SPLIT`, as far as they were read."""
+        """Return `report` by part: `documents`, `queries` and `qrels SPLIT`, for the parts that have been read."""
         return dict(self._reports)
 
     def documents(self) -> Iterator[Document]:
@@ -122,7 +122,7 @@ class Dataset:
         return self._reported("documents", self._source.documents)
 
     def queries(self, split: str | None = None) -> list[Query]:
-        """Return queries in their order; documents are not read, but where `on_error` is `"skip"`.
+        """Return queries in their order; documents are read only where `on_error` is `"skip"`.
 
         Args:
             split: Only those that are judged in this split; None for all.
@@ -131,7 +131,7 @@ class Dataset:
             The queries.
 
         Raises:
-            DataError: A bad record, with file and line; or none of them is judged in the split.
+            DataError: A bad record, with file and line; or no query is judged in the split.
             UnknownNameError: There is no such split.
         """
         if split is None:
@@ -139,7 +139,7 @@ class Dataset:
         judgements, faults = self._judgements(split)
         queries = list(self._reported("queries", self._source.queries))
         if self._check:
-            # What is left out must be what `qrels` leaves out; where nothing is, `qrels` says what is wrong.
+            # The same judgements must be left out as `qrels` leaves out; without "skip", `qrels` reports what is wrong.
             missing = self._surveyed({split: judgements}).missing if self._on_error == "skip" else frozenset()
             known = {query.id for query in queries}
             judgements = list(check_known(judgements, known, None, faults, missing=missing))
@@ -178,9 +178,9 @@ class Dataset:
         return found
 
     def _judgements(self, split: str) -> tuple[list[Judgement], Faults]:
-        """Read the judgements of a split; what is known of queries and documents is not asked yet."""
+        """Read the judgements of a split, without checking that their queries and documents exist."""
         if not isinstance(split, str):
-            raise InputError(f"a split is named by a text, and not by {shown(split)}; it has {list(self.splits)}")
+            raise InputError(f"a split is named by a string, not by {shown(split)}; it has {list(self.splits)}")
         if split not in self.splits:
             raise UnknownNameError(f"split of {self.name}", split, self.splits)
         faults = Faults(self._on_error, ErrorReport())
@@ -206,7 +206,7 @@ class Dataset:
         )
 
     def _surveyed(self, read: Mapping[str, Sequence[Judgement]] | None = None) -> _Survey:
-        """Read all documents, unless they were; `read` are judgements that need not be read again for it."""
+        """Read all documents once; `read` holds judgements that need not be read again for the check."""
         if self._survey is None:
             missing = self._judged_documents(read or {}) if self._check else set()
             count = 0
@@ -235,7 +235,7 @@ class Dataset:
 
     def _keep(self, part: str, faults: Faults) -> None:
         if part not in self._reports:
-            # What a source leaves out by design is no news; what on_error="skip" leaves out is.
+            # Records that a source leaves out by design are expected; those that on_error="skip" leaves out may not be.
             level = logging.WARNING if self._on_error == "skip" else logging.INFO
             faults.report.log(f"{self.name}, {part}", level=level)
         self._reports[part] = faults.report
@@ -272,7 +272,7 @@ class Source(Protocol):
 
 
 class RecordsSource:
-    """Records that a program has, or that functions of it read anew at each call.
+    """Records in memory, or functions that read them anew at each call.
 
     Args:
         documents: With unique ids.
@@ -293,7 +293,7 @@ class RecordsSource:
         self._documents: Any = documents if _is_reader(documents) else tuple(as_documents(documents))
         self._queries: Any = queries if _is_reader(queries) else tuple(_as_queries(queries))
         if not isinstance(qrels or {}, Mapping):
-            raise InputError(f"judgements must be a mapping from splits to judgements, and not {shown(qrels)}")
+            raise InputError(f"judgements must be a mapping from splits to judgements, not {shown(qrels)}")
         self._qrels = dict(qrels or {})
         for split, judged in self._qrels.items():
             if not callable(judged):
@@ -337,7 +337,7 @@ class RecordsSource:
 
     @contextmanager
     def _foreign(self) -> Iterator[None]:
-        """Turn what a program's function raises into an error of ours."""
+        """Turn any exception of a caller's function into an error of ours."""
         try:
             yield
         except HyperseekError:
@@ -351,7 +351,7 @@ def _is_reader(given: object) -> bool:
 
 
 def _as_queries(given: Any) -> Iterator[Query]:
-    """Turn what `as_documents` takes into queries; queries stay as they are."""
+    """Convert any form that `as_documents` takes into queries; queries stay unchanged."""
     if isinstance(given, Iterable) and not isinstance(given, str | bytes | Mapping):
         given = (Document(one.id, one.text, "", one.metadata) if isinstance(one, Query) else one for one in given)
     for document in as_documents(given):

@@ -1,7 +1,7 @@
 """Collections of the `ir_datasets` catalogue.
 
 Texts follow its conventions: the title is `title` or `page_title`, the text `text`, `body` or `abstract`; where a
-record has none of these, and for queries always, it is what the catalogue itself calls the default text.
+record has none of these, and always for queries, it is the catalogue's own default text.
 """
 
 from __future__ import annotations

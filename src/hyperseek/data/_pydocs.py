@@ -94,7 +94,7 @@ def build_pydocs(docstrings: Iterable[Docstring]) -> tuple[RecordsSource, ErrorR
         docstrings: In any order; the order of the documents follows it.
 
     Returns:
-        The collection, with the splits train, dev and test, and what was left out and why.
+        The collection, with the splits train, dev and test, and a report of what was left out and why.
     """
     report = ErrorReport()
     kept = list(_distinct(_divided(docstrings, report), report))
@@ -197,9 +197,9 @@ class Docstring:
     """One docstring.
 
     Attributes:
-        path: Dotted path of what it documents, as in `"json.decoder.JSONDecoder.decode"`.
+        path: Dotted path of the documented object, as in `"json.decoder.JSONDecoder.decode"`.
         module: Dotted path of its module.
-        kind: What it documents.
+        kind: Kind of the documented object.
         text: The docstring, its indentation removed.
     """
 
@@ -226,7 +226,7 @@ def standard_library() -> Iterator[Docstring]:
     """
     root = Path(sysconfig.get_path("stdlib"))
     if not (root / "json" / "__init__.py").exists():
-        raise DataError("holds no Python sources of the standard library; use a regular Python build", path=root)
+        raise DataError("has no Python sources of the standard library; use a regular Python build", path=root)
     for name in sorted(sys.stdlib_module_names - _SKIPPED_MODULES):
         for path in (root / name, root / f"{name}.py"):
             if path.exists():
@@ -305,7 +305,7 @@ def _definitions(body: list[ast.stmt]) -> Iterator[ast.ClassDef | ast.FunctionDe
         if isinstance(statement, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield statement
         elif isinstance(statement, ast.If | ast.Try):
-            # Definitions often stand under a version or platform check.
+            # Definitions are often inside a version or platform check.
             yield from _definitions(statement.body)
             yield from _definitions(statement.orelse)
             for handler in getattr(statement, "handlers", ()):

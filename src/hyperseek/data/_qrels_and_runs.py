@@ -29,7 +29,7 @@ LARGEST_GRADE = (1 << 31) - 1
 
 
 class Judgement(NamedTuple):
-    """One judgement and where it stands.
+    """One judgement and its place in a file.
 
     Attributes:
         query_id: The query.
@@ -54,7 +54,7 @@ def read_qrels(
     on_error: OnError = "raise",
     report: ErrorReport | None = None,
 ) -> Qrels:
-    """Read judgements; the format is told by the suffix and the number of columns.
+    """Read judgements; the suffix and the number of columns determine the format.
 
     `.json` is Hypencoder's `{query: {document: grade}}`; three columns are BEIR's (a header line is optional); four
     are TREC's (`query iteration document grade`). Columns are separated by tabs or, without tabs, by blanks.
@@ -70,7 +70,7 @@ def read_qrels(
         The judgements, in order.
 
     Raises:
-        DataError: The file is missing, a line does not fit its format, a grade is no whole number, a pair is judged
+        DataError: The file is missing, a line does not fit its format, a grade is not a whole number, a pair is judged
             twice, or a query or document is unknown.
     """
     file = existing_file(path)
@@ -88,8 +88,8 @@ def write_qrels(qrels: Qrels, path: PathLike) -> None:
         path: The file.
 
     Raises:
-        InputError: An id holds a tab or a line end, or for TREC a blank, or a grade is no whole number; nothing is
-            written.
+        InputError: An id contains a tab or a line end, or for TREC a blank, or a grade is not a whole number;
+            nothing is written.
     """
     check_nested(qrels, "judgements")
     beir = base_suffix(path) == ".tsv"
@@ -111,19 +111,19 @@ def write_qrels(qrels: Qrels, path: PathLike) -> None:
 def check_id(identity: object, forbidden: str, path: object) -> None:
     """Raise an `InputError` if an id cannot be written with separators `forbidden`."""
     if not isinstance(identity, str):
-        raise InputError(f"cannot write id {shown(identity)} to {path}: ids there are texts")
+        raise InputError(f"cannot write id {shown(identity)} to {path}: ids must be strings")
     if not identity or any(character in identity for character in forbidden):
         raise InputError(
-            f"cannot write id {identity!r} to {path}: ids there must not be empty nor hold any of {list(forbidden)}"
+            f"cannot write id {identity!r} to {path}: ids must not be empty or contain any of {list(forbidden)}"
         )
     if not identity.isascii() and any("\ud800" <= character <= "\udfff" for character in identity):
-        raise InputError(f"cannot write id {identity!r} to {path}: it holds half of a surrogate pair, which is no text")
+        raise InputError(f"cannot write id {identity!r} to {path}: half of a surrogate pair is not text")
 
 
 def check_nested(values: object, what: str) -> None:
     """Raise an `InputError` unless these are values by query and by document."""
     if not isinstance(values, Mapping) or not all(isinstance(part, Mapping) for part in values.values()):
-        raise InputError(f"{what} must be {{query: {{document: number}}}}, and not {shown(values, 200)}")
+        raise InputError(f"{what} must be {{query: {{document: number}}}}, not {shown(values, 200)}")
 
 
 def read_judgements(path: Path, faults: Faults) -> Iterator[Judgement]:
@@ -152,7 +152,7 @@ def check_known(
     *,
     missing: Collection[str] = (),
 ) -> Iterator[Judgement]:
-    """Pass on judgements of known queries and documents; `missing` lists documents known to be unknown."""
+    """Pass on judgements of known queries and documents; `missing` lists documents known not to exist."""
     for judgement in judgements:
         if queries is not None and judgement.query_id not in queries:
             reason, message = "unknown_query", f"query {judgement.query_id!r} is judged but is not among the queries"
@@ -166,7 +166,7 @@ def check_known(
 
 
 def grade_of(value: object) -> int | None:
-    """Return a grade, or None if `value` is no whole number within `LARGEST_GRADE`; `"1.0"` and `1.0` count as 1."""
+    """Return a grade, or None if `value` is not a whole number within `LARGEST_GRADE`; `"1.0"` and `1.0` count as 1."""
     number = number_of(value)
     if number is None or not number.is_integer() or abs(number) > LARGEST_GRADE:
         return None
@@ -174,10 +174,10 @@ def grade_of(value: object) -> int | None:
 
 
 def wrong_grade(given: object) -> str:
-    """Return what is wrong with a grade that `grade_of` refuses."""
+    """Describe the problem with a grade that `grade_of` refuses."""
     number = number_of(given)
     if number is not None and number.is_integer():
-        return f"a grade must be from -{LARGEST_GRADE} to {LARGEST_GRADE}, and {shown(given)} is beyond"
+        return f"a grade must be from -{LARGEST_GRADE} to {LARGEST_GRADE}, and {shown(given)} is out of range"
     return f"a grade must be a whole number, not {shown(given)}"
 
 
@@ -207,14 +207,14 @@ def _from_columns(path: Path, faults: Faults) -> Iterator[Judgement]:
 
 
 def _named_places(cells: list[str]) -> tuple[int, int, int] | None:
-    """Return the places of query, document and grade by the names in a header, or None where there is none."""
+    """Return the places of query, document and grade by the names in a header, or None if there is no header."""
     if grade_of(cells[-1]) is not None:
         return None
     found = [find_key(names, cells) for names in (QUERY_NAMES, DOCUMENT_NAMES, GRADE_NAMES)]
     if found[2] is None:
         return None
     if found[0] is None or found[1] is None:
-        # Only the grade has a name that is known: the columns stand in their usual order.
+        # Only the grade's name is known: assume the usual order of columns.
         return (0, len(cells) - 2, len(cells) - 1) if cells[-1] == found[2] else None
     query, document, grade = (cells.index(str(name)) for name in found)
     return query, document, grade
@@ -223,7 +223,7 @@ def _named_places(cells: list[str]) -> tuple[int, int, int] | None:
 def _from_json(path: Path, faults: Faults) -> Iterator[Judgement]:
     text = whole_text(path)
     try:
-        # Lists of pairs, because a dict would hide keys that stand there twice.
+        # Lists of pairs, because a dict would hide keys that appear twice.
         queries = json_value(text, pairs=lambda pairs: pairs)
     except json.JSONDecodeError as error:
         raise DataError(f"not valid JSON ({error.msg})", path=path, line=error.lineno) from None
@@ -272,7 +272,7 @@ def read_run(path: PathLike, *, on_error: OnError = "raise", report: ErrorReport
         Scores by query and document.
 
     Raises:
-        DataError: The file is missing, a line does not fit, a score is no finite number, or a document appears twice
+        DataError: The file is missing, a line does not fit, a score is not a finite number, or a document appears twice
             in one ranking.
     """
     file = existing_file(path)
@@ -308,7 +308,7 @@ def write_run(run: Run, path: PathLike, *, tag: str = "hyperseek") -> None:
 def trec_lines(run: Run, *, tag: str = "hyperseek") -> Iterator[str]:
     """Yield the lines of a TREC run, best first, ranks from 1, scores with every digit.
 
-    Columns are separated by blanks. Where an id itself holds a blank, all lines of the run are separated by tabs:
+    Columns are separated by blanks. Where an id contains a blank, all lines of the run are separated by tabs:
     `read_run` reads them, trec_eval does not.
 
     Args:
@@ -319,7 +319,7 @@ def trec_lines(run: Run, *, tag: str = "hyperseek") -> Iterator[str]:
         Lines without line ends.
 
     Raises:
-        InputError: An id is empty or holds a tab or a line end, or a score is not finite.
+        InputError: An id is empty or contains a tab or a line end, or a score is not finite.
     """
     check_nested(run, "a run")
     identities = [*run, *(document_id for ranking in run.values() for document_id in ranking), tag]

@@ -85,12 +85,12 @@ class FolderSource:
             The source.
 
         Raises:
-            DataError: There is no corpus, a file is there in two forms, or judgements lack queries.
+            DataError: There is no corpus, a file exists in two forms, or there are judgements without queries.
         """
         corpus = _only(folder, "corpus")
         if corpus is None:
             raise DataError(
-                f"holds no corpus{'|'.join(TEXT_SUFFIXES)}[.gz] but {sorted(p.name for p in folder.iterdir())}; "
+                f"has no corpus{'|'.join(TEXT_SUFFIXES)}[.gz] but {sorted(p.name for p in folder.iterdir())}; "
                 f"give a BEIR folder, or the corpus file itself",
                 path=folder,
             )
@@ -186,8 +186,8 @@ def read_corpus(
 ) -> Iterator[Document]:
     """Stream the documents of a `.jsonl` or `.tsv` file, plain or `.gz`.
 
-    A TSV file has two columns, id and text, or a first line that names its columns. Where that cannot be told, it is an
-    error; keys then say it, by the names in the first line, or by numbers from 1 where no line names the columns.
+    A TSV file has two columns, id and text, or a first line that names its columns. Where neither is clear, it is an
+    error; the keys then decide, as names from the first line, or as numbers from 1 where no line names the columns.
 
     Args:
         path: The file.
@@ -202,7 +202,7 @@ def read_corpus(
 
     Raises:
         DataError: The file is missing or of another kind, or (while iterating) a record is bad: not JSON, a field
-            missing or of the wrong type, an id that stands there twice; or it holds no document. The message names
+            missing or of the wrong type, an id that appears twice; or it has no document. The message names
             file and line.
     """
     return read_document_rows(existing_file(path), FieldKeys(id_key, text_key, title_key), Faults(on_error, report))
@@ -235,7 +235,7 @@ def read_queries(
 
 
 def read_id_list(path: PathLike) -> list[str]:
-    """Read a file of ids, one a line, as they are: blanks at their ends belong to them. Empty lines do not count.
+    """Read a file of ids, one per line, unchanged: blanks at their ends belong to them. Empty lines are skipped.
 
     Args:
         path: The file.
@@ -244,12 +244,12 @@ def read_id_list(path: PathLike) -> list[str]:
         The ids, in order.
 
     Raises:
-        DataError: The file is missing, not UTF-8, or holds none.
+        DataError: The file is missing, not UTF-8, or has no ids.
     """
     found = existing_file(path)
     ids = [line for _, line in numbered_lines(found, Faults(), blank=True)]
     if not ids:
-        raise DataError("holds no ids", path=found)
+        raise DataError("has no ids", path=found)
     return ids
 
 
@@ -289,8 +289,8 @@ _TEXT_WORDS = frozenset(
     )
 )
 _REMEDY = (
-    "add a first line 'id<TAB>text' if it is a record; if it names the columns, call them so, or name them by id_key= "
-    "and text_key= (--id-key, --text-key), which also take numbers, as 1 and 2, where no line names them"
+    "add a first line 'id<TAB>text' if it is a record; if it names the columns, rename them to these, or name them by "
+    "id_key= and text_key= (--id-key, --text-key), which also take numbers, as 1 and 2, where no line names them"
 )
 
 
@@ -299,15 +299,15 @@ def tab_separated(path: Path, named: Sequence[str], faults: Faults) -> Iterator[
 
     Args:
         path: The file.
-        named: Columns that were asked for: by names, which the first line must hold, or by numbers from 1, where
-            no line names them. Empty to find out.
+        named: Columns that were asked for: by names from the first line, or by numbers from 1 where no line names
+            them. Empty to find them.
         faults: Where lines with too many columns or too few go.
 
     Yields:
         Line number, and the cells by the names of their columns; `id` and `text` where no line names them.
 
     Raises:
-        DataError: It cannot be told whether the first line is a header, or which column is what.
+        DataError: It is not clear whether the first line is a header, or which column is the id or the text.
     """
     lines = ((number, line.split("\t")) for number, line in numbered_lines(path, faults))
     first = next(lines, None)
@@ -338,8 +338,8 @@ def _header(
         missing = next((name for name in named if name not in names), None)
         if missing is not None:
             raise DataError(
-                f"has no column {missing!r}; its first line holds {shown(names, 200)}. Name columns as the first line "
-                f"does, or, where it names none, by numbers, as 1 and 2",
+                f"has no column {missing!r}; its first line has {shown(names, 200)}. Name columns as the first line "
+                f"does, or by numbers, as 1 and 2, where it names none",
                 path=path,
                 line=line,
             )
@@ -398,7 +398,7 @@ def _others(names: list[str]) -> list[str]:
 
 
 def _is_unsure(names: list[str], following: list[list[str]]) -> bool:
-    """Whether a line that holds no usual names could be a header all the same."""
+    """Whether a line without any usual name could still be a header."""
     parts = [_words(name) for name in names]
     if len(names) < 2 or not all(parts):
         return False
@@ -406,13 +406,13 @@ def _is_unsure(names: list[str], following: list[list[str]]) -> bool:
     return (
         not _ID_WORDS.isdisjoint(ids)
         or any(not _TEXT_WORDS.isdisjoint(words) for words in texts)
-        # Ids with digits below a word without one: the word is no id.
+        # Ids with digits below a word without digits: the word is not an id.
         or (bool(following) and all(any(map(str.isdigit, cells[0])) for cells in following))
     )
 
 
 def _words(name: str) -> list[str]:
-    """Return the words of what may be the name of a column; none where it is no name."""
+    """Return the words of a column's name; an empty list for anything that cannot be a name."""
     words = re.findall(r"[^\W_]+", _HUMP.sub(" ", name))
     fits = len(name) <= _LONGEST_NAME and len(words) <= _MOST_WORDS and all(word.isalpha() for word in words)
     return [word.casefold() for word in words] if fits else []
@@ -454,5 +454,5 @@ def write_beir(dataset: Dataset, folder: PathLike, *, overwrite: bool = False) -
 def _extra(identity: str, metadata: Mapping[str, Any]) -> dict[str, Any]:
     clash = [key for key in _FIELDS if key in metadata]
     if clash:
-        raise InputError(f"metadata of {identity!r} has the key {clash[0]!r}, which BEIR keeps for the record itself")
+        raise InputError(f"metadata of {identity!r} has the key {clash[0]!r}, which BEIR reserves for the record")
     return dict(metadata)

@@ -1,4 +1,4 @@
-"""Training examples: the one schema, the rules that each must keep, its form in a file, and examples of judgements."""
+"""Training examples: their schema, the rules each must keep, their form in a file, and examples from judgements."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ExampleItem:
 
     Attributes:
         id: `SOURCE/ID`: the collection's name, a slash, and the document's id there.
-        text: What encoders read: title and text.
+        text: The text that encoders read: title and text.
         score: A teacher's score, any real number, or None.
         grade: The judgement, or None.
     """
@@ -47,10 +47,10 @@ class TrainingExample:
         negatives: May be empty: in-batch negatives need none.
         source: Name of the collection.
         task: Name of a task card, or None.
-        instruction: What the query asks for beyond its text, or None.
+        instruction: The query's instruction beyond its text, or None.
         relevant: Ids of further documents that are never negatives: judged relevant and no positives here, or, where
             documents are queries, the query itself.
-        relevant_texts: Keys of their texts, as far as they are known (see `hyperseek._relevance`).
+        relevant_texts: Keys of their texts, where known (see `hyperseek._relevance`).
     """
 
     query: Query
@@ -68,12 +68,12 @@ class TrainingExample:
 
 
 def qualified(source: str, identity: str) -> str:
-    """Return the id that a record of a collection has among several collections."""
+    """Return the id of a collection's record among several collections."""
     return f"{source}/{identity}"
 
 
 def source_and_id(identity: str) -> tuple[str, str]:
-    """Take apart what `qualified` joined; collections' names hold no slash."""
+    """Take apart an id that `qualified` made; names of collections contain no slash."""
     source, _, original = identity.partition("/")
     return source, original
 
@@ -87,7 +87,7 @@ def cleaned(example: TrainingExample, report: ErrorReport) -> TrainingExample | 
     """Apply the rules of the schema.
 
     Empty texts, a document that appears twice, and a negative that is also a positive, otherwise known to be relevant,
-    or the query itself are dropped, whether it is told by its id or by its text; so is an example without a query or
+    or the query itself are dropped, whether recognised by id or by text; so is an example without a query or
     without a positive. Each is counted.
 
     Args:
@@ -161,11 +161,11 @@ def example_record(example: TrainingExample) -> dict[str, Any]:
 
 
 def example_from_record(record: Mapping[str, Any], texts: Mapping[str, str]) -> TrainingExample:
-    """Read back what `example_record` gave.
+    """Read an example back from its `example_record`.
 
     Args:
         record: The object.
-        texts: Of its items, by id, and perhaps of others.
+        texts: Texts by id, those of its items among them.
 
     Returns:
         The example.
@@ -175,7 +175,7 @@ def example_from_record(record: Mapping[str, Any], texts: Mapping[str, str]) -> 
     """
     relevant = tuple(record.get("relevant", ()))
     names = record.get("relevant_texts")
-    # Folders of before say ids alone; what of them is also another example's item has its text here.
+    # Folders of earlier versions have ids alone; the text of an id is here if it is also an item of an example.
     known = map(key_of_name, names) if names is not None else (text_key(texts[one]) for one in relevant if one in texts)
     query = record["query"]
 
@@ -209,7 +209,7 @@ class QrelsOptions(Config):
         maximum_positives: Positives kept for a query, highest grades first; None keeps all.
         judged_negatives: Whether documents judged 0 or less become negatives.
         drop_documents: Documents that must not appear, as `ID` in any collection or `SOURCE/ID` in one; or the path of
-            a file that holds one a line.
+            a file with one per line.
         exclude_same_id: Whether documents are queries, as in ArguAna: the one with the query's own id is then neither
             its positive nor its negative.
     """
@@ -241,7 +241,7 @@ def examples_from_qrels(
         split: One of its splits.
         options: Which judgements count; None for the defaults.
         report: Where drops are counted; None makes one that is logged at the end.
-        relevance: Where to add what is relevant to queries of which no example is made, or None.
+        relevance: Collects the relevant documents of queries for which no example is made, or None.
 
     Yields:
         Examples in the order of the queries. Items carry their grade, and no score. Relevant documents that the

@@ -25,7 +25,7 @@ class SourceKind:
 
     Attributes:
         open: Returns the collection at a place, `open(place)`; with the keys of fields, `open(place, keys)`.
-        fields: Whether it is asked for the keys of the documents' fields, `FieldKeys`.
+        fields: Whether `open` takes the keys of the documents' fields.
         beside: Whether it also takes `queries=` and `qrels=`, files beside the one at the place.
         splits: Splits that all of its collections have. The place may then be left out, as in `pydocs:train`.
     """

@@ -1,10 +1,10 @@
 """Prepared training data on disk: every text once, examples by id.
 
 ```
-prepared.json            what it is: fingerprint, counts, sources, what was dropped and why
+prepared.json            description: fingerprint, counts, sources, what was dropped and why
 documents.jsonl.gz       {"_id": "SOURCE/ID", "text"}
 examples.jsonl.gz        {"query": {"_id", "text"}, "positives": [{"_id", "score", "grade"}], "negatives": [...], ...}
-relevant.jsonl.gz        {"query", "documents"}: keys of texts: what is relevant to queries without an example
+relevant.jsonl.gz        {"query", "documents"}: keys of texts that are relevant to queries without an example
 trained_documents.json   {SOURCE: [ID, ...]}: which documents were relevant in training
 ```
 """
@@ -44,10 +44,10 @@ _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
 
 
 def _reported(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """See that a report of what was dropped has counts, and for each of them an example."""
+    """Check that a report of dropped records has an example for each of its counts."""
     report = _Dropped.model_validate(value)
     if any(not report.examples.get(reason) for reason in report.counts):
-        raise ValueError("it counts what it gives no example of")
+        raise ValueError("a count has no example")
     return value
 
 
@@ -69,7 +69,7 @@ class SourceInfo(Config):
         split: The split, or None for a file.
         fingerprint: Of the collection's or the file's content; None for rows of the Hub.
         examples: How many examples came of it.
-        dropped: What was left out, `{"counts": {reason: n}, "examples": {reason: [message, ...]}}`.
+        dropped: Dropped records, `{"counts": {reason: n}, "examples": {reason: [message, ...]}}`.
     """
 
     name: str
@@ -89,7 +89,7 @@ class CorpusInfo(Config):
         sources: The sources of which the queries searched it.
         model: The model that searched, as its index names it.
         fingerprint: Of the model's document side.
-        query_fingerprint: Of its query side; None where the model does not tell.
+        query_fingerprint: Of its query side; None if the model has none.
         data: Fingerprint of the documents.
         documents: Their number.
     """
@@ -107,14 +107,14 @@ class RefinedInfo(Config):
     """One round of mining and filtering.
 
     Attributes:
-        before: Fingerprint of the examples that it began with.
-        options: What was asked for.
-        corpora: What was mined.
-        teacher: Name of the teacher; None for none.
-        teacher_fingerprint: Of its weights; None where it does not tell.
+        before: Fingerprint of the examples it started from.
+        options: The options of the round.
+        corpora: The corpora that were mined.
+        teacher: Name of the teacher, or None.
+        teacher_fingerprint: Of its weights; None if it has none.
         mined: Negatives that were added.
-        short: Examples that got fewer than were asked for.
-        dropped: What was left out, as in `SourceInfo`.
+        short: Examples that got fewer negatives than requested.
+        dropped: Dropped records, as in `SourceInfo`.
     """
 
     before: str
@@ -128,7 +128,7 @@ class RefinedInfo(Config):
 
 
 class PreparedInfo(Config):
-    """What a prepared folder holds.
+    """Description of a prepared folder.
 
     Attributes:
         format: Version of the folder's layout.
@@ -139,7 +139,7 @@ class PreparedInfo(Config):
         positives: Positives of all examples together.
         negatives: Negatives of all examples together.
         scored: Items with a teacher's score.
-        relevant: Queries without an example to which something is known to be relevant.
+        relevant: Queries without an example that have known relevant documents.
         sources: Where it all comes from.
         options: The options it was made with.
         refined: Rounds of mining and filtering, in order.
@@ -160,7 +160,7 @@ class PreparedInfo(Config):
 
     @property
     def dropped(self) -> ErrorReport:
-        """What was left out of all sources, and by mining and filtering."""
+        """Records that were dropped, of all sources and by mining and filtering."""
         report = ErrorReport()
         for dropped in (*(source.dropped for source in self.sources), *(part.dropped for part in self.refined)):
             report.merge(ErrorReport.from_dict(dropped))
@@ -172,7 +172,7 @@ class Prepared:
 
     Args:
         path: The folder.
-        info: What it holds.
+        info: Its description.
     """
 
     def __init__(self, path: Path, info: PreparedInfo) -> None:
@@ -225,7 +225,7 @@ class Prepared:
         self._complete(path, count, self.info.examples)
 
     def relevance(self) -> Relevance:
-        """Return what is relevant to queries beyond what their examples say.
+        """Return which texts are relevant to queries beyond those of their examples.
 
         Returns:
             Keys of texts: of queries that lost all their examples, or one of several.
@@ -235,14 +235,14 @@ class Prepared:
         """
         relevance = Relevance()
         if not self.info.relevant:
-            return relevance  # as in folders of before
+            return relevance  # folders of earlier versions have no such file
         path = self.path / RELEVANT
         count = 0
         for line, record in json_lines(path, Faults()):
             try:
                 relevance.add(key_of_name(record["query"]), map(key_of_name, record["documents"]))
             except _MALFORMED as error:
-                raise DataError(f"holds no keys ({brief(error)}); {_REMEDY}", path=path, line=line) from None
+                raise DataError(f"has no keys ({brief(error)}); {_REMEDY}", path=path, line=line) from None
             count += 1
         self._complete(path, count, self.info.relevant)
         return relevance
@@ -263,14 +263,14 @@ def read_prepared(folder: PathLike) -> Prepared:
         folder: The folder.
 
     Returns:
-        The folder's content, not yet read.
+        The folder; its files are not yet read.
 
     Raises:
-        DataError: It is no such folder, or of a format that this version does not read, or does not validate.
+        DataError: It is not such a folder, has a format that this version does not read, or does not validate.
     """
     path = Path(folder)
     if not (path / INFO).exists():
-        raise DataError(f"holds no {INFO}; give a folder that `hyperseek prepare` wrote", path=path)
+        raise DataError(f"has no {INFO}; give a folder that `hyperseek prepare` wrote", path=path)
     values = read_json(path / INFO, "the description of prepared data", remedy=_REMEDY)
     found = values.get("format") if isinstance(values, dict) else None
     if found != FORMAT:
@@ -288,13 +288,13 @@ def read_examples(folder: PathLike) -> Iterator[TrainingExample]:
         The examples in their order; memory holds each text once.
 
     Raises:
-        DataError: It is no such folder, or (while iterating) a file is damaged.
+        DataError: It is not such a folder, or (while iterating) a file is damaged.
     """
     return read_prepared(folder).examples()
 
 
 def trained_documents(source: PathLike | Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """Return which documents were relevant in training, for reporting seen and unseen queries apart.
+    """Return which documents were relevant in training, for reporting seen and unseen queries separately.
 
     Args:
         source: A prepared folder, its `trained_documents.json` or a copy of it, or the content of that file.
@@ -303,7 +303,7 @@ def trained_documents(source: PathLike | Mapping[str, Iterable[str]]) -> dict[st
         Original document ids by name of the collection (`Dataset.name`).
 
     Raises:
-        DataError: There is no such folder or file, or it holds something else.
+        DataError: There is no such folder or file, or its content is something else.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source) / TRAINED if Path(source).is_dir() else Path(source)
@@ -325,7 +325,7 @@ def trained_documents(source: PathLike | Mapping[str, Iterable[str]]) -> dict[st
 
 
 def _named(error: Exception) -> str:
-    """Say what a record lacks: the key, or that a value is not of the right kind."""
+    """Name the missing key of a record, or describe the wrong value."""
     return brief(error) if isinstance(error, KeyError) else f"usable value ({brief(error)})"
 
 
@@ -337,12 +337,12 @@ def _check_types(example: TrainingExample) -> None:
     _text(example.task or "")
     _text(example.instruction or "")
     if not isinstance(query.metadata, Mapping):
-        raise TypeError(f"metadata {shown(query.metadata)} is no object")
+        raise TypeError(f"metadata {shown(query.metadata)} is not an object")
     for item in items:
         if item.score is not None and not (_is_number(item.score) and math.isfinite(item.score)):
-            raise TypeError(f"the score {shown(item.score)} is no finite number")
+            raise TypeError(f"the score {shown(item.score)} is not a finite number")
         if item.grade is not None and not _is_number(item.grade):
-            raise TypeError(f"the grade {shown(item.grade)} is no number")
+            raise TypeError(f"the grade {shown(item.grade)} is not a number")
 
 
 def _is_number(value: Any) -> bool:
@@ -351,5 +351,5 @@ def _is_number(value: Any) -> bool:
 
 def _text(value: Any) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{shown(value)} is no string")
+        raise TypeError(f"{shown(value)} is not a string")
     return value

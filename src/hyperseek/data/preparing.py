@@ -103,7 +103,7 @@ def prepare(
         overwrite: Replace an older prepared folder.
 
     Returns:
-        What was written, and what was dropped and why.
+        A description of what was written, and of what was dropped and why.
 
     Raises:
         DataError: A source has a bad record, or one id names two texts.
@@ -111,7 +111,7 @@ def prepare(
             or the folder exists and may not be replaced.
     """
     if isinstance(sources, str | bytes | os.PathLike) or not isinstance(sources, Sequence):
-        raise InputError(f"sources are several, as in ['pydocs:train'], and not {shown(sources)}")
+        raise InputError(f"sources must be a list, as in ['pydocs:train'], not {shown(sources)}")
     options = options or PrepareOptions()
     for done in (source for source in sources if os.path.isfile(Path(path_text(source)) / INFO)):
         raise InputError(
@@ -196,7 +196,7 @@ def _from_table(
 
 
 def _merge_new(dataset: Dataset, split: str, infos: Sequence[SourceInfo], report: ErrorReport) -> None:
-    # Splits of one collection share its documents and queries; what these cost is counted with the first split.
+    # Splits of one collection share documents and queries; records dropped there count with the first split only.
     shared = any(info.name == dataset.name for info in infos)
     for part, part_report in dataset.reports().items():
         if not shared or part == f"qrels {split}":
@@ -242,14 +242,14 @@ class ExampleWriter:
         self._digest = hashlib.sha256()
         self.examples = self.positives = self.negatives = self.scored = 0
         self.trained: dict[str, set[str]] = {}
-        # For the caller to fill: what is relevant to queries of which no example is written.
+        # For the caller to fill: relevant documents of queries for which no example is written.
         self.relevance = Relevance()
 
     def add(self, example: TrainingExample) -> None:
         """Write an example, and the texts of its items that are new.
 
         Args:
-            example: One that `cleaned` let pass.
+            example: An example that `cleaned` kept.
 
         Raises:
             DataError: An id is not of the form `SOURCE/ID`, or was written before with another text.
@@ -272,7 +272,7 @@ class ExampleWriter:
 
         Args:
             sources: Where the examples come from.
-            options: What they were made with.
+            options: The options they were made with.
             refined: How they were mined and filtered, in order.
 
         Returns:
@@ -319,7 +319,7 @@ class ExampleWriter:
         elif known != hash(item.text):
             raise DataError(
                 f"query {example.query.id!r}: document {item.id!r} came before with another text; "
-                f"ids must name one text, so rename or remove one of the two",
+                f"an id must name one text, so rename or remove one of the two",
                 path=example.source,
             )
 
@@ -354,11 +354,11 @@ def write_examples(
     Args:
         examples: Their ids of the form `SOURCE/ID`.
         folder: The folder; it is there whole or not at all.
-        source: What made them, for the record.
+        source: Name of their maker, for the record.
         overwrite: Replace an older prepared folder.
 
     Returns:
-        What was written, and what was dropped.
+        A description of what was written and dropped.
 
     Raises:
         DataError: An id is not of that form, or names two texts.

@@ -21,18 +21,18 @@ OnError: TypeAlias = Literal["raise", "skip"]
 """`"raise"` stops at the first bad record; `"skip"` leaves bad records out and counts them."""
 
 _EXAMPLES_KEPT = 3
-_LONGEST_MESSAGE = 1_000  # characters; what a record holds may be longer than anybody reads
+_LONGEST_MESSAGE = 1_000  # characters; a record may be longer than anybody reads
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class ErrorReport:
-    """What was left out, and why.
+    """Records that were left out, and why.
 
     Attributes:
-        counts: For every reason how many records it cost.
-        examples: For every reason the first messages, with file and line where they are known.
+        counts: Number of records left out, by reason.
+        examples: First messages by reason, with file and line where known.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
@@ -51,8 +51,8 @@ class ErrorReport:
 
         Args:
             reason: A short stable name, as in `"duplicate_id"`.
-            message: What exactly was wrong; the first three of a reason are kept.
-            count: How many records the message stands for.
+            message: The exact problem; the first three per reason are kept.
+            count: Number of records that the message stands for.
         """
         self.counts[reason] = self.counts.get(reason, 0) + count
         kept = self.examples.setdefault(reason, [])
@@ -72,16 +72,16 @@ class ErrorReport:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ErrorReport:
-        """Read back what `to_dict` gave."""
+        """Return the report that `to_dict` turned into plain values."""
         return cls(dict(values["counts"]), {reason: list(kept) for reason, kept in values["examples"].items()})
 
     def lines(self) -> list[str]:
-        """Return the report for a person, one line a reason, most frequent first."""
+        """Return one line per reason for people to read, most frequent first."""
         ranked = sorted(self.counts.items(), key=lambda pair: (-pair[1], pair[0]))
         return [f"{count:,} {reason} (first: {self.examples[reason][0]})" for reason, count in ranked]
 
     def log(self, what: str, *, level: int = logging.WARNING) -> None:
-        """Log the report as one message, if it holds anything."""
+        """Log the report as one message, unless it is empty."""
         if self:
             logger.log(
                 level,
@@ -93,7 +93,7 @@ class ErrorReport:
 
 
 class Faults:
-    """Raises or counts, as the caller of a reader asked.
+    """Raises or counts bad records, as the caller of a reader chose.
 
     Args:
         on_error: What to do with a bad record.
@@ -180,7 +180,7 @@ def json_lines(path: Path, faults: Faults) -> Iterator[Row]:
 
     Args:
         path: The file.
-        faults: Where lines that hold no JSON object go.
+        faults: Where lines without a JSON object go.
 
     Yields:
         Line number from 1, and the object.
@@ -232,7 +232,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FieldKeys:
-    """Keys asked for; None means: found by the first record.
+    """Keys of a record's fields; None finds them by the first record.
 
     Attributes:
         id: Key of the id.
@@ -248,9 +248,7 @@ class FieldKeys:
         for name in ("id", "text", "title"):
             key = getattr(self, name)
             if key is not None and (not isinstance(key, str) or not key):
-                raise InputError(
-                    f"{name}_key must be the name of a field, a text that is not empty, and not {shown(key)}"
-                )
+                raise InputError(f"{name}_key must be the name of a field, a non-empty string, not {shown(key)}")
 
     @property
     def named(self) -> tuple[str, ...]:
@@ -262,7 +260,7 @@ class FieldKeys:
         id_key = self.id or find_key(ID_KEYS, (key for key in record if key != self.text))
         text_key = self.text or find_key(TEXT_KEYS, (key for key in record if key != id_key))
         if len(record) == 2 and (self.id is None) != (self.text is None):
-            # One was named, and there is only one other.
+            # One key was named, and there is only one other.
             id_key = id_key or next((key for key in record if key != text_key), None)
             text_key = text_key or next((key for key in record if key != id_key), None)
         for what, key, option in (("id", id_key, "id_key"), ("text", text_key, "text_key")):
@@ -311,7 +309,7 @@ def _records(
         if wrong:
             faults.found(*wrong, path=path, line=line)
         elif identity is not None:
-            # Hashes, not ids: a corpus need not fit in memory. A false alarm among 10 million ids has odds 3e-6.
+            # Hashes, not ids: a corpus need not fit in memory. The odds of a false alarm among 10 million ids are 3e-6.
             if hash(identity) in seen:
                 faults.found("duplicate_id", f"id {identity!r} appears a second time", path=path, line=line)
                 continue
@@ -322,7 +320,7 @@ def _records(
     if not found:
         what = "documents" if titled else "queries"
         left = "; " + "; ".join(faults.report.lines()) if faults.report else ""
-        raise DataError(f"holds no {what}{left}", path=path)
+        raise DataError(f"has no {what}{left}", path=path)
 
 
 def _wrong_field(

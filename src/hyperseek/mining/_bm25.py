@@ -29,7 +29,7 @@ class BM25Settings(Config):
     Attributes:
         variant: Of the term weight, as bm25s names them.
         k1: How slowly repeated terms saturate, at least 0.
-        b: How much long documents are held back, in 0 to 1.
+        b: How strongly long documents are penalised, 0 to 1.
         stemmer: A Snowball language, or None for whole words.
         stop_words: `"en"`, another language of bm25s, or None to keep all words.
     """
@@ -42,7 +42,7 @@ class BM25Settings(Config):
 
 
 class BM25:
-    """A BM25 index in memory; of the documents it keeps ids and term weights, not the texts.
+    """A BM25 index in memory; it keeps the documents' ids and term weights, not their texts.
 
     Args:
         documents: The corpus, read once; title and text are joined.
@@ -50,7 +50,7 @@ class BM25:
         total: How many documents there are, for the progress bar.
 
     Raises:
-        InputError: The corpus is empty or holds no term.
+        InputError: The corpus is empty or has no terms.
         UnknownNameError: There is no such stemmer.
     """
 
@@ -77,7 +77,7 @@ class BM25:
 
         Args:
             queries: Texts by id, or queries.
-            k: At most so many documents a query, at least 1.
+            k: Most documents per query, at least 1.
             exclude_same_id: Leave out a document whose id is the query's.
 
         Returns:
@@ -105,7 +105,7 @@ class BM25:
         if not any(documents):
             return None
         settings = self.settings
-        # Sums in float64 that are rounded once: those that are equal on paper are equal.
+        # Summed in float64 and rounded once, so that sums that are equal on paper are equal.
         index = _bm25s().BM25(method=settings.variant, k1=settings.k1, b=settings.b, dtype="float64")
         index.index((documents, dict(vocabulary)), show_progress=False)
         return index
@@ -141,7 +141,7 @@ def bm25_run(
     Args:
         documents: The corpus, read once.
         queries: Texts by id, or queries.
-        k: At most so many documents a query, at least 1.
+        k: Most documents per query, at least 1.
         settings: None for the defaults.
         exclude_same_id: Leave out a document whose id is the query's.
 
@@ -172,12 +172,12 @@ def _tokenizer(settings: BM25Settings) -> Any:
         raise InputError(f"stop_words={settings.stop_words!r} cannot be used: {error}") from None
 
 
-# Scripts whose words stand without blanks.
+# Scripts that write words without blanks between them.
 _DENSE = (
     *("Han", "Hiragana", "Katakana", "Bopomofo", "Hangul", "Yi", "Thai", "Lao", "Khmer", "Myanmar"),
     *("Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Javanese"),
 )
-# What an apostrophe cuts off: "the cat's", "don't"; it is no word.
+# Letters that an apostrophe cuts off, as in "the cat's" or "don't", are not words.
 _CUT_OFF = r"(?<=\w['\u2019])\w\b"
 _ASCII = re.compile(rf"{_CUT_OFF}|(\w+)", re.ASCII)
 # A word may break at a zero-width space, and at no other character without width, as soft hyphens and joiners.

@@ -1,4 +1,4 @@
-"""What an index says of examples: candidates, scores of the items at hand, and who ranks above the positives."""
+"""Searching an index for examples: candidates, scores of their own items, and documents that outrank positives."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Candidate:
 
 @dataclass(slots=True)
 class Found:
-    """What an index says of one example.
+    """The result of searching an index for one example.
 
     Attributes:
         candidates: For negatives, best first; relevant documents may be among them.
-        scores: The searching model's scores of the example's own items, by id, as far as a filter reads them.
-        rivals: For each positive how many documents score higher that are not known to be relevant.
+        scores: The searching model's scores of the example's own items, by id, where a filter reads them.
+        rivals: For each positive, the number of documents that score higher and are not known to be relevant.
     """
 
     candidates: list[Candidate] = field(default_factory=list)
@@ -58,7 +58,7 @@ class CorpusSearch:
 
     Args:
         corpus: The index.
-        options: What is asked for.
+        options: Settings of mining and filtering.
     """
 
     def __init__(self, corpus: Corpus, options: RefineOptions) -> None:
@@ -77,10 +77,10 @@ class CorpusSearch:
 
         Args:
             examples: The queries and their items.
-            relevant: What is relevant to each.
+            relevant: The relevant documents of each.
 
         Yields:
-            What was found, in order.
+            The result for each example, in order.
         """
         from hyperseek.index.searching import scorer_groups
 
@@ -122,7 +122,7 @@ class CorpusSearch:
             return [dict.fromkeys(found) for found in run]
         if self._plan is None:
             return [dict(found) for found in run]
-        # A plan ranks by whatever it likes; filters compare with the positives, which the model has to score too.
+        # A plan may rank by anything; filters compare with the positives, so the model has to score both.
         chosen = [list(found) for found in run]
         scores = self._corpus.index.score(scorer, chosen)
         return [dict(zip(ids, line, strict=True)) for ids, line in zip(chosen, scores, strict=True)]
@@ -133,7 +133,7 @@ class CorpusSearch:
         consistency = self._consistency
         if consistency is None:
             return [{} for _ in examples]
-        # Relevant documents and the query itself do not count, so they must not take the places of those that do.
+        # Relevant documents and the query itself do not count, so search deep enough to skip them.
         k = consistency.top + max(len(line.ids) for line in relevant) + 1
         if self._pool is None:
             run: Run = self._corpus.index.run(_numbered(examples), k=k, scorer=scorer, engine=consistency.engine)

@@ -1,4 +1,4 @@
-"""Which corpus the queries of a source are searched in, to mine it."""
+"""The corpora to mine: which index is searched for the queries of which source."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ else:
     Mine: TypeAlias = Any
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
-# Positives that are looked up to tell which collection an index holds.
+# Positives that are looked up to recognise the collection of an index.
 _LOOKED_UP = 200
 
 logger = logging.getLogger(__name__)
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Corpus:
-    """An index, and how its documents are called among the examples.
+    """An index, and the names of its documents among the examples.
 
     Attributes:
         name: The first part of its documents' ids.
@@ -87,7 +87,7 @@ class Corpus:
         return found
 
     def info(self, sources: Iterable[str]) -> CorpusInfo:
-        """Return what to remember of it."""
+        """Return a description for the record."""
         about = self.index.info
         return CorpusInfo(
             name=self.name,
@@ -123,8 +123,8 @@ def opened_corpora(
         The corpora, by source.
 
     Raises:
-        InputError: A source is left without, or there is a second model.
-        DataError: An index that is named as a source holds none of its positives, or other texts.
+        InputError: A source has no corpus, or there is a second model.
+        DataError: An index named like a source has none of its positives, or other texts.
     """
     sources = list(sources)
     several = isinstance(mine, Sequence) and not isinstance(mine, str)
@@ -169,7 +169,7 @@ def _opened(mine: Sequence[Mine], device: str | None) -> tuple[list[tuple[str | 
         if isinstance(value, Index):
             indexes.append((name, value))
         elif name is not None:
-            raise InputError(f"{given!r} is no index; names go with indexes, and a model stands alone")
+            raise InputError(f"{given!r} is not an index; a name goes with an index, and a model is given without one")
         else:
             models.append(value)
     if len(models) > 1:
@@ -186,13 +186,13 @@ def _open(path: str, device: str | None) -> Index | Retriever:
 
 
 def _identified(name: str | None, index: Index, prepared: Prepared, sources: Sequence[str]) -> Corpus:
-    """Find out which collection an index holds: the one it is named after, or the one whose positives it holds."""
-    told = name or index.info.name
-    if told in sources:
-        corpus = Corpus(str(told), index)
+    """Recognise the collection of an index, by its name or by the positives that it contains."""
+    label = name or index.info.name
+    if label in sources:
+        corpus = Corpus(str(label), index)
         if not corpus.stored(_positives(prepared, corpus.name)):
             raise DataError(
-                f"holds none of the first positives of {corpus.name!r}; mine an index of that collection, or name "
+                f"has none of the first positives of {corpus.name!r}; mine an index of that collection, or name "
                 f"the other one, as in OTHER=INDEX",
                 path=index.path,
             )
@@ -205,9 +205,9 @@ def _identified(name: str | None, index: Index, prepared: Prepared, sources: Seq
             except DataError:
                 continue
             if found:
-                logger.info("the index %s holds the positives of %r and is taken for it", index.path, source)
+                logger.info("the index %s has the positives of %r and is used for it", index.path, source)
                 return corpus
-    return Corpus(str(told or index.path.stem).replace("/", "-"), index)
+    return Corpus(str(label or index.path.stem).replace("/", "-"), index)
 
 
 def _positives(prepared: Prepared, source: str) -> list[ExampleItem]:
@@ -222,7 +222,7 @@ def _encoded(source: str, model: Retriever, prepared: Prepared, work: Path, on_e
     info = next((info for info in prepared.info.sources if info.name == source and info.kind == "qrels"), None)
     content = prepared.info.fingerprint if info is None else info.fingerprint
     folder = work / f"{source}-{fingerprint_json([model.fingerprint, content])[:12]}"
-    logger.info("encoding the documents of %r to mine them; %s holds them meanwhile", source, folder)
+    logger.info("encoding the documents of %r to mine them, in %s meanwhile", source, folder)
     documents = _own_documents(source, prepared) if info is None else _collection(info, on_error)
     return Corpus(source, Index.build(folder, documents, model, name=source), joined=info is not None)
 

@@ -1,4 +1,4 @@
-"""Which positives and negatives of an example are kept, and what a teacher says of them."""
+"""The filters: which positives and negatives of an example are kept, with a teacher or without."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from hyperseek.mining._relevant_documents import Relevant
 
 @dataclass(slots=True)
 class Draft:
-    """An example on its way.
+    """An example in the making.
 
     Attributes:
-        example: With what is kept of its own items.
-        candidates: What may become its negatives, in the order in which they are taken.
-        mined: What became its negatives.
+        example: The example, with those of its own items that are kept.
+        candidates: Possible negatives, in the order in which they are taken.
+        mined: Candidates that were taken as negatives.
     """
 
     example: TrainingExample
@@ -43,7 +43,7 @@ def score_bound(positives: Iterable[float], margin: float | None) -> float:
 
     Args:
         positives: Scores of the relevant documents, at least one; of either sign.
-        margin: Share of the lowest one; None for no bound.
+        margin: Share of the lowest score; None for no bound.
 
     Returns:
         The bound; infinity without a margin. It falls with the margin whatever the sign of the scores.
@@ -67,14 +67,14 @@ def draft(
 
     Args:
         example: As it was prepared.
-        found: What the index says of it.
-        relevant: What is relevant to its query.
-        options: What is asked for.
+        found: The result of searching the index for it.
+        relevant: The relevant documents of its query.
+        options: Settings of mining and filtering.
         listed: Documents that must not appear, as `ID` or `SOURCE/ID`.
         report: Where drops are counted.
 
     Returns:
-        What is kept, or None where no positive is.
+        The draft, or None if no positive is left.
     """
     if options.consistency is not None:
         kept = _consistent(example, found, options.consistency, report)
@@ -125,7 +125,7 @@ def _own_negatives(
     example: TrainingExample, found: Found, relevant: Relevant, mining: MiningOptions | None, report: ErrorReport
 ) -> Iterator[ExampleItem]:
     bound = _bound(example, found, mining) if mining is not None and mining.keep_negatives else float("inf")
-    # What was given as a negative may be as easy as it likes.
+    # A given negative may be as easy as it is: `min_score` is for candidates.
     limits = None if mining is None else mining.model_copy(update={"min_score": None})
     query = text_key(example.query.text)
     for item in example.negatives:
@@ -154,7 +154,7 @@ def _candidates(
     listed: frozenset[str],
     report: ErrorReport,
 ) -> Iterator[Candidate]:
-    """Leave out what is no negative whatever it scores, and take the wanted depth of the rest."""
+    """Leave out candidates that must not be negatives whatever they score, and take the wanted depth of the rest."""
     seen_ids = {item.id for item in example.negatives}
     seen_texts = {text_key(item.text) for item in example.negatives}
     query, rank = query_item(example), 0
@@ -218,13 +218,13 @@ def _passes(
 class Teacher(Protocol):
     """Something that scores pairs of texts; `hyperseek.mining` has some.
 
-    One that has an attribute `fingerprint`, a string that changes with its scores, is told from another one of its
-    name where work that was stopped is resumed.
+    An attribute `fingerprint`, a string that changes with the teacher's scores, distinguishes teachers of one name
+    when stopped work is resumed.
     """
 
     @property
     def name(self) -> str:
-        """What it is called in records."""
+        """Its name in records."""
         ...
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
@@ -237,7 +237,7 @@ def choose(
 ) -> None:
     """Take negatives from the candidates of each draft, and let the teacher score and filter all of them.
 
-    The teacher sees no more candidates than are needed: as many as are missing, until none is missing or left.
+    The teacher sees no more candidates than needed: as many as are missing, until none is missing or left.
 
     Args:
         drafts: Changed in place.

@@ -1,4 +1,4 @@
-"""What mining and filtering can be asked for."""
+"""Settings of mining and filtering."""
 
 from __future__ import annotations
 
@@ -14,24 +14,24 @@ from hyperseek.types import NO_OPTIONS, QueryOptions
 class MiningOptions(Config):
     """How hard negatives are mined.
 
-    A candidate is a document that a search finds and that is neither relevant to the query as far as anyone knows,
-    nor of the same text as a relevant one, nor the query itself. All scores are those of the searching model.
+    A candidate is a document that a search finds, and that is not known to be relevant to the query, does not have the
+    text of a relevant document, and is not the query itself. All scores are those of the searching model.
 
-    A margin is relative to the lowest score of the query's positives: of a positive at 0.8, 0.95 drops what scores
-    above 0.76. Where scores are negative, as distances are, the same share of their size is taken off: of a positive
-    at -2, 0.95 drops what scores above -2.1.
+    A margin is relative to the lowest score of the query's positives: for a positive at 0.8, 0.95 drops
+    candidates above 0.76. For negative scores, such as distances, the same share of their size is taken off: for a
+    positive at -2, 0.95 drops candidates above -2.1.
 
     Attributes:
-        negatives: How many to mine for a query, beside those that it has.
+        negatives: How many to mine per query, in addition to those it has.
         depth: How many candidates to look at.
-        skip_top: The first candidates, so many, are not taken.
-        margin: Candidates above this share of the positive's score are taken for relevant and dropped; None for none.
+        skip_top: How many of the first candidates are not taken.
+        margin: Candidates above this share of the positive's score are considered relevant and dropped; None keeps all.
         max_score: Candidates that score higher are dropped.
         min_score: Candidates that score lower are dropped, as too easy.
         sampling: `top` takes the best candidates that are left, `random` draws from them.
-        seed: Of the draw.
-        keep_negatives: Whether to keep the negatives that are there already. Those that nobody judged must pass
-            `margin` and `max_score` too.
+        seed: Seed of the draw.
+        keep_negatives: Whether to keep the examples' own negatives. Those that nobody judged must pass `margin` and
+            `max_score` too.
         engine: `auto`, `exact` or the name of an engine of the index.
         plan: Stages that find the candidates instead, as `Plan` reads them: BM25, fusions, cascades; or the path of a
             YAML file that holds them.
@@ -64,10 +64,10 @@ class ConsistencyOptions(Config):
     """Which pairs are consistent: a positive must rank among the first of its query.
 
     Attributes:
-        top: A positive is kept where fewer than so many documents score higher; other relevant documents of the query
-            do not count.
-        pool: Rank against so many documents, drawn once from the corpus, instead of all.
-        seed: Of the draw.
+        top: A positive is kept if fewer than `top` documents score higher; other relevant documents of the query do
+            not count.
+        pool: Rank against `pool` documents, drawn once from the corpus, instead of all.
+        seed: Seed of the draw.
         engine: `auto`, `exact` or the name of an engine of the index.
     """
 
@@ -78,7 +78,7 @@ class ConsistencyOptions(Config):
 
 
 class TeacherOptions(Config):
-    """Which negatives a teacher takes for relevant. Negatives that a person judged stay, whatever it says.
+    """Which negatives a teacher considers relevant. Negatives that a person judged stay, whatever it says.
 
     Attributes:
         margin: Negatives above this share of the lowest positive's score are dropped, as in `MiningOptions`.
@@ -95,8 +95,8 @@ class RefineOptions(Config):
     Attributes:
         consistency: Dropping positives that their query does not find.
         mining: Adding hard negatives.
-        teacher: Dropping negatives that a teacher takes for relevant.
-        options: What is asked of the searching model with every query, as in `{level: 2}`.
+        teacher: Dropping negatives that a teacher considers relevant.
+        options: Options of every query for the searching model, as in `{level: 2}`.
     """
 
     consistency: ConsistencyOptions | None = None

@@ -24,10 +24,10 @@ from hyperseek.mining._candidates import CorpusSearch, Found
 from hyperseek.mining._mined_corpus import Corpus, Mine, opened_corpora
 from hyperseek.mining._negatives import Teacher, choose, draft
 from hyperseek.mining._options import MiningOptions, RefineOptions, TeacherOptions
-from hyperseek.mining._relevant_documents import Known
+from hyperseek.mining._relevant_documents import RelevantByQuery
 from hyperseek.types import Qrels
 
-# Queries whose candidates, with their texts, are in memory at a time; what a killed pass does again at most.
+# Queries whose candidates, with their texts, are in memory at a time; at most these are searched again after a kill.
 _BATCH = 256
 
 logger = logging.getLogger(__name__)
@@ -37,23 +37,23 @@ class Refiner:
     """Mines and filters a stream of examples, some hundred queries at a time.
 
     Args:
-        known: What is relevant to their queries.
+        relevant: The relevant documents of their queries.
         corpora: Where to search, by source; empty where only a teacher filters.
-        options: What to do.
+        options: Settings.
         teacher: Scores pairs, or None.
         listed: Documents that must not appear, as `ID` or `SOURCE/ID`.
-        done: The folder where batches that are done wait for the end; see `kept_batch`.
+        done: The folder where finished batches are kept until the end; see `kept_batch`.
 
     Attributes:
         mined: Negatives added so far.
-        short: Examples so far that got fewer than were asked for.
+        short: Examples so far that got fewer negatives than requested.
         looked_at: Examples so far.
-        report: What was dropped so far.
+        report: Records dropped so far.
     """
 
     def __init__(
         self,
-        known: Known,
+        relevant: RelevantByQuery,
         corpora: Mapping[str, Corpus],
         *,
         options: RefineOptions,
@@ -61,7 +61,7 @@ class Refiner:
         listed: frozenset[str],
         done: Path,
     ) -> None:
-        self._known, self._options, self._teacher, self._listed = known, options, teacher, listed
+        self._relevant, self._options, self._teacher, self._listed = relevant, options, teacher, listed
         searches = {id(corpus): CorpusSearch(corpus, options) for corpus in _distinct(corpora)}
         self._searches = {source: searches[id(corpus)] for source, corpus in corpora.items()}
         self._done = done
@@ -79,7 +79,7 @@ class Refiner:
 
         Args:
             examples: Any number.
-            relevance: Where to add what was relevant to queries and is carried by no example that is kept.
+            relevance: Collects relevant texts of queries that no kept example carries.
             advance: Called after each example that was looked at, kept or not.
 
         Yields:
@@ -100,7 +100,7 @@ class Refiner:
 
     def _refined(self, examples: Sequence[TrainingExample]) -> RefinedBatch:
         batch = RefinedBatch()
-        relevant = [self._known.of(example) for example in examples]
+        relevant = [self._relevant.of(example) for example in examples]
         search = self._searches.get(examples[0].source)
         found: Iterable[Found] = [Found() for _ in examples] if search is None else search.find(examples, relevant)
         drafts = [
@@ -132,45 +132,45 @@ def refine(
 ) -> PreparedInfo:
     """Mine hard negatives for prepared examples, and drop inconsistent positives and false negatives.
 
-    Nothing that is known to be relevant becomes a negative: no positive of any example with the same query, no
-    further document that is judged relevant, and no document with the text of one of these. The same input gives the
-    same bytes. What was killed, while it encoded or while it mined, is resumed by the next call with the same
-    arguments; until then its work lies beside `folder`, in `.NAME.mining`.
+    No document known to be relevant becomes a negative: no positive of any example with the same query, no further
+    document that is judged relevant, and no document with the text of one of these. The same input gives the same
+    bytes. A call that was killed, while encoding or mining, is resumed by the next call with the same arguments; until
+    then its work is kept beside `folder`, in `.NAME.mining`.
 
     Args:
         source: A folder that `prepare`, `write_examples` or this function wrote.
         folder: The folder to write; it is there whole or not at all.
         mine: Where to search: indexes, or paths of indexes as `[NAME=]FOLDER`, and at most one model or the name of
-            one, for which the examples' collections are encoded first. An index serves the examples of the collection
-            it holds; one of another collection serves all that have none of their own.
-        options: What to do; None for mining with the defaults where `mine` is given, and for the defaults of the
-            teacher's filter where `teacher` is.
+            one, for which the examples' collections are encoded first. An index serves the examples of its collection;
+            an index of another collection serves all examples without an index of their own.
+        options: Settings; None mines with the defaults if `mine` is given, and filters with the defaults if `teacher`
+            is.
         teacher: Scores queries and documents; its scores are written with the items.
-        judged: Further judgements, by name of the collection: what is relevant there is never a negative.
+        judged: Further judgements, by name of the collection: documents that are relevant there are never negatives.
         device: Where to put models that are given by name, as in `"cuda:0"`; None takes a GPU if there is one.
         on_error: At a bad record of a collection that is encoded: stop, or leave it out and count it.
         overwrite: Replace an older prepared folder.
 
     Returns:
-        What was written; `refined[-1]` says how, and what was dropped.
+        A description of what was written; `refined[-1]` is this round, with what it dropped.
 
     Raises:
-        DataError: `source` is no prepared folder, or an index does not hold what its name says.
-        InputError: There is nothing to do, something is missing for it, or no example is left.
+        DataError: `source` is not a prepared folder, or an index does not match its name.
+        InputError: There is nothing to do, an index or a teacher is missing, or no example is left.
     """
     options = check_refining(options, mine, teacher)
     prepared = read_prepared(source)
     relevance = prepared.relevance()
-    known = Known(prepared.examples(), judged, relevance)
-    _check_names(judged, known)
+    relevant = RelevantByQuery(prepared.examples(), judged, relevance)
+    _check_names(judged, relevant)
     target = Path(folder)
     work = target.parent / f".{target.name}.mining"
     with example_writer(folder, overwrite=overwrite) as writer:
         corpora: Mapping[str, Corpus] = {}
         if mine is not None:
-            corpora = opened_corpora(mine, prepared, known.sources, work=work, device=device, on_error=on_error)
+            corpora = opened_corpora(mine, prepared, relevant.sources, work=work, device=device, on_error=on_error)
         for corpus in _distinct(corpora):
-            known.learn(corpus.items)
+            relevant.learn(corpus.items)
         listed = _listed(prepared)
         info = RefinedInfo(
             before=prepared.info.fingerprint,
@@ -179,10 +179,10 @@ def refine(
             teacher=None if teacher is None else teacher.name,
             teacher_fingerprint=_fingerprint(teacher),
         )
-        # Everything that decides what becomes of an example.
+        # Everything that decides how an example is refined.
         aim = [__version__, info.model_dump(mode="json"), sorted(listed), _positive(judged or {})]
         done = work / f"batches-{fingerprint_json(aim)[:12]}"
-        refiner = Refiner(known, corpora, options=options, teacher=teacher, listed=listed, done=done)
+        refiner = Refiner(relevant, corpora, options=options, teacher=teacher, listed=listed, done=done)
         writer.relevance.merge(relevance)
 
         def stored() -> str:
@@ -215,7 +215,7 @@ def _fingerprint(teacher: Teacher | None) -> str | None:
 
 
 def _add_lost(relevance: Relevance, before: Sequence[TrainingExample], after: Sequence[TrainingExample]) -> None:
-    """Add what was relevant to queries of examples that were dropped."""
+    """Add the relevant texts of queries whose examples were dropped."""
     carried = Relevance()
     for example in after:
         carried.add(text_key(example.query.text), example.relevant_keys())
@@ -227,7 +227,7 @@ def _add_lost(relevance: Relevance, before: Sequence[TrainingExample], after: Se
 def check_refining(
     options: RefineOptions | None, mine: Mine | Sequence[Mine] | None, teacher: Teacher | None
 ) -> RefineOptions:
-    """Fill in defaults; InputError for what cannot be done or would be ignored."""
+    """Fill in defaults; InputError for settings that cannot be followed or would be ignored."""
     options = options or RefineOptions()
     searches = options.mining is not None or options.consistency is not None
     if searches and mine is None:
@@ -246,10 +246,10 @@ def check_refining(
     return options
 
 
-def _check_names(judged: Mapping[str, Qrels] | None, known: Known) -> None:
+def _check_names(judged: Mapping[str, Qrels] | None, relevant: RelevantByQuery) -> None:
     for name in judged or {}:
-        if name not in known.sources:
-            raise UnknownNameError("source of examples", name, known.sources)
+        if name not in relevant.sources:
+            raise UnknownNameError("source of examples", name, relevant.sources)
 
 
 def _positive(judged: Mapping[str, Qrels]) -> dict[str, dict[str, list[str]]]:
@@ -263,7 +263,7 @@ def _positive(judged: Mapping[str, Qrels]) -> dict[str, dict[str, list[str]]]:
 
 
 def _listed(prepared: Prepared) -> frozenset[str]:
-    """Return the documents that must not appear among the examples, as they were listed when these were prepared."""
+    """Return the documents that must not appear, as listed when the examples were prepared."""
     return frozenset(prepared.info.options.get("qrels", {}).get("drop_documents", ()))
 
 
@@ -279,13 +279,13 @@ def _distinct(corpora: Mapping[str, Corpus]) -> list[Corpus]:
 
 @dataclass(slots=True)
 class RefinedBatch:
-    """What became of some examples.
+    """Refined examples of one batch.
 
     Attributes:
         examples: Those that were kept.
         mined: Negatives that were added.
-        short: Examples that got fewer than were asked for.
-        report: What was dropped.
+        short: Examples that got fewer negatives than requested.
+        report: Records that were dropped.
     """
 
     examples: list[TrainingExample] = field(default_factory=list)
@@ -298,8 +298,8 @@ def kept_batch(path: Path, make: Callable[[], RefinedBatch]) -> RefinedBatch:
     """Return a batch from disk, or make and write it.
 
     Args:
-        path: Its file. The folder, made with the first batch, must stand for all that decides what becomes of one.
-        make: Called where there is no such file.
+        path: Its file. The folder's name, made with the first batch, must cover everything that decides the result.
+        make: Called if there is no such file.
 
     Returns:
         The batch.

@@ -1,4 +1,4 @@
-"""What is known to be relevant to a query, over all examples: it is never a negative.
+"""Documents known to be relevant to a query, from all examples: they are never its negatives.
 
 Memory holds ids and 8-byte hashes of texts, never the texts.
 """
@@ -20,11 +20,11 @@ _READ_AT_ONCE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class KeyedItem:
-    """A document with the key of its text, which costs too much to be made again for every query.
+    """A document with the key of its text, which is too costly to compute for every query.
 
     Attributes:
         item: The document.
-        key: What `text_key` makes of its text.
+        key: `text_key` of its text.
     """
 
     item: ExampleItem
@@ -42,12 +42,12 @@ class KeyedItem:
 
 @dataclass(slots=True)
 class Relevant:
-    """What is relevant to one query.
+    """The relevant documents of one query.
 
     Attributes:
         ids: Of documents, as `SOURCE/ID`.
-        texts: Keys of their texts, as far as they were seen.
-        unseen: Those of `ids` that are no positive of the query, whose texts examples may not tell.
+        texts: Keys of their texts, where seen.
+        unseen: Those of `ids` that are not positives of the query, and whose texts examples may not contain.
     """
 
     ids: set[str] = field(default_factory=set)
@@ -59,14 +59,13 @@ class Relevant:
         return found.item.id in self.ids or found.key in self.texts
 
 
-class Known:
+class RelevantByQuery:
     """Relevant documents by query: examples whose queries have the same text share theirs.
 
     Args:
         examples: All of them, read once.
         judged: Further judgements by name of the collection, with its own ids.
-        relevance: What is relevant to queries of which there is no example, or only of an example that is none of
-            these.
+        relevance: Relevant texts of queries without an example, or whose example is not among these.
     """
 
     def __init__(
@@ -98,10 +97,10 @@ class Known:
             relevant.ids |= relevant.unseen
 
     def learn(self, read: Callable[[list[str]], Iterable[ExampleItem]]) -> None:
-        """Learn the texts of documents that are judged relevant without being anybody's positive.
+        """Learn the texts of documents that are judged relevant but are not positives of any example.
 
         Args:
-            read: Returns the documents that it has of some ids.
+            read: Returns the documents it has for given ids.
         """
         owners: defaultdict[str, list[Relevant]] = defaultdict(list)
         for relevant in self._of_text.values():
@@ -114,5 +113,5 @@ class Known:
                     relevant.texts.add(text_key(item.text))
 
     def of(self, example: TrainingExample) -> Relevant:
-        """Return what is relevant to the query of an example."""
+        """Return the relevant documents of an example's query."""
         return self._of_text[text_key(example.query.text)]

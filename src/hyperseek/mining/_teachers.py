@@ -1,6 +1,6 @@
 """Teachers that score pairs of a query and a document: cross-encoders, and any retriever.
 
-Both have `name` and `score_pairs`, which is what filters of false negatives ask of a teacher.
+Both have `name` and `score_pairs`, which filters of false negatives need.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class CrossEncoderTeacher:
 
     Args:
         model: A `sentence_transformers.CrossEncoder` with one label.
-        name: What it is called in records.
+        name: Its name in records.
         batch_size: Pairs that go through it at a time.
 
     Raises:
-        InputError: It has several labels, so that no single score says how well a document answers.
+        InputError: It has several labels, so no single score says how well a document answers.
     """
 
     def __init__(self, model: Any, *, name: str, batch_size: int = _BATCH) -> None:
         if model.num_labels != 1:
-            raise InputError(f"a teacher must give one score a pair, and {name} gives {model.num_labels}")
+            raise InputError(f"a teacher must give one score per pair, and {name} gives {model.num_labels}")
         self.model = model
         self.name = name
         self._batch_size = batch_size
@@ -50,7 +50,7 @@ class CrossEncoderTeacher:
             pairs: Queries and documents.
 
         Returns:
-            The model's output before any activation, one number a pair; higher is better.
+            The model's output before any activation, one number per pair; higher is better.
         """
         import torch
 
@@ -71,7 +71,7 @@ class RetrieverTeacher:
 
     Args:
         model: Any retriever.
-        name: What it is called in records; None for where it came from.
+        name: Its name in records; None for the model's source.
         options: What is asked of the model with every query, as in `{"level": 2}`.
     """
 
@@ -93,7 +93,7 @@ class RetrieverTeacher:
             pairs: Queries and documents.
 
         Returns:
-            One number a pair; higher is better.
+            One number per pair; higher is better.
         """
         import torch
 
