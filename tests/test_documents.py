@@ -123,12 +123,12 @@ def refused() -> list[tuple[object, str]]:
         (frame.drop(columns="docid"), "position 0 has no id.*'Contents'"),
         (frame.assign(docid=[1.0, 2.5]), "position 0 must be a text or a whole number, and not 1.0"),
         (frame.assign(Contents=["x", None]), "at position 1 .*text must be a string, not None"),
-        ([Document("a", "b"), Document(1, None)], "at position 1 .*an id must be a text"),  # type: ignore[arg-type]
+        ([Document("a", "b"), Document(1, None)], "at position 1 .*an id must be a non-empty string"),  # type: ignore[arg-type]
         ([Document("a", None)], "'a' at position 0 .*its text must be a string"),  # type: ignore[arg-type]
         ([Document("a", "b", None)], "its title must be a string"),  # type: ignore[arg-type]
         ([Document("a", "b", "", [])], "its metadata must be a mapping"),  # type: ignore[arg-type]
         ([Document("a", "b", "", {1: 2})], "its metadata must be a mapping"),  # type: ignore[dict-item]
-        ([Document("", "b")], "not empty"),
+        ([Document("", "b")], "non-empty string"),
         (["a", None], "position 1 .*holds None"),
         (["a", b"b"], "position 1 .*holds b'b'"),
         ([("a",)], r"position 0 .*holds \('a',\)"),
@@ -186,7 +186,7 @@ def test_an_index_takes_them_all(tmp_path: Path) -> None:
     assert index.add([("bird", "a bird")]) == 1
     assert index.add([{"id": 1, "text": "new"}], replace=True) == 1
     assert index.get(["1"])["1"].text == "new"
-    with pytest.raises(InputError, match="needs their ids"):
+    with pytest.raises(InputError, match="replacing needs ids"):
         index.add(["other"], replace=True)
     with pytest.raises(InputError, match="only 1 vectors"):
         index.add([("e", "x"), ("f", "y")], vectors=[np.zeros(DIMENSION)])

@@ -129,7 +129,7 @@ def test_columns_by_number(write_lines):
 @pytest.mark.parametrize(
     ("lines", "keys", "message"),
     [
-        (["ID\tText", "a\tb"], {"id_key": "docno"}, r"has no column 'docno'; its first line holds \['ID', 'Text'\]"),
+        (["ID\tText", "a\tb"], {"id_key": "docno"}, r"has no column 'docno'; its first line has \['ID', 'Text'\]"),
         (["id\tid\ttext", "a\tb\tc"], {}, "two columns are called 'id'"),
         (['"id"\t"text"', '"a"\t"b"'], {}, "quotation marks"),
         (["id,text", "a,b"], {}, "has one column"),
@@ -178,7 +178,7 @@ def test_judgements_with_a_header(write_lines):
         for ending in endings([header, line]):
             assert read_qrels(write_lines("test.tsv", ending)) == {"q1": {"d1": 2}}, header
     for header in ("Anfrage\tDokument\tGrad", "q d r", "what 0 is this"):
-        with pytest.raises(DataError, match=r"test\.tsv:1: the grade must be a whole number"):
+        with pytest.raises(DataError, match=r"test\.tsv:1: a grade must be a whole number"):
             read_qrels(write_lines("test.tsv", [header, "q1\td1\t1"]))
     with pytest.raises(DataError, match=r"run\.trec:1: the score must be a number, not 'score'"):
         read_run(write_lines("run.trec", ["qid Q0 docno rank score tag", "q Q0 d 1 0.5 t"]))

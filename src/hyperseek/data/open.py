@@ -185,7 +185,7 @@ def open_dataset(
     """
     parsed = parse_source(source)
     if name is not None and (not isinstance(name, str) or not name):
-        raise InputError(f"a collection's name must be a text that is not empty, and not {shown(name)}")
+        raise InputError(f"a collection's name must be a non-empty string, not {shown(name)}")
     if parsed.kind != "qrels":
         raise InputError(f"{parsed.given!r} is a table of training examples; give a collection")
     registered, place = _registered(parsed.place)
