@@ -26,7 +26,7 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 
 from _hardware import describe_hardware, take_turns
 from hyperseek import load, open_dataset
-from hyperseek.geometry import TokenEncoding
+from hyperseek.geometry.tokens import TokenEncoding
 from hyperseek.models import LateRetriever
 from hyperseek.models.loading import resolve_name
 from hyperseek.scoring import MaxSimScorer, TokenPoints

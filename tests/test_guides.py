@@ -133,7 +133,7 @@ def test_the_design_names_files_that_exist_and_its_examples_work(tmp_path: Path)
     names: dict[str, Any] = {}
     try:
         for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-            exec(block, names)
+            exec(compile(block, "design.md", "exec", dont_inherit=True), names)
         one = torch.eye(2, requires_grad=True)
         batch = ScoredBatch(
             scorer=LinearScorer(Space("dot", 2), one),

@@ -18,13 +18,6 @@ NO_GUIDES = {"LOG.md", "design.md"}
 # Public names that no guide leads to yet. Entries are removed and never added: mention a new name in a guide, or leave
 # it out of `__all__`.
 PENDING: dict[str, str] = {
-    "hyperseek.geometry": (
-        "POLAR_EXTRA TokenEncoding balanced_documents balanced_queries ball_centres chord_distance "
-        "cosine_similarity einstein_midpoint exterior_angle half_aperture half_chord half_chord_own "
-        "klein_to_lorentz lorentz_to_polar negative_distance outward_weights paraboloid_documents "
-        "paraboloid_queries poincare_conformal_factor poincare_distance poincare_project poincare_to_lorentz "
-        "poincare_to_polar polar_to_lorentz polar_to_poincare ragged_blocks split_polar unit_vectors"
-    ),
     "hyperseek.index": "check_model",
     "hyperseek.plan": "AUTO EXACT NOTHING as_plan",
     "hyperseek.scoring": "build_converter load_scorer",

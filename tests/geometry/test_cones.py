@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hyperseek.geometry import exterior_angle, half_aperture, lorentz_to_polar
+from hyperseek.geometry import exterior_angle, half_aperture
+from hyperseek.geometry.polar import lorentz_to_polar
 
 radii = st.floats(0.01, 12)
 angles = st.floats(1e-4, math.pi - 1e-4)

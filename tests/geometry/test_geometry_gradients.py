@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hyperseek import geometry
+from hyperseek.geometry._midpoints import einstein_midpoint, outward_weights
 
 Tangents = Callable[..., Tensor]
 Function = Callable[[Tensor, Tensor, Tensor], Tensor]  # of space parts (n, d) twice, and of R²
@@ -61,14 +62,14 @@ FUNCTIONS: dict[str, Function] = {
     "poincare_distance": lambda x, y, r2: geometry.poincare_distance(ball(x, r2), ball(y, r2), 1 / r2),
     "poincare_matrix": lambda x, y, r2: geometry.poincare_distance_matrix(ball(x, r2), ball(y, r2), 1 / r2),
     "centroid": lambda x, y, r2: geometry.lorentz_centroid(lift(x, r2), y.square().sum(-1), None, r2),
-    "einstein": lambda x, y, r2: geometry.einstein_midpoint(lift(x, r2), radius_squared=r2) + 0 * y.sum(),
+    "einstein": lambda x, y, r2: einstein_midpoint(lift(x, r2), radius_squared=r2) + 0 * y.sum(),
     "outward": lambda x, y, r2: (
         geometry.outward_einstein_midpoint(lift(x, r2), power=2.0, saturation=0.5, radius_squared=r2) + 0 * y.sum()
     ),
     "outward_kept": lambda x, y, r2: (
         geometry.outward_einstein_midpoint(lift(x, r2), power=1.5, keep_radius=True, radius_squared=r2) + 0 * y.sum()
     ),
-    "weights": lambda x, y, r2: geometry.outward_weights(lift(x, r2), radius_squared=r2) + 0 * y.sum(),
+    "weights": lambda x, y, r2: outward_weights(lift(x, r2), radius_squared=r2) + 0 * y.sum(),
 }
 # Those that are smooth where points are one, or the origin.
 SMOOTH = (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import itertools
 import math
 from collections.abc import Callable
@@ -14,6 +15,29 @@ from torch import Tensor
 
 from hyperseek import geometry
 from hyperseek.errors import InputError
+from hyperseek.geometry._midpoints import einstein_midpoint, outward_weights
+from hyperseek.geometry.euclidean import (
+    balanced_documents,
+    balanced_queries,
+    cosine_similarity,
+    negative_distance,
+    paraboloid_documents,
+    paraboloid_queries,
+    unit_vectors,
+)
+from hyperseek.geometry.polar import (
+    ball_centres,
+    chord_distance,
+    half_chord,
+    half_chord_own,
+    lorentz_to_polar,
+    poincare_to_polar,
+    polar_distance,
+    polar_distance_own,
+    polar_to_lorentz,
+    polar_to_poincare,
+    split_polar,
+)
 
 MAGNITUDES = (1e-45, 1e-40, 1e-20, 1e-4, 1.0, 1e3, 1e9, 1e18, 1e20, 1e30)
 CURVATURES = (1e-4, 1.0, 1e4)
@@ -25,7 +49,7 @@ def lift(space: Tensor, r2: Tensor | float) -> Tensor:
 
 
 def polar(space: Tensor, r2: Tensor | float) -> Tensor:
-    return geometry.lorentz_to_polar(lift(space, r2), r2)  # type: ignore[arg-type]
+    return lorentz_to_polar(lift(space, r2), r2)  # type: ignore[arg-type]
 
 
 def tangent(point: Tensor, space: Tensor) -> Tensor:
@@ -33,16 +57,16 @@ def tangent(point: Tensor, space: Tensor) -> Tensor:
 
 
 FUNCTIONS: dict[str, Function] = {
-    "balanced_documents": lambda x, y, r2: geometry.balanced_documents(x, float(x.detach().double().norm()) or 1.0),
-    "balanced_queries": lambda x, y, r2: geometry.balanced_queries(x),
-    "ball_centres": lambda x, y, r2: geometry.ball_centres(polar(x, r2), y[:, 0].abs(), 1 / r2),  # type: ignore[arg-type]
-    "chord_distance": lambda x, y, r2: geometry.chord_distance(x.abs(), r2),  # type: ignore[arg-type]
-    "cosine_similarity": lambda x, y, r2: geometry.cosine_similarity(x, y),
-    "einstein_midpoint": lambda x, y, r2: geometry.einstein_midpoint(lift(x, r2), radius_squared=r2),
+    "balanced_documents": lambda x, y, r2: balanced_documents(x, float(x.detach().double().norm()) or 1.0),
+    "balanced_queries": lambda x, y, r2: balanced_queries(x),
+    "ball_centres": lambda x, y, r2: ball_centres(polar(x, r2), y[:, 0].abs(), 1 / r2),  # type: ignore[arg-type]
+    "chord_distance": lambda x, y, r2: chord_distance(x.abs(), r2),  # type: ignore[arg-type]
+    "cosine_similarity": lambda x, y, r2: cosine_similarity(x, y),
+    "einstein_midpoint": lambda x, y, r2: einstein_midpoint(lift(x, r2), radius_squared=r2),
     "exterior_angle": lambda x, y, r2: geometry.exterior_angle(polar(x, r2), polar(y, r2)),
     "half_aperture": lambda x, y, r2: geometry.half_aperture(polar(x, r2)),
-    "half_chord": lambda x, y, r2: geometry.half_chord(polar(x, r2), polar(y, r2)),
-    "half_chord_own": lambda x, y, r2: geometry.half_chord_own(polar(x, r2), polar(y, r2)[:, None]),
+    "half_chord": lambda x, y, r2: half_chord(polar(x, r2), polar(y, r2)),
+    "half_chord_own": lambda x, y, r2: half_chord_own(polar(x, r2), polar(y, r2)[:, None]),
     "inner_product": lambda x, y, r2: geometry.inner_product(x, y),
     "klein_to_lorentz": lambda x, y, r2: geometry.klein_to_lorentz(x, r2),
     "lorentz_centroid": lambda x, y, r2: geometry.lorentz_centroid(lift(x, r2), y[:, 0].abs(), None, r2),
@@ -67,13 +91,13 @@ FUNCTIONS: dict[str, Function] = {
         lift(x, r2), lift(y, r2), tangent(lift(x, r2), y.flip(0)), r2
     ),
     "mobius_add": lambda x, y, r2: geometry.mobius_add(x, y, 1 / r2),
-    "negative_distance": lambda x, y, r2: geometry.negative_distance(x, y),
+    "negative_distance": lambda x, y, r2: negative_distance(x, y),
     "outward_einstein_midpoint": lambda x, y, r2: geometry.outward_einstein_midpoint(
         lift(x, r2), power=-30.0, saturation=0.5, keep_radius=True, radius_squared=r2
     ),
-    "outward_weights": lambda x, y, r2: geometry.outward_weights(lift(x, r2), power=1e300, radius_squared=r2),
-    "paraboloid_documents": lambda x, y, r2: geometry.paraboloid_documents(x),
-    "paraboloid_queries": lambda x, y, r2: geometry.paraboloid_queries(x),
+    "outward_weights": lambda x, y, r2: outward_weights(lift(x, r2), power=1e300, radius_squared=r2),
+    "paraboloid_documents": lambda x, y, r2: paraboloid_documents(x),
+    "paraboloid_queries": lambda x, y, r2: paraboloid_queries(x),
     "poincare_conformal_factor": lambda x, y, r2: geometry.poincare_conformal_factor(x, 1 / r2),
     "poincare_distance": lambda x, y, r2: geometry.poincare_distance(x, y, 1 / r2),
     "poincare_distance_matrix": lambda x, y, r2: geometry.poincare_distance_matrix(x, y, 1 / r2),
@@ -81,13 +105,13 @@ FUNCTIONS: dict[str, Function] = {
     "poincare_logmap0": lambda x, y, r2: geometry.poincare_logmap0(x, 1 / r2),
     "poincare_project": lambda x, y, r2: geometry.poincare_project(x, 1 / r2),
     "poincare_to_lorentz": lambda x, y, r2: geometry.poincare_to_lorentz(x, r2),
-    "poincare_to_polar": lambda x, y, r2: geometry.poincare_to_polar(geometry.poincare_project(x, 1 / r2), 1 / r2),  # type: ignore[arg-type]
-    "polar_distance": lambda x, y, r2: geometry.polar_distance(polar(x, r2), polar(y, r2), r2),  # type: ignore[arg-type]
-    "polar_distance_own": lambda x, y, r2: geometry.polar_distance_own(polar(x, r2), polar(y, r2)[:, None], r2),  # type: ignore[arg-type]
-    "polar_to_lorentz": lambda x, y, r2: geometry.polar_to_lorentz(polar(x, r2), r2),  # type: ignore[arg-type]
-    "polar_to_poincare": lambda x, y, r2: geometry.polar_to_poincare(polar(x, r2), 1 / r2),  # type: ignore[arg-type]
-    "split_polar": lambda x, y, r2: torch.cat(geometry.split_polar(polar(x, r2)), dim=-1),
-    "unit_vectors": lambda x, y, r2: geometry.unit_vectors(x),
+    "poincare_to_polar": lambda x, y, r2: poincare_to_polar(geometry.poincare_project(x, 1 / r2), 1 / r2),  # type: ignore[arg-type]
+    "polar_distance": lambda x, y, r2: polar_distance(polar(x, r2), polar(y, r2), r2),  # type: ignore[arg-type]
+    "polar_distance_own": lambda x, y, r2: polar_distance_own(polar(x, r2), polar(y, r2)[:, None], r2),  # type: ignore[arg-type]
+    "polar_to_lorentz": lambda x, y, r2: polar_to_lorentz(polar(x, r2), r2),  # type: ignore[arg-type]
+    "polar_to_poincare": lambda x, y, r2: polar_to_poincare(polar(x, r2), 1 / r2),  # type: ignore[arg-type]
+    "split_polar": lambda x, y, r2: torch.cat(split_polar(polar(x, r2)), dim=-1),
+    "unit_vectors": lambda x, y, r2: unit_vectors(x),
 }
 # Their gradient is 1 / M and its largest terms' root in the denominator: of documents, which nothing is trained by.
 WITHOUT_GRADIENT = ("balanced_documents",)
@@ -104,8 +128,15 @@ def points(first: float, second: float, dtype: torch.dtype) -> tuple[Tensor, Ten
 
 
 def test_every_public_function_is_tried() -> None:
-    others = {"POLAR_EXTRA", "TokenEncoding", "ragged_blocks"}
-    assert set(FUNCTIONS) == set(geometry.__all__) - others
+    homes = [getattr(geometry, name) for name in ("euclidean", "polar", "_lorentz", "_midpoints", "_poincare")]
+    defined = {
+        name
+        for home in homes
+        for name, value in vars(home).items()
+        if inspect.isfunction(value) and value.__module__ == home.__name__ and not name.startswith("_")
+    }
+    assert set(geometry.__all__) <= defined
+    assert set(FUNCTIONS) == defined - {"half_chord_matrix", "horizon_gap", "space_part"}
 
 
 @pytest.mark.parametrize("every", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -146,7 +177,7 @@ def test_float32_is_as_float64_at_every_size(name: str) -> None:
         found = FUNCTIONS[name](x, y, torch.tensor(r2)).double()
         wanted = FUNCTIONS[name](x.double(), y.double(), torch.tensor(r2, dtype=torch.float64))
         if name == "lorentz_to_polar":  # which splits a radius in two, at a place that rounding moves
-            found, wanted = (torch.cat(geometry.split_polar(value), dim=-1) for value in (found, wanted))
+            found, wanted = (torch.cat(split_polar(value), dim=-1) for value in (found, wanted))
         # Rows by their own size: nothing small hides behind something large. Below 1e-38 float32 has fewer digits.
         size = wanted.abs().amax(1, keepdim=True)
         assert ((found - wanted).abs() <= 2e-5 * size + 1e-43 * (1 + math.sqrt(r2))).all(), (name, r2, first, second)
@@ -161,14 +192,14 @@ def test_inverse_maps_and_symmetry_at_every_size() -> None:
             torch.testing.assert_close(
                 geometry.lorentz_expmap0(geometry.lorentz_logmap0(lifted, r2), r2), lifted, **close
             )
-            back = geometry.polar_to_lorentz(geometry.lorentz_to_polar(lifted, r2), r2)
+            back = polar_to_lorentz(lorentz_to_polar(lifted, r2), r2)
             torch.testing.assert_close(back, lifted, **close)
         matrix = geometry.lorentz_distance_matrix(lifted, geometry.lorentz_from_space(y, r2), r2)
         other = geometry.lorentz_distance_matrix(geometry.lorentz_from_space(y, r2), lifted, r2)
         torch.testing.assert_close(matrix, other.T, rtol=1e-6, atol=1e-44)
-        chord = geometry.half_chord(polar(x, r2), polar(y, r2))
-        torch.testing.assert_close(chord, geometry.half_chord(polar(y, r2), polar(x, r2)).T, rtol=1e-6, atol=0)
-        assert torch.equal(geometry.negative_distance(x, y), geometry.negative_distance(y, x).T)
+        chord = half_chord(polar(x, r2), polar(y, r2))
+        torch.testing.assert_close(chord, half_chord(polar(y, r2), polar(x, r2)).T, rtol=1e-6, atol=0)
+        assert torch.equal(negative_distance(x, y), negative_distance(y, x).T)
         assert torch.equal(geometry.lorentz_distance(lifted, lifted, r2), torch.zeros(6, dtype=dtype))
         still = geometry.lorentz_expmap(lifted, torch.zeros_like(lifted), r2)
         torch.testing.assert_close(still, lifted, **close)
@@ -187,7 +218,7 @@ def test_distances_are_true_from_1e_minus_40_to_1e30(dtype: torch.dtype) -> None
             wanted = float(mpmath.sqrt(r2) * mpmath.acosh((time - inner) / r2))
         found = geometry.lorentz_distance(lift(x, r2), lift(y, r2), r2)
         assert float(found) == pytest.approx(wanted, rel=32 * torch.finfo(dtype).eps), (r2, first, second)
-        chord = geometry.half_chord(polar(x, r2), polar(y, r2))
+        chord = half_chord(polar(x, r2), polar(y, r2))
         own = 2 * math.sqrt(r2) * math.asinh(float(chord))
         assert own == pytest.approx(wanted, rel=200 * torch.finfo(dtype).eps), (r2, first, second)
 
@@ -232,7 +263,8 @@ def test_what_is_given_wrongly_is_an_input_error_or_works(name: str) -> None:
         (torch.full((6, 3), torch.nan), good),
         (good, torch.full((6, 3), torch.inf)),
     ]
-    bare = getattr(geometry, name)
+    homes = (geometry.euclidean, geometry.polar, geometry._midpoints, geometry)
+    bare = next(getattr(home, name) for home in homes if hasattr(home, name))
     for x, y in bad:
         given = (x,) if name in ONE else (x, 1.0) if name == "balanced_documents" else (x, y)
         with contextlib.suppress(InputError):
@@ -262,7 +294,7 @@ def test_messages_name_what_was_given() -> None:
     with pytest.raises(InputError, match="at least 1 space coordinate"):
         geometry.lorentz_distance(torch.ones(2, 1), torch.ones(2, 1))
     with pytest.raises(InputError, match=r"mask has the shape \(7,\), which does not fit points of \(2, 5\)"):
-        geometry.einstein_midpoint(torch.ones(2, 5, 3), torch.ones(7))
+        einstein_midpoint(torch.ones(2, 5, 3), torch.ones(7))
     with pytest.raises(InputError, match=r"weights has the shape \(3, 5\)"):
         geometry.lorentz_centroid(torch.ones(2, 5, 3), torch.ones(3, 5))
     with pytest.raises(InputError, match="polar points have at least 3 numbers"):

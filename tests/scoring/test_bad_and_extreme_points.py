@@ -13,8 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek import HyperseekError, geometry
+from hyperseek import HyperseekError
 from hyperseek.errors import InputError
+from hyperseek.geometry.polar import split_polar
 from hyperseek.index import Index
 from hyperseek.scoring import (
     EMPTY_SCORE,
@@ -284,6 +285,6 @@ def test_vectors_of_documents_that_are_no_points_name_the_document(tmp_path: Pat
             Index.from_vectors(tmp_path / str(number), items, ball)
     mixed = [(Document("a", ""), np.array([0.5, 0.0])), (Document("b", ""), np.array([0.25, 0], np.float16))]
     index = Index.from_vectors(tmp_path / "mixed", mixed, ball)
-    assert geometry.split_polar(next(index.points())[1].vectors)[1].flatten().tolist() == pytest.approx(
+    assert split_polar(next(index.points())[1].vectors)[1].flatten().tolist() == pytest.approx(
         [2 * math.atanh(0.5), 2 * math.atanh(0.25)]
     )

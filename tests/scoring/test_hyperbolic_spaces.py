@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek import HyperseekError, geometry
+from hyperseek import HyperseekError
+from hyperseek.geometry.polar import poincare_to_polar, polar_to_lorentz, polar_to_poincare
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 
 
@@ -139,9 +140,9 @@ def test_own_scores_and_round_trips() -> None:
     space = Space("lorentz", 6, 2.5)
     points = hyperboloid(12, 6, radius=4) * math.sqrt(2.5)
     stored = space.canonical(points)
-    torch.testing.assert_close(geometry.polar_to_lorentz(stored, 2.5), points)
-    ball = geometry.polar_to_poincare(stored, 1 / 2.5)
-    torch.testing.assert_close(geometry.poincare_to_polar(ball, 1 / 2.5), stored, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(polar_to_lorentz(stored, 2.5), points)
+    ball = polar_to_poincare(stored, 1 / 2.5)
+    torch.testing.assert_close(poincare_to_polar(ball, 1 / 2.5), stored, atol=1e-6, rtol=1e-6)
     scorer = LinearScorer(space, stored[:3])
     own = stored.reshape(3, 4, -1)
     everything = scorer.score(VectorPoints(stored)).reshape(3, 3, 4)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.geometry import TokenEncoding
+from hyperseek.geometry.tokens import TokenEncoding
 from hyperseek.scoring import (
     FunctionScorer,
     Landmarks,
@@ -147,7 +147,7 @@ def test_what_does_not_fit_is_refused() -> None:
 
 def muvera(encoding: TokenEncoding, tokens: Tensor, *, query: bool) -> Tensor:
     """Encode one set of tokens as the paper says, partition by partition."""
-    from hyperseek.geometry._tokens import _draws
+    from hyperseek.geometry.tokens import _draws
 
     planes, projections, place, sign = _draws(encoding)
     p = encoding.projected or encoding.dimension
@@ -186,7 +186,7 @@ def test_encodings_equal_the_paper_partition_by_partition(
     encoding = TokenEncoding(DIMENSION, repetitions=2, bits=bits, projected=projected, sketched=sketched, seed=7)
     points = make_points(lengths)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hyperseek.geometry._tokens._TOKENS", chunk)
+        patch.setattr("hyperseek.geometry.tokens._TOKENS", chunk)
         documents = encoding.encode_documents(points.vectors, points.offsets)
     queries = encoding.encode_queries(points.padded()[0])
     assert documents.shape == queries.shape == (len(points), encoding.width)

@@ -22,10 +22,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek import geometry
 from hyperseek._long_work import progress
 from hyperseek.analysis._radii import distances
 from hyperseek.errors import InputError, require
+from hyperseek.geometry.euclidean import unit_vectors
 from hyperseek.graph.neighbours import nearest
 from hyperseek.scoring import Space
 
@@ -268,7 +268,7 @@ def _nearest(space: Space, vectors: Tensor, rows: Tensor, neighbours: int) -> Te
         apart = distances(space, vectors[rows], vectors)
         apart[torch.arange(len(rows)), rows] = torch.inf
         return apart.topk(neighbours, largest=False).indices
-    flat = geometry.unit_vectors(vectors) if space.unit_norm else vectors - vectors.mean(dim=0)
+    flat = unit_vectors(vectors) if space.unit_norm else vectors - vectors.mean(dim=0)
     everyone = [(torch.arange(len(vectors)), flat)]
     return nearest(flat[rows], rows, everyone, degree=neighbours, metric="l2")
 

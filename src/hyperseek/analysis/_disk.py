@@ -19,9 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek import geometry
 from hyperseek.analysis._specificity import Hierarchy, Specificity, title_of
 from hyperseek.errors import InputError, require
+from hyperseek.geometry.polar import half_chord_own, split_polar
 from hyperseek.index import Index
 from hyperseek.scoring import Space
 
@@ -307,7 +307,7 @@ def project(space: Space, vectors: Tensor) -> tuple[Floats, Floats, float]:
     """
     if not space.hyperbolic:
         raise InputError(f"a Poincaré disk shows points of hyperbolic spaces, not of a {space.kind!r} one")
-    directions, rho = geometry.split_polar(vectors.double())
+    directions, rho = split_polar(vectors.double())
     tangent = (directions * rho).numpy()
     values, axes = np.linalg.eigh(tangent.T @ tangent)
     axes = axes[:, ::-1][:, :2]
@@ -395,8 +395,7 @@ def agreement(vectors: Tensor, angles: Floats, rho: Floats, *, seed: int = 0) ->
     flat = np.stack([np.cos(angles), np.sin(angles), rho, np.zeros(count)], axis=1)
     drawn = torch.from_numpy(flat)
     pictured, actual = (
-        geometry.half_chord_own(points[first], points[second][:, None])[:, 0].numpy()
-        for points in (drawn, vectors.double())
+        half_chord_own(points[first], points[second][:, None])[:, 0].numpy() for points in (drawn, vectors.double())
     )
     found = require("scipy.stats", extra="plot").spearmanr(pictured, actual)
     return float(found.statistic), _PAIRS

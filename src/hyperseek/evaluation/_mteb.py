@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from hyperseek import geometry
 from hyperseek.errors import InputError, require
+from hyperseek.geometry.euclidean import cosine_similarity, unit_vectors
 from hyperseek.models import Retriever
 from hyperseek.scoring import LinearScorer, VectorPoints, vectors_of
 
@@ -99,14 +99,14 @@ class MtebEncoder:
         queries, documents = torch.as_tensor(embeddings1), torch.as_tensor(embeddings2)
         if self._are_points(queries, documents):
             return self.retriever.space.score(queries, VectorPoints(documents))
-        return geometry.cosine_similarity(queries, documents)
+        return cosine_similarity(queries, documents)
 
     def similarity_pairwise(self, embeddings1: Any, embeddings2: Any) -> Tensor:
         """Return the `(N,)` similarities of rows."""
         queries, documents = torch.as_tensor(embeddings1), torch.as_tensor(embeddings2)
         if self._are_points(queries, documents):
             return self.retriever.space.score_own(queries, documents[:, None])[:, 0]
-        return (geometry.unit_vectors(queries) * geometry.unit_vectors(documents)).sum(dim=-1)
+        return (unit_vectors(queries) * unit_vectors(documents)).sum(dim=-1)
 
     def _are_points(self, *vectors: Tensor) -> bool:
         # Vectors of a hyperbolic space's tangent space have two numbers less than its stored points.

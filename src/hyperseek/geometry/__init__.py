@@ -1,15 +1,5 @@
 """Pure tensor functions of the geometries points live in: torch only, no modules, no I/O."""
 
-from hyperseek.geometry._euclidean import (
-    balanced_documents,
-    balanced_queries,
-    cosine_similarity,
-    inner_product,
-    negative_distance,
-    paraboloid_documents,
-    paraboloid_queries,
-    unit_vectors,
-)
 from hyperseek.geometry._lorentz import (
     lorentz_distance,
     lorentz_distance_matrix,
@@ -25,12 +15,7 @@ from hyperseek.geometry._lorentz import (
     lorentz_squared_distance_matrix,
     lorentz_transport,
 )
-from hyperseek.geometry._midpoints import (
-    einstein_midpoint,
-    lorentz_centroid,
-    outward_einstein_midpoint,
-    outward_weights,
-)
+from hyperseek.geometry._midpoints import lorentz_centroid, outward_einstein_midpoint
 from hyperseek.geometry._poincare import (
     klein_to_lorentz,
     lorentz_to_klein,
@@ -44,37 +29,12 @@ from hyperseek.geometry._poincare import (
     poincare_project,
     poincare_to_lorentz,
 )
-from hyperseek.geometry._polar import (
-    POLAR_EXTRA,
-    ball_centres,
-    chord_distance,
-    exterior_angle,
-    half_aperture,
-    half_chord,
-    half_chord_own,
-    lorentz_to_polar,
-    poincare_to_polar,
-    polar_distance,
-    polar_distance_own,
-    polar_to_lorentz,
-    polar_to_poincare,
-    split_polar,
-)
-from hyperseek.geometry._tokens import TokenEncoding, ragged_blocks
+from hyperseek.geometry.euclidean import inner_product
+from hyperseek.geometry.polar import exterior_angle, half_aperture
 
 __all__ = [
-    "POLAR_EXTRA",
-    "TokenEncoding",
-    "balanced_documents",
-    "balanced_queries",
-    "ball_centres",
-    "chord_distance",
-    "cosine_similarity",
-    "einstein_midpoint",
     "exterior_angle",
     "half_aperture",
-    "half_chord",
-    "half_chord_own",
     "inner_product",
     "klein_to_lorentz",
     "lorentz_centroid",
@@ -92,14 +52,9 @@ __all__ = [
     "lorentz_squared_distance_matrix",
     "lorentz_to_klein",
     "lorentz_to_poincare",
-    "lorentz_to_polar",
     "lorentz_transport",
     "mobius_add",
-    "negative_distance",
     "outward_einstein_midpoint",
-    "outward_weights",
-    "paraboloid_documents",
-    "paraboloid_queries",
     "poincare_conformal_factor",
     "poincare_distance",
     "poincare_distance_matrix",
@@ -107,12 +62,4 @@ __all__ = [
     "poincare_logmap0",
     "poincare_project",
     "poincare_to_lorentz",
-    "poincare_to_polar",
-    "polar_distance",
-    "polar_distance_own",
-    "polar_to_lorentz",
-    "polar_to_poincare",
-    "ragged_blocks",
-    "split_polar",
-    "unit_vectors",
 ]

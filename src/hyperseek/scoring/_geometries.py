@@ -14,6 +14,14 @@ from torch import Tensor
 
 from hyperseek import geometry
 from hyperseek.errors import InputError, UnknownNameError
+from hyperseek.geometry.euclidean import (
+    cosine_similarity,
+    negative_distance,
+    paraboloid_documents,
+    paraboloid_queries,
+    unit_vectors,
+)
+from hyperseek.geometry.tokens import TokenEncoding
 from hyperseek.scoring._points import Points, VectorPoints, token_points, vectors_of
 from hyperseek.types import Metric
 
@@ -99,7 +107,7 @@ class Geometry:
         graph_charts: Names of the charts whose united candidates a graph engine finds the best documents with.
         neighbour_chart: Name of the chart in which a neighbour graph is built; None for the stored points.
         ragged: Whether a document is a set of vectors: `TokenPoints`.
-        hyperbolic: Whether stored points are polar; see `geometry.split_polar`.
+        hyperbolic: Whether stored points are polar; see `geometry.polar.split_polar`.
         unit_norm: Whether all stored points have norm 1.
         plain_product: Whether the inner product of features is the score itself, and features are stored points.
         rounding: What a score's rounding error is relative to: the `"score"`, the product of both `"norms"`, or
@@ -181,7 +189,7 @@ class Geometry:
 
     def distances(self, first: Tensor, second: Tensor) -> Tensor:
         """Return all distances between stored points, each exact for near points, too; see `distance_name`."""
-        return -geometry.negative_distance(first, second)
+        return -negative_distance(first, second)
 
     def radii(self, vectors: Tensor) -> Tensor:
         """Return the distances of stored points from the origin; in flat spaces the norms, in float64."""
@@ -212,23 +220,23 @@ class Cosine(Geometry):
 
     def canonical(self, coordinates: Tensor) -> Tensor:
         """Scale to norm 1."""
-        return geometry.unit_vectors(coordinates)
+        return unit_vectors(coordinates)
 
     def score(self, queries: Tensor, points: Points) -> Tensor:
         """Return cosines."""
-        return geometry.cosine_similarity(queries, vectors_of(points))
+        return cosine_similarity(queries, vectors_of(points))
 
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Return unit vectors."""
-        return geometry.unit_vectors(vectors_of(points))
+        return unit_vectors(vectors_of(points))
 
     def query_features(self, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
         """Return unit vectors."""
-        return geometry.unit_vectors(queries)
+        return unit_vectors(queries)
 
     def distances(self, first: Tensor, second: Tensor) -> Tensor:
         """Return angles."""
-        chord = -geometry.negative_distance(geometry.unit_vectors(first), geometry.unit_vectors(second))
+        chord = -negative_distance(unit_vectors(first), unit_vectors(second))
         return 2 * torch.asin((chord / 2).clamp(max=1))
 
 
@@ -242,7 +250,7 @@ class Euclidean(Geometry):
 
     def score(self, queries: Tensor, points: Points) -> Tensor:
         """Return distances with a minus sign."""
-        return geometry.negative_distance(queries, vectors_of(points))
+        return negative_distance(queries, vectors_of(points))
 
     def score_own_precisely(self, queries: Tensor, documents: Tensor) -> Tensor:
         """Return distances with a minus sign."""
@@ -251,11 +259,11 @@ class Euclidean(Geometry):
 
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Lift to the paraboloid."""
-        return geometry.paraboloid_documents(vectors_of(points))
+        return paraboloid_documents(vectors_of(points))
 
     def query_features(self, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
         """Lift to the paraboloid's tangent planes."""
-        return geometry.paraboloid_queries(queries)
+        return paraboloid_queries(queries)
 
     def l2_lifts(self) -> Mapping[str, L2Lift]:
         """Return the vectors themselves."""
@@ -279,18 +287,18 @@ class Tokens(Geometry):
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Return fixed-dimensional encodings of documents."""
         documents = token_points(points)
-        encoding = geometry.TokenEncoding(self.dimension, **parameters)
+        encoding = TokenEncoding(self.dimension, **parameters)
         return encoding.encode_documents(documents.vectors, documents.offsets)
 
     def query_features(self, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
         """Return fixed-dimensional encodings of `(Q, t, d)` queries, whose missing tokens are zero."""
-        return geometry.TokenEncoding(self.dimension, **parameters).encode_queries(queries)
+        return TokenEncoding(self.dimension, **parameters).encode_queries(queries)
 
     def chart_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Complete the settings of the encoding, so that a stored chart survives other defaults."""
-        known = {field.name for field in fields(geometry.TokenEncoding)} - {"dimension"}
+        known = {field.name for field in fields(TokenEncoding)} - {"dimension"}
         for name in given:
             if name not in known:
                 raise UnknownNameError("parameter of a token space's chart", name, known)
-        settings = asdict(geometry.TokenEncoding(self.dimension, **given))
+        settings = asdict(TokenEncoding(self.dimension, **given))
         return {name: settings[name] for name in sorted(known)}

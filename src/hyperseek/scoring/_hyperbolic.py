@@ -14,8 +14,20 @@ from typing import Any, Literal, TypeAlias, cast
 import torch
 from torch import Tensor
 
-from hyperseek import geometry
 from hyperseek.errors import InputError, UnknownNameError, shown
+from hyperseek.geometry.polar import (
+    POLAR_EXTRA,
+    ball_centres,
+    half_chord,
+    half_chord_own,
+    lorentz_to_polar,
+    poincare_to_polar,
+    polar_distance,
+    polar_distance_own,
+    polar_to_lorentz,
+    polar_to_poincare,
+    split_polar,
+)
 from hyperseek.scoring._geometries import Fault, Geometry, L2Lift, not_finite
 from hyperseek.scoring._points import Points, vectors_of
 
@@ -59,7 +71,7 @@ class Lorentz(Geometry):
     @property
     def width(self) -> int:
         """Numbers of a polar point."""
-        return self.dimension + geometry.POLAR_EXTRA
+        return self.dimension + POLAR_EXTRA
 
     @property
     def coordinates(self) -> int:
@@ -71,13 +83,13 @@ class Lorentz(Geometry):
         return (
             not_finite(coordinates)
             or off_hyperboloid(coordinates, self.radius_squared)
-            or self._too_far(geometry.lorentz_to_polar(coordinates.double(), self.radius_squared))
+            or self._too_far(lorentz_to_polar(coordinates.double(), self.radius_squared))
         )
 
     def _too_far(self, polar: Tensor) -> Fault | None:
         """Find a point whose scores float32 cannot hold: squared distances grow with the exponential of distances."""
         farthest = (math.log(torch.finfo(torch.float32).max) - math.log(self.radius_squared)) / 2
-        rho = geometry.split_polar(polar)[1][:, 0]
+        rho = split_polar(polar)[1][:, 0]
         if self.similarity == "geodesic" or not (far := rho > farthest).any():
             return None
         row = int(far.nonzero()[0, 0])
@@ -89,25 +101,25 @@ class Lorentz(Geometry):
 
     def canonical(self, coordinates: Tensor) -> Tensor:
         """Turn hyperboloid points into polar points."""
-        return geometry.lorentz_to_polar(coordinates, self.radius_squared)
+        return lorentz_to_polar(coordinates, self.radius_squared)
 
     def shorten(self, vectors: Tensor, dimension: int) -> Tensor:
         """Cut the space part of the hyperboloid's points and lift what is left."""
-        direction, rho = geometry.split_polar(vectors)
+        direction, rho = split_polar(vectors)
         # Of unit radius, since polar points know no other; the time is made from the rest and may be anything here.
-        return geometry.lorentz_to_polar(torch.cat([rho, torch.sinh(rho) * direction[..., :dimension]], dim=-1))
+        return lorentz_to_polar(torch.cat([rho, torch.sinh(rho) * direction[..., :dimension]], dim=-1))
 
     def score(self, queries: Tensor, points: Points) -> Tensor:
         """Return the space's similarity."""
         if self.similarity == "geodesic":
-            return -geometry.polar_distance(queries, vectors_of(points), self.radius_squared)
-        return self._similarity(geometry.half_chord(queries, vectors_of(points)))
+            return -polar_distance(queries, vectors_of(points), self.radius_squared)
+        return self._similarity(half_chord(queries, vectors_of(points)))
 
     def score_own(self, queries: Tensor, documents: Tensor) -> Tensor:
         """Return the space's similarity of own documents."""
         if self.similarity == "geodesic":
-            return -geometry.polar_distance_own(queries, documents, self.radius_squared)
-        return self._similarity(geometry.half_chord_own(queries, documents))
+            return -polar_distance_own(queries, documents, self.radius_squared)
+        return self._similarity(half_chord_own(queries, documents))
 
     def _similarity(self, chord: Tensor) -> Tensor:
         largest = torch.finfo(chord.dtype).max
@@ -123,31 +135,31 @@ class Lorentz(Geometry):
 
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Return hyperboloid points of radius 1: `(time, space)`."""
-        return geometry.polar_to_lorentz(vectors_of(points))
+        return polar_to_lorentz(vectors_of(points))
 
     def query_features(self, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
         """Return hyperboloid points with the sign of time flipped: the Lorentz inner product as a plain one."""
-        points = geometry.polar_to_lorentz(queries)
+        points = polar_to_lorentz(queries)
         return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
 
     def l2_lifts(self) -> Mapping[str, L2Lift]:
         """Return ball coordinates."""
 
         def within(queries: Tensor, scores: Tensor) -> Tensor:
-            return geometry.ball_centres(queries, self._chord(scores))
+            return ball_centres(queries, self._chord(scores))
 
         def documents(points: Points) -> Tensor:
-            return geometry.polar_to_poincare(vectors_of(points))
+            return polar_to_poincare(vectors_of(points))
 
-        return {"poincare": L2Lift(documents, geometry.polar_to_poincare, within)}
+        return {"poincare": L2Lift(documents, polar_to_poincare, within)}
 
     def distances(self, first: Tensor, second: Tensor) -> Tensor:
         """Return geodesic distances, whatever the space scores by."""
-        return geometry.polar_distance(first, second, self.radius_squared)
+        return polar_distance(first, second, self.radius_squared)
 
     def radii(self, vectors: Tensor) -> Tensor:
         """Return geodesic distances from the origin."""
-        return geometry.split_polar(vectors)[1][..., 0] * math.sqrt(self.radius_squared)
+        return split_polar(vectors)[1][..., 0] * math.sqrt(self.radius_squared)
 
 
 class Poincare(Lorentz):
@@ -169,7 +181,7 @@ class Poincare(Lorentz):
     def canonical(self, coordinates: Tensor) -> Tensor:
         """Turn ball points into polar points."""
         # In float64: what is between a norm and the border says how far out a point is, and norms are rounded, too.
-        polar = geometry.poincare_to_polar(coordinates.double(), 1 / self.radius_squared)
+        polar = poincare_to_polar(coordinates.double(), 1 / self.radius_squared)
         return polar if coordinates.dtype == torch.float64 else polar.float()
 
 

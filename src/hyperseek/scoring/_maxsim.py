@@ -16,7 +16,7 @@ from torch import Tensor
 
 from hyperseek._machine import run_on_cores
 from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.geometry import ragged_blocks
+from hyperseek.geometry.tokens import ragged_blocks
 from hyperseek.scoring._geometries import Chart
 from hyperseek.scoring._points import Points, TokenPoints, own_documents, token_points
 from hyperseek.scoring._scorer import Scorer

@@ -16,9 +16,9 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from hyperseek import geometry
 from hyperseek._registry import Registry
 from hyperseek.errors import InputError, UnknownNameError, shown
+from hyperseek.geometry.euclidean import balanced_documents, balanced_queries
 from hyperseek.geometry.numerics import wide_dtype
 from hyperseek.scoring._geometries import Chart, Geometry, not_finite
 from hyperseek.scoring._points import Points, described, is_floating
@@ -382,9 +382,9 @@ class Space:
             name,
             "l2",
             {**own, "bound": bound},
-            lambda points: geometry.balanced_documents(_checked(features(points), bound), bound),
-            lambda queries: geometry.balanced_queries(query_features(queries)),
-            geometry.balanced_queries,
+            lambda points: balanced_documents(_checked(features(points), bound), bound),
+            lambda queries: balanced_queries(query_features(queries)),
+            balanced_queries,
             bound=bound,
         )
 

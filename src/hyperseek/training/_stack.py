@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from hyperseek.geometry import split_polar
+from hyperseek.geometry.polar import split_polar
 from hyperseek.models import Retriever
 from hyperseek.models.retriever import Side
 from hyperseek.scoring import LinearScorer, Points, Scorer, VectorPoints, vectors_of

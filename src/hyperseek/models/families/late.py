@@ -19,10 +19,10 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
-from hyperseek import geometry
 from hyperseek._config import Config
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import ConfigError, InputError
+from hyperseek.geometry.euclidean import unit_vectors
 from hyperseek.models.family import Family, ModelConfig, transformer_of
 from hyperseek.models.retriever import Retriever, Side
 from hyperseek.scoring import MaxSimScorer, Points, TokenPoints
@@ -105,7 +105,7 @@ class LateRetriever(Retriever):
         tokens: torch.Tensor = features["token_embeddings"]
         if tokens.dtype == torch.float32 or not isinstance(self.route(side)[-1], Normalize):
             return tokens.float()
-        return geometry.unit_vectors(tokens)  # half precision leaves norms that are off by a thousandth
+        return unit_vectors(tokens)  # half precision leaves norms that are off by a thousandth
 
     def _expansion(self) -> dict[str, Any] | None:
         return getattr(self.route("query")[0], "query_expansion", None)

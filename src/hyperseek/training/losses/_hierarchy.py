@@ -12,7 +12,8 @@ from pydantic import Field
 from torch import Tensor
 
 from hyperseek.errors import InputError
-from hyperseek.geometry import exterior_angle, half_aperture, split_polar
+from hyperseek.geometry import exterior_angle, half_aperture
+from hyperseek.geometry.polar import split_polar
 from hyperseek.scoring import vectors_of
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch, masked_mean
 
