@@ -122,6 +122,8 @@ def test_a_source_is_read_anew_at_each_call(registered):
     parsed = parse_source("n=mine:C:/x:dev")
     assert (parsed.name, parsed.place, parsed.split) == ("n", "mine:C:/x", "dev")
     assert parse_source("mine:C:/x").split is None
+    registered("my-own", read)
+    assert open_dataset("my-own:a").splits == ("dev",)
 
 
 @pytest.mark.parametrize("name", ["hub", "pydocs", "columns", "hypencoder", "mds", "c", "two words"])

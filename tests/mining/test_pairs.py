@@ -54,7 +54,7 @@ def test_a_teacher_that_was_retrained_has_another_fingerprint(cross_encoder, tin
 
 
 def test_a_classifier_of_several_labels_is_refused(cross_encoder):
-    with pytest.raises(InputError, match=r"must give one score a pair, and .* gives 3"):
+    with pytest.raises(InputError, match=r"must give one score per pair, and .* gives 3"):
         load_teacher(cross_encoder(3), device="cpu")
 
 

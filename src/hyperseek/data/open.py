@@ -21,7 +21,7 @@ _OTHER_PREFIXES = (*_TABLES, "mds")  # of tables of examples, and of texts for p
 
 @dataclass(frozen=True, slots=True)
 class SourceKind:
-    """A kind of data source: what `NAME:PLACE` opens.
+    """A kind of data source: how `NAME:PLACE` is opened.
 
     Attributes:
         open: Returns the collection at a place, `open(place)`; with the keys of fields, `open(place, keys)`.
@@ -80,14 +80,14 @@ def registered_source(text: str) -> SourceKind | None:
 
 @dataclass(frozen=True, slots=True)
 class ParsedSource:
-    """A source as all verbs and recipes understand it: `[NAME=][hypencoder:|columns:]PLACE[:SPLIT]`.
+    """A source, as all verbs and recipes name it: `[NAME=][hypencoder:|columns:]PLACE[:SPLIT]`.
 
     Attributes:
         given: The whole text.
-        name: The name asked for, or None.
+        name: The name given to it, or None.
         kind: How its content becomes examples.
         place: What to open.
-        split: The split asked for, or None.
+        split: The split, or None.
     """
 
     given: str
@@ -123,11 +123,10 @@ def parse_source(source: PathLike) -> ParsedSource:
 def _registered(text: str) -> tuple[str | None, str]:
     """Return the name of the data source that a text begins with, or None, and the place."""
     name, colon, place = text.partition(":")
-    if not name.isidentifier() or len(name) == 1 or name not in SOURCES:
-        return None, text
-    if not colon and not _kind(name).splits:
-        return None, text  # a file or folder of that name
-    return name, place
+    if not colon:  # a file or folder, unless the name alone means something
+        return (name, "") if name in _OURS and _kind(name).splits else (None, text)
+    is_name = len(name) > 1 and name.replace("-", "_").isidentifier() and name in SOURCES
+    return (name, place) if is_name else (None, text)
 
 
 def _kind(name: str) -> SourceKind:
@@ -160,7 +159,7 @@ def open_dataset(
     on_error: OnError = "raise",
     check: bool | None = None,
 ) -> Dataset:
-    """Open a collection; nothing is read before it is asked for.
+    """Open a collection; nothing is read until it is needed.
 
     Args:
         source: A BEIR folder; a corpus file (`.jsonl`, `.tsv`, plain or `.gz`); `ir_datasets:ID`; `hub:NAME`;
