@@ -28,8 +28,8 @@ from torch import Tensor
 from _hardware import describe_hardware, median_ratio, take_turns
 from hyperseek._machine import run_on_cores
 from hyperseek.index import Index
+from hyperseek.plan import EXACT
 from hyperseek.plan.exhaustive import _QUERIES, longest_norm, whole_scan
-from hyperseek.plan.stages import EXACT
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.store.snapshot import CHUNK
 from hyperseek.types import Document

@@ -269,6 +269,12 @@ ID_KEYS = (
 TEXT_KEYS = ("text", "content", "contents", "body", "passage", "document", "query", "question")
 TITLE_KEYS = ("title", "page_title")
 
+EMOJI = (
+    "[\U0001f1e6-\U0001f1ff]{2}"  # flags
+    "|[\u231a\u231b\u23e9-\u23fa\u2600-\u2767\u2776-\u27bf\u2b50\u2b55\U0001f300-\U0001f3fa\U0001f400-\U0001faff]"
+)
+"""Pattern of symbols that people search for as they do for words; the colours of skins are left out."""
+
 # Python's own parser also reads "1_0" and digits of other scripts.
 _NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,4})?")
 

@@ -52,7 +52,7 @@ def test_mining(mined, tmp_path):
 
 def test_mining_with_words_a_teacher_and_further_judgements(mined, tmp_path, tiny_encoder):
     plan = tmp_path / "words.yaml"
-    plan.write_text("stages: [{kind: bm25, n: 10}]\n")
+    plan.write_text("stages: [{kind: full_text, n: 10}]\n")
     more = tmp_path / "more.tsv"
     more.write_text("q2\td4\t1\n")
     result = run(

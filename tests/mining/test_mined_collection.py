@@ -26,7 +26,7 @@ def test_words_find_hard_negatives_and_no_relevant_document(collections, tmp_pat
     corpus = islice(sorted(dataset.documents(), key=lambda document: (document.id not in relevant, document.id)), 1000)
     index = Index.build(tmp_path / "index", corpus, Flat(), name="scifact")
     options = RefineOptions(
-        mining=MiningOptions(negatives=3, margin=None, plan={"stages": [{"kind": "bm25", "n": 30}]})
+        mining=MiningOptions(negatives=3, margin=None, plan={"stages": [{"kind": "full_text", "n": 30}]})
     )
     info = refine(tmp_path / "plain", tmp_path / "out", mine=index, options=options)
     assert (info.examples, info.negatives, info.refined[0].short) == (50, 150, 0)

@@ -269,7 +269,7 @@ def test_a_teacher_that_does_not_answer(tmp_path, scores, message):
 def test_a_plan_finds_and_the_model_measures(tmp_path):
     texts = TEXTS | {"words": "0.02@0 cheap flights", "near": "0.79@0 cheap flights again"}
     one = example("axis0 cheap flights", {"p": texts["p"]})
-    plan = {"stages": [{"kind": "bm25", "n": 10}]}
+    plan = {"stages": [{"kind": "full_text", "n": 10}]}
     info, found = mined(tmp_path, [one], texts=texts, mining=MiningOptions(plan=plan))
     assert found == {"q": ["words"]}
     assert counts(info)["above_margin"] == 1

@@ -8,9 +8,12 @@ import random
 import unicodedata
 
 import pytest
+from mining_fakes import ReadableRetriever
 
+from hyperseek.index import Index
 from hyperseek.mining import BM25
 from hyperseek.mining._bm25 import bm25_run, terms
+from hyperseek.plan import FullText
 from hyperseek.types import Document
 
 # A sentence, and words of it that a reader would ask for.
@@ -118,3 +121,24 @@ def test_emoji_are_words() -> None:
     found = {query: list(ranking) for query, ranking in run.items()}
     assert found == {"🍕": ["1", "5"], "❤️": ["2", "5"], "👍": ["3"], "🇫🇷": ["4"], "🇩🇪": [], "🍕❤": ["5", "1", "2"]}
     assert min(run["🍕"].values()) > 0.1
+
+
+class AnyText(ReadableRetriever):
+    """Compiles any text; its scores do not matter where words find the documents."""
+
+    def compile_batches(self, queries, *options):
+        yield from super().compile_batches(["0"] * len(queries), *options)
+
+
+def test_the_full_text_of_an_index_finds_the_same_emoji(tmp_path) -> None:
+    texts = ["no food", "a pizza 🍕", "a heart ❤", "good 👍🏿", "flag 🇫🇷", "a pizza 🍕 and a heart ❤️", "sky ☁ and ★"]
+    documents = [Document(str(place), text, metadata={"year": place}) for place, text in enumerate(texts)]
+    documents.append(Document("title", "nothing", "🍕"))
+    index, words = Index.build(tmp_path / "index", documents, AnyText()), BM25(documents)
+    for query in ("🍕", "❤️", "👍", "👍🏻", "🇫🇷", "🇩🇪", "🍕❤", "★", "🍕, ❤!", "🏿", "→"):
+        found = index.run({"0": query}, plan=FullText(n=10))["0"]
+        expected = words.run({"0": query})["0"]
+        assert set(found) == set(expected), query
+        assert not found or next(iter(found)) == next(iter(expected)), query
+    assert list(index.run({"0": "🍕"}, plan=FullText(n=10), where="year >= 2")["0"]) == ["5"]
+    assert list(index.run({"0": "🍕❤"}, k=1, plan=FullText(n=1))["0"]) == ["5"]

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hyperseek import HyperseekError
-from hyperseek._order import NOTHING
 from hyperseek.engines import ChartRecord
 from hyperseek.index import Index
 from hyperseek.plan import (
+    NOTHING,
     Candidates,
     Dense,
     Engine,

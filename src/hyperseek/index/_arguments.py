@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hyperseek.errors import ArgumentError, InputError, brief, shown, suggestion
-from hyperseek.plan.stages import AUTO, EXACT
+from hyperseek.plan import AUTO, EXACT
 from hyperseek.scoring import LinearScorer, MaxSimScorer, Scorer, Space
 from hyperseek.store.documents import check_text
 from hyperseek.types import QueryOptions

@@ -25,8 +25,7 @@ from hyperseek.index._arguments import (
 )
 from hyperseek.index._tune import Tuning, tune
 from hyperseek.index.searching import Explanation, Request, find, hits_of, score_chosen, scorer_groups
-from hyperseek.plan import OpenIndex, PlanLike
-from hyperseek.plan.stages import AUTO
+from hyperseek.plan import AUTO, OpenIndex, PlanLike
 from hyperseek.scoring import Scorer
 from hyperseek.types import Hit, Query, QueryOptions, Run
 

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from hyperseek._long_work import progress
-from hyperseek._order import NOTHING
 from hyperseek.errors import InputError
 from hyperseek.index._arguments import (
     check_count,
@@ -23,9 +22,9 @@ from hyperseek.index._arguments import (
     check_queries,
     check_where,
 )
-from hyperseek.plan import Candidates, OpenIndex, Plan, Search, StageReport, as_plan
+from hyperseek.plan import AUTO, NOTHING, Candidates, OpenIndex, Plan, Search, StageReport, as_plan
 from hyperseek.plan.exhaustive import exact_scores
-from hyperseek.plan.stages import AUTO, choose_plan
+from hyperseek.plan.stages import choose_plan
 from hyperseek.scoring import Scorer
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.store.table import Store

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from pydantic import Field
 
 from hyperseek._config import Config
+from hyperseek._documents import EMOJI
 from hyperseek._long_work import progress
 from hyperseek._order import best_places
 from hyperseek.errors import InputError, UnknownNameError, require
@@ -220,13 +221,11 @@ def _patterns() -> _Patterns:
     dense = "".join(rf"\p{{Script_Extensions={name}}}" for name in _DENSE)
     character = rf"[[\p{{L}}\p{{N}}]&&[{dense}]]"
     word = rf"[\w--\p{{M}}--[{dense}]][[\w\p{{M}}]--[{dense}]]*"
-    # Flags are two letters; other emoji count without the colour of the skin and each person of a group alone.
-    emoji = r"[\p{So}&&\p{Extended_Pictographic}--[©®]]|\p{Regional_Indicator}{2}"
     unwritten = r"[\p{Mn}&&[\p{Script=Hebrew}\u064b-\u065f\u0670\u06d6-\u06ed]]"
     return _Patterns(
         regex.compile(rf"\p{{Cf}}|{unwritten}|\u0640", regex.V1),
-        regex.compile(f"{character}|{emoji}", regex.V1),
-        regex.compile(rf"{_CUT_OFF}|({character}\p{{M}}*)+|({word}|{emoji})", regex.V1),
+        regex.compile(f"{character}|{EMOJI}", regex.V1),
+        regex.compile(rf"{_CUT_OFF}|({character}\p{{M}}*)+|({word}|{EMOJI})", regex.V1),
     )
 
 

@@ -33,8 +33,8 @@ class MiningOptions(Config):
         keep_negatives: Whether to keep the examples' own negatives. Those that nobody judged must pass `margin` and
             `max_score` too.
         engine: `auto`, `exact` or the name of an engine of the index.
-        plan: Stages that find the candidates instead, as `Plan` reads them: BM25, fusions, cascades; or the path of a
-            YAML file that holds them.
+        plan: Stages that find the candidates instead, as `Plan` reads them: full text, fusions, cascades; or the path
+            of a YAML file of them.
     """
 
     negatives: int = Field(default=7, ge=1)

@@ -1,12 +1,16 @@
 """Search plans: where candidates come from, how they are fused, and what scores them in the end."""
 
+from hyperseek._order import NOTHING
 from hyperseek.plan._open_index import Candidates, OpenIndex, Search
 from hyperseek.plan._plan import Plan, PlanLike, Source, StageReport, Step, Union, as_plan, hybrid, register_stage
 from hyperseek.plan._surrogates import Surrogate
 from hyperseek.plan.exhaustive import scan
-from hyperseek.plan.stages import Auto, Dense, Engine, Exhaustive, FullText, Fusion, Graph, Rescore
+from hyperseek.plan.stages import AUTO, EXACT, Auto, Dense, Engine, Exhaustive, FullText, Fusion, Graph, Rescore
 
 __all__ = [
+    "AUTO",
+    "EXACT",
+    "NOTHING",
     "Auto",
     "Candidates",
     "Dense",

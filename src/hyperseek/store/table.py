@@ -7,6 +7,7 @@ keys stays true of them. Shapes: `N` documents, `w` numbers of a stored point.
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
+from hyperseek._documents import EMOJI
 from hyperseek._fingerprint import fingerprint_texts
 from hyperseek._folders import Hold
 from hyperseek.errors import InputError, StoreError, shown
@@ -52,6 +54,7 @@ _NEXT_KEY = "hyperseek.next_key"
 _READING: dict[str, Any] = {"batch_size": 256, "batch_readahead": 1, "fragment_readahead": 1, "io_buffer_size": 4 << 20}
 _ROWS_AT_ONCE = 4096  # of short values
 _MOST_LISTED = 10_000
+_SYMBOL = re.compile(EMOJI)
 _LONGEST_MESSAGE = 4_000
 
 
@@ -373,6 +376,8 @@ class Store:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         from lance.query import MultiMatchQuery
 
+        if not any(map(str.isalnum, words)) and (symbols := set(_SYMBOL.findall(words))):
+            return self._containing(symbols, most, condition)
         table = self._dataset.to_table(
             columns=["key", "_score"],
             full_text_query=MultiMatchQuery(words, ["title", "text"]),
@@ -381,6 +386,19 @@ class Store:
             prefilter=condition is not None,
         )
         return table["key"].to_numpy(), table["_score"].to_numpy()
+
+    def _containing(
+        self, symbols: set[str], most: int, condition: str | None
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+        """Find documents by symbols, which the full-text index leaves out; the score is how many they contain."""
+        found = []
+        for symbol in sorted(symbols):
+            contained = f"(contains(title, '{symbol}') OR contains(text, '{symbol}'))"
+            both = contained if condition is None else f"{contained} AND ({condition})"
+            found.append(self._dataset.to_table(columns=["key"], filter=both)["key"].to_numpy())
+        keys, counts = np.unique(np.concatenate(found), return_counts=True)
+        best = np.argsort(-counts, kind="stable")[:most]
+        return keys[best], counts[best].astype(np.float32)
 
     def _read_filter(self, condition: str) -> Node:
         if not isinstance(condition, str):
