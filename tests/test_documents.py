@@ -118,10 +118,10 @@ def refused() -> list[tuple[object, str]]:
         (ROWS[0], "a list of records"),
         (datasets.DatasetDict(train=datasets.Dataset.from_list(ROWS)), "'train'.*one of its parts"),
         ({"a", "b"}, "sorted"),
-        (polars.DataFrame(ROWS).lazy(), "in memory"),
+        (polars.DataFrame(ROWS).lazy(), "in-memory"),
         (pandas.concat([frame, frame["title"]], axis=1), "'title' appears twice"),
         (frame.drop(columns="docid"), "position 0 has no id.*'Contents'"),
-        (frame.assign(docid=[1.0, 2.5]), "position 0 must be a text or a whole number, and not 1.0"),
+        (frame.assign(docid=[1.0, 2.5]), "position 0 must be a string or a whole number, not 1.0"),
         (frame.assign(Contents=["x", None]), "at position 1 .*text must be a string, not None"),
         ([Document("a", "b"), Document(1, None)], "at position 1 .*an id must be a non-empty string"),  # type: ignore[arg-type]
         ([Document("a", None)], "'a' at position 0 .*its text must be a string"),  # type: ignore[arg-type]

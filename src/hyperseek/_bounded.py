@@ -30,7 +30,7 @@ LARGEST_TEXT = 1 << 25
 """Bytes of a file that is read whole, as judgements in JSON are."""
 
 _DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
-LONGEST_PATH = 300  # of a message; a text that was meant for another argument may be long
+LONGEST_PATH = 300  # in a message; text meant for another argument may be long
 
 _PACKED = {
     b"\x1f\x8b": "gzip",

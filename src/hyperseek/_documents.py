@@ -98,7 +98,7 @@ def _records(given: Any) -> Iterable[object]:
                 f"or one of its parts"
             )
         case set() | frozenset():
-            raise InputError("documents have an order, in which ties rank, and a set has none; give sorted(DOCUMENTS)")
+            raise InputError("documents need an order, which breaks ties, and a set has none; give sorted(DOCUMENTS)")
     documents = getattr(given, "documents", None)
     if callable(documents):
         return _iterable(documents())
@@ -110,7 +110,7 @@ def _iterable(given: Any) -> Iterator[object]:
         found: Iterator[object] = iter(given)
         return found
     except TypeError:
-        raise InputError(f"documents must be an iterable, as a list, and not {shown(given)}; {ALLOWED}") from None
+        raise InputError(f"documents must be an iterable, such as a list, not {shown(given)}; {ALLOWED}") from None
 
 
 def _rows(table: Any) -> Iterator[object]:
@@ -129,7 +129,7 @@ def _rows(table: Any) -> Iterator[object]:
         names, rows = list(table.columns), table.iter_rows(named=True)
     else:
         raise InputError(
-            f"a table must be one of pandas, pyarrow or polars that is in memory, and not a "
+            f"a table must be an in-memory table of pandas, pyarrow or polars, not a "
             f"{type(table).__module__}.{type(table).__name__}; give an iterable of its rows as mappings"
         )
     twice = repeated(names)
@@ -208,7 +208,7 @@ def _document(identity: object, text: object, title: object, rest: Mapping[Any, 
     own = id_of(plain_values(identity))
     if own is None:
         raise InputError(
-            f"the id of the document at position {position} must be a text or a whole number, and not "
+            f"the id of the document at position {position} must be a string or a whole number, not "
             f"{shown(identity)}; ids that a table holds as fractions were read as numbers, so read them as text"
         )
     text, title = plain_values(text), "" if title is None else plain_values(title)

@@ -102,7 +102,7 @@ IR_DATASETS = SourceKind(open_ir_datasets)
 
 
 def _records(start: Callable[[], Iterable[Any]], identity: str) -> Iterator[Any]:
-    """Read records; what goes wrong in the catalogue, a download or a damaged file is a `DataError`."""
+    """Read records; any failure of the catalogue, a download or a file is a `DataError`."""
     try:
         yield from start()
     except HyperseekError:

@@ -43,7 +43,7 @@ def table_rows(table: Table, split: str, faults: Faults) -> Iterator[Row]:
     Args:
         table: The table.
         split: The split, for `hub:`.
-        faults: Where lines that hold no row go.
+        faults: Where lines without a row go.
 
     Returns:
         Row numbers from 1, and rows.
@@ -53,7 +53,7 @@ def table_rows(table: Table, split: str, faults: Faults) -> Iterator[Row]:
     """
     if not isinstance(table, str | os.PathLike):
         if isinstance(table, Mapping | bytes) or not isinstance(table, Iterable):
-            raise InputError(f"a table must be a file, 'hub:NAME' or rows, and not {shown(table)}")
+            raise InputError(f"a table must be a file, 'hub:NAME' or rows, not {shown(table)}")
         return _rows_in_memory(table, faults)
     text = os.fspath(table)
     if text.startswith("hub:"):
@@ -114,7 +114,7 @@ class HypencoderOptions(Config):
 
 
 class ColumnsOptions(Config):
-    """Which columns of a table hold what; None finds the usual names in the first row.
+    """The columns of a table and their meaning; None finds the usual names in the first row.
 
     Attributes:
         query: Column of the query.
@@ -213,7 +213,7 @@ def _content(holder: Mapping[str, Any], what: str) -> str:
     if isinstance(content, str):
         return content
     if content is None and "tokenized_content" in holder:
-        message = f"{what} holds token ids only ('tokenized_content'); give the file from before tokenisation"
+        message = f"{what} has token ids only ('tokenized_content'); give the file from before tokenisation"
         raise BadRow("only_tokenized_content", message)
     if content is None:
         raise BadRow("missing_field", f"{what} has no 'content' but the keys {shown(sorted(holder), 200)}")
@@ -265,7 +265,7 @@ def examples_from_columns(
         table: A `.jsonl` file, plain or `.gz`; `hub:NAME`, with `#CONFIGURATION` if needed; or rows in memory.
         name: Name of the source, the first part of every id; None derives it.
         split: The split, for `hub:`.
-        options: Which columns hold what; None for the defaults.
+        options: The columns and their meaning; None for the defaults.
         on_error: Stop at a bad row, or leave it out and count it.
         report: Where to count, drops included; None makes one that is logged at the end.
 

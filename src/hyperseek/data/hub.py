@@ -121,7 +121,7 @@ def hub_rows(name: str, split: str) -> Iterator[Row]:
 
 @contextmanager
 def reading_hub(name: str) -> Iterator[None]:
-    """Report what goes wrong in `datasets`, in the network, or in a damaged file of a data set, as a `DataError`.
+    """Report any failure of `datasets`, the network or a damaged file as a `DataError`.
 
     Args:
         name: The data set, for the message.
@@ -130,22 +130,22 @@ def reading_hub(name: str) -> Iterator[None]:
         Nothing.
 
     Raises:
-        DataError: The block raised something else than an error of this library.
+        DataError: The block raised an exception that is not an error of this library.
     """
     try:
         yield
     except HyperseekError:
         raise
     except Exception as error:
-        # What `datasets` says of a file that it cannot read is only that it could not; the cause says why.
+        # `datasets` only says that it could not read a file; the cause says why.
         cause = error.__cause__ or error
         raise DataError(f"cannot be read from the Hub: {brief(cause)}", path=f"hub:{name}") from error
 
 
 def csv_as_text(name: str, configuration: str | None, revision: str | None = None) -> dict[str, Any]:
-    """Return the options of `datasets.load_dataset` by which the cells of CSV files stay the texts that they are.
+    """Return the options of `datasets.load_dataset` that keep the cells of CSV files as text.
 
-    Otherwise pandas guesses: the id 007 becomes 7, the title NA nothing, and a long number a fraction.
+    Otherwise pandas guesses: the id 007 becomes 7, the title NA is missing, and a long number becomes a fraction.
 
     Args:
         name: The data set.

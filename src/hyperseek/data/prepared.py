@@ -183,7 +183,7 @@ class Prepared:
         return self.info.examples
 
     def documents(self) -> Iterator[Document]:
-        """Stream the documents; their `text` is the whole of what encoders read.
+        """Stream the documents; `text` is the full text that encoders read.
 
         Yields:
             Documents, in the order in which examples first name them.

@@ -268,12 +268,12 @@ class ExampleWriter:
     def finish(
         self, sources: Iterable[SourceInfo], options: Mapping[str, Any], *, refined: Iterable[RefinedInfo] = ()
     ) -> PreparedInfo:
-        """Write the two JSON files and return what the first says.
+        """Write the two JSON files and return the content of the first.
 
         Args:
-            sources: Where the examples come from.
+            sources: The sources of the examples.
             options: The options they were made with.
-            refined: How they were mined and filtered, in order.
+            refined: The rounds of mining and filtering, in order.
 
         Returns:
             The content of `prepared.json`.

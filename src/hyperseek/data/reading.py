@@ -1,4 +1,4 @@
-"""Lines and records of files, the fields in them, and what happens at a bad one."""
+"""Reading records from files: lines, JSON and their fields; bad records raise or are counted."""
 
 from __future__ import annotations
 
