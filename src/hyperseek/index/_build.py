@@ -20,7 +20,7 @@ from hyperseek.store.info import IndexInfo, Storage
 from hyperseek.types import Document
 
 if TYPE_CHECKING:
-    from hyperseek.models import Retriever
+    from hyperseek.models import Encoder
 
 # How far a vector made elsewhere may be from the model's own, relative to its length: half precision and another
 # batch move it by less than a hundredth, another model, pooling or normalisation by far more.
@@ -31,7 +31,7 @@ _CHECKED = 8
 def build_index(
     path: str | os.PathLike[str],
     documents: Iterable[Any],
-    model: Retriever,
+    model: Encoder,
     *,
     storage: Storage,
     dtype: str,
@@ -69,7 +69,7 @@ def import_vectors(
     items: Iterable[tuple[Any, Any]],
     space: Space | None,
     *,
-    model: Retriever | None,
+    model: Encoder | None,
     storage: Storage,
     name: str | None,
     total: int | None,
@@ -137,21 +137,23 @@ def stack_points(batch: Sequence[Item], space: Space) -> Points:
     return TokenPoints(space.canonical(torch.cat(tensors), names=named), lengths.cumsum(0))
 
 
-def piece_for(model: Retriever) -> int:
+def piece_for(model: Encoder) -> int:
     """Return how many documents this model should be given at a time."""
-    return PIECE if model.device.type == "cpu" else SHARD
+    device = getattr(model, "device", None)
+    return PIECE if device is None or device.type == "cpu" else SHARD
 
 
-def resolve_dtype(dtype: str, model: Retriever) -> str:
+def resolve_dtype(dtype: str, model: Encoder) -> str:
     """Return the name of the number type that `dtype` means for this model on this machine."""
-    if dtype != "auto":
+    device = getattr(model, "device", None)
+    if dtype != "auto" or device is None:  # an encoder without a device decides by itself
         return dtype
     from hyperseek.models.encoding import resolve_dtype as resolve
 
-    return str(resolve(dtype, model.device)).removeprefix("torch.")
+    return str(resolve(dtype, device)).removeprefix("torch.")
 
 
-def _identity(model: Retriever) -> dict[str, Any]:
+def _identity(model: Encoder) -> dict[str, Any]:
     source = model.source
     if source is not None and os.path.isdir(source):
         source = os.path.abspath(source)  # the index will be opened from other working directories
@@ -163,7 +165,7 @@ def _identity(model: Retriever) -> dict[str, Any]:
     }
 
 
-def _checked(items: Iterable[Item], model: Retriever) -> Iterator[Item]:
+def _checked(items: Iterable[Item], model: Encoder) -> Iterator[Item]:
     """Pass items on after comparing the first vectors with the model's own."""
     stream = iter(items)
     first = list(islice(stream, _CHECKED))
@@ -173,7 +175,7 @@ def _checked(items: Iterable[Item], model: Retriever) -> Iterator[Item]:
     return chain(first, stream)
 
 
-def _compare(items: Sequence[Item], own: Tensor, model: Retriever) -> None:
+def _compare(items: Sequence[Item], own: Tensor, model: Encoder) -> None:
     for (document, vector), expected in zip(items, own, strict=True):
         given = _tensor(document, vector)
         if given.shape != (model.space.coordinates,) or not given.isfinite().all():

@@ -14,7 +14,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, cast, overload
 
 from hyperseek._folders import folder_path
 from hyperseek._kept import Kept
@@ -35,7 +35,7 @@ from hyperseek.store.snapshot import CHUNK
 from hyperseek.types import Document, QueryOptions
 
 if TYPE_CHECKING:
-    from hyperseek.models import Retriever
+    from hyperseek.models import Encoder, Retriever
 
 CACHE_BYTES = 4 << 30
 """Largest float32 matrix of vectors, in bytes, that an index keeps in memory unless told otherwise: 4 GiB."""
@@ -75,7 +75,7 @@ class Index(Searcher, Maintainer):
         self,
         path: str | os.PathLike[str],
         *,
-        model: Retriever | None = None,
+        model: Retriever | Encoder | None = None,
         device: str | None = None,
         cache_bytes: int = CACHE_BYTES,
         verify: bool = False,
@@ -85,12 +85,13 @@ class Index(Searcher, Maintainer):
             check_retriever(model)
         self._device = device
         self._cache_bytes = cache_bytes
-        self._model = model
+        # An encoder that compiles no queries is refused when it is asked to.
+        self._model = cast("Retriever | None", model)
         self._models = Kept(most_bytes=MODEL_BYTES, least=3)
         self._refreshing = threading.Lock()
         self._state = self._newest(verify=verify)
         if model is not None:
-            check_model(self.path, self.info, model)
+            check_model(self.path, self.info, self._model)
 
     def refresh(self) -> None:
         """Go on with the newest version; until then an open index sees the documents it was opened with.
@@ -140,7 +141,7 @@ class Index(Searcher, Maintainer):
         cls,
         path: str | os.PathLike[str],
         *,
-        model: Retriever | None = None,
+        model: Retriever | Encoder | None = None,
         device: str | None = None,
         cache_bytes: int = CACHE_BYTES,
         verify: bool = False,
@@ -172,7 +173,7 @@ class Index(Searcher, Maintainer):
         cls,
         path: str | os.PathLike[str],
         documents: Iterable[Any],
-        model: Retriever,
+        model: Retriever | Encoder,
         *,
         storage: Storage = "float32",
         dtype: str = "auto",
@@ -229,7 +230,7 @@ class Index(Searcher, Maintainer):
         documents_and_vectors: Iterable[tuple[Any, Any]],
         space: Space | None = None,
         *,
-        model: Retriever | None = None,
+        model: Retriever | Encoder | None = None,
         storage: Storage = "float32",
         name: str | None = None,
         total: int | None = None,

@@ -240,6 +240,10 @@ def scorer_groups(
     Yields:
         Scorers of successive queries.
     """
+    if not hasattr(model, "compile_batches"):
+        raise InputError(
+            f"a {type(model).__name__} compiles no queries; search with a scorer or vectors, or open with model="
+        )
     gathered: list[Scorer] = []
     for part in model.compile_batches(queries, options):
         if gathered and _numbers([*gathered, part]) > _NUMBERS:

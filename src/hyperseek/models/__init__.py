@@ -29,11 +29,12 @@ from hyperseek.models.importers.hypencoder import import_hypencoder
 from hyperseek.models.importers.hyprag import import_hyprag, read_hyprag
 from hyperseek.models.loading import load
 from hyperseek.models.modules import Blends, CompilesQueries, PlacesDocuments, SavedModule, route_width
-from hyperseek.models.retriever import Retriever
+from hyperseek.models.retriever import Encoder, Retriever
 
 __all__ = [
     "Blends",
     "CompilesQueries",
+    "Encoder",
     "Family",
     "LateConfig",
     "LateRetriever",

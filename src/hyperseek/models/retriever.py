@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import torch
 from sentence_transformers.base.modules import Module, Router
@@ -50,6 +50,39 @@ _PACKAGES = ("hyperseek", "sentence-transformers", "torch", "transformers")
 _COMPILED_NUMBERS = 1 << 26
 _LARGEST_QUERY_BATCH = 64
 _SPACES = {"cosine": "cosine", "dot": "dot", "euclidean": "euclidean"}
+
+
+class Encoder(Protocol):
+    """Whatever can build an index: a `Retriever`, or an encoder of another kind.
+
+    One that also has `compile_batches(queries, options)`, as a `Retriever` does, can search by text.
+    """
+
+    @property
+    def space(self) -> Space:
+        """Geometry of its points."""
+
+    @property
+    def source(self) -> str | None:
+        """The path or name that `load` opens it by; None for an encoder that `load` does not know."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Name of the encoder's content: equal ones turn a text into equal points."""
+
+    def protocol(self) -> dict[str, Any]:
+        """Return what a measured result must carry, as plain values."""
+
+    def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:
+        """Encode documents.
+
+        Args:
+            texts: Any number.
+            dtype: Number type to compute in; an encoder may ignore it.
+
+        Returns:
+            `N` points of `space`, in the order of `texts`, on the CPU.
+        """
 
 
 class Retriever:

@@ -1,0 +1,32 @@
+"""An encoder of another kind than ours builds an index: the guide's example."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import hyperseek
+from hyperseek import HyperseekError, Index
+
+GUIDE = Path(__file__).parent.parent.parent / "docs" / "models.md"
+
+
+def test_an_index_is_built_by_an_encoder_of_another_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    section = GUIDE.read_text().split("## An encoder of your own")[1]
+    [snippet] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    names: dict[str, Any] = {"hyperseek": hyperseek}
+    exec(snippet, names)
+    index, encoder = names["index"], names["Lengths"]()
+    assert names["hits"][0][0].text == "one text"
+    assert index.add([("third", "a third text, longer than the others")]) == 1
+    again = Index.open("lengths.index", model=encoder)
+    assert again.info.fingerprint == "lengths-1"
+    with pytest.raises(HyperseekError, match="a Lengths compiles no queries; search with a scorer or vectors"):
+        again.search("one text")
+    other = type("Other", (names["Lengths"],), {"fingerprint": "lengths-2"})()
+    with pytest.raises(HyperseekError, match="fingerprint lengths-2"):
+        Index.open("lengths.index", model=other)
