@@ -90,7 +90,7 @@ class Index(Searcher, Maintainer):
         self._models = Kept(most_bytes=MODEL_BYTES, least=3)
         self._refreshing = threading.Lock()
         self._state = self._newest(verify=verify)
-        if model is not None:
+        if self._model is not None:
             check_model(self.path, self.info, self._model)
 
     def refresh(self) -> None:
