@@ -137,13 +137,13 @@ class TestHypencoder:
                 line(query={"id": "q", "tokenized_content": [101, 102]}),
                 {},
                 "only_tokenized_content",
-                "the query holds token ids only ('tokenized_content'); give the file from before tokenisation",
+                "the query has token ids only ('tokenized_content'); give the file from before tokenisation",
             ),
             (
                 line(items=[{"id": "d", "tokenized_content": [101]}]),
                 {},
                 "only_tokenized_content",
-                "an item holds token ids only",
+                "an item has token ids only",
             ),
             (line(items=[{"content": "x", "score": "high"}]), {}, "bad_score", "'score' must be a number, not 'high'"),
             (
