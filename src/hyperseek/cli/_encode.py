@@ -21,8 +21,8 @@ def encode(
     corpus: Annotated[
         str,
         typer.Argument(
-            help="BEIR folder, FILE.jsonl or .tsv (plain or .gz), ir_datasets:ID, hub:NAME, pydocs, or a .docs file "
-            "of the original Hypencoder."
+            help="BEIR folder, FILE.jsonl or .tsv (plain or .gz), ir_datasets:ID, hub:NAME, pydocs, NAME:PLACE of a "
+            "registered data source, or a .docs file of the original Hypencoder."
         ),
     ],
     index: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index to make.", show_default=False)],

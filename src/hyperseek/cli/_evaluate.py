@@ -24,7 +24,8 @@ System: TypeAlias = "tuple[str, Callable[[str], Ranking]]"
 def evaluate(
     index: Annotated[Path | None, typer.Argument(help="Index to search with the data set's queries.")] = None,
     dataset: Annotated[
-        str | None, typer.Argument(help="BEIR folder, ir_datasets:ID, hub:NAME, or pydocs: queries and judgements.")
+        str | None,
+        typer.Argument(help="Queries and judgements: BEIR folder, ir_datasets:ID, hub:NAME, pydocs or NAME:PLACE."),
     ] = None,
     split: Annotated[str, typer.Option(help="Which judgements.")] = "test",
     measures: Annotated[

@@ -14,7 +14,7 @@ def update(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
     add: Annotated[
         str | None,
-        typer.Option(help="Corpus of new documents: BEIR folder, FILE.jsonl or .tsv, ir_datasets:ID."),
+        typer.Option(help="Corpus of new documents: BEIR folder, FILE.jsonl or .tsv, or NAME:PLACE."),
     ] = None,
     replace: Annotated[
         str | None, typer.Option(help="Corpus of documents that may take the place of those with their ids.")

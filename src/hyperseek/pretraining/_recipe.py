@@ -79,7 +79,8 @@ class TextSourceConfig(Config):
 
     Attributes:
         source: A `.jsonl` file, plain text (`.txt`, `.md`, `.rst`), each plain or `.gz`; a folder or a pattern like
-            `texts/*.txt` of such files; a collection (a BEIR folder, a `.tsv` corpus, `ir_datasets:ID`, `pydocs`);
+            `texts/*.txt` of such files; a collection (a BEIR folder, a `.tsv` corpus, `ir_datasets:ID`, `pydocs`,
+            or `NAME:PLACE` of a registered data source);
             `hub:NAME` or `hub:NAME#CONFIGURATION`; `mds:FOLDER` with shards of mosaicml-streaming. Environment
             variables, as `$HYPERSEEK_DATA`, are filled in; one that is not set is an error.
         text_key: Key or column of the text; None finds the usual ones (`text`, `content`, `body`, ...).

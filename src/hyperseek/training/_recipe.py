@@ -43,7 +43,8 @@ class SourceConfig(Config):
 
     Attributes:
         source: A folder that `hyperseek prepare` wrote, or what `prepare` takes: `[NAME=]PLACE[:SPLIT]` with a
-            collection (a BEIR folder, `ir_datasets:ID`, `hub:NAME`, `pydocs`), `hypencoder:TABLE` or
+            collection (a BEIR folder, `ir_datasets:ID`, `hub:NAME`, `pydocs`, or
+            `NAME:PLACE` of a registered data source), `hypencoder:TABLE` or
             `columns:TABLE`. Environment variables, as `$HYPERSEEK_DATA`, are filled in; one that is
             not set is an error.
         limit: Use only this many examples, drawn by seed.
