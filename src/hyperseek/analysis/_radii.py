@@ -67,7 +67,7 @@ def radii(space: Space, vectors: Tensor) -> Tensor:
     """
     metric_of(space)
     if space.unit_norm:
-        raise InputError(f"all vectors of a {space.kind} space have norm 1, so that their radii say nothing")
+        raise InputError(f"all vectors of a {space.kind} space have norm 1, so their radii carry no information")
     return space.radii(vectors)
 
 
