@@ -27,10 +27,15 @@ def public_modules() -> list[str]:
 
 def exported(path: Path) -> list[str]:
     """Return what a file's `__all__` lists."""
+    return assigned(path, "__all__") or []
+
+
+def assigned(path: Path, name: str) -> Any:
+    """Return the value that a file gives a name by a literal; None where it does not."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "__all__":
-            return list(ast.literal_eval(node.value))
-    return []
+        if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == name:
+            return ast.literal_eval(node.value)
+    return None
 
 
 def on_config(config: Any) -> Any:
@@ -45,11 +50,17 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the generated pages."""
     pages = {"index.md": site_page("README.md"), "changes.md": site_page("CHANGELOG.md")}
     for name in public_modules():
-        options = "" if name != "hyperseek" else "\n    options:\n      summary: true\n      members: false\n"
-        pages[f"reference/{name}.md"] = f"# `{name}`\n\n::: {name}{options}\n"
+        pages[f"reference/{name}.md"] = f"# `{name}`\n\n::: {name}\n"
+    pages["reference/hyperseek.md"] += f"    options:\n      members: false\n\n{shortcuts()}"
     for path, content in pages.items():
         files.append(File.generated(config, path, content=content))
     return files
+
+
+def shortcuts() -> str:
+    """Return a list of the names that `hyperseek` itself has, each with a link to its entry."""
+    homes = assigned(SOURCE / "__init__.py", "_HOMES")
+    return "".join(f"* [`{name}`][{home}.{name}]\n" for name, home in homes.items())
 
 
 def site_page(name: str) -> str:
