@@ -19,7 +19,7 @@ from hyperseek.evaluation import MtebEncoder, Protocol, compare, evaluate, rank_
 from hyperseek.index import Index
 from hyperseek.mining import MiningOptions, RefineOptions, refine
 from hyperseek.mining._teachers import RetrieverTeacher
-from hyperseek.models import ModelConfig, Retriever, build, families, load, register_family
+from hyperseek.models import FAMILIES, ModelConfig, Retriever, build, load, register_family
 from hyperseek.plan import Dense, Exhaustive, Plan, Rescore
 from hyperseek.training import Recipe, train
 from hyperseek.types import Document, Query, QueryOptions
@@ -36,7 +36,7 @@ OPTIONS = {"level": 2}
 def registered() -> Iterator[None]:
     register_family("levels", Levels)
     yield
-    families.unregister("levels")
+    FAMILIES.unregister("levels")
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ import pytest
 
 import hyperseek
 from hyperseek.errors import ConfigError, InputError, UnknownNameError
-from hyperseek.models import Family, LateConfig, ModelConfig, QNetConfig, families, register_family
+from hyperseek.models import FAMILIES, Family, LateConfig, ModelConfig, QNetConfig, register_family
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(hyperseek.__file__).parent
@@ -45,7 +45,7 @@ index = hyperseek.Index.open("index")
 points = index.model.encode_documents([index[hit.id].full_text for hit in index.search(text[0], k=2)], dtype="float32")
 scores = model.compile(text).score(points)[0]
 torch.testing.assert_close(scores, torch.tensor([hit.score for hit in index.search(text[0], k=2)]))
-print("model.families", *hyperseek.models.families)
+print("model.families", *hyperseek.models.FAMILIES)
 """
 
 
@@ -92,7 +92,7 @@ def test_a_taken_name_and_what_is_no_family_are_refused() -> None:
     for section in ("linear", "trunk"):
         with pytest.raises(InputError, match=f"the section '{section}' .* is taken"):
             register_family(section, Family)
-    assert sorted(families) == ["dense", "late", "lorentz", "qnet"]
+    assert sorted(FAMILIES) == ["dense", "late", "lorentz", "qnet"]
 
 
 def test_only_the_section_of_the_named_family_is_kept() -> None:
@@ -113,11 +113,11 @@ def test_unknown_families_and_sections_name_the_known_ones() -> None:
     with pytest.raises(ConfigError, match="did you mean 'lorentz'"):
         ModelConfig.from_mapping({"trunk": "minilm", "lorents": {}})
     with pytest.raises(UnknownNameError, match="known: dense, late, lorentz, qnet"):
-        families["other"]
+        FAMILIES["other"]
 
 
 def test_every_module_of_ours_is_saved_under_a_public_name() -> None:
-    names = {name: module for family in families.values() for name, module in family.module_names().items()}
+    names = {name: module for family in FAMILIES.values() for name, module in family.module_names().items()}
     public = {name for name in names if re.fullmatch(r"hyperseek\.models\.[A-Z]\w+", name)}
     assert {name.rpartition(".")[2] for name in public} == {module.__name__ for module in names.values()}
     assert all(getattr(hyperseek.models, name.rpartition(".")[2]) is names[name] for name in public)

@@ -17,10 +17,10 @@ from hyperseek.models.families.lorentz.head import LorentzHead
 from hyperseek.models.families.lorentz.transformer import LorentzPoints, LorentzPooling, LorentzTransformer
 from hyperseek.models.families.qnet import PaddedMeanPooling, QNetConfig, QNetHead
 from hyperseek.models.family import (
+    FAMILIES,
     Family,
     ModelConfig,
     encoder_modules,
-    families,
     join_routes,
     register_family,
     transformer_of,
@@ -32,6 +32,7 @@ from hyperseek.models.modules import Blends, CompilesQueries, PlacesDocuments, S
 from hyperseek.models.retriever import Encoder, Retriever
 
 __all__ = [
+    "FAMILIES",
     "Blends",
     "CompilesQueries",
     "Encoder",
@@ -57,7 +58,6 @@ __all__ = [
     "SavedModule",
     "build",
     "encoder_modules",
-    "families",
     "import_hypencoder",
     "import_hyprag",
     "join_routes",

@@ -6,7 +6,7 @@ from sentence_transformers.base.modules import Transformer
 
 from hyperseek._machine import check_device
 from hyperseek.errors import ConfigError
-from hyperseek.models.family import ModelConfig, families
+from hyperseek.models.family import FAMILIES, ModelConfig
 from hyperseek.models.loading import load
 from hyperseek.models.retriever import SIDES, Retriever
 
@@ -28,7 +28,7 @@ def build(config: ModelConfig, *, device: str | None = None) -> Retriever:
     """
     device = check_device(device)
     retriever = trunk = load(config.trunk, device=device)
-    family = None if config.family is None else families[config.family]()
+    family = None if config.family is None else FAMILIES[config.family]()
     if family is not None:
         document_trunk = trunk if config.document_trunk is None else load(config.document_trunk, device=device)
         for each in (trunk, document_trunk):

@@ -130,31 +130,45 @@ _OWN = {
     "lorentz": "hyperseek.models.families.lorentz.family:Lorentz",
     "qnet": "hyperseek.models.families.qnet:QNet",
 }
-families: Registry[type[Family]] = Registry("family", "hyperseek.families", _OWN, check=_check_family)
+FAMILIES: Registry[type[Family]] = Registry("family", "hyperseek.families", _OWN, check=_check_family)
 """All families by name, those of other packages included."""
 
-register_family = families.register
+
+def register_family(name: str, family: type[Family] | None = None) -> Any:
+    """Register a family of yours, so that recipes, the command line and `load` know it.
+
+    Args:
+        name: Its name, as recipes give it in `model.family`.
+        family: The class, which extends `Family`; None to use the result as a decorator.
+
+    Returns:
+        The class, or a decorator.
+
+    Raises:
+        InputError: The name or its section is taken, or the class does not extend `Family`.
+    """
+    return FAMILIES.register(name, family)
 
 
 class _Sections(Mapping[str, type[BaseModel]]):
     """Sections of all families; a family is imported only when its section is asked for."""
 
     def __getitem__(self, name: str) -> type[BaseModel]:
-        near = [name] if name in families else list(families)
+        near = [name] if name in FAMILIES else list(FAMILIES)
         for family in near:
-            if _section_of(family) == name and (config := families[family].config) is not None:
+            if _section_of(family) == name and (config := FAMILIES[family].config) is not None:
                 return config
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return (_section_of(name) for name in families if families[name].config is not None)
+        return (_section_of(name) for name in FAMILIES if FAMILIES[name].config is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
 
 
 def _section_of(family: str) -> str:
-    return families[family].section or family
+    return FAMILIES[family].section or family
 
 
 class ModelConfig(OpenConfig):
@@ -201,14 +215,14 @@ class ModelConfig(OpenConfig):
 
     @model_validator(mode="after")
     def _check_family(self) -> ModelConfig:
-        kind = None if self.family is None else families[self.family]
+        kind = None if self.family is None else FAMILIES[self.family]
         self._keep_own_section(kind)
         if kind is None:
             unread = [name for name in ("document_trunk", "pooling", "normalize") if getattr(self, name) is not None]
             if unread:
                 raise meaningless(unread[0], "with a family; without one the trunk is taken as it is")
         if self.head_from is not None and not (kind and kind.copies_head):
-            able = [name for name in families if families[name].copies_head]
+            able = [name for name in FAMILIES if FAMILIES[name].copies_head]
             raise ValueError(f"head_from needs family: {' or '.join(able)}")
         if kind is not None:
             kind().check(self)
@@ -218,8 +232,8 @@ class ModelConfig(OpenConfig):
         sections = cast("dict[str, Any]", self.__pydantic_extra__)  # changed in place: the configuration is frozen
         own = None if self.family is None else _section_of(self.family)
         for name in [name for name in sections if name != own]:
-            owner = next(family for family in families if _section_of(family) == name)
-            if sections.pop(name) is not None and not families[owner].default_section:
+            owner = next(family for family in FAMILIES if _section_of(family) == name)
+            if sections.pop(name) is not None and not FAMILIES[owner].default_section:
                 raise ValueError(f"{name} needs family: {owner}")
         if own is not None and sections.get(own) is None:
             sections.pop(own, None)

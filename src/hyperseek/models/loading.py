@@ -29,7 +29,7 @@ from hyperseek.errors import (
     shortened,
     suggestion,
 )
-from hyperseek.models.family import families
+from hyperseek.models.family import FAMILIES
 from hyperseek.models.model_files import ModelFiles, check_complete, check_usable
 from hyperseek.models.retriever import Retriever
 
@@ -78,8 +78,8 @@ def load(
 
 def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriever:
     if not files.is_plain:
-        for name in families:
-            family = families[name]()
+        for name in FAMILIES:
+            family = FAMILIES[name]()
             if family.recognises(files):
                 wanted = {key: options[key] for key in ("device", "trust_remote_code")}
                 return family.load(files, source=source, **wanted)
@@ -93,10 +93,10 @@ def _own_modules(types: Iterable[str]) -> dict[str, type[nn.Module]]:
     """Return the classes of modules that belong to families, by the names that a model gives them."""
     wanted = {name for name in types if not name.startswith(_LIBRARY)}
     found: dict[str, type[nn.Module]] = {}
-    for name in families:
+    for name in FAMILIES:
         if not wanted:
             break
-        known = families[name].module_names()
+        known = FAMILIES[name].module_names()
         found |= {each: known[each] for each in wanted & known.keys()}
         wanted -= known.keys()
     return found
