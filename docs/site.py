@@ -25,6 +25,12 @@ def public_modules() -> list[str]:
     return [*MODULES, *(f"hyperseek.{name}" for name in packages if name != "cli")]
 
 
+def source_of(module: str) -> Path:
+    """Return the file of a module of ours."""
+    path = SOURCE.parent / module.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 def exported(path: Path) -> list[str]:
     """Return what a file's `__all__` lists."""
     return assigned(path, "__all__") or []
@@ -82,7 +88,13 @@ class _Loaded(HTMLParser):
 
 
 def on_post_page(output: str, page: Any, config: Any) -> str:
-    """Refuse a page that loads something from another host."""
+    """Refuse a page that loads something from another host, and one of the reference that lacks a public name."""
+    module = Path(page.file.src_uri).stem
+    if page.file.src_uri.startswith("reference/") and module != "hyperseek":
+        names = exported(source_of(module))
+        lost = [name for name in names if f'id="{module}.{name}"' not in output]
+        if lost:
+            raise PluginError(f"{page.file.src_uri} has no entry for {', '.join(lost)}; do they have docstrings?")
     parser = _Loaded()
     parser.feed(output)
     foreign = [address for address in parser.addresses if re.match(r"(\w+:)?//", address)]
