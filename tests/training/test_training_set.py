@@ -125,9 +125,9 @@ def test_cached_features_and_base_vectors(toy_set: TrainingSet, make_retriever: 
     with torch.inference_mode():
         wanted = retriever.forward(retriever.preprocess(texts, "query"), "query", stop=3)["sentence_embedding"]
     assert batch["base_query"] is not None
-    torch.testing.assert_close(batch["base_query"], wanted, rtol=0, atol=1e-5)
+    torch.testing.assert_close(batch["base_query"]["sentence_embedding"], wanted, rtol=0, atol=1e-5)
     assert batch["base_document"] is not None
-    assert torch.equal(batch["base_document"], batch["document"]["sentence_embedding"])
+    assert torch.equal(batch["base_document"]["sentence_embedding"], batch["document"]["sentence_embedding"])
 
 
 def test_known_positives_of_the_batch_are_enough_for_one_process(make_retriever: MakeRetriever) -> None:

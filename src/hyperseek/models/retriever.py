@@ -15,7 +15,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
 
 import torch
 from sentence_transformers.base.modules import Module, Router
@@ -88,6 +88,9 @@ class Encoder(Protocol):
 class Retriever:
     """A model that encodes documents once and compiles queries to scorers.
 
+    A subclass whose routes end with other features than one vector per text names them in `outputs`, and overrides
+    `points`, `features_of` and `scorer`, which read or make them.
+
     Args:
         model: The module container.
         source: The path or name it came from, which an index remembers.
@@ -99,6 +102,9 @@ class Retriever:
     Raises:
         InputError: The model's similarity has no space here.
     """
+
+    outputs: ClassVar[tuple[str, ...]] = ("sentence_embedding",)
+    """Features that finished routes end with, the first axis of each a text: what `points` and `scorer` read."""
 
     def __init__(self, model: SentenceTransformer, *, source: str | None = None) -> None:
         self.model = model.eval()
@@ -200,6 +206,10 @@ class Retriever:
             return VectorPoints(self.space.canonical(rows))
         own: Points = self._pointer(rows)
         return own
+
+    def features_of(self, points: Points) -> dict[str, Tensor]:
+        """Return features of which `points` makes these points again: what a cache keeps of finished documents."""
+        return {"sentence_embedding": vectors_of(points)}
 
     def scorer(self, features: dict[str, Any], options: Mapping[str, Any] | None = None) -> Scorer:
         """Return the scorer that a finished query route describes; differentiable.

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperseek.scoring import Points, TokenPoints
+from hyperseek.scoring import Points, VectorPoints
 
 # Numbers that are marked at a time: they stay in a core's cache.
 _MARKED = 1 << 16
@@ -23,14 +23,14 @@ def marks_of(points: Points) -> Tensor:
     Returns:
         `(N,)` int64 on their device: the same for equal documents, and not for others but by a chance of 2⁻⁶⁴.
     """
-    if not isinstance(points, TokenPoints):
-        return _marks(points.rows)
-    tokens = _marks(points.rows)
+    rows = _marks(points.rows)
+    if isinstance(points, VectorPoints):
+        return rows
     lengths = points.lengths
     owner = torch.repeat_interleave(lengths)
-    place = torch.arange(len(tokens), device=tokens.device) - points.offsets[owner]
-    # The place of a token counts, and the number of tokens.
-    return (lengths * _odd(1, lengths.device)).index_add(0, owner, tokens * (2 * place + 1))
+    place = torch.arange(len(rows), device=rows.device) - (lengths.cumsum(0) - lengths)[owner]
+    # The place of a row counts, and the number of rows.
+    return (lengths * _odd(1, lengths.device)).index_add(0, owner, rows * (2 * place + 1))
 
 
 def level(scores: Tensor, marks: Tensor) -> Tensor:

@@ -47,6 +47,12 @@ class Points(ABC):
         """Make points from what `tensors` returned."""
 
     @property
+    def lengths(self) -> Tensor:
+        """How many of the rows each document has, `(N,)` int64."""
+        rows = self.rows
+        return torch.full((len(self),), len(rows) // max(1, len(self)), device=rows.device)
+
+    @property
     def dimension(self) -> int:
         """Number of dimensions `d`."""
         return self.rows.shape[1]

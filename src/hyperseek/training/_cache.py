@@ -27,8 +27,7 @@ from hyperseek.models import Retriever
 from hyperseek.models.encoding import resolve_dtype
 from hyperseek.models.retriever import Side
 from hyperseek.runs.distributed import is_distributed
-from hyperseek.scoring import vectors_of
-from hyperseek.training._routes import prefix_fingerprint
+from hyperseek.training._routes import prefix_fingerprint, reads_only_states
 
 if TYPE_CHECKING:
     from hyperseek.index import Index
@@ -40,6 +39,9 @@ _BATCH_TOKENS = 8192
 _SHARD_TEXTS = 2048
 _SHARD_TOKENS = 1 << 17
 _CHARACTERS_PER_TOKEN = 4
+# Features with a row per token; the last two say which rows are tokens at all.
+_TOKEN_FEATURES = ("token_embeddings", "input_ids", "attention_mask", "query_expansion_positions")
+_SAY_TOKENS = _TOKEN_FEATURES[2:]
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +54,8 @@ class FeatureCache:
         retriever: Its weights must not change in those modules while the cache is used.
         side: The route.
         stop: How many leading modules are frozen.
-        tokens: Whether token states are kept, beside the vectors if the prefix makes any.
+        tokens: Whether token states are kept, and what else the rest of the route reads of tokens, beside the vectors
+            if the prefix makes any.
         storage: Number format of token states on disk; vectors are float32 always.
         dtype: What documents are encoded in where the prefix is their whole route; see
             `Retriever.encode_documents`. Everything else is computed in the model's own format.
@@ -72,9 +75,13 @@ class FeatureCache:
         self.retriever = retriever
         self.side = side
         self.stop = stop
-        self.keeps_tokens = tokens
         self.storage = storage
-        self._whole_documents = side == "document" and not tokens and stop == len(retriever.route(side))
+        modules = retriever.route(side)
+        # What is left of the route may look at more of the tokens than their states, as modules that skip words do.
+        extra = () if not tokens or reads_only_states(modules[stop:]) else _TOKEN_FEATURES[1:]
+        self._token_names = ("token_embeddings", *extra) if tokens else ()
+        self._names = {"sentence_embedding", *retriever.outputs} - {*_TOKEN_FEATURES}
+        self._whole_documents = side == "document" and stop == len(modules)
         self.dtype = dtype if self._whole_documents else "model"
         identity = {
             "layout": _LAYOUT,
@@ -82,6 +89,7 @@ class FeatureCache:
             "prefix": prefix_fingerprint(retriever, side, stop),
             "tokens": storage if tokens else None,
             "dtype": self.dtype,
+            **({"features": extra} if extra else {}),
         }
         self.folder = Path(folder) / fingerprint_json(identity)
         self._longest = retriever.protocol()["max_length"][side] or 512
@@ -148,7 +156,8 @@ class FeatureCache:
             keys = [self._key(document.full_text) for document in islice(documents, len(ids))]
             new = [row for row, key in enumerate(keys) if key not in self._store]
             if new:
-                self._store.add(Shard([keys[row] for row in new], vectors_of(points)[new].numpy()))
+                chosen = points[torch.tensor(new)]
+                self._store.add(self._shard([keys[row] for row in new], [self.retriever.features_of(chosen)]))
         logger.info("took over the vectors of %d documents from %s", len(index), index.path)
 
     def features(self, texts: Sequence[str]) -> dict[str, Tensor]:
@@ -158,23 +167,25 @@ class FeatureCache:
             texts: `B` texts.
 
         Returns:
-            `sentence_embedding` `(B, d)` if the prefix makes it; with tokens also `token_embeddings` `(B, T, m)`
-            and `attention_mask` `(B, T)`. All on the CPU, float32.
+            Those that the prefix makes and the rest of the route reads: `sentence_embedding` `(B, d)`; of tokens
+            `token_embeddings` `(B, T, m)` and `attention_mask` `(B, T)`. All on the CPU, numbers float32.
         """
         keys = [self._key(text) for text in texts]
         features: dict[str, Tensor] = {}
-        if self.keeps_tokens:
-            states = [torch.from_numpy(array) for array in self._store.tokens(keys)]
-            lengths = torch.tensor([len(state) for state in states])
-            features["token_embeddings"] = torch.nn.utils.rnn.pad_sequence(states, batch_first=True)
-            features["attention_mask"] = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
-        if self._store.has_vectors:
-            features["sentence_embedding"] = self.vectors(texts)
+        if self._token_names:
+            found = {name: self._store.ragged(name, keys) for name in self._token_names if name in self._store.names}
+            for name, arrays in found.items():
+                features[name] = torch.nn.utils.rnn.pad_sequence(list(map(torch.from_numpy, arrays)), batch_first=True)
+            lengths = torch.tensor([len(array) for array in found["token_embeddings"]])
+            features.setdefault("attention_mask", (torch.arange(int(lengths.max())) < lengths[:, None]).long())
+        for name in self._store.names:
+            if name not in _TOKEN_FEATURES:
+                features[name] = torch.from_numpy(self._store.rows(name, keys))
         return features
 
     def vectors(self, texts: Sequence[str]) -> Tensor:
         """Return `(B, d)` float32 vectors of texts that `ensure` has seen, on the CPU."""
-        return torch.from_numpy(self._store.vectors([self._key(text) for text in texts]))
+        return torch.from_numpy(self._store.rows("sentence_embedding", [self._key(text) for text in texts]))
 
     def _key(self, text: str) -> bytes:
         key = self._keys.get(text)
@@ -187,7 +198,7 @@ class FeatureCache:
         start = 0
         while start < len(texts):
             count = _SHARD_TEXTS
-            if self.keeps_tokens:
+            if self._token_names:
                 count = max(1, min(count, _SHARD_TOKENS // self._estimated_tokens(texts[start])))
             yield range(start, min(start + count, len(texts)))
             start += count
@@ -198,42 +209,58 @@ class FeatureCache:
     def _compute(self, texts: Sequence[str]) -> Shard:
         keys = [self._key(text) for text in texts]
         if self._whole_documents:
-            return Shard(keys, vectors_of(self.retriever.encode_documents(texts, dtype=self.dtype)).numpy())
-        vectors: list[Tensor] = []
-        tokens: list[Tensor] = []
+            points = self.retriever.encode_documents(texts, dtype=self.dtype)
+            return self._shard(keys, [self.retriever.features_of(points)])
+        batches: list[dict[str, Any]] = []
         start = 0
         with torch.inference_mode():
             while start < len(texts):
                 count = max(1, _BATCH_TOKENS // self._estimated_tokens(texts[start]))
                 features = self.retriever.preprocess(texts[start : start + count], self.side)
                 features = self.retriever.forward(features, self.side, stop=self.stop)
-                if "sentence_embedding" in features:
-                    vectors.append(features["sentence_embedding"].float().cpu())
-                if self.keeps_tokens:
-                    tokens.extend(_unpadded(features))
+                batches.append({name: features[name] for name in self._read(features)})
                 start += count
-        stacked = torch.cat(vectors).numpy() if vectors else None
-        if not self.keeps_tokens:
-            if stacked is None:
+        return self._shard(keys, batches)
+
+    def _read(self, features: dict[str, Any]) -> list[str]:
+        wanted = {*self._names, *self._token_names}
+        return [name for name in features if name in wanted or (self._token_names and name in _SAY_TOKENS)]
+
+    def _shard(self, keys: Sequence[bytes], batches: Sequence[dict[str, Tensor]]) -> Shard:
+        """Make a shard of the features of successive texts."""
+        parts: dict[str, _Array] = {}
+        for name in sorted(self._names & batches[0].keys()):
+            parts[name] = torch.cat([batch[name].float().cpu() for batch in batches]).numpy()
+        if not self._token_names:
+            if not parts:
                 raise ModelError(
                     f"the first {self.stop} modules of the {self.side} route make no vector of a text; "
                     f"a pull towards the base similarity needs a model with pooling (for q-nets: warm_start: true)"
                 )
-            return Shard(keys, stacked)
-        offsets = np.cumsum([0, *(len(state) for state in tokens)], dtype=np.int64)
-        return Shard(keys, stacked, torch.cat(tokens).numpy().astype(self.storage), offsets)
+            return Shard(keys, parts)
+        masks = [_tokens_of(batch).cpu() for batch in batches]
+        for name in self._token_names:
+            if name in batches[0]:
+                kept = torch.cat([batch[name].cpu()[mask] for batch, mask in zip(batches, masks, strict=True)])
+                parts[name] = (kept.float().numpy().astype(self.storage)) if kept.is_floating_point() else kept.numpy()
+        lengths = torch.cat([mask.sum(dim=1) for mask in masks])
+        return Shard(keys, parts, np.cumsum([0, *lengths.tolist()], dtype=np.int64))
 
 
-def _unpadded(features: dict[str, Any]) -> list[Tensor]:
-    states = features["token_embeddings"].float().cpu()
-    masks = features["attention_mask"].cpu().bool()
-    return [state[mask] for state, mask in zip(states, masks, strict=True)]
+def _tokens_of(features: dict[str, Tensor]) -> Tensor:
+    """Return the `(B, T)` mask of tokens that modules may read, which a query's expansion adds to."""
+    mask = features["attention_mask"].bool()
+    expansion = features.get("query_expansion_positions")
+    return mask if expansion is None else mask | expansion.bool()
 
 
 _KEY_BYTES = 16
 _NAMED = 3  # parts of a shard's name since it says what is inside
 _DAY = 86400  # seconds
-_Array = NDArray[np.floating]
+_Array = NDArray[Any]
+# What earlier versions called the files of these features.
+_FILES = {"sentence_embedding": "vectors", "token_embeddings": "tokens"}
+_FEATURES = {file: name for name, file in _FILES.items()}
 
 
 def text_key(text: str) -> bytes:
@@ -246,62 +273,66 @@ class Shard:
     """Some texts' features.
 
     Attributes:
-        keys: The texts' names, in order.
-        vectors: `(N, d)`, or None.
-        tokens: `(T, m)`, or None.
+        keys: The names of the `N` texts, in order.
+        parts: Features by name: `(N, ...)`, or `(T, ...)` with a row per token of all texts.
         offsets: `(N + 1,)`; text `i` owns the tokens from `offsets[i]` to `offsets[i + 1]`; None without tokens.
     """
 
     keys: Sequence[bytes]
-    vectors: _Array | None
-    tokens: _Array | None = None
+    parts: dict[str, _Array]
     offsets: NDArray[np.int64] | None = None
 
     @property
-    def parts(self) -> str:
-        """What the shard holds: `vectors`, `tokens`, or both."""
-        held = {"vectors": self.vectors, "tokens": self.tokens}
-        return "+".join(name for name, part in held.items() if part is not None)
+    def files(self) -> set[str]:
+        """Names of the files of its parts, without their endings."""
+        return {_FILES.get(name, name) for name in self.parts}
 
     def is_like(self, other: Shard) -> bool:
         """Return whether another shard has the same parts, of the same widths."""
-        return [None if part is None else part.shape[1:] for part in (self.vectors, self.tokens)] == [
-            None if part is None else part.shape[1:] for part in (other.vectors, other.tokens)
-        ]
+        ours, theirs = ({name: part.shape[1:] for name, part in one.parts.items()} for one in (self, other))
+        return ours == theirs
 
     def write(self, folder: Path) -> Path:
         """Write the shard under a new name inside `folder`; it appears all at once."""
         # The name says what is inside, so that a part that is lost is missed.
-        name = f"shard-{self.parts}-{uuid.uuid4().hex}"
+        name = f"shard-{'+'.join(sorted(self.files, reverse=True))}-{uuid.uuid4().hex}"
         temporary = folder / f".{name}.tmp"
         temporary.mkdir(parents=True)
         np.save(temporary / "keys.npy", np.frombuffer(b"".join(self.keys), np.uint8).reshape(-1, _KEY_BYTES))
-        for part in ("vectors", "tokens", "offsets"):
-            array = getattr(self, part)
-            if array is not None:
-                np.save(temporary / f"{part}.npy", array)
+        for feature, part in self.parts.items():
+            np.save(temporary / f"{_FILES.get(feature, feature)}.npy", part)
+        if self.offsets is not None:
+            np.save(temporary / "offsets.npy", self.offsets)
         return temporary.rename(folder / name)
 
     @classmethod
     def read(cls, folder: Path) -> Shard:
         """Map a written shard into memory; DataError where its parts cannot be read or do not fit each other."""
         keys = read_array(folder / "keys.npy", kinds="u", dimensions=2)
-        vectors, tokens = _mapped(folder / "vectors.npy", "f", 2), _mapped(folder / "tokens.npy", "f", 2)
-        offsets = _mapped(folder / "offsets.npy", "i", 1)
-        whole = keys.dtype == np.uint8 and keys.shape[1] == _KEY_BYTES and (tokens is None) == (offsets is None)
-        whole &= vectors is None or len(vectors) == len(keys)
-        if tokens is not None and offsets is not None:
+        parts = {
+            _FEATURES.get(path.stem, path.stem): _mapped(path)
+            for path in sorted(folder.glob("*.npy"))
+            if path.stem not in ("keys", "offsets")
+        }
+        offsets = None
+        if (folder / "offsets.npy").exists():
+            offsets = read_array(folder / "offsets.npy", kinds="i", dimensions=1).view(np.ndarray)
+        of_tokens = {name for name in parts if name in _TOKEN_FEATURES}
+        whole = keys.dtype == np.uint8 and keys.shape[1] == _KEY_BYTES and bool(of_tokens) == (offsets is not None)
+        whole &= all(part.ndim > 0 for part in parts.values()) and bool(parts)
+        whole &= all(len(part) == len(keys) for name, part in parts.items() if name not in of_tokens)
+        if offsets is not None:
             ends = [0, *offsets.tolist()]
             whole &= len(offsets) == len(keys) + 1 and ends == sorted(ends) and ends[:2] == [0, 0]
-            whole &= ends[-1] == len(tokens)
-        if not whole or (vectors is None and tokens is None):
+            whole &= all(len(parts[name]) == ends[-1] for name in of_tokens)
+        if not whole:
             raise DataError("holds parts that do not fit each other", path=folder)
         content = keys.tobytes()
         names = [content[start : start + _KEY_BYTES] for start in range(0, len(content), _KEY_BYTES)]
-        found = cls(names, vectors, tokens, offsets)
+        found = cls(names, parts, offsets)
         said = folder.name.split("-")
-        if len(said) == _NAMED and said[1] != found.parts:
-            raise DataError(f"holds {found.parts} instead of {said[1]}", path=folder)
+        if len(said) == _NAMED and {*said[1].split("+")} != found.files:
+            raise DataError(f"holds {' and '.join(sorted(found.files))} instead of {said[1]}", path=folder)
         return found
 
 
@@ -323,9 +354,9 @@ class ShardStore:
         return key in self._rows
 
     @property
-    def has_vectors(self) -> bool:
-        """Whether the shards hold vectors; all do or none does."""
-        return bool(self._shards) and self._shards[0].vectors is not None
+    def names(self) -> list[str]:
+        """The features that the shards hold, all of them the same ones."""
+        return list(self._shards[0].parts) if self._shards else []
 
     def refresh(self) -> None:
         """Take up shards that this or another process has written since."""
@@ -343,21 +374,21 @@ class ShardStore:
             if time.time() - path.stat().st_mtime > _DAY:
                 shutil.rmtree(path, ignore_errors=True)
 
-    def vectors(self, keys: Sequence[bytes]) -> NDArray[np.float32]:
-        """Return `(N, d)` vectors of known texts, float32."""
+    def rows(self, name: str, keys: Sequence[bytes]) -> NDArray[np.float32]:
+        """Return a feature of known texts, `(N, ...)` float32."""
         places = [self._rows[key] for key in keys]
-        rows = [_stored(self._shards[shard].vectors)[row] for shard, row in places]
-        return np.asarray(rows, dtype=np.float32)
+        return np.asarray([self._shards[shard].parts[name][row] for shard, row in places], dtype=np.float32)
 
-    def tokens(self, keys: Iterable[bytes]) -> list[NDArray[np.float32]]:
-        """Return `(tokens, m)` token states of each known text, float32."""
-        states = []
+    def ragged(self, name: str, keys: Iterable[bytes]) -> list[_Array]:
+        """Return a feature of the tokens of each known text, `(tokens, ...)`; floating numbers as float32."""
+        found = []
         for key in keys:
-            shard, row = self._rows[key]
-            offsets = _stored(self._shards[shard].offsets)
-            stored = _stored(self._shards[shard].tokens)[offsets[row] : offsets[row + 1]]
-            states.append(np.array(stored, dtype=np.float32))
-        return states
+            place, row = self._rows[key]
+            shard = self._shards[place]
+            assert shard.offsets is not None  # shards with features of tokens have them
+            stored = shard.parts[name][shard.offsets[row] : shard.offsets[row + 1]]
+            found.append(np.array(stored, dtype=np.float32 if stored.dtype.kind == "f" else np.int64))
+        return found
 
     def _add(self, path: Path) -> None:
         try:
@@ -375,15 +406,6 @@ class ShardStore:
         self._names.add(path.name)
 
 
-def _mapped(path: Path, kind: str, dimensions: int) -> NDArray | None:  # type: ignore[type-arg]
-    if not path.exists():
-        return None
+def _mapped(path: Path) -> _Array:
     # The plain view still reads from the file, and slices many times faster than numpy.memmap.
-    mapped: NDArray = read_array(path, kinds=kind, dimensions=dimensions).view(np.ndarray)  # type: ignore[type-arg]
-    return mapped
-
-
-def _stored(array: NDArray | None) -> NDArray:  # type: ignore[type-arg]
-    if array is None:
-        raise RuntimeError("the shard does not hold this part")
-    return array
+    return read_array(path).view(np.ndarray)

@@ -32,8 +32,8 @@ class Batch(TypedDict):
         known: `(Q, P)` numbers of the queries' positives.
         spared: `(Q, S)` numbers of all documents that are never their negatives, the positives included.
         scores: `(Q, n)` teacher scores, NaN where there is none.
-        base_query: `(Q, d)` query vectors before training, or None.
-        base_document: `(D, d)` document vectors before training, or None.
+        base_query: Features of the `Q` queries before training, or None.
+        base_document: Features of the `D` documents before training, or None.
     """
 
     query: dict[str, Any]
@@ -43,8 +43,8 @@ class Batch(TypedDict):
     known: Tensor
     spared: Tensor
     scores: Tensor
-    base_query: Tensor | None
-    base_document: Tensor | None
+    base_query: dict[str, Tensor] | None
+    base_document: dict[str, Tensor] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class SideFeatures:
         retriever: The model.
         side: The route.
         cache: Features after the frozen prefix; None to tokenise texts.
-        base: Vectors before training; None where no loss reads them.
+        base: Features before training; None where no loss reads them.
     """
 
     retriever: Retriever
@@ -69,9 +69,9 @@ class SideFeatures:
             return self.cache.features(texts)
         return self.retriever.tokenize(texts, self.side)
 
-    def base_vectors(self, texts: Sequence[str]) -> Tensor | None:
-        """Return vectors before training, or None."""
-        return None if self.base is None else self.base.vectors(texts)
+    def base_features(self, texts: Sequence[str]) -> dict[str, Tensor] | None:
+        """Return features before training, or None."""
+        return None if self.base is None else self.base.features(texts)
 
     def ensure(self, texts: Sequence[str]) -> None:
         """Fill the caches."""
@@ -123,8 +123,8 @@ class Collator:
                 [[torch.nan if label is None else float(label) for label in example.labels] for example in drawn],
                 torch.nan,
             ),
-            "base_query": self._query.base_vectors(queries),
-            "base_document": self._document.base_vectors(documents),
+            "base_query": self._query.base_features(queries),
+            "base_document": self._document.base_features(documents),
         }
 
     def _numbers(self, drawn: Sequence[Drawn]) -> list[int]:

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 
 from sentence_transformers.base.modules import Dense, Module, Transformer
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Normalize
-from torch import nn
+from torch import Tensor, nn
 
 from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
 from hyperseek.errors import ConfigError, require
 from hyperseek.models import Retriever
 from hyperseek.models.retriever import Side
-from hyperseek.scoring import Space
+from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
 from hyperseek.training._recipe import LoraConfig, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -122,9 +122,24 @@ def frozen_prefix(modules: Sequence[nn.Module]) -> int:
     return len(modules)
 
 
-def reads_tokens(modules: Sequence[nn.Module]) -> bool:
-    """Return whether any of the modules needs token states; a module of unknown kind is taken to need them."""
+def reads_tokens(modules: Sequence[nn.Module], outputs: Sequence[str] = ()) -> bool:
+    """Return whether token states are needed by any of the modules, or are what the route ends with.
+
+    Args:
+        modules: Of the end of a route; one of unknown kind is taken to need token states.
+        outputs: Features that the route ends with.
+
+    Returns:
+        Whether they are.
+    """
+    if "token_embeddings" in outputs:
+        return True
     return any(bool(getattr(module, "reads_tokens", not isinstance(module, _VECTOR_MODULES))) for module in modules)
+
+
+def reads_only_states(modules: Sequence[nn.Module]) -> bool:
+    """Return whether the modules read nothing of tokens but their states and mask; not known of unknown kinds."""
+    return all(hasattr(module, "reads_tokens") or isinstance(module, _VECTOR_MODULES) for module in modules)
 
 
 def base_stop(modules: Sequence[nn.Module]) -> int:
@@ -135,9 +150,29 @@ def base_stop(modules: Sequence[nn.Module]) -> int:
     return len(modules)
 
 
-def base_space_of(retriever: Retriever) -> Space:
-    """Return the geometry of the vectors that a model's head starts from: its own, if the head does not say."""
-    return getattr(retriever.route("query")[-1], "base_space", retriever.space)
+def before_training(
+    retriever: Retriever, query: dict[str, Tensor] | None, document: dict[str, Tensor] | None
+) -> tuple[Scorer | None, Points | None]:
+    """Return queries and documents as they were before training.
+
+    Args:
+        retriever: The model, as it is now.
+        query: Features of queries where `base_stop` says, or None.
+        document: The same of documents.
+
+    Returns:
+        Their scorer and points. Where a head compiles scorers, these are of the vectors in front of it, in its
+        `base_space`, or in the model's own space if the head has none.
+    """
+    head = retriever.route("query")[-1]
+    if not hasattr(head, "scorer"):
+        scorer = None if query is None else retriever.scorer(query)
+        return scorer, None if document is None else retriever.points(document)
+    space: Space = getattr(head, "base_space", retriever.space)
+    return (
+        None if query is None else LinearScorer(space, query["sentence_embedding"]),
+        None if document is None else VectorPoints(space.canonical(document["sentence_embedding"])),
+    )
 
 
 def prefix_fingerprint(retriever: Retriever, side: Side, stop: int) -> str:

@@ -144,7 +144,7 @@ class _Run:
             changed = _differs(trainer.module.trainable_state(), start) and share != 0
             if not changed:
                 logger.warning("%s: this run changed nothing: %s", self.folder, _reason(steps, best_step))
-            saved = self._save(retriever)
+            self._save(retriever)
             seen = self._used(training_set, batches, steps)
             trained = {name: entry.restricted(seen) for name, entry in read.trained.items()}
             record = record.model_copy(
@@ -161,7 +161,7 @@ class _Run:
                     "best_step": best_step,
                     "interpolation": tried,
                     "share": share,
-                    "document_fingerprint": {"before": before, "after": saved.fingerprint},
+                    "document_fingerprint": {"before": before, "after": retriever.fingerprint},
                 }
             )
             record.write(self.folder)
@@ -261,14 +261,11 @@ class _Run:
             Interpolation(trainer.module, start), config.interpolate, keeper.validator, trained=trained, floor=floor
         )
 
-    def _save(self, retriever: Retriever) -> Retriever:
+    def _save(self, retriever: Retriever) -> None:
         if self.recipe.train.trunk == "lora":
             merge_adapters(retriever)
-        # A new one, since a retriever remembers the fingerprint of the weights it had.
-        trained = Retriever(retriever.model, source=retriever.source)
         with self._timed("saving"):
-            trained.save(self.folder)
-        return trained
+            retriever.save(self.folder)
 
     @contextmanager
     def _timed(self, part: str) -> Iterator[None]:
@@ -300,14 +297,17 @@ def _sides(retriever: Retriever, recipe: Recipe, *, needs_base: bool) -> dict[Si
     base: dict[Side, FeatureCache | None] = dict.fromkeys(SIDES)
     if needs_base:
         for side in SIDES:
-            base[side] = _cache(cache, retriever, side, base_stop(retriever.route(side)), tokens=False)
+            modules = retriever.route(side)
+            stop = base_stop(modules)
+            whole = stop == len(modules)
+            base[side] = _cache(cache, retriever, side, stop, tokens=whole and reads_tokens((), retriever.outputs))
     choose_trainable(retriever, recipe.train)
     sides: dict[Side, SideFeatures] = {}
     for side in SIDES:
         modules, frozen, start = retriever.route(side), None, base[side]
         stop = frozen_prefix(modules)
         if stop and cache.enabled:
-            frozen = _cache(cache, retriever, side, stop, tokens=reads_tokens(modules[stop:]))
+            frozen = _cache(cache, retriever, side, stop, tokens=reads_tokens(modules[stop:], retriever.outputs))
             # A frozen prefix that reaches as far as the base holds its vectors too.
             start = frozen if start is not None and start.stop == stop else start
         sides[side] = SideFeatures(retriever, side, frozen, start)

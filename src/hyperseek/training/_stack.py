@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -15,9 +15,9 @@ from torch.utils.checkpoint import checkpoint
 from hyperseek.geometry.polar import split_polar
 from hyperseek.models import Retriever
 from hyperseek.models.retriever import Side
-from hyperseek.scoring import LinearScorer, Points, Scorer, VectorPoints, vectors_of
+from hyperseek.scoring import LinearScorer, Points, Scorer, vectors_of
 from hyperseek.training._collate import Batch
-from hyperseek.training._routes import base_space_of
+from hyperseek.training._routes import before_training
 from hyperseek.training.losses import Objective, ScoredBatch
 
 
@@ -38,7 +38,9 @@ class TrainedStack(SentenceTransformer):
         self.mini_batch = mini_batch
         self._frozen = {side: all(map(_is_frozen, retriever.route(side))) for side in starts}
 
-    def forward(self, query: dict[str, Any], document: dict[str, Any]) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, query: dict[str, Any], document: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Run what is left of both routes, in one call, as data-parallel wrappers want it.
 
         Args:
@@ -46,7 +48,7 @@ class TrainedStack(SentenceTransformer):
             document: The same of `D` documents.
 
         Returns:
-            `(Q, numbers)` and `(D, numbers)`: the `sentence_embedding` that each route ends with.
+            The features that each route ends with, of `Q` queries and of `D` documents.
         """
         return self._through(query, "query"), self._through(document, "document")
 
@@ -58,7 +60,7 @@ class TrainedStack(SentenceTransformer):
                 module.eval()
         return self
 
-    def _through(self, features: dict[str, Any], side: Side) -> Tensor:
+    def _through(self, features: dict[str, Any], side: Side) -> dict[str, Tensor]:
         """Run a route, in parts of `mini_batch` texts if there are more.
 
         Each part's activations are dropped and computed again in the backward pass. That is gradient caching
@@ -71,13 +73,13 @@ class TrainedStack(SentenceTransformer):
             if len(parts) == 1:
                 return self._run(features, side)
             if not torch.is_grad_enabled():
-                return torch.cat([self._run(part, side) for part in parts])
-            rows: list[Tensor] = [checkpoint(self._run, part, side, use_reentrant=False) for part in parts]
-            return torch.cat(rows)
+                return _joined([self._run(part, side) for part in parts])
+            return _joined([checkpoint(self._run, part, side, use_reentrant=False) for part in parts])
 
-    def _run(self, features: dict[str, Any], side: Side) -> Tensor:
-        result: Tensor = self.retriever.forward(dict(features), side, start=self.starts[side])["sentence_embedding"]
-        return result
+    def _run(self, features: dict[str, Any], side: Side) -> dict[str, Tensor]:
+        found = self.retriever.forward(dict(features), side, start=self.starts[side])
+        # Nothing else is kept: states of a trunk would take the memory that small parts are to save.
+        return {name: found[name] for name in self.retriever.outputs}
 
 
 class TrainingModule(nn.Module):
@@ -104,11 +106,10 @@ class TrainingModule(nn.Module):
             As `Objective.__call__`, with `diagnose`'s numbers among the parts.
         """
         retriever = self.model.retriever
-        query_rows, document_rows = model(batch["query"], batch["document"])
+        queries, documents = model(batch["query"], batch["document"])
         # Scores are float32 whatever the trunk computes in.
-        with torch.autocast(query_rows.device.type, enabled=False):
-            scorer = retriever.scorer({"sentence_embedding": query_rows})
-            points = retriever.points({"sentence_embedding": document_rows})
+        with torch.autocast(retriever.device.type, enabled=False):
+            scorer, points = retriever.scorer(queries), retriever.points(documents)
             total, parts = self.objective(_scored(retriever, scorer, points, batch))
             parts |= diagnose(retriever, scorer, points)
         return total, parts
@@ -128,8 +129,7 @@ class TrainingModule(nn.Module):
 
 
 def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) -> ScoredBatch:
-    base_query, base_document = batch["base_query"], batch["base_document"]
-    base_space = base_space_of(retriever)
+    base_scorer, base_points = before_training(retriever, batch["base_query"], batch["base_document"])
     return ScoredBatch(
         scorer=scorer,
         points=points,
@@ -138,8 +138,8 @@ def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) 
         known=batch["known"],
         spared=batch["spared"],
         labels=batch["scores"],
-        base_scorer=None if base_query is None else LinearScorer(base_space, base_query),
-        base_points=None if base_document is None else VectorPoints(base_space.canonical(base_document)),
+        base_scorer=base_scorer,
+        base_points=base_points,
     )
 
 
@@ -153,6 +153,23 @@ def _split(features: dict[str, Any], count: int, size: int) -> Iterator[dict[str
             key: value[start : start + size] if isinstance(value, Tensor) and value.shape[0] == count else value
             for key, value in features.items()
         }
+
+
+def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Join the features of successive texts; those with fewer tokens are padded with zeros."""
+    joined = {}
+    for name in parts[0]:
+        tensors = [part[name] for part in parts]
+        sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+        joined[name] = torch.cat([_widened(tensor, sizes) for tensor in tensors])
+    return joined
+
+
+def _widened(tensor: Tensor, sizes: Sequence[int]) -> Tensor:
+    if list(tensor.shape[1:]) == list(sizes):
+        return tensor
+    wanted = [(0, size - own) for size, own in zip(sizes, tensor.shape[1:], strict=True)]
+    return nn.functional.pad(tensor, [number for pair in reversed(wanted) for number in pair])
 
 
 def diagnose(retriever: Retriever, scorer: Scorer, points: Points) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ from hyperseek._relevance import cut_off, is_relevant, measure, rows_of_themselv
 from hyperseek.errors import DataError, InputError
 from hyperseek.models import Retriever
 from hyperseek.plan import scan
-from hyperseek.scoring import Points, Scorer, VectorPoints
+from hyperseek.scoring import Points, Scorer
 from hyperseek.types import NO_OPTIONS, Qrels, Query, QueryOptions
 
 if TYPE_CHECKING:
@@ -200,9 +200,7 @@ class Validator:
             return self._points[name]
         cache = self._document.cache
         modules = self._retriever.route("document")
-        if cache is not None and cache.stop == len(modules):
-            points: Points = VectorPoints(cache.vectors(dev_set.documents))
-        elif cache is not None:
+        if cache is not None:
             points = Points.concatenate(list(self._through_the_rest(cache, dev_set.documents)))
         else:
             points = self._retriever.encode_documents(dev_set.documents, dtype=self._encode_dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, get_args
 
 import torch
 from pydantic import Field, field_validator
@@ -51,6 +51,7 @@ class LateRetriever(Retriever):
         InputError: The model's similarity is not known here.
     """
 
+    outputs: ClassVar[tuple[str, ...]] = ("token_embeddings", "attention_mask")
     model: MultiVectorEncoder  # type: ignore[assignment]  # its own archetype beside SentenceTransformer
 
     def __init__(self, model: MultiVectorEncoder, *, source: str | None = None, masking: Masking = "exact") -> None:
@@ -60,6 +61,11 @@ class LateRetriever(Retriever):
     def points(self, features: dict[str, Any]) -> TokenPoints:
         """Return the token points that a finished document route describes; differentiable."""
         return TokenPoints.from_padded(self._tokens(features, "document"), features["attention_mask"])
+
+    def features_of(self, points: Points) -> dict[str, torch.Tensor]:
+        """Return padded tokens and their mask, of which `points` makes these points again."""
+        tokens, mask = cast("TokenPoints", points).padded()
+        return {"token_embeddings": tokens, "attention_mask": mask.long()}
 
     def scorer(self, features: dict[str, Any], options: Mapping[str, Any] | None = None) -> MaxSimScorer:
         """Return the scorer that a finished query route describes; differentiable."""
