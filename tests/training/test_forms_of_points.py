@@ -21,22 +21,14 @@ from hyperseek.cli import app
 from hyperseek.data import open_dataset
 from hyperseek.models import Retriever, load
 from hyperseek.scoring import Points, Scorer, Space
-from hyperseek.training import (
-    Collator,
-    DevSet,
-    EpochBatches,
-    FeatureCache,
-    LossesConfig,
-    Objective,
-    Recipe,
-    SideFeatures,
-    TrainedStack,
-    TrainingModule,
-    TrainingSet,
-    Validator,
-    read_record,
-)
+from hyperseek.training import LossesConfig, Recipe, read_record
+from hyperseek.training._cache import FeatureCache
+from hyperseek.training._collate import Collator, SideFeatures
+from hyperseek.training._stack import TrainedStack, TrainingModule
+from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._validation import DevSet, Validator
 from hyperseek.training.callbacks import ShowProgress
+from hyperseek.training.losses import Objective
 
 MakeRecipe = Callable[..., Recipe]
 LATE = {"dimension": 8, "skipped": ["cat"], "query_expansion": {"length": 8, "attend": False}}
@@ -119,7 +111,7 @@ def test_late_interaction_trains_through_the_command_line(
     assert sum(gains) / len(gains) == pytest.approx(record.final_scores["toy"], abs=1e-5)
 
 
-def test_a_whole_late_model_trains_and_is_searched_with_the_same_scores(
+def test_a_whole_late_model_trains(
     make_recipe: MakeRecipe, collection: Path, dev: dict[str, Any], tmp_path: Path
 ) -> None:
     values = late_recipe(make_recipe, collection, dev, max_steps=2, trunk="full")
