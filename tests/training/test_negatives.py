@@ -33,7 +33,7 @@ class Texts:
     def features(self, texts: Sequence[str]) -> dict[str, Any]:
         return {"texts": list(texts)}
 
-    def base_vectors(self, texts: Sequence[str]) -> None:
+    def base_features(self, texts: Sequence[str]) -> None:
         return None
 
 
