@@ -14,7 +14,6 @@ from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
-from pydantic_core import InitErrorDetails
 
 from hyperseek._bounded import DEEPEST, LONGEST_INTEGER
 from hyperseek._files import LARGEST_JSON, bounded_text, read_json, reading
@@ -160,19 +159,15 @@ class OpenConfig(Config):
         if not isinstance(values, Mapping):
             return values
         own = {name: value for name, value in values.items() if name in cls.model_fields}
-        given = {name: value for name, value in values.items() if name not in cls.model_fields}
         known = cls.registered()
-        unknown = [
-            InitErrorDetails(type="extra_forbidden", loc=(str(name),), input=value)
-            for name, value in given.items()
-            if name not in known
-        ]
-        if unknown:
-            raise ValidationError.from_exception_data(cls.__name__, unknown)
         # Null removes a section that a base sets.
-        given = {name: value for name, value in given.items() if value is not None}
-        fields: dict[str, Any] = {name: (known[name], ...) for name in given}
-        sections = create_model(cls.__name__, **fields).model_validate(given)
+        given = {
+            name: value
+            for name, value in values.items()
+            if name not in own and (value is not None or name not in known)
+        }
+        fields: dict[str, Any] = {name: (known[name], ...) for name in given if name in known}
+        sections = create_model(cls.__name__, __config__=ConfigDict(extra="forbid"), **fields).model_validate(given)
         return {**own, **{name: getattr(sections, name) for name in given}}
 
 

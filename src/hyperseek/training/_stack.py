@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from hyperseek.geometry.polar import split_polar
 from hyperseek.models import Retriever
 from hyperseek.models.retriever import Side
-from hyperseek.scoring import LinearScorer, Points, Scorer, vectors_of
+from hyperseek.scoring import Points, Scorer, vectors_of
 from hyperseek.training._collate import Batch
 from hyperseek.training._routes import before_training
 from hyperseek.training.losses import Objective, ScoredBatch
