@@ -10,7 +10,7 @@ import json
 import textwrap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
@@ -225,11 +225,9 @@ class QueryOptions(Mapping[str, Any]):
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
-        from pydantic_core import core_schema
+        from pydantic import PlainSerializer, PlainValidator
 
-        return core_schema.no_info_plain_validator_function(
-            cls.of, serialization=core_schema.plain_serializer_function_ser_schema(cls.to_json)
-        )
+        return handler.generate_schema(Annotated[Any, PlainValidator(cls.of), PlainSerializer(cls.to_json)])
 
 
 NO_OPTIONS = QueryOptions()
