@@ -25,6 +25,7 @@ PROJECT = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encodin
 DISTRIBUTIONS = {
     "faiss": "faiss-cpu",
     "lance": "pylance",
+    "ot": "pot",
     "pydantic_core": "pydantic",  # as its documentation imports it
     "sklearn": "scikit-learn",
     "stemmer": "pystemmer",
