@@ -127,15 +127,15 @@ def test_every_source_that_scores_takes_options(index: Index, kind: str) -> None
 
 def test_a_tuned_plan_is_for_the_options_that_it_was_tuned_with(index: Index) -> None:
     index.build_engine("scan")
-    tuning = index.tune(QUERIES, k=3, options=OPTIONS)
+    tuning = index.engines.tune(QUERIES, k=3, options=OPTIONS)
     assert tuning.options == QueryOptions(level=2)
-    assert list(index.tuned_plans) == ["linear (level=2)"]
+    assert list(index.engines.plans) == ["linear (level=2)"]
     reopened = Index.open(index.path, model=index.model)
     assert "tuned on this index for linear (level=2)" in reopened.explain(QUERIES, k=3, options=OPTIONS).reason
     assert "tuned" not in reopened.explain(QUERIES, k=3).reason
     assert "tuned" not in reopened.explain(QUERIES, k=3, options={"level": 1}).reason
-    index.tune(index.model.compile(QUERIES, {"level": 1}), k=3)
-    assert set(index.tuned_plans) == {"linear (level=2)", "linear (level=1)"}
+    index.engines.tune(index.model.compile(QUERIES, {"level": 1}), k=3)
+    assert set(index.engines.plans) == {"linear (level=2)", "linear (level=1)"}
 
 
 @pytest.fixture
@@ -229,7 +229,7 @@ def test_the_command_line_tunes_and_evaluates_with_options(index: Index, dataset
     queries.write_text("".join(f"q{n}\t{text}\n" for n, text in enumerate(QUERIES)))
     recall = ("inspect", "recall", index.path, "-Q", queries, "-k", 3, "--device", "cpu", "--json")
     assert json.loads(hyperseek(*recall, "--option", "level=2"))["options"] == {"level": 2}
-    assert list(Index.open(index.path).tuned_plans) == ["linear (level=2)"]
+    assert list(Index.open(index.path).engines.plans) == ["linear (level=2)"]
     write_beir(dataset, tmp_path / "data")
     asked = ("evaluate", index.path, tmp_path / "data", "-m", "nDCG@10", "--bm25", "--json")
     result = json.loads(hyperseek(*asked, "--option", "level=2"))

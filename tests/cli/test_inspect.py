@@ -116,7 +116,7 @@ def test_recall_for_people_of_one_engine_without_keeping_anything(index: Path, q
     assert "chosen" in result.stdout
     assert "cheapest with a recall of 0.99: " in result.stdout
     assert "not kept" in result.stdout
-    assert Index.open(index).tuned_plans == {}
+    assert Index.open(index).engines.plans == {}
 
 
 def test_what_cannot_be_measured_is_said(index: Path, queries: Path, tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_an_undamaged_index_verifies_after_every_change(whole: Path, tmp_path: P
         lambda: index.compact(),
         lambda: index.build_engine("flat"),
         lambda: index.drop("hnsw"),
-        lambda: index.tune(["river"], recall=0.5),
+        lambda: index.engines.tune(["river"], recall=0.5),
     ):
         change()
         Index.open(tmp_path / "index", model=model, verify=True)
@@ -168,7 +168,7 @@ def actions(folder):
     "ivf": lambda: Index.open(folder, model=model).build_engine("ivf", name="new"),
     "lance": lambda: Index.open(folder, model=model).build_engine("lance", name="new"),
     "graph": lambda: Index.open(folder, model=model).build_graph(degree=50, name="other"),
-    "tune": lambda: Index.open(folder, model=model).tune(["river"], recall=0.1),
+    "tune": lambda: Index.open(folder, model=model).engines.tune(["river"], recall=0.1),
 }
 place = Path(sys.argv[1])
 for act in actions(place / "warm").values():

@@ -42,7 +42,7 @@ def make(path: Path, space: Space, count: int = COUNT) -> Index:
 @pytest.mark.parametrize("kind", ["flat", "hnsw"])
 def test_estimates_are_of_the_vectors_that_are_built(tmp_path: Path, space: Space, kind: str) -> None:
     index = make(tmp_path / "index", space)
-    cost, config = index.estimate_engine(kind), parse_structure(kind)
+    cost, config = index.engines.estimate(kind), parse_structure(kind)
     built = index.build_engine(kind)
     engines = [
         open_engine(index.path / built.folder / f"chart-{number}") for number in range(len(built.details["charts"]))
@@ -63,19 +63,19 @@ def test_estimates_are_of_the_vectors_that_are_built(tmp_path: Path, space: Spac
 def test_estimates_follow_the_charts_that_are_named(tmp_path: Path) -> None:
     index = make(tmp_path / "index", Space("tokens", 4))
     small = [ChartRecord(name="inner_product", parameters={"repetitions": 1, "bits": 1, "projected": None})]
-    vectors = index.estimate_engine("flat", charts=small).disk_bytes - 128
+    vectors = index.engines.estimate("flat", charts=small).disk_bytes - 128
     assert vectors == COUNT * 1 * 2 * 4 * 4  # repetitions, partitions, dimensions, bytes
-    assert index.estimate_engine("flat").disk_bytes - 128 == COUNT * 20 * 8 * 16 * 4
-    assert index.estimate_engine("flat", charts=small * 3).disk_bytes == 3 * (vectors + 128)
+    assert index.engines.estimate("flat").disk_bytes - 128 == COUNT * 20 * 8 * 16 * 4
+    assert index.engines.estimate("flat", charts=small * 3).disk_bytes == 3 * (vectors + 128)
     with pytest.raises(HyperseekError, match="unknown chart 'ball'"):
-        index.estimate_engine("flat", charts=[ChartRecord(name="ball")])
+        index.engines.estimate("flat", charts=[ChartRecord(name="ball")])
 
 
 def test_a_build_beyond_the_cap_is_refused_before_anything_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = make(tmp_path / "index", Space("lorentz", 4))
-    cost = index.estimate_engine("hnsw")
+    cost = index.engines.estimate("hnsw")
     with monkeypatch.context() as patched:
         patched.setattr(attachments.Snapshot, "chunks", lambda *_: pytest.fail("documents were read"))
         with pytest.raises(HyperseekError) as caught:
@@ -95,10 +95,10 @@ def test_a_build_beyond_the_cap_is_refused_before_anything_is_read(
 
 def test_auto_says_what_it_chose_and_looks_at_the_lifted_vectors(tmp_path: Path) -> None:
     index = make(tmp_path / "index", Space("tokens", 4))
-    config, reason = index.choose_engine()
+    config, reason = index.engines.choose()
     assert config.kind == "flat"
     assert "30 vectors of 2561 dimensions" in reason
-    assert index.estimate_engine() == index.estimate_engine("flat")
+    assert index.engines.estimate() == index.engines.estimate("flat")
     assert index.build_engine().config == config
 
 

@@ -62,7 +62,7 @@ def test_auto_explains_what_it_does(
         index.build_engine(engine)
     queries = {"linear": linear, "function": nonlinear}
     if tuned is not None and built:
-        index.tune(queries[tuned](seed=7), k=10, recall=0.5)
+        index.engines.tune(queries[tuned](seed=7), k=10, recall=0.5)
     scorer, newest = queries[kind](seed=seed), built[-1] if built else None
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(FEW, 20_000 if few else COUNT)
@@ -75,7 +75,7 @@ def test_auto_explains_what_it_does(
     elif tuned == kind and k <= 10:
         assert told.reason.startswith(f"the plan tuned on this index for {kind} scorers: recall@10 ")
         assert told.reason.endswith(" on 2 queries")
-        assert told.plan == Plan.from_mapping(index.tuned_plans[kind]["plan"])
+        assert told.plan == Plan.from_mapping(index.engines.plans[kind]["plan"])
     elif few:
         assert told.reason == "every document is scored, which is fast for fewer than 20,000"
         assert titles == ["exhaustive"]
@@ -123,7 +123,7 @@ def test_a_dropped_engine_takes_its_tuned_plans_along(index: Index) -> None:
     index.refresh()
     assert "tuned" in index.explain(linear()).reason
     index.drop("gone")
-    assert set(index.tuned_plans) == {"function", "maxsim"}
+    assert set(index.engines.plans) == {"function", "maxsim"}
     assert "tuned" not in index.explain(linear()).reason
     index.build_engine("flat", name="kept")  # replaced, so its plans still hold
-    assert set(index.tuned_plans) == {"function", "maxsim"}
+    assert set(index.engines.plans) == {"function", "maxsim"}

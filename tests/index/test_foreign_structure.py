@@ -100,7 +100,7 @@ exact = index.search(scorer, k=5, engine="exact", where="n >= 4")
 Path("plan.yaml").write_text("stages: [{kind: engine, name: by-signs, n: 60, effort: 2}, {kind: rescore}]")
 found = index.search(scorer, k=5, plan=Plan.load("plan.yaml"), where="n >= 4")
 assert [[hit.id for hit in hits] for hits in found] == [[hit.id for hit in hits] for hits in exact]
-tuning = index.tune(scorer, k=5, recall=0.9)
+tuning = index.engines.tune(scorer, k=5, recall=0.9)
 titles = [one.title for one in tuning.measured]
 bent = FunctionScorer(space, lambda queries, points: (queries["v"] @ points.vectors.T).tanh(), {"v": vectors[:4]})
 

@@ -230,10 +230,10 @@ def test_tuning_keeps_the_cheapest_plan_that_finds_enough(tmp_path: Path) -> Non
     documents = [Document(f"d{number}", f"{WORDS[number % 7]} n{number}") for number in range(120)]
     index = Index.build(tmp_path / "index", documents, model)  # type: ignore[arg-type]
     with pytest.raises(HyperseekError, match="has no engine to tune"):
-        index.tune(QUERIES)
+        index.engines.tune(QUERIES)
     index.build_engine("flat")
     index.build_graph(degree=8)
-    tuning = index.tune(QUERIES, k=5, recall=0.9)
+    tuning = index.engines.tune(QUERIES, k=5, recall=0.9)
     assert tuning.measured[0].recall == 1.0
     assert tuning.chosen.recall >= 0.9
     assert tuning.chosen.milliseconds == min(one.milliseconds for one in tuning.measured if one.recall >= 0.9)
@@ -243,7 +243,7 @@ def test_tuning_keeps_the_cheapest_plan_that_finds_enough(tmp_path: Path) -> Non
     assert "tuned on this index for linear scorers" in told.reason
     assert "tuned" not in reopened.explain(QUERIES, k=50).reason
     with pytest.raises(HyperseekError, match="recall in"):
-        index.tune(QUERIES, recall=2)
+        index.engines.tune(QUERIES, recall=2)
 
 
 def test_engines_without_a_chart_for_surrogates_leave_them_to_a_scan(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_engines_without_a_chart_for_surrogates_leave_them_to_a_scan(tmp_path: P
         assert names(index, scorer, plan, 5) == names(index, scorer, exact, 5)
     with pytest.raises(HyperseekError, match="cannot be searched by a 'surrogate' scorer on its charts"):
         index.search(scorer, plan=Surrogate(engine="hnsw") >> Rescore())
-    assert index.tune(scorer, k=5).chosen.recall >= 0.99
+    assert index.engines.tune(scorer, k=5).chosen.recall >= 0.99
     index.build_engine("hnsw", name="balanced", charts=[ChartRecord(name="balanced")])
     assert "candidates from 'balanced'" in index.explain(scorer, k=5, engine="balanced").reason
     assert names(index, scorer, Surrogate(n=50, engine="balanced") >> Rescore(), 5) == names(index, scorer, exact, 5)
@@ -271,7 +271,7 @@ def test_tuning_tries_many_candidates_too(tmp_path: Path) -> None:
     documents = [Document(f"d{number}", "") for number in range(2200)]
     index = Index.from_vectors(tmp_path / "index", zip(documents, vectors, strict=True), space)
     index.build_engine("ivf")
-    tuning = index.tune(LinearScorer(space, vectors[:1]), k=2100, recall=1.0, save=False)
+    tuning = index.engines.tune(LinearScorer(space, vectors[:1]), k=2100, recall=1.0, save=False)
     assert any(stage.n == 2100 for one in tuning.measured for stage in one.plan.stages if isinstance(stage, Engine))
 
 

@@ -34,11 +34,11 @@ def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = Non
 
     limit = None if max_gigabytes is None else int(max_gigabytes * 1e9)
     if engine == "auto":
-        config, reason = index.choose_engine(max_bytes=limit)
+        config, reason = index.engines.choose(max_bytes=limit)
         echo(f"engine {config.kind}: {reason}", err=True)
     else:
         config = parse_structure(engine)
-    echo(f"engine {config.kind}: {_words(index.estimate_engine(config))}", err=True)
+    echo(f"engine {config.kind}: {_words(index.engines.estimate(config))}", err=True)
     built = index.build_engine(config, max_bytes=limit)
     described = built.described()
     on = "".join(f", on {', '.join(map(str, value))}" for value in described.values() if isinstance(value, list))

@@ -61,7 +61,7 @@ def recall(
 
     opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)
     texts = [query.text for query in islice(read_queries(queries), limit)]
-    tuning = opened.tune(texts, k=k, recall=target, engine=engine, options=query_options(option), save=save)
+    tuning = opened.engines.tune(texts, k=k, recall=target, engine=engine, options=query_options(option), save=save)
     print_tuning(tuning, saved=save, as_json=json)
 
 
@@ -113,7 +113,7 @@ def describe_index(index: Index) -> dict[str, Any]:
         "fields": index.fields,
         **({"unusable_fields": index.unusable_fields} if index.unusable_fields else {}),
         "engines": {item.name: _attachment(item, len(index)) for item in index.attachments},
-        "plans": index.tuned_plans,
+        "plans": index.engines.plans,
     }
 
 

@@ -1,17 +1,18 @@
 """Points on the disk with their texts, and search among them."""
 
 from hyperseek.engines import ChartRecord
-from hyperseek.index._checks import check_model
 from hyperseek.index._estimate import Estimate, estimate
 from hyperseek.index._index import Index
-from hyperseek.index._tune import Measured, Tuning
 from hyperseek.index._writing import stored_documents
+from hyperseek.index.engines import Engines, Measured, Tuning
+from hyperseek.index.reader import check_model
 from hyperseek.index.searching import Explanation
 from hyperseek.plan import scan
 from hyperseek.store import IndexInfo
 
 __all__ = [
     "ChartRecord",
+    "Engines",
     "Estimate",
     "Explanation",
     "Index",

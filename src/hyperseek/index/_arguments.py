@@ -17,7 +17,7 @@ from hyperseek.errors import ArgumentError, InputError, brief, shown, suggestion
 from hyperseek.plan import AUTO, EXACT
 from hyperseek.scoring import LinearScorer, MaxSimScorer, Scorer, Space
 from hyperseek.store.documents import check_text
-from hyperseek.types import QueryOptions
+from hyperseek.types import Query, QueryOptions
 
 
 def check_count(k: object) -> int:
@@ -205,6 +205,19 @@ def _literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
+HABITS = {
+    **dict.fromkeys(("top_k", "topk", "n", "limit", "size", "count", "num_results", "n_results", "max_results"), "k"),
+    **dict.fromkeys(("filter", "filters", "condition", "where_filter", "conditions"), "where"),
+    **dict.fromkeys(("query", "text", "q", "question", "queries_", "query_text", "query_texts"), "queries"),
+    **dict.fromkeys(("engine_name", "index", "method"), "engine"),
+    **dict.fromkeys(("stages", "pipeline"), "plan"),
+    **dict.fromkeys(("option", "query_options", "card", "level", "task"), "options"),
+    **dict.fromkeys(("documents", "doc_ids", "document_ids"), "ids"),
+    **dict.fromkeys(("with_texts", "include_texts", "return_texts"), "texts"),
+}
+"""What hands type by habit, and what it is called here."""
+
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -350,3 +363,22 @@ def as_numbers(values: Any, what: str, *, otherwise: str) -> Tensor:
     if numbers.is_complex():
         raise InputError(f"{what} must be real numbers, not {numbers.dtype}")
     return numbers if numbers.dtype == torch.float64 else numbers.float()
+
+
+def named_queries(queries: object) -> Mapping[str, str]:
+    """Return texts by id; InputError where they are neither a mapping nor query records."""
+    wanted = "run() takes texts by id, as {'q1': 'a text'}, or Query records"
+    if isinstance(queries, Mapping):
+        for name in queries:
+            if not isinstance(name, str | int):
+                raise InputError(f"{wanted}, and {shown(name)} is no id")
+        return queries
+    other = f"{wanted}, not {shown(queries)}; for queries without ids use search()"
+    texts: dict[str, str] = {}
+    for query in as_list(queries, other):
+        if not isinstance(query, Query):
+            raise InputError(f"{wanted}, and one of them is {shown(query)}; for queries without ids use search()")
+        if query.id in texts:
+            raise InputError(f"two queries have the id {shown(query.id)}; ids must be unique")
+        texts[query.id] = query.text
+    return texts

@@ -13,8 +13,8 @@ from torch import Tensor
 from hyperseek._documents import as_documents, with_vectors
 from hyperseek.errors import FingerprintError, InputError, UnknownNameError, shown
 from hyperseek.index._arguments import as_numbers
-from hyperseek.index._checks import check_retriever
 from hyperseek.index._writing import PIECE, SHARD, Item, write_index
+from hyperseek.index.reader import check_retriever
 from hyperseek.scoring import Points, Space, TokenPoints, VectorPoints
 from hyperseek.store.info import IndexInfo, Storage
 from hyperseek.types import Document

@@ -5,136 +5,66 @@ index = Index.build("docs.index", documents, load("minilm"))
 for hit in index.search("how are weak references made?", k=5):
     print(hit.score, hit.document.title)
 ```
+
+Shapes: `Q` queries.
 """
 
 from __future__ import annotations
 
 import os
-import threading
-import weakref
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self, cast, overload
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
-from hyperseek._folders import folder_path
-from hyperseek._kept import Kept
-from hyperseek.errors import InputError, MissingDocumentError, StoreError
-from hyperseek.index._arguments import check_id_lists
-from hyperseek.index._build import build_index, import_vectors
-from hyperseek.index._checks import check_model, check_retriever, open_finished
-from hyperseek.index._maintainer import Maintainer
-from hyperseek.index._searcher import Searcher
-from hyperseek.index.searching import documents_by_id
-from hyperseek.plan import OpenIndex
+from hyperseek._documents import as_documents, joined
+from hyperseek.engines import StructureConfig
+from hyperseek.errors import InputError, shown
+from hyperseek.index._arguments import (
+    HABITS,
+    Vectors,
+    check_flag,
+    check_id_lists,
+    check_options,
+    check_queries,
+    compiled_queries,
+    meant,
+    named_queries,
+)
+from hyperseek.index._build import build_index, import_vectors, piece_for, stack_points
+from hyperseek.index._writing import SHARD, add_documents, compact_index, delete_documents
+from hyperseek.index.engines import Engines
+from hyperseek.index.reader import CACHE_BYTES, IndexReader
+from hyperseek.index.searching import Explanation, Request, find, hits_of, score_chosen
+from hyperseek.plan import AUTO, PlanLike
 from hyperseek.scoring import Points, Scorer, Space
-from hyperseek.store import IndexInfo, Snapshot
-from hyperseek.store.attachments import verify_attachments
+from hyperseek.store.attachments import Attachment
 from hyperseek.store.info import Storage
-from hyperseek.store.lance import use_tables
-from hyperseek.store.snapshot import CHUNK
-from hyperseek.types import Document, QueryOptions
+from hyperseek.types import Document, Hit, Query, Run
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder, Retriever
 
-CACHE_BYTES = 4 << 30
-"""Largest float32 matrix of vectors, in bytes, that an index keeps in memory unless told otherwise: 4 GiB."""
 
-MODEL_BYTES = 4 << 30
-"""What the weights of the models that stages of plans name may take together: 4 GiB. Beyond it the least recently used
-are forgotten, but never the last three."""
+class _Search(TypedDict, total=False):
+    """What `search` takes besides the queries, for its overloads."""
 
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _State:
-    """What belongs together of one version: it is replaced whole, so no thread sees parts of two."""
-
-    info: IndexInfo
-    ground: OpenIndex
+    k: int
+    where: str | None
+    engine: str
+    plan: PlanLike | None
+    options: Mapping[str, Any] | None
+    exclude: Sequence[str | None] | None
+    texts: bool
 
 
-class Index(Searcher, Maintainer):
+class Index(IndexReader):
     """A finished index, open for search. Make one with `build`, `from_vectors` or `open`.
 
     Any number of threads may search it, also while one of them changes or refreshes it: each search is answered from
     one version.
 
-    Args:
-        path: Its folder.
-        model: Compiles queries; None loads the model that the index names when it is first needed.
-        device: Where to load that model; None takes a GPU if there is one.
-        cache_bytes: Vectors are kept in memory as one float32 matrix after the first scan if it is no larger than
-            this; larger ones are read from the disk at every scan.
-        verify: Whether all files are first compared with what was written; see `open`.
-
     Attributes:
         path: The folder.
     """
-
-    def __init__(
-        self,
-        path: str | os.PathLike[str],
-        *,
-        model: Retriever | Encoder | None = None,
-        device: str | None = None,
-        cache_bytes: int = CACHE_BYTES,
-        verify: bool = False,
-    ) -> None:
-        self.path = folder_path(path, "an index")
-        if model is not None:
-            check_retriever(model)
-        self._device = device
-        self._cache_bytes = cache_bytes
-        # An encoder that compiles no queries is refused when it is asked to.
-        self._model = cast("Retriever | None", model)
-        self._models = Kept(most_bytes=MODEL_BYTES, least=3)
-        self._refreshing = threading.Lock()
-        self._state = self._newest(verify=verify)
-        if self._model is not None:
-            check_model(self.path, self.info, self._model)
-
-    def refresh(self) -> None:
-        """Go on with the newest version; until then an open index sees the documents it was opened with.
-
-        Raises:
-            StoreError: The index is gone, unfinished or damaged; this one goes on with what it has.
-            FingerprintError: It was built anew with another model than the one given for the queries.
-        """
-        with self._refreshing:  # one after the other, so that no thread goes back to what it opened earlier
-            state = self._newest()
-            if self._model is not None and state.info.fingerprint != self.info.fingerprint:
-                check_model(self.path, state.info, self._model)  # the index was built anew
-            self._state = state
-
-    def _newest(self, *, verify: bool = False) -> _State:
-        info, store = open_finished(self.path, verify=verify)
-        own = weakref.ref(self)  # so that files and memory are free as soon as the index is
-
-        def compile_(model: str | None, texts: Sequence[str], options: QueryOptions) -> Scorer:
-            index = own()
-            assert index is not None
-            return index._compile(info, model, texts, options)
-
-        def recompile(texts: Sequence[str], options: QueryOptions) -> Scorer:
-            index = own()
-            assert index is not None
-            return index.model.compile(texts, options)
-
-        snapshot = Snapshot(store, info.space, cache_bytes=self._cache_bytes)
-        ground = OpenIndex(self.path, snapshot, compile_, recompile)
-        if verify:
-            verify_attachments(self.path, ground.attachments)
-        return _State(info, ground)
-
-    @property
-    def info(self) -> IndexInfo:
-        """How the index was made."""
-        return self._state.info
-
-    @property
-    def _ground(self) -> OpenIndex:
-        use_tables()
-        return self._state.ground
 
     @classmethod
     def open(
@@ -275,138 +205,293 @@ class Index(Searcher, Maintainer):
         )
         return cls(path, model=model)
 
-    def __len__(self) -> int:
-        return len(self._ground.snapshot)
-
-    def __repr__(self) -> str:
-        snapshot = self._ground.snapshot
-        engines = ", ".join(item.name for item in self._ground.attachments.items) or "no engine"
-        return (
-            f"Index({str(self.path)!r}: {len(snapshot):,} documents in {self.info.space}, "
-            f"model {self.info.source or 'unknown'}, {engines})"
-        )
-
-    def __iter__(self) -> Iterator[Document]:
-        return self.documents()
-
-    def __contains__(self, document_id: object) -> bool:
-        return isinstance(document_id, str) and bool(documents_by_id(self._ground.snapshot, [document_id]))
-
-    def __getitem__(self, document_id: str) -> Document:
-        document = self.get(document_id) if isinstance(document_id, str) else None
-        if document is None:
-            hint = "" if isinstance(document_id, str) else "; documents go by their ids, which are texts"
-            raise MissingDocumentError(f"the index {self.path} holds no document {document_id!r}{hint}")
-        return document
-
     @property
-    def space(self) -> Space:
-        """Geometry of the points."""
-        return self.info.space
-
-    @property
-    def ids(self) -> list[str]:
-        """The documents' ids, in order."""
-        ids: list[str] = self._ground.snapshot.ids.to_pylist()
-        return ids
-
-    @property
-    def model(self) -> Retriever:
-        """The model that compiles queries; loaded now if it was not before.
-
-        Raises:
-            StoreError: The index names no model.
-            FingerprintError: The document side of the model it names has changed since.
-        """
-        if self._model is not None:
-            return self._model
-        info = self.info
-        if info.source is None:
-            raise StoreError(f"the index {self.path} does not name its model; give one: model= or --model")
-        return self._load(info, info.source)
-
-    @property
-    def data_fingerprint(self) -> str:
-        """Fingerprint of the documents, in their order; reads them all where they have changed since it was noted."""
-        state = self._state
-        store = state.ground.snapshot.store
-        noted = state.info.data if store.version == state.info.version else None
-        return noted or state.ground.keep("data fingerprint", store.fingerprint, size=len)
-
-    def documents(self) -> Iterator[Document]:
-        """Stream the stored documents in order."""
-        return self._ground.snapshot.store.documents()
+    def engines(self) -> Engines:
+        """Engines and neighbour graphs: `index.engines.build("hnsw")`, `.tune(queries)`, `.drop(name)` and more."""
+        return Engines(self)
 
     @overload
-    def get(self, ids: str) -> Document | None: ...  # type: ignore[overload-overlap]  # a string means one id
+    def search(self, queries: str, **rest: Unpack[_Search]) -> list[Hit]: ...  # type: ignore[overload-overlap]
 
     @overload
-    def get(self, ids: Sequence[str]) -> dict[str, Document]: ...
+    def search(self, queries: Sequence[str] | Scorer, **rest: Unpack[_Search]) -> list[list[Hit]]: ...
 
-    def get(self, ids: str | Sequence[str]) -> Document | dict[str, Document] | None:
-        """Return stored documents by id; `index[id]` is the one that must be there.
+    @overload
+    def search(self, queries: Vectors, **rest: Unpack[_Search]) -> list[Any]: ...
+
+    @meant(**HABITS)
+    def search(
+        self,
+        queries: str | Sequence[str] | Scorer | Vectors,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        engine: str = AUTO,
+        plan: PlanLike | None = None,
+        options: Mapping[str, Any] | None = None,
+        exclude: Sequence[str | None] | None = None,
+        texts: bool = True,
+    ) -> list[Hit] | list[list[Hit]]:
+        """Find the best documents of one or many queries.
 
         Args:
-            ids: One, or any number; one may appear twice.
+            queries: One text, many texts, queries that are compiled already, or vectors of yours in the coordinates of
+                the index' space: `(d,)` for one query, `(Q, d)` for many, numpy or torch, float64 as well.
+            k: Documents a query, at least 1; may exceed the size of the index.
+            where: SQL over ids, titles, texts and metadata fields that documents must meet, as in
+                `"year > 2015 AND venue = 'ACL'"`; None for all. See `fields`.
+            engine: `"auto"` for the plan that was tuned on this index or else for what its size suggests, `"exact"` to
+                score every document, or the name of an engine, whose candidates are then scored exactly.
+            plan: What to do instead, stage by stage: a plan, a source such as `FullText()`, a list of stages, or plain
+                values as those of a file.
+            options: What is asked of the model besides the texts, as in `{"level": 2}`; see `QueryOptions`.
+            exclude: For each query the id of a document to leave out, or None. The others move up, so `k` remain.
+            texts: Whether the hits carry their documents.
 
         Returns:
-            For one id its document, or None if it is not stored. For several the documents by id, in their order;
-            those that are not stored are missing.
+            For one text its hits, best first, ties in the order of the index; for others a list of hits a query.
 
         Raises:
-            InputError: Something is no id.
+            InputError: A query is no text or blank, `k` is no whole number of at least 1, the number of exclusions is
+                not that of queries, a scorer does not fit, or the condition or the plan cannot be used.
+            UnknownNameError: The index has no engine of this name.
+            StoreError: The index names no model and none was given.
+            FingerprintError: The model's document side is not the one that made the index.
         """
-        if isinstance(ids, str):
-            return documents_by_id(self._ground.snapshot, [ids]).get(ids)
-        [listed] = check_id_lists([ids])
-        return documents_by_id(self._ground.snapshot, listed)
+        asked, single = compiled_queries(queries, self._ground.snapshot.space)
+        request = Request.checked(asked, k, exclude=exclude, engine=engine, plan=plan, where=where, options=options)
+        hits = self._hits(request, texts=check_flag(texts, "texts"))
+        return hits[0] if single else hits
 
-    def points(self, *, rows: int = CHUNK) -> Iterator[tuple[list[str], Points]]:
-        """Stream ids and points in order.
+    @meant(**HABITS)
+    def explain(
+        self,
+        queries: str | Sequence[str] | Scorer | Vectors,
+        *,
+        k: int = 10,
+        where: str | None = None,
+        engine: str = AUTO,
+        plan: PlanLike | None = None,
+        options: Mapping[str, Any] | None = None,
+        exclude: Sequence[str | None] | None = None,
+        texts: bool = False,
+        recall: bool = False,
+    ) -> Explanation:
+        """Search, and say which stages ran, why, how long they took, and what they found.
 
         Args:
-            rows: Most documents of a chunk, at least 1.
+            queries: As in `search`; at least one.
+            k: Documents a query, at least 1.
+            where: As in `search`.
+            engine: As in `search`.
+            plan: As in `search`.
+            options: As in `search`.
+            exclude: As in `search`.
+            texts: Whether the hits carry their documents.
+            recall: Whether to search exhaustively too, and report the recall of every stage.
 
-        Yields:
-            Ids, and as many points, float32 on the CPU.
+        Returns:
+            The explanation, with the hits of every query; `lines` prints it.
 
         Raises:
-            InputError: `rows` is below 1.
+            InputError: As in `search`, or there are no queries.
         """
-        if rows < 1:
-            raise InputError(f"a chunk must have at least 1 row, not {rows}")
-        snapshot, row = self._ground.snapshot, 0
-        for chunk in snapshot.chunks(rows):
-            yield snapshot.ids.slice(row, len(chunk)).to_pylist(), chunk
-            row += len(chunk)
+        asked, _ = compiled_queries(queries, self._ground.snapshot.space)
+        given = {"exclude": exclude, "engine": engine, "plan": plan, "where": where, "options": options}
+        request = Request.checked(asked, k, **given, measure=check_flag(recall, "recall"))
+        told: list[Explanation] = []
+        hits = self._hits(request, texts=check_flag(texts, "texts"), explanation=told)
+        if not told:
+            raise InputError("there are no queries to explain a search for; give at least one")
+        told[0].hits = hits
+        return told[0]
+
+    @meant(**HABITS)
+    def run(
+        self,
+        queries: Mapping[str, str] | Sequence[Query],
+        *,
+        k: int = 100,
+        scorer: Scorer | None = None,
+        where: str | None = None,
+        engine: str = AUTO,
+        plan: PlanLike | None = None,
+        options: Mapping[str, Any] | None = None,
+        exclude_same_id: bool = False,
+    ) -> Run:
+        """Search with named queries, for evaluation.
+
+        Args:
+            queries: Texts by id, or query records.
+            k: Documents a query, at least 1.
+            scorer: The same queries, compiled already, in order.
+            where: As in `search`.
+            engine: As in `search`.
+            plan: As in `search`.
+            options: As in `search`.
+            exclude_same_id: Leave out of each ranking the document whose id is the query's.
+
+        Returns:
+            Scores by query and document, best first.
+
+        Raises:
+            InputError: As in `search`, or two queries have one id; a query's id is named.
+            StoreError: The index names no model and none was given.
+            FingerprintError: The model's document side is not the one that made the index.
+        """
+        texts = named_queries(queries)
+        if scorer is not None and not isinstance(scorer, Scorer):
+            raise InputError(f"scorer is the queries compiled, as by model.compile, not {shown(scorer)}")
+        if scorer is not None and len(scorer) != len(texts):
+            raise InputError(f"the scorer holds {len(scorer)} queries and {len(texts)} were named")
+        asked = list(texts.values())
+        request = Request.checked(
+            asked if scorer is None else scorer,
+            k,
+            names=list(texts),
+            texts=asked,
+            exclude=list(texts) if check_flag(exclude_same_id, "exclude_same_id") else None,
+            engine=engine,
+            plan=plan,
+            where=where,
+            options=options,
+        )
+        found = self._hits(request, texts=False)
+        return {name: {hit.id: hit.score for hit in hits} for name, hits in zip(texts, found, strict=True)}
+
+    @meant(**HABITS)
+    def score(
+        self,
+        queries: Sequence[str] | Scorer | Vectors,
+        ids: Sequence[Sequence[str]],
+        *,
+        options: Mapping[str, Any] | None = None,
+    ) -> list[list[float]]:
+        """Score documents of the caller's choice exactly, each by the query it is listed for.
+
+        Args:
+            queries: Many texts, queries that are compiled already, or `(Q, d)` vectors, as in `search`.
+            ids: For each query the ids of its documents; any number, none included.
+            options: As in `search`.
+
+        Returns:
+            For each query its documents' scores, in the order of the ids; higher is better.
+
+        Raises:
+            InputError: The number of lists is not that of queries, an id is not stored, or a scorer does not fit.
+            StoreError: The index names no model and none was given.
+        """
+        if not isinstance(queries, str):  # which is refused: ids are for many queries
+            queries = compiled_queries(queries, self._ground.snapshot.space)[0]
+        asked = check_queries(queries)
+        lists = check_id_lists(ids)
+        if len(asked) != len(lists):
+            raise InputError(f"there are {len(asked)} queries and {len(lists)} lists of ids; give one each")
+        checked = check_options(options, asked)
+        scorers = [asked] if isinstance(asked, Scorer) else self._groups(asked, checked)
+        return score_chosen(self._ground, scorers, lists)
+
+    def _hits(self, request: Request, *, texts: bool, explanation: list[Explanation] | None = None) -> list[list[Hit]]:
+        ground = self._ground
+        found = find(ground, request, self._groups, explanation=explanation)
+        return list(hits_of(ground, found, texts=texts))
+
+    def add(
+        self,
+        documents: Iterable[Any],
+        *,
+        vectors: Iterable[Any] | None = None,
+        replace: bool = False,
+        total: int | None = None,
+    ) -> int:
+        """Add documents; when this returns, all of them are on the disk and this index sees them.
+
+        Engines and graphs that were built before stay in use: what they do not know is scanned.
+
+        Args:
+            documents: With ids of their own; all forms that `build` takes, but for texts alone where `replace` is True.
+            vectors: Their coordinates, where they were made elsewhere; None to encode them with the model.
+            replace: Whether a document may take the place of one with its id.
+            total: Number of documents, for the progress bar.
+
+        Returns:
+            How many were added or replaced.
+
+        Raises:
+            InputError: An id is stored already and `replace` is False, appears twice, a text or vector
+                cannot be stored, something is no document, or there are more vectors or fewer. Earlier batches, of
+                some thousands, stay.
+            StoreError: Another writer is at work.
+        """
+        given = as_documents(documents, numbered=not replace)
+        if vectors is None:
+            model, dtype = self.model, self.info.dtype or "auto"
+
+            def encode(batch: list[tuple[Document, Any]]) -> Points:
+                return model.encode_documents([document.full_text for document, _ in batch], dtype=dtype)
+
+            items: Iterable[tuple[Document, Any]] = ((document, None) for document in given)
+            piece = piece_for(model)
+        else:
+
+            def encode(batch: list[tuple[Document, Any]]) -> Points:
+                return stack_points(batch, self.info.space)
+
+            items = joined(given, vectors)
+            piece = SHARD
+        try:
+            return add_documents(self.path, items, encode, replace=replace, total=total, piece=piece)
+        finally:
+            self.refresh()
+
+    def delete(self, ids: Iterable[str]) -> int:
+        """Delete documents by id; when this returns, they are gone for every search that begins later.
+
+        Args:
+            ids: Ids that are not stored are passed over.
+
+        Returns:
+            How many documents were deleted.
+
+        Raises:
+            InputError: A single string was given, or what is no collection.
+            StoreError: Another writer is at work.
+        """
+        if isinstance(ids, str):
+            raise InputError(f"ids must be several strings; for one id give [{ids!r}]")
+        if not isinstance(ids, Iterable):
+            raise InputError(f"ids must be a collection of strings, not {shown(ids)}")
+        try:
+            return delete_documents(self.path, ids)
+        finally:
+            self.refresh()
+
+    def compact(self) -> None:
+        """Rewrite the documents without those that were deleted or replaced, and update the full-text index.
+
+        Readers that are open go on with what they see; their files are deleted by a compaction that comes after them.
+
+        Raises:
+            StoreError: Another writer is at work.
+        """
+        compact_index(self.path)
+        self.refresh()
+
+    # Short forms of the methods of `engines`.
 
     @property
-    def fields(self) -> dict[str, str]:
-        """The metadata fields that conditions can name, each with its type in words."""
-        return self._ground.snapshot.store.fields()
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Engines and graphs of this index, in the order in which they were built."""
+        return tuple(self.engines)
 
-    @property
-    def unusable_fields(self) -> dict[str, list[str]]:
-        """Metadata keys that filters cannot name, by the reason; some of them where they are many."""
-        return self._ground.snapshot.store.unusable_fields()
+    def build_engine(self, engine: str | Mapping[str, Any] | StructureConfig = "auto", **settings: Any) -> Attachment:
+        """Build an engine for all documents; see `Engines.build`."""
+        return self.engines.build(engine, **settings)
 
-    def _compile(self, info: IndexInfo, model: str | None, texts: Sequence[str], options: QueryOptions) -> Scorer:
-        """Compile queries for a stage that has a model of its own; None for the one that made the index."""
-        name = info.source if model is None else model
-        if self._model is not None and (name is None or name == self._model.source):
-            return self._model.compile(texts, options)
-        return (self.model if name is None else self._load(info, name)).compile(texts, options)
+    def build_graph(self, *, name: str | None = None, **settings: Any) -> Attachment:
+        """Build the neighbour graph of all documents, or import one; `settings` are those of `GraphConfig`."""
+        return self.engines.build({"kind": "graph", **settings}, name=name)
 
-    def _load(self, info: IndexInfo, source: str) -> Retriever:
-        def load() -> Retriever:
-            from hyperseek.models import load
-
-            model = load(source, device=self._device)
-            check_model(self.path, info, model)
-            return model
-
-        return self._models.get((source, info.fingerprint), load, size=_weight_bytes)
-
-
-def _weight_bytes(model: Retriever) -> int:
-    return sum(tensor.nbytes for tensor in model.model.state_dict().values())
+    def drop(self, name: str) -> None:
+        """Delete an engine or a graph of this index; see `Engines.drop`."""
+        self.engines.drop(name)

@@ -14,7 +14,7 @@ from hyperseek._files import writing
 from hyperseek._folders import folder_path, refuse_link, remove_unheld
 from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek.errors import FingerprintError, InputError, StoreError
-from hyperseek.index._checks import open_finished
+from hyperseek.index.reader import open_finished
 from hyperseek.scoring import Points
 from hyperseek.store._columns import encode_metadata
 from hyperseek.store.documents import check_documents

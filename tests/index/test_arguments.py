@@ -53,7 +53,7 @@ def test_a_wrong_argument_is_named_before_anything_is_compiled(index: Index) -> 
         refused(lambda k=k: search("river", k=k), "k must be")
         refused(lambda k=k: index.explain(["river"], k=k), "k must be")
         refused(lambda k=k: index.run({"q": "river"}, k=k), "k must be")
-        refused(lambda k=k: index.tune(["river"], k=k), "k must be")
+        refused(lambda k=k: index.engines.tune(["river"], k=k), "k must be")
     for queries in (None, 3, 2.5, b"river", bytearray(b"x"), {"river"}, object(), np.array(3)):
         refused(lambda queries=queries: search(queries), "queries are a text, a list of texts, or a scorer")
     refused(lambda: search({"q": "river"}), "run()")
@@ -71,11 +71,11 @@ def test_a_wrong_argument_is_named_before_anything_is_compiled(index: Index) -> 
     for ids in ("d1", ["d1"], None, [[1]], [None], torch.ones(1)):
         refused(lambda ids=ids: index.score(["river"], ids), "ids are a list of ids for each query")
     for recall in (0, 2, None, "1", True, float("nan")):
-        refused(lambda recall=recall: index.tune(["river"], recall=recall), "recall in (0, 1]")
+        refused(lambda recall=recall: index.engines.tune(["river"], recall=recall), "recall in (0, 1]")
     for queries in (["river"], "river", None, [Document("a", "b")]):
         refused(lambda queries=queries: index.run(queries), "texts by id")
     refused(lambda: index.run([Query("q", "a"), Query("q", "b")]), "ids must be unique")
-    refused(lambda: index.tune([]), "no queries to tune by")
+    refused(lambda: index.engines.tune([]), "no queries to tune by")
     refused(lambda: index.explain([]), "no queries to explain")
     assert model.compiled == before
 
@@ -86,7 +86,7 @@ def test_a_blank_query_is_refused(index: Index) -> None:
         refused(lambda blank=blank: index.search(["river", blank]), "query 1 (from 0) is blank")
         refused(lambda blank=blank: index.explain([blank]), "query 0 (from 0) is blank")
         refused(lambda blank=blank: index.score([blank], [["d1"]]), "blank")
-        refused(lambda blank=blank: index.tune([blank]), "blank")
+        refused(lambda blank=blank: index.engines.tune([blank]), "blank")
         refused(lambda blank=blank: index.run({"q1": "river", "q7": blank}), "query 'q7' is blank")
         refused(lambda blank=blank: index.run([Query("q7", blank)]), "query 'q7' is blank")
 
@@ -110,11 +110,11 @@ def test_names_of_arguments_that_hands_type_by_habit(index: Index) -> None:
         "where": ("filter", "filters", "condition", "wher"),
         "queries": ("query", "text", "q", "queris"),
     }
-    calls: Any = (index.search, index.explain, index.run, index.tune)
+    calls: Any = (index.search, index.explain, index.run, index.engines.tune)
     for call in calls:
         for name, typed in habits.items():
             for word in typed:
-                if name == "where" and call == index.tune:
+                if name == "where" and call.__name__ == "tune":
                     continue
                 refused(lambda call=call, word=word: call(["river"], **{word: 3}), f"{word!r}", f"{name!r}")
     with pytest.raises(TypeError, match="everything else by name, as in k=10"):

@@ -1,0 +1,346 @@
+"""The structures of an index: built, listed, estimated, tuned and dropped. `index.engines` is one of these."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hyperseek._long_work import progress
+from hyperseek.engines import STRUCTURES, ChartRecord, StructureConfig, StructureEstimate, choose_engine
+from hyperseek.engines.charts import widest_chart
+from hyperseek.engines.structure import parse_structure
+from hyperseek.errors import InputError
+from hyperseek.index._arguments import (
+    HABITS,
+    check_count,
+    check_engine,
+    check_options,
+    check_queries,
+    check_share,
+    meant,
+)
+from hyperseek.index.reader import IndexReader
+from hyperseek.plan import Exhaustive, OpenIndex, Plan, Search, StageReport, as_plan
+from hyperseek.plan.stages import plan_key
+from hyperseek.scoring import Scorer
+from hyperseek.store.attachments import Attachment, Attachments, TunedPlan, attach
+from hyperseek.store.lance import writer_lock
+from hyperseek.types import NO_OPTIONS, QueryOptions
+
+_logger = logging.getLogger(__name__)
+
+_QUERIES_TIMED_ALONE = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What one plan cost and found.
+
+    Attributes:
+        plan: The plan.
+        recall: Share of the true best `k` documents that it found, in [0, 1].
+        milliseconds: A query, all queries together.
+        single_milliseconds: A query, searched alone: the median of some.
+    """
+
+    plan: Plan
+    recall: float
+    milliseconds: float
+    single_milliseconds: float
+
+    @property
+    def title(self) -> str:
+        """The plan in a few words."""
+        words = []
+        for stage in self.plan.stages:
+            values = stage.model_dump(mode="json", exclude_defaults=True, exclude={"kind"})
+            details = ", ".join(f"{name}={_short(value)}" for name, value in values.items())
+            words.append(f"{stage.title}({details})")
+        return " > ".join(words)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """All plans that were measured, and the one that was chosen.
+
+    Attributes:
+        kind: Of the scorer.
+        k: Documents a query.
+        wanted: Recall that was asked for.
+        queries: How many there were.
+        measured: All plans, the exhaustive one first.
+        chosen: The cheapest that meets the recall: the exhaustive one if no other does.
+        options: That the queries were compiled with.
+    """
+
+    kind: str
+    k: int
+    wanted: float
+    queries: int
+    measured: tuple[Measured, ...]
+    chosen: Measured
+    options: QueryOptions = NO_OPTIONS
+
+    def save(self, folder: Path) -> None:
+        """Write the chosen plan into an index: from now on `engine="auto"` searches by it with such scorers."""
+        kept = TunedPlan(
+            plan=self.chosen.plan.model_dump(mode="json", exclude_defaults=False),
+            k=self.k,
+            recall=self.chosen.recall,
+            queries=self.queries,
+            milliseconds=self.chosen.milliseconds,
+        )
+        with writer_lock(folder):
+            attachments = Attachments.read(folder)
+            plans = {**attachments.plans, plan_key(self.kind, self.options): kept}
+            attachments.model_copy(update={"plans": plans}).write(folder)
+
+
+def measured_plans(
+    ground: OpenIndex,
+    scorers: Sequence[Scorer],
+    texts: Sequence[str] | None,
+    *,
+    k: int,
+    recall: float,
+    engine: str | None = None,
+) -> Tuning:
+    """Measure the engines and graphs of an index on some queries.
+
+    Args:
+        ground: The index.
+        scorers: Compiled queries, in groups of one kind, at least one.
+        texts: Their texts; None leaves out what reads them.
+        k: Documents a query, at least 1.
+        recall: What the chosen plan must reach, in (0, 1].
+        engine: Try this engine or graph alone; None for all.
+
+    Returns:
+        What was measured.
+
+    Raises:
+        InputError: The index has nothing to try.
+        UnknownNameError: There is no such engine.
+    """
+    items = [ground.attachments.get(engine)] if engine else ground.attachments.items
+    if not items:
+        raise InputError(f"the index {ground.folder} has no engine to tune; build one: index.engines.build()")
+    ground.snapshot.load()
+    searches = list(_searches(ground, scorers, texts, k))
+    measured = [_measure(Plan(stages=(Exhaustive(),)), searches)]
+    with progress("measuring", None, unit="plans") as bar:
+        for item in items:
+            structure = ground.attached(item.name).structure
+            for family in structure.trials(item.name, scorers[0], k=k, count=item.count):
+                for stages in family:
+                    measured.append(_measure(as_plan(stages), searches))
+                    bar.advance(1)
+                    if measured[-1].recall >= recall:
+                        break  # more candidates of the same cost more and find no less
+    enough = [one for one in measured if one.recall >= recall]
+    chosen = min(enough, key=lambda one: one.milliseconds)
+    queries, options = sum(map(len, scorers)), scorers[0].options
+    return Tuning(scorers[0].kind, k, recall, queries, tuple(measured), chosen, options)
+
+
+def _searches(ground: OpenIndex, scorers: Iterable[Scorer], texts: Sequence[str] | None, k: int) -> Iterator[Search]:
+    done = 0
+    for scorer in scorers:
+        own = None if texts is None else texts[done : done + len(scorer)]
+        yield Search(ground, scorer, own, None, k)
+        done += len(scorer)
+
+
+def _measure(plan: Plan, searches: Sequence[Search]) -> Measured:
+    plan.run(searches[0])  # what is made once, as landmarks, is not a query's cost
+    for search in searches:
+        search.truth()  # nor is what it is measured by
+    reports: list[StageReport] = []
+    start = time.perf_counter()
+    for search in searches:
+        plan.run(search, reports=reports, measure=True)
+    total = time.perf_counter() - start
+    queries = sum(len(search.scorer) for search in searches)
+    return Measured(plan, reports[-1].recall or 0.0, 1000 * total / queries, _single(plan, searches))
+
+
+def _single(plan: Plan, searches: Sequence[Search]) -> float:
+    times: list[float] = []
+    for search in searches:
+        for query in range(len(search.scorer)):
+            if len(times) == _QUERIES_TIMED_ALONE:
+                break
+            own = None if search.texts is None else search.texts[query : query + 1]
+            alone = Search(search.index, search.scorer[query : query + 1], own, None, search.k)
+            start = time.perf_counter()
+            plan.run(alone)
+            times.append(time.perf_counter() - start)
+    return 1000 * float(torch.tensor(times).median())
+
+
+def _short(value: object) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}={_short(part)}" for name, part in value.items() if name != "kind") + "}"
+    return str(value)
+
+
+class Engines:
+    """The candidate structures of an index: engines and neighbour graphs, in the order in which they were built.
+
+    Args:
+        index: Of whose documents they are built.
+    """
+
+    def __init__(self, index: IndexReader) -> None:
+        self._index = index
+
+    def __iter__(self) -> Iterator[Attachment]:
+        return iter(self._index._ground.attachments.items)
+
+    def __len__(self) -> int:
+        return len(self._index._ground.attachments.items)
+
+    def __getitem__(self, name: str) -> Attachment:
+        return self._index._ground.attachments.get(name)
+
+    def __repr__(self) -> str:
+        return f"Engines({', '.join(f'{item.name}: {item.kind}' for item in self)})"
+
+    @property
+    def names(self) -> list[str]:
+        """Names that searches are given as `engine=`."""
+        return [item.name for item in self]
+
+    @property
+    def plans(self) -> dict[str, dict[str, Any]]:
+        """Plans that were tuned on this index, by the kind of scorer and the options they are for, as plain values."""
+        tuned = self._index._ground.attachments.plans
+        return {kind: plan.model_dump(mode="json") for kind, plan in tuned.items()}
+
+    def choose(self, *, max_bytes: int | None = None) -> tuple[StructureConfig, str]:
+        """Return what `build("auto")` builds, and why.
+
+        Args:
+            max_bytes: Memory that building may take; None for no limit.
+
+        Returns:
+            The configuration, and the reason in one sentence.
+
+        Raises:
+            InputError: No engine can be built in so little memory.
+        """
+        width = widest_chart(self._index.space)
+        return choose_engine(count=len(self._index), dimension=width, metric="l2", max_bytes=max_bytes)
+
+    def estimate(self, engine: Any = "auto", *, charts: Sequence[ChartRecord] | None = None) -> StructureEstimate:
+        """Estimate what `build` would cost, without building anything.
+
+        Args:
+            engine: As in `build`.
+            charts: As in `build`. Where there are several, each has an engine of its own.
+
+        Returns:
+            Bytes of memory and disk, and seconds, of all charts together.
+
+        Raises:
+            UnknownNameError: There is no such kind of engine, or no such chart.
+        """
+        config = self._config(engine, charts=charts)
+        return STRUCTURES[config.kind].estimate(self._index.space, config, count=len(self._index))
+
+    def build(
+        self,
+        engine: str | Mapping[str, Any] | StructureConfig = "auto",
+        *,
+        name: str | None = None,
+        charts: Sequence[ChartRecord] | None = None,
+        max_bytes: int | None = None,
+    ) -> Attachment:
+        """Build a structure for all documents.
+
+        Args:
+            engine: `"auto"` to choose by size, a kind with its defaults, as `"hnsw"`, `"ivf"`, `"flat"`, `"lance"`,
+                `"qdrant"` or `"graph"`, plain values, as `{"kind": "hnsw", "m": 16}`, or a configuration.
+            name: To search with it by name; None takes the kind. A structure of that name is replaced in the end.
+            charts: Charts that engines for vectors are built on; None for those that suit the space and the kind.
+            max_bytes: Memory that building may take; None for no limit.
+
+        Returns:
+            Its entry in the list.
+
+        Raises:
+            InputError: It would take more memory than `max_bytes`, and the message says what would fit; or a document's
+                vector is too long, and it says which.
+            UnknownNameError: There is no such kind of engine.
+            StoreError: Another writer is at work.
+        """
+        with writer_lock(self._index.path):
+            self._index.refresh()
+            config = self._config(engine, max_bytes, charts)
+            record = attach(self._index.path, self._index._ground.snapshot, config, name=name, max_bytes=max_bytes)
+        self._index.refresh()
+        return record
+
+    def drop(self, name: str) -> None:
+        """Delete a structure; UnknownNameError if there is none of that name."""
+        with writer_lock(self._index.path):
+            Attachments.read(self._index.path).without(name).write(self._index.path)
+        self._index.refresh()
+
+    def _config(
+        self, engine: Any, max_bytes: int | None = None, charts: Sequence[ChartRecord] | None = None
+    ) -> StructureConfig:
+        if engine == "auto":
+            engine, reason = self.choose(max_bytes=max_bytes)
+            _logger.info("the engine is %s", reason)
+        return parse_structure(engine, **({} if charts is None else {"charts": tuple(charts)}))
+
+    @meant(**HABITS)
+    def tune(
+        self,
+        queries: Sequence[str] | Scorer,
+        *,
+        k: int = 10,
+        recall: float = 0.99,
+        engine: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        save: bool = True,
+    ) -> Tuning:
+        """Measure recall and latency of engine settings against exhaustive search, and keep the cheapest good one.
+
+        Args:
+            queries: Many texts, or queries that are compiled already: like those that will be asked.
+            k: Documents a query, at least 1.
+            recall: Of the exhaustive top `k`, in (0, 1]; what the chosen plan must reach.
+            engine: Measure this structure alone; None for all.
+            options: As in `search`; the chosen plan is for searches with these options alone.
+            save: Whether `engine="auto"` searches by the chosen plan from now on.
+
+        Returns:
+            What was measured.
+
+        Raises:
+            InputError: There are no queries, `recall` is out of range, or the index has none.
+            UnknownNameError: There is no such engine.
+            StoreError: Another writer is at work.
+        """
+        asked, count, wanted = check_queries(queries), check_count(k), check_share(recall)
+        if engine is not None:
+            check_engine(engine)
+        if not len(asked):
+            raise InputError("there are no queries to tune by; give some like those that will be asked")
+        texts = None if isinstance(asked, Scorer) else asked
+        checked = check_options(options, asked)
+        scorers = [asked] if isinstance(asked, Scorer) else list(self._index._groups(asked, checked))
+        ground = self._index._ground
+        tuning = measured_plans(ground, scorers, texts, k=count, recall=wanted, engine=engine)
+        if save:
+            tuning.save(ground.folder)
+            ground.reread()
+        return tuning

@@ -1,0 +1,366 @@
+"""An index folder, open in one version: its documents, its model, and what must fit together before it is searched."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, cast, overload
+
+from hyperseek._folders import Hold, files_within, folder_path
+from hyperseek._kept import Kept
+from hyperseek.errors import FingerprintError, InputError, MissingDocumentError, StoreError, shown
+from hyperseek.index._arguments import check_id_lists
+from hyperseek.index.searching import documents_by_id, scorer_groups
+from hyperseek.plan import OpenIndex
+from hyperseek.scoring import Points, Scorer, Space
+from hyperseek.store import IndexInfo, Snapshot
+from hyperseek.store.attachments import verify_attachments
+from hyperseek.store.lance import use_tables
+from hyperseek.store.snapshot import CHUNK
+from hyperseek.store.table import Store
+from hyperseek.store.written import Written
+from hyperseek.types import Document, QueryOptions
+
+if TYPE_CHECKING:
+    from hyperseek.models import Encoder, Retriever
+
+CACHE_BYTES = 4 << 30
+"""Largest float32 matrix of vectors, in bytes, that an index keeps in memory unless told otherwise: 4 GiB."""
+
+MODEL_BYTES = 4 << 30
+"""What the weights of the models that stages of plans name may take together: 4 GiB. Beyond it the least recently used
+are forgotten, but never the last three."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _State:
+    """What belongs together of one version: it is replaced whole, so no thread sees parts of two."""
+
+    info: IndexInfo
+    ground: OpenIndex
+
+
+class IndexReader:
+    """The documents of a finished index, open in one version until `refresh`, and the model that made them.
+
+    Args:
+        path: Its folder.
+        model: Compiles queries; None loads the model that the index names when it is first needed.
+        device: Where to load that model; None takes a GPU if there is one.
+        cache_bytes: Vectors are kept in memory as one float32 matrix after the first scan if it is no larger than
+            this; larger ones are read from the disk at every scan.
+        verify: Whether all files are first compared with what was written.
+
+    Attributes:
+        path: The folder.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        model: Retriever | Encoder | None = None,
+        device: str | None = None,
+        cache_bytes: int = CACHE_BYTES,
+        verify: bool = False,
+    ) -> None:
+        self.path = folder_path(path, "an index")
+        if model is not None:
+            check_retriever(model)
+        self._device = device
+        self._cache_bytes = cache_bytes
+        # An encoder that compiles no queries is refused when it is asked to.
+        self._model = cast("Retriever | None", model)
+        self._models = Kept(most_bytes=MODEL_BYTES, least=3)
+        self._refreshing = threading.Lock()
+        self._state = self._newest(verify=verify)
+        if self._model is not None:
+            check_model(self.path, self.info, self._model)
+
+    def refresh(self) -> None:
+        """Go on with the newest version; until then an open index sees the documents it was opened with.
+
+        Raises:
+            StoreError: The index is gone, unfinished or damaged; this one goes on with what it has.
+            FingerprintError: It was built anew with another model than the one given for the queries.
+        """
+        with self._refreshing:  # one after the other, so that no thread goes back to what it opened earlier
+            state = self._newest()
+            if self._model is not None and state.info.fingerprint != self.info.fingerprint:
+                check_model(self.path, state.info, self._model)  # the index was built anew
+            self._state = state
+
+    def _newest(self, *, verify: bool = False) -> _State:
+        info, store = open_finished(self.path, verify=verify)
+        own = weakref.ref(self)  # so that files and memory are free as soon as the index is
+
+        def compile_(model: str | None, texts: Sequence[str], options: QueryOptions) -> Scorer:
+            index = own()
+            assert index is not None
+            return index._compile(info, model, texts, options)
+
+        def recompile(texts: Sequence[str], options: QueryOptions) -> Scorer:
+            index = own()
+            assert index is not None
+            return index.model.compile(texts, options)
+
+        snapshot = Snapshot(store, info.space, cache_bytes=self._cache_bytes)
+        ground = OpenIndex(self.path, snapshot, compile_, recompile)
+        if verify:
+            verify_attachments(self.path, ground.attachments)
+        return _State(info, ground)
+
+    @property
+    def info(self) -> IndexInfo:
+        """How the index was made."""
+        return self._state.info
+
+    @property
+    def _ground(self) -> OpenIndex:
+        use_tables()
+        return self._state.ground
+
+    def __len__(self) -> int:
+        return len(self._ground.snapshot)
+
+    def __repr__(self) -> str:
+        snapshot = self._ground.snapshot
+        engines = ", ".join(item.name for item in self._ground.attachments.items) or "no engine"
+        return (
+            f"{type(self).__name__}({str(self.path)!r}: {len(snapshot):,} documents in {self.info.space}, "
+            f"model {self.info.source or 'unknown'}, {engines})"
+        )
+
+    def __iter__(self) -> Iterator[Document]:
+        return self.documents()
+
+    def __contains__(self, document_id: object) -> bool:
+        return isinstance(document_id, str) and bool(documents_by_id(self._ground.snapshot, [document_id]))
+
+    def __getitem__(self, document_id: str) -> Document:
+        document = self.get(document_id) if isinstance(document_id, str) else None
+        if document is None:
+            hint = "" if isinstance(document_id, str) else "; documents go by their ids, which are texts"
+            raise MissingDocumentError(f"the index {self.path} holds no document {document_id!r}{hint}")
+        return document
+
+    @property
+    def space(self) -> Space:
+        """Geometry of the points."""
+        return self.info.space
+
+    @property
+    def ids(self) -> list[str]:
+        """The documents' ids, in order."""
+        ids: list[str] = self._ground.snapshot.ids.to_pylist()
+        return ids
+
+    @property
+    def model(self) -> Retriever:
+        """The model that compiles queries; loaded now if it was not before.
+
+        Raises:
+            StoreError: The index names no model.
+            FingerprintError: The document side of the model it names has changed since.
+        """
+        if self._model is not None:
+            return self._model
+        info = self.info
+        if info.source is None:
+            raise StoreError(f"the index {self.path} does not name its model; give one: model= or --model")
+        return self._load(info, info.source)
+
+    @property
+    def data_fingerprint(self) -> str:
+        """Fingerprint of the documents, in their order; reads them all where they have changed since it was noted."""
+        state = self._state
+        store = state.ground.snapshot.store
+        noted = state.info.data if store.version == state.info.version else None
+        return noted or state.ground.keep("data fingerprint", store.fingerprint, size=len)
+
+    def documents(self) -> Iterator[Document]:
+        """Stream the stored documents in order."""
+        return self._ground.snapshot.store.documents()
+
+    @overload
+    def get(self, ids: str) -> Document | None: ...  # type: ignore[overload-overlap]  # a string means one id
+
+    @overload
+    def get(self, ids: Sequence[str]) -> dict[str, Document]: ...
+
+    def get(self, ids: str | Sequence[str]) -> Document | dict[str, Document] | None:
+        """Return stored documents by id; `index[id]` is the one that must be there.
+
+        Args:
+            ids: One, or any number; one may appear twice.
+
+        Returns:
+            For one id its document, or None if it is not stored. For several the documents by id, in their order;
+            those that are not stored are missing.
+
+        Raises:
+            InputError: Something is no id.
+        """
+        if isinstance(ids, str):
+            return documents_by_id(self._ground.snapshot, [ids]).get(ids)
+        [listed] = check_id_lists([ids])
+        return documents_by_id(self._ground.snapshot, listed)
+
+    def points(self, *, rows: int = CHUNK) -> Iterator[tuple[list[str], Points]]:
+        """Stream ids and points in order.
+
+        Args:
+            rows: Most documents of a chunk, at least 1.
+
+        Yields:
+            Ids, and as many points, float32 on the CPU.
+
+        Raises:
+            InputError: `rows` is below 1.
+        """
+        if rows < 1:
+            raise InputError(f"a chunk must have at least 1 row, not {rows}")
+        snapshot, row = self._ground.snapshot, 0
+        for chunk in snapshot.chunks(rows):
+            yield snapshot.ids.slice(row, len(chunk)).to_pylist(), chunk
+            row += len(chunk)
+
+    @property
+    def fields(self) -> dict[str, str]:
+        """The metadata fields that conditions can name, each with its type in words."""
+        return self._ground.snapshot.store.fields()
+
+    @property
+    def unusable_fields(self) -> dict[str, list[str]]:
+        """Metadata keys that filters cannot name, by the reason; some of them where they are many."""
+        return self._ground.snapshot.store.unusable_fields()
+
+    def _compile(self, info: IndexInfo, model: str | None, texts: Sequence[str], options: QueryOptions) -> Scorer:
+        """Compile queries for a stage that has a model of its own; None for the one that made the index."""
+        name = info.source if model is None else model
+        if self._model is not None and (name is None or name == self._model.source):
+            return self._model.compile(texts, options)
+        return (self.model if name is None else self._load(info, name)).compile(texts, options)
+
+    def _load(self, info: IndexInfo, source: str) -> Retriever:
+        def load() -> Retriever:
+            from hyperseek.models import load
+
+            model = load(source, device=self._device)
+            check_model(self.path, info, model)
+            return model
+
+        return self._models.get((source, info.fingerprint), load, size=_weight_bytes)
+
+    def _groups(self, texts: Sequence[str], options: QueryOptions) -> Iterable[Scorer]:
+        return scorer_groups(self.model, texts, options)
+
+
+def _weight_bytes(model: Retriever) -> int:
+    return sum(tensor.nbytes for tensor in model.model.state_dict().values())
+
+
+def open_finished(folder: Path, *, verify: bool = False) -> tuple[IndexInfo, Store]:
+    """Open what an index consists of.
+
+    Args:
+        folder: The index.
+        verify: Whether to compare all that the table's files hold with what was written, whatever their size.
+
+    Returns:
+        What it knows about itself, and its table.
+
+    Raises:
+        StoreError: There is no index, it is unfinished, or it is damaged.
+    """
+    info = IndexInfo.read(folder, sealed=False)
+    table = info.place(folder)
+    if info.state != "finished":
+        stored = len(Store.open(table)) if Store.exists(table) else 0
+        raise StoreError(
+            f"the index {folder} is unfinished, with {stored} documents so far; run the command that began it once "
+            f"more (hyperseek encode {info.source or 'MODEL'} CORPUS --index {folder}): it resumes where it stopped"
+        )
+    try:
+        store = _open_checked(table, verify=verify)
+    except StoreError:
+        if IndexInfo.read(folder).table == info.table:
+            raise
+        return open_finished(folder, verify=verify)  # it was compacted meanwhile
+    unchanged = store.version == info.version
+    if (unchanged and len(store) != info.count) or store.width != info.space.width:
+        raise StoreError(
+            f"the index {folder} should have {info.count} documents of {info.space.width} numbers and has "
+            f"{len(store)} of {store.width}; build it again with --overwrite"
+        )
+    IndexInfo.read(folder)  # whatever else is wrong says more than that its values are not those that were written
+    return info, store
+
+
+def _open_checked(table: Path, *, verify: bool) -> Store:
+    """Open a table after comparing its files with what was written."""
+    for _ in files_within(table):
+        pass  # nothing leads out of it
+    hold = Hold(table) if table.is_dir() else None  # nobody deletes what is being compared
+    written = Written.read(table)
+    if written is not None:
+        written.check(table, whole=verify)
+    store = Store.open(table)
+    del hold
+    if written is not None and written.version > store.version:
+        raise StoreError(
+            f"the table {table} cannot be read in its newest version: that is {written.version}, and version "
+            f"{store.version} is the last that can be found; take the folder from a copy, or build the index again "
+            f"with --overwrite"
+        )
+    if verify:
+        _verify_rows(table, store, written)
+    return store
+
+
+def _verify_rows(table: Path, store: Store, written: Written | None) -> None:
+    """Read what no checksum of a file speaks for; the rows have checksums of their own."""
+    if written is None:
+        raise StoreError(
+            f"the table {table} cannot be verified: no checksums were noted when it was written, by an earlier version "
+            f"of hyperseek. Compact the index (hyperseek update INDEX --compact), which notes them"
+        )
+    if written.version < store.version:
+        for _ in store.documents():
+            pass
+        for _ in store.points(CHUNK):
+            pass
+
+
+def check_retriever(model: object) -> None:
+    """Raise InputError where a model is given as something that was not loaded, as its name."""
+    if all(hasattr(model, name) for name in ("space", "fingerprint", "source")):
+        return
+    if isinstance(model, str | Path):
+        raise InputError(f"model is a loaded model, not its name; give hyperseek.load({shown(str(model))})")
+    raise InputError(f"model is what hyperseek.load(FOLDER_OR_NAME) returns, not {shown(model)}")
+
+
+def check_model(folder: Path, info: IndexInfo, model: Retriever) -> None:
+    """Raise FingerprintError unless the model's documents are those of the index; InputError if it is no model."""
+    check_retriever(model)
+    if info.fingerprint is None:
+        _check_dimension(info, model.space.dimension)
+    elif model.fingerprint != info.fingerprint:
+        raise FingerprintError(
+            f"the index {folder} was made by {info.source} (fingerprint {info.fingerprint}) and cannot be searched "
+            f"with {model.source} (fingerprint {model.fingerprint}): their documents differ. Use the first, or build "
+            f"an index with the second"
+        )
+
+
+def _check_dimension(info: IndexInfo, dimension: int) -> None:
+    if dimension != info.space.dimension:
+        raise InputError(
+            f"the queries are for points of {dimension} dimensions and the index has {info.space.dimension}; "
+            f"use the model of the index ({info.source or 'unknown'})"
+        )
