@@ -6,6 +6,7 @@ import ast
 import importlib
 import importlib.util
 import pkgutil
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -75,6 +76,28 @@ def test_layers_import_downwards_only() -> None:
         if layer in LAYERS and (upwards := imported_layers(path) - set(LAYERS[: LAYERS.index(layer) + 1])):
             wrong[str(path.relative_to(SOURCE))] = sorted(upwards)
     assert not wrong
+
+
+# The home of spaces and scorers, where their kinds may be asked for; others ask them what they can.
+HOME = "scoring"
+# Questions of what something is: of a space's or scorer's kind, class or name.
+ASKS_KIND = re.compile(
+    r"(space|scorer)\.kind (==|!=|in|not in) |(space|scorer)\.similarity (==|!=|in)"
+    r"|isinstance\([^()]*, [^()]*\b\w+Scorer\b|\btype\((space|scorer)\)"
+)
+
+
+def test_nobody_asks_a_space_or_a_scorer_what_it_is() -> None:
+    wrong = [
+        f"{path.relative_to(SOURCE)}: {line.strip()}"
+        for path in modules()
+        if path.relative_to(SOURCE).parts[0] != HOME
+        for line in path.read_text().splitlines()
+        if ASKS_KIND.search(line)
+    ]
+    assert not wrong, "ask for what it can: a property of Space or Scorer"
+    for asked in ('if space.kind == "dot":', "isinstance(given, LinearScorer)", "scorer.kind in KINDS"):
+        assert ASKS_KIND.search(asked)
 
 
 def test_files_stay_small() -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import mpmath
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from hyperseek import HyperseekError
-from hyperseek.geometry.polar import poincare_to_polar, polar_to_lorentz, polar_to_poincare
+from hyperseek import Document, HyperseekError, Index
+from hyperseek.geometry.polar import poincare_to_polar, polar_distance, polar_to_lorentz, polar_to_poincare
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 
 
@@ -179,3 +180,79 @@ def test_bad_hyperbolic_spaces_are_refused() -> None:
         Space("dot", 3).chart("poincare")
     with pytest.raises(HyperseekError, match="needs a positive, finite bound"):
         Space("dot", 3).chart("balanced")
+
+
+def far_points(radii: list[float], angles: list[float]) -> Tensor:
+    """Return polar points in the plane, in float64."""
+    directions = torch.tensor([[math.cos(angle), math.sin(angle)] for angle in angles], dtype=torch.float64)
+    return torch.cat([directions, torch.tensor([[radius, 0.0] for radius in radii], dtype=torch.float64)], dim=1)
+
+
+def true_distance(x: Tensor, y: Tensor) -> float:
+    """Return a distance from logarithms of 60 digits."""
+    with mpmath.workdps(400):
+        u, v = (mpmath.matrix(point[:2].tolist()) for point in (x, y))
+        rho, sigma = (mpmath.mpf(float(point[2])) for point in (x, y))
+        chord = mpmath.norm(u - v)
+        square = mpmath.sinh((rho - sigma) / 2) ** 2 + mpmath.sinh(rho) * mpmath.sinh(sigma) * chord**2 / 4
+        return float(2 * mpmath.asinh(mpmath.sqrt(square)))
+
+
+RADII = [0.0, 1e-30, 1.0, 40.0, 87.0, 88.5, 100.0, 177.0, 300.0, 709.0, 5000.0, 60_000.0]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_geodesic_scores_are_right_at_every_radius_that_is_stored(dtype: torch.dtype) -> None:
+    first = far_points(RADII, [0.0] * len(RADII)).to(dtype)
+    for angle in (0.0, 1e-3, 1.0, math.pi):
+        second = far_points(RADII, [angle] * len(RADII)).to(dtype)
+        found = Space("lorentz", 2).score(first, VectorPoints(second))
+        own = Space("lorentz", 2).score_own(first, second[:, None])[:, 0]
+        wanted = [[-true_distance(x, y) for y in second.double()] for x in first.double()]
+        tolerance = {"rtol": 2e-6, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-12, "atol": 1e-12}
+        torch.testing.assert_close(found, torch.tensor(wanted, dtype=dtype), **tolerance)
+        torch.testing.assert_close(own, found.diagonal(), rtol=1e-6, atol=1e-5)
+
+
+def test_gradients_of_far_distances_are_finite_and_those_of_near_ones_unchanged() -> None:
+    points = far_points(RADII, [0.1 * place for place in range(len(RADII))])
+    points = torch.cat([points, points[-1:], points[5:6] * 1.0]).float().requires_grad_()
+    near = points.detach()[:5].clone().requires_grad_()
+    polar_distance(points, points).sum().backward()
+    polar_distance(near, near).sum().backward()
+    assert points.grad is not None
+    assert near.grad is not None
+    assert points.grad.isfinite().all()
+    among = points.detach()[:5].clone().requires_grad_()
+    polar_distance(torch.cat([among, points.detach()[-1:]]), among)[:5].sum().backward()
+    assert among.grad is not None
+    torch.testing.assert_close(among.grad, near.grad)
+    # Behind one another, a step outwards is a step away.
+    line = far_points([10.0, 400.0], [0.0, 0.0]).float().requires_grad_()
+    polar_distance(line[:1], line[1:]).sum().backward()
+    assert line.grad is not None
+    torch.testing.assert_close(line.grad[:, 2], torch.tensor([-1.0, 1.0]))
+
+
+def test_a_search_finds_the_nearest_of_far_points(tmp_path: Path) -> None:
+    radii = [1.0, 299.0, 300.0, 301.0, 350.0]
+    points = torch.tensor([[math.cosh(r), math.sinh(r), 0.0] for r in radii], dtype=torch.float64)
+    space = Space("lorentz", 2)
+    pairs = [(Document(str(round(r)), "text"), point) for r, point in zip(radii, points, strict=True)]
+    index = Index.from_vectors(tmp_path / "index", pairs, space)
+    hits = index.search(LinearScorer(space, space.canonical(points[:1]).float()), k=5)[0]
+    assert [hit.id for hit in hits] == ["1", "299", "300", "301", "350"]
+    assert [hit.score for hit in hits] == pytest.approx([0, -298, -299, -300, -349], rel=1e-5, abs=1e-5)
+
+
+@pytest.mark.parametrize("similarity", ["squared", "inner"])
+def test_points_whose_scores_would_overflow_are_refused(similarity: str) -> None:
+    points = torch.tensor([[math.cosh(r), math.sinh(r), 0.0] for r in (1.0, 44.0, 45.0)], dtype=torch.float64)
+    space = Space("lorentz", 2, similarity=similarity)
+    with pytest.raises(HyperseekError, match=rf"point 2 is 45 R from the origin.*'{similarity}'.*beyond 44\.36 R"):
+        space.canonical(points)
+    stored = space.canonical(points[:2]).float()
+    opposite = stored * torch.tensor([-1.0, 1, 1, 1])
+    scores = space.score(stored, VectorPoints(opposite))
+    assert (scores > torch.finfo(torch.float32).min).all()
+    assert (scores[1, 1] < scores[0, 1]) & (scores[0, 1] < scores[0, 0])

@@ -25,6 +25,9 @@ from hyperseek.models.retriever import Retriever
 if TYPE_CHECKING:
     from hyperseek.models.model_files import ModelFiles
 
+PLAIN = (None, "SentenceTransformer")
+"""Kinds of containers for models of one vector per text."""
+
 
 class Family:
     """Base of all families. Instances have no state.
@@ -38,6 +41,10 @@ class Family:
         modules: The family's own modules, which `load` builds from a saved model without trusting its code. In
             `modules.json` they are called `MODULE.CLASS`, by their `__module__`, which should be a public place.
         former_names: Their names in `modules.json` in earlier versions.
+        containers: Kinds of sentence-transformers' containers that `load` opens (`model_type` of
+            `config_sentence_transformers.json`).
+        architectures: Models of transformers that `load` opens: a `model_type` or one of the `architectures` of
+            `config.json`.
     """
 
     config: ClassVar[type[BaseModel] | None] = None
@@ -46,6 +53,8 @@ class Family:
     copies_head: ClassVar[bool] = False
     modules: ClassVar[tuple[type[nn.Module], ...]] = ()
     former_names: ClassVar[Mapping[str, type[nn.Module]]] = {}
+    containers: ClassVar[tuple[str, ...]] = ()
+    architectures: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def module_names(cls) -> dict[str, type[nn.Module]]:
@@ -88,7 +97,7 @@ class Family:
         raise NotImplementedError
 
     def recognises(self, files: ModelFiles) -> bool:
-        """Say whether `load` opens a model.
+        """Say whether `load` opens a model, by default as `containers` and `architectures` say.
 
         It is asked about models that are not plain sentence-transformers stacks: those with another kind of container,
         and those without `modules.json`.
@@ -97,9 +106,12 @@ class Family:
             files: The model's small files.
 
         Returns:
-            True where the model is of this family.
+            True if the model is of this family.
         """
-        return False
+        kind = files.container.model_type
+        if kind not in PLAIN:
+            return kind in self.containers
+        return not set(self.architectures).isdisjoint(files.architecture.names)
 
     def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> Retriever:
         """Open a model for which `recognises` returned True.

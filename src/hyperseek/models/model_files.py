@@ -20,6 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hyperseek._config import Config
 from hyperseek._files import check_checksum, read_json
 from hyperseek.errors import ModelError, shown
+from hyperseek.models.family import PLAIN
 from hyperseek.models.retriever import SIDES, Retriever
 
 _MODULES, _CONTAINER, _CONFIG, _ROUTER = (
@@ -85,6 +86,11 @@ class Architecture(Config, extra="ignore"):
     model_type: str | None = None
     architectures: tuple[str, ...] | None = None
 
+    @property
+    def names(self) -> set[str | None]:
+        """All of these names."""
+        return {self.model_type, *(self.architectures or ())}
+
 
 class ModelFiles:
     """The small files of a model.
@@ -133,12 +139,7 @@ class ModelFiles:
     @property
     def is_plain(self) -> bool:
         """Whether the model is a stack of modules in sentence-transformers' container for one vector per text."""
-        return bool(self.entries) and self.container.model_type in (None, "SentenceTransformer")
-
-    @property
-    def has_container(self) -> bool:
-        """Whether the model has a file that describes its container."""
-        return self.find(_CONTAINER) is not None
+        return bool(self.entries) and self.container.model_type in PLAIN
 
     @property
     def architecture(self) -> Architecture:

@@ -64,6 +64,20 @@ class Scorer(ABC):
     def linear(self) -> Tensor | None:
         """Return `(Q, d)` query vectors for the charts of `space` if the score is linear there, else None."""
 
+    def shortened(self, dimension: int) -> Scorer:
+        """Return the queries cut to the first dimensions of their space, for documents that are cut likewise.
+
+        Args:
+            dimension: At least 1, at most the space's.
+
+        Returns:
+            As many queries of `space.shortened(dimension)`.
+
+        Raises:
+            InputError: The queries are not points, or have fewer dimensions.
+        """
+        raise InputError(f"only queries that are points can be cut to {dimension} dimensions, not {self.kind!r} ones")
+
     def lift(self, chart: Chart) -> Tensor | None:
         """Return `(Q, e)` queries with which an engine on a chart finds this scorer's candidates.
 
@@ -295,6 +309,11 @@ class LinearScorer(Scorer):
     def linear(self) -> Tensor:
         """Return the queries themselves."""
         return self.queries
+
+    def shortened(self, dimension: int) -> LinearScorer:
+        """Return the queries cut to the first dimensions of their space."""
+        queries = self.space.shorten(self.queries, dimension)
+        return LinearScorer(self.space.shortened(dimension), queries, factor=self.factor)
 
     def tensors(self) -> dict[str, Tensor]:
         """Return `queries`."""

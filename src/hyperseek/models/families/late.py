@@ -172,6 +172,8 @@ class Late(Family):
     """A vector for every token of queries and documents."""
 
     config = LateConfig
+    containers = ("MultiVectorEncoder", "ColBERT")  # the second is PyLate's
+    architectures = ("HF_ColBERT",)
 
     def check(self, config: ModelConfig) -> None:
         """See `Family.check`."""
@@ -204,12 +206,6 @@ class Late(Family):
             similarity_fn_name=options.similarity,
         )
         return LateRetriever(model, source=trunk.source)
-
-    def recognises(self, files: ModelFiles) -> bool:
-        """Return whether the model is of sentence-transformers, of PyLate, or an original ColBERT checkpoint."""
-        if files.has_container:
-            return files.container.model_type in ("MultiVectorEncoder", "ColBERT")
-        return "HF_ColBERT" in (files.architecture.architectures or ())
 
     def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> LateRetriever:
         """Open what sentence-transformers opens; see `Family.load`."""

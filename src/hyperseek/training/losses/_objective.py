@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from hyperseek._config import Config, OpenConfig
 from hyperseek._registry import Registry
 from hyperseek.errors import ConfigError, InputError, shown
-from hyperseek.scoring import LinearScorer, VectorPoints, vectors_of
+from hyperseek.scoring import VectorPoints, vectors_of
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch
 
 _HOME = "hyperseek.training.losses"
@@ -180,9 +180,5 @@ def shortened(batch: ScoredBatch, dimension: int) -> ScoredBatch:
     Raises:
         InputError: The queries are no points, or have fewer dimensions.
     """
-    scorer = batch.scorer
-    if not isinstance(scorer, LinearScorer):
-        raise InputError(f"only queries that are points can be cut to {dimension} dimensions, not {scorer.kind!r} ones")
-    space = scorer.space
-    queries = LinearScorer(space.shortened(dimension), space.shorten(scorer.queries, dimension), factor=scorer.factor)
-    return replace(batch, scorer=queries, points=VectorPoints(space.shorten(vectors_of(batch.points), dimension)))
+    scorer, space = batch.scorer.shortened(dimension), batch.scorer.space
+    return replace(batch, scorer=scorer, points=VectorPoints(space.shorten(vectors_of(batch.points), dimension)))

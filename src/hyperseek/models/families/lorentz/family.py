@@ -40,6 +40,7 @@ class Lorentz(Family):
     """Queries and documents are points of a hyperbolic space."""
 
     config = LorentzConfig
+    architectures = (LorentzEncoderConfig.model_type,)
     modules = (LorentzHead, LorentzTransformer, LorentzPooling, LorentzPoints)
     former_names = {  # noqa: RUF012  # never changed
         f"hyperseek.models.{home}.{module.__name__}": module for module, *homes in _HOMES for home in homes
@@ -80,10 +81,6 @@ class Lorentz(Family):
         changes = {"pooling": pooling, "normalize": habit if config.normalize is None else config.normalize}
         modules, _ = encoder_modules(trunk, config.model_copy(update=changes))
         return [*modules, LorentzHead(route_width(modules), **options.model_dump())]
-
-    def recognises(self, files: ModelFiles) -> bool:
-        """Return whether the model is a bare fully hyperbolic encoder, as pre-training saves it."""
-        return not files.entries and files.architecture.model_type == LorentzEncoderConfig.model_type
 
     def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> Retriever:
         """Open a bare encoder with the pooling that it names, or `cls`; see `Family.load`."""
