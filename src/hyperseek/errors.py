@@ -96,16 +96,20 @@ class UnknownNameError(InputError, LookupError):
 
     Args:
         kind: What the name should have been a name of, as in "loss".
-        name: The name that was given.
+        name: The name that was given, or whatever was given for one.
         known: The names that exist.
         hint: Advice for when there are none.
     """
 
-    def __init__(self, kind: str, name: str, known: Iterable[str], *, hint: str = "") -> None:
+    def __init__(self, kind: str, name: object, known: Iterable[str], *, hint: str = "") -> None:
         self.name = name
         self.known = sorted(known)
         names = f"known: {', '.join(self.known)}" if self.known else hint or "there are none"
-        super().__init__(f"unknown {kind} {shortened(name, _LONGEST_NAME)!r}{suggestion(name, self.known)}; {names}")
+        if isinstance(name, str):
+            given = f"{shortened(name, _LONGEST_NAME)!r}{suggestion(name, self.known)}"
+        else:
+            given = shown(name)  # no name is close to what is not one
+        super().__init__(f"unknown {kind} {given}; {names}")
 
 
 class ModelError(HyperseekError):

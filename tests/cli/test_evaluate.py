@@ -156,6 +156,10 @@ def test_mistakes_are_found_before_the_search(collection, monkeypatch):
         (["index", "--qrels", "{qrels}"], "give INDEX and DATASET, or"),
         (["--runs", "{good}", "--runs", "{bad}", "--qrels", "{qrels}", "--run-out", "x"], "there are 2 systems"),
         (["--runs", "{good}", "--qrels", "{qrels}", "--hypencoder-files", "x"], "needs the texts"),
+        (
+            ["--runs", "{good}", "--qrels", "{qrels}", "--option", "level=2", "--bm25"],
+            "--bm25, --option: this is for searches",
+        ),
     ],
 )
 def test_forms_that_make_no_sense(files, arguments, message):

@@ -13,6 +13,7 @@ from hyperseek import HyperseekError
 from hyperseek.cli import app
 from hyperseek.index import Index
 from hyperseek.models import load
+from hyperseek.plan import Plan
 from hyperseek.types import Document
 
 WORDS = ("cat", "dog", "bird", "fish", "sea", "sun", "moon", "star")
@@ -103,7 +104,12 @@ def test_recall_as_json_measures_and_keeps_a_plan(index: Path, queries: Path) ->
     assert chosen["milliseconds"] == min(one["milliseconds"] for one in tuning["measured"] if one["recall"] >= 0.9)
     plan = json.loads(inspect("index", index, "--json").stdout)["plans"]["linear"]
     assert (plan["k"], plan["recall"], plan["queries"]) == (3, chosen["recall"], 8)
-    assert "plans:" in inspect("index", index).stdout.splitlines()
+    lines = inspect("index", index).stdout.splitlines()
+    [line] = lines[lines.index("plans:") + 1 :]
+    shown = f"  linear: {Plan(**plan['plan'])!r}  (recall@3 {plan['recall']:.4f} on 8 queries, "
+    assert line.startswith(shown)
+    assert line.endswith(" ms per query)")
+    assert "{" not in line
     told = CliRunner().invoke(app, ["search", str(index), "cat", "-k", "3", "--explain"], catch_exceptions=False)
     assert "the plan tuned on this index for linear scorers: recall@3" in told.stderr
 

@@ -58,3 +58,20 @@ def test_train_saves_a_model_and_shows_what_changed(recipe: Path, tmp_path: Path
 def test_train_names_the_closest_key(recipe: Path) -> None:
     with pytest.raises(HyperseekError, match="did you mean 'max_steps'"):
         CliRunner().invoke(app, ["train", str(recipe), "train.max_step=3"], catch_exceptions=False)
+
+
+@pytest.mark.parametrize("setting", ["epochs=-1", "max_steps=0", "learning_rate=-1", "batch_size=half"])
+def test_a_setting_out_of_range_is_refused_before_a_model_or_data_is_read(
+    setting: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("hyperseek.training._run.build", "hyperseek.training._run.read_sources"):
+        monkeypatch.setattr(name, lambda *_, **__: pytest.fail("read before the recipe was checked"))
+    output = tmp_path / "model"
+    field = setting.partition("=")[0]
+    with pytest.raises(HyperseekError, match=f"does not validate:\n  train.{field}: Input should be "):
+        CliRunner().invoke(
+            app,
+            ["train", "qnet-minilm-pydocs", "--output", str(output), f"train.{setting}"],
+            catch_exceptions=False,
+        )
+    assert not output.exists()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from hyperseek.cli._echo import echo
+from hyperseek.cli._update import build_engine, check_engine
 
 if TYPE_CHECKING:
     from hyperseek.index import Index
@@ -49,7 +50,6 @@ def encode(
     """Encode a corpus into an index; a killed run resumes where it stopped, without encoding anything twice."""
     from itertools import islice
 
-    from hyperseek.cli._engine import build_engine, check_engine
     from hyperseek.errors import InputError
     from hyperseek.models import load
 

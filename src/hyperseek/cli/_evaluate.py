@@ -94,6 +94,8 @@ def evaluate(
     opened, judged = _judgements(index, dataset, split, qrels)
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
     options = query_options(option)
+    if opened is None:
+        _refuse({"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--option": option})
     systems = _file_systems(runs or [], judged)
     if index is not None and opened is not None:
         asked = (model or [], plan or [], hybrid, bm25, searching, engine, options)
@@ -126,6 +128,14 @@ def _judgements(
     if index is None and qrels is not None:
         return None, read_qrels(qrels)
     raise InputError("give INDEX and DATASET, or --runs FILE and --qrels FILE")
+
+
+def _refuse(given: dict[str, Any]) -> None:
+    """Say that a search was asked for where there is nothing to search, rather than leave it out."""
+    from hyperseek.errors import InputError
+
+    if useless := [option for option, value in given.items() if value]:
+        raise InputError(f"{', '.join(useless)}: this is for searches; give INDEX and DATASET, or leave it out")
 
 
 def _file_systems(files: list[Path], judged: Qrels) -> list[System]:

@@ -126,9 +126,22 @@ def print_description(description: dict[str, Any], *, as_json: bool) -> None:
         if isinstance(value, dict) and name != "space":
             echo(f"{name}:" if value else f"{name}: none")
             for key, part in value.items():
-                echo(f"  {key}: {_line(part)}")
+                echo(f"  {key}: {_plan(part) if name == 'plans' else _line(part)}")
         else:
             echo(f"{name}: {_line(value)}")
+
+
+def _plan(tuned: dict[str, Any]) -> str:
+    """Return a tuned plan as people write plans, and how well it did."""
+    from hyperseek.errors import StoreError
+    from hyperseek.plan import Plan
+
+    try:
+        plan = Plan.from_mapping(tuned["plan"], source="the plan", error=StoreError)
+    except StoreError as error:  # one of a package that is not installed; the index can still be inspected
+        return f"cannot be used: {error}"
+    measured = f"recall@{tuned['k']} {tuned['recall']:.4f} on {tuned['queries']:,} queries"
+    return f"{plan!r}  ({measured}, {tuned['milliseconds']:.3g} ms per query)"
 
 
 def print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from hyperseek.cli._echo import echo
-from hyperseek.cli._recipe_run import Output, Overrides, Resume, folder_of, tell
+from hyperseek.cli._train import Output, Overrides, Resume, folder_of, tell
 
 
 def pretrain(

@@ -1,13 +1,42 @@
-"""`hyperseek train`."""
+"""`hyperseek train`, and what it shares with `pretrain`: arguments, where a run goes, which process tells of it."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hyperseek.cli._echo import shown_text
-from hyperseek.cli._recipe_run import Output, Overrides, Resume, folder_of, tell
+from hyperseek.cli._echo import echo, shown_text
+
+if TYPE_CHECKING:
+    from hyperseek.training import RunRecord
+
+Overrides = Annotated[list[str] | None, typer.Argument(help="Changes: section.field=value, as in train.max_steps=200.")]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", show_default="runs/RECIPE", help="Folder for what is trained, and run.json."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume/--no-resume", help="Resume a run that was interrupted, or start it anew.")
+]
+
+
+def folder_of(recipe: str, named: str | None, output: Path | None) -> Path:
+    """Return where a run goes: as the command says, else as the recipe says, else by the recipe's name."""
+    return output or (Path(named) if named else Path("runs") / Path(recipe).stem)
+
+
+def tell(folder: Path, record: RunRecord) -> bool:
+    """Say what was done, and return whether this process is the one that tells: it alone has the whole record."""
+    from hyperseek.runs.arguments import is_first_process
+
+    if not is_first_process():
+        return False
+    echo(f"{folder}: {record.steps} steps in {record.seconds.get('training', 0.0):.0f} s", err=True)
+    if not record.changed:
+        echo(f"{folder}: this run changed nothing; the model is as it was before", err=True)
+    return True
 
 
 def train(

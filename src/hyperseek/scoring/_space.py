@@ -111,7 +111,7 @@ class Space:
 
     def __init__(self, kind: str, dimension: int, *values: Any, **parameters: Any) -> None:
         if not isinstance(kind, str) or kind not in SPACES:
-            raise UnknownNameError("space", str(kind), SPACES)
+            raise UnknownNameError("space", kind, SPACES)
         given = cast("object", dimension)
         if isinstance(given, bool) or not isinstance(given, Integral):
             raise InputError(f"the dimension of a space is a whole number, not {shown(given)}")
