@@ -1,4 +1,4 @@
-"""The plain records that move between layers: documents, queries, judgements, runs.
+"""The plain records that move between layers: documents, queries and their options, judgements, runs.
 
 They contain neither tensors nor files. `Qrels` and `Run` are the shapes every TREC tool uses:
 `{query_id: {document_id: value}}`.
@@ -16,7 +16,7 @@ from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
 __all__ = ["Document", "Hit", "Metric", "Qrels", "Query", "Run"]
 
-# Characters of a document that a hit shows of itself.
+# Characters of a document that the repr of a hit shows.
 _SHOWN = 60
 
 Metric: TypeAlias = Literal["inner_product", "l2"]
@@ -37,7 +37,7 @@ class Document:
         id: Unique in its corpus.
         text: The body.
         title: May be empty.
-        metadata: Further fields of the source, plain JSON values; an index gives them back as they are, and refuses
+        metadata: Further fields of the source, plain JSON values; an index returns them unchanged and refuses
             other values.
     """
 

@@ -158,7 +158,7 @@ def test_runs_from_files(index, dataset, tmp_path):
     assert found.protocol.qrels == ranking.protocol.qrels
     assert found.evaluate(qrels).per_query == ranking.evaluate(qrels).per_query
     notes = found.evaluate(qrels, measures="R@1000").notes
-    assert notes == ("R@1000 reads 1000 documents a query and this run has at most 3",)
+    assert notes == ("R@1000 reads 1000 documents per query and this run has at most 3",)
 
 
 def test_queries_without_a_ranking_are_counted_in_a_note(dataset, tmp_path):

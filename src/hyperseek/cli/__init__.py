@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-# In the order of use, which is the order of `hyperseek --help`.
+# In the order of use, as `hyperseek --help` lists them.
 _VERBS = (
     "demo",
     "prepare",
@@ -29,7 +29,7 @@ _VERBS = (
 
 
 class _Group(TyperGroup):
-    """Verbs that say what is stored when they are stopped by Ctrl-C."""
+    """Verbs that say what is stored when Ctrl-C stops them."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -80,7 +80,7 @@ def _options(
 
 
 class _Formatter(logging.Formatter):
-    """Messages quote the data that they are about, which may come from strangers."""
+    """Messages quote data, which may come from strangers."""
 
     def format(self, record: logging.LogRecord) -> str:
         from hyperseek._display import printable
@@ -89,7 +89,7 @@ class _Formatter(logging.Formatter):
 
 
 def _quiet_dependencies() -> None:
-    """Keep other libraries' bars and start-up notes off the terminal; ours say what is going on."""
+    """Keep other libraries' bars and start-up notes off the terminal; ours show the progress."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -109,7 +109,7 @@ _register()
 
 
 def main() -> None:
-    """Run the command line; errors become one line on standard error and exit code 2, or 1 where we are at fault."""
+    """Run the command line; an error becomes one line on standard error and exit code 2, or 1 if it is our fault."""
     from hyperseek.errors import HyperseekError
 
     try:

@@ -52,7 +52,7 @@ def convert(
 
 
 def _refuse(given: dict[str, Any]) -> None:
-    """Say that an option is not for this kind of checkpoint, rather than to ignore it."""
+    """Refuse options that are not for this kind of checkpoint, rather than ignore them."""
     from hyperseek.errors import InputError
 
     for name, value in given.items():

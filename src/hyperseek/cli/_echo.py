@@ -1,4 +1,4 @@
-"""The only way to the terminal: titles, names and messages may come from strangers, and are made safe to show."""
+"""The only way to the terminal: titles, names and messages may come from strangers, so they are made safe to print."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def echo_json(value: Any, *, indent: int | None = None) -> None:
 
 
 def echo_exactly(line: str, *, instead: str) -> None:
-    """Print a line of a format that knows no escapes: columns between blanks or tabs.
+    """Print a line of a format without escapes: columns between blanks or tabs.
 
     Args:
         line: The line.
-        instead: What to ask for where that cannot be done.
+        instead: The option to suggest where that cannot be done.
 
     Raises:
         InputError: The line holds a character that a terminal would obey.

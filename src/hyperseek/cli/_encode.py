@@ -34,9 +34,9 @@ def encode(
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="What the model computes in; auto takes bfloat16 where the processor has it."),
     ] = "auto",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first so many documents.")] = None,
-    id_key: Annotated[str | None, typer.Option(help="Key or column of ids, or its number; found if not said.")] = None,
-    text_key: Annotated[str | None, typer.Option(help="Key or column of texts; found if not said.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N documents.")] = None,
+    id_key: Annotated[str | None, typer.Option(help="Key or column of ids, or its number; found if not given.")] = None,
+    text_key: Annotated[str | None, typer.Option(help="Key or column of texts; found if not given.")] = None,
     on_error: Annotated[
         Literal["raise", "skip"], typer.Option(help="At a bad record: stop, or leave it out and count it.")
     ] = "raise",

@@ -35,7 +35,7 @@ def evaluate(
         ),
     ] = None,
     model: Annotated[
-        list[str] | None, typer.Option(help="Search with this model instead of the index' own; repeat to compare.")
+        list[str] | None, typer.Option(help="Search with this model instead of the index's own; repeat to compare.")
     ] = None,
     engine: Annotated[
         str, typer.Option(help="exact to score every document, auto, or the name of an engine of the index.")
@@ -52,16 +52,16 @@ def evaluate(
     runs: Annotated[list[Path] | None, typer.Option(help="Measure this TREC run; repeat to compare.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements for --runs, without INDEX and DATASET.")] = None,
     k: Annotated[
-        int | None, typer.Option("-k", "--top-k", help="Documents a query; by default what the measures read.")
+        int | None, typer.Option("-k", "--top-k", help="Documents per query; by default what the measures read.")
     ] = None,
     exclude_same_id: Annotated[
         bool, typer.Option("--exclude-same-id", help="Leave out a document whose id is the query's.")
     ] = False,
     baseline: Annotated[str | None, typer.Option(help="System to compare with; by default the first.")] = None,
     test: Annotated[list[str] | None, typer.Option(help="Paired test: permutation (default), t, wilcoxon.")] = None,
-    confidence: Annotated[float, typer.Option(help="Of the bootstrap intervals.")] = 0.95,
-    resamples: Annotated[int, typer.Option(help="Of the intervals and the permutation test.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Of both.")] = 0,
+    confidence: Annotated[float, typer.Option(help="Confidence of the bootstrap intervals.")] = 0.95,
+    resamples: Annotated[int, typer.Option(help="Resamples of the intervals and the permutation test.")] = 10_000,
+    seed: Annotated[int, typer.Option(help="Seed of both.")] = 0,
     allow_unlike: Annotated[
         bool, typer.Option("--allow-unlike", help="Compare results that were not measured alike, and say so.")
     ] = False,

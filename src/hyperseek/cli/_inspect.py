@@ -40,10 +40,10 @@ def index_(
 def recall(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made, with an engine or a graph.")],
     queries: Annotated[Path, typer.Option("--queries", "-Q", help="File of queries: JSONL or TSV, plain or .gz.")],
-    k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Documents a query.")] = 10,
+    k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Documents per query.")] = 10,
     target: Annotated[float, typer.Option(help="Recall of the exhaustive top k that is enough, in (0, 1].")] = 0.99,
     model: Annotated[
-        str | None, typer.Option(help="Compile queries with this model instead of the index' own.")
+        str | None, typer.Option(help="Compile queries with this model instead of the index's own.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Measure this engine or graph alone.")] = None,
     option: Options = None,
@@ -78,7 +78,7 @@ def space(
     sample: Annotated[int, typer.Option(min=4, help="Most points of the neighbour graph and the pictures.")] = 5000,
     neighbours: Annotated[int, typer.Option(min=1, help="Nearest neighbours each is joined with.")] = 10,
     edges: Annotated[int, typer.Option(min=1, help="Most edges whose curvature is measured.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Of all samples.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all samples.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for pictures and space.json.")] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON, on standard output.")] = False,
 ) -> None:
@@ -118,7 +118,7 @@ def describe_index(index: Index) -> dict[str, Any]:
 
 
 def print_description(description: dict[str, Any], *, as_json: bool) -> None:
-    """Print it for people, or as JSON."""
+    """Print a description for people, or as JSON."""
     if as_json:
         echo_json(description, indent=2)
         return

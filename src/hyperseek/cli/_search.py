@@ -38,7 +38,7 @@ def query_options(given: Sequence[str] | None) -> QueryOptions:
 
 
 def hybrid_plan(k: int, engine: str) -> Plan:
-    """Return the plan of `--hybrid` for `k` documents a query."""
+    """Return the plan of `--hybrid` for `k` documents per query."""
     from hyperseek.plan import hybrid
 
     return hybrid(max(_CANDIDATES, k), engine=engine)
@@ -51,13 +51,11 @@ def search(
         Path | None, typer.Option("--queries", "-Q", help="File of queries: JSONL or TSV, plain or .gz.")
     ] = None,
     k: Annotated[
-        int, typer.Option("-k", "--top-k", min=1, help="Documents a query; 10 to read, 100 to 1,000 to rerank.")
+        int, typer.Option("-k", "--top-k", min=1, help="Documents per query; 10 to read, 100 to 1,000 to rerank.")
     ] = 10,
     format: Annotated[
         Literal["table", "trec", "jsonl", "json"],
-        typer.Option(
-            "--format", "-f", help="A table to read, a TREC run, JSON a line a query, or all as one JSON list."
-        ),
+        typer.Option("--format", "-f", help="A table to read, a TREC run, one JSON line per query, or one JSON list."),
     ] = "table",
     where: Annotated[
         str | None, typer.Option(help="SQL that documents must meet, as in \"year > 2015 AND venue = 'ACL'\".")
@@ -71,10 +69,11 @@ def search(
     ] = False,
     option: Options = None,
     explain: Annotated[
-        bool, typer.Option("--explain", help="Say what each stage did, took and found; searches exhaustively too.")
+        bool,
+        typer.Option("--explain", help="Print time, candidates and recall of each stage; also searches exhaustively."),
     ] = False,
     model: Annotated[
-        str | None, typer.Option(help="Compile queries with this model instead of the index' own.")
+        str | None, typer.Option(help="Compile queries with this model instead of the index's own.")
     ] = None,
     texts: Annotated[bool, typer.Option(help="Whether JSON carries titles, texts and metadata.")] = True,
     exclude_same_id: Annotated[

@@ -1,4 +1,4 @@
-"""`hyperseek train`, and what it shares with `pretrain`: arguments, where a run goes, which process tells of it."""
+"""`hyperseek train`, and what it shares with `pretrain`: arguments, where a run goes, which process reports it."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ def folder_of(recipe: str, named: str | None, output: Path | None) -> Path:
 
 
 def tell(folder: Path, record: RunRecord) -> bool:
-    """Say what was done, and return whether this process is the one that tells: it alone has the whole record."""
+    """Report a run, and return whether this process is the one that reports: it alone has the whole record."""
     from hyperseek.runs.arguments import is_first_process
 
     if not is_first_process():
         return False
     echo(f"{folder}: {record.steps} steps in {record.seconds.get('training', 0.0):.0f} s", err=True)
     if not record.changed:
-        echo(f"{folder}: this run changed nothing; the model is as it was before", err=True)
+        echo(f"{folder}: this run changed nothing; the model is unchanged", err=True)
     return True
 
 

@@ -1,4 +1,4 @@
-"""`hyperseek update`, and how `encode` and `update` build an engine: its cost is told before it begins."""
+"""`hyperseek update`, and how `encode` and `update` build an engine: its cost is printed first."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def update(
     ] = None,
     graph: Annotated[bool, typer.Option("--graph", help="Build the neighbour graph.")] = False,
     import_graph: Annotated[
-        Path | None, typer.Option(help="Take over a neighbour graph of the original Hypencoder: JSONL, plain or .gz.")
+        Path | None, typer.Option(help="Import a neighbour graph of the original Hypencoder: JSONL, plain or .gz.")
     ] = None,
     max_gigabytes: Annotated[float | None, typer.Option(min=0, help="Memory that building an engine may take.")] = None,
     compact: Annotated[bool, typer.Option("--compact", help="Rewrite without deleted and replaced documents.")] = False,
@@ -46,14 +46,14 @@ def update(
             "there is nothing to do; give --add, --replace, --delete, --engine, --graph, --import-graph or --compact"
         )
     if graph and import_graph is not None:
-        raise InputError("--graph builds a graph and --import-graph takes one over; give one of them")
+        raise InputError("--graph builds a graph and --import-graph imports one; give one of them")
     if import_graph is not None and not (import_graph.is_file() and import_graph.stat().st_size):
         raise InputError(
-            f"there is no file {import_graph}, or it is empty; --import-graph wants the original's graph in JSONL"
+            f"there is no file {import_graph}, or it is empty; --import-graph reads the original's graph in JSONL"
         )
     if max_gigabytes is not None and engine is None:
         raise InputError("--max-gigabytes limits the building of an engine; give --engine too")
-    # What is wrong with later steps is found out before the first one changes anything.
+    # Mistakes in later steps are found before the first step changes anything.
     if engine is not None:
         check_engine(engine)
     corpora = [(open_dataset(source), replaces) for source, replaces in ((replace, True), (add, False)) if source]
@@ -82,7 +82,7 @@ def check_engine(engine: str) -> None:
 
 
 def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = None) -> None:
-    """Say what building an engine costs, then build it.
+    """Print what building an engine costs, then build it.
 
     Args:
         index: For its documents.
@@ -90,7 +90,7 @@ def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = Non
         max_gigabytes: Memory that building may take; None for no limit.
 
     Raises:
-        InputError: It would take more; what it takes was said before.
+        InputError: It would take more; the cost was printed before.
     """
     from hyperseek.engines.structure import parse_structure
 

@@ -118,7 +118,7 @@ class Comparison(Config):
         sections: All queries first, then the slices by what was relevant in training.
         unlike: Keys of the protocol in which the results differ although they should not; only where it was allowed.
         recorded: What else differs between the systems that have it: `recorded[key][system]`.
-        notes: What a reader of the numbers should know.
+        notes: Remarks for readers of the numbers.
     """
 
     baseline: str
@@ -135,11 +135,11 @@ class Comparison(Config):
         write_json(path, self.model_dump(mode="json"))
 
     def to_markdown(self) -> str:
-        """Return one Markdown table for each section, and the notes."""
+        """Return one Markdown table per section, and the notes."""
         return markdown(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield what Rich prints: one table for each section, as wide as there is room, and the notes."""
+        """Yield one table per section, as wide as there is room, and the notes, for Rich to print."""
         return rich_tables(self, console, options)
 
 
@@ -171,8 +171,8 @@ def compare(
     Raises:
         ProtocolError: The results were not measured alike.
         UnknownNameError: There is no such baseline.
-        InputError: Names repeat, the results share no measure or no query, or there is no such test, confidence,
-            number of resamples or seed.
+        InputError: Names repeat, the results share no measure or no query, or a test, the
+            confidence, the resamples or the seed is not allowed.
     """
     systems = _named(evaluations, baseline)
     statistics = Statistics.from_mapping(
@@ -329,7 +329,7 @@ _MEAN_INTERVAL, _COUNTS = 3, -1  # columns a narrow terminal does without, in th
 
 
 def rich_tables(comparison: Comparison, console: Console, options: ConsoleOptions) -> RenderResult:
-    """Yield one table for each section, and below them what a reader should know."""
+    """Yield one table per section, and the remarks below them."""
     for section in comparison.sections:
         for hidden in ((), (_MEAN_INTERVAL,), (_MEAN_INTERVAL, _COUNTS)):
             table = _table(section, comparison, hidden)
@@ -357,7 +357,7 @@ def _table(section: Section, comparison: Comparison, hidden: tuple[int, ...]) ->
 
 
 def markdown(comparison: Comparison) -> str:
-    """Return one table for each section, and below them what a reader should know."""
+    """Return one table per section, and the remarks below them."""
     lines: list[str] = []
     headings = _headings(comparison)
     for section in comparison.sections:

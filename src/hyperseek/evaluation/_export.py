@@ -35,9 +35,9 @@ def write_results(
     Its folder holds `evaluation.json`, `per_query.jsonl` and `run.trec`.
 
     Args:
-        folder: Where to; made if need be.
+        folder: The folder to write; created if missing.
         rankings: One for each system.
-        evaluations: Of these rankings, in the same order.
+        evaluations: Of the same rankings, in the same order.
         comparison: Of these evaluations.
     """
     target = Path(folder)
@@ -61,9 +61,9 @@ def write_original_files(
     """Write the Hypencoder repository's files: into `folder` for one system, else into a folder for each.
 
     Args:
-        folder: Where to; made if need be.
+        folder: The folder to write; created if missing.
         rankings: One for each system.
-        evaluations: Of these rankings, in the same order.
+        evaluations: Of the same rankings, in the same order.
         dataset: Where the texts come from; its corpus is read once, and only retrieved documents are kept.
         split: Which queries.
     """
@@ -77,7 +77,7 @@ def write_original_files(
 
 
 def folder_names(rankings: Sequence[Ranking]) -> list[str]:
-    """Turn the systems' names into folder names, no two alike even where case does not count."""
+    """Turn the systems' names into folder names that differ even where case does not count."""
     names: list[str] = []
     for ranking in rankings:
         plain = re.sub(r"[^\w.@+-]+", "-", ranking.name).strip("-.") or "system"
@@ -100,7 +100,7 @@ def write_hypencoder_files(
     """Write what the original's retrieval command writes.
 
     Args:
-        folder: Where to; made if need be.
+        folder: The folder to write; created if missing.
         evaluation: The measured values.
         run: The ranking they were measured on.
         queries: Query texts by id; of all queries of the run.

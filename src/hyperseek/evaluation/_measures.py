@@ -50,20 +50,20 @@ def measure_names(names: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def cutoffs(names: str | Iterable[str]) -> dict[str, int | None]:
-    """Return how many documents a query each measure reads; None where it reads all there are."""
+    """Return how many documents per query each measure reads; None where it reads all there are."""
     return {name: _cutoff(_parse(name)) for name in measure_names(names)}
 
 
 def depth(names: str | Iterable[str]) -> int:
-    """Return how many documents a query the measures read: the largest cut-off, 1,000 if one has none."""
+    """Return how many documents per query the measures read: the largest cut-off, 1,000 if one has none."""
     return max(_FULL_DEPTH if cutoff is None else cutoff for cutoff in cutoffs(names).values())
 
 
 def check_depth(names: str | Iterable[str], k: int) -> None:
-    """Raise InputError if a measure's cut-off is larger than the `k` documents a query that a run keeps."""
+    """Raise InputError if a measure's cut-off is larger than the `k` documents per query that a run keeps."""
     for name, cutoff in cutoffs(names).items():
         if cutoff is not None and cutoff > k:
-            raise InputError(f"{name} reads {cutoff} documents a query but the run keeps k={k}; raise k or drop it")
+            raise InputError(f"{name} reads {cutoff} documents per query but the run keeps k={k}; raise k or drop it")
 
 
 def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:
@@ -75,7 +75,7 @@ def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:
         qrels: Judgements, whole numbers. A query that the run lacks counts as one that found nothing. Grades below 0
             are not relevant, as 0 is; Bpref, infAP and `judged_only` take them for documents that nobody judged, as
             trec_eval does.
-        names: Measures, as for `measure_names`.
+        names: Measures, as in `measure_names`.
 
     Returns:
         `values[measure][query_id]` for every query of `qrels`, in its order.

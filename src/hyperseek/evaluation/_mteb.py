@@ -1,4 +1,4 @@
-"""A retriever as mteb's evaluation wants it.
+"""A retriever as mteb takes it.
 
 mteb also takes a saved model itself, as a `SentenceTransformer`: queries and documents then meet in a plain inner
 product of float32 coordinates. Here they meet in the space's own, exact similarity, and texts go through in batches of
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 
 
 class MtebEncoder:
-    """An encoder of mteb: `mteb.evaluate(MtebEncoder(load(...)), tasks)`.
+    """An mteb encoder: `mteb.evaluate(MtebEncoder(load(...)), tasks)`.
 
-    Retrieval and reranking compare queries with documents as the model does. All other tasks get one vector a text (see
-    `Retriever.encode_features`): for hyperbolic models the logarithmic map at the origin, compared by the cosine.
+    Retrieval and reranking compare queries with documents as the model does. All other tasks get one vector per text
+    (see `Retriever.encode_features`): for hyperbolic models the logarithmic map at the origin, compared by the cosine.
 
     Args:
         retriever: One whose queries are points.
@@ -34,7 +34,7 @@ class MtebEncoder:
         options: What is asked of the model with every query, as in `{"level": 2}`; results are filed by them too.
 
     Attributes:
-        mteb_model_meta: What mteb knows of the model.
+        mteb_model_meta: The model's description for mteb.
         options: As the model understands them.
 
     Raises:

@@ -44,11 +44,11 @@ def rank_index(
             model's ranking.
         dataset: Its queries and judgements.
         split: Which judgements.
-        k: Documents a query, at least 1.
+        k: Documents per query, at least 1.
         exclude_same_id: Leave out a document whose id is the query's.
         name: The system's name; None takes the model's.
         engine: `"exact"`, or what `Index.search` takes.
-        plan: What to do instead.
+        plan: The plan to search by instead.
         options: What is asked of the model besides the texts, as in `Index.search`.
 
     Returns:
@@ -56,7 +56,7 @@ def rank_index(
 
     Raises:
         UnknownNameError: There is no such split, or the model does not understand an option.
-        InputError: The index holds none of the relevant documents, or `dataset` is no open collection.
+        InputError: The index holds none of the relevant documents, or `dataset` is not an open collection.
     """
     _check_dataset(dataset)
     asked = QueryOptions.of(options)
@@ -101,7 +101,7 @@ def rank_bm25(
     Args:
         dataset: Documents, queries and judgements.
         split: Which judgements.
-        k: At most so many documents a query, at least 1.
+        k: Documents per query at most, at least 1.
         exclude_same_id: Leave out a document whose id is the query's.
         settings: None for the defaults.
         name: The system's name.
@@ -111,7 +111,7 @@ def rank_bm25(
 
     Raises:
         UnknownNameError: There is no such split.
-        InputError: `dataset` is no open collection.
+        InputError: `dataset` is not an open collection.
     """
     _check_dataset(dataset)
     qrels = dataset.qrels(split)
@@ -136,7 +136,7 @@ def rank_file(path: str | os.PathLike[str], qrels: Qrels, *, name: str | None = 
         The ranking.
 
     Raises:
-        DataError: The file is missing or no run.
+        DataError: The file is missing or is not a run.
     """
     run = read_run(path)
     deepest = max((len(ranking) for ranking in run.values()), default=0)
@@ -163,7 +163,7 @@ def evaluate(
         dataset: Queries and judgements.
         split: Which judgements.
         measures: Names of measures and of named sets.
-        k: Documents a query; None takes what the measures read, see `depth`.
+        k: Documents per query; None takes what the measures read, see `depth`.
         exclude_same_id: Leave out a document whose id is the query's.
         name: The system's name; None takes the model's.
         options: What is asked of the model besides the texts, as in `Index.search`.
@@ -253,9 +253,9 @@ class Ranking:
     Attributes:
         name: The system's name in tables.
         run: Scores by query and document.
-        protocol: What was asked, and what answered.
+        protocol: What was asked of which system.
         trained: Documents of this collection that were relevant in the system's training; None if unknown.
-        notes: What a reader of its numbers should know.
+        notes: Remarks for readers of the numbers.
     """
 
     name: str
@@ -303,16 +303,16 @@ def choose_k(measures: str | Iterable[str], k: int | None) -> int:
     names = measure_names(measures)
     if k is None:
         k = depth(names)
-        _logger.info("k=%d documents a query, which is what %s read", k, ", ".join(names))
+        _logger.info("k=%d documents per query, which is what %s read", k, ", ".join(names))
     check_depth(names, k)
     return k
 
 
 def _depth_notes(run: Run, names: Iterable[str]) -> list[str]:
-    """Of a run whose depth nobody knows."""
+    """Return notes on a run of unknown depth."""
     deepest = max((len(ranking) for ranking in run.values()), default=0)
     return [
-        f"{name} reads {cutoff} documents a query and this run has at most {deepest}"
+        f"{name} reads {cutoff} documents per query and this run has at most {deepest}"
         for name, cutoff in cutoffs(names).items()
         if cutoff is not None and cutoff > deepest
     ]

@@ -39,18 +39,18 @@ _PACKAGES = (
 
 
 class Protocol(Config):
-    """How a result came about. None means that it is not known, as for a run read from a file.
+    """How a result came about. None means unknown, as for a run read from a file.
 
     Attributes:
         dataset: The data set's name; for people only, since folders are renamed.
         data: Fingerprint of its corpus and queries.
         split: Which judgements.
         qrels: Fingerprint of the judgements themselves.
-        k: How many documents a query the run keeps.
+        k: How many documents per query the run keeps.
         exclude_same_id: Whether a document with the query's own id was left out of its ranking.
         options: What was asked of the model besides the texts; None for a system that has no options, as BM25, which
             may be compared with any.
-        system: What answered: model, prompts, truncation lengths, number types, parameters.
+        system: The system: model, prompts, truncation lengths, number types, parameters.
         versions: Installed package versions.
     """
 
@@ -93,7 +93,7 @@ def check_alike(protocols: Mapping[str, Protocol]) -> None:
 
 
 def recorded_differences(protocols: Mapping[str, Protocol]) -> dict[str, dict[str, Any]]:
-    """List what the systems are and do not share.
+    """List how the systems differ.
 
     Args:
         protocols: By the results' names.
@@ -131,9 +131,9 @@ class Evaluation(Config):
         name: The system's name in tables.
         per_query: `per_query[measure][query_id]`; all measures hold the same queries.
         aggregate: One number for each measure.
-        protocol: What was measured, on what, and with what.
-        slices: The queries by what was relevant in the model's training; None where nothing is known of that.
-        notes: What a reader of the numbers should know.
+        protocol: The data, the question and the system.
+        slices: The queries by what was relevant in the model's training; None where that is unknown.
+        notes: Remarks for readers of the numbers.
     """
 
     name: str
@@ -149,7 +149,7 @@ class Evaluation(Config):
         if any(by_query.keys() != measured for by_query in self.per_query.values()):
             raise ValueError("its measures do not hold the same queries")
         if self.aggregate.keys() != self.per_query.keys():
-            raise ValueError("it aggregates other measures than it has values of")
+            raise ValueError("its aggregates are of other measures than its values")
         if self.slices is not None and not measured >= {
             query for name in SLICES for query in self.slices.queries(name)
         }:
@@ -213,7 +213,7 @@ class Evaluation(Config):
         return cls.from_json(path, "an evaluation", remedy=remedy, largest=_LARGEST)
 
     def write_per_query(self, path: str | os.PathLike[str]) -> None:
-        """Write one row a query: its id, its value by each measure, and its slice where that is known.
+        """Write one row per query: its id, its value by each measure, and its slice where that is known.
 
         Args:
             path: `.jsonl` for JSON lines, `.csv` for comma-separated values.

@@ -93,7 +93,7 @@ def trained_on(model: str | os.PathLike[str] | None, dataset: Dataset) -> tuple[
 
     The model's folder, or the one above it, holds the `run.json` of the training. Its `training_data` maps each
     collection to a record: its `fingerprint`, and the `relevant_documents_file` beside `run.json` that lists the ids,
-    one a line. A collection is this data set if it has its name or its fingerprint.
+    one per line. A collection is this data set if it has its name or its fingerprint.
 
     Args:
         model: The model's folder or name; None for a model that is only in memory.
@@ -121,7 +121,7 @@ def trained_on(model: str | os.PathLike[str] | None, dataset: Dataset) -> tuple[
             return None, (note,)
         if entry.fingerprint not in (None, dataset.fingerprint()):
             notes.append(f"trained on another version of {name}; seen documents are told by their ids")
-        with reading(file, "a list of documents", remedy="train the model anew"):
+        with reading(file, "a list of documents", remedy="train the model again"):
             found.update(file.read_text(encoding="utf-8").split("\n"))
     return frozenset(found - {""}), tuple(notes)
 
@@ -134,7 +134,7 @@ def _record_file(model: str | os.PathLike[str] | None) -> Path | None:
 
 
 def _collections(record_file: Path) -> dict[str, _Collection]:
-    return _Record.from_json(record_file, "a record of training", remedy="train the model anew").training_data
+    return _Record.from_json(record_file, "a record of training", remedy="train the model again").training_data
 
 
 def _is(dataset: Dataset, name: str, entry: _Collection) -> bool:

@@ -2,7 +2,7 @@
 
 Shapes: `n` queries, `m` columns that are tested one by one (pairs of measure and system). `differences` is system
 minus baseline, float64 `(n, m)`. All tests are two-sided. Resampling is seeded and draws the same queries or signs for
-all columns, so the same column gives the same answer in any company.
+all columns, so a column gives the same answer whatever stands beside it.
 
 Differences that come from the order of floating-point sums are no differences: `settled` makes them 0.
 """
@@ -24,7 +24,7 @@ _CHUNK = 1 << 21  # random numbers drawn at once: 16 MB
 
 
 def permutation_test(differences: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Test by flipping signs: how often is the mean difference as far from 0 if the two systems were one?
+    """Test by flipping signs: how often would the mean difference be as far from 0 if both systems were the same?
 
     Where a column has so few differences other than 0 that all sign patterns are no more than `resamples`, all are
     tried and the value is exact. Otherwise random ones are drawn and the observed one is counted among them, so that
