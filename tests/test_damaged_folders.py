@@ -20,11 +20,11 @@ from hyperseek.pretraining._recipe import TextSourceConfig, VocabularyConfig
 from hyperseek.pretraining._texts import open_texts
 from hyperseek.pretraining._token_cache import token_cache
 from hyperseek.pretraining._vocabulary import make_tokenizer
+from hyperseek.runs.callbacks import Reached
 from hyperseek.runs.loop import finish_checkpoint, last_checkpoint
+from hyperseek.runs.record import RunRecord, Validated, read_record
 from hyperseek.scoring import QNetScorer, Space, VectorPoints, load_scorer
 from hyperseek.training._cache import Shard, ShardStore, text_key
-from hyperseek.training.callbacks import Reached, Validated
-from hyperseek.training.record import RunRecord, read_record
 from hyperseek.types import Query
 
 sys.path.append(str(Path(__file__).parent))  # for `damaging`

@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 from hyperseek.cli import app
 from hyperseek.data import open_dataset
 from hyperseek.models import Retriever, load
+from hyperseek.runs.callbacks import ShowProgress
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.training import LossesConfig, Recipe, read_record
 from hyperseek.training._cache import FeatureCache
@@ -27,7 +28,6 @@ from hyperseek.training._collate import Collator, SideFeatures
 from hyperseek.training._stack import TrainedStack, TrainingModule
 from hyperseek.training._training_set import EpochBatches, TrainingSet
 from hyperseek.training._validation import DevSet, Validator
-from hyperseek.training.callbacks import ShowProgress
 from hyperseek.training.losses import Objective
 
 MakeRecipe = Callable[..., Recipe]

@@ -13,9 +13,9 @@ import pytest
 from hyperseek import HyperseekError
 from hyperseek.pretraining import PretrainRecipe
 from hyperseek.pretraining._recipe import VocabularyConfig
+from hyperseek.runs.record import check_same
 from hyperseek.training import Recipe, RunRecord, list_recipes, read_recipe
 from hyperseek.training._recipe import LoraConfig, SourceConfig
-from hyperseek.training.record import check_same
 
 SMALL: dict[str, Any] = {
     "model": {"trunk": "minilm"},

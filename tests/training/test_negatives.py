@@ -17,13 +17,13 @@ from torch import Tensor
 from hyperseek import Document, Query
 from hyperseek._relevance import normal_text
 from hyperseek.data import Dataset, PrepareOptions, QrelsOptions, prepare, write_beir
+from hyperseek.runs.record import SourceUse
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import ContrastiveConfig, LossesConfig, Recipe, ScoredBatch, train
 from hyperseek.training._collate import Collator
 from hyperseek.training._recipe import DataConfig
-from hyperseek.training._sources import read_sources
+from hyperseek.training._training_data import checked, ended, read_sources, used
 from hyperseek.training._training_set import EpochBatches, Example, TrainingSet
-from hyperseek.training._use import SourceUse, checked, ended, used
 from hyperseek.training.losses import ContrastiveLoss, Objective
 
 

@@ -13,8 +13,8 @@ from hyperseek.data.open import parse_source
 from hyperseek.errors import ConfigError
 from hyperseek.models import LorentzConfig
 from hyperseek.pretraining import read_pretrain_recipe
+from hyperseek.runs.recipe import expanded
 from hyperseek.training import Recipe, find_recipe, read_recipe
-from hyperseek.training._sources import expanded
 from hyperseek.training.losses import Objective
 
 # Recipes of pre-training are of another form; tests/pretraining reads them.

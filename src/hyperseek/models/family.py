@@ -8,7 +8,7 @@ answered by their modules (see `models/modules.py`) and spaces.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import BaseModel, Field, model_validator
 from sentence_transformers import SentenceTransformer
@@ -20,13 +20,8 @@ from torch import nn
 from hyperseek._config import OpenConfig, meaningless
 from hyperseek._registry import Registry
 from hyperseek.errors import ConfigError, InputError, shown
+from hyperseek.models.model_files import PLAIN, ModelFiles
 from hyperseek.models.retriever import Retriever
-
-if TYPE_CHECKING:
-    from hyperseek.models.model_files import ModelFiles
-
-PLAIN = (None, "SentenceTransformer")
-"""Kinds of containers for models of one vector per text."""
 
 
 class Family:

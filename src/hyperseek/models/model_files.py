@@ -20,8 +20,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from hyperseek._config import Config
 from hyperseek._files import check_checksum, read_json
 from hyperseek.errors import ModelError, shown
-from hyperseek.models.family import PLAIN
 from hyperseek.models.retriever import SIDES, Retriever
+
+PLAIN = (None, "SentenceTransformer")
+"""Kinds of containers for models of one vector per text."""
 
 _MODULES, _CONTAINER, _CONFIG, _ROUTER = (
     "modules.json",

@@ -31,20 +31,11 @@ from hyperseek.pretraining._token_cache import TokenCache, token_cache
 from hyperseek.pretraining._trainer import MaskedTrainer, Validate
 from hyperseek.pretraining._vocabulary import get_tokenizer
 from hyperseek.runs.arguments import board, device_of_process, loop_arguments, one_gpu_a_process, trackers
+from hyperseek.runs.callbacks import ShowProgress, StopOnInterrupt, stoppable_run
 from hyperseek.runs.distributed import is_distributed
 from hyperseek.runs.loop import Clock, last_checkpoint
-from hyperseek.training._recipe import CacheConfig
-from hyperseek.training._stopping import StopOnInterrupt, stoppable_run
-from hyperseek.training.callbacks import ShowProgress
-from hyperseek.training.record import (
-    CHECKPOINTS,
-    LOGS,
-    RunRecord,
-    earlier_run,
-    hardware,
-    run_folder,
-    versions,
-)
+from hyperseek.runs.recipe import CacheConfig
+from hyperseek.runs.record import CHECKPOINTS, LOGS, RunRecord, earlier_run, hardware, run_folder, versions
 
 logger = logging.getLogger(__name__)
 

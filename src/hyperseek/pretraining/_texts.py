@@ -22,7 +22,7 @@ from hyperseek.data.open import registered_source
 from hyperseek.data.reading import Faults, Row, base_suffix, json_lines, numbered_lines
 from hyperseek.errors import DataError, MissingExtraError, require, shown
 from hyperseek.pretraining._recipe import TextSourceConfig
-from hyperseek.training._sources import expanded
+from hyperseek.runs.recipe import expanded
 
 _PLAIN = (".txt", ".md", ".rst")
 _READ = (*_PLAIN, ".jsonl")

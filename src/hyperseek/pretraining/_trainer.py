@@ -23,8 +23,9 @@ from transformers import (
 
 from hyperseek.pretraining._masking import IGNORED, VALIDATION, MaskedRows, RowBatches, stacked
 from hyperseek.pretraining._recipe import PretrainConfig, PretrainValidationConfig
+from hyperseek.runs.callbacks import Reached, TimeLimit
 from hyperseek.runs.loop import Clock, EpochOfBatches, Loop
-from hyperseek.training.callbacks import Reached, TimeLimit, Validated
+from hyperseek.runs.record import Validated
 
 _PROGRESS = "progress.json"
 

@@ -8,6 +8,7 @@ for _package in ("accelerate", "datasets"):
 
 from hyperseek._config import find_recipe, list_recipes
 from hyperseek.runs.loop import register_schedule
+from hyperseek.runs.record import RunRecord, read_record
 from hyperseek.training._recipe import Recipe, read_recipe
 from hyperseek.training._run import train
 from hyperseek.training._training_set import register_batches
@@ -26,7 +27,6 @@ from hyperseek.training.losses import (
     ScoredBatch,
     register_loss,
 )
-from hyperseek.training.record import RunRecord, read_record
 
 __all__ = [
     "AnchorConfig",

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -18,24 +17,10 @@ from hyperseek.data import PrepareOptions
 from hyperseek.errors import ConfigError
 from hyperseek.models import ModelConfig
 from hyperseek.runs.loop import LoopConfig
+from hyperseek.runs.recipe import CacheConfig, OutputConfig, with_default, without_removed
 from hyperseek.training._training_set import COMPOSITIONS
 from hyperseek.training.losses import LossesConfig, Material, Objective
 from hyperseek.types import NO_OPTIONS, QueryOptions
-
-
-def without_removed(values: Any) -> Any:
-    """Leave out entries set to null, by which a recipe takes back what its base names; null itself takes back all."""
-    if values is None:
-        return {}
-    return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
-
-
-def with_default(values: Any, setting: str, default: Any, *, where: tuple[str, str]) -> Any:
-    """Write out a setting's default where another setting has the value with which it is read, for records to say."""
-    other, value = where
-    if isinstance(values, Mapping) and values.get(other) == value and values.get(setting) is None:
-        return {**values, setting: default}
-    return values
 
 
 class SourceConfig(Config):
@@ -122,30 +107,6 @@ class LoraConfig(Config):
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] | None = None
-
-
-class CacheConfig(Config):
-    """The disk cache of what frozen modules compute.
-
-    Attributes:
-        folder: Where; None means `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`. Environment variables are filled in.
-        storage: Number format of token states.
-        dtype: What documents are encoded in: `auto`, `float32`, `bfloat16` or `float16`.
-        indexes: Folders of indexes of the same document side, whose vectors are taken over instead of encoding
-            their documents again. Environment variables are filled in.
-        enabled: Whether to cache at all; without, frozen modules run again in every step.
-    """
-
-    folder: str | None = None
-    storage: Literal["float16", "float32"] = "float16"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    indexes: tuple[str, ...] = ()
-    enabled: bool = True
-
-    def resolved_folder(self) -> Path:
-        """Return the folder, with variables filled in."""
-        chosen = self.folder or os.environ.get("HYPERSEEK_CACHE") or "~/.cache/hyperseek"
-        return Path(os.path.expandvars(chosen)).expanduser()
 
 
 class TrainConfig(LoopConfig):
@@ -246,20 +207,6 @@ class ValidationConfig(Config):
         if any(not 0 <= share <= 1 for share in self.interpolate):
             raise ValueError(f"interpolate must hold shares in [0, 1], not {self.interpolate}")
         return self
-
-
-class OutputConfig(Config):
-    """Where results go.
-
-    Attributes:
-        folder: Model, checkpoints and `run.json`; None means `runs/NAME` for a recipe `NAME.yaml`.
-        name: Name of the run for trackers; None takes the folder's.
-        report_to: `tensorboard` and `wandb`, or `auto`: those that are installed (W&B where a key or mode is set).
-    """
-
-    folder: str | None = None
-    name: str | None = None
-    report_to: tuple[Literal["tensorboard", "wandb"], ...] | Literal["auto"] = "auto"
 
 
 class Recipe(Config):

@@ -22,30 +22,29 @@ from hyperseek.models import Retriever, build
 from hyperseek.models.modules import Blends
 from hyperseek.models.retriever import Side
 from hyperseek.runs.arguments import board, device_of_process, steps_per_epoch, trackers, training_arguments
+from hyperseek.runs.callbacks import ShowProgress, StopOnInterrupt, stoppable_run
 from hyperseek.runs.loop import Clock, last_checkpoint
+from hyperseek.runs.recipe import CacheConfig
+from hyperseek.runs.record import CHECKPOINTS, LOGS, RunRecord, earlier_run, hardware, run_folder, versions
 from hyperseek.training._cache import FeatureCache
 from hyperseek.training._collate import Collator, SideFeatures
-from hyperseek.training._recipe import CacheConfig, Recipe
+from hyperseek.training._recipe import Recipe
 from hyperseek.training._routes import SIDES, base_stop, choose_trainable, frozen_prefix, merge_adapters, reads_tokens
-from hyperseek.training._sources import data_fingerprint, read_dev_set, read_sources
 from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._stopping import StopOnInterrupt, stoppable_run
 from hyperseek.training._trainer import RetrieverTrainer
-from hyperseek.training._training_set import EpochBatches, TrainingSet
-from hyperseek.training._use import Used, checked, ended, used
-from hyperseek.training._validation import Validator
-from hyperseek.training.callbacks import KeepBest, ShowProgress
-from hyperseek.training.losses import Objective
-from hyperseek.training.record import (
-    CHECKPOINTS,
-    LOGS,
-    RunRecord,
-    earlier_run,
-    hardware,
-    run_folder,
-    versions,
+from hyperseek.training._training_data import (
+    Used,
+    checked,
+    data_fingerprint,
+    ended,
+    read_dev_set,
+    read_sources,
+    used,
     write_training_data,
 )
+from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._validation import KeepBest, Validator
+from hyperseek.training.losses import Objective
 
 _BEST = "best.safetensors"
 

@@ -13,13 +13,14 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from hyperseek._files import read_tensors, write_tensors
 from hyperseek.errors import ModelError
+from hyperseek.runs.callbacks import Reached, TimeLimit
 from hyperseek.runs.distributed import is_distributed
 from hyperseek.runs.loop import Clock, EpochOfBatches, Loop
 from hyperseek.training._collate import Collator
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._stack import TrainingModule
 from hyperseek.training._training_set import EpochBatches, TrainingSet
-from hyperseek.training.callbacks import KeepBest, Reached, TimeLimit
+from hyperseek.training._validation import KeepBest
 
 _WEIGHTS = "trainable.safetensors"
 _PROGRESS = "progress.json"

@@ -1,4 +1,4 @@
-"""Validation: exhaustive search over dev sets with the model as it is at the moment.
+"""Validation: exhaustive search over dev sets with the model as it is at the moment, and the best checkpoint.
 
 It measures what `evaluate` measures: the same scan, the same order of ties, the same queries and exclusions.
 
@@ -10,17 +10,24 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from hyperseek._files import read_tensors, reading, write_tensors
 from hyperseek._relevance import cut_off, is_relevant, measure, rows_of_themselves
 from hyperseek.errors import DataError, InputError
 from hyperseek.models import Retriever
 from hyperseek.plan import scan
+from hyperseek.runs.loop import Clock
+from hyperseek.runs.record import Validated
 from hyperseek.scoring import Points, Scorer
+from hyperseek.training._recipe import ValidationConfig
 from hyperseek.types import NO_OPTIONS, Qrels, Query, QueryOptions
 
 if TYPE_CHECKING:
@@ -213,3 +220,105 @@ class Validator:
             features = cache.features(documents[start : start + _DOCUMENTS_AT_ONCE])
             features = {name: tensor.to(self._retriever.device) for name, tensor in features.items()}
             yield self._retriever.points(self._retriever.forward(features, "document", start=cache.stop))
+
+
+class KeepBest(TrainerCallback):
+    """Validates before, during and after training, keeps the best weights on disk, and stops when none gets better.
+
+    Args:
+        config: When to validate and stop.
+        validator: Measures the present model.
+        clock: Paused meanwhile.
+        path: Where the best weights go.
+        trainable_state: Returns the present weights.
+
+    Attributes:
+        history: All validations, in order.
+        log: Takes metrics for the trackers.
+    """
+
+    def __init__(
+        self,
+        config: ValidationConfig,
+        validator: Validator,
+        clock: Clock,
+        path: Path,
+        trainable_state: Callable[[], dict[str, Tensor]],
+    ) -> None:
+        self.config = config
+        self.validator = validator
+        self.clock = clock
+        self.path = path
+        self.history: list[Validated] = []
+        self._trainable_state = trainable_state
+        self.log: Callable[[dict[str, float]], None] = logger.debug
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Validate the untrained model, unless this run was resumed."""
+        if not any(entry.eligible for entry in self.history):
+            self._validate(state)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Validate when it is time, and stop when patience has run out."""
+        if self.config.every is not None and state.global_step % self.config.every == 0:
+            self._validate(state)
+            control.should_training_stop |= self._out_of_patience()
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Validate the last step if that has not been done."""
+        if not any(entry.eligible for entry in self.history) or self.history[-1].step != state.global_step:
+            self._validate(state)
+
+    @property
+    def best(self) -> Validated:
+        """The best validation so far; the earlier one of equals."""
+        return max((entry for entry in self.history if entry.eligible), key=lambda entry: entry.scores["mean"])
+
+    def best_state(self) -> tuple[int, dict[str, Tensor]]:
+        """Return the step of the best weights and the weights."""
+        tensors, metadata = read_tensors(self.path, "the best weights so far")
+        with reading(self.path, "the best weights so far"):
+            return int(metadata["step"]), tensors
+
+    def restore(self, history: Sequence[Validated]) -> None:
+        """Go on from the validations of an earlier run; where its best weights are lost, one of those to come is best.
+
+        Args:
+            history: All validations, in order.
+        """
+        self.history[:] = history
+        try:
+            self.best_state()
+        except DataError as error:
+            logger.warning("the best weights so far are lost, and those of the checkpoint measured anew: %s", error)
+            self.history[:] = [entry.model_copy(update={"eligible": False}) for entry in history]
+
+    def _validate(self, state: TrainerState) -> None:
+        with self.clock.paused():
+            scores = self.validator()
+            entry = Validated(
+                step=state.global_step, seconds=self.clock.seconds, scores=scores, eligible=self._eligible(scores)
+            )
+            self.history.append(entry)
+            logger.info("step %d: %s %s", entry.step, self.validator.metric, scores)
+            self.log({f"validation/{name}/{self.validator.metric}": score for name, score in scores.items()})
+            if self.best is entry and state.is_world_process_zero:
+                write_tensors(self.path, self._trainable_state(), {"step": str(entry.step)})
+
+    def _eligible(self, scores: dict[str, float]) -> bool:
+        # Where parts of what was learned are tried at the end, it is the part that must not cost too much.
+        if self.config.max_drop is None or self.config.interpolate:
+            return True
+        if not any(entry.eligible for entry in self.history):
+            return True
+        start = self.history[0].scores
+        return all(scores[name] >= value - self.config.max_drop for name, value in start.items())
+
+    def _out_of_patience(self) -> bool:
+        if self.config.patience is None:
+            return False
+        return len(self.history) - 1 - self.history.index(self.best) >= self.config.patience

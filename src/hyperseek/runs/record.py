@@ -1,4 +1,4 @@
-"""`run.json`: everything needed to know what a training run was."""
+"""`run.json`: everything needed to know what a run was, and whether another may resume it."""
 
 from __future__ import annotations
 
@@ -15,20 +15,68 @@ import torch
 from pydantic import ConfigDict, Field, model_validator
 
 from hyperseek._config import Config
-from hyperseek._files import atomic_write, write_json
+from hyperseek._files import write_json
 from hyperseek._machine import installed_versions
 from hyperseek.errors import ConfigError
-from hyperseek.training._sources import Trained
-from hyperseek.training._use import SourceUse
-from hyperseek.training.callbacks import Validated
+
+logger = logging.getLogger(__name__)
+
+
+class SourceUse(Config):
+    """What became of one source's examples.
+
+    Attributes:
+        examples: Those that could be drawn.
+        over_limit: Those that the recipe's `limit` leaves out.
+        left_out: What reading left out, by reason; of a prepared folder its `prepared.json` tells.
+        without_effect: Those from which no loss of the recipe can learn anything.
+        negatives_left_out: Negatives of their own that turned out to be relevant, or the query itself.
+        negatives_not_drawn: Negatives of their own that are never drawn, as `data.negatives` is 0.
+        unused: Those that were in no batch, as training ended before; None while it goes on.
+    """
+
+    examples: int = 0
+    over_limit: int = 0
+    left_out: dict[str, int] = Field(default_factory=dict)
+    without_effect: int = 0
+    negatives_left_out: int = 0
+    negatives_not_drawn: int = 0
+    unused: int | None = None
+
+
+class Validated(Config):
+    """One validation.
+
+    Attributes:
+        step: Optimiser steps before it.
+        seconds: Training time before it.
+        scores: The metric for each dev set, and `mean`.
+        eligible: Whether no set had fallen too far for this to be the best.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    step: int = Field(ge=0)
+    seconds: float
+    scores: dict[str, float] = Field(min_length=1)
+    eligible: bool = True
+
 
 RECORD = "run.json"
+
+
 CHECKPOINTS = "checkpoints"
+
+
 LOGS = "logs"
-_DOCUMENTS = "training_documents"
+
+
 _PACKAGES = ("hyperseek", "torch", "transformers", "sentence-transformers", "accelerate", "peft", "numpy")
+
+
 # These say where and how long a run goes on; a run that is resumed may change them.
 _MAY_CHANGE = ("epochs", "max_steps", "max_seconds", "save_every", "log_every", "workers", "device", "cache")
+
 
 # Settings that only another one's value makes read: section, setting, the other, its value.
 _READ_WITH = (
@@ -36,8 +84,6 @@ _READ_WITH = (
     ("train", "lora", "trunk", "lora"),
     ("model", "vocabulary", "tokenizer", "train"),
 )
-
-logger = logging.getLogger(__name__)
 
 
 class RunRecord(Config):
@@ -166,31 +212,6 @@ def check_same(record: RunRecord, recipe: Config, folder: Path) -> None:
     differing = [field for name, value in ours.items() for field in _differing(name, value, theirs[name])]
     if differing:
         raise ConfigError(f"{folder} holds a run of another recipe (they differ in: {', '.join(differing)}); {advice}")
-
-
-def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[str, dict[str, Any]]:
-    """Write lists of relevant documents and return what `run.json` says of them.
-
-    Args:
-        folder: Where `run.json` is.
-        records: By name of the collection.
-
-    Returns:
-        For each collection its `splits`, `fingerprint`, `examples` and `relevant_documents_file`.
-    """
-    entries = {}
-    for name, record in sorted(records.items()):
-        place = f"{_DOCUMENTS}/{name}.txt"
-        with atomic_write(folder / place) as file:
-            file.writelines(f"{identity}\n" for identity in sorted(record.relevant))
-        entries[name] = {
-            "splits": sorted(record.splits),
-            "fingerprint": record.fingerprint,
-            "examples": len(record.examples),
-            "relevant_documents": len(record.relevant),
-            "relevant_documents_file": place,
-        }
-    return entries
 
 
 def versions() -> dict[str, str]:

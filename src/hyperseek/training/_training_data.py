@@ -1,15 +1,15 @@
-"""Reading what a recipe's data section names."""
+"""Reading the data section of a recipe, and what became of its examples."""
 
 from __future__ import annotations
 
-import os
+import logging
 import random
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from hyperseek._files import atomic_write
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek._relevance import Relevance, text_key
 from hyperseek.data import (
@@ -24,13 +24,14 @@ from hyperseek.data import (
 )
 from hyperseek.data.open import parse_source
 from hyperseek.errors import ConfigError
+from hyperseek.runs.recipe import expanded
+from hyperseek.runs.record import SourceUse
 from hyperseek.training._recipe import DataConfig, DevSetConfig, SourceConfig
-from hyperseek.training._training_set import Example, TrainingSet, check_not_empty
-from hyperseek.training._use import SourceUse, Used
+from hyperseek.training._training_set import EpochBatches, Example, TrainingSet, check_not_empty
 from hyperseek.training._validation import DevSet, make_dev_set
+from hyperseek.training.losses import NO_DOCUMENT, Objective
 
-_UNSET = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-_MEANING = {"HYPERSEEK_DATA": "the folder that holds the collections, each a folder in BEIR form"}
+logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -160,30 +161,6 @@ def read_dev_set(config: DevSetConfig, *, seed: int) -> DevSet:
     )
 
 
-def expanded(source: str) -> str:
-    """Fill in environment variables.
-
-    Args:
-        source: A source, as a recipe names it.
-
-    Returns:
-        The source without variables.
-
-    Raises:
-        ConfigError: A variable is not set; the message says what to set.
-    """
-    filled = os.path.expandvars(source)
-    unset = _UNSET.search(filled)
-    if unset is None or os.path.exists(filled):
-        return filled
-    name = unset[1] or unset[2]
-    meaning = _MEANING.get(name, "the part of the path that it stands for")
-    raise ConfigError(
-        f"the source {source!r} needs the environment variable {name}, which is not set; set it to {meaning}, as in "
-        f"`export {name}=/path/to/data`, or name another source"
-    )
-
-
 def data_fingerprint(training_set: TrainingSet) -> str:
     """Name the content of a training set: queries, documents, and which belong together."""
     examples: list[Any] = [
@@ -252,3 +229,158 @@ def _merge(records: dict[str, Trained], name: str, record: Trained) -> None:
     known = records.setdefault(name, record)
     known.splits |= record.splits
     known.fingerprint = known.fingerprint or record.fingerprint
+
+
+_DOCUMENTS = "training_documents"
+
+
+def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[str, dict[str, Any]]:
+    """Write lists of relevant documents and return what `run.json` says of them.
+
+    Args:
+        folder: Where `run.json` is.
+        records: By name of the collection.
+
+    Returns:
+        For each collection its `splits`, `fingerprint`, `examples` and `relevant_documents_file`.
+    """
+    entries = {}
+    for name, record in sorted(records.items()):
+        place = f"{_DOCUMENTS}/{name}.txt"
+        with atomic_write(folder / place) as file:
+            file.writelines(f"{identity}\n" for identity in sorted(record.relevant))
+        entries[name] = {
+            "splits": sorted(record.splits),
+            "fingerprint": record.fingerprint,
+            "examples": len(record.examples),
+            "relevant_documents": len(record.relevant),
+            "relevant_documents_file": place,
+        }
+    return entries
+
+
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What was in the batches of a run.
+
+    Attributes:
+        examples: Positions.
+        positives: Numbers of the documents that were somebody's positive.
+    """
+
+    examples: frozenset[int]
+    positives: frozenset[int]
+
+
+def checked(
+    uses: Mapping[str, SourceUse],
+    training_set: TrainingSet,
+    batches: EpochBatches,
+    objective: Objective,
+    *,
+    extra_documents: int,
+) -> dict[str, SourceUse]:
+    """Count which examples, and which of their negatives, can have no effect, and warn about them.
+
+    Args:
+        uses: By name of the source, as far as they are known.
+        training_set: All examples.
+        batches: How they are put together.
+        objective: The losses.
+        extra_documents: Further documents of every batch.
+
+    Returns:
+        The same with `without_effect`, `negatives_left_out` and `negatives_not_drawn`.
+    """
+    smallest = batches.smallest()
+    without, left_out, not_drawn = (dict.fromkeys(training_set.sources, 0) for _ in range(3))
+    for position, example in enumerate(training_set.examples):
+        name = training_set.sources[example.source]
+        material = training_set.material(example, others=smallest[position] > 1 or extra_documents > 0)
+        without[name] += not objective.learns_from(material)
+        usable = len(training_set.negatives(example))
+        left_out[name] += len(example.negatives) - usable
+        not_drawn[name] += 0 if training_set.draws_negatives else usable
+    for name, count in without.items():
+        if count:
+            logger.warning(
+                "%d of %d examples of %s change nothing: no loss of the recipe (%s) can learn from them, for want of "
+                "negatives, of teacher scores or of other examples in their batch",
+                count,
+                uses[name].examples,
+                name,
+                ", ".join(objective.weights),
+            )
+    for name, count in not_drawn.items():
+        if count:
+            logger.warning(
+                "the examples of %s have %d negatives of their own, and none is drawn; set data.negatives to so many "
+                "of each example",
+                name,
+                count,
+            )
+    return {
+        name: use.model_copy(
+            update={
+                "without_effect": without[name],
+                "negatives_left_out": left_out[name],
+                "negatives_not_drawn": not_drawn[name],
+            }
+        )
+        for name, use in uses.items()
+    }
+
+
+def used(training_set: TrainingSet, batches: EpochBatches, *, epochs: int, more: int) -> Used:
+    """Draw again what a run drew.
+
+    Args:
+        training_set: All examples.
+        batches: How they were put together.
+        epochs: How many epochs were gone through.
+        more: Batches of the epoch after them.
+
+    Returns:
+        What was in a batch.
+    """
+    everything = range(len(training_set))
+    examples: set[int] = set()
+    positives: set[int] = set()
+    drawn = list(everything)
+    for epoch in range(epochs):
+        examples.update(everything)
+        # What an example can ask for is seen after an epoch if it is one document, and else after some.
+        drawn = [position for position in drawn if not positives.issuperset(training_set.can_ask_for(position))]
+        positives.update(training_set.positive((epoch, position)) for position in drawn)
+    if more:
+        batches.set_epoch(epochs)
+        for batch, _ in zip(batches, range(more), strict=False):
+            examples.update(position for _, position in batch)
+            positives.update(map(training_set.positive, batch))
+    return Used(frozenset(examples), frozenset(positives - {NO_DOCUMENT}))
+
+
+def ended(uses: Mapping[str, SourceUse], training_set: TrainingSet, examples: Collection[int]) -> dict[str, SourceUse]:
+    """Count which examples were in no batch, and warn about them.
+
+    Args:
+        uses: By name of the source.
+        training_set: All examples.
+        examples: Positions of those that were in one.
+
+    Returns:
+        The same with `unused`.
+    """
+    unused = dict.fromkeys(training_set.sources, 0)
+    for position, example in enumerate(training_set.examples):
+        unused[training_set.sources[example.source]] += position not in examples
+    for name, count in unused.items():
+        if count:
+            logger.warning(
+                "%d of %d examples of %s were in no batch, as training ended before; their documents do not count as "
+                "seen",
+                count,
+                uses[name].examples,
+                name,
+            )
+    return {name: use.model_copy(update={"unused": unused[name]}) for name, use in uses.items()}
