@@ -16,7 +16,7 @@ from torch import Tensor
 from hyperseek.errors import ArgumentError, InputError, brief, shown, suggestion
 from hyperseek.plan import AUTO, EXACT
 from hyperseek.scoring import LinearScorer, MaxSimScorer, Scorer, Space
-from hyperseek.store.documents import check_text
+from hyperseek.store.rows import check_text
 from hyperseek.types import Query, QueryOptions
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from hyperseek._display import size_in_words, time_in_words
 from hyperseek.errors import InputError
-from hyperseek.store._columns import encode_metadata
 from hyperseek.store.info import Storage
+from hyperseek.store.rows import encode_metadata
 from hyperseek.types import Document
 
 if TYPE_CHECKING:

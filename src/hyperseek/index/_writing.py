@@ -16,10 +16,9 @@ from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek.errors import FingerprintError, InputError, StoreError
 from hyperseek.index.reader import open_finished
 from hyperseek.scoring import Points
-from hyperseek.store._columns import encode_metadata
-from hyperseek.store.documents import check_documents
 from hyperseek.store.info import IndexInfo
 from hyperseek.store.lance import writer_lock
+from hyperseek.store.rows import check_documents, encode_metadata
 from hyperseek.store.table import Store
 from hyperseek.store.written import record_commit
 from hyperseek.types import Document

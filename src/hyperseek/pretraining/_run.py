@@ -30,9 +30,15 @@ from hyperseek.pretraining._texts import open_texts
 from hyperseek.pretraining._token_cache import TokenCache, token_cache
 from hyperseek.pretraining._trainer import MaskedTrainer, Validate
 from hyperseek.pretraining._vocabulary import get_tokenizer
-from hyperseek.runs.arguments import board, device_of_process, loop_arguments, one_gpu_a_process, trackers
+from hyperseek.runs.arguments import (
+    board,
+    device_of_process,
+    is_distributed,
+    loop_arguments,
+    one_gpu_a_process,
+    trackers,
+)
 from hyperseek.runs.callbacks import ShowProgress, StopOnInterrupt, stoppable_run
-from hyperseek.runs.distributed import is_distributed
 from hyperseek.runs.loop import Clock, last_checkpoint
 from hyperseek.runs.recipe import CacheConfig
 from hyperseek.runs.record import CHECKPOINTS, LOGS, RunRecord, earlier_run, hardware, run_folder, versions

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from hyperseek.store._columns import OPERATORS, Number, Numbers
+from hyperseek.store.rows import OPERATORS, Number, Numbers
 
 _COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "=": pc.equal,

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hyperseek._kept import Kept
 from hyperseek.scoring import Points, Space
-from hyperseek.store.documents import check_id
+from hyperseek.store.rows import check_id
 from hyperseek.store.table import Store
 
 CHUNK = 32768

@@ -28,23 +28,26 @@ from hyperseek._fingerprint import fingerprint_texts
 from hyperseek._folders import Hold
 from hyperseek.errors import InputError, StoreError, shown
 from hyperseek.scoring import Points, Space, VectorPoints
-from hyperseek.store._columns import (
+from hyperseek.store._conditions import Node
+from hyperseek.store._fields import TEXT_FIELDS, field_array, fields_of, grow_fields, left_out_fields, mixed_fields
+from hyperseek.store._filter import read_filter
+from hyperseek.store.info import Storage
+from hyperseek.store.lance import check_places, guarded, reading_table, use_tables, writing_table
+from hyperseek.store.rows import (
     BASE_COLUMNS,
     TEXT_COLUMNS,
     base_schema,
+    check_id,
+    check_rows,
+    check_text,
+    checksum_columns,
     encode_metadata,
     points_array,
     read_documents,
     read_points,
     text_arrays,
+    with_checksum,
 )
-from hyperseek.store._conditions import Node
-from hyperseek.store._fields import TEXT_FIELDS, field_array, fields_of, grow_fields, left_out_fields, mixed_fields
-from hyperseek.store._filter import read_filter
-from hyperseek.store._row_checksums import check_rows, checksum_columns, with_checksum
-from hyperseek.store.documents import check_id, check_text
-from hyperseek.store.info import Storage
-from hyperseek.store.lance import check_places, guarded, reading_table, use_tables, writing_table
 from hyperseek.types import Document
 
 _NEXT_KEY = "hyperseek.next_key"

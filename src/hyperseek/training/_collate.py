@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hyperseek.models import Retriever
 from hyperseek.models.retriever import Side
-from hyperseek.runs.distributed import is_distributed
+from hyperseek.runs.arguments import is_distributed
 from hyperseek.training._cache import FeatureCache
 from hyperseek.training._training_set import Drawn, TrainingSet
 from hyperseek.training.losses import NO_DOCUMENT

@@ -13,8 +13,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from hyperseek._files import read_tensors, write_tensors
 from hyperseek.errors import ModelError
+from hyperseek.runs.arguments import is_distributed
 from hyperseek.runs.callbacks import Reached, TimeLimit
-from hyperseek.runs.distributed import is_distributed
 from hyperseek.runs.loop import Clock, EpochOfBatches, Loop
 from hyperseek.training._collate import Collator
 from hyperseek.training._recipe import TrainConfig

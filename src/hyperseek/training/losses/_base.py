@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from hyperseek._config import Config
-from hyperseek.runs.distributed import gather_rows, is_distributed
+from hyperseek.runs.arguments import gather_rows, is_distributed
 from hyperseek.scoring import Points, Scorer
 
 
