@@ -129,12 +129,14 @@ def feature_cache(folder: Path, encoder: str) -> Action:
     store = ShardStore(folder)
     for part in (keys[:10], keys[10:]):
         vectors = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)
-        store.add(Shard(part, vectors, np.zeros((30, 2), np.float16), np.arange(0, 31, 3)))
+        parts = {"sentence_embedding": vectors, "token_embeddings": np.zeros((30, 2), np.float16)}
+        store.add(Shard(part, parts, np.arange(0, 31, 3)))
 
     def read() -> None:
         known = [key for key in keys if key in (found := ShardStore(folder))]
         if known:
-            assert found.vectors(known).shape[0] == len(found.tokens(known))
+            assert found.rows("sentence_embedding", known).shape[0] == len(known)
+            assert len(found.ragged("token_embeddings", known)) == len(known)
 
     return read
 

@@ -1,11 +1,5 @@
 """Training: losses, the trainer, recipes."""
 
-# ruff: noqa: E402 (without these, what is imported below fails deep inside of transformers)
-from hyperseek.errors import require
-
-for _package in ("accelerate", "datasets"):
-    require(_package, extra="train")
-
 from hyperseek._config import find_recipe, list_recipes
 from hyperseek.runs.loop import register_schedule
 from hyperseek.runs.record import RunRecord, read_record
