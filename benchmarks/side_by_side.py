@@ -27,7 +27,7 @@ PREPARE = """
 import json, sys, time
 from pathlib import Path
 import torch
-from hyperseek import Document, Index, Points, Space, load, read_recipe, train
+from hyperseek import Document, Index, Space, load, read_recipe, train
 torch.set_num_threads(2)
 torch.manual_seed(0)
 work = Path(sys.argv[1])
@@ -59,7 +59,9 @@ timed(lambda: model.encode_documents(texts))
     "exhaustive": INDEX + 'timed(lambda: index.search(list(queries), k=10, engine="exact"))',
     "engine": INDEX + 'timed(lambda: [index.search(query, k=10, engine="hnsw") for query in queries])',
     "q-net": """
+import hyperseek.scoring
 from hyperseek.scoring import QNetScorer
+Points = getattr(hyperseek.scoring, "VectorPoints", hyperseek.scoring.Points)  # its former name
 matrices, vectors = [torch.randn(16, 384, 384) / 20, torch.randn(16, 384, 1)], [torch.randn(16, 384, 1)]
 scorer = QNetScorer(Space("dot", 384), matrices, vectors, converter="repeated_dense_block",
                     converter_kwargs={"vector_dimensions": [384, 384, 1]})
