@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
+import types
 
 import pytest
 
@@ -44,6 +46,22 @@ def test_a_taken_name_is_refused(functions, caplog):
             functions.register(taken, print)
     assert functions["shorten"]("a b c", 5) == "a b c"
     assert "the entry point shorten = 'operator:add' is ignored" in caplog.text
+
+
+def test_a_class_may_register_itself_beside_its_entry_point(monkeypatch, tmp_path):
+    (tmp_path / "twofold.py").write_text(
+        "from test_registry import DECORATED\n\n\n@DECORATED.register('twice')\ndef twice(number):\n"
+        "    return 2 * number\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    point = importlib.metadata.EntryPoint("twice", "twofold:twice", "hyperseek.functions")
+    monkeypatch.setattr("hyperseek._registry.entry_points", lambda group: [point])
+    registry = Registry("function", "hyperseek.functions", check=check)
+    monkeypatch.setitem(sys.modules, "test_registry", types.SimpleNamespace(DECORATED=registry))
+    assert registry["twice"](4) == 8
+    assert list(registry) == ["twice"]
+    with pytest.raises(InputError, match="the name 'twice' is taken"):
+        registry.register("twice", print)
 
 
 def test_what_cannot_be_used_is_said(functions):

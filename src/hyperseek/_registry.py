@@ -68,7 +68,10 @@ class Registry(Mapping[str, T], Generic[T]):
         if not isinstance(name, str) or not name.replace("-", "_").isidentifier():
             raise InputError(f"a {self.kind} is registered under a word of letters, digits, - and _, not {shown(name)}")
         with self._lock:
-            if name in self._values or name in self._homes or name in self._installed():
+            point = self._installed().get(name)
+            # A class may be named by its package's entry point and register itself when that is loaded.
+            other = point is not None and point.value != _place_of(value)
+            if name in self._values or name in self._homes or other:
                 raise InputError(f"the name {name!r} is taken by another {self.kind}; choose another")
             self._accept(name, value)
         return value
@@ -154,6 +157,10 @@ class _View(Mapping[str, S], Generic[T, S]):
 
     def __len__(self) -> int:
         return len(self._registry)
+
+
+def _place_of(value: Any) -> str:
+    return f"{getattr(value, '__module__', '')}:{getattr(value, '__qualname__', '')}"
 
 
 def _described(point: EntryPoint) -> str:
