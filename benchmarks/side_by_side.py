@@ -69,7 +69,7 @@ points = Points(torch.randn(20_000, 384))
 timed(lambda: scorer.score(points))
 """,
     "train": """
-limits = ["train.max_steps=60", "validation=null", "data.sources.pydocs.limit=800", f"cache.folder={work / 'features'}"]
+limits = ["train.max_steps=60", "data.sources.pydocs.limit=800", f"train.cache.folder={work / 'features'}"]
 for number in range(2):
     folder = work / f"run-{len(list(work.glob('run-*')))}"
     train(read_recipe("qnet-minilm-pydocs", [*limits, f"output.folder={folder}"]))
