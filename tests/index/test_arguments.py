@@ -81,7 +81,7 @@ def test_a_wrong_argument_is_named_before_anything_is_compiled(index: Index) -> 
 
 
 def test_a_blank_query_is_refused(index: Index) -> None:
-    for blank in ("", " ", "\n\t", "\u3000"):
+    for blank in ("", " ", "\n\t", "\u3000", "\u200b", "\ufeff \u2060"):  # the last ones are invisible
         refused(lambda blank=blank: index.search(blank), "blank")
         refused(lambda blank=blank: index.search(["river", blank]), "query 1 (from 0) is blank")
         refused(lambda blank=blank: index.explain([blank]), "query 0 (from 0) is blank")

@@ -70,7 +70,7 @@ def check_queries(queries: object, names: Sequence[str] | None = None) -> Sequen
         name = f"query {place} (from 0)" if names is None else f"query {names[place]!r}"
         if not isinstance(text, str):
             raise InputError(f"{name} must be a text, not {shown(text)}")
-        if not text.strip():
+        if not any(character.isprintable() and not character.isspace() for character in text):
             raise InputError(f"{name} is blank, so every document would do; leave it out, or say what to look for")
         check_text(name, text)
     return texts
