@@ -88,6 +88,12 @@ def test_modules_outside_of_the_folder_are_not_looked_at(tiny_encoder: str, tmp_
             load(tmp_path / "model", device="cpu")
 
 
+def test_an_index_is_not_taken_for_a_model(tmp_path: Path) -> None:
+    (tmp_path / "index.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"is an index, not a model; open it with hyperseek\.Index\.open"):
+        load(tmp_path)
+
+
 @pytest.mark.parametrize("length", [0, -20])
 def test_a_model_that_keeps_no_token_is_refused(tiny_encoder: str, tmp_path: Path, length: int) -> None:
     # A negative length once cut texts for ever.

@@ -167,6 +167,8 @@ def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
                 f"install it with: pip install 'hyperseek[local]'"
             )
         return str(Path(spec.submodule_search_locations[0]) / folder)
+    if os.path.isfile(os.path.join(name, "index.json")) and not os.path.isfile(os.path.join(name, "config.json")):
+        raise ModelError(f"{name} is an index, not a model; open it with hyperseek.Index.open")
     if os.path.isfile(name):
         raise ModelError(f"{name} is a file; give the folder of a model, a Hub name, or one of: minilm")
     if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
