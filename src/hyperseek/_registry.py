@@ -7,12 +7,13 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, overload
 
 from hyperseek.errors import InputError, UnknownNameError, brief, shown
 
 T = TypeVar("T")
 S = TypeVar("S")
+V = TypeVar("V")
 logger = logging.getLogger(__name__)
 
 
@@ -50,7 +51,13 @@ class Registry(Mapping[str, T], Generic[T]):
         self._check = check
         self._lock = threading.RLock()
 
-    def register(self, name: str, value: T | None = None) -> Any:
+    @overload
+    def register(self, name: str) -> Callable[[V], V]: ...
+
+    @overload
+    def register(self, name: str, value: V | None) -> Any: ...
+
+    def register(self, name: str, value: Any = None) -> Any:
         """Register a value under a name.
 
         Args:
@@ -157,6 +164,12 @@ class _View(Mapping[str, S], Generic[T, S]):
 
     def __len__(self) -> int:
         return len(self._registry)
+
+
+def check_function(name: str, value: Any) -> None:
+    """Raise InputError unless a registered value can be called, for registries of functions."""
+    if not callable(value):
+        raise InputError(f"{name!r} must be a function, not {shown(value)}")
 
 
 def _place_of(value: Any) -> str:

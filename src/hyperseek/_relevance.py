@@ -179,8 +179,7 @@ def register_measure(name: str) -> Callable[[Measure], Measure]:
     Raises:
         InputError: The name is taken, here or in ir-measures.
     """
-    decorator: Callable[[Measure], Measure] = MEASURES.register(name)
-    return decorator
+    return MEASURES.register(name)
 
 
 def measure(name_at: str, ranked: Sequence[int], judged: Sequence[int]) -> float:

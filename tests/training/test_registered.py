@@ -28,6 +28,7 @@ from hyperseek.training import (
     register_loss,
     register_schedule,
 )
+from hyperseek.training._training_set import COMPOSITIONS, EpochBatches, TrainingSet
 from hyperseek.training.losses import LOSSES, Objective
 
 PACKAGE = """
@@ -65,9 +66,11 @@ contrastive = outside:HingeLoss
 
 [hyperseek.schedules]
 halved = outside:halved
+cosine = outside:halved
 
 [hyperseek.batches]
 in_two = outside:in_two
+one_source = outside:in_two
 
 [hyperseek.measures]
 Found = outside:success
@@ -114,7 +117,8 @@ def test_a_package_outside_the_project_trains_with_its_own_loss(
     assert all(0 < score <= 1 and (score * queries).is_integer() for score in scores)
     assert "'hinge'" in run.stderr  # what was logged of a step
     assert f"'learning_rate': {values['train']['learning_rate'] / 2}" in run.stderr
-    assert "contrastive = 'outside:HingeLoss' of the package outside is ignored" in run.stderr
+    for taken in ("contrastive = 'outside:HingeLoss'", "cosine = 'outside:halved'", "one_source = 'outside:in_two'"):
+        assert f"{taken} of the package outside is ignored" in run.stderr
 
 
 class _SquaresConfig(LossConfig):
@@ -162,3 +166,15 @@ def test_taken_names_are_refused(register: Callable[[str], Callable[[object], ob
 def test_what_is_no_loss_is_refused() -> None:
     with pytest.raises(InputError, match="a loss is a subclass of Loss"):
         register_loss("logging")(logging)  # type: ignore[type-var]
+    for register in (register_schedule, register_batches):
+        with pytest.raises(InputError, match=r"'half' must be a function, not 0\.5"):
+            register("half")(0.5)  # type: ignore[operator]
+
+
+def test_a_composition_must_take_every_example(toy_set: TrainingSet) -> None:
+    register_batches("rest")(lambda sources: [source[1:] for source in sources])
+    try:
+        with pytest.raises(InputError, match=r"'rest' must put each of the [0-9]+ examples into a group"):
+            EpochBatches(toy_set, 2, composition="rest")
+    finally:
+        COMPOSITIONS.unregister("rest")

@@ -23,13 +23,14 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from hyperseek._config import Config
 from hyperseek._files import check_checksum, read_json, reading, take_umask, write_json
 from hyperseek._fingerprint import fingerprint_file
-from hyperseek._registry import Registry
+from hyperseek._registry import Registry, check_function
 from hyperseek.errors import DataError, brief
 
 Schedule = Callable[[float], float]
 """From the share of the run that is left after the warm-up, 1 to 0, to a factor of the learning rate in [0, 1]."""
 
-SCHEDULES: Registry[Schedule] = Registry("schedule", "hyperseek.schedules")
+_OURS = {name: f"{__name__}:_{name}" for name in ("constant", "linear", "cosine")}
+SCHEDULES: Registry[Schedule] = Registry("schedule", "hyperseek.schedules", _OURS, check=check_function)
 
 
 def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
@@ -44,21 +45,17 @@ def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
     Raises:
         InputError: The name is taken.
     """
-    decorator: Callable[[Schedule], Schedule] = SCHEDULES.register(name)
-    return decorator
+    return SCHEDULES.register(name)
 
 
-@register_schedule("constant")
 def _constant(left: float) -> float:
     return 1.0
 
 
-@register_schedule("linear")
 def _linear(left: float) -> float:
     return left
 
 
-@register_schedule("cosine")
 def _cosine(left: float) -> float:
     return 0.5 - 0.5 * math.cos(math.pi * left)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, cycle, islice, pairwise
+from itertools import accumulate, chain, cycle, islice, pairwise
 from typing import Literal
 
 from torch.utils.data import BatchSampler, Dataset
 
-from hyperseek._registry import Registry
+from hyperseek._registry import Registry, check_function
 from hyperseek._relevance import Relevance, text_key
 from hyperseek.errors import DataError, InputError
 from hyperseek.training.losses import NO_DOCUMENT, Material
@@ -226,7 +226,10 @@ def check_not_empty(training_set: TrainingSet) -> None:
 Composition = Callable[[list[list[int]]], list[list[int]]]
 """From the positions of each source's examples to groups of positions: a batch is of one group."""
 
-COMPOSITIONS: Registry[Composition] = Registry("composition of batches", "hyperseek.batches")
+_OURS = {name: f"{__name__}:_{name}" for name in ("mixed", "one_source")}
+COMPOSITIONS: Registry[Composition] = Registry(
+    "composition of batches", "hyperseek.batches", _OURS, check=check_function
+)
 
 
 def register_batches(name: str) -> Callable[[Composition], Composition]:
@@ -241,16 +244,13 @@ def register_batches(name: str) -> Callable[[Composition], Composition]:
     Raises:
         InputError: The name is taken.
     """
-    decorator: Callable[[Composition], Composition] = COMPOSITIONS.register(name)
-    return decorator
+    return COMPOSITIONS.register(name)
 
 
-@register_batches("mixed")
 def _mixed(sources: list[list[int]]) -> list[list[int]]:
     return [[position for source in sources for position in source]]
 
 
-@register_batches("one_source")
 def _one_source(sources: list[list[int]]) -> list[list[int]]:
     return sources
 
@@ -271,7 +271,7 @@ class EpochBatches(BatchSampler):
         processes: How many share the batches out; each gets as many.
 
     Raises:
-        InputError: There are fewer examples than make a batch for each process.
+        InputError: There are fewer examples than make a batch for each process, or the composition leaves some out.
     """
 
     def __init__(
@@ -293,6 +293,11 @@ class EpochBatches(BatchSampler):
         for position, example in enumerate(training_set.examples):
             sources[example.source].extend([position] * (1 if repeat is None else repeat[example.source]))
         self._groups = COMPOSITIONS[composition](sources)
+        if {*chain.from_iterable(self._groups)} != {*range(len(training_set))}:
+            raise InputError(
+                f"the composition of batches {composition!r} must put each of the {len(training_set)} examples into a "
+                f"group, and nothing else; correct it, or set data.batches to another"
+            )
         if sum(map(len, self._groups)) < batch_size * processes:
             sizes = ", ".join(
                 f"{name} has {sum(example.source == source for example in training_set.examples)}"

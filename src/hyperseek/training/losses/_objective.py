@@ -53,8 +53,7 @@ def register_loss(name: str) -> Callable[[type[L]], type[L]]:
     Raises:
         InputError: The name is taken, or what is decorated is not a loss.
     """
-    decorator: Callable[[type[L]], type[L]] = LOSSES.register(name)
-    return decorator
+    return LOSSES.register(name)
 
 
 L = TypeVar("L", bound=Loss[Any])
