@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
+from types import TracebackType
 from typing import Any, Generic, TypeVar, cast, overload
 
 from hyperseek.errors import InputError, UnknownNameError, brief, shown
@@ -15,6 +16,9 @@ T = TypeVar("T")
 S = TypeVar("S")
 V = TypeVar("V")
 logger = logging.getLogger(__name__)
+
+_OURS = __name__.partition(".")[0]
+_foreign: dict[str, str] = {}  # packages that registered something, and what came last, in words
 
 
 class Registry(Mapping[str, T], Generic[T]):
@@ -128,6 +132,9 @@ class Registry(Mapping[str, T], Generic[T]):
         if self._check is not None:
             self._check(name, value)
         self._values[name] = cast("T", value)
+        package = str(getattr(value, "__module__", "")).partition(".")[0]
+        if package and package != _OURS:
+            _foreign[package] = f"the {self.kind} {name!r}"
 
     def _installed(self) -> dict[str, EntryPoint]:
         if self._points is None:
@@ -147,6 +154,28 @@ class Registry(Mapping[str, T], Generic[T]):
             raise InputError(
                 f"cannot load {_described(point)}: {brief(error)}; repair or remove that package"
             ) from error
+
+
+def foreign_place(traceback: TracebackType | None) -> str | None:
+    """Return where an exception passed through a package that registered something, in words.
+
+    Args:
+        traceback: The exception's.
+
+    Returns:
+        The innermost function of such a package, with its class, module, file and line; None if there is none.
+    """
+    place = None
+    while traceback is not None:
+        frame, line, traceback = traceback.tb_frame, traceback.tb_lineno, traceback.tb_next
+        module = str(frame.f_globals.get("__name__", ""))
+        package = module.partition(".")[0]
+        if package in _foreign:
+            place = (
+                f"{module}.{frame.f_code.co_qualname} ({frame.f_code.co_filename}, line {line}), of the package "
+                f"{package!r}, which registered {_foreign[package]}"
+            )
+    return place
 
 
 class _View(Mapping[str, S], Generic[T, S]):

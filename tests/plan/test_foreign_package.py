@@ -12,11 +12,15 @@ from typing import Any, Literal
 
 import pytest
 
+from hyperseek.cli import main
 from hyperseek.errors import InputError
-from hyperseek.plan import Candidates, Source, as_plan, register_stage
+from hyperseek.index import Index
+from hyperseek.models import load
+from hyperseek.plan import Candidates, Fusion, Source, as_plan, register_stage
 from hyperseek.plan._plan import STAGES
 from hyperseek.scoring import Geometry, LinearScorer, Space, register_scorer, register_space
 from hyperseek.scoring._space import SPACES
+from hyperseek.types import Document
 
 PACKAGE = '''
 """A source of documents that are always offered, and a space of inner products times a scale."""
@@ -167,6 +171,41 @@ def test_a_registered_stage_is_named_in_plans_and_its_mistakes_are_told_in_their
         STAGES.unregister("pinned")
     with pytest.raises(InputError, match="no stage of the kind 'pinned'"):
         as_plan("pinned")
+
+
+class Broken(Source):
+    """A stage that returns what it was told to, or fails."""
+
+    kind: Literal["broken"] = "broken"
+    n: int = 3
+
+    def find(self, search: Any) -> Candidates:
+        return None if self.n == 1 else {}[self.n]  # type: ignore[return-value]
+
+
+def test_a_fault_of_a_stage_is_not_called_ours(
+    tmp_path: Path, tiny_encoder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    index = Index.build(tmp_path / "index", [Document("d", "cat")], load(tiny_encoder, device="cpu"))
+    register_stage("broken", Broken)
+    try:
+        with pytest.raises(KeyError):
+            index.search("cat", plan=Broken(n=2))
+        for plan in (Broken(n=1), Broken(n=1) | Broken(n=1), [Fusion(sources=[Broken(n=1)])]):
+            with pytest.raises(InputError, match=rf"broken \({__name__}.Broken\) must return Candidates"):
+                index.search("cat", plan=plan)
+        (tmp_path / "plan.yaml").write_text("{kind: broken, n: 2}")
+        command = ["hyperseek", "search", str(tmp_path / "index"), "cat", "--plan", str(tmp_path / "plan.yaml")]
+        monkeypatch.setattr(sys, "argv", command)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+    finally:
+        STAGES.unregister("broken")
+    told = capsys.readouterr().err
+    assert stopped.value.code == 1
+    assert f"KeyError: 2\nraised in or below {__name__}.Broken.find (" in told
+    assert "which registered the plan stage 'broken'" in told
+    assert "fault of hyperseek" not in told
 
 
 @pytest.fixture

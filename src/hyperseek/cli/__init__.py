@@ -109,7 +109,7 @@ _register()
 
 
 def main() -> None:
-    """Run the command line; an error becomes one line on standard error and exit code 2, or 1 if it is our fault."""
+    """Run the command line; an error becomes a message on standard error and exit code 2, or 1 if it is a fault."""
     from hyperseek.errors import HyperseekError
 
     try:
@@ -119,8 +119,13 @@ def main() -> None:
     except Exception as error:
         if logging.getLogger().isEnabledFor(logging.INFO):  # --verbose
             raise
-        name = type(error).__name__
-        _fail(f"{name}: {error}\nthis is a fault of hyperseek; please report it with the output of: hyperseek -v …", 1)
+        from hyperseek._registry import foreign_place
+
+        place = foreign_place(error.__traceback__)
+        whose = "this is a fault of hyperseek; please report it with the output of: hyperseek -v …"
+        if place is not None:
+            whose = f"raised in or below {place}; hyperseek -v … prints the whole traceback"
+        _fail(f"{type(error).__name__}: {error}\n{whose}", 1)
 
 
 def _fail(message: str, code: int) -> NoReturn:

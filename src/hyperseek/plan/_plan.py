@@ -133,11 +133,26 @@ class Union(Combination):
 
     def find(self, search: Search) -> Candidates:
         """Ask all sources."""
-        ranked = fuse([source.find(search) for source in self.sources])
+        ranked = fuse([found_by(source, search) for source in self.sources])
         return ranked.first(self.n) if self.n else ranked
 
     def __repr__(self) -> str:
         return super().__repr__() if self.n else f"({' | '.join(map(repr, self.sources))})"
+
+
+def found_by(source: Source, search: Search) -> Candidates:
+    """Ask a source; InputError where it returns anything but candidates."""
+    return _checked(source, source.find(search))
+
+
+def _checked(stage: Stage, found: object) -> Candidates:
+    if isinstance(found, Candidates):
+        return found
+    place = f"{type(stage).__module__}.{type(stage).__qualname__}"
+    raise InputError(
+        f"the stage {stage.title} ({place}) must return Candidates, as Candidates.of_lists makes them, not "
+        f"{shown(found)}"
+    )
 
 
 def _check_stage(name: str, value: Any) -> None:
@@ -354,9 +369,9 @@ class Plan(Described):
             search.notes.clear()
             if isinstance(stage, Step):
                 assert found is not None
-                found = stage.apply(search, found)
+                found = _checked(stage, stage.apply(search, found))
             else:
-                found = cast("Source", stage).find(search)
+                found = found_by(cast("Source", stage), search)
             did.append((found, time.perf_counter() - start, dict(search.notes)))
         assert found is not None
         if reports is not None:

@@ -18,7 +18,7 @@ from hyperseek.errors import StoreError
 from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig
 from hyperseek.plan._fusion import HEAVIEST, Method, fuse
 from hyperseek.plan._open_index import Candidates, OpenIndex, Search
-from hyperseek.plan._plan import Combination, Plan, Source, Step, as_plan
+from hyperseek.plan._plan import Combination, Plan, Source, Step, as_plan, found_by
 from hyperseek.plan._surrogates import Surrogate
 from hyperseek.plan.engine_search import EngineName, search_linear, search_structure
 from hyperseek.plan.exhaustive import exact_scores
@@ -275,7 +275,7 @@ class Fusion(Combination):
 
     def find(self, search: Search) -> Candidates:
         """Ask all sources."""
-        found = [source.find(search) for source in self.sources]
+        found = [found_by(source, search) for source in self.sources]
         ranked = fuse(found, method=self.method, weights=self.weights, rrf_k=self.rrf_k)
         return ranked.first(self.n) if self.n else ranked
 

@@ -361,6 +361,8 @@ class Store:
         words = " ".join(query.split())
         if not words or not len(self) or (among is not None and not len(among)):
             return np.empty(0, np.int64), np.empty(0, np.float32)
+        if not any(map(str.isalnum, words)) and (symbols := set(_SYMBOL.findall(words))):
+            return self._containing(symbols, k, among)
         if among is None:
             return self._matches(words, k)
         if len(among) <= _MOST_LISTED:
@@ -379,8 +381,6 @@ class Store:
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
         from lance.query import MultiMatchQuery
 
-        if not any(map(str.isalnum, words)) and (symbols := set(_SYMBOL.findall(words))):
-            return self._containing(symbols, most, condition)
         table = self._dataset.to_table(
             columns=["key", "_score"],
             full_text_query=MultiMatchQuery(words, ["title", "text"]),
@@ -391,17 +391,29 @@ class Store:
         return table["key"].to_numpy(), table["_score"].to_numpy()
 
     def _containing(
-        self, symbols: set[str], most: int, condition: str | None
+        self, symbols: set[str], most: int, among: npt.NDArray[np.int64] | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Find documents by symbols, which the full-text index leaves out; the score is how many they contain."""
-        found = []
-        for symbol in sorted(symbols):
-            contained = f"(contains(title, '{symbol}') OR contains(text, '{symbol}'))"
-            both = contained if condition is None else f"{contained} AND ({condition})"
-            found.append(self._dataset.to_table(columns=["key"], filter=both)["key"].to_numpy())
-        keys, counts = np.unique(np.concatenate(found), return_counts=True)
-        best = np.argsort(-counts, kind="stable")[:most]
-        return keys[best], counts[best].astype(np.float32)
+        """Find documents by symbols, which the full-text index leaves out; the score is how many they contain.
+
+        All texts are read, once, whatever the number of symbols.
+        """
+        few = among is not None and len(among) <= _MOST_LISTED
+        listed = _is_one_of(among) if among is not None and few else None
+        any_symbol = "|".join(sorted(symbols))
+        keys, counts = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        for batch in self._dataset.to_batches(columns=["key", "title", "text"], filter=listed, **_READING):
+            met = [pc.match_substring_regex(batch.column(name), any_symbol) for name in ("title", "text")]
+            rows = batch.filter(pc.or_(*met))
+            texts = zip(rows.column("title").to_pylist(), rows.column("text").to_pylist(), strict=True)
+            found = [len(symbols.intersection(_SYMBOL.findall(f"{title} {text}"))) for title, text in texts]
+            keys.append(rows.column("key").to_numpy())
+            counts.append(np.array(found, np.float32))
+        own, scores = np.concatenate(keys), np.concatenate(counts)
+        # Halves of two flags side by side are no flag.
+        kept = scores > 0 if among is None or few else (scores > 0) & np.isin(own, among)
+        own, scores = own[kept], scores[kept]
+        best = np.lexsort((own, -scores))[:most]
+        return own[best], scores[best]
 
     def _read_filter(self, condition: str) -> Node:
         if not isinstance(condition, str):
