@@ -24,7 +24,7 @@ from hyperseek.runs.callbacks import Reached
 from hyperseek.runs.loop import finish_checkpoint, last_checkpoint
 from hyperseek.runs.record import RunRecord, Validated, read_record
 from hyperseek.scoring import QNetScorer, Space, VectorPoints, load_scorer
-from hyperseek.training._cache import Shard, ShardStore, text_key
+from hyperseek.training._cache import Shard, ShardStore, content_key
 from hyperseek.types import Query
 
 sys.path.append(str(Path(__file__).parent))  # for `damaging`
@@ -125,7 +125,7 @@ def scorer(folder: Path, encoder: str) -> Action:
 
 
 def feature_cache(folder: Path, encoder: str) -> Action:
-    keys = [text_key(str(number)) for number in range(20)]
+    keys = [content_key(str(number)) for number in range(20)]
     store = ShardStore(folder)
     for part in (keys[:10], keys[10:]):
         vectors = np.random.default_rng(0).normal(size=(10, 4)).astype(np.float32)

@@ -173,7 +173,7 @@ def test_bad_records_can_be_left_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("place", "message"),
-    [("nowhere", "no such file or folder"), ("code.py", r"is none of \.txt"), ("empty", "holds no file of")],
+    [("nowhere", "no such file or folder"), ("code.py", r"is not one of \.txt"), ("empty", "holds no file of")],
 )
 def test_what_is_no_source_is_an_error(tmp_path: Path, place: str, message: str) -> None:
     (tmp_path / "code.py").write_text("")

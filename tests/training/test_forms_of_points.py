@@ -160,7 +160,7 @@ class LevelScorer(Scorer):
     def score_own(self, documents: Tensor | Points) -> Tensor:
         assert isinstance(documents, LevelPoints)
         levels = documents.levels.unflatten(0, (len(self), -1))
-        return torch.einsum("qd,qnmd->qnm", self.queries, levels).amax(3 - 1)
+        return torch.einsum("qd,qnmd->qnm", self.queries, levels).amax(2)
 
     def linear(self) -> None:
         return None

@@ -179,7 +179,7 @@ def _check_arrived(model: PreTrainedModel, weights: dict[str, Any], transformer:
     trained = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     arrived = transformer.auto_model.state_dict()
     lost = [name for name, tensor in trained.items() if name not in arrived or not torch.equal(arrived[name], tensor)]
-    # A pooler that the masked-token model has not is drawn anew and read by no pooling here.
+    # A pooler that the masked-token model does not have is drawn anew, and no pooling here reads it.
     strange = [name for name in arrived if name not in trained and not name.startswith("pooler.")]
     if lost or strange or not trained:
         raise ModelError(

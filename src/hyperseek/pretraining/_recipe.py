@@ -88,7 +88,7 @@ class TextSourceConfig(Config):
         split: Of a Hub dataset.
         revision: Of a Hub dataset: branch, tag or commit.
         divide: What one text is in a plain text file: a `paragraph`, a `line`, or the whole `file`.
-        limit: Use only the first so many texts.
+        limit: Use only this many texts, the first ones.
         on_error: Stop at a bad record, or `skip` it and count it.
     """
 
@@ -120,7 +120,7 @@ class TextConfig(Config):
         sources: Sources by a name of your choice.
         sequence_length: Tokens of a sequence, special ones included; texts are joined and cut to this length.
         validation_share: Share of the texts kept for validation, in [0, 1). Which ones is told by a hash of the text,
-            so that a text that stands in the data twice is never on both sides.
+            so that a text that appears twice is never on both sides.
     """
 
     sources: Annotated[dict[str, TextSourceConfig], BeforeValidator(without_removed)] = Field(min_length=1)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,11 +14,10 @@ import torch.distributed as dist
 from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerState, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from hyperseek._files import read_json
-from hyperseek._long_work import progress
 from hyperseek.errors import ConfigError, require
 from hyperseek.models import load
 from hyperseek.pretraining._masking import MaskedRows, Masker, RowBatches
@@ -36,12 +33,16 @@ from hyperseek.runs.arguments import (
     is_distributed,
     loop_arguments,
     one_gpu_a_process,
+    process_count,
     trackers,
 )
-from hyperseek.runs.callbacks import ShowProgress, StopOnInterrupt, stoppable_run
-from hyperseek.runs.loop import Clock, last_checkpoint
-from hyperseek.runs.recipe import CacheConfig
+from hyperseek.runs.callbacks import run_with_progress, stoppable_run
+from hyperseek.runs.loop import Clock, timed
+from hyperseek.runs.recipe import cache_folder
 from hyperseek.runs.record import CHECKPOINTS, LOGS, RunRecord, earlier_run, hardware, run_folder, versions
+
+# Parts of the names that torch gives a parametrised parameter.
+_INSIDE, _BEHIND = "parametrizations.", ".original"
 
 logger = logging.getLogger(__name__)
 
@@ -50,13 +51,13 @@ def pretrain(recipe: PretrainRecipe, *, output: str | os.PathLike[str] | None = 
     """Train an encoder to predict masked tokens as a recipe describes, and save it.
 
     The output folder is an encoder for `hyperseek.load` and for `model.trunk` of a training recipe; beside it are the
-    whole model with its head (`mlm`), `run.json`, checkpoints and logs. A run that was killed goes on from its last
+    whole model with its head (`mlm`), `run.json`, checkpoints and logs. A run that was killed resumes from its last
     checkpoint and ends with the same weights; one that is finished is not run again.
 
     Args:
         recipe: What to do.
         output: Where to; None takes `recipe.output.folder`.
-        resume: Whether to go on with an earlier run in that folder; it is deleted otherwise.
+        resume: Whether to resume an earlier run in that folder; it is deleted otherwise.
 
     Returns:
         What was done, as written to `run.json`.
@@ -91,8 +92,7 @@ class _Run:
         set_seed(config.seed)
         tokenizer, cache, sources = self._read()
         device = torch.device(device_of_process(config.device) or ("cuda" if torch.cuda.is_available() else "cpu"))
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        batches = RowBatches(len(cache.train), config.batch_size, processes=processes, seed=config.seed)
+        batches = RowBatches(len(cache.train), config.batch_size, processes=process_count(), seed=config.seed)
         # Before the arguments, which make transformers spread every model over the processes where DeepSpeed is to.
         model = build_masked_lm(recipe.model, tokenizer, length=recipe.data.sequence_length)
         if config.gradient_checkpointing:
@@ -118,7 +118,7 @@ class _Run:
         if arguments.process_index == 0:
             record.write(self.folder)
         trainer = self._trainer(model, tokenizer, cache, batches, arguments)
-        steps = self._train(trainer)
+        steps = run_with_progress(trainer, "pre-training")
         self.seconds["training"] = trainer.clock.seconds
         state = with_scalars(trainer.full_state())
         if trainer.is_world_process_zero():
@@ -140,8 +140,8 @@ class _Run:
 
     def _read(self) -> tuple[PreTrainedTokenizerBase, TokenCache, dict[str, str]]:
         data, length = self.recipe.data, self.recipe.data.sequence_length
-        folder = CacheConfig(folder=self.recipe.train.cache).resolved_folder()
-        with self._timed("reading"):
+        folder = cache_folder(self.recipe.train.cache)
+        with timed(self.seconds, "reading"):
             sources = [open_texts(name, source) for name, source in data.sources.items()]
             tokenizer = get_tokenizer(self.recipe.model, sources, cache=folder, length=length)
             cache = token_cache(
@@ -207,21 +207,11 @@ class _Run:
             callbacks=board(trackers(self.recipe.output.report_to), self.folder / LOGS),
         )
 
-    def _train(self, trainer: MaskedTrainer) -> int:
-        checkpoint = last_checkpoint(self.folder / CHECKPOINTS)
-        done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
-        total = None if self.recipe.train.max_seconds is not None else trainer.args.max_steps
-        with progress("pre-training", total, unit="steps", done=done) as bar:
-            trainer.add_callback(ShowProgress(bar))
-            trainer.add_callback(StopOnInterrupt())
-            state: TrainerState = trainer.run(checkpoint)
-        return state.global_step
-
     def _save(self, trainer: MaskedTrainer, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any]) -> str:
         if trainer.is_deepspeed_enabled:
             # What is loaded from now on is whole.
             unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
-        with self._timed("saving"):
+        with timed(self.seconds, "saving"):
             model = trainer.accelerator.unwrap_model(trainer.model)
             saved = save_encoder(
                 model,
@@ -234,12 +224,6 @@ class _Run:
             again = load(self.folder, device="cpu")
         assert saved.fingerprint == again.fingerprint, "what was saved does not load as it was"
         return again.fingerprint
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[part] = time.perf_counter() - start
 
 
 def _check_alike(cache: TokenCache) -> None:
@@ -277,9 +261,6 @@ def check_deepspeed(config: PretrainConfig) -> str | None:
         raise ConfigError(f"train.deepspeed: {path} must hold an object, not a {type(values).__name__}")
     require("deepspeed", extra="deepspeed")
     return str(path)
-
-
-_INSIDE, _BEHIND = "parametrizations.", ".original"
 
 
 class _Scalar(nn.Module):

@@ -29,6 +29,8 @@ _READ = (*_PLAIN, ".jsonl")
 _KEYS = ("text_key", "title_key")  # settings of sources whose texts have them
 _LONGEST_PARAGRAPH = 1_000_000  # characters; a file without an empty line must not fill the memory
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class TextSource:
@@ -171,7 +173,7 @@ def _find_files(place: str) -> list[Path]:
         )
     strange = [file for file in found if base_suffix(file) not in _READ]
     if strange:
-        raise DataError(f"is none of {', '.join(_READ)} (plain or .gz), and no corpus .tsv", path=strange[0])
+        raise DataError(f"is not one of {', '.join(_READ)} (plain or .gz), nor a corpus .tsv", path=strange[0])
     return found
 
 
@@ -204,9 +206,6 @@ def _paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[str]:
         size, last = size + len(line), number
     if held:
         yield "\n".join(held)
-
-
-logger = logging.getLogger(__name__)
 
 
 def hub_texts(name: str, *, split: str, revision: str | None) -> Iterator[Row]:

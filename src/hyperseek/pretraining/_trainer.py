@@ -29,6 +29,8 @@ from hyperseek.runs.record import Validated
 
 _PROGRESS = "progress.json"
 
+logger = logging.getLogger(__name__)
+
 
 class MaskedTrainer(Loop):
     """Trains a model to predict masked tokens.
@@ -114,9 +116,6 @@ class MaskedTrainer(Loop):
         """
         with torch.no_grad():
             return dict(self.accelerator.get_state_dict(self.model_wrapped) or {})
-
-
-logger = logging.getLogger(__name__)
 
 
 class Validate(TrainerCallback):

@@ -10,8 +10,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from sentence_transformers import SentenceTransformerTrainingArguments
-from torch import Tensor
 from transformers import TrainerCallback, TrainingArguments
 from transformers.integrations.integration_utils import TensorBoardCallback
 
@@ -19,83 +17,14 @@ from hyperseek._machine import check_device
 from hyperseek.errors import ConfigError, require
 from hyperseek.runs.loop import LoopConfig
 
-
-def is_distributed() -> bool:
-    """Return whether this process belongs to a group of more than one."""
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def gather_rows(rows: Tensor) -> Tensor:
-    """Join the rows of all processes, in the order of their ranks.
-
-    Every process must call this, and the gradient of each row is the sum of what all processes send back: with the
-    mean over processes that data-parallel training takes, that is the gradient of the mean of all losses.
-
-    Args:
-        rows: `(D, ...)`; `D` may differ between processes, the other sizes may not.
-
-    Returns:
-        `(D_0 + D_1 + ..., ...)`; `rows` itself in a run of one process.
-    """
-    if not is_distributed():
-        return rows
-    count = torch.tensor([rows.shape[0]], device=rows.device)
-    counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
-    dist.all_gather(counts, count)
-    sizes = [int(size) for size in counts]
-    # Collectives need equal shapes, so every process pads to the longest and the padding is cut off again.
-    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
-    padded[: rows.shape[0]] = rows
-    gathered: Tensor = _AllGather.apply(padded)  # type: ignore[no-untyped-call]
-    return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
-
-
-class _AllGather(torch.autograd.Function):
-    @staticmethod
-    def forward(context: Any, rows: Tensor) -> Tensor:
-        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, rows.contiguous())
-        return torch.stack(parts)
-
-    @staticmethod
-    def backward(context: Any, *gradients: Tensor) -> Tensor:
-        total = gradients[0].contiguous()
-        dist.all_reduce(total)
-        return total[dist.get_rank()]
-
-
 _ENDLESS = 10**9
 _EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
 _Arguments = TypeVar("_Arguments", bound=TrainingArguments)
 
 
-def training_arguments(
-    config: LoopConfig,
-    folder: Path,
-    *,
-    batches: int,
-    device: torch.device,
-    report_to: list[str],
-    run_name: str,
-) -> SentenceTransformerTrainingArguments:
-    """Translate our configuration into the underlying trainer's.
-
-    Args:
-        config: Ours.
-        folder: For checkpoints.
-        batches: Of an epoch, over all processes.
-        device: Where the model is.
-        report_to: Trackers.
-        run_name: The run's name for them.
-
-    Returns:
-        The arguments.
-
-    Raises:
-        ConfigError: The device cannot compute in the precision asked for.
-    """
-    values = loop_arguments(config, folder, batches=batches, device=device, report_to=report_to, run_name=run_name)
-    return one_gpu_a_process(SentenceTransformerTrainingArguments(**values))
+def is_distributed() -> bool:
+    """Return whether this process belongs to a group of more than one."""
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def loop_arguments(
@@ -107,11 +36,26 @@ def loop_arguments(
     report_to: list[str],
     run_name: str,
 ) -> dict[str, Any]:
-    """Return what every kind of training tells the underlying trainer; arguments as of `training_arguments`."""
+    """Translate our configuration into what every kind of training tells the underlying trainer.
+
+    Args:
+        config: Ours.
+        folder: For checkpoints.
+        batches: Of an epoch, over all processes.
+        device: Where the model is.
+        report_to: Trackers.
+        run_name: The run's name for them.
+
+    Returns:
+        The trainer's arguments, by name.
+
+    Raises:
+        ConfigError: The device cannot compute in the precision asked for.
+    """
     on_gpu = device.type == "cuda"
     if config.precision == "float16" and not on_gpu:
         raise ConfigError(f"train.precision: float16 needs a GPU, and the device is {device}; use bfloat16 or float32")
-    steps_of_epoch = steps_per_epoch(batches, config, processes=int(os.environ.get("WORLD_SIZE", "1")))
+    steps_of_epoch = steps_per_epoch(batches, config, processes=process_count())
     limits = [config.max_steps, None if config.epochs is None else config.epochs * steps_of_epoch]
     return {
         "output_dir": str(folder),
@@ -201,6 +145,11 @@ def trackers(chosen: tuple[str, ...] | Literal["auto"]) -> tuple[str, ...]:
         "wandb": lambda: "WANDB_API_KEY" in os.environ or "WANDB_MODE" in os.environ,
     }
     return tuple(name for name, ready in usable.items() if importlib.util.find_spec(name) and ready())
+
+
+def process_count() -> int:
+    """Return how many processes share this run, as torchrun counts them, whether or not they have met yet."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def is_first_process() -> bool:

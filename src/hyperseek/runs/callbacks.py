@@ -14,8 +14,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from hyperseek._config import Config
 from hyperseek._files import write_json
-from hyperseek._long_work import Progress, stop_asked, stop_here, stoppable
-from hyperseek.runs.loop import Clock, last_checkpoint
+from hyperseek._long_work import Progress, progress, stop_asked, stop_here, stoppable
+from hyperseek.runs.loop import Clock, Loop, last_checkpoint
 from hyperseek.runs.record import CHECKPOINTS, Validated
 
 logger = logging.getLogger(__name__)
@@ -116,6 +116,25 @@ class StopOnInterrupt(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Stop, now that the checkpoint is there."""
         stop_here()
+
+
+def run_with_progress(trainer: Loop, title: str) -> int:
+    """Train from the last checkpoint, if there is one, with a progress bar, until the end or Ctrl-C.
+
+    Args:
+        trainer: Its checkpoints are in its `output_dir`.
+        title: Of the bar.
+
+    Returns:
+        Optimiser steps done, those before the checkpoint included.
+    """
+    checkpoint = last_checkpoint(Path(str(trainer.args.output_dir)))
+    done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+    total = None if trainer.config.max_seconds is not None else trainer.args.max_steps
+    with progress(title, total, unit="steps", done=done) as bar:
+        trainer.add_callback(ShowProgress(bar))
+        trainer.add_callback(StopOnInterrupt())
+        return trainer.run(checkpoint).global_step
 
 
 def stoppable_run(folder: Path) -> AbstractContextManager[None]:

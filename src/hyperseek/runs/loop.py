@@ -26,6 +26,11 @@ from hyperseek._fingerprint import fingerprint_file
 from hyperseek._registry import Registry, check_function
 from hyperseek.errors import DataError, brief
 
+_FILES = "files.json"
+_STATE = "trainer_state.json"
+
+logger = logging.getLogger(__name__)
+
 Schedule = Callable[[float], float]
 """From the share of the run that is left after the warm-up, 1 to 0, to a factor of the learning rate in [0, 1]."""
 
@@ -64,9 +69,9 @@ class LoopConfig(Config):
     """How a training loop goes.
 
     Attributes:
-        epochs: Stop after so many passes.
-        max_steps: Stop after so many optimiser steps.
-        max_seconds: Stop after so much time in training steps (not in caching or validation).
+        epochs: Stop after this many passes.
+        max_steps: Stop after this many optimiser steps.
+        max_seconds: Stop after this much time in training steps (not in caching or validation).
         clock: What `max_seconds` counts: `wall` time, or `cpu` time of this process over all its threads.
         batch_size: Examples of a batch, for each process.
         gradient_accumulation: Batches of an optimiser step.
@@ -115,7 +120,7 @@ class LoopConfig(Config):
 
 
 class Clock:
-    """A stopwatch that can be paused and goes on from an earlier run's reading.
+    """A stopwatch that can be paused and resumes from an earlier run's reading.
 
     Args:
         kind: `wall` time, or `cpu` time of this process over all its threads.
@@ -136,7 +141,7 @@ class Clock:
         self._before, self._start = seconds, None
 
     def start(self) -> None:
-        """Go on from the present reading."""
+        """Resume from the present reading."""
         self._before, self._start = self.seconds, self._now()
 
     def stop(self) -> None:
@@ -153,6 +158,14 @@ class Clock:
         finally:
             if running:
                 self.start()
+
+
+@contextmanager
+def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    """Note the wall time of the block, a part of a run, under its name; nothing if it fails."""
+    start = time.perf_counter()
+    yield
+    seconds[part] = time.perf_counter() - start
 
 
 def learning_rate_factor(config: LoopConfig, *, step: int, progress: float) -> float:
@@ -175,12 +188,6 @@ def learning_rate_factor(config: LoopConfig, *, step: int, progress: float) -> f
     return min(1.0, warm if config.warmup else 1.0) * SCHEDULES[config.schedule](left)
 
 
-_FILES = "files.json"
-_STATE = "trainer_state.json"
-
-logger = logging.getLogger(__name__)
-
-
 class Loop(Trainer):
     """The part of a trainer that does not depend on what is trained; set the attributes before its constructor runs.
 
@@ -199,7 +206,7 @@ class Loop(Trainer):
         """Train, from the beginning or from a checkpoint.
 
         Args:
-            checkpoint: What to go on from, or None.
+            checkpoint: What to resume from, or None.
 
         Returns:
             The state at the end: steps done, log.

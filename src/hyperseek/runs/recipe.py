@@ -11,6 +11,9 @@ from typing import Any, Literal
 from hyperseek._config import Config
 from hyperseek.errors import ConfigError
 
+_UNSET = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
+_MEANING = {"HYPERSEEK_DATA": "the folder that holds the collections, each a folder in BEIR form"}
+
 
 def without_removed(values: Any) -> Any:
     """Leave out entries set to null, by which a recipe takes back what its base names; null itself takes back all."""
@@ -27,30 +30,6 @@ def with_default(values: Any, setting: str, default: Any, *, where: tuple[str, s
     return values
 
 
-class CacheConfig(Config):
-    """The disk cache of what frozen modules compute.
-
-    Attributes:
-        folder: Where; None means `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`. Environment variables are filled in.
-        storage: Number format of token states.
-        dtype: What documents are encoded in: `auto`, `float32`, `bfloat16` or `float16`.
-        indexes: Folders of indexes of the same document side, whose vectors are taken over instead of encoding
-            their documents again. Environment variables are filled in.
-        enabled: Whether to cache at all; without, frozen modules run again in every step.
-    """
-
-    folder: str | None = None
-    storage: Literal["float16", "float32"] = "float16"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    indexes: tuple[str, ...] = ()
-    enabled: bool = True
-
-    def resolved_folder(self) -> Path:
-        """Return the folder, with variables filled in."""
-        chosen = self.folder or os.environ.get("HYPERSEEK_CACHE") or "~/.cache/hyperseek"
-        return Path(os.path.expandvars(chosen)).expanduser()
-
-
 class OutputConfig(Config):
     """Where results go.
 
@@ -65,10 +44,10 @@ class OutputConfig(Config):
     report_to: tuple[Literal["tensorboard", "wandb"], ...] | Literal["auto"] = "auto"
 
 
-_UNSET = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
-
-
-_MEANING = {"HYPERSEEK_DATA": "the folder that holds the collections, each a folder in BEIR form"}
+def cache_folder(chosen: str | None) -> Path:
+    """Return the folder of caches, variables filled in: that chosen, `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`."""
+    place = chosen or os.environ.get("HYPERSEEK_CACHE") or "~/.cache/hyperseek"
+    return Path(os.path.expandvars(place)).expanduser()
 
 
 def expanded(source: str) -> str:

@@ -19,6 +19,20 @@ from hyperseek._files import write_json
 from hyperseek._machine import installed_versions
 from hyperseek.errors import ConfigError
 
+RECORD = "run.json"
+CHECKPOINTS = "checkpoints"
+LOGS = "logs"
+
+_PACKAGES = ("hyperseek", "torch", "transformers", "sentence-transformers", "accelerate", "peft", "numpy")
+# These say where and how long a run goes on; a run that is resumed may change them.
+_MAY_CHANGE = ("epochs", "max_steps", "max_seconds", "save_every", "log_every", "workers", "device", "cache")
+# Settings that only another one's value makes read: section, setting, the other, its value.
+_READ_WITH = (
+    ("train", "last_layers", "trunk", "last_layers"),
+    ("train", "lora", "trunk", "lora"),
+    ("model", "vocabulary", "tokenizer", "train"),
+)
+
 logger = logging.getLogger(__name__)
 
 
@@ -60,30 +74,6 @@ class Validated(Config):
     seconds: float
     scores: dict[str, float] = Field(min_length=1)
     eligible: bool = True
-
-
-RECORD = "run.json"
-
-
-CHECKPOINTS = "checkpoints"
-
-
-LOGS = "logs"
-
-
-_PACKAGES = ("hyperseek", "torch", "transformers", "sentence-transformers", "accelerate", "peft", "numpy")
-
-
-# These say where and how long a run goes on; a run that is resumed may change them.
-_MAY_CHANGE = ("epochs", "max_steps", "max_seconds", "save_every", "log_every", "workers", "device", "cache")
-
-
-# Settings that only another one's value makes read: section, setting, the other, its value.
-_READ_WITH = (
-    ("train", "last_layers", "trunk", "last_layers"),
-    ("train", "lora", "trunk", "lora"),
-    ("model", "vocabulary", "tokenizer", "train"),
-)
 
 
 class RunRecord(Config):
@@ -206,7 +196,7 @@ def check_same(record: RunRecord, recipe: Config, folder: Path) -> None:
         earlier = type(recipe).from_mapping(_without_unread(record.recipe))
     except ConfigError as error:
         raise ConfigError(
-            f"{folder} holds a run of a recipe that is none for this version; {advice} ({error})"
+            f"{folder} holds a run of a recipe that this version does not accept; {advice} ({error})"
         ) from None
     ours, theirs = _essential(recipe), _essential(earlier)
     differing = [field for name, value in ours.items() for field in _differing(name, value, theirs[name])]

@@ -32,7 +32,6 @@ from hyperseek.training._routes import prefix_fingerprint, reads_only_states
 if TYPE_CHECKING:
     from hyperseek.index import Index
 
-
 _LAYOUT = 1  # raise it when the files' meaning changes
 _BATCH_TOKENS = 8192
 # Texts of a shard, and the tokens it may hold: what a kill can cost, and 100 MB of float16 at width 384.
@@ -42,6 +41,13 @@ _CHARACTERS_PER_TOKEN = 4
 # Features with a row per token; the last two say which rows are tokens at all.
 _TOKEN_FEATURES = ("token_embeddings", "input_ids", "attention_mask", "query_expansion_positions")
 _SAY_TOKENS = _TOKEN_FEATURES[2:]
+_KEY_BYTES = 16
+_NAMED = 3  # parts of a shard's name since it says what is inside
+_DAY = 86400  # seconds
+# What earlier versions called the files of these features.
+_FILES = {"sentence_embedding": "vectors", "token_embeddings": "tokens"}
+_FEATURES = {file: name for name, file in _FILES.items()}
+_Array = NDArray[Any]
 
 logger = logging.getLogger(__name__)
 
@@ -190,7 +196,7 @@ class FeatureCache:
     def _key(self, text: str) -> bytes:
         key = self._keys.get(text)
         if key is None:
-            key = self._keys[text] = text_key(text)
+            key = self._keys[text] = content_key(text)
         return key
 
     def _shards(self, texts: Sequence[str]) -> Iterator[range]:
@@ -218,7 +224,8 @@ class FeatureCache:
                 count = max(1, _BATCH_TOKENS // self._estimated_tokens(texts[start]))
                 features = self.retriever.preprocess(texts[start : start + count], self.side)
                 features = self.retriever.forward(features, self.side, stop=self.stop)
-                batches.append({name: features[name] for name in self._read(features)})
+                # Off the device at once: a shard's states are many batches'.
+                batches.append({name: features[name].cpu() for name in self._read(features)})
                 start += count
         return self._shard(keys, batches)
 
@@ -254,16 +261,7 @@ def _tokens_of(features: dict[str, Tensor]) -> Tensor:
     return mask if expansion is None else mask | expansion.bool()
 
 
-_KEY_BYTES = 16
-_NAMED = 3  # parts of a shard's name since it says what is inside
-_DAY = 86400  # seconds
-_Array = NDArray[Any]
-# What earlier versions called the files of these features.
-_FILES = {"sentence_embedding": "vectors", "token_embeddings": "tokens"}
-_FEATURES = {file: name for name, file in _FILES.items()}
-
-
-def text_key(text: str) -> bytes:
+def content_key(text: str) -> bytes:
     """Return the name of a text: 128 bits of its hash."""
     return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
 
@@ -397,7 +395,7 @@ class ShardStore:
                 raise DataError("holds other parts than the shards beside it", path=path)
         except DataError as error:
             # Everything in a cache can be computed again.
-            logger.warning("a part of a cache is damaged and deleted, what it held is computed again: %s", error)
+            logger.warning("a part of a cache is damaged and was deleted; its contents are computed again: %s", error)
             shutil.rmtree(path, ignore_errors=True)
             return
         for row, key in enumerate(shard.keys):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
@@ -17,7 +18,7 @@ from hyperseek.data import PrepareOptions
 from hyperseek.errors import ConfigError
 from hyperseek.models import ModelConfig
 from hyperseek.runs.loop import LoopConfig
-from hyperseek.runs.recipe import CacheConfig, OutputConfig, with_default, without_removed
+from hyperseek.runs.recipe import OutputConfig, cache_folder, with_default, without_removed
 from hyperseek.training._training_set import COMPOSITIONS
 from hyperseek.training.losses import LossesConfig, Material, Objective
 from hyperseek.types import NO_OPTIONS, QueryOptions
@@ -109,6 +110,29 @@ class LoraConfig(Config):
     target_modules: tuple[str, ...] | None = None
 
 
+class CacheConfig(Config):
+    """The disk cache of what frozen modules compute.
+
+    Attributes:
+        folder: Where; None means `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`. Environment variables are filled in.
+        storage: Number format of token states.
+        dtype: What documents are encoded in: `auto`, `float32`, `bfloat16` or `float16`.
+        indexes: Folders of indexes of the same document side, whose vectors are taken over instead of encoding
+            their documents again. Environment variables are filled in.
+        enabled: Whether to cache at all; without, frozen modules run again in every step.
+    """
+
+    folder: str | None = None
+    storage: Literal["float16", "float32"] = "float16"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    indexes: tuple[str, ...] = ()
+    enabled: bool = True
+
+    def resolved_folder(self) -> Path:
+        """Return the folder, with variables filled in."""
+        return cache_folder(self.folder)
+
+
 class TrainConfig(LoopConfig):
     """How training goes: what of the model is trained, and the loop (see `LoopConfig`).
 
@@ -181,7 +205,7 @@ class ValidationConfig(Config):
         metric: `nDCG@K`, `RR@K` or `R@K`, or another name that
             `hyperseek.evaluation.register_measure` or an entry point of `hyperseek.measures` gave, with its `@K`.
         every: Steps between validations; None only validates before and after.
-        patience: Stop after so many validations without a new best; None for never.
+        patience: Stop after this many validations without a new best; None for never.
         max_drop: A checkpoint cannot be the best if a set fell by more than this below the untrained model; with
             `interpolate`, no share can be chosen with which one did, and if need be nothing learned is kept.
         interpolate: Shares of what was learned to try at the end; the best on the dev sets is kept. Empty for none.

@@ -16,6 +16,11 @@ from hyperseek.models.retriever import Side
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
 from hyperseek.training._recipe import LoraConfig, TrainConfig
 
+SIDES: tuple[Side, Side] = ("query", "document")
+
+# These read the vector of a text and nothing of its tokens; a module of another kind says so by `reads_tokens`.
+_VECTOR_MODULES = (Dense, Dropout, LayerNorm, Normalize)
+
 logger = logging.getLogger(__name__)
 
 
@@ -108,16 +113,15 @@ def _children(root: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:
             yield parent, name, child
 
 
-SIDES: tuple[Side, Side] = ("query", "document")
-
-# These read the vector of a text and nothing of its tokens; a module of another kind says so by `reads_tokens`.
-_VECTOR_MODULES = (Dense, Dropout, LayerNorm, Normalize)
+def is_frozen(module: nn.Module) -> bool:
+    """Return whether a module has no parameter to train."""
+    return not any(parameter.requires_grad for parameter in module.parameters())
 
 
 def frozen_prefix(modules: Sequence[nn.Module]) -> int:
     """Return how many leading modules have no parameter to train."""
     for position, module in enumerate(modules):
-        if any(parameter.requires_grad for parameter in module.parameters()):
+        if not is_frozen(module):
             return position
     return len(modules)
 

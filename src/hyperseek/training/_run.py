@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,22 +14,20 @@ from accelerate import PartialState
 from torch import Tensor
 from transformers import set_seed
 
-from hyperseek._long_work import progress
 from hyperseek.errors import ConfigError
 from hyperseek.models import Retriever, build
 from hyperseek.models.modules import Blends
 from hyperseek.models.retriever import Side
-from hyperseek.runs.arguments import board, device_of_process, steps_per_epoch, trackers, training_arguments
-from hyperseek.runs.callbacks import ShowProgress, StopOnInterrupt, stoppable_run
-from hyperseek.runs.loop import Clock, last_checkpoint
-from hyperseek.runs.recipe import CacheConfig
+from hyperseek.runs.arguments import board, device_of_process, process_count, steps_per_epoch, trackers
+from hyperseek.runs.callbacks import run_with_progress, stoppable_run
+from hyperseek.runs.loop import Clock, timed
 from hyperseek.runs.record import CHECKPOINTS, LOGS, RunRecord, earlier_run, hardware, run_folder, versions
 from hyperseek.training._cache import FeatureCache
 from hyperseek.training._collate import Collator, SideFeatures
-from hyperseek.training._recipe import Recipe
+from hyperseek.training._recipe import CacheConfig, Recipe
 from hyperseek.training._routes import SIDES, base_stop, choose_trainable, frozen_prefix, merge_adapters, reads_tokens
 from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._trainer import RetrieverTrainer
+from hyperseek.training._trainer import RetrieverTrainer, training_arguments
 from hyperseek.training._training_data import (
     Used,
     checked,
@@ -55,13 +51,13 @@ def train(recipe: Recipe, *, output: str | os.PathLike[str] | None = None, resum
     """Train what a recipe describes, and save the model.
 
     The output folder is a model for `hyperseek.load`; beside the model it holds `run.json`, checkpoints and logs. A
-    run that was killed goes on from its last checkpoint and ends with the same weights; one that is finished is not
+    run that was killed resumes from its last checkpoint and ends with the same weights; one that is finished is not
     run again.
 
     Args:
         recipe: What to do.
         output: Where to; None takes `recipe.output.folder`.
-        resume: Whether to go on with an earlier run in that folder; it is deleted otherwise.
+        resume: Whether to resume an earlier run in that folder; it is deleted otherwise.
 
     Returns:
         What was done, as written to `run.json`.
@@ -93,7 +89,7 @@ class _Run:
             # The processes must know each other before they share out the work of caching.
             PartialState(cpu=config.device == "cpu")
         set_seed(config.seed)
-        with self._timed("reading"):
+        with timed(self.seconds, "reading"):
             retriever = build(recipe.model, device=device_of_process(config.device))
             for dev_set in recipe.validation.sets.values():
                 retriever.check_options(dev_set.options)
@@ -108,7 +104,7 @@ class _Run:
             composition=recipe.data.batches,
             repeat=[source.repeat for source in recipe.data.sources.values()],
             seed=config.seed,
-            processes=_processes(),
+            processes=process_count(),
         )
         objective = Objective(recipe.losses)
         uses = checked(read.uses, training_set, batches, objective, extra_documents=recipe.data.extra_documents)
@@ -124,7 +120,7 @@ class _Run:
         )
         record.write(self.folder)
         before = retriever.fingerprint
-        with self._timed("caching"):
+        with timed(self.seconds, "caching"):
             sides = _sides(retriever, recipe, needs_base=objective.needs_base)
             _adopt_indexes(sides["document"], config.cache)
             for side, texts in (("query", training_set.queries), ("document", training_set.documents)):
@@ -132,11 +128,11 @@ class _Run:
             validator = self._validator(dev_sets, sides)
         trainer = self._trainer(retriever, objective, training_set, batches, sides, validator)
         start = {name: tensor.clone() for name, tensor in trainer.module.trainable_state().items()}
-        steps = self._train(trainer)
+        steps = run_with_progress(trainer, "training")
         trainer.accelerator.wait_for_everyone()
         retriever.model.eval()
         best_step = self._load_best(trainer)
-        with self._timed("interpolation"):
+        with timed(self.seconds, "interpolation"):
             share, tried = self._interpolate(trainer, start, best_step)
         self.seconds["training"] = trainer.clock.seconds
         if trainer.is_world_process_zero():
@@ -220,19 +216,10 @@ class _Run:
         )
 
     def _used(self, training_set: TrainingSet, batches: EpochBatches, steps: int) -> Used:
-        config, processes = self.recipe.train, _processes()
+        config, processes = self.recipe.train, process_count()
         epochs, rest = divmod(steps, steps_per_epoch(len(batches), config, processes=processes))
         more = min(rest * config.gradient_accumulation * processes, len(batches))
         return used(training_set, batches, epochs=epochs, more=more)
-
-    def _train(self, trainer: RetrieverTrainer) -> int:
-        checkpoint = last_checkpoint(self.folder / CHECKPOINTS)
-        done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
-        total = None if self.recipe.train.max_seconds is not None else trainer.args.max_steps
-        with progress("training", total, unit="steps", done=done) as bar:
-            trainer.add_callback(ShowProgress(bar))
-            trainer.add_callback(StopOnInterrupt())
-            return trainer.run(checkpoint).global_step
 
     def _load_best(self, trainer: RetrieverTrainer) -> int | None:
         if trainer.keeper is None:
@@ -263,18 +250,8 @@ class _Run:
     def _save(self, retriever: Retriever) -> None:
         if self.recipe.train.trunk == "lora":
             merge_adapters(retriever)
-        with self._timed("saving"):
+        with timed(self.seconds, "saving"):
             retriever.save(self.folder)
-
-    @contextmanager
-    def _timed(self, part: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.seconds[part] = time.perf_counter() - start
-
-
-def _processes() -> int:
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def _differs(state: dict[str, Tensor], start: dict[str, Tensor]) -> bool:

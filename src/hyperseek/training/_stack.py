@@ -17,7 +17,7 @@ from hyperseek.models import Retriever
 from hyperseek.models.retriever import Side
 from hyperseek.scoring import Points, Scorer, vectors_of
 from hyperseek.training._collate import Batch
-from hyperseek.training._routes import before_training
+from hyperseek.training._routes import before_training, is_frozen
 from hyperseek.training.losses import Objective, ScoredBatch
 
 
@@ -36,7 +36,7 @@ class TrainedStack(SentenceTransformer):
         self.retriever = retriever
         self.starts = starts
         self.mini_batch = mini_batch
-        self._frozen = {side: all(map(_is_frozen, retriever.route(side))) for side in starts}
+        self._frozen = {side: all(map(is_frozen, retriever.route(side))) for side in starts}
 
     def forward(  # type: ignore[override]
         self, query: dict[str, Any], document: dict[str, Any]
@@ -56,7 +56,7 @@ class TrainedStack(SentenceTransformer):
         """Switch dropout on, but not in modules that are frozen: what is cached must be what is computed."""
         super().train(mode)
         for module in itertools.chain.from_iterable(map(self.retriever.route, self.starts)):
-            if _is_frozen(module):
+            if is_frozen(module):
                 module.eval()
         return self
 
@@ -141,10 +141,6 @@ def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) 
         base_scorer=base_scorer,
         base_points=base_points,
     )
-
-
-def _is_frozen(module: nn.Module) -> bool:
-    return not any(parameter.requires_grad for parameter in module.parameters())
 
 
 def _split(features: dict[str, Any], count: int, size: int) -> Iterator[dict[str, Any]]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from torch import Tensor, nn
@@ -13,7 +14,7 @@ from transformers import PrinterCallback, TrainerCallback, TrainerControl, Train
 
 from hyperseek._files import read_tensors, write_tensors
 from hyperseek.errors import ModelError
-from hyperseek.runs.arguments import is_distributed
+from hyperseek.runs.arguments import is_distributed, loop_arguments, one_gpu_a_process
 from hyperseek.runs.callbacks import Reached, TimeLimit
 from hyperseek.runs.loop import Clock, EpochOfBatches, Loop
 from hyperseek.training._collate import Collator
@@ -24,6 +25,14 @@ from hyperseek.training._validation import KeepBest
 
 _WEIGHTS = "trainable.safetensors"
 _PROGRESS = "progress.json"
+
+
+def training_arguments(
+    config: TrainConfig, folder: Path, *, batches: int, device: torch.device, report_to: list[str], run_name: str
+) -> SentenceTransformerTrainingArguments:
+    """Translate our configuration into the underlying trainer's arguments; see `loop_arguments`."""
+    values = loop_arguments(config, folder, batches=batches, device=device, report_to=report_to, run_name=run_name)
+    return one_gpu_a_process(SentenceTransformerTrainingArguments(**values))
 
 
 class RetrieverTrainer(Loop, SentenceTransformerTrainer):

@@ -31,6 +31,8 @@ from hyperseek.training._training_set import EpochBatches, Example, TrainingSet,
 from hyperseek.training._validation import DevSet, make_dev_set
 from hyperseek.training.losses import NO_DOCUMENT, Objective
 
+_DOCUMENTS = "training_documents"
+
 logger = logging.getLogger(__name__)
 
 
@@ -231,9 +233,6 @@ def _merge(records: dict[str, Trained], name: str, record: Trained) -> None:
     known.fingerprint = known.fingerprint or record.fingerprint
 
 
-_DOCUMENTS = "training_documents"
-
-
 def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[str, dict[str, Any]]:
     """Write lists of relevant documents and return what `run.json` says of them.
 
@@ -314,8 +313,8 @@ def checked(
     for name, count in not_drawn.items():
         if count:
             logger.warning(
-                "the examples of %s have %d negatives of their own, and none is drawn; set data.negatives to so many "
-                "of each example",
+                "the examples of %s have %d negatives of their own, and none is drawn; set data.negatives to how "
+                "many to draw of each example",
                 name,
                 count,
             )

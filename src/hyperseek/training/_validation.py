@@ -28,6 +28,7 @@ from hyperseek.runs.loop import Clock
 from hyperseek.runs.record import Validated
 from hyperseek.scoring import Points, Scorer
 from hyperseek.training._recipe import ValidationConfig
+from hyperseek.training._routes import is_frozen
 from hyperseek.types import NO_OPTIONS, Qrels, Query, QueryOptions
 
 if TYPE_CHECKING:
@@ -206,12 +207,11 @@ class Validator:
         if name in self._points:
             return self._points[name]
         cache = self._document.cache
-        modules = self._retriever.route("document")
         if cache is not None:
             points = Points.concatenate(list(self._through_the_rest(cache, dev_set.documents)))
         else:
             points = self._retriever.encode_documents(dev_set.documents, dtype=self._encode_dtype)
-        if not any(parameter.requires_grad for module in modules for parameter in module.parameters()):
+        if all(map(is_frozen, self._retriever.route("document"))):
             self._points[name] = points
         return points
 

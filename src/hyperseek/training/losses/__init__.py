@@ -1,6 +1,5 @@
 """Losses: functions of score matrices, so that every kind of scorer can be trained with every one of them."""
 
-from hyperseek.runs.arguments import gather_rows
 from hyperseek.training.losses._base import NO_DOCUMENT, Loss, LossConfig, Material, ScoredBatch
 from hyperseek.training.losses._contrastive import (
     ContrastiveConfig,
@@ -43,6 +42,5 @@ __all__ = [
     "RadiusConfig",
     "RadiusLoss",
     "ScoredBatch",
-    "gather_rows",
     "register_loss",
 ]

@@ -5,14 +5,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
+import torch.distributed as dist
 from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from hyperseek._config import Config
-from hyperseek.runs.arguments import gather_rows, is_distributed
+from hyperseek.runs.arguments import is_distributed
 from hyperseek.scoring import Points, Scorer
 
 
@@ -211,3 +212,42 @@ def _positions(old: Tensor, new: Tensor, items: Tensor) -> Tensor:
     order = new.argsort()
     found = order[torch.searchsorted(new[order], old[items.clamp_min(0)])]
     return torch.where(items >= 0, found, items)
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Join the rows of all processes, in the order of their ranks.
+
+    Every process must call this, and the gradient of each row is the sum of what all processes send back: with the
+    mean over processes that data-parallel training takes, that is the gradient of the mean of all losses.
+
+    Args:
+        rows: `(D, ...)`; `D` may differ between processes, the other sizes may not.
+
+    Returns:
+        `(D_0 + D_1 + ..., ...)`; `rows` itself in a run of one process.
+    """
+    if not is_distributed():
+        return rows
+    count = torch.tensor([rows.shape[0]], device=rows.device)
+    counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
+    dist.all_gather(counts, count)
+    sizes = [int(size) for size in counts]
+    # Collectives need equal shapes, so every process pads to the longest and the padding is cut off again.
+    padded = rows.new_zeros(max(sizes), *rows.shape[1:])
+    padded[: rows.shape[0]] = rows
+    gathered: Tensor = _AllGather.apply(padded)  # type: ignore[no-untyped-call]
+    return torch.cat([part[:size] for part, size in zip(gathered, sizes, strict=True)])
+
+
+class _AllGather(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(context: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        dist.all_reduce(total)
+        return total[dist.get_rank()]

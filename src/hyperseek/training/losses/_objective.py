@@ -16,6 +16,7 @@ from hyperseek.errors import ConfigError, InputError, shown
 from hyperseek.scoring import VectorPoints, vectors_of
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch
 
+L = TypeVar("L", bound=Loss[Any])
 _HOME = "hyperseek.training.losses"
 
 
@@ -56,7 +57,29 @@ def register_loss(name: str) -> Callable[[type[L]], type[L]]:
     return LOSSES.register(name)
 
 
-L = TypeVar("L", bound=Loss[Any])
+class MatryoshkaConfig(Config):
+    """All losses once more at fewer dimensions. Points of hyperbolic spaces are cut and lifted again.
+
+    Attributes:
+        dimensions: Below the model's own, which is always trained.
+        weights: Factor of each dimension's losses, above 0; None for 1.
+    """
+
+    dimensions: tuple[int, ...] = Field(min_length=1)
+    weights: tuple[float, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_weights(self) -> Self:
+        if min(self.dimensions) < 1 or len(set(self.dimensions)) < len(self.dimensions):
+            raise ValueError(f"dimensions must be distinct and at least 1, not {self.dimensions}")
+        if self.weights is not None and (len(self.weights) != len(self.dimensions) or min(self.weights) <= 0):
+            raise ValueError(f"{len(self.dimensions)} dimensions need as many weights above 0, not {self.weights}")
+        return self
+
+    @property
+    def weighted(self) -> dict[int, float]:
+        """The weight of each dimension."""
+        return dict(zip(self.dimensions, self.weights or (1.0,) * len(self.dimensions), strict=True))
 
 
 class LossesConfig(OpenConfig):
@@ -139,31 +162,6 @@ class Objective(nn.Module):
 
     def _each(self) -> list[Loss[Any]]:
         return [loss for loss in self.losses.values() if isinstance(loss, Loss)]
-
-
-class MatryoshkaConfig(Config):
-    """All losses once more at fewer dimensions. Points of hyperbolic spaces are cut and lifted again.
-
-    Attributes:
-        dimensions: Below the model's own, which is always trained.
-        weights: Factor of each dimension's losses, above 0; None for 1.
-    """
-
-    dimensions: tuple[int, ...] = Field(min_length=1)
-    weights: tuple[float, ...] | None = None
-
-    @model_validator(mode="after")
-    def _check_weights(self) -> Self:
-        if min(self.dimensions) < 1 or len(set(self.dimensions)) < len(self.dimensions):
-            raise ValueError(f"dimensions must be distinct and at least 1, not {self.dimensions}")
-        if self.weights is not None and (len(self.weights) != len(self.dimensions) or min(self.weights) <= 0):
-            raise ValueError(f"{len(self.dimensions)} dimensions need as many weights above 0, not {self.weights}")
-        return self
-
-    @property
-    def weighted(self) -> dict[int, float]:
-        """The weight of each dimension."""
-        return dict(zip(self.dimensions, self.weights or (1.0,) * len(self.dimensions), strict=True))
 
 
 def shortened(batch: ScoredBatch, dimension: int) -> ScoredBatch:
