@@ -29,6 +29,13 @@ MOST_EMPTY_LINES = 1_000_000
 LARGEST_TEXT = 1 << 25
 """Bytes of a file that is read whole, as judgements in JSON are."""
 
+DEEPEST = 64
+LONGEST_INTEGER = 40  # tokenizers write 10 ** 30 for "no limit"
+MOST_PARTS = 1_000_000
+"""Brackets in a text of JSON; each costs thirty times its size in memory."""
+_LONGEST_NUMBER = 1_000  # characters of a fraction; reading one takes time that grows faster than its length
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+
 _DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
 LONGEST_PATH = 300  # in a message; text meant for another argument may be long
 
@@ -156,13 +163,6 @@ def _check_kind(head: bytes, path: Path) -> None:
     if wide or head.startswith(_UTF_16):
         raise DataError("is text in UTF-16; save it as UTF-8", path=path)
 
-
-DEEPEST = 64
-LONGEST_INTEGER = 40  # tokenizers write 10 ** 30 for "no limit"
-MOST_PARTS = 1_000_000
-"""Brackets in a text of JSON; each costs thirty times its size in memory."""
-_LONGEST_NUMBER = 1_000  # characters of a fraction; reading one takes time that grows faster than its length
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 Pairs: TypeAlias = list[tuple[str, Any]]
 

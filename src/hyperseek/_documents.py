@@ -21,6 +21,32 @@ ALLOWED = (
 _ROWS = 1_000  # of a table that are converted to Python values at a time
 _MISSING = ("NAType", "NaTType")  # of pandas, for missing values
 
+ID_KEYS = (
+    "_id",
+    "id",
+    "doc_id",
+    "docid",
+    "docno",
+    "document_id",
+    "query_id",
+    "qid",
+    "pid",
+    "passage_id",
+    "corpus_id",
+    "uid",
+)
+TEXT_KEYS = ("text", "content", "contents", "body", "passage", "document", "query", "question")
+TITLE_KEYS = ("title", "page_title")
+
+EMOJI = (
+    "[\U0001f1e6-\U0001f1ff]{2}"  # flags
+    "|[\u231a\u231b\u23e9-\u23fa\u2600-\u2767\u2776-\u27bf\u2b50\u2b55\U0001f300-\U0001f3fa\U0001f400-\U0001faff]"
+)
+"""Pattern of symbols that people search for as they do for words; the colours of skins are left out."""
+
+# Python's own parser also reads "1_0" and digits of other scripts.
+_NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,4})?")
+
 
 def as_documents(given: object, *, numbered: bool = True) -> Iterator[Document]:
     """Convert records of any usual form into documents, one after another.
@@ -250,33 +276,6 @@ def plain_values(value: Any) -> Any:
     if hasattr(value, "tolist"):  # numbers and arrays of numpy
         return value.tolist()
     return value
-
-
-ID_KEYS = (
-    "_id",
-    "id",
-    "doc_id",
-    "docid",
-    "docno",
-    "document_id",
-    "query_id",
-    "qid",
-    "pid",
-    "passage_id",
-    "corpus_id",
-    "uid",
-)
-TEXT_KEYS = ("text", "content", "contents", "body", "passage", "document", "query", "question")
-TITLE_KEYS = ("title", "page_title")
-
-EMOJI = (
-    "[\U0001f1e6-\U0001f1ff]{2}"  # flags
-    "|[\u231a\u231b\u23e9-\u23fa\u2600-\u2767\u2776-\u27bf\u2b50\u2b55\U0001f300-\U0001f3fa\U0001f400-\U0001faff]"
-)
-"""Pattern of symbols that people search for as they do for words; the colours of skins are left out."""
-
-# Python's own parser also reads "1_0" and digits of other scripts.
-_NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,4})?")
 
 
 def folded(name: str) -> str:

@@ -80,6 +80,7 @@ def test_filtering_alone(mined, tmp_path, tiny_encoder):
         (["index", "mining.negatives=0"], "mining.negatives: .*greater than or equal to 1"),
         (["index", "mining.negative=2"], "mining.negative: unknown key; did you mean 'negatives'"),
         (["index", "mining.plan=nowhere.yaml"], "mining.plan: .*nowhere.yaml: no such file"),
+        (["index", "options.level=2"], "understands? no option.*level"),
         (["index", "teacher.max_score=2"], "filtering by a teacher needs one"),
         (["index", "--exclude-relevant", "more.tsv"], "must name its collection"),
         ([], "there is nothing to do"),

@@ -33,6 +33,8 @@ Floats = NDArray[np.float64]
 Pairs = NDArray[np.int64]
 
 _CHUNK = 1 << 18  # quadruples at a time: some 20 MiB
+_BLOCK = 512  # points whose distances to all others are held at a time
+_FAR = 3  # edges between neighbours of two neighbours, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +132,6 @@ def _deltas(distances: Floats, quadruples: NDArray[np.int64]) -> Floats:
     sums.sort(axis=0)
     deltas: Floats = (sums[2] - sums[1]) / 2
     return deltas
-
-
-_BLOCK = 512  # points whose distances to all others are held at a time
-_FAR = 3  # edges between neighbours of two neighbours, at most
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,6 +37,11 @@ PALETTE = (
 
 GRADIENT = ("#fcd225", "#fca636", "#f2844b", "#e16462", "#cc4778", "#b12a90", "#8f0da4", "#6a00a8")
 """Colours for ranges of a number, lowest first."""
+BRANCHES = 11
+"""Most branches that have a colour of their own."""
+
+_PAIRS = 20_000
+_RIM = 0.93  # where a picture puts the 95th percentile of radii
 
 
 @dataclass(frozen=True)
@@ -89,10 +94,6 @@ class Disk:
     values: Floats
     by: str
     layouts: list[Layout]
-
-
-BRANCHES = 11
-"""Most branches that have a colour of their own."""
 
 
 @dataclass(frozen=True)
@@ -266,10 +267,6 @@ def _ranges(values: Floats) -> tuple[Rows, list[str]]:
         low, high = f"{inside.min():.4g}", f"{inside.max():.4g}"
         names.append(low if low == high else f"{low} to {high}")
     return groups, names
-
-
-_PAIRS = 20_000
-_RIM = 0.93  # where a picture puts the 95th percentile of radii
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,6 +24,15 @@ from hyperseek.errors import require
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
+BACKGROUND = "#0e1117"
+PANEL = "#151b26"
+LINE = "#2b3445"
+TEXT = "#e6ebf5"
+FAINT = "#8a94a8"
+ACCENT = "#7df9ff"
+OTHER = "#66708a"
+"""Of points that belong to no branch."""
+
 
 def draw_disk(path: str | os.PathLike[str], disk: Disk, layout: Layout, *, labels: int = 14) -> Path:
     """Draw a Poincaré disk as PNG.
@@ -144,16 +153,6 @@ def _short(text: str, most: int) -> str:
         whole = text[: most + 1].rpartition(", ")[0]
         kept = whole or f"{text[: most - 1].rstrip(' -,;:(')}…"
     return drawn(kept)
-
-
-BACKGROUND = "#0e1117"
-PANEL = "#151b26"
-LINE = "#2b3445"
-TEXT = "#e6ebf5"
-FAINT = "#8a94a8"
-ACCENT = "#7df9ff"
-OTHER = "#66708a"
-"""Of points that belong to no branch."""
 
 
 def drawn(text: str) -> str:

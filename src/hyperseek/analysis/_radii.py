@@ -11,6 +11,12 @@ from torch import Tensor
 from hyperseek.errors import InputError, require
 from hyperseek.scoring import Space
 
+Floats = NDArray[np.float64]
+
+_MOST_LEVELS = 32
+_GROUPS = 10
+_BINS = 40  # of the histogram
+
 
 def metric_of(space: Space) -> str:
     """Name the distance that points of a space are compared by.
@@ -69,12 +75,6 @@ def radii(space: Space, vectors: Tensor) -> Tensor:
     if space.unit_norm:
         raise InputError(f"all vectors of a {space.kind} space have norm 1, so their radii carry no information")
     return space.radii(vectors)
-
-
-Floats = NDArray[np.float64]
-
-_MOST_LEVELS = 32
-_GROUPS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,6 @@ def _groups(values: Floats) -> list[NDArray[np.bool_]]:
 
 def _level(radii: Floats, values: Floats) -> Level:
     return Level(float(values.min()), float(values.max()), len(radii), float(radii.mean()), float(radii.std()))
-
-
-_BINS = 40
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,7 +228,6 @@ def _write(
 
 
 def _show(evaluations: list[Evaluation], comparison: Comparison, as_json: bool) -> None:
-
     from rich.console import Console
 
     console = Console(stderr=as_json)  # beside JSON the table is for people

@@ -50,7 +50,7 @@ def mine(
     hyperseek mine training consistent medquad.index consistency.top=2
     hyperseek mine training filtered --teacher cross-encoder/ms-marco-MiniLM-L6-v2
 
-    A section of settings is a step; one alone leaves out the others.
+    Each section but options is a step; one alone leaves out the others.
 
     \b
     mining       negatives (7), depth (100), skip_top, max_score, min_score,
@@ -59,6 +59,7 @@ def mine(
                  plan (stages that find candidates, or a YAML file of them)
     consistency  top (2), pool, seed, engine
     teacher      margin (0.95), max_score
+    options      of the model that searches, as in options.level=2
     """  # noqa: D301 (the mark for lines as they are is the character itself)
     from hyperseek._config import apply_overrides, recipe_values
     from hyperseek.mining import RefineOptions, load_teacher, refine

@@ -30,6 +30,13 @@ _SHORTEST_SUMMARY = 3  # words
 _LONGEST_SUMMARY = 250  # characters
 _DEV_FROM, _TEST_FROM = 0.6, 0.75
 _CALL = re.compile(r"[\w.]*\(|>>>")
+# Tests, applications and bundled copies: their docstrings say little about the library.
+_SKIPPED_MODULES = frozenset(
+    {"antigravity", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "this", "turtledemo"}
+)
+_SKIPPED_FOLDERS = frozenset({"__pycache__", "_vendor", "site-packages", "test", "testing", "tests"})
+
+Kind: TypeAlias = Literal["module", "class", "function", "method"]
 
 
 class PydocsSource:
@@ -181,15 +188,6 @@ def _distinct(
 
 def _normal(text: str) -> str:
     return " ".join(text.lower().split())
-
-
-Kind: TypeAlias = Literal["module", "class", "function", "method"]
-
-# Tests, applications and bundled copies: their docstrings say little about the library.
-_SKIPPED_MODULES = frozenset(
-    {"antigravity", "distutils", "ensurepip", "idlelib", "lib2to3", "pydoc_data", "this", "turtledemo"}
-)
-_SKIPPED_FOLDERS = frozenset({"__pycache__", "_vendor", "site-packages", "test", "testing", "tests"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ GRADE_NAMES = ("score", "relevance", "rel", "grade", "label", "judgment", "judge
 
 LARGEST_GRADE = (1 << 31) - 1
 """Grades are small; those that do not fit into 32 bits are mistakes, and measures could not tell them apart."""
+_TREC_COLUMNS = 6
 
 
 class Judgement(NamedTuple):
@@ -251,9 +252,6 @@ def _from_json(path: Path, faults: Faults) -> Iterator[Judgement]:
                 faults.found("bad_grade", f"query {query_id!r}, document {document_id!r}: {problem}", path=path)
             else:
                 yield Judgement(query_id, document_id, grade, path, None)
-
-
-_TREC_COLUMNS = 6
 
 
 def read_run(path: PathLike, *, on_error: OnError = "raise", report: ErrorReport | None = None) -> Run:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +22,18 @@ from hyperseek.types import Query
 
 Table: TypeAlias = PathLike | Iterable[Mapping[str, Any]]
 """A `.jsonl` file, `hub:NAME` (with `#CONFIGURATION` if it has several), or rows in memory."""
+
+_QUERY_NAMES = ("query", "anchor", "question")
+_POSITIVE_NAMES = ("positive", "positives", "pos", "answer", "passage")
+_NEGATIVE_NAMES = ("negative", "negatives", "neg")
+_NUMBERED_NEGATIVE = re.compile(r"negative_\d+")
+_SCORE_NAMES = {
+    "score": ("score", "scores"),
+    "positive_scores": ("positive_scores", "pos_scores"),
+    "negative_scores": ("negative_scores", "neg_scores"),
+}
+
+logger = logging.getLogger(__name__)
 
 
 class BadRow(Exception):
@@ -159,20 +171,16 @@ def examples_from_hypencoder(
     Raises:
         DataError: A line lacks a field or holds token ids only, or its positive filter does not fit.
     """
-    options = options or HypencoderOptions()
-    name = name or table_name(table)
-    place = table if isinstance(table, str | os.PathLike) else name
-    faults = Faults(on_error, report)
-    for line, row in table_rows(table, split, faults):
-        try:
-            example = _example(row, name, options)
-        except BadRow as error:
-            faults.found(error.reason, str(error), path=place, line=line)
-            continue
-        kept = cleaned(example, faults.report)
-        if kept:
-            yield kept
-    faults.finish(place)
+    chosen = options or HypencoderOptions()
+
+    yield from _examples(
+        table,
+        lambda row, name, _: _example(row, name, chosen),
+        name=name,
+        split=split,
+        on_error=on_error,
+        report=report,
+    )
 
 
 def _example(row: Mapping[str, Any], name: str, options: HypencoderOptions) -> TrainingExample:
@@ -237,19 +245,6 @@ def _is_positive(index: int, item: ExampleItem, raw: Mapping[str, Any], options:
     return item.score > options.score_threshold
 
 
-_QUERY_NAMES = ("query", "anchor", "question")
-_POSITIVE_NAMES = ("positive", "positives", "pos", "answer", "passage")
-_NEGATIVE_NAMES = ("negative", "negatives", "neg")
-_NUMBERED_NEGATIVE = re.compile(r"negative_\d+")
-_SCORE_NAMES = {
-    "score": ("score", "scores"),
-    "positive_scores": ("positive_scores", "pos_scores"),
-    "negative_scores": ("negative_scores", "neg_scores"),
-}
-
-logger = logging.getLogger(__name__)
-
-
 def examples_from_columns(
     table: Table,
     *,
@@ -275,21 +270,39 @@ def examples_from_columns(
     Raises:
         DataError: A row lacks a column, or a value or the number of scores does not fit.
     """
-    options = options or ColumnsOptions()
+    chosen = options or ColumnsOptions()
+    resolved: ColumnsOptions | None = None
+
+    def example(row: Mapping[str, Any], name: str, place: object) -> TrainingExample:
+        nonlocal resolved
+        if resolved is None:
+            resolved = _resolve(row, chosen)
+            logger.info("%s: columns %s, by the first row", place, resolved.model_dump(exclude_defaults=True))
+        return _column_example(row, name, resolved)
+
+    yield from _examples(table, example, name=name, split=split, on_error=on_error, report=report)
+
+
+def _examples(
+    table: Table,
+    example: Callable[[Mapping[str, Any], str, object], TrainingExample],
+    *,
+    name: str | None,
+    split: str,
+    on_error: OnError,
+    report: ErrorReport | None,
+) -> Iterator[TrainingExample]:
+    """Make an example of each row; `example` takes the row, the name of the source, and its place for messages."""
     name = name or table_name(table)
     place = table if isinstance(table, str | os.PathLike) else name
     faults = Faults(on_error, report)
-    resolved: ColumnsOptions | None = None
     for line, row in table_rows(table, split, faults):
         try:
-            if resolved is None:
-                resolved = _resolve(row, options)
-                logger.info("%s: columns %s, by the first row", place, resolved.model_dump(exclude_defaults=True))
-            example = _column_example(row, name, resolved)
+            made = example(row, name, place)
         except BadRow as error:
             faults.found(error.reason, str(error), path=place, line=line)
             continue
-        kept = cleaned(example, faults.report)
+        kept = cleaned(made, faults.report)
         if kept:
             yield kept
     faults.finish(place)

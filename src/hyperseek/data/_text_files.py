@@ -35,6 +35,36 @@ from hyperseek.errors import DataError, InputError, shown
 from hyperseek.types import Document, Query
 
 _QRELS_SUFFIXES = (".tsv", ".txt", ".qrels", ".trec", ".json")
+TEXT_SUFFIXES = (".jsonl", ".tsv")
+
+# Of a table's first line, which may name the columns.
+_COMPARED = 20  # lines after the first that are looked at
+_LONGEST_NAME = 40  # characters
+_MOST_WORDS = 3
+_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# Words that names of columns are made of; the usual names themselves need no guess.
+_ID_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """id ids identifier key no nr num number name label uid uuid code index docno docid doc document qid pid query
+        topic entry item row""",
+    )
+)
+_TEXT_WORDS = frozenset(
+    re.findall(
+        r"\w+",
+        """text texts content contents fulltext body passage passages document query queries question title headline
+        abstract description sentence answer paragraph summary definition value string utterance comment review""",
+    )
+)
+_REMEDY = (
+    "add a first line 'id<TAB>text' if it is a record; if it names the columns, rename them to these, or name them by "
+    "id_key= and text_key= (--id-key, --text-key), which also take numbers, as 1 and 2, where no line names them"
+)
+
+# Of a BEIR folder.
+_FIELDS = ("_id", "title", "text")
+_OWNED = ("corpus.jsonl.gz", "queries.jsonl.gz", "qrels")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +202,6 @@ def _find_qrels(folder: Path) -> dict[str, Path]:
     return qrels
 
 
-TEXT_SUFFIXES = (".jsonl", ".tsv")
-
-
 def read_corpus(
     path: PathLike,
     *,
@@ -267,31 +294,6 @@ def _rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Row]:
     if base_suffix(path) not in TEXT_SUFFIXES:
         raise DataError(f"texts are read from {' or '.join(TEXT_SUFFIXES)} files, plain or .gz", path=path)
     return json_lines(path, faults) if base_suffix(path) == ".jsonl" else tab_separated(path, keys.named, faults)
-
-
-_COMPARED = 20  # lines after the first that are looked at
-_LONGEST_NAME = 40  # characters
-_MOST_WORDS = 3
-_HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
-# Words that names of columns are made of; the usual names themselves need no guess.
-_ID_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        """id ids identifier key no nr num number name label uid uuid code index docno docid doc document qid pid query
-        topic entry item row""",
-    )
-)
-_TEXT_WORDS = frozenset(
-    re.findall(
-        r"\w+",
-        """text texts content contents fulltext body passage passages document query queries question title headline
-        abstract description sentence answer paragraph summary definition value string utterance comment review""",
-    )
-)
-_REMEDY = (
-    "add a first line 'id<TAB>text' if it is a record; if it names the columns, rename them to these, or name them by "
-    "id_key= and text_key= (--id-key, --text-key), which also take numbers, as 1 and 2, where no line names them"
-)
 
 
 def tab_separated(path: Path, named: Sequence[str], faults: Faults) -> Iterator[Row]:
@@ -416,10 +418,6 @@ def _words(name: str) -> list[str]:
     words = re.findall(r"[^\W_]+", _HUMP.sub(" ", name))
     fits = len(name) <= _LONGEST_NAME and len(words) <= _MOST_WORDS and all(word.isalpha() for word in words)
     return [word.casefold() for word in words] if fits else []
-
-
-_FIELDS = ("_id", "title", "text")
-_OWNED = ("corpus.jsonl.gz", "queries.jsonl.gz", "qrels")
 
 
 def write_beir(dataset: Dataset, folder: PathLike, *, overwrite: bool = False) -> None:

@@ -107,10 +107,8 @@ def parse_source(source: PathLike) -> ParsedSource:
     Returns:
         Its parts.
     """
-    text = given = path_text(source)
-    name = None
-    if (named := _NAMED.fullmatch(text)) and not os.path.exists(text):
-        name, text = named.groups()
+    given = path_text(source)
+    name, text = without_name(given)
     for kind in _TABLES:
         if text.startswith(f"{kind}:"):
             place = text.removeprefix(f"{kind}:")
@@ -118,6 +116,12 @@ def parse_source(source: PathLike) -> ParsedSource:
             return ParsedSource(given, name, kind, place, split)
     place, split = _without_split(text)
     return ParsedSource(given, name, "qrels", place, split)
+
+
+def without_name(text: str) -> tuple[str | None, str]:
+    """Take `NAME=PLACE` apart; a path that exists has no name before it."""
+    named = None if os.path.exists(text) else _NAMED.fullmatch(text)
+    return (None, text) if named is None else (named[1], named[2])
 
 
 def _registered(text: str) -> tuple[str | None, str]:

@@ -227,9 +227,6 @@ def gzip_json_lines(path: Path) -> Iterator[Callable[[Mapping[str, Any]], bytes]
         yield write
 
 
-logger = logging.getLogger(__name__)
-
-
 @dataclass(frozen=True, slots=True)
 class FieldKeys:
     """Keys of a record's fields; None finds them by the first record.

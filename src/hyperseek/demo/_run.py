@@ -33,6 +33,11 @@ _QUESTIONS = (
 _MODEL = "minilm"
 _RECIPE = "qnet-minilm-pydocs"
 
+# Of the map.
+_LABELLED = 5
+_SEED = 0
+_ACCENT = "#7df9ff"
+
 
 @dataclass(frozen=True, slots=True)
 class DemoResult:
@@ -117,11 +122,6 @@ def _compare(place: Path, dataset: Dataset) -> Comparison:
     with atomic_write(place / "comparison.md") as file:
         file.write(comparison.to_markdown())
     return comparison
-
-
-_LABELLED = 5
-_SEED = 0
-_ACCENT = "#7df9ff"
 
 
 def draw_map(path: str | os.PathLike[str], index: Index, models: Mapping[str, Retriever], question: str) -> Path:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -24,8 +24,8 @@ from hyperseek.evaluation._result import Evaluation, check_alike, recorded_diffe
 from hyperseek.evaluation._seen import SLICES
 from hyperseek.evaluation._significance import RESAMPLES, Floats, bootstrap_intervals, holm, paired_test, settled
 
-if TYPE_CHECKING:
-    from rich.console import Console, ConsoleOptions, RenderResult
+_NOTABLE = 0.05  # p-values below are set in bold
+_MEAN_INTERVAL, _COUNTS = 3, -1  # columns a narrow terminal does without, in this order
 
 
 class Row(Config):
@@ -322,10 +322,6 @@ def _notes(systems: Mapping[str, Evaluation]) -> tuple[str, ...]:
     return tuple(
         note if len(names) == len(systems) else f"{', '.join(names)}: {note}" for note, names in owners.items()
     )
-
-
-_NOTABLE = 0.05  # p-values below are set in bold
-_MEAN_INTERVAL, _COUNTS = 3, -1  # columns a narrow terminal does without, in this order
 
 
 def rich_tables(comparison: Comparison, console: Console, options: ConsoleOptions) -> RenderResult:

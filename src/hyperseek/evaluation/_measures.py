@@ -28,6 +28,8 @@ _LARGE = 1000  # grades and levels of relevance beyond this are counted, not mea
 _EXPONENTIAL = 4  # highest grade of measures whose gain is 2 to the power of it
 _FULL_DEPTH = 1000  # how deep TREC runs go, and so what a measure without a cut-off is understood to have read
 
+logger = logging.getLogger(__name__)
+
 
 def measure_names(names: str | Iterable[str]) -> tuple[str, ...]:
     """Resolve measures and named sets to the canonical names under which values are returned.
@@ -281,9 +283,6 @@ def _small(grades: Iterable[int]) -> dict[int, int]:
     }
 
 
-_logger = logging.getLogger(__name__)
-
-
 def p_mrr(per_query: Mapping[str, float]) -> float:
     """Aggregate `p_mrr_per_query` as FollowIR reports it: the mean over queries times 100, in -100 to 100."""
     if not per_query:
@@ -319,7 +318,7 @@ def p_mrr_per_query(
         if not changes:
             continue
         if query not in original_run or query not in changed_run:
-            _logger.warning("p-MRR leaves out query %s, which one of the two runs lacks", query)
+            logger.warning("p-MRR leaves out query %s, which one of the two runs lacks", query)
             continue
         old, new = _ranks(*(numeric_scores(query, run[query]) for run in (original_run, changed_run)))
         moves = {name: _fall(old.get(name, len(old) + 1), new.get(name, len(new) + 1)) for name in changes}

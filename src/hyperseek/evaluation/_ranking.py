@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek._relevance import is_relevant
 from hyperseek.data import read_run
 from hyperseek.errors import InputError, shown
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, cutoffs, depth, measure_names
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.index import Index
     from hyperseek.plan import PlanLike
+
+logger = logging.getLogger(__name__)
 
 
 def rank_index(
@@ -227,7 +230,7 @@ def _unversioned(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _index_notes(index: Index, dataset: Dataset, qrels: Qrels) -> list[str]:
-    relevant = {document for judged in qrels.values() for document, grade in judged.items() if grade >= 1}
+    relevant = {document for judged in qrels.values() for document, grade in judged.items() if is_relevant(grade)}
     found = sum(document in relevant for document in index.ids)
     if relevant and not found:
         raise InputError(
@@ -241,9 +244,6 @@ def _index_notes(index: Index, dataset: Dataset, qrels: Qrels) -> list[str]:
     if len(index) != dataset.count():
         notes.append(f"the index holds {len(index)} documents, the data set {dataset.count()}")
     return notes
-
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -303,7 +303,7 @@ def choose_k(measures: str | Iterable[str], k: int | None) -> int:
     names = measure_names(measures)
     if k is None:
         k = depth(names)
-        _logger.info("k=%d documents per query, which is what %s read", k, ", ".join(names))
+        logger.info("k=%d documents per query, which is what %s read", k, ", ".join(names))
     check_depth(names, k)
     return k
 

@@ -27,6 +27,8 @@ from hyperseek.types import NO_OPTIONS, QueryOptions
 COMPARED = ("data", "split", "qrels", "k", "exclude_same_id", "options")
 """The keys of `Protocol` in which compared results must agree."""
 
+_LARGEST = 1 << 28  # bytes; a value for each of many queries by each measure
+
 _PACKAGES = (
     "hyperseek",
     "bm25s",
@@ -119,9 +121,6 @@ def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
         else:
             pairs.append((f"{prefix}{key}", value))
     return pairs
-
-
-_LARGEST = 1 << 28  # bytes; a value for each of many queries by each measure
 
 
 class Evaluation(Config):

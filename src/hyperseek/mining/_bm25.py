@@ -23,6 +23,17 @@ from hyperseek.types import Document, Query, Run
 
 _FAINT = 1e-3  # weight of words of one letter or digit
 
+# Scripts that write words without blanks between them.
+_DENSE = (
+    *("Han", "Hiragana", "Katakana", "Bopomofo", "Hangul", "Yi", "Thai", "Lao", "Khmer", "Myanmar"),
+    *("Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Javanese"),
+)
+# Letters that an apostrophe cuts off, as in "the cat's" or "don't", are not words.
+_CUT_OFF = r"(?<=\w['\u2019])\w\b"
+_ASCII = re.compile(rf"{_CUT_OFF}|(\w+)", re.ASCII)
+# A word may break at a zero-width space, and at no other character without width, as soft hyphens and joiners.
+_ZERO_WIDTH_SPACE = "\u200b"
+
 
 class BM25Settings(Config):
     """How BM25 reads text and weighs terms.
@@ -171,18 +182,6 @@ def _tokenizer(settings: BM25Settings) -> Any:
         return bm25s.tokenization.Tokenizer(lower=False, splitter=terms, stopwords=settings.stop_words, stemmer=stemmer)
     except ValueError as error:
         raise InputError(f"stop_words={settings.stop_words!r} cannot be used: {error}") from None
-
-
-# Scripts that write words without blanks between them.
-_DENSE = (
-    *("Han", "Hiragana", "Katakana", "Bopomofo", "Hangul", "Yi", "Thai", "Lao", "Khmer", "Myanmar"),
-    *("Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Javanese"),
-)
-# Letters that an apostrophe cuts off, as in "the cat's" or "don't", are not words.
-_CUT_OFF = r"(?<=\w['\u2019])\w\b"
-_ASCII = re.compile(rf"{_CUT_OFF}|(\w+)", re.ASCII)
-# A word may break at a zero-width space, and at no other character without width, as soft hyphens and joiners.
-_ZERO_WIDTH_SPACE = "\u200b"
 
 
 def terms(text: str) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 from hyperseek._bounded import PathLike
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.data.examples import ExampleItem, qualified, source_and_id
-from hyperseek.data.open import open_dataset, parse_source
+from hyperseek.data.open import open_dataset, parse_source, without_name
 from hyperseek.data.prepared import CorpusInfo, Prepared, SourceInfo
 from hyperseek.data.reading import OnError
 from hyperseek.errors import DataError, InputError
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 else:
     Mine: TypeAlias = Any
 
-_NAMED = re.compile(r"([\w.-]+)=(.+)")
 # Positives that are looked up to recognise the collection of an index.
 _LOOKED_UP = 200
 
@@ -162,9 +160,7 @@ def _opened(mine: Sequence[Mine], device: str | None) -> tuple[list[tuple[str | 
         name = None
         value: Any = given
         if isinstance(given, str | os.PathLike):
-            text = os.fspath(given)
-            if (named := _NAMED.fullmatch(text)) and not Path(text).exists():
-                name, text = named.groups()
+            name, text = without_name(os.fspath(given))
             value = _open(text, device)
         if isinstance(value, Index):
             indexes.append((name, value))

@@ -11,7 +11,7 @@ from itertools import islice
 from typing import Protocol
 
 from hyperseek._relevance import text_key
-from hyperseek.data.examples import ExampleItem, TrainingExample
+from hyperseek.data.examples import ExampleItem, TrainingExample, source_and_id
 from hyperseek.data.reading import ErrorReport
 from hyperseek.errors import InputError
 from hyperseek.mining._candidates import Candidate, Found, query_item
@@ -167,7 +167,7 @@ def _candidates(
             reason = "text_of_positive"
         elif candidate.found.same(query):
             reason = "query_itself"
-        elif item.id in listed or item.id.partition("/")[2] in listed:
+        elif item.id in listed or source_and_id(item.id)[1] in listed:
             reason = "listed_document"
         elif not item.text.strip():
             reason = "empty_text"
