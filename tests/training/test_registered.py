@@ -132,6 +132,21 @@ class _Squares(Loss[_SquaresConfig]):
         return (batch.own**self.config.power).mean()
 
 
+class _Rows(Loss[LossConfig]):
+    def forward(self, batch: ScoredBatch) -> Tensor:
+        return batch.own[:, 0]
+
+
+def test_a_loss_of_each_query_is_refused(make_batch: Callable[..., ScoredBatch]) -> None:
+    register_loss("rows")(_Rows)
+    try:
+        objective = Objective(LossesConfig.from_mapping({"rows": {}}))
+        with pytest.raises(InputError, match=r"'rows' must return a scalar, not a tensor of shape \(2,\)"):
+            objective(make_batch(torch.ones(2, 4)))
+    finally:
+        LOSSES.unregister("rows")
+
+
 def test_a_loss_is_registered_by_a_decorator(make_batch: Callable[..., ScoredBatch]) -> None:
     register_loss("squares")(_Squares)
     try:

@@ -46,7 +46,7 @@ class SourceUse(Config):
         without_effect: Those from which no loss of the recipe can learn anything.
         negatives_left_out: Negatives of their own that turned out to be relevant, or the query itself.
         negatives_not_drawn: Negatives of their own that are never drawn, as `data.negatives` is 0.
-        unused: Those that were in no batch, as training ended before; None while it goes on.
+        unused: Those that were in no batch, as training ended before; None while it runs.
     """
 
     examples: int = 0
@@ -167,7 +167,7 @@ def earlier_run(recipe: Config, folder: Path, *, resume: bool) -> RunRecord | No
     Args:
         recipe: What is to be run, with a section `train` and perhaps one `output`.
         folder: Of the run.
-        resume: Whether to go on with it; otherwise what it would be resumed from is deleted (its model is
+        resume: Whether to resume it; otherwise what it would be resumed from is deleted (its model is
             overwritten at the end).
 
     Returns:

@@ -144,6 +144,9 @@ class Objective(nn.Module):
 
         Returns:
             The total, and every loss before weighting, detached, by name; `NAME@DIMENSION` for those at fewer.
+
+        Raises:
+            InputError: A loss returned something other than a scalar.
         """
         total, parts = self._at(batch)
         for dimension, weight in self.shorter.items():
@@ -157,6 +160,10 @@ class Objective(nn.Module):
             # Own-item losses then read from these scores instead of scoring again.
             _ = batch.in_batch
         values = {name: loss(batch) for name, loss in self.losses.items()}
+        for name, value in values.items():
+            if value.dim():
+                # Summed as it is, it would weigh more the larger the batch.
+                raise InputError(f"the loss {name!r} must return a scalar, not a tensor of shape {tuple(value.shape)}")
         total = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return total, {name: value.detach() for name, value in values.items()}
 
