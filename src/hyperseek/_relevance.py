@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import math
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from hyperseek._registry import Registry
-from hyperseek.errors import InputError, UnknownNameError, shown
+from hyperseek.errors import InputError, UnknownNameError, brief, shown
 
 _KEY_BYTES = 8  # two of a billion texts share a key with a chance of 3 %, and only those of one query are compared
+_DEPTH = re.compile(r"0*[1-9][0-9]{0,8}")
 
 
 def is_relevant(grade: float) -> bool:
@@ -195,15 +197,22 @@ def measure(name_at: str, ranked: Sequence[int], judged: Sequence[int]) -> float
 
     Raises:
         UnknownNameError: There is no such measure.
+        InputError: It is of another package, and failed or gave no finite number.
     """
     name, depth = cut_off(name_at)
-    return MEASURES[name](ranked[:depth], judged, depth)
+    try:
+        value = float(MEASURES[name](ranked[:depth], judged, depth))
+    except Exception as error:  # a function of anyone's
+        raise InputError(f"the measure {name_at} failed: {brief(error)}") from error
+    if not math.isfinite(value):
+        raise InputError(f"the measure {name_at} must return a finite number, not {value}")
+    return value
 
 
 def cut_off(name_at: str) -> tuple[str, int]:
     """Split `NAME@K` into name and K; UnknownNameError where there is no such measure."""
     name, at, depth = name_at.partition("@")
-    if name not in MEASURES or not at or not depth.isdigit() or int(depth) < 1:
+    if name not in MEASURES or not at or not _DEPTH.fullmatch(depth):
         raise UnknownNameError("measure", name_at, [f"{known}@10" for known in MEASURES])
     return name, int(depth)
 

@@ -108,7 +108,7 @@ def test_unusable_runs(small_run, small_qrels):
 def test_a_registered_measure_is_computed_beside_the_others() -> None:
     @register_measure("Found")
     def found(top: Sequence[int], judged: Sequence[int], depth: int) -> float:
-        return float(max(top, default=0) == max(judged)) if depth != 13 else 1 / 0
+        return float(max(top, default=0) == max(judged)) if depth < 13 else 1 / 0 if depth == 13 else math.inf
 
     try:
         qrels = {"q1": {"a": 2, "b": 1}, "q2": {"a": 1}, "q3": {"a": 0}, "q4": {"a": 1}}
@@ -119,11 +119,17 @@ def test_a_registered_measure_is_computed_beside_the_others() -> None:
         assert values["Found@3"] == {"q1": 1.0, "q2": 1.0, "q3": 0.0, "q4": 0.0}
         assert aggregate(values)["Found@3"] == 0.5
         assert depth("Found@7") == 7
-        for name, message in (("Found", "write it as Found@CUTOFF"), ("Found(rel=2)@3", "as in Found@10")):
+        for name, message in (
+            ("Found", "write it as Found@CUTOFF"),
+            ("Found(rel=2)@3", "as in Found@10"),
+            ("Found@²", "as in Found@10"),
+        ):
             with pytest.raises(HyperseekError, match=message):
                 measure_names(name)
         with pytest.raises(HyperseekError, match="the measure Found@13 failed: division by zero"):
             calculate(run, qrels, "Found@13")
+        with pytest.raises(HyperseekError, match="the measure Found@14 must return a finite number, not inf"):
+            calculate(run, qrels, "Found@14")
         with pytest.raises(HyperseekError, match=r"unknown measure 'Foudn'; did you mean 'Found'\?"):
             measure_names("Foudn@3")
     finally:

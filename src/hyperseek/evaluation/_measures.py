@@ -9,7 +9,8 @@ from statistics import fmean
 from typing import Any, TypeAlias
 
 from hyperseek._order import best_first
-from hyperseek._relevance import MEASURES, is_relevant, normalized_gain
+from hyperseek._relevance import MEASURES, cut_off, is_relevant, normalized_gain
+from hyperseek._relevance import measure as measured
 from hyperseek.errors import InputError, UnknownNameError, brief, require
 from hyperseek.types import Qrels, Run
 
@@ -162,10 +163,11 @@ class _Registered:
     DEFAULT = 0.0
 
     def __init__(self, name: str, given: str) -> None:
-        _, at, depth = given.partition("@")
-        if given != f"{name}{at}{depth}" or not depth.isdigit() or int(depth) < 1:
-            raise InputError(f"cannot read the measure {given!r}; write it as {name}@CUTOFF, as in {name}@10")
-        self.NAME, self.params = name, {"cutoff": int(depth)}
+        try:
+            self.NAME, cutoff = cut_off(given)
+        except UnknownNameError:
+            raise InputError(f"cannot read the measure {given!r}; write it as {name}@CUTOFF, as in {name}@10") from None
+        self.params = {"cutoff": cutoff}
 
     def __str__(self) -> str:
         return f"{self.NAME}@{self.params['cutoff']}"
@@ -175,13 +177,10 @@ class _Registered:
 
     def value(self, ranked: Sequence[str], grades: Mapping[str, int]) -> float:
         """Return the value of one query; 0 where nothing is relevant to it."""
-        judged, depth = list(grades.values()), self.params["cutoff"]
+        judged = list(grades.values())
         if not any(map(is_relevant, judged)):
             return self.DEFAULT
-        try:
-            return float(MEASURES[self.NAME]([grades.get(document, 0) for document in ranked[:depth]], judged, depth))
-        except Exception as error:  # a function of anyone's
-            raise InputError(f"the measure {self} failed: {brief(error)}") from error
+        return measured(str(self), [grades.get(document, 0) for document in ranked], judged)
 
 
 def _parameters(measure: Any) -> str:
