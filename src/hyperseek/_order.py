@@ -8,7 +8,6 @@ Shapes: `Q` queries, `n` scores of each.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +22,9 @@ NOTHING = -1
 
 ROUNDING = 1e-12
 """Relative differences up to this come from the order of float64 sums: such numbers are equal."""
+
+# Fewest scores of a row for which numpy's partition is faster than torch's topk, which is three times slower for many.
+_LONG = 1024
 
 
 def best_first(ranking: Mapping[str, float]) -> list[str]:
@@ -42,10 +44,6 @@ def best_places(scores: npt.NDArray[np.floating[Any]], count: int) -> npt.NDArra
     if len(order) and np.isnan(chosen[order[-1]]):  # numpy sorts NaN last
         order = np.roll(order, np.isnan(chosen).sum())
     return places[order][:count]
-
-
-# Fewest scores of a row for which numpy's partition is faster than torch's topk, which is three times slower for many.
-_LONG = 1024
 
 
 def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -90,9 +88,11 @@ def best_positions(scores: Tensor, positions: Tensor, k: int | None = None) -> t
         Scores and positions `(Q, min(k, n))`, best first, equal scores by position; those below 0 come last, with minus
         infinity as their score.
     """
+    import torch
+
     nothing = positions < 0
-    scores = scores.masked_fill(nothing, -math.inf)
-    last = np.iinfo(str(positions.dtype).removeprefix("torch.")).max
+    scores = scores.masked_fill(nothing, -torch.inf)
+    last = torch.iinfo(positions.dtype).max
     by_position = positions.masked_fill(nothing, last).argsort(dim=1, stable=True)
     scores, positions = scores.gather(1, by_position), positions.gather(1, by_position)
     scores, order = scores.sort(dim=1, descending=True, stable=True)

@@ -27,7 +27,6 @@ from hyperseek.geometry.euclidean import (
 )
 from hyperseek.geometry.polar import (
     ball_centres,
-    chord_distance,
     half_chord,
     half_chord_own,
     lorentz_to_polar,
@@ -60,7 +59,6 @@ FUNCTIONS: dict[str, Function] = {
     "balanced_documents": lambda x, y, r2: balanced_documents(x, float(x.detach().double().norm()) or 1.0),
     "balanced_queries": lambda x, y, r2: balanced_queries(x),
     "ball_centres": lambda x, y, r2: ball_centres(polar(x, r2), y[:, 0].abs(), 1 / r2),  # type: ignore[arg-type]
-    "chord_distance": lambda x, y, r2: chord_distance(x.abs(), r2),  # type: ignore[arg-type]
     "cosine_similarity": lambda x, y, r2: cosine_similarity(x, y),
     "einstein_midpoint": lambda x, y, r2: einstein_midpoint(lift(x, r2), radius_squared=r2),
     "exterior_angle": lambda x, y, r2: geometry.exterior_angle(polar(x, r2), polar(y, r2)),
@@ -279,7 +277,7 @@ ONE = {
     in (
         "lorentz_from_space", "lorentz_project", "lorentz_normalise", "lorentz_expmap0", "lorentz_logmap0",
         "poincare_expmap0", "poincare_logmap0", "poincare_project", "poincare_conformal_factor", "split_polar",
-        "half_aperture", "unit_vectors", "einstein_midpoint", "chord_distance",
+        "half_aperture", "unit_vectors", "einstein_midpoint",
     )
 }  # fmt: skip
 

@@ -141,6 +141,10 @@ class Pinned(Source):
         raise NotImplementedError
 
 
+class OwnPinned(Pinned):
+    """One that has its name from another."""
+
+
 def test_what_cannot_be_registered_is_refused() -> None:
     with pytest.raises(InputError, match="'graph' is taken by another plan stage"):
         register_stage("graph", Pinned)
@@ -167,6 +171,7 @@ def test_a_registered_stage_is_named_in_plans_and_its_mistakes_are_told_in_their
             as_plan({"kind": "pinned", "m": 3})
         with pytest.raises(InputError, match=r"did you mean 'pinned'.*sources: .*pinned"):
             Pinned() | "pined"
+        assert as_plan(OwnPinned).stages == (OwnPinned(),)  # a class stands for itself, registered or not
     finally:
         STAGES.unregister("pinned")
     with pytest.raises(InputError, match="no stage of the kind 'pinned'"):
@@ -218,8 +223,17 @@ def levels() -> Iterator[None]:
             super().__init__(dimension)
             self.levels = levels
 
+    @register_space("named-test")
+    class Named(Geometry):
+        """Points with a name, which must be given."""
+
+        def __init__(self, dimension: int, name: str) -> None:
+            super().__init__(dimension)
+            self.name = name
+
     yield
     SPACES.unregister("levels-test")
+    SPACES.unregister("named-test")
 
 
 @pytest.mark.usefixtures("levels")
@@ -235,5 +249,11 @@ def test_parameters_of_a_space_are_those_of_its_kind() -> None:
         Space("levels-test", 4, level=3)
     with pytest.raises(InputError, match="has no parameters beside its dimension"):
         Space("dot", 4, 3)
+    with pytest.raises(InputError, match="has no parameters beside its dimension; given 'levels'"):
+        Space("dot", 4, levels=3)
+    with pytest.raises(InputError, match="'levels-test' space has levels beside its dimension; given 3, 'levels'"):
+        Space("levels-test", 4, 3, levels=3)
+    with pytest.raises(InputError, match="'named-test' space has name beside its dimension; given none"):
+        Space("named-test", 4)
     with pytest.raises(InputError, match="a mapping with kind and dimension"):
         Space.from_json({"kind": "dot"})

@@ -1,4 +1,22 @@
-"""The hyperboloid: lift, products, half chords and distances, exponential and logarithmic maps, differentiable."""
+"""The hyperboloid: lift, products, half chords and distances, exponential and logarithmic maps, differentiable.
+
+Convention of all `lorentz_*` functions: the time coordinate comes first; `radius_squared` is R² of <x, x> = -R², a
+number or a 0-dim tensor, which may be trained; the sectional curvature is -1/R². Everything is computed in float32, or
+in float64 where points are, also under autocast. Distances and maps read the space part of points and recompute the
+time that belongs to it: what an optimiser or a lower precision did to the constraint does not matter. Tangent vectors
+at the origin are given by their space part, `d` numbers; elsewhere they are ambient, `d + 1`.
+
+Half chords are s = sinh(distance / 2R). With x and y the space parts over R, u and v their directions, rho and sigma
+their distances from the origin over R:
+
+    s² = sinh²((rho - sigma) / 2) + sinh(rho) sinh(sigma) |u - v|² / 4
+    ds²/dx = (u sinh(rho - sigma) / cosh(rho) + sinh(sigma) (u - v)) / 2
+
+Every term is a difference of like things, so both are as exact as the coordinates. Autograd of the first line would get
+the origin wrong, where rho and u have kinks that only cancel in the sum; the second line is right there for any u.
+
+Shapes: `n` and `m` points, `d` dimensions; leading axes broadcast.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,16 @@
-"""Means of points of the hyperboloid: the centroid, the Einstein midpoint, and the outward ones."""
+"""Means of points of the hyperboloid: the centroid, the Einstein midpoint, and the outward ones.
+
+With the Lorentz factor gamma = x₀ / R = cosh(distance from the origin / R) and a token's weight w, all are
+
+    the point of the hyperboloid on the ray of  sum w phi(gamma) x,   phi = gamma^power / (1 + saturation gamma^power).
+
+Convention: `power` 0 is the true Einstein midpoint, which is the Lorentz centroid. The exponent that HypRAG's paper
+(arXiv 2602.07739) calls p multiplies gamma once more: its p is `power` - 1, and its p = 0 is `power` = 1, the default
+of the original's code. docs/geometry.md says more, also on which of them really are outward.
+
+Weights are computed as logarithms, and the sum is brought back to the hyperboloid without the difference of its time
+and its length, which float32 has lost at a distance of 8 R. Shapes: `n` points to average, `d` dimensions.
+"""
 
 from __future__ import annotations
 
@@ -220,7 +232,10 @@ _FAR = 1e30
 
 
 def horizon_gap(x: Tensor, e: Tensor) -> Tensor:
-    """Return sqrt(1 + |x|²) - <x, e>.
+    """Return sqrt(1 + |x|²) - <x, e>: exp of the Busemann function, how far points lie from the horizon's point e.
+
+    Far out both terms are equal in all digits that float32 has. So it is computed from the direction u and the length r
+    of the space part, as 1 / (x₀ + r) + r |u - e|² / 2, and its gradient likewise.
 
     Args:
         x: `(..., d)` space parts over R.

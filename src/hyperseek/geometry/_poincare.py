@@ -1,4 +1,15 @@
-"""The Poincaré ball and the Klein ball: their maps from the hyperboloid and back, addition and distances."""
+"""The Poincaré ball and the Klein ball: their maps from the hyperboloid and back, addition and distances.
+
+The Poincaré ball has the radius R = 1 / sqrt(c), where `c` is a number or a 0-dim tensor; the Klein ball has radius 1.
+The metric's factor is 2 at the origin, so |x| near it is half a distance, and `poincare_expmap0(u)` is the point that
+`lorentz_expmap0(2 u)` is. Precision and autocast: as the hyperboloid's.
+
+Balls crowd below their radius. Distances are as exact as coordinates are: in float32 they keep four digits up to 5 R,
+and distances from the origin are told apart up to about 17 R in Poincaré's ball and 9 R in Klein's, where points on the
+border and beyond it are put. Train on the hyperboloid where points go far.
+
+Shapes: `n` and `m` points, `d` dimensions; leading axes broadcast.
+"""
 
 from __future__ import annotations
 

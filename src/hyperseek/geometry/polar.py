@@ -40,6 +40,17 @@ from hyperseek.geometry.numerics import (
 POLAR_EXTRA = 2
 """Numbers of a polar point beyond its direction."""
 
+# What a factor R and a sum of two exponentials take of the largest number's logarithm.
+_ROOM = 1.0
+# Stands for the logarithm of 0.
+_NONE = -1e6
+# Logarithm of the half chord from which on asinh(s) is log(2 s) to the last digit.
+_LONG = 20.0
+# Points so near to each other are one; angles between nearer ones have no gradient.
+_TINY = 1e-30
+# Radii beyond have no aperture left in float32.
+_FAR = 40.0
+
 
 @vectorwise
 def lorentz_to_polar(points: Tensor, radius_squared: float = 1.0) -> Tensor:
@@ -147,10 +158,7 @@ def half_chord(queries: Tensor, documents: Tensor) -> Tensor:
     Returns:
         `(Q, N)`, at least 0.
     """
-    v, rho_v = split_polar(documents)
-    u, rho_u = split_polar(queries)
-    angular = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
-    return _half_chord(angular, rho_u, rho_v.T)
+    return _half_chord(*_pairs(queries, documents))
 
 
 @full_precision
@@ -164,10 +172,7 @@ def half_chord_own(queries: Tensor, documents: Tensor) -> Tensor:
     Returns:
         `(Q, n)`, at least 0.
     """
-    v, rho_v = split_polar(documents)
-    u, rho_u = split_polar(queries)
-    angular = norm(u[:, None] - v)[..., 0] / 2
-    return _half_chord(angular, rho_u, rho_v[..., 0])
+    return _half_chord(*_own(queries, documents))
 
 
 @pairwise
@@ -182,10 +187,7 @@ def polar_distance(queries: Tensor, documents: Tensor, radius_squared: float = 1
     Returns:
         `(Q, N)`, at least 0.
     """
-    v, rho_v = split_polar(documents)
-    u, rho_u = split_polar(queries)
-    angular = torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
-    return 2 * root(radius_squared) * _half_distance(angular, rho_u, rho_v.T)
+    return 2 * root(radius_squared) * _half_distance(*_pairs(queries, documents))
 
 
 @full_precision
@@ -200,27 +202,19 @@ def polar_distance_own(queries: Tensor, documents: Tensor, radius_squared: float
     Returns:
         `(Q, n)`, at least 0.
     """
-    v, rho_v = split_polar(documents)
-    u, rho_u = split_polar(queries)
-    angular = norm(u[:, None] - v)[..., 0] / 2
-    return 2 * root(radius_squared) * _half_distance(angular, rho_u, rho_v[..., 0])
+    return 2 * root(radius_squared) * _half_distance(*_own(queries, documents))
 
 
-@full_precision
-def chord_distance(chord: Tensor, radius_squared: float = 1.0) -> Tensor:
-    """Return geodesic distances of half chords: 2 R asinh(s), the inverse of what `half_chord` makes of a distance.
+def _pairs(queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return |u - v| / 2 of all pairs, and radii that broadcast to it."""
+    (u, rho_u), (v, rho_v) = split_polar(queries), split_polar(documents)
+    return torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2, rho_u, rho_v.T
 
-    Args:
-        chord: `(...,)`, at least 0.
-        radius_squared: R², positive.
 
-    Returns:
-        `(...,)`, at least 0.
-    """
-    if not isinstance(chord, Tensor) or not chord.is_floating_point():
-        kind = chord.dtype if isinstance(chord, Tensor) else type(chord).__name__
-        raise InputError(f"chord must be a floating torch tensor, not {kind}")
-    return 2 * root(radius_squared) * asinh(chord)
+def _own(queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what `_pairs` does, of each query and documents of its own."""
+    (u, rho_u), (v, rho_v) = split_polar(queries), split_polar(documents)
+    return norm(u[:, None] - v)[..., 0] / 2, rho_u, rho_v[..., 0]
 
 
 def _half_chord(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
@@ -235,12 +229,12 @@ def _half_chord(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
 def _half_distance(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
     """Return distance / 2R = asinh(half chord); by logarithms where the half chord might overflow."""
     farthest = 2 * (math.log(torch.finfo(angular.dtype).max) - _ROOM)  # s <= sinh((rho_u + rho_v) / 2)
-    together = rho_u + rho_v
     # Training on a GPU does not wait for a number: both are computed there.
-    waits = angular.device.type == "cpu" or not (torch.is_grad_enabled() and together.requires_grad)
-    if waits and (not together.numel() or float((rho_u.max() + rho_v.max()).detach()) <= farthest):
+    trained = torch.is_grad_enabled() and (rho_u.requires_grad or rho_v.requires_grad)
+    waits = angular.device.type == "cpu" or not trained
+    if waits and (not angular.numel() or float((rho_u.max() + rho_v.max()).detach()) <= farthest):
         return asinh(_half_chord(angular, rho_u, rho_v))
-    far = together > farthest
+    far = rho_u + rho_v > farthest
     near = asinh(_half_chord(*(torch.where(far, 0, part) for part in (angular, rho_u, rho_v))))
     long = _far_half_distance(*(torch.where(far, part, 1) for part in (angular, rho_u, rho_v)))
     return torch.where(far, long.to(near.dtype), near)
@@ -255,7 +249,6 @@ def _far_half_distance(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
     angular, rho_u, rho_v = (torch.where(aligned, 1, part) for part in (angular, rho_u, rho_v))
     across = torch.where(aligned, _NONE, angular.log() + (_log_sinh(rho_u) + _log_sinh(rho_v)) / 2)
     chord = torch.logaddexp(2 * radial, 2 * across) / 2
-    # asinh(s) is log(2 s) to the last digit from here on.
     return torch.where(chord > _LONG, chord + math.log(2), torch.asinh(chord.clamp(max=_LONG).exp()))
 
 
@@ -276,12 +269,6 @@ def _smooth_half_chord(radial: Tensor, angular: Tensor, root_u: Tensor, root_v: 
     same = (radial == 0) & (across == 0)  # a distance has a kink at 0; its gradient there is taken to be 0
     chord = torch.hypot(torch.where(same, torch.ones_like(radial), radial), across)
     return saturated(torch.where(same, torch.zeros_like(chord), chord))
-
-
-_NONE = -1e6  # logarithm of nothing
-_LONG = 20.0  # logarithm of a half chord
-# What a factor R and a sum of two exponentials take of the largest number's logarithm.
-_ROOM = 1.0
 
 
 def _polar(direction: Tensor, rho: Tensor) -> Tensor:
@@ -340,7 +327,3 @@ def exterior_angle(tip: Tensor, polar: Tensor) -> Tensor:
     size = torch.where(same, 1, size)
     across, along = torch.where(same, 0, across / size), torch.where(same, 1, along / size)
     return torch.where(same, 0, torch.atan2(across, along))
-
-
-_TINY = 1e-30  # where both points are one; angles between points that are nearer to each other have no gradient
-_FAR = 40.0  # radii beyond have no aperture left in float32

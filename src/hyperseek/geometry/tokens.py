@@ -1,4 +1,13 @@
-"""Sets of token vectors: blocks of ragged rows, and fixed-dimensional encodings (MUVERA)."""
+"""Sets of token vectors: blocks of ragged rows, and fixed-dimensional encodings, which estimate late interaction.
+
+MUVERA (Dhulipala and others, arXiv 2405.19504). Random hyperplanes cut the space into partitions, so that a query token
+and the document token nearest to it probably fall into the same one. A query is the sum of its tokens in each
+partition, a document their mean, and a partition without document tokens takes the nearest one's, by Hamming distance.
+This is repeated with fresh hyperplanes, and all blocks are joined.
+
+Shapes: `N` documents, `Q` queries, `d` dimensions, `T` tokens of all documents, `t` of a query, `R` repetitions, `B`
+partitions, `p` numbers of a partition, `e` numbers of an encoding.
+"""
 
 from __future__ import annotations
 

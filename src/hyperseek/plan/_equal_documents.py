@@ -1,5 +1,8 @@
 """Equal documents get equal scores, though rounding may part them.
 
+Most scorers are chains of matrix products, whose last bits depend on a document's place in a block. So documents with
+the same stored numbers are recognised by a mark, and take the highest of their scores.
+
 Shapes: `Q` queries, `N` documents, `n` documents of a query's own.
 """
 

@@ -20,12 +20,12 @@ def option_names(model: type[BaseModel]) -> list[str]:
     return sorted(names, key=lambda name: name not in ("sources", "stages"))
 
 
-def refuse_switches(model: type[BaseModel], options: Mapping[str, Any]) -> None:
+def refuse_switches(model: type[BaseModel], title: str, options: Mapping[str, Any]) -> None:
     """Raise ConfigError where true or false was given for a number, which Python takes for 1 and 0."""
     for name, value in options.items():
         field = model.model_fields.get(name)
         if isinstance(value, bool) and field is not None and {int, float} & set(_types(field.annotation)):
-            raise ConfigError(f"{_title(model)}: {name} must be {allowed(field)}, not {value}")
+            raise ConfigError(f"{title}: {name} must be {allowed(field)}, not {value}")
 
 
 def allowed(field: FieldInfo) -> str:
@@ -80,11 +80,6 @@ def fault_in_words(model: type[BaseModel], title: str, fault: Mapping[str, Any])
     if cause is not None:
         return f"{place}: {last}: {cause}"
     return f"{place}: {last} must be {allowed(field)}, not {shown(fault.get('input'))}"
-
-
-def _title(model: type[BaseModel]) -> str:
-    kind = model.model_fields.get("kind")
-    return model.__name__.lower() if kind is None else str(kind.default)
 
 
 def _types(annotation: Any) -> tuple[Any, ...]:

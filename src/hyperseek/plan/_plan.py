@@ -1,5 +1,8 @@
 """Plans: searches of several stages, as values, and what a stage is.
 
+A stage may be written as itself, as its class, as its name (`"full_text"`), or as a mapping of its kind and options, as
+in a file. Errors name the stage, the option and what is allowed.
+
 ```python
 plan = (FullText(n=300) | Dense(n=300)) >> Rescore()      # scored by the model that searches
 hits = index.search("how are weak references made?", plan=plan)
@@ -39,7 +42,7 @@ class Described(Config):
             if given:
                 raise ConfigError(f"the options of {title} are given by name, as in {self._example()}")
             try:
-                refuse_switches(type(self), options)
+                refuse_switches(type(self), title, options)
                 super().__init__(**self._prepared(options))
             except ValidationError as error:
                 faults = [fault_in_words(type(self), title, fault) for fault in error.errors(include_url=False)]
@@ -237,7 +240,7 @@ def as_stages(value: object, kind: type[StageT], word: str) -> list[StageT]:
 
 def _as_stage(value: object, kind: type[StageT]) -> StageT:
     if isinstance(value, type) and issubclass(value, Stage) and "kind" in value.model_fields:
-        value = value._title()
+        return _as_stage(value(), kind)
     if isinstance(value, str):
         value = {"kind": value}
     if isinstance(value, Mapping):

@@ -26,6 +26,9 @@ from hyperseek.types import QueryOptions
 Choice: TypeAlias = Literal["random", "kmeans", "farthest"]
 """Drawn; the documents next to k-means centres; each the farthest from those chosen before."""
 
+# Documents for each landmark that `kmeans` and `farthest` choose among, which bounds their time.
+_SAMPLE = 40
+
 
 class Surrogate(Source):
     """What an engine, or a scan, finds with a linear surrogate of a scorer that no engine can search by.
@@ -83,10 +86,6 @@ class Surrogate(Source):
 
     def _find(self, search: Search, linear: SurrogateScorer, n: int) -> Candidates:
         return search_linear(search, linear, n=search.at_most(n), engine=self.engine, effort=self.effort)
-
-
-# The last two look at a sample of so many documents for each landmark, which bounds their time.
-_SAMPLE = 40
 
 
 def landmarks_of(

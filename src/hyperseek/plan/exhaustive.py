@@ -1,8 +1,9 @@
 """Exact scores: of every document, the best of them kept, and of each query's own candidates.
 
 A scan streams chunks of documents, so memory holds one chunk's scores and each query's best so far. Equal scores rank
-by insertion order, whatever the chunks. Linear scorers of spaces that know how their scores round rank by float64
-scores, see `PreciseQueries`.
+by insertion order, whatever the chunks. A float32 product loses the order of near ties, so for linear scorers of spaces
+that know how their scores round, products choose, and what they cannot tell apart is scored again in float64: see
+`PreciseQueries`.
 
 Shapes: `Q` queries, `N` documents, `n` documents of a chunk or of a query's own, `d` dimensions.
 """
@@ -29,6 +30,16 @@ _QUERIES = 32
 _UNEVEN = 2.0**-12
 # Beyond k, how many are scored in float64 at once: enough that a second look is rare.
 _SPARE = 16
+# Points of candidates that are gathered at a time.
+_GATHERED_BYTES = 16 << 20
+# Points of candidates that are scored in float64 at a time: they stay in a core's cache.
+_PRECISE_BYTES = 1 << 20
+# Operations that a coordinate may go through beside its sum: scaling to norm 1, a difference, a root.
+_OPERATIONS = 32
+# Relative differences of float64 scores up to this come from the order of their sums.
+_SAME = 2.0**-46
+# What a product may round its factors to, by torch's setting: float32, TF32, bfloat16.
+_ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
 
 
 def scan(scorer: Scorer, chunks: Iterable[Points], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -298,10 +309,6 @@ def _exclude(scores: Tensor, rows: Tensor, excluded: Tensor) -> None:
     rows.copy_(rows.gather(1, order))
 
 
-# Points of candidates that are gathered at a time.
-_GATHERED_BYTES = 16 << 20
-
-
 def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
     """Score candidates, each by the query that it belongs to.
 
@@ -352,16 +359,6 @@ def _score_in_turn(scorer: Scorer, points: Points, places: Tensor, present: Tens
         if present[query].any():
             part = points[own[present[query]]].to(scorer.device)
             scores[query, present[query]] = scorer[query : query + 1].score(part)[0].float().cpu()
-
-
-# Points of candidates that are scored in float64 at a time: they stay in a core's cache.
-_PRECISE_BYTES = 1 << 20
-# Operations that a coordinate may go through beside its sum: scaling to norm 1, a difference, a root.
-_OPERATIONS = 32
-# Relative differences of float64 scores up to this come from the order of their sums.
-_SAME = 2.0**-46
-# What a product may round its factors to, by torch's setting: float32, TF32, bfloat16.
-_ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
 
 
 @dataclass(frozen=True)

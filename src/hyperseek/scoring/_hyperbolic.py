@@ -35,6 +35,15 @@ Similarity: TypeAlias = Literal["geodesic", "squared", "inner"]
 """What a hyperbolic space scores by: minus the distance, minus the squared Lorentz distance, the Lorentz inner product.
 All three rank alike."""
 
+# How far a time coordinate may be from the one that the space part asks for, relative to it: what rounding to half
+# precision does, with room. What float32 models gather from layer to layer is less.
+_TIME = 2e-3
+# Rounding of coordinates, relative: to bfloat16, to float16, and to float32 with what is gathered there.
+_ROUNDING = ((torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11))
+_FINE = 1e-5
+# Of R², where rounding leaves it twice as exact: points of another radius are not told from this one's by less.
+_RADIUS = 0.1
+
 
 class Lorentz(Geometry):
     """Hyperbolic space, with points of the hyperboloid as coordinates and polar points in the store.
@@ -81,16 +90,16 @@ class Lorentz(Geometry):
     def fault(self, coordinates: Tensor) -> Fault | None:
         """Find a point that is not finite, not on the space's hyperboloid, or too far out for the similarity."""
         return (
-            not_finite(coordinates)
-            or off_hyperboloid(coordinates, self.radius_squared)
-            or self._too_far(lorentz_to_polar(coordinates.double(), self.radius_squared))
+            not_finite(coordinates) or off_hyperboloid(coordinates, self.radius_squared) or self._too_far(coordinates)
         )
 
-    def _too_far(self, polar: Tensor) -> Fault | None:
+    def _too_far(self, coordinates: Tensor) -> Fault | None:
         """Find a point whose scores float32 cannot hold: squared distances grow with the exponential of distances."""
+        if self.similarity == "geodesic":
+            return None
         farthest = (math.log(torch.finfo(torch.float32).max) - math.log(self.radius_squared)) / 2
-        rho = split_polar(polar)[1][:, 0]
-        if self.similarity == "geodesic" or not (far := rho > farthest).any():
+        rho = split_polar(self.canonical(coordinates.double()))[1][:, 0]
+        if not (far := rho > farthest).any():
             return None
         row = int(far.nonzero()[0, 0])
         return Fault(
@@ -172,27 +181,13 @@ class Poincare(Lorentz):
 
     def fault(self, coordinates: Tensor) -> Fault | None:
         """Find a point that is not finite, not in the ball, or too far out for the similarity."""
-        return (
-            not_finite(coordinates)
-            or outside_ball(coordinates, self.radius_squared)
-            or self._too_far(self.canonical(coordinates))
-        )
+        return not_finite(coordinates) or outside_ball(coordinates, self.radius_squared) or self._too_far(coordinates)
 
     def canonical(self, coordinates: Tensor) -> Tensor:
         """Turn ball points into polar points."""
         # In float64: what is between a norm and the border says how far out a point is, and norms are rounded, too.
         polar = poincare_to_polar(coordinates.double(), 1 / self.radius_squared)
         return polar if coordinates.dtype == torch.float64 else polar.float()
-
-
-# How far a time coordinate may be from the one that the space part asks for, relative to it: what rounding to half
-# precision does, with room. What float32 models gather from layer to layer is less.
-_TIME = 2e-3
-# Rounding of coordinates, relative: to bfloat16, to float16, and to float32 with what is gathered there.
-_ROUNDING = ((torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11))
-_FINE = 1e-5
-# Of R², where rounding leaves it twice as exact: points of another radius are not told from this one's by less.
-_RADIUS = 0.1
 
 
 def outside_ball(coordinates: Tensor, radius_squared: float) -> Fault | None:

@@ -1,4 +1,11 @@
-"""q-nets (Hypencoder): from generated weights to a small network, and the scorer whose queries are such networks."""
+"""q-nets: from generated weights to a small network, and the scorer whose queries are such networks.
+
+A converter says which matrices and vectors a hyper-head must generate for each query, and turns them into a function of
+documents. Ours is the stack of dense blocks of the paper ("Hypencoder: Hypernetworks for Information Retrieval", arXiv
+2502.05364, section 3); any class with the members of `QNetConverter` can be registered and chosen by configuration.
+
+Shapes: `Q` queries, `N` documents shared by all, `n` documents of each query's own, `d` dimensions.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +27,24 @@ from hyperseek.scoring._space import Space
 
 # Elements of one block of all queries' hidden states where they are computed together: 64 MiB of float32.
 _BLOCK_ELEMENTS = 1 << 24
+# Elements of one block of hidden states in `scan`: 1 MiB of float32, about what a core has to itself.
+_SCAN_ELEMENTS = 1 << 18
+_LAYER_NORM_EPSILON = 1e-5
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "gelu": F.gelu,
+    "leaky_relu": F.leaky_relu,
+}
+_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu_,
+    "tanh": torch.tanh_,
+    "sigmoid": torch.sigmoid_,
+    "gelu": torch.ops.aten.gelu_,
+    "leaky_relu": torch.ops.aten.leaky_relu_,
+}
 
 
 class QNetScorer(Scorer):
@@ -135,27 +160,6 @@ class QNetScorer(Scorer):
         block = max(1, _BLOCK_ELEMENTS // (max(1, len(self)) * max(widest, documents.shape[1])))
         parts = [self.score_own(part.expand(len(self), -1, -1)) for part in torch.split(documents, block)]
         return torch.cat(parts, dim=1)
-
-
-LAYER_NORM_EPSILON = 1e-5
-
-# Elements of one block of hidden states in `scan`: 1 MiB of float32, about what a core has to itself.
-_SCAN_ELEMENTS = 1 << 18
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "gelu": F.gelu,
-    "leaky_relu": F.leaky_relu,
-}
-_IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": torch.relu_,
-    "tanh": torch.tanh_,
-    "sigmoid": torch.sigmoid_,
-    "gelu": torch.ops.aten.gelu_,
-    "leaky_relu": torch.ops.aten.leaky_relu_,
-}
 
 
 class QNetConverter(Protocol):
@@ -307,11 +311,11 @@ class RepeatedDenseBlockConverter:
 
     def _normalise_and_add(self, output: Tensor, residual: Tensor | None) -> Tensor:
         if self.do_layer_norm and self.layer_norm_before_residual:
-            output = F.layer_norm(output, output.shape[-1:], eps=LAYER_NORM_EPSILON)
+            output = F.layer_norm(output, output.shape[-1:], eps=_LAYER_NORM_EPSILON)
         if residual is not None:
             output = output + residual
         if self.do_layer_norm and not self.layer_norm_before_residual:
-            output = F.layer_norm(output, output.shape[-1:], eps=LAYER_NORM_EPSILON)
+            output = F.layer_norm(output, output.shape[-1:], eps=_LAYER_NORM_EPSILON)
         return output
 
     def scan(self, matrices: Sequence[Tensor], vectors: Sequence[Tensor], documents: Tensor) -> Tensor:
@@ -375,7 +379,7 @@ def _layer_norm_(values: Tensor, residual: Tensor | None) -> None:
     """
     values -= values.mean(dim=1, keepdim=True)
     lengths = torch.linalg.vector_norm(values, dim=1, keepdim=True)
-    scale = lengths.square_().div_(values.shape[1]).add_(LAYER_NORM_EPSILON).rsqrt_()
+    scale = lengths.square_().div_(values.shape[1]).add_(_LAYER_NORM_EPSILON).rsqrt_()
     if residual is None:
         values *= scale
     else:

@@ -119,15 +119,16 @@ class Space:
             raise InputError(f"a space needs at least 1 dimension, not {dimension}")
         geometry = SPACES[kind]
         names = _parameters_of(cast("Any", geometry))
-        if len(values) > len(names) or not set(parameters) <= set(names[len(values) :]):
-            odd = next((name for name in parameters if name not in names[len(values) :]), None)
-            if not names or odd is None:
-                raise InputError(
-                    f"a {kind!r} space has {', '.join(names) or 'no parameters'} beside its dimension; given "
-                    f"{', '.join(map(shown, (*values, *parameters)))}"
-                )
+        odd = next((name for name in parameters if name not in names), None)
+        if names and odd is not None:
             raise UnknownNameError(f"parameter of a {kind!r} space", odd, names)
-        made = geometry(dimension, *values, **parameters)
+        try:
+            made = geometry(dimension, *values, **parameters)
+        except TypeError as error:  # too many parameters, too few, or one twice
+            raise InputError(
+                f"a {kind!r} space has {', '.join(names) or 'no parameters'} beside its dimension; given "
+                f"{', '.join(map(shown, (*values, *parameters))) or 'none'} ({error})"
+            ) from error
         complete = {name: getattr(made, name) for name in names}
         object.__setattr__(self, "kind", kind)
         object.__setattr__(self, "dimension", dimension)
