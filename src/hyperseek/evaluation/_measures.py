@@ -180,7 +180,7 @@ class _Registered:
         judged = list(grades.values())
         if not any(map(is_relevant, judged)):
             return self.DEFAULT
-        return measured(str(self), [grades.get(document, 0) for document in ranked], judged)
+        return measured(str(self), [grades.get(document, 0) for document in ranked[: self.params["cutoff"]]], judged)
 
 
 def _parameters(measure: Any) -> str:
