@@ -272,7 +272,10 @@ class _Scalar(nn.Module):
 
 
 def keep_scalars_as_vectors(model: nn.Module) -> None:
-    """Give every parameter of no dimension one of size 1 in its place, from which it is read."""
+    """Give every parameter of no dimension one of size 1 in its place, from which it is read.
+
+    DeepSpeed (0.19) cannot send parameters of no dimension from one process to another.
+    """
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
             if parameter.ndim == 0:

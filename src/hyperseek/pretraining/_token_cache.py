@@ -1,4 +1,9 @@
-"""Texts as token sequences of one length, made once and mapped from the disk."""
+"""Texts as token sequences of one length, made once and mapped from the disk.
+
+Texts follow each other without a gap, each with its end token, and every sequence begins with the begin token, so no
+position is wasted on padding, save in the last sequence of each side. Sequences are committed part by part: a run that
+is killed resumes behind the last part.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What happens between the steps of any run: the time limit, the progress bar, and Ctrl-C."""
+"""What happens between the steps of any run: the time limit, the progress bar, and Ctrl-C; and a run with them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What our trainers share: schedule, clock and time limit, batches by epoch, and an exact way to resume."""
+"""What our trainers share: schedule, clock, batches by epoch, checkpoints, and an exact way to resume."""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""Features after the frozen part of a route, computed once and kept on disk in shards."""
+"""Features after the frozen part of a route, computed once and kept on disk in shards.
+
+A folder belongs to one frozen prefix: its weights, prompt, length and number format name the folder, and every run
+that shares them shares it. Texts are found by their content, so a run computes only the texts no earlier run had. A
+shard is a folder of plain `.npy` files, made under another name and renamed when it is whole, so a run killed half-way
+loses at most the shard it was writing. Reading maps the files into memory.
+
+Shapes: `B` texts of a batch, `N` texts of a shard, `T` tokens of the longest text or of a whole shard, `m` token width,
+`d` vector width.
+"""
 
 from __future__ import annotations
 

@@ -315,7 +315,9 @@ class Interpolation:
     """Moves a trained model towards its start and back.
 
     A module that blends itself does so, an adapter is scaled, and every other trained parameter lies on the line
-    between its two values.
+    between its two values. "Robust fine-tuning of zero-shot models" (arXiv 2109.01903) averages weights; where a
+    model's score is the base similarity plus something learned, as for warm-started q-nets, the learned part itself is
+    scaled.
 
     Args:
         module: The trained model.

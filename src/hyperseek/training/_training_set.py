@@ -1,4 +1,8 @@
-"""Examples in memory, what an epoch draws of them, and which make a batch."""
+"""Examples in memory, what an epoch draws of them, and which make a batch.
+
+What an epoch draws depends on the seed, the epoch and the example alone: not on the number of workers or processes,
+and not on where a run was interrupted.
+"""
 
 from __future__ import annotations
 

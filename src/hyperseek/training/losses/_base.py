@@ -1,4 +1,8 @@
-"""What a loss is, and the batch of scored queries that every loss reads."""
+"""What a loss is, and the batch of scored queries that every loss reads.
+
+Shapes: `Q` queries, `D` distinct documents of the batch, `n` items of each query's own, `P` known positives, `S`
+documents that are spared.
+"""
 
 from __future__ import annotations
 
