@@ -50,7 +50,7 @@ def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """Choose the best scores of each row.
 
     Args:
-        scores: `(Q, n)` float32 or float64; NaN comes before all others.
+        scores: `(Q, n)`, floating; NaN comes before all others.
         k: How many, at least 1; may exceed `n`.
 
     Returns:
@@ -59,7 +59,8 @@ def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     import torch
 
     width = min(k, scores.shape[1])
-    if scores.device.type == "cpu" and scores.shape[1] >= _LONG:
+    wide = scores.dtype in (torch.float32, torch.float64)  # numpy has no bfloat16, which a scorer of others may give
+    if wide and scores.device.type == "cpu" and scores.shape[1] >= _LONG:
         columns = torch.empty(len(scores), width, dtype=torch.int64)
         for row, own in zip(columns.numpy(), scores.detach().numpy(), strict=True):
             row[:] = best_places(own, k)
@@ -115,7 +116,7 @@ def without_rounding(values: npt.NDArray[np.float64], *, scale: float | None = N
     order = np.argsort(-values, kind="stable")
     falling = values[order]
     apart = falling[:-1] - falling[1:] > ROUNDING * largest
-    # Each stands where its group of equals begins; a grid instead would part equals that lie beside one of its lines.
+    # Each takes the place where its group of equals begins; a grid would part equals that lie beside one of its lines.
     first = np.maximum.accumulate(np.where(np.concatenate([[True], apart]), np.arange(len(values)), 0))
     result = np.empty_like(values)
     result[order] = falling[first]

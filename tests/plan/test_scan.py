@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from torch import Tensor
 
 from hyperseek import HyperseekError
+from hyperseek._order import best_columns
 from hyperseek.plan import scan
 from hyperseek.scoring import LinearScorer, QNetScorer, Scorer, Space, VectorPoints
 
@@ -106,6 +107,21 @@ def test_undefined_scores_are_refused_with_the_query(qnet: QNetScorer) -> None:
     bad[150, 2] = torch.nan
     with pytest.raises(HyperseekError, match="query 150"):
         scan(LinearScorer(Space("dot", 4), bad), [VectorPoints(torch.ones(30, 4))], k=3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("count", [1, 40, 3000])
+def test_the_best_of_many_scores_are_those_of_a_stable_sort(count: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(count)
+    odd = torch.tensor([torch.inf, -torch.inf, torch.nan, 0.0, -0.0])
+    for most in (3, 60, 10_000):  # of many equal scores and of few
+        scores = torch.randint(0, most, (6, count), generator=generator).to(dtype)
+        scores[3:, : len(odd)] = odd[:count].to(dtype)
+        for k in (1, 7, count, count + 5):
+            top, columns = best_columns(scores, k)
+            wanted = scores.sort(dim=1, descending=True, stable=True)
+            assert torch.equal(columns, wanted.indices[:, :k])
+            torch.testing.assert_close(top, wanted.values[:, :k], rtol=0, atol=0, equal_nan=True)
 
 
 def test_k_is_checked() -> None:

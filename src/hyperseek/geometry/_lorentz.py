@@ -290,7 +290,7 @@ def lorentz_squared_distance_matrix(x: Tensor, y: Tensor, radius_squared: float 
 def space_part(points: Tensor) -> Tensor:
     """Return the space part `(..., d)` of points `(..., d + 1)`; InputError where there is only a time."""
     if points.shape[-1] < 2:
-        raise InputError(f"points have a time and at least 1 space coordinate; the shape {tuple(points.shape)} has not")
+        raise InputError(f"points have a time and at least 1 space coordinate; the shape is {tuple(points.shape)}")
     return points[..., 1:]
 
 

@@ -253,7 +253,7 @@ def directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
 def distances(x: Tensor, y: Tensor) -> Tensor:
     """Return the Euclidean distances `(..., n, m)` of all pairs of `(..., n, d)` and `(..., m, d)` vectors.
 
-    From differences, and of float32 in float64: what is near to each other has squares that float32 has not.
+    From differences, and of float32 in float64: near vectors have differences whose squares float32 does not hold.
     """
     apart: Tensor = torch.cdist(x.to(widest(x)), y.to(widest(x)), compute_mode="donot_use_mm_for_euclid_dist")
     return apart.to(x.dtype)

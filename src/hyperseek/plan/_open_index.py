@@ -212,7 +212,7 @@ class Candidates:
         Args:
             rows: `(Q, n)`; `NOTHING` anywhere.
             scores: `(Q, n)`.
-            k: Keep only so many; None for all.
+            k: How many to keep; None for all.
 
         Returns:
             The candidates.

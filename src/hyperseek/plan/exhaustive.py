@@ -195,7 +195,7 @@ class _Chunk(NamedTuple):
 def _add(
     best: Sequence[_Best], scored: Sequence[Callable[[Any], Tensor]], prepared: Any, chunk: _Chunk, *, at_most: int
 ) -> None:
-    """Score a chunk with every group of queries, `at_most` so many at a time."""
+    """Score a chunk with every group of queries, up to `at_most` at a time."""
     pending = iter(list(zip(best, scored, strict=True)))
 
     def work() -> None:
@@ -457,7 +457,7 @@ def exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | Non
         scores: `(Q, n)`.
         rows: `(Q, n)`, from 0.
         scale: As `PreciseQueries.scale` returns it.
-        k: Keep only so many; None for all.
+        k: How many to keep; None for all.
 
     Returns:
         Scores and rows `(Q, min(k, n))`.

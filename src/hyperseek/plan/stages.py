@@ -134,7 +134,7 @@ def choose_plan(index: OpenIndex, scorer: Scorer, engine: str, k: int) -> tuple[
 
 
 def _tuned_plan(index: OpenIndex, tuned: TunedPlan) -> Plan:
-    """Return the plan that an index names; StoreError where it is none, or would load a model."""
+    """Return the plan that an index names; StoreError if it is not a plan, or would load a model."""
     # An index may come from a stranger, and tuning never writes a plan that names a model.
     if _names_a_model(tuned.plan):
         raise StoreError(

@@ -112,7 +112,7 @@ class OnnxScorer(FunctionScorer):
     Raises:
         MissingExtraError: onnxruntime is not installed.
         ModelError: The file is missing, or no ONNX model that onnxruntime runs.
-        InputError: The model has not two inputs.
+        InputError: The model does not have two inputs.
     """
 
     kind = "onnx"

@@ -77,7 +77,7 @@ class Chart:
         lift_weights: `(Q, f)` weights of a function that is linear in the space's features to `(Q, e)` vectors; None
             where this chart cannot search by such a function.
         lift_within: `(Q, w)` query points and `(Q,)` scores to `(Q, e)` vectors, whose nearest documents are those that
-            score at least so much; None where `lift_queries` ranks as the space does.
+            score at least as much; None where `lift_queries` ranks as the space does.
         bound: Largest norm of features that the lift was made for; None where it takes any. Points beyond it are
             lifted wrongly, so an engine checks them.
     """

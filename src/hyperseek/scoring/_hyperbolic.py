@@ -105,7 +105,7 @@ class Lorentz(Geometry):
         return Fault(
             row,
             f"is {float(rho[row]):.6g} R from the origin; the {self.similarity!r} similarity of points beyond "
-            f"{farthest:.4g} R exceeds float32. The similarity 'geodesic' ranks alike, and knows no such end",
+            f"{farthest:.4g} R exceeds float32. The similarity 'geodesic' ranks alike and has no such limit",
         )
 
     def canonical(self, coordinates: Tensor) -> Tensor:

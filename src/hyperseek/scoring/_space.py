@@ -243,7 +243,7 @@ class Space:
             `(..., w')` stored points of `shortened(dimension)`; differentiable.
 
         Raises:
-            InputError: The points have not the space's width, or the space fewer dimensions.
+            InputError: The points do not have the space's width, or the space has fewer dimensions.
         """
         self.check(vectors)
         return self.shortened(dimension).geometry.shorten(vectors, dimension)
@@ -259,7 +259,7 @@ class Space:
             `(Q, N)` float32 (float64 for float64 points), finite; higher is better.
 
         Raises:
-            InputError: The points have not the space's width, stand on another device, or hold what is not finite.
+            InputError: The points do not have the space's width, are on different devices, or are not finite.
         """
         self._check_pair(queries, points.rows, ndim=2)
         scores = self.geometry.score(queries.to(wide_dtype(points.rows)), points)
