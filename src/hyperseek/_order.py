@@ -59,7 +59,7 @@ def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
     import torch
 
     width = min(k, scores.shape[1])
-    wide = scores.dtype in (torch.float32, torch.float64)  # numpy has no bfloat16, which a scorer of others may give
+    wide = scores.dtype in (torch.float32, torch.float64)  # numpy has no bfloat16
     if wide and scores.device.type == "cpu" and scores.shape[1] >= _LONG:
         columns = torch.empty(len(scores), width, dtype=torch.int64)
         for row, own in zip(columns.numpy(), scores.detach().numpy(), strict=True):
