@@ -1,4 +1,7 @@
-"""Documents in any form that a caller may have: finding the id, the text and the title of a record."""
+"""Documents in any form that a caller may have: finding the id, the text and the title of a record.
+
+Names of fields are compared without regard to case, and `doc-id`, `doc id` and `doc_id` are one name.
+"""
 
 from __future__ import annotations
 

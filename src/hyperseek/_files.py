@@ -3,6 +3,9 @@
 A safetensors file of ours holds a checksum of its own content among its metadata, so it goes wherever the file goes,
 and another tool that writes the file anew takes it out. A file without one is read as it is. What is read is bounded by
 the size of its file.
+
+Every file that is read as JSON, an array or tensors is data from a stranger: `reading` turns whatever a parser raises,
+a panic included, into one of our errors, and `writing` does so for whatever a disk refuses.
 """
 
 from __future__ import annotations

@@ -3,6 +3,12 @@
 A checksum is a file's size and its CRC-32, which notices accidents (a flipped bit, a cut, a file of another version)
 at the speed of reading. It is no proof of who wrote a file. Descriptions in JSON are sealed: they carry a checksum of
 their own values.
+
+A reader holds the folders it reads by a shared lock of the operating system, which ends with its process. Where there
+are no such locks (Windows, some network file systems) nothing is held.
+
+A folder's own files name other files of it, and a folder's entries may be links. Both are data from strangers: `inside`
+resolves every name that a file gives, and `files_within` every entry that is found.
 """
 
 from __future__ import annotations

@@ -1,4 +1,9 @@
-"""Progress of long work, and Ctrl-C that ends it at a point where everything is stored."""
+"""Progress of long work, and Ctrl-C that ends it at a point where everything is stored.
+
+A long step runs inside `stoppable`, and calls `stop_here` wherever everything before is on the disk. The first Ctrl-C
+waits for the next such place; the second stops at once. Both end in `Interrupted`, a `KeyboardInterrupt` that says what
+is stored. Outside the main thread, and where the program has a handler of its own, Ctrl-C does what it did before.
+"""
 
 from __future__ import annotations
 

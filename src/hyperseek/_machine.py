@@ -1,4 +1,12 @@
-"""The machine: devices by name, threads, and the installed versions of packages."""
+"""The machine: devices by name, threads, and the installed versions of packages.
+
+torch splits each operation over all cores and waits for the slowest part. A chain of short operations on blocks that
+fit a core's cache runs faster if each core takes whole blocks: nothing waits, and a core finds in its own cache what it
+computed. On a busy machine, where the slowest part is often a thread that was put to sleep, it is several times faster.
+
+A process that was forked after its parent computed has none of the parent's threads, and OpenMP waits for them for
+ever. With one thread it asks for none, so every forked child begins with `torch.set_num_threads(1)`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,16 @@
-"""One meaning of "relevant", "the same text" and "the query itself", and the measures of ours and of other packages."""
+"""One meaning of "relevant", "the same text" and "the query itself", and the measures of ours and of other packages.
+
+* A document is **relevant** to a query if its grade is above 0, whatever grade makes it a positive.
+* Two texts are **the same** if they differ only in case, in blanks or in the Unicode form of their letters.
+* Two queries of the same text are one query: what is relevant to one is relevant to both.
+* A document with the query's own text is **the query itself**, and so is, in a collection whose documents are
+  queries, the one with the query's id.
+
+A document that is relevant to a query, has the text of one that is, or is the query itself, is never its negative.
+
+nDCG is here rather than in `evaluation`, a later layer, because validation runs too often to build run files;
+`evaluation` takes it from here.
+"""
 
 from __future__ import annotations
 

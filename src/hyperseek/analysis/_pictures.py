@@ -1,4 +1,7 @@
-"""Pictures: a disk as PNG and as one HTML file, histograms of radii, and their colours."""
+"""Pictures: a disk as PNG and as one HTML file, histograms of radii, and their colours.
+
+Shapes: `n` points.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Distances and radii of stored points, and whether radii rise with specificity."""
+"""Distances and radii of stored points, and whether radii rise with specificity.
+
+Shapes: `N` documents, `n` and `m` points, `w` numbers of a stored point.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""How specific documents are: by a metadata field, their length, or their depth in a hierarchy."""
+"""How specific documents are: by a metadata field, their length, or their depth in a hierarchy.
+
+Shapes: `N` documents, `n` chosen ones, `w` numbers of a stored point.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""`pydocs`, the embedded corpus: the docstrings of the Python that runs, collected without importing anything."""
+"""`pydocs`, the embedded corpus: the docstrings of the Python that runs, collected without importing anything.
+
+A document is the body of a docstring, its title the dotted path; a query is the docstring's summary, which the
+document does not contain. Splits are by top-level module, so that what is tested is never close to what is trained.
+"""
 
 from __future__ import annotations
 

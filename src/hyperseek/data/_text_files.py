@@ -1,4 +1,9 @@
-"""Collections in files: BEIR folders, and corpora and queries as JSON lines or tab-separated."""
+"""Collections in files: BEIR folders, and corpora and queries as JSON lines or tab-separated.
+
+Tab-separated files come with a header and without, and a header that is taken for a record is a document nobody has. So
+a first line is a header if it has the usual names, or those that were asked for; it is data if it looks like no header;
+and anything in between is an error.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Engines that stand on faiss: a hierarchical graph (HNSW, arXiv 1603.09320) and cells around centroids (IVF)."""
+"""Engines that stand on faiss: a hierarchical graph (HNSW, arXiv 1603.09320) and cells around centroids (IVF).
+
+IVF keeps vectors as they are (IVF-Flat) or shortened by product quantisation (IVF-PQ; Jégou et al., TPAMI 2011).
+"""
 
 from __future__ import annotations
 

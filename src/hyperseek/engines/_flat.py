@@ -1,4 +1,12 @@
-"""The exact nearest vectors of a memory-mapped file, at the speed of matrix products."""
+"""The exact nearest vectors of a memory-mapped file, at the speed of matrix products.
+
+A float32 product loses near ties, and the expansion `|q|² - 2 q·x + |x|²` loses them first. So products only bound
+scores from above, with a proven bound of their rounding error; the vectors of the highest bounds are then scored in
+float64, by explicit differences for distances. If the `k`-th of these scores exceeds every other vector's bound, no
+other vector can belong to the best. Otherwise, which is rare, all vectors whose bound reaches that score are scored.
+
+Scores are float32; equal ones rank by position. Shapes: `Q` queries, `n` vectors of a block, `d` dimensions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,13 @@
-"""A folder with everything that was measured, in our formats and in those of the Hypencoder repository."""
+"""A folder with everything that was measured, in our formats and in those of the Hypencoder repository.
+
+```
+FOLDER/retrieved_items.jsonl              {"query": {"content", "id"}, "items": [{"content", "id", "score", "type"}]}
+FOLDER/retrieved_items.txt                the same for people
+FOLDER/metrics/aggregated_metrics.json
+FOLDER/metrics/aggregated_metrics.txt     two lines: the names, and the values times 100
+FOLDER/metrics/per_query_metrics.json     by query, then by measure
+```
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,20 @@
-"""Measures by name, computed by ir-measures or registered, and p-MRR for changed instructions."""
+"""Measures by name, computed by ir-measures or registered, and p-MRR for changed instructions.
+
+Names are those of ir-measures: `nDCG@10`, `R@100`, `RR(rel=2)@10`, `AP`. A name in `MEASURE_SETS` stands for a list
+of them. `MRR` comes back as `RR`, its name there.
+
+A trap: a measure reads only what the run kept, so `R@1000` of a run cut at 100 is not R@1000 (see `depth`).
+
+The providers behind ir-measures break ties by id, some upwards and some downwards, keep scores in float32, write ids
+into files separated by blanks, and reserve memory for every grade up to the largest. So they are given ranks for
+scores, numbers for ids, and grades in a form that they survive.
+
+p-MRR is the measure of FollowIR (arXiv 2403.15246). Every query is run twice, with its original and with a changed
+instruction, and the relevance of some documents differs between the two. p-MRR compares the ranks of those documents:
+100 means that all moved as they should, 0 that nothing moved, -100 that they moved the wrong way. FollowIR's
+instructions only narrow, so there documents only lose relevance, and should fall. Here one that gains relevance should
+rise, with the same formula and the opposite sign. A document that is not judged, or graded below 0, has relevance 0.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Seen and unseen: a test's queries by how many of their relevant documents a model met in training."""
+"""Seen and unseen: a test's queries by how many of their relevant documents a model met in training.
+
+A model trained on one split of a collection has often met the documents of another. Its gain on those says little
+about new text, so both are reported.
+"""
 
 from __future__ import annotations
 

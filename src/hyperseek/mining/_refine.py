@@ -1,4 +1,7 @@
-"""Mining hard negatives and filtering examples, from one prepared folder to another."""
+"""Mining hard negatives and filtering examples, from one prepared folder to another.
+
+Each batch is a file, there whole or not at all, so two passes with one aim cannot spoil each other's work.
+"""
 
 from __future__ import annotations
 

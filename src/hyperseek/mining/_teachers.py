@@ -1,6 +1,8 @@
 """Teachers that score pairs of a query and a document: cross-encoders, and any retriever.
 
 Both have `name` and `score_pairs`, which filters of false negatives need.
+
+Both have `name` and `score_pairs`, which is what filters of false negatives ask of a teacher.
 """
 
 from __future__ import annotations

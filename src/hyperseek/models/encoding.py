@@ -1,4 +1,9 @@
-"""How texts are encoded: long ones cut before they are tokenised, batches of similar length, and the number format."""
+"""How texts are encoded: long ones cut before they are tokenised, batches of similar length, and the number format.
+
+A model keeps the first few hundred tokens of a text, and a tokenizer reads all of it. Most tokenizers divide a text
+into words first, and nothing after a blank changes the words before it. So a text may be cut at a blank, if what is
+left has more tokens than are kept. Tokenizers that do not divide texts at blanks read them whole.
+"""
 
 from __future__ import annotations
 

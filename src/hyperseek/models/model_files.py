@@ -1,4 +1,8 @@
-"""The files of a model, checked before and after other libraries build a model from them."""
+"""The files of a model, checked before and after other libraries build a model from them.
+
+A checkpoint whose tensors have other names than the model's loads without an error, and gives a random encoder. So the
+names in the file are compared with those of the model, and where they differ transformers is asked what it did.
+"""
 
 from __future__ import annotations
 

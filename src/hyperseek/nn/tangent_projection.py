@@ -1,4 +1,11 @@
-"""From a trunk's states to tangent vectors of a hyperbolic space whose curvature may be trained."""
+"""From a trunk's states to tangent vectors of a hyperbolic space whose curvature may be trained.
+
+The lift of "HypRAG" (arXiv 2602.07739), HyTE-H: de-layer-norm, projection, norm scaling, norm clip. The radius head is
+our own option: trunks end with a layer norm, after which all states are about equally long, and so would be the
+distances from the origin that a hierarchy needs.
+
+Shapes: `m` trunk width, `d` dimension of the space.
+"""
 
 from __future__ import annotations
 

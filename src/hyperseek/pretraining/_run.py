@@ -1,4 +1,8 @@
-"""A pre-training run from recipe to an encoder that contrastive training starts from."""
+"""A pre-training run from recipe to an encoder that contrastive training starts from.
+
+DeepSpeed (0.19) cannot send parameters without a dimension from one process to another. While it trains, each is kept
+as one of size 1 and read as before; names and shapes are put back on saving.
+"""
 
 from __future__ import annotations
 

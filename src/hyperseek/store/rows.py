@@ -1,4 +1,13 @@
-"""Documents and points as rows of the table: the documents it takes, their columns, and a checksum of each row."""
+"""Documents and points as rows of the table: the documents it takes, their columns, and a checksum of each row.
+
+An integer of more than 53 bits is rounded as float64, or infinite from 1e308 on. Rounding keeps the order, so two
+numbers whose float64 differ are in that order, and only where they agree are the digits read.
+
+Files are compared whole only on request, or when they are small; checksums of rows are compared whenever texts or
+points are read, however large the table is. Tables of earlier versions have none, and are read as they are.
+
+Shapes: `N` rows, `T` tokens of all rows together, `w` numbers of a vector.
+"""
 
 from __future__ import annotations
 

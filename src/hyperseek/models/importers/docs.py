@@ -1,4 +1,10 @@
-"""The `.docs` files into which the original Hypencoder encodes a corpus."""
+"""The `.docs` files into which the original Hypencoder encodes a corpus.
+
+A `.docs` file is what docarray's file store writes: records of a 4-byte big-endian length and a gzip-compressed
+protobuf `DocProto`, closed by a record of length 0. A `DocProto` is a map from field names to nodes; Hypencoder's have
+the text nodes `id` and `text` and the array node `representation`. A protobuf message is a sequence of fields: a key
+(number and wire type, as a variable-length integer) and a value. Neither docarray nor protobuf is needed.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,9 @@
-"""Importing Hypencoder and BE-base checkpoints, which their own code cannot load on current transformers."""
+"""Importing Hypencoder and BE-base checkpoints, which their own code cannot load on current transformers.
+
+The layout is described in the checkpoints' `config.json`: two encoders under the prefixes `query_encoder.` and
+`passage_encoder.`, each with a `transformer.`; a shared transformer may appear under both prefixes or under one.
+Tensors are read directly, so nothing is downloaded except the trunk's configuration, if it is given by a Hub name.
+"""
 
 from __future__ import annotations
 

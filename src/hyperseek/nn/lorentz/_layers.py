@@ -1,4 +1,12 @@
-"""Linear maps, rotary positions, norms and classification on the hyperboloid."""
+"""Linear maps, rotary positions, norms and classification on the hyperboloid.
+
+A norm of this kind leaves all points about equally far from the origin: sqrt(d - 1) in space before gains are trained.
+
+Rotary positions turn channels 2j and 2j + 1 together by position · base^(-2j / n), where n is the largest even number
+of channels; an odd one passes through. The original takes the frequency of pair j from place 2j of a table that holds
+each frequency twice, so that where n / 2 is odd the frequencies change places, and where it is even every other one is
+lost and the rest come twice. Checkpoints trained that way need `style="original"`.
+"""
 
 from __future__ import annotations
 

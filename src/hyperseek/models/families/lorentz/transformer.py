@@ -1,6 +1,10 @@
 """The fully hyperbolic encoder as sentence-transformers modules: trunk, pooling, and rows that plain tools rank.
 
 The output of the last one depends on the side, exactly as for `LorentzHead` of the hybrid encoders.
+
+The trunk hands on Lorentz points, time first, and `radius_squared`, the R² of their hyperboloid; `LorentzPoints` makes
+queries and documents of them. A row of the document side is a point; in one of the query side the time has the other
+sign, so that plain inner products of the two rank as distances do.
 """
 
 from __future__ import annotations
