@@ -17,7 +17,7 @@ from index_fakes import FakeRetriever
 from hyperseek.errors import InputError
 from hyperseek.index import Index
 from hyperseek.plan import FullText, Rescore
-from hyperseek.store.rows import Numbers, digit_array, number_array
+from hyperseek.store._conditions import Numbers, digit_array, number_array
 from hyperseek.types import Document
 
 TWEETS = [1234567890123456780 + n for n in range(5)]

@@ -16,8 +16,8 @@ from typing import Any
 import pyarrow as pa
 
 from hyperseek.errors import shown
-from hyperseek.store._conditions import Field
-from hyperseek.store.rows import BASE_COLUMNS, CHECKSUM_COLUMNS, digit_array, is_rounded, number_array
+from hyperseek.store._conditions import Field, digit_array, is_rounded, number_array
+from hyperseek.store.rows import BASE_COLUMNS, CHECKSUM_COLUMNS
 from hyperseek.types import Document
 
 MOST_FIELDS = 256

@@ -1,7 +1,4 @@
-"""Documents and points as rows of the table: the documents it takes, their columns, and a checksum of each row.
-
-An integer of more than 53 bits is rounded as float64, or infinite from 1e308 on. Rounding keeps the order, so two
-numbers whose float64 differ are in that order, and only where they agree are the digits read.
+"""Documents and points as rows of the table: the documents it takes, their columns, and checksums of each row.
 
 Files are compared whole only on request, or when they are small; checksums of rows are compared whenever texts or
 points are read, however large the table is. Tables of earlier versions have none, and are read as they are.
@@ -12,11 +9,9 @@ Shapes: `N` rows, `T` tokens of all rows together, `w` numbers of a vector.
 from __future__ import annotations
 
 import json
-import operator
 import zlib
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, TypeAlias
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +23,16 @@ from hyperseek.scoring import Points, Space, TokenPoints, VectorPoints
 from hyperseek.store.info import Storage
 from hyperseek.types import Document
 
+TEXT_COLUMNS = ("id", "title", "text", "metadata")
+"""Columns that make a document."""
+
+BASE_COLUMNS = ("key", *TEXT_COLUMNS, "vector")
+"""Columns of every table; further ones are checksums, and metadata fields for filters."""
+
+TEXT_CHECKSUM, VECTOR_CHECKSUM = "text_checksum", "vector_checksum"
+CHECKSUM_COLUMNS = (TEXT_CHECKSUM, VECTOR_CHECKSUM)
+"""Columns of int64, beside what they are the checksums of."""
+
 DEEPEST = 64
 """Levels of metadata."""
 
@@ -38,6 +43,12 @@ MOST_VALUES = 1_000_000
 """Values of a field, those within others counted."""
 
 _ALLOWED = "metadata are values of JSON: None, booleans, numbers, strings, lists, and mappings from strings"
+
+_NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
+_TORCH = {"float32": torch.float32, "float16": torch.float16}
+
+_Words = npt.NDArray[np.uint64]
+_KEY_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def check_documents(documents: Sequence[Document], start: int = 0) -> None:
@@ -126,16 +137,6 @@ def _refuse(document: Document, position: int, name: str, value: object, rule: s
 
 def _where(document: Document, position: int) -> str:
     return f"document {shown(document.id)} (position {position:,})"
-
-
-TEXT_COLUMNS = ("id", "title", "text", "metadata")
-"""Columns that make a document."""
-
-BASE_COLUMNS = ("key", *TEXT_COLUMNS, "vector")
-"""Columns of every table; further ones are checksums, and metadata fields for filters."""
-
-_NUMBERS = {"float32": pa.float32(), "float16": pa.float16()}
-_TORCH = {"float32": torch.float32, "float16": torch.float16}
 
 
 def base_schema(space: Space, storage: Storage) -> Any:
@@ -232,118 +233,6 @@ def _check_finite(documents: Sequence[Document], points: Points, stored: torch.T
         f"the vector of document {documents[place].id!r} has infinite or undefined numbers; an index holds finite "
         f"ones only. Is the model damaged, or its dtype too narrow?"
     )
-
-
-Number: TypeAlias = int | float
-
-OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    "=": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    "<=": operator.le,
-    ">": operator.gt,
-    ">=": operator.ge,
-}
-
-
-def rounded(value: Number) -> float:
-    """Return the float64 next to a number; infinite beyond the largest."""
-    try:
-        return float(value)
-    except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
-
-
-def is_rounded(value: object) -> bool:
-    """Whether a value is an integer that float64 cannot hold."""
-    return isinstance(value, int) and not isinstance(value, bool) and rounded(value) != value
-
-
-def number_array(values: Sequence[Number | None]) -> Any:
-    """Return numbers as float64; what is no number (NaN) is null, as it is to be found by no comparison."""
-    floats = [None if value is None else rounded(value) for value in values]
-    return pa.array([value if value == value else None for value in floats], pa.float64())
-
-
-def digit_array(values: Sequence[Number | None]) -> Any:
-    """Return the digits of the integers that `number_array` rounds; null for other values."""
-    return pa.array([str(value) if is_rounded(value) else None for value in values], pa.string())
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A column of `n` numbers.
-
-    Attributes:
-        values: `(n,)` float64; anything where there is no number.
-        valid: `(n,)`: where there is one.
-        digits: Arrow strings, of integers that `values` has rounded; None where there are none.
-    """
-
-    values: npt.NDArray[np.float64]
-    valid: npt.NDArray[np.bool_]
-    digits: Any = None
-
-    @classmethod
-    def of(cls, column: Any, digits: Any = None) -> Numbers:
-        """Make one of Arrow columns."""
-        values = column.cast(pa.float64(), safe=False)
-        valid = values.is_valid().to_numpy(zero_copy_only=False)
-        return cls(
-            values.fill_null(0).to_numpy(zero_copy_only=False),
-            valid,
-            None if digits is None or digits.null_count == len(digits) else digits,
-        )
-
-    def compare(self, name: str, other: Number) -> Any:
-        """Compare with one number, exactly; null where there is none here."""
-        compare, near = OPERATORS[name], rounded(other)
-        found = compare(self.values, near)
-        ties = self.values == near
-        found[ties] = compare(near, other)
-        for place, value in self._rounded_ones(ties):
-            found[place] = compare(value, other)
-        return self._booleans(found)
-
-    def among(self, others: Collection[Number]) -> Any:
-        """Whether each is one of some numbers, exactly; null where there is none here."""
-        exact = frozenset(others)
-        near = np.array(sorted({rounded(other) for other in exact}))
-        found = np.isin(self.values, near)
-        for place in np.flatnonzero(found) if any(map(is_rounded, exact)) else ():
-            found[place] = float(self.values[place]) in exact
-        for row, value in self._rounded_ones(np.isin(self.values, near)):
-            found[row] = value in exact
-        return self._booleans(found)
-
-    def compare_all(self, name: str, others: Numbers) -> Any:
-        """Compare with as many numbers, exactly; null where one of the two is none."""
-        compare = OPERATORS[name]
-        found = compare(self.values, others.values)
-        ties = self.values == others.values
-        own, other = dict(self._rounded_ones(ties)), dict(others._rounded_ones(ties))
-        for place in own.keys() | other.keys():
-            found[place] = compare(
-                own.get(place, float(self.values[place])), other.get(place, float(others.values[place]))
-            )
-        return pa.array(found, pa.bool_(), mask=~(self.valid & others.valid))
-
-    def _rounded_ones(self, where: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
-        if self.digits is None:
-            return []
-        places = np.flatnonzero(where & self.digits.is_valid().to_numpy(zero_copy_only=False))
-        return [(int(place), int(self.digits[int(place)].as_py())) for place in places]
-
-    def _booleans(self, found: npt.NDArray[np.bool_]) -> Any:
-        return pa.array(found, pa.bool_(), mask=~self.valid)
-
-
-TEXT_CHECKSUM, VECTOR_CHECKSUM = "text_checksum", "vector_checksum"
-CHECKSUM_COLUMNS = (TEXT_CHECKSUM, VECTOR_CHECKSUM)
-"""Columns of int64, beside what they are the checksums of."""
-
-_Words = npt.NDArray[np.uint64]
-_KEY_FACTOR = np.uint64(0x9E3779B97F4A7C15)
 
 
 def text_checksums(keys: Iterable[int], columns: Iterable[Iterable[str | None]]) -> list[int]:
