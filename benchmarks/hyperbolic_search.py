@@ -118,13 +118,15 @@ class OneLook(OpenIndex):
 
 @contextmanager
 def looking(index: Index, twice: bool) -> Iterator[None]:
-    ground = index._ground
+    state = index._state
     if not twice:
-        index._ground = OneLook(ground.folder, ground.snapshot, ground.compile)
+        version = state.ground
+        once = OneLook(version.folder, version.snapshot, version.compile, version.recompile)
+        index._state = replace(state, ground=once)
     try:
         yield
     finally:
-        index._ground = ground
+        index._state = state
 
 
 def plain(name: str) -> str:
@@ -175,7 +177,7 @@ def measure(case: Case, plan: Plan | str, bare: Callable[[], object] | None = No
     values["recall@100"] = case.recall(case.search(plan, 100), 100)
     values["ms together"] = milliseconds(lambda: case.search(plan, 10)) / count
     values["ms engines"] = milliseconds(bare) / count if bare else float("nan")
-    alone = [scorer[place : place + 1] for place in range(0, count, count // _ALONE)]
+    alone = [scorer[place : place + 1] for place in range(0, count, max(1, count // _ALONE))]
     times = [milliseconds(lambda: case.search(plan, 10, one), repeats=1) for one in alone]  # noqa: B023
     return {**values, "ms alone": float(np.median(times))}
 

@@ -93,10 +93,10 @@ def plans(ground: OpenIndex, depth: int) -> dict[str, Plan]:
     """Name what is compared."""
     kinds = [item.name for item in ground.attachments.items]
     named = {"exhaustive": Plan(stages=(Exhaustive(),))}
-    for engine in ("scan", *(name for name in kinds if name in ("hnsw", "ivf"))):
-        label = "flat" if engine == "scan" else engine
+    for engine in ("exhaustive", *(name for name in kinds if name in ("hnsw", "ivf"))):
+        label = "flat" if engine == "exhaustive" else engine
         for n, refits in ((300, 0), (1000, 0), (1000, 1)):
-            effort = None if engine == "scan" else {"hnsw": n, "ivf": 64}[engine]
+            effort = None if engine == "exhaustive" else {"hnsw": n, "ivf": 64}[engine]
             source = Surrogate(n=n, engine=engine, effort=effort, refits=refits, refit_n=300)
             named[f"surrogate {label} {n}{' refit' * refits}"] = source >> Rescore()
     if "graph" in kinds and depth:

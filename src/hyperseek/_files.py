@@ -36,6 +36,12 @@ LARGEST_JSON = 1 << 24
 """Bytes of a JSON file of ours, those apart that grow with a collection."""
 
 
+_METADATA, _CHECKSUM = "__metadata__", "sha256"
+_LARGEST_HEADER = 1 << 25  # names of hundreds of thousands of tensors
+_CHUNK = 1 << 20
+_ALIGNMENT = 8
+
+
 @contextmanager
 def reading(
     path: str | os.PathLike[str], what: str, *, error: type[HyperseekError] = DataError, remedy: str = ""
@@ -251,12 +257,6 @@ def _sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-
-_METADATA, _CHECKSUM = "__metadata__", "sha256"
-_LARGEST_HEADER = 1 << 25  # names of hundreds of thousands of tensors
-_CHUNK = 1 << 20
-_ALIGNMENT = 8
 
 
 def write_tensors(

@@ -34,6 +34,36 @@ from hyperseek._config import Config
 from hyperseek._files import read_json, reading, write_json
 from hyperseek.errors import HyperseekError, InputError, StoreError, brief, shown
 
+try:
+    import fcntl
+
+    _LOCKS = True
+except ImportError:  # Windows, which refuses to delete open files by itself
+    _LOCKS = False
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+Checksum: TypeAlias = tuple[int, int]
+"""Size in bytes, and CRC-32."""
+
+SEAL = "checksum"
+"""Key of a sealed description's own checksum."""
+
+CHECKED_AT_ONCE = 256 << 20
+"""Bytes that are compared whenever something is opened, which takes about a tenth of a second."""
+
+_PIECE = 1 << 20
+_LARGEST_DESCRIPTION = 32 << 20
+# A file that was written within this time of being read could be written again without looking newer.
+_SETTLED = 0.1  # seconds
+_MOST_KNOWN = 1 << 16
+
+# By what the system says of a file: where its bytes are, how many, and when they were last changed.
+_known: dict[tuple[int, ...], Checksum] = {}
+_lock = threading.Lock()
+
+_FORBIDDEN = set('\\:*?"<>|') | {chr(code) for code in range(32)}
+
 
 def folder_path(path: str | os.PathLike[str], what: str) -> Path:
     """Return the path of a folder that is there or could be made, as far as its name tells.
@@ -59,9 +89,6 @@ def folder_path(path: str | os.PathLike[str], what: str) -> Path:
             reason = os.strerror(number) if number else brief(cause)
             raise InputError(f"{shown(os.fspath(path))} cannot be the folder of {what}: {reason}") from None
     return found
-
-
-_FORBIDDEN = set('\\:*?"<>|') | {chr(code) for code in range(32)}
 
 
 def inside(folder: Path, name: str, *, source: Path) -> Path:
@@ -247,14 +274,6 @@ def _bring_back(target: Path) -> None:
             os.replace(old, target)
 
 
-try:
-    import fcntl
-
-    _LOCKS = True
-except ImportError:  # Windows, which refuses to delete open files by itself
-    _LOCKS = False
-
-
 class Hold:
     """Keeps a folder from being deleted by `remove_unheld` for as long as the object lives.
 
@@ -302,28 +321,6 @@ def remove_unheld(folder: Path, before: Callable[[Path], object] | None = None) 
     finally:
         if descriptor is not None:
             os.close(descriptor)
-
-
-ConfigT = TypeVar("ConfigT", bound=Config)
-
-Checksum: TypeAlias = tuple[int, int]
-"""Size in bytes, and CRC-32."""
-
-SEAL = "checksum"
-"""Key of a sealed description's own checksum."""
-
-CHECKED_AT_ONCE = 256 << 20
-"""Bytes that are compared whenever something is opened, which takes about a tenth of a second."""
-
-_PIECE = 1 << 20
-_LARGEST_DESCRIPTION = 32 << 20
-# A file that was written within this time of being read could be written again without looking newer.
-_SETTLED = 0.1  # seconds
-_MOST_KNOWN = 1 << 16
-
-# By what the system says of a file: where its bytes are, how many, and when they were last changed.
-_known: dict[tuple[int, ...], Checksum] = {}
-_lock = threading.Lock()
 
 
 def checksum(path: str | Path) -> Checksum:

@@ -30,7 +30,7 @@ def small_blocks() -> Iterator[None]:
 @contextmanager
 def few_documents() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (building, neighbours, neighbours):
+        for module in (building, neighbours):
             patch.setattr(module, "ROWS", 16, raising=False)
             patch.setattr(module, "COLUMNS", 24, raising=False)
         yield

@@ -24,6 +24,16 @@ from hyperseek.engines.structure import StructureEstimate
 from hyperseek.errors import InputError, require
 from hyperseek.types import Metric
 
+CENTROIDS_OF_PQ = 256
+"""Centroids of a sub-quantiser of one byte."""
+
+_IVF_FILE = "ivf.faiss"
+_SAMPLE = 64  # vectors of the training sample for each centroid
+
+_HNSW_FILE = "hnsw.faiss"
+# Seconds to compare with a vector that lies anywhere, and for each of its numbers; measured as `PRODUCTS`.
+_COMPARISON, _NUMBER = 3e-8, 3e-10
+
 
 def load_faiss() -> Any:
     """Import faiss, and let it use as many threads as torch does."""
@@ -49,11 +59,6 @@ def results(scores: NDArray[np.float32], positions: NDArray[np.int64], metric: M
         with one_core():
             values = values.clamp_min(0).sqrt().neg()  # faiss gives squares
     return values, torch.from_numpy(positions)
-
-
-_HNSW_FILE = "hnsw.faiss"
-# Seconds to compare with a vector that lies anywhere, and for each of its numbers; measured as `PRODUCTS`.
-_COMPARISON, _NUMBER = 3e-8, 3e-10
 
 
 class HnswConfig(EngineConfig):
@@ -160,13 +165,6 @@ def expected_links(count: int, m: int) -> int:
     # Each level above the lowest holds 1/m of the vectors of the one below, with m links each.
     upper = count * m / (m - 1)
     return math.ceil(2 * m * count + upper + 4 * m * math.sqrt(count + 1) + 64 * m)
-
-
-CENTROIDS_OF_PQ = 256
-"""Centroids of a sub-quantiser of one byte."""
-
-_IVF_FILE = "ivf.faiss"
-_SAMPLE = 64  # vectors of the training sample for each centroid
 
 
 class IvfConfig(EngineConfig):

@@ -36,6 +36,20 @@ MATRIX = "vectors.npy"
 _LOGGER = logging.getLogger(__name__)
 
 
+Positions = NDArray[np.int64]
+# Which vectors to compare, ascending.
+_Rows = range | Positions
+
+_QUERIES = 32  # that are compared with a block at a time
+_BLOCK_BYTES = 4 << 20  # of a block: about what a core's cache holds
+_ROWS = (64, 16384)  # fewest and most vectors of a block
+_RESCORED_BYTES = 16 << 20  # of vectors that are scored in float64 at a time
+# Beyond k, how many bounds are kept: enough that a second look is rare.
+_SPARE = 16
+# What a product may round its factors to, by torch's setting: float32, TF32, bfloat16.
+_ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
+
+
 class FlatConfig(EngineConfig):
     """Compare all vectors, exactly.
 
@@ -155,20 +169,6 @@ def _on_device(matrix: Tensor, config: object) -> Source:
         _LOGGER.info("scanning on the CPU: %d bytes of vectors would crowd the %d of the CUDA device", size, free)
         return matrix_source(matrix)
     return matrix_source(matrix.to("cuda"))
-
-
-Positions = NDArray[np.int64]
-# Which vectors to compare, ascending.
-_Rows = range | Positions
-
-_QUERIES = 32  # that are compared with a block at a time
-_BLOCK_BYTES = 4 << 20  # of a block: about what a core's cache holds
-_ROWS = (64, 16384)  # fewest and most vectors of a block
-_RESCORED_BYTES = 16 << 20  # of vectors that are scored in float64 at a time
-# Beyond k, how many bounds are kept: enough that a second look is rare.
-_SPARE = 16
-# What a product may round its factors to, by torch's setting: float32, TF32, bfloat16.
-_ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ _CHUNK = 8192
 _EFFORTS = (16, 32, 64, 128, 256, 512)
 
 
+SCAN_NUMBERS = 20_000_000
+"""Numbers of all vectors together that a core reads and compares in about ten milliseconds."""
+
+
 class VectorStructure(Structure):
     """An engine for vectors on each of some charts; a subclass names the engine and its configuration.
 
@@ -265,10 +269,6 @@ def _score_to_reach(request: CandidateRequest, found: Sequence[Ranking]) -> Tens
     if int((positions >= 0).sum(dim=1).amax()) < k:
         return torch.full((len(scores),), -torch.inf)
     return scores.topk(k, dim=1).values[:, -1]
-
-
-SCAN_NUMBERS = 20_000_000
-"""Numbers of all vectors together that a core reads and compares in about ten milliseconds."""
 
 
 def choose_engine(

@@ -63,9 +63,12 @@ GRAPH_PRESETS = {
 Rows = NDArray[np.int32]
 Scores = NDArray[np.float32]
 
+# Numbers of the padded documents that are scored together on other devices: 512 MiB of float32.
+_PADDED_ELEMENTS = 1 << 27
 
-class Ground:
-    """What all walks over a graph share.
+
+class SearchedGraph:
+    """A graph as the walks of one search share it.
 
     Args:
         neighbours: `(N, degree)` integers, -1 for none.
@@ -133,7 +136,7 @@ class Walk:
     """The paper's greedy walk of one query.
 
     Args:
-        ground: What all walks share.
+        graph: That all walks of the search share.
         entry_points: Distinct rows to begin with.
         k: Results to keep, at least 1.
         config: The parameters.
@@ -146,15 +149,15 @@ class Walk:
         iterations: Number of frontiers scored.
     """
 
-    def __init__(self, ground: Ground, entry_points: Rows, *, k: int, config: GraphSearchConfig) -> None:
-        self._ground = ground
-        self._seen = np.zeros(len(ground.neighbours), dtype=np.bool_)
+    def __init__(self, graph: SearchedGraph, entry_points: Rows, *, k: int, config: GraphSearchConfig) -> None:
+        self._graph = graph
+        self._seen = np.zeros(len(graph.neighbours), dtype=np.bool_)
         self._seen[entry_points] = True
         self._k = k
         self._config = config
         self.frontier = entry_points
         self.best = Best(k)
-        self.results = self.best if ground.allowed is None else Best(k)
+        self.results = self.best if graph.allowed is None else Best(k)
         self.scored = 0
         self.iterations = 0
 
@@ -171,8 +174,8 @@ class Walk:
     def _keep(self, scores: Scores, rows: Rows) -> int:
         order = best_places(scores, self._k)
         kept = self.best.offer(scores[order], rows[order])
-        if self._ground.allowed is not None:
-            allowed = self._ground.allowed[rows]
+        if self._graph.allowed is not None:
+            allowed = self._graph.allowed[rows]
             scores, rows = scores[allowed], rows[allowed]
             order = best_places(scores, self._k)
             kept += self.results.offer(scores[order], rows[order])
@@ -182,14 +185,14 @@ class Walk:
         if self._config.early_stop and not kept:
             return rows[:0]
         origins = rows[best_places(scores, self._config.ncandidates)]
-        return self._ground.new_neighbours(origins, self._seen)
+        return self._graph.new_neighbours(origins, self._seen)
 
 
 class BestFirstWalk(Walk):
     """A walk that goes on from the best documents found anywhere on its way; arguments as for `Walk`."""
 
-    def __init__(self, ground: Ground, entry_points: Rows, *, k: int, config: GraphSearchConfig) -> None:
-        super().__init__(ground, entry_points, k=k, config=config)
+    def __init__(self, graph: SearchedGraph, entry_points: Rows, *, k: int, config: GraphSearchConfig) -> None:
+        super().__init__(graph, entry_points, k=k, config=config)
         self._left = config.max_iter - 1  # times to go on
         self._open_scores: Scores = np.empty(0, dtype=np.float32)  # scored and not gone on from, best first
         self._open_rows: Rows = np.empty(0, dtype=np.int32)
@@ -206,7 +209,7 @@ class BestFirstWalk(Walk):
         while self._left and len(rows) and not len(found):
             if self._config.early_stop and scores[0] <= self.results.threshold:
                 break
-            found = self._ground.new_neighbours(rows[:width], self._seen)
+            found = self._graph.new_neighbours(rows[:width], self._seen)
             scores, rows = scores[width:], rows[width:]
             self._left -= 1
         self._open_scores, self._open_rows = scores, rows
@@ -214,9 +217,6 @@ class BestFirstWalk(Walk):
 
 
 _WALKS = {"greedy": Walk, "best_first": BestFirstWalk}
-
-# Numbers of the padded documents that are scored together on other devices: 512 MiB of float32.
-_PADDED_ELEMENTS = 1 << 27
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -278,13 +278,13 @@ def graph_search(
     if mask is not None and np.count_nonzero(mask) <= len(entries):
         entries, mask = np.flatnonzero(mask).astype(np.int32), None
         config = config.model_copy(update={"max_iter": 1})
-    ground = Ground(graph.neighbours, mask)
+    searched = SearchedGraph(graph.neighbours, mask)
     parts = []
     with torch.inference_mode():
         starts = _take(points, entries, scorer.device)
         for first in range(0, len(scorer), QUERIES_TOGETHER):
             group = scorer[first : first + QUERIES_TOGETHER]
-            walks = [_WALKS[config.strategy](ground, entries, k=k, config=config) for _ in range(len(group))]
+            walks = [_WALKS[config.strategy](searched, entries, k=k, config=config) for _ in range(len(group))]
             if len(entries):
                 _walk(walks, group, points, starts, first)
             parts.append(_collect(walks, k))

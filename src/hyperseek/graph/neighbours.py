@@ -35,6 +35,13 @@ COLUMNS = 8192
 Vectors = Tensor | NDArray[np.floating[Any]]
 
 
+_LOGGER = logging.getLogger(__name__)
+
+_SAMPLE = 64  # documents of the sample for each cluster
+_ROUNDS = 8
+_PROBES = 64  # clusters in which neighbours are looked for
+
+
 def read_rows(vectors: Vectors, rows: slice | NDArray[np.integer[Any]]) -> Tensor:
     """Return some rows of vectors, which may lie in a memory-mapped file, as float32 `(n, d)`."""
     if isinstance(vectors, Tensor):
@@ -76,13 +83,6 @@ def _closeness(vectors: Tensor, others: Tensor, metric: Metric) -> Tensor:
         return vectors @ others.T
     # Ranks as minus the distance: |x - y|² = |x|² - 2 (x·y - |y|²/2), and |x|² is one number a row.
     return torch.addmm(others.square().sum(dim=1), vectors, others.T, beta=-0.5)
-
-
-_LOGGER = logging.getLogger(__name__)
-
-_SAMPLE = 64  # documents of the sample for each cluster
-_ROUNDS = 8
-_PROBES = 64  # clusters in which neighbours are looked for
 
 
 @dataclass(frozen=True, slots=True)

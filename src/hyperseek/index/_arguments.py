@@ -19,6 +19,24 @@ from hyperseek.scoring import LinearScorer, MaxSimScorer, Scorer, Space
 from hyperseek.store.rows import check_text
 from hyperseek.types import Query, QueryOptions
 
+Vectors: TypeAlias = npt.NDArray[Any] | Tensor
+"""Coordinates of one query, `(d,)`, or of many, `(Q, d)`; of token spaces `(t, d)` and `(Q, t, d)`."""
+
+HABITS = {
+    **dict.fromkeys(("top_k", "topk", "n", "limit", "size", "count", "num_results", "n_results", "max_results"), "k"),
+    **dict.fromkeys(("filter", "filters", "condition", "where_filter", "conditions"), "where"),
+    **dict.fromkeys(("query", "text", "q", "question", "queries_", "query_text", "query_texts"), "queries"),
+    **dict.fromkeys(("engine_name", "index", "method"), "engine"),
+    **dict.fromkeys(("stages", "pipeline"), "plan"),
+    **dict.fromkeys(("option", "query_options", "card", "level", "task"), "options"),
+    **dict.fromkeys(("documents", "doc_ids", "document_ids"), "ids"),
+    **dict.fromkeys(("with_texts", "include_texts", "return_texts"), "texts"),
+}
+"""What hands type by habit, and what it is called here."""
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 def check_count(k: object) -> int:
     """Return a number of documents as a plain integer.
@@ -205,23 +223,6 @@ def _literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-HABITS = {
-    **dict.fromkeys(("top_k", "topk", "n", "limit", "size", "count", "num_results", "n_results", "max_results"), "k"),
-    **dict.fromkeys(("filter", "filters", "condition", "where_filter", "conditions"), "where"),
-    **dict.fromkeys(("query", "text", "q", "question", "queries_", "query_text", "query_texts"), "queries"),
-    **dict.fromkeys(("engine_name", "index", "method"), "engine"),
-    **dict.fromkeys(("stages", "pipeline"), "plan"),
-    **dict.fromkeys(("option", "query_options", "card", "level", "task"), "options"),
-    **dict.fromkeys(("documents", "doc_ids", "document_ids"), "ids"),
-    **dict.fromkeys(("with_texts", "include_texts", "return_texts"), "texts"),
-}
-"""What hands type by habit, and what it is called here."""
-
-
-P = ParamSpec("P")
-T = TypeVar("T")
-
-
 def meant(**habits: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Answer unknown arguments of a function with the name of the one that was meant.
 
@@ -262,10 +263,6 @@ def _hint(name: str, known: list[str], habits: Mapping[str, str]) -> str:
     if other in known:
         return f"; it is called {other!r} here. Arguments: {', '.join(known)}"
     return f"{suggestion(name, known)}; arguments: {', '.join(known)}"
-
-
-Vectors: TypeAlias = npt.NDArray[Any] | Tensor
-"""Coordinates of one query, `(d,)`, or of many, `(Q, d)`; of token spaces `(t, d)` and `(Q, t, d)`."""
 
 
 def compiled_queries(queries: Any, space: Space) -> tuple[Sequence[str] | Scorer, bool]:

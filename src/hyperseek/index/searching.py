@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from hyperseek.models import Retriever
 
 
+# Numbers of the queries that one scan holds: 16 MiB, some ten thousand query vectors. A q-net has more by itself.
+_NUMBERS = 1 << 22
+
+
 @dataclass(slots=True)
 class Explanation:
     """What a search did, for people.
@@ -221,10 +225,6 @@ def collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts:
         ]
         for query in zip(scores.tolist(), places, rows.tolist(), strict=True)
     ]
-
-
-# Numbers of the queries that one scan holds: 16 MiB, some ten thousand query vectors. A q-net has more by itself.
-_NUMBERS = 1 << 22
 
 
 def scorer_groups(

@@ -1,4 +1,4 @@
-"""Calling Lance: its errors become ours, a forked child reopens its tables, and there is one writer at a time.
+"""Calling Lance: its errors become ours, a forked child is refused, and there is one writer at a time.
 
 Lance reads with threads of its own, which a forked child lacks: some calls wait for ever, others crash the process.
 Nothing that the child can do helps, so it is told.

@@ -219,9 +219,7 @@ def _check_finite(documents: Sequence[Document], points: Points, stored: torch.T
     if finite.all():
         return
     row = int((~finite).nonzero()[0])
-    place = row
-    if isinstance(points, TokenPoints):
-        place = int(torch.searchsorted(points.offsets, torch.tensor(row), right=True)) - 1
+    place = int((points.lengths.cumsum(0) <= row).sum())
     if points.rows[row].isfinite().all():
         remedy = "use storage='float32'" if stored.dtype == torch.float16 else "give smaller ones"
         raise InputError(
