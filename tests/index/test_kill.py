@@ -35,7 +35,7 @@ def killed_after(folder: Path, log: Path, wait: float) -> int:
     with start(folder, log) as process:
         assert process.stdout is not None
         line = process.stdout.readline()
-        with pytest.raises(StoreError, match="being written by somebody else"):
+        with pytest.raises(StoreError, match="in use by another writer"):
             main(folder, log)
         time.sleep(wait)
         process.kill()

@@ -137,7 +137,7 @@ def test_two_writers_are_refused(tmp_path: Path, documents: Documents) -> None:
     (tmp_path / "index").mkdir()
     with (
         writer_lock(tmp_path / "index"),
-        pytest.raises(StoreError, match="being written by somebody else"),
+        pytest.raises(StoreError, match="in use by another writer"),
     ):
         build(tmp_path / "index", documents)
     build(tmp_path / "index", documents)

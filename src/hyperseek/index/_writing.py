@@ -23,11 +23,10 @@ from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek.errors import FingerprintError, InputError, StoreError
 from hyperseek.index.reader import open_finished
 from hyperseek.scoring import Points
-from hyperseek.store.info import IndexInfo
+from hyperseek.store.info import IndexInfo, record_commit
 from hyperseek.store.lance import writer_lock
 from hyperseek.store.rows import check_documents, encode_metadata
 from hyperseek.store.table import Store
-from hyperseek.store.written import record_commit
 from hyperseek.types import Document
 
 Item: TypeAlias = tuple[Document, Any]
@@ -120,7 +119,7 @@ def write_index(
             "data": store.fingerprint(),
             "version": store.version,
         }
-        record_commit(store)
+        record_commit(store.path, store.version)
         info.model_copy(update=finished).write(folder)
 
 
@@ -309,7 +308,7 @@ def add_documents(
                 store.replace(documents, points)
             else:
                 store.append(documents, points)
-            record_commit(store)
+            record_commit(store.path, store.version)
             added += len(documents)
             stop_here()
     return added
@@ -335,7 +334,7 @@ def delete_documents(folder: Path, ids: Iterable[str], *, batch: int = 1000) -> 
         _, store = open_finished(folder)
         while some := list(islice(stream, batch)):
             deleted += store.delete(some)
-            record_commit(store)
+            record_commit(store.path, store.version)
     return deleted
 
 
@@ -356,7 +355,7 @@ def compact_index(folder: Path) -> None:
         if len(copy) != len(store):
             raise StoreError(f"the copy of {store.path} has {len(copy)} rows instead of {len(store)}; nothing changed")
         copy.index_texts()
-        record_commit(copy)
+        record_commit(copy.path, copy.version)
         update = {
             "table": copy.path.name,
             "version": copy.version,

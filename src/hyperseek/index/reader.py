@@ -19,10 +19,10 @@ from hyperseek.plan import OpenIndex
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import IndexInfo, Snapshot
 from hyperseek.store.attachments import verify_attachments
+from hyperseek.store.info import Written
 from hyperseek.store.lance import use_tables
 from hyperseek.store.snapshot import CHUNK
 from hyperseek.store.table import Store
-from hyperseek.store.written import Written
 from hyperseek.types import Document, QueryOptions
 
 if TYPE_CHECKING:

@@ -1,11 +1,11 @@
-"""Conditions as trees, and their answers for a batch of rows, in the three-valued logic of SQL.
+"""Conditions as trees, and their values for a batch of rows, in the three-valued logic of SQL.
 
-Every node says of what `kind` its values are: "number", "string", "boolean" or "list of strings". A batch is an Arrow
-record batch with the columns that the tree's fields name. Only what is here is ever evaluated; SQL reaches no library.
+Every node has a `kind`, that of its values: "number", "string", "boolean" or "list of strings". A batch is an Arrow
+record batch with the columns that the tree's fields name. Only these nodes are ever evaluated; no library is given SQL.
 
-Numbers lose nothing: they are float64, and beside it the digits of integers that float64 rounds, which are those of
-more than 53 bits. Rounding keeps the order, so two numbers whose float64 differ are in that order, and only where they
-agree are the digits read. Python compares integers and floats by their values, and so do these.
+Numbers are exact: they are stored as float64, with the digits of integers that float64 rounds (those of more than 53
+bits) in a second column. Rounding keeps the order, so numbers whose float64 differ are in that order, and the digits
+are read only where the float64 agree. As in Python, integers and floats are compared by value.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ MIRRORED = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 def rounded(value: Number) -> float:
-    """Return the float64 next to a number; infinite beyond the largest."""
+    """Return the float64 nearest to a number; infinite beyond the largest."""
     try:
         return float(value)
     except OverflowError:
@@ -55,7 +55,7 @@ def is_rounded(value: object) -> bool:
 
 
 def number_array(values: Sequence[Number | None]) -> Any:
-    """Return numbers as float64; what is no number (NaN) is null, as it is to be found by no comparison."""
+    """Return numbers as float64; NaN becomes null, so that no comparison finds it."""
     floats = [None if value is None else rounded(value) for value in values]
     return pa.array([value if value == value else None for value in floats], pa.float64())
 
@@ -70,9 +70,9 @@ class Numbers:
     """A column of `n` numbers.
 
     Attributes:
-        values: `(n,)` float64; anything where there is no number.
-        valid: `(n,)`: where there is one.
-        digits: Arrow strings, of integers that `values` has rounded; None where there are none.
+        values: `(n,)` float64; arbitrary in rows without a number.
+        valid: `(n,)` booleans: which rows have a number.
+        digits: Arrow strings, of integers that `values` rounds; None if there are none.
     """
 
     values: npt.NDArray[np.float64]
@@ -91,7 +91,7 @@ class Numbers:
         )
 
     def compare(self, name: str, other: Number) -> Any:
-        """Compare with one number, exactly; null where there is none here."""
+        """Compare with one number, exactly; null in rows without a number."""
         compare, near = OPERATORS[name], rounded(other)
         found = compare(self.values, near)
         ties = self.values == near
@@ -101,7 +101,7 @@ class Numbers:
         return self._booleans(found)
 
     def among(self, others: Collection[Number]) -> Any:
-        """Whether each is one of some numbers, exactly; null where there is none here."""
+        """Whether each is one of `others`, exactly; null in rows without a number."""
         exact = frozenset(others)
         near = np.array(sorted({rounded(other) for other in exact}))
         found = np.isin(self.values, near)
@@ -112,7 +112,7 @@ class Numbers:
         return self._booleans(found)
 
     def compare_all(self, name: str, others: Numbers) -> Any:
-        """Compare with as many numbers, exactly; null where one of the two is none."""
+        """Compare with another column, row by row and exactly; null where either has no number."""
         compare = OPERATORS[name]
         found = compare(self.values, others.values)
         ties = self.values == others.values
@@ -144,14 +144,14 @@ class Node:
         raise NotImplementedError
 
     def columns(self) -> Iterator[str]:
-        """Names of the columns that are read, perhaps some twice."""
+        """Yield the names of the columns that are read; one may come twice."""
         for part in self.parts:
             yield from part.columns()
 
 
 @dataclass(frozen=True)
 class Literal(Node):
-    """A value that stands in the condition."""
+    """A value that is written in the condition."""
 
     value: str | bool | Number
 
@@ -166,13 +166,13 @@ class Literal(Node):
         return pa.array(np.full(batch.num_rows, self.value))
 
     def columns(self) -> Iterator[str]:
-        """Name none."""
+        """Yield nothing."""
         return iter(())
 
 
 @dataclass(frozen=True)
 class Field(Node):
-    """A column, and for numbers that of their digits if there is one."""
+    """A column, and for numbers the column of their digits if there is one."""
 
     column: str
     kind: str
@@ -186,13 +186,13 @@ class Field(Node):
         return Numbers.of(column, None if self.digits is None else batch.column(self.digits))
 
     def columns(self) -> Iterator[str]:
-        """Name the columns."""
+        """Yield the columns."""
         yield from (self.column,) if self.digits is None else (self.column, self.digits)
 
 
 @dataclass(frozen=True)
 class Function(Node):
-    """A function of one part, and perhaps of a text that stands in the condition."""
+    """A function of one part, and perhaps of a text that is written in the condition."""
 
     name: str
     kind: str
@@ -223,14 +223,14 @@ class Function(Node):
 
 @dataclass(frozen=True)
 class Comparison(Node):
-    """Two parts of one kind, compared; literals stand on the right."""
+    """A comparison of two parts of one kind; a literal is always on the right."""
 
     operator: str
     parts: tuple[Node, ...]
     kind: str = "boolean"
 
     def evaluate(self, batch: Any) -> Any:
-        """Return which rows hold."""
+        """Return in which rows it holds."""
         left, right = self.parts
         values = left.evaluate(batch)
         if isinstance(values, Numbers):
@@ -251,7 +251,7 @@ class Membership(Node):
     kind: str = "boolean"
 
     def evaluate(self, batch: Any) -> Any:
-        """Return which rows hold."""
+        """Return in which rows it holds."""
         values = self.parts[0].evaluate(batch)
         if isinstance(values, Numbers):
             return values.among(self.values)
@@ -261,7 +261,7 @@ class Membership(Node):
 
 @dataclass(frozen=True)
 class Like(Node):
-    """Whether a text has a form, in which % stands for any characters and _ for one."""
+    """Whether a text matches a pattern, in which % stands for any characters and _ for one."""
 
     parts: tuple[Node, ...]
     pattern: str
@@ -269,7 +269,7 @@ class Like(Node):
     kind: str = "boolean"
 
     def evaluate(self, batch: Any) -> Any:
-        """Return which rows hold."""
+        """Return in which rows it holds."""
         form = _regular_expression(self.pattern)
         return pc.match_substring_regex(self.parts[0].evaluate(batch), pattern=form, ignore_case=self.ignore_case)
 
@@ -283,7 +283,7 @@ class Is(Node):
     kind: str = "boolean"
 
     def evaluate(self, batch: Any) -> Any:
-        """Return which rows hold."""
+        """Return in which rows it holds."""
         values = self.parts[0].evaluate(batch)
         if isinstance(values, Numbers):
             return pa.array(~values.valid)
@@ -300,20 +300,20 @@ class Not(Node):
     kind: str = "boolean"
 
     def evaluate(self, batch: Any) -> Any:
-        """Return which rows hold."""
+        """Return in which rows it holds."""
         return pc.invert(self.parts[0].evaluate(batch))
 
 
 @dataclass(frozen=True)
 class Joined(Node):
-    """Conditions of which all hold, or one at least."""
+    """Conditions of which all hold, or at least one."""
 
     every: bool
     parts: tuple[Node, ...]
     kind: str = "boolean"
 
     def evaluate(self, batch: Any) -> Any:
-        """Return which rows hold."""
+        """Return in which rows it holds."""
         join = pc.and_kleene if self.every else pc.or_kleene
         found = self.parts[0].evaluate(batch)
         for part in self.parts[1:]:
@@ -322,7 +322,7 @@ class Joined(Node):
 
 
 def comparison(operator: str, left: Node, right: Node) -> Node:
-    """Return a comparison of two parts of one kind; one of two literals is a literal itself."""
+    """Return a comparison of two parts of one kind; that of two literals is a literal."""
     if isinstance(left, Literal):
         if isinstance(right, Literal):
             return Literal(bool(OPERATORS[operator](left.value, right.value)))

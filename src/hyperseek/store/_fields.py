@@ -1,9 +1,8 @@
 """Metadata fields: plain values of documents as columns of the table, so that filters need not read JSON.
 
-Every metadata key whose values are numbers, strings, booleans or lists of strings becomes a column by itself, under
-its own name where that is plain, else with a prefix. Numbers that float64 rounds have a second column, of their digits.
-A key whose values are of several types, or whose name no filter can write, stays in the documents but cannot be
-filtered by.
+Every metadata key whose values are numbers, strings, booleans or lists of strings becomes a column of its own, under
+its own name if that is plain, else with a prefix. Numbers that float64 rounds have a second column, of their digits. A
+key whose values have several types, or whose name no filter can write, stays in the documents but is no use in filters.
 """
 
 from __future__ import annotations
@@ -21,30 +20,30 @@ from hyperseek.store.rows import BASE_COLUMNS, CHECKSUM_COLUMNS
 from hyperseek.types import Document
 
 MOST_FIELDS = 256
-"""Fields of a table; further keys stay in the documents but cannot be filtered by."""
+"""Fields of a table; further keys stay in the documents, but filters cannot name them."""
 
 LONGEST_NAME = 100
 """Characters of a field's name."""
 
-# Keys of the table's configuration: metadata keys with values of several types, and others that are no fields.
+# Keys of the table's configuration: metadata keys with values of several types, and others that are not fields.
 _MIXED = "hyperseek.mixed"
 _LEFT_OUT = "hyperseek.left_out"
-_MOST_LEFT_OUT = 50  # names that are remembered, for messages
+_MOST_LEFT_OUT = 50  # names that are kept for messages
 
 _NAME = re.compile(r"[^\W\d][\w -]*")
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_ -]*")
 _NAMES = {"double": "number", "bool": "boolean", "string": "string", "list<item: string>": "list of strings"}
 
-# No plain name has a colon. Lance has columns of its own, `_rowid`, `_score` and others, of which there may be more.
+# No plain name has a colon, so these collide with none. Names with a leading underscore are Lance's, as `_rowid`.
 _PREFIX = "field:"
 _DIGITS = "digits:"
 _OWN_NAMES = ("id", "title", "text")
 TEXT_FIELDS = {name: Field(name, "string") for name in _OWN_NAMES}
-"""What every filter can name beside metadata."""
+"""What every filter can name besides metadata."""
 
 
 def field_types(documents: Iterable[Document]) -> tuple[dict[str, Any], set[str]]:
-    """Find the fields of some documents.
+    """Find the metadata fields of documents.
 
     Args:
         documents: Any number.
@@ -66,7 +65,7 @@ def field_types(documents: Iterable[Document]) -> tuple[dict[str, Any], set[str]
 
 
 def field_array(documents: Sequence[Document], column: str, kind: Any) -> Any:
-    """Return a column of a field; null where a document has no such key, or a number that is none (NaN)."""
+    """Return the column of a field; null for documents that lack the key, and for NaN."""
     key = column.removeprefix(_DIGITS)
     values = [document.metadata.get(_key(key)) for document in documents]
     if column.startswith(_DIGITS):
@@ -92,13 +91,13 @@ def can_be_field(key: str) -> bool:
 
 
 def left_out_fields(dataset: Any) -> list[str]:
-    """Return metadata keys of a Lance data set that are no fields for their name or number, some of them at most."""
+    """Return metadata keys of a Lance data set that are not fields because of their name or number; at most some."""
     names: list[str] = json.loads(dataset.config().get(_LEFT_OUT, "[]"))
     return names
 
 
 def mixed_fields(dataset: Any) -> list[str]:
-    """Return the metadata keys of a Lance data set whose values are of several types."""
+    """Return the metadata keys of a Lance data set whose values have several types."""
     names: list[str] = json.loads(dataset.config().get(_MIXED, "[]"))
     return names
 
@@ -107,8 +106,8 @@ def grow_fields(dataset: Any, documents: Sequence[Document]) -> bool:
     """Prepare a Lance data set for documents: add columns for new keys, drop those of keys with several types.
 
     Args:
-        dataset: Of an index.
-        documents: What will be appended next.
+        dataset: The table of an index.
+        documents: The documents that will be added next.
 
     Returns:
         Whether the data set got a new version.

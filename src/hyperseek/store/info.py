@@ -1,4 +1,9 @@
-"""What an index knows about itself: `index.json`, beside the table."""
+"""What an index says about itself: `index.json`, and beside the table's files `checksums.json`.
+
+Lance never changes a file that it has written, so every commit adds some, and the record of their checksums grows. The
+record is written after the commit: if a writer is killed between the two, the newest files are in no record until the
+next commit, and only the checksums of their rows protect them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +15,19 @@ from typing import Any, Literal, TypeAlias
 from pydantic import Field
 
 from hyperseek._config import Config
-from hyperseek._folders import folder_path, inside, read_sealed, validated, write_sealed
+from hyperseek._files import writing
+from hyperseek._folders import (
+    CHECKED_AT_ONCE,
+    Checksum,
+    check_files,
+    checksum_folder,
+    folder_path,
+    inside,
+    read_description,
+    read_sealed,
+    validated,
+    write_sealed,
+)
 from hyperseek.errors import StoreError
 from hyperseek.scoring import Space
 
@@ -24,11 +41,13 @@ FIRST_TABLE = "documents.lance"
 """Folder of the table of a new index."""
 
 _NAME = "index.json"
-_AGAIN = "take the file from a copy, or build the index again with --overwrite"
+_REMEDY = "take the file from a copy, or build the index again with --overwrite"
 
-
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
+_RECORD = "checksums.json"
+_RECORD_REMEDY = "take the folder from a copy, or build the index again with --overwrite"
+# Lance's note of the newest version is the one file that it rewrites. What it says is checked by the number of the
+# version that is found.
+_CHANGING = ("latest_version_hint.json",)
 
 
 class IndexInfo(Config):
@@ -38,15 +57,15 @@ class IndexInfo(Config):
         format: Version of the folder's layout.
         state: `"building"` until the last document is stored.
         source: Path or name of the model; None if unknown.
-        fingerprint: Of the model's document side; None if unknown, and then no model can be checked.
+        fingerprint: Of the model's document side; None if unknown, in which case no model can be checked.
         space: Geometry of the points.
         storage: Number type of the stored vectors.
         dtype: Number type the model computed in; None for vectors from elsewhere.
         protocol: What the model says about itself: prompts, lengths, versions.
-        name: The corpus' name, for people.
+        name: Name of the corpus, for people.
         table: Folder of the table, within the index.
-        version: Version of the table that `count` and `data` are true of; documents may have changed since.
-        data: Fingerprint of the stored documents, in their order; None until finished.
+        version: Version of the table that `count` and `data` describe; documents may have changed since.
+        data: Fingerprint of the stored documents, in order; None until finished.
         count: Number of documents; 0 until finished.
         created: When building began.
     """
@@ -64,15 +83,7 @@ class IndexInfo(Config):
     version: int | None = None
     data: str | None = None
     count: int = 0
-    created: datetime = Field(default_factory=_now)
-
-    def write(self, folder: Path) -> None:
-        """Write `index.json`, atomically."""
-        write_sealed(folder / _NAME, self.model_dump(mode="json"))
-
-    def place(self, folder: Path) -> Path:
-        """Return the path of the table; StoreError where the index names one outside its folder."""
-        return inside(folder, self.table, source=folder / _NAME)
+    created: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
@@ -85,27 +96,87 @@ class IndexInfo(Config):
 
         Args:
             folder: The index.
-            sealed: Whether values that are valid and not those that were written are an error, too.
+            sealed: Whether valid values that differ from those that were written are an error, too.
 
         Returns:
             Its content.
 
         Raises:
-            StoreError: There is none, it is damaged, it has another format, or may not be read.
+            StoreError: The file is missing, damaged or unreadable, or has another format.
             InputError: No folder can have that path.
         """
         path = folder_path(folder, "an index") / _NAME
-        if not path.exists() and _may_look(folder):
+        if not path.exists() and _is_searchable(folder):
             raise StoreError(f"{folder} holds no index; make one with: hyperseek encode MODEL CORPUS --index {folder}")
-        values, intact = read_sealed(path, "the description of an index", remedy=_AGAIN)
+        values, intact = read_sealed(path, "the description of an index", remedy=_REMEDY)
         if values.get("format") != FORMAT:
             raise StoreError(
                 f"the index {folder} has format {values.get('format')!r} and this version of hyperseek reads format "
                 f"{FORMAT}; use the version that wrote it, or build the index again with --overwrite"
             )
-        return validated(cls, values, path, intact=intact or not sealed, remedy=_AGAIN)
+        return validated(cls, values, path, intact=intact or not sealed, remedy=_REMEDY)
+
+    def write(self, folder: Path) -> None:
+        """Write `index.json`, atomically."""
+        write_sealed(folder / _NAME, self.model_dump(mode="json"))
+
+    def place(self, folder: Path) -> Path:
+        """Return the path of the table; StoreError if the index names one outside its folder."""
+        return inside(folder, self.table, source=folder / _NAME)
 
 
-def _may_look(folder: Path) -> bool:
-    """Whether what a folder holds can be known; a folder without permission to search it seems empty."""
+class Written(Config):
+    """What was written to a table: `checksums.json`.
+
+    Attributes:
+        version: Version of the table that the record belongs to.
+        files: Checksums by path in the table's folder.
+    """
+
+    version: int
+    files: dict[str, Checksum]
+
+    @classmethod
+    def read(cls, table: Path) -> Written | None:
+        """Read the record of a table; None if there is none, as in indexes of earlier versions."""
+        path = table / _RECORD
+        if not path.exists():
+            return None
+        return read_description(cls, path, "a record of checksums", remedy=_RECORD_REMEDY)
+
+    def check(self, table: Path, *, whole: bool) -> None:
+        """Compare a table's files with the record.
+
+        Args:
+            table: Its folder.
+            whole: Whether to compare all bytes, even of large tables.
+
+        Raises:
+            StoreError: A file is missing or is not what was written; the message names it.
+        """
+        limit = None if whole else CHECKED_AT_ONCE
+        check_files(table, self.files, source=table / _RECORD, remedy=_RECORD_REMEDY, at_most=limit)
+
+
+def record_commit(table: Path, version: int) -> None:
+    """Note the checksums of what the last commit wrote.
+
+    Args:
+        table: Folder of the table.
+        version: Its newest version.
+
+    Raises:
+        StoreError: The record of earlier commits is damaged.
+        WriteError: The disk is full, or the folder may not be written to.
+    """
+    before = Written.read(table)
+    # Known checksums stay as they were noted: computing them again would record damage as what was written.
+    known = {} if before is None else before.files
+    found = checksum_folder(table, leave_out=(_RECORD, *_CHANGING), known=known)
+    with writing(table):
+        write_sealed(table / _RECORD, {"version": version, "files": found})
+
+
+def _is_searchable(folder: Path) -> bool:
+    # A folder without permission to search it seems empty.
     return not folder.is_dir() or os.access(folder, os.X_OK)

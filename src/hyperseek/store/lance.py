@@ -1,7 +1,7 @@
-"""Calling Lance: its errors become ours, a forked child is refused, and there is one writer at a time.
+"""Calls of Lance: its errors become ours, forked children are refused, and only one process writes at a time.
 
-Lance reads with threads of its own, which a forked child lacks: some calls wait for ever, others crash the process.
-Nothing that the child can do helps, so it is told.
+Lance reads with threads of its own, which a forked child lacks: some calls wait forever, others crash the process. The
+child can do nothing about that, so it gets an error.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ _REMEDY = "if its permissions are right, take the folder from a copy or build th
 
 @contextmanager
 def reading_table(path: Path) -> Iterator[None]:
-    """Report whatever goes wrong while a table is read as StoreError, a panic of Lance included."""
+    """Turn whatever goes wrong while a table is read into StoreError, even a panic of Lance."""
     with reading(path, "the table of an index", error=StoreError, remedy=_REMEDY):
         yield
 
 
 @contextmanager
 def writing_table(path: Path) -> Iterator[None]:
-    """Report a disk that refuses to be written as WriteError, and everything else that goes wrong as StoreError."""
+    """Turn a disk's refusal to be written into WriteError, and whatever else goes wrong into StoreError."""
     with reading_table(path), writing(path):
         yield
 
 
 def guarded(*writing: str) -> Callable[[type[T]], type[T]]:
-    """Guard the public methods of a class that has a `path`, all of which read a table.
+    """Guard the public methods of a class that has a `path`, all of which use the table there.
 
     Args:
-        *writing: Names of those that write it.
+        *writing: Names of the methods that write the table; the others read it.
 
     Returns:
-        A decorator of the class.
+        A class decorator.
     """
 
     def decorate(cls: type[T]) -> type[T]:
@@ -82,7 +82,7 @@ def _guard(method: Callable[..., Any], guard: Callable[[Path], Any]) -> Callable
 
 
 def check_places(dataset: Any, path: Path) -> None:
-    """Raise StoreError where a Lance data set says that a part of it lies elsewhere; Lance would follow it anywhere."""
+    """Raise StoreError if a Lance data set names a file outside its folder, which Lance would follow anywhere."""
     for fragment in dataset.get_fragments():
         metadata = fragment.metadata
         for part in [*metadata.files, *([metadata.deletion_file] if metadata.deletion_file else [])]:
@@ -95,22 +95,22 @@ def check_places(dataset: Any, path: Path) -> None:
 
 
 _users: list[int] = []
-"""The process that used tables first, if there was one: this one, or one that it was forked from."""
+"""The process that used tables first, if any: this one, or one that it was forked from."""
 
 
 def use_tables() -> None:
     """Note that this process reads or writes tables.
 
     Raises:
-        StoreError: It was forked from one that had done so before.
+        StoreError: It was forked from a process that had used tables before.
     """
     process = os.getpid()
     if not _users:
         _users.append(process)
     if _users[0] != process:
         raise StoreError(
-            f"the process {process} was forked after its parent {_users[0]} had opened an index, and can open none: "
-            f"threads that read the disk are not forked. Fork first and open the index in each process, or start "
+            f"the process {process} was forked after its parent {_users[0]} had opened an index and cannot open one: "
+            f"the threads that read the disk are not forked. Fork first and open the index in each process, or start "
             f"processes with the method 'spawn' or 'forkserver' of multiprocessing"
         )
 
@@ -119,7 +119,7 @@ def use_tables() -> None:
 def writer_lock(folder: Path) -> Iterator[None]:
     """Keep other writers out of a folder while the block runs.
 
-    The operating system holds the lock, so it goes with its process, however that ends.
+    The operating system holds the lock, so it ends with its process, however that ends.
 
     Args:
         folder: The index; it must exist.
@@ -128,19 +128,19 @@ def writer_lock(folder: Path) -> Iterator[None]:
         Nothing.
 
     Raises:
-        StoreError: Another process, or another writer in this one, has it; or the lock is a link to another file.
+        StoreError: Another writer, in this or another process, has the lock; or the lock is a link to another file.
         WriteError: The folder may not be written to.
     """
     path = folder / ".lock"
     refuse_link(path)
     if path.exists() and path.stat().st_nlink > 1:
-        raise StoreError(f"{path} is a second name of another file, which a lock must not touch; delete it")
+        raise StoreError(f"{path} is a hard link to another file, which a lock must not touch; delete it")
     lock = FileLock(path, timeout=0)
     try:
         with writing(folder):
             lock.acquire()
     except Timeout:
-        raise StoreError(f"the index {folder} is being written by somebody else; wait until that is done") from None
+        raise StoreError(f"the index {folder} is in use by another writer; wait until it is done") from None
     try:
         yield
     finally:

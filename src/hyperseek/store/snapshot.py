@@ -1,4 +1,4 @@
-"""One consistent version of an index' documents, as a search sees it.
+"""One consistent version of an index's documents, as a search sees it.
 
 Shapes: `N` documents, `n` rows. A row is a position in this version, a key names a stored document in all versions.
 """
@@ -21,23 +21,23 @@ from hyperseek.store.rows import check_id
 from hyperseek.store.table import Store
 
 CHUNK = 32768
-"""Documents of a chunk: enough to keep a matrix product busy, few enough that scores stay in the cache."""
+"""Documents per chunk: enough to keep a matrix product busy, few enough that scores stay in the cache."""
 
-# Token sets of a chunk: some 50 MiB at a few hundred tokens of 128 numbers.
+# Token sets per chunk: about 50 MiB at a few hundred tokens of 128 numbers.
 _TOKEN_CHUNK = 512
-# Documents of a chunk that is gathered for a condition.
+# Documents per chunk when the rows of a condition are gathered.
 _GATHERED = 8192
-# Masks of conditions that are remembered, a byte a document: those of 64 conditions on four million documents.
+# Masks of conditions that are kept, at a byte per document: those of 64 conditions on four million documents.
 _MASK_BYTES = 256 << 20
 
 
 class Snapshot:
-    """Documents, keys and points of one version; for any number of threads, which read from the disk once.
+    """Documents, keys and points of one version; any number of threads may use it, and each part is read once.
 
     Args:
         store: The table, open.
         space: Geometry of the points.
-        cache_bytes: Points are kept in memory after the first scan if they take no more than this.
+        cache_bytes: Points are kept in memory after the first scan if they take no more than this many bytes.
     """
 
     def __init__(self, store: Store, space: Space, *, cache_bytes: int) -> None:
@@ -45,7 +45,7 @@ class Snapshot:
         self.space = space
         self._cache_bytes = cache_bytes
         self._points: Points | None = None
-        # No `lru_cache`: it would hold this object in a cycle, and its files with it, long after the last search.
+        # Not an `lru_cache`: that would keep this object in a cycle, and its files open, long after the last search.
         self._read = Kept()
         self._masks = Kept(most_bytes=_MASK_BYTES)
 
@@ -68,7 +68,7 @@ class Snapshot:
 
     @property
     def in_memory(self) -> Points | None:
-        """All points, where `load` found them small enough."""
+        """All points, if `load` found them small enough; else None."""
         return self._points
 
     def load(self) -> None:
@@ -83,7 +83,7 @@ class Snapshot:
         return next(self.store.points(len(self))) if len(self) * self.space.width * 4 <= self._cache_bytes else None
 
     def _load_tokens(self) -> Points | None:
-        """Read token sets, whose size is known only when they are read, until they turn out to be too large."""
+        """Read token sets until they turn out to be too large, since their size is unknown before."""
         parts, left = [], self._cache_bytes
         for part in self.store.points(self.chunk_rows):
             left -= part.rows.nbytes
@@ -94,7 +94,7 @@ class Snapshot:
 
     @property
     def chunk_rows(self) -> int:
-        """Documents of a chunk that is scanned."""
+        """Documents per chunk of a scan."""
         return _TOKEN_CHUNK if self.store.ragged else CHUNK
 
     def chunks(self, rows: int) -> Iterator[Points]:
@@ -119,7 +119,7 @@ class Snapshot:
             yield self.points(torch.from_numpy(rows[start : start + size]))
 
     def rows_of_keys(self, keys: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """Return the row of each key; -1 where the document is not there, or no longer."""
+        """Return the row of each key; -1 if the document is not in this version."""
         if not len(self):
             return np.full(len(keys), -1, np.int64)
         order, ordered = self._key_order
@@ -127,42 +127,30 @@ class Snapshot:
         return np.where(ordered[places] == keys, order[places], -1)
 
     def rows_of_ids(self, ids: Sequence[str | None]) -> npt.NDArray[np.int64]:
-        """Return the row of each id; -1 for None and for ids that are not stored; InputError for what is no id."""
+        """Return the row of each id; -1 for None and for unknown ids; InputError for anything that is not an id."""
         for document_id in ids:
             if document_id is not None:
                 check_id(document_id)
-        found = pc.index_in(
-            pa.array([_storable(name) for name in ids], type=self.ids.type), value_set=self.ids, skip_nulls=True
-        )
+        found = pc.index_in(pa.array(ids, type=self.ids.type), value_set=self.ids, skip_nulls=True)
         return np.array([-1 if row is None else row for row in found.to_pylist()], dtype=np.int64)
 
     def mask(self, condition: str) -> npt.NDArray[np.bool_]:
-        """Return `(N,)`: which documents meet an SQL condition; the last ones asked for are remembered."""
+        """Return `(N,)`: which documents meet an SQL condition. Recent masks are kept."""
 
         def make() -> npt.NDArray[np.bool_]:
             mask = np.zeros(len(self), dtype=np.bool_)
             mask[self.rows_of_keys(self.store.keys_where(condition))] = True
-            mask.flags.writeable = False  # many searches share it
+            mask.flags.writeable = False  # searches share it
             return mask
 
         return self._masks.get(condition, make, size=lambda mask: mask.nbytes)
 
     @property
     def _key_order(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Rows in the order of their keys, and the keys in that order; the same order unless rows were rewritten."""
+        """Rows sorted by their keys, and the sorted keys; rows are in that order already unless they were rewritten."""
 
         def make() -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
             order = np.argsort(self.keys, kind="stable")
             return order, self.keys[order]
 
         return self._read.get("key order", make)
-
-
-def _storable(document_id: str | None) -> str | None:
-    """Return an id, or None where it is no valid Unicode, which no stored one is."""
-    try:
-        if document_id is not None:
-            document_id.encode()
-        return document_id
-    except UnicodeEncodeError:
-        return None

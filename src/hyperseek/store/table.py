@@ -1,8 +1,8 @@
-"""The table of an index: documents and their points in a Lance data set, in the order in which they came.
+"""The table of an index: documents and their points in a Lance data set, in the order in which they were added.
 
-Every change is one atomic commit, and an open table sees one version of it. A row is a position, from 0, in the version
-at hand; a key is a number that a stored document keeps and that no other ever gets, so what was computed for some
-keys stays true of them. Shapes: `N` documents, `w` numbers of a stored point.
+Every change is one atomic commit, and an open table sees one version. A row is a position in that version, from 0; a
+key is a number that a stored document keeps and no other document ever gets, so what was computed for a key stays true.
+Shapes: `N` documents, `w` numbers of a stored point.
 """
 
 from __future__ import annotations
@@ -52,13 +52,13 @@ from hyperseek.types import Document
 
 _NEXT_KEY = "hyperseek.next_key"
 
-# The scanner reads ahead by default as if memory were free, and larger batches leave larger holes in the heap: these
-# values cost some 10 MB beside the vectors and no time.
+# By default the scanner reads ahead as if memory were free, and large batches leave large holes in the heap: these
+# values cost about 10 MB beside the vectors, and no time.
 _READING: dict[str, Any] = {"batch_size": 256, "batch_readahead": 1, "fragment_readahead": 1, "io_buffer_size": 4 << 20}
-_ROWS_AT_ONCE = 4096  # of short values
-_MOST_LISTED = 10_000
+_ROWS_AT_ONCE = 4096  # rows of a batch of short values
+_MOST_LISTED = 10_000  # keys that are written into a condition of Lance
 _SYMBOL = re.compile(EMOJI)
-_LONGEST_MESSAGE = 4_000
+_LONGEST_MESSAGE = 4_000  # characters
 
 
 @guarded("append", "replace", "delete", "copy", "index_texts", "remove_leftovers")
@@ -78,7 +78,7 @@ class Store:
 
     @classmethod
     def create(cls, path: Path, *, space: Space, storage: Storage) -> Self:
-        """Make a table without rows, in place of one that may be there."""
+        """Make an empty table, replacing any that is there."""
         use_tables()
         shutil.rmtree(path, ignore_errors=True)
         empty = pa.Table.from_batches([], schema=base_schema(space, storage))
@@ -87,7 +87,7 @@ class Store:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Open the newest version of a table, which is then not deleted by others while this object lives.
+        """Open the newest version of a table; nobody else deletes it while this object lives.
 
         Args:
             path: The Lance data set.
@@ -96,7 +96,7 @@ class Store:
             The table.
 
         Raises:
-            StoreError: It is missing, damaged, may not be read, or is not a table of this library.
+            StoreError: It is missing, damaged or unreadable, or not a table of this library.
         """
         use_tables()
         with reading_table(path):
@@ -110,7 +110,7 @@ class Store:
 
     @classmethod
     def exists(cls, path: Path) -> bool:
-        """Whether a table was begun and its first commit made."""
+        """Whether a table is there, with at least one commit."""
         versions = path / "_versions"
         return versions.is_dir() and any(versions.glob("*.manifest"))
 
@@ -155,30 +155,30 @@ class Store:
         """Add rows at the end in one atomic commit.
 
         Args:
-            documents: `N` of them, with ids that are not stored yet.
-            points: Theirs.
+            documents: `N` documents, with ids that are not stored yet.
+            points: Their points.
 
         Raises:
             InputError: A vector is not finite in the stored number type; the message names the document.
         """
         following = self.next_key + len(documents)
-        table = self._table(documents, points)
+        table = self._new_rows(documents, points)
         self._set(lance.write_dataset(table, self._dataset, mode="append"))
         self.__dict__["next_key"] = following  # known without reading all keys
 
     def replace(self, documents: Sequence[Document], points: Points) -> None:
-        """Delete rows with the same ids and add these at the end, in one atomic commit.
+        """Delete the rows with the same ids and add these documents at the end, in one atomic commit.
 
         Args:
-            documents: `N` of them.
-            points: Theirs.
+            documents: `N` documents.
+            points: Their points.
 
         Raises:
             InputError: A vector is not finite in the stored number type; the message names the document.
         """
-        table = self._table(documents, points)
+        table = self._new_rows(documents, points)
         keys, fragments, _ = self._stored([document.id for document in documents])
-        # Lance's own `merge_insert` joins by hash, which would leave the new rows in no order.
+        # Lance's own `merge_insert` joins by hash, which would lose the order of the new rows.
         removed, updated = self._without(keys, fragments)
         added = lance.fragment.write_fragments(table, self._dataset, mode="append")
         operation = lance.LanceOperation.Update(removed, updated, added)
@@ -191,7 +191,7 @@ class Store:
             return 0
         last = self.next_key - 1
         if last in keys:
-            # The highest key is going to disappear; write down that it was given away.
+            # The highest key is about to disappear; record that it was used.
             self._dataset.update_config({_NEXT_KEY: str(last + 1)})
         removed, updated = self._without(keys, fragments)
         operation = lance.LanceOperation.Delete(updated, removed, _is_one_of(keys))
@@ -208,7 +208,7 @@ class Store:
 
     @cached_property
     def next_key(self) -> int:
-        """Lowest key that was never given to a row."""
+        """Lowest key that no row was ever given."""
         noted = int(self._dataset.config().get(_NEXT_KEY, 0))
         return max(noted, int(self.keys.max()) + 1 if len(self) else 0)
 
@@ -223,7 +223,7 @@ class Store:
         self._set(lance.dataset(str(self.path)))
 
     def remove_leftovers(self) -> None:
-        """Delete old versions, and files that a killed writer left; only while no other process reads or writes."""
+        """Delete old versions and files that a killed writer left; safe only while no other process uses the table."""
         self._dataset.cleanup_old_versions(older_than=timedelta(0), delete_unverified=True)
 
     # Reading.
@@ -264,7 +264,7 @@ class Store:
                 all rows costs its own memory and a small read buffer.
 
         Yields:
-            Points of `rows` documents, float32, the last ones fewer; nothing for an empty table.
+            Points of `rows` documents, float32, fewer in the last chunk; nothing for an empty table.
         """
         if self.ragged:
             yield from self._token_points(rows)
@@ -311,7 +311,7 @@ class Store:
         return {name: field.kind for name, field in fields_of(self._dataset.schema).items()}
 
     def unusable_fields(self) -> dict[str, list[str]]:
-        """Return metadata keys that filters cannot name, by the reason; not all of them where they are many."""
+        """Return metadata keys that filters cannot name, by reason; only some of them if there are many."""
         reasons = {
             "nested values or values of several types": mixed_fields(self._dataset),
             "a name that filters cannot write, or too many fields": left_out_fields(self._dataset),
@@ -322,13 +322,13 @@ class Store:
         """Return the keys of all rows that meet a condition.
 
         Args:
-            condition: SQL, as in `"year > 2015 AND venue = 'ACL'"`; `_filter.py` says which.
+            condition: SQL, as in `"year > 2015 AND venue = 'ACL'"`; `_filter.py` has the grammar.
 
         Returns:
             Keys in no particular order.
 
         Raises:
-            InputError: The condition cannot be understood, or names what is no field.
+            InputError: The condition cannot be understood, or names something that is not a field.
         """
         tree = self._read_filter(condition)
         columns = set(tree.columns())
@@ -367,7 +367,7 @@ class Store:
             return self._matches(words, k)
         if len(among) <= _MOST_LISTED:
             return self._matches(words, k, _is_one_of(among))
-        # A list so long would take longer than the search; ask for more until enough are among them.
+        # Such a long list would take longer than the search; ask for more until enough of them are allowed.
         most = k
         while True:
             most = min(len(self), 2 * most * len(self) // len(among))
@@ -393,9 +393,9 @@ class Store:
     def _containing(
         self, symbols: set[str], most: int, among: npt.NDArray[np.int64] | None
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-        """Find documents by symbols, which the full-text index leaves out; the score is how many they contain.
+        """Find documents by symbols, which the full-text index leaves out; the score is the number they contain.
 
-        All texts are read, once, whatever the number of symbols.
+        All texts are read once, however many symbols there are.
         """
         few = among is not None and len(among) <= _MOST_LISTED
         listed = _is_one_of(among) if among is not None and few else None
@@ -409,7 +409,7 @@ class Store:
             keys.append(rows.column("key").to_numpy())
             counts.append(np.array(found, np.float32))
         own, scores = np.concatenate(keys), np.concatenate(counts)
-        # Halves of two flags side by side are no flag.
+        # The halves of two adjacent flags are not a flag.
         kept = scores > 0 if among is None or few else (scores > 0) & np.isin(own, among)
         own, scores = own[kept], scores[kept]
         best = np.lexsort((own, -scores))[:most]
@@ -417,7 +417,7 @@ class Store:
 
     def _read_filter(self, condition: str) -> Node:
         if not isinstance(condition, str):
-            raise InputError(f'a filter is a text of SQL, as in "year > 2015", and not {shown(condition)}')
+            raise InputError(f'a filter is a text of SQL, as in "year > 2015", not {shown(condition)}')
         try:
             return read_filter(condition, {**fields_of(self._dataset.schema), **TEXT_FIELDS})
         except InputError as error:
@@ -431,10 +431,10 @@ class Store:
                 f"{fields}{unusable}"[:_LONGEST_MESSAGE]
             ) from None
 
-    # How rows are made.
+    # Rows.
 
-    def _table(self, documents: Sequence[Document], points: Points) -> Any:
-        vectors = points_array(documents, points, self.storage)
+    def _new_rows(self, documents: Sequence[Document], points: Points) -> Any:
+        vectors = points_array(documents, points, ragged=self.ragged, storage=self.storage)
         if grow_fields(self._dataset, documents):
             self._set(lance.dataset(str(self.path)))
         keys = self.next_key + np.arange(len(documents), dtype=np.int64)
@@ -449,9 +449,9 @@ class Store:
         return pa.table(columns, schema=schema)
 
     def _stored(self, ids: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[str]]:
-        """Return keys, fragments and ids of the documents with some ids.
+        """Return keys, fragments and ids of the stored documents among `ids`.
 
-        Ids are compared here and never written into SQL. Nor is Lance asked to count by a condition: a fragment's
+        Ids are compared here and never written into SQL. Nor does Lance count by a condition: a fragment's
         `count_rows(filter=...)` holds the interpreter's lock while it waits for threads that may wait for that lock.
         """
         for document_id in ids:
@@ -468,7 +468,7 @@ class Store:
         return np.concatenate(keys), np.concatenate(fragments), found
 
     def _without(self, keys: npt.NDArray[np.int64], fragments: npt.NDArray[np.int64]) -> tuple[list[int], list[Any]]:
-        """Mark rows as deleted, and return the numbers of fragments that are empty then, and the other changed ones."""
+        """Mark rows as deleted; return the numbers of fragments that this empties, and the other changed fragments."""
         removed, updated = [], []
         for number in np.unique(fragments).tolist():
             rest = self._dataset.get_fragment(number).delete(_is_one_of(keys[fragments == number]))
@@ -486,7 +486,7 @@ class Store:
             yield check_rows(batch, columns, source=self.path)
 
     def _set(self, dataset: Any) -> None:
-        """Go on with another version."""
+        """Switch to another version."""
         self._dataset = dataset
         for name in ("_count", "keys", "next_key"):
             self.__dict__.pop(name, None)
