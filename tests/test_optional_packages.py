@@ -74,10 +74,9 @@ def test_every_package_that_is_imported_is_declared() -> None:
 
 
 def bm25(stemmer: str | None = None) -> object:
-    from hyperseek.mining import BM25Settings
-    from hyperseek.mining._bm25 import bm25_run
+    from hyperseek.mining import BM25, BM25Settings
 
-    return bm25_run([Document("d", "a cat")], [Query("q", "cat")], k=1, settings=BM25Settings(stemmer=stemmer))
+    return BM25([Document("d", "a cat")], settings=BM25Settings(stemmer=stemmer)).run([Query("q", "cat")], k=1)
 
 
 def engine(kind: str, folder: Path) -> object:

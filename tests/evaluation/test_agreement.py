@@ -15,7 +15,7 @@ from hyperseek.data import Dataset
 from hyperseek.evaluation import evaluate, p_mrr_per_query
 from hyperseek.plan import Exhaustive, Fusion, Plan, Rescore, Union
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
-from hyperseek.training._collate import SideFeatures
+from hyperseek.training._cache import SideFeatures
 from hyperseek.training._validation import Validator, make_dev_set
 from hyperseek.types import Qrels
 

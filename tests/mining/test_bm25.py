@@ -11,7 +11,6 @@ from hyperseek._order import best_places
 from hyperseek.errors import ConfigError, InputError, UnknownNameError
 from hyperseek.evaluation import aggregate, calculate
 from hyperseek.mining import BM25, BM25Settings
-from hyperseek.mining._bm25 import bm25_run
 from hyperseek.types import Document, Query
 
 TEXTS = {
@@ -26,7 +25,7 @@ DOCUMENTS = [Document(name, text) for name, text in TEXTS.items()]
 
 def test_scores_equal_lucenes_formula():
     plain = BM25Settings(stemmer=None, stop_words=None, k1=1.2, b=0.7)
-    found = bm25_run(DOCUMENTS, {"q": "dogs bark"}, settings=plain)["q"]
+    found = BM25(DOCUMENTS, settings=plain).run({"q": "dogs bark"})["q"]
     terms = {
         name: [word.strip(",") for word in text.split() if len(word.strip(",")) > 1] for name, text in TEXTS.items()
     }
@@ -55,19 +54,19 @@ def test_stems_and_stop_words():
 
 
 def test_documents_are_streamed_once_and_queries_may_be_records():
-    run = bm25_run((document for document in DOCUMENTS), [Query("q", "bark"), Query("r", "bird")], k=1)
+    run = BM25(document for document in DOCUMENTS).run([Query("q", "bark"), Query("r", "bird")], k=1)
     assert {query: list(ranking) for query, ranking in run.items()} == {"q": ["c"], "r": ["e"]}
 
 
 def test_own_document_is_left_out_on_request():
-    assert set(bm25_run(DOCUMENTS, {"c": "dogs"})["c"]) == {"b", "c", "e"}
-    assert set(bm25_run(DOCUMENTS, {"c": "dogs"}, k=2, exclude_same_id=True)["c"]) == {"b", "e"}
+    assert set(BM25(DOCUMENTS).run({"c": "dogs"})["c"]) == {"b", "c", "e"}
+    assert set(BM25(DOCUMENTS).run({"c": "dogs"}, k=2, exclude_same_id=True)["c"]) == {"b", "e"}
 
 
 def test_ties_keep_the_corpus_order_at_any_k():
     same = [Document(name, "one same text") for name in "zyxwvu"]
     for k in range(1, 8):
-        assert list(bm25_run(same, {"q": "same"}, k=k)["q"]) == list("zyxwvu")[:k]
+        assert list(BM25(same).run({"q": "same"}, k=k)["q"]) == list("zyxwvu")[:k]
 
 
 def test_best_equals_a_full_sort():
@@ -79,7 +78,7 @@ def test_best_equals_a_full_sort():
 
 def test_nothing_is_logged(caplog):
     with caplog.at_level("DEBUG"):
-        bm25_run(DOCUMENTS, {"q": "dogs"})
+        BM25(DOCUMENTS).run({"q": "dogs"})
     assert caplog.text == ""
 
 
@@ -108,7 +107,7 @@ def measured(folder, split: str, names: str) -> dict[str, float]:
         qrels.setdefault(query, {})[document] = int(grade)
     rows = map(json.loads, (folder / "queries.jsonl").read_text().splitlines())
     queries = {row["_id"]: row["text"] for row in rows if row["_id"] in qrels}
-    return aggregate(calculate(bm25_run(documents, queries), qrels, names))
+    return aggregate(calculate(BM25(documents).run(queries), qrels, names))
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ from mining_fakes import ReadableRetriever
 
 from hyperseek.index import Index
 from hyperseek.mining import BM25
-from hyperseek.mining._bm25 import bm25_run, terms
+from hyperseek.mining._bm25 import terms
 from hyperseek.plan import FullText
 from hyperseek.types import Document
 
@@ -93,7 +93,7 @@ def test_words_of_one_letter_are_found_and_decide_among_equals() -> None:
     assert {name: list(found) for name, found in run.items()} == {
         "one": ["x"], "both": ["c", "b"], "none": [], "two": ["n"],
     }  # fmt: skip
-    only = bm25_run([Document("a", "x y"), Document("b", "y z")], {"q": "z y"})
+    only = BM25([Document("a", "x y"), Document("b", "y z")]).run({"q": "z y"})
     assert list(only["q"]) == ["b", "a"]
 
 
@@ -107,7 +107,7 @@ def test_sums_that_are_equal_on_paper_tie() -> None:
     draw = random.Random(2)
     for _ in range(20):
         query = " ".join(draw.sample(words, 5))
-        found = bm25_run(documents, {"q": query}, settings=None)["q"]
+        found = BM25(documents).run({"q": query})["q"]
         assert list(found) == [document.id for document in documents]
         assert len(set(found.values())) == 1
 

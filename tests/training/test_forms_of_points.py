@@ -23,10 +23,9 @@ from hyperseek.models import Retriever, load
 from hyperseek.runs.callbacks import ShowProgress
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.training import LossesConfig, Recipe, read_record
-from hyperseek.training._cache import FeatureCache
-from hyperseek.training._collate import Collator, SideFeatures
-from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._cache import FeatureCache, SideFeatures
+from hyperseek.training._trainer import TrainedStack, TrainingModule
+from hyperseek.training._training_set import Collator, EpochBatches, TrainingSet
 from hyperseek.training._validation import DevSet, Validator
 from hyperseek.training.losses import Objective
 

@@ -13,7 +13,7 @@ from hyperseek.training import LossesConfig
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._routes import choose_trainable
 from hyperseek.training._run import Interpolation, choose_share
-from hyperseek.training._stack import TrainedStack, TrainingModule
+from hyperseek.training._trainer import TrainedStack, TrainingModule
 from hyperseek.training.losses import Objective
 
 MakeRetriever = Callable[..., Retriever]

@@ -12,12 +12,11 @@ from transformers import BertTokenizer
 
 from hyperseek.models import LorentzEncoder, LorentzEncoderConfig, ModelConfig, Retriever, build, load
 from hyperseek.training import LossesConfig, Recipe, train
-from hyperseek.training._cache import FeatureCache
-from hyperseek.training._collate import Collator, SideFeatures
+from hyperseek.training._cache import FeatureCache, SideFeatures
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._routes import choose_trainable
-from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._training_set import TrainingSet
+from hyperseek.training._trainer import TrainedStack, TrainingModule
+from hyperseek.training._training_set import Collator, TrainingSet
 from hyperseek.training.losses import Objective
 
 

@@ -14,13 +14,11 @@ from hyperseek.models import LorentzHead, Retriever, load
 from hyperseek.runs.loop import Clock
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import ContrastiveConfig, LossesConfig, Recipe, ScoredBatch, train
-from hyperseek.training._cache import FeatureCache
-from hyperseek.training._collate import Collator, SideFeatures
+from hyperseek.training._cache import FeatureCache, SideFeatures
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._routes import choose_trainable
-from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._trainer import RetrieverTrainer, training_arguments
-from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._trainer import RetrieverTrainer, TrainedStack, TrainingModule, training_arguments
+from hyperseek.training._training_set import Collator, EpochBatches, TrainingSet
 from hyperseek.training._validation import Validator, make_dev_set
 from hyperseek.training.losses import NO_DOCUMENT, ContrastiveLoss, Objective
 

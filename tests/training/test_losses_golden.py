@@ -14,8 +14,8 @@ import torch
 
 from hyperseek.models import Retriever, import_hypencoder
 from hyperseek.training import LossesConfig, ScoredBatch
-from hyperseek.training._collate import Batch
-from hyperseek.training._stack import TrainedStack, TrainingModule
+from hyperseek.training._trainer import TrainedStack, TrainingModule
+from hyperseek.training._training_set import Batch
 from hyperseek.training.losses import Objective
 
 GOLDEN = Path(os.environ.get("HYPERSEEK_GOLDEN", Path(__file__).parents[3] / "shared" / "golden")) / "hypencoder"

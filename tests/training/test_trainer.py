@@ -13,12 +13,11 @@ from hyperseek import HyperseekError
 from hyperseek.models import Retriever, load
 from hyperseek.runs.loop import Clock, learning_rate_factor
 from hyperseek.training import LossesConfig
-from hyperseek.training._collate import Collator, SideFeatures
+from hyperseek.training._cache import SideFeatures
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._routes import choose_trainable, merge_adapters
-from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._trainer import RetrieverTrainer, training_arguments
-from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._trainer import RetrieverTrainer, TrainedStack, TrainingModule, training_arguments
+from hyperseek.training._training_set import Collator, EpochBatches, TrainingSet
 from hyperseek.training.losses import Objective
 
 MakeRetriever = Callable[..., Retriever]

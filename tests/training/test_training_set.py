@@ -12,9 +12,9 @@ from torch.utils.data import DataLoader
 
 from hyperseek import HyperseekError
 from hyperseek.models import Retriever
-from hyperseek.training._cache import FeatureCache
-from hyperseek.training._collate import Collator, SideFeatures
-from hyperseek.training._training_set import EpochBatches, Example, TrainingSet
+from hyperseek.training._cache import FeatureCache, SideFeatures
+from hyperseek.training._training_data import Trained, write_training_data
+from hyperseek.training._training_set import Collator, EpochBatches, Example, TrainingSet
 from hyperseek.training.losses import NO_DOCUMENT
 
 MakeRetriever = Callable[..., Retriever]
@@ -139,3 +139,15 @@ def test_known_positives_of_the_batch_are_enough_for_one_process(make_retriever:
     collator = Collator(training_set, SideFeatures(retriever, "query"), SideFeatures(retriever, "document"))
     batch = collator([training_set[0, 0], training_set[1, 0]])
     assert set(itertools.chain(*batch["known"].tolist())) == set(batch["numbers"].tolist())
+
+
+def test_only_the_first_of_several_processes_writes_the_lists_of_documents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = {"toy": Trained({"train"}, "f", {"d1": 0}, [0])}
+    monkeypatch.setenv("RANK", "1")
+    entries = write_training_data(tmp_path, trained)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.setenv("RANK", "0")
+    assert write_training_data(tmp_path, trained) == entries
+    assert (tmp_path / entries["toy"]["relevant_documents_file"]).read_text() == "d1\n"

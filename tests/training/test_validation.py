@@ -12,8 +12,7 @@ import pytest
 from hyperseek import Document, HyperseekError, Index, Query
 from hyperseek._relevance import measure
 from hyperseek.models import Retriever
-from hyperseek.training._cache import FeatureCache
-from hyperseek.training._collate import SideFeatures
+from hyperseek.training._cache import FeatureCache, SideFeatures
 from hyperseek.training._validation import DevSet, Validator, make_dev_set
 
 MakeRetriever = Callable[..., Retriever]

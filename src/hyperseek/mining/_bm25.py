@@ -153,29 +153,6 @@ class BM25:
                 bar.advance()
 
 
-def bm25_run(
-    documents: Iterable[Document],
-    queries: Mapping[str, str] | Iterable[Query],
-    *,
-    k: int = 100,
-    settings: BM25Settings | None = None,
-    exclude_same_id: bool = False,
-) -> Run:
-    """Rank a corpus with BM25, once; keep a `BM25` to search it again.
-
-    Args:
-        documents: The corpus, read once.
-        queries: Texts by id, or queries.
-        k: Most documents per query, at least 1.
-        settings: None for the defaults.
-        exclude_same_id: Leave out a document whose id is the query's.
-
-    Returns:
-        The best documents of each query, best first.
-    """
-    return BM25(documents, settings=settings).run(queries, k=k, exclude_same_id=exclude_same_id)
-
-
 def _bm25s() -> Any:
     module = require("bm25s", extra="eval")
     # It sets its own logger to DEBUG, which would reach every handler of the program.

@@ -263,6 +263,39 @@ class FeatureCache:
         return Shard(keys, parts, np.cumsum([0, *lengths.tolist()], dtype=np.int64))
 
 
+@dataclass(frozen=True, slots=True)
+class SideFeatures:
+    """Where one side's features come from: a cache of the frozen prefix, or the tokeniser.
+
+    Attributes:
+        retriever: The model.
+        side: The route.
+        cache: Features after the frozen prefix; None to tokenise texts.
+        base: Features before training; None where no loss reads them.
+    """
+
+    retriever: Retriever
+    side: Side
+    cache: FeatureCache | None = None
+    base: FeatureCache | None = None
+
+    def features(self, texts: Sequence[str]) -> dict[str, Any]:
+        """Return the features that training goes on from, on the CPU."""
+        if self.cache is not None:
+            return self.cache.features(texts)
+        return self.retriever.tokenize(texts, self.side)
+
+    def base_features(self, texts: Sequence[str]) -> dict[str, Tensor] | None:
+        """Return features before training, or None."""
+        return None if self.base is None else self.base.features(texts)
+
+    def ensure(self, texts: Sequence[str]) -> None:
+        """Fill the caches."""
+        for cache in (self.cache, self.base):
+            if cache is not None:
+                cache.ensure(texts)
+
+
 def _tokens_of(features: dict[str, Tensor]) -> Tensor:
     """Return the `(B, T)` mask of tokens that modules may read, which a query's expansion adds to."""
     mask = features["attention_mask"].bool()

@@ -18,16 +18,21 @@ from hyperseek.errors import ConfigError
 from hyperseek.models import Retriever, build
 from hyperseek.models.modules import Blends
 from hyperseek.models.retriever import Side
-from hyperseek.runs.arguments import board, device_of_process, process_count, steps_per_epoch, trackers
+from hyperseek.runs.arguments import (
+    board,
+    device_of_process,
+    is_first_process,
+    process_count,
+    steps_per_epoch,
+    trackers,
+)
 from hyperseek.runs.callbacks import run_with_progress, stoppable_run
 from hyperseek.runs.loop import Clock, timed
 from hyperseek.runs.record import CHECKPOINTS, LOGS, RunRecord, earlier_run, hardware, run_folder, versions
-from hyperseek.training._cache import FeatureCache
-from hyperseek.training._collate import Collator, SideFeatures
+from hyperseek.training._cache import FeatureCache, SideFeatures
 from hyperseek.training._recipe import CacheConfig, Recipe
 from hyperseek.training._routes import SIDES, base_stop, choose_trainable, frozen_prefix, merge_adapters, reads_tokens
-from hyperseek.training._stack import TrainedStack, TrainingModule
-from hyperseek.training._trainer import RetrieverTrainer, training_arguments
+from hyperseek.training._trainer import RetrieverTrainer, TrainedStack, TrainingModule, training_arguments
 from hyperseek.training._training_data import (
     Used,
     checked,
@@ -38,7 +43,7 @@ from hyperseek.training._training_data import (
     used,
     write_training_data,
 )
-from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._training_set import Collator, EpochBatches, TrainingSet
 from hyperseek.training._validation import KeepBest, Validator
 from hyperseek.training.losses import Objective
 
@@ -118,7 +123,8 @@ class _Run:
             versions=versions(),
             hardware=hardware(retriever.device),
         )
-        record.write(self.folder)
+        if is_first_process():
+            record.write(self.folder)
         before = retriever.fingerprint
         with timed(self.seconds, "caching"):
             sides = _sides(retriever, recipe, needs_base=objective.needs_base)

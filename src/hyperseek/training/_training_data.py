@@ -24,6 +24,7 @@ from hyperseek.data import (
 )
 from hyperseek.data.open import parse_source
 from hyperseek.errors import ConfigError
+from hyperseek.runs.arguments import is_first_process
 from hyperseek.runs.recipe import expanded
 from hyperseek.runs.record import SourceUse
 from hyperseek.training._recipe import DataConfig, DevSetConfig, SourceConfig
@@ -234,7 +235,7 @@ def _merge(records: dict[str, Trained], name: str, record: Trained) -> None:
 
 
 def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[str, dict[str, Any]]:
-    """Write lists of relevant documents and return what `run.json` says of them.
+    """Return what `run.json` says of the training data; the first process also writes the lists of documents.
 
     Args:
         folder: Where `run.json` is.
@@ -246,8 +247,9 @@ def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[st
     entries = {}
     for name, record in sorted(records.items()):
         place = f"{_DOCUMENTS}/{name}.txt"
-        with atomic_write(folder / place) as file:
-            file.writelines(f"{identity}\n" for identity in sorted(record.relevant))
+        if is_first_process():
+            with atomic_write(folder / place) as file:
+                file.writelines(f"{identity}\n" for identity in sorted(record.relevant))
         entries[name] = {
             "splits": sorted(record.splits),
             "fingerprint": record.fingerprint,

@@ -32,8 +32,7 @@ from hyperseek.training._routes import is_frozen
 from hyperseek.types import NO_OPTIONS, Qrels, Query, QueryOptions
 
 if TYPE_CHECKING:
-    from hyperseek.training._cache import FeatureCache
-    from hyperseek.training._collate import SideFeatures
+    from hyperseek.training._cache import FeatureCache, SideFeatures
 
 _QUERIES_AT_ONCE = 32
 _DOCUMENTS_AT_ONCE = 256
