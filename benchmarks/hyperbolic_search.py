@@ -120,9 +120,9 @@ class OneLook(OpenIndex):
 def looking(index: Index, twice: bool) -> Iterator[None]:
     state = index._state
     if not twice:
-        version = state.ground
+        version = state.opened
         once = OneLook(version.folder, version.snapshot, version.compile, version.recompile)
-        index._state = replace(state, ground=once)
+        index._state = replace(state, opened=once)
     try:
         yield
     finally:
@@ -192,7 +192,7 @@ def engine_calls(case: Case, attached: Attached, n: int, effort: int) -> Callabl
 
 def mebibytes(case: Case, built: str) -> float:
     """Return the size of an engine's files."""
-    folder = case.index.path / case.index._ground.attached(plain(built)).record.folder
+    folder = case.index.path / case.index._opened.attached(plain(built)).record.folder
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
 
 
@@ -206,7 +206,7 @@ def compare(case: Case, seconds: dict[str, float]) -> list[Row]:
         if built not in seconds:
             continue
         with looking(case.index, twice):
-            attached = case.index._ground.attached(plain(built))
+            attached = case.index._opened.attached(plain(built))
             for effort, n in settings:
                 plan = Engine(n=n, name=plain(built), effort=effort) >> Rescore()
                 values = measure(case, plan, engine_calls(case, attached, n, effort))

@@ -89,9 +89,9 @@ def reference(scorer: QNetScorer, vectors: Tensor, k: int) -> tuple[Tensor, floa
     return torch.stack(rows), 1000 * (time.perf_counter() - start) / len(scorer)
 
 
-def plans(ground: OpenIndex, depth: int) -> dict[str, Plan]:
+def plans(opened: OpenIndex, depth: int) -> dict[str, Plan]:
     """Name what is compared."""
-    kinds = [item.name for item in ground.attachments.items]
+    kinds = [item.name for item in opened.attachments.items]
     named = {"exhaustive": Plan(stages=(Exhaustive(),))}
     for engine in ("exhaustive", *(name for name in kinds if name in ("hnsw", "ivf"))):
         label = "flat" if engine == "exhaustive" else engine
@@ -127,12 +127,12 @@ def single(plan: Plan, search: Search) -> float:
 
 def measure(index: Index, scorer: Scorer, texts: list[str], depth: int, vectors: Tensor | None) -> list[Row]:
     """Run every plan and compare it with the exhaustive one."""
-    ground = index._ground
-    search = Search(ground, scorer, texts, None, 100)
+    opened = index._opened
+    search = Search(opened, scorer, texts, None, 100)
     rows: list[Row] = []
     truth, exhaustive = None, 0.0
-    for name, plan in plans(ground, depth).items():
-        plan.run(Search(ground, scorer[:1], texts[:1], None, 100))  # what is made once is not a query's cost
+    for name, plan in plans(opened, depth).items():
+        plan.run(Search(opened, scorer[:1], texts[:1], None, 100))  # what is made once is not a query's cost
         start = time.perf_counter()
         found = plan.run(search)
         together = 1000 * (time.perf_counter() - start) / len(texts)
@@ -197,7 +197,7 @@ def main() -> None:
         for depth in arguments.depths:
             with torch.inference_mode():
                 scorer = load(arguments.models / f"warm-{depth}", device="cpu").compile(chosen)
-            index._ground.snapshot.load()
+            index._opened.snapshot.load()
             whole = torch.cat([points.vectors for _, points in index.points()]) if size <= arguments.reference else None
             rows = measure(index, scorer, chosen, depth, whole)
             results += [{"documents": size, **row} for row in rows]

@@ -86,7 +86,7 @@ def test_threads_on_a_fresh_index_read_it_once(tmp_path: Path, counts: Counter[s
     answers = at_once(lambda: [hit.id for hit in index.search("river n7", where="n > 2")], times=THREADS)
     assert answers == [answers[0]] * THREADS
     assert counts == {"points": 1, "ids": 1, "keys_where": 1}
-    assert len(index._ground.snapshot._masks) == 1
+    assert len(index._opened.snapshot._masks) == 1
 
 
 def test_threads_load_a_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,19 +286,19 @@ def test_landmarks_masks_and_attachments_are_forgotten(tmp_path: Path, monkeypat
     monkeypatch.setattr("hyperseek.store.snapshot._MASK_BYTES", 600)
     index = make(tmp_path / "index")
     index.build_engine("flat")
-    ground = index._ground
+    opened = index._opened
     for seed in range(30):
-        landmarks_of(ground, 40, "random", seed)
-        ground.snapshot.mask(f"n > {seed}")
-    each = landmarks_of(ground, 40, "random", 0).nbytes
-    assert 1 < len(ground._kept) <= 100_000 // each
-    assert len(ground.snapshot._masks) == 10
-    first = ground.attached("flat")
-    assert ground.attached() is first
+        landmarks_of(opened, 40, "random", seed)
+        opened.snapshot.mask(f"n > {seed}")
+    each = landmarks_of(opened, 40, "random", 0).nbytes
+    assert 1 < len(opened._kept) <= 100_000 // each
+    assert len(opened.snapshot._masks) == 10
+    first = opened.attached("flat")
+    assert opened.attached() is first
     Index.open(tmp_path / "index", model=FakeRetriever()).build_engine("flat")  # type: ignore[arg-type]
-    ground.reread()
-    assert len(ground._attached) == 0
-    assert ground.attached("flat").record.folder != first.record.folder
+    opened.reread()
+    assert len(opened._attached) == 0
+    assert opened.attached("flat").record.folder != first.record.folder
 
 
 def test_an_index_that_is_gone_keeps_nothing(tmp_path: Path) -> None:

@@ -74,9 +74,9 @@ def test_replaced_documents_move_to_the_end_in_the_order_given(tmp_path: Path) -
 def test_deleted_documents_are_gone_and_their_keys_never_come_back(index: Index) -> None:
     assert index.delete(["d5", "d0", "nobody"]) == 2
     assert sorted(found(index)) == ["d1", "d2", "d3", "d4"]
-    before = set(index._ground.snapshot.keys.tolist())
+    before = set(index._opened.snapshot.keys.tolist())
     index.add([document("d5")])
-    assert (set(index._ground.snapshot.keys.tolist()) - before) == {6}
+    assert (set(index._opened.snapshot.keys.tolist()) - before) == {6}
     with pytest.raises(HyperseekError, match=r"for one id give \['d1'\]"):
         index.delete("d1")
     assert index.delete([]) == 0
@@ -98,10 +98,10 @@ def test_compaction_changes_nothing_but_the_files(index: Index) -> None:
     index.build_engine("hnsw")
     reader = Index.open(index.path, model=index.model)
     before = [(hit.id, hit.score) for hit in index.search("river", k=50)]
-    keys, fingerprint = index._ground.snapshot.keys.tolist(), index.data_fingerprint
+    keys, fingerprint = index._opened.snapshot.keys.tolist(), index.data_fingerprint
     index.compact()
     assert [(hit.id, hit.score) for hit in index.search("river", k=50)] == before
-    assert index._ground.snapshot.keys.tolist() == sorted(keys)
+    assert index._opened.snapshot.keys.tolist() == sorted(keys)
     assert index.data_fingerprint == fingerprint
     assert [hit.id for hit in reader.search("river", k=50)] == [name for name, _ in before]  # its files are still there
     assert found(index, engine="hnsw")[:5] == [name for name, _ in before][:5]
@@ -112,7 +112,7 @@ def test_compaction_changes_nothing_but_the_files(index: Index) -> None:
     assert tables == ["documents-2.lance", "documents-3.lance"]
     index.delete([index.ids[-1]])
     index.add([document("last")])
-    assert index._ground.snapshot.keys.max() == max(keys) + 1
+    assert index._opened.snapshot.keys.max() == max(keys) + 1
 
 
 def test_the_fingerprint_follows_the_documents(index: Index) -> None:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from hyperseek import Document, HyperseekError
 from hyperseek.errors import FingerprintError, InputError, StoreError, UnknownNameError
 from hyperseek.index import Index
 from hyperseek.index._build import build_index
-from hyperseek.scoring import Space
+from hyperseek.scoring import Space, TokenPoints
 from hyperseek.store.lance import writer_lock
 
 Documents = list[Document]
@@ -218,6 +218,46 @@ def test_vectors_from_elsewhere(tmp_path: Path, documents: Documents) -> None:
         Index.from_vectors(tmp_path / "third", pairs, Space("dot", 9))
     with pytest.raises(HyperseekError, match="need a space or the model"):
         Index.from_vectors(tmp_path / "fourth", pairs)
+
+
+class FakeLateRetriever(FakeRetriever):
+    """A point for each word of a text."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.space = Space("tokens", DIMENSION)
+
+    def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> TokenPoints:
+        words = [text.split() for text in texts]
+        parts = [FakeRetriever().encode_documents(own).rows for own in words]
+        offsets = torch.tensor([0, *map(len, words)]).cumsum(0)
+        return TokenPoints(self.space.canonical(torch.cat(parts)), offsets)
+
+
+def test_token_vectors_from_elsewhere_are_compared_one_by_one(tmp_path: Path) -> None:
+    model: Any = FakeLateRetriever()
+    texts = ["river stone", "", "the cat sat"]
+    documents = [Document(f"d{number}", text) for number, text in enumerate(texts)]
+    own = model.encode_documents(texts)
+    sets = list(torch.split(own.rows, own.lengths.tolist()))
+    index = Index.from_vectors(tmp_path / "index", list(zip(documents, sets, strict=True)), model=model)
+    [(_, stored)] = index.points()
+    assert torch.equal(stored.rows, own.rows)
+    assert stored.lengths.tolist() == [2, 0, 3]
+
+    def refused(place: int, vectors: torch.Tensor) -> str:
+        changed = [vectors if number == place else part for number, part in enumerate(sets)]
+        with pytest.raises(FingerprintError, match=rf"'d{place}' is not what fake \(fingerprint ffff") as caught:
+            Index.from_vectors(tmp_path / "other", list(zip(documents, changed, strict=True)), model=model)
+        return str(caught.value)
+
+    assert "it has 1 rows, not 2" in refused(0, sets[0][:1])
+    assert "it has 1 rows, not 0" in refused(1, sets[0][:1])
+    other = sets[2].clone()
+    other[2] *= -1  # the last one alone
+    assert f"they are {2 * float(sets[2][2].norm()):.3g} apart" in refused(2, other)
+    with pytest.raises(InputError, match=r"'d0' has the shape \(8,\), not \(tokens, 8\)"):
+        Index.from_vectors(tmp_path / "third", [(documents[0], sets[0][0])], model=model)
 
 
 def test_an_index_of_unknown_origin_takes_any_model_of_its_size(tmp_path: Path, documents: Documents) -> None:

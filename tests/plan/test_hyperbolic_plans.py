@@ -60,8 +60,8 @@ def test_near_the_documents_and_far_from_them(index: Index, engine: str, far: bo
 def test_the_second_look_is_what_finds_them(index: Index) -> None:
     """Far out, the engine's own nearest are others: the ball bends distances."""
     queries = hyperboloid(40, nearest=8, farthest=11, seed=1)
-    ground = index._ground
-    (chart, engine), *_ = ground.attached("ball").structure.engines
+    opened = index._opened
+    (chart, engine), *_ = opened.attached("ball").structure.engines
     scorer = LinearScorer(SPACE, SPACE.canonical(queries))
     lifted = scorer.lift(chart)
     assert lifted is not None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -44,17 +45,13 @@ def build_index(
     """Encode a corpus into an index; see `Index.build`."""
     check_retriever(model)
     number = resolve_dtype(dtype, model)
-
-    def encode(batch: list[Item]) -> Points:
-        return model.encode_documents([document.full_text for document, _ in batch], dtype=number)
-
     items = ((document, None) for document in as_documents(documents))
     _check_storage(storage)
     wanted = IndexInfo(dtype=number, name=name, storage=storage, **_identity(model))
     write_index(
         path,
         items,
-        encode,
+        encoding(model, number),
         wanted,
         total=total,
         resume=resume,
@@ -90,19 +87,25 @@ def import_vectors(
             f"vectors from elsewhere need a space or the model that made them; give one of the two, as "
             f"Space('cosine', 384){given}"
         )
-    geometry = space
-
-    def stack(batch: list[Item]) -> Points:
-        return stack_points(batch, geometry)
-
     _check_storage(storage)
     wanted = IndexInfo(name=name, storage=storage, **identity)
-    write_index(path, items, stack, wanted, total=total, resume=resume, overwrite=overwrite)
+    write_index(
+        path, items, partial(stack_points, space=space), wanted, total=total, resume=resume, overwrite=overwrite
+    )
 
 
 def _check_storage(storage: object) -> None:
     if storage not in get_args(Storage):
         raise UnknownNameError("number type of storage", str(storage), get_args(Storage))
+
+
+def encoding(model: Encoder, dtype: str) -> Callable[[list[Item]], Points]:
+    """Return what makes points of documents with a model that computes in `dtype`."""
+
+    def encode(batch: list[Item]) -> Points:
+        return model.encode_documents([document.full_text for document, _ in batch], dtype=dtype)
+
+    return encode
 
 
 def stack_points(batch: Sequence[Item], space: Space) -> Points:
@@ -170,23 +173,35 @@ def _checked(items: Iterable[Item], model: Encoder) -> Iterator[Item]:
     stream = iter(items)
     first = list(islice(stream, _CHECKED))
     if first:
-        own = model.encode_documents([document.full_text for document, _ in first], dtype="float32").rows
+        own = model.encode_documents([document.full_text for document, _ in first], dtype="float32")
         _compare(first, own, model)
     return chain(first, stream)
 
 
-def _compare(items: Sequence[Item], own: Tensor, model: Encoder) -> None:
-    for (document, vector), expected in zip(items, own, strict=True):
+def _compare(items: Sequence[Item], own: Points, model: Encoder) -> None:
+    """Raise FingerprintError where a document's vectors are not the model's own, of which it has one or several."""
+    expected = torch.split(own.rows.cpu(), own.lengths.tolist())
+    for (document, vector), mine in zip(items, expected, strict=True):
         given = _tensor(document, vector)
-        if given.shape != (model.space.coordinates,) or not given.isfinite().all():
+        if given.ndim != 1 + model.space.ragged or given.shape[-1] != model.space.coordinates:
             continue  # refused with a better message where it is stored
-        difference = torch.linalg.vector_norm(model.space.canonical(given[None])[0] - expected)
-        if not difference <= _TOLERANCE * torch.linalg.vector_norm(expected):
+        rows = given if model.space.ragged else given[None]
+        if not rows.isfinite().all():
+            continue  # likewise
+        made_by = f"{model.source} (fingerprint {model.fingerprint})"
+        stem = f"the vector of document {document.id!r} is not what {made_by} makes of it"
+        remedy = "give the model that made the vectors, with the same pooling and maximum length, or none"
+        if len(rows) != len(mine):
+            raise FingerprintError(f"{stem}: it has {len(rows)} rows, not {len(mine)}; {remedy}")
+        if not len(rows):
+            continue
+        difference = torch.linalg.vector_norm(model.space.canonical(rows) - mine, dim=1)
+        length = torch.linalg.vector_norm(mine, dim=1)
+        near = difference <= _TOLERANCE * length
+        if not near.all():
+            worst = int((~near).nonzero()[0])
             raise FingerprintError(
-                f"the vector of document {document.id!r} is not what {model.source} (fingerprint {model.fingerprint}) "
-                f"makes of it: they are {float(difference):.3g} apart, of length "
-                f"{float(torch.linalg.vector_norm(expected)):.3g}; give the model that made the vectors, with the same "
-                f"pooling and maximum length, or none"
+                f"{stem}: they are {float(difference[worst]):.3g} apart, of length {float(length[worst]):.3g}; {remedy}"
             )
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
 from hyperseek._documents import as_documents, joined
@@ -29,13 +30,13 @@ from hyperseek.index._arguments import (
     meant,
     named_queries,
 )
-from hyperseek.index._build import build_index, import_vectors, piece_for, stack_points
+from hyperseek.index._build import build_index, encoding, import_vectors, piece_for, stack_points
 from hyperseek.index._writing import SHARD, add_documents, compact_index, delete_documents
 from hyperseek.index.engines import Engines
 from hyperseek.index.reader import CACHE_BYTES, IndexReader
 from hyperseek.index.searching import Explanation, Request, find, hits_of, score_chosen
 from hyperseek.plan import AUTO, PlanLike
-from hyperseek.scoring import Points, Scorer, Space
+from hyperseek.scoring import Scorer, Space
 from hyperseek.store.attachments import Attachment
 from hyperseek.store.info import Storage
 from hyperseek.types import Document, Hit, Query, Run
@@ -258,7 +259,7 @@ class Index(IndexReader):
             StoreError: The index names no model and none was given.
             FingerprintError: The model's document side is not the one that made the index.
         """
-        asked, single = compiled_queries(queries, self._ground.snapshot.space)
+        asked, single = compiled_queries(queries, self._opened.snapshot.space)
         request = Request.checked(asked, k, exclude=exclude, engine=engine, plan=plan, where=where, options=options)
         hits = self._hits(request, texts=check_flag(texts, "texts"))
         return hits[0] if single else hits
@@ -296,7 +297,7 @@ class Index(IndexReader):
         Raises:
             InputError: As in `search`, or there are no queries.
         """
-        asked, _ = compiled_queries(queries, self._ground.snapshot.space)
+        asked, _ = compiled_queries(queries, self._opened.snapshot.space)
         given = {"exclude": exclude, "engine": engine, "plan": plan, "where": where, "options": options}
         request = Request.checked(asked, k, **given, measure=check_flag(recall, "recall"))
         told: list[Explanation] = []
@@ -382,19 +383,19 @@ class Index(IndexReader):
             StoreError: The index names no model and none was given.
         """
         if not isinstance(queries, str):  # which is refused: ids are for many queries
-            queries = compiled_queries(queries, self._ground.snapshot.space)[0]
+            queries = compiled_queries(queries, self._opened.snapshot.space)[0]
         asked = check_queries(queries)
         lists = check_id_lists(ids)
         if len(asked) != len(lists):
             raise InputError(f"there are {len(asked)} queries and {len(lists)} lists of ids; give one each")
         checked = check_options(options, asked)
         scorers = [asked] if isinstance(asked, Scorer) else self._groups(asked, checked)
-        return score_chosen(self._ground, scorers, lists)
+        return score_chosen(self._opened, scorers, lists)
 
     def _hits(self, request: Request, *, texts: bool, explanation: list[Explanation] | None = None) -> list[list[Hit]]:
-        ground = self._ground
-        found = find(ground, request, self._groups, explanation=explanation)
-        return list(hits_of(ground, found, texts=texts))
+        opened = self._opened
+        found = find(opened, request, self._groups, explanation=explanation)
+        return list(hits_of(opened, found, texts=texts))
 
     def add(
         self,
@@ -424,25 +425,16 @@ class Index(IndexReader):
             StoreError: Another writer is at work.
         """
         given = as_documents(documents, numbered=not replace)
+        items: Iterable[tuple[Document, Any]]
         if vectors is None:
-            model, dtype = self.model, self.info.dtype or "auto"
-
-            def encode(batch: list[tuple[Document, Any]]) -> Points:
-                return model.encode_documents([document.full_text for document, _ in batch], dtype=dtype)
-
-            items: Iterable[tuple[Document, Any]] = ((document, None) for document in given)
-            piece = piece_for(model)
+            model = self.model
+            items = ((document, None) for document in given)
+            encode, piece = encoding(model, self.info.dtype or "auto"), piece_for(model)
         else:
-
-            def encode(batch: list[tuple[Document, Any]]) -> Points:
-                return stack_points(batch, self.info.space)
-
             items = joined(given, vectors)
-            piece = SHARD
-        try:
-            return add_documents(self.path, items, encode, replace=replace, total=total, piece=piece)
-        finally:
-            self.refresh()
+            encode, piece = partial(stack_points, space=self.space), SHARD
+        with self._changing() as store:
+            return add_documents(store, items, encode, replace=replace, total=total, piece=piece)
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete documents by id; when this returns, they are gone for every search that begins later.
@@ -461,10 +453,8 @@ class Index(IndexReader):
             raise InputError(f"ids must be several strings; for one id give [{ids!r}]")
         if not isinstance(ids, Iterable):
             raise InputError(f"ids must be a collection of strings, not {shown(ids)}")
-        try:
-            return delete_documents(self.path, ids)
-        finally:
-            self.refresh()
+        with self._changing() as store:
+            return delete_documents(store, ids)
 
     def compact(self) -> None:
         """Rewrite the documents without those that were deleted or replaced, and update the full-text index.

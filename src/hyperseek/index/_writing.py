@@ -251,7 +251,7 @@ def _check_unique(documents: list[Document], seen: set[int], store: Store) -> No
 
 
 def add_documents(
-    folder: Path,
+    store: Store,
     items: Iterable[Item],
     encode: Callable[[list[Item]], Points],
     *,
@@ -260,10 +260,10 @@ def add_documents(
     piece: int = SHARD,
     shard: int = SHARD,
 ) -> int:
-    """Add documents to a finished index.
+    """Add documents to a finished index, whose writer lock the caller holds.
 
     Args:
-        folder: The index.
+        store: Its table, in the newest version; moves on with every commit.
         items: The documents.
         encode: Makes the points of some items.
         replace: Whether a document may take the place of one with its id.
@@ -284,10 +284,10 @@ def add_documents(
     seen: set[str] = set()
 
     def stored() -> str:
-        return f"{added:,} documents were {'added or replaced' if replace else 'added'} in {folder}, and stay there"
+        done = "added or replaced" if replace else "added"
+        return f"{added:,} documents were {done} in {store.path.parent}, and stay there"
 
-    with writer_lock(folder), stoppable(stored), progress("adding", total, unit="documents") as bar:
-        _, store = open_finished(folder)
+    with stoppable(stored), progress("adding", total, unit="documents") as bar:
 
         def check(documents: list[Document]) -> None:
             check_documents(documents, start=len(seen))
@@ -314,11 +314,11 @@ def add_documents(
     return added
 
 
-def delete_documents(folder: Path, ids: Iterable[str], *, batch: int = 1000) -> int:
-    """Delete documents by id.
+def delete_documents(store: Store, ids: Iterable[str], *, batch: int = 1000) -> int:
+    """Delete documents by id from an index whose writer lock the caller holds.
 
     Args:
-        folder: The index.
+        store: Its table, in the newest version; moves on with every commit.
         ids: Of documents; ids that are not stored are passed over.
         batch: Ids of a commit, at least 1.
 
@@ -330,11 +330,9 @@ def delete_documents(folder: Path, ids: Iterable[str], *, batch: int = 1000) -> 
         WriteError: The disk is full, or the folder is not ours to write to.
     """
     deleted, stream = 0, iter(ids)
-    with writer_lock(folder):
-        _, store = open_finished(folder)
-        while some := list(islice(stream, batch)):
-            deleted += store.delete(some)
-            record_commit(store.path, store.version)
+    while some := list(islice(stream, batch)):
+        deleted += store.delete(some)
+        record_commit(store.path, store.version)
     return deleted
 
 

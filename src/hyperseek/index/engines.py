@@ -103,7 +103,7 @@ class Tuning:
 
 
 def measured_plans(
-    ground: OpenIndex,
+    opened: OpenIndex,
     scorers: Sequence[Scorer],
     texts: Sequence[str] | None,
     *,
@@ -114,7 +114,7 @@ def measured_plans(
     """Measure the engines and graphs of an index on some queries.
 
     Args:
-        ground: The index.
+        opened: The index.
         scorers: Compiled queries, in groups of one kind, at least one.
         texts: Their texts; None leaves out what reads them.
         k: Documents a query, at least 1.
@@ -128,15 +128,15 @@ def measured_plans(
         InputError: The index has nothing to try.
         UnknownNameError: There is no such engine.
     """
-    items = [ground.attachments.get(engine)] if engine else ground.attachments.items
+    items = [opened.attachments.get(engine)] if engine else opened.attachments.items
     if not items:
-        raise InputError(f"the index {ground.folder} has no engine to tune; build one: index.engines.build()")
-    ground.snapshot.load()
-    searches = list(_searches(ground, scorers, texts, k))
+        raise InputError(f"the index {opened.folder} has no engine to tune; build one: index.engines.build()")
+    opened.snapshot.load()
+    searches = list(_searches(opened, scorers, texts, k))
     measured = [_measure(Plan(stages=(Exhaustive(),)), searches)]
     with progress("measuring", None, unit="plans") as bar:
         for item in items:
-            structure = ground.attached(item.name).structure
+            structure = opened.attached(item.name).structure
             for family in structure.trials(item.name, scorers[0], k=k, count=item.count):
                 for stages in family:
                     measured.append(_measure(as_plan(stages), searches))
@@ -149,11 +149,11 @@ def measured_plans(
     return Tuning(scorers[0].kind, k, recall, queries, tuple(measured), chosen, options)
 
 
-def _searches(ground: OpenIndex, scorers: Iterable[Scorer], texts: Sequence[str] | None, k: int) -> Iterator[Search]:
+def _searches(opened: OpenIndex, scorers: Iterable[Scorer], texts: Sequence[str] | None, k: int) -> Iterator[Search]:
     done = 0
     for scorer in scorers:
         own = None if texts is None else texts[done : done + len(scorer)]
-        yield Search(ground, scorer, own, None, k)
+        yield Search(opened, scorer, own, None, k)
         done += len(scorer)
 
 
@@ -201,13 +201,13 @@ class Engines:
         self._index = index
 
     def __iter__(self) -> Iterator[Attachment]:
-        return iter(self._index._ground.attachments.items)
+        return iter(self._index._opened.attachments.items)
 
     def __len__(self) -> int:
-        return len(self._index._ground.attachments.items)
+        return len(self._index._opened.attachments.items)
 
     def __getitem__(self, name: str) -> Attachment:
-        return self._index._ground.attachments.get(name)
+        return self._index._opened.attachments.get(name)
 
     def __repr__(self) -> str:
         return f"Engines({', '.join(f'{item.name}: {item.kind}' for item in self)})"
@@ -220,7 +220,7 @@ class Engines:
     @property
     def plans(self) -> dict[str, dict[str, Any]]:
         """Plans that were tuned on this index, by the kind of scorer and the options they are for, as plain values."""
-        tuned = self._index._ground.attachments.plans
+        tuned = self._index._opened.attachments.plans
         return {kind: plan.model_dump(mode="json") for kind, plan in tuned.items()}
 
     def choose(self, *, max_bytes: int | None = None) -> tuple[StructureConfig, str]:
@@ -283,7 +283,7 @@ class Engines:
         with writer_lock(self._index.path):
             self._index.refresh()
             config = self._config(engine, max_bytes, charts)
-            record = attach(self._index.path, self._index._ground.snapshot, config, name=name, max_bytes=max_bytes)
+            record = attach(self._index.path, self._index._opened.snapshot, config, name=name, max_bytes=max_bytes)
         self._index.refresh()
         return record
 
@@ -338,9 +338,9 @@ class Engines:
         texts = None if isinstance(asked, Scorer) else asked
         checked = check_options(options, asked)
         scorers = [asked] if isinstance(asked, Scorer) else list(self._index._groups(asked, checked))
-        ground = self._index._ground
-        tuning = measured_plans(ground, scorers, texts, k=count, recall=wanted, engine=engine)
+        opened = self._index._opened
+        tuning = measured_plans(opened, scorers, texts, k=count, recall=wanted, engine=engine)
         if save:
-            tuning.save(ground.folder)
-            ground.reread()
+            tuning.save(opened.folder)
+            opened.reread()
         return tuning

@@ -6,6 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast, overload
@@ -20,7 +21,7 @@ from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import IndexInfo, Snapshot
 from hyperseek.store.attachments import verify_attachments
 from hyperseek.store.info import Written
-from hyperseek.store.lance import use_tables
+from hyperseek.store.lance import use_tables, writer_lock
 from hyperseek.store.snapshot import CHUNK
 from hyperseek.store.table import Store
 from hyperseek.types import Document, QueryOptions
@@ -41,7 +42,7 @@ class _State:
     """What belongs together of one version: it is replaced whole, so no thread sees parts of two."""
 
     info: IndexInfo
-    ground: OpenIndex
+    opened: OpenIndex
 
 
 class IndexReader:
@@ -89,13 +90,33 @@ class IndexReader:
             FingerprintError: It was built anew with another model than the one given for the queries.
         """
         with self._refreshing:  # one after the other, so that no thread goes back to what it opened earlier
-            state = self._newest()
-            if self._model is not None and state.info.fingerprint != self.info.fingerprint:
-                check_model(self.path, state.info, self._model)  # the index was built anew
-            self._state = state
+            self._show(self._newest())
+
+    @contextmanager
+    def _changing(self) -> Iterator[Store]:
+        """Lock the index for one writer and open its table, once; then show what was committed, also by a failure."""
+        try:
+            with writer_lock(self.path):
+                info, store = open_finished(self.path)
+                yield store
+                with self._refreshing:  # still locked, so nothing newer is shown already
+                    self._show(self._state_of(info, store))
+        except BaseException:
+            self.refresh()
+            raise
+
+    def _show(self, state: _State) -> None:
+        if self._model is not None and state.info.fingerprint != self.info.fingerprint:
+            check_model(self.path, state.info, self._model)  # the index was built anew
+        self._state = state
 
     def _newest(self, *, verify: bool = False) -> _State:
-        info, store = open_finished(self.path, verify=verify)
+        state = self._state_of(*open_finished(self.path, verify=verify))
+        if verify:
+            verify_attachments(self.path, state.opened.attachments)
+        return state
+
+    def _state_of(self, info: IndexInfo, store: Store) -> _State:
         own = weakref.ref(self)  # so that files and memory are free as soon as the index is
 
         def compile_(model: str | None, texts: Sequence[str], options: QueryOptions) -> Scorer:
@@ -109,10 +130,7 @@ class IndexReader:
             return index.model.compile(texts, options)
 
         snapshot = Snapshot(store, info.space, cache_bytes=self._cache_bytes)
-        ground = OpenIndex(self.path, snapshot, compile_, recompile)
-        if verify:
-            verify_attachments(self.path, ground.attachments)
-        return _State(info, ground)
+        return _State(info, OpenIndex(self.path, snapshot, compile_, recompile))
 
     @property
     def info(self) -> IndexInfo:
@@ -120,16 +138,16 @@ class IndexReader:
         return self._state.info
 
     @property
-    def _ground(self) -> OpenIndex:
+    def _opened(self) -> OpenIndex:
         use_tables()
-        return self._state.ground
+        return self._state.opened
 
     def __len__(self) -> int:
-        return len(self._ground.snapshot)
+        return len(self._opened.snapshot)
 
     def __repr__(self) -> str:
-        snapshot = self._ground.snapshot
-        engines = ", ".join(item.name for item in self._ground.attachments.items) or "no engine"
+        snapshot = self._opened.snapshot
+        engines = ", ".join(item.name for item in self._opened.attachments.items) or "no engine"
         return (
             f"{type(self).__name__}({str(self.path)!r}: {len(snapshot):,} documents in {self.info.space}, "
             f"model {self.info.source or 'unknown'}, {engines})"
@@ -139,7 +157,7 @@ class IndexReader:
         return self.documents()
 
     def __contains__(self, document_id: object) -> bool:
-        return isinstance(document_id, str) and bool(documents_by_id(self._ground.snapshot, [document_id]))
+        return isinstance(document_id, str) and bool(documents_by_id(self._opened.snapshot, [document_id]))
 
     def __getitem__(self, document_id: str) -> Document:
         document = self.get(document_id) if isinstance(document_id, str) else None
@@ -156,7 +174,7 @@ class IndexReader:
     @property
     def ids(self) -> list[str]:
         """The documents' ids, in order."""
-        ids: list[str] = self._ground.snapshot.ids.to_pylist()
+        ids: list[str] = self._opened.snapshot.ids.to_pylist()
         return ids
 
     @property
@@ -178,13 +196,13 @@ class IndexReader:
     def data_fingerprint(self) -> str:
         """Fingerprint of the documents, in their order; reads them all where they have changed since it was noted."""
         state = self._state
-        store = state.ground.snapshot.store
+        store = state.opened.snapshot.store
         noted = state.info.data if store.version == state.info.version else None
-        return noted or state.ground.keep("data fingerprint", store.fingerprint, size=len)
+        return noted or state.opened.keep("data fingerprint", store.fingerprint, size=len)
 
     def documents(self) -> Iterator[Document]:
         """Stream the stored documents in order."""
-        return self._ground.snapshot.store.documents()
+        return self._opened.snapshot.store.documents()
 
     @overload
     def get(self, ids: str) -> Document | None: ...  # type: ignore[overload-overlap]  # a string means one id
@@ -206,9 +224,9 @@ class IndexReader:
             InputError: Something is no id.
         """
         if isinstance(ids, str):
-            return documents_by_id(self._ground.snapshot, [ids]).get(ids)
+            return documents_by_id(self._opened.snapshot, [ids]).get(ids)
         [listed] = check_id_lists([ids])
-        return documents_by_id(self._ground.snapshot, listed)
+        return documents_by_id(self._opened.snapshot, listed)
 
     def points(self, *, rows: int = CHUNK) -> Iterator[tuple[list[str], Points]]:
         """Stream ids and points in order.
@@ -224,7 +242,7 @@ class IndexReader:
         """
         if rows < 1:
             raise InputError(f"a chunk must have at least 1 row, not {rows}")
-        snapshot, row = self._ground.snapshot, 0
+        snapshot, row = self._opened.snapshot, 0
         for chunk in snapshot.chunks(rows):
             yield snapshot.ids.slice(row, len(chunk)).to_pylist(), chunk
             row += len(chunk)
@@ -232,12 +250,12 @@ class IndexReader:
     @property
     def fields(self) -> dict[str, str]:
         """The metadata fields that conditions can name, each with its type in words."""
-        return self._ground.snapshot.store.fields()
+        return self._opened.snapshot.store.fields()
 
     @property
     def unusable_fields(self) -> dict[str, list[str]]:
         """Metadata keys that filters cannot name, by the reason; some of them where they are many."""
-        return self._ground.snapshot.store.unusable_fields()
+        return self._opened.snapshot.store.unusable_fields()
 
     def _compile(self, info: IndexInfo, model: str | None, texts: Sequence[str], options: QueryOptions) -> Scorer:
         """Compile queries for a stage that has a model of its own; None for the one that made the index."""

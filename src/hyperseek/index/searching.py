@@ -133,7 +133,7 @@ class Request:
 
 
 def find(
-    ground: OpenIndex,
+    opened: OpenIndex,
     request: Request,
     groups: Callable[[Sequence[str], QueryOptions], Iterable[Scorer]],
     *,
@@ -142,7 +142,7 @@ def find(
     """Search, a group of queries at a time.
 
     Args:
-        ground: The index.
+        opened: The index.
         request: What to search for.
         groups: Compiles texts to scorers of successive queries.
         explanation: An empty list, to which what was done is added.
@@ -150,8 +150,8 @@ def find(
     Yields:
         The best documents of successive queries.
     """
-    most = max(1, len(ground.snapshot))
-    unwanted = None if request.exclude is None else torch.from_numpy(ground.snapshot.rows_of_ids(request.exclude))
+    most = max(1, len(opened.snapshot))
+    unwanted = None if request.exclude is None else torch.from_numpy(opened.snapshot.rows_of_ids(request.exclude))
     k = min(request.k if unwanted is None else request.k + 1, most)
     scorers: Iterable[Scorer] = (
         ([request.queries] if len(request.queries) else [])
@@ -163,18 +163,18 @@ def find(
     told: Explanation | None = None
     with progress("searching", len(request.queries), unit="queries") as bar:
         for scorer in scorers:
-            check_scorer(ground, scorer)
+            check_scorer(opened, scorer)
             if told is None:
                 if request.plan is not None:
                     plan, reason = request.plan, "the plan that was given"
                 else:
-                    plan, reason = choose_plan(ground, scorer, request.engine, k)
-                told = Explanation(plan, reason, len(ground.snapshot))
+                    plan, reason = choose_plan(opened, scorer, request.engine, k)
+                told = Explanation(plan, reason, len(opened.snapshot))
                 if explanation is not None:
                     explanation.append(told)
             texts = None if asked is None else asked[done : done + len(scorer)]
-            search = Search(ground, scorer, texts, request.where, k)
-            ground.snapshot.load()
+            search = Search(opened, scorer, texts, request.where, k)
+            opened.snapshot.load()
             reports = None if explanation is None else told.stages
             found = told.plan.run(search, reports=reports, measure=request.measure)
             if unwanted is not None:
@@ -184,15 +184,15 @@ def find(
             bar.advance(len(scorer))
 
 
-def hits_of(ground: OpenIndex, found: Iterable[Candidates], *, texts: bool) -> Iterator[list[Hit]]:
+def hits_of(opened: OpenIndex, found: Iterable[Candidates], *, texts: bool) -> Iterator[list[Hit]]:
     """Turn candidates into hits."""
     for part in found:
-        yield from collect_hits(ground.snapshot.store, ground.snapshot.ids, part.scores, part.rows, texts=texts)
+        yield from collect_hits(opened.snapshot.store, opened.snapshot.ids, part.scores, part.rows, texts=texts)
 
 
-def check_scorer(ground: OpenIndex, scorer: Scorer) -> None:
+def check_scorer(opened: OpenIndex, scorer: Scorer) -> None:
     """Raise InputError where a scorer is for points of another width than the index has."""
-    space = ground.snapshot.space
+    space = opened.snapshot.space
     if scorer.space.width != space.width:
         raise InputError(
             f"the queries are for points of {scorer.space.dimension} dimensions and the index has {space.dimension}; "
@@ -272,11 +272,11 @@ def documents_by_id(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, Documen
     return {identity: documents[place] for identity, place in zip(stored, places, strict=True)}
 
 
-def score_chosen(ground: OpenIndex, scorers: Iterable[Scorer], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+def score_chosen(opened: OpenIndex, scorers: Iterable[Scorer], ids: Sequence[Sequence[str]]) -> list[list[float]]:
     """Score documents, each by the query it is listed for.
 
     Args:
-        ground: The index.
+        opened: The index.
         scorers: Compiled queries, in successive groups.
         ids: For each query the ids of its documents.
 
@@ -286,16 +286,16 @@ def score_chosen(ground: OpenIndex, scorers: Iterable[Scorer], ids: Sequence[Seq
     Raises:
         InputError: An id is not stored, or a scorer is for points of another width.
     """
-    snapshot = ground.snapshot
+    snapshot = opened.snapshot
     snapshot.load()
     flat = [identity for own in ids for identity in own]
     found = snapshot.rows_of_ids(flat)
     if (found < 0).any():
-        raise InputError(f"the index {ground.folder} holds no document {flat[int((found < 0).argmax())]!r}")
+        raise InputError(f"the index {opened.folder} holds no document {flat[int((found < 0).argmax())]!r}")
     scores: list[list[float]] = []
     used = 0
     for scorer in scorers:
-        check_scorer(ground, scorer)
+        check_scorer(opened, scorer)
         lists = ids[len(scores) : len(scores) + len(scorer)]
         rows = torch.full((len(lists), max(1, *map(len, lists))), NOTHING)
         for line, own in zip(rows, lists, strict=True):
