@@ -8,13 +8,14 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 
 import hyperseek
 from hyperseek.errors import ConfigError, InputError, UnknownNameError
-from hyperseek.models import FAMILIES, Family, LateConfig, ModelConfig, QNetConfig, register_family
+from hyperseek.models import FAMILIES, Family, LateConfig, ModelConfig, QNetConfig, build, register_family
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(hyperseek.__file__).parent
@@ -93,6 +94,24 @@ def test_a_taken_name_and_what_is_no_family_are_refused() -> None:
         with pytest.raises(InputError, match=f"the section '{section}' .* is taken"):
             register_family(section, Family)
     assert sorted(FAMILIES) == ["dense", "late", "lorentz", "qnet"]
+
+
+def test_a_family_that_cannot_be_imported_stops_only_what_needs_it(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = EntryPoint(name="absent", value="no_such_package:Absent", group=FAMILIES.group)
+    monkeypatch.setitem(FAMILIES._installed(), "absent", broken)
+    retriever = build(ModelConfig(trunk=tiny_encoder, family="qnet"), device="cpu")
+    retriever.save(tmp_path / "model")
+    assert hyperseek.load(tmp_path / "model", device="cpu").fingerprint == retriever.fingerprint
+    with caplog.at_level("WARNING"):
+        sections = ModelConfig.from_mapping({"trunk": tiny_encoder, "family": "dense", "linear": {}})
+        assert sections.options is not None
+        with pytest.raises(ConfigError, match="unknown: unknown key"):
+            ModelConfig.from_mapping({"trunk": tiny_encoder, "unknown": {}})
+    assert "the family 'absent' is left out: cannot load the entry point absent" in caplog.text
+    with pytest.raises(ConfigError, match="cannot load the entry point absent"):
+        ModelConfig.from_mapping({"trunk": tiny_encoder, "family": "absent"})
 
 
 def test_only_the_section_of_the_named_family_is_kept() -> None:

@@ -107,7 +107,7 @@ def test_a_model_that_keeps_no_token_is_refused(tiny_encoder: str, tmp_path: Pat
 def test_a_length_beyond_the_encoder_is_an_error_of_ours(tiny_encoder: str) -> None:
     retriever = build(ModelConfig(trunk=tiny_encoder), device="cpu")
     retriever.route("document")[0].max_seq_length = 10_000
-    with pytest.raises(ModelError, match=r"Transformer fails on a batch of size \(1, 2\d\d\): .*maximum length"):
+    with pytest.raises(ModelError, match=r"Transformer failed on a batch of size \(1, 2\d\d\) .*maximum length"):
         retriever.encode_documents(["dog " * 200])
 
 

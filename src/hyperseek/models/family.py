@@ -1,12 +1,13 @@
 """Families of models: what is built behind a trunk, and how saved models are recognised and opened.
 
 A family is one file or folder in `models/families`, or a class of another package, registered under the name that a
-recipe gives as `model.family`. Nothing outside a family asks which family a model is of: what distinguishes models is
-answered by their modules (see `models/modules.py`) and spaces.
+recipe gives as `model.family`. Nothing outside a family asks which family a model belongs to: what distinguishes models
+is answered by their modules (see `models/modules.py`) and spaces.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal, cast
 
@@ -23,20 +24,22 @@ from hyperseek.errors import ConfigError, InputError, shown
 from hyperseek.models.model_files import PLAIN, ModelFiles
 from hyperseek.models.retriever import Retriever
 
+logger = logging.getLogger(__name__)
+
 
 class Family:
-    """Base of all families. Instances have no state.
+    """The base class of families. Instances have no state.
 
     Attributes:
         config: A pydantic model of the family's own options, a section of `ModelConfig`; None for no options.
-        section: Name of that section; None takes the family's.
-        default_section: Whether a model of this family has the section even where a recipe leaves it out. If not, the
+        section: Name of that section; None takes the family's name.
+        default_section: Whether a model of this family has the section even if a recipe leaves it out. If not, the
             section asks for a part of the model, and is refused with another family.
-        copies_head: Whether `copy_head` is there, for `ModelConfig.head_from`.
+        copies_head: Whether the family implements `copy_head`, for `ModelConfig.head_from`.
         modules: The family's own modules, which `load` builds from a saved model without trusting its code. In
-            `modules.json` they are called `MODULE.CLASS`, by their `__module__`, which should be a public place.
+            `modules.json` they are called `MODULE.CLASS`, by their `__module__`, which should be a public module.
         former_names: Their names in `modules.json` in earlier versions.
-        containers: Kinds of sentence-transformers' containers that `load` opens (`model_type` of
+        containers: Kinds of sentence-transformers containers that `load` opens (`model_type` of
             `config_sentence_transformers.json`).
         architectures: Models of transformers that `load` opens: a `model_type` or one of the `architectures` of
             `config.json`.
@@ -53,7 +56,7 @@ class Family:
 
     @classmethod
     def module_names(cls) -> dict[str, type[nn.Module]]:
-        """Return the family's own modules by all the names that saved models give them."""
+        """Return the family's own modules by every name that saved models have for them."""
         return {f"{module.__module__}.{module.__name__}": module for module in cls.modules} | dict(cls.former_names)
 
     def check(self, config: ModelConfig) -> None:
@@ -67,15 +70,15 @@ class Family:
         """Build a model behind a trunk; the recipe's lengths and prompts are set afterwards.
 
         Args:
-            trunk: Trunk of queries; the model takes over its modules.
-            document_trunk: Trunk of documents; `trunk` itself if both sides share one.
+            trunk: The trunk of queries, whose modules become part of the model.
+            document_trunk: The trunk of documents; `trunk` itself if both sides share one.
             config: The recipe's section `model`.
 
         Returns:
             The new model, whose `source` is `config.trunk`.
 
         Raises:
-            ConfigError: This family cannot be built behind the trunk.
+            ConfigError: This family cannot be built behind this trunk.
         """
         raise NotImplementedError
 
@@ -87,14 +90,14 @@ class Family:
             target: The new model, as built.
 
         Raises:
-            ConfigError: `source` is not of this family, or its head has other sizes.
+            ConfigError: `source` is not of this family, or the sizes of its head differ.
         """
         raise NotImplementedError
 
     def recognises(self, files: ModelFiles) -> bool:
-        """Say whether `load` opens a model, by default as `containers` and `architectures` say.
+        """Say whether this family opens a model, by default according to `containers` and `architectures`.
 
-        It is asked about models that are not plain sentence-transformers stacks: those with another kind of container,
+        `load` asks about models that are not plain sentence-transformers stacks: those with another kind of container,
         and those without `modules.json`.
 
         Args:
@@ -112,7 +115,7 @@ class Family:
         """Open a model for which `recognises` returned True.
 
         Args:
-            files: Its location and revision.
+            files: The model's location, revision and small files.
             source: Its name as the user gave it.
             device: Where to put it; None takes a GPU if there is one.
             trust_remote_code: Whether code that comes with the model may run.
@@ -157,18 +160,38 @@ def register_family(name: str, family: type[Family] | None = None) -> Any:
     return FAMILIES.register(name, family)
 
 
+def usable_families() -> Iterator[tuple[str, type[Family]]]:
+    """Iterate over all families, ours first; one that cannot be imported is skipped with a warning, once.
+
+    Yields:
+        Name and class.
+    """
+    for name in sorted(FAMILIES, key=lambda name: (name not in _OWN, name)):
+        try:
+            family = FAMILIES[name]
+        except InputError as error:
+            if name not in _reported:
+                logger.warning("the family %r is left out: %s", name, error)
+                _reported.add(name)
+        else:
+            yield name, family
+
+
+_reported: set[str] = set()
+
+
 class _Sections(Mapping[str, type[BaseModel]]):
     """Sections of all families; a family is imported only when its section is asked for."""
 
     def __getitem__(self, name: str) -> type[BaseModel]:
-        near = [name] if name in FAMILIES else list(FAMILIES)
-        for family in near:
-            if _section_of(family) == name and (config := FAMILIES[family].config) is not None:
-                return config
+        near = [(name, FAMILIES[name])] if name in FAMILIES else usable_families()
+        for family, kind in near:
+            if (kind.section or family) == name and kind.config is not None:
+                return kind.config
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        return (_section_of(name) for name in FAMILIES if FAMILIES[name].config is not None)
+        return (kind.section or name for name, kind in usable_families() if kind.config is not None)
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -181,18 +204,18 @@ def _section_of(family: str) -> str:
 class ModelConfig(OpenConfig):
     """The model that a recipe starts from.
 
-    Besides the fields below it takes a section for each family (`qnet`, `lorentz`, `late`, and `linear` of the family
-    `dense`). Only the section of the named family is kept; the others are validated and dropped, so that recipes of
+    Besides the fields below it has a section for each family (`qnet`, `lorentz`, `late`, and `linear` of the family
+    `dense`). Only the section of the named family is kept; the others are validated and dropped, so that recipes with
     one base may differ in the family alone.
 
     Attributes:
-        trunk: Path or name of an encoder, or `"minilm"`; or of a complete retriever to be trained further.
+        trunk: Path or name of an encoder, or `"minilm"`; or of a complete retriever to train further.
         family: Name of a registered family. `"dense"`: queries are vectors. `"qnet"`: queries are small networks.
-            `"lorentz"`: queries and documents are points of a hyperbolic space. `"late"`: queries and documents are a
+            `"lorentz"`: queries and documents are points of a hyperbolic space. `"late"`: queries and documents have a
             vector per token. None takes the trunk as it is.
         document_trunk: Path or name of another encoder for documents; None shares one trunk between both sides.
         pooling: `cls`, `mean`, `lasttoken` ...; None takes the trunk's own.
-        normalize: Scale vectors to norm 1; None takes the trunk's own habit.
+        normalize: Whether to scale vectors to norm 1; None does what the trunk does.
         prompts: Texts put before queries and documents: `{"query": ..., "document": ...}`.
         query_length: Most tokens of a query; None takes the trunk's.
         document_length: Most tokens of a document; None takes the trunk's.
@@ -217,7 +240,7 @@ class ModelConfig(OpenConfig):
 
     @property
     def options(self) -> Any:
-        """The section of the family that is named; None where it has none."""
+        """The section of the named family; None if it has none."""
         return None if self.family is None else self.section(_section_of(self.family))
 
     @model_validator(mode="after")
@@ -229,7 +252,7 @@ class ModelConfig(OpenConfig):
             if unread:
                 raise meaningless(unread[0], "with a family; without one the trunk is taken as it is")
         if self.head_from is not None and not (kind and kind.copies_head):
-            able = [name for name in FAMILIES if FAMILIES[name].copies_head]
+            able = [name for name, family in usable_families() if family.copies_head]
             raise ValueError(f"head_from needs family: {' or '.join(able)}")
         if kind is not None:
             kind().check(self)
@@ -239,8 +262,8 @@ class ModelConfig(OpenConfig):
         sections = cast("dict[str, Any]", self.__pydantic_extra__)  # changed in place: the configuration is frozen
         own = None if self.family is None else _section_of(self.family)
         for name in [name for name in sections if name != own]:
-            owner = next(family for family in FAMILIES if _section_of(family) == name)
-            if sections.pop(name) is not None and not FAMILIES[owner].default_section:
+            owner, other = next(pair for pair in usable_families() if name == (pair[1].section or pair[0]))
+            if sections.pop(name) is not None and not other.default_section:
                 raise ValueError(f"{name} needs family: {owner}")
         if own is not None and sections.get(own) is None:
             sections.pop(own, None)
@@ -252,12 +275,12 @@ def encoder_modules(trunk: Retriever, config: ModelConfig, *, unit: bool = False
     """Return the modules that turn a text into one vector: trunk, pooling and normalisation.
 
     Args:
-        trunk: Where they come from.
-        config: May choose another pooling and whether vectors have norm 1.
-        unit: Whether to normalise vectors if the trunk compares by the cosine and the recipe does not say.
+        trunk: The model that they come from.
+        config: May choose another pooling, and whether vectors have norm 1.
+        unit: Whether to normalise vectors if the trunk compares by cosine and the recipe says nothing.
 
     Returns:
-        The modules, and whether vectors come out with norm 1.
+        The modules, and whether their vectors have norm 1.
 
     Raises:
         ConfigError: The trunk cannot be pooled this way.
@@ -279,7 +302,7 @@ def transformer_of(trunk: Retriever, what: str) -> Transformer:
 
     Args:
         trunk: The trunk.
-        what: The purpose, for the message, as in `"pooling can be chosen"`.
+        what: What needs a transformer, for the message, as in `"pooling can be chosen"`.
 
     Returns:
         The module.
@@ -300,9 +323,9 @@ def join_routes(
     """Put two routes into one model.
 
     Args:
-        query_modules: The route of queries.
-        document_modules: The route of documents; modules that are the same object are shared.
-        trunk: Source of device, prompts, name and, if `similarity` is None, the similarity.
+        query_modules: The query route.
+        document_modules: The document route; modules that are the same object are shared.
+        trunk: The source of device, prompts, name and, if `similarity` is None, the similarity.
         similarity: How sentence-transformers compares vectors.
 
     Returns:

@@ -1,7 +1,7 @@
 """Loading retrievers: sentence-transformers folders and names, plain transformers encoders, and our own stacks.
 
 sentence-transformers refuses module classes from other packages unless remote code is trusted. Those of registered
-families are not remote code, so a model that uses them is put together here and handed to the public constructor.
+families are not remote code, so a model that uses them is assembled here and handed to the public constructor.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from hyperseek.errors import (
     shortened,
     suggestion,
 )
-from hyperseek.models.family import FAMILIES
+from hyperseek.models.family import usable_families
 from hyperseek.models.model_files import ModelFiles, check_complete, check_usable
 from hyperseek.models.retriever import Retriever
 
@@ -49,7 +49,7 @@ def load(
 
     Args:
         path_or_name: A folder that hyperseek, sentence-transformers or transformers wrote; a Hub name; or
-            `"minilm"`, the all-MiniLM-L6-v2 of the extra `local`, which needs no network.
+            `"minilm"`, the all-MiniLM-L6-v2 that comes with the extra `local`, which needs no network.
         device: Where to put it, as in `"cuda:0"`; None takes a GPU if there is one.
         trust_remote_code: Whether code that comes with the model may run. Never needed for hyperseek's own models.
         revision: Branch, tag or commit on the Hub.
@@ -60,7 +60,7 @@ def load(
     Raises:
         InputError: There is no such device.
         MissingExtraError: A package that the model needs is not installed.
-        ModelError: There is no such model, it cannot be read, or its files are not as saved.
+        ModelError: There is no such model, it cannot be read, or its files have changed since they were saved.
     """
     location = resolve_name(path_or_name)
     options: dict[str, Any] = {
@@ -78,8 +78,8 @@ def load(
 
 def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriever:
     if not files.is_plain:
-        for name in FAMILIES:
-            family = FAMILIES[name]()
+        for _, kind in usable_families():
+            family = kind()
             if family.recognises(files):
                 wanted = {key: options[key] for key in ("device", "trust_remote_code")}
                 return family.load(files, source=source, **wanted)
@@ -90,24 +90,26 @@ def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriev
 
 
 def _own_modules(types: Iterable[str]) -> dict[str, type[nn.Module]]:
-    """Return the classes of modules that belong to families, by the names that a model gives them."""
+    """Return the module classes that belong to families, by the names that a model has for them."""
     wanted = {name for name in types if not name.startswith(_LIBRARY)}
     found: dict[str, type[nn.Module]] = {}
-    for name in FAMILIES:
-        if not wanted:
-            break
-        known = FAMILIES[name].module_names()
+    if not wanted:
+        return found
+    for _, family in usable_families():
+        known = family.module_names()
         found |= {each: known[each] for each in wanted & known.keys()}
         wanted -= known.keys()
+        if not wanted:
+            break
     return found
 
 
 @contextmanager
 def loading(what: str, given: str | os.PathLike[str], location: str) -> Iterator[None]:
-    """Report whatever goes wrong while other libraries load a model as one error of this library.
+    """Turn whatever other libraries raise while they load a model into one error of this library.
 
     Args:
-        what: The thing loaded, with its article, as in `"a tokenizer"`.
+        what: What is loaded, with its article, as in `"a tokenizer"`.
         given: Its name as the user gave it.
         location: The folder or Hub name that this stands for.
 
@@ -134,7 +136,7 @@ def loading(what: str, given: str | os.PathLike[str], location: str) -> Iterator
             if os.path.isdir(location)
             else f" (no folder here, so a name on the Hub{suggestion(location, _PACKAGED)})"
         )
-        # torch and transformers name the misfit after the first line.
+        # torch and transformers say what does not fit after the first line.
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 600)
         raise ModelError(f"cannot load {what} from {shortened(str(given))!r}{hint}: {reason}") from error
 

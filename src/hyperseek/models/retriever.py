@@ -1,11 +1,9 @@
 """Retriever: a sentence-transformers model seen through the contracts of this library.
 
 Two routes of modules lead from text to features: documents become Points, queries become a Scorer. A model without
-a Router has one route for both. The last module of a query route may have a method `scorer(flat) -> Scorer`; without
-one, a query is a point. One that understands options of a query says which in `query_options`, types by name, and its
-method is `scorer(flat, options) -> Scorer`: whatever depends on the options happens there, so features that are kept
-serve all options. The last module of a document route may have a `space` of its own and a method
-`points(rows) -> Points`; without, the model's similarity says the space. Nothing here knows a family by name.
+a Router has one route for both. What a route's modules may say about themselves is in `models/modules.py`; nothing here
+knows a family by name. Whatever depends on the options of a query happens in its scorer, so cached features serve all
+options.
 """
 
 from __future__ import annotations
@@ -23,6 +21,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
+from hyperseek._registry import foreign_place
 from hyperseek.errors import HyperseekError, InputError, ModelError, brief
 from hyperseek.models.encoding import (
     CPU_BATCH_TOKENS,
@@ -33,7 +32,7 @@ from hyperseek.models.encoding import (
     fill_empty,
     resolve_dtype,
 )
-from hyperseek.models.modules import route_width, save_model
+from hyperseek.models.modules import CompilesQueries, PlacesDocuments, route_width, save_model
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints, vectors_of
 from hyperseek.types import QueryOptions
 
@@ -53,14 +52,14 @@ _SPACES = {"cosine": "cosine", "dot": "dot", "euclidean": "euclidean"}
 
 
 class Encoder(Protocol):
-    """Whatever can build an index: a `Retriever`, or an encoder of another kind.
+    """Anything that can build an index: a `Retriever`, or an encoder of another kind.
 
-    One that also has `compile_batches(queries, options)`, as a `Retriever` does, can search by text.
+    If it also has `compile_batches(queries, options)`, as a `Retriever` does, it can search by text.
     """
 
     @property
     def space(self) -> Space:
-        """Geometry of its points."""
+        """The geometry of its points."""
 
     @property
     def source(self) -> str | None:
@@ -68,10 +67,10 @@ class Encoder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Name of the encoder's content: equal ones turn a text into equal points."""
+        """Identifies the encoder's content: encoders with equal fingerprints turn a text into equal points."""
 
     def protocol(self) -> dict[str, Any]:
-        """Return what a measured result must carry, as plain values."""
+        """Return what is recorded with every measured result, as plain values."""
 
     def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:
         """Encode documents.
@@ -88,33 +87,34 @@ class Encoder(Protocol):
 class Retriever:
     """A model that encodes documents once and compiles queries to scorers.
 
-    A subclass whose routes end with other features than one vector per text names them in `outputs`, and overrides
-    `points`, `features_of` and `scorer`, which read or make them.
+    A subclass whose routes do not end with one vector per text names the features they do end with in `outputs`, and
+    overrides `points`, `features_of` and `scorer`, which read or make them.
 
     Args:
         model: The module container.
-        source: The path or name it came from, which an index remembers.
+        source: The path or name that it came from, which an index remembers.
 
     Attributes:
         model: The module container; train it, save it, or use it in plain sentence-transformers.
         source: As given.
 
     Raises:
-        InputError: The model's similarity has no space here.
+        InputError: No space of ours has the model's similarity.
     """
 
     outputs: ClassVar[tuple[str, ...]] = ("sentence_embedding",)
-    """Features that finished routes end with, the first axis of each a text: what `points` and `scorer` read."""
+    """The features that routes end with, and that `points` and `scorer` read; the first axis of each is the text."""
 
     def __init__(self, model: SentenceTransformer, *, source: str | None = None) -> None:
         self.model = model.eval()
         self.source = source
         self._named: dict[Side, tuple[object, str]] = {}
         last = self.route("query")[-1]
-        self._compiler = getattr(last, "scorer", None)
-        self._understood: Mapping[str, Any] = getattr(last, "query_options", {}) if self._compiler else {}
-        self._pointer = getattr(self.route("document")[-1], "points", None)
-        self._flat_space = None if self._pointer else Space(self._space_kind(), route_width(self.route("document")))
+        self._compiler: Any = last if isinstance(last, CompilesQueries) else None
+        self._understood: Mapping[str, Any] = {} if self._compiler is None else getattr(last, "query_options", {})
+        documents = self.route("document")
+        self._placer = documents[-1] if isinstance(documents[-1], PlacesDocuments) else None
+        self._flat_space = None if self._placer else Space(self._space_kind(), route_width(documents))
 
     def __repr__(self) -> str:
         sides = [" → ".join(type(module).__name__ for module in self.route(side)) for side in SIDES]
@@ -133,8 +133,7 @@ class Retriever:
         """The geometry of its points; that of a hyperbolic model changes while its curvature is trained."""
         if self._flat_space is not None:
             return self._flat_space
-        own: Space = self.route("document")[-1].space  # type: ignore[assignment]
-        return own
+        return cast("PlacesDocuments", self.route("document")[-1]).space
 
     @property
     def device(self) -> torch.device:
@@ -142,7 +141,7 @@ class Retriever:
         return torch.device(self.model.device)
 
     def route(self, side: Side) -> list[nn.Module]:
-        """Return the modules that a text of this side goes through, in order."""
+        """Return the modules that texts of a side go through, in order."""
         modules: list[nn.Module] = []
         for module in self.model.children():
             if isinstance(module, Router):
@@ -154,8 +153,8 @@ class Retriever:
     def preprocess(self, texts: Sequence[str], side: Side) -> dict[str, Any]:
         """Put the side's prompt before each text, tokenise, truncate and pad.
 
-        A text that leaves no token, such as an empty one where the tokenizer adds no special tokens, is read as one
-        unknown token (or padding, where there is no unknown one), whatever it is batched with.
+        A text without tokens, such as an empty one where the tokenizer adds no special tokens, is read as one unknown
+        token (or padding, where there is no unknown one), whatever it is batched with.
 
         Args:
             texts: At least one.
@@ -169,14 +168,14 @@ class Retriever:
         return dict(batch_to_device(self.tokenize(texts, side), self.device))
 
     def tokenize(self, texts: Sequence[str], side: Side) -> dict[str, Any]:
-        """Do what `preprocess` does, and leave the features on the CPU."""
+        """Do what `preprocess` does, but leave the features on the CPU."""
         prompt = self.model.prompts.get(side) or None
         features = dict(self.model.preprocess(self._cut(texts, side), prompt=prompt, task=side))
         fill_empty(features, getattr(self.route(side)[0], "tokenizer", None))
         return features
 
     def _cut(self, texts: Sequence[str], side: Side) -> list[str]:
-        """Leave out what is behind the tokens that are kept: reading a long text takes longer than encoding it."""
+        """Drop the text after the tokens that are kept: tokenising a long text can take longer than encoding it."""
         tokenizer, limit = getattr(self.route(side)[0], "tokenizer", None), self._lengths()[side]
         if limit is None or all(len(text) <= limit for text in texts) or not divides_at_blanks(tokenizer):
             return list(texts)
@@ -191,32 +190,33 @@ class Retriever:
         Args:
             features: What `preprocess`, or an earlier part of the route, returned.
             side: `"query"` or `"document"`.
-            start: First module to run.
-            stop: Module to stop before; None for all.
+            start: The first module to run.
+            stop: The module to stop before; None runs all.
 
         Returns:
-            The features after the last module run.
+            The features after the last module that ran.
+
+        Raises:
+            ModelError: A module failed, and it is not one of another package that has registered something: such a
+                module's own error passes.
         """
         return _run(self.route(side)[start:stop], features, side)
 
     def points(self, features: dict[str, Any]) -> Points:
-        """Return the points that a finished document route describes, canonical for the space; differentiable."""
+        """Return the points that the features of a whole document route stand for; differentiable."""
         rows = features["sentence_embedding"].float()
-        if self._pointer is None:
-            return VectorPoints(self.space.canonical(rows))
-        own: Points = self._pointer(rows)
-        return own
+        return VectorPoints(self.space.canonical(rows)) if self._placer is None else self._placer.points(rows)
 
     def features_of(self, points: Points) -> dict[str, Tensor]:
-        """Return features of which `points` makes these points again: what a cache keeps of finished documents."""
+        """Return features that `points` turns back into these points: what a cache keeps of encoded documents."""
         return {"sentence_embedding": vectors_of(points)}
 
     def scorer(self, features: dict[str, Any], options: Mapping[str, Any] | None = None) -> Scorer:
-        """Return the scorer that a finished query route describes; differentiable.
+        """Return the scorer that the features of a whole query route stand for; differentiable.
 
         Args:
             features: What `forward` returned for queries.
-            options: Of the queries, as in `compile`.
+            options: The options of the queries, as in `compile`.
 
         Returns:
             The scorer, in the order of the queries.
@@ -228,11 +228,11 @@ class Retriever:
         flat = features["sentence_embedding"].float()
         if self._compiler is None:
             return LinearScorer(self.space, flat)
-        compiled: Scorer = self._compiler(flat, checked) if self._understood else self._compiler(flat)
+        compiled: Scorer = self._compiler.scorer(flat, checked) if self._understood else self._compiler.scorer(flat)
         return compiled.with_options(checked) if checked else compiled
 
     def check_options(self, options: Mapping[str, Any] | None) -> QueryOptions:
-        """Return validated options of queries.
+        """Validate options of queries.
 
         Args:
             options: `QueryOptions`, any mapping of names to values, or None.
@@ -251,51 +251,54 @@ class Retriever:
         """Encode documents.
 
         Args:
-            texts: Any number, any lengths; longer ones are truncated as the model says.
-            dtype: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`: what the weights are cast to meanwhile.
-            batch_tokens: Most tokens of a batch; None chooses by device.
+            texts: Any number, of any length; texts that are too long for the model are truncated.
+            dtype: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`: what the weights are cast to for this call.
+            batch_tokens: Most tokens in a batch; None chooses by device.
 
         Returns:
             `N` points in the order of `texts`, float32, on the CPU.
         """
-        texts = self._cut(texts, "document")
         modules = self._document_modules(resolve_dtype(dtype, self.device))
-        budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
 
         def encode() -> Iterator[tuple[list[int], Points]]:
-            for batch in batches_by_tokens(self._token_counts(texts), budget):
+            for batch, features in self._document_features(texts, modules, "document", batch_tokens):
                 with torch.inference_mode():
-                    features = self.preprocess([texts[position] for position in batch], "document")
-                    points = self.points(_run(modules, features, "document"))
+                    points = self.points(features)
                 yield batch, points
 
         return self._gather(encode(), len(texts))
 
     def encode_features(self, texts: Sequence[str], *, batch_tokens: int | None = None) -> Tensor:
-        """Encode texts to vectors for Euclidean tools: classifiers, clustering, pictures.
+        """Encode texts to vectors for Euclidean tools, such as classifiers, clustering and plots.
 
         Points of a hyperbolic model become vectors of the tangent space at the origin, by the logarithmic map; other
-        models give the vectors of documents.
+        models return the vectors of documents.
 
         Args:
-            texts: Any number, any lengths.
+            texts: Any number, of any length.
             batch_tokens: As for `encode_documents`.
 
         Returns:
             `(N, d)` float32, in the order of `texts`, on the CPU.
         """
-        texts = self._cut(texts, "document")
-        modules = self.route("document")
-        budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
         vectors = torch.empty(len(texts), self.space.dimension)
-        for batch in batches_by_tokens(self._token_counts(texts), budget):
-            with torch.inference_mode():
-                features = self.preprocess([texts[position] for position in batch], "document")
-                vectors[batch] = _run(modules, features, None)["sentence_embedding"].float().cpu()
+        for batch, features in self._document_features(texts, self.route("document"), None, batch_tokens):
+            vectors[batch] = features["sentence_embedding"].float().cpu()
         return vectors
 
+    def _document_features(
+        self, texts: Sequence[str], modules: Sequence[nn.Module], side: Side | None, batch_tokens: int | None
+    ) -> Iterator[tuple[list[int], dict[str, Any]]]:
+        """Yield the positions of the texts of each batch, and what the modules of a document route make of them."""
+        texts = self._cut(texts, "document")
+        budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
+        for batch in batches_by_tokens(self._token_counts(texts), budget):
+            with torch.inference_mode():
+                features = _run(modules, self.preprocess([texts[position] for position in batch], "document"), side)
+            yield batch, features
+
     def _gather(self, batches: Iterable[tuple[list[int], Points]], count: int) -> Points:
-        """Bring encoded batches onto the CPU and into the order of the texts."""
+        """Join encoded batches on the CPU, in the order of the texts."""
         vectors = torch.empty(count, self.space.width)
         for positions, points in batches:
             vectors[positions] = vectors_of(points).cpu()
@@ -306,7 +309,7 @@ class Retriever:
 
         Args:
             queries: At least one.
-            options: What is asked of the model besides, as in `QueryOptions(level=2)` or `{"level": 2}`.
+            options: Further requests to the model, as in `QueryOptions(level=2)` or `{"level": 2}`.
 
         Returns:
             The scorer, in the order of `queries`.
@@ -345,10 +348,10 @@ class Retriever:
 
     @property
     def fingerprint(self) -> str:
-        """Name of the document side: models with equal fingerprints turn a text into equal points.
+        """Identifies the document side: models with equal fingerprints turn a text into equal points.
 
-        It covers weights, modules, vocabulary, prompt and maximum length of the document route, and not the query
-        route: a head trained on queries alone keeps it, and with it every index.
+        It covers weights, modules, vocabulary, prompt and maximum length of the document route, not the query route: a
+        model whose head was trained on queries alone keeps the fingerprint, and with it every index.
         """
         return self._side_fingerprint("document")
 
@@ -367,7 +370,7 @@ class Retriever:
         ]
         tokenizer = self.model.tokenizer
         settings = (description, unit, self._lengths()[side], self._prompt(side))
-        # A vocabulary has tens of thousands of words, which are read and hashed only where there may be others.
+        # A vocabulary has tens of thousands of words, so it is read and hashed only if it may have changed.
         present = (*settings, id(tokenizer), len(tokenizer) if hasattr(tokenizer, "__len__") else None)
         known = self._named.get(side)
         if known is None or known[0] != present:
@@ -376,7 +379,7 @@ class Retriever:
         return known[1]
 
     def protocol(self) -> dict[str, Any]:
-        """Return what a measured result must carry: lengths, prompts, space, weights' dtype, versions."""
+        """Return what is recorded with every measured result: lengths, prompts, space, weights' dtype, versions."""
         return {
             "model": self.source,
             "fingerprint": self.fingerprint,
@@ -392,7 +395,7 @@ class Retriever:
         """Write a sentence-transformers folder that `hyperseek.load` reads.
 
         Models whose queries are vectors also load in plain sentence-transformers (with `trust_remote_code=True`
-        where a module is hyperseek's own). Files of weights carry a checksum, which `hyperseek.load` looks at.
+        where a module is hyperseek's own). Weight files have a checksum, which `hyperseek.load` checks.
 
         Args:
             path: The folder; files of an earlier model in it are replaced.
@@ -424,7 +427,7 @@ class Retriever:
         limit = self._lengths()["document"] or 1 << 20
         prompt = self._prompt("document")
         if not callable(tokenizer) or not hasattr(tokenizer, "num_special_tokens_to_add"):
-            # Word lists, and the bare tokenizers of static embeddings: lengths need only be in the right order.
+            # Word lists, and the bare tokenizers of static embeddings: only the order of the lengths matters.
             return [max(1, min(limit, len(text) // 4)) for text in texts]
         extra = tokenizer.num_special_tokens_to_add()
         counts: list[int] = []
@@ -441,7 +444,7 @@ class Retriever:
         return counts
 
     def _document_modules(self, dtype: torch.dtype) -> list[nn.Module]:
-        """Return the document route in `dtype`: itself where it is so already, else a copy that is cast."""
+        """Return the document route in `dtype`: the route itself if it has that dtype already, else a cast copy."""
         modules = self.route("document")
         present = {parameter.dtype for module in modules for parameter in module.parameters()}
         if present <= {dtype} or torch.float32 not in present:
@@ -458,12 +461,14 @@ def _run(modules: Sequence[nn.Module], features: dict[str, Any], side: Side | No
         except HyperseekError:
             raise
         except (RuntimeError, IndexError, ValueError, KeyError, TypeError) as error:
-            if isinstance(error, torch.OutOfMemoryError):
+            # The message below would put the blame in the wrong place: on the model's files, instead of on memory or on
+            # the package that the module comes from.
+            if isinstance(error, torch.OutOfMemoryError) or foreign_place(error.__traceback__):
                 raise
-            size = tuple(features["input_ids"].shape) if "input_ids" in features else "unknown"
+            batch = f" on a batch of size {tuple(features['input_ids'].shape)}" if "input_ids" in features else ""
             raise ModelError(
-                f"the module {type(module).__name__} fails on a batch of size {size}: {brief(error)}; the files of the "
-                f"model do not belong together, or its maximum length is more than it can read"
+                f"the module {type(module).__name__} failed{batch} ({type(error).__name__}: {brief(error)}); the "
+                f"files of the model may not belong together, or its maximum length exceeds what the module can read"
             ) from error
     return features
 

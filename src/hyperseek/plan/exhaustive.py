@@ -343,7 +343,7 @@ def _score_precisely(precise: PreciseQueries, vectors: Tensor, places: Tensor, r
     with one_core():
         scores = precise.score(vectors, places.to(vectors.device)).cpu().masked_fill(rows == NOTHING, -torch.inf)
         scale = precise.scale(longest_norm(precise.space, vectors))
-        return without_rounding(scores, None if scale is None else scale.cpu())
+        return _equalised(scores, None if scale is None else scale.cpu())
 
 
 def _score_together(scorer: Scorer, vectors: Tensor, places: Tensor, scores: Tensor) -> None:
@@ -435,21 +435,6 @@ def longest_norm(space: Space, documents: Tensor) -> float:
     return float(torch.linalg.vector_norm(documents.float(), dim=1).max()) * (1 + 2.0**-12)
 
 
-def without_rounding(scores: Tensor, scale: Tensor | None) -> Tensor:
-    """Make float64 scores equal that differ by rounding alone.
-
-    Args:
-        scores: `(Q, n)`.
-        scale: As `PreciseQueries.scale` returns it.
-
-    Returns:
-        `(Q, n)`: of neighbours that are so close all have the highest's score.
-    """
-    falling, order = scores.sort(dim=1, descending=True)
-    together = _together(falling, scale)
-    return torch.empty_like(scores).scatter_(1, order, _merged(falling, together)) if together.any() else scores
-
-
 def exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | None = None) -> tuple[Tensor, Tensor]:
     """Sort rows by float64 scores; those that differ by rounding alone are equal, and equal ones rank by row.
 
@@ -467,6 +452,21 @@ def exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | Non
     if together.any():
         return best_positions(_merged(falling, together), rows.gather(1, order), k)
     return falling[:, :k], rows.gather(1, order[:, :k])
+
+
+def _equalised(scores: Tensor, scale: Tensor | None) -> Tensor:
+    """Make float64 scores equal if only rounding tells them apart.
+
+    Args:
+        scores: `(Q, n)`.
+        scale: As `PreciseQueries.scale` returns it.
+
+    Returns:
+        `(Q, n)`: neighbours that are so close all get the highest one's score.
+    """
+    falling, order = scores.sort(dim=1, descending=True)
+    together = _together(falling, scale)
+    return torch.empty_like(scores).scatter_(1, order, _merged(falling, together)) if together.any() else scores
 
 
 def _together(falling: Tensor, scale: Tensor | None) -> Tensor:

@@ -429,16 +429,23 @@ class Space:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Self:
         """Make a space from the values of `to_json`; InputError if they are not a kind, a dimension and parameters."""
-        if not isinstance(values, Mapping) or not {"kind", "dimension"} <= set(values):
+        if not isinstance(values, Mapping) or "kind" not in values or "dimension" not in values:
             raise InputError(f"a space is given as a mapping with kind and dimension, not {shown(values)}")
-        own = dict(values)
-        if isinstance(own["kind"], str) and own["kind"] in SPACES:
-            # What was saved before gives all kinds the parameters of hyperbolic ones, at these values.
-            known = _parameters_of(cast("Any", SPACES[own["kind"]]))
-            for name, value in _FORMER_DEFAULTS.items():
-                if name not in known and own.get(name) == value:
-                    del own[name]
-        return cls(**own)
+        kind = values["kind"]
+        geometry = SPACES.get(kind) if isinstance(kind, str) else None
+        try:
+            return cast("Self", _saved_space(cls, geometry, **values))
+        except TypeError:  # a parameter cannot be hashed
+            return cast("Self", _saved_space.__wrapped__(cls, geometry, **values))
+
+
+@lru_cache(maxsize=64, typed=True)
+def _saved_space(cls: type[Space], geometry: type[Geometry] | None, /, **values: Any) -> Space:
+    """Make a space from saved values; kept, since every slice of a scorer asks for its space again."""
+    # Earlier versions saved all kinds with the parameters of hyperbolic ones, at these values.
+    known = () if geometry is None else _parameters_of(cast("Any", geometry))
+    former = {name for name, value in _FORMER_DEFAULTS.items() if name not in known and values.get(name) == value}
+    return cls(**{name: value for name, value in values.items() if name not in former or geometry is None})
 
 
 def checked_scores(
