@@ -434,7 +434,7 @@ class Space:
         kind = values["kind"]
         geometry = SPACES.get(kind) if isinstance(kind, str) else None
         try:
-            return cast("Self", _saved_space(cls, geometry, **values))
+            return cast("Self", _saved_space(cast("Any", cls), geometry, **values))
         except TypeError:  # a parameter cannot be hashed
             return cast("Self", _saved_space.__wrapped__(cls, geometry, **values))
 
