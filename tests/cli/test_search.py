@@ -123,7 +123,7 @@ def test_only_documents_that_meet_a_condition(index: Path) -> None:
     assert sorted(names(index, TEXTS[0], "--where", "n >= 2")) == ["d2", "d3"]
     assert names(index, TEXTS[0], "--where", "n = 1 AND text LIKE '%song%'") == ["d1"]
     assert "no documents" in search(index, TEXTS[0], "--where", "n > 9")
-    with pytest.raises(HyperseekError, match=r"No field named m.*Fields: id, title, text, n \(number\)"):
+    with pytest.raises(HyperseekError, match=r"there is no field m.*Fields: id, title, text, n \(number\)"):
         search(index, TEXTS[0], "--where", "m > 2")
 
 

@@ -267,10 +267,10 @@ def test_import_pads_and_drops_self(tmp_path, suffix, monkeypatch):
 @pytest.mark.parametrize(
     ("lines", "number", "message"),
     [
-        ([line("a", "b"), line("b", "x")], 2, "the id 'x' is none of the 2 documents"),
+        ([line("a", "b"), line("b", "x")], 2, "the id 'x' is not among the 2 documents"),
         ([line("x", "b")], 1, "the id 'x'"),
         ([line("a", "b"), "", line("a")], 3, "'a' has a line already"),
-        (["{"], 1, "no JSON"),
+        (["{"], 1, "not JSON"),
         (['{"item_id": "a"}'], 1, "each line must be"),
         (["[]"], 1, "each line must be"),
     ],

@@ -148,13 +148,13 @@ REFUSED = {
     f"name LIKE '{'%a' * 200}'": "at most 256",
     "yeer = 1": "did you mean 'year'",
     "YEAR = 1": "differ in case",
-    "a.b = 1": "No field named a.b",
+    "a.b = 1": "there is no field a.b",
     "CAST(n AS INT) = 1": "no function 'CAST'",
     "n + 1 = 2": "not understood",
     "n = 1 OR": "not understood at its end",
-    "(" * 51 + "open" + ")" * 51: "more than 50 parentheses",
-    "NOT (" * 5000 + "open" + ")" * 5000: "more than 50 parentheses",
-    "lower(" * 60 + "name" + ")" * 60 + " = ''": "more than 50 parentheses",
+    "(" * 51 + "open" + ")" * 51: "more than 50 nested parentheses",
+    "NOT (" * 5000 + "open" + ")" * 5000: "more than 50 nested parentheses",
+    "lower(" * 60 + "name" + ")" * 60 + " = ''": "more than 50 nested parentheses",
     " OR ".join(["open"] * 2001): "more than 2,000 conditions",
     "n = " + "1" * 5000: "at most 4,000 digits",
     "n = 1" + " " * (5 << 20): "characters",
@@ -249,7 +249,7 @@ def test_fields_that_come_later_and_go_again(tmp_path: Path) -> None:
     assert index.fields == {"n": "number", "_rowid": "number"}
     assert found(index, f"n = {TWEETS[0]}") == [1]
     assert found(index, f"_rowid = {TWEETS[1]} OR n > {TWEETS[0]}") == [1, 2]
-    with pytest.raises(InputError, match=r"No field named a\.b.*cannot write.*: '', a\.b, 'xxx.*, title"):
+    with pytest.raises(InputError, match=r"there is no field a\.b.*cannot write.*: '', a\.b, 'xxx.*, title"):
         found(index, "a.b = 1")
     index.add([Document("d3", "river", metadata={"_rowid": "text"})])
     assert index.fields == {"n": "number"}

@@ -84,7 +84,7 @@ def test_fields_are_found_by_themselves(index: Index) -> None:
 
 
 def test_bad_conditions_are_explained(index: Index) -> None:
-    with pytest.raises(HyperseekError, match=r"No field named yeer.*Fields: id, title, text, year \(number\)"):
+    with pytest.raises(HyperseekError, match=r"there is no field yeer.*Fields: id, title, text, year \(number\)"):
         index.search("river", where="yeer > 3")
     with pytest.raises(HyperseekError, match="several types, which cannot be used: odd"):
         index.search("river", where="odd = 3")

@@ -19,10 +19,10 @@ from hyperseek.engines.engine import (
     ChartRecord,
     Engine,
     EngineConfig,
+    EngineInfo,
     build_engine,
     estimate_engine,
     open_engine,
-    verify_engine,
 )
 from hyperseek.engines.structure import (
     CandidateRequest,
@@ -191,7 +191,7 @@ class VectorStructure(Structure):
     def verify(cls, folder: Path, details: Mapping[str, Any]) -> None:
         """Compare all bytes of all engines with what was written; StoreError names a file that differs."""
         for number in range(len(details["charts"])):
-            verify_engine(folder / f"chart-{number}")
+            EngineInfo.read(chart := folder / f"chart-{number}").check(chart)
 
     @classmethod
     def described(cls, details: Mapping[str, Any]) -> dict[str, Any]:

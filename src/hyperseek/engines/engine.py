@@ -1,7 +1,7 @@
-"""The interface of engines for vectors, and their shared parts: checks, descriptions in folders, order of results.
+"""The interface of engines for vectors, and what they share: checks, descriptions in folders, the order of results.
 
-An engine knows vectors only, by their position in the order in which they were given. Shapes: `N` vectors, `Q`
-queries, `d` dimensions.
+An engine knows only vectors, by their position in the order in which they were given. Shapes: `N` vectors, `Q` queries,
+`d` dimensions.
 """
 
 from __future__ import annotations
@@ -20,13 +20,14 @@ from torch import Tensor
 
 from hyperseek._config import Config
 from hyperseek._files import reading, writing
-from hyperseek._folders import CHECKED_AT_ONCE, Checksum, check_files, checksum_folder, read_description, write_sealed
+from hyperseek._folders import CHECKED_AT_ONCE, checksum_folder
 from hyperseek._long_work import progress
 from hyperseek._machine import one_core
 from hyperseek._order import best_positions
 from hyperseek.engines.structure import (
     STRUCTURES,
     AnyStructureConfig,
+    FolderDescription,
     StructureConfig,
     StructureEstimate,
     kinds_that_fit,
@@ -34,21 +35,19 @@ from hyperseek.engines.structure import (
 from hyperseek.errors import InputError, StoreError
 from hyperseek.types import Metric
 
-DESCRIPTION = "engine.json"
-
-_REMEDY = "build the engine again"
-
 CHUNK = 8192
 """Most vectors that an engine is given at a time."""
 
 LONGEST = 1e18
-"""Largest norm of a vector: longer ones' products would overflow float32."""
+"""Largest norm of a vector: products of longer ones would overflow float32."""
 
 BASE_BYTES = 48 << 20
-"""What libraries take whatever the size: buffers of matrix products, stacks, allocators."""
+"""Memory that libraries take whatever the size: buffers of matrix products, stacks, allocators."""
 
 PRODUCTS = 4e10
-"""Operations a second in long float32 products, measured on one core of a busy server; cores differ."""
+"""Operations per second in long float32 products, measured on one core of a busy server; cores differ."""
+
+_REMEDY = "build the engine again"
 
 
 class ChartRecord(Config):
@@ -56,7 +55,7 @@ class ChartRecord(Config):
 
     Attributes:
         name: Within the space.
-        parameters: What `Space.chart` makes it from.
+        parameters: Arguments of `Space.chart`.
     """
 
     name: str
@@ -67,31 +66,34 @@ class EngineConfig(StructureConfig):
     """Base of the configurations of engines for vectors.
 
     Attributes:
-        kind: Names the engine.
-        charts: Charts of the index' space; one engine is built on each. None for those that suit the space and the kind
-            of engine.
+        kind: Kind of the engine.
+        charts: Charts of the index's space; one engine is built on each. None for those that suit the space and the
+            kind of engine.
     """
 
     charts: tuple[ChartRecord, ...] | None = None
 
     @property
     def graph(self) -> bool:
-        """Whether the engine walks a graph of neighbours: such engines need charts that are searched by distance."""
+        """Whether the engine walks a graph of neighbours; such engines need charts that are searched by distance."""
         return False
 
 
-class EngineInfo(Config):
-    """What `engine.json` holds.
+class EngineInfo(FolderDescription):
+    """The content of `engine.json`.
 
     Attributes:
         format: Version of the folder's layout.
-        config: What the engine was made from.
+        config: Configuration the engine was built from.
         metric: What it ranks by.
         count: `N`.
         dimension: `d`.
         details: What the engine noted for itself.
-        files: Checksums of the folder's other files; none in engines that an earlier version built.
     """
+
+    file: ClassVar[str] = "engine.json"
+    what: ClassVar[str] = "the description of an engine"
+    remedy: ClassVar[str] = _REMEDY
 
     format: Literal[1] = 1
     config: AnyStructureConfig
@@ -99,7 +101,13 @@ class EngineInfo(Config):
     count: int = Field(ge=0)
     dimension: int = Field(ge=1)
     details: dict[str, Any] = Field(default_factory=dict)
-    files: dict[str, Checksum] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read an engine's description; StoreError if there is none, as in an unfinished folder, or it is damaged."""
+        if folder.is_dir() and not (folder / cls.file).exists():
+            raise StoreError(f"{folder} holds no complete engine: there is no {cls.file}; {_REMEDY}")
+        return super().read(folder)
 
 
 class Engine(ABC):
@@ -108,17 +116,17 @@ class Engine(ABC):
     Searches may run in several threads at once.
 
     Args:
-        folder: That `build` has filled.
+        folder: A folder that `build` has filled.
         info: Its description.
 
     Attributes:
-        folder: Where the engine lies.
-        info: What it says about itself.
+        folder: The engine's folder.
+        info: Its description.
     """
 
     kind: ClassVar[str]
     checked_whole: ClassVar[bool] = False
-    """Whether all bytes are compared with their checksums before the engine is opened, however many they are."""
+    """Whether all bytes are compared with their checksums before the engine is opened, however many there are."""
 
     def __init__(self, folder: Path, info: EngineInfo) -> None:
         self.folder = folder
@@ -135,7 +143,7 @@ class Engine(ABC):
 
     @property
     def config(self) -> StructureConfig:
-        """What the engine was made from."""
+        """Configuration the engine was built from."""
         return self.info.config
 
     @property
@@ -145,7 +153,7 @@ class Engine(ABC):
 
     @property
     def dimension(self) -> int:
-        """Numbers of a vector."""
+        """Dimensions of a vector."""
         return self.info.dimension
 
     @classmethod
@@ -164,7 +172,7 @@ class Engine(ABC):
         Args:
             folder: Missing or empty.
             vectors: Chunks `(n, d)` in order, read once.
-            config: Of this kind.
+            config: A configuration of this kind.
             metric: What to rank by.
             count: `N`.
             dimension: `d`.
@@ -174,8 +182,8 @@ class Engine(ABC):
 
         Raises:
             InputError: A vector is not finite or too long (the message names its position), or there are not `N`
-                of `d` numbers.
-            WriteError: The disk is full, or the folder is not ours to write to.
+                vectors of `d` numbers.
+            WriteError: The disk is full, or the folder may not be written to.
         """
         info = EngineInfo(config=cls.resolved(config), metric=metric, count=count, dimension=dimension)
         with writing(folder):
@@ -189,11 +197,11 @@ class Engine(ABC):
 
             chunks = advancing()
             details = cls._write(folder, chunks, info) if count else {}
-            for _ in chunks:  # what nobody asked for is checked all the same
+            for _ in chunks:  # vectors that `_write` did not ask for are checked all the same
                 pass
-        files = checksum_folder(folder, leave_out=(DESCRIPTION,))
+        files = checksum_folder(folder, leave_out=(info.file,))
         info = info.model_copy(update={"details": details, "files": files})
-        write_sealed(folder / DESCRIPTION, info.model_dump(mode="json"))
+        info.write(folder)
         return cls(folder, info)
 
     @classmethod
@@ -201,7 +209,7 @@ class Engine(ABC):
         """Open what `build` left in a folder.
 
         Args:
-            folder: The engine's.
+            folder: The engine's folder.
 
         Returns:
             The engine.
@@ -209,33 +217,33 @@ class Engine(ABC):
         Raises:
             StoreError: The folder holds no engine of this kind, or a damaged one.
         """
-        info = read_info(folder)
+        info = EngineInfo.read(folder)
         if info.config.kind != cls.kind:
             raise StoreError(f"{folder} holds an engine of kind {info.config.kind!r}, not {cls.kind!r}")
         # Before the bytes are handed to libraries that trust them.
-        check_engine_files(folder, info, at_most=None if cls.checked_whole else CHECKED_AT_ONCE)
+        info.check(folder, at_most=None if cls.checked_whole else CHECKED_AT_ONCE)
         with reading(folder, "a whole engine", error=StoreError, remedy=_REMEDY):
             return cls(folder, info)
 
     def search(
         self, queries: Tensor, *, k: int, effort: int | None = None, allowed: NDArray[np.bool_] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Find the best vectors of every query.
+        """Find the best vectors for every query.
 
         Args:
             queries: `(Q, d)`, finite.
             k: How many, at least 1; may exceed `N`.
-            effort: How thoroughly, at least 1: what it means, and what None means, the engine's configuration says.
-                Exact engines need none.
-            allowed: `(N,)`; only vectors that are marked True are found. None for all.
+            effort: How thoroughly to search, at least 1; the configuration says what it means, and what None means.
+                Exact engines ignore it.
+            allowed: `(N,)` booleans: which vectors may be found. None for all.
 
         Returns:
             Scores `(Q, k)`, float32, higher is better: inner products, or minus distances. Positions `(Q, k)`, int64.
-            Best first, equal scores by position. Where fewer were found, scores end with minus infinity and positions
-            with -1.
+            Best first, equal scores by position. If fewer were found, scores end with minus infinity and positions with
+            -1.
 
         Raises:
-            InputError: An argument is out of range, of another shape or not finite.
+            InputError: An argument is out of range, not finite, or has the wrong shape.
         """
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
@@ -246,7 +254,7 @@ class Engine(ABC):
         available = len(self) if mask is None else int(mask.sum())
         scores, positions = torch.full((len(vectors), k), -torch.inf), torch.full((len(vectors), k), -1)
         if len(vectors) and available:
-            # Files that are read only now may have been damaged meanwhile.
+            # Files that are read only now may have been damaged in the meantime.
             remedy = f"unless the memory ran out, {_REMEDY}"
             with torch.no_grad(), reading(self.folder, "a whole engine", error=StoreError, remedy=remedy):
                 found = self._search(vectors, min(k, available), effort, None if available == len(self) else mask)
@@ -257,11 +265,11 @@ class Engine(ABC):
 
     @classmethod
     def resolved(cls, config: Any) -> Any:
-        """Return a configuration with what only this moment can tell filled in, as whether a server is named."""
+        """Return a configuration completed with what is only known when the engine is built, as a named server."""
         return config
 
     def discard(self) -> None:  # noqa: B027  most engines keep nothing outside
-        """Delete what the engine keeps outside its folder; the engine is of no use any more."""
+        """Delete what the engine keeps outside its folder; the engine cannot be used afterwards."""
 
     @classmethod
     @abstractmethod
@@ -269,7 +277,7 @@ class Engine(ABC):
         """Estimate what building and searching will cost.
 
         Args:
-            config: Of this kind.
+            config: A configuration of this kind.
             count: `N`, at least 0.
             dimension: `d`, at least 1.
 
@@ -280,45 +288,21 @@ class Engine(ABC):
     @classmethod
     @abstractmethod
     def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
-        """Fill the folder with at least one vector, and return what to note in the description."""
+        """Write an engine of at least one vector into the folder, and return the details for the description."""
 
     @abstractmethod
     def _load(self) -> None:
-        """Open the files of at least one vector."""
+        """Open the files of an engine of at least one vector."""
 
     @abstractmethod
     def _search(
         self, queries: Tensor, k: int, effort: int | None, allowed: NDArray[np.bool_] | None
     ) -> tuple[Tensor, Tensor]:
-        """Return scores and positions, -1 for nothing, of at least one query; `k` vectors at least are allowed."""
-
-
-def read_info(folder: Path) -> EngineInfo:
-    """Read an engine's description; StoreError where there is none, or a damaged one."""
-    path = folder / DESCRIPTION
-    if folder.is_dir() and not path.exists():
-        raise StoreError(f"{folder} holds no complete engine: there is no {DESCRIPTION}; {_REMEDY}")
-    return read_description(EngineInfo, path, "the description of an engine", remedy=_REMEDY)
-
-
-def check_engine_files(folder: Path, info: EngineInfo, *, at_most: int | None) -> None:
-    """Compare an engine's files with what was written; StoreError names one that differs.
-
-    Args:
-        folder: The engine's.
-        info: Its description.
-        at_most: Bytes to read; of larger files only the size is compared. None for all.
-    """
-    check_files(folder, info.files, source=folder / DESCRIPTION, remedy=_REMEDY, at_most=at_most)
-
-
-def verify_engine(folder: Path) -> None:
-    """Compare all bytes of an engine with what was written; StoreError names a file that differs."""
-    check_engine_files(folder, read_info(folder), at_most=None)
+        """Return scores and positions, -1 for nothing, for at least one query; at least `k` vectors are allowed."""
 
 
 def checked_vectors(vectors: Iterable[Tensor], *, count: int, dimension: int) -> Iterator[Tensor]:
-    """Yield vectors in chunks of at most `CHUNK`, float32 on the CPU, after a look at each.
+    """Check vectors, and yield them in chunks of at most `CHUNK`, float32 on the CPU.
 
     Args:
         vectors: Chunks `(n, d)`.
@@ -329,7 +313,7 @@ def checked_vectors(vectors: Iterable[Tensor], *, count: int, dimension: int) ->
         Chunks `(n, d)`, contiguous.
 
     Raises:
-        InputError: A vector is not finite or too long, or the shape is not the one that was announced.
+        InputError: A vector is not finite or too long, or the shape is not the announced one.
     """
     seen = 0
     for given in vectors:
@@ -348,7 +332,7 @@ def checked_vectors(vectors: Iterable[Tensor], *, count: int, dimension: int) ->
 
 
 def check_finite(vectors: Tensor, *, first: int, what: str) -> None:
-    """Raise InputError unless the norms of all vectors are numbers that can be squared; `first` is their position."""
+    """Raise InputError unless the norms of all vectors can be squared; `first` is the position of the first one."""
     usable = torch.linalg.vector_norm(vectors, dim=1) <= LONGEST
     if not usable.all():
         row = int((~usable).nonzero()[0])
@@ -374,13 +358,13 @@ def _checked_mask(allowed: NDArray[np.bool_] | None, count: int) -> NDArray[np.b
 
 
 def chunk_bytes(dimension: int) -> int:
-    """Return the memory that building takes for chunks of vectors, whatever the engine."""
-    # The chunk at hand, a copy of it in another type, and one that is being read.
+    """Return the memory that chunks of vectors take while an engine is built, whatever its kind."""
+    # The chunk in use, a copy of it in another type, and one that is being read.
     return BASE_BYTES + 3 * 4 * CHUNK * dimension
 
 
 def build_seconds(seconds_of_one_core: float) -> float:
-    """Return how long work takes on all cores, and to begin with it."""
+    """Return how long work takes on all cores, including a second to start."""
     return round(seconds_of_one_core / torch.get_num_threads() + 1.0, 1)
 
 
@@ -399,9 +383,9 @@ def build_engine(
     Args:
         folder: Missing or empty.
         vectors: Chunks `(n, d)` of finite vectors, in order; read once. Positions count them from 0.
-        config: Which engine.
+        config: Configuration of the engine.
         metric: What it ranks by.
-        count: Number of vectors.
+        count: `N`.
         dimension: `d`.
         max_bytes: Memory that building may take; None for no limit.
 
@@ -409,8 +393,8 @@ def build_engine(
         The engine.
 
     Raises:
-        InputError: Building would take more memory (nothing was read then; the message says what would fit), or a
-            vector cannot be used; the message names its position.
+        InputError: Building would take more memory (the message says what would fit, and nothing has been read), or a
+            vector cannot be used (the message names its position).
         StoreError: The folder is not empty.
         MissingExtraError: The engine needs a package that is not installed.
     """
@@ -439,25 +423,25 @@ def open_engine(folder: Path) -> Engine:
     """Open an engine of any kind.
 
     Args:
-        folder: That `build_engine` filled.
+        folder: A folder that `build_engine` filled.
 
     Returns:
-        The engine; it finds what the one that was built finds.
+        The engine; it finds what the built one found.
 
     Raises:
         StoreError: The folder holds no engine, or a damaged one.
         MissingExtraError: The engine needs a package that is not installed.
     """
-    return _engine_class(read_info(Path(folder)).config.kind).open(Path(folder))
+    return _engine_class(EngineInfo.read(Path(folder)).config.kind).open(Path(folder))
 
 
 def estimate_engine(config: StructureConfig, *, count: int, dimension: int) -> StructureEstimate:
     """Estimate what an engine will cost.
 
     Args:
-        config: Which engine.
+        config: Configuration of the engine.
         count: Number of vectors, at least 0.
-        dimension: Of the vectors, at least 1.
+        dimension: Dimensions of the vectors, at least 1.
 
     Returns:
         Bytes of memory and disk, and seconds.
@@ -471,7 +455,7 @@ def estimate_engine(config: StructureConfig, *, count: int, dimension: int) -> S
 
 
 def _engine_class(kind: str) -> type[Engine]:
-    # Structures of other kinds are built on an index, not on vectors alone.
+    # Structures that are not engines are built on an index, not on vectors alone.
     engine: type[Engine] | None = getattr(STRUCTURES[kind], "engine", None)
     if engine is None:
         raise InputError(f"{kind!r} is not an engine for vectors alone; build it on an index: index.engines.build()")

@@ -1,7 +1,7 @@
-"""Candidate structures: whatever is built on the documents of an index to find candidates in less than a scan's time.
+"""Candidate structures: whatever is built on the documents of an index to find candidates faster than a scan does.
 
-Engines for vectors and the neighbour graph are structures, and a package outside this project adds its own: a class
-that derives from `Structure`, registered under the kind that its configuration names.
+Engines for vectors and the neighbour graph are structures, and another package can add its own: a class that derives
+from `Structure`, registered under the kind that its configuration names.
 
 ```toml
 [project.entry-points."hyperseek.structures"]
@@ -9,8 +9,8 @@ mine = "my_package:MyStructure"
 ```
 
 It is then built by `index.engines.build("mine")` and `hyperseek encode --engine mine`, searched by plans, tuned and
-inspected. Shapes: `N` documents, `Q` queries, `n` candidates of a query. A structure knows documents by position, in
-the order in which it was given them.
+inspected. A structure knows documents by position, in the order in which it was given them. Shapes: `N` documents, `Q`
+queries, `n` candidates per query.
 """
 
 from __future__ import annotations
@@ -23,39 +23,80 @@ from typing import Annotated, Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import BeforeValidator, ConfigDict, SerializeAsAny
+from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny
 from torch import Tensor
 
 from hyperseek._config import Config
+from hyperseek._folders import Checksum, check_files, read_description, write_sealed
 from hyperseek._registry import Registry
 from hyperseek.errors import ConfigError, HyperseekError, InputError, UnknownNameError, shown
 from hyperseek.scoring import Points, Scorer, Space
 
 FORMER_KINDS = {"scan": "flat"}
-"""Kinds that were renamed: what folders and recipes of before say, and what it is called now."""
+"""Former kinds, as older folders and recipes name them, and their names today."""
 
 EXHAUSTIVE = "exhaustive"
-"""Name that stands for no structure in plans: score all documents."""
+"""Name that means "no structure" in plans: score all documents."""
 
-# Candidates that tuning tries, for each document that is wanted.
+# Candidates per wanted document that tuning tries.
 _FACTORS = (1, 3, 10, 30, 100)
 
 
 class StructureConfig(Config):
-    """Base of all structures' configurations: everything that a structure is made from.
+    """Base of the configurations of structures.
 
     Attributes:
-        kind: Names the structure; a subclass gives it a default.
+        kind: Kind of the structure; a subclass gives it a default.
     """
 
     exact: ClassVar[bool] = False
-    """Whether the structure always finds the best documents, however little effort it is given."""
+    """Whether the structure always finds the best documents, whatever the effort."""
 
     kind: str
 
 
+class FolderDescription(Config):
+    """Base of descriptions that are written into the folder of a structure, sealed, with checksums of its other files.
+
+    Attributes:
+        files: Checksums of the folder's other files; empty if an earlier version built it.
+    """
+
+    file: ClassVar[str]
+    """Name of the file with the description."""
+
+    what: ClassVar[str]
+    """What the file is, with its article, for messages."""
+
+    remedy: ClassVar[str]
+    """What to do about damage."""
+
+    files: dict[str, Checksum] = Field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read the description of a folder; StoreError if it is missing or damaged."""
+        return read_description(cls, folder / cls.file, cls.what, remedy=cls.remedy)
+
+    def write(self, folder: Path) -> None:
+        """Write the description, atomically."""
+        write_sealed(folder / self.file, self.model_dump(mode="json"))
+
+    def check(self, folder: Path, *, at_most: int | None = None) -> None:
+        """Compare a folder's files with what was written.
+
+        Args:
+            folder: The folder.
+            at_most: Bytes to read; of larger files only the size is compared. None for all.
+
+        Raises:
+            StoreError: A file is missing or is not what was written; the message names it.
+        """
+        check_files(folder, self.files, source=folder / self.file, remedy=self.remedy, at_most=at_most)
+
+
 class UnknownConfig(StructureConfig):
-    """The configuration of a structure whose package is not installed: it is kept as it is, and nothing is opened."""
+    """The configuration of a structure whose package is not installed: it is kept unchanged, and cannot be opened."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -65,12 +106,11 @@ class StructureEstimate:
     """The cost of a structure.
 
     Attributes:
-        memory_bytes: Memory of a search. For structures whose files are mapped into memory the system may take most of
-            it back, and read the disk again.
+        memory_bytes: Memory of a search. If files are mapped into memory, the system can reclaim most of it and read
+            the disk again.
         building_bytes: Peak memory of building it, beyond the chunks of documents that it is given.
         disk_bytes: Size on this machine's disk when it is finished.
-        seconds: Time to build it on this machine's cores, within a factor of about three; None where that cannot be
-            told.
+        seconds: Time to build it on this machine's cores, within a factor of about three; None if unknown.
     """
 
     memory_bytes: int
@@ -80,7 +120,7 @@ class StructureEstimate:
 
 
 class Documents(Protocol):
-    """The documents of an index, as far as structures need them."""
+    """What structures can ask of the documents of an index."""
 
     @property
     def space(self) -> Space:
@@ -92,7 +132,7 @@ class Documents(Protocol):
 
     @property
     def chunk_rows(self) -> int:
-        """Documents of a chunk that keeps memory bounded."""
+        """Documents per chunk that keep memory bounded."""
 
     def __len__(self) -> int: ...
 
@@ -105,19 +145,19 @@ class Documents(Protocol):
 
 @dataclass(frozen=True)
 class CandidateRequest:
-    """What a structure is asked for.
+    """A request for candidates.
 
     Attributes:
-        name: Of the structure in its index, for messages.
+        name: Name of the structure in its index, for messages.
         scorer: `Q` compiled queries.
-        n: Candidates of each query, at least 1.
-        k: Documents that the whole search ends with, at least 1.
+        n: Candidates per query, at least 1.
+        k: Documents per query that the whole search returns, at least 1.
         allowed: `(N,)` booleans: positions that may be found; None for all.
-        points: The documents' points, by position; they are read when they are asked for. The points of documents that
-            are gone are those of any other document, and `allowed` leaves them out.
+        points: The documents' points, by position; they are read on demand. Deleted documents have the points of an
+            arbitrary other document, and `allowed` excludes them.
         exact: Takes `(Q, m)` positions, -1 anywhere, and returns their exact scores, minus infinity for -1.
-        texts: The queries' texts; None where only the scorer was given.
-        notes: To be filled with numbers that explanations print, averaged over the queries.
+        texts: The queries' texts; None if only the scorer was given.
+        notes: A mapping to fill with numbers, averaged over the queries, that explanations print.
     """
 
     name: str
@@ -132,36 +172,36 @@ class CandidateRequest:
 
 
 Ranking: TypeAlias = tuple[Tensor, Tensor]
-"""Scores `(Q, n)`, higher is better, and positions `(Q, n)`, int64; -1 where there is nothing."""
+"""Scores `(Q, n)`, higher is better, and positions `(Q, n)`, int64; -1 where nothing was found."""
 
 
 class Structure(ABC):
     """A candidate structure of an index, open for search. Searches may run in several threads at once.
 
-    Class methods build, open, verify and delete what lies in a folder; the instance that `open` returns searches.
+    Class methods build, open, verify and discard a folder; the instance that `open` returns searches.
     """
 
     config_type: ClassVar[type[StructureConfig]]
     """Class of the configuration. The default of its `kind` is the name that the structure is registered under."""
 
     automatic: ClassVar[bool] = True
-    """Whether `engine="auto"` searches by the newest structure of this kind without being told to."""
+    """Whether `engine="auto"` may choose a structure of this kind."""
 
     resumable: ClassVar[bool] = False
-    """Whether `build` resumes in the folder that a killed build of the same documents left."""
+    """Whether `build` can resume in the folder that a killed build of the same documents left."""
 
     @classmethod
     @abstractmethod
     def build(cls, folder: Path, documents: Documents, config: Any) -> Mapping[str, Any]:
-        """Fill a folder with a structure of all documents.
+        """Build a structure of all documents in a folder.
 
         Args:
             folder: It exists, and is empty unless the structure is `resumable`.
-            documents: Of the index.
+            documents: The documents of the index.
             config: A `config_type`.
 
         Returns:
-            Plain values to be kept with the configuration, which `open` and `verify` are given again.
+            Plain values to keep with the configuration; `open` and `verify` are given them again.
         """
 
     @classmethod
@@ -170,16 +210,16 @@ class Structure(ABC):
         """Open what `build` left in a folder.
 
         Args:
-            folder: The structure's.
-            documents: Of the index; they may be others than those of the folder by now.
-            config: What it was built from.
+            folder: The structure's folder.
+            documents: The documents of the index, which may have changed since `build`.
+            config: Configuration it was built from.
             details: What `build` returned.
 
         Returns:
             The structure.
 
         Raises:
-            StoreError: The folder is damaged, or something in it is missing.
+            StoreError: A file is damaged or missing.
         """
 
     @abstractmethod
@@ -188,10 +228,10 @@ class Structure(ABC):
 
         Args:
             request: The queries, and what may be found.
-            effort: How thoroughly, at least 1; the configuration says what it means, and what None means.
+            effort: How thoroughly to search, at least 1; the configuration says what it means, and what None means.
 
         Returns:
-            One ranking, best first, or several whose scores cannot be compared; they are united.
+            One ranking, best first, or several with scores that cannot be compared; their candidates are united.
 
         Raises:
             InputError: The structure cannot search by this scorer.
@@ -203,26 +243,26 @@ class Structure(ABC):
 
     @property
     def surrogate_parameters(self) -> Mapping[str, Any] | None:
-        """Parameters of the features that linear surrogates are fitted on, to search by scorers that are not linear.
+        """Parameters of the features on which to fit linear surrogates of scorers that are not linear.
 
-        None where the structure cannot search by functions that are linear in the features of the space.
+        None if the structure cannot search by linear functions of the features of the space.
         """
         return None
 
     def efforts(self, n: int) -> Sequence[int | None]:
-        """Return the efforts that tuning tries for `n` candidates, the least first; None for the configuration's."""
+        """Return the efforts that tuning tries for `n` candidates, least first; None is that of the configuration."""
         return (None,)
 
     @classmethod
     def stages(cls, name: str, n: int) -> list[dict[str, Any]]:
-        """Return the stages of a plan that search by the structure, as plain values.
+        """Return the stages of a plan that searches by the structure, as plain values.
 
         Args:
-            name: Of the structure in its index.
-            n: Candidates of each query.
+            name: Name of the structure in its index.
+            n: Candidates per query.
 
         Returns:
-            The source that asks it, and what ranks the candidates.
+            The source that asks it, and the steps that rank its candidates.
         """
         return [{"kind": "engine", "n": n, "name": name}, {"kind": "rescore"}]
 
@@ -230,13 +270,13 @@ class Structure(ABC):
         """Yield the plans that tuning tries, each a list of stages as plain values.
 
         Args:
-            name: Of the structure in its index.
+            name: Name of the structure in its index.
             scorer: Some of the queries.
-            k: Documents wanted of each query.
-            count: Documents in the structure.
+            k: Documents wanted per query.
+            count: Number of documents in the structure.
 
         Yields:
-            Families of plans, each ordered by cost: once a plan finds enough, the rest of its family is left out.
+            Families of plans, each ordered by cost: once a plan finds enough, the rest of its family is skipped.
         """
         liftable = self.can_search(scorer)
         scanned = not liftable and self.surrogate_parameters is None
@@ -260,9 +300,9 @@ class Structure(ABC):
         """Estimate what building and searching will cost.
 
         Args:
-            space: Of the documents.
+            space: Space of the documents.
             config: A `config_type`.
-            count: Documents.
+            count: Number of documents.
 
         Returns:
             Bytes of memory and disk, and seconds.
@@ -270,22 +310,22 @@ class Structure(ABC):
 
     @classmethod
     def sizes(cls, space: Space, config: Any) -> str:
-        """Say how large a document of a space is to the structure, for messages; empty where that says nothing."""
+        """Return the size of a document in the structure, in words for messages; empty if that has no meaning."""
         return ""
 
     @classmethod
     @abstractmethod
     def verify(cls, folder: Path, details: Mapping[str, Any]) -> None:
-        """Compare all bytes in a folder with what was written; StoreError names a file that differs."""
+        """Compare all bytes of a folder with what was written; StoreError names a file that differs."""
 
     @classmethod
     def described(cls, details: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what `hyperseek inspect` prints of the values that `build` returned."""
+        """Return the values, of those that `build` returned, that `hyperseek inspect` prints."""
         return dict(details)
 
     @classmethod  # noqa: B027  most structures keep nothing outside
     def discard(cls, folder: Path) -> None:
-        """Delete what a structure keeps outside its folder, which is about to be deleted; it may be unfinished."""
+        """Delete what a structure keeps outside its folder, which may be unfinished and is about to be deleted."""
 
 
 def _check(name: str, value: Any) -> None:
@@ -314,24 +354,24 @@ STRUCTURES: Registry[type[Structure]] = Registry(
 
 
 def parse_structure(structure: object, **settings: Any) -> StructureConfig:
-    """Make a configuration from what is easy to write.
+    """Make a configuration from a short form of it.
 
     Args:
         structure: A kind with its defaults, as `"hnsw"`; plain values, as `{"kind": "hnsw", "m": 16}`; or a
             configuration.
-        **settings: Further settings, which take the place of the given ones.
+        **settings: Further settings, which override those of `structure`.
 
     Returns:
         The configuration.
 
     Raises:
         UnknownNameError: There is no such kind of structure.
-        ConfigError: The values do not validate, or are of another type.
+        ConfigError: The values do not validate, or have another type.
     """
     if isinstance(structure, StructureConfig):
         if not settings:
             return structure
-        structure = {**{name: getattr(structure, name) for name in type(structure).model_fields}}
+        structure = {name: getattr(structure, name) for name in type(structure).model_fields}
     if not isinstance(structure, str | Mapping):
         raise ConfigError(
             f"an engine is given by its kind, as 'hnsw', or by a configuration, as {{'kind': 'hnsw', 'm': 16}}, not "
@@ -344,7 +384,7 @@ def parse_structure(structure: object, **settings: Any) -> StructureConfig:
 
 
 def _kept(value: object) -> object:
-    """Read a configuration that was kept; of a kind that is not installed it stays as it is."""
+    """Parse a stored configuration; one whose kind is not installed stays as it is."""
     if isinstance(value, Mapping):
         try:
             return parse_structure(value)
@@ -356,18 +396,18 @@ def _kept(value: object) -> object:
 
 
 AnyStructureConfig: TypeAlias = Annotated[SerializeAsAny[StructureConfig], BeforeValidator(_kept)]
-"""A field that holds a configuration of any kind of structure, and is kept as plain values."""
+"""A field that holds a configuration of any kind of structure, and is stored as plain values."""
 
 
 def kinds_that_fit(building_bytes: Callable[[StructureConfig], int], max_bytes: int) -> str:
-    """Say which kinds of structures with their defaults would fit into memory, by what building each of them takes."""
+    """Say which kinds of structures, with their defaults, would fit into memory while they are built."""
     needs = {}
     for kind in STRUCTURES:
         try:
             if STRUCTURES[kind].automatic:
                 needs[kind] = building_bytes(parse_structure(kind))
         except HyperseekError:
-            continue  # of another package, and not to be used as it is
+            continue  # of another package, and broken
     fitting = [f"{kind!r} ({need:,})" for kind, need in needs.items() if need <= max_bytes]
     if fitting:
         return f"with their defaults these would fit: {', '.join(fitting)}"

@@ -1,4 +1,4 @@
-"""The neighbour graph of a corpus in a folder, also read from the original Hypencoder's lines."""
+"""The neighbour graph of a corpus, in a folder; it can be imported from the original Hypencoder's JSONL file."""
 
 from __future__ import annotations
 
@@ -20,15 +20,12 @@ from hyperseek._folders import CHECKED_AT_ONCE
 from hyperseek._long_work import progress
 from hyperseek.errors import DataError, InputError, StoreError, brief, shown
 from hyperseek.graph.building import (
-    DESCRIPTION,
     MATRIX,
     REMEDY,
     GraphInfo,
     build_graph,
-    check_graph_files,
     finish,
     new_matrix,
-    read_graph_info,
 )
 from hyperseek.graph.neighbours import Vectors
 from hyperseek.types import Metric
@@ -42,7 +39,7 @@ def import_graph(folder: Path, path: Path, ids: Sequence[str]) -> None:
     if len(rows) < len(ids):
         twice = next(identity for row, identity in enumerate(ids) if rows[identity] != row)
         raise InputError(f"the id {twice!r} is given twice; a graph needs one row for each id")
-    if (folder / DESCRIPTION).exists():
+    if (folder / GraphInfo.file).exists():
         raise StoreError(f"{folder} holds a graph already; delete it or choose another folder")
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +53,7 @@ def import_graph(folder: Path, path: Path, ids: Sequence[str]) -> None:
 
 
 def _spool(path: Path, rows: Mapping[str, int], raw: IO[bytes]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
-    """Copy all lists to a raw file of int32, and return whose they are and how long."""
+    """Copy all lists to a raw file of int32, and return the row and the length of each."""
     items, lengths = array("i"), array("i")
     seen = np.zeros(len(rows), dtype=np.bool_)
     with progress("reading the graph", len(rows), unit="documents") as bar:
@@ -80,7 +77,7 @@ def _records(path: Path) -> Iterator[tuple[int, Any]]:
         try:
             record = json_value(raw.decode("utf-8-sig" if line == 1 else "utf-8"))
         except ValueError as error:
-            raise DataError(f"no JSON ({brief(error)})", path=path, line=line) from None
+            raise DataError(f"not JSON ({brief(error)})", path=path, line=line) from None
         if not isinstance(record, dict) or "item_id" not in record or not isinstance(record.get("neighbors"), list):
             raise DataError('each line must be {"item_id": ID, "neighbors": [IDS]}', path=path, line=line)
         yield line, record
@@ -90,12 +87,12 @@ def _rows(record: Mapping[str, Any], rows: Mapping[str, int], path: Path, line: 
     identities = (record["item_id"], *record["neighbors"])
     strange = next((one for one in identities if id_of(one) is None), None)
     if strange is not None:
-        raise DataError(f"an id must be a text or a whole number, and not {shown(strange)}", path=path, line=line)
+        raise DataError(f"an id must be a text or a whole number, not {shown(strange)}", path=path, line=line)
     try:
         return [rows[str(identity)] for identity in identities]
     except KeyError as error:
         raise DataError(
-            f"the id {shown(error.args[0])} is none of the {len(rows)} documents; is the graph of another corpus?",
+            f"the id {shown(error.args[0])} is not among the {len(rows)} documents; is the graph of another corpus?",
             path=path,
             line=line,
         ) from None
@@ -114,7 +111,7 @@ def _write(folder: Path, raw: IO[bytes], items: NDArray[np.int32], lengths: NDAr
 
 
 class NeighbourGraph:
-    """For every document the rows of those nearest to it.
+    """The nearest documents of every document, as rows.
 
     Args:
         info: The description.
@@ -124,7 +121,7 @@ class NeighbourGraph:
     def __init__(self, info: GraphInfo, neighbours: NDArray[np.int32]) -> None:
         self.info = info
         self.neighbours = neighbours
-        """`(N, degree)` int32: rows, nearest first, never the document's own; -1 after the last one. Read-only."""
+        """`(N, degree)` int32: rows, nearest first, never the document itself; -1 after the last one. Read-only."""
 
     @classmethod
     def build(
@@ -137,24 +134,24 @@ class NeighbourGraph:
         method: Literal["auto", "exact", "approximate"] = "auto",
         seed: int = 0,
     ) -> Self:
-        """Build the graph of a corpus; a killed run goes on when it is called again in the same way.
+        """Build the graph of a corpus; a killed run resumes when it is called again with the same arguments.
 
-        Memory stays bounded beside the vectors, which may be a memory-mapped file: see `estimate_graph`.
+        Apart from the vectors, which may be a memory-mapped file, memory is bounded: see `estimate_graph`.
 
         Args:
-            folder: Where to write; made if missing. A graph of the same vectors and arguments that is there is opened.
-            vectors: `(N, d)` floating.
-            degree: Neighbours of a document, at least 1; the original's are 99.
-            metric: What nearest means.
-            method: `"exact"` compares all pairs; `"approximate"` looks in the 64 nearest clusters of a document's
-                own, of 4 sqrt(N); `"auto"` is exact up to 100,000 documents.
-            seed: Of the clusters.
+            folder: Where to write; made if missing. A finished graph of the same vectors and arguments is opened.
+            vectors: `(N, d)`, floating.
+            degree: Neighbours of a document, at least 1; the original has 99.
+            metric: What "nearest" means.
+            method: `"exact"` compares all pairs; `"approximate"` makes 4 sqrt(N) clusters and compares a document with
+                those of the 64 clusters nearest to its own; `"auto"` is exact up to 100,000 documents.
+            seed: Seed of the clusters.
 
         Returns:
             The graph.
 
         Raises:
-            InputError: The vectors are no finite floating matrix, or an argument is out of range.
+            InputError: The vectors are not a finite floating matrix, or an argument is out of range.
             StoreError: The folder holds another graph.
         """
         build_graph(Path(folder), vectors, degree=degree, metric=metric, method=method, seed=seed)
@@ -162,20 +159,20 @@ class NeighbourGraph:
 
     @classmethod
     def import_jsonl(cls, folder: str | os.PathLike[str], path: str | os.PathLike[str], ids: Sequence[str]) -> Self:
-        """Take over a graph that the original Hypencoder wrote.
+        """Import a graph that the original Hypencoder wrote.
 
         Args:
             folder: Where to write; made if missing.
-            path: One `{"item_id": ID, "neighbors": [IDS]}` a line, nearest first; plain or `.gz`. A document among its
-                own neighbours is dropped; a document without a line gets no neighbours.
+            path: One `{"item_id": ID, "neighbors": [IDS]}` per line, nearest first; plain or `.gz`. A document among
+                its own neighbours is dropped; a document without a line gets no neighbours.
             ids: `N` ids of the documents, in the order of their rows.
 
         Returns:
-            The graph, of as many columns as the longest list has ids.
+            The graph, with as many columns as the longest list has ids.
 
         Raises:
-            DataError: A line is no such object, names an unknown id, or is the second one of a document.
-            InputError: `ids` holds an id twice.
+            DataError: A line is not such an object, names an unknown id, or is the second line of a document.
+            InputError: `ids` contains an id twice.
             StoreError: The folder holds another graph.
         """
         import_graph(Path(folder), Path(path), ids)
@@ -192,14 +189,14 @@ class NeighbourGraph:
             The graph.
 
         Raises:
-            StoreError: It is missing, unfinished or damaged.
+            StoreError: The graph is missing, unfinished or damaged.
         """
         path = Path(folder)
-        missing = next((name for name in (DESCRIPTION, MATRIX) if not (path / name).exists()), None)
+        missing = next((name for name in (GraphInfo.file, MATRIX) if not (path / name).exists()), None)
         if missing is not None:
             raise StoreError(f"{path} holds no finished graph ({missing} is missing); build it")
-        info = read_graph_info(path)
-        check_graph_files(path, info, at_most=CHECKED_AT_ONCE)
+        info = GraphInfo.read(path)
+        info.check(path, at_most=CHECKED_AT_ONCE)
         neighbours = read_array(path / MATRIX, "the matrix of a graph", error=StoreError, remedy=REMEDY)
         if neighbours.shape != (info.count, info.degree) or neighbours.dtype != np.int32:
             raise StoreError(
@@ -218,5 +215,5 @@ class NeighbourGraph:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the matrix, on disk and, once read, in the page cache."""
+        """Bytes of the matrix, on disk and (once read) in the page cache."""
         return self.neighbours.nbytes

@@ -1,4 +1,4 @@
-"""Building a graph block by block, so that a killed run goes on where it was.
+"""Building a graph block by block, so that a killed run resumes where it stopped.
 
 Shapes: `N` documents, `d` dimensions.
 """
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -18,30 +18,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from hyperseek._config import Config
 from hyperseek._files import new_array, read_array, writing
 from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
-from hyperseek._folders import Checksum, check_files, checksum, read_description, read_sealed, write_sealed
+from hyperseek._folders import checksum, read_sealed, write_sealed
 from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek._machine import run_on_cores
+from hyperseek.engines.structure import FolderDescription
 from hyperseek.errors import InputError, StoreError
 from hyperseek.graph.neighbours import COLUMNS, ROWS, Clusters, Vectors, find_clusters, nearest, read_rows
 from hyperseek.graph.neighbours import building_bytes as clusters_building_bytes
 from hyperseek.types import Metric
-
-DESCRIPTION = "graph.json"
-MATRIX = "neighbours.npy"
-REMEDY = "delete the folder and build the graph again"
-_STATE = "building.json"
-_CLUSTERS = "clusters.npz"
-_COMMIT_EVERY = 5.0  # seconds
-_BATCH = 32  # blocks between which a run may commit; the cores share them
-
-_LOGGER = logging.getLogger(__name__)
-
-_Block = tuple[NDArray[np.integer[Any]], Callable[[], Iterator[NDArray[np.integer[Any]]]]]
-"""Rows whose neighbours are to be found, and the rows among which, in chunks."""
-
 
 QUERIES_TOGETHER = 32
 """Queries of a search that walk side by side."""
@@ -49,23 +35,38 @@ QUERIES_TOGETHER = 32
 EXACT_UP_TO = 100_000
 """Documents up to which `method="auto"` compares all pairs: about two minutes on two cores."""
 
+MATRIX = "neighbours.npy"
+REMEDY = "delete the folder and build the graph again"
+_STATE = "building.json"
+_CLUSTERS = "clusters.npz"
+_COMMIT_EVERY = 5.0  # seconds
+_BATCH = 32  # blocks that the cores share; a run may commit after each batch
+
+_LOGGER = logging.getLogger(__name__)
+
+_Block = tuple[NDArray[np.integer[Any]], Callable[[], Iterator[NDArray[np.integer[Any]]]]]
+"""Rows whose neighbours are wanted, and the rows to search, in chunks."""
+
 Method = Literal["exact", "approximate"]
 
 
-class GraphInfo(Config):
-    """What `graph.json` holds.
+class GraphInfo(FolderDescription):
+    """The content of `graph.json`.
 
     Attributes:
         format: Version of the folder's layout.
         count: Number of documents.
         degree: Most neighbours of a document.
         method: How the graph was made.
-        metric: By which the neighbours are nearest; None where an imported file did not say.
-        seed: Of the clusters of an approximate graph.
+        metric: Metric by which the neighbours are nearest; None for an imported graph, whose file does not say.
+        seed: Seed of the clusters of an approximate graph.
         vectors: Fingerprint of the vectors; None for an imported graph.
         ids: Fingerprint of the ids of an imported graph, else None.
-        files: Checksums of the folder's other files; none in graphs that an earlier version built.
     """
+
+    file: ClassVar[str] = "graph.json"
+    what: ClassVar[str] = "the description of a graph"
+    remedy: ClassVar[str] = REMEDY
 
     format: Literal[1] = 1
     count: int = Field(ge=0)
@@ -75,7 +76,6 @@ class GraphInfo(Config):
     seed: int = 0
     vectors: str | None = None
     ids: str | None = None
-    files: dict[str, Checksum] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,8 @@ class GraphEstimate:
     """What a graph will cost.
 
     Attributes:
-        memory_bytes: Memory of a search over it: the graph, which lies in the page cache and may be read from the disk
-            instead, and the marks of what each query has seen.
+        memory_bytes: Memory of a search: the graph, which is in the page cache and can be read from the disk instead,
+            and the marks of what each query has seen.
         building_bytes: Peak memory of building it, without the vectors.
         disk_bytes: Size on disk.
     """
@@ -116,7 +116,7 @@ def estimate_graph(
 
 
 def choose_method(method: Literal["auto", "exact", "approximate"], count: int) -> Method:
-    """Resolve `"auto"`; no documents have no clusters."""
+    """Resolve `"auto"`; without documents there are no clusters, so an empty graph is exact."""
     if method == "auto" or not count:
         return "exact" if count <= EXACT_UP_TO else "approximate"
     return method
@@ -138,7 +138,7 @@ def build_graph(
         _LOGGER.info("%s neighbours: there are %d documents", chosen, len(vectors))
     fingerprint, mean = _survey(vectors)
     info = GraphInfo(count=len(vectors), degree=degree, method=chosen, metric=metric, seed=seed, vectors=fingerprint)
-    if (folder / DESCRIPTION).exists():
+    if (folder / info.file).exists():
         _compare(folder, info)
         return
     with writing(folder):
@@ -153,17 +153,16 @@ def build_graph(
 
 def _compare(folder: Path, info: GraphInfo) -> None:
     """Raise StoreError if the folder holds a graph with another description."""
-    given, there = info.model_dump(exclude={"files"}), read_graph_info(folder).model_dump()
+    given, there = info.model_dump(exclude={"files"}), GraphInfo.read(folder).model_dump()
     differing = [f"{key}: {there[key]!r}, now {value!r}" for key, value in given.items() if there[key] != value]
     if differing:
         raise StoreError(f"{folder} holds another graph ({'; '.join(differing)}); delete it or choose another folder")
 
 
 def finish(folder: Path, matrix: NDArray[np.int32], info: GraphInfo) -> None:
-    """Make a complete matrix a graph."""
+    """Write the description, which makes a complete matrix a graph."""
     _flush(matrix)
-    files = {MATRIX: checksum(folder / MATRIX)}
-    write_sealed(folder / DESCRIPTION, info.model_copy(update={"files": files}).model_dump(mode="json"))
+    info.model_copy(update={"files": {MATRIX: checksum(folder / MATRIX)}}).write(folder)
     for name in (_STATE, _CLUSTERS):
         (folder / name).unlink(missing_ok=True)
 
@@ -172,7 +171,7 @@ def new_matrix(folder: Path, count: int, degree: int) -> NDArray[np.int32]:
     """Make the file of a matrix, mapped into memory.
 
     Args:
-        folder: Where to.
+        folder: Folder of the graph.
         count: Rows.
         degree: Columns.
 
@@ -183,27 +182,6 @@ def new_matrix(folder: Path, count: int, degree: int) -> NDArray[np.int32]:
         WriteError: There is no room for it.
     """
     return new_array(folder / MATRIX, np.int32, (count, degree))
-
-
-def read_graph_info(folder: Path) -> GraphInfo:
-    """Read a graph's description; StoreError where there is none, or a damaged one."""
-    return read_description(GraphInfo, folder / DESCRIPTION, "the description of a graph", remedy=REMEDY)
-
-
-def check_graph_files(folder: Path, info: GraphInfo, *, at_most: int | None) -> None:
-    """Compare a graph's files with what was written; StoreError names one that differs.
-
-    Args:
-        folder: The graph's.
-        info: Its description.
-        at_most: Bytes to read; of larger files only the size is compared. None for all.
-    """
-    check_files(folder, info.files, source=folder / DESCRIPTION, remedy=REMEDY, at_most=at_most)
-
-
-def verify_graph(folder: Path) -> None:
-    """Compare all bytes of a graph with what was written; StoreError names a file that differs."""
-    check_graph_files(folder, read_graph_info(folder), at_most=None)
 
 
 def _check(vectors: Vectors, degree: int) -> None:
@@ -218,7 +196,7 @@ def _check(vectors: Vectors, degree: int) -> None:
 
 
 def _survey(vectors: Vectors) -> tuple[str, Tensor]:
-    """Return the vectors' fingerprint and mean, and raise InputError if one is not finite."""
+    """Return the fingerprint and the mean of the vectors; InputError if one is not finite."""
     parts = []
     total = torch.zeros(vectors.shape[1], dtype=torch.float64)
     for start in range(0, len(vectors), COLUMNS):
@@ -233,21 +211,21 @@ def _survey(vectors: Vectors) -> tuple[str, Tensor]:
 
 
 def _done(folder: Path, info: GraphInfo) -> int:
-    """Return how many blocks an earlier run with the same description finished; if none, make room for a new one."""
+    """Return how many blocks an earlier run with the same description finished; if none, prepare for a new run."""
     path = folder / _STATE
     if path.exists() and (folder / MATRIX).exists():
         blocks = _blocks_done(path, info)
         if blocks is not None:
             return blocks
-        _LOGGER.info("%s holds the beginning of another graph, or a damaged one, which is replaced", folder)
-    # In this order a run killed here leaves no clusters of other vectors behind.
+        _LOGGER.info("%s holds the beginning of another graph, or a damaged one; it is replaced", folder)
+    # In this order, a run that is killed here leaves no clusters of other vectors.
     (folder / _CLUSTERS).unlink(missing_ok=True)
     write_sealed(path, _state(info, 0))
     return 0
 
 
 def _blocks_done(path: Path, info: GraphInfo) -> int | None:
-    """Return how many blocks of this very graph are done; None where the state is of another one or damaged."""
+    """Return how many blocks of this graph are done; None if the state is damaged or belongs to another graph."""
     try:
         state, intact = read_sealed(path, "the state of a build", remedy=REMEDY)
         matrix = read_array(path.parent / MATRIX, error=StoreError)
@@ -305,7 +283,7 @@ def _fill(
     info: GraphInfo,
     done: int,
 ) -> None:
-    """Find the neighbours of all blocks after the first `done`, and keep account of what is safely on the disk."""
+    """Find the neighbours of all blocks after the first `done`, and record what is safely on the disk."""
     metric = info.metric
     assert metric is not None
     centre = mean if metric == "l2" else torch.zeros_like(mean)

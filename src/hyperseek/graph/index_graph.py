@@ -16,24 +16,23 @@ from hyperseek.engines import CandidateRequest, Documents, Structure, StructureC
 from hyperseek.engines.structure import Ranking
 from hyperseek.graph._graph import NeighbourGraph
 from hyperseek.graph._search import GraphSearchConfig, graph_search
-from hyperseek.graph.building import estimate_graph, verify_graph
+from hyperseek.graph.building import GraphInfo, estimate_graph
 from hyperseek.scoring import Scorer, Space, vectors_of
 
 _FOLDER = "graph"
 _CHUNK = 8192  # documents written at once
-# What tuning tries.
-_CANDIDATES = (16, 64, 328)
+_CANDIDATES = (16, 64, 328)  # values of `ncandidates` that tuning tries
 
 
 class GraphConfig(StructureConfig):
-    """Walk a graph that joins every document with those nearest to it, scoring few of them, by any scorer.
+    """Walk a graph that links every document to those nearest to it; scores few of them, by any scorer.
 
     Attributes:
         kind: `graph`.
         degree: Neighbours of a document.
         method: `exact` takes time that grows with the square of the number of documents; `auto` is exact up to 100,000.
-        seed: Of approximate building.
-        source: A JSONL file of the original Hypencoder, to import instead; it is not kept.
+        seed: Seed of the clusters of an approximate graph.
+        source: A JSONL file of the original Hypencoder to import instead; its path is not kept.
     """
 
     kind: Literal["graph"] = "graph"
@@ -51,7 +50,7 @@ class Graph(Structure):
     """
 
     config_type = GraphConfig
-    automatic: ClassVar[bool] = False  # a walk is worth its time for few scorers
+    automatic: ClassVar[bool] = False  # a walk pays off for few scorers only
     resumable: ClassVar[bool] = True
 
     def __init__(self, graph: NeighbourGraph) -> None:
@@ -59,7 +58,7 @@ class Graph(Structure):
 
     @classmethod
     def build(cls, folder: Path, documents: Documents, config: GraphConfig) -> dict[str, Any]:
-        """Build the graph of all documents, or import one."""
+        """Build the graph of all documents, or import it."""
         place = folder / _FOLDER
         if config.source is not None:
             NeighbourGraph.import_jsonl(place, config.source, documents.ids.to_pylist())
@@ -80,11 +79,11 @@ class Graph(Structure):
 
         Args:
             request: The queries, and what may be found.
-            effort: Documents whose neighbours are looked at in each iteration; None for what `walk` says.
+            effort: Documents whose neighbours are scored in each iteration; None for that of `walk`.
             walk: How far to walk; None for the original's parameters.
 
         Returns:
-            One ranking, by the scorer's own scores.
+            One ranking, by exact scores.
         """
         config = walk or GraphSearchConfig()
         found = graph_search(
@@ -104,31 +103,31 @@ class Graph(Structure):
         return [{"kind": "graph", "name": name}]
 
     def trials(self, name: str, scorer: Scorer, *, k: int, count: int) -> Iterator[Iterable[list[dict[str, Any]]]]:
-        """Yield walks of both strategies, ever wider."""
+        """Yield walks of both strategies, each wider than the one before."""
         for strategy in ("greedy", "best_first"):
             walks = [{"ncandidates": candidates, "strategy": strategy} for candidates in _CANDIDATES]
             yield [[{"kind": "graph", "name": name, "walk": walk}] for walk in walks]
 
     @classmethod
     def estimate(cls, space: Space, config: GraphConfig, *, count: int) -> StructureEstimate:
-        """Estimate the cost of a graph; how long building takes is not known."""
+        """Estimate the cost of a graph; the time to build it is unknown."""
         cost = estimate_graph(count=count, dimension=space.width, degree=config.degree, method=config.method)
         return StructureEstimate(cost.memory_bytes, cost.building_bytes, cost.disk_bytes, None)
 
     @classmethod
     def verify(cls, folder: Path, details: Mapping[str, Any]) -> None:
         """Compare all bytes of the graph with what was written; StoreError names a file that differs."""
-        verify_graph(folder / _FOLDER)
+        GraphInfo.read(graph := folder / _FOLDER).check(graph)
 
 
 @contextmanager
 def _written_vectors(documents: Documents, folder: Path) -> Iterator[npt.NDArray[np.float32]]:
-    """Write vectors whose Euclidean neighbours are what a graph should hold, and remove the file afterwards.
+    """Write vectors whose Euclidean neighbours are those that the graph should have, and remove the file afterwards.
 
-    These are the stored points of flat spaces, ball coordinates of hyperbolic ones and encodings of token sets.
+    These are the stored points in flat spaces, ball coordinates in hyperbolic ones and encodings of token sets.
 
     Args:
-        documents: Of the index.
+        documents: The documents of the index.
         folder: Where to write.
 
     Yields:

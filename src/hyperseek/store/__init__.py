@@ -1,4 +1,4 @@
-"""Documents and their points on the disk: one table, many versions, and the engines attached to it."""
+"""Documents and their points on disk: one table in many versions, and the structures that are attached to it."""
 
 from hyperseek.store.info import IndexInfo
 from hyperseek.store.snapshot import Snapshot

@@ -1,4 +1,4 @@
-"""The SQL that filters are written in: a subset, read here into a tree, within bounds.
+"""The subset of SQL that filters are written in, parsed into a tree within bounds.
 
     condition := condition OR condition | condition AND condition | NOT condition | (condition) | TRUE | FALSE
                | value | value = value | value [NOT] IN (literal, ...) | value [NOT] BETWEEN value AND value
@@ -36,7 +36,7 @@ ALLOWED = (
     "length, starts_with, ends_with, contains, array_has and array_length"
 )
 
-# Bounds: far beyond what people write, and small enough that no filter takes long to read.
+# Far beyond what people write, and small enough that no filter takes long to read.
 MOST_CHARACTERS = 4 << 20
 MOST_VALUES = 200_000
 MOST_CONDITIONS = 2_000
@@ -45,7 +45,7 @@ _MOST_TOKENS = 3 * MOST_VALUES
 LONGEST_FORM = 256
 LONGEST_NUMBER = 4_000
 
-# Functions: their names in SQL, the kind of the first part, whether a text follows, the kind of the value.
+# By name in SQL: the kind of the first part, whether a text follows, and the kind of the value.
 _SIGNATURES = {
     "lower": ("string", False, "string"),
     "upper": ("string", False, "string"),
@@ -99,10 +99,11 @@ def read_filter(condition: str, fields: Mapping[str, Field]) -> Node:
         A tree of kind "boolean".
 
     Raises:
-        InputError: It is none, is too long, or names what is no field; the message is the reason alone.
+        InputError: It is not a condition, is too long, or names something that is not a field. The message is only the
+            reason.
     """
     if len(condition) > MOST_CHARACTERS:
-        raise InputError(f"it has {len(condition):,} characters, and at most {MOST_CHARACTERS:,} are read")
+        raise InputError(f"it has {len(condition):,} characters; at most {MOST_CHARACTERS:,} are read")
     try:
         condition.encode()
     except UnicodeEncodeError:
@@ -153,7 +154,7 @@ class _Reader:
         return self.tokens[self.place]
 
     def take(self, *texts: str) -> str:
-        """Pass over one of some words or signs; return it, or an empty text where something else stands."""
+        """Consume the next token and return its text if it is one of `texts`; else return an empty text."""
         token = self.token
         if token.kind in ("word", "sign") and token.text in texts:
             self.place += 1
@@ -207,7 +208,7 @@ class _Reader:
         if operator := self.take(*_COMPARING):
             node = self.checked(_SYNONYMS.get(operator, operator), left, self.value())
             if self.token.kind == "sign" and self.token.text in _COMPARING:
-                self.refuse("two comparisons in a row have no AND between them")
+                self.refuse("AND is missing between two comparisons")
             return node
         while self.take("IS"):
             left = self.state(left)
@@ -221,7 +222,7 @@ class _Reader:
             node = Joined(True, (self.checked(">=", left, low), self.checked("<=", left, self.value())))
         elif word := self.take("LIKE", "ILIKE"):
             if left.kind != "string":
-                raise InputError(f"{word} is for strings, and not for a {left.kind}")
+                raise InputError(f"{word} is for strings, not for a {left.kind}")
             node = Like((left,), self.form(word), word == "ILIKE")
             if isinstance(left, Literal):
                 self.refuse(f"{word} is for fields")
@@ -234,15 +235,17 @@ class _Reader:
     def checked(self, operator: str, left: Node, right: Node) -> Node:
         kinds = left.kind, right.kind
         if "list of strings" in kinds:
-            raise InputError("a list of strings is not compared but asked for its parts: array_has(tags, 'survey')")
+            raise InputError(
+                "a list of strings cannot be compared; ask for one of its strings: array_has(tags, 'survey')"
+            )
         if kinds[0] != kinds[1]:
             if set(kinds) == {"number", "string"}:
-                hint = "; texts stand in quotes and numbers do not, and names with blanks stand in backquotes"
+                hint = "; put texts in quotes, numbers without, and names with blanks in backquotes"
             else:
                 hint = ""
             raise InputError(f"a {kinds[0]} cannot be compared with a {kinds[1]}{hint}")
         if kinds[0] == "boolean" and operator not in ("=", "!="):
-            raise InputError(f"booleans are compared with = and !=, and not with {operator}")
+            raise InputError(f"booleans are compared with = and !=, not with {operator}")
         return comparison(operator, left, right)
 
     def state(self, left: Node) -> Node:
@@ -251,7 +254,7 @@ class _Reader:
         if not word:
             self.refuse("NULL, TRUE or FALSE is missing")
         if word != "NULL" and left.kind != "boolean":
-            raise InputError(f"IS {word} is for booleans, and not for a {left.kind}")
+            raise InputError(f"IS {word} is for booleans, not for a {left.kind}")
         if isinstance(left, Literal):
             node: Node = Literal(word != "NULL" and left.value is (word == "TRUE"))
         else:
@@ -264,10 +267,10 @@ class _Reader:
         while not values or self.take(","):
             value = self.value()
             if not isinstance(value, Literal):
-                self.refuse("IN is followed by literals")
+                self.refuse("IN must be followed by literals")
             if value.kind != left.kind:
                 self.checked("=", left, value)
-                raise InputError(f"a {left.kind} is not one of a list")
+                raise InputError(f"a {left.kind} cannot be one of a list")
             values.append(value.value)
             if len(values) > MOST_VALUES:
                 raise InputError(f"a list has at most {MOST_VALUES:,} values")
@@ -281,9 +284,11 @@ class _Reader:
     def form(self, word: str) -> str:
         value = self.value()
         if not isinstance(value, Literal) or not isinstance(value.value, str):
-            self.refuse(f"{word} is followed by a text in quotes")
+            self.refuse(f"{word} must be followed by a text in quotes")
         if len(value.value) > LONGEST_FORM:
-            raise InputError(f"what follows {word} has at most {LONGEST_FORM} characters, and not {len(value.value):,}")
+            raise InputError(
+                f"the pattern of {word} may have at most {LONGEST_FORM} characters, not {len(value.value):,}"
+            )
         return value.value
 
     def value(self) -> Node:
@@ -294,7 +299,7 @@ class _Reader:
             return node
         sign = self.take("-", "+")
         if sign and self.token.kind != "number":
-            self.refuse("a sign stands before a number")
+            self.refuse("a sign must be followed by a number")
         token = self.token
         if token.kind in ("end", "sign"):
             self.refuse()
@@ -321,7 +326,7 @@ class _Reader:
     def deeper(self, read: Callable[[], Node]) -> Node:
         self.depth += 1
         if self.depth > DEEPEST:
-            raise InputError(f"it has more than {DEEPEST} parentheses in each other")
+            raise InputError(f"it has more than {DEEPEST} nested parentheses")
         node = read()
         self.depth -= 1
         return node
@@ -335,13 +340,13 @@ class _Reader:
         part = self.any_of()
         if part.kind != wanted or isinstance(part, Literal):
             what = "a literal" if part.kind == wanted else f"a {part.kind}"
-            raise InputError(f"{given} is for fields that are a {wanted}, and not for {what}")
+            raise InputError(f"{given} is for fields that are a {wanted}, not for {what}")
         text = None
         if with_text:
             self.want(",")
             value = self.value()
             if not isinstance(value, Literal) or not isinstance(value.value, str):
-                raise InputError(f"the second part of {given} is a text in quotes")
+                raise InputError(f"the second part of {given} must be a text in quotes")
             text = value.value
         self.want(")")
         return Function(name, kind, (part,), text)
@@ -353,12 +358,12 @@ class _Reader:
         if len(same) == 1:
             return self.fields[same[0]]
         if same:
-            raise InputError(f"{name} may be one of the fields {', '.join(same)}, which differ in case")
-        raise InputError(f"No field named {name[:60]}{suggestion(name, self.fields)}")
+            raise InputError(f"{name} could be any of the fields {', '.join(same)}, which differ in case")
+        raise InputError(f"there is no field {name[:60]}{suggestion(name, self.fields)}")
 
 
 def _number(sign: str, text: str) -> int | float:
     if len(text) > LONGEST_NUMBER:
-        raise InputError(f"a number has at most {LONGEST_NUMBER:,} digits, and not {len(text):,}")
+        raise InputError(f"a number may have at most {LONGEST_NUMBER:,} digits, not {len(text):,}")
     value = int(text) if text.isdigit() else float(text)
     return -value if sign == "-" else value

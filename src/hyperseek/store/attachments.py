@@ -1,8 +1,8 @@
-"""Structures that were built for an index: what they cover, and where they lie.
+"""Structures that were built for an index: what they cover, and where they are.
 
 An attachment is built in a folder of its own and then named in `engines.json`, atomically; what a killed builder left
-is in no list and is removed by the next one. Attachments hold keys, so they stay true while documents come and go:
-documents that they do not know are scanned, documents that are gone are passed over.
+is not in the list, and the next build removes it. Attachments hold keys, so they stay valid while documents come and
+go: documents that they do not know are scanned, and deleted documents are skipped.
 """
 
 from __future__ import annotations
@@ -55,13 +55,13 @@ class Attachment(Config):
 
     Attributes:
         name: Chosen by whoever built it.
-        kind: Of the structure.
-        folder: Where it lies, within the index.
-        config: What it was built from; None for graphs of earlier versions.
+        kind: Kind of the structure.
+        folder: Its folder, within the index.
+        config: Configuration it was built from; None for graphs of earlier versions.
         details: What the structure noted when it was built.
-        count: Documents it covers.
-        keys: Checksum of the file with their keys; None where it was built by an earlier version.
-        noted: Checksum of the file that names the kind; None where there is no such file, as in earlier versions.
+        count: Number of documents it covers.
+        keys: Checksum of the file with their keys; None if an earlier version built it.
+        noted: Checksum of the file that names the kind; None if there is no such file, as in earlier versions.
         created: When it was built.
     """
 
@@ -78,7 +78,7 @@ class Attachment(Config):
     @model_validator(mode="before")
     @classmethod
     def _of_before(cls, values: Any) -> Any:
-        # Earlier versions told engines from graphs, and had a field for the charts of engines.
+        # Earlier versions distinguished engines from graphs, and had a field for the charts of engines.
         if not isinstance(values, Mapping) or "charts" not in values:
             return values
         values = dict(values)
@@ -90,22 +90,22 @@ class Attachment(Config):
 
     @property
     def is_automatic(self) -> bool:
-        """Whether searches go to it without being told to: not where the package of its kind is not installed."""
+        """Whether searches use it without being told to; never if the package of its kind is not installed."""
         return self.kind in STRUCTURES and STRUCTURES[self.kind].automatic
 
     def described(self) -> dict[str, Any]:
-        """Return what the structure says of itself, for people; the plain values of one that is not installed."""
+        """Return what the structure says about itself, for people; its plain values if its package is not installed."""
         return self.structure().described(self.details) if self.kind in STRUCTURES else self.details
 
     def structure(self) -> type[Structure]:
-        """Return the class of the structure; UnknownNameError where the package that it is from is not installed."""
+        """Return the class of the structure; UnknownNameError if the package it comes from is not installed."""
         return STRUCTURES[self.kind]
 
     def place(self, index: Path) -> Path:
-        """Return the path of its folder; StoreError where the list names one outside the index' own."""
+        """Return the path of its folder; StoreError if the list names one outside the index."""
         if not self.folder.startswith(f"{_FOLDER}/"):
             raise StoreError(
-                f"{index / _LIST} names {self.folder[:100]!r}, which is no folder of {_FOLDER}/; {_REMEDY}"
+                f"{index / _LIST} names {self.folder[:100]!r}, which is not a folder in {_FOLDER}/; {_REMEDY}"
             )
         return inside(index, self.folder, source=index / _LIST)
 
@@ -114,11 +114,11 @@ class TunedPlan(Config):
     """A search plan that was tuned on an index.
 
     Attributes:
-        plan: As plain values.
+        plan: The plan, as plain values.
         k: Documents per query that it was tuned for.
-        recall: Of the exhaustive top `k`.
-        queries: How many it was measured on.
-        milliseconds: Per query.
+        recall: Share of the exhaustive top `k` that it found.
+        queries: Number of queries it was measured on.
+        milliseconds: Time per query.
     """
 
     plan: dict[str, Any]
@@ -132,7 +132,7 @@ class Attachments(Config):
     """All attachments of an index: `engines.json`.
 
     Attributes:
-        items: In the order in which they were built.
+        items: The attachments, in the order in which they were built.
         plans: Search plans that were tuned on this index, by the kind of scorer they are for.
     """
 
@@ -150,7 +150,7 @@ class Attachments(Config):
             The list.
 
         Raises:
-            StoreError: It is damaged, or names a place outside the index.
+            StoreError: The list is damaged, or names a path outside the index.
         """
         path = folder / _LIST
         refuse_link(path)
@@ -167,7 +167,7 @@ class Attachments(Config):
         named = {Path(item.folder).name for item in self.items}
         place = inside(folder, _FOLDER, source=folder / _LIST)
         for path in place.glob("*"):
-            # A link is nothing that a builder left; following it would delete what lies elsewhere.
+            # No builder leaves a link, and following one would delete files elsewhere.
             if path.name not in named and not path.is_symlink():
                 remove_unheld(path, _discard)
 
@@ -181,10 +181,10 @@ class Attachments(Config):
             The attachment.
 
         Raises:
-            UnknownNameError: There is none so named; the message lists the names, or says how to build one.
+            UnknownNameError: No attachment has that name; the message lists the names, or says how to build one.
         """
         named = {item.name: item for item in self.items}
-        # An engine that an earlier version built has the name that its kind had then.
+        # An engine that an earlier version built has the former name of its kind.
         for known in (name, FORMER_KINDS.get(name), _NEW_NAMES.get(name)):
             if known in named:
                 return named[known]
@@ -200,26 +200,26 @@ class Attachments(Config):
         raise UnknownNameError("engine of this index", name, [item.name for item in self.items])
 
     def with_item(self, new: Attachment) -> Attachments:
-        """Return the list with an attachment added, or put in place of the one of that name."""
+        """Return the list with an attachment added, replacing any of the same name."""
         others = tuple(item for item in self.items if item.name != new.name)
         return self.model_copy(update={"items": (*others, new)})
 
     def without(self, name: str) -> Attachments:
-        """Return the list without an attachment and plans that ask it; UnknownNameError if there is none so named."""
+        """Return the list without an attachment and the plans that use it; UnknownNameError for an unknown name."""
         gone = self.get(name)
         items = tuple(item for item in self.items if item is not gone)
-        plans = {kind: plan for kind, plan in self.plans.items() if not _asks(plan.plan, name)}
+        plans = {kind: plan for kind, plan in self.plans.items() if not _uses(plan.plan, name)}
         return self.model_copy(update={"items": items, "plans": plans})
 
 
 @dataclass(frozen=True)
 class Attached:
-    """An attachment, open beside a snapshot of the documents, which may be older or newer.
+    """An attachment that is open together with a snapshot of the documents, which may be older or newer.
 
     Attributes:
         record: Its entry in the list.
         structure: The structure, open.
-        rows: `(count,)` row of each position that the structure knows; -1 for documents that are not in the snapshot.
+        rows: `(count,)` row of each of the structure's positions; -1 for documents that are not in the snapshot.
         unknown: Rows of the snapshot's documents that the structure does not know.
         hold: Keeps its files from being deleted.
     """
@@ -236,15 +236,15 @@ def open_attached(folder: Path, record: Attachment, snapshot: Snapshot) -> Attac
 
     Args:
         folder: The index.
-        record: From its list.
+        record: Its entry in the list.
         snapshot: The documents to be searched.
 
     Returns:
-        The attachment, whose files are not deleted by others while this object lives.
+        The attachment; nobody else deletes its files while this object lives.
 
     Raises:
-        StoreError: It was replaced meanwhile, or is damaged; the message names the file.
-        UnknownNameError: The package that the kind of structure is from is not installed.
+        StoreError: It was replaced in the meantime, or is damaged; the message names the file.
+        UnknownNameError: The package that its kind of structure comes from is not installed.
     """
     structure, place = record.structure(), record.place(folder)
     with reading(place, f"the {record.kind} engine {record.name!r} of an index", error=StoreError, remedy=_REMEDY):
@@ -255,8 +255,8 @@ def open_attached(folder: Path, record: Attachment, snapshot: Snapshot) -> Attac
         keys: npt.NDArray[np.int64] = read_array(place / _KEYS)
         if keys.dtype != np.int64 or keys.shape != (record.count,):
             raise StoreError(
-                f"{place / _KEYS} should hold {record.count} keys of int64 and holds {keys.dtype} of shape "
-                f"{keys.shape}; {_REMEDY}"
+                f"{place / _KEYS} should hold {record.count} int64 keys, but holds {keys.dtype} of shape {keys.shape}; "
+                f"{_REMEDY}"
             )
         opened = structure.open(place, snapshot, record.config, record.details)
     rows = snapshot.rows_of_keys(keys)
@@ -273,11 +273,11 @@ def verify_attachments(folder: Path, attachments: Attachments) -> None:
         attachments: Its list.
 
     Raises:
-        StoreError: A file is missing or damaged, or a structure was built without checksums, by an earlier version.
+        StoreError: A file is missing or damaged, or an earlier version built a structure without checksums.
     """
     built = [path.parent for path in inside(folder, _FOLDER, source=folder / _LIST).glob(f"*/{_KEYS}")]
     if built and not (folder / _LIST).exists():
-        raise StoreError(f"{folder / _LIST} is missing, and {built[0]} is there; {_REMEDY}")
+        raise StoreError(f"{folder / _LIST} is missing, but {built[0]} exists; {_REMEDY}")
     for item in attachments.items:
         place = item.place(folder)
         if item.keys is None:
@@ -305,28 +305,29 @@ def attach(
 ) -> Attachment:
     """Build a structure for all documents of a snapshot, and add it to the list.
 
-    A structure that can be resumed is built on in the folder that a killed build of the same documents left.
+    A resumable structure continues in the folder that a killed build of the same documents left.
 
     Args:
         folder: The index.
         snapshot: Its documents.
         config: What to build.
-        name: Names the attachment; one of that name is replaced once the new one is complete. None takes the kind.
-        max_bytes: Memory that building may take.
+        name: Name of the attachment; one of the same name is replaced once the new one is complete. None takes the
+            kind.
+        max_bytes: Memory that building may take; None for no limit.
 
     Returns:
         The new attachment.
 
     Raises:
         InputError: The structure would take more memory (the message says what would fit), it cannot hold a document
-            (the message names it), or the name is not fit for a folder.
+            (the message names it), or the name cannot be that of a folder.
     """
     structure, listed = STRUCTURES[config.kind], Attachments.read(folder)
     if name is None:
         former = _NEW_NAMES.get(config.kind)
         name = former if any((item.name, item.kind) == (former, config.kind) for item in listed.items) else config.kind
     if not name or not all(letter.isalnum() or letter in "-_." for letter in name) or name.startswith("."):
-        raise InputError(f"an engine's name is letters, digits, '-', '_' and '.', not {name!r}")
+        raise InputError(f"an engine's name consists of letters, digits, '-', '_' and '.', unlike {name!r}")
     if max_bytes is not None:
         _check_building(structure, config, snapshot, max_bytes)
     part = uuid.uuid4().hex[:8]
@@ -377,17 +378,17 @@ def _check_building(structure: type[Structure], config: StructureConfig, snapsho
 
 
 def _discard(place: Path) -> None:
-    """Delete what a structure keeps elsewhere, as on a server."""
+    """Delete what a structure keeps outside its folder, for example on a server."""
     try:
-        # Folders of earlier versions do not say their kind; all that keep something elsewhere hold engines for vectors.
+        # Folders of earlier versions do not name their kind; only engines for vectors keep anything elsewhere.
         noted = read_json(place / _KIND) if (place / _KIND).exists() else {}
         STRUCTURES[str(noted.get("kind", "flat"))].discard(place)
     except (HyperseekError, OSError, AttributeError) as error:
         _logger.warning("an engine that is no longer used left something behind: %s", error)
 
 
-def _asks(plan: Any, name: str) -> bool:
-    """Whether a plan, as plain values, names an attachment in any of its stages."""
+def _uses(plan: Any, name: str) -> bool:
+    """Whether any stage of a plan, as plain values, names an attachment."""
     if isinstance(plan, dict):
-        return any(value == name if key in ("name", "engine") else _asks(value, name) for key, value in plan.items())
-    return isinstance(plan, list | tuple) and any(_asks(part, name) for part in plan)
+        return any(value == name if key in ("name", "engine") else _uses(value, name) for key, value in plan.items())
+    return isinstance(plan, list | tuple) and any(_uses(part, name) for part in plan)
