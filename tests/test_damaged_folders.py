@@ -20,8 +20,7 @@ from hyperseek.pretraining._recipe import TextSourceConfig, VocabularyConfig
 from hyperseek.pretraining._texts import open_texts
 from hyperseek.pretraining._token_cache import token_cache
 from hyperseek.pretraining._vocabulary import make_tokenizer
-from hyperseek.runs.callbacks import Reached
-from hyperseek.runs.loop import finish_checkpoint, last_checkpoint
+from hyperseek.runs.loop import Reached, finish_checkpoint, last_checkpoint
 from hyperseek.runs.record import RunRecord, Validated, read_record
 from hyperseek.scoring import QNetScorer, Space, VectorPoints, load_scorer
 from hyperseek.training._cache import Shard, ShardStore, content_key
@@ -92,12 +91,12 @@ def record(folder: Path, encoder: str) -> Action:
         interpolation={"0.5": scores},
         share=0.5,
     ).write(folder)
-    Reached(seconds=1.0, history=(Validated(step=0, seconds=0.0, scores=scores),)).write(folder / "progress.json")
+    Reached(seconds=1.0, history=(Validated(step=0, seconds=0.0, scores=scores),)).write(folder)
 
     def read() -> None:
         found = read_record(folder)
         assert found is None or found.final_scores.keys() >= set()
-        Reached.read(folder / "progress.json")
+        Reached.read(folder)
 
     return read
 

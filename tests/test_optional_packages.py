@@ -102,6 +102,7 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
     from hyperseek.pretraining._recipe import PretrainConfig
     from hyperseek.pretraining._run import check_deepspeed
     from hyperseek.runs.arguments import board, trackers
+    from hyperseek.runs.recipe import OutputConfig
     from hyperseek.scoring import OnnxScorer, Space
 
     (folder / "deepspeed.json").write_text("{}")
@@ -125,7 +126,10 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
         ],
         "mteb": [lambda: evaluation.MtebEncoder(load(encoder))],
         "peft": [lambda: lora(encoder)],
-        "tensorboard": [lambda: trackers(("tensorboard",)), lambda: board(("tensorboard",), folder)],
+        "tensorboard": [
+            lambda: trackers(("tensorboard",)),
+            lambda: board(OutputConfig(report_to=("tensorboard",)), folder),
+        ],
         "wandb": [lambda: trackers(("wandb",))],
         "deepspeed": [lambda: check_deepspeed(deepspeed)],
     }

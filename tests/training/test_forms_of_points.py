@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from hyperseek.cli import app
 from hyperseek.data import open_dataset
 from hyperseek.models import Retriever, load
-from hyperseek.runs.callbacks import ShowProgress
+from hyperseek.runs.loop import ShowProgress
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.training import LossesConfig, Recipe, read_record
 from hyperseek.training._cache import FeatureCache, SideFeatures

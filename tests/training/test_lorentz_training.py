@@ -12,6 +12,7 @@ import torch
 
 from hyperseek.models import LorentzHead, Retriever, load
 from hyperseek.runs.loop import Clock
+from hyperseek.runs.recipe import OutputConfig
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import ContrastiveConfig, LossesConfig, Recipe, ScoredBatch, train
 from hyperseek.training._cache import FeatureCache, SideFeatures
@@ -247,7 +248,7 @@ def test_weight_decay_leaves_curvature_and_temperature_alone(
     losses = LossesConfig.from_mapping({"contrastive": {"learned_temperature": True}})
     trainer = RetrieverTrainer(
         TrainingModule(TrainedStack(retriever, {"query": 0, "document": 0}), Objective(losses)),
-        training_arguments(config, tmp_path, batches=1, device=retriever.device, report_to=[], run_name="test"),
+        training_arguments(config, OutputConfig(report_to=()), tmp_path, batches=1, device=retriever.device),
         training_set=toy_set,
         batches=EpochBatches(toy_set, 4),
         collator=Collator(toy_set, SideFeatures(retriever, "query"), SideFeatures(retriever, "document")),

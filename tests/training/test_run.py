@@ -21,7 +21,7 @@ from hyperseek import HyperseekError
 from hyperseek.data import open_dataset
 from hyperseek.evaluation import trained_on
 from hyperseek.models import load
-from hyperseek.runs.callbacks import ShowProgress
+from hyperseek.runs.loop import ShowProgress
 from hyperseek.training import Recipe, read_record, train
 
 MakeRecipe = Callable[..., Recipe]

@@ -12,6 +12,7 @@ import torch
 from hyperseek import HyperseekError
 from hyperseek.models import Retriever, load
 from hyperseek.runs.loop import Clock, learning_rate_factor
+from hyperseek.runs.recipe import OutputConfig
 from hyperseek.training import LossesConfig
 from hyperseek.training._cache import SideFeatures
 from hyperseek.training._recipe import TrainConfig
@@ -43,9 +44,7 @@ def make_trainer(retriever: Retriever, toy_set: TrainingSet, folder: Path, **val
     batches = EpochBatches(toy_set, config.batch_size, seed=config.seed)
     return RetrieverTrainer(
         make_module(retriever, config),
-        training_arguments(
-            config, folder, batches=len(batches), device=retriever.device, report_to=[], run_name="test"
-        ),
+        training_arguments(config, OutputConfig(report_to=()), folder, batches=len(batches), device=retriever.device),
         training_set=toy_set,
         batches=batches,
         collator=make_collator(retriever, toy_set),
@@ -176,7 +175,7 @@ def test_accumulated_small_batches_count_equally(
         trainer = RetrieverTrainer(
             make_module(retriever, config, {"margin_mse": {}}),
             training_arguments(
-                config, tmp_path, batches=len(batches), device=retriever.device, report_to=[], run_name="test"
+                config, OutputConfig(report_to=()), tmp_path, batches=len(batches), device=retriever.device
             ),
             training_set=toy_set,
             batches=batches,

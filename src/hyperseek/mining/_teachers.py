@@ -1,8 +1,6 @@
 """Teachers that score pairs of a query and a document: cross-encoders, and any retriever.
 
-Both have `name` and `score_pairs`, which filters of false negatives need.
-
-Both have `name` and `score_pairs`, which is what filters of false negatives ask of a teacher.
+Both have `name` and `score_pairs`, which the filters of false negatives need.
 """
 
 from __future__ import annotations

@@ -10,8 +10,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from hyperseek._config import Config, meaningless, recipe_values
 from hyperseek.errors import ConfigError
-from hyperseek.runs.loop import LoopConfig
-from hyperseek.runs.recipe import OutputConfig, with_default, without_removed
+from hyperseek.runs.recipe import LoopConfig, OutputConfig, with_default, without_removed
 
 TRAIN_TOKENIZER = "train"
 

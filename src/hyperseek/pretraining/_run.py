@@ -15,10 +15,9 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from hyperseek._files import read_json
@@ -35,15 +34,15 @@ from hyperseek.runs.arguments import (
     board,
     device_of_process,
     is_distributed,
+    is_first_process,
     loop_arguments,
     one_gpu_a_process,
+    prepare_process,
     process_count,
-    trackers,
 )
-from hyperseek.runs.callbacks import run_with_progress, stoppable_run
-from hyperseek.runs.loop import Clock, timed
+from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
 from hyperseek.runs.recipe import cache_folder
-from hyperseek.runs.record import CHECKPOINTS, LOGS, RunRecord, earlier_run, hardware, run_folder, versions
+from hyperseek.runs.record import RunRecord
 
 # Parts of the names that torch gives a parametrised parameter.
 _INSIDE, _BEHIND = "parametrizations.", ".original"
@@ -72,12 +71,12 @@ def pretrain(recipe: PretrainRecipe, *, output: str | os.PathLike[str] | None = 
         MissingExtraError: An optional package that the recipe needs is not installed.
         ModelError: A model or tokenizer cannot be loaded.
     """
-    folder = run_folder(output or recipe.output.folder)
-    earlier = earlier_run(recipe, folder, resume=resume)
-    if earlier is not None and earlier.status == "finished":
-        return earlier
-    with stoppable_run(folder):
-        return _Run(recipe, folder).carry_out(earlier)
+    return resumable_run(
+        recipe,
+        output or recipe.output.folder,
+        lambda folder, earlier: _Run(recipe, folder).carry_out(earlier),
+        resume=resume,
+    )
 
 
 @dataclass(slots=True)
@@ -91,9 +90,7 @@ class _Run:
     def carry_out(self, earlier: RunRecord | None) -> RunRecord:
         recipe, config = self.recipe, self.recipe.train
         deepspeed = check_deepspeed(config)
-        if "WORLD_SIZE" in os.environ:
-            PartialState(cpu=config.device == "cpu")
-        set_seed(config.seed)
+        prepare_process(config)
         tokenizer, cache, sources = self._read()
         device = torch.device(device_of_process(config.device) or ("cuda" if torch.cuda.is_available() else "cpu"))
         batches = RowBatches(len(cache.train), config.batch_size, processes=process_count(), seed=config.seed)
@@ -104,22 +101,20 @@ class _Run:
         if deepspeed is not None:
             keep_scalars_as_vectors(model)
         arguments = self._arguments(len(batches), device, deepspeed)
-        record = RunRecord(
-            status="running",
-            recipe=recipe.model_dump(mode="json"),
+        record = RunRecord.begun(
+            recipe,
             seed=config.seed,
+            device=device,
             texts=sources,
             data_fingerprint=cache.fingerprint,
             parameters=sum(parameter.numel() for parameter in model.parameters()),
-            versions=versions(),
-            hardware=hardware(device),
         )
         if earlier is not None and earlier.data_fingerprint != cache.fingerprint:
             raise ConfigError(
                 f"the texts or the tokenizer have changed since the run in {self.folder} began; "
                 f"choose another --output, or pass --no-resume to replace it"
             )
-        if arguments.process_index == 0:
+        if is_first_process():
             record.write(self.folder)
         trainer = self._trainer(model, tokenizer, cache, batches, arguments)
         steps = run_with_progress(trainer, "pre-training")
@@ -127,16 +122,13 @@ class _Run:
         state = with_scalars(trainer.full_state())
         if trainer.is_world_process_zero():
             fingerprint = self._save(trainer, tokenizer, state)
-            record = record.model_copy(
-                update={
-                    "status": "finished",
-                    "steps": steps,
-                    "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
-                    "metric": "loss" if trainer.validate is not None else None,
-                    "validation": () if trainer.validate is None else tuple(trainer.validate.history),
-                    "best_step": steps,
-                    "document_fingerprint": {"after": fingerprint},
-                }
+            record = record.finished(
+                self.seconds,
+                steps=steps,
+                metric="loss" if trainer.validate is not None else None,
+                validation=() if trainer.validate is None else tuple(trainer.validate.history),
+                best_step=steps,
+                document_fingerprint={"after": fingerprint},
             )
             record.write(self.folder)
         trainer.accelerator.wait_for_everyone()
@@ -164,14 +156,7 @@ class _Run:
 
     def _arguments(self, batches: int, device: torch.device, deepspeed: str | None) -> TrainingArguments:
         config = self.recipe.train
-        values = loop_arguments(
-            config,
-            self.folder / CHECKPOINTS,
-            batches=batches,
-            device=device,
-            report_to=["wandb"] if "wandb" in trackers(self.recipe.output.report_to) else [],
-            run_name=self.recipe.output.name or self.folder.name,
-        )
+        values = loop_arguments(config, self.recipe.output, self.folder, batches=batches, device=device)
         values |= {
             "adam_beta1": config.adam_betas[0],
             "adam_beta2": config.adam_betas[1],
@@ -208,7 +193,7 @@ class _Run:
             config=config,
             clock=clock,
             validate=validate,
-            callbacks=board(trackers(self.recipe.output.report_to), self.folder / LOGS),
+            callbacks=board(self.recipe.output, self.folder),
         )
 
     def _save(self, trainer: MaskedTrainer, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any]) -> str:

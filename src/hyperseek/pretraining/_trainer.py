@@ -23,11 +23,8 @@ from transformers import (
 
 from hyperseek.pretraining._masking import IGNORED, VALIDATION, MaskedRows, RowBatches, stacked
 from hyperseek.pretraining._recipe import PretrainConfig, PretrainValidationConfig
-from hyperseek.runs.callbacks import Reached, TimeLimit
-from hyperseek.runs.loop import Clock, EpochOfBatches, Loop
+from hyperseek.runs.loop import Clock, EpochOfBatches, Loop, Reached, TimeLimit
 from hyperseek.runs.record import Validated
-
-_PROGRESS = "progress.json"
 
 logger = logging.getLogger(__name__)
 
@@ -88,21 +85,17 @@ class MaskedTrainer(Loop):
         loss = loss * own / total * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Name the parameters that decay: matrices, not biases, gains and curvatures."""
-        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
-
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         if self.args.should_save:
             history = () if self.validate is None else tuple(self.validate.history)
             folder = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}"
-            Reached(seconds=self.clock.seconds, history=history).write(folder / _PROGRESS)
+            Reached(seconds=self.clock.seconds, history=history).write(folder)
         super()._save_checkpoint(model, trial)
 
     def run(self, checkpoint: Path | None = None) -> Any:
         """Train, from the beginning or from a checkpoint; see `Loop.run`."""
         if checkpoint is not None:
-            reached = Reached.read(checkpoint / _PROGRESS)
+            reached = Reached.read(checkpoint)
             self.clock.set(reached.seconds)
             if self.validate is not None:
                 self.validate.history[:] = reached.history

@@ -10,12 +10,14 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from transformers import TrainerCallback, TrainingArguments
+from accelerate import PartialState
+from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
 from hyperseek._machine import check_device
 from hyperseek.errors import ConfigError, require
-from hyperseek.runs.loop import LoopConfig
+from hyperseek.runs.recipe import LoopConfig, OutputConfig
+from hyperseek.runs.record import CHECKPOINTS, LOGS
 
 _ENDLESS = 10**9
 _EXTRAS = {"tensorboard": "train", "wandb": "wandb"}
@@ -28,23 +30,16 @@ def is_distributed() -> bool:
 
 
 def loop_arguments(
-    config: LoopConfig,
-    folder: Path,
-    *,
-    batches: int,
-    device: torch.device,
-    report_to: list[str],
-    run_name: str,
+    config: LoopConfig, output: OutputConfig, folder: Path, *, batches: int, device: torch.device
 ) -> dict[str, Any]:
     """Translate our configuration into what every kind of training tells the underlying trainer.
 
     Args:
         config: Ours.
-        folder: For checkpoints.
+        output: Trackers, and the run's name for them.
+        folder: Of the run.
         batches: Of an epoch, over all processes.
         device: Where the model is.
-        report_to: Trackers.
-        run_name: The run's name for them.
 
     Returns:
         The trainer's arguments, by name.
@@ -58,7 +53,7 @@ def loop_arguments(
     steps_of_epoch = steps_per_epoch(batches, config, processes=process_count())
     limits = [config.max_steps, None if config.epochs is None else config.epochs * steps_of_epoch]
     return {
-        "output_dir": str(folder),
+        "output_dir": str(folder / CHECKPOINTS),
         "per_device_train_batch_size": config.batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation,
         # Where neither is given the clock ends the run.
@@ -74,8 +69,8 @@ def loop_arguments(
         "save_steps": config.save_every or 500,
         "save_total_limit": 2,
         "logging_steps": config.log_every,
-        "report_to": report_to,
-        "run_name": run_name,
+        "report_to": ["wandb"] if "wandb" in trackers(output.report_to) else [],  # for TensorBoard see `board`
+        "run_name": output.name or folder.name,
         "disable_tqdm": True,
         "dataloader_num_workers": config.workers,
         "dataloader_pin_memory": on_gpu,
@@ -99,6 +94,14 @@ def steps_per_epoch(batches: int, config: LoopConfig, *, processes: int) -> int:
     return max(1, -(-(batches // processes) // config.gradient_accumulation))
 
 
+def prepare_process(config: LoopConfig) -> None:
+    """Let the processes of a run meet, where it has several, and seed this one."""
+    if "WORLD_SIZE" in os.environ:
+        # They must know each other before they share out the work of caching.
+        PartialState(cpu=config.device == "cpu")
+    set_seed(config.seed)
+
+
 def one_gpu_a_process(arguments: _Arguments) -> _Arguments:
     """Keep the trainer from replicating the model over all GPUs in one process: several are used by several."""
     arguments._n_gpu = min(1, arguments.n_gpu)
@@ -113,14 +116,17 @@ def device_of_process(chosen: str | None) -> str | None:
     return check_device(chosen)
 
 
-def board(chosen: tuple[str, ...], folder: Path) -> list[TrainerCallback]:
-    """Return what writes to TensorBoard: nothing unless it was chosen, and one process writes for all."""
-    if "tensorboard" not in chosen or not is_first_process():
+def board(output: OutputConfig, folder: Path) -> list[TrainerCallback]:
+    """Return the callbacks that write to TensorBoard from a run's folder; none unless it was chosen.
+
+    Only the first process writes.
+    """
+    if "tensorboard" not in trackers(output.report_to) or not is_first_process():
         return []
     require("tensorboard", extra="train")
     from torch.utils.tensorboard import SummaryWriter
 
-    return [TensorBoardCallback(SummaryWriter(str(folder)))]  # type: ignore[no-untyped-call]
+    return [TensorBoardCallback(SummaryWriter(str(folder / LOGS)))]  # type: ignore[no-untyped-call]
 
 
 def trackers(chosen: tuple[str, ...] | Literal["auto"]) -> tuple[str, ...]:

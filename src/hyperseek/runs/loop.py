@@ -1,18 +1,19 @@
-"""What our trainers share: schedule, clock, batches by epoch, checkpoints, and an exact way to resume."""
+"""The loop of every training run: clock, epochs, checkpoints, an exact way to resume, progress, and Ctrl-C."""
 
 from __future__ import annotations
 
+import json
 import logging
-import math
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 from zipfile import is_zipfile
 
-from pydantic import AfterValidator, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 from safetensors import safe_open
 from torch import nn
 from torch.optim import Optimizer
@@ -23,100 +24,64 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from hyperseek._config import Config
 from hyperseek._files import check_checksum, read_json, reading, take_umask, write_json
 from hyperseek._fingerprint import fingerprint_file
-from hyperseek._registry import Registry, check_function
+from hyperseek._long_work import Progress, progress, stop_asked, stop_here, stoppable
 from hyperseek.errors import DataError, brief
+from hyperseek.runs.recipe import SCHEDULES, LoopConfig
+from hyperseek.runs.record import CHECKPOINTS, RunRecord, Validated, earlier_run, run_folder
 
 _FILES = "files.json"
+_PROGRESS = "progress.json"
 _STATE = "trainer_state.json"
 
 logger = logging.getLogger(__name__)
 
-Schedule = Callable[[float], float]
-"""From the share of the run that is left after the warm-up, 1 to 0, to a factor of the learning rate in [0, 1]."""
 
-_OURS = {name: f"{__name__}:_{name}" for name in ("constant", "linear", "cosine")}
-SCHEDULES: Registry[Schedule] = Registry("schedule", "hyperseek.schedules", _OURS, check=check_function)
-
-
-def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
-    """Register a schedule of the learning rate, as a decorator.
+def resumable_run(
+    recipe: Config,
+    folder: str | os.PathLike[str] | None,
+    carry_out: Callable[[Path, RunRecord | None], RunRecord],
+    *,
+    resume: bool,
+) -> RunRecord:
+    """Carry out a recipe in its folder, unless an earlier run there has finished it.
 
     Args:
-        name: What recipes give as `train.schedule`.
+        recipe: What to do.
+        folder: Of the run; variables in it are filled in.
+        carry_out: Does it, given the folder and the record of an unfinished earlier run, if there is one.
+        resume: See `earlier_run`.
 
     Returns:
-        The decorator, which returns the function unchanged.
+        The record of the run, or of the finished earlier one.
 
     Raises:
-        InputError: The name is taken.
+        ConfigError: There is no folder, or it holds a run of another recipe.
     """
-    return SCHEDULES.register(name)
+    place = run_folder(folder)
+    earlier = earlier_run(recipe, place, resume=resume)
+    if earlier is not None and earlier.status == "finished":
+        return earlier
+    with _stoppable_run(place):
+        return carry_out(place, earlier)
 
 
-def _constant(left: float) -> float:
-    return 1.0
+def run_with_progress(trainer: Loop, title: str) -> int:
+    """Train from the last checkpoint, if there is one, with a progress bar, until the end or Ctrl-C.
 
+    Args:
+        trainer: Its checkpoints are in its `output_dir`.
+        title: Of the bar.
 
-def _linear(left: float) -> float:
-    return left
-
-
-def _cosine(left: float) -> float:
-    return 0.5 - 0.5 * math.cos(math.pi * left)
-
-
-class LoopConfig(Config):
-    """How a training loop goes.
-
-    Attributes:
-        epochs: Stop after this many passes.
-        max_steps: Stop after this many optimiser steps.
-        max_seconds: Stop after this much time in training steps (not in caching or validation).
-        clock: What `max_seconds` counts: `wall` time, or `cpu` time of this process over all its threads.
-        batch_size: Examples of a batch, for each process.
-        gradient_accumulation: Batches of an optimiser step.
-        learning_rate: Highest learning rate.
-        weight_decay: Of AdamW.
-        schedule: What follows the warm-up: `constant`, `linear` or `cosine` fall to zero at the end, or another name
-            that `register_schedule` or an entry point of `hyperseek.schedules` gave.
-        warmup: Steps of linear warm-up if 1 or more, a share of the run if below 1.
-        max_grad_norm: Gradients are clipped to this norm; 0 for never.
-        precision: `bfloat16` or `float16` for mixed precision; weights and scores stay float32. `float16` scales the
-            loss and needs a GPU.
-        tf32: Whether a GPU may round matrix products to tf32.
-        seed: Decides order, draws and dropout.
-        save_every: Steps between checkpoints; None for none.
-        log_every: Steps between log lines.
-        workers: Processes that prepare batches; 0 prepares them in the training process.
-        device: `cpu`, `cuda`; None takes a GPU if there is one.
+    Returns:
+        Optimiser steps done, those before the checkpoint included.
     """
-
-    model_config = ConfigDict(allow_inf_nan=False)
-
-    epochs: int | None = Field(default=None, ge=1)
-    max_steps: int | None = Field(default=None, ge=1)
-    max_seconds: float | None = Field(default=None, gt=0)
-    clock: Literal["wall", "cpu"] = "wall"
-    batch_size: int = Field(default=64, ge=1)
-    gradient_accumulation: int = Field(default=1, ge=1)
-    learning_rate: float = Field(default=1e-4, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    schedule: Annotated[str, AfterValidator(SCHEDULES.checked)] = "linear"
-    warmup: float = Field(default=0.05, ge=0)
-    max_grad_norm: float = Field(default=1.0, ge=0)
-    precision: Literal["float32", "bfloat16", "float16"] = "float32"
-    tf32: bool = False
-    seed: int = Field(default=0, ge=0)
-    save_every: int | None = Field(default=500, ge=1)
-    log_every: int = Field(default=10, ge=1)
-    workers: int = Field(default=0, ge=0)
-    device: str | None = None
-
-    @model_validator(mode="after")
-    def _check_end(self) -> Self:
-        if self.epochs is None and self.max_steps is None and self.max_seconds is None:
-            raise ValueError("one of epochs, max_steps and max_seconds is needed, or training never ends")
-        return self
+    checkpoint = last_checkpoint(Path(str(trainer.args.output_dir)))
+    done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
+    total = None if trainer.config.max_seconds is not None else trainer.args.max_steps
+    with progress(title, total, unit="steps", done=done) as bar:
+        trainer.add_callback(ShowProgress(bar))
+        trainer.add_callback(StopOnInterrupt())
+        return trainer.run(checkpoint).global_step
 
 
 class Clock:
@@ -222,6 +187,10 @@ class Loop(Trainer):
         self.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
         return self.state
 
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """Name the parameters that decay: matrices, not biases, gains, temperatures and curvatures."""
+        return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
         # Every process has written something of its own.
@@ -260,8 +229,29 @@ class Loop(Trainer):
         return self.lr_scheduler
 
 
-class _Epochs(Protocol):
-    def set_epoch(self, epoch: int) -> None: ...
+class Reached(Config):
+    """How far a run had come when a checkpoint was written.
+
+    Attributes:
+        seconds: Training time.
+        history: Validations.
+    """
+
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    seconds: float = Field(ge=0)
+    history: tuple[Validated, ...] = ()
+
+    def write(self, checkpoint: Path) -> None:
+        """Write it into the folder of a checkpoint."""
+        write_json(checkpoint / _PROGRESS, json.loads(self.model_dump_json()))
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> Self:
+        """Read it from the folder of a checkpoint; DataError where it is damaged."""
+        return cls.from_json(
+            checkpoint / _PROGRESS, "the progress of a checkpoint", remedy="start anew with --no-resume"
+        )
 
 
 class EpochOfBatches(TrainerCallback):
@@ -281,10 +271,78 @@ class EpochOfBatches(TrainerCallback):
         self.batches.set_epoch(int(state.epoch or 0))
 
 
-class _Files(Config):
-    """What a checkpoint holds: the checksum of each file, by its path inside."""
+class TimeLimit(TrainerCallback):
+    """Stops training when the clock has run out.
 
-    checksums: dict[str, str] = Field(min_length=1)
+    Args:
+        clock: Started by this callback.
+        seconds: The limit; None only keeps the clock running.
+    """
+
+    def __init__(self, clock: Clock, seconds: float | None) -> None:
+        self.clock = clock
+        self.seconds = seconds
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Start the clock."""
+        self.clock.start()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop training, with a checkpoint, when time is up."""
+        if self.seconds is not None and self.clock.seconds >= self.seconds:
+            control.should_training_stop = True
+            control.should_save = args.save_strategy != "no"
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop the clock."""
+        self.clock.stop()
+
+
+class ShowProgress(TrainerCallback):
+    """Moves the progress bar.
+
+    Args:
+        bar: Opened by the caller, so that an error closes it.
+    """
+
+    def __init__(self, bar: Progress) -> None:
+        self.bar = bar
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Count a step."""
+        self.bar.advance()
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Show the loss, and log everything."""
+        logger.info("step %d: %s", state.global_step, logs)
+        if logs and "loss" in logs:
+            self.bar.describe(f"training (loss {logs['loss']:.4f})")
+
+
+class StopOnInterrupt(TrainerCallback):
+    """Stops training when Ctrl-C was pressed, after the step under way and with a checkpoint of it."""
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Ask for a checkpoint, or stop where there are none."""
+        if stop_asked():
+            control.should_save = args.save_strategy != "no"
+            if not control.should_save:
+                stop_here()
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Stop, now that the checkpoint is there."""
+        stop_here()
 
 
 def finish_checkpoint(folder: Path) -> None:
@@ -319,6 +377,35 @@ def last_checkpoint(folder: Path) -> Path | None:
         else:
             path.unlink(missing_ok=True)
     return None
+
+
+def _stoppable_run(folder: Path) -> AbstractContextManager[None]:
+    """Return a context in which Ctrl-C ends a run as `StopOnInterrupt` says.
+
+    Args:
+        folder: Of the run.
+
+    Returns:
+        The context. It does nothing in one of several processes: they would stop at different steps.
+    """
+
+    def stored() -> str:
+        checkpoint = last_checkpoint(folder / CHECKPOINTS)
+        if checkpoint is None:
+            return f"no step of {folder} is stored yet, but what was encoded or tokenised is; run the same again"
+        return f"{checkpoint.name.rpartition('-')[2]} steps are stored in {folder}; run the same again to resume"
+
+    return nullcontext() if "WORLD_SIZE" in os.environ else stoppable(stored)
+
+
+class _Epochs(Protocol):
+    def set_epoch(self, epoch: int) -> None: ...
+
+
+class _Files(Config):
+    """What a checkpoint holds: the checksum of each file, by its path inside."""
+
+    checksums: dict[str, str] = Field(min_length=1)
 
 
 def _problem(checkpoint: Path) -> str | None:

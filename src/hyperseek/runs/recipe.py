@@ -1,18 +1,111 @@
-"""What the recipes of all runs share: sections, removed settings, and environment variables in names of sources."""
+"""What the recipes of all runs share: sections, schedules, removed settings, and environment variables in sources."""
 
 from __future__ import annotations
 
+import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from hyperseek._config import Config
+from hyperseek._registry import Registry, check_function
 from hyperseek.errors import ConfigError
 
 _UNSET = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _MEANING = {"HYPERSEEK_DATA": "the folder that holds the collections, each a folder in BEIR form"}
+
+Schedule = Callable[[float], float]
+"""From the share of the run that is left after the warm-up, 1 to 0, to a factor of the learning rate in [0, 1]."""
+
+_OURS = {name: f"{__name__}:_{name}" for name in ("constant", "linear", "cosine")}
+SCHEDULES: Registry[Schedule] = Registry("schedule", "hyperseek.schedules", _OURS, check=check_function)
+
+
+def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
+    """Register a schedule of the learning rate, as a decorator.
+
+    Args:
+        name: What recipes give as `train.schedule`.
+
+    Returns:
+        The decorator, which returns the function unchanged.
+
+    Raises:
+        InputError: The name is taken.
+    """
+    return SCHEDULES.register(name)
+
+
+class LoopConfig(Config):
+    """How a training loop goes.
+
+    Attributes:
+        epochs: Stop after this many passes.
+        max_steps: Stop after this many optimiser steps.
+        max_seconds: Stop after this much time in training steps (not in caching or validation).
+        clock: What `max_seconds` counts: `wall` time, or `cpu` time of this process over all its threads.
+        batch_size: Examples of a batch, for each process.
+        gradient_accumulation: Batches of an optimiser step.
+        learning_rate: Highest learning rate.
+        weight_decay: Of AdamW.
+        schedule: What follows the warm-up: `constant`, `linear` or `cosine` fall to zero at the end, or another name
+            that `register_schedule` or an entry point of `hyperseek.schedules` gave.
+        warmup: Steps of linear warm-up if 1 or more, a share of the run if below 1.
+        max_grad_norm: Gradients are clipped to this norm; 0 for never.
+        precision: `bfloat16` or `float16` for mixed precision; weights and scores stay float32. `float16` scales the
+            loss and needs a GPU.
+        tf32: Whether a GPU may round matrix products to tf32.
+        seed: Decides order, draws and dropout.
+        save_every: Steps between checkpoints; None for none.
+        log_every: Steps between log lines.
+        workers: Processes that prepare batches; 0 prepares them in the training process.
+        device: `cpu`, `cuda`; None takes a GPU if there is one.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    epochs: int | None = Field(default=None, ge=1)
+    max_steps: int | None = Field(default=None, ge=1)
+    max_seconds: float | None = Field(default=None, gt=0)
+    clock: Literal["wall", "cpu"] = "wall"
+    batch_size: int = Field(default=64, ge=1)
+    gradient_accumulation: int = Field(default=1, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Annotated[str, AfterValidator(SCHEDULES.checked)] = "linear"
+    warmup: float = Field(default=0.05, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    tf32: bool = False
+    seed: int = Field(default=0, ge=0)
+    save_every: int | None = Field(default=500, ge=1)
+    log_every: int = Field(default=10, ge=1)
+    workers: int = Field(default=0, ge=0)
+    device: str | None = None
+
+    @model_validator(mode="after")
+    def _check_end(self) -> Self:
+        if self.epochs is None and self.max_steps is None and self.max_seconds is None:
+            raise ValueError("one of epochs, max_steps and max_seconds is needed, or training never ends")
+        return self
+
+
+class OutputConfig(Config):
+    """Where results go.
+
+    Attributes:
+        folder: Model, checkpoints and `run.json`; None means `runs/NAME` for a recipe `NAME.yaml`.
+        name: Name of the run for trackers; None takes the folder's.
+        report_to: `tensorboard` and `wandb`, or `auto`: those that are installed (W&B where a key or mode is set).
+    """
+
+    folder: str | None = None
+    name: str | None = None
+    report_to: tuple[Literal["tensorboard", "wandb"], ...] | Literal["auto"] = "auto"
 
 
 def without_removed(values: Any) -> Any:
@@ -28,20 +121,6 @@ def with_default(values: Any, setting: str, default: Any, *, where: tuple[str, s
     if isinstance(values, Mapping) and values.get(other) == value and values.get(setting) is None:
         return {**values, setting: default}
     return values
-
-
-class OutputConfig(Config):
-    """Where results go.
-
-    Attributes:
-        folder: Model, checkpoints and `run.json`; None means `runs/NAME` for a recipe `NAME.yaml`.
-        name: Name of the run for trackers; None takes the folder's.
-        report_to: `tensorboard` and `wandb`, or `auto`: those that are installed (W&B where a key or mode is set).
-    """
-
-    folder: str | None = None
-    name: str | None = None
-    report_to: tuple[Literal["tensorboard", "wandb"], ...] | Literal["auto"] = "auto"
 
 
 def cache_folder(chosen: str | None) -> Path:
@@ -72,3 +151,15 @@ def expanded(source: str) -> str:
         f"the source {source!r} needs the environment variable {name}, which is not set; set it to {meaning}, as in "
         f"`export {name}=/path/to/data`, or name another source"
     )
+
+
+def _constant(left: float) -> float:
+    return 1.0
+
+
+def _linear(left: float) -> float:
+    return left
+
+
+def _cosine(left: float) -> float:
+    return 0.5 - 0.5 * math.cos(math.pi * left)

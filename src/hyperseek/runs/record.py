@@ -142,6 +142,41 @@ class RunRecord(Config):
             return self.interpolation[str(self.share)]
         return next((entry.scores for entry in self.validation if entry.step == self.best_step), {})
 
+    @classmethod
+    def begun(cls, recipe: Config, *, seed: int, device: torch.device, **values: Any) -> Self:
+        """Return the record of a run that begins.
+
+        Args:
+            recipe: Its recipe.
+            seed: Of order, draws and dropout.
+            device: What it runs on.
+            **values: Further fields.
+
+        Returns:
+            The record, with versions and hardware.
+        """
+        return cls(
+            status="running",
+            recipe=recipe.model_dump(mode="json"),
+            seed=seed,
+            versions=versions(),
+            hardware=hardware(device),
+            **values,
+        )
+
+    def finished(self, seconds: Mapping[str, float], **values: Any) -> Self:
+        """Return the record of the run at its end.
+
+        Args:
+            seconds: Wall time of each part.
+            **values: Fields that have changed.
+
+        Returns:
+            A new record.
+        """
+        rounded = {part: round(number, 3) for part, number in seconds.items()}
+        return self.model_copy(update={"status": "finished", "seconds": rounded, **values})
+
     def write(self, folder: Path) -> None:
         """Write `run.json` into a folder."""
         write_json(folder / RECORD, json.loads(self.model_dump_json()))

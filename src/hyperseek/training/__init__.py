@@ -1,7 +1,7 @@
 """Training: losses, the trainer, recipes."""
 
 from hyperseek._config import find_recipe, list_recipes
-from hyperseek.runs.loop import register_schedule
+from hyperseek.runs.recipe import register_schedule
 from hyperseek.runs.record import RunRecord, read_record
 from hyperseek.training._recipe import Recipe, read_recipe
 from hyperseek.training._run import train

@@ -17,8 +17,7 @@ from hyperseek._relevance import known_measure
 from hyperseek.data import PrepareOptions
 from hyperseek.errors import ConfigError
 from hyperseek.models import ModelConfig
-from hyperseek.runs.loop import LoopConfig
-from hyperseek.runs.recipe import OutputConfig, cache_folder, with_default, without_removed
+from hyperseek.runs.recipe import LoopConfig, OutputConfig, cache_folder, with_default, without_removed
 from hyperseek.training._training_set import COMPOSITIONS
 from hyperseek.training.losses import LossesConfig, Material, Objective
 from hyperseek.types import NO_OPTIONS, QueryOptions

@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import Tensor
-from transformers import set_seed
 
 from hyperseek.errors import ConfigError
 from hyperseek.models import Retriever, build
@@ -22,13 +20,12 @@ from hyperseek.runs.arguments import (
     board,
     device_of_process,
     is_first_process,
+    prepare_process,
     process_count,
     steps_per_epoch,
-    trackers,
 )
-from hyperseek.runs.callbacks import run_with_progress, stoppable_run
-from hyperseek.runs.loop import Clock, timed
-from hyperseek.runs.record import CHECKPOINTS, LOGS, RunRecord, earlier_run, hardware, run_folder, versions
+from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
+from hyperseek.runs.record import CHECKPOINTS, RunRecord
 from hyperseek.training._cache import FeatureCache, SideFeatures
 from hyperseek.training._recipe import CacheConfig, Recipe
 from hyperseek.training._routes import SIDES, base_stop, choose_trainable, frozen_prefix, merge_adapters, reads_tokens
@@ -72,12 +69,9 @@ def train(recipe: Recipe, *, output: str | os.PathLike[str] | None = None, resum
         DataError: A source cannot be read.
         ModelError: The trunk cannot be loaded.
     """
-    folder = run_folder(output or recipe.output.folder)
-    earlier = earlier_run(recipe, folder, resume=resume)
-    if earlier is not None and earlier.status == "finished":
-        return earlier
-    with stoppable_run(folder):
-        return _Run(recipe, folder).carry_out()
+    return resumable_run(
+        recipe, output or recipe.output.folder, lambda folder, _: _Run(recipe, folder).carry_out(), resume=resume
+    )
 
 
 @dataclass(slots=True)
@@ -90,10 +84,7 @@ class _Run:
 
     def carry_out(self) -> RunRecord:
         recipe, config = self.recipe, self.recipe.train
-        if "WORLD_SIZE" in os.environ:
-            # The processes must know each other before they share out the work of caching.
-            PartialState(cpu=config.device == "cpu")
-        set_seed(config.seed)
+        prepare_process(config)
         with timed(self.seconds, "reading"):
             retriever = build(recipe.model, device=device_of_process(config.device))
             for dev_set in recipe.validation.sets.values():
@@ -113,15 +104,13 @@ class _Run:
         )
         objective = Objective(recipe.losses)
         uses = checked(read.uses, training_set, batches, objective, extra_documents=recipe.data.extra_documents)
-        record = RunRecord(
-            status="running",
-            recipe=recipe.model_dump(mode="json"),
+        record = RunRecord.begun(
+            recipe,
             seed=config.seed,
+            device=retriever.device,
             training_data=write_training_data(self.folder, read.trained),
             sources=uses,
             data_fingerprint=data_fingerprint(training_set),
-            versions=versions(),
-            hardware=hardware(retriever.device),
         )
         if is_first_process():
             record.write(self.folder)
@@ -148,22 +137,19 @@ class _Run:
             self._save(retriever)
             seen = self._used(training_set, batches, steps)
             trained = {name: entry.restricted(seen) for name, entry in read.trained.items()}
-            record = record.model_copy(
-                update={
-                    "status": "finished",
-                    "parameters": sum(tensor.numel() for tensor in start.values()),
-                    "steps": steps,
-                    "training_data": write_training_data(self.folder, {n: t for n, t in trained.items() if t.examples}),
-                    "sources": ended(uses, training_set, seen.examples),
-                    "changed": changed,
-                    "seconds": {part: round(seconds, 3) for part, seconds in self.seconds.items()},
-                    "metric": recipe.validation.metric if dev_sets else None,
-                    "validation": () if trainer.keeper is None else tuple(trainer.keeper.history),
-                    "best_step": best_step,
-                    "interpolation": tried,
-                    "share": share,
-                    "document_fingerprint": {"before": before, "after": retriever.fingerprint},
-                }
+            record = record.finished(
+                self.seconds,
+                parameters=sum(tensor.numel() for tensor in start.values()),
+                steps=steps,
+                training_data=write_training_data(self.folder, {n: t for n, t in trained.items() if t.examples}),
+                sources=ended(uses, training_set, seen.examples),
+                changed=changed,
+                metric=recipe.validation.metric if dev_sets else None,
+                validation=() if trainer.keeper is None else tuple(trainer.keeper.history),
+                best_step=best_step,
+                interpolation=tried,
+                share=share,
+                document_fingerprint={"before": before, "after": retriever.fingerprint},
             )
             record.write(self.folder)
         return record
@@ -193,15 +179,8 @@ class _Run:
         data, config = self.recipe.data, self.recipe.train
         starts: dict[Side, int] = {side: 0 if (cache := sides[side].cache) is None else cache.stop for side in SIDES}
         module = TrainingModule(TrainedStack(retriever, starts, mini_batch=config.mini_batch), objective)
-        name = self.recipe.output.name or self.folder.name
-        chosen = trackers(self.recipe.output.report_to)
         arguments = training_arguments(
-            config,
-            self.folder / CHECKPOINTS,
-            batches=len(batches),
-            device=retriever.device,
-            report_to=["wandb"] if "wandb" in chosen else [],
-            run_name=name,
+            config, self.recipe.output, self.folder, batches=len(batches), device=retriever.device
         )
         clock = Clock(config.clock)
         keeper = None
@@ -218,7 +197,7 @@ class _Run:
             config=config,
             clock=clock,
             keeper=keeper,
-            callbacks=board(chosen, self.folder / LOGS),
+            callbacks=board(self.recipe.output, self.folder),
         )
 
     def _used(self, training_set: TrainingSet, batches: EpochBatches, steps: int) -> Used:

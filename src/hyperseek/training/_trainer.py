@@ -28,8 +28,8 @@ from hyperseek.geometry.polar import split_polar
 from hyperseek.models import Retriever
 from hyperseek.models.retriever import Side
 from hyperseek.runs.arguments import is_distributed, loop_arguments, one_gpu_a_process
-from hyperseek.runs.callbacks import Reached, TimeLimit
-from hyperseek.runs.loop import Clock, EpochOfBatches, Loop
+from hyperseek.runs.loop import Clock, EpochOfBatches, Loop, Reached, TimeLimit
+from hyperseek.runs.recipe import OutputConfig
 from hyperseek.scoring import Points, Scorer, vectors_of
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._routes import before_training, is_frozen
@@ -38,7 +38,6 @@ from hyperseek.training._validation import KeepBest
 from hyperseek.training.losses import Objective, ScoredBatch
 
 _WEIGHTS = "trainable.safetensors"
-_PROGRESS = "progress.json"
 
 
 class TrainedStack(SentenceTransformer):
@@ -172,10 +171,10 @@ def diagnose(retriever: Retriever, scorer: Scorer, points: Points) -> dict[str, 
 
 
 def training_arguments(
-    config: TrainConfig, folder: Path, *, batches: int, device: torch.device, report_to: list[str], run_name: str
+    config: TrainConfig, output: OutputConfig, folder: Path, *, batches: int, device: torch.device
 ) -> SentenceTransformerTrainingArguments:
     """Translate our configuration into the underlying trainer's arguments; see `loop_arguments`."""
-    values = loop_arguments(config, folder, batches=batches, device=device, report_to=report_to, run_name=run_name)
+    values = loop_arguments(config, output, folder, batches=batches, device=device)
     return one_gpu_a_process(SentenceTransformerTrainingArguments(**values))
 
 
@@ -247,15 +246,11 @@ class RetrieverTrainer(Loop, SentenceTransformerTrainer):
         self.track_loss_components(parts)
         return (total, {}) if return_outputs else total
 
-    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Name the parameters that decay: matrices, not biases, gains, temperatures and curvatures."""
-        return [name for name, parameter in model.named_parameters() if parameter.dim() > 1]
-
     def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
         folder = Path(output_dir or str(self.args.output_dir))
         write_tensors(folder / _WEIGHTS, self.module.trainable_state())
         history = () if self.keeper is None else tuple(self.keeper.history)
-        Reached(seconds=self.clock.seconds, history=history).write(folder / _PROGRESS)
+        Reached(seconds=self.clock.seconds, history=history).write(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         folder = Path(resume_from_checkpoint)
@@ -266,7 +261,7 @@ class RetrieverTrainer(Loop, SentenceTransformerTrainer):
                 f"the checkpoint {folder} is of another model ({error}); "
                 f"use the recipe it was made with, or start anew with --no-resume"
             ) from error
-        reached = Reached.read(folder / _PROGRESS)
+        reached = Reached.read(folder)
         self.clock.set(reached.seconds)
         if self.keeper is not None:
             self.keeper.restore(reached.history)
