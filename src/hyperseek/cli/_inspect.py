@@ -31,7 +31,7 @@ def index_(
     """Show what an index holds: documents, space, model, metadata fields, engines, and tuned plans."""
     from hyperseek.index import Index
 
-    print_description(describe_index(Index.open(index, verify=verify)), as_json=json)
+    _print_description(_describe_index(Index.open(index, verify=verify)), as_json=json)
     if verify:
         echo("every file holds what was written", err=True)
 
@@ -62,7 +62,7 @@ def recall(
     opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)
     texts = [query.text for query in islice(read_queries(queries), limit)]
     tuning = opened.engines.tune(texts, k=k, recall=target, engine=engine, options=query_options(option), save=save)
-    print_tuning(tuning, saved=save, as_json=json)
+    _print_tuning(tuning, saved=save, as_json=json)
 
 
 @inspect.command("space")
@@ -96,10 +96,10 @@ def space(
         seed=seed,
         output=output,
     )
-    print_space(report, as_json=json)
+    _print_space(report, as_json=json)
 
 
-def describe_index(index: Index) -> dict[str, Any]:
+def _describe_index(index: Index) -> dict[str, Any]:
     """Return what there is to know about an index, as plain values."""
     info = index.info
     return {
@@ -117,7 +117,7 @@ def describe_index(index: Index) -> dict[str, Any]:
     }
 
 
-def print_description(description: dict[str, Any], *, as_json: bool) -> None:
+def _print_description(description: dict[str, Any], *, as_json: bool) -> None:
     """Print a description for people, or as JSON."""
     if as_json:
         echo_json(description, indent=2)
@@ -144,7 +144,7 @@ def _plan(tuned: dict[str, Any]) -> str:
     return f"{plan!r}  ({measured}, {tuned['milliseconds']:.3g} ms per query)"
 
 
-def print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
+def _print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
     """Print measurements for people, or as JSON."""
     if as_json:
         rows = [
@@ -182,7 +182,7 @@ def print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
     echo(f"cheapest with a recall of {tuning.wanted}: {tuning.chosen.title}; {where}")
 
 
-def print_space(report: SpaceReport, *, as_json: bool) -> None:
+def _print_space(report: SpaceReport, *, as_json: bool) -> None:
     """Print the shape of a space for people, or as JSON."""
     if as_json:
         echo_json(report.to_json(), indent=2)

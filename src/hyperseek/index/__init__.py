@@ -1,7 +1,7 @@
 """Points on the disk with their texts, and search among them."""
 
 from hyperseek.engines import ChartRecord
-from hyperseek.index._estimate import Estimate, estimate
+from hyperseek.index._build import Estimate, estimate
 from hyperseek.index._index import Index
 from hyperseek.index._writing import stored_documents
 from hyperseek.index.engines import Engines, Measured, Tuning

@@ -102,7 +102,7 @@ class Tuning:
             attachments.model_copy(update={"plans": plans}).write(folder)
 
 
-def measured_plans(
+def _measured_plans(
     opened: OpenIndex,
     scorers: Sequence[Scorer],
     texts: Sequence[str] | None,
@@ -339,7 +339,7 @@ class Engines:
         checked = check_options(options, asked)
         scorers = [asked] if isinstance(asked, Scorer) else list(self._index._groups(asked, checked))
         opened = self._index._opened
-        tuning = measured_plans(opened, scorers, texts, k=count, recall=wanted, engine=engine)
+        tuning = _measured_plans(opened, scorers, texts, k=count, recall=wanted, engine=engine)
         if save:
             tuning.save(opened.folder)
             opened.reread()

@@ -163,7 +163,7 @@ def find(
     told: Explanation | None = None
     with progress("searching", len(request.queries), unit="queries") as bar:
         for scorer in scorers:
-            check_scorer(opened, scorer)
+            _check_scorer(opened, scorer)
             if told is None:
                 if request.plan is not None:
                     plan, reason = request.plan, "the plan that was given"
@@ -187,10 +187,10 @@ def find(
 def hits_of(opened: OpenIndex, found: Iterable[Candidates], *, texts: bool) -> Iterator[list[Hit]]:
     """Turn candidates into hits."""
     for part in found:
-        yield from collect_hits(opened.snapshot.store, opened.snapshot.ids, part.scores, part.rows, texts=texts)
+        yield from _collect_hits(opened.snapshot.store, opened.snapshot.ids, part.scores, part.rows, texts=texts)
 
 
-def check_scorer(opened: OpenIndex, scorer: Scorer) -> None:
+def _check_scorer(opened: OpenIndex, scorer: Scorer) -> None:
     """Raise InputError where a scorer is for points of another width than the index has."""
     space = opened.snapshot.space
     if scorer.space.width != space.width:
@@ -200,7 +200,7 @@ def check_scorer(opened: OpenIndex, scorer: Scorer) -> None:
         )
 
 
-def collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts: bool) -> list[list[Hit]]:
+def _collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts: bool) -> list[list[Hit]]:
     """Turn what a scan found into hits; each document is read once, however many queries found it.
 
     Args:
@@ -295,7 +295,7 @@ def score_chosen(opened: OpenIndex, scorers: Iterable[Scorer], ids: Sequence[Seq
     scores: list[list[float]] = []
     used = 0
     for scorer in scorers:
-        check_scorer(opened, scorer)
+        _check_scorer(opened, scorer)
         lists = ids[len(scores) : len(scores) + len(scorer)]
         rows = torch.full((len(lists), max(1, *map(len, lists))), NOTHING)
         for line, own in zip(rows, lists, strict=True):

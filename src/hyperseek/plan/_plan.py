@@ -17,56 +17,19 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar, cast
+from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
 
-from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
-from hyperseek._config import Config, read_yaml_value
+from hyperseek._config import read_yaml_value
 from hyperseek._order import NOTHING
 from hyperseek._registry import Registry
 from hyperseek.errors import ConfigError, InputError, shown, suggestion
+from hyperseek.plan._described import Described, option_names
 from hyperseek.plan._fusion import fuse
 from hyperseek.plan._open_index import Candidates, Search
-from hyperseek.plan._option_faults import fault_in_words, option_names, refuse_switches
 
 StageT = TypeVar("StageT", bound="Stage")
-
-
-class Described(Config):
-    """A part of a plan: whatever is wrong with its options is one error in the words of plans."""
-
-    if not TYPE_CHECKING:  # type checkers know the options by name
-
-        def __init__(self, *given: Any, **options: Any) -> None:
-            title = self._title()
-            if given:
-                raise ConfigError(f"the options of {title} are given by name, as in {self._example()}")
-            try:
-                refuse_switches(type(self), title, options)
-                super().__init__(**self._prepared(options))
-            except ValidationError as error:
-                faults = [fault_in_words(type(self), title, fault) for fault in error.errors(include_url=False)]
-                raise ConfigError("; ".join(dict.fromkeys(faults))) from None
-
-    @classmethod
-    def _title(cls) -> str:
-        return cls.__name__.lower()
-
-    @classmethod
-    def _example(cls) -> str:
-        return f"{cls.__name__}({option_names(cls)[0]}=...)"
-
-    @classmethod
-    def _prepared(cls, options: dict[str, Any]) -> dict[str, Any]:
-        """Make stages of plain values that stand for them."""
-        return options
-
-    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
-        fields = type(self).model_fields
-        return [(name, value) for name, value in super().__repr_args__() if name and value != fields[name].default]
-
-    def __str__(self) -> str:
-        return repr(self)
 
 
 class Stage(Described):

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from hyperseek._order import NOTHING
 from hyperseek.engines.structure import EXHAUSTIVE
+from hyperseek.plan._engine_search import EngineName, search_linear
 from hyperseek.plan._open_index import Candidates, OpenIndex, Search
 from hyperseek.plan._plan import Source
-from hyperseek.plan.engine_search import EngineName, search_linear
 from hyperseek.scoring import Landmarks, SurrogateScorer
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.types import QueryOptions
@@ -63,7 +63,7 @@ class Surrogate(Source):
         search = search.with_options(self.options)
         if not len(search.snapshot):
             return search.scan(search.scorer, k=1)
-        parameters = feature_parameters(search.index, self.engine)
+        parameters = _feature_parameters(search.index, self.engine)
         fixed = landmarks_of(search.index, search.at_most(self.landmarks), self.choice, self.seed, parameters)
         linear = fixed.fit(search.scorer)
         for _ in range(self.refits):
@@ -106,7 +106,7 @@ def landmarks_of(
     settings = dict(parameters or {})
 
     def make() -> Landmarks:
-        rows = choose_rows(index.snapshot, count, choice, seed)
+        rows = _choose_rows(index.snapshot, count, choice, seed)
         points = index.snapshot.points(torch.from_numpy(rows))
         return Landmarks(index.snapshot.space, points, parameters=settings)
 
@@ -114,7 +114,7 @@ def landmarks_of(
     return index.keep(key, make, size=lambda landmarks: landmarks.nbytes)
 
 
-def feature_parameters(index: OpenIndex, engine: str | None) -> dict[str, Any]:
+def _feature_parameters(index: OpenIndex, engine: str | None) -> dict[str, Any]:
     """Return the parameters of the features that surrogates must be fitted on for an engine to be asked with them.
 
     Args:
@@ -131,7 +131,7 @@ def feature_parameters(index: OpenIndex, engine: str | None) -> dict[str, Any]:
     return dict(index.attached(name).structure.surrogate_parameters or {})
 
 
-def choose_rows(snapshot: Snapshot, count: int, choice: Choice, seed: int) -> npt.NDArray[np.int64]:
+def _choose_rows(snapshot: Snapshot, count: int, choice: Choice, seed: int) -> npt.NDArray[np.int64]:
     """Return the sorted rows of landmarks; arguments as for `landmarks_of`."""
     generator = np.random.default_rng(seed)
     count = min(count, len(snapshot))

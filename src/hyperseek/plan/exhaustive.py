@@ -121,7 +121,7 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
 
     run_on_cores(work, at_most=len(groups))
     scale = precise.scale(longest)
-    best, found = exact_first(scores, rows, scale, k)
+    best, found = _exact_first(scores, rows, scale, k)
     # What was not chosen scores at most as the last that was.
     unsure = (precise.highest(top[:, -1:], scale) >= best[:, -1:])[:, 0].nonzero()[:, 0]
     if len(unsure):
@@ -265,7 +265,7 @@ class _Best:
         width = int((highest >= self._least()).sum(dim=1).max()) if len(top) else 0  # the first ones of each
         exact = precise.score(vectors_of(chunk.points), columns[:, :width])
         before = self.scores, self.rows
-        self.scores, self.rows = exact_first(
+        self.scores, self.rows = _exact_first(
             *self._with(slice(None), exact, columns[:, :width] + chunk.row), scale, self._k
         )
         if top.shape[1] == scores.shape[1]:
@@ -279,7 +279,7 @@ class _Best:
             own, ranges = precise[one], None if known is None else known[one]
             near = (own.highest(scores[one], ranges) >= least[one])[0].nonzero().T
             joined = self._with(one, own.score(vectors_of(chunk.points), near), near + chunk.row)
-            found[0][one], found[1][one] = exact_first(*joined, None if scale is None else scale[one], self._k)
+            found[0][one], found[1][one] = _exact_first(*joined, None if scale is None else scale[one], self._k)
         self.scores, self.rows = found
 
     def _keep(self, scores: Tensor, rows: Tensor) -> Tensor:
@@ -435,7 +435,7 @@ def longest_norm(space: Space, documents: Tensor) -> float:
     return float(torch.linalg.vector_norm(documents.float(), dim=1).max()) * (1 + 2.0**-12)
 
 
-def exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | None = None) -> tuple[Tensor, Tensor]:
+def _exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | None = None) -> tuple[Tensor, Tensor]:
     """Sort rows by float64 scores; those that differ by rounding alone are equal, and equal ones rank by row.
 
     Args:

@@ -75,28 +75,28 @@ def search_structure(
         InputError: The index has no such structure, or it cannot search by this scorer.
     """
     attached = search.index.attached(name, kind)
-    rows, allowed = positions(search, attached)
+    rows, allowed = _positions(search, attached)
     request = CandidateRequest(
         name=attached.record.name,
         scorer=scorer,
         n=n,
         k=search.k,
         allowed=allowed,
-        points=points_at(search.snapshot, rows),
-        exact=lambda places: exact_scores(search.snapshot, scorer, rows_at(rows, places)),
+        points=_points_at(search.snapshot, rows),
+        exact=lambda places: exact_scores(search.snapshot, scorer, _rows_at(rows, places)),
         texts=search.texts,
         notes=search.notes,
     )
     found = attached.structure.search(request, **settings)
     with one_core():
-        parts = [Candidates(rows_at(rows, places), scores) for scores, places in found]
-    if len(unknown := unknown_rows(search, attached)):
+        parts = [Candidates(_rows_at(rows, places), scores) for scores, places in found]
+    if len(unknown := _unknown_rows(search, attached)):
         parts.append(search.scan(scorer, k=n, rows=unknown))
     with one_core():
         return parts[0] if len(parts) == 1 else union([_by_rank(part) for part in parts])
 
 
-def positions(search: Search, attached: Attached) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
+def _positions(search: Search, attached: Attached) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_] | None]:
     """Return the row of each position of an attachment, and which positions may be found; None for all."""
     rows = attached.rows
     allowed = rows >= 0
@@ -105,7 +105,7 @@ def positions(search: Search, attached: Attached) -> tuple[npt.NDArray[np.int64]
     return rows, None if allowed.all() else allowed
 
 
-def unknown_rows(search: Search, attached: Attached) -> npt.NDArray[np.int64]:
+def _unknown_rows(search: Search, attached: Attached) -> npt.NDArray[np.int64]:
     """Return the rows, of those that may be found, of documents that an attachment does not know."""
     unknown = attached.unknown
     if search.allowed is not None:
@@ -115,7 +115,7 @@ def unknown_rows(search: Search, attached: Attached) -> npt.NDArray[np.int64]:
     return unknown
 
 
-def rows_at(rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:
+def _rows_at(rows: npt.NDArray[np.int64], places: Tensor) -> Tensor:
     """Return the rows of `(Q, n)` positions; `NOTHING` stays."""
     if not len(rows):
         return places
@@ -147,7 +147,7 @@ class _PointsAt:
         return self._snapshot.space.width
 
 
-def points_at(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> Points:
+def _points_at(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> Points:
     """Return points by position.
 
     Args:

@@ -1,17 +1,55 @@
-"""The options of stages in the words of plans: their names, what each may be, and what is wrong with a given one."""
+"""Parts of plans, whose options are described in the words of plans: names, allowed values, and what is wrong."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import NoneType
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 
+from hyperseek._config import Config
 from hyperseek.errors import ConfigError, HyperseekError, shown, suggestion
 
 _BOUNDS = {"ge": "of at least {}", "gt": "above {}", "le": "of at most {}", "lt": "below {}"}
+
+
+class Described(Config):
+    """A part of a plan: whatever is wrong with its options is one error in the words of plans."""
+
+    if not TYPE_CHECKING:  # type checkers know the options by name
+
+        def __init__(self, *given: Any, **options: Any) -> None:
+            title = self._title()
+            if given:
+                raise ConfigError(f"the options of {title} are given by name, as in {self._example()}")
+            try:
+                _refuse_switches(type(self), title, options)
+                super().__init__(**self._prepared(options))
+            except ValidationError as error:
+                faults = [_fault_in_words(type(self), title, fault) for fault in error.errors(include_url=False)]
+                raise ConfigError("; ".join(dict.fromkeys(faults))) from None
+
+    @classmethod
+    def _title(cls) -> str:
+        return cls.__name__.lower()
+
+    @classmethod
+    def _example(cls) -> str:
+        return f"{cls.__name__}({option_names(cls)[0]}=...)"
+
+    @classmethod
+    def _prepared(cls, options: dict[str, Any]) -> dict[str, Any]:
+        """Make stages of plain values that stand for them."""
+        return options
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        fields = type(self).model_fields
+        return [(name, value) for name, value in super().__repr_args__() if name and value != fields[name].default]
+
+    def __str__(self) -> str:
+        return repr(self)
 
 
 def option_names(model: type[BaseModel]) -> list[str]:
@@ -20,15 +58,15 @@ def option_names(model: type[BaseModel]) -> list[str]:
     return sorted(names, key=lambda name: name not in ("sources", "stages"))
 
 
-def refuse_switches(model: type[BaseModel], title: str, options: Mapping[str, Any]) -> None:
+def _refuse_switches(model: type[BaseModel], title: str, options: Mapping[str, Any]) -> None:
     """Raise ConfigError where true or false was given for a number, which Python takes for 1 and 0."""
     for name, value in options.items():
         field = model.model_fields.get(name)
         if isinstance(value, bool) and field is not None and {int, float} & set(_types(field.annotation)):
-            raise ConfigError(f"{title}: {name} must be {allowed(field)}, not {value}")
+            raise ConfigError(f"{title}: {name} must be {_allowed(field)}, not {value}")
 
 
-def allowed(field: FieldInfo) -> str:
+def _allowed(field: FieldInfo) -> str:
     """Return what an option may be, in words."""
     types = _types(field.annotation)
     words = [_words(kind) for kind in types if kind is not NoneType]
@@ -42,7 +80,7 @@ def allowed(field: FieldInfo) -> str:
     return f"{described}, or nothing" if NoneType in types else described
 
 
-def fault_in_words(model: type[BaseModel], title: str, fault: Mapping[str, Any]) -> str:
+def _fault_in_words(model: type[BaseModel], title: str, fault: Mapping[str, Any]) -> str:
     """Return what is wrong with an option.
 
     Args:
@@ -76,10 +114,10 @@ def fault_in_words(model: type[BaseModel], title: str, fault: Mapping[str, Any])
         return f"{place} has no option {shown(last)}{suggestion(last, known)}; options: {', '.join(known)}"
     field = holder.model_fields[last]
     if fault["type"] == "missing":
-        return f"{place} lacks {last}: {allowed(field)}"
+        return f"{place} lacks {last}: {_allowed(field)}"
     if cause is not None:
         return f"{place}: {last}: {cause}"
-    return f"{place}: {last} must be {allowed(field)}, not {shown(fault.get('input'))}"
+    return f"{place}: {last} must be {_allowed(field)}, not {shown(fault.get('input'))}"
 
 
 def _types(annotation: Any) -> tuple[Any, ...]:
