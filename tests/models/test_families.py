@@ -10,12 +10,14 @@ import subprocess
 import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import hyperseek
-from hyperseek.errors import ConfigError, InputError, UnknownNameError
-from hyperseek.models import FAMILIES, Family, LateConfig, ModelConfig, QNetConfig, build, register_family
+from hyperseek import _registry
+from hyperseek.errors import ConfigError, InputError, ModelError, UnknownNameError
+from hyperseek.models import FAMILIES, Family, LateConfig, ModelConfig, QNetConfig, SavedModule, build, register_family
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(hyperseek.__file__).parent
@@ -112,6 +114,25 @@ def test_a_family_that_cannot_be_imported_stops_only_what_needs_it(
     assert "the family 'absent' is left out: cannot load the entry point absent" in caplog.text
     with pytest.raises(ConfigError, match="cannot load the entry point absent"):
         ModelConfig.from_mapping({"trunk": tiny_encoder, "family": "absent"})
+
+
+class _Faulty(SavedModule):
+    def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        return features["nothing"]  # type: ignore[no-any-return]
+
+
+def test_the_error_of_a_registered_packages_module_is_its_own(
+    tiny_encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retriever = build(ModelConfig(trunk=tiny_encoder), device="cpu")
+    retriever.model.append(_Faulty())
+    with pytest.raises(
+        ModelError, match=r"the module _Faulty failed on a batch of size \(1, \d+\) \(KeyError: 'nothing'"
+    ):
+        retriever.encode_documents(["dog"])
+    monkeypatch.setitem(_registry._foreign, __name__.partition(".")[0], "the family 'faulty'")
+    with pytest.raises(KeyError, match="nothing"):
+        retriever.encode_documents(["dog"])
 
 
 def test_only_the_section_of_the_named_family_is_kept() -> None:

@@ -164,7 +164,7 @@ def test_bad_scorers_from_elsewhere_are_refused(tmp_path: Path) -> None:
     scorer: Scorer = FunctionScorer(space, lambda queries, documents: torch.zeros(1, 1), {"q": torch.zeros(2, 2)})
     with pytest.raises(HyperseekError, match=r"returned the shape \(1, 1\) for 2 queries and 3 documents"):
         scorer.score(VectorPoints(torch.zeros(3, 2)))
-    with pytest.raises(HyperseekError, match="one first axis"):
+    with pytest.raises(HyperseekError, match="must share their first axis"):
         FunctionScorer(space, manhattan, {"a": torch.zeros(2, 2), "b": torch.zeros(3, 2)})
     with pytest.raises(HyperseekError, match="cannot be saved"):
         scorer.save(tmp_path / "x")

@@ -1,4 +1,4 @@
-"""What documents are (Points), how they compare (Space), and what queries become (Scorer)."""
+"""The form of documents (Points), how they compare (Space), and what queries become (Scorer)."""
 
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
 from hyperseek.scoring._geometries import Chart, Geometry

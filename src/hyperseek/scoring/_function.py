@@ -1,8 +1,8 @@
-"""Scorers from elsewhere: a function of yours, or an ONNX model that reads a query's vectors and a document's.
+"""Scorers from outside: a function of yours, or an ONNX model that reads the vectors of a query and of documents.
 
-Neither can be searched by an engine as it is; `surrogate` makes that possible for both.
+Engines cannot search by either directly; `surrogate` makes that possible for both.
 
-Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers of a stored point.
+Shapes: `Q` queries, `N` documents, `n` documents of each query's own, `w` numbers in a stored point.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hyperseek.scoring._space import Space
 
 
 class FunctionScorer(Scorer):
-    """Queries scored by a function of yours.
+    """Queries that are scored by a function of yours.
 
     ```python
     def score(queries, documents):          # {"vector": (Q, 384)}, Points of N
@@ -38,7 +38,7 @@ class FunctionScorer(Scorer):
         space: The geometry of the documents.
         function: Maps the queries' tensors and `N` points to `(Q, N)` scores, higher is better; each document's score
             must not depend on the other documents.
-        queries: Tensors by name, whose first axis is the query; at least one.
+        queries: Tensors by name, at least one; the first axis of each is the query.
     """
 
     kind = "function"
@@ -48,7 +48,7 @@ class FunctionScorer(Scorer):
     ) -> None:
         if not queries or len({len(tensor) for tensor in queries.values()}) != 1:
             sizes = {name: tuple(tensor.shape) for name, tensor in queries.items()}
-            raise InputError(f"the queries' tensors must have one first axis, the query, in common; given {sizes}")
+            raise InputError(f"the queries' tensors must share their first axis, the query; given {sizes}")
         self.space = space
         self.function = function
         self.queries = dict(queries)
@@ -65,7 +65,7 @@ class FunctionScorer(Scorer):
             query, document = scores.isnan().nonzero()[0].tolist()
             raise InputError(
                 f"the scoring function returned NaN for query {query} and document {document}; scores must be numbers "
-                f"that can be ordered, -inf where there is none"
+                f"that can be ordered; use -inf for no score"
             )
         return scores
 
@@ -76,7 +76,7 @@ class FunctionScorer(Scorer):
         return torch.cat(rows) if rows else torch.zeros(0, 0)
 
     def linear(self) -> None:
-        """Return None: nothing is known of the function."""
+        """Return None: nothing is known about the function."""
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the queries."""
@@ -87,8 +87,10 @@ class FunctionScorer(Scorer):
         return {"space": self.space.to_json(), "function": self.function}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Refuse: code is not written to files."""
-        raise InputError("a scorer with a function of its own cannot be saved; save its queries and make it again")
+        """Raise InputError: code is not written to files."""
+        raise InputError(
+            "a FunctionScorer cannot be saved, since its function is code; save its queries and make it again"
+        )
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
@@ -97,21 +99,19 @@ class FunctionScorer(Scorer):
 
 
 class OnnxScorer(FunctionScorer):
-    """Queries scored by an ONNX model, a cross-scorer: it reads one query and a batch of documents.
+    """Queries that are scored by an ONNX model, a cross-scorer: it reads one query and a batch of documents.
 
-    The model's first input is a query `(1, ...)`, its second the documents `(N, w)` with `N` free, and its first output
-    their scores, `(N,)` or `(N, 1)`.
-
-    The model is loaded once; slices, joined scorers and scorers on other devices share it.
+    The model's first input is a query `(1, ...)`, its second the documents `(N, w)` for any `N`, and its first output
+    their scores, `(N,)` or `(N, 1)`. It is loaded once; slices, joined scorers and scorers on other devices share it.
 
     Args:
         space: The geometry of the documents.
         path: The `.onnx` file.
-        queries: `(Q, ...)` float32, one row a query.
+        queries: `(Q, ...)` float32, one row per query.
 
     Raises:
         MissingExtraError: onnxruntime is not installed.
-        ModelError: The file is missing, or no ONNX model that onnxruntime runs.
+        ModelError: The file is missing, or is not an ONNX model that onnxruntime can run.
         InputError: The model does not have two inputs.
     """
 

@@ -1,6 +1,6 @@
-"""The kinds of spaces: what their coordinates must be, how points compare, and how they lift for engines.
+"""The kinds of spaces: which coordinates are valid, how points compare, and how they are lifted for engines.
 
-Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers of a stored point, `f` features.
+Shapes: `Q` queries, `N` documents, `n` documents of each query's own, `w` numbers in a stored point, `f` features.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from hyperseek.types import Metric
 
 
 class Fault(NamedTuple):
-    """A point that a space does not have.
+    """A row that is not a point of a space.
 
     Attributes:
         row: Its number, from 0.
-        reason: What is wrong with it, as the end of a sentence that begins with the point.
+        reason: What is wrong with it, as the end of a sentence that begins with the name of the point.
     """
 
     row: int
@@ -53,7 +53,7 @@ def not_finite(coordinates: Tensor) -> Fault | None:
     row = int((~fine).nonzero()[0, 0])
     column = int((~coordinates[row].isfinite()).nonzero()[0, 0])
     number = float(coordinates[row, column])
-    return Fault(row, f"has infinite or undefined numbers: {number} at place {column}; every one must be finite")
+    return Fault(row, f"has infinite or undefined numbers: {number} at place {column}; all must be finite")
 
 
 class L2Lift(NamedTuple):
@@ -95,16 +95,16 @@ class Chart:
 class Geometry:
     """A kind of space. Features are vectors whose inner product with a query's features ranks as the space does.
 
-    A subclass is registered with `register_space` and says what its spaces can by the attributes below. The parameters
-    of its constructor behind the dimension are those of its spaces: plain values, each kept as an attribute of its
-    name.
+    A subclass is registered with `register_space`, and declares the capabilities of its spaces by the attributes below.
+    The parameters of its constructor after the dimension are those of its spaces: plain values, each kept as an
+    attribute of the same name.
 
     Args:
         dimension: `d`, at least 1.
 
     Attributes:
-        flat_chart: Name of the chart for engines that look at all vectors, or at all of some cells.
-        graph_charts: Names of the charts whose united candidates a graph engine finds the best documents with.
+        flat_chart: Name of the chart for engines that compare with all vectors, or with all of some cells.
+        graph_charts: Names of the charts whose united candidates give a graph engine the best documents.
         neighbour_chart: Name of the chart in which a neighbour graph is built; None for the stored points.
         ragged: Whether a document is a set of vectors: `TokenPoints`.
         hyperbolic: Whether stored points are polar; see `geometry.polar.split_polar`.
@@ -130,12 +130,12 @@ class Geometry:
 
     @property
     def width(self) -> int:
-        """Numbers of a stored point."""
+        """How many numbers a stored point has."""
         return self.dimension
 
     @property
     def coordinates(self) -> int:
-        """Numbers of a point as models give it."""
+        """How many numbers a point has as models give it."""
         return self.dimension
 
     def canonical(self, coordinates: Tensor) -> Tensor:
@@ -143,7 +143,7 @@ class Geometry:
         return coordinates
 
     def fault(self, coordinates: Tensor) -> Fault | None:
-        """Find among `(N, c)` coordinates one that is not a point of the space."""
+        """Find a row of `(N, c)` coordinates that is not a point of the space."""
         return not_finite(coordinates)
 
     def shorten(self, vectors: Tensor, dimension: int) -> Tensor:
@@ -198,7 +198,7 @@ class Geometry:
 
 
 class Dot(Geometry):
-    """The inner product. It has no distance of its own; that of the vectors is taken."""
+    """The inner product. It has no distance of its own, so distances are those of the vectors."""
 
     plain_product = True
     rounding = "norms"
@@ -210,7 +210,7 @@ class Dot(Geometry):
 
 
 class Cosine(Geometry):
-    """The cosine; stored vectors have norm 1, so engines of every sort can search them as they are."""
+    """The cosine; stored vectors have norm 1, so engines of every kind can search them as they are."""
 
     graph_charts = ("inner_product",)
     unit_norm = True
@@ -277,11 +277,11 @@ class Tokens(Geometry):
     ragged = True
 
     def shorten(self, vectors: Tensor, dimension: int) -> Tensor:
-        """Refuse: a text is no single point here."""
-        raise InputError("points of tokens cannot be cut to fewer dimensions")
+        """Raise InputError: a text is not a single point here."""
+        raise InputError("token points cannot be cut to fewer dimensions")
 
     def score(self, queries: Tensor, points: Points) -> Tensor:
-        """Refuse: one vector cannot stand for a query of many."""
+        """Raise InputError: one vector cannot stand for a query of many."""
         raise InputError("token points are compared by a MaxSimScorer, which holds all tokens of a query")
 
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:

@@ -1,6 +1,6 @@
 """Hyperbolic spaces: points of the hyperboloid or of the ball as coordinates, polar points in the store.
 
-Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers of a stored point, `f` features.
+Shapes: `Q` queries, `N` documents, `n` documents of each query's own, `w` numbers in a stored point, `f` features.
 """
 
 from __future__ import annotations
@@ -35,22 +35,23 @@ Similarity: TypeAlias = Literal["geodesic", "squared", "inner"]
 """What a hyperbolic space scores by: minus the distance, minus the squared Lorentz distance, the Lorentz inner product.
 All three rank alike."""
 
-# How far a time coordinate may be from the one that the space part asks for, relative to it: what rounding to half
-# precision does, with room. What float32 models gather from layer to layer is less.
+# How far a time coordinate may be from that of its space part, relative to it: the effect of rounding to
+# half precision, with room. The errors that float32 models accumulate from layer to layer are smaller.
 _TIME = 2e-3
-# Rounding of coordinates, relative: to bfloat16, to float16, and to float32 with what is gathered there.
+# Relative rounding of coordinates: to bfloat16, to float16, and to float32 with the errors accumulated there.
 _ROUNDING = ((torch.bfloat16, 2.0**-8), (torch.float16, 2.0**-11))
 _FINE = 1e-5
-# Of R², where rounding leaves it twice as exact: points of another radius are not told from this one's by less.
+# Relative difference of R² from which points are those of another radius, where rounding leaves R² twice as exact.
 _RADIUS = 0.1
 
 
 class Lorentz(Geometry):
     """Hyperbolic space, with points of the hyperboloid as coordinates and polar points in the store.
 
-    A graph engine on the inner-product lift chases norms and finds almost nothing; on either of the two L2 charts alone
-    it fails at some dimension; the union of their candidates does not. The ball bends distances, most of all far from
-    all documents, so that it is asked a second time, around the centre of the ball that holds the best found so far.
+    A graph engine on the inner-product lift chases norms and finds almost nothing. On either of the two L2 charts alone
+    it fails in some dimensions; the union of their candidates does not. The Poincaré ball distorts distances, most of
+    all far from the documents, so it is searched a second time, around the centre of the ball that contains the best
+    candidates so far.
 
     Args:
         dimension: `d`, at least 1.
@@ -79,12 +80,12 @@ class Lorentz(Geometry):
 
     @property
     def width(self) -> int:
-        """Numbers of a polar point."""
+        """How many numbers a polar point has."""
         return self.dimension + POLAR_EXTRA
 
     @property
     def coordinates(self) -> int:
-        """Numbers of a hyperboloid point, time included."""
+        """How many coordinates a hyperboloid point has, time included."""
         return self.dimension + 1
 
     def fault(self, coordinates: Tensor) -> Fault | None:
@@ -94,7 +95,7 @@ class Lorentz(Geometry):
         )
 
     def _too_far(self, coordinates: Tensor) -> Fault | None:
-        """Find a point whose scores float32 cannot hold: squared distances grow with the exponential of distances."""
+        """Find a point whose scores exceed float32: squared distances grow exponentially with distances."""
         if self.similarity == "geodesic":
             return None
         farthest = (math.log(torch.finfo(torch.float32).max) - math.log(self.radius_squared)) / 2
@@ -113,9 +114,9 @@ class Lorentz(Geometry):
         return lorentz_to_polar(coordinates, self.radius_squared)
 
     def shorten(self, vectors: Tensor, dimension: int) -> Tensor:
-        """Cut the space part of the hyperboloid's points and lift what is left."""
+        """Cut the space part of the hyperboloid points and lift the rest again."""
         direction, rho = split_polar(vectors)
-        # Of unit radius, since polar points know no other; the time is made from the rest and may be anything here.
+        # Of radius 1, since polar points do not depend on it; the time is recomputed from the rest and may be anything.
         return lorentz_to_polar(torch.cat([rho, torch.sinh(rho) * direction[..., :dimension]], dim=-1))
 
     def score(self, queries: Tensor, points: Points) -> Tensor:
@@ -136,7 +137,7 @@ class Lorentz(Geometry):
         return squared if self.similarity == "squared" else squared / 2 - self.radius_squared
 
     def _chord(self, score: Tensor) -> Tensor:
-        """Return the half chord at which documents have a similarity."""
+        """Return the half chord of documents with this similarity."""
         if self.similarity == "geodesic":
             return torch.sinh(score / (-2 * math.sqrt(self.radius_squared)))
         squared = score if self.similarity == "squared" else 2 * (score + self.radius_squared)
@@ -176,7 +177,7 @@ class Poincare(Lorentz):
 
     @property
     def coordinates(self) -> int:
-        """Numbers of a ball point."""
+        """How many coordinates a point of the ball has."""
         return self.dimension
 
     def fault(self, coordinates: Tensor) -> Fault | None:
@@ -185,7 +186,7 @@ class Poincare(Lorentz):
 
     def canonical(self, coordinates: Tensor) -> Tensor:
         """Turn ball points into polar points."""
-        # In float64: what is between a norm and the border says how far out a point is, and norms are rounded, too.
+        # In float64: the gap between a norm and the border says how far out a point is, and norms are rounded too.
         polar = poincare_to_polar(coordinates.double(), 1 / self.radius_squared)
         return polar if coordinates.dtype == torch.float64 else polar.float()
 
@@ -208,16 +209,16 @@ def outside_ball(coordinates: Tensor, radius_squared: float) -> Fault | None:
     return Fault(
         row,
         f"has the norm {float(length[row]):.9g}, and points of the ball of R² = {radius_squared:g} have norms below "
-        f"R = {math.sqrt(radius_squared):.9g}; where rounding put it on the border, give coordinates as float64, or "
+        f"R = {math.sqrt(radius_squared):.9g}; if rounding put it on the border, give coordinates as float64, or "
         f"move it inside with geometry.poincare_project",
     )
 
 
 def off_hyperboloid(coordinates: Tensor, radius_squared: float) -> Fault | None:
-    """Find a point whose time is not the one of its space part, beyond what half precision rounds, or another R²'s.
+    """Find a point whose time is not that of its space part, beyond half precision's rounding, or that of another R².
 
-    Far from the origin all hyperboloids are alike to the precision of their coordinates; so the points for which they
-    are not decide about R², all together.
+    Far from the origin all hyperboloids are alike within the precision of their coordinates, so R² is judged from the
+    points where they are not, all together.
 
     Args:
         coordinates: `(N, d + 1)`, time first, finite.

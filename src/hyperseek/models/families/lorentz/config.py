@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast
 
 from pydantic import Field, model_validator
 
 from hyperseek._config import Config
 from hyperseek.nn.lorentz import PoolingName
 from hyperseek.nn.tangent_projection import Projection, Radius, Start
+
+if TYPE_CHECKING:
+    from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
 
 Distance: TypeAlias = Literal["geodesic", "squared_lorentz", "lorentz_inner", "dot", "cosine", "euclidean"]
 SIMILARITIES: dict[str, str] = {"geodesic": "geodesic", "squared_lorentz": "squared", "lorentz_inner": "inner"}
@@ -41,8 +44,8 @@ class LorentzConfig(Config):
         output_dimension: Return only the first `output_dimension` dimensions, lifted again; for models trained with
             `losses.matryoshka`. None returns all.
         distance: How points are compared: `geodesic`, `squared_lorentz` or `lorentz_inner`. All three rank alike
-            and train differently. `dot`, `cosine` and `euclidean` leave the lift out: a flat twin with as many
-            parameters. (The original's `euclidean` is `dot`.)
+            but train differently. `dot`, `cosine` and `euclidean` skip the lift: a flat twin with as many parameters.
+            (The original's `euclidean` is `dot`.)
         radius_squared: Initial R² of the hyperboloid; the original's `curvature_init`.
         trainable_curvature: Whether R² is trained.
         radius_squared_min: Lower bound of R².
@@ -51,16 +54,16 @@ class LorentzConfig(Config):
         start: `orthogonal` keeps the trunk's angles, so that a new model on normalised vectors ranks as the trunk does
             (nearly so in fewer dimensions); `normal` draws with deviation 0.02.
         norm_scale: Factor of projected vectors; None takes 1 / sqrt(dimension + 1), made for vectors as long as a layer
-            norm leaves them. Vectors of norm 1 need about 1.
+            norm makes them. Vectors of norm 1 need about 1.
         trainable_norm_scale: Whether the factor is trained.
         norm_clip: Largest distance from the origin.
-        de_layer_norm: Whether states first regain lengths of their own.
+        de_layer_norm: Whether states are first given lengths of their own again.
         radius: `projection` takes the norm of the projected vector as the distance from the origin; `head` predicts it
-            from the state and leaves nothing to scale.
+            from the state, so that nothing is left to scale.
         radius_start: Initial prediction of a radius head.
         pooling: `euc_cls` and `euc_mean` pool the trunk's states before the lift. `hyp_cls`, `hyp_mean`,
             `hyp_outward_einstein_midpoint` and `hyp_attentive_mean` lift tokens and pool their points; see
-            `hyperseek.nn.lorentz.LorentzPooler`. None pools before the lift, as the trunk does.
+            `hyperseek.nn.lorentz.LorentzPooler`. None pools before the lift, the way the trunk does.
         pooling_power: Exponent of the outward midpoint: 0 for the plain Einstein midpoint; the paper's is one less.
         pooling_saturation: Saturation of the outward midpoint, at least 0.
         pooling_keep_radius: Whether the outward midpoint keeps its tokens' mean distance from the origin.
@@ -149,3 +152,12 @@ class LorentzConfig(Config):
         if self.radius_start > self.norm_clip:
             raise ValueError(f"radius_start {self.radius_start} lies beyond norm_clip {self.norm_clip}")
         return self
+
+
+def pooling_options(config: LorentzConfig | LorentzEncoderConfig) -> dict[str, Any]:
+    """Return the options of a configuration that every pooling of points takes."""
+    return {
+        "power": config.pooling_power,
+        "saturation": config.pooling_saturation,
+        "keep_radius": config.pooling_keep_radius,
+    }

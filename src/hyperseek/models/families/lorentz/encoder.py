@@ -14,6 +14,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils.generic import ModelOutput
 
 from hyperseek.errors import InputError, ModelError
+from hyperseek.models.families.lorentz.config import pooling_options
 from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
 from hyperseek.nn.lorentz import (
     LorentzBlock,
@@ -66,8 +67,8 @@ class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call] 
             **kwargs: See there.
 
         Returns:
-            The model. An encoder also loads from a masked-token model; pooling weights that the checkpoint does not
-            have start afresh.
+            The model. An encoder also loads from a masked-token model; pooling weights that the checkpoint lacks are
+            initialised afresh.
 
         Raises:
             ModelError: The checkpoint lacks tensors or has some that fit nowhere.
@@ -82,7 +83,7 @@ class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call] 
         missing = sorted(info["missing_keys"])
         fresh = [name for name in missing if name.startswith(_POOLER)]
         if fresh:
-            logger.info("%s has no weights for the pooling, which starts afresh", pretrained_model_name_or_path)
+            logger.info("%s has no weights for the pooling, which is initialised afresh", pretrained_model_name_or_path)
         faults = {
             "lacks": [name for name in missing if name not in fresh],
             "has tensors that fit nowhere:": sorted(info["unexpected_keys"]),
@@ -162,7 +163,7 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
         self.radius_factor = LorentzRadiusFactor(size) if config.radius_factor else None
         self.pooler = make_pooler(config) if add_pooling_layer and config.pooling else None
         if self.pooler is None:
-            # Without a pooling its weights are not needed.
+            # Without a pooling, a checkpoint's weights for one are not needed.
             self._keys_to_ignore_on_load_unexpected = [*self._keys_to_ignore_on_load_unexpected, r"^pooler\."]
         self.gradient_checkpointing = False
         self.post_init()  # type: ignore[no-untyped-call]
@@ -241,16 +242,10 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
 
 
 def make_pooler(config: LorentzEncoderConfig) -> LorentzPooler:
-    """Return a new pooling as the configuration describes it."""
+    """Return a new pooling as the configuration describes it; InputError if it names none."""
     if config.pooling is None:
         raise InputError("the configuration names no pooling")
-    return LorentzPooler(
-        config.pooling,
-        config.hidden_size,
-        power=config.pooling_power,
-        saturation=config.pooling_saturation,
-        keep_radius=config.pooling_keep_radius,
-    )
+    return LorentzPooler(config.pooling, config.hidden_size, **pooling_options(config))
 
 
 def _positions(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:

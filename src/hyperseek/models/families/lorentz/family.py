@@ -8,7 +8,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
 from hyperseek.errors import ConfigError
-from hyperseek.models.families.lorentz.config import SIMILARITIES, LorentzConfig
+from hyperseek.models.families.lorentz.config import SIMILARITIES, LorentzConfig, pooling_options
 from hyperseek.models.families.lorentz.encoder import LorentzEncoder
 from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
 from hyperseek.models.families.lorentz.head import LorentzHead
@@ -83,7 +83,7 @@ class Lorentz(Family):
         return [*modules, LorentzHead(route_width(modules), **options.model_dump())]
 
     def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> Retriever:
-        """Open a bare encoder with the pooling that it names, or `cls`; see `Family.load`."""
+        """Open a bare encoder with the pooling that its configuration names, or `cls`; see `Family.load`."""
         location, revision = files.location, files.revision
         encoder = LorentzEncoder.from_pretrained(location, revision=revision)
         trunk = LorentzTransformer(
@@ -94,7 +94,7 @@ class Lorentz(Family):
         return Retriever(lorentz_model(trunk, pooling, device=device), source=source)
 
 
-# Options that apply to an encoder that is hyperbolic already; the others are about the lift of a flat one.
+# Options that apply to an encoder that is hyperbolic already; the others configure the lift of a flat one.
 _SAID = (
     "distance",
     "output_dimension",
@@ -133,13 +133,7 @@ def _with_options(encoder: LorentzTransformer, pooling: nn.Module, config: Loren
     if config.trainable_curvature:
         _train_curvature(encoder)
     if config.point_pooling is not None:
-        pooling = LorentzPooling(
-            size,
-            config.point_pooling,
-            power=config.pooling_power,
-            saturation=config.pooling_saturation,
-            keep_radius=config.pooling_keep_radius,
-        )
+        pooling = LorentzPooling(size, config.point_pooling, **pooling_options(config))
     return [encoder, pooling, LorentzPoints(size, config.distance, output_dimension=config.output_dimension)]
 
 

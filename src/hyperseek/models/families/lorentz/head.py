@@ -1,6 +1,6 @@
 """The sentence-transformers module that lifts a trunk's vectors into hyperbolic space.
 
-It is the last module of both sides. Its output depends on the side, so that ordinary tools do the right thing:
+It is the last module of both routes. Its output depends on the side, so that ordinary tools do the right thing:
 
 | called as | `sentence_embedding` | use |
 |---|---|---|
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from hyperseek import geometry
 from hyperseek.errors import ModelError
-from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance, LorentzConfig
+from hyperseek.models.families.lorentz.config import SIMILARITIES, Distance, LorentzConfig, pooling_options
 from hyperseek.models.modules import SavedModule
 from hyperseek.nn.lorentz import LorentzBlock, LorentzPooler
 from hyperseek.nn.tangent_projection import Curvature, FullPrecision, TangentProjection
@@ -32,12 +32,12 @@ class LorentzHead(FullPrecision, SavedModule):
     """Projection, norm clip and lift behind a trunk: the last module of both routes of a hybrid encoder.
 
     Reads `sentence_embedding`, or `token_embeddings` and `attention_mask` if the lift comes before the pooling;
-    writes points to `sentence_embedding`. All of it is float32, whatever autocast says and whatever the model is cast
-    to.
+    writes points to `sentence_embedding`. All of it is computed in float32, regardless of autocast and of the dtype
+    that the model is cast to.
 
     Args:
         token_size: Trunk width.
-        dimension: Of the space; points have one coordinate more. None takes the trunk's width.
+        dimension: Dimension of the space; points have one more coordinate. None takes the trunk's width.
         **options: Further fields of `LorentzConfig`.
 
     Attributes:
@@ -209,13 +209,7 @@ def _share(clipped: Tensor | None, mask: Tensor | None) -> Tensor | None:
 def _pooler(config: LorentzConfig, size: int) -> LorentzPooler | None:
     if config.point_pooling is None:
         return None
-    return LorentzPooler(
-        config.point_pooling,
-        size,
-        power=config.pooling_power,
-        saturation=config.pooling_saturation,
-        keep_radius=config.pooling_keep_radius,
-    )
+    return LorentzPooler(config.point_pooling, size, **pooling_options(config))
 
 
 def refuse_truncation(model: nn.Module) -> None:
@@ -274,7 +268,7 @@ def query_scorer(rows: Tensor, space: Space, curvature: Curvature, distance: Dis
         The scorer of `Q` queries; differentiable, also in the curvature.
     """
     one = _one(curvature)
-    # Distances grow with R and the other two with R². Polar points give the rest.
+    # Distances grow with R, the other two similarities with R². Polar points do not depend on R.
     factor = one if distance == "geodesic" else one.square()
     queries = space.canonical(flip_time(rows) / one)
     return LinearScorer(space, queries, factor=factor if factor.requires_grad else None)
@@ -286,6 +280,6 @@ def flip_time(points: Tensor) -> Tensor:
 
 
 def _one(curvature: Curvature) -> Tensor:
-    """Return 1 with the gradient of R over its present value: a space holds plain numbers, which have no gradient."""
+    """Return 1 with the gradient of R over its value: the numbers of a space have no gradient of their own."""
     radius: Tensor = curvature().sqrt()
     return radius / radius.detach()

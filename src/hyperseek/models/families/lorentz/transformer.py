@@ -1,10 +1,9 @@
-"""The fully hyperbolic encoder as sentence-transformers modules: trunk, pooling, and rows that plain tools rank.
+"""The fully hyperbolic encoder as sentence-transformers modules: trunk, pooling, and rows that plain tools can rank.
 
-The output of the last one depends on the side, exactly as for `LorentzHead` of the hybrid encoders.
-
-The trunk hands on Lorentz points, time first, and `radius_squared`, the R² of their hyperboloid; `LorentzPoints` makes
-queries and documents of them. A row of the document side is a point; in one of the query side the time has the other
-sign, so that plain inner products of the two rank as distances do.
+The trunk passes on Lorentz points, time first, and `radius_squared`, the R² of their hyperboloid; `LorentzPoints` turns
+them into queries and documents. As in the `LorentzHead` of the hybrid encoders, its output depends on the side: a row
+of the document side is a point, and one of the query side has the sign of time reversed, so that plain inner products
+of the two rank as distances do.
 """
 
 from __future__ import annotations
@@ -70,14 +69,14 @@ class CurvatureReader(SavedModule):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # In a list, so that torch does not register it as a part of this module and save it with it.
+        # In a list, so that torch does not register it as part of this module and save it again.
         self._shared: list[Curvature] = []
 
     @property
     def curvature(self) -> Curvature:
-        """The trunk's curvature; ModelError if the module is in no model."""
+        """The trunk's curvature; ModelError if the module is not part of a model."""
         if not self._shared:
-            raise ModelError(f"this {type(self).__name__} is in no model with a trunk that has a curvature")
+            raise ModelError(f"this {type(self).__name__} is not part of a model whose trunk has a curvature")
         return self._shared[0]
 
     def on_model_ready(self, model: nn.Module) -> None:
