@@ -200,7 +200,7 @@ def test_shortened_models_hand_out_points_of_fewer_dimensions(folder: Path, tmp_
 
 
 def test_modules_alone_say_what_they_need() -> None:
-    with pytest.raises(HyperseekError, match="no model with a trunk"):
+    with pytest.raises(HyperseekError, match="not part of a model whose trunk"):
         _ = LorentzPoints(16).space
     with pytest.raises(HyperseekError, match="distance of points 'cosine'"):
         LorentzPoints(16, "cosine")

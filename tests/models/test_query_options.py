@@ -73,7 +73,7 @@ def test_a_scorer_remembers_its_options(levelled: Retriever, tmp_path: Path) -> 
     assert LinearScorer.concatenate([scorer, scorer]).options == QueryOptions(level=1)
     scorer.save(tmp_path / "scorer.safetensors")
     assert load_scorer(tmp_path / "scorer.safetensors").options == QueryOptions(level=1)
-    with pytest.raises(InputError, match="cannot join queries of other options"):
+    with pytest.raises(InputError, match="cannot join queries with different options"):
         LinearScorer.concatenate([scorer, levelled.compile(TEXTS)])
 
 

@@ -1,4 +1,4 @@
-"""The scorer of late interaction: a query is a set of token vectors, each of which looks for its best document token.
+"""The scorer of late interaction: a query is a set of token vectors, each matched to its best document token.
 
 `score = sum over query tokens i of mask_i * max over document tokens j of <q_i, d_j>`
 
@@ -23,34 +23,34 @@ from hyperseek.scoring._scorer import Scorer
 from hyperseek.scoring._space import Space, checked_scores
 
 Masking: TypeAlias = Literal["exact", "pylate"]
-"""What a query token gets where all tokens of a document point away from it; see `MaxSimScorer`."""
+"""How a query token scores a document whose tokens all have a negative similarity to it; see `MaxSimScorer`."""
 
 EMPTY_SCORE = -1e9
-"""Score of a document without tokens under exact masking, as in sentence-transformers: finite, and below any other.
+"""Score of a document without tokens under exact masking, as in sentence-transformers: finite, but below any other.
 
-It stands for "no score": whoever scales or averages scores leaves out those that are `EMPTY_SCORE` or less.
+It stands for "no score": code that scales or averages scores leaves out those at or below `EMPTY_SCORE`.
 """
 
-# Similarities of one block, 2 MiB of float32: they stay in a core's cache between the product and the maxima.
+# Similarities in a block, 2 MiB of float32, which stay in a core's cache between the product and the maxima.
 _BLOCK_ELEMENTS = 1 << 19
 _QUERY_TOKENS = 512
 _DOCUMENT_TOKENS = (1024, 8192)
-# The same where a GPU holds them, or the graph of a gradient.
+# The same for a GPU, and where a gradient's graph keeps them.
 _PADDED_ELEMENTS = 1 << 26
 
 
 class MaxSimScorer(Scorer):
     """Queries as sets of token vectors.
 
-    Masking `"exact"` reads only real document tokens, so a best similarity may be negative. `"pylate"` is the zero
-    masking of PyLate and of checkpoints trained with it: padding takes part with similarity 0, so a negative best
-    similarity becomes 0. PyLate spares the longest document of a batch, which has no padding; here every document is
-    treated alike, so that a score does not depend on the other documents.
+    Masking `"exact"` reads only real document tokens, so the best similarity may be negative. `"pylate"` is the zero
+    masking of PyLate and of checkpoints trained with it: padding counts with similarity 0, so a negative best
+    similarity becomes 0. In PyLate this does not happen to the longest document of a batch, which has no padding; here
+    all documents are treated alike, so a score does not depend on the other documents.
 
     Args:
         space: Of kind `"tokens"`.
-        queries: `(Q, t, d)`, floating; what the mask leaves out is never read.
-        mask: `(Q, t)`, 0 where there is no token, 1 where there is one; other positive numbers weigh a token.
+        queries: `(Q, t, d)`, floating; masked positions are never read.
+        mask: `(Q, t)`, 0 where there is no token, 1 where there is one; other positive numbers are weights.
         masking: `"exact"` or `"pylate"`.
 
     Raises:
@@ -80,12 +80,12 @@ class MaxSimScorer(Scorer):
         return self.queries.shape[0]
 
     def score(self, points: Points) -> Tensor:
-        """Return `(Q, N)` scores of token points: exact, in bounded memory, and differentiable in both."""
+        """Return `(Q, N)` scores of token points: exact, in bounded memory, differentiable in queries and documents."""
         documents = token_points(points)
         self.space.check(documents.vectors)
         kept = self.mask != 0
         tokens = self.queries[kept].float()
-        # Sums a query's weighted maxima by one product, whatever tokens the mask leaves out.
+        # Sums each query's weighted maxima in one product, whichever tokens are masked.
         owner = kept.nonzero()[:, 0]
         weights = self.mask.new_zeros(len(tokens), len(self))
         weights = weights.index_put((torch.arange(len(tokens), device=owner.device), owner), self.mask[kept])
@@ -100,17 +100,17 @@ class MaxSimScorer(Scorer):
         return scores.masked_fill(empty, EMPTY_SCORE if self.masking == "exact" else 0.0)
 
     def score_own(self, documents: Tensor | Points, *, mask: Tensor | None = None) -> Tensor:
-        """Score for each query documents of its own.
+        """Score each query's own documents.
 
         Args:
             documents: `Q * n` token points, the first query's first; or a padded `(Q, n, s, d)` tensor.
-            mask: `(Q, n, s)`, non-zero where a padded tensor has a token; None where it has one everywhere.
+            mask: `(Q, n, s)`, non-zero where a padded tensor has a token; None if it has one everywhere.
 
         Returns:
             `(Q, n)` float32.
 
         Raises:
-            InputError: The number of token points is no multiple of the queries.
+            InputError: The number of token points is not a multiple of the number of queries.
         """
         if isinstance(documents, Tensor):
             shape = documents.shape[:3]
@@ -166,7 +166,7 @@ class MaxSimScorer(Scorer):
         return self.from_tensors(padded, self.config()).with_options(self.options)
 
     def _scan(self, documents: TokenPoints, tokens: Tensor, weights: Tensor) -> Tensor:
-        """Score on the cores of a CPU: each takes whole blocks of documents, and a maximum for each document."""
+        """Score on the cores of a CPU, each of which takes whole blocks of documents."""
         scores = weights.new_zeros(len(documents), len(self))
         bounds = documents.offsets.tolist()
         columns = list(zip(torch.split(tokens, _QUERY_TOKENS), torch.split(weights, _QUERY_TOKENS), strict=True))
@@ -193,7 +193,7 @@ class MaxSimScorer(Scorer):
         return scores.T
 
     def _score_padded(self, documents: TokenPoints, tokens: Tensor, weights: Tensor) -> Tensor:
-        """Score padded blocks of documents of similar length: what a GPU wants, and differentiable."""
+        """Score padded blocks of documents of similar length: faster on a GPU, and differentiable."""
         order = documents.lengths.argsort()
         lengths = documents.lengths[order].tolist()
         parts: list[Tensor] = [weights.new_zeros(0, len(self))]
@@ -203,7 +203,7 @@ class MaxSimScorer(Scorer):
             while stop < len(lengths) and (stop + 1 - start) * lengths[stop] * len(tokens) <= _PADDED_ELEMENTS:
                 stop += 1
             padded, mask = documents[order[start:stop]].padded()
-            # Before the maximum one row more than the tokens: documents without any have a maximum too.
+            # One row more than there are tokens, so that documents without tokens have a maximum too.
             similar = torch.nn.functional.pad(padded.float() @ tokens.T, (0, 0, 0, 1))
             filler = torch.finfo(similar.dtype).min if self.masking == "exact" else 0.0
             absent = ~torch.nn.functional.pad(mask, (0, 1))[..., None]

@@ -1,4 +1,4 @@
-"""Points: what documents become, in one of several forms: one vector each, or a ragged set of token vectors each.
+"""Points: the form that documents take: one vector each, or a ragged set of token vectors each.
 
 Shapes: `N` documents, `d` dimensions, `T` tokens of all documents together, `t` of the longest one.
 """
@@ -17,9 +17,9 @@ from hyperseek.errors import InputError
 
 
 class Points(ABC):
-    """Documents as points: the base of every form, which says what one document is made of.
+    """Documents as points: the base of every form.
 
-    A form is defined by `tensors` and `from_tensors`; moving, joining and gathering are written once here.
+    A form is defined by `tensors` and `from_tensors`; moving, joining and gathering are written once, here.
     """
 
     __slots__ = ()
@@ -35,11 +35,11 @@ class Points(ABC):
     @property
     @abstractmethod
     def rows(self) -> Tensor:
-        """All vectors of all documents, `(R, d)`: what is stored, checked and counted."""
+        """All vectors of all documents, `(R, d)`: the ones that are stored, checked and counted."""
 
     @abstractmethod
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return tensors that, each joined with that of other points, describe all of them together."""
+        """Return tensors which, each concatenated with that of other points, describe all of the points together."""
 
     @classmethod
     @abstractmethod
@@ -48,7 +48,7 @@ class Points(ABC):
 
     @property
     def lengths(self) -> Tensor:
-        """How many of the rows each document has, `(N,)` int64."""
+        """How many rows each document has, `(N,)` int64."""
         rows = self.rows
         return torch.full((len(self),), len(rows) // max(1, len(self)), device=rows.device)
 
@@ -67,10 +67,10 @@ class Points(ABC):
         return self.from_tensors(*(tensor.to(device) for tensor in self.tensors()))
 
     def gather(self, join: Callable[[Tensor], Tensor]) -> Self:
-        """Return these points joined with those of others, as of other processes.
+        """Return these points joined with those of others, such as other processes.
 
         Args:
-            join: Takes a tensor of these points and returns it joined, along its first axis, with that of the others.
+            join: Takes a tensor of these points and returns it joined with those of the others along the first axis.
 
         Returns:
             All points.
@@ -92,11 +92,11 @@ class Points(ABC):
         """
         dimensions = {part.dimension for part in parts}
         if len(dimensions) != 1:
-            raise InputError(f"cannot join points of dimensions {sorted(dimensions)}; they must be one and the same")
+            raise InputError(f"cannot join points of dimensions {sorted(dimensions)}; they must all be the same")
         form = type(parts[0])
         if any(type(part) is not form for part in parts):
             names = sorted({type(part).__name__ for part in parts})
-            raise InputError(f"cannot join points of the forms {', '.join(names)}; they must be one and the same")
+            raise InputError(f"cannot join points of the forms {', '.join(names)}; they must all be the same")
         return form.from_tensors(*map(torch.cat, zip(*(part.tensors() for part in parts), strict=True)))
 
 
@@ -147,8 +147,8 @@ class TokenPoints(Points):
     A document may have no tokens. Slices share memory; index tensors and masks copy.
 
     Attributes:
-        vectors: `(T, d)`, floating, the tokens of all documents one after the other.
-        offsets: `(N + 1,)` int64 on the same device, from 0 to `T`, never falling.
+        vectors: `(T, d)`, floating, the tokens of all documents in order.
+        offsets: `(N + 1,)` int64 on the same device, from 0 to `T`, never decreasing.
     """
 
     vectors: Tensor
@@ -166,7 +166,7 @@ class TokenPoints(Points):
         if (first, last) != (0, len(self.vectors)) or bool((offsets.diff() < 0).any()):
             raise InputError(
                 f"offsets must rise from 0 to the number of tokens, {len(self.vectors)}; "
-                f"given ones lead from {first} to {last} or fall between"
+                f"these go from {first} to {last}, or fall between"
             )
 
     def __len__(self) -> int:
@@ -197,7 +197,7 @@ class TokenPoints(Points):
         return self.vectors
 
     def tensors(self) -> tuple[Tensor, ...]:
-        """Return the tokens of all documents, and how many each has."""
+        """Return the tokens of all documents, and the number of tokens of each."""
         return self.vectors, self.lengths
 
     @classmethod
@@ -207,7 +207,7 @@ class TokenPoints(Points):
         return cls(vectors, offsets_of(lengths))
 
     def padded(self) -> tuple[Tensor, Tensor]:
-        """Return `(N, t, d)` vectors, zero behind each document's last token, and a `(N, t)` bool mask of tokens."""
+        """Return `(N, t, d)` vectors, zero after each document's last token, and a `(N, t)` bool mask of tokens."""
         lengths = self.lengths
         longest = int(lengths.max()) if len(self) else 0
         mask = torch.arange(longest, device=lengths.device) < lengths[:, None]
@@ -219,8 +219,8 @@ class TokenPoints(Points):
         """Make points from a padded tensor; differentiable.
 
         Args:
-            vectors: `(N, t, d)`, floating; what the mask leaves out is never read.
-            mask: `(N, t)`: non-zero where there is a token, not necessarily the first ones.
+            vectors: `(N, t, d)`, floating; masked positions are never read.
+            mask: `(N, t)`: non-zero where there is a token, in any positions.
 
         Returns:
             `N` documents with the tokens in order.
@@ -238,7 +238,7 @@ class TokenPoints(Points):
 
     @classmethod
     def from_documents(cls, documents: Sequence[Tensor]) -> Self:
-        """Make points from one `(tokens, d)` tensor a document; at least one document."""
+        """Make points from one `(tokens, d)` tensor per document; at least one document."""
         if not documents:
             raise InputError("no documents were given, so their dimension is not known; give at least one")
         lengths = torch.tensor([len(document) for document in documents], device=documents[0].device)
@@ -251,7 +251,7 @@ def is_floating(given: object) -> bool:
 
 
 def described(given: object) -> str:
-    """Return what a message says of something that should have been a tensor."""
+    """Describe, for a message, something that should have been a tensor of another kind."""
     return f"{given.dtype} of shape {tuple(given.shape)}" if isinstance(given, Tensor) else type(given).__name__
 
 
@@ -270,17 +270,17 @@ def vectors_of(points: Points) -> Tensor:
 
 
 def own_documents(documents: Tensor | Points, queries: int) -> list[Points]:
-    """Split documents of each query's own by query.
+    """Split each query's own documents by query.
 
     Args:
         documents: `(Q, n, w)`, or `Q * n` points, those of the first query first.
         queries: `Q`.
 
     Returns:
-        `Q` times `n` points.
+        For each of the `Q` queries, its `n` points.
 
     Raises:
-        InputError: The number of documents is not a multiple of the queries.
+        InputError: The number of documents is not a multiple of the number of queries.
     """
     if isinstance(documents, Tensor):
         return [VectorPoints(own) for own in documents]
@@ -289,7 +289,7 @@ def own_documents(documents: Tensor | Points, queries: int) -> list[Points]:
 
 
 def own_vectors(documents: Tensor | Points, queries: int) -> Tensor:
-    """Return the vectors of documents of each query's own.
+    """Return the vectors of each query's own documents.
 
     Args:
         documents: `(Q, n, w)`, or `Q * n` points with one vector each, those of the first query first.
@@ -299,7 +299,7 @@ def own_vectors(documents: Tensor | Points, queries: int) -> Tensor:
         `(Q, n, w)`.
 
     Raises:
-        InputError: The number of documents is not a multiple of the queries, or they are of another form.
+        InputError: The number of documents is not a multiple of the number of queries, or they have another form.
     """
     if isinstance(documents, Tensor):
         return documents
@@ -310,7 +310,9 @@ def own_vectors(documents: Tensor | Points, queries: int) -> Tensor:
 def _each(documents: Points, queries: int) -> int:
     each, rest = divmod(len(documents), max(1, queries))
     if rest:
-        raise InputError(f"{len(documents)} documents cannot be divided among {queries} queries; all have as many")
+        raise InputError(
+            f"{len(documents)} documents cannot be divided among {queries} queries; each must have the same number"
+        )
     return each
 
 

@@ -1,7 +1,7 @@
 """q-nets: from generated weights to a small network, and the scorer whose queries are such networks.
 
 A converter says which matrices and vectors a hyper-head must generate for each query, and turns them into a function of
-documents. Ours is the stack of dense blocks of the paper ("Hypencoder: Hypernetworks for Information Retrieval", arXiv
+documents. Ours is the paper's stack of dense blocks ("Hypencoder: Hypernetworks for Information Retrieval", arXiv
 2502.05364, section 3); any class with the members of `QNetConverter` can be registered and chosen by configuration.
 
 Shapes: `Q` queries, `N` documents shared by all, `n` documents of each query's own, `d` dimensions.
@@ -48,10 +48,10 @@ _IN_PLACE: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class QNetScorer(Scorer):
-    """One q-net a query, and optionally the similarity it was started from: `score = <base, x> + qnet(x)`.
+    """One q-net per query, and optionally the similarity that it started from: `score = <base, x> + qnet(x)`.
 
     Args:
-        space: Must be of kind `"dot"`; points are what the q-net reads.
+        space: Must be of kind `"dot"`; its points are the input of the q-net.
         matrices: Generated matrices, each `(Q, in, out)`.
         vectors: Generated vectors, each `(Q, size, 1)`.
         converter: Name of a registered converter.
@@ -60,7 +60,7 @@ class QNetScorer(Scorer):
         is_training: Whether dropout applies.
 
     Raises:
-        InputError: The space is not `"dot"` or a tensor's shape is not what the converter asks for.
+        InputError: The space is not `"dot"`, or a tensor's shape is not the one that the converter requires.
     """
 
     kind = "qnet"
@@ -155,7 +155,7 @@ class QNetScorer(Scorer):
         )
 
     def _score_together(self, documents: Tensor) -> Tensor:
-        """Score blocks of documents with all queries at once: what a GPU and converters without `scan` want."""
+        """Score blocks of documents with all queries at once, for GPUs and converters without `scan`."""
         widest = max(max(shape) for shape in (*self._converter.weight_shapes, *self._converter.bias_shapes))
         block = max(1, _BLOCK_ELEMENTS // (max(1, len(self)) * max(widest, documents.shape[1])))
         parts = [self.score_own(part.expand(len(self), -1, -1)) for part in torch.split(documents, block)]
@@ -163,7 +163,7 @@ class QNetScorer(Scorer):
 
 
 class QNetConverter(Protocol):
-    """What a class must have to be a q-net architecture.
+    """The members of a q-net architecture.
 
     Attributes:
         weight_shapes: `(in, out)` of every matrix to generate.
@@ -194,14 +194,14 @@ CONVERTERS: Registry[Callable[..., QNetConverter]] = Registry(
     "hyperseek.qnet_converters",
     {"repeated_dense_block": "hyperseek.scoring._qnet:RepeatedDenseBlockConverter"},
 )
-"""The q-net architectures; `register_qnet_converter` adds one, and so do entry points."""
+"""The q-net architectures; `register_qnet_converter` and entry points add more."""
 
 
 def register_qnet_converter(name: str, converter: Callable[..., QNetConverter] | None = None) -> Any:
     """Register a `QNetConverter` class under a name that configurations can use.
 
     Args:
-        name: What configurations will say, as in `converter: NAME`.
+        name: Its name in configurations, as in `converter: NAME`.
         converter: The class; None to use the result as a decorator.
 
     Returns:

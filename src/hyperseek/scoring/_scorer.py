@@ -1,4 +1,4 @@
-"""Scorer: what a batch of queries is compiled to, and the one of every bi-encoder, where a query is a point."""
+"""Scorer: the form that a batch of queries is compiled to; and the scorer of bi-encoders, where a query is a point."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from hyperseek.types import NO_OPTIONS, QueryOptions
 class Scorer(ABC):
     """`Q` compiled queries that score points. Scores are float32 and higher is better.
 
-    A scorer is tensors plus a small JSON configuration, so slicing, joining, moving and saving are written once
-    here. Every tensor's first axis is the query. A subclass sets `kind`; registered under it, by `register_scorer`, it
-    is found when a file is loaded.
+    A scorer consists of tensors and a small JSON configuration, so slicing, joining, moving and saving are written
+    here, once. The first axis of every tensor is the query. A subclass sets `kind`, and is registered under it by
+    `register_scorer`, so that saved files can be loaded.
 
     Attributes:
         options: The options that the queries were compiled with.
@@ -50,7 +50,7 @@ class Scorer(ABC):
 
     @abstractmethod
     def score_own(self, documents: Tensor | Points) -> Tensor:
-        """Score for each query documents of its own: what reranking and own-item losses need.
+        """Score each query's own documents, as reranking and losses on a query's own items need.
 
         Args:
             documents: `Q * n` points, those of the first query first; where documents have one vector each also
@@ -65,13 +65,13 @@ class Scorer(ABC):
         """Return `(Q, d)` query vectors for the charts of `space` if the score is linear there, else None."""
 
     def shortened(self, dimension: int) -> Scorer:
-        """Return the queries cut to the first dimensions of their space, for documents that are cut likewise.
+        """Return the queries cut to the first dimensions of their space, for documents that are cut the same way.
 
         Args:
             dimension: At least 1, at most the space's.
 
         Returns:
-            As many queries of `space.shortened(dimension)`.
+            The same queries in `space.shortened(dimension)`.
 
         Raises:
             InputError: The queries are not points, or have fewer dimensions.
@@ -82,23 +82,23 @@ class Scorer(ABC):
         """Return `(Q, e)` queries with which an engine on a chart finds this scorer's candidates.
 
         Args:
-            chart: Of the scorer's space.
+            chart: A chart of the scorer's space.
 
         Returns:
-            The queries, or None if the score cannot be searched in that chart; then `surrogate` makes one that can.
+            The queries, or None if that chart cannot be searched by this score; `surrogate` makes a scorer for it.
         """
         vectors = self.linear()
         return None if vectors is None else chart.lift_queries(vectors.float())
 
     def lift_within(self, chart: Chart, scores: Tensor) -> Tensor | None:
-        """Return queries with which an engine on a chart that bends distances finds all documents of some score.
+        """Return queries with which an engine on a chart that distorts distances finds all documents of some score.
 
         Args:
-            chart: Of the scorer's space.
-            scores: `(Q,)`: what each query's documents must score at least.
+            chart: A chart of the scorer's space.
+            scores: `(Q,)`: the least score of the wanted documents, per query.
 
         Returns:
-            `(Q, e)`: nearest to them are those documents. None where the queries of `lift` serve, or none do.
+            `(Q, e)` queries whose nearest documents are those. None if the queries of `lift` serve, or no queries do.
         """
         vectors = self.linear()
         if vectors is None or chart.lift_within is None:
@@ -155,13 +155,13 @@ class Scorer(ABC):
             InputError: `parts` is empty or the configurations differ.
         """
         if not parts:
-            raise InputError("cannot join no scorers at all; give at least one")
+            raise InputError("there are no scorers to join; give at least one")
         first = parts[0]
         for part in parts[1:]:
             if type(part) is not type(first) or part.config() != first.config():
                 raise InputError(f"cannot join scorers that differ: {first.config()} and {part.config()}")
             if part.options != first.options:
-                raise InputError(f"cannot join queries of other options: {first.options!r} and {part.options!r}")
+                raise InputError(f"cannot join queries with different options: {first.options!r} and {part.options!r}")
         names = first.tensors()
         joined = {name: torch.cat([part.tensors()[name] for part in parts]) for name in names}
         return first._with(joined)
@@ -173,7 +173,7 @@ class Scorer(ABC):
             path: The file.
 
         Raises:
-            InputError: The scorer's class is not registered, so that nothing could read the file.
+            InputError: The scorer's class is not registered, so the file could not be read again.
         """
         if SCORERS.get(self.kind) is not type(self):
             raise InputError(
@@ -186,7 +186,7 @@ class Scorer(ABC):
         write_tensors(path, self.tensors(), metadata)
 
     def with_options(self, options: QueryOptions) -> Self:
-        """Note the options that the queries were compiled with, and return the scorer itself."""
+        """Record the options that the queries were compiled with, and return the scorer itself."""
         self.options = options
         return self
 
@@ -217,11 +217,11 @@ SCORERS: Registry[type[Scorer]] = Registry(
     },
     check=_check_scorer,
 )
-"""The scorers by their kind; `register_scorer` adds one, and so do entry points of `hyperseek.scorers`."""
+"""The scorers by kind; `register_scorer` and entry points of `hyperseek.scorers` add more."""
 
 
 def register_scorer(kind: str, scorer: type[Scorer] | None = None) -> Any:
-    """Register a class of scorers of yours, so that `load_scorer` reads what they saved.
+    """Register a scorer class of yours, so that `load_scorer` can read its files.
 
     Args:
         kind: The class's `kind`.
@@ -248,8 +248,8 @@ def load_scorer(path: str | os.PathLike[str], *, device: str | torch.device = "c
 
     Raises:
         InputError: The device is not there.
-        ModelError: The file is missing or damaged, or holds no scorer.
-        UnknownNameError: It holds a scorer of an unknown kind.
+        ModelError: The file is missing or damaged, or does not contain a scorer.
+        UnknownNameError: The scorer is of an unknown kind.
     """
     remedy = "give a file that Scorer.save wrote"
     placed = check_device(device) or "cpu"
@@ -275,11 +275,11 @@ class LinearScorer(Scorer):
     Args:
         space: The geometry.
         queries: `(Q, w)` stored points, as `Space.canonical` makes them.
-        factor: 0-dim, multiplies every score. It is 1, and carries the gradient of a curvature in training; scorers
-            that are cut, moved or saved do without. None for none.
+        factor: 0-dim; multiplies every score. Its value is 1, and it carries the gradient of a curvature in training;
+            scorers that were sliced, moved or saved do not have it.
 
     Raises:
-        InputError: The queries are no floating tensor of the space's width.
+        InputError: The queries are not a floating tensor of the space's width.
     """
 
     kind = "linear"
@@ -301,7 +301,7 @@ class LinearScorer(Scorer):
         return self._scaled(self.space.score_own(self.queries, own_vectors(documents, len(self))))
 
     def _scaled(self, scores: Tensor) -> Tensor:
-        # What float64 held and float32 does not is the largest number that it has.
+        # A float64 score beyond float32's range becomes its largest number.
         largest = torch.finfo(torch.float32).max
         scores = scores if scores.dtype == torch.float32 else scores.clamp(-largest, largest).float()
         return scores if self.factor is None else scores * self.factor

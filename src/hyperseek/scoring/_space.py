@@ -1,6 +1,6 @@
-"""Space: the geometry points live in, and the charts by which ordinary vector engines can search it.
+"""Space: the geometry that points live in, and the charts by which ordinary vector engines can search it.
 
-Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `w` numbers of a stored point.
+Shapes: `Q` queries, `N` documents, `n` documents of each query's own, `w` numbers in a stored point.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hyperseek.scoring._geometries import Chart, Geometry, not_finite
 from hyperseek.scoring._points import Points, described, is_floating
 
 HEADROOM = 1.25
-"""How far beyond the documents at hand a chart's bound is set, so that longer ones can be added."""
+"""Factor between a chart's bound and the longest of the given documents, so that longer ones can be added."""
 
 
 def _check_geometry(name: str, value: Any) -> None:
@@ -69,16 +69,16 @@ _FORMER_DEFAULTS = {"radius_squared": 1.0, "similarity": "geodesic"}
 
 @lru_cache(maxsize=64)
 def _parameters_of(kind: Callable[..., Geometry]) -> tuple[str, ...]:
-    """Return the names of the parameters of a kind's spaces: of its constructor, behind the dimension."""
+    """Return the names of a kind's parameters: those of its constructor, after the dimension."""
     return tuple(inspect.signature(kind).parameters)[1:]
 
 
 @dataclass(frozen=True, slots=True, init=False, repr=False)
 class Space:
-    """The geometry of an index: a small value that prints, compares and goes to JSON and back.
+    """The geometry of an index: a small value that can be printed, compared, and converted to JSON and back.
 
     Points have two forms: coordinates, as models give them, and stored points, as indexes keep and scorers read them.
-    `canonical` leads from the first to the second.
+    `canonical` turns the first into the second.
 
     | kind | coordinates | stored | score |
     |---|---|---|---|
@@ -89,14 +89,15 @@ class Space:
     | `poincare` | `d`, in the ball | `d + 2`, polar | see `similarity` |
     | `tokens` | a set of vectors of `d` | the same | late interaction |
 
-    Code that is not of one kind asks a space what it can: `ragged`, `hyperbolic`, `unit_norm`, `plain_product`, ...
+    Code for all kinds asks a space for its properties: `ragged`, `hyperbolic`, `unit_norm`, `plain_product`, ...
 
     Args:
         kind: One of the above, or a registered one.
         dimension: `d`, at least 1.
         *values: Parameters of the kind, in order.
-        **parameters: Parameters of the kind: of hyperbolic spaces `radius_squared`, R² of the hyperboloid, positive
-            (the ball has c = 1/R²), and `similarity`, `"geodesic"`, `"squared"` or `"inner"`. Flat spaces have none.
+        **parameters: Parameters of the kind by name. Hyperbolic spaces have `radius_squared`, R² of the hyperboloid,
+            positive (the ball has c = 1/R²), and `similarity`: `"geodesic"`, `"squared"` or `"inner"`. Flat spaces have
+            none.
 
     Raises:
         UnknownNameError: There is no such kind, or it has no such parameter.
@@ -141,12 +142,12 @@ class Space:
 
     @property
     def width(self) -> int:
-        """Numbers of a stored point."""
+        """How many numbers a stored point has."""
         return self.geometry.width
 
     @property
     def coordinates(self) -> int:
-        """Numbers of a point's coordinates, as models give them."""
+        """How many coordinates a point has, as models give it."""
         return self.geometry.coordinates
 
     @property
@@ -181,31 +182,31 @@ class Space:
 
     @property
     def radius_squared(self) -> float:
-        """R² of a hyperbolic space; 1 for others."""
+        """R² of a hyperbolic space; 1 for other spaces."""
         return float(self.parameters.get("radius_squared", 1.0))
 
     @property
     def similarity(self) -> str:
-        """What a hyperbolic space scores by; `"geodesic"` for others, which it means nothing to."""
+        """What a hyperbolic space scores by; `"geodesic"` for other spaces, where it has no meaning."""
         return str(self.parameters.get("similarity", "geodesic"))
 
     def canonical(self, coordinates: Tensor, *, names: Sequence[str] | None = None) -> Tensor:
         """Turn points as models give them into points as they are stored.
 
-        Values are looked into, except where gradients flow, as in training: there nothing waits for a GPU.
+        Values are checked, except where gradients flow, as in training, so that nothing waits for a GPU there.
 
         Args:
-            coordinates: `(..., coordinates)`, floating. Coordinates of hyperbolic spaces lose what they know of far
-                points where they are rounded, so give them in full precision; polar points may be rounded.
-            names: What messages call the points, `N` for `(N, coordinates)`; None for their numbers.
+            coordinates: `(..., coordinates)`, floating. Give those of hyperbolic spaces in full precision, since
+                rounding destroys the coordinates of far points; polar points may be rounded.
+            names: Names of the points in messages, `N` for `(N, coordinates)`; None numbers them.
 
         Returns:
             `(..., w)` stored points; differentiable.
 
         Raises:
-            InputError: The points have another width or are no floating numbers; one is not finite, or is no point of
-                the space: on the border of its ball or beyond, or off its hyperboloid by more than half precision
-                rounds, as points of another R² are. The message names it.
+            InputError: The points have another width or are not floating numbers; or one, which the message names, is
+                not finite or not a point of the space: on the border of the ball or beyond, or off the hyperboloid by
+                more than half precision's rounding, as points of another R² are.
         """
         if not is_floating(coordinates) or not coordinates.ndim:
             raise InputError(
@@ -232,8 +233,8 @@ class Space:
     def shorten(self, vectors: Tensor, dimension: int) -> Tensor:
         """Return stored points of the space of the first dimensions, as Matryoshka training makes them useful.
 
-        Points of a hyperbolic space lose the other numbers of their space part and are lifted again: coordinates that
-        were merely cut would lie on no hyperboloid.
+        Points of a hyperbolic space lose the other numbers of their space part and are lifted again, since points that
+        were merely cut would not lie on the hyperboloid.
 
         Args:
             vectors: `(..., w)` stored points.
@@ -296,7 +297,7 @@ class Space:
             second: `(m, w)`.
 
         Returns:
-            `(n, m)`, at least 0, each exact for near points, too; see `distance_name`.
+            `(n, m)`, at least 0, exact for near points too; see `distance_name`.
 
         Raises:
             InputError: Documents of the space have no distance.
@@ -330,12 +331,12 @@ class Space:
 
     @property
     def flat_chart(self) -> str:
-        """Name of the chart for engines that look at all vectors, or at all of some cells: flat and IVF."""
+        """Name of the chart for engines that compare with all vectors, or with all of some cells: flat and IVF."""
         return self.geometry.flat_chart
 
     @property
     def graph_charts(self) -> tuple[str, ...]:
-        """Names of the charts whose united candidates a graph engine finds the best documents with."""
+        """Names of the charts whose united candidates give a graph engine the best documents."""
         return self.geometry.graph_charts
 
     @property
@@ -395,7 +396,7 @@ class Space:
         Args:
             name: As for `chart`.
             points: The documents in chunks; read only where the chart has a bound.
-            headroom: Factor, at least 1, by which the bound exceeds the largest norm at hand.
+            headroom: Factor, at least 1, by which the bound exceeds the largest norm of these documents.
             **parameters: As for `chart`.
 
         Returns:
@@ -403,7 +404,7 @@ class Space:
 
         Raises:
             UnknownNameError: The space has no such chart.
-            InputError: `headroom` is below 1, or the norm of a document's features is not a number below infinity.
+            InputError: `headroom` is below 1, or the norm of a document's features is not finite.
         """
         if headroom < 1:
             raise InputError(f"headroom must be at least 1, not {headroom}")
@@ -451,19 +452,19 @@ def _saved_space(cls: type[Space], geometry: type[Geometry] | None, /, **values:
 def checked_scores(
     scores: Tensor, *, queries: Tensor, documents: Tensor, names: tuple[str, str] = ("query", "document")
 ) -> Tensor:
-    """Return scores, unless one that is not finite comes of a query or a document that is not.
+    """Return scores unless one is not finite because its query or document is not.
 
     Args:
         scores: `(Q, N)`.
-        queries: `(Q, ...)`, what they were computed from.
+        queries: `(Q, ...)`, which the scores were computed from.
         documents: `(N, ...)`, likewise.
-        names: What messages call one of the first and one of the second.
+        names: Names of a query and of a document in messages.
 
     Returns:
-        The scores. Where gradients flow nothing is looked into.
+        The scores. Where gradients flow, nothing is checked.
 
     Raises:
-        InputError: Names the first such query or document.
+        InputError: A query or document is not finite; the message names the first one.
     """
     if scores.requires_grad or scores.isfinite().all():
         return scores
@@ -485,6 +486,6 @@ def _checked(features: Tensor, bound: float) -> Tensor:
 
 
 def largest_norm(chart: Chart, points: Points) -> float:
-    """Return the largest norm of lifted documents; 0 for none."""
+    """Return the largest norm of lifted documents; 0 if there are none."""
     lifted = chart.lift_documents(points)
     return float(torch.linalg.vector_norm(lifted, dim=-1).max()) if len(lifted) else 0.0

@@ -1,7 +1,7 @@
 """Surrogates: a linear function of the space's features in place of a scorer that no vector engine can search by.
 
 The scorer scores some fixed documents, the landmarks; a least-squares fit of those scores gives each query a vector
-that an engine can search with. What it finds are candidates, which the scorer then scores itself. As the landmarks are
+that an engine can search with. The scorer itself then scores the candidates that the engine finds. As the landmarks are
 the same for all queries, so is the pseudo-inverse of their features.
 
 Shapes: `Q` queries, `L` landmarks, `n` candidates of each query, `f` features (a constant is added in fits).
@@ -29,10 +29,10 @@ class SurrogateScorer(Scorer):
     """Queries as linear functions of features.
 
     Args:
-        space: Whose features.
+        space: The space of the features.
         weights: `(Q, f)`.
         bias: `(Q,)`.
-        parameters: Of the chart whose features they are.
+        parameters: Parameters of the chart that the features belong to.
     """
 
     kind = "surrogate"
@@ -63,7 +63,7 @@ class SurrogateScorer(Scorer):
         return self.weights if self.space.plain_product else None
 
     def lift(self, chart: Chart) -> Tensor | None:
-        """Return `(Q, e)` queries for an engine, or None where a chart is not for functions of these features."""
+        """Return `(Q, e)` queries for an engine, or None if the chart is not for functions of these features."""
         own = self.space.chart("inner_product", **self.parameters).parameters
         others = {name: value for name, value in chart.parameters.items() if name != "bound"}
         return None if chart.lift_weights is None or others != own else chart.lift_weights(self.weights)
@@ -84,12 +84,12 @@ class SurrogateScorer(Scorer):
 
 
 class Landmarks:
-    """Fixed documents, with what every fit on their scores needs.
+    """Fixed documents, and the matrices that every fit to their scores needs.
 
     Args:
         space: The geometry of the documents.
         points: `L` documents on the CPU, at least 1; as many as features, or more, are better.
-        parameters: Of the chart whose features are fitted, for token spaces.
+        parameters: Parameters of the chart whose features are fitted, for token spaces.
 
     Raises:
         InputError: There is no landmark.
@@ -128,13 +128,13 @@ class Landmarks:
         return self._surrogate(self._scores(scorer) @ self._solution.T)
 
     def refit(self, scorer: Scorer, candidates: Points, scores: Tensor, *, weight: float = 1.0) -> SurrogateScorer:
-        """Fit again, with candidates that the scorer has scored: more exact where the best documents are.
+        """Fit again with candidates that the scorer has scored: more exact near the best documents.
 
         Args:
             scorer: One compiled query.
             candidates: `n` documents on the CPU.
-            scores: `(n,)`, theirs.
-            weight: What a candidate counts beside a landmark, positive.
+            scores: `(n,)`, the candidates' scores.
+            weight: Weight of a candidate relative to a landmark, positive.
 
         Returns:
             One linear function.
@@ -166,7 +166,7 @@ def surrogate(scorer: Scorer, landmarks: Landmarks | Points) -> SurrogateScorer:
 
     Args:
         scorer: Anything with `score`: `Q` compiled queries.
-        landmarks: Documents to fit on; `Landmarks` where the same are used again.
+        landmarks: Documents to fit to; `Landmarks` if the same documents are used again.
 
     Returns:
         A scorer that `lift`s into the charts of the same space.
