@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hyperseek._documents import find_key, id_of
+from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._qrels_and_runs import DOCUMENT_NAMES, GRADE_NAMES, QUERY_NAMES, Judgement, grade_of
 from hyperseek.data.open import SourceKind
@@ -17,6 +19,8 @@ from hyperseek.errors import DataError, HyperseekError, brief, require, shown
 from hyperseek.types import Document, Query
 
 _MOST_COLUMNS = 1_000  # of a CSV file
+
+logger = logging.getLogger(__name__)
 
 
 class HubSource:
@@ -119,8 +123,44 @@ def hub_rows(name: str, split: str) -> Iterator[Row]:
     yield from _rows(tables[split], name)
 
 
+def streamed_hub_rows(name: str, *, split: str, revision: str | None) -> Iterator[Row]:
+    """Stream the rows of a Hub dataset, or of a local folder that `datasets` reads.
+
+    Args:
+        name: `organisation/name`, with `#configuration` after it if it has several.
+        split: The split.
+        revision: Branch, tag or commit; None takes the newest.
+
+    Yields:
+        Row number from 1, and the row.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        DataError: There is no such dataset, configuration or split.
+    """
+    datasets = require("datasets", extra="hub")
+    dataset, _, configuration = name.partition("#")
+    with _reading_hub(name):
+        options = _csv_as_text(dataset, configuration or None, revision)
+        rows = datasets.load_dataset(
+            dataset, configuration or None, split=split, revision=revision, streaming=True, **options
+        )
+        yield from enumerate(rows, start=1)
+
+
+def hub_fingerprint(name: str, *, split: str, revision: str | None) -> str:
+    """Fingerprint what `streamed_hub_rows` reads: the files of a local folder, or the commit of a Hub dataset."""
+    dataset, _, configuration = name.partition("#")
+    if Path(dataset).is_dir():
+        files = sorted(file for file in Path(dataset).rglob("*") if file.is_file())
+        content: object = [fingerprint_file(file) for file in files]
+    else:
+        content = [dataset, _commit(dataset, revision)]
+    return fingerprint_json(["hub", content, configuration, split])
+
+
 @contextmanager
-def reading_hub(name: str) -> Iterator[None]:
+def _reading_hub(name: str) -> Iterator[None]:
     """Report any failure of `datasets`, the network or a damaged file as a `DataError`.
 
     Args:
@@ -142,7 +182,7 @@ def reading_hub(name: str) -> Iterator[None]:
         raise DataError(f"cannot be read from the Hub: {brief(cause)}", path=f"hub:{name}") from error
 
 
-def csv_as_text(name: str, configuration: str | None, revision: str | None = None) -> dict[str, Any]:
+def _csv_as_text(name: str, configuration: str | None, revision: str | None = None) -> dict[str, Any]:
     """Return the options of `datasets.load_dataset` that keep the cells of CSV files as text.
 
     Otherwise pandas guesses: the id 007 becomes 7, the title NA is missing, and a long number becomes a fraction.
@@ -163,20 +203,20 @@ def csv_as_text(name: str, configuration: str | None, revision: str | None = Non
 
 
 def _rows(table: Any, name: str) -> Iterator[Row]:
-    with reading_hub(name):
+    with _reading_hub(name):
         yield from enumerate(table, start=1)
 
 
 def _configurations(name: str) -> list[str]:
     datasets = require("datasets", extra="hub")
-    with reading_hub(name):
+    with _reading_hub(name):
         return list(datasets.get_dataset_config_names(name))
 
 
 def _load(name: str, configuration: str | None) -> Any:
     datasets = require("datasets", extra="hub")
-    with reading_hub(name + (f"#{configuration}" if configuration else "")):
-        return datasets.load_dataset(name, configuration, **csv_as_text(name, configuration))
+    with _reading_hub(name + (f"#{configuration}" if configuration else "")):
+        return datasets.load_dataset(name, configuration, **_csv_as_text(name, configuration))
 
 
 def _only_split(name: str, configuration: str) -> Any:
@@ -193,3 +233,14 @@ def _column(table: Any, known: tuple[str, ...], place: str) -> str:
     if found is not None:
         return found
     raise DataError(f"needs one of the columns {list(known)}, has {table.column_names}", path=place)
+
+
+def _commit(dataset: str, revision: str | None) -> str | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        return str(HfApi().dataset_info(dataset, revision=revision).sha)
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        logger.warning("hub:%s: cannot tell its commit (%s); changes of its data will not be noticed", dataset, error)
+        return revision

@@ -10,7 +10,6 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
-from accelerate import PartialState
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
@@ -97,6 +96,8 @@ def steps_per_epoch(batches: int, config: LoopConfig, *, processes: int) -> int:
 def prepare_process(config: LoopConfig) -> None:
     """Let the processes of a run meet, where it has several, and seed this one."""
     if "WORLD_SIZE" in os.environ:
+        from accelerate import PartialState
+
         # They must know each other before they share out the work of caching.
         PartialState(cpu=config.device == "cpu")
     set_seed(config.seed)
