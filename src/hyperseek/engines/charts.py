@@ -1,7 +1,7 @@
-"""Engines for vectors as structures of an index: one engine on each of some charts of its space.
+"""Engines for vectors as structures of an index: one engine on each of several charts of its space.
 
 A chart maps documents and queries to plain vectors, so that an engine finds what the space ranks first. Engines on
-charts of L2 miss what others find, so the candidates of all charts are united.
+different L2 charts miss different documents, so the candidates of all charts are united.
 """
 
 from __future__ import annotations
@@ -37,25 +37,22 @@ from hyperseek.errors import InputError, StoreError
 from hyperseek.scoring import Chart, Scorer, Space, TokenPoints, VectorPoints
 from hyperseek.types import Metric
 
-# Documents that are lifted and handed to an engine at a time.
-_CHUNK = 8192
-# What tuning tries; the configurations say what effort means.
-_EFFORTS = (16, 32, 64, 128, 256, 512)
-
-
 SCAN_NUMBERS = 20_000_000
-"""Numbers of all vectors together that a core reads and compares in about ten milliseconds."""
+"""Numbers, in all vectors together, that a core reads and compares in about ten milliseconds."""
+
+_CHUNK = 8192  # documents that are lifted and handed to an engine at a time
+_EFFORTS = (16, 32, 64, 128, 256, 512)  # that tuning tries; the configurations say what effort means
 
 
 class VectorStructure(Structure):
-    """An engine for vectors on each of some charts; a subclass names the engine and its configuration.
+    """An engine for vectors on each of several charts; a subclass names the engine and its configuration.
 
     Args:
-        config: What it was built from.
+        config: Configuration it was built from.
         engines: Charts and their engines.
 
     Attributes:
-        config: What it was built from.
+        config: Configuration it was built from.
         engines: Charts and their engines.
     """
 
@@ -71,12 +68,12 @@ class VectorStructure(Structure):
         """Build an engine on each chart, and return the charts.
 
         Args:
-            folder: Empty.
-            documents: Of the index.
-            config: Of this kind.
+            folder: An empty folder.
+            documents: The documents of the index.
+            config: A configuration of this kind.
 
         Returns:
-            The charts under `charts`.
+            A mapping with the charts under `charts`.
 
         Raises:
             InputError: A vector is too long for engines; the message names the document.
@@ -103,21 +100,21 @@ class VectorStructure(Structure):
         return cls(config, [(chart, cls.engine.open(folder / f"chart-{n}")) for n, chart in enumerate(charts)])
 
     def can_search(self, scorer: Scorer) -> bool:
-        """Whether one of the charts lifts these queries."""
+        """Whether one of the charts can lift these queries."""
         return any(scorer[:1].lift(chart) is not None for chart, _ in self.engines)
 
     @property
     def surrogate_parameters(self) -> Mapping[str, Any] | None:
-        """Parameters of the first chart that lifts functions of features; None where no chart does."""
+        """Parameters of the first chart that lifts functions of features; None if no chart does."""
         charts = [chart for chart, _ in self.engines if chart.lift_weights is not None]
-        # The bound is the chart's own, and says nothing of its features.
+        # The bound belongs to the chart, not to its features.
         return {key: value for key, value in charts[0].parameters.items() if key != "bound"} if charts else None
 
     def efforts(self, n: int) -> Sequence[int | None]:
-        """Return the efforts that are worth trying: none for engines that find everything in any case."""
+        """Return the efforts that are worth trying; only None for exact engines."""
         if self.config.exact:
             return (None,)
-        # Fewer vectors are seen with less effort than there are candidates to be found.
+        # With less effort an engine would see fewer vectors than it should find.
         return [effort for effort in _EFFORTS if effort >= n // 4] or _EFFORTS[-1:]
 
     def search(self, request: CandidateRequest, *, effort: int | None = None) -> list[Ranking]:
@@ -125,11 +122,11 @@ class VectorStructure(Structure):
 
         Args:
             request: The queries, and what may be found.
-            effort: Of each engine.
+            effort: Effort of each engine.
 
         Returns:
-            A ranking of each chart. Charts that bend distances are asked twice: around the queries, and then around the
-            balls that hold the best `k` so far.
+            A ranking per chart. Charts that distort distances are asked twice: around the queries, and then around the
+            balls that contain the best `k` so far.
 
         Raises:
             InputError: No chart lifts the queries.
@@ -164,12 +161,12 @@ class VectorStructure(Structure):
         """Estimate what the engines of all charts cost together.
 
         Args:
-            space: Of the documents.
-            config: Of this kind.
-            count: Documents.
+            space: Space of the documents.
+            config: A configuration of this kind.
+            count: Number of documents.
 
         Returns:
-            Sums; of the memory that building takes the largest, since one engine is closed before the next is begun.
+            The sums, but the largest memory of building, since each engine is closed before the next one is begun.
         """
         widths = [chart_width(space, record) for record in charts_for(space, config)]
         parts = [cls.engine.estimate(config, count=count, dimension=width) for width in widths]
@@ -183,7 +180,7 @@ class VectorStructure(Structure):
 
     @classmethod
     def sizes(cls, space: Space, config: EngineConfig) -> str:
-        """Say how long the vectors of each chart are."""
+        """Return the dimensions of the vectors of each chart, in words."""
         records = charts_for(space, config)
         return " and ".join(f"{chart_width(space, record)} dimensions ({record.name})" for record in records)
 
@@ -200,13 +197,13 @@ class VectorStructure(Structure):
 
     @classmethod
     def discard(cls, folder: Path) -> None:
-        """Delete what the engines keep elsewhere, as on a server."""
+        """Delete what the engines keep outside the folder, for example on a server."""
         for description in folder.glob("chart-*/engine.json"):
             open_engine(description.parent).discard()
 
 
 def charts_for(space: Space, config: EngineConfig) -> tuple[ChartRecord, ...]:
-    """Return the charts that an engine is built on: those of its configuration, or those that suit its kind."""
+    """Return the charts to build an engine on: those of its configuration, or those that suit its kind."""
     if config.charts is not None:
         return config.charts
     names = space.graph_charts if config.graph else (space.flat_chart,)
@@ -214,8 +211,8 @@ def charts_for(space: Space, config: EngineConfig) -> tuple[ChartRecord, ...]:
 
 
 def chart_width(space: Space, record: ChartRecord) -> int:
-    """Return the numbers of a document's vector on a chart."""
-    # The bound of a chart, which is known only when all documents have been read, does not change its width.
+    """Return the width of a document's vector on a chart."""
+    # The bound of a chart is known only when all documents have been read, but does not change its width.
     chart = space.chart(record.name, **{"bound": 1.0, **record.parameters})
     nothing = torch.zeros(0, space.width)
     none = TokenPoints(nothing, torch.zeros(1, dtype=torch.int64)) if space.ragged else VectorPoints(nothing)
@@ -223,7 +220,7 @@ def chart_width(space: Space, record: ChartRecord) -> int:
 
 
 def widest_chart(space: Space) -> int:
-    """Return the largest width of the charts that engines are built on unless others are named."""
+    """Return the largest width of the charts that engines are built on by default."""
     names = {space.flat_chart, *space.graph_charts}
     return max(chart_width(space, ChartRecord(name=name)) for name in names)
 
@@ -245,7 +242,7 @@ def _rows(documents: Documents) -> int:
 
 
 def _lifted(documents: Documents, chart: Chart) -> Iterator[Tensor]:
-    """Lift all documents, and name the first that is lifted to a vector that no engine can compare."""
+    """Lift all documents; InputError names the first whose vector is too long for engines."""
     row = 0
     for chunk in documents.chunks(_rows(documents)):
         vectors = chart.lift_documents(chunk).float()
@@ -261,7 +258,7 @@ def _lifted(documents: Documents, chart: Chart) -> Iterator[Tensor]:
 
 
 def _score_to_reach(request: CandidateRequest, found: Sequence[Ranking]) -> Tensor:
-    """Return the score of each query's `k`-th best document so far; better ones lie within the ball that it spans."""
+    """Return the score of each query's `k`-th best document so far; better ones are within the ball that it spans."""
     positions = torch.cat([part for _, part in found], dim=1).sort(dim=1).values
     # A document that several charts found counts once.
     positions[:, 1:] = positions[:, 1:].masked_fill(positions[:, 1:] == positions[:, :-1], -1)
@@ -278,8 +275,8 @@ def choose_engine(
 
     Args:
         count: Number of vectors, at least 0.
-        dimension: Of the vectors, at least 1.
-        metric: What to rank by. Graphs lead to what is near, not to what is long, so they need `"l2"`.
+        dimension: Dimensions of the vectors, at least 1.
+        metric: What to rank by. Graphs lead to near vectors, not to long ones, so they need `"l2"`.
         max_bytes: Memory that building may take; None for no limit.
 
     Returns:
@@ -312,5 +309,5 @@ def choose_engine(
 
 
 def _bytes_of_a_vector(dimension: int) -> int:
-    """Return the largest divisor of the dimension that shortens float32 vectors to a sixteenth at least."""
+    """Return the largest divisor of the dimension that shortens float32 vectors to at most a sixteenth."""
     return next(pq for pq in range(max(1, dimension // 4), 0, -1) if dimension % pq == 0)

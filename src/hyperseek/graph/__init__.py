@@ -1,4 +1,4 @@
-"""The neighbour graph of a corpus, and the search of the Hypencoder paper that walks along it."""
+"""The neighbour graph of a corpus, and the search of the Hypencoder paper, which walks along it."""
 
 from hyperseek.graph._graph import NeighbourGraph
 from hyperseek.graph._search import GRAPH_PRESETS, GraphSearchConfig, GraphSearchResult, graph_search

@@ -1,11 +1,11 @@
-"""Graph search: few documents are scored instead of all, by any scorer that walks along the neighbour graph.
+"""Graph search: a walk along the neighbour graph that scores few documents instead of all, by any scorer.
 
-The paper's walk ("Hypencoder: Hypernetworks for Information Retrieval", arXiv 2502.05364, section 3.4) puts documents
-into a heap one after the other; here each iteration is a few array operations with the same outcome, ties included. A
-walk itself is plain numpy without scoring: it names its `frontier`, is given the scores of it, and names the next one.
+The paper's walk ("Hypencoder: Hypernetworks for Information Retrieval", arXiv 2502.05364, section 3.4) pushes documents
+onto a heap one by one; here each iteration is a few array operations with the same outcome, ties included. A walk is
+plain NumPy and does not score: it names a `frontier`, is given the frontier's scores, and names the next one.
 
-The queries of a batch walk side by side. On a CPU each core scores whole frontiers of one query after the other, which
-is faster than joining them, since a query's network reads only its own documents. On other devices the frontiers are
+The queries of a batch walk side by side. On a CPU each core scores whole frontiers, one query at a time, which is
+faster than joining them, since a query's network reads only its own documents. On other devices the frontiers are
 padded and scored together. Shapes: `Q` queries, `N` documents, `n` documents of a frontier, `d` dimensions.
 """
 
@@ -28,21 +28,21 @@ from hyperseek._order import best_places
 from hyperseek.errors import InputError, StoreError
 from hyperseek.graph._graph import NeighbourGraph
 from hyperseek.graph.building import QUERIES_TOGETHER
-from hyperseek.scoring import Points, Scorer, VectorPoints, vectors_of
+from hyperseek.scoring import Points, Scorer, vectors_of
 
 
 class GraphSearchConfig(Config):
     """How far a search walks. The defaults are the original's.
 
     Attributes:
-        num_entry_points: Documents at which every query begins, drawn once for all of them; at most all documents.
-        ncandidates: Documents whose neighbours are looked at in each iteration.
-        max_iter: Most iterations; the entry points are the first.
+        num_entry_points: Documents at which every query starts, drawn once for all queries; at most all documents.
+        ncandidates: Documents whose neighbours are scored in each iteration.
+        max_iter: Most iterations; scoring the entry points is the first.
         early_stop: Whether to stop as soon as an iteration improves nothing.
-        seed: Of the entry points.
-        strategy: `"greedy"`, the paper's: goes on from the best of the documents that the last iteration found, and
-            never back. `"best_first"`: goes on from the best of all documents found so far that it has not gone on
-            from, so it may turn back; with early stop it ends when none of them beats the `k`-th result.
+        seed: Seed of the entry points.
+        strategy: `"greedy"`, the paper's, expands the best documents that the last iteration found, and never turns
+            back. `"best_first"` expands the best of all documents that are not expanded yet, so it may turn back; with
+            early stop it ends when none of them beats the `k`-th result.
     """
 
     num_entry_points: Annotated[int, Field(ge=1)] = 10_000
@@ -59,16 +59,15 @@ GRAPH_PRESETS = {
 }
 """The paper's "Efficient 1" and "Efficient 2"; of the second only `ncandidates` is known, the rest is the first's."""
 
-
 Rows = NDArray[np.int32]
 Scores = NDArray[np.float32]
 
-# Numbers of the padded documents that are scored together on other devices: 512 MiB of float32.
+# Numbers of padded documents that are scored at once on devices other than the CPU: 512 MiB of float32.
 _PADDED_ELEMENTS = 1 << 27
 
 
 class SearchedGraph:
-    """A graph as the walks of one search share it.
+    """The graph of one search, shared by its walks.
 
     Args:
         neighbours: `(N, degree)` integers, -1 for none.
@@ -81,7 +80,7 @@ class SearchedGraph:
         self._place = np.empty(len(neighbours), dtype=np.int32)
 
     def new_neighbours(self, rows: Rows, seen: NDArray[np.bool_]) -> Rows:
-        """Return the neighbours of some documents that were not seen, in order of discovery, and mark them as seen."""
+        """Return the unseen neighbours of documents, in order of discovery, and mark them as seen."""
         found: Rows = self.neighbours[rows].reshape(-1)
         found = found[found >= 0]
         if len(found) and int(found.max()) >= len(self._place):
@@ -89,7 +88,7 @@ class SearchedGraph:
                 f"the graph names document {int(found.max())} of {len(self._place)}: it is damaged; build it again"
             )
         found = found[~seen[found]]
-        # Of a document found several times the first place is written last, and so remains.
+        # If a document is found several times, its first place is written last and so remains.
         places = np.arange(len(found), dtype=np.int32)
         self._place[found[::-1]] = places[::-1]
         found = found[self._place[found] == places]
@@ -98,7 +97,7 @@ class SearchedGraph:
 
 
 class Best:
-    """The best `k` documents so far, as the original's heap keeps them: a tie does not replace what is there."""
+    """The best `k` documents so far, as the original's heap keeps them: a tie replaces nothing."""
 
     def __init__(self, k: int) -> None:
         self._k = k
@@ -122,7 +121,7 @@ class Best:
         """
         free = self._k - len(self.scores)
         rivals = self.scores[: max(0, len(scores) - free)]
-        # Offers fall and the kept rise, so whoever is replaced is a prefix of both.
+        # Offers fall and kept scores rise, so those that win and those that lose are prefixes of both.
         replaced = int(np.count_nonzero(scores[free : free + len(rivals)] > rivals))
         kept = min(free, len(scores)) + replaced
         self.scores = np.concatenate([scores[:kept], self.scores[replaced:]])
@@ -136,14 +135,14 @@ class Walk:
     """The paper's greedy walk of one query.
 
     Args:
-        graph: That all walks of the search share.
-        entry_points: Distinct rows to begin with.
+        graph: The graph that all walks of the search share.
+        entry_points: Distinct rows to start with.
         k: Results to keep, at least 1.
         config: The parameters.
 
     Attributes:
-        frontier: Rows to be scored next; empty when the walk has ended.
-        best: The best documents, whether allowed or not: what decides where to go.
+        frontier: Rows to score next; empty when the walk has ended.
+        best: The best documents, allowed or not, which decide where to go.
         results: The best allowed documents.
         scored: Number of documents scored.
         iterations: Number of frontiers scored.
@@ -189,12 +188,12 @@ class Walk:
 
 
 class BestFirstWalk(Walk):
-    """A walk that goes on from the best documents found anywhere on its way; arguments as for `Walk`."""
+    """A walk that expands the best documents found anywhere on its way; arguments as for `Walk`."""
 
     def __init__(self, graph: SearchedGraph, entry_points: Rows, *, k: int, config: GraphSearchConfig) -> None:
         super().__init__(graph, entry_points, k=k, config=config)
-        self._left = config.max_iter - 1  # times to go on
-        self._open_scores: Scores = np.empty(0, dtype=np.float32)  # scored and not gone on from, best first
+        self._left = config.max_iter - 1  # iterations
+        self._open_scores: Scores = np.empty(0, dtype=np.float32)  # scored and not expanded, best first
         self._open_rows: Rows = np.empty(0, dtype=np.int32)
 
     def _next(self, scores: Scores, rows: Rows, kept: int) -> Rows:
@@ -221,13 +220,13 @@ _WALKS = {"greedy": Walk, "best_first": BestFirstWalk}
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GraphSearchResult:
-    """What a graph search found.
+    """The result of a graph search.
 
     Attributes:
         scores: `(Q, k)` float32, best first; -inf where fewer documents were found.
         rows: `(Q, k)` int64; -1 where fewer were found. Equal scores by row.
         scored: `(Q,)` int64, number of documents scored.
-        iterations: `(Q,)` int64, number of frontiers scored, the entry points' included.
+        iterations: `(Q,)` int64, number of frontiers scored, including the entry points.
     """
 
     scores: Tensor
@@ -248,16 +247,16 @@ def graph_search(
 ) -> GraphSearchResult:
     """Find good documents for every query without scoring all of them.
 
-    Results do not depend on which queries are searched together, up to the rounding of the scorer, whose `score` is
+    Apart from the scorer's rounding, results do not depend on which queries are searched together. `scorer.score` is
     called in several threads.
 
     Args:
         scorer: `Q` compiled queries.
-        points: `N` documents; they may lie in a memory-mapped file and on another device than the scorer.
+        points: `N` documents; they may be memory-mapped, and on another device than the scorer.
         graph: The neighbours of these documents.
         k: At least 1; may exceed the number of documents.
         config: The parameters; None for the original's.
-        entry_points: Distinct rows at which all queries begin; None to draw them as the original does, with
+        entry_points: Distinct rows at which all queries start; None to draw them as the original does, with
             `random.Random(seed).sample`.
         allowed: `(N,)` booleans. Documents that are not allowed may be walked through, but are not returned. If no
             more are allowed than there are entry points, all of them are scored instead, which is exact.
@@ -266,13 +265,13 @@ def graph_search(
         The best documents found.
 
     Raises:
-        InputError: The sizes do not agree, an entry point is no row or given twice, or a score is not a number.
+        InputError: Sizes disagree, an entry point is not a row or is given twice, or a score is not a number.
     """
     config = config or GraphSearchConfig()
     if k < 1:
         raise InputError(f"k must be at least 1, not {k}")
     if len(graph) != len(points):
-        raise InputError(f"the graph is of {len(graph)} documents, but {len(points)} were given; build it again")
+        raise InputError(f"the graph has {len(graph)} documents, but {len(points)} were given; build it again")
     mask = _check_allowed(allowed, len(points))
     entries = _entry_points(entry_points, len(points), config)
     if mask is not None and np.count_nonzero(mask) <= len(entries):
@@ -292,18 +291,18 @@ def graph_search(
 
 
 def draw_entry_points(count: int, config: GraphSearchConfig) -> Rows:
-    """Draw the rows at which searches begin, as the original does; all rows in any order if there are too few."""
+    """Draw the rows at which searches start, as the original does; all rows, in any order, if there are too few."""
     drawn = random.Random(config.seed).sample(range(count), min(config.num_entry_points, count))
     return np.array(drawn, dtype=np.int32)
 
 
 def _walk(walks: Sequence[Walk], scorer: Scorer, points: Points, entries: Points, first: int) -> None:
-    """Lead all walks of a group to their ends; `first` is the number of the group's first query."""
+    """Run all walks of a group to their ends; `first` is the number of the group's first query."""
     _step(walks, list(range(len(walks))), list(scorer.score(entries).float().cpu().numpy()), first)
     singles = [scorer[query : query + 1] for query in range(len(walks))]
     while live := [query for query, walk in enumerate(walks) if len(walk.frontier)]:
         frontiers = [walks[query].frontier for query in live]
-        if scorer.device.type == "cpu" or not isinstance(points, VectorPoints):
+        if scorer.device.type == "cpu" or scorer.space.ragged:
             scores = _score_on_cores([singles[query] for query in live], points, frontiers)
         else:
             scores = _score_padded(scorer[torch.tensor(live, device=scorer.device)], points, frontiers)

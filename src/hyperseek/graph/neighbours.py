@@ -1,7 +1,7 @@
-"""Nearest neighbours of blocks of documents: exactly, and within clusters where all pairs take too long.
+"""Nearest neighbours of blocks of documents: among all, or within clusters where comparing all pairs takes too long.
 
-Clusters come from k-means on a sample; then every document goes to its nearest centroid. The neighbours of a cluster's
-documents are looked for in the nearest clusters, all documents at once, by matrix products.
+Clusters come from k-means on a sample; then every document goes to its nearest centroid. The neighbours of all
+documents of a cluster are searched for together in the nearest clusters, by matrix products.
 
 Shapes: `N` documents, `n` of a block, `m` candidates of a chunk, `C` clusters, `d` dimensions.
 """
@@ -27,23 +27,22 @@ from hyperseek._order import best_columns, best_positions
 from hyperseek.types import Metric
 
 ROWS = 1024
-"""Most documents of a block; each core takes one at a time."""
+"""Most documents per block; each core takes one block at a time."""
 
 COLUMNS = 8192
-"""Most candidates of a chunk; with `ROWS`, 32 MiB of scores."""
+"""Most candidates per chunk; with `ROWS`, 32 MiB of scores."""
 
 Vectors = Tensor | NDArray[np.floating[Any]]
 
-
 _LOGGER = logging.getLogger(__name__)
 
-_SAMPLE = 64  # documents of the sample for each cluster
-_ROUNDS = 8
-_PROBES = 64  # clusters in which neighbours are looked for
+_SAMPLE = 64  # sampled documents per cluster
+_ROUNDS = 8  # of k-means
+_PROBES = 64  # clusters in which neighbours are searched for
 
 
 def read_rows(vectors: Vectors, rows: slice | NDArray[np.integer[Any]]) -> Tensor:
-    """Return some rows of vectors, which may lie in a memory-mapped file, as float32 `(n, d)`."""
+    """Return some rows of vectors, which may be memory-mapped, as float32 `(n, d)`."""
     if isinstance(vectors, Tensor):
         part = vectors[rows if isinstance(rows, slice) else torch.from_numpy(rows.astype(np.int64))]
         return part.detach().float().cpu()
@@ -53,17 +52,17 @@ def read_rows(vectors: Vectors, rows: slice | NDArray[np.integer[Any]]) -> Tenso
 def nearest(
     vectors: Tensor, rows: Tensor, candidates: Iterable[tuple[Tensor, Tensor]], *, degree: int, metric: Metric
 ) -> Tensor:
-    """Find the nearest candidates of every document of a block, itself left out.
+    """Find the nearest candidates of every document of a block, other than itself.
 
     Args:
         vectors: `(n, d)` float32. For `"l2"` all vectors should be centred, which keeps near ties apart.
-        rows: `(n,)` int64, their rows.
-        candidates: Chunks of rows `(m,)` int64, ascending, and vectors `(m, d)`; no row in two chunks.
+        rows: `(n,)` int64, the documents' rows.
+        candidates: Chunks of rows `(m,)` int64, ascending, and vectors `(m, d)`; no row is in two chunks.
         degree: Most neighbours.
-        metric: What nearest means.
+        metric: What "nearest" means.
 
     Returns:
-        `(n, degree)` int64 rows, nearest first, equally near ones by row; -1 where there are too few.
+        `(n, degree)` int64 rows, nearest first, equally near ones by row; -1 if there are too few.
     """
     best = torch.full((len(rows), degree), -torch.inf)
     found = torch.full((len(rows), degree), -1)
@@ -81,18 +80,18 @@ def nearest(
 def _closeness(vectors: Tensor, others: Tensor, metric: Metric) -> Tensor:
     if metric == "inner_product":
         return vectors @ others.T
-    # Ranks as minus the distance: |x - y|² = |x|² - 2 (x·y - |y|²/2), and |x|² is one number a row.
+    # This ranks as minus the distance: |x - y|² = |x|² - 2 (x·y - |y|²/2), and |x|² is constant in a row.
     return torch.addmm(others.square().sum(dim=1), vectors, others.T, beta=-0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Clusters:
-    """Which documents belong together.
+    """A division of documents into clusters.
 
     Attributes:
-        order: `(N,)` int32, all rows, cluster by cluster and ascending within one.
+        order: `(N,)` int32, all rows, cluster by cluster and ascending within a cluster.
         starts: `(C + 1,)` int64, where each cluster begins in `order`.
-        probes: `(C, p)` int32, the clusters nearest to each, itself among them.
+        probes: `(C, p)` int32, the clusters nearest to each cluster, including itself.
     """
 
     order: NDArray[np.int32]
@@ -104,7 +103,7 @@ class Clusters:
         return self.order[self.starts[cluster] : self.starts[cluster + 1]]
 
     def blocks(self) -> list[tuple[int, NDArray[np.int32]]]:
-        """Return all documents in blocks of one cluster each, with the cluster's number."""
+        """Return all documents in blocks, each of one cluster, with the cluster's number."""
         return [
             (cluster, members[start : start + ROWS])
             for cluster, members in enumerate(map(self.members, range(len(self.probes))))
@@ -118,7 +117,7 @@ class Clusters:
 
     @classmethod
     def load(cls, path: Path, count: int) -> Self | None:
-        """Read what `save` wrote for `count` documents; None where it is damaged and must be made again."""
+        """Read what `save` wrote for `count` documents; None if it is damaged and must be made again."""
         try:
             with np.load(path, allow_pickle=False) as values:
                 found = cls(values["order"], values["starts"], values["probes"])
@@ -142,8 +141,8 @@ def find_clusters(vectors: Vectors, *, metric: Metric, seed: int) -> Clusters:
 
     Args:
         vectors: `(N, d)`, `N` at least 1.
-        metric: By which clusters are near each other; documents go to centroids by L2.
-        seed: Of the sample and the first centroids.
+        metric: Metric by which clusters are near each other; documents go to centroids by L2.
+        seed: Seed of the sample and the first centroids.
 
     Returns:
         The clusters.
@@ -159,7 +158,7 @@ def find_clusters(vectors: Vectors, *, metric: Metric, seed: int) -> Clusters:
 
 
 def building_bytes(count: int, dimension: int) -> int:
-    """Return the peak memory of `find_clusters`, about."""
+    """Return the approximate peak memory of `find_clusters`."""
     clusters = _cluster_count(count)
     return (
         4 * (min(count, _SAMPLE * clusters) + 3 * clusters + COLUMNS) * dimension + 4 * COLUMNS * clusters + 24 * count
@@ -195,7 +194,7 @@ def _probes(centroids: Tensor, metric: Metric) -> NDArray[np.int32]:
         closeness = part @ centroids.T
         if metric == "l2":
             closeness -= centroids.square().sum(dim=1) / 2
-        closeness.diagonal(start).fill_(torch.inf)  # its own comes first
+        closeness.diagonal(start).fill_(torch.inf)  # each cluster comes first in its own row
         rows.append(closeness.topk(width, dim=1).indices)
     return torch.cat(rows).to(torch.int32).numpy()
 
