@@ -138,7 +138,7 @@ def test_server_and_key_come_from_the_caller_or_the_environment(monkeypatch: pyt
 def test_a_folder_names_neither_servers_nor_secrets(
     values: dict[str, str], vectors: Tensor, tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(ConfigError, match="no part of an engine"):
+    with pytest.raises(ConfigError, match="not part of an engine"):
         parse_structure({"kind": "qdrant", **values})
     build(tmp_path / "a", vectors, "qdrant", "l2")
     description = json.loads((tmp_path / "a" / "engine.json").read_text())
@@ -146,7 +146,7 @@ def test_a_folder_names_neither_servers_nor_secrets(
     description["config"] |= values
     (tmp_path / "a" / "engine.json").write_text(json.dumps(description))
     monkeypatch.setattr(_qdrant, "connect", lambda config: pytest.fail("a server was asked"))
-    with pytest.raises(StoreError, match="no part of an engine"):
+    with pytest.raises(StoreError, match="not part of an engine"):
         open_engine(tmp_path / "a")
 
 
@@ -159,7 +159,7 @@ def test_a_folder_names_only_collections_that_engines_make(
     del description["checksum"]
     description["details"]["collection"] = "payroll"
     (tmp_path / "a" / "engine.json").write_text(json.dumps(description))
-    with pytest.raises(StoreError, match="'payroll', which is no collection that an engine makes"):
+    with pytest.raises(StoreError, match="'payroll', which is not a collection of an engine"):
         open_engine(tmp_path / "a")
     assert "payroll" in server.names
 

@@ -1,6 +1,6 @@
-"""Candidate structures: what is built on the documents of an index to find what a query ranks highest.
+"""Candidate structures: what is built on the documents of an index to find those that a query ranks highest.
 
-Engines know vectors only, by position; charts of a space say what its points are as vectors.
+Engines know only vectors, by position; the charts of a space turn its points into vectors.
 """
 
 from hyperseek.engines._faiss import HnswConfig, IvfConfig

@@ -1,6 +1,6 @@
-"""Engines that stand on faiss: a hierarchical graph (HNSW, arXiv 1603.09320) and cells around centroids (IVF).
+"""Engines that use faiss: a hierarchical graph (HNSW, arXiv 1603.09320) and cells around centroids (IVF).
 
-IVF keeps vectors as they are (IVF-Flat) or shortened by product quantisation (IVF-PQ; Jégou et al., TPAMI 2011).
+IVF stores vectors unchanged (IVF-Flat) or shortened by product quantisation (IVF-PQ; Jégou et al., TPAMI 2011).
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ CENTROIDS_OF_PQ = 256
 """Centroids of a sub-quantiser of one byte."""
 
 _IVF_FILE = "ivf.faiss"
-_SAMPLE = 64  # vectors of the training sample for each centroid
+_SAMPLE = 64  # training vectors per centroid
 
 _HNSW_FILE = "hnsw.faiss"
-# Seconds to compare with a vector that lies anywhere, and for each of its numbers; measured as `PRODUCTS`.
+# Seconds to compare with a vector anywhere in memory, and for each of its numbers; measured as `PRODUCTS` was.
 _COMPARISON, _NUMBER = 3e-8, 3e-10
 
 
@@ -48,12 +48,12 @@ def faiss_metric(faiss: Any, metric: Metric) -> int:
 
 
 def selector(faiss: Any, allowed: NDArray[np.bool_]) -> Any:
-    """Return faiss's form of a mask, which it asks during the search."""
+    """Return a mask in faiss's form."""
     return faiss.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))
 
 
 def results(scores: NDArray[np.float32], positions: NDArray[np.int64], metric: Metric) -> tuple[Tensor, Tensor]:
-    """Return faiss's results as scores, of which higher ones are better, and positions."""
+    """Return faiss's results as scores, higher is better, and positions."""
     values = torch.from_numpy(scores)
     if metric == "l2":
         with one_core():
@@ -66,9 +66,9 @@ class HnswConfig(EngineConfig):
 
     Attributes:
         kind: `hnsw`.
-        m: Links of a vector; twice as many on the lowest level.
-        ef_construction: Candidates that are weighed for the links of a new vector.
-        effort: Candidates that a search keeps in mind (efSearch); at least `k` are taken.
+        m: Links per vector; twice as many on the lowest level.
+        ef_construction: Candidates that are considered for the links of a new vector.
+        effort: Candidates that a search keeps (efSearch), at least `k`.
     """
 
     kind: Literal["hnsw"] = "hnsw"
@@ -98,7 +98,7 @@ class HnswEngine(Engine):
         # offset and 4 a level, which grow by doubling; while vectors are added a lock and a mark for each.
         index = 4 * count * dimension + 4 * expected_links(count, config.m) + 12 * count
         building = index + 12 * count + count * (64 + torch.get_num_threads())
-        # Each new vector is compared with about m others for every candidate, and links are weighed against each other.
+        # Each new vector is compared with about m others per candidate, and links are compared with each other.
         comparisons = count * (config.ef_construction * config.m + 2 * config.m**2)
         seconds = comparisons * (_COMPARISON + _NUMBER * dimension)
         return StructureEstimate(BASE_BYTES + index, chunk_bytes(dimension) + building, index, build_seconds(seconds))
@@ -131,7 +131,7 @@ class HnswEngine(Engine):
         matching = len(self) if allowed is None else int(allowed.sum())
         # The walk passes through vectors that are not allowed: to meet `wanted` of the others it must meet more.
         met = math.ceil(wanted * len(self) / matching)
-        # It compares about m vectors for each one it meets; when it would look at more than there are, look at all.
+        # It compares about m vectors per vector it meets; if that is more than there are, compare them all.
         if met >= len(self) or (allowed is not None and met * self.config.m >= matching):
             source = matrix_source(self._vectors)
             return exact_search(queries, source, count=len(self), k=k, metric=self.metric, allowed=allowed)
@@ -149,7 +149,7 @@ class Hnsw(VectorStructure):
 
 
 def _reserve(faiss: Any, index: Any, info: EngineInfo) -> None:
-    """Take the memory at once that growing arrays would take twice; `clear` keeps it."""
+    """Allocate at once the memory that growing arrays would take twice; `clear` keeps it allocated."""
     config = info.config
     assert isinstance(config, HnswConfig)
     for array, length in (
@@ -162,7 +162,7 @@ def _reserve(faiss: Any, index: Any, info: EngineInfo) -> None:
 
 def expected_links(count: int, m: int) -> int:
     """Return the number of links of a graph, with room for chance."""
-    # Each level above the lowest holds 1/m of the vectors of the one below, with m links each.
+    # Each level above the lowest has 1/m of the vectors of the one below, with m links each.
     upper = count * m / (m - 1)
     return math.ceil(2 * m * count + upper + 4 * m * math.sqrt(count + 1) + 64 * m)
 
@@ -174,9 +174,9 @@ class IvfConfig(EngineConfig):
         kind: `ivf`.
         lists: Number of cells; None for about four times the square root of the number of vectors.
         effort: Cells that a search visits (nprobe).
-        pq: Bytes to which each vector is shortened, a divisor of the dimension; None to keep all of it. Shortened
+        pq: Bytes to which each vector is shortened, a divisor of the dimension; None not to shorten it. Shortened
             vectors have approximate scores.
-        seed: Of the training sample and the cells.
+        seed: Seed of the training sample and the cells.
     """
 
     kind: Literal["ivf"] = "ivf"
@@ -221,7 +221,7 @@ class IvfEngine(Engine):
         lists = number_of_lists(config, info.count)
         _check(config, lists, info)
         faiss = load_faiss()
-        # The sample must come from everywhere, so all vectors are set down before the first can be added.
+        # The sample must come from all over, so all vectors are written out before the first can be added.
         spool = folder / MATRIX
         write_matrix(spool, chunks, info)
         index = _new_index(faiss, config, lists, info)
@@ -243,7 +243,7 @@ class IvfEngine(Engine):
         assert isinstance(self.config, IvfConfig)
         probes, parameters = effort or self.config.effort, {}
         if allowed is not None:
-            # The fewer are allowed, the more cells it takes to meet as many; in the end all, which is exact.
+            # The fewer are allowed, the more cells it takes to meet as many of them; in the end all, which is exact.
             probes = math.ceil(probes * len(self) / int(allowed.sum()))
             parameters = {"sel": selector(self._faiss, allowed)}
         search = self._faiss.SearchParametersIVF(nprobe=min(probes, self._index.nlist), **parameters)
@@ -260,12 +260,12 @@ class Ivf(VectorStructure):
 
 def number_of_lists(config: IvfConfig, count: int) -> int:
     """Return the number of cells for `count` vectors."""
-    # Fewer than about 8 vectors a cell would make finding the cells dearer than searching them.
+    # With fewer than about 8 vectors per cell, finding the cells would cost more than searching them.
     return config.lists or max(1, min(round(4 * math.sqrt(count)), count // 8))
 
 
 def sample_size(config: IvfConfig, count: int) -> int:
-    """Return the number of vectors that the centroids are found from."""
+    """Return the number of vectors to train the centroids on."""
     centroids = max(number_of_lists(config, count), CENTROIDS_OF_PQ if config.pq else 0)
     return min(count, _SAMPLE * centroids)
 
@@ -290,7 +290,7 @@ def _new_index(faiss: Any, config: IvfConfig, lists: int, info: EngineInfo) -> A
         settings = [index.cp]
     for parameters in settings:
         parameters.seed = config.seed
-        # faiss warns on stderr of samples below the first, and takes a sample of its own above the second.
+        # faiss warns on stderr about samples below the first, and samples again above the second.
         parameters.min_points_per_centroid = 1
         parameters.max_points_per_centroid = info.count
     return index

@@ -1,9 +1,9 @@
-"""The exact nearest vectors of a memory-mapped file, at the speed of matrix products.
+"""The exact nearest vectors in a memory-mapped file, at the speed of matrix products.
 
 A float32 product loses near ties, and the expansion `|q|² - 2 q·x + |x|²` loses them first. So products only bound
-scores from above, with a proven bound of their rounding error; the vectors of the highest bounds are then scored in
-float64, by explicit differences for distances. If the `k`-th of these scores exceeds every other vector's bound, no
-other vector can belong to the best. Otherwise, which is rare, all vectors whose bound reaches that score are scored.
+scores from above, with a proven bound on their rounding error; the vectors with the highest bounds are then scored in
+float64, for distances by explicit differences. If the `k`-th of these scores exceeds every other vector's bound, no
+other vector can be among the best. Otherwise, which is rare, all vectors whose bound reaches that score are scored.
 
 Scores are float32; equal ones rank by position. Shapes: `Q` queries, `n` vectors of a block, `d` dimensions.
 """
@@ -33,21 +33,19 @@ from hyperseek.types import Metric
 
 MATRIX = "vectors.npy"
 
-_LOGGER = logging.getLogger(__name__)
-
-
 Positions = NDArray[np.int64]
 # Which vectors to compare, ascending.
 _Rows = range | Positions
 
-_QUERIES = 32  # that are compared with a block at a time
-_BLOCK_BYTES = 4 << 20  # of a block: about what a core's cache holds
+_QUERIES = 32  # queries that are compared with a block at a time
+_BLOCK_BYTES = 4 << 20  # about the size of a core's cache
 _ROWS = (64, 16384)  # fewest and most vectors of a block
-_RESCORED_BYTES = 16 << 20  # of vectors that are scored in float64 at a time
-# Beyond k, how many bounds are kept: enough that a second look is rare.
-_SPARE = 16
-# What a product may round its factors to, by torch's setting: float32, TF32, bfloat16.
+_RESCORED_BYTES = 16 << 20  # vectors that are scored in float64 at a time
+_SPARE = 16  # bounds that are kept beyond k, enough that a second look is rare
+# Relative rounding of the factors of a product, by torch's setting: float32, TF32, bfloat16.
 _ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class FlatConfig(EngineConfig):
@@ -55,9 +53,9 @@ class FlatConfig(EngineConfig):
 
     Attributes:
         kind: `flat`.
-        storage: Number type on the disk. Scores are those of the stored numbers, computed without loss.
-        device: `auto` takes a CUDA device where there is one with room for all vectors; else they stay on the disk,
-            mapped into memory.
+        storage: Number type on disk. Scores are those of the stored numbers, computed without loss.
+        device: `auto` uses a CUDA device if there is one with room for all vectors; else they stay on the disk, mapped
+            into memory.
     """
 
     exact: ClassVar[bool] = True
@@ -109,7 +107,7 @@ def write_matrix(
     Args:
         path: The file.
         chunks: The vectors.
-        info: How many there are.
+        info: Their number and dimension.
         storage: Number type of the file.
 
     Raises:
@@ -126,7 +124,7 @@ def write_matrix(
             if dtype.itemsize < 4 and not (finite := np.isfinite(part).all(axis=1)).all():
                 row = start + int((~finite).argmax())
                 raise InputError(f"vector {row} (from 0) has numbers too large for {dtype}; choose float32")
-            file.write(np.ascontiguousarray(part).data.cast("B"))  # unlike `tofile`, it says what a disk says
+            file.write(np.ascontiguousarray(part).data.cast("B"))  # unlike `tofile`, it passes on the error of the disk
             start += len(chunk)
         file.flush()
         os.fsync(file.fileno())
@@ -144,7 +142,7 @@ def read_matrix(path: Path) -> Iterator[Tensor]:
 
 def map_matrix(path: Path) -> Tensor:
     """Return the `(N, d)` vectors of a file, mapped into memory; changes to them never reach the file."""
-    # "c": torch warns of arrays that cannot be written.
+    # "c", since torch warns about arrays that cannot be written.
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 
 
@@ -162,7 +160,7 @@ def _on_device(matrix: Tensor, config: object) -> Source:
     if config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available()):
         return matrix_source(matrix)
     if not torch.cuda.is_available():
-        raise InputError("the engine was built for a CUDA device and there is none; build it with device 'auto'")
+        raise InputError("the engine was built for a CUDA device, but there is none; build it with device 'auto'")
     free, _ = torch.cuda.mem_get_info()
     size = matrix.numel() * matrix.element_size()
     if config.device == "auto" and 2 * size > free:
@@ -176,8 +174,8 @@ class Source:
     """Vectors that can be read by position.
 
     Attributes:
-        read: Takes a slice or positions, and returns `(n, d)` vectors, in any floating type, on the device that is
-            to compare them.
+        read: Takes a slice or positions, and returns `(n, d)` vectors, of any floating type, on the device that
+            compares them.
         dimension: `d`.
         device: Where `read` puts vectors.
     """
@@ -190,15 +188,15 @@ class Source:
 def exact_search(
     queries: Tensor, source: Source, *, count: int, k: int, metric: Metric, allowed: NDArray[np.bool_] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Find the best vectors of every query.
+    """Find the best vectors for every query.
 
     Args:
         queries: `(Q, d)` float32, finite.
         source: The vectors, finite.
-        count: How many there are.
-        k: At most the number of vectors that are allowed, at least 1.
+        count: Number of vectors.
+        k: At least 1, at most the number of allowed vectors.
         metric: What to rank by.
-        allowed: `(count,)`; others are not even read. None for all.
+        allowed: `(count,)` booleans; other vectors are not even read. None for all.
 
     Returns:
         Scores, float32 (inner products, or minus distances), and positions, int64, both `(Q, k)`.
@@ -219,10 +217,10 @@ def exact_search(
 
 @dataclass(frozen=True)
 class _Comparison:
-    """Queries, vectors, and how their scores are bounded.
+    """Queries, vectors, and bounds of their scores.
 
-    For distances all is moved by `centre`, which makes norms and with them rounding errors small; it is 0 for inner
-    products. With `q` and `x` so moved, `q·x - |x|²/2 = (|q|² - distance²)/2` ranks as the distance does.
+    For distances everything is moved by `centre`, which keeps norms and therefore rounding errors small; it is 0 for
+    inner products. With `q` and `x` moved, `q·x - |x|²/2 = (|q|² - distance²)/2` ranks as the distance does.
     """
 
     queries: Tensor
@@ -246,18 +244,18 @@ class _Comparison:
         return cls(queries, source, metric, centre, moved, torch.linalg.vector_norm(moved, dim=1), unit)
 
     def of(self, queries: Tensor | slice) -> _Comparison:
-        """Return the same for some of the queries."""
+        """Return the comparison of some of the queries."""
         chosen = queries if isinstance(queries, slice) else queries.to(self.source.device)
         parts = (self.queries[chosen], self.moved[chosen], self.norms[chosen])
         return _Comparison(parts[0], self.source, self.metric, self.centre, parts[1], parts[2], self.unit)
 
     def bounds(self, block: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """Yield groups of queries with the `(group, n)` upper bounds of what they rank a block by."""
+        """Yield groups of queries with `(group, n)` upper bounds of the values that they rank a block by."""
         vectors = block.float()
         if self.metric == "l2":
             vectors = vectors - self.centre
         norms = torch.linalg.vector_norm(vectors, dim=1)
-        # Twice, since the centre was subtracted with an error, too; the last term is for numbers that underflow.
+        # Twice, since subtracting the centre has an error, too; `floor` covers products that underflow.
         slack, floor = 2 * self.unit * norms, torch.finfo(torch.float32).tiny * self.source.dimension
         own = slack * norms - norms.square() / 2 if self.metric == "l2" else torch.zeros_like(norms)
         for start in range(0, len(self.queries), _QUERIES):
@@ -273,8 +271,8 @@ class _Comparison:
         return queries.mul(vectors).sum(dim=-1).float()
 
     def threshold(self, scores: Tensor) -> Tensor:
-        """Return the least that the bound of a vector with at least `(Q,)` scores can be."""
-        # Another true score may round to the same float32 and stand at a lower position.
+        """Return the lowest possible bounds of vectors with at least these `(Q,)` scores."""
+        # Another true score may round to the same float32 and belong to a lower position.
         least = torch.nextafter(scores, torch.full_like(scores, -torch.inf)).double()
         if self.metric == "l2":
             squares = self.queries.double().sub(self.centre.double()).square().sum(dim=1).cpu()
@@ -283,7 +281,7 @@ class _Comparison:
 
 
 def _highest_bounds(comparison: _Comparison, rows: _Rows, kept: int) -> tuple[Tensor, Tensor]:
-    """Return the `kept` highest bounds of each query and their positions, unsorted; each core takes whole blocks."""
+    """Return each query's `kept` highest bounds and their positions, unsorted; each core takes whole blocks."""
     blocks = list(_blocks(rows, comparison.source.dimension, kept=kept))
     pending = iter(blocks)
     lock = threading.Lock()
@@ -330,7 +328,9 @@ def _look_again(comparison: _Comparison, rows: _Rows, threshold: Tensor, k: int)
         vectors = _read(comparison.source, block)
         for group, bounds in comparison.bounds(vectors):
             near = bounds >= threshold[group, None].to(bounds.device)
-            columns = near.any(dim=0).nonzero()[:, 0]  # of a block few are near any query, or nearly all
+            columns = near.any(dim=0).nonzero()[
+                :, 0
+            ]  # usually few vectors of a block are near any query, or nearly all
             exact = torch.full((near.shape[0], len(columns)), -torch.inf)
             pairs = near[:, columns].nonzero()
             for part in torch.split(pairs, step):
@@ -344,7 +344,7 @@ def _look_again(comparison: _Comparison, rows: _Rows, threshold: Tensor, k: int)
 
 
 def _blocks(rows: _Rows, dimension: int, *, kept: int = 0) -> Iterator[Positions]:
-    # To merge what is kept after each block should cost little beside comparing the block.
+    # Merging the kept bounds after each block should cost little next to comparing the block.
     size = min(max(_BLOCK_BYTES // (4 * dimension), _ROWS[0], 64 * kept), _ROWS[1])
     for start in range(0, len(rows), size):
         yield _array(rows[start : start + size])
@@ -356,5 +356,5 @@ def _array(rows: _Rows) -> Positions:
 
 def _read(source: Source, block: Positions) -> Tensor:
     first, last = int(block[0]), int(block[-1])
-    # A run of positions is read in place.
+    # Consecutive positions are read in place.
     return source.read(slice(first, last + 1) if last - first + 1 == len(block) else block)

@@ -1,4 +1,4 @@
-"""An index of Lance, the format of the store: it stays on the disk, and only what a search visits is read."""
+"""An index of Lance, the format of the store: it stays on disk, and a search reads only the cells that it visits."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from hyperseek.errors import InputError
 from hyperseek.types import Metric
 
 FEWEST = 256
-"""Vectors that Lance wants for each cell. Below, no index is made: Lance then compares all."""
+"""Vectors that Lance wants per cell. With fewer in all, no index is made, and Lance compares them all."""
 
 _TABLE = "vectors.lance"
-_LINKS = 20  # of a vector in Lance's graphs
+_LINKS = 20  # per vector in Lance's graphs
 _METRICS: dict[Metric, str] = {"inner_product": "dot", "l2": "l2"}
 
 _LOGGER = logging.getLogger(__name__)
@@ -36,12 +36,11 @@ class LanceConfig(EngineConfig):
 
     Attributes:
         kind: `lance`.
-        index: Lance's name of the sort of index. `PQ` and `SQ` shorten vectors.
+        index: Lance's name for the type of index. `PQ` and `SQ` shorten vectors.
         partitions: Number of cells, of 256 vectors or more; None for the square root of the number of vectors.
-        effort: Cells that a search visits (nprobes). In `HNSW` indexes also the candidates that it keeps in mind in
-            each of them.
+        effort: Cells that a search visits (nprobes). In `HNSW` indexes also the candidates that it keeps in each cell.
         pq: Bytes to which `IVF_PQ` shortens a vector, a divisor of the dimension; None for an eighth of it.
-        refine: Times `k` that are compared in full after the search among shortened vectors; None for no such step.
+        refine: Multiple of `k` that is compared in full after a search among shortened vectors; None for no such step.
     """
 
     kind: Literal["lance"] = "lance"
@@ -96,7 +95,7 @@ class LanceEngine(Engine):
         try:
             dataset = lance.write_dataset(reader, str(folder / _TABLE), schema=schema, mode="create")
         except OSError:
-            if failures:  # Lance passes on no more than the words of an error in what it reads
+            if failures:  # Lance passes on only the message of an error in its input
                 raise failures[0] from None
             raise
         if info.count < FEWEST:
@@ -167,7 +166,7 @@ def number_of_partitions(config: LanceConfig, count: int) -> int:
 
 
 def _check(config: LanceConfig, partitions: int, info: EngineInfo) -> int | None:
-    """Return the bytes of a shortened vector, for the index that has them."""
+    """Check the configuration, and return the bytes per shortened vector; None for indexes without `pq`."""
     if partitions > max(1, info.count // FEWEST):
         raise InputError(
             f"{partitions} partitions are too many for {info.count} vectors, of which Lance wants {FEWEST} for each; "

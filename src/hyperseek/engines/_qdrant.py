@@ -1,8 +1,8 @@
-"""Qdrant: how an engine outside this process is filled and asked.
+"""Qdrant: an engine outside this process.
 
 A server keeps the vectors in a collection of its own and answers searches. Without a server the client's own exact
-search takes its place, in memory: its files would be pickles, so the vectors lie in a plain file of the engine's folder
-and are handed to the client when the engine is opened.
+search takes its place, in memory. Its files would be pickles, so the vectors are in a plain file in the engine's folder
+and are given to the client when the engine is opened.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class QdrantConfig(EngineConfig):
 
     Attributes:
         kind: `qdrant`.
-        server: Whether to ask the server that `use_qdrant` or the environment names; None does so if there is one.
-        collection: How the collection's name begins; a part that makes it unique follows.
-        m: Links of a vector.
-        ef_construction: Candidates that are weighed for the links of a new vector.
-        effort: Candidates that a search keeps in mind.
+        server: Whether to use the server that `use_qdrant` or the environment names; None does so if there is one.
+        collection: Beginning of the collection's name; a unique part follows.
+        m: Links per vector.
+        ef_construction: Candidates that are considered for the links of a new vector.
+        effort: Candidates that a search keeps.
     """
 
     kind: Literal["qdrant"] = "qdrant"
@@ -66,7 +66,7 @@ class QdrantConfig(EngineConfig):
         # A folder that comes from a stranger would otherwise say where vectors and keys are sent.
         if isinstance(values, dict) and {"url", "api_key_variable"} & values.keys():
             raise ValueError(
-                "the server and its key are no part of an engine; name them with hyperseek.engines.use_qdrant or "
+                "the server and its key are not part of an engine; name them with hyperseek.engines.use_qdrant or "
                 "HYPERSEEK_QDRANT_URL and HYPERSEEK_QDRANT_API_KEY, and give server=True"
             )
         return values
@@ -97,7 +97,7 @@ class QdrantEngine(Engine):
 
     @classmethod
     def resolved(cls, config: QdrantConfig) -> QdrantConfig:
-        """Ask a server where one is named, unless the configuration says otherwise."""
+        """Use a server if one is named, unless the configuration says otherwise."""
         return config if config.server is not None else config.model_copy(update={"server": named_server() is not None})
 
     @classmethod
@@ -111,7 +111,7 @@ class QdrantEngine(Engine):
                 )
             write_matrix(folder / MATRIX, chunks, info)
             return {"collection": "vectors"}
-        # A name of its own for each: an index builds an engine anew while the old one is in use.
+        # A unique name, since an index rebuilds an engine while the old one is in use.
         collection = f"{config.collection or 'hyperseek'}-{uuid.uuid4().hex[:12]}"
         client = connect(config)
         with _server_errors():
@@ -126,10 +126,10 @@ class QdrantEngine(Engine):
     def _load(self) -> None:
         assert isinstance(self.config, QdrantConfig)
         self._collection = str(self.info.details.get("collection"))
-        # A folder may come from a stranger, and what it names can be asked and deleted.
+        # A folder may come from a stranger, and the collection that it names can be read and deleted.
         if self.config.server and not _COLLECTION.fullmatch(self._collection):
             raise StoreError(
-                f"{self.folder} names {self._collection[:100]!r}, which is no collection that an engine makes; build "
+                f"{self.folder} names {self._collection[:100]!r}, which is not a collection of an engine; build "
                 f"the engine again"
             )
         self._client = connect(self.config)
@@ -185,8 +185,8 @@ def use_qdrant(url: str | None, *, api_key: str | None = None) -> None:
     """Name the server of all Qdrant engines of this process, built or opened from now on.
 
     Args:
-        url: As in `"http://localhost:6333"`; None takes `HYPERSEEK_QDRANT_URL` again.
-        api_key: Its key; None takes `HYPERSEEK_QDRANT_API_KEY` where `url` is None too, and no key otherwise.
+        url: For example `"http://localhost:6333"`; None goes back to `HYPERSEEK_QDRANT_URL`.
+        api_key: Its key; if None, `HYPERSEEK_QDRANT_API_KEY` if `url` is None too, and no key otherwise.
     """
     global _named
     _named = None if url is None else (url, api_key)
@@ -223,12 +223,12 @@ def connect(config: QdrantConfig) -> Any:
             "HYPERSEEK_QDRANT_API_KEY), or call hyperseek.engines.use_qdrant(url, api_key=...)"
         )
     url, key = server
-    # The comparison of versions would run in a thread of its own and warn from there.
+    # Comparing versions would run in a thread of its own and warn from there.
     try:
         return client(url=url, api_key=key, timeout=_TIMEOUT, check_compatibility=False)
     except ValueError as error:
         raise InputError(
-            f"{url!r} is no URL of a Qdrant server ({brief(error)}); give one as http://HOST:6333"
+            f"{url!r} is not the URL of a Qdrant server ({brief(error)}); give one as http://HOST:6333"
         ) from None
 
 
@@ -257,7 +257,7 @@ def _upload(client: Any, collection: str, chunks: Iterable[Tensor]) -> None:
 
 
 def _condition(models: Any, allowed: NDArray[np.bool_]) -> Any:
-    """Return the shorter of the two lists that say the same as a mask: of what is allowed, or of what is not."""
+    """Return a condition that is equivalent to a mask: the shorter of the lists of allowed and of other positions."""
     few = 2 * int(allowed.sum()) <= len(allowed)
     ids = models.HasIdCondition(has_id=np.flatnonzero(allowed if few else ~allowed).tolist())
     return models.Filter(must=[ids]) if few else models.Filter(must_not=[ids])
