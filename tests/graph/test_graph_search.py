@@ -230,7 +230,7 @@ def test_nothing_to_find(tools, tmp_path):
     ("change", "message"),
     [
         ({"k": 0}, "k must be at least 1"),
-        ({"points": VectorPoints(torch.eye(4)[:3])}, "graph is of 4 documents, but 3"),
+        ({"points": VectorPoints(torch.eye(4)[:3])}, "graph has 4 documents, but 3"),
         ({"entry_points": [0, 4]}, "rows from 0 to 3, not 0 to 4"),
         ({"entry_points": [1, 1]}, "given twice"),
         ({"entry_points": []}, "list of rows"),
