@@ -98,7 +98,7 @@ def test_only_the_same_corpus_may_go_on(tmp_path: Path, documents: Documents) ->
         with pytest.raises(StoreError, match=message):
             build(tmp_path / "index", corpus)
     build(tmp_path / "index", documents)
-    with pytest.raises(StoreError, match="finished with 40 documents but the corpus goes on with 'more'"):
+    with pytest.raises(StoreError, match="finished with 40 documents but the corpus continues with 'more'"):
         build(tmp_path / "index", [*documents, Document("more", "text")])
 
 

@@ -212,7 +212,7 @@ def test_fusion_equals_the_formula(lists: list[list[tuple[int, float]]], method:
 
 
 def test_fusion_needs_a_weight_for_each_ranking() -> None:
-    with pytest.raises(HyperseekError, match="one weight a ranking"):
+    with pytest.raises(HyperseekError, match="one weight per ranking"):
         fuse([candidates([(1, 1.0)])], weights=[1.0, 2.0])
 
 

@@ -171,7 +171,7 @@ def _print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
 
     title = f"{tuning.queries} queries, {tuning.kind} scorers, recall of the exhaustive top {tuning.k}"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for heading in ("plan", "recall", "ms a query", "alone", ""):
+    for heading in ("plan", "recall", "ms per query", "alone", ""):
         table.add_column(heading, justify="left" if heading in ("plan", "") else "right", overflow="fold")
     for one in tuning.measured:
         mark = "chosen" if one is tuning.chosen else ""

@@ -1,4 +1,4 @@
-"""What callers give to a search: each argument is checked once, here, before anything is loaded or read."""
+"""The arguments of a search: each is checked once, here, before anything is loaded or read."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ HABITS = {
     **dict.fromkeys(("documents", "doc_ids", "document_ids"), "ids"),
     **dict.fromkeys(("with_texts", "include_texts", "return_texts"), "texts"),
 }
-"""What hands type by habit, and what it is called here."""
+"""What people type by habit, and what it is called here."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -74,7 +74,7 @@ def check_queries(queries: object, names: Sequence[str] | None = None) -> Sequen
         A list of texts, or the compiled queries.
 
     Raises:
-        InputError: They are something else, or one of them is no text or blank.
+        InputError: They are something else, or one of them is not a text or is blank.
     """
     if isinstance(queries, Scorer):
         return queries
@@ -112,7 +112,7 @@ def check_flag(value: object, name: str) -> bool:
 
 
 def check_where(where: object) -> None:
-    """Raise InputError where a condition is no SQL text."""
+    """Raise InputError where a condition is not SQL text."""
     if where is None:
         return
     if isinstance(where, Mapping) and where and all(isinstance(name, str) for name in where):
@@ -145,7 +145,7 @@ def check_options(options: object, queries: Sequence[str] | Scorer) -> QueryOpti
         The options, which the model has yet to check.
 
     Raises:
-        InputError: They are no options, or come with compiled queries, whose options cannot be changed.
+        InputError: They are not options, or come with compiled queries, whose options cannot be changed.
     """
     checked = QueryOptions.of(options)
     if isinstance(queries, Scorer):
@@ -159,7 +159,7 @@ def check_options(options: object, queries: Sequence[str] | Scorer) -> QueryOpti
 
 
 def check_excluded(exclude: object) -> list[str | None]:
-    """Return the ids to leave out, one a query.
+    """Return the ids to leave out, one per query.
 
     Args:
         exclude: A collection of ids and None.
@@ -209,7 +209,7 @@ def check_share(recall: object) -> float:
         The same.
 
     Raises:
-        InputError: It is no number, or out of range.
+        InputError: It is not a number, or out of range.
     """
     number = isinstance(recall, int | float) and not isinstance(recall, bool)
     if not number or not 0 < recall <= 1:  # type: ignore[operator]  # a number
@@ -339,13 +339,13 @@ def as_numbers(values: Any, what: str, *, otherwise: str) -> Tensor:
     Args:
         values: A tensor, or what numpy makes an array of.
         what: They are, for messages.
-        otherwise: What is said of values that are no array.
+        otherwise: What is said of values that are not an array.
 
     Returns:
         Them, on the CPU.
 
     Raises:
-        InputError: They are no array, or not of real numbers.
+        InputError: They are not an array, or not of real numbers.
     """
     if isinstance(values, Tensor):
         numbers = values.detach().cpu()

@@ -191,7 +191,7 @@ def estimate(
 
 
 def _measure(texts: list[str], model: Retriever, dtype: str) -> tuple[float, float]:
-    """Return documents a second, and vectors a document."""
+    """Return documents per second, and vectors per document."""
     model.encode_documents(texts[:1], dtype=dtype)  # the first batch also pays for what is loaded lazily
     start = time.perf_counter()
     points = model.encode_documents(texts, dtype=dtype)

@@ -85,7 +85,7 @@ class Index(IndexReader):
             device: Where to load that model, as in `"cuda:0"`; None takes a GPU if there is one.
             cache_bytes: Largest float32 matrix of vectors to keep in memory, in bytes.
             verify: Whether to compare all files, those of engines and graphs included, with the checksums that were
-                noted when they were written, which takes a second for some 2 GB. Without it that is done for up to
+                recorded when they were written, which takes a second for some 2 GB. Without it that is done for up to
                 256 MiB, the smallest files first, and for texts and points row by row when they are read.
 
         Returns:
@@ -93,9 +93,9 @@ class Index(IndexReader):
 
         Raises:
             StoreError: There is no index, it is unfinished, it is damaged (the message names the file), it leads out
-                of its folder, or it shall be verified and was written without checksums.
+                of its folder, or it is to be verified and was written without checksums.
             FingerprintError: The document side of `model` is not the one that made the index.
-            InputError: `model` was not loaded, or `path` is no path.
+            InputError: `model` was not loaded, or `path` is not a path.
         """
         return cls(path, model=model, device=device, cache_bytes=cache_bytes, verify=verify)
 
@@ -113,7 +113,7 @@ class Index(IndexReader):
         resume: bool = True,
         overwrite: bool = False,
     ) -> Self:
-        """Encode a corpus into an index, or go on where an earlier, killed attempt stopped.
+        """Encode a corpus into an index, or resume where an earlier, killed attempt stopped.
 
         Memory stays bounded: documents are read, encoded and stored some thousands at a time. What the progress bar
         counts is on the disk. What is on the disk is compared with the corpus and not encoded again; a finished
@@ -129,7 +129,7 @@ class Index(IndexReader):
             dtype: Number type the model computes in; see `Retriever.encode_documents`.
             name: The corpus' name, for people.
             total: Number of documents, for the progress bar; None where that is unknown.
-            resume: Whether to go on with an index that is there; False makes that an error.
+            resume: Whether to resume an index that is there; False makes that an error.
             overwrite: Delete an index that is there first.
 
         Returns:
@@ -138,8 +138,8 @@ class Index(IndexReader):
         Raises:
             StoreError: The folder is in use, holds something else, or holds an index of other documents or settings.
             FingerprintError: It holds an index of another model.
-            InputError: Something is no document, two have one id, a vector is not finite, `model` was not loaded, or
-                `path` is no path.
+            InputError: Something is not a document, two have one id, a vector is not finite, `model` was not loaded, or
+                `path` is not a path.
         """
         build_index(
             path,
@@ -180,7 +180,7 @@ class Index(IndexReader):
             storage: Number type of the stored vectors.
             name: The corpus' name, for people.
             total: Number of documents, for the progress bar.
-            resume: Whether to go on with an index that is there; False makes that an error.
+            resume: Whether to resume an index that is there; False makes that an error.
             overwrite: Delete an index that is there first.
 
         Returns:
@@ -238,7 +238,7 @@ class Index(IndexReader):
         Args:
             queries: One text, many texts, queries that are compiled already, or vectors of yours in the coordinates of
                 the index' space: `(d,)` for one query, `(Q, d)` for many, numpy or torch, float64 as well.
-            k: Documents a query, at least 1; may exceed the size of the index.
+            k: Documents per query, at least 1; may exceed the size of the index.
             where: SQL over ids, titles, texts and metadata fields that documents must meet, as in
                 `"year > 2015 AND venue = 'ACL'"`; None for all. See `fields`.
             engine: `"auto"` for the plan that was tuned on this index or else for what its size suggests, `"exact"` to
@@ -250,11 +250,11 @@ class Index(IndexReader):
             texts: Whether the hits carry their documents.
 
         Returns:
-            For one text its hits, best first, ties in the order of the index; for others a list of hits a query.
+            For one text its hits, best first, ties in the order of the index; for others a list of hits per query.
 
         Raises:
-            InputError: A query is no text or blank, `k` is no whole number of at least 1, the number of exclusions is
-                not that of queries, a scorer does not fit, or the condition or the plan cannot be used.
+            InputError: A query is not a text or is blank, `k` is not a whole number of at least 1, the number of
+                exclusions is not that of queries, a scorer does not fit, or the condition or the plan cannot be used.
             UnknownNameError: The index has no engine of this name.
             StoreError: The index names no model and none was given.
             FingerprintError: The model's document side is not the one that made the index.
@@ -282,7 +282,7 @@ class Index(IndexReader):
 
         Args:
             queries: As in `search`; at least one.
-            k: Documents a query, at least 1.
+            k: Documents per query, at least 1.
             where: As in `search`.
             engine: As in `search`.
             plan: As in `search`.
@@ -324,7 +324,7 @@ class Index(IndexReader):
 
         Args:
             queries: Texts by id, or query records.
-            k: Documents a query, at least 1.
+            k: Documents per query, at least 1.
             scorer: The same queries, compiled already, in order.
             where: As in `search`.
             engine: As in `search`.
@@ -420,7 +420,7 @@ class Index(IndexReader):
 
         Raises:
             InputError: An id is stored already and `replace` is False, appears twice, a text or vector
-                cannot be stored, something is no document, or there are more vectors or fewer. Earlier batches, of
+                cannot be stored, something is not a document, or there are more vectors or fewer. Earlier batches, of
                 some thousands, stay.
             StoreError: Another writer is at work.
         """
@@ -446,7 +446,7 @@ class Index(IndexReader):
             How many documents were deleted.
 
         Raises:
-            InputError: A single string was given, or what is no collection.
+            InputError: A single string was given, or something that is not a collection.
             StoreError: Another writer is at work.
         """
         if isinstance(ids, str):
@@ -459,7 +459,7 @@ class Index(IndexReader):
     def compact(self) -> None:
         """Rewrite the documents without those that were deleted or replaced, and update the full-text index.
 
-        Readers that are open go on with what they see; their files are deleted by a compaction that comes after them.
+        Open readers keep what they see; their files are deleted by a compaction that comes after them.
 
         Raises:
             StoreError: Another writer is at work.

@@ -65,9 +65,9 @@ def write_index(
         path: Its folder.
         items: The corpus, in order.
         encode: Makes the points of `n` items.
-        wanted: What the index shall be; `state`, `count` and `data` are filled in here.
+        wanted: What the index is to be; `state`, `count` and `data` are filled in here.
         total: Number of items, for the progress bar.
-        resume: Whether to go on with what is there.
+        resume: Whether to resume what is there.
         overwrite: Whether to delete what is there.
         piece: Items that are encoded at a time, at least 1.
         shard: Most documents of a commit, at least 1.
@@ -100,7 +100,7 @@ def write_index(
             return f"{len(store):,}{of} documents are stored in {folder}; run the same again to resume"
 
         def check(documents: list[Document]) -> None:
-            # As many were seen before as have hashes, but for the rare two that share one.
+            # One hash per document seen so far, but for the rare two that share one.
             check_documents(documents, start=len(seen))
             _check_unique(documents, seen, store)
 
@@ -235,7 +235,7 @@ def _check_ended(folder: Path, store: Store, rest: Iterator[Item]) -> None:
     item = next(rest, None)
     if item is not None:
         raise StoreError(
-            f"the index {folder} is finished with {len(store)} documents but the corpus goes on with {item[0].id!r}; "
+            f"the index {folder} is finished with {len(store)} documents but the corpus continues with {item[0].id!r}; "
             f"{_OTHER_CORPUS}"
         )
 

@@ -45,8 +45,8 @@ class Measured:
     Attributes:
         plan: The plan.
         recall: Share of the true best `k` documents that it found, in [0, 1].
-        milliseconds: A query, all queries together.
-        single_milliseconds: A query, searched alone: the median of some.
+        milliseconds: Per query, all queries together.
+        single_milliseconds: Per query, each searched alone: the median of some.
     """
 
     plan: Plan
@@ -71,7 +71,7 @@ class Tuning:
 
     Attributes:
         kind: Of the scorer.
-        k: Documents a query.
+        k: Documents per query.
         wanted: Recall that was asked for.
         queries: How many there were.
         measured: All plans, the exhaustive one first.
@@ -117,7 +117,7 @@ def _measured_plans(
         opened: The index.
         scorers: Compiled queries, in groups of one kind, at least one.
         texts: Their texts; None leaves out what reads them.
-        k: Documents a query, at least 1.
+        k: Documents per query, at least 1.
         recall: What the chosen plan must reach, in (0, 1].
         engine: Try this engine or graph alone; None for all.
 
@@ -316,7 +316,7 @@ class Engines:
 
         Args:
             queries: Many texts, or queries that are compiled already: like those that will be asked.
-            k: Documents a query, at least 1.
+            k: Documents per query, at least 1.
             recall: Of the exhaustive top `k`, in (0, 1]; what the chosen plan must reach.
             engine: Measure this structure alone; None for all.
             options: As in `search`; the chosen plan is for searches with these options alone.

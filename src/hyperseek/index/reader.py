@@ -83,10 +83,10 @@ class IndexReader:
             check_model(self.path, self.info, self._model)
 
     def refresh(self) -> None:
-        """Go on with the newest version; until then an open index sees the documents it was opened with.
+        """Switch to the newest version; until then an open index sees the documents it was opened with.
 
         Raises:
-            StoreError: The index is gone, unfinished or damaged; this one goes on with what it has.
+            StoreError: The index is gone, unfinished or damaged; this one keeps what it has.
             FingerprintError: It was built anew with another model than the one given for the queries.
         """
         with self._refreshing:  # one after the other, so that no thread goes back to what it opened earlier
@@ -221,7 +221,7 @@ class IndexReader:
             those that are not stored are missing.
 
         Raises:
-            InputError: Something is no id.
+            InputError: Something is not an id.
         """
         if isinstance(ids, str):
             return documents_by_id(self._opened.snapshot, [ids]).get(ids)
@@ -364,7 +364,7 @@ def check_retriever(model: object) -> None:
 
 
 def check_model(folder: Path, info: IndexInfo, model: Retriever) -> None:
-    """Raise FingerprintError unless the model's documents are those of the index; InputError if it is no model."""
+    """Raise FingerprintError unless the model's documents are those of the index; InputError if it is not a model."""
     check_retriever(model)
     if info.fingerprint is None:
         _check_dimension(info, model.space.dimension)

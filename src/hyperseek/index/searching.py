@@ -57,7 +57,7 @@ class Explanation:
     hits: list[list[Hit]] = field(default_factory=list)
 
     def lines(self) -> Iterator[str]:
-        """Return a line a stage: milliseconds and candidates a query, and recall where it was measured."""
+        """Yield one line per stage: milliseconds and candidates per query, and recall where it was measured."""
         yield f"{self.documents:,} documents; {self.reason}"
         for stage in self.stages:
             queries = max(1, stage.queries)
@@ -100,12 +100,12 @@ class Request:
 
     @classmethod
     def checked(cls, queries: object, k: object, **options: Any) -> Request:
-        """Make a request of what a caller gave.
+        """Make a request from what a caller gave.
 
         Args:
             queries: As for a search: texts, or compiled queries.
             k: Documents of each.
-            **options: The other attributes; `plan` may be whatever stands for one.
+            **options: The other attributes; `plan` may be anything that `as_plan` takes.
 
         Returns:
             The request.
@@ -201,7 +201,7 @@ def _check_scorer(opened: OpenIndex, scorer: Scorer) -> None:
 
 
 def _collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts: bool) -> list[list[Hit]]:
-    """Turn what a scan found into hits; each document is read once, however many queries found it.
+    """Turn the result of a scan into hits; each document is read once, however many queries found it.
 
     Args:
         store: Where the documents are.

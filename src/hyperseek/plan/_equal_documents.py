@@ -1,4 +1,4 @@
-"""Equal documents get equal scores, though rounding may part them.
+"""Equal documents get equal scores, even where rounding would separate them.
 
 Most scorers are chains of matrix products, whose last bits depend on a document's place in a block. So documents with
 the same stored numbers are recognised by a mark, and take the highest of their scores.
@@ -24,7 +24,8 @@ def marks_of(points: Points) -> Tensor:
         points: `N` documents.
 
     Returns:
-        `(N,)` int64 on their device: the same for equal documents, and not for others but by a chance of 2⁻⁶⁴.
+        `(N,)` int64 on their device: the same for equal documents, different for others except with a probability
+        of 2⁻⁶⁴.
     """
     rows = _marks(points.rows)
     if isinstance(points, VectorPoints):

@@ -40,7 +40,7 @@ def fuse(
     Args:
         parts: At least one ranking.
         method: See above.
-        weights: One a ranking, finite and at most `HEAVIEST`; None for equal ones.
+        weights: One per ranking, finite and at most `HEAVIEST`; None for equal ones.
         rrf_k: Larger values flatten the differences between first ranks; at least 0.
 
     Returns:
@@ -52,7 +52,9 @@ def fuse(
     """
     chosen = [1.0] * len(parts) if weights is None else [float(weight) for weight in weights]
     if not parts or len(chosen) != len(parts):
-        raise InputError(f"{len(parts)} rankings and {len(chosen)} weights cannot be fused; give one weight a ranking")
+        raise InputError(
+            f"{len(parts)} rankings and {len(chosen)} weights cannot be fused; give one weight per ranking"
+        )
     if not all(abs(weight) <= HEAVIEST for weight in chosen):
         raise InputError(f"weights must be finite numbers up to {HEAVIEST:g}, not {chosen}")
     if rrf_k < 0:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 KEPT_BYTES = 256 << 20
 """What the landmarks of surrogates may take together: 256 MiB. Beyond it the least recently used are forgotten."""
 
-# How often an attachment is looked for that a writer keeps replacing.
+# How often to look for an attachment that a writer keeps replacing.
 _ATTEMPTS = 5
 
 
@@ -115,7 +115,7 @@ class Search:
         scorer: `Q` compiled queries.
         texts: Their texts; None where only the scorer was given.
         where: SQL that documents must meet; None for all.
-        k: Documents that the search shall end with.
+        k: Documents that the search is to end with.
         notes: Filled by stages with what they did, for explanations: numbers, averaged over queries.
         found: What a scan of all documents that may be found has found, if there was one; see `truth`.
     """
@@ -222,7 +222,7 @@ class Candidates:
 
     @classmethod
     def of_lists(cls, rows: Sequence[Tensor], scores: Sequence[Tensor], *, k: int | None = None) -> Self:
-        """Make candidates of a list a query, of any lengths."""
+        """Make candidates from one list per query, of any lengths."""
         width = max((len(part) for part in rows), default=0)
         padded = torch.full((len(rows), width), NOTHING)
         values = torch.full((len(rows), width), -torch.inf, dtype=scores[0].dtype if len(scores) else None)

@@ -187,7 +187,7 @@ def as_stages(value: object, kind: type[StageT], word: str) -> list[StageT]:
         The stages.
 
     Raises:
-        ConfigError: There are none, or one is no such stage.
+        ConfigError: There are none, or one is not such a stage.
     """
     given = as_list(value)
     if not given:
@@ -259,7 +259,7 @@ class StageReport:
         candidates: It handed on, for all queries.
         found: How many of the true best documents were among them; None where the truth was not asked for.
         wanted: How many true best documents there are.
-        notes: What the stage says of itself, averaged over all queries.
+        notes: What the stage reports, averaged over all queries.
     """
 
     title: str
@@ -322,7 +322,7 @@ class Plan(Described):
 
         Args:
             search: The queries, the documents and what is allowed.
-            reports: One a stage, to which this search is added; an empty list is filled.
+            reports: One per stage, to which this search is added; an empty list is filled.
             measure: Whether reports tell each stage's recall.
 
         Returns:
@@ -358,7 +358,7 @@ class Plan(Described):
             The plan.
 
         Raises:
-            ConfigError: The file is missing, is no YAML, or holds no plan; the message names the stage.
+            ConfigError: The file is missing, is not YAML, or does not contain a plan; the message names the stage.
         """
         try:
             return as_plan(read_yaml_value(path))
@@ -371,7 +371,7 @@ PlanLike: TypeAlias = Plan | Source | Sequence[Source | Step] | Mapping[str, Any
 
 
 def as_plan(value: object) -> Plan:
-    """Make a plan of whatever a plan can begin with.
+    """Make a plan from anything that stands for one.
 
     Args:
         value: A plan, a source, a list of stages, plain values as those of a file, or `"hybrid"`.

@@ -252,7 +252,7 @@ class Fusion(Combination):
         n: Candidates of each query; None for all.
         sources: At least one.
         method: How scores are made comparable.
-        weights: One a source; None for equal ones.
+        weights: One per source; None for equal ones.
         rrf_k: For `rrf`: larger values flatten the differences between first ranks.
     """
 
