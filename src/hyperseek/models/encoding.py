@@ -46,7 +46,7 @@ def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]
 
 
 def fill_empty(features: dict[str, Any], tokenizer: Any) -> None:
-    """Give each text without tokens one, so that its encoding does not depend on its neighbours.
+    """Give each text without tokens one token, so that its encoding does not depend on its batch.
 
     Args:
         features: Features of a batch, changed in place; `input_ids` and `attention_mask` are `(B, T)` if present.
@@ -156,7 +156,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         The dtype.
 
     Raises:
-        UnknownNameError: The name is none of these.
+        UnknownNameError: The name is not one of these.
     """
     if name == "auto":
         native = torch.cuda.is_bf16_supported() if device.type == "cuda" else _cpu_multiplies_bfloat16(device)

@@ -1,7 +1,7 @@
 """The files of a model, checked before and after other libraries build a model from them.
 
 A checkpoint whose tensors have other names than the model's loads without an error, and gives a random encoder. So the
-names in the file are compared with those of the model, and where they differ transformers is asked what it did.
+names in the file are compared with those of the model; if they differ, transformers is asked what it loaded.
 """
 
 from __future__ import annotations
@@ -153,7 +153,7 @@ class ModelFiles:
         return self._as(Architecture, self.read(_CONFIG) or {}, _CONFIG)
 
     def check(self) -> None:
-        """Check that the files can be read, lie inside the model's folder and are as written.
+        """Check that the files can be read, lie inside the model's folder and are unchanged.
 
         Raises:
             ModelError: A file fails the check.
@@ -219,7 +219,7 @@ def check_complete(model: SentenceTransformer, files: ModelFiles) -> None:
         buffers = {name for name, _ in encoder.model.named_buffers()}  # which some files hold
         if not held or own <= held <= own | buffers:
             continue
-        # Names may differ for good reasons, such as an older release or a head, which transformers knows.
+        # Names may differ for good reasons, such as an older release or a head, which transformers handles.
         _, found = type(encoder.model).from_pretrained(
             files.location,
             config=encoder.model.config,

@@ -1,4 +1,4 @@
-"""The modules of models: what they may tell the rest of the library, and how models are saved.
+"""The modules of models: the attributes that the rest of the library asks for, and saving.
 
 A model is a stack of sentence-transformers modules. The rest of the library asks a route's modules for the attributes
 below and never for their class, so a module of any family or package takes part by having them:
@@ -59,7 +59,7 @@ class Blends(Protocol):
     def blending(self) -> Callable[[float], None] | None:
         """Return a function that moves to a share of what was learned: 0 is the start, 1 the module as it is now.
 
-        None means that the weights must be interpolated like all others.
+        None means that its weights must be interpolated like all others.
         """
 
 

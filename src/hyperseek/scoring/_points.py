@@ -166,7 +166,7 @@ class TokenPoints(Points):
         if (first, last) != (0, len(self.vectors)) or bool((offsets.diff() < 0).any()):
             raise InputError(
                 f"offsets must rise from 0 to the number of tokens, {len(self.vectors)}; "
-                f"these go from {first} to {last}, or fall between"
+                f"these lead from {first} to {last}, or fall between"
             )
 
     def __len__(self) -> int:

@@ -1,8 +1,8 @@
 """Late interaction (ColBERT): a vector for every token, compared by MaxSim.
 
 A model is sentence-transformers' `MultiVectorEncoder`, and `LateRetriever` is how the rest of this library sees it:
-documents become token points, queries sets of token vectors. Which tokens count is for the model's own modules to say:
-skiplists, query expansion and token pooling are theirs.
+documents become token points, queries sets of token vectors. The model's own modules decide which tokens count: they do
+the skiplists, query expansion and token pooling.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Similarity: TypeAlias = Literal["maxsim", "meanmaxsim"]
 
 
 class LateRetriever(Retriever):
-    """A model that encodes a document to one vector a token, and compiles queries to a `MaxSimScorer`.
+    """A model that encodes a document to one vector per token, and compiles queries to a `MaxSimScorer`.
 
     `load` returns one for every multi-vector checkpoint; from a model in memory it is made directly.
 
@@ -63,7 +63,7 @@ class LateRetriever(Retriever):
         return TokenPoints.from_padded(self._tokens(features, "document"), features["attention_mask"])
 
     def features_of(self, points: Points) -> dict[str, torch.Tensor]:
-        """Return padded tokens and their mask, of which `points` makes these points again."""
+        """Return padded tokens and their mask, which `points` turns back into these points."""
         tokens, mask = cast("TokenPoints", points).padded()
         return {"token_embeddings": tokens, "attention_mask": mask.long()}
 
@@ -82,7 +82,7 @@ class LateRetriever(Retriever):
         return cast("TokenPoints", super().encode_documents(texts, dtype=dtype, batch_tokens=batch_tokens))
 
     def protocol(self) -> dict[str, Any]:
-        """Return what a measured result must carry, with how tokens are compared."""
+        """Return what is recorded with every measured result, including how tokens are compared."""
         return {
             **super().protocol(),
             "similarity": self.model.similarity_fn_name,
