@@ -3,6 +3,7 @@
 Engines know only vectors, by position; the charts of a space turn its points into vectors.
 """
 
+from hyperseek.engines._centroids import CentroidsConfig
 from hyperseek.engines._faiss import HnswConfig, IvfConfig
 from hyperseek.engines._flat import FlatConfig
 from hyperseek.engines._lance import LanceConfig
@@ -28,6 +29,7 @@ from hyperseek.engines.structure import (
 __all__ = [
     "STRUCTURES",
     "CandidateRequest",
+    "CentroidsConfig",
     "ChartRecord",
     "Documents",
     "Engine",

@@ -13,12 +13,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import embedding
 
 from hyperseek._files import read_tensors, write_tensors
 from hyperseek._machine import run_on_cores
@@ -31,6 +34,7 @@ BLOCK = 16384
 _ALL = 1024
 _CELLS = 4  # whose centroids a vector is compared with
 _ROUNDS = 8
+_DECODED = 1024  # vectors that are decoded at a time: what a core's cache holds
 _HELD_OUT = 20  # one vector in so many is kept from the centroids, and tells how large residuals are
 
 
@@ -174,24 +178,28 @@ class Codebook:
         shifts = torch.arange(per, dtype=torch.uint8) * self.bits
         return (codes.view(len(vectors), self.code_bytes, per) << shifts).sum(dim=2, dtype=torch.uint8)
 
-    def decode(self, codes: Tensor, assigned: Tensor) -> Tensor:
+    def decode(self, codes: NDArray[np.uint8], assigned: Tensor) -> Tensor:
         """Return the `(n, d)` float32 vectors that `(n, B)` bytes and `(n,)` centroids stand for."""
-        places = codes.to(torch.int32) + self._byte_offsets
-        residuals = torch.nn.functional.embedding(places, self._byte_values).view(len(codes), -1)
-        return residuals[:, : self.dimension] + self.centroids[assigned]
+        residuals = np.empty((len(codes), self.code_bytes * (8 // self.bits)), np.float32)
+        wide = residuals.view(self._byte_values.dtype)
+        for start in range(0, len(codes), _DECODED):
+            part = slice(start, start + _DECODED)
+            np.take(self._byte_values, codes[part] + self._byte_offsets, out=wide[part], mode="clip")
+        return torch.from_numpy(residuals)[:, : self.dimension] + embedding(assigned, self.centroids)
 
     @cached_property
-    def _byte_offsets(self) -> Tensor:
-        return torch.arange(self.code_bytes, dtype=torch.int32) * 256
+    def _byte_offsets(self) -> NDArray[np.int64]:
+        return np.arange(self.code_bytes) * 256
 
     @cached_property
-    def _byte_values(self) -> Tensor:
-        """`(B * 256, 8 / bits)`: the numbers that each byte stands for at each place."""
+    def _byte_values(self) -> NDArray[Any]:
+        """`(B * 256,)`: what each byte stands for at each place, as one wide number, which is copied in one step."""
         per = 8 // self.bits
         codes = (torch.arange(256)[:, None] >> torch.arange(per) * self.bits) & (len(self.values) - 1)
         padded = torch.nn.functional.pad(self.values, (0, self.code_bytes * per - self.dimension))
         dimensions = torch.arange(padded.shape[1]).view(self.code_bytes, 1, per)
-        return padded[codes.expand(self.code_bytes, 256, per), dimensions].reshape(-1, per).contiguous()
+        values = padded[codes.expand(self.code_bytes, 256, per), dimensions].reshape(-1, per).contiguous()
+        return values.numpy().view(np.complex128 if per == 4 else np.float64)[:, 0]
 
 
 class Reservoir:
@@ -298,7 +306,7 @@ def _moved(sample: Tensor, assigned: Tensor, centroids: Tensor) -> Tensor:
 
 
 def _means(centroids: Tensor, starts: Tensor) -> Tensor:
-    return torch.stack([centroids[first:last].mean(dim=0) for first, last in zip(starts, starts[1:], strict=False)])
+    return torch.stack([centroids[first:last].mean(dim=0) for first, last in pairwise(starts)])
 
 
 def _buckets(residuals: Tensor, bits: int) -> tuple[Tensor, Tensor]:
@@ -308,12 +316,10 @@ def _buckets(residuals: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     # Where there are fewer vectors than buckets, some buckets share one.
     bounds = [len(ordered) * bucket // count for bucket in range(count + 1)]
     cuts = ordered[[min(bound, len(ordered) - 1) for bound in bounds[1:-1]]]
-    spans = [(min(low, len(ordered) - 1), max(high, low + 1)) for low, high in zip(bounds, bounds[1:], strict=False)]
+    spans = [(min(low, len(ordered) - 1), max(high, low + 1)) for low, high in pairwise(bounds)]
     return cuts, torch.stack([ordered[low:high].mean(dim=0) for low, high in spans])
 
 
 def squared_error(vectors: Tensor, others: Tensor) -> float:
     """Return the sum of squared differences, in float64."""
     return float((vectors - others).square().sum(dtype=torch.float64))
-
-

@@ -346,6 +346,7 @@ STRUCTURES: Registry[type[Structure]] = Registry(
         "ivf": "hyperseek.engines._faiss:Ivf",
         "lance": "hyperseek.engines._lance:Lance",
         "qdrant": "hyperseek.engines._qdrant:Qdrant",
+        "centroids": "hyperseek.engines._centroids:Centroids",
         "graph": "hyperseek.graph.index_graph:Graph",
     },
     check=_check,

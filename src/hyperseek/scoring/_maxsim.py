@@ -128,6 +128,10 @@ class MaxSimScorer(Scorer):
         weights = self.mask[..., None]
         return chart.lift_queries(torch.where(weights != 0, self.queries.float() * weights, 0.0))
 
+    def token_vectors(self) -> tuple[Tensor, Tensor]:
+        """Return `queries` and `mask`."""
+        return self.queries, self.mask
+
     def tensors(self) -> dict[str, Tensor]:
         """Return `queries` and `mask`."""
         return {"queries": self.queries, "mask": self.mask}

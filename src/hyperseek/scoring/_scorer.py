@@ -90,6 +90,10 @@ class Scorer(ABC):
         vectors = self.linear()
         return None if vectors is None else chart.lift_queries(vectors.float())
 
+    def token_vectors(self) -> tuple[Tensor, Tensor] | None:
+        """Return `(Q, t, d)` query tokens and their `(Q, t)` weights, 0 for none; None where queries are no sets."""
+        return None
+
     def lift_within(self, chart: Chart, scores: Tensor) -> Tensor | None:
         """Return queries with which an engine on a chart that distorts distances finds all documents of some score.
 

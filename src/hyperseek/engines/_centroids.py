@@ -1,0 +1,446 @@
+"""A token index: late interaction that looks only at documents with tokens near those of the query.
+
+After PLAID (Santhanam and others, arXiv 2205.09707) and WARP (Scheerer and others, arXiv 2501.17788), in four steps:
+
+1. Each query token looks into the inverted lists of its nearest centroids. A document scores the similarity of the best
+   centroid that led to it, and for query tokens that did not reach it as much as the first centroid that was left out:
+   it cannot have a better one.
+2. The best of these are scored by the centroids of all their tokens.
+3. The best of those are scored by their codes.
+4. The plan scores the best of those exactly, from the stored points.
+
+Centroids are learned on a sample of fixed size, then documents are assigned and appended, so building takes the same
+memory whatever their number. Documents that are added later are appended as parts of their own; small parts are joined
+with the next, so their number grows with the logarithm of what was added.
+
+Shapes: `N` documents, `K` centroids, `t` tokens of a query, `d` dimensions, `n` candidates.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+from torch import Tensor
+
+from hyperseek._config import Config
+from hyperseek._files import reading
+from hyperseek._folders import CHECKED_AT_ONCE, Checksum, check_files, checksum_folder, read_sealed, write_sealed
+from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
+from hyperseek._machine import run_on_cores
+from hyperseek._order import best_positions
+from hyperseek.engines._token_codes import Codebook, Reservoir
+from hyperseek.engines._token_parts import Part, PartNotes, PartWriter
+from hyperseek.engines.engine import BASE_BYTES, build_seconds
+from hyperseek.engines.structure import (
+    CandidateRequest,
+    Documents,
+    Ranking,
+    Structure,
+    StructureConfig,
+    StructureEstimate,
+)
+from hyperseek.errors import InputError, StoreError
+from hyperseek.scoring import Scorer, Space, TokenPoints
+
+_BOOK = "codebook.safetensors"
+_STATE = "building.json"
+_OURS = (_STATE, "keys.npy", "kind.json")
+_REMEDY = "build the engine again"
+_COMMIT_EVERY = 5.0  # seconds
+_CHUNK = 256  # documents read at a time
+# Tokens of a document, where nobody knows: what PLAID assumes.
+_ASSUMED = 120
+# Vectors of the sample for each centroid, at least.
+_PER_CENTROID = 8
+# Documents that are scored by their centroids, and by their codes, for each that is wanted.
+_BY_CENTROIDS, _BY_CODES = 16, 2
+_LEAST_BY_CENTROIDS = 256
+# Tokens whose centroids' similarities are gathered at a time.
+_GATHERED = 1 << 15
+
+_logger = logging.getLogger(__name__)
+
+
+class CentroidsConfig(StructureConfig):
+    """Find documents by the centroids of their tokens; for late interaction.
+
+    Attributes:
+        kind: `centroids`.
+        centroids: How many; None for the power of two below 16 times the root of the number of tokens, as in PLAID,
+            and at most an eighth of the sample.
+        bits: What is kept of each number of a token beside its centroid: 2 or 4 bits, or 16 for the number itself.
+        probes: Centroids into whose lists a query token looks, unless a search says otherwise: its `effort`.
+        sample: Tokens on which centroids are learned.
+        seed: Of the sample and the first centroids.
+    """
+
+    kind: Literal["centroids"] = "centroids"
+    centroids: int | None = Field(default=None, ge=1, le=1 << 20)
+    bits: Literal[2, 4, 16] = 2
+    probes: int = Field(default=8, ge=1)
+    sample: int = Field(default=1 << 18, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+class _Details(Config):
+    """What `engines.json` keeps of a token index."""
+
+    centroids: int = Field(ge=1)
+    bits: int
+    parts: tuple[PartNotes, ...] = Field(min_length=1)
+    files: dict[str, Checksum]
+
+
+class Centroids(Structure):
+    """A token index, open for search.
+
+    Args:
+        folder: Where it lies.
+        config: What it was built from.
+        book: Centroids and buckets.
+        parts: In order.
+    """
+
+    config_type = CentroidsConfig
+    resumable: ClassVar[bool] = True
+
+    def __init__(self, folder: Path, config: CentroidsConfig, book: Codebook, parts: Sequence[Part]) -> None:
+        self.folder = folder
+        self.config = config
+        self.book = book
+        self.parts = tuple(parts)
+        self._firsts = np.cumsum([0, *(part.notes.documents for part in parts)])
+
+    def __len__(self) -> int:
+        return int(self._firsts[-1])
+
+    @classmethod
+    def build(cls, folder: Path, documents: Documents, config: CentroidsConfig) -> dict[str, Any]:
+        """Learn centroids on a sample, then assign and append all documents; a killed build goes on where it was."""
+        _check_space(documents.space)
+        notes = _noted(folder, config)
+        if notes is None:
+            notes = PartNotes(folder="part-0")
+            _learn(folder, documents, config)
+            write_sealed(folder / _STATE, _state(config, notes))
+        notes = _append(folder, documents, config, _book(folder), notes)
+        (folder / _STATE).unlink()
+        return _details(folder, config, [notes])
+
+    @classmethod
+    def open(cls, folder: Path, documents: Documents, config: Any, details: Mapping[str, Any]) -> Self:
+        """Open it."""
+        known = _read(folder, details)
+        check_files(folder, known.files, source=folder, remedy=_REMEDY, at_most=CHECKED_AT_ONCE)
+        book = _book(folder)
+        if book.dimension != documents.space.dimension:
+            raise StoreError(
+                f"{folder} has vectors of {book.dimension} numbers, and the index has vectors of "
+                f"{documents.space.dimension}; {_REMEDY}"
+            )
+        parts = [Part(folder, notes, book) for notes in known.parts]
+        for part in parts:
+            part.check(remedy=_REMEDY)
+        return cls(folder, config, book, parts)
+
+    def can_search(self, scorer: Scorer) -> bool:
+        """Whether the queries are sets of token vectors."""
+        return scorer[:1].token_vectors() is not None
+
+    def efforts(self, n: int) -> Sequence[int | None]:
+        """Return numbers of centroids into whose lists each query token looks."""
+        return (1, 2, 4, 8, 16, 32)
+
+    def search(self, request: CandidateRequest, *, effort: int | None = None) -> list[Ranking]:
+        """Find candidates; their scores are those of their codes.
+
+        Args:
+            request: The queries, and what may be found.
+            effort: Centroids into whose lists each query token looks; None for the configuration's.
+
+        Returns:
+            One ranking. With as many probes as there are centroids and as many candidates as documents it has them all.
+
+        Raises:
+            InputError: The queries are no sets of token vectors.
+        """
+        scorer = request.scorer.to("cpu")
+        vectors = scorer.token_vectors()
+        if vectors is None:
+            raise InputError(
+                f"the engine {request.name!r} cannot be searched by a {scorer.kind!r} scorer: its queries are no sets "
+                f"of token vectors"
+            )
+        count = len(scorer)
+        available = len(self) if request.allowed is None else int(request.allowed.sum())
+        n = min(request.n, available)
+        scores = torch.full((count, n), -torch.inf)
+        places = torch.full((count, n), -1)
+        pending = iter(range(count))
+        seen: list[int] = []
+        probes = self.config.probes if effort is None else effort
+
+        def work() -> None:
+            walk = _Walk(self, request.allowed, n)
+            for query in pending:
+                found, own = walk.find(scorer[query : query + 1], vectors[0][query], vectors[1][query], probes)
+                scores[query, : len(own)], places[query, : len(own)] = own, torch.from_numpy(found)
+                seen.append(walk.seen)
+
+        if n:
+            # What is read only now may have been damaged meanwhile.
+            with reading(self.folder, "a whole token index", error=StoreError, remedy=_REMEDY):
+                run_on_cores(work, at_most=count)
+            request.notes["reached"] = float(np.mean(seen))
+        return [best_positions(scores, places)]
+
+    @classmethod
+    def estimate(cls, space: Space, config: CentroidsConfig, *, count: int) -> StructureEstimate:
+        """Estimate the cost for documents of 120 tokens, as in PLAID."""
+        _check_space(space)
+        tokens, width = _ASSUMED * count, space.dimension
+        centroids = _centroid_count(config, tokens)
+        book = 4 * centroids * width
+        disk = tokens * (width * config.bits // 8 + 2 + 4) + book + 8 * (count + centroids)
+        sample = 4 * width * min(tokens, config.sample)
+        # The sample twice, while centroids are learned from most of it; products with cells; a chunk of documents.
+        building = BASE_BYTES + 3 * sample + 3 * book + 12 * _CHUNK * _ASSUMED * width + (96 << 20)
+        operations = 2.0 * width * (8 * min(tokens, config.sample) + tokens) * 4 * math.sqrt(centroids)
+        return StructureEstimate(BASE_BYTES + disk, building, disk, build_seconds(operations / 4e9))
+
+    @classmethod
+    def verify(cls, folder: Path, details: Mapping[str, Any]) -> None:
+        """Compare all bytes with what was written; StoreError names a file that differs."""
+        check_files(folder, _read(folder, details).files, source=folder, remedy=_REMEDY)
+
+    @classmethod
+    def described(cls, details: Mapping[str, Any]) -> dict[str, Any]:
+        """Return sizes, and the quantisation error of the oldest and of the newest documents: see `drift`."""
+        known = _Details.from_mapping(details, error=StoreError)
+        shown: dict[str, Any] = {
+            "centroids": known.centroids,
+            "bits": known.bits,
+            "tokens": sum(part.tokens for part in known.parts),
+            "parts": len(known.parts),
+        }
+        errors = [part.centroid_error / part.squares for part in known.parts if part.squares]
+        if errors:
+            shown["centroid_error"] = round(errors[0], 4)
+        if len(errors) > 1:
+            shown["centroid_error_of_newest"] = round(errors[-1], 4)
+            shown["drift"] = round(errors[-1] / errors[0] - 1, 3)
+        return shown
+
+
+class _Walk:
+    """Searches a token index for one query after another, in one thread."""
+
+    def __init__(self, index: Centroids, allowed: NDArray[np.bool_] | None, n: int) -> None:
+        self._index = index
+        self._allowed = allowed
+        self._n = n
+        size = max((part.notes.documents for part in index.parts), default=0)
+        self._scores = np.zeros(size, np.float32)
+        self._reached = np.zeros(size, np.bool_)
+        self._last = np.empty(size, np.int32)
+        self.seen = 0
+
+    def find(self, scorer: Scorer, vectors: Tensor, weights: Tensor, probes: int) -> tuple[NDArray[np.int64], Tensor]:
+        """Return at most `n` positions and their scores, in no order."""
+        index, n = self._index, self._n
+        kept = weights != 0
+        tokens, weights = vectors[kept].float(), weights[kept].float()
+        rows, scores = np.empty(0, np.int64), np.empty(0, np.float32)
+        if len(tokens):
+            similar = index.book.centroids @ tokens.T
+            while True:
+                rows, scores = self._reach(similar, weights.numpy(), probes)
+                if len(rows) >= n or probes >= len(similar):
+                    break
+                probes *= 4  # a narrow filter: further documents lie farther away
+            self.seen = len(rows)
+            rows, scores = _highest(rows, scores, max(_LEAST_BY_CENTROIDS, _BY_CENTROIDS * n))
+            if len(rows) > _BY_CODES * n:
+                scores = self._by_centroids(rows, similar, weights)
+                rows, _ = _highest(rows, scores, _BY_CODES * n)
+        if len(rows) < n:
+            rows = self._filled(rows)
+        found = scorer.score(self._points(rows))[0]
+        top = found.topk(min(n, len(found)), sorted=False)
+        return rows[top.indices.numpy()], top.values
+
+    def _reach(
+        self, similar: Tensor, weights: NDArray[np.float32], probes: int
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Return the positions that the nearest centroids of the query tokens lead to, and bounds of their scores."""
+        top, centroids = similar.topk(min(probes + 1, len(similar)), dim=0)
+        missing = top[-1].numpy()  # what a token that a document was not reached by scores at most
+        # The best comes last, so that it is what remains of several.
+        values = (top - top[-1])[:probes].flip(0).T.numpy() * weights[:, None]
+        lists = centroids[:probes].flip(0).T.tolist()
+        base = float((missing * weights).sum())
+        rows, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
+        for part, first in zip(self._index.parts, self._index._firsts, strict=False):
+            allowed = None if self._allowed is None else self._allowed[first : first + part.notes.documents]
+            for own, gains in zip(lists, values, strict=True):
+                pieces = [part.documents_of(centroid) for centroid in own]
+                documents = np.concatenate(pieces)
+                gain = np.repeat(gains, [len(piece) for piece in pieces])
+                if allowed is not None:
+                    met = allowed[documents]
+                    documents, gain = documents[met], gain[met]
+                numbers = np.arange(len(documents), dtype=np.int32)
+                self._last[documents] = numbers
+                best = self._last[documents] == numbers
+                documents = documents[best]
+                self._scores[documents] += gain[best]
+                self._reached[documents] = True
+            found = np.flatnonzero(self._reached[: part.notes.documents])
+            rows.append(found + first)
+            scores.append(self._scores[found] + base)
+            self._scores[found], self._reached[found] = 0, False
+        return np.concatenate(rows), np.concatenate(scores)
+
+    def _by_centroids(self, rows: NDArray[np.int64], similar: Tensor, weights: Tensor) -> NDArray[np.float32]:
+        """Score documents, each of which has a token, by the centroids of their tokens."""
+        scores = np.empty(len(rows), np.float32)
+        for part, own, places in self._parts_of(rows):
+            tokens, lengths = part.tokens_of(own)
+            ends = np.cumsum(lengths)
+            for chosen in np.split(np.arange(len(own)), np.flatnonzero(np.diff(ends // _GATHERED)) + 1):
+                start, stop = int(ends[chosen[0]] - lengths[chosen[0]]), int(ends[chosen[-1]])
+                centroids = torch.from_numpy(part.centroids[tokens[start:stop]].astype(np.int64))
+                gathered = similar.index_select(0, centroids).numpy()
+                best = np.maximum.reduceat(gathered, ends[chosen] - lengths[chosen] - start, axis=0)
+                scores[places[chosen]] = best @ weights.numpy()
+        return scores
+
+    def _filled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return `n` positions: those that were reached, and others, as documents without tokens."""
+        left = np.ones(len(self._index), np.bool_) if self._allowed is None else self._allowed.copy()
+        left[rows] = False
+        return np.concatenate([rows, np.flatnonzero(left)[: self._n - len(rows)]])
+
+    def _points(self, rows: NDArray[np.int64]) -> TokenPoints:
+        """Return what the codes of documents stand for, in the order of the rows."""
+        pieces, order = [], [np.empty(0, np.int64)]
+        for part, own, places in self._parts_of(rows):
+            pieces.append(part.points(own))
+            order.append(places)
+        joined: TokenPoints = TokenPoints.concatenate(pieces)
+        places = np.concatenate(order)
+        return joined if bool((np.diff(places) > 0).all()) else joined[torch.from_numpy(np.argsort(places))]
+
+    def _parts_of(self, rows: NDArray[np.int64]) -> list[tuple[Part, NDArray[np.int64], NDArray[np.int64]]]:
+        """Return for each part that has some of the rows their positions in it, and their places among the rows."""
+        firsts = self._index._firsts
+        owner = np.searchsorted(firsts, rows, side="right") - 1
+        return [
+            (part, rows[places] - firsts[number], places)
+            for number, part in enumerate(self._index.parts)
+            if len(places := np.flatnonzero(owner == number))
+        ]
+
+
+def _highest(
+    rows: NDArray[np.int64], scores: NDArray[np.float32], count: int
+) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Return the rows of the highest scores, ascending, and these scores; of equal ones at the end any."""
+    if len(rows) <= count:
+        return rows, scores
+    places = np.sort(np.argpartition(scores, len(scores) - count)[len(scores) - count :])
+    return rows[places], scores[places]
+
+
+def _check_space(space: Space) -> None:
+    if not space.ragged:
+        raise InputError(f"a token index is for documents of many token vectors, not for points of {space}")
+
+
+def _centroid_count(config: CentroidsConfig, tokens: int) -> int:
+    if config.centroids is not None:
+        return config.centroids
+    wanted = 1 << int(math.log2(16 * math.sqrt(max(1, tokens))))
+    return max(1, min(wanted, config.sample // _PER_CENTROID))
+
+
+def _learn(folder: Path, documents: Documents, config: CentroidsConfig) -> None:
+    """Learn the codebook on a sample of the stream."""
+    reservoir = Reservoir(config.sample, seed=config.seed)
+    with progress("sampling tokens", len(documents), unit="documents") as bar:
+        for chunk in documents.chunks(min(_CHUNK, documents.chunk_rows)):
+            reservoir.add(chunk.rows.float())
+            bar.advance(len(chunk))
+    sample = reservoir.sample
+    sample = sample[sample.isfinite().all(dim=1)]  # what is not is named when it is assigned
+    if not len(sample):
+        sample = torch.zeros(1, documents.space.dimension)
+    count = _centroid_count(config, reservoir.seen)
+    _logger.info("learning %d centroids on %d of %d tokens", count, len(sample), reservoir.seen)
+    bits = 0 if config.bits == 16 else config.bits
+    with torch.no_grad():
+        Codebook.learn(sample, centroids=count, bits=bits, seed=config.seed).save(folder / _BOOK)
+
+
+def _append(folder: Path, documents: Documents, config: CentroidsConfig, book: Codebook, notes: PartNotes) -> PartNotes:
+    """Assign and append all documents behind those that were noted, and keep account of what is on the disk."""
+    done, noted, passed = notes.documents, time.monotonic(), 0
+
+    def stored() -> str:
+        return f"{done:,} of {len(documents):,} documents are in {folder}; run the same again to resume"
+
+    bar_of = progress("assigning tokens", len(documents), unit="documents", done=done)
+    with stoppable(stored), bar_of as bar, PartWriter(folder, notes, book) as writer:
+        for chunk in documents.chunks(min(_CHUNK, documents.chunk_rows)):
+            points = chunk[max(0, done - passed) :]
+            passed += len(chunk)
+            if not len(points):
+                continue
+            writer.add(points)
+            bar.advance(len(points))
+            if time.monotonic() - noted > _COMMIT_EVERY or stop_asked():
+                writer.flush()
+                write_sealed(folder / _STATE, _state(config, writer.notes))
+                noted, done = time.monotonic(), writer.notes.documents
+                stop_here()
+        return writer.finish()
+
+
+def _state(config: CentroidsConfig, notes: PartNotes) -> dict[str, Any]:
+    return {"config": config.model_dump(mode="json"), "part": notes.model_dump(mode="json")}
+
+
+def _noted(folder: Path, config: CentroidsConfig) -> PartNotes | None:
+    """Return how far an earlier build with the same configuration came; None where there is none."""
+    path = folder / _STATE
+    if not path.exists():
+        return None
+    try:
+        state, intact = read_sealed(path, "the state of a build", remedy=_REMEDY)
+        notes = PartNotes.from_mapping(state.get("part"), error=StoreError)
+    except StoreError:
+        return None
+    return notes if intact and state.get("config") == config.model_dump(mode="json") else None
+
+
+def _book(folder: Path) -> Codebook:
+    return Codebook.load(folder / _BOOK, remedy=_REMEDY)
+
+
+def _details(folder: Path, config: CentroidsConfig, parts: Sequence[PartNotes]) -> dict[str, Any]:
+    files = checksum_folder(folder, leave_out=_OURS)
+    details = _Details(centroids=len(_book(folder)), bits=config.bits, parts=tuple(parts), files=files)
+    return details.model_dump(mode="json")
+
+
+def _read(folder: Path, details: Mapping[str, Any]) -> _Details:
+    return _Details.from_mapping(details, source=str(folder), error=StoreError)
