@@ -18,6 +18,7 @@ from hyperseek.engines import _centroids as module
 from hyperseek.engines import _token_parts as parts_module
 from hyperseek.engines._centroids import Centroids
 from hyperseek.engines._token_codes import Codebook, Reservoir
+from hyperseek.engines._token_search import Walk
 from hyperseek.errors import InputError, StoreError
 from hyperseek.scoring import LinearScorer, MaxSimScorer, Points, Space, TokenPoints
 
@@ -134,11 +135,11 @@ def test_steps_bound_scores_with_their_weights(tmp_path: Path) -> None:
     index = built(tmp_path, Collection(points))
     quantised = TokenPoints(index.book.centroids[index.book.assign(points.vectors)], points.offsets)
     expected = scorer.score(quantised)
-    walk = module._Walk(index, None, 5)
+    walk = Walk(index.book, index.parts, None, 5)
     for query in range(len(scorer)):
         kept = scorer.mask[query] != 0
         weights = scorer.mask[query][kept]
-        similar = index.book.centroids @ scorer.queries[query][kept].T
+        similar = scorer.queries[query][kept] @ index.book.centroids.T
         rows, scores = walk._reach(similar, weights.numpy(), len(index.book))
         assert rows.tolist() == (points.lengths > 0).nonzero()[:, 0].tolist()
         own = expected[query][torch.from_numpy(rows)].numpy()

@@ -1,25 +1,19 @@
 """A token index: late interaction that looks only at documents with tokens near those of the query.
 
-After PLAID (Santhanam and others, arXiv 2205.09707) and WARP (Scheerer and others, arXiv 2501.17788), in four steps:
-
-1. Each query token looks into the inverted lists of its nearest centroids. A document scores the similarity of the best
-   centroid that led to it, and for query tokens that did not reach it as much as the first centroid that was left out:
-   it cannot have a better one.
-2. The best of these are scored by the centroids of all their tokens.
-3. The best of those are scored by their codes.
-4. The plan scores the best of those exactly, from the stored points.
+After PLAID (Santhanam and others, arXiv 2205.09707); `_token_search.py` says how it is searched.
 
 Centroids are learned on a sample of fixed size, then documents are assigned and appended, so building takes the same
 memory whatever their number. Documents that are added later are appended as parts of their own; small parts are joined
 with the next, so their number grows with the logarithm of what was added.
 
-Shapes: `N` documents, `K` centroids, `t` tokens of a query, `d` dimensions, `n` candidates.
+Shapes: `N` documents, `n` candidates.
 """
 
 from __future__ import annotations
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +23,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from torch import Tensor
 
 from hyperseek._config import Config
 from hyperseek._files import reading
@@ -38,7 +31,8 @@ from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek._machine import run_on_cores
 from hyperseek._order import best_positions
 from hyperseek.engines._token_codes import Codebook, Reservoir
-from hyperseek.engines._token_parts import Part, PartNotes, PartWriter
+from hyperseek.engines._token_parts import Part, PartNotes, PartWriter, write_joined
+from hyperseek.engines._token_search import Walk
 from hyperseek.engines.engine import BASE_BYTES, build_seconds
 from hyperseek.engines.structure import (
     CandidateRequest,
@@ -49,7 +43,7 @@ from hyperseek.engines.structure import (
     StructureEstimate,
 )
 from hyperseek.errors import InputError, StoreError
-from hyperseek.scoring import Scorer, Space, TokenPoints
+from hyperseek.scoring import Scorer, Space
 
 _BOOK = "codebook.safetensors"
 _STATE = "building.json"
@@ -61,11 +55,6 @@ _CHUNK = 256  # documents read at a time
 _ASSUMED = 120
 # Vectors of the sample for each centroid, at least.
 _PER_CENTROID = 8
-# Documents that are scored by their centroids, and by their codes, for each that is wanted.
-_BY_CENTROIDS, _BY_CODES = 16, 2
-_LEAST_BY_CENTROIDS = 256
-# Tokens whose centroids' similarities are gathered at a time.
-_GATHERED = 1 << 15
 
 _logger = logging.getLogger(__name__)
 
@@ -112,16 +101,16 @@ class Centroids(Structure):
 
     config_type = CentroidsConfig
     resumable: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
 
     def __init__(self, folder: Path, config: CentroidsConfig, book: Codebook, parts: Sequence[Part]) -> None:
         self.folder = folder
         self.config = config
         self.book = book
         self.parts = tuple(parts)
-        self._firsts = np.cumsum([0, *(part.notes.documents for part in parts)])
 
     def __len__(self) -> int:
-        return int(self._firsts[-1])
+        return sum(part.notes.documents for part in self.parts)
 
     @classmethod
     def build(cls, folder: Path, documents: Documents, config: CentroidsConfig) -> dict[str, Any]:
@@ -135,6 +124,27 @@ class Centroids(Structure):
         notes = _append(folder, documents, config, _book(folder), notes)
         (folder / _STATE).unlink()
         return _details(folder, config, [notes])
+
+    @classmethod
+    def extend(cls, folder: Path, documents: Documents, config: Any, details: Mapping[str, Any]) -> dict[str, Any]:
+        """Assign documents to the centroids that there are, and append them as a part."""
+        book, parts = _book(folder), list(_read(folder, details).parts)
+        parts.append(_append(folder, documents, None, book, PartNotes(folder=_next(parts))))
+        # So a part is at least twice as large as the next one, but for the first, which is left as it was built.
+        while len(parts) > 2 and parts[-2].documents < 2 * parts[-1].documents:
+            parts[-2:] = [_joined(folder, parts, parts[-2:], [None, None], book)]
+        return _details(folder, config, parts)
+
+    @classmethod
+    def compact(cls, folder: Path, kept: NDArray[np.bool_], config: Any, details: Mapping[str, Any]) -> dict[str, Any]:
+        """Leave out documents, and join what was added: what is left are the documents of the build, and the others."""
+        book, parts = _book(folder), list(_read(folder, details).parts)
+        masks = np.split(kept, np.cumsum([part.documents for part in parts])[:-1])
+        if not masks[0].all():
+            parts[0] = _joined(folder, parts, parts[:1], masks[:1], book)
+        if len(parts) > 2 or not all(mask.all() for mask in masks[1:]):
+            parts[1:] = [_joined(folder, parts, parts[1:], masks[1:], book)]
+        return _details(folder, config, parts)
 
     @classmethod
     def open(cls, folder: Path, documents: Documents, config: Any, details: Mapping[str, Any]) -> Self:
@@ -159,6 +169,11 @@ class Centroids(Structure):
     def efforts(self, n: int) -> Sequence[int | None]:
         """Return numbers of centroids into whose lists each query token looks."""
         return (1, 2, 4, 8, 16, 32)
+
+    @classmethod
+    def stages(cls, name: str, n: int) -> list[dict[str, Any]]:
+        """Return the source and the step of a plan; codes rank so well that fewer candidates do."""
+        return super().stages(name, n * 3 // 10 or 1)
 
     def search(self, request: CandidateRequest, *, effort: int | None = None) -> list[Ranking]:
         """Find candidates; their scores are those of their codes.
@@ -190,7 +205,7 @@ class Centroids(Structure):
         probes = self.config.probes if effort is None else effort
 
         def work() -> None:
-            walk = _Walk(self, request.allowed, n)
+            walk = Walk(self.book, self.parts, request.allowed, n)
             for query in pending:
                 found, own = walk.find(scorer[query : query + 1], vectors[0][query], vectors[1][query], probes)
                 scores[query, : len(own)], places[query, : len(own)] = own, torch.from_numpy(found)
@@ -241,126 +256,6 @@ class Centroids(Structure):
         return shown
 
 
-class _Walk:
-    """Searches a token index for one query after another, in one thread."""
-
-    def __init__(self, index: Centroids, allowed: NDArray[np.bool_] | None, n: int) -> None:
-        self._index = index
-        self._allowed = allowed
-        self._n = n
-        size = max((part.notes.documents for part in index.parts), default=0)
-        self._scores = np.zeros(size, np.float32)
-        self._reached = np.zeros(size, np.bool_)
-        self._last = np.empty(size, np.int32)
-        self.seen = 0
-
-    def find(self, scorer: Scorer, vectors: Tensor, weights: Tensor, probes: int) -> tuple[NDArray[np.int64], Tensor]:
-        """Return at most `n` positions and their scores, in no order."""
-        index, n = self._index, self._n
-        kept = weights != 0
-        tokens, weights = vectors[kept].float(), weights[kept].float()
-        rows, scores = np.empty(0, np.int64), np.empty(0, np.float32)
-        if len(tokens):
-            similar = index.book.centroids @ tokens.T
-            while True:
-                rows, scores = self._reach(similar, weights.numpy(), probes)
-                if len(rows) >= n or probes >= len(similar):
-                    break
-                probes *= 4  # a narrow filter: further documents lie farther away
-            self.seen = len(rows)
-            rows, scores = _highest(rows, scores, max(_LEAST_BY_CENTROIDS, _BY_CENTROIDS * n))
-            if len(rows) > _BY_CODES * n:
-                scores = self._by_centroids(rows, similar, weights)
-                rows, _ = _highest(rows, scores, _BY_CODES * n)
-        if len(rows) < n:
-            rows = self._filled(rows)
-        found = scorer.score(self._points(rows))[0]
-        top = found.topk(min(n, len(found)), sorted=False)
-        return rows[top.indices.numpy()], top.values
-
-    def _reach(
-        self, similar: Tensor, weights: NDArray[np.float32], probes: int
-    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        """Return the positions that the nearest centroids of the query tokens lead to, and bounds of their scores."""
-        top, centroids = similar.topk(min(probes + 1, len(similar)), dim=0)
-        missing = top[-1].numpy()  # what a token that a document was not reached by scores at most
-        # The best comes last, so that it is what remains of several.
-        values = (top - top[-1])[:probes].flip(0).T.numpy() * weights[:, None]
-        lists = centroids[:probes].flip(0).T.tolist()
-        base = float((missing * weights).sum())
-        rows, scores = [np.empty(0, np.int64)], [np.empty(0, np.float32)]
-        for part, first in zip(self._index.parts, self._index._firsts, strict=False):
-            allowed = None if self._allowed is None else self._allowed[first : first + part.notes.documents]
-            for own, gains in zip(lists, values, strict=True):
-                pieces = [part.documents_of(centroid) for centroid in own]
-                documents = np.concatenate(pieces)
-                gain = np.repeat(gains, [len(piece) for piece in pieces])
-                if allowed is not None:
-                    met = allowed[documents]
-                    documents, gain = documents[met], gain[met]
-                numbers = np.arange(len(documents), dtype=np.int32)
-                self._last[documents] = numbers
-                best = self._last[documents] == numbers
-                documents = documents[best]
-                self._scores[documents] += gain[best]
-                self._reached[documents] = True
-            found = np.flatnonzero(self._reached[: part.notes.documents])
-            rows.append(found + first)
-            scores.append(self._scores[found] + base)
-            self._scores[found], self._reached[found] = 0, False
-        return np.concatenate(rows), np.concatenate(scores)
-
-    def _by_centroids(self, rows: NDArray[np.int64], similar: Tensor, weights: Tensor) -> NDArray[np.float32]:
-        """Score documents, each of which has a token, by the centroids of their tokens."""
-        scores = np.empty(len(rows), np.float32)
-        for part, own, places in self._parts_of(rows):
-            tokens, lengths = part.tokens_of(own)
-            ends = np.cumsum(lengths)
-            for chosen in np.split(np.arange(len(own)), np.flatnonzero(np.diff(ends // _GATHERED)) + 1):
-                start, stop = int(ends[chosen[0]] - lengths[chosen[0]]), int(ends[chosen[-1]])
-                centroids = torch.from_numpy(part.centroids[tokens[start:stop]].astype(np.int64))
-                gathered = similar.index_select(0, centroids).numpy()
-                best = np.maximum.reduceat(gathered, ends[chosen] - lengths[chosen] - start, axis=0)
-                scores[places[chosen]] = best @ weights.numpy()
-        return scores
-
-    def _filled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return `n` positions: those that were reached, and others, as documents without tokens."""
-        left = np.ones(len(self._index), np.bool_) if self._allowed is None else self._allowed.copy()
-        left[rows] = False
-        return np.concatenate([rows, np.flatnonzero(left)[: self._n - len(rows)]])
-
-    def _points(self, rows: NDArray[np.int64]) -> TokenPoints:
-        """Return what the codes of documents stand for, in the order of the rows."""
-        pieces, order = [], [np.empty(0, np.int64)]
-        for part, own, places in self._parts_of(rows):
-            pieces.append(part.points(own))
-            order.append(places)
-        joined: TokenPoints = TokenPoints.concatenate(pieces)
-        places = np.concatenate(order)
-        return joined if bool((np.diff(places) > 0).all()) else joined[torch.from_numpy(np.argsort(places))]
-
-    def _parts_of(self, rows: NDArray[np.int64]) -> list[tuple[Part, NDArray[np.int64], NDArray[np.int64]]]:
-        """Return for each part that has some of the rows their positions in it, and their places among the rows."""
-        firsts = self._index._firsts
-        owner = np.searchsorted(firsts, rows, side="right") - 1
-        return [
-            (part, rows[places] - firsts[number], places)
-            for number, part in enumerate(self._index.parts)
-            if len(places := np.flatnonzero(owner == number))
-        ]
-
-
-def _highest(
-    rows: NDArray[np.int64], scores: NDArray[np.float32], count: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Return the rows of the highest scores, ascending, and these scores; of equal ones at the end any."""
-    if len(rows) <= count:
-        return rows, scores
-    places = np.sort(np.argpartition(scores, len(scores) - count)[len(scores) - count :])
-    return rows[places], scores[places]
-
-
 def _check_space(space: Space) -> None:
     if not space.ragged:
         raise InputError(f"a token index is for documents of many token vectors, not for points of {space}")
@@ -391,8 +286,10 @@ def _learn(folder: Path, documents: Documents, config: CentroidsConfig) -> None:
         Codebook.learn(sample, centroids=count, bits=bits, seed=config.seed).save(folder / _BOOK)
 
 
-def _append(folder: Path, documents: Documents, config: CentroidsConfig, book: Codebook, notes: PartNotes) -> PartNotes:
-    """Assign and append all documents behind those that were noted, and keep account of what is on the disk."""
+def _append(
+    folder: Path, documents: Documents, config: CentroidsConfig | None, book: Codebook, notes: PartNotes
+) -> PartNotes:
+    """Assign and append all documents behind those that were noted; with a configuration, note what is on the disk."""
     done, noted, passed = notes.documents, time.monotonic(), 0
 
     def stored() -> str:
@@ -407,12 +304,33 @@ def _append(folder: Path, documents: Documents, config: CentroidsConfig, book: C
                 continue
             writer.add(points)
             bar.advance(len(points))
-            if time.monotonic() - noted > _COMMIT_EVERY or stop_asked():
+            if config is not None and (time.monotonic() - noted > _COMMIT_EVERY or stop_asked()):
                 writer.flush()
                 write_sealed(folder / _STATE, _state(config, writer.notes))
                 noted, done = time.monotonic(), writer.notes.documents
                 stop_here()
         return writer.finish()
+
+
+def _next(parts: Sequence[PartNotes]) -> str:
+    """Return the name of a part behind all others."""
+    return f"part-{1 + max(int(part.folder.removeprefix('part-')) for part in parts)}"
+
+
+def _joined(
+    folder: Path,
+    parts: Sequence[PartNotes],
+    some: Sequence[PartNotes],
+    kept: Sequence[NDArray[np.bool_] | None],
+    book: Codebook,
+) -> PartNotes:
+    """Write some of the parts, or what is kept of them, as one, and delete them."""
+    opened = [(Part(folder, notes, book), mask) for notes, mask in zip(some, kept, strict=True)]
+    joined = write_joined(folder, _next(parts), opened, book)
+    del opened
+    for notes in some:
+        shutil.rmtree(folder / notes.folder)
+    return joined
 
 
 def _state(config: CentroidsConfig, notes: PartNotes) -> dict[str, Any]:

@@ -190,6 +190,9 @@ class Structure(ABC):
     resumable: ClassVar[bool] = False
     """Whether `build` can resume in the folder that a killed build of the same documents left."""
 
+    grows: ClassVar[bool] = False
+    """Whether there are `extend` and `compact`: then documents that are added to an index are added to it, too."""
+
     @classmethod
     @abstractmethod
     def build(cls, folder: Path, documents: Documents, config: Any) -> Mapping[str, Any]:
@@ -203,6 +206,39 @@ class Structure(ABC):
         Returns:
             Plain values to keep with the configuration; `open` and `verify` are given them again.
         """
+
+    @classmethod
+    def extend(cls, folder: Path, documents: Documents, config: Any, details: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add documents behind those that a structure that `grows` has.
+
+        Args:
+            folder: A copy of the structure's. Its files are shared with the old one: new ones may be written, and old
+                ones deleted or replaced by others, but nothing may be written into them.
+            documents: The new ones.
+            config: What the structure was built from.
+            details: What is known of it.
+
+        Returns:
+            What is to be known of it.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def compact(
+        cls, folder: Path, kept: npt.NDArray[np.bool_], config: Any, details: Mapping[str, Any]
+    ) -> Mapping[str, Any]:
+        """Leave documents that are gone out of a structure that `grows`; the others move up.
+
+        Args:
+            folder: A copy of the structure's, as in `extend`.
+            kept: `(N,)`: True at the positions of those that stay.
+            config: What the structure was built from.
+            details: What is known of it.
+
+        Returns:
+            What is to be known of it.
+        """
+        raise NotImplementedError
 
     @classmethod
     @abstractmethod

@@ -37,8 +37,9 @@ from hyperseek.index.reader import CACHE_BYTES, IndexReader
 from hyperseek.index.searching import Explanation, Request, find, hits_of, score_chosen
 from hyperseek.plan import AUTO, PlanLike
 from hyperseek.scoring import Scorer, Space
-from hyperseek.store.attachments import Attachment
+from hyperseek.store.attachments import Attachment, keep_up
 from hyperseek.store.info import Storage
+from hyperseek.store.snapshot import Snapshot
 from hyperseek.types import Document, Hit, Query, Run
 
 if TYPE_CHECKING:
@@ -407,7 +408,8 @@ class Index(IndexReader):
     ) -> int:
         """Add documents; when this returns, all of them are on the disk and this index sees them.
 
-        Engines and graphs that were built before stay in use: what they do not know is scanned.
+        Engines and graphs that were built before stay in use: a token index takes in the new documents, and what others
+        do not know is scanned.
 
         Args:
             documents: With ids of their own; all forms that `build` takes, but for texts alone where `replace` is True.
@@ -434,7 +436,9 @@ class Index(IndexReader):
             items = joined(given, vectors)
             encode, piece = partial(stack_points, space=self.space), SHARD
         with self._changing() as store:
-            return add_documents(store, items, encode, replace=replace, total=total, piece=piece)
+            added = add_documents(store, items, encode, replace=replace, total=total, piece=piece)
+            keep_up(self.path, Snapshot(store, self.space, cache_bytes=0))
+            return added
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete documents by id; when this returns, they are gone for every search that begins later.

@@ -23,9 +23,11 @@ from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek.errors import FingerprintError, InputError, StoreError
 from hyperseek.index.reader import open_finished
 from hyperseek.scoring import Points
+from hyperseek.store.attachments import keep_up
 from hyperseek.store.info import IndexInfo, record_commit
 from hyperseek.store.lance import writer_lock
 from hyperseek.store.rows import check_documents, encode_metadata
+from hyperseek.store.snapshot import Snapshot
 from hyperseek.store.table import Store
 from hyperseek.types import Document
 
@@ -361,6 +363,7 @@ def compact_index(folder: Path) -> None:
             "data": copy.fingerprint(),
         }
         info.model_copy(update=update).write(folder)
+        keep_up(folder, Snapshot(copy, info.space, cache_bytes=0), compact=True)
         for path in folder.glob("documents*.lance"):
             if path not in (store.path, copy.path):
                 remove_unheld(path)

@@ -8,6 +8,7 @@ go: documents that they do not know are scanned, and deleted documents are skipp
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 import uuid
 from collections.abc import Mapping
@@ -38,7 +39,7 @@ from hyperseek._folders import (
 from hyperseek.engines import STRUCTURES, Structure, StructureConfig
 from hyperseek.engines.structure import FORMER_KINDS, AnyStructureConfig, kinds_that_fit
 from hyperseek.errors import HyperseekError, InputError, StoreError, UnknownNameError
-from hyperseek.store.snapshot import Snapshot
+from hyperseek.store.snapshot import Snapshot, SomeDocuments
 
 _logger = logging.getLogger(__name__)
 
@@ -204,6 +205,10 @@ class Attachments(Config):
         others = tuple(item for item in self.items if item.name != new.name)
         return self.model_copy(update={"items": (*others, new)})
 
+    def with_changed(self, new: Attachment) -> Attachments:
+        """Return the list with an attachment in the place of the one of that name."""
+        return self.model_copy(update={"items": tuple(new if item.name == new.name else item for item in self.items)})
+
     def without(self, name: str) -> Attachments:
         """Return the list without an attachment and the plans that use it; UnknownNameError for an unknown name."""
         gone = self.get(name)
@@ -361,6 +366,65 @@ def attach(
     )
     Attachments.read(folder).with_item(record).write(folder)
     return record
+
+
+def keep_up(folder: Path, snapshot: Snapshot, *, compact: bool = False) -> None:
+    """Add documents that are new to the structures that grow; one that fails is left as it is, with a warning.
+
+    A structure is changed in a copy of its folder, whose files are the same ones, and the copy then takes its place in
+    the list: whatever happens before, the old one is whole, and what it does not know is scanned.
+
+    Args:
+        folder: The index.
+        snapshot: Its documents.
+        compact: Whether documents that are gone are also left out of them.
+    """
+    for record in Attachments.read(folder).items:
+        if record.kind not in STRUCTURES or not record.structure().grows:
+            continue
+        try:
+            _keep_up(folder, record, snapshot, compact=compact)
+        except HyperseekError as error:
+            _logger.warning(
+                "the engine %r stays as it is, and what it does not know is scanned: %s", record.name, error
+            )
+
+
+def _keep_up(folder: Path, record: Attachment, snapshot: Snapshot, *, compact: bool) -> None:
+    structure, place = record.structure(), record.place(folder)
+    _check_keys(place, record)
+    keys: npt.NDArray[np.int64] = read_array(place / _KEYS, error=StoreError, remedy=_REMEDY)
+    unknown = np.flatnonzero(~np.isin(snapshot.keys, keys))
+    kept = np.isin(keys, snapshot.keys)
+    if not len(unknown) and not compact:
+        return
+    own = f"{_FOLDER}/{record.name}-{uuid.uuid4().hex[:8]}"
+    copy, details = inside(folder, own, source=folder / _LIST), record.details
+    with writing(copy):
+        _link_files(place, copy)
+        try:
+            if compact:
+                details, keys = dict(structure.compact(copy, kept, record.config, details)), keys[kept]
+            if len(unknown):
+                details = dict(structure.extend(copy, SomeDocuments(snapshot, unknown), record.config, details))
+                keys = np.concatenate([keys, snapshot.keys[unknown]])
+            with atomic_write(copy / _KEYS, "wb") as file:  # in place of the shared one
+                np.save(file, keys)
+        except BaseException:
+            shutil.rmtree(copy, ignore_errors=True)
+            raise
+    update = {"folder": own, "details": details, "count": len(keys), "keys": checksum(copy / _KEYS)}
+    Attachments.read(folder).with_changed(record.model_copy(update=update)).write(folder)
+
+
+def _link_files(source: Path, target: Path) -> None:
+    """Make a folder that has the files of another."""
+    for name in files_within(source):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        try:
+            os.link(source / name, target / name)
+        except OSError:  # a file system without links
+            shutil.copy2(source / name, target / name)
 
 
 def _check_building(structure: type[Structure], config: StructureConfig, snapshot: Snapshot, max_bytes: int) -> None:

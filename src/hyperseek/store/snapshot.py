@@ -154,3 +154,37 @@ class Snapshot:
             return order, self.keys[order]
 
         return self._read.get("key order", make)
+
+
+class SomeDocuments:
+    """Some documents of a snapshot, as structures read documents.
+
+    Args:
+        snapshot: All documents.
+        rows: `(n,)` rows of these.
+    """
+
+    def __init__(self, snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> None:
+        self._snapshot = snapshot
+        self._rows = rows
+        self.space = snapshot.space
+        self.chunk_rows = snapshot.chunk_rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def ids(self) -> Any:
+        """Their ids, as an Arrow array."""
+        return self._snapshot.ids.take(pa.array(self._rows))
+
+    def chunks(self, rows: int) -> Iterator[Points]:
+        """Stream their points, at most `rows` documents at a time."""
+        for start in range(0, len(self), rows):
+            yield self._snapshot.points(torch.from_numpy(self._rows[start : start + rows]))
+
+    def texts(self) -> Iterator[str]:
+        """Stream their titles and texts, each joined by a space."""
+        for start in range(0, len(self), _GATHERED):
+            for document in self._snapshot.store.take(self._rows[start : start + _GATHERED].tolist()):
+                yield document.full_text
