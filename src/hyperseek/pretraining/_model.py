@@ -41,7 +41,7 @@ def build_masked_lm(config: EncoderConfig, tokenizer: PreTrainedTokenizerBase, *
 
     Raises:
         ConfigError: A field of the configuration is unknown or does not fit the tokenizer or the length.
-        ModelError: The model to go on from cannot be loaded, or lacks tensors of its encoder.
+        ModelError: The model to start from cannot be loaded, or lacks tensors of its encoder.
         UnknownNameError: There is no such architecture.
     """
     model = _new(config, tokenizer, length) if config.start is None else _started(config.start)

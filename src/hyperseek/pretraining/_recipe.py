@@ -36,7 +36,7 @@ class EncoderConfig(Config):
     """The encoder.
 
     Attributes:
-        start: Path or name of a model to go on from; None begins with new weights.
+        start: Path or name of a model to start from; None begins with new weights.
         architecture: A new model's type, in the words of transformers: `bert`, `modernbert`, ..., or `hyte_fh`, the
             fully hyperbolic encoder.
         config: The fields of that architecture's configuration that are not to have their defaults; null takes back

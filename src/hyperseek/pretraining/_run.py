@@ -81,7 +81,7 @@ def pretrain(recipe: PretrainRecipe, *, output: str | os.PathLike[str] | None = 
 
 @dataclass(slots=True)
 class _Run:
-    """One run; `carry_out` is the order of things, the other methods are its parts."""
+    """One run; `carry_out` is its order of steps, and the other methods are the steps."""
 
     recipe: PretrainRecipe
     folder: Path
@@ -237,7 +237,7 @@ def check_deepspeed(config: PretrainConfig) -> str | None:
         The path, variables filled in.
 
     Raises:
-        ConfigError: The file is missing or is no JSON object.
+        ConfigError: The file is missing or is not a JSON object.
         MissingExtraError: DeepSpeed is not installed.
     """
     if config.deepspeed is None:
@@ -261,9 +261,9 @@ class _Scalar(nn.Module):
 
 
 def keep_scalars_as_vectors(model: nn.Module) -> None:
-    """Give every parameter of no dimension one of size 1 in its place, from which it is read.
+    """Replace every parameter without dimensions by one of size 1, from which it is read.
 
-    DeepSpeed (0.19) cannot send parameters of no dimension from one process to another.
+    DeepSpeed (0.19) cannot send parameters without dimensions from one process to another.
     """
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):

@@ -156,7 +156,7 @@ def side_of(text: str, validation_share: float) -> Side:
 
 
 class _Writer:
-    """Reads on where `cache.json` says, and commits part after part."""
+    """Resumes where `cache.json` says, and commits part after part."""
 
     def __init__(
         self,

@@ -63,12 +63,12 @@ def get_tokenizer(
 
 
 def begin_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the id of the token that stands before a text, or None."""
+    """Return the id of the token that precedes a text, or None."""
     return _first_id(tokenizer.cls_token_id, tokenizer.bos_token_id)
 
 
 def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:
-    """Return the id of the token that stands behind a text, or None."""
+    """Return the id of the token that follows a text, or None."""
     return _first_id(tokenizer.sep_token_id, tokenizer.eos_token_id)
 
 

@@ -1,4 +1,4 @@
-"""`run.json`: everything needed to know what a run was, and whether another may resume it."""
+"""`run.json`: everything needed to know what a run was, and whether another run may resume it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 
 _PACKAGES = ("hyperseek", "torch", "transformers", "sentence-transformers", "accelerate", "peft", "numpy")
-# These say where and how long a run goes on; a run that is resumed may change them.
+# These say where and how long a run continues; a resumed run may change them.
 _MAY_CHANGE = ("epochs", "max_steps", "max_seconds", "save_every", "log_every", "workers", "device", "cache")
 # Settings that only another one's value makes read: section, setting, the other, its value.
 _READ_WITH = (

@@ -280,7 +280,7 @@ class SideFeatures:
     base: FeatureCache | None = None
 
     def features(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Return the features that training goes on from, on the CPU."""
+        """Return the features that training starts from, on the CPU."""
         if self.cache is not None:
             return self.cache.features(texts)
         return self.retriever.tokenize(texts, self.side)

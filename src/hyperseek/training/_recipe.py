@@ -1,6 +1,6 @@
 """Recipes: one YAML file a run, strict about its keys, and small differences over a base.
 
-How a recipe is found, and what it is based on, is the matter of `hyperseek._config`.
+`hyperseek._config` finds recipes and their bases.
 """
 
 from __future__ import annotations

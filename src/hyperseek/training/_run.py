@@ -1,4 +1,4 @@
-"""A training run from recipe to saved model, and how much of what was learned to keep."""
+"""A training run, from recipe to saved model, and the choice of how much of the training to keep."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ logger = logging.getLogger(__name__)
 
 
 def train(recipe: Recipe, *, output: str | os.PathLike[str] | None = None, resume: bool = True) -> RunRecord:
-    """Train what a recipe describes, and save the model.
+    """Train a model as a recipe describes, and save it.
 
     The output folder is a model for `hyperseek.load`; beside the model it holds `run.json`, checkpoints and logs. A
     run that was killed resumes from its last checkpoint and ends with the same weights; one that is finished is not
@@ -76,7 +76,7 @@ def train(recipe: Recipe, *, output: str | os.PathLike[str] | None = None, resum
 
 @dataclass(slots=True)
 class _Run:
-    """One run; `carry_out` is the order of things, the other methods are its parts."""
+    """One run; `carry_out` is its order of steps, and the other methods are the steps."""
 
     recipe: Recipe
     folder: Path

@@ -1,4 +1,4 @@
-"""Validation: exhaustive search over dev sets with the model as it is at the moment, and the best checkpoint.
+"""Validation: exhaustive search over dev sets with the current model, and the best checkpoint.
 
 It measures what `evaluate` measures: the same scan, the same order of ties, the same queries and exclusions.
 
@@ -284,7 +284,7 @@ class KeepBest(TrainerCallback):
             return int(metadata["step"]), tensors
 
     def restore(self, history: Sequence[Validated]) -> None:
-        """Go on from the validations of an earlier run; where its best weights are lost, one of those to come is best.
+        """Resume from the validations of an earlier run; if its best weights are lost, only later ones can be the best.
 
         Args:
             history: All validations, in order.
