@@ -1,0 +1,289 @@
+"""Which tokens of a document go together: labels by hierarchical clustering, k-means, or reading order.
+
+Everything here returns a label for each token and leaves the vectors alone, so that whoever takes the means of the
+groups has their gradients.
+
+Hierarchical clustering is exact and keeps no matrix of distances where it need not. Two of its linkages follow from
+sums over clusters alone: the mean cosine distance of two clusters is 1 - <mean A, mean B> of their unit vectors, and
+Ward's growth of variance is 2|A||B| / (|A| + |B|) · |mean A - mean B|². Both are *reducible*: when two clusters that
+are each other's nearest are joined, no third one comes closer. So all such pairs may be joined at once, and the
+dendrogram is that of joining one nearest pair after the other (Murtagh, "A survey of recent advances in hierarchical
+clustering algorithms", 1983). For the same reason a cluster's last known distance to its nearest bounds all later ones
+from below, and is computed anew only when the cut has come near it. All other linkages are scipy's.
+
+Shapes: `n` tokens, `d` dimensions, `C` clusters.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hyperseek.errors import InputError, UnknownNameError
+
+Linkage: TypeAlias = Literal["average", "ward", "complete"]
+Distance: TypeAlias = Literal["cosine", "euclidean"]
+
+_Ints: TypeAlias = NDArray[np.int64]
+_Floats: TypeAlias = NDArray[np.float32]
+
+# Numbers of a block of distances, 4 MiB of float32: large enough for the matrix product, and written where it was
+# written before, so that no new memory is touched.
+_BLOCK = 1 << 20
+_K_MEANS_ROUNDS = 10
+# The cut is raised when a round joins fewer pairs than this share of the clusters; long chains would otherwise be
+# joined pair by pair at every height.
+_FEW = 0.03
+_COMPACTED = 6  # clusters that are gone are dropped from memory when they are one in so many
+
+
+def hierarchical_labels(
+    vectors: Tensor, count: int, *, linkage: Linkage = "average", distance: Distance = "cosine"
+) -> Tensor:
+    """Cut the dendrogram of some vectors where so many clusters remain.
+
+    `average` of cosine distances and `ward` of Euclidean ones take memory O(n · d); the others O(n²), and scipy.
+
+    Args:
+        vectors: `(n, d)`, floating, on any device.
+        count: `C`, 1 to `n`; scipy's linkages may give fewer where distances are equal.
+        linkage: How far apart two clusters are: the mean distance of their members, Ward's growth, or the largest.
+        distance: `cosine` is 1 minus the cosine; `ward` of it is what PyLate and sentence-transformers compute: Ward's
+            formula, applied to a distance that is not Euclidean.
+
+    Returns:
+        `(n,)` int64 on the CPU, every number from 0 on present; by first member, or in scipy's order.
+
+    Raises:
+        InputError: `count` is out of range.
+        UnknownNameError: There is no such linkage or distance.
+    """
+    if linkage not in get_args(Linkage):
+        raise UnknownNameError("linkage", linkage, get_args(Linkage))
+    if distance not in get_args(Distance):
+        raise UnknownNameError("distance", distance, get_args(Distance))
+    values = _checked(vectors, count)
+    if count >= len(values) or count == 1:
+        return torch.arange(len(values)) if count > 1 else torch.zeros(len(values), dtype=torch.int64)
+    if distance == "cosine":
+        values = _unit(values)
+    if (linkage, distance) in (("average", "cosine"), ("ward", "euclidean")):
+        return torch.from_numpy(_reciprocal_labels(values, count, ward=linkage == "ward"))
+    return torch.from_numpy(_scipy_labels(values, count, linkage, distance))
+
+
+def k_means_labels(vectors: Tensor, count: int) -> Tensor:
+    """Cluster directions by k-means, from tokens at even distances in the text; no chance is involved.
+
+    Args:
+        vectors: `(n, d)`, floating, on any device.
+        count: `C`, 1 to `n`.
+
+    Returns:
+        `(n,)` int64 on the CPU, every number from 0 to at most `C` - 1 present.
+
+    Raises:
+        InputError: `count` is out of range.
+    """
+    points = torch.from_numpy(_unit(_checked(vectors, count)))
+    centres = points[torch.arange(count) * len(points) // count]
+    labels = torch.zeros(len(points), dtype=torch.int64)
+    for _ in range(_K_MEANS_ROUNDS):
+        nearest, found = (points @ centres.T).max(1)
+        empty = torch.bincount(found, minlength=count) == 0
+        if empty.any():
+            # A centre without members starts again at a token that its own fits badly.
+            badly = nearest.argsort(stable=True)[: int(empty.sum())]
+            found[badly] = empty.nonzero()[:, 0]
+        if torch.equal(found, labels):
+            break
+        labels = found
+        sums = torch.zeros_like(centres).index_add_(0, labels, points)
+        centres = torch.nn.functional.normalize(sums, dim=1)
+    distinct: Tensor = torch.unique(labels, return_inverse=True)[1]
+    return distinct
+
+
+def sequential_labels(size: int, count: int) -> Tensor:
+    """Cut a text into stretches of nearly equal length.
+
+    Args:
+        size: `n`.
+        count: `C`, 1 to `n`.
+
+    Returns:
+        `(n,)` int64, rising from 0 to `C` - 1.
+
+    Raises:
+        InputError: `count` is out of range.
+    """
+    _check_count(count, size)
+    return torch.arange(size) * count // size
+
+
+def _checked(vectors: Tensor, count: int) -> _Floats:
+    if vectors.ndim != 2:
+        raise InputError(f"vectors must have two axes, tokens and numbers; given shape {tuple(vectors.shape)}")
+    _check_count(count, len(vectors))
+    values: _Floats = vectors.detach().float().cpu().numpy()
+    return values
+
+
+def _check_count(count: int, size: int) -> None:
+    if not 1 <= count <= size:
+        raise InputError(f"{size} tokens can be put into 1 to {size} clusters, not {count}")
+
+
+def _unit(values: _Floats) -> _Floats:
+    norms = np.linalg.norm(values, axis=1, keepdims=True)
+    # A vector of zeros has no direction: it stays, at distance 1 from every other.
+    return np.asarray(values / np.where(norms > 0, norms, 1), np.float32)
+
+
+def _scipy_labels(values: _Floats, count: int, linkage: str, distance: str) -> _Ints:
+    from scipy.cluster.hierarchy import fcluster
+    from scipy.cluster.hierarchy import linkage as link
+    from scipy.spatial.distance import pdist, squareform
+
+    if distance == "cosine":
+        points = torch.from_numpy(values)
+        condensed = squareform((1 - points @ points.T).clamp_(0, 2).numpy(), checks=False)
+    else:
+        condensed = pdist(values.astype(np.float64))
+    labels = fcluster(link(condensed, method=linkage), t=count, criterion="maxclust")
+    return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+
+
+class _Clusters:
+    """Means and sizes of the clusters so far, and who is nearest to whom.
+
+    A cluster lives in the slot of its first member. Slots of joined ones are infinitely far from all others, until
+    `compact` drops them.
+
+    Args:
+        values: `(n, d)`; each is a cluster at first.
+        ward: Whether to measure Ward's growth; if not, the mean cosine distance.
+    """
+
+    def __init__(self, values: _Floats, ward: bool) -> None:
+        count = len(values)
+        self.ward = ward
+        self.means = torch.from_numpy(values.copy())
+        self.sizes = np.ones(count, np.float32)
+        self.squares = np.square(values).sum(1)
+        self.far = np.zeros(count, np.float32)
+        self.origins = np.arange(count)
+        self._block = torch.empty(0)
+        self._inverse = np.empty(0, np.float32)
+
+    def nearest(self, rows: _Ints) -> tuple[_Ints, _Floats]:
+        """Return the nearest of each of some clusters, and its distance."""
+        count = len(self.sizes)
+        step = min(max(8, _BLOCK // count), len(rows))
+        if self._block.numel() < step * count:
+            self._block = torch.empty(step * count)
+            self._inverse = np.empty(step * count if self.ward else 0, np.float32)
+        offsets = torch.from_numpy(self.squares + self.far if self.ward else self.far)
+        near: _Ints = np.empty(len(rows), np.int64)
+        low: _Floats = np.empty(len(rows), np.float32)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            block = self._block[: len(part) * count].view(len(part), count)
+            torch.addmm(offsets, self.means[torch.from_numpy(part)], self.means.T, alpha=-2, out=block)
+            far = block.numpy()
+            if self.ward:
+                far += self.squares[part][:, None]
+                inverse = self._inverse[: len(part) * count].reshape(len(part), count)
+                far /= np.add((1 / self.sizes[part])[:, None], 1 / self.sizes, out=inverse)
+            lines = np.arange(len(part))
+            far[lines, part] = np.inf
+            best = far.argmin(1)
+            near[start : start + step], low[start : start + step] = best, far[lines, best]
+        if self.ward:
+            low = np.sqrt(np.maximum(2 * low, np.float32(0)))  # below 0 by rounding only
+        else:
+            low = 1 + low / 2
+        return near, low
+
+    def join(self, kept: _Ints, gone: _Ints) -> None:
+        """Put each of the clusters `gone` into the one of `kept` beside it."""
+        into, outof = torch.from_numpy(kept), torch.from_numpy(gone)
+        both = self.sizes[kept] + self.sizes[gone]
+        share = torch.from_numpy(self.sizes[gone] / both)[:, None]
+        means = torch.lerp(self.means[into], self.means[outof], share)
+        self.means[into] = means
+        self.sizes[kept] = both
+        self.squares[kept] = means.square().sum(1).numpy()
+        self.far[gone] = np.inf
+
+    def compact(self, kept: _Ints) -> None:
+        """Drop all slots but these."""
+        self.means = self.means[torch.from_numpy(kept)]
+        self.sizes, self.squares = self.sizes[kept], self.squares[kept]
+        self.far, self.origins = self.far[kept], self.origins[kept]
+
+
+def _reciprocal_labels(values: _Floats, count: int, *, ward: bool) -> _Ints:
+    """Join pairs of reciprocal nearest neighbours until the lowest `n - C` joins of the dendrogram are known."""
+    size, needed = len(values), len(values) - count
+    clusters = _Clusters(values, ward)
+    near, low = clusters.nearest(np.arange(size))
+    stale = np.zeros(size, bool)  # whose nearest has been joined: `low` is then a bound from below, and `near` unknown
+    heights = np.zeros(size, np.float32)
+    joins: list[tuple[_Ints, _Ints, _Floats]] = []
+    level = np.quantile(low, min(1.0, 1.2 * needed / size))  # only what lies below it is looked at
+    done = 0
+    while True:
+        todo = np.flatnonzero(stale & (low <= level))
+        if len(todo):
+            near[todo], low[todo] = clusters.nearest(todo)
+            stale[todo] = False
+        open_ = np.flatnonzero(low <= level)
+        partners = near[open_]
+        chosen = (near[partners] == open_) & (open_ < partners) & ~stale[partners]
+        kept, gone = open_[chosen], partners[chosen]
+        if not len(kept) and len(open_):
+            # Rounding can make nearly equal distances go round in a ring; the shortest of them is as good as any.
+            first = open_[low[open_].argmin()]
+            kept, gone = np.sort(np.array([[first], [near[first]]]), axis=0)
+        if len(kept):
+            height = np.maximum(low[kept], np.maximum(heights[kept], heights[gone]))
+            joins.append((clusters.origins[kept], clusters.origins[gone], height))
+            clusters.join(kept, gone)
+            done += len(kept)
+            touched = np.zeros(len(low), bool)
+            touched[kept] = touched[gone] = True
+            stale |= touched[near]
+            stale[kept], stale[gone] = True, False
+            low[kept] = heights[kept] = height
+            low[gone] = np.inf
+        if done >= needed:
+            level = np.partition(np.concatenate([join[2] for join in joins]), needed - 1)[needed - 1]
+            if not (low <= level).any():
+                return _labels(size, joins, needed)
+        elif len(kept) < _FEW * (size - done):
+            above = low[(low > level) & (low < np.inf)]
+            if len(above):
+                place = min(len(above) - 1, needed - done)
+                level = max(level, np.partition(above, place)[place])
+        alive = low < np.inf
+        if _COMPACTED * np.count_nonzero(~alive) > len(low):
+            rest = np.flatnonzero(alive)
+            places = np.cumsum(alive) - 1
+            clusters.compact(rest)
+            near, low, stale, heights = places[near[rest]], low[rest], stale[rest], heights[rest]
+
+
+def _labels(size: int, joins: list[tuple[_Ints, _Ints, _Floats]], needed: int) -> _Ints:
+    """Return labels after the `needed` lowest joins; among equal heights, those that were made first."""
+    kept, gone, heights = (np.concatenate(part) for part in zip(*joins, strict=True))
+    lowest = np.argsort(heights, kind="stable")[:needed]
+    roots = np.arange(size)
+    roots[gone[lowest]] = kept[lowest]
+    while not np.array_equal(above := roots[roots], roots):
+        roots = above
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
