@@ -204,10 +204,8 @@ class _Clusters:
             best = far.argmin(1)
             near[start : start + step], low[start : start + step] = best, far[lines, best]
         if self.ward:
-            low = np.sqrt(np.maximum(2 * low, np.float32(0)))  # below 0 by rounding only
-        else:
-            low = 1 + low / 2
-        return near, low
+            return near, np.sqrt(np.maximum(2 * low, 0)).astype(np.float32)  # below 0 by rounding only
+        return near, (1 + low / 2).astype(np.float32)
 
     def join(self, kept: _Ints, gone: _Ints) -> None:
         """Put each of the clusters `gone` into the one of `kept` beside it."""

@@ -25,6 +25,7 @@ from hyperseek.errors import ConfigError, InputError
 from hyperseek.geometry.euclidean import unit_vectors
 from hyperseek.models.family import Family, ModelConfig, transformer_of
 from hyperseek.models.retriever import Retriever, Side
+from hyperseek.nn.token_pooling import PoolingConfig, TokenPooling
 from hyperseek.scoring import MaxSimScorer, Points, TokenPoints
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class LateConfig(Config):
         similarity: `maxsim`, or `meanmaxsim`, which divides by the query's tokens.
         query_expansion: How queries are lengthened; None leaves them as they are.
         skipped: Document tokens that are not scored: a list of words, or `punctuation`, as ColBERT does.
+        pooling: How tokens are pooled to fewer vectors, in training too; None keeps one for each.
         seed: Of the start.
     """
 
@@ -160,6 +162,7 @@ class LateConfig(Config):
     similarity: Similarity = "maxsim"
     query_expansion: QueryExpansion | None = None
     skipped: tuple[str, ...] = ()
+    pooling: PoolingConfig | None = None
     seed: int = Field(default=0, ge=0)
 
     @field_validator("skipped", mode="before")
@@ -174,6 +177,7 @@ class Late(Family):
     config = LateConfig
     containers = ("MultiVectorEncoder", "ColBERT")  # the second is PyLate's
     architectures = ("HF_ColBERT",)
+    modules = (TokenPooling,)
 
     def check(self, config: ModelConfig) -> None:
         """See `Family.check`."""
@@ -197,6 +201,8 @@ class Late(Family):
         modules.append(MultiVectorMask(list(options.skipped)))
         if config.normalize is not False:
             modules.append(Normalize(module_input_name="token_embeddings"))
+        if options.pooling is not None:
+            modules.append(TokenPooling(**options.pooling.model_dump(exclude_unset=True)))
         if options.query_expansion is not None:
             _expand(first, options.query_expansion)
         model = MultiVectorEncoder(
@@ -210,7 +216,11 @@ class Late(Family):
     def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> LateRetriever:
         """Open what sentence-transformers opens; see `Family.load`."""
         model = MultiVectorEncoder(
-            files.location, device=device, trust_remote_code=trust_remote_code, revision=files.revision
+            files.location,
+            device=device,
+            trust_remote_code=trust_remote_code,
+            revision=files.revision,
+            module_classes=cast("Any", self.module_names()),
         )
         return LateRetriever(model, source=source)
 

@@ -1,0 +1,203 @@
+"""Fewer vectors for a text: its tokens are pooled into groups, or the less important ones are left out.
+
+PyLate's pooling (Clavié, Chaffin and Adams, arXiv 2409.14683) is `linkage: ward`, all else by default. The two of
+reasoning_embedder are `distance: euclidean` and `method: attention, keep_ratio: 0.6`, both with `rounding: ceil` and
+`protected_tokens: 2`. sentence-transformers renormalises means, PyLate does not: a mean of different tokens is shorter
+than 1, and so has less to say in MaxSim.
+
+Shapes: `N` texts, `T` tokens of the longest, `n` of one, `d` dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Self
+
+import torch
+from pydantic import Field, field_validator, model_validator
+from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling
+from torch import Tensor
+
+from hyperseek._config import Config, meaningless
+from hyperseek.geometry.euclidean import unit_vectors
+from hyperseek.geometry.token_clusters import (
+    Distance,
+    Linkage,
+    hierarchical_labels,
+    k_means_labels,
+    sequential_labels,
+)
+from hyperseek.scoring import TokenPoints
+
+Method = Literal["hierarchical", "k_means", "sequential", "attention"]
+
+IMPORTANCE = "token_importance"
+"""The feature `(N, T)` that pruning leaves for pooling: how much each token matters."""
+
+
+class PoolingConfig(Config):
+    """How the tokens of a text become fewer vectors. How many is said by one of three fields.
+
+    Attributes:
+        method: `hierarchical` clustering, `k_means`, `sequential` (neighbours in the text), or `attention`: the most
+            important tokens as they are, by the importance that pruning found, or else by centrality, the inner product
+            with the mean of all.
+        pool_factor: How many tokens become one vector, at least 1.
+        keep_ratio: Instead of it, the share of the tokens that is left, above 0 and at most 1.
+        budget: Instead of both, how many vectors a text has at most, protected ones included: constant space.
+        rounding: Of the number of vectors: `floor`, as in PyLate, or `ceil`, as in reasoning_embedder.
+        linkage: Of hierarchical clustering.
+        distance: Of hierarchical clustering. `average` of `cosine` and `ward` of `euclidean` are the fast ones.
+        protected_tokens: How many of the first tokens stay as they are; 1 protects `[CLS]`.
+        renormalise: Whether means are scaled to norm 1.
+        tasks: Which texts are pooled: `document`, `query` or both.
+    """
+
+    method: Method = "hierarchical"
+    pool_factor: float = Field(default=2.0, ge=1, allow_inf_nan=False)
+    keep_ratio: float | None = Field(default=None, gt=0, le=1)
+    budget: int | None = Field(default=None, ge=1)
+    rounding: Literal["floor", "ceil"] = "floor"
+    linkage: Linkage = "average"
+    distance: Distance = "cosine"
+    protected_tokens: int = Field(default=1, ge=0)
+    renormalise: bool = False
+    tasks: tuple[Literal["document", "query"], ...] = ("document",)
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _one_task(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.budget is not None and self.keep_ratio is not None:
+            raise meaningless("keep_ratio", "without budget")
+        if "pool_factor" in self.model_fields_set and (self.budget is not None or self.keep_ratio is not None):
+            raise meaningless("pool_factor", "without budget and keep_ratio")
+        if self.budget is not None and self.budget <= self.protected_tokens:
+            raise ValueError(
+                f"budget is {self.budget}, and {self.protected_tokens} of a text's vectors are protected; raise it"
+            )
+        return self
+
+    def count(self, tokens: int) -> int:
+        """Return how many vectors so many tokens, protected ones not counted, become: 1 to `tokens`; 0 of 0."""
+        if self.budget is not None:
+            wanted: float = self.budget - self.protected_tokens
+        else:
+            wanted = tokens / self.pool_factor if self.keep_ratio is None else tokens * self.keep_ratio
+        whole = math.floor(wanted) if self.rounding == "floor" else math.ceil(wanted)
+        return min(tokens, max(1, whole))
+
+
+class TokenPooling(BaseTokenPooling):
+    """The module that pools token vectors; after normalisation, or after encoding by `encode(token_pooling=...)`.
+
+    It is differentiable: clusters are chosen without a gradient, and their means pass it on. Saved in `modules.json`
+    like any module.
+
+    Args:
+        **options: The fields of `PoolingConfig`.
+
+    Attributes:
+        config: The options.
+        seen: How many token vectors came in, of texts that are pooled, since the module was made.
+        kept: How many went out.
+
+    Raises:
+        ConfigError: An option is unknown or has a wrong value.
+    """
+
+    config_keys: ClassVar[list[str]] = list(PoolingConfig.model_fields)  # type: ignore[misc]  # theirs is no ClassVar
+    reads_tokens: ClassVar[bool] = True
+
+    def __init__(self, **options: Any) -> None:
+        config = PoolingConfig.from_mapping(options, source="token pooling")
+        super().__init__(tasks=list(config.tasks))
+        self.config = config
+        self.seen = self.kept = 0
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the options that differ from their defaults, and which texts are pooled."""
+        return {"tasks": list(self.config.tasks), **self.config.model_dump(mode="json", exclude_defaults=True)}
+
+    def forward(  # type: ignore[override]  # features are not all tensors
+        self, features: dict[str, Any], task: str | None = None
+    ) -> dict[str, Any]:
+        """Pool the texts of a batch.
+
+        Args:
+            features: `token_embeddings` `(N, T, d)`, `attention_mask` `(N, T)`, and perhaps `token_importance`.
+            task: `"document"`, `"query"`, or None, which counts as a document.
+
+        Returns:
+            The features, with fewer tokens, padded on the right.
+        """
+        if not self.applies_to(task) or len(features["token_embeddings"]) == 0:
+            return features
+        masks = features["attention_mask"].bool()
+        importance = features.pop(IMPORTANCE, None)
+        pooled = [
+            self.pool_one(vectors[mask], None if importance is None else importance[row][mask])
+            for row, (vectors, mask) in enumerate(zip(features["token_embeddings"], masks, strict=True))
+        ]
+        lengths = torch.tensor([len(vectors) for vectors in pooled], device=masks.device)
+        features["token_embeddings"] = torch.nn.utils.rnn.pad_sequence(pooled, batch_first=True)
+        places = torch.arange(int(lengths.max()), device=masks.device)
+        features["attention_mask"] = (places < lengths[:, None]).to(features["attention_mask"].dtype)
+        return features
+
+    def pool_one(self, embedding: Tensor, importance: Tensor | None = None, **_: Any) -> Tensor:
+        """Pool one text.
+
+        Args:
+            embedding: `(n, d)`, floating.
+            importance: `(n,)`, for `method: attention`; None takes the centrality.
+            **_: Ignored.
+
+        Returns:
+            Its vectors, at most `n`: the protected ones, then the others, by first token of their groups; in scipy's
+            order where scipy clusters.
+        """
+        config = self.config
+        first = min(config.protected_tokens, len(embedding))
+        protected, rest = embedding[:first], embedding[first:]
+        count = config.count(len(rest))
+        self.seen += len(embedding)
+        self.kept += first + count
+        if count == len(rest):
+            return embedding
+        if config.method == "attention":
+            scores = (embedding.detach().mean(0) @ rest.detach().T) if importance is None else importance[first:]
+            best = scores.argsort(descending=True, stable=True)[:count].sort().values
+            return torch.cat([protected, rest[best]])
+        means = _means(rest.float(), self._labels(rest, count).to(rest.device))
+        if config.renormalise:
+            means = unit_vectors(means)
+        return torch.cat([protected, means.to(embedding.dtype)])
+
+    def pool_points(self, points: TokenPoints) -> TokenPoints:
+        """Return documents with fewer vectors; differentiable."""
+        lengths = points.lengths.tolist()
+        return TokenPoints.from_documents([self.pool_one(tokens) for tokens in torch.split(points.vectors, lengths)])
+
+    def _labels(self, tokens: Tensor, count: int) -> Tensor:
+        if self.config.method == "sequential":
+            return sequential_labels(len(tokens), count)
+        if self.config.method == "k_means":
+            return k_means_labels(tokens, count)
+        return hierarchical_labels(tokens, count, linkage=self.config.linkage, distance=self.config.distance)
+
+
+def _means(vectors: Tensor, labels: Tensor) -> Tensor:
+    counts = torch.bincount(labels)
+    sums = vectors.new_zeros(len(counts), vectors.shape[1]).index_add(0, labels, vectors)
+    return sums / counts[:, None]
+
+
+def vectors_kept(modules: Sequence[Any]) -> tuple[int, int]:
+    """Return how many token vectors came into the pooling modules among some, and how many went out."""
+    pooling = [module for module in modules if isinstance(module, TokenPooling)]
+    return sum(module.seen for module in pooling), sum(module.kept for module in pooling)
