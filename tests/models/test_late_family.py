@@ -76,3 +76,18 @@ def test_what_does_not_fit_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         build(config(tiny_encoder, late, **options), device="cpu")
+
+
+def test_pooling_is_built_saved_and_loaded(tiny_encoder: str, tmp_path: Path) -> None:
+    plain = build(config(tiny_encoder, {"dimension": 8}), device="cpu")
+    pooled = build(config(tiny_encoder, {"dimension": 8, "pooling": {"budget": 4}}), device="cpu")
+    lengths = plain.encode_documents(TEXTS, dtype="float32").lengths
+    points = pooled.encode_documents(TEXTS, dtype="float32")
+    assert points.lengths.tolist() == lengths.clamp_max(4).tolist()
+    assert pooled.fingerprint != plain.fingerprint
+    pooled.save(tmp_path)
+    loaded = load(tmp_path, device="cpu")
+    assert loaded.fingerprint == pooled.fingerprint
+    assert torch.equal(loaded.encode_documents(TEXTS, dtype="float32").vectors, points.vectors)
+    with pytest.raises(ConfigError, match="pool_facter"):
+        config(tiny_encoder, {"pooling": {"pool_facter": 2}})

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriev
                 wanted = {key: options[key] for key in ("device", "trust_remote_code")}
                 return family.load(files, source=source, **wanted)
     own = _own_modules(entry.type for entry in files.modules)
-    model = _load_own(files, own, **options) if own else SentenceTransformer(files.location, **options)
+    model = _load_own(files, own, **wanted) if own else SentenceTransformer(files.location, **options)
     check_complete(model, files)
     return Retriever(model, source=source)
 
@@ -184,27 +184,45 @@ def _load_own(
     *,
     device: str | None,
     trust_remote_code: bool,
-    revision: str | None,
 ) -> SentenceTransformer:
-    modules: OrderedDict[str, nn.Module] = OrderedDict()
-    for entry in files.entries:
-        cls: Any = own.get(entry.type) or _module_class(entry.type, trust_remote_code)
-        modules[entry.name] = cls.load(
-            files.location,
-            subfolder=entry.path,
-            revision=revision,
-            trust_remote_code=trust_remote_code,
-            module_classes=own,
-        )
     config = files.container
     return SentenceTransformer(
-        modules=modules,  # type: ignore[arg-type]  # an OrderedDict is taken too
+        modules=load_modules(files, own, trust_remote_code=trust_remote_code),  # type: ignore[arg-type]
         device=device,
         prompts={name: prompt or "" for name, prompt in (config.prompts or {}).items()},
         default_prompt_name=config.default_prompt_name,
         similarity_fn_name=config.similarity_fn_name,  # type: ignore[arg-type]  # the retriever looks at it
         truncate_dim=config.truncate_dim,
     )
+
+
+def load_modules(
+    files: ModelFiles, own: Mapping[str, type[nn.Module]], *, trust_remote_code: bool
+) -> OrderedDict[str, nn.Module]:
+    """Load the modules of a container one by one, for its constructor.
+
+    Args:
+        files: The model's.
+        own: Classes of families, by the names that `modules.json` gives them.
+        trust_remote_code: Whether code that comes with the model may run.
+
+    Returns:
+        The modules by name, which a container takes in place of a list.
+
+    Raises:
+        ModelError: A module belongs neither to `own` nor to sentence-transformers.
+    """
+    modules: OrderedDict[str, nn.Module] = OrderedDict()
+    for entry in files.entries:
+        cls: Any = own.get(entry.type) or _module_class(entry.type, trust_remote_code)
+        modules[entry.name] = cls.load(
+            files.location,
+            subfolder=entry.path,
+            revision=files.revision,
+            trust_remote_code=trust_remote_code,
+            module_classes=own,
+        )
+    return modules
 
 
 def _module_class(name: str, trust_remote_code: bool) -> Any:

@@ -24,6 +24,7 @@ from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import ConfigError, InputError
 from hyperseek.geometry.euclidean import unit_vectors
 from hyperseek.models.family import Family, ModelConfig, transformer_of
+from hyperseek.models.loading import load_modules
 from hyperseek.models.retriever import Retriever, Side
 from hyperseek.nn.token_pooling import PoolingConfig, TokenPooling
 from hyperseek.scoring import MaxSimScorer, Points, TokenPoints
@@ -215,13 +216,20 @@ class Late(Family):
 
     def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> LateRetriever:
         """Open what sentence-transformers opens; see `Family.load`."""
-        model = MultiVectorEncoder(
-            files.location,
-            device=device,
-            trust_remote_code=trust_remote_code,
-            revision=files.revision,
-            module_classes=cast("Any", self.module_names()),
-        )
+        own = self.module_names()
+        if any(entry.type in own for entry in files.modules):
+            config = files.container
+            model = MultiVectorEncoder(
+                modules=load_modules(files, own, trust_remote_code=trust_remote_code),  # type: ignore[arg-type]
+                device=device,
+                prompts={name: prompt or "" for name, prompt in (config.prompts or {}).items()},
+                default_prompt_name=config.default_prompt_name,
+                similarity_fn_name=config.similarity_fn_name,
+            )
+        else:
+            model = MultiVectorEncoder(
+                files.location, device=device, trust_remote_code=trust_remote_code, revision=files.revision
+            )
         return LateRetriever(model, source=source)
 
 
