@@ -155,7 +155,6 @@ class TokenPooling(BaseTokenPooling):
         Args:
             embedding: `(n, d)`, floating.
             importance: `(n,)`, for `method: attention`; None takes the centrality.
-            **_: Ignored.
 
         Returns:
             Its vectors, at most `n`: the protected ones, then the others, by first token of their groups; in scipy's
