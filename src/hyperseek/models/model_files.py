@@ -73,6 +73,13 @@ class Container(Config, extra="ignore"):
     truncate_dim: int | None = Field(default=None, ge=1)
 
 
+class _DenseConfig(Config, extra="ignore"):
+    in_features: int = Field(ge=1)
+    out_features: int = Field(ge=1)
+    bias: bool = True
+    use_residual: bool = False
+
+
 class _ModuleList(Config):
     modules: tuple[ModuleEntry, ...] = Field(min_length=1)
 
@@ -165,6 +172,29 @@ class ModelFiles:
             for folder in {"", *(entry.path for entry in self.modules)}:
                 for file in sorted(Path(self.location, folder).glob("*.safetensors")):
                     check_checksum(file, "a file of weights", error=ModelError, remedy=_REMEDY)
+        for entry in self.modules:
+            if entry.type.endswith(".Dense"):
+                self._check_dense(entry)
+
+    def _check_dense(self, entry: ModuleEntry) -> None:
+        """Compare the configuration of a linear layer with its weights: a missing residual costs quality in silence."""
+        values = self.read(_CONFIG, entry.path)
+        if values is None:
+            return
+        says = self._as(_DenseConfig, values, f"{entry.path}/{_CONFIG}")
+        shapes = dict(_tensors_in_file(self, entry.path))
+        # A residual between equal widths has no weights, so nothing contradicts it.
+        residual = says.use_residual and says.in_features != says.out_features
+        for name, said, found in (
+            ("(out_features, in_features)", (says.out_features, says.in_features), shapes.get("linear.weight")),
+            ("bias", says.bias, "linear.bias" in shapes),
+            ("use_residual", residual, "residual.weight" in shapes),
+        ):
+            if shapes and said != found:
+                raise ModelError(
+                    f"{self.location}/{entry.path}: config.json says {name} is {said}, but the weights say {found}; "
+                    f"correct the wrong one, or {_REMEDY}"
+                )
 
     def _modules(self) -> Iterator[ModuleEntry]:
         for entry in self.entries:
@@ -285,11 +315,21 @@ def check_usable(retriever: Retriever) -> None:
 
 def _names_in_file(files: ModelFiles, folder: str) -> Iterator[str]:
     """Names of the tensors in an encoder's weight files; empty if no file can be read without running code."""
+    if files.find("model.safetensors", folder) is None:
+        index = files.read("model.safetensors.index.json", folder)
+        if index is not None:
+            yield from index["weight_map"]
+            return
+    yield from dict(_tensors_in_file(files, folder))
+
+
+def _tensors_in_file(files: ModelFiles, folder: str) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of the tensors in a module's one weight file; empty if there is none."""
     if (single := files.find("model.safetensors", folder)) is not None:
         with safe_open(single, framework="pt") as file:
-            yield from file.keys()
-    elif (index := files.read("model.safetensors.index.json", folder)) is not None:
-        yield from index["weight_map"]
+            for name in file.keys():  # noqa: SIM118  # not a mapping
+                yield name, tuple(file.get_slice(name).get_shape())
     elif (old := files.find("pytorch_model.bin", folder)) is not None:
-        tensors: dict[str, Any] = torch.load(old, map_location="meta", weights_only=True)
-        yield from tensors
+        tensors: dict[str, Tensor] = torch.load(old, map_location="meta", weights_only=True)
+        for name, tensor in tensors.items():
+            yield name, tuple(tensor.shape)

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import string
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast, get_args
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from sentence_transformers import MultiVectorEncoder
 from sentence_transformers.base.modules import Dense, Transformer
 from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Normalize
+from tokenizers import AddedToken, processors
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-from hyperseek._config import Config
+from hyperseek._config import Config, meaningless
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import ConfigError, InputError
 from hyperseek.geometry.euclidean import unit_vectors
@@ -30,6 +32,8 @@ from hyperseek.nn.token_pooling import PoolingConfig, TokenPooling
 from hyperseek.scoring import MaxSimScorer, Points, TokenPoints
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
     from hyperseek.models.model_files import ModelFiles
     from hyperseek.scoring._maxsim import Masking
 
@@ -148,28 +152,58 @@ class LateConfig(Config):
     """Vectors of tokens.
 
     Attributes:
-        dimension: Numbers in a token's vector, which a linear map makes of its state; None leaves states as they are.
-        start: What the map starts from: `orthogonal` keeps angles where `dimension` is the trunk's width (and nearly so
-            below); `normal` draws with deviation 0.02.
+        dimension: Numbers in a token's vector, which the projection makes of its state; None leaves states as they are.
+        hidden: Widths of further layers of the projection, between the trunk and the last one.
+        activation: Function after each layer of the projection.
+        bias: Whether its layers have a bias.
+        residual: Whether each layer adds its input, mapped linearly where the widths differ, as `use_residual` of
+            PyLate's `Dense` does.
+        start: What its maps start from: `orthogonal` keeps angles where `dimension` is the trunk's width (and nearly so
+            below); `normal` draws with deviation 0.02. With `residual` they start at zero, and the residual's map
+            starts this way.
         similarity: `maxsim`, or `meanmaxsim`, which divides by the query's tokens.
         query_expansion: How queries are lengthened; None leaves them as they are.
         skipped: Document tokens that are not scored: a list of words, or `punctuation`, as ColBERT does.
         pooling: How tokens are pooled to fewer vectors, in training too; None keeps one for each.
-        seed: Of the start.
+        kept: Document tokens that alone are scored: a list of words; empty for all.
+        prompt_tokens: Whether each of the recipe's prompts becomes one new token, as ColBERT's `[Q] ` and `[D] `, with
+            the mean of all embeddings and a small seeded difference, instead of the tokens of its words.
+        end_token: Whether texts end with the tokenizer's end token, which many decoders do not add by themselves.
+        padding_side: Where shorter texts are padded; None takes the tokenizer's side.
+        bidirectional: Whether each token of a decoder attends to the tokens behind it too; None leaves the trunk as it
+            is.
+        seed: Of the start and of new tokens.
     """
 
     dimension: int | None = Field(default=128, ge=1)
+    hidden: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    activation: Literal["identity", "tanh", "relu", "gelu", "silu"] = "identity"
+    bias: bool = False
+    residual: bool = False
     start: Literal["orthogonal", "normal"] = "orthogonal"
     similarity: Similarity = "maxsim"
     query_expansion: QueryExpansion | None = None
     skipped: tuple[str, ...] = ()
     pooling: PoolingConfig | None = None
+    kept: tuple[str, ...] = ()
+    prompt_tokens: bool = False
+    end_token: bool = False
+    padding_side: Literal["left", "right"] | None = None
+    bidirectional: bool | None = None
     seed: int = Field(default=0, ge=0)
 
     @field_validator("skipped", mode="before")
     @classmethod
     def _write_out_punctuation(cls, value: Any) -> Any:
         return tuple(string.punctuation) if value == "punctuation" else value
+
+    @model_validator(mode="after")
+    def _check_projection(self) -> Self:
+        if self.dimension is None:
+            for name in ("hidden", "bias", "residual"):
+                if getattr(self, name):
+                    raise meaningless(name, "where there is a projection; give late.dimension")
+        return self
 
 
 class Late(Family):
@@ -196,10 +230,11 @@ class Late(Family):
     def build(self, trunk: Retriever, document_trunk: Retriever, config: ModelConfig) -> LateRetriever:
         """Put a linear map of tokens behind the trunk; see `Family.build`."""
         first, options = transformer_of(trunk, "late interaction is"), config.options
-        modules: list[nn.Module] = [first]
-        if options.dimension is not None:
-            modules.append(_token_map(first.get_embedding_dimension(), options))
-        modules.append(MultiVectorMask(list(options.skipped)))
+        _set_up_tokens(first, options, [prompt for prompt in config.prompts.values() if prompt])
+        if options.bidirectional is not None:
+            _set_attention(first, causal=not options.bidirectional)
+        modules: list[nn.Module] = [first, *_projection(first.get_embedding_dimension(), options)]
+        modules.append(MultiVectorMask(list(options.skipped), keep_only_token_ids=_tokens_of_words(first, options)))
         if config.normalize is not False:
             modules.append(Normalize(module_input_name="token_embeddings"))
         if options.pooling is not None:
@@ -230,26 +265,120 @@ class Late(Family):
             model = MultiVectorEncoder(
                 files.location, device=device, trust_remote_code=trust_remote_code, revision=files.revision
             )
+        first: Any = model[0]
+        if getattr(getattr(first.model, "config", None), "is_causal", None) is False:
+            _set_attention(first, causal=False)  # layers of most decoders do not read it from their configuration
         return LateRetriever(model, source=source)
 
 
-def _token_map(width: int, config: LateConfig) -> Dense:
-    size = config.dimension or width
-    weight = torch.empty(size, width)
+_ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "identity": nn.Identity,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
+
+
+def _projection(width: int, config: LateConfig) -> list[Dense]:
+    """Return the layers that map states of a width to vectors."""
+    if config.dimension is None:
+        return []
     generator = torch.Generator().manual_seed(config.seed)
-    if config.start == "orthogonal":
-        nn.init.orthogonal_(weight, generator=generator)
-    else:
-        nn.init.normal_(weight, std=0.02, generator=generator)
-    # Identity is spelled out, since the default of a saved map without one would be the hyperbolic tangent.
-    return Dense(
-        width,
-        size,
-        bias=False,
-        activation_function=nn.Identity(),
-        init_weight=weight,
-        module_input_name="token_embeddings",
-    )
+
+    def start(layer: nn.Linear) -> None:
+        if config.start == "orthogonal":
+            nn.init.orthogonal_(layer.weight, generator=generator)
+        else:
+            nn.init.normal_(layer.weight, std=0.02, generator=generator)
+
+    layers = []
+    for size in (*config.hidden, config.dimension):
+        # Identity is spelled out, since the default of a saved map without one would be the hyperbolic tangent.
+        layer = Dense(
+            width,
+            size,
+            bias=config.bias,
+            activation_function=_ACTIVATIONS[config.activation](),
+            module_input_name="token_embeddings",
+            use_residual=config.residual,
+        )
+        if config.residual:
+            nn.init.zeros_(layer.linear.weight)
+        else:
+            start(layer.linear)
+        if config.bias:
+            nn.init.zeros_(layer.linear.bias)
+        if config.residual and width != size:
+            start(layer.residual)
+        layers.append(layer)
+        width = size
+    return layers
+
+
+def _set_up_tokens(trunk: Transformer, config: LateConfig, prompts: Sequence[str]) -> None:
+    """Set the tokenizer's padding and end token, and make prompts tokens."""
+    tokenizer = trunk.tokenizer
+    if config.padding_side is not None:
+        tokenizer.padding_side = config.padding_side
+    if config.end_token:
+        _end_texts(tokenizer)
+    new = [prompt for prompt in prompts if prompt not in tokenizer.get_vocab()] if config.prompt_tokens else []
+    if not new:
+        return
+    # Not normalised: a tokenizer that lower-cases texts would never find them.
+    tokenizer.add_tokens([AddedToken(prompt, normalized=False, special=True) for prompt in new], special_tokens=True)
+    encoder = cast("PreTrainedModel", trunk.model)
+    known = encoder.get_input_embeddings().weight.detach()
+    center, deviation = known.mean(dim=0), known.std(dim=0)
+    if len(tokenizer) > len(known):
+        encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    generator = torch.Generator().manual_seed(config.seed)
+    with torch.no_grad():
+        for prompt in new:
+            noise = torch.randn(center.shape, generator=generator).to(center)
+            row = tokenizer.convert_tokens_to_ids(prompt)
+            encoder.get_input_embeddings().weight[row] = center + 0.1 * deviation * noise
+
+
+def _end_texts(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Make a tokenizer end each text with its end token, if it does not."""
+    end = tokenizer.eos_token
+    if end is None:
+        raise ConfigError("late.end_token needs a tokenizer with an end token, and the trunk's has none; leave it out")
+    if tokenizer("a")["input_ids"][-1:] == [tokenizer.eos_token_id]:
+        return
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise ConfigError("late.end_token needs a fast tokenizer, and the trunk's is not; leave it out")
+    ending = TemplateProcessing(single=f"$A {end}", special_tokens=[(end, tokenizer.eos_token_id)])
+    before = backend.post_processor
+    backend.post_processor = ending if before is None else processors.Sequence([before, ending])
+
+
+def _tokens_of_words(trunk: Transformer, config: LateConfig) -> list[int] | None:
+    """Return the numbers of the words that alone are scored; None for all."""
+    if not config.kept:
+        return None
+    vocabulary = trunk.tokenizer.get_vocab()
+    unknown = [word for word in config.kept if word not in vocabulary]
+    if unknown:
+        raise ConfigError(f"late.kept has words that are not tokens of the trunk's: {', '.join(map(repr, unknown))}")
+    return [vocabulary[word] for word in config.kept]
+
+
+def _set_attention(trunk: Transformer, *, causal: bool) -> None:
+    """Let tokens attend to those before them alone, or to all."""
+    encoder = cast("PreTrainedModel", trunk.model)
+    layers = [module for module in encoder.modules() if isinstance(getattr(module, "is_causal", None), bool)]
+    if not layers:
+        raise ConfigError(
+            f"late.bidirectional is for trunks whose layers say whether they attend causally, and those of "
+            f"{type(encoder).__name__} do not; leave it out"
+        )
+    encoder.config.is_causal = causal
+    for layer in layers:
+        layer.is_causal = causal  # type: ignore[assignment]  # found above to be a bool
 
 
 def _expand(trunk: Transformer, expansion: QueryExpansion) -> None:

@@ -1,0 +1,127 @@
+"""Late models written as PyLate's and Stanford's checkpoints, and folders whose projection contradicts its weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from hyperseek.cli import app
+from hyperseek.errors import ModelError, UnknownNameError
+from hyperseek.models import LateRetriever, ModelConfig, build, export_colbert, load
+
+TEXTS = ["the cat and the dog .", "a small neural network " * 8, "sea", "what is the name of the song"]
+QUERIES = ["who is the author of the book", "neural search"]
+COLBERT = {
+    "dimension": 8,
+    "query_expansion": {"length": 12},
+    "skipped": "punctuation",
+    "prompt_tokens": True,
+}
+PROMPTS = {"query": "[Q] ", "document": "[D] "}
+
+
+def make(trunk: str, prompts: dict[str, str] | None = PROMPTS, **late: Any) -> LateRetriever:
+    values = {"trunk": trunk, "family": "late", "late": late, "document_length": 16, "prompts": prompts or {}}
+    model = build(ModelConfig.from_mapping(values), device="cpu")
+    assert isinstance(model, LateRetriever)
+    return model
+
+
+def assert_same(left: LateRetriever, right: Any) -> None:
+    one, two = (model.encode_documents(TEXTS, dtype="float32") for model in (left, right))
+    assert torch.equal(one.vectors, two.vectors)
+    assert torch.equal(one.offsets, two.offsets)
+    assert torch.equal(left.compile(QUERIES).score(one), right.compile(QUERIES).score(two))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"query_expansion": {"length": 12, "attend": True}, "skipped": []},
+        {"query_expansion": None},
+        {"hidden": [16, 16], "residual": True, "activation": "tanh", "bias": True},
+    ],
+    ids=["colbert", "attends", "unexpanded", "residual"],
+)
+def test_a_pylate_folder_scores_as_the_model(changes: dict[str, Any], tiny_encoder: str, tmp_path: Path) -> None:
+    model = make(tiny_encoder, **{**COLBERT, **changes})
+    for layer in list(model.model)[1:-2]:  # away from their start, where residual layers pass on what they are given
+        torch.nn.init.normal_(layer.linear.weight, std=0.3)
+    export_colbert(model, tmp_path)
+    entries = json.loads((tmp_path / "modules.json").read_text())
+    assert [entry["type"].rpartition(".")[2] for entry in entries][:2] == ["Transformer", "Dense"]
+    settings = json.loads((tmp_path / "config_sentence_transformers.json").read_text())
+    assert (settings["query_prefix"], settings["document_prefix"]) == ("[Q] ", "[D] ")
+    assert settings["do_query_expansion"] == (model.protocol()["query_expansion"] is not None)
+    assert_same(model, load(tmp_path, device="cpu"))
+
+
+def test_prompts_of_words_stay_prompts(tiny_encoder: str, tmp_path: Path) -> None:
+    model = make(tiny_encoder, {"query": "what ", "document": "text name "}, dimension=8)
+    export_colbert(model, tmp_path)
+    assert json.loads((tmp_path / "config_sentence_transformers.json").read_text())["query_prefix"] == ""
+    assert_same(model, load(tmp_path, device="cpu"))
+
+
+@pytest.mark.parametrize("attend", [False, True])
+def test_a_stanford_folder_scores_as_the_model(attend: bool, tiny_encoder: str, tmp_path: Path) -> None:
+    model = make(tiny_encoder, **{**COLBERT, "query_expansion": {"length": 12, "attend": attend}})
+    model.save(tmp_path / "own")
+    result = CliRunner().invoke(app, ["convert", str(tmp_path / "own"), str(tmp_path / "out"), "--to", "stanford"])
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["architectures"] == ["HF_ColBERT"]
+    assert_same(model, load(tmp_path / "out", device="cpu"))
+
+
+@pytest.mark.parametrize(
+    ("form", "late", "message"),
+    [
+        ("pylate", {"kept": ["cat"]}, "late.kept"),
+        ("pylate", {"query_expansion": {"length": 12, "strategy": "min"}}, "strategy 'min'"),
+        ("pylate", {"dimension": None}, "Transformer → Dense"),
+        ("stanford", {"bias": True}, "without bias"),
+        ("stanford", {"query_expansion": None}, "does not expand"),
+        ("stanford", {"prompt_tokens": False}, "not a token"),
+        ("stanford", {"skipped": ["cat"]}, "other words than punctuation"),
+    ],
+)
+def test_what_a_form_cannot_say_is_refused(
+    form: str, late: dict[str, Any], message: str, tiny_encoder: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        export_colbert(make(tiny_encoder, **{**COLBERT, **late}), tmp_path / "out", form=form)
+    assert not [*tmp_path.rglob("*.safetensors")]
+
+
+def test_other_models_and_forms_are_refused(tiny_encoder: str, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="late interaction"):
+        export_colbert(load(tiny_encoder, device="cpu"), tmp_path)
+    with pytest.raises(UnknownNameError, match="pylate"):
+        export_colbert(make(tiny_encoder, **COLBERT), tmp_path, form="plait")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"use_residual": False}, "use_residual is False, but the weights say True"),
+        ({"in_features": 16, "out_features": 32}, r"is \(32, 16\), but the weights say \(8, 32\)"),
+        ({"bias": True}, "bias is True, but the weights say False"),
+    ],
+)
+def test_a_projection_that_contradicts_its_weights_is_refused(
+    changes: dict[str, Any], message: str, tiny_encoder: str, tmp_path: Path
+) -> None:
+    model = make(tiny_encoder, **COLBERT, residual=True)
+    for write in (lambda: export_colbert(model, tmp_path / "theirs"), lambda: model.save(tmp_path / "own")):
+        write()
+    for folder in tmp_path.iterdir():
+        [file] = [path for path in folder.glob("1_*/config.json")]
+        file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+        with pytest.raises(ModelError, match=message):
+            load(folder, device="cpu")
