@@ -121,7 +121,7 @@ def test_a_projection_that_contradicts_its_weights_is_refused(
     for write in (lambda: export_colbert(model, tmp_path / "theirs"), lambda: model.save(tmp_path / "own")):
         write()
     for folder in tmp_path.iterdir():
-        [file] = [path for path in folder.glob("1_*/config.json")]
+        [file] = list(folder.glob("1_*/config.json"))
         file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
         with pytest.raises(ModelError, match=message):
             load(folder, device="cpu")

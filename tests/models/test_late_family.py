@@ -68,6 +68,10 @@ def test_punctuation_is_a_short_form(tiny_encoder: str) -> None:
         ({"query_expansion": {"length": 9}}, {"query_length": 8}, "query_length is 8"),
         ({"query_expansion": {"token": "nonsense"}}, {}, "does not fit the trunk"),
         ({"dimension": 0}, {}, "late.dimension"),
+        ({"dimension": None, "residual": True}, {}, "residual"),
+        ({"kept": ["nonsense"]}, {}, "'nonsense'"),
+        ({"bidirectional": True}, {}, "for decoders"),
+        ({"end_token": True}, {}, "end token"),
         ({"dimensions": 8}, {}, "did you mean 'dimension'"),
     ],
 )
@@ -91,3 +95,68 @@ def test_pooling_is_built_saved_and_loaded(tiny_encoder: str, tmp_path: Path) ->
     assert torch.equal(loaded.encode_documents(TEXTS, dtype="float32").vectors, points.vectors)
     with pytest.raises(ConfigError, match="pool_facter"):
         config(tiny_encoder, {"pooling": {"pool_facter": 2}})
+
+
+@pytest.fixture(scope="module")
+def tiny_decoder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A random Qwen3 of 2 layers, whose tokenizer has an end token and no padding token."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3Model
+
+    folder = str(tmp_path_factory.mktemp("tiny-decoder"))
+    words = sorted({word for text in (*TEXTS, *QUERIES) for word in text.split()})
+    vocabulary = {word: number for number, word in enumerate(["<unk>", "</s>", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", eos_token="</s>").save_pretrained(folder)
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+    Qwen3Model(
+        Qwen3Config(
+            vocab_size=len(vocabulary),
+            num_hidden_layers=2,
+            intermediate_size=64,
+            max_position_embeddings=64,
+            **sizes,
+        )
+    ).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        {},
+        {"end_token": True, "prompt_tokens": True},
+        {"end_token": True, "padding_side": "left"},
+        {"bidirectional": True},
+    ],
+)
+def test_decoders(late: dict[str, Any], tiny_decoder: str, tmp_path: Path) -> None:
+    prompts = {"query": "[Q] ", "document": "[D] "}
+    built = build(config(tiny_decoder, {"dimension": 8, **late}, prompts=prompts), device="cpu")
+    features = built.preprocess(TEXTS, "document")
+    rows = zip(features["input_ids"], features["attention_mask"], strict=True)
+    texts = [ids[mask.bool()].tolist() for ids, mask in rows]
+    assert len({text[0] for text in texts}) == 1  # the prompt
+    assert (len(texts[2]) == 2 + late.get("end_token", False)) == late.get("prompt_tokens", False)
+    assert all((text[-1] == 1) == late.get("end_token", False) for text in texts)
+    together = built.encode_documents(TEXTS, dtype="float32")
+    for row, text in enumerate(TEXTS):
+        alone = built.encode_documents([text], dtype="float32")
+        torch.testing.assert_close(alone.vectors, together[row : row + 1].vectors, atol=1e-5, rtol=1e-5)
+    first = built.encode_documents(["what sea"], dtype="float32").vectors[-2 - late.get("end_token", False)]
+    other = built.encode_documents(["what name"], dtype="float32").vectors[-2 - late.get("end_token", False)]
+    assert torch.allclose(first, other, atol=1e-5) != late.get("bidirectional", False)  # what stands behind it
+    built.save(tmp_path)
+    loaded = load(tmp_path, device="cpu")
+    again = loaded.encode_documents(TEXTS, dtype="float32")
+    assert torch.equal(again.vectors, together.vectors)
+    assert torch.equal(loaded.compile(QUERIES).score(again), built.compile(QUERIES).score(together))
+    alone = [model.encode_documents(["sea"], dtype="float32").vectors for model in (loaded, built)]
+    assert torch.equal(*alone)
+
+
+def test_only_kept_words_are_scored(tiny_encoder: str) -> None:
+    built = build(config(tiny_encoder, {"dimension": 8, "kept": ["cat", "dog"]}), device="cpu")
+    assert built.encode_documents(TEXTS, dtype="float32").lengths.tolist() == [2, 0, 0, 0]

@@ -36,9 +36,9 @@ def convert(
         int | None, typer.Option(help="Most tokens of a document; 512 for Hypencoder, 256 for HypRAG.")
     ] = None,
 ) -> None:
-    """Turn a checkpoint of the original Hypencoder, of BE-base or of HypRAG into a hyperseek model, or write for others.
+    """Turn a checkpoint of the original Hypencoder, of BE-base or of HypRAG into a hyperseek model.
 
-    Checkpoints of PyLate and of Stanford's ColBERT need no conversion: every command reads them. With `--to` a
+    Checkpoints of PyLate and of Stanford's ColBERT need no conversion: every command reads them; with `--to` a
     late-interaction model is written in their form.
     """
     from hyperseek.models import export_colbert, import_hypencoder, import_hyprag, load

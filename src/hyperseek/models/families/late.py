@@ -32,7 +32,7 @@ from hyperseek.nn.token_pooling import PoolingConfig, TokenPooling
 from hyperseek.scoring import MaxSimScorer, Points, TokenPoints
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedTokenizerBase
 
     from hyperseek.models.model_files import ModelFiles
     from hyperseek.scoring._maxsim import Masking
@@ -170,8 +170,7 @@ class LateConfig(Config):
             the mean of all embeddings and a small seeded difference, instead of the tokens of its words.
         end_token: Whether texts end with the tokenizer's end token, which many decoders do not add by themselves.
         padding_side: Where shorter texts are padded; None takes the tokenizer's side.
-        bidirectional: Whether each token of a decoder attends to the tokens behind it too; None leaves the trunk as it
-            is.
+        bidirectional: Whether each token of a decoder attends to the tokens behind it too.
         seed: Of the start and of new tokens.
     """
 
@@ -189,7 +188,7 @@ class LateConfig(Config):
     prompt_tokens: bool = False
     end_token: bool = False
     padding_side: Literal["left", "right"] | None = None
-    bidirectional: bool | None = None
+    bidirectional: bool = False
     seed: int = Field(default=0, ge=0)
 
     @field_validator("skipped", mode="before")
@@ -231,8 +230,8 @@ class Late(Family):
         """Put a linear map of tokens behind the trunk; see `Family.build`."""
         first, options = transformer_of(trunk, "late interaction is"), config.options
         _set_up_tokens(first, options, [prompt for prompt in config.prompts.values() if prompt])
-        if options.bidirectional is not None:
-            _set_attention(first, causal=not options.bidirectional)
+        if options.bidirectional and not _attend_both_ways(first):
+            raise ConfigError("late.bidirectional is for decoders, and the trunk is not one; leave it out")
         modules: list[nn.Module] = [first, *_projection(first.get_embedding_dimension(), options)]
         modules.append(MultiVectorMask(list(options.skipped), keep_only_token_ids=_tokens_of_words(first, options)))
         if config.normalize is not False:
@@ -267,7 +266,7 @@ class Late(Family):
             )
         first: Any = model[0]
         if getattr(getattr(first.model, "config", None), "is_causal", None) is False:
-            _set_attention(first, causal=False)  # layers of most decoders do not read it from their configuration
+            _attend_both_ways(first)  # layers of most decoders do not read it from their configuration
         return LateRetriever(model, source=source)
 
 
@@ -318,7 +317,7 @@ def _projection(width: int, config: LateConfig) -> list[Dense]:
 
 def _set_up_tokens(trunk: Transformer, config: LateConfig, prompts: Sequence[str]) -> None:
     """Set the tokenizer's padding and end token, and make prompts tokens."""
-    tokenizer = trunk.tokenizer
+    tokenizer: Any = trunk.tokenizer
     if config.padding_side is not None:
         tokenizer.padding_side = config.padding_side
     if config.end_token:
@@ -328,7 +327,7 @@ def _set_up_tokens(trunk: Transformer, config: LateConfig, prompts: Sequence[str
         return
     # Not normalised: a tokenizer that lower-cases texts would never find them.
     tokenizer.add_tokens([AddedToken(prompt, normalized=False, special=True) for prompt in new], special_tokens=True)
-    encoder = cast("PreTrainedModel", trunk.model)
+    encoder: Any = trunk.model
     known = encoder.get_input_embeddings().weight.detach()
     center, deviation = known.mean(dim=0), known.std(dim=0)
     if len(tokenizer) > len(known):
@@ -360,25 +359,22 @@ def _tokens_of_words(trunk: Transformer, config: LateConfig) -> list[int] | None
     """Return the numbers of the words that alone are scored; None for all."""
     if not config.kept:
         return None
-    vocabulary = trunk.tokenizer.get_vocab()
+    vocabulary = cast("PreTrainedTokenizerBase", trunk.tokenizer).get_vocab()
     unknown = [word for word in config.kept if word not in vocabulary]
     if unknown:
         raise ConfigError(f"late.kept has words that are not tokens of the trunk's: {', '.join(map(repr, unknown))}")
     return [vocabulary[word] for word in config.kept]
 
 
-def _set_attention(trunk: Transformer, *, causal: bool) -> None:
-    """Let tokens attend to those before them alone, or to all."""
-    encoder = cast("PreTrainedModel", trunk.model)
-    layers = [module for module in encoder.modules() if isinstance(getattr(module, "is_causal", None), bool)]
-    if not layers:
-        raise ConfigError(
-            f"late.bidirectional is for trunks whose layers say whether they attend causally, and those of "
-            f"{type(encoder).__name__} do not; leave it out"
-        )
-    encoder.config.is_causal = causal
+def _attend_both_ways(trunk: Transformer) -> bool:
+    """Let the tokens of a decoder attend to those behind them too; False if no layer of it is causal."""
+    encoder: Any = trunk.model
+    layers = [module for module in encoder.modules() if getattr(module, "is_causal", None) is True]
     for layer in layers:
-        layer.is_causal = causal  # type: ignore[assignment]  # found above to be a bool
+        layer.is_causal = False
+    if layers:
+        encoder.config.is_causal = False
+    return bool(layers)
 
 
 def _expand(trunk: Transformer, expansion: QueryExpansion) -> None:

@@ -20,7 +20,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
 from hyperseek._files import write_json, writing
-from hyperseek.errors import InputError, ModelError, UnknownNameError
+from hyperseek.errors import ModelError, UnknownNameError
 from hyperseek.models.modules import move_saved
 from hyperseek.models.retriever import SIDES, Retriever
 
@@ -86,7 +86,8 @@ class _Parts:
 
     def is_token(self, prompt: str) -> bool:
         """Whether a prompt is one token of the vocabulary."""
-        return prompt in self.trunk.tokenizer.get_vocab()
+        tokenizer: Any = self.trunk.tokenizer
+        return prompt in tokenizer.get_vocab()
 
     def _refuse_other_order(self, modules: list[nn.Module], masks: list[MultiVectorMask]) -> None:
         kinds = [type(module) for module in modules]
@@ -111,7 +112,7 @@ def _write_pylate(parts: _Parts, folder: Path) -> None:
         name = f"{number}_Dense"
         entries.append({"idx": number, "name": str(number), "path": name, "type": _DENSE})
         (folder / name).mkdir()
-        config = layer.get_config_dict()
+        config: dict[str, Any] = layer.get_config_dict()  # type: ignore[no-untyped-call]
         kept = ("in_features", "out_features", "bias", "activation_function")
         values = {key: config[key] for key in kept} | {"use_residual": layer.use_residual}
         write_json(folder / name / "config.json", values)
