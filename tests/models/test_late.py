@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import hyperseek
-from hyperseek.errors import InputError, ModelError
+from hyperseek.errors import InputError, ModelError, UnknownNameError
 from hyperseek.models import LateRetriever, Retriever
 from hyperseek.scoring import MaxSimScorer, TokenPoints, load_scorer
 from hyperseek.types import Document
@@ -196,7 +196,7 @@ def test_no_documents_and_no_queries(tiny_encoder: str) -> None:
     assert len(retriever.encode_documents([])) == 0
     with pytest.raises(InputError, match="no queries"):
         retriever.compile([])
-    with pytest.raises(InputError, match="understands no options; leave 'level' out"):
+    with pytest.raises(UnknownNameError, match="'level'; known: keep_ratio, pool_factor"):
         retriever.compile(["cat"], {"level": 1})
 
 

@@ -9,9 +9,12 @@ import pytest
 import torch
 from sentence_transformers import MultiVectorEncoder
 
-from hyperseek.errors import ConfigError
+from hyperseek.errors import ConfigError, InputError, StoreError
+from hyperseek.index import Index
 from hyperseek.models import LateRetriever, ModelConfig, build, load
+from hyperseek.nn.token_pooling import TokenPooling
 from hyperseek.scoring import Space
+from hyperseek.types import Document
 
 TEXTS = ["the cat and the dog", "a small neural network " * 8, "sea", "what is the name of the song"]
 QUERIES = ["who is the author of the book", "neural search"]
@@ -160,3 +163,39 @@ def test_decoders(late: dict[str, Any], tiny_decoder: str, tmp_path: Path) -> No
 def test_only_kept_words_are_scored(tiny_encoder: str) -> None:
     built = build(config(tiny_encoder, {"dimension": 8, "kept": ["cat", "dog"]}), device="cpu")
     assert built.encode_documents(TEXTS, dtype="float32").lengths.tolist() == [2, 0, 0, 0]
+
+
+def test_an_index_pools_remembers_it_and_pools_what_is_added(tiny_encoder: str, tmp_path: Path) -> None:
+    model = build(config(tiny_encoder, {"dimension": 8}), device="cpu")
+    model.save(tmp_path / "model")
+    index = Index.build(tmp_path / "index", TEXTS, model, pooling={"budget": 3}, dtype="float32")
+    new = "a document of many different words about the sea and the song"
+    index.add([Document("4", new)])
+    opened = Index.open(tmp_path / "index")
+    assert opened.info.pooling == {"tasks": ["document"], "budget": 3}
+    expected = TokenPooling(budget=3).pool_points(model.encode_documents([*TEXTS, new], dtype="float32"))
+    assert expected.lengths.tolist() == [3] * 5
+    scores = model.compile(QUERIES[:1]).score(expected)[0]
+    hits = {hit.id: hit.score for hit in opened.search(QUERIES[0], k=5)}
+    for row, score in enumerate(scores.tolist()):
+        assert hits[str(row)] == pytest.approx(score, abs=1e-4)
+    with pytest.raises(StoreError, match="pooling"):
+        Index.build(tmp_path / "index", TEXTS, model, dtype="float32")
+    dense = build(ModelConfig(trunk=tiny_encoder, pooling="mean", family="dense"), device="cpu")
+    with pytest.raises(InputError, match="one vector a document"):
+        Index.build(tmp_path / "dense", TEXTS, dense, pooling={"budget": 3})
+
+
+def test_queries_are_pooled_and_pruned_by_options(tiny_encoder: str) -> None:
+    model = build(config(tiny_encoder, {"dimension": 8}), device="cpu")
+    points = model.encode_documents(TEXTS, dtype="float32")
+    plain = model.compile(QUERIES)
+    pooled = model.compile(QUERIES, {"pool_factor": 3})
+    assert pooled.mask.sum(1).tolist() == plain.mask.sum(1).tolist()  # a mean weighs as much as its group
+    assert pooled.queries.shape[1] < plain.queries.shape[1]
+    assert torch.equal(model.compile(QUERIES, {"pool_factor": 1}).score(points), plain.score(points))
+    kept = model.compile(QUERIES, {"keep_ratio": 0.5})
+    assert (kept.mask > 0).sum(1).tolist() == [1 + (int(n) - 1 + 1) // 2 for n in plain.mask.sum(1)]
+    assert dict(kept.options) == {"keep_ratio": 0.5}
+    with pytest.raises(InputError, match="pool_factor"):
+        model.compile(QUERIES, {"pool_factor": 0.5})

@@ -34,6 +34,10 @@ def encode(
         Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(help="What the model computes in; auto takes bfloat16 where the processor has it."),
     ] = "auto",
+    pooling: Annotated[
+        list[str] | None,
+        typer.Option(help="Fewer token vectors: pool_factor=5, budget=32, linkage=ward ...; may be repeated."),
+    ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first N documents.")] = None,
     id_key: Annotated[str | None, typer.Option(help="Key or column of ids, or its number; found if not given.")] = None,
     text_key: Annotated[str | None, typer.Option(help="Key or column of texts; found if not given.")] = None,
@@ -50,6 +54,7 @@ def encode(
     """Encode a corpus into an index; a killed run resumes where it stopped, without encoding anything twice."""
     from itertools import islice
 
+    from hyperseek._config import apply_overrides
     from hyperseek.errors import InputError
     from hyperseek.models import load
 
@@ -61,6 +66,7 @@ def encode(
             "--id-key": id_key,
             "--text-key": text_key,
             "--dtype": dtype != "auto",
+            "--pooling": pooling,
             "--on-error": on_error == "skip",
         }
         if useless := [option for option, value in given.items() if value]:
@@ -80,6 +86,7 @@ def encode(
             retriever,
             storage=storage,
             dtype=dtype,
+            pooling=None if pooling is None else apply_overrides({}, pooling),
             name=dataset.name,
             total=cost.documents,
             resume=resume,

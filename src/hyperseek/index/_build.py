@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -27,11 +28,14 @@ from hyperseek.types import Document
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder, Retriever
+    from hyperseek.nn.token_pooling import TokenPooling
 
 # How far a vector made elsewhere may be from the model's own, relative to its length: half precision and another
 # batch move it by less than a hundredth, another model, pooling or normalisation by far more.
 _TOLERANCE = 0.05
 _CHECKED = 8
+
+_logger = logging.getLogger(__name__)
 
 _BYTES = {"float32": 4, "float16": 2}
 
@@ -47,18 +51,21 @@ def build_index(
     total: int | None,
     resume: bool,
     overwrite: bool,
+    pooling: Mapping[str, Any] | None = None,
     shard: int = SHARD,
 ) -> None:
     """Encode a corpus into an index; see `Index.build`."""
     check_retriever(model)
+    pooler = _pooler(pooling, model)
     number = resolve_dtype(dtype, model)
     items = ((document, None) for document in as_documents(documents))
     _check_storage(storage)
-    wanted = IndexInfo(dtype=number, name=name, storage=storage, **_identity(model))
+    options = None if pooler is None else pooler.get_config_dict()
+    wanted = IndexInfo(dtype=number, name=name, storage=storage, pooling=options, **_identity(model))
     write_index(
         path,
         items,
-        encoding(model, number),
+        encoding(model, number, options),
         wanted,
         total=total,
         resume=resume,
@@ -204,13 +211,36 @@ def _check_storage(storage: object) -> None:
         raise UnknownNameError("number type of storage", str(storage), get_args(Storage))
 
 
-def encoding(model: Encoder, dtype: str) -> Callable[[list[Item]], Points]:
-    """Return what makes points of documents with a model that computes in `dtype`."""
+def encoding(model: Encoder, dtype: str, pooling: Mapping[str, Any] | None = None) -> Callable[[list[Item]], Points]:
+    """Return the function that encodes documents, and makes their token vectors fewer if the index asks for it."""
+    pooler = _pooler(pooling, model)
 
     def encode(batch: list[Item]) -> Points:
-        return model.encode_documents([document.full_text for document, _ in batch], dtype=dtype)
+        points = model.encode_documents([document.full_text for document, _ in batch], dtype=dtype)
+        if pooler is None:
+            return points
+        before = len(points.rows)
+        points = pooler.pool_points(cast("TokenPoints", points))
+        _logger.info("pooled %d token vectors of %d documents to %d", before, len(points), len(points.rows))
+        return points
 
     return encode
+
+
+def _pooler(pooling: Mapping[str, Any] | None, model: Encoder) -> TokenPooling | None:
+    if pooling is None:
+        return None
+    if not model.space.ragged:
+        raise InputError(
+            f"pooling makes the token vectors of a document fewer, and {model.source} gives one vector a document; "
+            f"leave pooling out"
+        )
+    from hyperseek.nn.token_pooling import TokenPooling
+
+    pooler = TokenPooling(**pooling)
+    if not pooler.applies_to("document"):
+        raise InputError(f"an index pools documents, and tasks says {', '.join(pooler.tasks)}; leave tasks out")
+    return pooler
 
 
 def stack_points(batch: Sequence[Item], space: Space) -> Points:

@@ -109,6 +109,7 @@ class Index(IndexReader):
         *,
         storage: Storage = "float32",
         dtype: str = "auto",
+        pooling: Mapping[str, Any] | None = None,
         name: str | None = None,
         total: int | None = None,
         resume: bool = True,
@@ -128,6 +129,8 @@ class Index(IndexReader):
             model: Encodes each document's title and text.
             storage: Number type of the stored vectors; `"float16"` halves the size and rounds to 3 digits.
             dtype: Number type the model computes in; see `Retriever.encode_documents`.
+            pooling: How the token vectors of a document are made fewer, as in `{"pool_factor": 5}`; see
+                `TokenPooling`. The index remembers it, and pools documents that are added later. None keeps them all.
             name: The corpus' name, for people.
             total: Number of documents, for the progress bar; None where that is unknown.
             resume: Whether to resume an index that is there; False makes that an error.
@@ -148,6 +151,7 @@ class Index(IndexReader):
             model,
             storage=storage,
             dtype=dtype,
+            pooling=pooling,
             name=name,
             total=total,
             resume=resume,
@@ -431,7 +435,7 @@ class Index(IndexReader):
         if vectors is None:
             model = self.model
             items = ((document, None) for document in given)
-            encode, piece = encoding(model, self.info.dtype or "auto"), piece_for(model)
+            encode, piece = encoding(model, self.info.dtype or "auto", self.info.pooling), piece_for(model)
         else:
             items = joined(given, vectors)
             encode, piece = partial(stack_points, space=self.space), SHARD

@@ -199,7 +199,7 @@ def _check_settings(folder: Path, info: IndexInfo, wanted: IndexInfo) -> None:
             f"the index {folder} was begun with another model: {info.source} (fingerprint {info.fingerprint}), not "
             f"{wanted.source} (fingerprint {wanted.fingerprint}); give that model, another folder, or --overwrite"
         )
-    for key in ("space", "storage", "dtype"):
+    for key in ("space", "storage", "dtype", "pooling"):
         there, here = getattr(info, key), getattr(wanted, key)
         if there != here:
             raise StoreError(

@@ -79,11 +79,11 @@ def load(
 
 
 def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriever:
+    wanted = {key: options[key] for key in ("device", "trust_remote_code")}
     if not files.is_plain:
         for _, kind in usable_families():
             family = kind()
             if family.recognises(files):
-                wanted = {key: options[key] for key in ("device", "trust_remote_code")}
                 return family.load(files, source=source, **wanted)
     own = _own_modules(entry.type for entry in files.modules)
     model = _load_own(files, own, **wanted) if own else SentenceTransformer(files.location, **options)

@@ -11,7 +11,6 @@ Shapes: `N` texts, `T` tokens of the longest, `n` of one, `d` dimensions.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar, Literal, Self
 
 import torch
@@ -160,22 +159,38 @@ class TokenPooling(BaseTokenPooling):
             Its vectors, at most `n`: the protected ones, then the others, by first token of their groups; in scipy's
             order where scipy clusters.
         """
+        return self.pool_and_count(embedding, importance)[0]
+
+    def pool_and_count(self, embedding: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pool one text, and say how many of its tokens each vector is the mean of.
+
+        Args:
+            embedding: `(n, d)`, floating.
+            importance: As for `pool_one`.
+
+        Returns:
+            What `pool_one` returns, and as many numbers, float32.
+        """
         config = self.config
         first = min(config.protected_tokens, len(embedding))
         protected, rest = embedding[:first], embedding[first:]
         count = config.count(len(rest))
         self.seen += len(embedding)
         self.kept += first + count
+        single = torch.ones(first + count, device=embedding.device)
         if count == len(rest):
-            return embedding
+            return embedding, single
         if config.method == "attention":
             scores = (embedding.detach().mean(0) @ rest.detach().T) if importance is None else importance[first:]
             best = scores.argsort(descending=True, stable=True)[:count].sort().values
-            return torch.cat([protected, rest[best]])
-        means = _means(rest.float(), self._labels(rest, count).to(rest.device))
+            return torch.cat([protected, rest[best]]), single
+        labels = self._labels(rest, count).to(rest.device)
+        sizes = torch.bincount(labels)
+        means = rest.new_zeros(len(sizes), rest.shape[1], dtype=torch.float32).index_add(0, labels, rest.float())
+        means = means / sizes[:, None]
         if config.renormalise:
             means = unit_vectors(means)
-        return torch.cat([protected, means.to(embedding.dtype)])
+        return torch.cat([protected, means.to(embedding.dtype)]), torch.cat([single[:first], sizes.float()])
 
     def pool_points(self, points: TokenPoints) -> TokenPoints:
         """Return documents with fewer vectors; differentiable."""
@@ -188,15 +203,3 @@ class TokenPooling(BaseTokenPooling):
         if self.config.method == "k_means":
             return k_means_labels(tokens, count)
         return hierarchical_labels(tokens, count, linkage=self.config.linkage, distance=self.config.distance)
-
-
-def _means(vectors: Tensor, labels: Tensor) -> Tensor:
-    counts = torch.bincount(labels)
-    sums = vectors.new_zeros(len(counts), vectors.shape[1]).index_add(0, labels, vectors)
-    return sums / counts[:, None]
-
-
-def vectors_kept(modules: Sequence[Any]) -> tuple[int, int]:
-    """Return how many token vectors came into the pooling modules among some, and how many went out."""
-    pooling = [module for module in modules if isinstance(module, TokenPooling)]
-    return sum(module.seen for module in pooling), sum(module.kept for module in pooling)

@@ -61,6 +61,7 @@ class IndexInfo(Config):
         space: Geometry of the points.
         storage: Number type of the stored vectors.
         dtype: Number type the model computed in; None for vectors from elsewhere.
+        pooling: How the model's token vectors were made fewer, as options of `TokenPooling`; None if they were not.
         protocol: What the model says about itself: prompts, lengths, versions.
         name: Name of the corpus, for people.
         table: Folder of the table, within the index.
@@ -77,6 +78,7 @@ class IndexInfo(Config):
     space: Space
     storage: Storage = "float32"
     dtype: str | None = None
+    pooling: dict[str, Any] | None = None
     protocol: dict[str, Any] = Field(default_factory=dict)
     name: str | None = None
     table: str = FIRST_TABLE

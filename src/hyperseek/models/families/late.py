@@ -63,6 +63,7 @@ class LateRetriever(Retriever):
     def __init__(self, model: MultiVectorEncoder, *, source: str | None = None, masking: Masking = "exact") -> None:
         super().__init__(model, source=source)  # type: ignore[arg-type]
         self.masking = masking
+        self._understood = {**self._understood, **_QUERY_OPTIONS}
 
     def points(self, features: dict[str, Any]) -> TokenPoints:
         """Return the token points that a finished document route describes; differentiable."""
@@ -75,11 +76,14 @@ class LateRetriever(Retriever):
 
     def scorer(self, features: dict[str, Any], options: Mapping[str, Any] | None = None) -> MaxSimScorer:
         """Return the scorer that a finished query route describes; differentiable."""
-        self.check_options(options)
-        mask = features["attention_mask"].float()
+        checked = self.check_options(options)
+        tokens, mask = self._tokens(features, "query"), features["attention_mask"].float()
+        if checked:
+            tokens, mask = _fewer(tokens, mask, checked)
         if self.model.similarity_fn_name == "meanmaxsim":
             mask = mask / mask.sum(dim=1, keepdim=True).clamp_min(1)  # a query without tokens scores 0
-        return MaxSimScorer(self.space, self._tokens(features, "query"), mask, masking=self.masking)
+        scorer = MaxSimScorer(self.space, tokens, mask, masking=self.masking)
+        return scorer.with_options(checked) if checked else scorer
 
     def encode_documents(
         self, texts: Sequence[str], *, dtype: str = "auto", batch_tokens: int | None = None
@@ -130,6 +134,32 @@ class LateRetriever(Retriever):
     def _side_fingerprint(self, side: Side) -> str:
         name = super()._side_fingerprint(side)
         return name if side == "document" else fingerprint_json([name, self._expansion()])
+
+
+_QUERY_OPTIONS: Mapping[str, Any] = {
+    "pool_factor": Annotated[float, Field(ge=1, allow_inf_nan=False)],
+    "keep_ratio": Annotated[float, Field(gt=0, le=1)],
+}
+
+
+def _fewer(tokens: torch.Tensor, mask: torch.Tensor, options: Mapping[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return a search's query tokens, the most central first if so asked, then pooled; and their weights.
+
+    A mean stands for all tokens of its group, so that is its weight: MaxSim is a sum over tokens.
+    """
+    steps = []
+    if "keep_ratio" in options:
+        steps.append(TokenPooling(method="attention", keep_ratio=options["keep_ratio"], rounding="ceil"))
+    if "pool_factor" in options:
+        steps.append(TokenPooling(pool_factor=options["pool_factor"]))
+    rows, weights = [], []
+    for own, kept in zip(tokens, mask > 0, strict=True):
+        vectors, sizes = own[kept], torch.ones(int(kept.sum()), device=own.device)
+        for step in steps:
+            vectors, sizes = step.pool_and_count(vectors)
+        rows.append(vectors)
+        weights.append(sizes)
+    return nn.utils.rnn.pad_sequence(rows, batch_first=True), nn.utils.rnn.pad_sequence(weights, batch_first=True)
 
 
 class QueryExpansion(Config):
