@@ -294,8 +294,8 @@ def _sync(file: IO[bytes]) -> None:
 
 
 def _mapped(path: Path, dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    # A file without bytes cannot be mapped.
-    return np.memmap(path, dtype, "r", shape=shape) if all(shape) else np.empty(shape, dtype)
+    # A file without bytes cannot be mapped; and a plain view of what is mapped is sliced in half the time.
+    return np.asarray(np.memmap(path, dtype, "r", shape=shape)) if all(shape) else np.empty(shape, dtype)
 
 
 def _pieces(

@@ -25,7 +25,7 @@ from hyperseek.scoring import Scorer, TokenPoints
 
 # Documents that are scored by their centroids, and by their codes, for each that is wanted: of real tokens 2 bits keep
 # the best 10 among the first 30, centroids among the first 100, and their lists among the first 300.
-_BY_CENTROIDS, _BY_CODES = 8, 4
+_BY_CENTROIDS, _BY_CODES = 8, 3
 _LEAST_BY_CENTROIDS = 300
 # Tokens whose centroids' similarities are gathered at a time.
 _GATHERED = 1 << 15
@@ -148,7 +148,7 @@ class Walk:
         for part, own, places in self._parts_of(rows):
             pieces.append(part.points(own))
             order.append(places)
-        joined: TokenPoints = TokenPoints.concatenate(pieces)
+        joined: TokenPoints = TokenPoints.concatenate(pieces) if len(pieces) > 1 else pieces[0]
         places = np.concatenate(order)
         return joined if bool((np.diff(places) > 0).all()) else joined[torch.from_numpy(np.argsort(places))]
 
