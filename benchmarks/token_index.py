@@ -140,7 +140,9 @@ def compare(passages: TokenPoints, scorer: MaxSimScorer, count: int, folder: Pat
         f"\n{count:,} documents, {tokens:,} tokens, {len(scorer)} queries of {scorer.mask.sum() / len(scorer):.0f} "
         f"tokens; exact: {1000 * bare:.0f} ms a query, points in memory, float32\n"
     )
-    print("| structure | bytes a document | built in, s | candidates, effort | recall@10 | recall@100 | ms | of exact |")
+    print(
+        "| structure | bytes a document | built in, s | candidates, effort | recall@10 | recall@100 | ms | of exact |"
+    )
     print("|---|---|---|---|---|---|---|---|")
     for name, (config, plans) in STRUCTURES.items():
         start = time.perf_counter()
@@ -158,11 +160,9 @@ def compare(passages: TokenPoints, scorer: MaxSimScorer, count: int, folder: Pat
                 rounds.append((statistics.median(seconds), statistics.median(beside)))
             own, other = (statistics.median(part) for part in zip(*rounds, strict=True))
             wide = f"{recall(found, truth, K):.3f}" if n >= K else "-"
-            print(
-                f"| {name} | {size:,.0f} | {built:.0f} | {n}, {effort or '-'} | {recall(found, truth, 10):.3f} | {wide} | "
-                f"{1000 * own:.1f} | {own / other:.3f} |",
-                flush=True,
-            )
+            settings, close = f"{n}, {effort or '-'}", recall(found, truth, 10)
+            row = f"| {name} | {size:,.0f} | {built:.0f} | {settings} | {close:.3f} | {wide} "
+            print(f"{row}| {1000 * own:.1f} | {own / other:.3f} |", flush=True)
 
 
 _BUILD = """
@@ -195,8 +195,8 @@ def measure_memory(passages: TokenPoints, counts: list[int], folder: Path) -> No
         done = subprocess.run(command, check=True, capture_output=True, text=True).stdout
         before, peak, seconds, centroids = json.loads(done.splitlines()[-1])
         peaks.append({"peak": peak, "grown": peak - before})
-        row = f"| {count:,} | {tokens:,} | {centroids:,} | {peak / 1e6:.0f} | {(peak - before) / 1e6:.0f} | {seconds:.0f} |"
-        print(row, flush=True)
+        memory = f"{peak / 1e6:.0f} | {(peak - before) / 1e6:.0f}"
+        print(f"| {count:,} | {tokens:,} | {centroids:,} | {memory} | {seconds:.0f} |", flush=True)
     for key in ("peak", "grown"):
         values = [one[key] for one in peaks]
         print(f"{key}: the largest is {max(values) / min(values) - 1:.1%} above the smallest")

@@ -116,6 +116,17 @@ def test_a_search_finds_what_exact_scores_put_first(masking: Any, tmp_path: Path
     assert recalls[0] < recalls[-1] >= 0.99
 
 
+def test_recall_is_measured_as_a_search_finds_it(tmp_path: Path) -> None:
+    documents = Collection(drawn(600, seed=11))
+    little = built(tmp_path / "little", documents, probes=1)
+    much = built(tmp_path / "much", documents, probes=10_000)
+    chosen = built(tmp_path / "chosen", documents)
+    assert (little.recall or 1) < 0.9 < (much.recall or 0)
+    assert (chosen.recall or 0) >= 0.98 or chosen.probes == 32
+    assert (little.probes, much.probes) == (1, 10_000)
+    assert not (tmp_path / "little" / "queries.safetensors").exists()
+
+
 def test_a_filter_comes_before_scores(tmp_path: Path) -> None:
     points, scorer = drawn(200, seed=5), queries()
     index = built(tmp_path, Collection(points))

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from hyperseek.engines._centroids import Centroids
+from hyperseek.engines._token_codes import Codebook
 from hyperseek.errors import StoreError
 from hyperseek.index import Index
-from hyperseek.plan import Engine, Rescore
+from hyperseek.plan import Engine, Rescore, stages
 from hyperseek.scoring import MaxSimScorer, Space
 from hyperseek.types import Document
 
@@ -145,6 +146,67 @@ def test_an_update_that_fails_loses_nothing(
     assert any("unknown" in line for line in index.explain(queries(), plan=EVERYTHING).lines())
     add(index, named(70, 72))  # takes in what was missed
     check(index)
+
+
+def test_measured_recall_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = make(tmp_path / "index")
+    assert shown_of(index)["recall"] >= 0.98
+    few = "every document is scored, which is fast for fewer than"
+    assert index.explain(queries()).reason.startswith(few)
+    monkeypatch.setattr(stages, "_FEW", 10)
+    assert index.explain(queries()).reason.startswith("candidates from 'centroids'")
+    monkeypatch.setattr(Centroids, "recall", 0.51)
+    reason = index.explain(queries()).reason
+    assert reason.startswith(
+        "every document is scored, since 'centroids' found only 0.510 of the best when it was built"
+    )
+    assert index.explain(queries(), engine="centroids").reason.startswith("candidates from 'centroids'")
+    tuning = index.engines.tune(queries(), k=5, recall=0.9)
+    assert index.explain(queries(), k=5).reason.startswith("the plan tuned on this index for maxsim scorers: recall@5")
+    assert tuning.chosen.recall >= 0.9
+
+
+KILLED_BUILD = """
+import os, signal, sys
+from hyperseek.engines import _centroids as module
+from hyperseek.index import Index
+
+module._COMMIT_EVERY, module._CHUNK = -1.0, 8
+noted = []
+seal = module.write_sealed
+
+def write_sealed(path, values):
+    seal(path, values)
+    noted.append(values["part"]["documents"])
+    if len(noted) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+module.write_sealed = write_sealed
+Index.open(sys.argv[1]).build_engine({"kind": "centroids", "bits": 4})
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
+def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, index = make(tmp_path / "whole"), make(tmp_path / "index")
+    index.drop("centroids")
+    done = subprocess.run([sys.executable, "-c", KILLED_BUILD, str(index.path)], env=dict(os.environ))
+    assert done.returncode == -9
+    assert not Index.open(index.path, verify=True).attachments  # what is unfinished is in no list
+    monkeypatch.setattr(Codebook, "learn", None)  # nothing is learned again
+    assigned = []
+    assign = Codebook.assign
+
+    def counted(book: Codebook, vectors: torch.Tensor) -> torch.Tensor:
+        assigned.append(len(vectors))
+        return assign(book, vectors)
+
+    monkeypatch.setattr(Codebook, "assign", counted)
+    index.build_engine({"kind": "centroids", "bits": 4})
+    tokens = torch.tensor([len(vectors) for vectors in vectors_of(named(0, 60))])
+    assert sum(assigned) == int(tokens[24:].sum())  # three pieces of eight documents were stored
+    check(index)
+    assert index.attachments[0].details["files"] == whole.attachments[0].details["files"]
 
 
 KILLED = """

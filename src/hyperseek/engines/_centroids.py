@@ -23,9 +23,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
+from torch import Tensor
 
 from hyperseek._config import Config
-from hyperseek._files import reading
+from hyperseek._files import read_tensors, reading, write_tensors
 from hyperseek._folders import CHECKED_AT_ONCE, Checksum, check_files, checksum_folder, read_sealed, write_sealed
 from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek._machine import run_on_cores
@@ -43,9 +44,10 @@ from hyperseek.engines.structure import (
     StructureEstimate,
 )
 from hyperseek.errors import InputError, StoreError
-from hyperseek.scoring import Scorer, Space
+from hyperseek.scoring import MaxSimScorer, Scorer, Space, TokenPoints
 
 _BOOK = "codebook.safetensors"
+_QUERIES = "queries.safetensors"
 _STATE = "building.json"
 _OURS = (_STATE, "keys.npy", "kind.json")
 _REMEDY = "build the engine again"
@@ -55,6 +57,12 @@ _CHUNK = 256  # documents read at a time
 _ASSUMED = 120
 # Vectors of the sample for each centroid, at least.
 _PER_CENTROID = 8
+
+# Recall is measured by so many documents as queries, of each so many tokens, as the share of the exact best `_K` among
+# the candidates of the plan that searches unless told otherwise.
+_MEASURED, _MEASURED_TOKENS, _K, _CANDIDATES = 16, 16, 10, 90
+_PROBES = (2, 4, 8, 16, 32)
+_ENOUGH = 0.98
 
 _logger = logging.getLogger(__name__)
 
@@ -67,7 +75,8 @@ class CentroidsConfig(StructureConfig):
         centroids: How many; None for the power of two below 16 times the root of the number of tokens, as in PLAID,
             and at most an eighth of the sample.
         bits: What is kept of each number of a token beside its centroid: 2 or 4 bits, or 16 for the number itself.
-        probes: Centroids into whose lists a query token looks, unless a search says otherwise: its `effort`.
+        probes: Centroids into whose lists a query token looks, unless a search says otherwise: its `effort`. None for
+            as few as find enough in a measurement that ends the build, with queries drawn from the documents' tokens.
         sample: Tokens on which centroids are learned.
         seed: Of the sample and the first centroids.
     """
@@ -75,16 +84,27 @@ class CentroidsConfig(StructureConfig):
     kind: Literal["centroids"] = "centroids"
     centroids: int | None = Field(default=None, ge=1, le=1 << 20)
     bits: Literal[2, 4, 16] = 2
-    probes: int = Field(default=8, ge=1)
+    probes: int | None = Field(default=None, ge=1)
     sample: int = Field(default=1 << 18, ge=1)
     seed: int = Field(default=0, ge=0)
 
 
 class _Details(Config):
-    """What `engines.json` keeps of a token index."""
+    """What `engines.json` keeps of a token index.
+
+    Attributes:
+        centroids: How many.
+        bits: Of the codes.
+        probes: Those of a search that does not say.
+        recall: What these find of the exact best `_K` when the index is built; None where nothing could be measured.
+        parts: In order.
+        files: Checksums.
+    """
 
     centroids: int = Field(ge=1)
     bits: int
+    probes: int = Field(ge=1)
+    recall: float | None = None
     parts: tuple[PartNotes, ...] = Field(min_length=1)
     files: dict[str, Checksum]
 
@@ -94,20 +114,24 @@ class Centroids(Structure):
 
     Args:
         folder: Where it lies.
-        config: What it was built from.
         book: Centroids and buckets.
         parts: In order.
+        probes: Those of a search that does not say.
+        recall: What these find, as it was measured.
     """
 
     config_type = CentroidsConfig
     resumable: ClassVar[bool] = True
     grows: ClassVar[bool] = True
 
-    def __init__(self, folder: Path, config: CentroidsConfig, book: Codebook, parts: Sequence[Part]) -> None:
+    def __init__(
+        self, folder: Path, book: Codebook, parts: Sequence[Part], *, probes: int, recall: float | None = None
+    ) -> None:
         self.folder = folder
-        self.config = config
         self.book = book
         self.parts = tuple(parts)
+        self.probes = probes
+        self._recall = recall
 
     def __len__(self) -> int:
         return sum(part.notes.documents for part in self.parts)
@@ -121,30 +145,44 @@ class Centroids(Structure):
             notes = PartNotes(folder="part-0")
             _learn(folder, documents, config)
             write_sealed(folder / _STATE, _state(config, notes))
-        notes = _append(folder, documents, config, _book(folder), notes)
-        (folder / _STATE).unlink()
-        return _details(folder, config, [notes])
+        book = _book(folder)
+        notes = _append(folder, documents, config, book, notes)
+        index = cls(folder, book, [Part(folder, notes, book)], probes=config.probes or 1)
+        probes, recall = _measured(index, documents, config)
+        for left in (_STATE, _QUERIES):
+            (folder / left).unlink()
+        details = _Details(
+            centroids=len(book),
+            bits=config.bits,
+            probes=probes,
+            recall=recall,
+            parts=(notes,),
+            files=checksum_folder(folder, leave_out=_OURS),
+        )
+        return details.model_dump(mode="json")
 
     @classmethod
     def extend(cls, folder: Path, documents: Documents, config: Any, details: Mapping[str, Any]) -> dict[str, Any]:
         """Assign documents to the centroids that there are, and append them as a part."""
-        book, parts = _book(folder), list(_read(folder, details).parts)
+        book, known = _book(folder), _read(folder, details)
+        parts = list(known.parts)
         parts.append(_append(folder, documents, None, book, PartNotes(folder=_next(parts))))
         # So a part is at least twice as large as the next one, but for the first, which is left as it was built.
         while len(parts) > 2 and parts[-2].documents < 2 * parts[-1].documents:
             parts[-2:] = [_joined(folder, parts, parts[-2:], [None, None], book)]
-        return _details(folder, config, parts)
+        return _changed(known, folder, parts)
 
     @classmethod
     def compact(cls, folder: Path, kept: NDArray[np.bool_], config: Any, details: Mapping[str, Any]) -> dict[str, Any]:
         """Leave out documents, and join what was added: what is left are the documents of the build, and the others."""
-        book, parts = _book(folder), list(_read(folder, details).parts)
+        book, known = _book(folder), _read(folder, details)
+        parts = list(known.parts)
         masks = np.split(kept, np.cumsum([part.documents for part in parts])[:-1])
         if not masks[0].all():
             parts[0] = _joined(folder, parts, parts[:1], masks[:1], book)
         if len(parts) > 2 or not all(mask.all() for mask in masks[1:]):
             parts[1:] = [_joined(folder, parts, parts[1:], masks[1:], book)]
-        return _details(folder, config, parts)
+        return _changed(known, folder, parts)
 
     @classmethod
     def open(cls, folder: Path, documents: Documents, config: Any, details: Mapping[str, Any]) -> Self:
@@ -160,11 +198,16 @@ class Centroids(Structure):
         parts = [Part(folder, notes, book) for notes in known.parts]
         for part in parts:
             part.check(remedy=_REMEDY)
-        return cls(folder, config, book, parts)
+        return cls(folder, book, parts, probes=known.probes, recall=known.recall)
 
     def can_search(self, scorer: Scorer) -> bool:
         """Whether the queries are sets of token vectors."""
         return scorer[:1].token_vectors() is not None
+
+    @property
+    def recall(self) -> float | None:
+        """What a search finds of the exact best, as it was measured when the index was built."""
+        return self._recall
 
     def efforts(self, n: int) -> Sequence[int | None]:
         """Return numbers of centroids into whose lists each query token looks."""
@@ -188,35 +231,39 @@ class Centroids(Structure):
         Raises:
             InputError: The queries are no sets of token vectors.
         """
-        scorer = request.scorer.to("cpu")
-        vectors = scorer.token_vectors()
-        if vectors is None:
+        if not self.can_search(request.scorer):
             raise InputError(
-                f"the engine {request.name!r} cannot be searched by a {scorer.kind!r} scorer: its queries are no sets "
-                f"of token vectors"
+                f"the engine {request.name!r} cannot be searched by a {request.scorer.kind!r} scorer: its queries are "
+                f"no sets of token vectors"
             )
-        count = len(scorer)
-        available = len(self) if request.allowed is None else int(request.allowed.sum())
-        n = min(request.n, available)
-        scores = torch.full((count, n), -torch.inf)
-        places = torch.full((count, n), -1)
+        scores, places, reached = self._find(request.scorer, request.n, request.allowed, effort or self.probes)
+        request.notes["reached"] = reached
+        return [best_positions(scores, places)]
+
+    def _find(
+        self, scorer: Scorer, n: int, allowed: NDArray[np.bool_] | None, probes: int
+    ) -> tuple[Tensor, Tensor, float]:
+        """Return scores and positions, in no order, and how many documents the lists led to."""
+        scorer, count = scorer.to("cpu"), len(scorer)
+        vectors = scorer.token_vectors()
+        assert vectors is not None
+        width = min(n, len(self) if allowed is None else int(allowed.sum()))
+        scores, places = torch.full((count, width), -torch.inf), torch.full((count, width), -1)
         pending = iter(range(count))
         seen: list[int] = []
-        probes = self.config.probes if effort is None else effort
 
         def work() -> None:
-            walk = Walk(self.book, self.parts, request.allowed, n)
+            walk = Walk(self.book, self.parts, allowed, width)
             for query in pending:
                 found, own = walk.find(scorer[query : query + 1], vectors[0][query], vectors[1][query], probes)
-                scores[query, : len(own)], places[query, : len(own)] = own, torch.from_numpy(found)
+                scores[query], places[query] = own, torch.from_numpy(found)
                 seen.append(walk.seen)
 
-        if n:
+        if width:
             # What is read only now may have been damaged meanwhile.
             with reading(self.folder, "a whole token index", error=StoreError, remedy=_REMEDY):
                 run_on_cores(work, at_most=count)
-            request.notes["reached"] = float(np.mean(seen))
-        return [best_positions(scores, places)]
+        return scores, places, float(np.mean(seen)) if seen else 0.0
 
     @classmethod
     def estimate(cls, space: Space, config: CentroidsConfig, *, count: int) -> StructureEstimate:
@@ -246,7 +293,10 @@ class Centroids(Structure):
             "bits": known.bits,
             "tokens": sum(part.tokens for part in known.parts),
             "parts": len(known.parts),
+            "probes": known.probes,
         }
+        if known.recall is not None:
+            shown["recall"] = round(known.recall, 4)
         errors = [part.centroid_error / part.squares for part in known.parts if part.squares]
         if errors:
             shown["centroid_error"] = round(errors[0], 4)
@@ -269,12 +319,21 @@ def _centroid_count(config: CentroidsConfig, tokens: int) -> int:
 
 
 def _learn(folder: Path, documents: Documents, config: CentroidsConfig) -> None:
-    """Learn the codebook on a sample of the stream."""
-    reservoir = Reservoir(config.sample, seed=config.seed)
+    """Learn the codebook on a sample of the stream, and draw queries to measure by."""
+    reservoir, generator = Reservoir(config.sample, seed=config.seed), torch.Generator().manual_seed(config.seed)
+    chosen = torch.randperm(len(documents), generator=generator)[:_MEASURED].sort().values
+    asked: list[Tensor] = []
+    row = 0
     with progress("sampling tokens", len(documents), unit="documents") as bar:
         for chunk in documents.chunks(min(_CHUNK, documents.chunk_rows)):
             reservoir.add(chunk.rows.float())
+            for place in (chosen[(chosen >= row) & (chosen < row + len(chunk))] - row).tolist():
+                tokens = chunk[place : place + 1].rows.float()
+                asked.append(tokens[torch.randperm(len(tokens), generator=generator)[:_MEASURED_TOKENS]])
+            row += len(chunk)
             bar.advance(len(chunk))
+    queries = TokenPoints.from_documents([*asked, torch.zeros(0, documents.space.dimension)])
+    write_tensors(folder / _QUERIES, dict(zip(("vectors", "lengths"), queries.tensors(), strict=True)))
     sample = reservoir.sample
     sample = sample[sample.isfinite().all(dim=1)]  # what is not is named when it is assigned
     if not len(sample):
@@ -310,6 +369,33 @@ def _append(
                 noted, done = time.monotonic(), writer.notes.documents
                 stop_here()
         return writer.finish()
+
+
+def _measured(index: Centroids, documents: Documents, config: CentroidsConfig) -> tuple[int, float | None]:
+    """Return the probes of a search, and the share of the exact best that it finds."""
+    tensors, _ = read_tensors(index.folder / _QUERIES, error=StoreError, remedy=_REMEDY)
+    queries, mask = TokenPoints.from_tensors(tensors["vectors"], tensors["lengths"]).padded()
+    asked = mask.any(dim=1)
+    k = min(_K, len(documents))
+    if not asked.any():
+        return config.probes or _PROBES[0], None
+    scorer = MaxSimScorer(documents.space, queries[asked], mask[asked].float())
+    best, places, row = torch.empty(len(scorer), 0), torch.empty(len(scorer), 0, dtype=torch.int64), 0
+    with progress("measuring recall", len(documents), unit="documents") as bar, torch.no_grad():
+        for chunk in documents.chunks(min(_CHUNK, documents.chunk_rows)):
+            own = torch.arange(row, row + len(chunk)).expand(len(scorer), -1)
+            scores = torch.cat([best, scorer.score(chunk)], dim=1)
+            best, order = scores.topk(min(k, scores.shape[1]), dim=1)
+            places = torch.cat([places, own], dim=1).gather(1, order)
+            row += len(chunk)
+            bar.advance(len(chunk))
+    recall = 0.0
+    for probes in _PROBES if config.probes is None else (config.probes,):
+        _, found, _ = index._find(scorer, _CANDIDATES, None, probes)
+        recall = float((places[:, :, None] == found[:, None]).any(dim=2).float().mean())
+        if recall >= _ENOUGH:
+            break
+    return probes, recall
 
 
 def _next(parts: Sequence[PartNotes]) -> str:
@@ -354,10 +440,9 @@ def _book(folder: Path) -> Codebook:
     return Codebook.load(folder / _BOOK, remedy=_REMEDY)
 
 
-def _details(folder: Path, config: CentroidsConfig, parts: Sequence[PartNotes]) -> dict[str, Any]:
+def _changed(known: _Details, folder: Path, parts: Sequence[PartNotes]) -> dict[str, Any]:
     files = checksum_folder(folder, leave_out=_OURS)
-    details = _Details(centroids=len(_book(folder)), bits=config.bits, parts=tuple(parts), files=files)
-    return details.model_dump(mode="json")
+    return known.model_copy(update={"parts": tuple(parts), "files": files}).model_dump(mode="json")
 
 
 def _read(folder: Path, details: Mapping[str, Any]) -> _Details:

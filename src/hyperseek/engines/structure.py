@@ -285,6 +285,11 @@ class Structure(ABC):
         """
         return None
 
+    @property
+    def recall(self) -> float | None:
+        """What a search that is not told how finds of the exact best, as measured when it was built; None: unknown."""
+        return None
+
     def efforts(self, n: int) -> Sequence[int | None]:
         """Return the efforts that tuning tries for `n` candidates, least first; None is that of the configuration."""
         return (None,)

@@ -34,6 +34,8 @@ AUTO = "auto"
 
 # A scan of fewer documents takes less time than an engine and the rescoring of its candidates.
 _FEW = 20_000
+# Engines that are known to find less are not chosen without being asked for.
+_ENOUGH = 0.95
 # Candidates of an engine for each document that is wanted, and at least.
 _CANDIDATES = 10
 _LEAST_CANDIDATES = 300
@@ -119,6 +121,11 @@ def choose_plan(index: OpenIndex, scorer: Scorer, engine: str, k: int) -> tuple[
             return Plan(stages=(Exhaustive(),)), f"every document is scored, which is fast for fewer than {_FEW:,}"
     name = newest.name if engine == AUTO and newest is not None else engine
     structure = index.attached(name).structure
+    if engine == AUTO and structure.recall is not None and structure.recall < _ENOUGH:
+        return Plan(stages=(Exhaustive(),)), (
+            f"every document is scored, since {name!r} found only {structure.recall:.3f} of the best when it was "
+            f"built; tune it: index.engines.tune(queries)"
+        )
     n = max(_LEAST_CANDIDATES, _CANDIDATES * k)
     nonlinear = f"a {scorer.kind!r} scorer is not linear"
     if structure.can_search(scorer):
