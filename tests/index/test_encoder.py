@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sentence_transformers.base.modules import Transformer
 
 import hyperseek
-from hyperseek import HyperseekError, Index
+from hyperseek import Document, HyperseekError, Index
 
 GUIDE = Path(__file__).parent.parent.parent / "docs" / "models.md"
 
@@ -30,3 +31,23 @@ def test_an_index_is_built_by_an_encoder_of_another_kind(tmp_path: Path, monkeyp
     other = type("Other", (names["Lengths"],), {"fingerprint": "lengths-2"})()
     with pytest.raises(HyperseekError, match="fingerprint lengths-2"):
         Index.open("lengths.index", model=other)
+
+
+def test_documents_that_the_model_cuts_are_counted_and_reported(
+    tiny_encoder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = hyperseek.load(tiny_encoder, device="cpu")
+    first = model.route("document")[0]
+    assert isinstance(first, Transformer)
+    first.document_length = 6
+    texts = ["cat dog sea moon", "cat dog sea moon star", "word " * 500, "cat"]  # 6, 7, 502 and 3 tokens
+    index = Index.build(tmp_path / "index", texts, model)
+    assert model.truncated == 2
+    assert "2 documents were longer than the 6 tokens" in caplog.text
+    caplog.clear()
+    index.add([Document("more", "cat dog sea moon star")])
+    assert "1 document was longer" in caplog.text
+    caplog.clear()
+    index.add([Document("short", "cat")])
+    index.add([Document("given", "word " * 500)], vectors=[[0.0] * model.space.coordinates])
+    assert not caplog.text

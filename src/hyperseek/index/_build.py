@@ -7,6 +7,7 @@ import os
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
@@ -35,9 +36,9 @@ if TYPE_CHECKING:
 _TOLERANCE = 0.05
 _CHECKED = 8
 
-_logger = logging.getLogger(__name__)
-
 _BYTES = {"float32": 4, "float16": 2}
+
+logger = logging.getLogger(__name__)
 
 
 def build_index(
@@ -62,17 +63,18 @@ def build_index(
     _check_storage(storage)
     options = None if pooler is None else pooler.get_config_dict()
     wanted = IndexInfo(dtype=number, name=name, storage=storage, pooling=options, **_identity(model))
-    write_index(
-        path,
-        items,
-        encoding(model, number, options),
-        wanted,
-        total=total,
-        resume=resume,
-        overwrite=overwrite,
-        piece=piece_for(model),
-        shard=shard,
-    )
+    with truncation_reported(model):
+        write_index(
+            path,
+            items,
+            encoding(model, number, options),
+            wanted,
+            total=total,
+            resume=resume,
+            overwrite=overwrite,
+            piece=piece_for(model),
+            shard=shard,
+        )
 
 
 def import_vectors(
@@ -211,6 +213,22 @@ def _check_storage(storage: object) -> None:
         raise UnknownNameError("number type of storage", str(storage), get_args(Storage))
 
 
+@contextmanager
+def truncation_reported(model: Encoder | None) -> Iterator[None]:
+    """Warn of documents that a model reads only in part, if any are encoded meanwhile."""
+    before = getattr(model, "truncated", 0)  # of an encoder that is not ours nothing is known
+    yield
+    count = getattr(model, "truncated", 0) - before
+    if model is not None and count:
+        length = model.protocol()["max_length"]["document"]
+        logger.warning(
+            "%s longer than the %d tokens that the model reads of a document, and the rest of %s is not searched",
+            f"{count:,} documents were" if count > 1 else "1 document was",
+            length,
+            "each" if count > 1 else "it",
+        )
+
+
 def encoding(model: Encoder, dtype: str, pooling: Mapping[str, Any] | None = None) -> Callable[[list[Item]], Points]:
     """Return the function that encodes documents, and makes their token vectors fewer if the index asks for it."""
     pooler = _pooler(pooling, model)
@@ -221,7 +239,7 @@ def encoding(model: Encoder, dtype: str, pooling: Mapping[str, Any] | None = Non
             return points
         before = len(points.rows)
         points = pooler.pool_points(cast("TokenPoints", points))
-        _logger.info("pooled %d token vectors of %d documents to %d", before, len(points), len(points.rows))
+        logger.info("pooled %d token vectors of %d documents to %d", before, len(points), len(points.rows))
         return points
 
     return encode

@@ -30,7 +30,7 @@ from hyperseek.index._arguments import (
     meant,
     named_queries,
 )
-from hyperseek.index._build import build_index, encoding, import_vectors, piece_for, stack_points
+from hyperseek.index._build import build_index, encoding, import_vectors, piece_for, stack_points, truncation_reported
 from hyperseek.index._writing import SHARD, add_documents, compact_index, delete_documents
 from hyperseek.index.engines import Engines
 from hyperseek.index.reader import CACHE_BYTES, IndexReader
@@ -432,14 +432,16 @@ class Index(IndexReader):
         """
         given = as_documents(documents, numbered=not replace)
         items: Iterable[tuple[Document, Any]]
+        model: Retriever | None
         if vectors is None:
             model = self.model
             items = ((document, None) for document in given)
             encode, piece = encoding(model, self.info.dtype or "auto", self.info.pooling), piece_for(model)
         else:
+            model = None
             items = joined(given, vectors)
             encode, piece = partial(stack_points, space=self.space), SHARD
-        with self._changing() as store:
+        with truncation_reported(model), self._changing() as store:
             added = add_documents(store, items, encode, replace=replace, total=total, piece=piece)
             keep_up(self.path, Snapshot(store, self.space, cache_bytes=0))
             return added

@@ -97,6 +97,7 @@ class Retriever:
     Attributes:
         model: The module container; train it, save it, or use it in plain sentence-transformers.
         source: As given.
+        truncated: How many of the documents encoded so far had more tokens than the model reads, and lost the rest.
 
     Raises:
         InputError: No space of ours has the model's similarity.
@@ -108,6 +109,7 @@ class Retriever:
     def __init__(self, model: SentenceTransformer, *, source: str | None = None) -> None:
         self.model = model.eval()
         self.source = source
+        self.truncated = 0
         self._named: dict[Side, tuple[object, str]] = {}
         last = self.route("query")[-1]
         self._compiler: Any = last if isinstance(last, CompilesQueries) else None
@@ -440,7 +442,9 @@ class Retriever:
                 return_attention_mask=False,
                 return_token_type_ids=False,
             )
-            counts.extend(max(1, min(limit, len(ids) + extra)) for ids in encoded["input_ids"])
+            lengths = [len(ids) + extra for ids in encoded["input_ids"]]
+            self.truncated += sum(length > limit for length in lengths)
+            counts.extend(max(1, min(limit, length)) for length in lengths)
         return counts
 
     def _document_modules(self, dtype: torch.dtype) -> list[nn.Module]:
