@@ -23,10 +23,10 @@ from hyperseek.engines._token_codes import Codebook
 from hyperseek.engines._token_parts import Part
 from hyperseek.scoring import Scorer, TokenPoints
 
-# Documents that are scored by their centroids, and by their codes, for each that is wanted: of real tokens 2 bits keep
-# the best 10 among the first 30, centroids among the first 100, and their lists among the first 300.
-_BY_CENTROIDS, _BY_CODES = 8, 3
-_LEAST_BY_CENTROIDS = 300
+# Documents that are scored by their centroids, and by their codes, for each that is wanted, and at least: of real tokens
+# 2 bits keep the best 10 among the first 30, centroids among the first 150, and their lists among the first 500.
+_BY_CENTROIDS, _BY_CODES = 8, 2
+_LEAST_BY_CENTROIDS, _LEAST_BY_CODES = 500, 150
 # Tokens whose centroids' similarities are gathered at a time.
 _GATHERED = 1 << 15
 
@@ -81,9 +81,10 @@ class Walk:
                 probes *= 4  # a narrow filter: further documents lie farther away
             self.seen = len(rows)
             rows, scores = _highest(rows, scores, max(_LEAST_BY_CENTROIDS, _BY_CENTROIDS * n))
-            if len(rows) > _BY_CODES * n:
+            coded = max(_LEAST_BY_CODES, _BY_CODES * n)
+            if len(rows) > coded:
                 scores = self._by_centroids(rows, similar, weights)
-                rows, _ = _highest(rows, scores, _BY_CODES * n)
+                rows, _ = _highest(rows, scores, coded)
         if len(rows) < n:
             rows = self._filled(rows)
         found = scorer.score(self._points(rows))[0]
@@ -124,16 +125,16 @@ class Walk:
 
     def _by_centroids(self, rows: NDArray[np.int64], similar: Tensor, weights: Tensor) -> NDArray[np.float32]:
         """Score documents, each of which has a token, by the centroids of their tokens."""
-        scores, by_centroid = np.empty(len(rows), np.float32), similar.T.contiguous()
+        scores = np.empty(len(rows), np.float32)
         for part, own, places in self._parts_of(rows):
             tokens, lengths = part.tokens_of(own)
             ends = np.cumsum(lengths)
             for chosen in np.split(np.arange(len(own)), np.flatnonzero(np.diff(ends // _GATHERED)) + 1):
                 start, stop = int(ends[chosen[0]] - lengths[chosen[0]]), int(ends[chosen[-1]])
                 centroids = torch.from_numpy(part.centroids[tokens[start:stop]].astype(np.int64))
-                gathered = by_centroid.index_select(0, centroids).numpy()
-                best = np.maximum.reduceat(gathered, ends[chosen] - lengths[chosen] - start, axis=0)
-                scores[places[chosen]] = best @ weights.numpy()
+                gathered = similar.index_select(1, centroids).numpy()
+                best = np.maximum.reduceat(gathered, ends[chosen] - lengths[chosen] - start, axis=1)
+                scores[places[chosen]] = weights.numpy() @ best
         return scores
 
     def _filled(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
