@@ -23,8 +23,8 @@ from hyperseek.engines._token_codes import Codebook
 from hyperseek.engines._token_parts import Part
 from hyperseek.scoring import Scorer, TokenPoints
 
-# Documents that are scored by their centroids, and by their codes, for each that is wanted, and at least. Of real tokens
-# 2 bits keep the best 10 among the first 30, centroids among the first 150, and the lists among the first 500.
+# Documents that are scored by their centroids, and by their codes: for each that is wanted, and at least. Of real
+# tokens, 2 bits keep the best 10 among the first 30, centroids among the first 150, and lists among the first 500.
 _BY_CENTROIDS, _BY_CODES = 8, 2
 _LEAST_BY_CENTROIDS, _LEAST_BY_CODES = 500, 150
 # Tokens whose centroids' similarities are gathered at a time.
