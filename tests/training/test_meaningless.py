@@ -44,6 +44,7 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         ({"train": {"lora": {}, "trunk": "full"}}, "lora has an effect only with trunk: lora, not full"),
         ({"train": {"last_layers": 1}}, "last_layers has an effect only with trunk: last_layers, not frozen"),
         ({"train": {"last_layers": 2, "trunk": "lora"}}, "last_layers has an effect only"),
+        ({"train": {"gradient_checkpointing": True}}, "gradient_checkpointing has an effect only where the trunk"),
         ({"train": {"sides": "query"}}, "sides: query .* trunk: frozen trains none"),
         ({"train": {"cache": {"indexes": ["a"], "enabled": False}}}, "cache.indexes has an effect only"),
         ({"data": {"extra_from": "corpus"}}, "extra_from: corpus"),

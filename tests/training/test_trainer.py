@@ -16,7 +16,7 @@ from hyperseek.runs.recipe import OutputConfig
 from hyperseek.training import LossesConfig
 from hyperseek.training._cache import SideFeatures
 from hyperseek.training._recipe import TrainConfig
-from hyperseek.training._routes import choose_trainable, merge_adapters
+from hyperseek.training._routes import choose_trainable, merge_adapters, trained_parts
 from hyperseek.training._trainer import RetrieverTrainer, TrainedStack, TrainingModule, training_arguments
 from hyperseek.training._training_set import Collator, EpochBatches, TrainingSet
 from hyperseek.training.losses import Objective
@@ -102,6 +102,11 @@ def test_dropout_is_drawn_once_for_both_passes(make_retriever: MakeRetriever, to
         ({"trunk": "frozen"}, ["head"]),
         ({"trunk": "last_layers", "last_layers": 1}, ["layer.1.", "head"]),
         ({"trunk": "lora", "lora": {"rank": 2}}, ["lora_", "head"]),
+        (
+            {"trunk": "lora", "lora": {"rank": 2, "full_layers": 1}},
+            ["layer.0.attention.self.query.lora_", "lora_", "layer.1.", "head"],
+        ),
+        ({"trunk": "last_layers", "gradient_checkpointing": True}, ["layer.1.", "head"]),
         ({"trunk": "full"}, [""]),
     ],
 )
@@ -153,6 +158,62 @@ def test_nothing_to_train_is_an_error(make_retriever: MakeRetriever) -> None:
         choose_trainable(make_retriever(family="dense"), train_config(trunk="frozen"))
     with pytest.raises(HyperseekError, match="has 2 layers"):
         choose_trainable(make_retriever(), train_config(trunk="last_layers", last_layers=3))
+    with pytest.raises(HyperseekError, match=r"no part 'q_proj'; its linear maps are dense, key, query, value"):
+        choose_trainable(make_retriever(), train_config(trunk="lora", lora={"target_modules": ["q_proj"]}))
+
+
+def test_adapters_and_whole_layers_train_side_by_side(make_retriever: MakeRetriever) -> None:
+    """The base under adapters is frozen, they are not; layers in full have none; adapters start alike by seed."""
+    starts = []
+    for drawn in range(2):
+        torch.randn(drawn + 1)  # whatever was drawn before
+        retriever = make_retriever()
+        choose_trainable(retriever, train_config(trunk="lora", lora={"rank": 2, "full_layers": 1}, seed=5))
+        trained = {name: p for name, p in retriever.model.named_parameters() if p.requires_grad and ".layer." in name}
+        assert {name.partition(".layer.")[2][0] for name in trained if ".lora_" in name} == {"0"}
+        assert {name.partition(".layer.")[2][0] for name in trained if ".lora_" not in name} == {"1"}
+        starts.append({name: p.detach() for name, p in trained.items()})
+    assert starts[0].keys() == starts[1].keys()
+    assert all(torch.equal(starts[0][name], starts[1][name]) for name in starts[0])
+
+
+def test_the_table_of_what_is_trained(make_retriever: MakeRetriever) -> None:
+    retriever = make_retriever()
+    choose_trainable(retriever, train_config(trunk="lora", lora={"rank": 2, "full_layers": 1}))
+    objective = Objective(LossesConfig.from_mapping({"contrastive": {"learned_temperature": True}}))
+    parts = {part.name: (part.parameters, part.trained) for part in trained_parts(retriever, objective)}
+    assert list(parts) == [
+        "trunk: adapters",
+        "trunk: embeddings of tokens",
+        "trunk: layer 0",
+        "trunk: layer 1",
+        "trunk: the rest",
+        "QNetHead",
+        "losses",
+    ]
+    assert parts["losses"] == (1, 1)
+    assert parts["trunk: embeddings of tokens"][1] == parts["trunk: layer 0"][1] == parts["trunk: the rest"][1] == 0
+    assert parts["trunk: layer 1"][0] == parts["trunk: layer 1"][1] == parts["trunk: layer 0"][0]
+    assert sum(count for count, _ in parts.values()) == 1 + sum(p.numel() for p in retriever.model.parameters())
+
+
+def test_recomputed_layers_change_no_gradient(
+    make_retriever: MakeRetriever, toy_set: TrainingSet, tmp_path: Path
+) -> None:
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(0)
+        retriever = make_retriever()
+        trainer = make_trainer(
+            retriever, toy_set, tmp_path / str(recompute), trunk="full", mini_batch=5, gradient_checkpointing=recompute
+        )
+        module = trainer.module.train()
+        torch.manual_seed(1)  # of dropout
+        module.loss(module.model, trainer.data_collator([toy_set[0, position] for position in range(16)]))[0].backward()
+        found.append({name: p.grad for name, p in module.named_parameters() if p.grad is not None})
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6)
 
 
 class _InOrder(EpochBatches):
@@ -231,3 +292,9 @@ def test_schedules(values: dict[str, Any], wanted: list[float]) -> None:
     config = train_config(**values)
     found = [learning_rate_factor(config, step=step, progress=step / 40) for step in (0, 10, 20, 30, 40)]
     assert found == pytest.approx(wanted, abs=1e-6)
+
+
+def test_an_optimiser_of_8_bits_needs_a_gpu_and_its_package(tmp_path: Path) -> None:
+    config = train_config(optimizer="adamw_8bit")
+    with pytest.raises(HyperseekError, match="adamw_8bit needs a GPU, and the device is cpu"):
+        training_arguments(config, OutputConfig(report_to=()), tmp_path, batches=4, device=torch.device("cpu"))

@@ -62,16 +62,6 @@ def build_masked_lm(config: EncoderConfig, tokenizer: PreTrainedTokenizerBase, *
     return model
 
 
-def recompute_activations(model: PreTrainedModel) -> None:
-    """Keep no activations of layers for the backward pass; ConfigError where an architecture cannot."""
-    # Its name changes during transformers 5.
-    enable: Any = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
-    try:
-        enable({"use_reentrant": False})
-    except ValueError as error:
-        raise ConfigError(f"train.gradient_checkpointing: {error}") from error
-
-
 def save_encoder(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,

@@ -24,7 +24,7 @@ from hyperseek._files import read_json
 from hyperseek.errors import ConfigError, require
 from hyperseek.models import load
 from hyperseek.pretraining._masking import MaskedRows, Masker, RowBatches
-from hyperseek.pretraining._model import build_masked_lm, recompute_activations, save_encoder
+from hyperseek.pretraining._model import build_masked_lm, save_encoder
 from hyperseek.pretraining._recipe import PretrainConfig, PretrainRecipe
 from hyperseek.pretraining._texts import open_texts
 from hyperseek.pretraining._token_cache import TokenCache, token_cache
@@ -39,6 +39,7 @@ from hyperseek.runs.arguments import (
     one_gpu_a_process,
     prepare_process,
     process_count,
+    recompute_activations,
 )
 from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
 from hyperseek.runs.recipe import cache_folder

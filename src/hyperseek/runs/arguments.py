@@ -10,6 +10,7 @@ from typing import Any, Literal, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import nn
 from transformers import TrainerCallback, TrainingArguments, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 
@@ -44,11 +45,16 @@ def loop_arguments(
         The trainer's arguments, by name.
 
     Raises:
-        ConfigError: The device cannot compute in the precision asked for.
+        ConfigError: The device cannot compute in the precision, or with the optimiser, asked for.
+        MissingExtraError: The optimiser is of a package that is not installed.
     """
     on_gpu = device.type == "cuda"
     if config.precision == "float16" and not on_gpu:
         raise ConfigError(f"train.precision: float16 needs a GPU, and the device is {device}; use bfloat16 or float32")
+    if config.optimizer == "adamw_8bit":
+        if not on_gpu:
+            raise ConfigError(f"train.optimizer: adamw_8bit needs a GPU, and the device is {device}; use adamw")
+        require("bitsandbytes", extra="8bit")
     steps_of_epoch = steps_per_epoch(batches, config, processes=process_count())
     limits = [config.max_steps, None if config.epochs is None else config.epochs * steps_of_epoch]
     return {
@@ -57,6 +63,7 @@ def loop_arguments(
         "gradient_accumulation_steps": config.gradient_accumulation,
         # Where neither is given the clock ends the run.
         "max_steps": min((limit for limit in limits if limit is not None), default=_ENDLESS),
+        **({"optim": "adamw_bnb_8bit"} if config.optimizer == "adamw_8bit" else {}),
         "learning_rate": config.learning_rate,
         "weight_decay": config.weight_decay,
         "max_grad_norm": config.max_grad_norm,
@@ -162,3 +169,16 @@ def process_count() -> int:
 def is_first_process() -> bool:
     """Return whether this process is the only one of a run or the first of several, as torchrun counts them."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def recompute_activations(model: nn.Module) -> None:
+    """Keep no activations of layers for the backward pass; ConfigError where an architecture cannot."""
+    # Its name changes during transformers 5.
+    enable: Any = getattr(model, "activation_checkpointing_enable", None)
+    enable = enable or getattr(model, "gradient_checkpointing_enable", None)
+    if enable is None:
+        raise ConfigError(f"train.gradient_checkpointing: a {type(model).__name__} has no layers that can recompute")
+    try:
+        enable({"use_reentrant": False})
+    except ValueError as error:
+        raise ConfigError(f"train.gradient_checkpointing: {error}") from error

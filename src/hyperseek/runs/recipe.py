@@ -52,6 +52,8 @@ class LoopConfig(Config):
         gradient_accumulation: Batches of an optimiser step.
         learning_rate: Highest learning rate.
         weight_decay: Of AdamW.
+        optimizer: `adamw`, or `adamw_8bit`, which keeps its averages in 8 bits: a quarter of their memory. It needs a
+            GPU and the package bitsandbytes.
         schedule: What follows the warm-up: `constant`, `linear` or `cosine` fall to zero at the end, or another name
             that `register_schedule` or an entry point of `hyperseek.schedules` gave.
         warmup: Steps of linear warm-up if 1 or more, a share of the run if below 1.
@@ -76,6 +78,7 @@ class LoopConfig(Config):
     gradient_accumulation: int = Field(default=1, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
     schedule: Annotated[str, AfterValidator(SCHEDULES.checked)] = "linear"
     warmup: float = Field(default=0.05, ge=0)
     max_grad_norm: float = Field(default=1.0, ge=0)

@@ -101,12 +101,14 @@ class LoraConfig(Config):
         alpha: Adapters are scaled by `alpha / rank`.
         dropout: Dropout in front of adapters, in [0, 1).
         target_modules: Names of the linear maps to adapt; None means all of them.
+        full_layers: How many of the trunk's last layers are trained in full, beside adapters on those before them.
     """
 
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     target_modules: tuple[str, ...] | None = None
+    full_layers: int = Field(default=0, ge=0)
 
 
 class CacheConfig(Config):
@@ -145,6 +147,8 @@ class TrainConfig(LoopConfig):
         mini_batch: Texts that go through the model at once; None means all of a batch. Smaller ones bound memory
             and change no gradient, at the price of a second forward pass. (In-batch negatives do not cross the
             batches of `gradient_accumulation`.)
+        gradient_checkpointing: Whether each layer of the trunk drops its activations and computes them again in the
+            backward pass: less memory for a second forward pass. Not for a frozen trunk, which keeps none.
         cache: Of frozen modules.
     """
 
@@ -153,6 +157,7 @@ class TrainConfig(LoopConfig):
     last_layers: int | None = Field(default=None, ge=1)
     lora: LoraConfig | None = None
     mini_batch: int | None = Field(default=None, ge=1)
+    gradient_checkpointing: bool = False
     cache: CacheConfig = CacheConfig()
 
     @model_validator(mode="before")
@@ -169,6 +174,8 @@ class TrainConfig(LoopConfig):
             raise meaningless("lora", f"with trunk: lora, not {self.trunk}")
         if self.sides == "query" and self.trunk == "frozen":
             raise ValueError("sides: query says which trunks are trained, and trunk: frozen trains none; leave it out")
+        if self.gradient_checkpointing and self.trunk == "frozen":
+            raise meaningless("gradient_checkpointing", "where the trunk is trained, and trunk is frozen")
         if self.cache.indexes and not self.cache.enabled:
             raise meaningless("cache.indexes", "where cache.enabled is true")
         return self

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
+import torch
 from sentence_transformers.base.modules import Dense, Module, Transformer
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Normalize
 from torch import Tensor, nn
@@ -13,6 +16,7 @@ from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
 from hyperseek.errors import ConfigError, require
 from hyperseek.models import Retriever
 from hyperseek.models.retriever import Side
+from hyperseek.runs.arguments import recompute_activations
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
 from hyperseek.training._recipe import LoraConfig, TrainConfig
 
@@ -40,11 +44,18 @@ def choose_trainable(retriever: Retriever, config: TrainConfig) -> None:
             trunk.requires_grad_(False)
             continue
         trunk.requires_grad_(config.trunk == "full")
+        full = []
         if config.trunk == "last_layers":
-            for layer in _last_layers(trunk, config.last_layers or 1):
-                layer.requires_grad_(True)
+            full = _last_layers(trunk, config.last_layers or 1)
         elif config.trunk == "lora":
-            _add_adapters(trunk, config.lora or LoraConfig())
+            lora = config.lora or LoraConfig()
+            full = _last_layers(trunk, lora.full_layers) if lora.full_layers else []
+            _add_adapters(trunk, lora, beside=full, seed=config.seed)
+        # Last, since what adds adapters freezes everything else.
+        for layer in full:
+            layer.requires_grad_(True)
+        if config.gradient_checkpointing:
+            recompute_activations(trunk)
     # New adapters are born in training mode.
     retriever.model.eval()
     count = sum(parameter.numel() for parameter in retriever.model.parameters() if parameter.requires_grad)
@@ -54,6 +65,70 @@ def choose_trainable(retriever: Retriever, config: TrainConfig) -> None:
             "set train.trunk to full, last_layers or lora, or give the model a head"
         )
     logger.info("training %s parameters", f"{count:,}")
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedPart:
+    """A part of a model, and how much of it is trained.
+
+    Attributes:
+        name: Where it is: `trunk: layers 0 to 3`, `Dense`.
+        parameters: Numbers in it.
+        trained: How many of them are trained.
+    """
+
+    name: str
+    parameters: int
+    trained: int
+
+
+def trained_parts(retriever: Retriever, objective: nn.Module) -> list[TrainedPart]:
+    """Return the parts of a model and its losses, in the order of the routes, with what is trained of each.
+
+    Args:
+        retriever: After `choose_trainable`.
+        objective: The losses, which may have a temperature.
+
+    Returns:
+        Parts that have parameters; each parameter is counted once.
+    """
+    found: dict[str, list[int]] = {}
+    counted: set[int] = set()
+
+    def count(name: str, parameters: Iterable[nn.Parameter]) -> None:
+        for parameter in parameters:
+            if id(parameter) not in counted:
+                counted.add(id(parameter))
+                part = found.setdefault(name, [0, 0])
+                part[0] += parameter.numel()
+                part[1] += parameter.numel() if parameter.requires_grad else 0
+
+    heads = trunks(retriever)
+    for trunk, side in zip(heads, ("query trunk", "document trunk") if len(heads) > 1 else ("trunk",), strict=True):
+        adapters = [(name, parameter) for name, parameter in trunk.named_parameters() if ".lora_" in name]
+        count(f"{side}: adapters", (parameter for _, parameter in adapters))
+        embeddings = getattr(trunk, "get_input_embeddings", lambda: None)()
+        if isinstance(embeddings, nn.Module):
+            count(f"{side}: embeddings of tokens", embeddings.parameters())
+        for title, layers in _runs_of_layers(trunk):
+            count(f"{side}: {title}", itertools.chain.from_iterable(layer.parameters() for layer in layers))
+        count(f"{side}: the rest", trunk.parameters())
+    for module in itertools.chain(*(retriever.route(side) for side in SIDES)):
+        count(type(module).__name__, module.parameters())
+    count("losses", objective.parameters())
+    return [TrainedPart(name, *numbers) for name, numbers in found.items()]
+
+
+def _runs_of_layers(trunk: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
+    """Split a trunk's layers where those that are trained in full begin or end."""
+
+    def in_full(numbered: tuple[int, nn.Module]) -> bool:
+        return all(weight.requires_grad for name, weight in numbered[1].named_parameters() if ".lora_" not in name)
+
+    for _, part in itertools.groupby(enumerate(_layers(trunk)), key=in_full):
+        numbers, layers = zip(*part, strict=True)
+        title = f"layer {numbers[0]}" if len(numbers) == 1 else f"layers {numbers[0]} to {numbers[-1]}"
+        yield title, list(layers)
 
 
 def trunks(retriever: Retriever) -> list[nn.Module]:
@@ -87,24 +162,53 @@ def merge_adapters(retriever: Retriever) -> None:
         trunk.requires_grad_(False)
 
 
+def _layers(trunk: nn.Module) -> list[nn.Module]:
+    """Return the layers of a transformer; none where they cannot be told apart."""
+    count = int(getattr(getattr(trunk, "config", None), "num_hidden_layers", 0))
+    stacks = [module for module in trunk.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
+    return list(stacks[0]) if count and stacks else []
+
+
 def _last_layers(trunk: nn.Module, count: int) -> list[nn.Module]:
-    layers = int(getattr(getattr(trunk, "config", None), "num_hidden_layers", 0))
-    stacks = [module for module in trunk.modules() if isinstance(module, nn.ModuleList) and len(module) == layers]
-    if not stacks:
-        raise ConfigError(f"cannot find the layers of a {type(trunk).__name__}; use trunk: full or lora")
-    if count > layers:
-        raise ConfigError(f"train.last_layers is {count}, but the trunk has {layers} layers")
-    return list(stacks[0])[layers - count :]
+    """Return the last layers of a transformer; ConfigError where it has fewer, or they cannot be told apart."""
+    layers = _layers(trunk)
+    if not layers:
+        raise ConfigError(f"cannot find the layers of a {type(trunk).__name__}; use trunk: full or lora alone")
+    if count > len(layers):
+        raise ConfigError(f"the last {count} layers are to be trained, but the trunk has {len(layers)} layers")
+    return layers[len(layers) - count :]
 
 
-def _add_adapters(trunk: nn.Module, config: LoraConfig) -> None:
+def _add_adapters(trunk: nn.Module, config: LoraConfig, *, beside: Sequence[nn.Module], seed: int) -> None:
+    """Put adapters on the linear maps of a trunk, but not on those of the layers `beside` them."""
     peft = require("peft", extra="train")
     if not hasattr(trunk, "add_adapter"):
         raise ConfigError(f"a {type(trunk).__name__} takes no adapters; use trunk: full")
+    own = {id(module) for layer in beside for module in layer.modules() if isinstance(module, nn.Linear)}
+    linear = {name: module for name, module in trunk.named_modules() if isinstance(module, nn.Linear)}
+    names = sorted({name.rpartition(".")[2] for name in linear})
+    unknown = [
+        target
+        for target in config.target_modules or ()
+        if not any(name == target or name.endswith(f".{target}") for name, _ in trunk.named_modules())
+    ]
+    if unknown:
+        raise ConfigError(
+            f"lora.target_modules: the trunk has no part {unknown[0]!r}; its linear maps are {', '.join(names)}"
+        )
     targets = "all-linear" if config.target_modules is None else list(config.target_modules)
-    trunk.add_adapter(  # type: ignore[operator]
-        peft.LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets)
-    )
+    with torch.random.fork_rng():
+        # Of the seed alone, whatever was drawn before.
+        torch.manual_seed(seed)
+        trunk.add_adapter(  # type: ignore[operator]
+            peft.LoraConfig(
+                r=config.rank,
+                lora_alpha=config.alpha,
+                lora_dropout=config.dropout,
+                target_modules=targets,
+                exclude_modules=[name for name, module in linear.items() if id(module) in own] or None,
+            )
+        )
 
 
 def _children(root: nn.Module) -> Iterator[tuple[nn.Module, str, nn.Module]]:

@@ -13,6 +13,8 @@ from torch import Tensor
 from hyperseek.errors import InputError
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch, masked_mean
 
+_SMALL = 1e-8  # as in PyLate
+
 
 class KLConfig(LossConfig):
     """Kullback-Leibler divergence from the teacher's distribution over the query's own items to the student's.
@@ -20,10 +22,13 @@ class KLConfig(LossConfig):
     Attributes:
         temperature: Student scores are divided by it, above 0.
         teacher_temperature: Teacher scores are divided by it; None means as `temperature`.
+        normalize_scores: Whether each query's student scores are first mapped onto [0, 1], its lowest to 0 and its
+            highest to 1, as PyLate's `Distillation` does. It is for teachers whose scores lie there.
     """
 
     temperature: float = Field(default=1.0, gt=0)
     teacher_temperature: float | None = Field(default=None, gt=0)
+    normalize_scores: bool = False
 
 
 class KLLoss(Loss[KLConfig]):
@@ -53,7 +58,8 @@ class KLLoss(Loss[KLConfig]):
         """
         taught = batch.own_mask & ~batch.labels.isnan()
         teacher = batch.labels.nan_to_num() / (self.config.teacher_temperature or self.config.temperature)
-        divergence = divergence_of(teacher, batch.own / self.config.temperature, taught)
+        own = _spread(batch.own, taught) if self.config.normalize_scores else batch.own
+        divergence = divergence_of(teacher, own / self.config.temperature, taught)
         return masked_mean(divergence, taught.sum(1) > 1) * self.config.temperature**2
 
 
@@ -64,6 +70,15 @@ def divergence_of(wanted: Tensor, given: Tensor, mask: Tensor) -> Tensor:
     given_log = given.masked_fill(~mask, lowest).log_softmax(1)
     terms = wanted_log.exp() * (wanted_log - given_log)
     return torch.where(mask, terms, torch.zeros_like(terms)).sum(1)
+
+
+def _spread(scores: Tensor, mask: Tensor) -> Tensor:
+    """Map the masked columns of `(Q, n)` scores onto [0, 1], row by row; the gradient passes through both ends."""
+    mask = mask | ~mask.any(1, keepdim=True)  # a row without scores does not count, and must give no NaN
+    lowest = scores.masked_fill(~mask, torch.inf).amin(1, keepdim=True)
+    highest = scores.masked_fill(~mask, -torch.inf).amax(1, keepdim=True)
+    spread = (scores - lowest) / (highest - lowest + _SMALL)
+    return torch.where(mask, spread, torch.zeros_like(spread))
 
 
 class MarginMSEConfig(LossConfig):
