@@ -18,6 +18,7 @@ from _trees import DATA
 from hyperseek.data import open_dataset
 from hyperseek.index import Index
 from hyperseek.models import load
+from hyperseek.scoring import vectors_of
 from hyperseek.types import Qrels, Run
 
 
@@ -71,7 +72,9 @@ def encode(texts: Sequence[str], cache: Path) -> Tensor:
     if not path.exists():
         scorer = load("minilm", device="cpu").compile(texts)
         cache.mkdir(parents=True, exist_ok=True)
-        np.save(path, scorer.linear().numpy())
+        linear = scorer.linear()
+        assert linear is not None
+        np.save(path, linear.numpy())
     return torch.from_numpy(np.load(path))
 
 
@@ -93,7 +96,7 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
     start = 0
     for name in names:
         data, index = open_dataset(DATA / name), Index.open(indexes / name)
-        vectors = torch.cat([points.vectors for _, points in index.points()])
+        vectors = torch.cat([vectors_of(points) for _, points in index.points()])
         ids = index.ids
         rows = {identity: start + row for row, identity in enumerate(ids)}
 

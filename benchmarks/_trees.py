@@ -141,7 +141,8 @@ def _turned(directions: Array, own: Parents, parents: Parents, points: Array, ge
 
 
 def _reflected(vectors: Array, mirrors: Array) -> Array:
-    return vectors - 2 * (vectors * mirrors).sum(1, keepdims=True) / np.square(mirrors).sum(1, keepdims=True) * mirrors
+    along: Array = (vectors * mirrors).sum(1, keepdims=True) / np.square(mirrors).sum(1, keepdims=True)
+    return vectors - 2 * along * mirrors
 
 
 def _spread(count: int, dimension: int) -> Array:
@@ -167,7 +168,8 @@ def half_chords(queries: Array, points: Array) -> Array:
         `(Q, N)`; smaller is nearer. Not the library's formula, so that both can be compared.
     """
     ball = [part[:, 1:] / (1 + part[:, :1]) for part in (queries, points)]
-    return cdist(*ball, "sqeuclidean") * (1 + queries[:, :1]) * (1 + points[:, 0]) / 4
+    chords: Array = cdist(*ball, "sqeuclidean")
+    return chords * (1 + queries[:, :1]) * (1 + points[:, 0]) / 4
 
 
 def average_precision(points: Array, parents: Parents, sample: int = 500, seed: int = 0) -> float:

@@ -116,7 +116,7 @@ def measure(place: Path, system: str, sets: dict[str, Dataset], folder: Path) ->
 
 def table(folder: Path, budget: str) -> None:
     """Print nDCG@10, the difference to the frozen model, and where the paired test says it is no accident."""
-    rows, columns = [], {}
+    rows, columns = [], dict[str, None]()
     for path in sorted(folder.glob("*/measured.json")):
         record = read_record(path.parent)
         cells = {}

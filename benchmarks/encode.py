@@ -25,6 +25,7 @@ from torch import Tensor
 from _hardware import describe_hardware
 from hyperseek.data import open_dataset
 from hyperseek.models import load
+from hyperseek.scoring import vectors_of
 
 
 def texts(count: int) -> tuple[str, list[str]]:
@@ -49,8 +50,8 @@ def main() -> None:
     retriever = load("minilm", device="cpu")
     systems: dict[str, Callable[[], Tensor]] = {
         "sentence-transformers encode, float32": lambda: torch.from_numpy(retriever.model.encode(documents)),
-        "hyperseek, float32": lambda: retriever.encode_documents(documents, dtype="float32").vectors,
-        "hyperseek, auto": lambda: retriever.encode_documents(documents, dtype="auto").vectors,
+        "hyperseek, float32": lambda: vectors_of(retriever.encode_documents(documents, dtype="float32")),
+        "hyperseek, auto": lambda: vectors_of(retriever.encode_documents(documents, dtype="auto")),
     }
     seconds: dict[str, list[float]] = {system: [] for system in systems}
     vectors: dict[str, Tensor] = {}

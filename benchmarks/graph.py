@@ -21,6 +21,7 @@ import tempfile
 import time
 from itertools import pairwise
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -33,6 +34,8 @@ from hyperseek.graph._search import draw_entry_points
 from hyperseek.scoring import QNetScorer, Space, VectorPoints
 
 K = 100
+Results: TypeAlias = dict[str, tuple[Tensor, list[int]]]
+"""Rows of the best, and how many documents each query scored, by system."""
 
 
 def make_vectors(count: int, dimension: int, file: Path | None) -> Tensor:
@@ -105,16 +108,16 @@ def measure(vectors: Tensor, graph: NeighbourGraph, arguments: argparse.Namespac
     entries = draw_entry_points(len(vectors), config)
     for depth in arguments.depths:
         scorer = make_scorer(vectors, arguments.queries, depth, arguments.strength)
-        results = {}
+        results: Results = {}
 
-        def exhaustive(scorer: QNetScorer = scorer, results: dict = results) -> None:
+        def exhaustive(scorer: QNetScorer = scorer, results: Results = results) -> None:
             with torch.inference_mode():
                 results["exhaustive"] = scorer.score(points).topk(K).indices, [len(vectors)]
 
-        def reference(scorer: QNetScorer = scorer, results: dict = results) -> None:
+        def reference(scorer: QNetScorer = scorer, results: Results = results) -> None:
             results["reference"] = reference_run(searcher, scorer, [ids[row] for row in entries], config)
 
-        def ours(name: str, config: GraphSearchConfig, scorer: QNetScorer = scorer, results: dict = results) -> None:
+        def ours(name: str, config: GraphSearchConfig, scorer: QNetScorer = scorer, results: Results = results) -> None:
             found = graph_search(scorer, points, graph, k=K, config=config, entry_points=entries)
             results[name] = found.rows, found.scored.tolist()
 

@@ -184,8 +184,10 @@ def measure(case: Case, plan: Plan | str, bare: Callable[[], object] | None = No
 
 def engine_calls(case: Case, attached: Attached, n: int, effort: int) -> Callable[[], object]:
     """Return the calls of engines that a search makes, with their queries lifted already."""
-    looks = [(engine, case.scorer.lift(chart)) for chart, engine in attached.structure.engines]
-    looks += [(engine, case.scorer.lift_within(chart, case.tenth)) for chart, engine in attached.structure.engines]
+    structure = attached.structure
+    assert isinstance(structure, VectorStructure)
+    looks = [(engine, case.scorer.lift(chart)) for chart, engine in structure.engines]
+    looks += [(engine, case.scorer.lift_within(chart, case.tenth)) for chart, engine in structure.engines]
     calls = [(engine, queries) for engine, queries in looks if queries is not None]
     return lambda: [engine.search(queries, k=n, effort=effort) for engine, queries in calls]
 

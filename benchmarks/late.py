@@ -127,6 +127,7 @@ def main() -> None:
     model = make_model(arguments.model, arguments.layers)
     start = time.perf_counter()
     documents, scorer = model.encode_documents(texts), model.compile(queries)
+    assert isinstance(scorer, MaxSimScorer)
     print(
         f"\n{dataset.name}: {len(documents):,} documents, {len(documents.vectors):,} tokens of {documents.dimension} "
         f"numbers, encoded in {time.perf_counter() - start:.0f} s; {len(scorer)} queries; "

@@ -98,11 +98,11 @@ def batches(task: Task, size: int, extra: int, seed: int) -> Iterator[tuple[Tens
     counts = (task.positives >= 0).sum(1)
     spared = torch.cat([task.positives, task.own[:, None]], dim=1)
     while True:
-        for rows in torch.randperm(len(task.queries), generator=generator).split(size):
+        for rows in torch.split(torch.randperm(len(task.queries), generator=generator), size):
             drawn = (torch.rand(len(rows), generator=generator) * counts[rows]).long()
             own = task.positives[rows, drawn]
             others = torch.randint(len(task.documents), (extra,), generator=generator)
-            documents, places = torch.cat([own, others]).unique(return_inverse=True)
+            documents, places = torch.unique(torch.cat([own, others]), return_inverse=True)
             here = torch.zeros(len(task.documents) + 1, dtype=torch.bool).index_fill_(0, documents, True)  # -1 is last
             known = spared[rows].where(here[spared[rows]], torch.tensor(-1)).sort(descending=True).values
             yield rows, documents, places[: len(rows), None], known[:, : int((known >= 0).sum(1).max())]
@@ -154,7 +154,7 @@ def search(documents: Tensor, queries: Tensor, judged: Judged, distance: str) ->
         vectors, queries = (torch.nn.functional.normalize(part) for part in (vectors, queries))
     shift = vectors.square().sum(1) / 2 if distance == "euclidean" else 0
     found: Run = {}
-    for part, names in zip(queries.split(128), _batched(judged.ids, 128), strict=True):
+    for part, names in zip(torch.split(queries, 128), _batched(judged.ids, 128), strict=True):
         found |= best_documents(part @ vectors.T - shift, names, judged.documents)
     return dict(calculate(found, judged.qrels, "nDCG@10")["nDCG@10"])
 
@@ -240,20 +240,20 @@ def table(path: Path) -> None:
                 cells.append(f"{own.mean():.4f}" + (f" ({own.mean() - best.mean():+.3f}, p {p:.3f})" if p < 1 else ""))
             print(f"| {system} | {' | '.join(cells)} |")
     for key, label in NOTED.items():
-        rows = {
+        noted = {
             system: [
                 [run[key] for name, run in entry["runs"].items() if name.startswith(f"{dimension}/") and key in run]
                 for dimension in dimensions
             ]
             for system, entry in results.items()
         }
-        rows = {system: cells for system, cells in rows.items() if any(cells)}
-        if not rows:
+        noted = {system: cells for system, cells in noted.items() if any(cells)}
+        if not noted:
             continue
         print(f"\n| {label} | {' | '.join(map(str, dimensions))} |")
         print("|---" * (len(dimensions) + 1) + "|")
-        for system, cells in rows.items():
-            print(f"| {system} | {' | '.join(f'{np.mean(cell):.2f}' if cell else '' for cell in cells)} |")
+        for system, means in noted.items():
+            print(f"| {system} | {' | '.join(f'{np.mean(mean):.2f}' if mean else '' for mean in means)} |")
 
 
 def main() -> None:

@@ -12,6 +12,7 @@ import argparse
 import functools
 import statistics
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -23,11 +24,11 @@ from hyperseek.models import LorentzEncoder, LorentzEncoderConfig
 WORDS = 1000
 
 
-def make(system: str, **sizes: int) -> nn.Module:
+def make(system: Literal["bert", "lorentz_inner", "distance"], **sizes: Any) -> nn.Module:
     """Return a new encoder: BERT, or the hyperbolic one with that form of attention scores."""
     if system == "bert":
         return BertModel(BertConfig(vocab_size=WORDS, **sizes), add_pooling_layer=False)
-    return LorentzEncoder(LorentzEncoderConfig(vocab_size=WORDS, attention_scores=system, **sizes))  # type: ignore[arg-type]
+    return LorentzEncoder(LorentzEncoderConfig(vocab_size=WORDS, attention_scores=system, **sizes))
 
 
 def forward(model: nn.Module, tokens: torch.Tensor) -> None:

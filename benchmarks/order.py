@@ -46,7 +46,7 @@ def draw(count: int, dimension: int, seed: int) -> Tensor:
 
 def plain_top(kind: str, queries: Tensor, documents: Tensor, k: int) -> Callable[[], None]:
     """Return a function that finds the best `k` by float32 scores."""
-    groups = queries.split(_QUERIES)
+    groups = torch.split(queries, _QUERIES)
 
     def top(group: Tensor) -> tuple[Tensor, Tensor]:
         best, rows = torch.empty(len(group), 0), torch.empty(len(group), 0, dtype=torch.int64)

@@ -110,7 +110,9 @@ def train(head: LorentzHead, kind: str, data: Data, choice: Choice, *, steps: in
     queries, positives, documents = data.queries, data.positives, data.documents
     rate, temperature = choice
     objective = Objective(
-        LossesConfig(contrastive=ContrastiveConfig(temperature=temperature, learned_temperature=True))
+        LossesConfig.model_validate(
+            {"contrastive": ContrastiveConfig(temperature=temperature, learned_temperature=True)}
+        )
     )
     parameters = [p for module in (head, objective) for p in module.parameters() if p.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=rate)

@@ -37,7 +37,7 @@ from hyperseek.data import read_queries
 from hyperseek.index import Index
 from hyperseek.models import load
 from hyperseek.plan import Candidates, Exhaustive, FullText, Graph, OpenIndex, Plan, Rescore, Search, Surrogate
-from hyperseek.scoring import QNetScorer, Scorer, Space
+from hyperseek.scoring import QNetScorer, Scorer, Space, vectors_of
 from hyperseek.types import Document
 
 Row: TypeAlias = dict[str, str | int | float]
@@ -51,7 +51,7 @@ def gather(folder: Path) -> tuple[list[Document], Tensor]:
     for path in sorted(folder.iterdir()):
         index = Index.open(path)
         documents += [Document(f"{path.name}/{d.id}", d.text, d.title) for d in index.documents()]
-        vectors += [points.vectors for _, points in index.points()]
+        vectors += [vectors_of(points) for _, points in index.points()]
     order = torch.randperm(len(documents), generator=torch.Generator().manual_seed(0))
     return [documents[place] for place in order.tolist()], torch.cat(vectors)[order]
 
@@ -59,7 +59,7 @@ def gather(folder: Path) -> tuple[list[Document], Tensor]:
 def grown(documents: list[Document], vectors: Tensor, size: int) -> Iterator[tuple[Document, np.ndarray]]:
     """Yield the real documents, and then moved copies until there are `size`."""
     generator = torch.Generator().manual_seed(1)
-    neighbours = torch.cat([(part @ vectors.T).topk(11, dim=1).indices[:, 1:] for part in vectors.split(1024)])
+    neighbours = torch.cat([(part @ vectors.T).topk(11, dim=1).indices[:, 1:] for part in torch.split(vectors, 1024)])
     count = 0
     for round_ in range(-(-size // len(documents))):
         moved = vectors
@@ -139,7 +139,7 @@ def measure(index: Index, scorer: Scorer, texts: list[str], depth: int, vectors:
         truth = truth or found
         alone = single(plan, search)
         exhaustive = exhaustive or alone
-        values = {"depth": depth, "system": name, "recall@10": recall(found, truth, 10)}
+        values: Row = {"depth": depth, "system": name, "recall@10": recall(found, truth, 10)}
         values |= {"recall@100": recall(found, truth, 100), "ms alone": alone, "ms together": together}
         rows.append({**values, "share": alone / exhaustive})
         show(rows[-1])
@@ -198,7 +198,9 @@ def main() -> None:
             with torch.inference_mode():
                 scorer = load(arguments.models / f"warm-{depth}", device="cpu").compile(chosen)
             index._opened.snapshot.load()
-            whole = torch.cat([points.vectors for _, points in index.points()]) if size <= arguments.reference else None
+            whole = (
+                torch.cat([vectors_of(points) for _, points in index.points()]) if size <= arguments.reference else None
+            )
             rows = measure(index, scorer, chosen, depth, whole)
             results += [{"documents": size, **row} for row in rows]
             write_json(file, results)

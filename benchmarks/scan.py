@@ -31,7 +31,7 @@ import torch
 from _hardware import describe_hardware, median_ratio, peak_memory, take_turns
 from hyperseek._machine import run_on_cores
 from hyperseek.index import Index
-from hyperseek.scoring import QNetScorer, Space
+from hyperseek.scoring import QNetScorer, Space, vectors_of
 from hyperseek.scoring._qnet import _SCAN_ELEMENTS
 from hyperseek.types import Document
 
@@ -121,7 +121,7 @@ def main() -> None:
         Index.open(Path(folder, "small")).search(deepest, k=10, texts=False)
         index = Index.open(Path(folder, "index"))
         memory = measure_memory(index, deepest)
-        vectors = next(index.points(rows=count))[1].vectors
+        vectors = vectors_of(next(index.points(rows=count))[1])
         print(f"\n{count:,} random unit vectors of {dimension} dimensions, {queries} queries a scan, k = 10, float32;")
         print(f"median of {arguments.repeats} rounds; peak memory of the first search: {memory}\n")
         print_table(index, vectors, arguments)
@@ -135,7 +135,7 @@ def print_table(index: Index, vectors: torch.Tensor, arguments: argparse.Namespa
     print("|---|---|---|---|---|---|---|---|---|")
     for depth in arguments.depths:
         scorer = make_scorer(arguments.queries, dimension, depth)
-        systems = {
+        systems: dict[str, Callable[[], object]] = {
             "scan": partial(index.search, scorer, k=10, texts=False),
             "products": products(scorer, vectors, split=False),
             "split": products(scorer, vectors, split=True),

@@ -164,7 +164,7 @@ HIDDEN = {"accelerate", "datasets", "tensorboard", "bm25s", "ir_measures", "fais
 import hyperseek
 from hyperseek.errors import MissingExtraError
 from hyperseek.models import ModelConfig, build
-from hyperseek._config import list_recipes
+from hyperseek._recipe_files import list_recipes
 
 encoder, folder = sys.argv[1:]
 build(ModelConfig.from_mapping({"trunk": encoder, "family": "qnet"}), device="cpu").save(folder)

@@ -1,4 +1,12 @@
-"""Strict configuration: read from YAML and recipes, overridden, with errors that name the closest known key."""
+"""Strict configuration: pydantic models whose errors name the closest known key, read from YAML, overridden.
+
+```python
+class Section(Config):
+    rate: float = 0.1
+
+Section.from_mapping({"rtae": 1})   # ConfigError: unknown key 'rtae'; did you mean 'rate'? ...
+```
+"""
 
 from __future__ import annotations
 
@@ -383,111 +391,3 @@ def _inner_model(annotation: Any) -> Any:
         if found is not None:
             return found
     return None
-
-
-_LONGEST_CHAIN = 20  # recipes that are based on each other
-
-
-def list_recipes() -> dict[str, str]:
-    """Return the recipes of this project.
-
-    Returns:
-        By name, sorted: what each is, the first sentence of the comment at its beginning.
-    """
-    return {name: _first_comment(path) for name, path in sorted(_known().items())}
-
-
-def find_recipe(path: str | os.PathLike[str]) -> Path:
-    """Return the file of a recipe.
-
-    Args:
-        path: The file, or the name of a recipe of this project, as in `qnet-minilm-pydocs`.
-
-    Returns:
-        The file, whose text shows the recipe as it was written.
-
-    Raises:
-        UnknownNameError: There is neither a file nor a recipe of that name; the message lists the names.
-    """
-    given = Path(path)
-    if _is_file(given):
-        return given
-    known = _known()
-    name = given.name.removesuffix(".yaml")
-    if given.parent == Path(".") and name in known:
-        return known[name]
-    raise UnknownNameError("recipe", str(path), known)
-
-
-def recipe_values(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return the plain values of a recipe of any kind, its bases and the overrides applied, not yet validated.
-
-    Args:
-        path: A YAML file, or the name of a recipe of this project.
-        overrides: Each `section.field=value`; the value is read as YAML.
-
-    Returns:
-        The values.
-
-    Raises:
-        ConfigError: A file, a base or an override cannot be read.
-        UnknownNameError: There is neither a file nor a recipe of that name.
-    """
-    return apply_overrides(_with_bases(find_recipe(path)), overrides)
-
-
-def _known() -> dict[str, Path]:
-    package = Path(__file__).parent
-    # In an installation the recipes are inside the package, in a checkout beside its source.
-    folders = [folder for folder in (package / "recipes", package.parents[1] / "recipes") if folder.is_dir()]
-    return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
-
-
-def _first_comment(path: Path) -> str:
-    lines: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("#"):
-            break
-        lines.append(line.lstrip("# "))
-    first, dot, _ = " ".join(lines).partition(". ")
-    return first + dot.strip()
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file() or path.is_fifo()
-    except (OSError, ValueError):  # too long a name, or one with a zero in it
-        return False
-
-
-def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    if path.resolve() in seen:
-        raise ConfigError(f"{path}: recipes are based on each other in a circle")
-    if len(seen) == _LONGEST_CHAIN:
-        raise ConfigError(f"{path}: more than {_LONGEST_CHAIN} recipes are based on each other")
-    values = read_yaml(path)
-    base = values.pop("base", None)
-    if base is None:
-        return values
-    if not isinstance(base, str):
-        raise ConfigError(f"{path}: base must be the path or the name of another recipe, not {shown(base)}")
-    return _merged(_with_bases(_base_file(path, base), (*seen, path.resolve())), values)
-
-
-def _base_file(path: Path, base: str) -> Path:
-    """Return the base of a recipe: a file relative to the recipe's folder, or else a recipe of this project."""
-    beside = path.parent / base
-    if _is_file(beside):
-        return beside
-    try:
-        return find_recipe(base)
-    except UnknownNameError as error:
-        raise ConfigError(f"{path}: base: there is no file {beside}, and {error}") from None
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged

@@ -16,14 +16,13 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING
 
 import torch
 
 from hyperseek.errors import InputError, brief
 
-if TYPE_CHECKING:
-    import torch
+# Only with OpenMP is the number of threads set per calling thread.
+_OPENMP = "parallel backend: OpenMP" in torch.__config__.parallel_info()
 
 
 def check_device(device: str | torch.device | None) -> str | None:
@@ -38,8 +37,6 @@ def check_device(device: str | torch.device | None) -> str | None:
     Raises:
         InputError: torch knows no such device, or this machine has none.
     """
-    import torch
-
     if device is None:
         return None
     try:
@@ -57,10 +54,6 @@ def check_device(device: str | torch.device | None) -> str | None:
     except Exception as error:
         raise InputError(f"device {str(chosen)!r} cannot be used here ({brief(error)}); give cpu or cuda") from None
     return str(chosen)
-
-
-# Only with OpenMP is the number of threads set per calling thread.
-_OPENMP = "parallel backend: OpenMP" in torch.__config__.parallel_info()
 
 
 @contextmanager

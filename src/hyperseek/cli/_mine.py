@@ -61,7 +61,8 @@ def mine(
     teacher      margin (0.95), max_score
     options      of the model that searches, as in options.level=2
     """  # noqa: D301 (the mark for lines as they are is the character itself)
-    from hyperseek._config import apply_overrides, recipe_values
+    from hyperseek._config import apply_overrides
+    from hyperseek._recipe_files import recipe_values
     from hyperseek.mining import RefineOptions, load_teacher, refine
 
     named, settings = divided(corpora or (), RefineOptions.model_fields)

@@ -107,7 +107,8 @@ def prepare(
     columns     query, positive, negatives, score, positive_scores,
                 negative_scores
     """  # noqa: D301 (the mark for lines as they are is the character itself)
-    from hyperseek._config import apply_overrides, recipe_values
+    from hyperseek._config import apply_overrides
+    from hyperseek._recipe_files import recipe_values
     from hyperseek.data import prepare as write_training
     from hyperseek.data.preparing import PrepareRecipe
 

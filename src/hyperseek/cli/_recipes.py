@@ -18,8 +18,8 @@ def recipes(
     hyperseek recipes
     hyperseek recipes qnet-minilm-pydocs > my.yaml
     """  # noqa: D301 (the mark for lines as they are is the character itself)
-    from hyperseek._config import find_recipe, list_recipes
     from hyperseek._files import reading
+    from hyperseek._recipe_files import find_recipe, list_recipes
 
     if name is None:
         known = list_recipes()

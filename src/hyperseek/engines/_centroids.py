@@ -64,7 +64,7 @@ _MEASURED, _MEASURED_TOKENS, _K, _CANDIDATES = 16, 16, 10, 90
 _PROBES = (2, 4, 8, 16, 32)
 _ENOUGH = 0.98
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class CentroidsConfig(StructureConfig):
@@ -339,7 +339,7 @@ def _learn(folder: Path, documents: Documents, config: CentroidsConfig) -> None:
     if not len(sample):
         sample = torch.zeros(1, documents.space.dimension)
     count = _centroid_count(config, reservoir.seen)
-    _logger.info("learning %d centroids on %d of %d tokens", count, len(sample), reservoir.seen)
+    logger.info("learning %d centroids on %d of %d tokens", count, len(sample), reservoir.seen)
     bits = 0 if config.bits == 16 else config.bits
     with torch.no_grad():
         Codebook.learn(sample, centroids=count, bits=bits, seed=config.seed).save(folder / _BOOK)

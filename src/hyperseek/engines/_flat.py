@@ -45,7 +45,7 @@ _SPARE = 16  # bounds that are kept beyond k, enough that a second look is rare
 # Relative rounding of the factors of a product, by torch's setting: float32, TF32, bfloat16.
 _ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class FlatConfig(EngineConfig):
@@ -164,7 +164,7 @@ def _on_device(matrix: Tensor, config: object) -> Source:
     free, _ = torch.cuda.mem_get_info()
     size = matrix.numel() * matrix.element_size()
     if config.device == "auto" and 2 * size > free:
-        _LOGGER.info("scanning on the CPU: %d bytes of vectors would crowd the %d of the CUDA device", size, free)
+        logger.info("scanning on the CPU: %d bytes of vectors would crowd the %d of the CUDA device", size, free)
         return matrix_source(matrix)
     return matrix_source(matrix.to("cuda"))
 

@@ -28,7 +28,7 @@ _TABLE = "vectors.lance"
 _LINKS = 20  # per vector in Lance's graphs
 _METRICS: dict[Metric, str] = {"inner_product": "dot", "l2": "l2"}
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class LanceConfig(EngineConfig):
@@ -99,7 +99,7 @@ class LanceEngine(Engine):
                 raise failures[0] from None
             raise
         if info.count < FEWEST:
-            _LOGGER.info("no Lance index: %d vectors are fewer than %d and will all be compared", info.count, FEWEST)
+            logger.info("no Lance index: %d vectors are fewer than %d and will all be compared", info.count, FEWEST)
             return {"partitions": None}
         dataset.create_index(
             "vector", config.index, metric=_METRICS[info.metric], num_partitions=partitions, num_sub_vectors=pq

@@ -38,7 +38,7 @@ _COLLECTION = re.compile(r"[A-Za-z0-9_-]{1,100}-[0-9a-f]{12}")
 
 _named: tuple[str, str | None] | None = None
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 class QdrantConfig(EngineConfig):
@@ -106,7 +106,7 @@ class QdrantEngine(Engine):
         assert isinstance(config, QdrantConfig)
         if not config.server:
             if info.count > _MANY:
-                _LOGGER.warning(
+                logger.warning(
                     "%d vectors are many for Qdrant without a server; name one with HYPERSEEK_QDRANT_URL", info.count
                 )
             write_matrix(folder / MATRIX, chunks, info)

@@ -42,7 +42,7 @@ _CLUSTERS = "clusters.npz"
 _COMMIT_EVERY = 5.0  # seconds
 _BATCH = 32  # blocks that the cores share; a run may commit after each batch
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _Block = tuple[NDArray[np.integer[Any]], Callable[[], Iterator[NDArray[np.integer[Any]]]]]
 """Rows whose neighbours are wanted, and the rows to search, in chunks."""
@@ -135,7 +135,7 @@ def build_graph(
     _check(vectors, degree)
     chosen = choose_method(method, len(vectors))
     if method == "auto":
-        _LOGGER.info("%s neighbours: there are %d documents", chosen, len(vectors))
+        logger.info("%s neighbours: there are %d documents", chosen, len(vectors))
     fingerprint, mean = _survey(vectors)
     info = GraphInfo(count=len(vectors), degree=degree, method=chosen, metric=metric, seed=seed, vectors=fingerprint)
     if (folder / info.file).exists():
@@ -217,7 +217,7 @@ def _done(folder: Path, info: GraphInfo) -> int:
         blocks = _blocks_done(path, info)
         if blocks is not None:
             return blocks
-        _LOGGER.info("%s holds the beginning of another graph, or a damaged one; it is replaced", folder)
+        logger.info("%s holds the beginning of another graph, or a damaged one; it is replaced", folder)
     # In this order, a run that is killed here leaves no clusters of other vectors.
     (folder / _CLUSTERS).unlink(missing_ok=True)
     write_sealed(path, _state(info, 0))

@@ -34,7 +34,7 @@ COLUMNS = 8192
 
 Vectors = Tensor | NDArray[np.floating[Any]]
 
-_LOGGER = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _SAMPLE = 64  # sampled documents per cluster
 _ROUNDS = 8  # of k-means
@@ -153,7 +153,7 @@ def find_clusters(vectors: Vectors, *, metric: Metric, seed: int) -> Clusters:
     order = assigned.argsort(stable=True)
     sizes = torch.bincount(assigned, minlength=len(centroids))
     starts = np.concatenate([[0], sizes.cumsum(0).numpy()]).astype(np.int64)
-    _LOGGER.info("%d clusters of %d documents on average", len(centroids), count // len(centroids))
+    logger.info("%d clusters of %d documents on average", len(centroids), count // len(centroids))
     return Clusters(order.to(torch.int32).numpy(), starts, _probes(centroids, metric))
 
 

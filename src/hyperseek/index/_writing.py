@@ -46,7 +46,7 @@ _COMMIT_SECONDS = 15.0
 
 _OTHER_CORPUS = "give the corpus it was begun with, another folder, or --overwrite"
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 
 def write_index(
@@ -94,7 +94,7 @@ def write_index(
         seen = _check_stored(folder, store, corpus)
         if info.state == "finished":
             _check_ended(folder, store, corpus)
-            _logger.info("%s is finished already: %d documents", folder, info.count)
+            logger.info("%s is finished already: %d documents", folder, info.count)
             return
 
         def stored() -> str:
@@ -111,7 +111,7 @@ def write_index(
                 corpus, encode, check=check, piece=piece, shard=shard, advance=bar.advance
             ):
                 store.append(documents, points)
-                _logger.info("stored %d documents in %s", len(store), folder)
+                logger.info("stored %d documents in %s", len(store), folder)
                 stop_here()
         store.index_texts()
         store.remove_leftovers()

@@ -33,7 +33,7 @@ from hyperseek.store.attachments import Attachment, Attachments, TunedPlan, atta
 from hyperseek.store.lance import writer_lock
 from hyperseek.types import NO_OPTIONS, QueryOptions
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _QUERIES_TIMED_ALONE = 20
 
@@ -298,7 +298,7 @@ class Engines:
     ) -> StructureConfig:
         if engine == "auto":
             engine, reason = self.choose(max_bytes=max_bytes)
-            _logger.info("the engine is %s", reason)
+            logger.info("the engine is %s", reason)
         return parse_structure(engine, **({} if charts is None else {"charts": tuple(charts)}))
 
     @meant(**HABITS)

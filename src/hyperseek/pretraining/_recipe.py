@@ -8,7 +8,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hyperseek._config import Config, meaningless, recipe_values
+from hyperseek._config import Config, meaningless
+from hyperseek._recipe_files import recipe_values
 from hyperseek.errors import ConfigError
 from hyperseek.runs.recipe import LoopConfig, OutputConfig, with_default, without_removed
 

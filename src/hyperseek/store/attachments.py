@@ -41,7 +41,7 @@ from hyperseek.engines.structure import FORMER_KINDS, AnyStructureConfig, kinds_
 from hyperseek.errors import HyperseekError, InputError, StoreError, UnknownNameError
 from hyperseek.store.snapshot import Snapshot, SomeDocuments
 
-_logger = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 _LIST = "engines.json"
 _FOLDER = "engines"
@@ -385,9 +385,7 @@ def keep_up(folder: Path, snapshot: Snapshot, *, compact: bool = False) -> None:
         try:
             _keep_up(folder, record, snapshot, compact=compact)
         except HyperseekError as error:
-            _logger.warning(
-                "the engine %r stays as it is, and what it does not know is scanned: %s", record.name, error
-            )
+            logger.warning("the engine %r stays as it is, and what it does not know is scanned: %s", record.name, error)
 
 
 def _keep_up(folder: Path, record: Attachment, snapshot: Snapshot, *, compact: bool) -> None:
@@ -448,7 +446,7 @@ def _discard(place: Path) -> None:
         noted = read_json(place / _KIND) if (place / _KIND).exists() else {}
         STRUCTURES[str(noted.get("kind", "flat"))].discard(place)
     except (HyperseekError, OSError, AttributeError) as error:
-        _logger.warning("an engine that is no longer used left something behind: %s", error)
+        logger.warning("an engine that is no longer used left something behind: %s", error)
 
 
 def _uses(plan: Any, name: str) -> bool:

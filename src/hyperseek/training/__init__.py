@@ -1,6 +1,6 @@
 """Training: losses, the trainer, recipes."""
 
-from hyperseek._config import find_recipe, list_recipes
+from hyperseek._recipe_files import find_recipe, list_recipes
 from hyperseek.runs.recipe import register_schedule
 from hyperseek.runs.record import RunRecord, read_record
 from hyperseek.training._recipe import Recipe, read_recipe

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from hyperseek._config import Config, meaningless, recipe_values
+from hyperseek._config import Config, meaningless
+from hyperseek._recipe_files import recipe_values
 from hyperseek._relevance import known_measure
 from hyperseek.data import PrepareOptions
 from hyperseek.errors import ConfigError
