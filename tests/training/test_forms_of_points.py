@@ -266,3 +266,25 @@ def test_a_third_form_needs_no_change_in_training(
     retriever.model.requires_grad_(False)
     whole = SideFeatures(retriever, "document", start["document"])
     assert Validator({"toy": DevSet(queries, documents, grades)}, "R@1", query, whole)()["toy"] == validator()["toy"]
+
+
+@pytest.mark.parametrize(("trunk", "importance"), [("frozen", "idf"), ("full", "gate")])
+def test_a_model_learns_to_be_pruned_and_pooled(
+    trunk: str, importance: str, make_recipe: MakeRecipe, collection: Path, dev: dict[str, Any], tmp_path: Path
+) -> None:
+    values = late_recipe(make_recipe, collection, dev, max_steps=4, trunk=trunk)
+    values["model"]["late"] = LATE | {
+        "pruning": {"importance": importance, "keep_ratio": 0.7, "min_tokens": 3},
+        "pooling": {"budget": 6},
+    }
+    values["losses"] = {"contrastive": {}, "pooled": {"pooling": {"pool_factor": 3}}}
+    run(values, tmp_path / "run")
+    record = read_record(tmp_path / "run")
+    assert record is not None
+    assert record.parameters > 32 * 8 - 1
+    model = load(tmp_path / "run", device="cpu")
+    texts = [document.full_text for document in open_dataset(str(collection)).documents()]
+    points = model.encode_documents(texts, dtype="float32")
+    assert points.lengths.max() <= 6
+    assert model.route("document")[0].is_fitted
+    assert model.route("document")[0].kept < model.route("document")[0].seen

@@ -91,6 +91,10 @@ class _Run:
                 retriever.check_options(dev_set.options)
             read = read_sources(recipe.data, seed=config.seed)
             training_set = read.training_set
+            module: Any
+            for module in retriever.route("document"):
+                if hasattr(module, "fit_importance") and not module.is_fitted:
+                    module.fit_importance(training_set.documents)
             dev_sets = {
                 name: read_dev_set(dev_set, seed=config.seed) for name, dev_set in recipe.validation.sets.items()
             }

@@ -29,6 +29,7 @@ from hyperseek.models.family import Family, ModelConfig, transformer_of
 from hyperseek.models.loading import load_modules
 from hyperseek.models.retriever import Retriever, Side
 from hyperseek.nn.token_pooling import PoolingConfig, TokenPooling
+from hyperseek.nn.token_pruning import PruningConfig, PruningTransformer
 from hyperseek.scoring import MaxSimScorer, Points, TokenPoints
 
 if TYPE_CHECKING:
@@ -194,6 +195,7 @@ class LateConfig(Config):
         similarity: `maxsim`, or `meanmaxsim`, which divides by the query's tokens.
         query_expansion: How queries are lengthened; None leaves them as they are.
         skipped: Document tokens that are not scored: a list of words, or `punctuation`, as ColBERT does.
+        pruning: Which tokens the trunk reads, in training too; None for all.
         pooling: How tokens are pooled to fewer vectors, in training too; None keeps one for each.
         kept: Document tokens that alone are scored: a list of words; empty for all.
         prompt_tokens: Whether each of the recipe's prompts becomes one new token, as ColBERT's `[Q] ` and `[D] `, with
@@ -213,6 +215,7 @@ class LateConfig(Config):
     similarity: Similarity = "maxsim"
     query_expansion: QueryExpansion | None = None
     skipped: tuple[str, ...] = ()
+    pruning: PruningConfig | None = None
     pooling: PoolingConfig | None = None
     kept: tuple[str, ...] = ()
     prompt_tokens: bool = False
@@ -241,7 +244,7 @@ class Late(Family):
     config = LateConfig
     containers = ("MultiVectorEncoder", "ColBERT")  # the second is PyLate's
     architectures = ("HF_ColBERT",)
-    modules = (TokenPooling,)
+    modules = (TokenPooling, PruningTransformer)
 
     def check(self, config: ModelConfig) -> None:
         """See `Family.check`."""
@@ -262,6 +265,11 @@ class Late(Family):
         _set_up_tokens(first, options, [prompt for prompt in config.prompts.values() if prompt])
         if options.bidirectional and not _attend_both_ways(first):
             raise ConfigError("late.bidirectional is for decoders, and the trunk is not one; leave it out")
+        if options.pruning is not None:
+            try:
+                first = PruningTransformer.around(first, options.pruning.model_dump())
+            except InputError as error:
+                raise ConfigError(f"late.pruning does not fit the trunk: {error}") from None
         modules: list[nn.Module] = [first, *_projection(first.get_embedding_dimension(), options)]
         modules.append(MultiVectorMask(list(options.skipped), keep_only_token_ids=_tokens_of_words(first, options)))
         if config.normalize is not False:

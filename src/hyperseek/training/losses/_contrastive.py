@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Literal, Self
 
 import torch
@@ -10,6 +11,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from hyperseek.errors import InputError
+from hyperseek.nn.token_pooling import PoolingConfig, TokenPooling
+from hyperseek.scoring import TokenPoints
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch, masked_mean
 
 
@@ -123,6 +126,47 @@ class ContrastiveLoss(Loss[ContrastiveConfig]):
             raise InputError("guide='base' needs the scores before training, which this batch does not hold")
         own = scores.gather(1, batch.items[:, :1].clamp_min(0))
         return scores > own + margin
+
+
+class PooledConfig(ContrastiveConfig):
+    """The contrastive loss once more, with the documents' token vectors pooled: it trains a model to be pooled.
+
+    Attributes:
+        pooling: How they are pooled, as in `late.pooling`.
+    """
+
+    pooling: PoolingConfig = PoolingConfig()
+
+
+class PooledLoss(ContrastiveLoss):
+    """The loss of `PooledConfig`, beside the one of the documents as they are.
+
+    Args:
+        config: Its options.
+    """
+
+    config_class = PooledConfig
+    needs_in_batch = False  # it reads the scores of other points
+
+    def __init__(self, config: PooledConfig) -> None:
+        super().__init__(config)
+        self.pooling = TokenPooling(**config.pooling.model_dump(exclude_unset=True))
+
+    def forward(self, batch: ScoredBatch) -> Tensor:
+        """Return the mean over queries that have a positive.
+
+        Args:
+            batch: One whose documents are sets of token vectors.
+
+        Returns:
+            A scalar, at least 0.
+
+        Raises:
+            InputError: Documents have one vector each.
+        """
+        if not isinstance(batch.points, TokenPoints):
+            raise InputError("losses.pooled pools token vectors, and this model has one vector a text; leave it out")
+        return super().forward(replace(batch, points=self.pooling.pool_points(batch.points)))
 
 
 class OwnCrossEntropyConfig(LossConfig):

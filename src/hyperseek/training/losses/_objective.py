@@ -31,6 +31,7 @@ def _check_loss(name: str, value: Any) -> None:
 
 _OURS = {
     "contrastive": f"{_HOME}._contrastive:ContrastiveLoss",
+    "pooled": f"{_HOME}._contrastive:PooledLoss",
     "own_cross_entropy": f"{_HOME}._contrastive:OwnCrossEntropyLoss",
     "margin_mse": f"{_HOME}._distillation:MarginMSELoss",
     "kl": f"{_HOME}._distillation:KLLoss",
@@ -85,10 +86,11 @@ class MatryoshkaConfig(Config):
 class LossesConfig(OpenConfig):
     """Which losses are summed, by their registered names; at least one must be given.
 
-    Ours are `contrastive` (cross-entropy among the documents of the batch), `own_cross_entropy` (among the query's own
-    items), `margin_mse` and `kl` (distillation of score differences, and of distributions over own items), `anchor`
-    (the pull towards the scores before training), `entailment` and `radius` (the specific one of a query and its
-    positive lies in the cone of the general one, or farther out).
+    Ours are `contrastive` (cross-entropy among the documents of the batch), `pooled` (the same, their token vectors
+    pooled), `own_cross_entropy` (among the query's own items), `margin_mse` and `kl` (distillation of score
+    differences, and of distributions over own items), `anchor` (the pull towards the scores before training),
+    `entailment` and `radius` (the specific one of a query and its positive lies in the cone of the general one, or
+    farther out).
 
     Attributes:
         matryoshka: No loss of its own: all others once more at fewer dimensions.

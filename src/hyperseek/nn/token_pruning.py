@@ -1,0 +1,471 @@
+"""Fewer tokens for the trunk: unimportant ones leave the sequence before it is encoded, or behind its first layer.
+
+reasoning_embedder overwrites pruned tokens by padding, so nothing is saved, and has no importance to prune by, so
+nearly all its strategies cut the end off. Here the sequence becomes shorter, survivors keep the positions that they
+had, and importance is a token's inverse document frequency, the attention that it gets in the first layer, or a gate.
+
+Shapes: `B` texts, `T` tokens of the longest, `T'` of the longest after pruning, `V` vocabulary, `h` width.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, field_validator
+from safetensors.torch import load_file, save_file
+from sentence_transformers.base.modules import Transformer
+from sentence_transformers.util import load_file_path
+from torch import Tensor, nn
+
+from hyperseek._config import Config
+from hyperseek.errors import InputError, ModelError, UnknownNameError
+from hyperseek.nn.token_pooling import IMPORTANCE
+
+Strategy = Literal["length", "random", "attention", "threshold", "combined"]
+Importance = Literal["idf", "first_layer", "gate"]
+
+_WEIGHTS = "token_pruning.safetensors"
+_GATE_START = 4.0  # the gate of a new model is sigmoid(4) = 0.98: nearly the trunk as it was
+_FITTED_AT_ONCE = 1024
+_STATES = ("hidden_states",)
+
+
+class PruningConfig(Config):
+    """Which tokens of a text the trunk reads. Names and the first four defaults are reasoning_embedder's.
+
+    Attributes:
+        strategy: `length` keeps the first tokens, `random` any, `attention` the most important ones, `threshold` all
+            that are at least as important as the quantile 1 - `keep_ratio`, `combined` as `attention`.
+        keep_ratio: Share of the tokens that is kept, rounded up.
+        min_tokens: Fewest that are kept of a text, special tokens included.
+        seed: Of `random`; a text is pruned alike in every batch.
+        importance: `idf`, fitted on a corpus; `first_layer`, the attention that a token gets there; `gate`, learned
+            from word vectors, which it scales. `length` and `random` read none.
+        tasks: Which texts are pruned: `document`, `query` or both.
+    """
+
+    strategy: Strategy = "attention"
+    keep_ratio: float = Field(default=0.6, gt=0, le=1)
+    min_tokens: int = Field(default=16, ge=1)
+    seed: int = Field(default=0, ge=0)
+    importance: Importance = "idf"
+    tasks: tuple[Literal["document", "query"], ...] = ("document",)
+
+    @field_validator("tasks", mode="before")
+    @classmethod
+    def _one_task(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
+
+    @property
+    def weighs(self) -> Importance | None:
+        """What importance is read; None where the strategy reads none."""
+        return None if self.strategy in ("length", "random") else self.importance
+
+
+def generate_pruning_mask(
+    attention: NDArray[Any] | None,
+    keep_ratio: float = 0.6,
+    strategy: Strategy = "length",
+    sequence_length: int | None = None,
+    min_tokens: int = 16,
+    preserve: Sequence[int] = (),
+    seed: int | None = None,
+) -> NDArray[np.bool_]:
+    """Say which tokens of one text are kept; the function of this name in reasoning_embedder.
+
+    Args:
+        attention: `(n,)` importance; None where there is none.
+        keep_ratio: Share that is kept, rounded up, above 0.
+        strategy: As in `PruningConfig`; without importance `combined` is `length`.
+        sequence_length: `n`; None takes the length of `attention`.
+        min_tokens: Fewest that are kept; all, where there are not as many.
+        preserve: Positions that are kept besides.
+        seed: Of `random`.
+
+    Returns:
+        `(n,)` booleans.
+
+    Raises:
+        InputError: `attention` or `threshold` without importance, or neither importance nor a length is given.
+        UnknownNameError: There is no such strategy.
+    """
+    if strategy not in get_args(Strategy):
+        raise UnknownNameError("pruning strategy", strategy, get_args(Strategy))
+    if attention is None and (sequence_length is None or strategy in ("attention", "threshold")):
+        raise InputError(f"the strategy {strategy!r} needs the importance of each token, and none was given")
+    size = len(attention) if attention is not None else int(sequence_length or 0)
+    count = min(size, max(min_tokens, math.ceil(keep_ratio * size)))
+    kept = np.zeros(size, bool)
+    if strategy == "random":
+        kept[np.random.default_rng(seed).choice(size, count, replace=False)] = True
+    elif attention is None or strategy == "length":
+        kept[:count] = True
+    else:
+        order = np.argsort(-attention, kind="stable")
+        if strategy == "threshold" and size:
+            kept = attention >= np.quantile(attention, 1 - keep_ratio)
+        if strategy != "threshold" or kept.sum() < min_tokens:
+            kept = np.zeros(size, bool)
+            kept[order[:count]] = True
+    kept[list(preserve)] = True
+    return kept
+
+
+class PruningTransformer(Transformer):
+    """A transformer that leaves tokens out: sentence-transformers' `Transformer`, with `pruning` among its settings.
+
+    Args:
+        *args: As of `Transformer`.
+        pruning: The fields of `PruningConfig`.
+        **kwargs: As of `Transformer`.
+
+    Attributes:
+        pruning: The settings.
+        seen: How many tokens came in, of texts that are pruned, since the module was made.
+        kept: How many of them were encoded.
+
+    Raises:
+        ConfigError: A setting is unknown or has a wrong value.
+        InputError: The transformer cannot be told the positions of its tokens, or its layers are not known.
+    """
+
+    def __init__(self, *args: Any, pruning: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._prune(pruning)
+
+    @classmethod
+    def around(cls, trunk: Transformer, pruning: Mapping[str, Any] | None = None) -> Self:
+        """Return a transformer that prunes, and shares everything else with `trunk`."""
+        made = cls.__new__(cls)
+        made.__dict__.update(trunk.__dict__)
+        made._modules = dict(trunk._modules)
+        made._buffers = dict(trunk._buffers)
+        made._parameters = dict(trunk._parameters)
+        made._prune(pruning)
+        return made
+
+    def _prune(self, pruning: Mapping[str, Any] | None) -> None:
+        self.pruning = PruningConfig.from_mapping(pruning or {}, source="token pruning")
+        self.seen = self.kept = 0
+        self.unpad_inputs = False  # flat batches have no rows to shorten
+        encoder: Any = self.model
+        if "position_ids" not in inspect.signature(encoder.forward).parameters:
+            raise InputError(
+                f"a {type(encoder).__name__} cannot be told the positions of its tokens, which pruning keeps; "
+                f"leave pruning out"
+            )
+        embeddings = encoder.get_input_embeddings()
+        weighs, device = self.pruning.weighs, embeddings.weight.device
+        if weighs == "first_layer":
+            _layers(encoder)
+        if weighs == "idf":
+            # Not a number until it is fitted: a model that was never fitted says so when it is used.
+            unfitted = torch.full((len(embeddings.weight),), torch.nan, device=device)
+            self.register_buffer("token_weights", unfitted)
+        if weighs == "gate":
+            self.gate = nn.Linear(embeddings.weight.shape[1], 1, device=device)
+            nn.init.zeros_(self.gate.weight)
+            nn.init.constant_(self.gate.bias, _GATE_START)
+
+    def fit_importance(self, texts: Iterable[str]) -> None:
+        """Learn the inverse document frequency of each token: log((N + 1) / (n + 1)), for n of N texts that have it.
+
+        Args:
+            texts: The corpus; nothing happens where the importance is not `idf`.
+
+        Raises:
+            InputError: There are no texts.
+        """
+        if self.pruning.weighs != "idf":
+            return
+        tokenizer: Any = self.tokenizer
+        found, count = np.zeros(len(self.token_weights), np.int64), 0
+        stream = iter(texts)
+        while batch := list(islice(stream, _FITTED_AT_ONCE)):
+            count += len(batch)
+            for ids in tokenizer(batch, add_special_tokens=False, truncation=False)["input_ids"]:
+                found[np.unique(np.asarray(ids, np.int64))] += 1
+        if not count:
+            raise InputError("document frequencies cannot be counted without texts; give at least one")
+        self.token_weights.copy_(torch.from_numpy(np.log((count + 1) / (found + 1))))
+
+    @property
+    def is_fitted(self) -> bool:
+        """Whether the importance of tokens is known; False before `fit_importance` where it is needed."""
+        return self.pruning.weighs != "idf" or not bool(self.token_weights.isnan().any())
+
+    def forward(self, features: dict[str, Any], task: str | None = None, **kwargs: Any) -> dict[str, Any]:
+        """Encode the tokens that are kept.
+
+        Args:
+            features: `input_ids` and `attention_mask` `(B, T)`.
+            task: `"document"`, `"query"`, or None, which counts as a document.
+            **kwargs: As of `Transformer`.
+
+        Returns:
+            The features, each of shape `(B, T')` instead of `(B, T)`, and `token_importance` if there is one.
+
+        Raises:
+            ModelError: Document frequencies were not fitted, or layers are checkpointed while the first one chooses.
+        """
+        if (task or "document") not in self.pruning.tasks or "input_ids" not in features:
+            return super().forward(features, **kwargs)
+        if not self.is_fitted:
+            raise ModelError(
+                "the model prunes tokens by inverse document frequency, which was not fitted; call "
+                "fit_importance(texts)"
+            )
+        ids = features["input_ids"]
+        encoder: Any = self.model
+        weighs = self.pruning.weighs
+        if weighs == "first_layer":
+            return self._forward_behind_first(features, **kwargs)
+        if weighs is None:
+            return super().forward(self._compacted(features, None), **kwargs)
+        if weighs == "idf":
+            importance = self.token_weights[ids]
+            return self._with(super().forward(self._compacted(features, importance), **kwargs), importance)
+        embeddings = encoder.get_input_embeddings()
+        gates = torch.sigmoid(self.gate(embeddings.weight[ids]))
+        importance = gates[..., 0]
+        features = self._compacted(features, importance)
+        hook = embeddings.register_forward_hook(lambda _, given, vectors: vectors * torch.sigmoid(self.gate(vectors)))
+        try:
+            return self._with(super().forward(features, **kwargs), importance)
+        finally:
+            hook.remove()
+
+    def _with(self, features: dict[str, Any], importance: Tensor) -> dict[str, Any]:
+        return {**features, IMPORTANCE: importance.detach().float().gather(1, self._places)}
+
+    def _choose(self, features: Mapping[str, Any], importance: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return `(B, T')` positions that are kept and which of them are there, and count them."""
+        ids, mask = features["input_ids"].cpu().numpy(), features["attention_mask"].bool().cpu().numpy()
+        special = np.isin(ids, _special_tokens(self.tokenizer))
+        weights = None if importance is None else importance.detach().float().cpu().numpy()
+        rows = []
+        for row, active in enumerate(map(np.flatnonzero, mask)):
+            chosen = generate_pruning_mask(
+                None if weights is None else weights[row, active],
+                self.pruning.keep_ratio,
+                self.pruning.strategy,
+                len(active),
+                self.pruning.min_tokens,
+                np.flatnonzero(special[row, active]).tolist(),
+                self.pruning.seed ^ zlib.crc32(ids[row, active].tobytes()),
+            )
+            rows.append(active[chosen])
+        self.seen += int(mask.sum())
+        self.kept += sum(map(len, rows))
+        longest = max(1, *map(len, rows))
+        places, there = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), bool)
+        left = getattr(self.tokenizer, "padding_side", "right") == "left"
+        for row, own in enumerate(rows):
+            part = slice(longest - len(own), longest) if left else slice(0, len(own))
+            places[row, part], there[row, part] = own, True
+        device = features["input_ids"].device
+        self._places = torch.from_numpy(places).to(device)
+        return self._places, torch.from_numpy(there).to(device)
+
+    def _compacted(self, features: Mapping[str, Any], importance: Tensor | None) -> dict[str, Any]:
+        """Return the features of the tokens that are kept, with their positions."""
+        places, there = self._choose(features, importance)
+        compact = self._gathered(features, places, there)
+        compact["position_ids"] = places + _first_position(self.model)
+        return compact
+
+    def _gathered(self, features: Mapping[str, Any], places: Tensor, there: Tensor) -> dict[str, Any]:
+        shape = features["input_ids"].shape
+        compact = {
+            name: value.gather(1, places) if isinstance(value, Tensor) and value.shape == shape else value
+            for name, value in features.items()
+        }
+        mask = compact["attention_mask"]
+        compact["attention_mask"] = mask * there.to(mask.dtype)
+        return compact
+
+    def _forward_behind_first(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
+        """Run the first layer on all tokens, and the others on those that got most of its attention."""
+        encoder: Any = self.model
+        if self.training and getattr(encoder, "is_gradient_checkpointing", False):
+            raise ModelError(
+                "the first layer's attention cannot choose tokens while layers are checkpointed; switch checkpointing "
+                "off, or prune by idf or gate"
+            )
+        chosen: dict[str, Tensor] = {}
+
+        def choose(attention: Tensor) -> tuple[Tensor, Tensor]:
+            mask = features["attention_mask"].float()
+            received = (attention.float().mean(1) * mask[:, :, None]).sum(1) / mask.sum(1, keepdim=True).clamp_min(1)
+            chosen["importance"] = received
+            chosen["places"], chosen["there"] = self._choose(features, received)
+            return chosen["places"], chosen["there"]
+
+        with _shortened_behind_first(encoder, features["input_ids"].shape[1], choose):
+            states = super().forward(dict(features), **kwargs)[self.module_output_name]
+        compact = self._gathered(features, chosen["places"], chosen["there"])
+        return self._with({**compact, self.module_output_name: states}, chosen["importance"])
+
+    def get_config_dict(self) -> dict[str, Any]:
+        """Return the settings of the transformer, and `pruning`."""
+        return {**super().get_config_dict(), "pruning": self.pruning.model_dump(mode="json")}
+
+    def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
+        """Write the transformer into a folder, and what decides importance."""
+        super().save(output_path, *args, safe_serialization=safe_serialization, **kwargs)
+        if own := self._own_weights():
+            save_file(
+                {name: tensor.detach().cpu() for name, tensor in own.items()}, os.path.join(output_path, _WEIGHTS)
+            )
+
+    @classmethod
+    def load(cls, model_name_or_path: str, **kwargs: Any) -> Self:  # type: ignore[override]  # places by name only
+        """Read what `save` wrote, from a folder or a Hub repository."""
+        module: Self = super().load(model_name_or_path, **kwargs)
+        own = module._own_weights()
+        if own:
+            where = {name: kwargs[name] for name in ("subfolder", "revision") if name in kwargs}
+            path = load_file_path(model_name_or_path, _WEIGHTS, **where)
+            saved = {} if path is None else load_file(path)
+            if {name: tensor.shape for name, tensor in saved.items()} != {
+                name: tensor.shape for name, tensor in own.items()
+            }:
+                raise ModelError(f"{_WEIGHTS} of {model_name_or_path} is missing or does not fit the model")
+            with torch.no_grad():
+                for name, tensor in own.items():
+                    tensor.copy_(saved[name])
+        return module
+
+    def _own_weights(self) -> dict[str, Tensor]:
+        state = self.state_dict(keep_vars=True)
+        return {name: tensor for name, tensor in state.items() if not name.startswith("model.")}
+
+
+def _special_tokens(tokenizer: Any) -> list[int]:
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    ids = {number for number, token in added.items() if token.special}
+    # Padding and unknown words are special to the tokenizer, and nothing that a text must keep.
+    return sorted((ids | set(tokenizer.all_special_ids)) - {tokenizer.pad_token_id, tokenizer.unk_token_id})
+
+
+def _first_position(encoder: nn.Module) -> int:
+    """Return the position of a first token: RoBERTa and its kin count from behind the padding's."""
+    for name, module in encoder.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            return 0 if module.padding_idx is None else module.padding_idx + 1
+    return 0
+
+
+def _layers(encoder: Any) -> nn.ModuleList:
+    count = int(getattr(encoder.config, "num_hidden_layers", 0))
+    for module in encoder.modules():
+        if isinstance(module, nn.ModuleList) and len(module) == count > 1:
+            return module
+    raise InputError(
+        f"the layers of a {type(encoder).__name__} cannot be told apart, or there is one alone, so its first cannot "
+        f"choose tokens; prune by idf or gate"
+    )
+
+
+@contextmanager
+def _shortened_behind_first(
+    encoder: Any, length: int, choose: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> Iterator[None]:
+    """Let the first layer see `length` tokens and those behind it the ones that `choose(attention)` keeps."""
+    first, *others = _layers(encoder)
+    chosen: list[tuple[Tensor, Tensor]] = []
+    attention: list[Tensor] = []
+    implementation = encoder.config._attn_implementation
+
+    def look(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        encoder.config._attn_implementation = "eager"  # the others do not return what they attend to
+        return tuple(map(_additive, args)), {name: _additive(value) for name, value in kwargs.items()}
+
+    def note(_: Any, __: Any, output: Any) -> None:
+        parts = output if isinstance(output, tuple) else ()
+        attention.extend(
+            part for part in parts if isinstance(part, Tensor) and part.ndim == 4 and part.shape[-1] == length
+        )
+
+    def cut(_: Any, __: Any, output: Any) -> Any:
+        encoder.config._attn_implementation = implementation
+        if not attention:
+            raise ModelError(
+                f"the first layer of a {type(encoder).__name__} does not say what it attends to; prune by idf or gate"
+            )
+        chosen.append(choose(attention[0]))
+        if isinstance(output, tuple):
+            return (_taken(output[0], chosen[0][0]), *output[1:])
+        return _taken(output, chosen[0][0])
+
+    def shorten(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        places, there = chosen[0]
+        rest = [_fitted(value, places, there, length) for value in args[1:]]
+        named = {name: _fitted(value, places, there, length) for name, value in kwargs.items() if name not in _STATES}
+        if "attention_mask" in named or not rest:
+            named["attention_mask"] = _mask(named.get("attention_mask"), there)
+        else:
+            rest[0] = _mask(rest[0], there)
+        states = {name: kwargs[name] for name in _STATES if name in kwargs}  # shortened by the layer before
+        return (*args[:1], *rest), {**states, **named}
+
+    hooks = [first.register_forward_pre_hook(look, with_kwargs=True), first.register_forward_hook(cut)]
+    hooks += [module.register_forward_hook(note) for module in first.modules() if module is not first]
+    hooks += [layer.register_forward_pre_hook(shorten, with_kwargs=True) for layer in others]
+    try:
+        yield
+    finally:
+        encoder.config._attn_implementation = implementation
+        for hook in hooks:
+            hook.remove()
+
+
+def _additive(value: Any) -> Any:
+    """Return a mask as eager attention wants it."""
+    if not isinstance(value, Tensor) or value.dtype != torch.bool or value.ndim != 4:
+        return value
+    return torch.zeros(value.shape, device=value.device).masked_fill(~value, torch.finfo(torch.float32).min)
+
+
+def _taken(states: Tensor, places: Tensor) -> Tensor:
+    return states.gather(1, places[..., None].expand(-1, -1, states.shape[-1]))
+
+
+def _fitted(value: Any, places: Tensor, there: Tensor, length: int) -> Any:
+    """Return what a layer is given, for the tokens that are kept: masks, positions and rotations."""
+    if isinstance(value, tuple):
+        return tuple(_fitted(part, places, there, length) for part in value)
+    if not isinstance(value, Tensor) or value.ndim not in (2, 3, 4):
+        return value
+    rows = len(places)
+    if value.ndim < 4:
+        if value.shape[1] != length:
+            return value
+        wide = value.expand(rows, *value.shape[1:])
+        return wide.gather(1, places) if value.ndim == 2 else _taken(wide, places)
+    if value.shape[-1] != length:
+        return value
+    wide = value.expand(rows, *value.shape[1:])
+    if wide.shape[2] == length:
+        wide = wide.gather(2, places[:, None, :, None].expand(-1, wide.shape[1], -1, length))
+    return wide.gather(3, places[:, None, None, :].expand(-1, *wide.shape[1:3], -1))
+
+
+def _mask(mask: Tensor | None, there: Tensor) -> Tensor | None:
+    """Return a mask that leaves out what is not there, too."""
+    wanted = there[:, None, None, :]
+    if mask is None:
+        return None if bool(there.all()) else wanted.expand(-1, -1, there.shape[1], -1)
+    if mask.ndim != 4:
+        return mask
+    return mask & wanted if mask.dtype == torch.bool else mask.masked_fill(~wanted, torch.finfo(mask.dtype).min)

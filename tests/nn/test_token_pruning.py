@@ -1,0 +1,141 @@
+"""Pruning before the trunk: the recorded masks, real compaction, positions, and what decides importance."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sentence_transformers.base.modules import Transformer
+
+from hyperseek.errors import ConfigError, InputError, ModelError
+from hyperseek.nn.token_pruning import PruningTransformer, generate_pruning_mask
+
+TEXTS = ["the cat and the dog in the sea", "a small neural network " * 6, "sea"]
+
+
+def test_recorded_masks(golden: Path) -> None:
+    recorded = dict(np.load(golden / "colbert/rembed_pruning.npz"))
+    weights = recorded["mask/att"]
+    checked = 0
+    for name, expected in recorded.items():
+        if not name.startswith("mask/") or name == "mask/att":
+            continue
+        strategy, ratio, *_ = name.removeprefix("mask/").split("_")
+        found = generate_pruning_mask(weights, float(ratio), strategy, len(weights), 3, [0, 9], 7)
+        assert found.tolist() == expected.tolist(), name
+        checked += 1
+    assert checked == 10
+
+
+@given(
+    st.lists(st.floats(0, 1), max_size=40),
+    st.floats(0.01, 1),
+    st.sampled_from(["length", "random", "attention", "threshold", "combined"]),
+    st.integers(1, 20),
+)
+@settings(max_examples=80, deadline=None)
+def test_masks_keep_enough(weights, ratio, strategy, fewest):
+    values = np.array(weights)
+    preserved = [0, len(weights) - 1] if weights else []
+    kept = generate_pruning_mask(values, ratio, strategy, None, fewest, preserved, 3)
+    assert len(kept) == len(weights)
+    assert kept.sum() >= min(len(weights), fewest)
+    assert kept[preserved].all()
+    if strategy in ("length", "random", "attention"):
+        wanted = min(len(weights), max(fewest, int(np.ceil(ratio * len(weights)))))
+        assert wanted <= kept.sum() <= wanted + len(set(preserved))
+    if strategy == "attention" and len(weights) and not kept.all():
+        rest = np.setdiff1d(np.flatnonzero(kept), preserved)
+        assert not len(rest) or values[rest].min() >= values[~kept].max()
+
+
+def test_importance_is_asked_for():
+    with pytest.raises(InputError, match="needs the importance"):
+        generate_pruning_mask(None, 0.5, "attention", 9)
+    assert generate_pruning_mask(None, 0.5, "combined", 9, 2).tolist() == [True] * 5 + [False] * 4
+
+
+def run(module: Transformer, texts: list[str]) -> dict[str, torch.Tensor]:
+    with torch.no_grad():
+        return module(module.preprocess(texts), task="document")
+
+
+@pytest.mark.parametrize("importance", ["idf", "first_layer", "gate"])
+def test_everything_kept_is_the_trunk(importance, tiny_encoder):
+    trunk = Transformer(tiny_encoder).eval()
+    pruned = PruningTransformer.around(trunk, {"keep_ratio": 1.0, "importance": importance})
+    pruned.fit_importance(TEXTS)
+    if importance == "gate":
+        torch.nn.init.constant_(pruned.gate.bias, 50)  # an open gate
+    found, expected = run(pruned, TEXTS), run(trunk, TEXTS)
+    mask = expected["attention_mask"].bool()
+    torch.testing.assert_close(found["token_embeddings"][mask], expected["token_embeddings"][mask], atol=1e-5, rtol=0)
+    assert pruned.seen == pruned.kept == int(mask.sum())
+
+
+@pytest.mark.parametrize("importance", ["idf", "first_layer", "gate"])
+@pytest.mark.parametrize("strategy", ["length", "random", "attention", "threshold", "combined"])
+def test_sequences_become_shorter_and_batches_do_not_matter(strategy, importance, tiny_encoder):
+    options = {"keep_ratio": 0.4, "min_tokens": 3, "strategy": strategy, "importance": importance}
+    pruned = PruningTransformer.around(Transformer(tiny_encoder).eval(), options).eval()
+    pruned.fit_importance(TEXTS)
+    for gate in pruned.children():
+        if isinstance(gate, torch.nn.Linear):
+            torch.nn.init.normal_(gate.weight, generator=torch.Generator().manual_seed(1))
+    together = run(pruned, TEXTS)
+    assert together["token_embeddings"].shape[1] == together["attention_mask"].sum(1).max()
+    assert together["attention_mask"].sum() < pruned.preprocess(TEXTS)["attention_mask"].sum()
+    for row, text in enumerate(TEXTS):
+        alone = run(pruned, [text])
+        mask = together["attention_mask"][row].bool()
+        assert alone["input_ids"][0].tolist() == together["input_ids"][row][mask].tolist()
+        states = together["token_embeddings"][row][mask]
+        torch.testing.assert_close(alone["token_embeddings"][0], states, atol=1e-5, rtol=0)
+        tokens = pruned.tokenizer.convert_ids_to_tokens(alone["input_ids"][0].tolist())
+        assert (tokens[0], tokens[-1]) == ("[CLS]", "[SEP]")
+
+
+def test_survivors_keep_their_positions(tiny_encoder):
+    trunk = Transformer(tiny_encoder).eval()
+    pruned = PruningTransformer.around(trunk, {"keep_ratio": 0.5, "min_tokens": 2}).eval()
+    pruned.fit_importance(["the and in"] * 9 + ["cat"])
+    found = run(pruned, TEXTS[:1])
+    tokens = pruned.tokenizer.convert_ids_to_tokens(found["input_ids"][0].tolist())
+    assert "the" not in tokens
+    assert {"cat", "dog", "sea"} <= set(tokens)
+    ids = trunk.preprocess(TEXTS[:1])["input_ids"][0].tolist()
+    positions = torch.tensor([[ids.index(number) for number in found["input_ids"][0].tolist()]])
+    with torch.no_grad():
+        expected = trunk.model(input_ids=found["input_ids"], position_ids=positions).last_hidden_state
+    torch.testing.assert_close(found["token_embeddings"], expected, atol=1e-5, rtol=0)
+
+
+def test_a_gate_learns(tiny_encoder):
+    pruned = PruningTransformer.around(Transformer(tiny_encoder), {"importance": "gate", "min_tokens": 3})
+    pruned(pruned.preprocess(TEXTS), task="document")["token_embeddings"].square().sum().backward()
+    assert pruned.gate.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("importance", ["idf", "gate"])
+def test_saved_and_loaded(importance, tiny_encoder, tmp_path):
+    pruned = PruningTransformer.around(Transformer(tiny_encoder), {"importance": importance, "min_tokens": 2}).eval()
+    pruned.fit_importance(TEXTS)
+    if importance == "gate":
+        torch.nn.init.normal_(pruned.gate.weight, std=5.0, generator=torch.Generator().manual_seed(1))
+    pruned.save(str(tmp_path))
+    loaded = PruningTransformer.load(str(tmp_path)).eval()
+    assert loaded.pruning == pruned.pruning
+    assert torch.equal(run(loaded, TEXTS)["token_embeddings"], run(pruned, TEXTS)["token_embeddings"])
+    (tmp_path / "token_pruning.safetensors").unlink()
+    with pytest.raises(ModelError, match="missing"):
+        PruningTransformer.load(str(tmp_path))
+
+
+def test_refused(tiny_encoder):
+    trunk = Transformer(tiny_encoder)
+    with pytest.raises(ConfigError, match="keep_ratio"):
+        PruningTransformer.around(trunk, {"keep_ratio": 0})
+    with pytest.raises(ModelError, match="fit_importance"):
+        run(PruningTransformer.around(trunk, {}), TEXTS)
