@@ -12,6 +12,7 @@ from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, wri
 from hyperseek.data._tables import ColumnsOptions, HypencoderOptions, examples_from_columns, examples_from_hypencoder
 from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
 from hyperseek.data.examples import ExampleItem, QrelsOptions, TrainingExample, examples_from_qrels
+from hyperseek.data.lengths import LengthReport, Lengths, automatic_lengths, measure_lengths, token_lengths
 from hyperseek.data.open import open_dataset, register_source
 from hyperseek.data.prepared import (
     CorpusInfo,
@@ -33,6 +34,8 @@ __all__ = [
     "ErrorReport",
     "ExampleItem",
     "HypencoderOptions",
+    "LengthReport",
+    "Lengths",
     "PrepareOptions",
     "Prepared",
     "PreparedInfo",
@@ -40,9 +43,11 @@ __all__ = [
     "RefinedInfo",
     "SourceInfo",
     "TrainingExample",
+    "automatic_lengths",
     "examples_from_columns",
     "examples_from_hypencoder",
     "examples_from_qrels",
+    "measure_lengths",
     "open_dataset",
     "prepare",
     "read_corpus",
@@ -53,6 +58,7 @@ __all__ = [
     "read_queries",
     "read_run",
     "register_source",
+    "token_lengths",
     "trained_documents",
     "trec_lines",
     "write_beir",

@@ -142,6 +142,11 @@ class Retriever:
         """Where the model computes."""
         return torch.device(self.model.device)
 
+    @property
+    def max_length(self) -> dict[str, int | None]:
+        """Tokens that are kept of a text, prompt and special tokens included, by side; None for all."""
+        return self._lengths()
+
     def route(self, side: Side) -> list[nn.Module]:
         """Return the modules that texts of a side go through, in order."""
         modules: list[nn.Module] = []
