@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
-__all__ = ["Document", "Hit", "Metric", "Qrels", "Query", "Run"]
+__all__ = ["Document", "Hit", "Metric", "Qrels", "Query", "Run", "Token", "TokenMatch"]
 
 # Characters of a document that the repr of a hit shows.
 _SHOWN = 60
@@ -68,7 +68,64 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Hit:
+class Token:
+    """One token of a query or a document, as its model reads it.
+
+    Attributes:
+        text: Its spelling.
+        kind: `text`; `prompt` for what the model puts before every text; `special` for marks of the tokenizer, as
+            `[CLS]`; `expansion` for tokens that lengthen a query.
+        start: Where it begins, in characters of the query or of the document's `full_text`; None where that is unknown,
+            and for tokens that are not of the text.
+        end: Where it ends, exclusive, likewise.
+    """
+
+    text: str
+    kind: Literal["text", "prompt", "special", "expansion"] = "text"
+    start: int | None = None
+    end: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenMatch:
+    """What one token of a query found in a document: the token most similar to it.
+
+    Attributes:
+        query: The query's token; several where tokens of queries are pooled, none where they are unknown, as those of
+            queries that were compiled elsewhere.
+        document: The tokens that the best vector of the document stands for: one, or several where they were pooled;
+            none where they are unknown.
+        vector: Which vector of the document that is, from 0.
+        similarity: Of the two vectors.
+        share: What the match adds to the score: the similarity, times the weight of the query's token.
+    """
+
+    query: tuple[Token, ...]
+    document: tuple[Token, ...]
+    vector: int
+    similarity: float
+    share: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return f"{_spelt(self.query)} → {_spelt(self.document)} ({self.similarity:.3f})"
+
+
+def _spelt(tokens: tuple[Token, ...]) -> str:
+    return " ".join(token.text if token.kind == "text" else f"{token.text} ({token.kind})" for token in tokens) or "?"
+
+
+class _Matched:
+    """Holds what finds the matches of a hit, apart from its fields, which are compared, copied and pickled."""
+
+    __slots__ = ("_find",)
+
+
+@dataclass(frozen=True, slots=True)
+class Hit(_Matched):
     """One search result.
 
     Attributes:
@@ -97,6 +154,21 @@ class Hit:
     def metadata(self) -> Mapping[str, Any]:
         """The document's metadata; InputError where texts were not asked for."""
         return self._stored("metadata").metadata
+
+    @property
+    def matches(self) -> tuple[TokenMatch, ...]:
+        """What each token of the query found, for late interaction; shares sum to the score of the model.
+
+        They are found when they are asked for, from the stored points; until the hit is deleted, it keeps the table of
+        the index and the model. Empty where the model compares no tokens, and for copies of a hit.
+        """
+        find: Callable[[], tuple[TokenMatch, ...]] | None = getattr(self, "_find", None)
+        return () if find is None else find()
+
+    def matched_by(self, find: Callable[[], tuple[TokenMatch, ...]]) -> Self:
+        """Let a function find `matches`, and return the hit itself."""
+        object.__setattr__(self, "_find", find)
+        return self
 
     def _stored(self, what: str) -> Document:
         if self.document is None:

@@ -34,7 +34,7 @@ from hyperseek.index._build import build_index, encoding, import_vectors, piece_
 from hyperseek.index._writing import SHARD, add_documents, compact_index, delete_documents
 from hyperseek.index.engines import Engines
 from hyperseek.index.reader import CACHE_BYTES, IndexReader
-from hyperseek.index.searching import Explanation, Request, find, hits_of, score_chosen
+from hyperseek.index.searching import Explanation, Request, score_chosen
 from hyperseek.plan import AUTO, PlanLike
 from hyperseek.scoring import Scorer, Space
 from hyperseek.store.attachments import Attachment, keep_up
@@ -396,11 +396,6 @@ class Index(IndexReader):
         checked = check_options(options, asked)
         scorers = [asked] if isinstance(asked, Scorer) else self._groups(asked, checked)
         return score_chosen(self._opened, scorers, lists)
-
-    def _hits(self, request: Request, *, texts: bool, explanation: list[Explanation] | None = None) -> list[list[Hit]]:
-        opened = self._opened
-        found = find(opened, request, self._groups, explanation=explanation)
-        return list(hits_of(opened, found, texts=texts))
 
     def add(
         self,

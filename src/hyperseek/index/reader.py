@@ -15,7 +15,7 @@ from hyperseek._folders import Hold, files_within, folder_path
 from hyperseek._kept import Kept
 from hyperseek.errors import FingerprintError, InputError, MissingDocumentError, StoreError, shown
 from hyperseek.index._arguments import check_id_lists
-from hyperseek.index.searching import documents_by_id, scorer_groups
+from hyperseek.index.searching import Explanation, Request, documents_by_id, find, hits_of, scorer_groups
 from hyperseek.plan import OpenIndex
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import IndexInfo, Snapshot
@@ -24,7 +24,7 @@ from hyperseek.store.info import Written
 from hyperseek.store.lance import use_tables, writer_lock
 from hyperseek.store.snapshot import CHUNK
 from hyperseek.store.table import Store
-from hyperseek.types import Document, QueryOptions
+from hyperseek.types import Document, Hit, QueryOptions
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder, Retriever
@@ -273,6 +273,19 @@ class IndexReader:
             return model
 
         return self._models.get((source, info.fingerprint), load, size=_weight_bytes)
+
+    def _hits(self, request: Request, *, texts: bool, explanation: list[Explanation] | None = None) -> list[list[Hit]]:
+        opened, texts_asked = self._opened, None if isinstance(request.queries, Scorer) else request.queries
+        found = find(opened, request, self._groups, explanation=explanation)
+        hits = hits_of(
+            opened,
+            found,
+            texts=texts,
+            queries=texts_asked,
+            model=lambda: self._model if texts_asked is None else self.model,
+            encoded={"dtype": self.info.dtype or "float32", "pooling": self.info.pooling},
+        )
+        return list(hits)
 
     def _groups(self, texts: Sequence[str], options: QueryOptions) -> Iterable[Scorer]:
         return scorer_groups(self.model, texts, options)

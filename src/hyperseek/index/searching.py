@@ -22,6 +22,7 @@ from hyperseek.index._arguments import (
     check_queries,
     check_where,
 )
+from hyperseek.index._matches import AskedTokens, Matching
 from hyperseek.plan import AUTO, NOTHING, Candidates, OpenIndex, Plan, Search, StageReport, as_plan
 from hyperseek.plan.exhaustive import exact_scores
 from hyperseek.plan.stages import choose_plan
@@ -31,7 +32,7 @@ from hyperseek.store.table import Store
 from hyperseek.types import NO_OPTIONS, Document, Hit, QueryOptions
 
 if TYPE_CHECKING:
-    from hyperseek.models import Retriever
+    from hyperseek.models import Encoder, Retriever
 
 
 # Numbers of the queries that one scan holds: 16 MiB, some ten thousand query vectors. A q-net has more by itself.
@@ -138,7 +139,7 @@ def find(
     groups: Callable[[Sequence[str], QueryOptions], Iterable[Scorer]],
     *,
     explanation: list[Explanation] | None = None,
-) -> Iterator[Candidates]:
+) -> Iterator[tuple[Scorer, Candidates]]:
     """Search, a group of queries at a time.
 
     Args:
@@ -148,7 +149,7 @@ def find(
         explanation: An empty list, to which what was done is added.
 
     Yields:
-        The best documents of successive queries.
+        Successive queries, compiled, and their best documents.
     """
     most = max(1, len(opened.snapshot))
     unwanted = None if request.exclude is None else torch.from_numpy(opened.snapshot.rows_of_ids(request.exclude))
@@ -179,15 +180,45 @@ def find(
             found = told.plan.run(search, reports=reports, measure=request.measure)
             if unwanted is not None:
                 found = found.without(unwanted[done : done + len(scorer)]).first(request.k)
-            yield found
+            yield scorer, found
             done += len(scorer)
             bar.advance(len(scorer))
 
 
-def hits_of(opened: OpenIndex, found: Iterable[Candidates], *, texts: bool) -> Iterator[list[Hit]]:
-    """Turn candidates into hits."""
-    for part in found:
-        yield from _collect_hits(opened.snapshot.store, opened.snapshot.ids, part.scores, part.rows, texts=texts)
+def hits_of(
+    opened: OpenIndex,
+    found: Iterable[tuple[Scorer, Candidates]],
+    *,
+    texts: bool,
+    queries: Sequence[str] | None = None,
+    model: Callable[[], Encoder | None] = lambda: None,
+    encoded: Mapping[str, Any] | None = None,
+) -> Iterator[list[Hit]]:
+    """Turn candidates into hits.
+
+    Args:
+        opened: The index.
+        found: What `find` yields.
+        texts: Whether the hits carry their documents.
+        queries: Texts of the queries, which matches name tokens by; None for none.
+        model: Returns what splits texts into tokens, if anything does; asked only where queries have tokens.
+        encoded: How documents were encoded, as keywords of `LateRetriever.row_tokens`.
+
+    Yields:
+        The hits of each query.
+    """
+    snapshot, done = opened.snapshot, 0
+    for scorer, part in found:
+        hits = _collect_hits(snapshot.store, snapshot.ids, part.scores, part.rows, texts=texts)
+        if scorer.token_vectors() is not None:
+            reader = model()
+            for place, (own, rows) in enumerate(zip(hits, part.rows.tolist(), strict=True)):
+                text = None if queries is None else queries[done + place]
+                asked = AskedTokens(scorer, place, text, reader, encoded or {})
+                for hit, row in zip(own, (row for row in rows if row >= 0), strict=True):
+                    hit.matched_by(Matching(asked, snapshot.store, row))
+        done += len(part.rows)
+        yield from hits
 
 
 def _check_scorer(opened: OpenIndex, scorer: Scorer) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from hyperseek.errors import UnknownNameError
+from hyperseek.types import Token
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,51 @@ def fill_empty(features: dict[str, Any], tokenizer: Any) -> None:
     place = -1 if getattr(tokenizer, "padding_side", "right") == "left" else 0
     ids[empty, place] = token
     mask[empty, place] = 1
+
+
+def described_tokens(tokenizer: Any, prompt: str, text: str, features: dict[str, Any]) -> list[Token]:
+    """Describe the tokens of one text.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        prompt: What the model puts before the text.
+        text: The text.
+        features: What the model's first module made of it, for a batch of this one: `input_ids` and `attention_mask`
+            `(1, T)`, and perhaps `query_expansion_positions`.
+
+    Returns:
+        A token for each of the `T` positions. Places in the text are None where the tokenizer does not say them.
+    """
+    ids, read = features["input_ids"][0].tolist(), features["attention_mask"][0].bool().tolist()
+    added = features.get("query_expansion_positions")
+    expansion = [False] * len(ids) if added is None else added[0].bool().tolist()
+    own = [place for place in range(len(ids)) if read[place] and not expansion[place]]
+    spans = dict(zip(own, _spans(tokenizer, prompt + text, [ids[place] for place in own]), strict=True))
+    marks = set(tokenizer.all_special_ids)
+    tokens = []
+    for place, number in enumerate(ids):
+        start, end = spans.get(place) or (0, 0)
+        spelt = tokenizer.decode([number]).strip()
+        if not spelt or "\ufffd" in spelt:  # a part of a character, or a blank
+            spelt = str(tokenizer.convert_ids_to_tokens(number))
+        if expansion[place]:
+            tokens.append(Token(spelt, "expansion"))
+        elif start < end <= len(prompt):
+            tokens.append(Token(spelt, "prompt"))
+        elif start < end:
+            # A tokenizer may join the blank that ends a prompt to the first word.
+            tokens.append(Token(spelt, "text", max(0, start - len(prompt)), end - len(prompt)))
+        else:
+            tokens.append(Token(spelt, "special" if number in marks else "text"))
+    return tokens
+
+
+def _spans(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[int, int] | None]:
+    """Return where each of these tokens is in a text; None where the tokenizer reads others or does not say."""
+    if not getattr(tokenizer, "is_fast", False) or not ids:
+        return [None] * len(ids)
+    read = tokenizer(text, truncation=True, max_length=len(ids), return_offsets_mapping=True)
+    return list(read["offset_mapping"]) if list(read["input_ids"]) == ids else [None] * len(ids)
 
 
 _CHARACTERS = 12  # per token, at first; English has four to five

@@ -207,7 +207,7 @@ class Retriever:
             ModelError: A module failed, and it is not one of another package that has registered something: such a
                 module's own error passes.
         """
-        return _run(self.route(side)[start:stop], features, side)
+        return run_modules(self.route(side)[start:stop], features, side)
 
     def points(self, features: dict[str, Any]) -> Points:
         """Return the points that the features of a whole document route stand for; differentiable."""
@@ -301,7 +301,9 @@ class Retriever:
         budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
         for batch in batches_by_tokens(self._token_counts(texts), budget):
             with torch.inference_mode():
-                features = _run(modules, self.preprocess([texts[position] for position in batch], "document"), side)
+                features = run_modules(
+                    modules, self.preprocess([texts[position] for position in batch], "document"), side
+                )
             yield batch, features
 
     def _gather(self, batches: Iterable[tuple[list[int], Points]], count: int) -> Points:
@@ -462,7 +464,8 @@ class Retriever:
         return list(cast)
 
 
-def _run(modules: Sequence[nn.Module], features: dict[str, Any], side: Side | None) -> dict[str, Any]:
+def run_modules(modules: Sequence[nn.Module], features: dict[str, Any], side: Side | None) -> dict[str, Any]:
+    """Return the features after the last of some modules; ModelError where one of ours fails."""
     for module in modules:
         told = {"task": side} if "task" in getattr(module, "forward_kwargs", ()) else {}
         try:

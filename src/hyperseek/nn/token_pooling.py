@@ -35,6 +35,10 @@ IMPORTANCE = "token_importance"
 """The feature `(N, T)` that pruning leaves for pooling: how much each token matters."""
 
 
+GROUPS = "token_groups"
+"""The feature `(N, T)` that pooling leaves for explanations: which vector each token went into, -1 for none."""
+
+
 class PoolingConfig(Config):
     """How the tokens of a text become fewer vectors. How many is said by one of three fields.
 
@@ -138,10 +142,16 @@ class TokenPooling(BaseTokenPooling):
             return features
         masks = features["attention_mask"].bool()
         importance = features.pop(IMPORTANCE, None)
-        pooled = [
-            self.pool_one(vectors[mask], None if importance is None else importance[row][mask])
-            for row, (vectors, mask) in enumerate(zip(features["token_embeddings"], masks, strict=True))
-        ]
+        groups = torch.full(masks.shape, -1, device=masks.device)
+        pooled = []
+        for row, (vectors, mask) in enumerate(zip(features["token_embeddings"], masks, strict=True)):
+            own, labels = self.pool_and_group(vectors[mask], None if importance is None else importance[row][mask])
+            pooled.append(own)
+            groups[row, mask] = labels
+        earlier = features.get(GROUPS)
+        if earlier is not None:  # what was pooled are the vectors of an earlier pooling
+            groups = groups.gather(1, earlier.clamp_min(0)).masked_fill(earlier < 0, -1)
+        features[GROUPS] = groups
         lengths = torch.tensor([len(vectors) for vectors in pooled], device=masks.device)
         features["token_embeddings"] = torch.nn.utils.rnn.pad_sequence(pooled, batch_first=True)
         places = torch.arange(int(lengths.max()), device=masks.device)
@@ -159,7 +169,7 @@ class TokenPooling(BaseTokenPooling):
             Its vectors, at most `n`: the protected ones, then the others, by first token of their groups; in scipy's
             order where scipy clusters.
         """
-        return self.pool_and_count(embedding, importance)[0]
+        return self.pool_and_group(embedding, importance)[0]
 
     def pool_and_count(self, embedding: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Pool one text, and say how many of its tokens each vector is the mean of.
@@ -171,26 +181,42 @@ class TokenPooling(BaseTokenPooling):
         Returns:
             What `pool_one` returns, and as many numbers, float32.
         """
+        pooled, groups = self.pool_and_group(embedding, importance)
+        return pooled, torch.bincount(groups[groups >= 0], minlength=len(pooled)).float()
+
+    def pool_and_group(self, embedding: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Pool one text, and say which vector each of its tokens went into.
+
+        Args:
+            embedding: `(n, d)`, floating.
+            importance: As for `pool_one`.
+
+        Returns:
+            What `pool_one` returns, and `(n,)` rows of it, -1 for tokens that were left out.
+        """
         config = self.config
         first = min(config.protected_tokens, len(embedding))
         protected, rest = embedding[:first], embedding[first:]
         count = config.count(len(rest))
         self.seen += len(embedding)
         self.kept += first + count
-        single = torch.ones(first + count, device=embedding.device)
+        places = torch.arange(len(embedding), device=embedding.device)
         if count == len(rest):
-            return embedding, single
+            return embedding, places
         if config.method == "attention":
             scores = (embedding.detach().mean(0) @ rest.detach().T) if importance is None else importance[first:]
             best = scores.argsort(descending=True, stable=True)[:count].sort().values
-            return torch.cat([protected, rest[best]]), single
+            groups = torch.full_like(places, -1)
+            groups[:first] = places[:first]
+            groups[first + best] = places[first : first + count]
+            return torch.cat([protected, rest[best]]), groups
         labels = self._labels(rest, count).to(rest.device)
         sizes = torch.bincount(labels)
         means = rest.new_zeros(len(sizes), rest.shape[1], dtype=torch.float32).index_add(0, labels, rest.float())
         means = means / sizes[:, None]
         if config.renormalise:
             means = unit_vectors(means)
-        return torch.cat([protected, means.to(embedding.dtype)]), torch.cat([single[:first], sizes.float()])
+        return torch.cat([protected, means.to(embedding.dtype)]), torch.cat([places[:first], first + labels])
 
     def pool_points(self, points: TokenPoints) -> TokenPoints:
         """Return documents with fewer vectors; differentiable."""

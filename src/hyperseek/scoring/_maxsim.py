@@ -132,6 +132,24 @@ class MaxSimScorer(Scorer):
         """Return `queries` and `mask`."""
         return self.queries, self.mask
 
+    def matches(self, document: Points) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what each query token found in one document; its shares sum to the score, but of an empty document."""
+        vectors = token_points(document).vectors.float()
+        kept = self.mask != 0
+        if not len(vectors):
+            return (
+                torch.full_like(kept, -1, dtype=torch.int64),
+                torch.zeros_like(self.mask),
+                torch.zeros_like(self.mask),
+            )
+        similar, rows = (self.queries.float() @ vectors.T).max(dim=2)
+        counted = similar.clamp_min(0) if self.masking == "pylate" else similar
+        return (
+            rows.masked_fill(~kept, -1),
+            similar.masked_fill(~kept, 0),
+            torch.where(kept, counted * self.mask, 0),
+        )
+
     def tensors(self) -> dict[str, Tensor]:
         """Return `queries` and `mask`."""
         return {"queries": self.queries, "mask": self.mask}

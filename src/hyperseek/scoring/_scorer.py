@@ -94,6 +94,18 @@ class Scorer(ABC):
         """Return `(Q, t, d)` query tokens and their `(Q, t)` weights, 0 for none; None where queries are no sets."""
         return None
 
+    def matches(self, document: Points) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return what each query token found in a document, where the score is a sum over query tokens.
+
+        Args:
+            document: One.
+
+        Returns:
+            `(Q, t)` each: the row of the document that is most similar to the query's token, -1 for none; their
+            similarity; and its part of the score. None where queries are no sets.
+        """
+        return None
+
     def lift_within(self, chart: Chart, scores: Tensor) -> Tensor | None:
         """Return queries with which an engine on a chart that distorts distances finds all documents of some score.
 

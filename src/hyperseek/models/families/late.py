@@ -25,12 +25,14 @@ from hyperseek._config import Config, meaningless
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import ConfigError, InputError
 from hyperseek.geometry.euclidean import unit_vectors
+from hyperseek.models.encoding import described_tokens, resolve_dtype
 from hyperseek.models.family import Family, ModelConfig, transformer_of
 from hyperseek.models.loading import load_modules
-from hyperseek.models.retriever import Retriever, Side
-from hyperseek.nn.token_pooling import PoolingConfig, TokenPooling
+from hyperseek.models.retriever import Retriever, Side, run_modules
+from hyperseek.nn.token_pooling import GROUPS, PoolingConfig, TokenPooling
 from hyperseek.nn.token_pruning import PruningConfig, PruningTransformer
 from hyperseek.scoring import MaxSimScorer, Points, TokenPoints
+from hyperseek.types import Token
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -91,6 +93,39 @@ class LateRetriever(Retriever):
     ) -> TokenPoints:
         """Encode documents to token points, in the order of `texts`, float32, on the CPU; see `Retriever`."""
         return cast("TokenPoints", super().encode_documents(texts, dtype=dtype, batch_tokens=batch_tokens))
+
+    def row_tokens(
+        self, text: str, side: Side, *, dtype: str = "float32", pooling: Mapping[str, Any] | None = None
+    ) -> list[tuple[Token, ...]] | None:
+        """Return the tokens that each vector of a text, or of its query, stands for; explanations read them.
+
+        Args:
+            text: One text.
+            side: `"query"` or `"document"`.
+            dtype: What documents were encoded in, on which it may depend which tokens are pooled.
+            pooling: How documents were pooled after encoding, as options of `TokenPooling`; None for not at all.
+
+        Returns:
+            The tokens of each vector; None where modules of the model leave tokens out and do not say which.
+        """
+        read = self.preprocess([text], side)
+        known = described_tokens(self.model.tokenizer, self._prompt(side), text, read)
+        modules = self._document_modules(resolve_dtype(dtype, self.device)) if side == "document" else self.route(side)
+        if pooling is not None and side == "document":
+            modules = [*modules, TokenPooling(**pooling)]
+        with torch.inference_mode():
+            features = run_modules(modules, read, side)
+        mask = features["attention_mask"][0].bool()
+        # After a pooling, the mask is of what it made; before one, of tokens.
+        groups = features.get(GROUPS)
+        rows = torch.where(mask, mask.cumsum(0) - 1, -1) if groups is None else groups[0]
+        if len(rows) != len(known):
+            return None  # a module of the model dropped tokens and did not say which
+        members: list[list[Token]] = [[] for _ in range(int(mask.sum()))]
+        for token, row in zip(known, rows.tolist(), strict=True):
+            if row >= 0:
+                members[row].append(token)
+        return [tuple(own) for own in members]
 
     def protocol(self) -> dict[str, Any]:
         """Return what is recorded with every measured result, including how tokens are compared."""

@@ -1,0 +1,105 @@
+"""What each token of a query found in a hit, from the stored points of the document and the model's reading of it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from hyperseek.scoring import Scorer
+from hyperseek.store.table import Store
+from hyperseek.types import Token, TokenMatch
+
+if TYPE_CHECKING:
+    from hyperseek.models import Encoder
+    from hyperseek.models.retriever import Side
+
+_Rows = list[tuple[Token, ...]]
+
+
+@dataclass(eq=False)
+class AskedTokens:
+    """A query as its hits see it; they share it.
+
+    Attributes:
+        scorer: Queries, of which this is one.
+        place: Which.
+        text: Its text; None for a query that was compiled elsewhere.
+        model: What splits texts into tokens; None for nothing.
+        encoded: How documents were encoded, as keywords of `LateRetriever.row_tokens`.
+    """
+
+    scorer: Scorer
+    place: int
+    text: str | None
+    model: Encoder | None
+    encoded: Mapping[str, Any]
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _known: list[_Rows | None] = field(default_factory=list, repr=False)
+
+    def tokens(self) -> _Rows | None:
+        """Return the tokens of each row of the query; None where they are unknown."""
+        with self._lock:
+            if not self._known:
+                self._known.append(None if self.text is None else self._rows(self.text, "query"))
+            return self._known[0]
+
+    def document_tokens(self, text: str) -> _Rows | None:
+        """Return the tokens of each row of a document; None where they are unknown."""
+        return self._rows(text, "document")
+
+    def _rows(self, text: str, side: Side) -> _Rows | None:
+        split: Any = getattr(self.model, "row_tokens", None)  # which a model may offer
+        return None if split is None else cast("_Rows | None", split(text, side, **self.encoded))
+
+
+class Matching:
+    """Finds the matches of one hit when it is called, once.
+
+    Args:
+        asked: The query.
+        store: The table that the hit was found in.
+        row: Where in it the document is.
+    """
+
+    def __init__(self, asked: AskedTokens, store: Store, row: int) -> None:
+        self._asked = asked
+        self._store = store
+        self._row = row
+        self._found: tuple[TokenMatch, ...] | None = None
+
+    def __call__(self) -> tuple[TokenMatch, ...]:
+        """Return the matches."""
+        if self._found is None:
+            self._found = self._find()
+        return self._found
+
+    def _find(self) -> tuple[TokenMatch, ...]:
+        asked = self._asked
+        document = self._store.take_points([self._row])
+        own = asked.scorer[asked.place : asked.place + 1].detach().to("cpu")
+        found = own.matches(document)
+        if found is None:
+            return ()
+        rows, similarities, shares = (part[0].tolist() for part in found)
+        matched = [place for place, row in enumerate(rows) if row >= 0]
+        if not matched:
+            return ()
+        queries = asked.tokens()
+        if queries is not None and len(queries) != len(matched):
+            queries = None  # they are not the rows that were scored
+        [text] = self._store.take([self._row])
+        members = asked.document_tokens(text.full_text)
+        if members is not None and len(members) != len(document.rows):
+            members = None  # vectors that were made elsewhere, or pooled since
+        return tuple(
+            TokenMatch(
+                query=() if queries is None else queries[number],
+                document=() if members is None else members[rows[place]],
+                vector=rows[place],
+                similarity=similarities[place],
+                share=shares[place],
+            )
+            for number, place in enumerate(matched)
+        )
