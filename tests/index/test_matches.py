@@ -104,6 +104,31 @@ def test_a_pooled_vector_shows_all_its_tokens(method: str, tiny_encoder: str, tm
     assert all(match.document == rows[match.vector] for match in hit.matches if hit.id == "a")
 
 
+@pytest.mark.parametrize("strategy", ["random", "attention"])
+@pytest.mark.parametrize("pooling", [None, {"pool_factor": 2}])
+def test_tokens_that_were_pruned_match_nothing(
+    strategy: str, pooling: dict[str, Any] | None, tiny_encoder: str, tmp_path: Path
+) -> None:
+    pruning = {"strategy": strategy, "keep_ratio": 0.5, "min_tokens": 2}
+    pruning |= {"importance": "first_layer"} if strategy == "attention" else {}
+    retriever = model(tiny_encoder, {"pruning": pruning, "pooling": pooling, "skipped": [], "query_expansion": None})
+    text = DOCUMENTS[0].full_text
+    rows = retriever.row_tokens(text, "document")
+    points = retriever.encode_documents([text], dtype="float32")
+    [read] = retriever.tokenize([text], "document")["input_ids"].tolist()
+    names = [str(name) for name in retriever.model.tokenizer.convert_ids_to_tokens(read)]
+    assert rows is not None
+    assert len(rows) == len(points.rows)
+    kept = [token for row in rows for token in row]
+    assert len(kept) < len(names)
+    assert all(text[token.start : token.end] == token.text for token in kept if token.start is not None)
+    if pooling is None:
+        left = iter(names)
+        assert all(token.text in left for token in kept)  # in their order
+        index = Index.build(tmp_path / "index", DOCUMENTS, retriever, dtype="float32")
+        assert all(match.document for hit in index.search("cat", k=4) for match in hit.matches)
+
+
 @pytest.mark.parametrize("own", [None, {"pool_factor": 2}])
 def test_a_vector_that_an_index_pooled_shows_all_its_tokens(
     own: dict[str, Any] | None, tiny_encoder: str, tmp_path: Path

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
 Similarity: TypeAlias = Literal["maxsim", "meanmaxsim"]
 
 
+# A feature `(1, T)` of explanations: which token each one is that modules keep.
+_PLACES = "token_places"
+
+
 class LateRetriever(Retriever):
     """A model that encodes a document to one vector per token, and compiles queries to a `MaxSimScorer`.
 
@@ -113,18 +117,20 @@ class LateRetriever(Retriever):
         modules = self._document_modules(resolve_dtype(dtype, self.device)) if side == "document" else self.route(side)
         if pooling is not None and side == "document":
             modules = [*modules, TokenPooling(**pooling)]
+        read[_PLACES] = torch.arange(len(known), device=self.device)[None]
         with torch.inference_mode():
             features = run_modules(modules, read, side)
         mask = features["attention_mask"][0].bool()
         # After a pooling, the mask is of what it made; before one, of tokens.
         groups = features.get(GROUPS)
         rows = torch.where(mask, mask.cumsum(0) - 1, -1) if groups is None else groups[0]
-        if len(rows) != len(known):
+        places = features[_PLACES][0]  # fewer where tokens were pruned before the trunk
+        if len(rows) != len(places):
             return None  # a module of the model dropped tokens and did not say which
         members: list[list[Token]] = [[] for _ in range(int(mask.sum()))]
-        for token, row in zip(known, rows.tolist(), strict=True):
+        for place, row in zip(places.tolist(), rows.tolist(), strict=True):
             if row >= 0:
-                members[row].append(token)
+                members[row].append(known[place])
         return [tuple(own) for own in members]
 
     def protocol(self) -> dict[str, Any]:
