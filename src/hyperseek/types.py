@@ -110,13 +110,6 @@ class TokenMatch:
         """Return plain JSON values."""
         return asdict(self)
 
-    def __str__(self) -> str:
-        return f"{_spelt(self.query)} → {_spelt(self.document)} ({self.similarity:.3f})"
-
-
-def _spelt(tokens: tuple[Token, ...]) -> str:
-    return " ".join(token.text if token.kind == "text" else f"{token.text} ({token.kind})" for token in tokens) or "?"
-
 
 class _Matched:
     """Holds what finds the matches of a hit, apart from its fields, which are compared, copied and pickled."""

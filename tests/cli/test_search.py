@@ -163,3 +163,35 @@ def test_an_explanation_goes_to_standard_error(engines: Path) -> None:
     auto = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert "every document is scored, which is fast for fewer than 20,000" in auto.stderr
     assert auto.stdout == result.stdout
+
+
+@pytest.fixture(scope="module")
+def late(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
+    folder = tmp_path_factory.mktemp("late")
+    build(ModelConfig(trunk=tiny_encoder, family="late", late={"dimension": 8}), device="cpu").save(folder / "model")
+    documents = [
+        Document("long", "the cat " + "and the dog " * 5 + "\x1b[31m " + "star " * 60),
+        Document("short", "moon"),
+    ]
+    Index.build(folder / "index", documents, load(folder / "model", device="cpu"))
+    return folder / "index"
+
+
+def test_an_explanation_shows_what_matched(late: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = search(late, "the cat", "--explain")
+    assert "the cat → long" in output
+    assert "share" in output
+    assert "[CLS] (special)" in output
+    assert "\x1b" not in output  # neither a style, since this is no terminal, nor one of the document
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert "\x1b[1;7m" in search(late, "the cat", "--explain")
+    assert "share" not in search(late, "the cat")
+
+
+def test_matches_as_json(late: Path) -> None:
+    [row] = json.loads(search(late, "the cat", "--explain", "-f", "json"))
+    for hit in row["hits"]:
+        assert sum(match["share"] for match in hit["matches"]) == pytest.approx(hit["score"], abs=1e-5)
+        assert [match["query"][0]["text"] for match in hit["matches"]] == ["[CLS]", "the", "cat", "[SEP]"]
+    [row] = json.loads(search(late, "the cat", "-f", "json"))
+    assert all("matches" not in hit for hit in row["hits"])

@@ -11,10 +11,13 @@ import typer
 from hyperseek.cli._echo import echo, echo_exactly, echo_json, shown_text
 
 if TYPE_CHECKING:
+    from rich.text import Text
+
     from hyperseek.plan import Plan
-    from hyperseek.types import Hit, Query, QueryOptions
+    from hyperseek.types import Hit, Query, QueryOptions, Token, TokenMatch
 
 _SNIPPET = 160
+_NEAR = 80  # characters of a text that are shown before and after what matched
 # Candidates of each half of a hybrid search, at least.
 _CANDIDATES = 100
 
@@ -70,7 +73,11 @@ def search(
     option: Options = None,
     explain: Annotated[
         bool,
-        typer.Option("--explain", help="Print time, candidates and recall of each stage; also searches exhaustively."),
+        typer.Option(
+            "--explain",
+            help="Print time, candidates and recall of each stage, searching exhaustively too; and, for late "
+            "interaction, what each token of the query found.",
+        ),
     ] = False,
     model: Annotated[
         str | None, typer.Option(help="Compile queries with this model instead of the index's own.")
@@ -116,12 +123,14 @@ def search(
     if format == "trec":
         _print_trec(asked, hits, tag)
     elif format == "jsonl":
-        for row in _rows(asked, hits):
+        for row in _rows(asked, hits, matches=explain):
             echo_json(row)
     elif format == "json":
-        echo_json(_rows(asked, hits), indent=2)
+        echo_json(_rows(asked, hits, matches=explain), indent=2)
     else:
         _print_tables(asked, hits)
+        if explain:
+            _print_matches(asked, hits)
 
 
 def _read(text: str | None, path: Path | None) -> list[Query]:
@@ -139,17 +148,19 @@ def _print_trec(queries: list[Query], hits: list[list[Hit]], tag: str) -> None:
         echo_exactly(line, instead="--format jsonl")
 
 
-def _rows(queries: list[Query], hits: list[list[Hit]]) -> list[dict[str, object]]:
+def _rows(queries: list[Query], hits: list[list[Hit]], *, matches: bool) -> list[dict[str, object]]:
     return [
-        {"query": {"id": query.id, "text": query.text}, "hits": [_plain(hit) for hit in found]}
+        {"query": {"id": query.id, "text": query.text}, "hits": [_plain(hit, matches=matches) for hit in found]}
         for query, found in zip(queries, hits, strict=True)
     ]
 
 
-def _plain(hit: Hit) -> dict[str, object]:
+def _plain(hit: Hit, *, matches: bool) -> dict[str, object]:
     plain: dict[str, object] = {"id": hit.id, "score": hit.score, "rank": hit.rank}
     if hit.document is not None:
         plain |= {"title": hit.document.title, "text": hit.document.text, "metadata": dict(hit.document.metadata)}
+    if matches and hit.matches:
+        plain["matches"] = [match.to_json() for match in hit.matches]
     return plain
 
 
@@ -171,6 +182,58 @@ def _print_tables(queries: list[Query], hits: list[list[Hit]]) -> None:
         console.print(table if found else shown_text(f"{query.text}: no documents"))
         if query is not queries[-1]:
             console.print()
+
+
+def _print_matches(queries: list[Query], hits: list[list[Hit]]) -> None:
+    """Print what each token of a query found, and the texts of the hits with what matched highlighted."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    for query, found in zip(queries, hits, strict=True):
+        for hit in found:
+            if not hit.matches:
+                continue
+            console.print()
+            console.print(shown_text(f"{query.text} → {hit.id}", style="bold"))
+            if hit.document is not None:
+                console.print(_highlighted(hit.document.full_text, hit.matches))
+            table = Table(box=None, pad_edge=False)
+            table.add_column("query")
+            table.add_column("document")
+            table.add_column("similarity", justify="right")
+            table.add_column("share", justify="right")
+            for match in hit.matches:
+                sides = (shown_text(_spelt(tokens)) for tokens in (match.query, match.document))
+                table.add_row(*sides, f"{match.similarity:.3f}", f"{match.share:.3f}")
+            console.print(table)
+
+
+def _spelt(tokens: Sequence[Token]) -> str:
+    return " ".join(token.text if token.kind == "text" else f"{token.text} ({token.kind})" for token in tokens) or "?"
+
+
+def _highlighted(text: str, matches: Sequence[TokenMatch]) -> Text:
+    """Return the parts of a text that are near to what matched, with the matches highlighted."""
+    places = {
+        (token.start, token.end)
+        for match in matches
+        for token in match.document
+        if token.start is not None and token.end is not None
+    }
+    shown, done = shown_text(""), 0
+    for start, end in sorted(places):
+        if start < done:
+            continue  # a token within one that is shown
+        if start - done > 2 * _NEAR:
+            head = text[done : done + _NEAR] if done else ""
+            shown.append_text(shown_text(f"{head} … {text[start - _NEAR : start]}"))
+        else:
+            shown.append_text(shown_text(text[done:start]))
+        shown.append_text(shown_text(text[start:end], style="bold reverse"))
+        done = end
+    rest = text[done:]
+    return shown.append_text(shown_text(rest if len(rest) <= _NEAR else f"{rest[:_NEAR]} …"))
 
 
 def _snippet(hit: Hit) -> str:
