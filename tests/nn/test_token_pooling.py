@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from hyperseek.errors import ConfigError, InputError, UnknownNameError
+from hyperseek.geometry import token_clusters
 from hyperseek.geometry.token_clusters import hierarchical_labels, k_means_labels, sequential_labels
 from hyperseek.nn.token_pooling import PoolingConfig, TokenPooling
 from hyperseek.scoring import MaxSimScorer, Space, TokenPoints
@@ -86,8 +87,9 @@ class TestRecorded:
 
 class TestClusters:
     @given(st.integers(2, 80), st.integers(2, 12), st.integers(0, 2**32 - 1), st.data())
-    @settings(max_examples=60, deadline=None)
-    def test_fast_linkages_are_scipys(self, count, size, seed, data):
+    @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+    def test_fast_linkages_are_scipys(self, monkeypatch, count, size, seed, data):
+        monkeypatch.setattr(token_clusters, "_FEW_TOKENS", 2)
         clusters = data.draw(st.integers(1, count))
         generator = np.random.default_rng(seed)
         vectors = generator.normal(size=(count, size)).astype(np.float32)
@@ -105,13 +107,21 @@ class TestClusters:
 
     @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
     @pytest.mark.parametrize("method", ["average", "ward"])
-    def test_equal_tokens(self, method, distance):
+    @pytest.mark.parametrize("few", [2, 512])
+    def test_equal_tokens(self, method, distance, few, monkeypatch):
+        monkeypatch.setattr(token_clusters, "_FEW_TOKENS", few)
         repeated = tokens(12).repeat_interleave(7, dim=0)
         found = hierarchical_labels(repeated, 12, linkage=method, distance=distance)
         assert torch.equal(found.unique_consecutive().unique(), torch.arange(12))
         assert len(found.unique_consecutive()) == 12
         for constant in (torch.zeros(40, 4), torch.ones(40, 4)):
             assert hierarchical_labels(constant, 5, linkage=method, distance=distance).max() < 5
+
+    @pytest.mark.parametrize("few", [2, 512])
+    def test_labels_are_numbered_by_first_member(self, few, monkeypatch):
+        monkeypatch.setattr(token_clusters, "_FEW_TOKENS", few)
+        found = hierarchical_labels(tokens(60), 9).tolist()
+        assert list(dict.fromkeys(found)) == list(range(9))
 
     def test_k_means_finds_separate_groups(self):
         groups = torch.eye(6).repeat_interleave(9, dim=0) + 0.01 * tokens(54, 6)
@@ -146,7 +156,7 @@ class TestModule:
         assert len(found) <= first + wanted
         if method != "k_means":  # which may have fewer where tokens are equal
             assert len(found) == first + wanted
-        assert (pooling.seen, pooling.kept) == (count, first + wanted)
+        assert (pooling.counts.seen, pooling.counts.kept) == (count, first + wanted)
 
     @pytest.mark.parametrize("method", METHODS)
     def test_constant_space(self, method):

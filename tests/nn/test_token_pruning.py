@@ -72,7 +72,7 @@ def test_everything_kept_is_the_trunk(importance, tiny_encoder):
     found, expected = run(pruned, TEXTS), run(trunk, TEXTS)
     mask = expected["attention_mask"].bool()
     torch.testing.assert_close(found["token_embeddings"][mask], expected["token_embeddings"][mask], atol=1e-5, rtol=0)
-    assert pruned.seen == pruned.kept == int(mask.sum())
+    assert pruned.counts.seen == pruned.counts.kept == int(mask.sum())
 
 
 @pytest.mark.parametrize("importance", ["idf", "first_layer", "gate"])

@@ -35,6 +35,8 @@ _Floats: TypeAlias = NDArray[np.float32]
 # written before, so that no new memory is touched.
 _BLOCK = 1 << 20
 _K_MEANS_ROUNDS = 10
+# Of fewer tokens scipy is done before the first rounds here are: it takes as long for 512.
+_FEW_TOKENS = 512
 # The cut is raised when a round joins fewer pairs than this share of the clusters; long chains would otherwise be
 # joined pair by pair at every height.
 _FEW = 0.03
@@ -46,7 +48,8 @@ def hierarchical_labels(
 ) -> Tensor:
     """Cut the dendrogram of some vectors where so many clusters remain.
 
-    `average` of cosine distances and `ward` of Euclidean ones take memory O(n · d); the others O(n²), and scipy.
+    `average` of cosine distances and `ward` of Euclidean ones take memory O(n · d); the others O(n²), and scipy. Where
+    distances are equal, which clusters are joined first is not defined.
 
     Args:
         vectors: `(n, d)`, floating, on any device.
@@ -71,9 +74,11 @@ def hierarchical_labels(
         return torch.arange(len(values)) if count > 1 else torch.zeros(len(values), dtype=torch.int64)
     if distance == "cosine":
         values = _unit(values)
-    if (linkage, distance) in (("average", "cosine"), ("ward", "euclidean")):
-        return torch.from_numpy(_reciprocal_labels(values, count, ward=linkage == "ward"))
-    return torch.from_numpy(_scipy_labels(values, count, linkage, distance))
+    if (linkage, distance) not in (("average", "cosine"), ("ward", "euclidean")):
+        return torch.from_numpy(_scipy_labels(values, count, linkage, distance))
+    if len(values) < _FEW_TOKENS:
+        return torch.from_numpy(_by_first_member(_scipy_labels(values, count, linkage, distance)))
+    return torch.from_numpy(_reciprocal_labels(values, count, ward=linkage == "ward"))
 
 
 def k_means_labels(vectors: Tensor, count: int) -> Tensor:
@@ -156,6 +161,11 @@ def _scipy_labels(values: _Floats, count: int, linkage: str, distance: str) -> _
         condensed = pdist(values.astype(np.float64))
     labels = fcluster(link(condensed, method=linkage), t=count, criterion="maxclust")
     return np.unique(labels, return_inverse=True)[1].astype(np.int64)
+
+
+def _by_first_member(labels: _Ints) -> _Ints:
+    _, firsts, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    return firsts.argsort().argsort()[inverse]
 
 
 class _Clusters:

@@ -213,11 +213,21 @@ def _check_storage(storage: object) -> None:
         raise UnknownNameError("number type of storage", str(storage), get_args(Storage))
 
 
+def _document_route(model: Encoder | None) -> list[Any]:
+    route: Any = getattr(model, "route", None)
+    return [] if route is None else list(route("document"))
+
+
 @contextmanager
 def truncation_reported(model: Encoder | None) -> Iterator[None]:
-    """Warn of documents that a model reads only in part, if any are encoded meanwhile."""
+    """Warn of documents that a model reads only in part, if any are encoded meanwhile, and log what it left out."""
     before = getattr(model, "truncated", 0)  # of an encoder that is not ours nothing is known
+    shortening = [module for module in _document_route(model) if hasattr(module, "counts")]
+    counts = [(module.counts.seen, module.counts.kept) for module in shortening]
     yield
+    for module, (seen, kept) in zip(shortening, counts, strict=True):
+        new, left = module.counts.seen - seen, module.counts.kept - kept
+        logger.info("%s left %s of %s tokens", type(module).__name__, f"{left:,}", f"{new:,}")
     count = getattr(model, "truncated", 0) - before
     if model is not None and count:
         length = model.protocol()["max_length"]["document"]

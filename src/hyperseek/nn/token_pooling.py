@@ -95,6 +95,24 @@ class PoolingConfig(Config):
         return min(tokens, max(1, whole))
 
 
+class Counts:
+    """How many tokens came in and went out; one and the same for a module and its copies in other number types.
+
+    Attributes:
+        seen: Tokens that came in, of texts that are shortened.
+        kept: Those that stayed, or vectors in their place.
+    """
+
+    def __init__(self) -> None:
+        self.seen = self.kept = 0
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __str__(self) -> str:
+        return f"{self.kept:,} of {self.seen:,}"
+
+
 class TokenPooling(BaseTokenPooling):
     """The module that pools token vectors; after normalisation, or after encoding by `encode(token_pooling=...)`.
 
@@ -106,8 +124,7 @@ class TokenPooling(BaseTokenPooling):
 
     Attributes:
         config: The options.
-        seen: How many token vectors came in, of texts that are pooled, since the module was made.
-        kept: How many went out.
+        counts: Token vectors in and out, since the module was made.
 
     Raises:
         ConfigError: An option is unknown or has a wrong value.
@@ -120,7 +137,7 @@ class TokenPooling(BaseTokenPooling):
         config = PoolingConfig.from_mapping(options, source="token pooling")
         super().__init__(tasks=list(config.tasks))
         self.config = config
-        self.seen = self.kept = 0
+        self.counts = Counts()
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the options that differ from their defaults, and which texts are pooled."""
@@ -198,8 +215,8 @@ class TokenPooling(BaseTokenPooling):
         first = min(config.protected_tokens, len(embedding))
         protected, rest = embedding[:first], embedding[first:]
         count = config.count(len(rest))
-        self.seen += len(embedding)
-        self.kept += first + count
+        self.counts.seen += len(embedding)
+        self.counts.kept += first + count
         places = torch.arange(len(embedding), device=embedding.device)
         if count == len(rest):
             return embedding, places

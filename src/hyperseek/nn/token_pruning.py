@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from hyperseek._config import Config
 from hyperseek.errors import InputError, ModelError, UnknownNameError
-from hyperseek.nn.token_pooling import IMPORTANCE
+from hyperseek.nn.token_pooling import IMPORTANCE, Counts
 
 Strategy = Literal["length", "random", "attention", "threshold", "combined"]
 Importance = Literal["idf", "first_layer", "gate"]
@@ -131,8 +131,7 @@ class PruningTransformer(Transformer):
 
     Attributes:
         pruning: The settings.
-        seen: How many tokens came in, of texts that are pruned, since the module was made.
-        kept: How many of them were encoded.
+        counts: Tokens in and out, since the module was made.
 
     Raises:
         ConfigError: A setting is unknown or has a wrong value.
@@ -156,7 +155,7 @@ class PruningTransformer(Transformer):
 
     def _prune(self, pruning: Mapping[str, Any] | None) -> None:
         self.pruning = PruningConfig.from_mapping(pruning or {}, source="token pruning")
-        self.seen = self.kept = 0
+        self.counts = Counts()
         self.unpad_inputs = False  # flat batches have no rows to shorten
         encoder: Any = self.model
         if "position_ids" not in inspect.signature(encoder.forward).parameters:
@@ -265,8 +264,8 @@ class PruningTransformer(Transformer):
                 self.pruning.seed ^ zlib.crc32(ids[row, active].tobytes()),
             )
             rows.append(active[chosen])
-        self.seen += int(mask.sum())
-        self.kept += sum(map(len, rows))
+        self.counts.seen += int(mask.sum())
+        self.counts.kept += sum(map(len, rows))
         longest = max(1, *map(len, rows))
         places, there = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), bool)
         left = getattr(self.tokenizer, "padding_side", "right") == "left"
