@@ -11,7 +11,9 @@ import pytest
 import torch
 
 import hyperseek
+from hyperseek import HyperseekError
 from hyperseek.models.families.late import LateRetriever
+from hyperseek.training import train
 from hyperseek.training._trainer import TrainedStack, TrainingModule
 from hyperseek.training.losses import NO_DOCUMENT, LossesConfig, Objective
 
@@ -121,3 +123,46 @@ def test_normalised_scores_without_a_teacher_have_no_gradient(make_batch: Any) -
     assert scores.grad is not None
     assert scores.grad[0].abs().sum() == pytest.approx(0, abs=1e-5)  # two scores are 0 and 1, however far apart
     assert scores.grad[1].eq(0).all()
+
+
+def test_mini_batches_hold_texts_of_similar_length_and_no_needless_padding(
+    retriever: LateRetriever, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = ["a", "cat dog bird fish sea sun moon star tree leaf", "moon", "the sea and the sun and the moon"]
+    features = retriever.tokenize(texts, "document")
+    whole = TrainedStack(retriever, {"query": 0, "document": 0})(retriever.tokenize(texts, "query"), features)
+    seen: list[tuple[str, tuple[int, ...]]] = []
+    run = TrainedStack._run
+
+    def watched(stack: TrainedStack, part: dict[str, Any], side: Any) -> dict[str, torch.Tensor]:
+        seen.append((side, tuple(part["input_ids"].shape)))
+        return run(stack, part, side)
+
+    monkeypatch.setattr(TrainedStack, "_run", watched)
+    stack = TrainedStack(retriever, {"query": 0, "document": 0}, mini_batch=2)
+    parts = stack(retriever.tokenize(texts, "query"), retriever.tokenize(texts, "document"))
+    lengths = sorted(features["attention_mask"].sum(1).tolist())
+    assert [shape for side, shape in seen if side == "document"] == [(2, lengths[1]), (2, lengths[3])]
+    assert {shape for side, shape in seen if side == "query"} == {(2, 16)}  # expanded: no token of them is padding
+    for ours, theirs in zip(parts, whole, strict=True):
+        for name in ours:
+            mask = theirs["attention_mask"].bool()
+            torch.testing.assert_close(ours[name][mask], theirs[name][mask], atol=1e-5, rtol=1e-5)
+
+
+def test_lengths_by_the_data(make_recipe: Any, tmp_path: Path) -> None:
+    """The percentile of the examples, never below 32 tokens of a query and 128 of a document, nor above the model's."""
+    model = {"family": "late", "pooling": None, "normalize": None, "late": {"query_expansion": {"length": 40}}}
+    for given, lengths in (
+        ({}, {"query": 32, "document": 64}),
+        ({"document_length": 10}, {"query": 32, "document": 10}),
+    ):
+        recipe = make_recipe(
+            model={**model, **given}, data={"auto_lengths": True}, train={"max_steps": 1, "trunk": "full"}
+        )
+        train(recipe, output=tmp_path / str(len(given)))
+        saved = hyperseek.load(tmp_path / str(len(given)), device="cpu")
+        assert saved.protocol()["max_length"] == lengths
+        assert saved.compile(["cat"]).tensors()["queries"].shape[1] == 32  # its expansion is shortened too
+    with pytest.raises(HyperseekError, match="length_sample has an effect only where auto_lengths is true"):
+        make_recipe(data={"length_sample": 5})

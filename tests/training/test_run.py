@@ -23,6 +23,7 @@ from hyperseek.evaluation import trained_on
 from hyperseek.models import load
 from hyperseek.runs.loop import ShowProgress
 from hyperseek.training import Recipe, read_record, train
+from hyperseek.training._training_data import held_out_set, read_sources
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -46,6 +47,32 @@ def test_a_run_saves_a_model_and_its_record(
     retriever = load(tmp_path / "run", device="cpu")
     assert retriever.fingerprint == record.document_fingerprint["after"]
     assert retriever.compile(["cat dog"]).score(retriever.encode_documents(["sea sun"])).shape == (1, 1)
+
+
+def test_what_is_held_out_is_validated_on_and_not_trained_on(
+    make_recipe: MakeRecipe, collection: Path, tmp_path: Path
+) -> None:
+    recipe = make_recipe(
+        data={"sources": {name: {"source": f"{collection}:train"} for name in ("toy", "again")}},
+        validation={"holdout": 0.25, "holdout_documents": 20, "every": 3},
+    )
+    record = train(recipe, output=tmp_path / "run")
+    assert [sorted(entry.scores) for entry in record.validation] == [["holdout", "mean"]] * 3
+    assert [(use.examples, use.held_out) for use in record.sources.values()] == [(21, 7)] * 2
+    assert record.training_data["toy"]["examples"] == 2 * 21
+    seen = trained_on(tmp_path / "run", open_dataset(collection))[0]
+    assert len(seen) == 21
+    read = read_sources(recipe.data, seed=0, holdout=0.25)
+    held_out = held_out_set(read, max_documents=20, seed=0)
+    assert len(held_out.queries) == 7
+    assert len(held_out.documents) == 20
+    assert {query.query for query in read.training_set.examples}.isdisjoint(held_out.queries)
+    for query, grades in zip(held_out.queries, held_out.grades, strict=True):
+        assert {*query.split()} <= {*held_out.documents[next(iter(grades))].split()}
+    again = read_sources(recipe.data, seed=1, holdout=0.25)
+    assert {example.query for example in again.held_out} != {*held_out.queries}
+    with pytest.raises(HyperseekError, match="call the dev set 'holdout' otherwise"):
+        make_recipe(validation={"holdout": 0.1, "sets": {"holdout": {"source": f"{collection}:dev"}}})
 
 
 def test_the_saved_model_is_the_one_that_was_validated(

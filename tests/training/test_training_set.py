@@ -151,3 +151,17 @@ def test_only_the_first_of_several_processes_writes_the_lists_of_documents(
     monkeypatch.setenv("RANK", "0")
     assert write_training_data(tmp_path, trained) == entries
     assert (tmp_path / entries["toy"]["relevant_documents_file"]).read_text() == "d1\n"
+
+
+def test_batches_of_similar_length(toy_set: TrainingSet) -> None:
+    """Every example still comes once an epoch, in another order each time."""
+    lengths = toy_set.lengths()
+    epochs = []
+    for buckets in (0, 4):
+        batches = EpochBatches(toy_set, 8, length_buckets=buckets, seed=1)
+        drawn = [[position for _, position in batch] for batch in batches]
+        assert sorted(position for batch in drawn for position in batch) == list(range(32))
+        epochs.append(sum(max(lengths[position] for position in batch) for batch in drawn))
+        batches.set_epoch(1)
+        assert [[position for _, position in batch] for batch in batches] != drawn
+    assert epochs[1] < epochs[0]

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from sentence_transformers.base.modules import Transformer
-
 from hyperseek._machine import check_device
 from hyperseek.errors import ConfigError
 from hyperseek.models.family import FAMILIES, ModelConfig
-from hyperseek.models.loading import load
+from hyperseek.models.loading import load, set_length
 from hyperseek.models.retriever import SIDES, Retriever
 
 
@@ -51,7 +49,4 @@ def _set_lengths_and_prompts(retriever: Retriever, config: ModelConfig) -> None:
         length = config.query_length if side == "query" else config.document_length
         if length is None:
             continue
-        first = retriever.route(side)[0]
-        if not isinstance(first, Transformer):
-            raise ConfigError(f"{side}_length can be set for transformer trunks only, not for {type(first).__name__}")
-        setattr(first, f"{side}_length", length)
+        set_length(retriever, side, length)

@@ -243,6 +243,13 @@ class ModelConfig(OpenConfig):
         """The section of the named family; None if it has none."""
         return None if self.family is None else self.section(_section_of(self.family))
 
+    def seeded(self, seed: int) -> ModelConfig:
+        """Return the configuration with a seed for what the family's section leaves to the run, with `seed: null`."""
+        name, options = None if self.family is None else _section_of(self.family), self.options
+        if name is None or getattr(options, "seed", 0) is not None:
+            return self
+        return self.model_copy(update={name: options.model_copy(update={"seed": seed})})
+
     @model_validator(mode="after")
     def _check_family(self) -> ModelConfig:
         kind = None if self.family is None else FAMILIES[self.family]

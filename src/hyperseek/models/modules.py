@@ -11,6 +11,7 @@ below and never for their class, so a module of any family or package takes part
 | the last of a route | `base_space`: the space of the vectors before it | the model's own space |
 | the last of a document route | `diagnostics()`: 0-dim tensors by name, logged in training | nothing is logged |
 | any | `reads_tokens`: whether it reads token states, not only the text's vector | True is assumed |
+| any | `reads_padding`: whether the width that a batch is padded to changes its result | False is assumed |
 | any | `blending()`, see `Blends` | its weights are interpolated |
 | any of a document route | `fit_importance(texts)`, `is_fitted`: fitted to the documents before training | nothing |
 | the first of a route | `only_family`: the one family whose heads can read its states | any family may follow |

@@ -118,7 +118,7 @@ def without_removed(values: Any) -> Any:
     return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
 
 
-def with_default(values: Any, setting: str, default: Any, *, where: tuple[str, str]) -> Any:
+def with_default(values: Any, setting: str, default: Any, *, where: tuple[str, Any]) -> Any:
     """Write out a setting's default where another setting has the value with which it is read, for records to say."""
     other, value = where
     if isinstance(values, Mapping) and values.get(other) == value and values.get(setting) is None:

@@ -42,6 +42,7 @@ class SourceUse(Config):
     Attributes:
         examples: Those that could be drawn.
         over_limit: Those that the recipe's `limit` leaves out.
+        held_out: Those that are validated on instead.
         left_out: What reading left out, by reason; of a prepared folder its `prepared.json` tells.
         without_effect: Those from which no loss of the recipe can learn anything.
         negatives_left_out: Negatives of their own that turned out to be relevant, or the query itself.
@@ -51,6 +52,7 @@ class SourceUse(Config):
 
     examples: int = 0
     over_limit: int = 0
+    held_out: int = 0
     left_out: dict[str, int] = Field(default_factory=dict)
     without_effect: int = 0
     negatives_left_out: int = 0

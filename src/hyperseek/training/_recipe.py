@@ -76,6 +76,14 @@ class DataConfig(Config):
         extra_from: Where those are drawn: `examples` are documents that are somebody's positive or negative in
             training. `corpus` draws from all, which teaches that documents nobody asked for in training are never
             relevant: in experiments that harmed queries about them.
+        length_buckets: How many batches of examples, drawn at random, are put in order of their documents' length
+            before they are made batches of; 0 for none. Less is padded, and a batch's documents, which are the
+            negatives of its queries, are of similar length.
+        auto_lengths: Whether the model's query and document lengths are chosen by those of the examples, negatives and
+            prompts included; `model.query_length`, `model.document_length` and the length of a query expansion are
+            then the most that may be chosen.
+        length_percentile: Share of the texts that `auto_lengths` leaves whole; None means 0.95.
+        length_sample: Examples whose texts `auto_lengths` counts the tokens of; None means 500.
     """
 
     sources: Annotated[dict[str, SourceConfig], BeforeValidator(without_removed)] = Field(min_length=1)
@@ -84,6 +92,24 @@ class DataConfig(Config):
     negatives: int = Field(default=0, ge=0)
     extra_documents: int = Field(default=0, ge=0)
     extra_from: Literal["examples", "corpus"] = "examples"
+    length_buckets: int = Field(default=0, ge=0)
+    auto_lengths: bool = False
+    length_percentile: float | None = Field(default=None, gt=0, le=1)
+    length_sample: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _write_out(cls, values: Any) -> Any:
+        for setting, default in (("length_percentile", 0.95), ("length_sample", 500)):
+            values = with_default(values, setting, default, where=("auto_lengths", True))
+        return values
+
+    @model_validator(mode="after")
+    def _check_lengths(self) -> Self:
+        for setting in ("length_percentile", "length_sample"):
+            if getattr(self, setting) is not None and not self.auto_lengths:
+                raise meaningless(setting, "where auto_lengths is true")
+        return self
 
     @model_validator(mode="after")
     def _check_extra(self) -> Self:
@@ -201,6 +227,10 @@ class DevSetConfig(Config):
     options: QueryOptions = NO_OPTIONS
 
 
+HOLDOUT = "holdout"
+"""Name of the dev set of what is held out of the training data."""
+
+
 class ValidationConfig(Config):
     """Validation during training, by exhaustive search over each set's documents.
 
@@ -208,7 +238,12 @@ class ValidationConfig(Config):
     sets here that are not trained on, so that losses elsewhere count.
 
     Attributes:
-        sets: Dev sets by a name of your choice; none for no validation, whatever the section says besides.
+        sets: Dev sets by a name of your choice; none, without a `holdout`, for no validation, whatever the section says
+            besides.
+        holdout: Share of the queries of the training data that are not trained on, in no source, but validated on, as
+            a set of the name `holdout`. At least one, if it is above 0.
+        holdout_documents: How many documents of the training data that set searches: the positives of its queries, and
+            others drawn by seed; None for all.
         metric: `nDCG@K`, `RR@K` or `R@K`, or another name that
             `hyperseek.evaluation.register_measure` or an entry point of `hyperseek.measures` gave, with its `@K`.
         every: Steps between validations; None only validates before and after.
@@ -219,6 +254,8 @@ class ValidationConfig(Config):
     """
 
     sets: Annotated[dict[str, DevSetConfig], BeforeValidator(without_removed)] = Field(default_factory=dict)
+    holdout: float = Field(default=0.0, ge=0, lt=1)
+    holdout_documents: int | None = Field(default=1000, ge=1)
     metric: Annotated[str, AfterValidator(known_measure)] = "nDCG@10"
     every: int | None = Field(default=None, ge=1)
     patience: int | None = Field(default=None, ge=1)
@@ -233,8 +270,10 @@ class ValidationConfig(Config):
 
     @model_validator(mode="after")
     def _check_interpolation(self) -> Self:
-        if self.interpolate and not self.sets:
-            raise ValueError("interpolate chooses on dev sets; give at least one")
+        if self.interpolate and not (self.sets or self.holdout):
+            raise ValueError("interpolate chooses on dev sets; give at least one, or a holdout")
+        if self.holdout and HOLDOUT in self.sets:
+            raise ValueError(f"the set of the share {HOLDOUT} has that name; call the dev set {HOLDOUT!r} otherwise")
         if any(not 0 <= share <= 1 for share in self.interpolate):
             raise ValueError(f"interpolate must hold shares in [0, 1], not {self.interpolate}")
         return self

@@ -27,7 +27,7 @@ from hyperseek.runs.arguments import (
 from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
 from hyperseek.runs.record import CHECKPOINTS, RunRecord
 from hyperseek.training._cache import FeatureCache, SideFeatures
-from hyperseek.training._recipe import CacheConfig, Recipe
+from hyperseek.training._recipe import HOLDOUT, CacheConfig, Recipe
 from hyperseek.training._routes import SIDES, base_stop, choose_trainable, frozen_prefix, merge_adapters, reads_tokens
 from hyperseek.training._trainer import RetrieverTrainer, TrainedStack, TrainingModule, training_arguments
 from hyperseek.training._training_data import (
@@ -35,8 +35,10 @@ from hyperseek.training._training_data import (
     checked,
     data_fingerprint,
     ended,
+    held_out_set,
     read_dev_set,
     read_sources,
+    set_lengths,
     used,
     write_training_data,
 )
@@ -86,10 +88,10 @@ class _Run:
         recipe, config = self.recipe, self.recipe.train
         prepare_process(config)
         with timed(self.seconds, "reading"):
-            retriever = build(recipe.model, device=device_of_process(config.device))
+            retriever = build(recipe.model.seeded(config.seed), device=device_of_process(config.device))
             for dev_set in recipe.validation.sets.values():
                 retriever.check_options(dev_set.options)
-            read = read_sources(recipe.data, seed=config.seed)
+            read = read_sources(recipe.data, seed=config.seed, holdout=recipe.validation.holdout)
             training_set = read.training_set
             module: Any
             for module in retriever.route("document"):
@@ -98,11 +100,21 @@ class _Run:
             dev_sets = {
                 name: read_dev_set(dev_set, seed=config.seed) for name, dev_set in recipe.validation.sets.items()
             }
+            most: dict[Side, int | None] = {
+                "query": recipe.model.query_length,
+                "document": recipe.model.document_length,
+            }
+            set_lengths(retriever, training_set, recipe.data, most=most)
+            if read.held_out:
+                dev_sets[HOLDOUT] = held_out_set(
+                    read, max_documents=recipe.validation.holdout_documents, seed=config.seed
+                )
         batches = EpochBatches(
             training_set,
             config.batch_size,
             composition=recipe.data.batches,
             repeat=[source.repeat for source in recipe.data.sources.values()],
+            length_buckets=recipe.data.length_buckets,
             seed=config.seed,
             processes=process_count(),
         )

@@ -55,6 +55,11 @@ class TrainedStack(SentenceTransformer):
         self.retriever = retriever
         self.starts = starts
         self.mini_batch = mini_batch
+        # Shorter texts of a batch are padded no wider than their part, unless the model would tell.
+        self._trims = {
+            side: not any(getattr(module, "reads_padding", False) for module in retriever.route(side))
+            for side in starts
+        }
         self._frozen = {side: all(map(is_frozen, retriever.route(side))) for side in starts}
 
     def forward(  # type: ignore[override]
@@ -80,20 +85,27 @@ class TrainedStack(SentenceTransformer):
         return self
 
     def _through(self, features: dict[str, Any], side: Side) -> dict[str, Tensor]:
-        """Run a route, in parts of `mini_batch` texts if there are more.
+        """Run a route, in parts of `mini_batch` texts of similar length if there are more.
 
         Each part's activations are dropped and computed again in the backward pass. That is gradient caching
         (arXiv 2101.06983) with the bookkeeping left to autograd: memory is that of one part, and the gradients are
         those of the whole batch.
         """
         count = next(value.shape[0] for value in features.values() if isinstance(value, Tensor))
-        parts = [features] if self.mini_batch is None else list(_split(features, count, self.mini_batch))
+        order: Tensor | None = None
+        if self.mini_batch is None or count <= self.mini_batch:
+            parts = [features]
+        else:
+            order = _by_length(features, count)
+            parts = list(_split(features, order, self.mini_batch))
+            if self._trims[side]:
+                parts = list(map(_trimmed, parts))
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self._frozen[side]):
-            if len(parts) == 1:
+            if order is None:
                 return self._run(features, side)
             if not torch.is_grad_enabled():
-                return _joined([self._run(part, side) for part in parts])
-            return _joined([checkpoint(self._run, part, side, use_reentrant=False) for part in parts])
+                return _joined([self._run(part, side) for part in parts], order)
+            return _joined([checkpoint(self._run, part, side, use_reentrant=False) for part in parts], order)
 
     def _run(self, features: dict[str, Any], side: Side) -> dict[str, Tensor]:
         found = self.retriever.forward(dict(features), side, start=self.starts[side])
@@ -297,21 +309,44 @@ def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) 
     )
 
 
-def _split(features: dict[str, Any], count: int, size: int) -> Iterator[dict[str, Any]]:
-    for start in range(0, count, size):
+def _by_length(features: dict[str, Any], count: int) -> Tensor:
+    """Return `(B,)` positions of texts, those with fewer tokens first; as they are where nothing tells tokens."""
+    mask: Tensor | None = features.get("attention_mask")
+    if mask is None:
+        return torch.arange(count)
+    return mask.sum(dim=1).argsort(stable=True).cpu()
+
+
+def _split(features: dict[str, Any], order: Tensor, size: int) -> Iterator[dict[str, Any]]:
+    for rows in torch.split(order, size):
         yield {
-            key: value[start : start + size] if isinstance(value, Tensor) and value.shape[0] == count else value
+            key: value[rows.to(value.device)] if isinstance(value, Tensor) and value.shape[0] == len(order) else value
             for key, value in features.items()
         }
 
 
-def _joined(parts: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Join the features of successive texts; those with fewer tokens are padded with zeros."""
-    joined = {}
+def _trimmed(features: dict[str, Any]) -> dict[str, Any]:
+    """Cut off the last columns, where they are tokens of longer texts only; the first ones give tokens their places."""
+    mask = features.get("attention_mask")
+    if mask is None or mask.ndim != 2:
+        return features
+    expansion = features.get("query_expansion_positions")
+    used = (mask.bool() if expansion is None else mask.bool() | expansion.bool()).any(0).nonzero()
+    width = int(used[-1]) + 1 if len(used) else mask.shape[1]
+    return {
+        key: value[:, :width] if isinstance(value, Tensor) and value.shape[:2] == mask.shape else value
+        for key, value in features.items()
+    }
+
+
+def _joined(parts: Sequence[dict[str, Tensor]], order: Tensor) -> dict[str, Tensor]:
+    """Join the features of parts and undo their order; those of texts with fewer tokens are padded with zeros."""
+    joined, back = {}, order.argsort()
     for name in parts[0]:
         tensors = [part[name] for part in parts]
         sizes = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
-        joined[name] = torch.cat([_widened(tensor, sizes) for tensor in tensors])
+        rows = torch.cat([_widened(tensor, sizes) for tensor in tensors])
+        joined[name] = rows[back.to(rows.device)]
     return joined
 
 

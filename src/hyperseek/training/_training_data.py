@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,12 @@ from hyperseek.data import (
     open_dataset,
     read_prepared,
 )
+from hyperseek.data.lengths import automatic_lengths, every_nth
 from hyperseek.data.open import parse_source
 from hyperseek.errors import ConfigError
+from hyperseek.models import Retriever
+from hyperseek.models.loading import set_length
+from hyperseek.models.retriever import SIDES, Side
 from hyperseek.runs.arguments import is_first_process
 from hyperseek.runs.recipe import expanded
 from hyperseek.runs.record import SourceUse
@@ -31,6 +35,7 @@ from hyperseek.training._recipe import DataConfig, DevSetConfig, SourceConfig
 from hyperseek.training._training_set import EpochBatches, Example, TrainingSet, check_not_empty
 from hyperseek.training._validation import DevSet, make_dev_set
 from hyperseek.training.losses import NO_DOCUMENT, Objective
+from hyperseek.types import Query
 
 _DOCUMENTS = "training_documents"
 
@@ -68,11 +73,13 @@ class ReadSources:
         training_set: The examples.
         trained: By name of the collection, what of it is trained on.
         uses: By name of the source, what became of its examples so far.
+        held_out: Examples that are not in the training set; their documents are.
     """
 
     training_set: TrainingSet
     trained: dict[str, Trained]
     uses: dict[str, SourceUse]
+    held_out: Sequence[Example] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +101,16 @@ class _Opened:
     report: ErrorReport = field(default_factory=ErrorReport)
 
 
-def read_sources(config: DataConfig, *, seed: int) -> ReadSources:
+def read_sources(config: DataConfig, *, seed: int, holdout: float = 0.0) -> ReadSources:
     """Read all sources into memory.
 
     Args:
         config: The sources, and how examples are drawn.
-        seed: Decides draws and limits.
+        seed: Decides draws, limits and what is held out.
+        holdout: Share of the queries that are left out of the training set.
 
     Returns:
-        The training set, what of which collection it holds, and what was left out.
+        The training set, what of which collection it holds, what was left out, and what was held out.
 
     Raises:
         DataError: A source has a bad record or gives no example.
@@ -111,6 +119,7 @@ def read_sources(config: DataConfig, *, seed: int) -> ReadSources:
     training_set = TrainingSet(positives=config.positives, negatives=config.negatives, seed=seed)
     records: dict[str, Trained] = {}
     uses: dict[str, SourceUse] = {}
+    read: list[tuple[str, int, TrainingExample]] = []
     for name, source in config.sources.items():
         opened = _open(source)
         for collection, record in opened.records.items():
@@ -126,13 +135,80 @@ def read_sources(config: DataConfig, *, seed: int) -> ReadSources:
         over_limit = 0 if source.limit is None else max(0, len(examples) - source.limit)
         if over_limit:
             examples = random.Random(f"{seed}-{name}").sample(examples, len(examples) - over_limit)
-        for example in examples:
-            training_set.add(_numbered(training_set, example, position, anchor_only=source.anchor_only))
-            if not source.anchor_only:
-                _record(records, training_set, example)
+        read += [(name, position, example) for example in examples]
         uses[name] = SourceUse(examples=len(examples), over_limit=over_limit, left_out=dict(opened.report.counts))
+    judged = [example for name, _, example in read if not config.sources[name].anchor_only]
+    kept_out = _kept_out(judged, holdout, seed)
+    held_out: list[Example] = []
+    for name, position, example in read:
+        anchor_only = config.sources[name].anchor_only
+        numbered = _numbered(training_set, example, position, anchor_only=anchor_only)
+        if text_key(example.query.text) in kept_out:
+            held_out.append(numbered)
+            use = uses[name]
+            uses[name] = use.model_copy(update={"examples": use.examples - 1, "held_out": use.held_out + 1})
+            continue
+        training_set.add(numbered)
+        if not anchor_only:
+            _record(records, training_set, example)
     check_not_empty(training_set)
-    return ReadSources(training_set, {name: record for name, record in records.items() if record.examples}, uses)
+    records = {name: record for name, record in records.items() if record.examples}
+    return ReadSources(training_set, records, uses, held_out)
+
+
+def _kept_out(examples: Sequence[TrainingExample], share: float, seed: int) -> set[int]:
+    """Draw the queries, by the keys of their texts, that are not trained on."""
+    queries = list(dict.fromkeys(text_key(example.query.text) for example in examples))
+    if not share or not queries:
+        return set()
+    return set(random.Random(f"{seed}-held out").sample(queries, max(1, round(share * len(queries)))))
+
+
+def held_out_set(read: ReadSources, *, max_documents: int | None, seed: int) -> DevSet:
+    """Make a dev set of what `read_sources` held out.
+
+    Args:
+        read: With at least one example held out.
+        max_documents: How many of the training set's documents are searched; None for all.
+        seed: Decides which.
+
+    Returns:
+        The dev set: a query's positives in all examples are relevant to it.
+    """
+    relevant: dict[str, dict[str, int]] = {}
+    for example in read.held_out:
+        relevant.setdefault(example.query, {}).update({str(number): 1 for number in example.positives})
+    return make_dev_set(
+        {str(number): text for number, text in enumerate(read.training_set.documents)},
+        [Query(query, query) for query in relevant],
+        relevant,
+        max_documents=max_documents,
+        seed=seed,
+    )
+
+
+def set_lengths(
+    retriever: Retriever, training_set: TrainingSet, config: DataConfig, *, most: Mapping[Side, int | None]
+) -> None:
+    """Choose how many tokens of queries and documents a model reads, where `auto_lengths` says so.
+
+    Args:
+        retriever: Changed in place.
+        training_set: Its texts decide.
+        config: Says how.
+        most: Tokens of a side that may be chosen; None for as many as the model can read.
+    """
+    if config.length_percentile is None or config.length_sample is None:
+        return
+    # Every n-th before their texts are gathered.
+    rows = [
+        (example.query, [training_set.documents[number] for number in (*example.positives, *example.negatives)])
+        for example in every_nth(training_set.examples, config.length_sample)
+    ]
+    chosen = automatic_lengths(retriever, rows, share=config.length_percentile, sample=len(rows))
+    for side, length in zip(SIDES, chosen, strict=True):
+        limit = most[side]
+        set_length(retriever, side, length if limit is None else min(length, limit))
 
 
 def read_dev_set(config: DevSetConfig, *, seed: int) -> DevSet:

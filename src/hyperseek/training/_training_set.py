@@ -162,6 +162,13 @@ class TrainingSet(Dataset[Drawn]):
         spared = self.spared(example.query)
         return [number for number in example.negatives if number not in spared]
 
+    def lengths(self) -> list[int]:
+        """Return for each example the characters of its longest document."""
+        return [
+            max((len(self.documents[number]) for number in (*example.positives, *example.negatives)), default=0)
+            for example in self.examples
+        ]
+
     @property
     def draws_negatives(self) -> bool:
         """Whether examples bring negatives of their own."""
@@ -280,6 +287,7 @@ class EpochBatches(BatchSampler):
         composition: `mixed` draws a batch from all sources, `one_source` from one at a time, so that in-batch
             negatives are of the same kind; or another name that `register_batches` was given.
         repeat: How often an epoch goes through each source.
+        length_buckets: How many batches of drawn examples are put in order of length at a time; 0 for none.
         seed: Decides the order.
         processes: How many share the batches out; each gets as many.
 
@@ -294,6 +302,7 @@ class EpochBatches(BatchSampler):
         *,
         composition: str = "mixed",
         repeat: Sequence[int] | None = None,
+        length_buckets: int = 0,
         seed: int = 0,
         processes: int = 1,
     ) -> None:
@@ -302,6 +311,8 @@ class EpochBatches(BatchSampler):
         self.drop_last = False
         self._seed = seed
         self._epoch = 0
+        self._bucket = length_buckets * batch_size
+        self._lengths = training_set.lengths() if length_buckets else []
         sources: list[list[int]] = [[] for _ in training_set.sources]
         for position, example in enumerate(training_set.examples):
             sources[example.source].extend([position] * (1 if repeat is None else repeat[example.source]))
@@ -341,8 +352,11 @@ class EpochBatches(BatchSampler):
         for group, sizes in zip(self._groups, self._sizes, strict=True):
             order = draw.sample(group, len(group))
             order += list(islice(cycle(order), sum(sizes) - len(order)))
+            if self._bucket:
+                buckets = (order[start : start + self._bucket] for start in range(0, len(order), self._bucket))
+                order = [position for bucket in buckets for position in sorted(bucket, key=self._lengths.__getitem__)]
             batches.extend(order[end - size : end] for size, end in zip(sizes, accumulate(sizes), strict=True))
-        if len(self._groups) > 1:
+        if len(self._groups) > 1 or self._bucket:
             draw.shuffle(batches)
         for batch in batches:
             yield [(epoch, position) for position in batch]

@@ -244,7 +244,7 @@ class LateConfig(Config):
         end_token: Whether texts end with the tokenizer's end token, which many decoders do not add by themselves.
         padding_side: Where shorter texts are padded; None takes the tokenizer's side.
         bidirectional: Whether each token of a decoder attends to the tokens behind it too.
-        seed: Of the start and of new tokens.
+        seed: Of the start and of new tokens; None takes that of the training run, and 0 where there is none.
     """
 
     dimension: int | None = Field(default=128, ge=1)
@@ -263,7 +263,7 @@ class LateConfig(Config):
     end_token: bool = False
     padding_side: Literal["left", "right"] | None = None
     bidirectional: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int | None = Field(default=None, ge=0)
 
     @field_validator("skipped", mode="before")
     @classmethod
@@ -362,7 +362,7 @@ def _projection(width: int, config: LateConfig) -> list[Dense]:
     """Return the layers that map states of a width to vectors."""
     if config.dimension is None:
         return []
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed or 0)
 
     def start(layer: nn.Linear) -> None:
         if config.start == "orthogonal":
@@ -411,7 +411,7 @@ def _set_up_tokens(trunk: Transformer, config: LateConfig, prompts: Sequence[str
     center, deviation = known.mean(dim=0), known.std(dim=0)
     if len(tokenizer) > len(known):
         encoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    generator = torch.Generator().manual_seed(config.seed)
+    generator = torch.Generator().manual_seed(config.seed or 0)
     with torch.no_grad():
         for prompt in new:
             noise = torch.randn(center.shape, generator=generator).to(center)

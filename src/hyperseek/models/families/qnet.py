@@ -215,6 +215,7 @@ class PaddedMeanPooling(SavedModule):
     """
 
     __module__ = "hyperseek.models"  # what modules.json calls it
+    reads_padding = True
     config_keys = ("embedding_dimension",)  # type: ignore[assignment]  # the base class declares a list
 
     def __init__(self, embedding_dimension: int) -> None:
