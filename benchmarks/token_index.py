@@ -9,8 +9,8 @@ tokens in all, and each token gets noise of a fifth of its norm, so that no two 
 trained for late interaction.
 
 "search" prints for each structure its bytes a document, and for each plan the share of the exact 10 and 100 best that
-it finds and milliseconds a query, searched alone on one thread, with the ratio to the exact search beside it. "memory"
-builds in processes of their own, and prints by how much each rises at its peak.
+it finds and processor milliseconds a query, searched alone on one thread, with the ratio to the exact search beside it.
+"memory" builds in processes of their own, and prints by how much each rises at its peak.
 """
 
 from __future__ import annotations
@@ -115,12 +115,12 @@ def build_index(folder: Path, passages: TokenPoints, count: int) -> Index:
 
 
 def ranked(index: Index, scorer: MaxSimScorer, plan: Plan | Any) -> tuple[list[list[str]], list[float]]:
-    """Search by each query alone, and return the ids of its hits and its seconds."""
+    """Search by each query alone, and return the ids of its hits and its processor seconds."""
     found, seconds = [], []
     for query in range(len(scorer)):
-        start = time.perf_counter()
+        start = time.process_time()
         [hits] = index.search(scorer[query : query + 1], k=K, plan=plan, texts=False)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
         found.append([hit.id for hit in hits])
     return found, seconds
 

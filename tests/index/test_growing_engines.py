@@ -259,3 +259,11 @@ def test_files_of_another_folder_are_never_written(tmp_path: Path) -> None:
     index.compact()
     assert {path: path.read_bytes() for path in before} == before
     assert np.load(kept / "keys.npy").shape == (60,)
+
+
+def test_candidates_are_read_from_the_disk(tmp_path: Path) -> None:
+    index = make(tmp_path / "index")
+    index.search(queries(), k=5, engine="centroids")
+    assert index._opened.snapshot.in_memory is None
+    index.search(queries(), k=5, engine="exact")
+    assert index._opened.snapshot.in_memory is not None

@@ -175,7 +175,7 @@ def find(
                     explanation.append(told)
             texts = None if asked is None else asked[done : done + len(scorer)]
             search = Search(opened, scorer, texts, request.where, k)
-            opened.snapshot.load()
+            opened.snapshot.load(scan=False)
             reports = None if explanation is None else told.stages
             found = told.plan.run(search, reports=reports, measure=request.measure)
             if unwanted is not None:

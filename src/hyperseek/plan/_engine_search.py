@@ -140,6 +140,7 @@ class _PointsAt:
         return len(self._rows)
 
     def __getitem__(self, index: slice | Tensor) -> Points:
+        self._snapshot.load()  # who reads points walks over many
         return self._snapshot.points(self._rows[index])
 
     @property
@@ -157,5 +158,5 @@ def _points_at(snapshot: Snapshot, rows: npt.NDArray[np.int64]) -> Points:
     Returns:
         Something that has a length and gives points by positions, as `Points` does.
     """
-    snapshot.load()
+    snapshot.load(scan=False)
     return cast("Points", _PointsAt(snapshot, rows))

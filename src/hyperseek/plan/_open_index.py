@@ -178,6 +178,7 @@ class Search:
         """
         chosen = self.allowed_rows if rows is None else rows
         snapshot = self.snapshot
+        snapshot.load(scan=rows is None)
         points = snapshot.in_memory
         if chosen is not None:
             scores, found = wide_scan(scorer, snapshot.chunks_of(chosen), k=k)

@@ -71,9 +71,15 @@ class Snapshot:
         """All points, if `load` found them small enough; else None."""
         return self._points
 
-    def load(self) -> None:
-        """Read the points into memory if they are small enough."""
-        self._points = self._read.get("points", self._load)
+    def load(self, *, scan: bool = True) -> None:
+        """Read the points into memory if they are small enough; sets of tokens only for a scan of all of them.
+
+        Args:
+            scan: Whether all points will be read. Token sets take a hundred times the memory of single vectors, so
+                those of a few candidates are read from disk.
+        """
+        if scan or not self.store.ragged:
+            self._points = self._read.get("points", self._load)
 
     def _load(self) -> Points | None:
         if not len(self):
