@@ -37,6 +37,7 @@ KNOWN = {
     "contrastive_pretrain_albert",
     "contrastive_pretrain_elbert",
     "contrastive_pretrain_hybrid_bert",
+    "reasoning_colbert",
 }
 MINIMAL: dict[str, Any] = {
     "model": {"trunk": "minilm"},
@@ -59,12 +60,27 @@ def test_a_recipe_is_valid_and_its_names_resolve(path: Path, monkeypatch: pytest
     for source in recipe.data.sources.values():
         parsed = parse_source(expanded(source.source))
         assert "$" not in parsed.place
-        assert parsed.kind in ("hypencoder", "columns") or parsed.split == "train"
+        prepared = parsed.place.startswith("data/prepared_")
+        assert parsed.kind in ("hypencoder", "columns") or parsed.split == "train" or prepared
     for dev_set in recipe.validation.sets.values():
         parsed = parse_source(expanded(dev_set.source))
         assert (parsed.kind, bool(parsed.split)) == ("qrels", True)
     cut_off(recipe.validation.metric)
     assert Recipe.from_mapping(recipe.model_dump(mode="json")) == recipe
+
+
+def test_reason_trains_recipe_has_its_defaults() -> None:
+    recipe = read_recipe("reasoning_colbert")
+    train = recipe.train
+    assert (train.epochs, train.learning_rate, train.batch_size, train.mini_batch) == (3, 1e-5, 256, 32)
+    assert (train.precision, train.gradient_accumulation, train.gradient_checkpointing) == ("bfloat16", 1, False)
+    assert (train.save_every, train.log_every, train.workers, train.seed) == (500, 1, 8, 42)
+    assert (recipe.model.query_length, recipe.model.document_length, recipe.validation.holdout) == (128, 8192, 0.01)
+    assert recipe.losses.contrastive.temperature == 1
+    assert recipe.losses.contrastive.across_devices
+    lora = read_recipe("reasoning_colbert", ["train.trunk=lora", "train.lora={alpha: 16, dropout: 0.05}"]).train.lora
+    assert lora is not None
+    assert (lora.rank, lora.alpha, lora.dropout) == (16, 16, 0.05)
 
 
 @pytest.mark.parametrize(("depth", "sizes"), [(2, 3), (4, 5), (6, 7), (8, 9)])
