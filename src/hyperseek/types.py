@@ -78,12 +78,14 @@ class Token:
         start: Where it begins, in characters of the query or of the document's `full_text`; None where that is unknown,
             and for tokens that are not of the text.
         end: Where it ends, exclusive, likewise.
+        number: In the model's vocabulary.
     """
 
     text: str
     kind: Literal["text", "prompt", "special", "expansion"] = "text"
     start: int | None = None
     end: int | None = None
+    number: int = -1
 
 
 @dataclass(frozen=True, slots=True)

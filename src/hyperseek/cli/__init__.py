@@ -25,6 +25,7 @@ _VERBS = (
     "evaluate",
     "inspect",
     "convert",
+    "export",
 )
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -23,7 +24,7 @@ def encode(
         str,
         typer.Argument(
             help="BEIR folder, FILE.jsonl or .tsv (plain or .gz), ir_datasets:ID, hub:NAME, pydocs, NAME:PLACE of a "
-            "registered data source, or a .docs file of the original Hypencoder."
+            "registered data source, a .docs file of the original Hypencoder, or a folder that `hyperseek export` made."
         ),
     ],
     index: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index to make.", show_default=False)],
@@ -56,12 +57,13 @@ def encode(
 
     from hyperseek._config import apply_overrides
     from hyperseek.errors import InputError
+    from hyperseek.index import is_token_files
     from hyperseek.models import load
 
     if engine is not None:
         check_engine(engine)  # rather than when all documents are encoded
     retriever = load(model, device=device)
-    if corpus.endswith(_DOCARRAY):
+    if corpus.endswith(_DOCARRAY) or is_token_files(corpus):
         given = {
             "--id-key": id_key,
             "--text-key": text_key,
@@ -70,7 +72,7 @@ def encode(
             "--on-error": on_error == "skip",
         }
         if useless := [option for option, value in given.items() if value]:
-            raise InputError(f"a .docs file has vectors and fixed names; leave out {', '.join(useless)}")
+            raise InputError(f"{corpus} has vectors and fixed names; leave out {', '.join(useless)}")
         made = _import(retriever, corpus, index, storage, limit, resume, overwrite)
     else:
         from hyperseek.data import open_dataset
@@ -111,10 +113,10 @@ def _import(
     from itertools import chain, islice
 
     from hyperseek.errors import DataError
-    from hyperseek.index import Index
+    from hyperseek.index import Index, is_token_files, read_token_files
     from hyperseek.models.importers.docs import read_docs
 
-    pairs = read_docs(path)
+    pairs: Iterator[tuple[Any, Any]] = read_token_files(path)[2] if is_token_files(path) else read_docs(path)
     first = next(pairs, None)
     if first is None:
         raise DataError("holds no document", path=path)

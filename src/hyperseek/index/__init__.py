@@ -3,6 +3,7 @@
 from hyperseek.engines import ChartRecord
 from hyperseek.index._build import Estimate, estimate
 from hyperseek.index._index import Index
+from hyperseek.index._token_files import is_token_files, read_token_files
 from hyperseek.index._writing import stored_documents
 from hyperseek.index.engines import Engines, Measured, Tuning
 from hyperseek.index.reader import check_model
@@ -21,6 +22,8 @@ __all__ = [
     "Tuning",
     "check_model",
     "estimate",
+    "is_token_files",
+    "read_token_files",
     "scan",
     "stored_documents",
 ]

@@ -8,13 +8,15 @@ import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, cast, overload
+from typing import TYPE_CHECKING, Any, cast, overload
 
 from hyperseek._folders import Hold, files_within, folder_path
 from hyperseek._kept import Kept
 from hyperseek.errors import FingerprintError, InputError, MissingDocumentError, StoreError, shown
 from hyperseek.index._arguments import check_id_lists
+from hyperseek.index._token_files import write_token_files
 from hyperseek.index.searching import Explanation, Request, documents_by_id, find, hits_of, scorer_groups
 from hyperseek.plan import OpenIndex
 from hyperseek.scoring import Points, Scorer, Space
@@ -246,6 +248,26 @@ class IndexReader:
         for chunk in snapshot.chunks(rows):
             yield snapshot.ids.slice(row, len(chunk)).to_pylist(), chunk
             row += len(chunk)
+
+    def export_tokens(self, folder: str | os.PathLike[str], *, token_ids: bool = True, overwrite: bool = False) -> None:
+        """Write token vectors to plain files that other engines read; `read_token_files` reads them.
+
+        Args:
+            folder: To be made, whole or not at all, with `vectors.npy`, `token_ids.npy`, `doclens.npy` and
+                `documents.jsonl`.
+            token_ids: Whether to say which token each vector stands for, for which all documents are encoded once more;
+                False writes -1 for each.
+            overwrite: Whether earlier files may be replaced.
+
+        Raises:
+            InputError: The index has one vector for each document, or the folder may not be replaced.
+            StoreError: Token numbers are wanted, and the index names no model and none was given.
+        """
+        opened, info = self._opened, self.info
+        split: Any = getattr(self.model, "row_tokens", None) if token_ids and info.space.ragged else None
+        given = {"side": "document", "dtype": info.dtype or "float32", "pooling": info.pooling}
+        tokens = None if split is None else partial(split, **given)
+        write_token_files(folder, opened.snapshot, tokens, overwrite=overwrite)
 
     @property
     def fields(self) -> dict[str, str]:

@@ -97,14 +97,14 @@ def described_tokens(tokenizer: Any, prompt: str, text: str, features: dict[str,
         if not spelt or "\ufffd" in spelt:  # a part of a character, or a blank
             spelt = str(tokenizer.convert_ids_to_tokens(number))
         if expansion[place]:
-            tokens.append(Token(spelt, "expansion"))
+            tokens.append(Token(spelt, "expansion", number=number))
         elif start < end <= len(prompt):
-            tokens.append(Token(spelt, "prompt"))
+            tokens.append(Token(spelt, "prompt", number=number))
         elif start < end:
             # A tokenizer may join the blank that ends a prompt to the first word.
-            tokens.append(Token(spelt, "text", max(0, start - len(prompt)), end - len(prompt)))
+            tokens.append(Token(spelt, "text", max(0, start - len(prompt)), end - len(prompt), number))
         else:
-            tokens.append(Token(spelt, "special" if number in marks else "text"))
+            tokens.append(Token(spelt, "special" if number in marks else "text", number=number))
     return tokens
 
 
