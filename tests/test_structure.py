@@ -41,6 +41,7 @@ LONGEST_FILE = 500
 NAMED_ALIKE = {
     "_build.py",
     "_estimate.py",
+    "_export.py",
     "_recipe.py",
     "_run.py",
     "_search.py",
