@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hyperseek.errors import InputError, UnknownNameError
+from hyperseek.geometry import maxsim
 from hyperseek.geometry.tokens import TokenEncoding
 from hyperseek.scoring import (
     FunctionScorer,
@@ -24,7 +25,7 @@ from hyperseek.scoring import (
     load_scorer,
     surrogate,
 )
-from hyperseek.scoring import _maxsim as maxsim
+from hyperseek.scoring._maxsim import EMPTY_SCORE, Masking
 
 DIMENSION = 4
 SPACE = Space("tokens", DIMENSION)
@@ -35,7 +36,7 @@ def make_points(lengths: list[int], seed: int = 0, dimension: int = DIMENSION) -
     return TokenPoints.from_documents([torch.randn(length, dimension, generator=generator) for length in lengths])
 
 
-def make_scorer(mask: list[list[float]], seed: int = 1, masking: maxsim.Masking = "exact") -> MaxSimScorer:
+def make_scorer(mask: list[list[float]], seed: int = 1, masking: Masking = "exact") -> MaxSimScorer:
     weights = torch.tensor(mask)
     queries = torch.randn(*weights.shape, DIMENSION, generator=torch.Generator().manual_seed(seed))
     return MaxSimScorer(SPACE, queries.masked_fill(weights[..., None] == 0, torch.nan), weights, masking=masking)
@@ -51,7 +52,7 @@ def oracle(scorer: MaxSimScorer, points: TokenPoints) -> Tensor:
                     best = (document @ token).max() if len(document) else torch.tensor(0.0)
                     scores[q, d] += weight * (best.clamp_min(0) if scorer.masking == "pylate" else best)
             if not len(document) and scorer.masking == "exact":
-                scores[q, d] = maxsim.EMPTY_SCORE
+                scores[q, d] = EMPTY_SCORE
     return scores
 
 
@@ -65,7 +66,7 @@ MASKS = st.integers(1, 4).flatmap(
 @settings(deadline=None, max_examples=40)
 @given(st.lists(st.integers(0, 6), max_size=8), MASKS, st.sampled_from(["exact", "pylate"]), st.integers(1, 9))
 def test_blocked_scores_equal_the_plain_loop(
-    lengths: list[int], mask: list[list[float]], masking: maxsim.Masking, size: int
+    lengths: list[int], mask: list[list[float]], masking: Masking, size: int
 ) -> None:
     scorer, points = make_scorer(mask, masking=masking), make_points([*lengths, 1])[: len(lengths)]
     expected = oracle(scorer, points)

@@ -2,7 +2,7 @@
 
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
 from hyperseek.scoring._geometries import Chart, Geometry
-from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer
+from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer, XTRScorer, xtr_scores
 from hyperseek.scoring._points import Points, TokenPoints, VectorPoints, vectors_of
 from hyperseek.scoring._qnet import (
     QNetConverter,
@@ -33,6 +33,7 @@ __all__ = [
     "SurrogateScorer",
     "TokenPoints",
     "VectorPoints",
+    "XTRScorer",
     "build_converter",
     "load_scorer",
     "register_qnet_converter",
@@ -40,4 +41,5 @@ __all__ = [
     "register_space",
     "surrogate",
     "vectors_of",
+    "xtr_scores",
 ]

@@ -14,11 +14,10 @@ from typing import Any, Literal, Self, TypeAlias
 import torch
 from torch import Tensor
 
-from hyperseek._machine import run_on_cores
 from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.geometry.tokens import ragged_blocks
+from hyperseek.geometry.maxsim import maxsim
 from hyperseek.scoring._geometries import Chart
-from hyperseek.scoring._points import Points, TokenPoints, own_documents, token_points
+from hyperseek.scoring._points import Points, TokenPoints, offsets_of, own_documents, token_points
 from hyperseek.scoring._scorer import Scorer
 from hyperseek.scoring._space import Space, checked_scores
 
@@ -30,13 +29,6 @@ EMPTY_SCORE = -1e9
 
 It stands for "no score": code that scales or averages scores leaves out those at or below `EMPTY_SCORE`.
 """
-
-# Similarities in a block, 2 MiB of float32, which stay in a core's cache between the product and the maxima.
-_BLOCK_ELEMENTS = 1 << 19
-_QUERY_TOKENS = 512
-_DOCUMENT_TOKENS = (1024, 8192)
-# The same for a GPU, and where a gradient's graph keeps them.
-_PADDED_ELEMENTS = 1 << 26
 
 
 class MaxSimScorer(Scorer):
@@ -83,21 +75,11 @@ class MaxSimScorer(Scorer):
         """Return `(Q, N)` scores of token points: exact, in bounded memory, differentiable in queries and documents."""
         documents = token_points(points)
         self.space.check(documents.vectors)
-        kept = self.mask != 0
-        tokens = self.queries[kept].float()
-        # Sums each query's weighted maxima in one product, whichever tokens are masked.
-        owner = kept.nonzero()[:, 0]
-        weights = self.mask.new_zeros(len(tokens), len(self))
-        weights = weights.index_put((torch.arange(len(tokens), device=owner.device), owner), self.mask[kept])
-        graph = torch.is_grad_enabled() and (tokens.requires_grad or documents.vectors.requires_grad)
-        if documents.vectors.device.type == "cpu" and not graph:
-            scores = self._scan(documents, tokens, weights)
-        else:
-            scores = self._score_padded(documents, tokens, weights)
+        tokens, weights, starts = self._joined()
+        scores = self._found(tokens, weights, starts, documents)
         names = ("token of queries", "token of documents")
         scores = checked_scores(scores, queries=tokens, documents=documents.vectors, names=names)
-        empty = documents.lengths == 0
-        return scores.masked_fill(empty, EMPTY_SCORE if self.masking == "exact" else 0.0)
+        return scores.masked_fill(documents.lengths == 0, EMPTY_SCORE if self.masking == "exact" else 0.0)
 
     def score_own(self, documents: Tensor | Points, *, mask: Tensor | None = None) -> Tensor:
         """Score each query's own documents.
@@ -112,11 +94,7 @@ class MaxSimScorer(Scorer):
         Raises:
             InputError: The number of token points is not a multiple of the number of queries.
         """
-        if isinstance(documents, Tensor):
-            shape = documents.shape[:3]
-            present = documents.new_ones(shape) if mask is None else mask
-            documents = TokenPoints.from_padded(documents.flatten(0, 1), present.reshape(-1, shape[2]))
-        own = own_documents(documents, len(self))
+        own = own_documents(_own_points(documents, mask), len(self))
         rows = [self[row : row + 1].score(points) for row, points in enumerate(own)]
         return torch.cat(rows) if rows else self.mask.new_zeros(0, 0)
 
@@ -187,50 +165,111 @@ class MaxSimScorer(Scorer):
         }
         return self.from_tensors(padded, self.config()).with_options(self.options)
 
-    def _scan(self, documents: TokenPoints, tokens: Tensor, weights: Tensor) -> Tensor:
-        """Score on the cores of a CPU, each of which takes whole blocks of documents."""
-        scores = weights.new_zeros(len(documents), len(self))
-        bounds = documents.offsets.tolist()
-        columns = list(zip(torch.split(tokens, _QUERY_TOKENS), torch.split(weights, _QUERY_TOKENS), strict=True))
-        least, most = _DOCUMENT_TOKENS
-        size = min(most, max(least, _BLOCK_ELEMENTS // max(1, min(len(tokens), _QUERY_TOKENS))))
-        blocks = list(ragged_blocks(bounds, size))
-        pending = iter(blocks)
+    def _joined(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return `(A, d)` tokens that the mask keeps, their `(A,)` weights, and `(Q + 1,)` where each query's begin."""
+        kept = self.mask != 0
+        return self.queries[kept].float(), self.mask[kept], offsets_of(kept.sum(1))
 
-        def work() -> None:
-            for start, stop in pending:
-                block = documents.vectors[bounds[start] : bounds[stop]].float()
-                for part, weight in columns:
-                    similar = block @ part.T
-                    best = similar.new_zeros(stop - start, len(part))
-                    for row in range(start, stop):
-                        own = similar[bounds[row] - bounds[start] : bounds[row + 1] - bounds[start]]
-                        if len(own):
-                            torch.amax(own, 0, out=best[row - start])
-                    if self.masking == "pylate":
-                        best.clamp_min_(0)
-                    scores[start:stop].addmm_(best, weight)
+    def _limits(self) -> dict[str, Any]:
+        return {"floor": None if self.masking == "exact" else 0.0}
 
-        run_on_cores(work, at_most=len(blocks))
-        return scores.T
+    def _found(self, tokens: Tensor, weights: Tensor, starts: Tensor, documents: TokenPoints) -> Tensor:
+        return maxsim(tokens, weights, starts, documents.vectors, documents.offsets, **self._limits())[0]
 
-    def _score_padded(self, documents: TokenPoints, tokens: Tensor, weights: Tensor) -> Tensor:
-        """Score padded blocks of documents of similar length: faster on a GPU, and differentiable."""
-        order = documents.lengths.argsort()
-        lengths = documents.lengths[order].tolist()
-        parts: list[Tensor] = [weights.new_zeros(0, len(self))]
-        start = 0
-        while start < len(lengths):
-            stop = start + 1
-            while stop < len(lengths) and (stop + 1 - start) * lengths[stop] * len(tokens) <= _PADDED_ELEMENTS:
-                stop += 1
-            padded, mask = documents[order[start:stop]].padded()
-            # One row more than there are tokens, so that documents without tokens have a maximum too.
-            similar = torch.nn.functional.pad(padded.float() @ tokens.T, (0, 0, 0, 1))
-            filler = torch.finfo(similar.dtype).min if self.masking == "exact" else 0.0
-            absent = ~torch.nn.functional.pad(mask, (0, 1))[..., None]
-            best = similar.masked_fill(absent, filler).amax(1)
-            best = best.masked_fill(~mask.any(1, keepdim=True), 0.0)
-            parts.append(best @ weights)
-            start = stop
-        return torch.cat(parts)[order.argsort()].T
+
+class XTRScorer(MaxSimScorer):
+    """Queries whose tokens retrieve: each sees only the document tokens that are most similar to it (arXiv 2304.01982).
+
+    `score` is the sum of a query's best similarities among what its tokens retrieved of all points given, divided by
+    the number of tokens that retrieved one of the document's. It depends on the documents beside it, as is meant in
+    training, where the batch stands for the index; `xtr_scores` is for answers of an index.
+
+    Args:
+        space: Of kind `"tokens"`.
+        queries: `(Q, t, d)`, floating.
+        mask: `(Q, t)`, as in `MaxSimScorer`.
+        masking: `"exact"` counts whatever a token retrieved, as the paper does; `"pylate"` only what is above 0.
+        top_k: Document tokens that a query token retrieves, at least 1.
+
+    Raises:
+        InputError: As in `MaxSimScorer`, or `top_k` is below 1.
+        UnknownNameError: There is no such masking.
+    """
+
+    kind = "xtr"
+
+    def __init__(
+        self, space: Space, queries: Tensor, mask: Tensor, *, masking: Masking = "exact", top_k: int = 256
+    ) -> None:
+        super().__init__(space, queries, mask, masking=masking)
+        if top_k < 1:
+            raise InputError(f"a query token retrieves at least 1 document token; top_k is {top_k}")
+        self.top_k = top_k
+
+    def score_own(self, documents: Tensor | Points, *, mask: Tensor | None = None) -> Tensor:
+        """Score for each query documents of its own, retrieved among those of all queries; see `MaxSimScorer`."""
+        scores = self.score(_own_points(documents, mask))
+        each = scores.shape[1] // max(1, len(self))
+        own = torch.arange(len(self), device=scores.device)[:, None] * each + torch.arange(each, device=scores.device)
+        return scores.gather(1, own)
+
+    def config(self) -> dict[str, Any]:
+        """Return the space, the masking and how many tokens are retrieved."""
+        return {**super().config(), "top_k": self.top_k}
+
+    @classmethod
+    def from_tensors(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
+        """Make the scorer from what `tensors` and `config` returned."""
+        space, top_k = Space.from_json(config["space"]), config["top_k"]
+        return cls(space, tensors["queries"], tensors["mask"], masking=config["masking"], top_k=top_k)
+
+    def _limits(self) -> dict[str, Any]:
+        return {**super()._limits(), "top_k": self.top_k}
+
+    def _found(self, tokens: Tensor, weights: Tensor, starts: Tensor, documents: TokenPoints) -> Tensor:
+        scores, counts = maxsim(tokens, weights, starts, documents.vectors, documents.offsets, **self._limits())
+        return scores if counts is None else scores / counts.clamp_min(1)
+
+
+def xtr_scores(
+    documents: Sequence[Sequence[Any]], scores: Sequence[Sequence[float]], *, k: int | None = None
+) -> list[tuple[Any, float]]:
+    """Score the documents of one query by what its tokens retrieved from an index, without their other tokens.
+
+    A document's score is the sum over query tokens of its best token's score; where it has none, of the lowest score
+    that the query token retrieved, which no unseen one exceeds (the imputation of arXiv 2304.01982).
+
+    Args:
+        documents: For each query token the ids of the documents whose tokens it retrieved; ids may repeat.
+        scores: The tokens' scores in the same order.
+        k: How many documents to return; None for all.
+
+    Returns:
+        Ids and scores, best first; of equal scores, first the one that was found earlier.
+
+    Raises:
+        InputError: The lists are not of equal lengths.
+    """
+    if [*map(len, documents)] != [*map(len, scores)]:
+        raise InputError(
+            f"ids and scores must be as many for each query token; given {[*map(len, documents)]} and "
+            f"{[*map(len, scores)]}"
+        )
+    totals = dict.fromkeys((name for names in documents for name in names), 0.0)
+    for names, values in zip(documents, scores, strict=True):
+        if names:
+            best: dict[Any, float] = {}
+            for name, value in zip(names, values, strict=True):
+                best[name] = max(value, best.get(name, value))
+            lowest = min(values)
+            for name in totals:
+                totals[name] += best.get(name, lowest)
+    return sorted(totals.items(), key=lambda pair: -pair[1])[:k]
+
+
+def _own_points(documents: Tensor | Points, mask: Tensor | None) -> Points:
+    if not isinstance(documents, Tensor):
+        return documents
+    shape = documents.shape[:3]
+    present = documents.new_ones(shape) if mask is None else mask
+    return TokenPoints.from_padded(documents.flatten(0, 1), present.reshape(-1, shape[2]))

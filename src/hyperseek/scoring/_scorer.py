@@ -230,6 +230,7 @@ SCORERS: Registry[type[Scorer]] = Registry(
         "onnx": "hyperseek.scoring._function:OnnxScorer",
         "qnet": "hyperseek.scoring._qnet:QNetScorer",
         "surrogate": "hyperseek.scoring._surrogate:SurrogateScorer",
+        "xtr": "hyperseek.scoring._maxsim:XTRScorer",
     },
     check=_check_scorer,
 )
