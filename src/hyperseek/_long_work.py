@@ -128,6 +128,11 @@ def set_quiet(quiet: bool) -> None:
     _quiet = quiet
 
 
+def is_quiet() -> bool:
+    """Return whether reports are switched off."""
+    return _quiet
+
+
 @contextmanager
 def progress(text: str, total: int | None = None, *, unit: str = "", done: int = 0) -> Iterator[Progress]:
     """Report progress on standard error while the block runs.

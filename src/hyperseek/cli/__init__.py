@@ -93,6 +93,7 @@ def _quiet_dependencies() -> None:
     """Keep other libraries' bars and start-up notes off the terminal; ours show the progress."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # of torch's profiler, by which a dry run counts memory
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

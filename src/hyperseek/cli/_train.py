@@ -10,7 +10,9 @@ import typer
 from hyperseek.cli._echo import echo, shown_text
 
 if TYPE_CHECKING:
-    from hyperseek.training import RunRecord
+    from collections.abc import Sequence
+
+    from hyperseek.training import Forecast, RunRecord, TrainedPart
 
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes: section.field=value, as in train.max_steps=200.")]
 Output = Annotated[
@@ -47,21 +49,74 @@ def train(
     overrides: Overrides = None,
     output: Output = None,
     resume: Resume = True,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train nothing; print lengths, steps, and memory and time part by part.")
+    ] = False,
 ) -> None:
     """Train a model as a recipe says, and save it where every other verb can read it.
 
     \b
     hyperseek train qnet-minilm-pydocs --output model
     hyperseek train my.yaml train.learning_rate=3e-4 losses.anchor.weight=0.5
+    hyperseek train reasoning_colbert --dry-run
     """  # noqa: D301 (the mark for lines as they are is the character itself)
     from hyperseek.training import read_recipe
     from hyperseek.training import train as run
 
     read = read_recipe(recipe, overrides or ())
+    if dry_run:
+        from hyperseek.training import dry_run as forecast
+
+        _show_forecast(forecast(read))
+        return
     folder = folder_of(recipe, read.output.folder, output)
-    record = run(read, output=folder, resume=resume)
+    record = run(read, output=folder, resume=resume, tell=lambda parts: _show_parts(parts, err=True))
     if tell(folder, record) and record.validation:
         _show_validation(record.metric or "", record.validation[0].scores, record.final_scores)
+
+
+def _show_parts(parts: Sequence[TrainedPart], *, err: bool) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from hyperseek._long_work import is_quiet
+
+    if err and is_quiet():
+        return
+    table = Table("part", "parameters", "trained", title="what is trained")
+    for part in parts:
+        table.add_row(shown_text(part.name), f"{part.parameters:,}", f"{part.trained:,}")
+    table.add_section()
+    table.add_row("all", *(f"{sum(getattr(part, name) for part in parts):,}" for name in ("parameters", "trained")))
+    Console(stderr=err).print(table)
+
+
+def _show_forecast(said: Forecast) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    lengths = Table("tokens", "limit", "longest", "mean", title="lengths of a sample")
+    for side, of in said.lengths.items():
+        lengths.add_row(side, f"{of['limit']:g}", f"{of['longest']:g}", f"{of['mean']:.1f}")
+    memory = Table("memory", "MiB", title="memory by part")
+    for name, size in said.memory.items():
+        memory.add_row(name, f"{size / _MIB:,.1f}")
+    memory.add_section()
+    memory.add_row("worst moment", f"{said.peak / _MIB:,.1f}")
+    spent = Table("time", "seconds", title="time of a step")
+    for name, seconds in said.seconds.items():
+        spent.add_row(name, f"{seconds:.3f}")
+    a_step = sum(said.seconds.values())
+    spent.add_section()
+    spent.add_row("a step", f"{a_step:.3f}")
+    if said.steps is not None:
+        spent.add_row(f"{said.steps:,} steps", f"{a_step * said.steps:,.0f}")
+    _show_parts(said.parts, err=False)
+    for table in (lengths, memory, spent):
+        Console().print(table)
+
+
+_MIB = 1 << 20
 
 
 def _show_validation(metric: str, before: dict[str, float], after: dict[str, float]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,21 @@ from hyperseek.runs.arguments import (
 from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
 from hyperseek.runs.record import CHECKPOINTS, RunRecord
 from hyperseek.training._cache import FeatureCache, SideFeatures
+from hyperseek.training._forecast import Forecast, forecast
 from hyperseek.training._recipe import HOLDOUT, CacheConfig, Recipe
-from hyperseek.training._routes import SIDES, base_stop, choose_trainable, frozen_prefix, merge_adapters, reads_tokens
+from hyperseek.training._routes import (
+    SIDES,
+    TrainedPart,
+    base_stop,
+    choose_trainable,
+    frozen_prefix,
+    merge_adapters,
+    reads_tokens,
+    trained_parts,
+)
 from hyperseek.training._trainer import RetrieverTrainer, TrainedStack, TrainingModule, training_arguments
 from hyperseek.training._training_data import (
+    ReadSources,
     Used,
     checked,
     data_fingerprint,
@@ -43,7 +54,7 @@ from hyperseek.training._training_data import (
     write_training_data,
 )
 from hyperseek.training._training_set import Collator, EpochBatches, TrainingSet
-from hyperseek.training._validation import KeepBest, Validator
+from hyperseek.training._validation import DevSet, KeepBest, Validator
 from hyperseek.training.losses import Objective
 
 _BEST = "best.safetensors"
@@ -51,7 +62,13 @@ _BEST = "best.safetensors"
 logger = logging.getLogger(__name__)
 
 
-def train(recipe: Recipe, *, output: str | os.PathLike[str] | None = None, resume: bool = True) -> RunRecord:
+def train(
+    recipe: Recipe,
+    *,
+    output: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    tell: Callable[[Sequence[TrainedPart]], None] | None = None,
+) -> RunRecord:
     """Train a model as a recipe describes, and save it.
 
     The output folder is a model for `hyperseek.load`; beside the model it holds `run.json`, checkpoints and logs. A
@@ -62,6 +79,7 @@ def train(recipe: Recipe, *, output: str | os.PathLike[str] | None = None, resum
         recipe: What to do.
         output: Where to; None takes `recipe.output.folder`.
         resume: Whether to resume an earlier run in that folder; it is deleted otherwise.
+        tell: Is told, before the first step, which parts of the model are trained.
 
     Returns:
         What was done, as written to `run.json`.
@@ -72,7 +90,43 @@ def train(recipe: Recipe, *, output: str | os.PathLike[str] | None = None, resum
         ModelError: The trunk cannot be loaded.
     """
     return resumable_run(
-        recipe, output or recipe.output.folder, lambda folder, _: _Run(recipe, folder).carry_out(), resume=resume
+        recipe,
+        output or recipe.output.folder,
+        lambda folder, _: _Run(recipe, folder, tell=tell).carry_out(),
+        resume=resume,
+    )
+
+
+def dry_run(recipe: Recipe) -> Forecast:
+    """Build the model and read the data of a recipe, and say what training would take, without training.
+
+    Args:
+        recipe: What would be done.
+
+    Returns:
+        Lengths, steps, what is trained, and memory and time part by part.
+
+    Raises:
+        ConfigError: The recipe cannot be carried out.
+        DataError: A source cannot be read.
+        ModelError: The trunk cannot be loaded.
+    """
+    config = recipe.train
+    ready = _prepared(recipe, {})
+    retriever = ready.retriever
+    choose_trainable(retriever, config)
+    cached = config.cache.enabled
+    starts: dict[Side, int] = {side: frozen_prefix(retriever.route(side)) if cached else 0 for side in SIDES}
+    stack = TrainedStack(retriever, starts, mini_batch=config.mini_batch)
+    an_epoch = steps_per_epoch(len(ready.batches), config, processes=process_count())
+    limits = [config.max_steps, None if config.epochs is None else config.epochs * an_epoch]
+    return forecast(
+        recipe,
+        stack,
+        ready.read.training_set,
+        ready.objective,
+        trained_parts(retriever, ready.objective),
+        steps=min((limit for limit in limits if limit is not None), default=None),
     )
 
 
@@ -83,42 +137,13 @@ class _Run:
     recipe: Recipe
     folder: Path
     seconds: dict[str, float] = field(default_factory=dict)
+    tell: Callable[[Sequence[TrainedPart]], None] | None = None
 
     def carry_out(self) -> RunRecord:
         recipe, config = self.recipe, self.recipe.train
-        prepare_process(config)
-        with timed(self.seconds, "reading"):
-            retriever = build(recipe.model.seeded(config.seed), device=device_of_process(config.device))
-            for dev_set in recipe.validation.sets.values():
-                retriever.check_options(dev_set.options)
-            read = read_sources(recipe.data, seed=config.seed, holdout=recipe.validation.holdout)
-            training_set = read.training_set
-            module: Any
-            for module in retriever.route("document"):
-                if hasattr(module, "fit_importance") and not module.is_fitted:
-                    module.fit_importance(training_set.documents)
-            dev_sets = {
-                name: read_dev_set(dev_set, seed=config.seed) for name, dev_set in recipe.validation.sets.items()
-            }
-            most: dict[Side, int | None] = {
-                "query": recipe.model.query_length,
-                "document": recipe.model.document_length,
-            }
-            set_lengths(retriever, training_set, recipe.data, most=most)
-            if read.held_out:
-                dev_sets[HOLDOUT] = held_out_set(
-                    read, max_documents=recipe.validation.holdout_documents, seed=config.seed
-                )
-        batches = EpochBatches(
-            training_set,
-            config.batch_size,
-            composition=recipe.data.batches,
-            repeat=[source.repeat for source in recipe.data.sources.values()],
-            length_buckets=recipe.data.length_buckets,
-            seed=config.seed,
-            processes=process_count(),
-        )
-        objective = Objective(recipe.losses)
+        ready = _prepared(recipe, self.seconds)
+        retriever, read, training_set, objective = ready.retriever, ready.read, ready.read.training_set, ready.objective
+        dev_sets, batches = ready.dev_sets, ready.batches
         uses = checked(read.uses, training_set, batches, objective, extra_documents=recipe.data.extra_documents)
         record = RunRecord.begun(
             recipe,
@@ -139,6 +164,8 @@ class _Run:
             validator = self._validator(dev_sets, sides)
         trainer = self._trainer(retriever, objective, training_set, batches, sides, validator)
         start = {name: tensor.clone() for name, tensor in trainer.module.trainable_state().items()}
+        if self.tell is not None and is_first_process():
+            self.tell(trained_parts(retriever, objective))
         steps = run_with_progress(trainer, "training")
         trainer.accelerator.wait_for_everyone()
         retriever.model.eval()
@@ -253,6 +280,52 @@ class _Run:
             merge_adapters(retriever)
         with timed(self.seconds, "saving"):
             retriever.save(self.folder)
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What a run is made of."""
+
+    retriever: Retriever
+    read: ReadSources
+    dev_sets: dict[str, DevSet]
+    batches: EpochBatches
+    objective: Objective
+
+
+def _prepared(recipe: Recipe, seconds: dict[str, float]) -> _Prepared:
+    """Build the model and read the data, noting the time that takes."""
+    config = recipe.train
+    prepare_process(config)
+    with timed(seconds, "reading"):
+        retriever = build(recipe.model.seeded(config.seed), device=device_of_process(config.device))
+        for dev_set in recipe.validation.sets.values():
+            retriever.check_options(dev_set.options)
+        read = read_sources(recipe.data, seed=config.seed, holdout=recipe.validation.holdout)
+        training_set = read.training_set
+        module: Any
+        for module in retriever.route("document"):
+            if hasattr(module, "fit_importance") and not module.is_fitted:
+                module.fit_importance(training_set.documents)
+        dev_sets = {name: read_dev_set(dev_set, seed=config.seed) for name, dev_set in recipe.validation.sets.items()}
+        most: dict[Side, int | None] = {
+            "query": recipe.model.query_length,
+            "document": recipe.model.document_length,
+        }
+        set_lengths(retriever, training_set, recipe.data, most=most)
+        if read.held_out:
+            dev_sets[HOLDOUT] = held_out_set(read, max_documents=recipe.validation.holdout_documents, seed=config.seed)
+    batches = EpochBatches(
+        training_set,
+        config.batch_size,
+        composition=recipe.data.batches,
+        repeat=[source.repeat for source in recipe.data.sources.values()],
+        length_buckets=recipe.data.length_buckets,
+        seed=config.seed,
+        processes=process_count(),
+    )
+    objective = Objective(recipe.losses)
+    return _Prepared(retriever, read, dev_sets, batches, objective)
 
 
 def _differs(state: dict[str, Tensor], start: dict[str, Tensor]) -> bool:
