@@ -50,6 +50,9 @@ def encode(
     engine: Annotated[
         str | None, typer.Option(help="Build an engine too: auto, flat, hnsw, ivf, lance, qdrant or another kind.")
     ] = None,
+    chart: Annotated[
+        str | None, typer.Option(help="What the engine is built on: learned for a learned encoding of tokens.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
     """Encode a corpus into an index; a killed run resumes where it stopped, without encoding anything twice."""
@@ -60,8 +63,10 @@ def encode(
     from hyperseek.index import is_token_files
     from hyperseek.models import load
 
+    if chart is not None and engine is None:
+        raise InputError("--chart says what an engine is built on; give --engine too")
     if engine is not None:
-        check_engine(engine)  # rather than when all documents are encoded
+        check_engine(engine, chart)  # rather than when all documents are encoded
     retriever = load(model, device=device)
     if corpus.endswith(_DOCARRAY) or is_token_files(corpus):
         given = {
@@ -98,7 +103,7 @@ def encode(
             echo(f"left out: {line}", err=True)
     echo(f"{index}: {len(made):,} documents, {made.space}, fingerprint {made.info.fingerprint}", err=True)
     if engine is not None:
-        build_engine(made, engine)
+        build_engine(made, engine, chart=chart)
 
 
 def _import(

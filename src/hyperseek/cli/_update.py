@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,9 @@ def update(
     delete_file: Annotated[Path | None, typer.Option(help="File with an id to delete on each line.")] = None,
     engine: Annotated[
         str | None, typer.Option(help="Build an engine: auto, flat, hnsw, ivf, lance, qdrant or another kind.")
+    ] = None,
+    chart: Annotated[
+        str | None, typer.Option(help="What the engine is built on: learned for a learned encoding of tokens.")
     ] = None,
     graph: Annotated[bool, typer.Option("--graph", help="Build the neighbour graph.")] = False,
     import_graph: Annotated[
@@ -54,8 +57,10 @@ def update(
     if max_gigabytes is not None and engine is None:
         raise InputError("--max-gigabytes limits the building of an engine; give --engine too")
     # Mistakes in later steps are found before the first step changes anything.
+    if chart is not None and engine is None:
+        raise InputError("--chart says what an engine is built on; give --engine too")
     if engine is not None:
-        check_engine(engine)
+        check_engine(engine, chart)
     corpora = [(open_dataset(source), replaces) for source, replaces in ((replace, True), (add, False)) if source]
     opened = Index.open(index, device=device)
     gone = [*(delete or []), *(read_id_list(delete_file) if delete_file else [])]
@@ -67,26 +72,31 @@ def update(
     if compact:
         opened.compact()
     if engine is not None:
-        build_engine(opened, engine, max_gigabytes=max_gigabytes)
+        build_engine(opened, engine, chart=chart, max_gigabytes=max_gigabytes)
     if graph or import_graph is not None:
         opened.build_graph(source=None if import_graph is None else str(import_graph))
     echo(f"{index}: {len(opened):,} documents", err=True)
 
 
-def check_engine(engine: str) -> None:
-    """Raise UnknownNameError unless this is a kind of engine, or `auto`."""
+def check_engine(engine: str, chart: str | None) -> None:
+    """Raise UnknownNameError unless this is a kind of engine, or `auto`; ConfigError if it has no charts."""
     from hyperseek.engines.structure import parse_structure
 
     if engine != "auto":
-        parse_structure(engine)
+        parse_structure(engine, **_charts(chart))
 
 
-def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = None) -> None:
+def _charts(chart: str | None) -> dict[str, Any]:
+    return {} if chart is None else {"charts": (chart,)}
+
+
+def build_engine(index: Index, engine: str, *, chart: str | None = None, max_gigabytes: float | None = None) -> None:
     """Print what building an engine costs, then build it.
 
     Args:
         index: For its documents.
         engine: Its kind, or `auto`.
+        chart: Name of a chart or an encoding to build it on; None for those that suit it.
         max_gigabytes: Memory that building may take; None for no limit.
 
     Raises:
@@ -97,9 +107,10 @@ def build_engine(index: Index, engine: str, *, max_gigabytes: float | None = Non
     limit = None if max_gigabytes is None else int(max_gigabytes * 1e9)
     if engine == "auto":
         config, reason = index.engines.choose(max_bytes=limit)
+        config = parse_structure(config, **_charts(chart))
         echo(f"engine {config.kind}: {reason}", err=True)
     else:
-        config = parse_structure(engine)
+        config = parse_structure(engine, **_charts(chart))
     echo(f"engine {config.kind}: {_words(index.engines.estimate(config))}", err=True)
     built = index.build_engine(config, max_bytes=limit)
     described = built.described()

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from hyperseek._files import read_tensors, write_tensors
 from hyperseek._machine import one_core
 from hyperseek.engines.engine import (
     LONGEST,
@@ -40,6 +41,7 @@ from hyperseek.types import Metric
 SCAN_NUMBERS = 20_000_000
 """Numbers, in all vectors together, that a core reads and compares in about ten milliseconds."""
 
+_FITTED = "fitted-{}.safetensors"  # by the number of the chart
 _CHUNK = 8192  # documents that are lifted and handed to an engine at a time
 _EFFORTS = (16, 32, 64, 128, 256, 512)  # that tuning tries; the configurations say what effort means
 
@@ -79,6 +81,9 @@ class VectorStructure(Structure):
             InputError: A vector is too long for engines; the message names the document.
         """
         charts = [(record, _fitted(documents, record)) for record in charts_for(documents.space, config)]
+        for number, (_, chart) in enumerate(charts):
+            if chart.fitted is not None:
+                write_tensors(folder / _FITTED.format(number), chart.fitted)
         for number, (record, chart) in enumerate(charts):
             build_engine(
                 folder / f"chart-{number}",
@@ -88,7 +93,10 @@ class VectorStructure(Structure):
                 count=len(documents),
                 dimension=chart_width(documents.space, record),
             )
-        return {"charts": [{"name": chart.name, "parameters": dict(chart.parameters)} for _, chart in charts]}
+        return {
+            "charts": [{"name": chart.name, "parameters": dict(chart.parameters)} for _, chart in charts],
+            "fitted": [number for number, (_, chart) in enumerate(charts) if chart.fitted is not None],
+        }
 
     @classmethod
     def open(cls, folder: Path, documents: Documents, config: EngineConfig, details: Mapping[str, Any]) -> Self:
@@ -96,7 +104,10 @@ class VectorStructure(Structure):
         records = [
             ChartRecord.from_mapping(record, source=str(folder), error=StoreError) for record in details["charts"]
         ]
-        charts = (documents.space.chart(record.name, **record.parameters) for record in records)
+        charts = (
+            documents.space.chart(record.name, fitted=_read_fitted(folder, number, details), **record.parameters)
+            for number, record in enumerate(records)
+        )
         return cls(config, [(chart, cls.engine.open(folder / f"chart-{n}")) for n, chart in enumerate(charts)])
 
     def can_search(self, scorer: Scorer) -> bool:
@@ -189,6 +200,7 @@ class VectorStructure(Structure):
         """Compare all bytes of all engines with what was written; StoreError names a file that differs."""
         for number in range(len(details["charts"])):
             EngineInfo.read(chart := folder / f"chart-{number}").check(chart)
+            _read_fitted(folder, number, details)
 
     @classmethod
     def described(cls, details: Mapping[str, Any]) -> dict[str, Any]:
@@ -203,11 +215,21 @@ class VectorStructure(Structure):
 
 
 def charts_for(space: Space, config: EngineConfig) -> tuple[ChartRecord, ...]:
-    """Return the charts to build an engine on: those of its configuration, or those that suit its kind."""
-    if config.charts is not None:
-        return config.charts
+    """Return the charts to build an engine on: those of its configuration, or those that suit its kind.
+
+    Where the configuration names an encoding in place of a chart, it is those of the encoding that suit the kind.
+    """
     names = space.graph_charts if config.graph else (space.flat_chart,)
-    return tuple(ChartRecord(name=name) for name in names)
+    if config.charts is None:
+        return tuple(ChartRecord(name=name) for name in names)
+    found: list[ChartRecord] = []
+    for record in config.charts:
+        if record.name in space.geometry.encodings:
+            own = {"encoding": record.name, **record.parameters}
+            found += (ChartRecord(name=name, parameters=own) for name in names)
+        else:
+            found.append(record)
+    return tuple(found)
 
 
 def chart_width(space: Space, record: ChartRecord) -> int:
@@ -227,14 +249,23 @@ def widest_chart(space: Space) -> int:
 
 def _fitted(documents: Documents, record: ChartRecord) -> Chart:
     space = documents.space
+    fitted = space.fit_features(documents.chunks(_rows(documents)), **record.parameters)
     if "bound" in record.parameters:
-        return space.chart(record.name, **record.parameters)
+        return space.chart(record.name, fitted=fitted, **record.parameters)
     try:
-        return space.fit_chart(record.name, documents.chunks(_rows(documents)), **record.parameters)
+        return space.fit_chart(record.name, documents.chunks(_rows(documents)), fitted=fitted, **record.parameters)
     except InputError:
-        for _ in _lifted(documents, space.chart("inner_product", **record.parameters)):
+        for _ in _lifted(documents, space.chart("inner_product", fitted=fitted, **record.parameters)):
             pass  # this names the document whose features are too long
         raise
+
+
+def _read_fitted(folder: Path, number: int, details: Mapping[str, Any]) -> dict[str, Tensor] | None:
+    """Read what a chart's features were fitted with; None where nothing was."""
+    if number not in details.get("fitted", ()):
+        return None
+    path = folder / _FITTED.format(number)
+    return read_tensors(path, "a learned encoding", error=StoreError, remedy="build the engine again")[0]
 
 
 def _rows(documents: Documents) -> int:

@@ -10,12 +10,12 @@ import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from hyperseek._config import Config
@@ -62,16 +62,21 @@ class ChartRecord(Config):
     parameters: dict[str, Any] = Field(default_factory=dict)
 
 
+def _record(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
 class EngineConfig(StructureConfig):
     """Base of the configurations of engines for vectors.
 
     Attributes:
         kind: Kind of the engine.
-        charts: Charts of the index's space; one engine is built on each. None for those that suit the space and the
-            kind of engine.
+        charts: Charts of the index's space; one engine is built on each. A name stands for a chart with its defaults;
+            the name of an encoding, as `"learned"`, for its charts that suit the kind of engine. None for those that
+            suit the space and the kind of engine.
     """
 
-    charts: tuple[ChartRecord, ...] | None = None
+    charts: tuple[Annotated[ChartRecord, BeforeValidator(_record)], ...] | None = None
 
     @property
     def graph(self) -> bool:

@@ -238,7 +238,7 @@ class Engines:
         width = widest_chart(self._index.space)
         return choose_engine(count=len(self._index), dimension=width, metric="l2", max_bytes=max_bytes)
 
-    def estimate(self, engine: Any = "auto", *, charts: Sequence[ChartRecord] | None = None) -> StructureEstimate:
+    def estimate(self, engine: Any = "auto", *, charts: Sequence[ChartRecord | str] | None = None) -> StructureEstimate:
         """Estimate what `build` would cost, without building anything.
 
         Args:
@@ -259,7 +259,7 @@ class Engines:
         engine: str | Mapping[str, Any] | StructureConfig = "auto",
         *,
         name: str | None = None,
-        charts: Sequence[ChartRecord] | None = None,
+        charts: Sequence[ChartRecord | str] | None = None,
         max_bytes: int | None = None,
     ) -> Attachment:
         """Build a structure for all documents.
@@ -268,7 +268,8 @@ class Engines:
             engine: `"auto"` to choose by size, a kind with its defaults, as `"hnsw"`, `"ivf"`, `"flat"`, `"lance"`,
                 `"qdrant"` or `"graph"`, plain values, as `{"kind": "hnsw", "m": 16}`, or a configuration.
             name: To search with it by name; None takes the kind. A structure of that name is replaced in the end.
-            charts: Charts that engines for vectors are built on; None for those that suit the space and the kind.
+            charts: Charts that engines for vectors are built on, or `["learned"]` for a learned encoding of tokens;
+                None for those that suit the space and the kind.
             max_bytes: Memory that building may take; None for no limit.
 
         Returns:
@@ -294,7 +295,7 @@ class Engines:
         self._index.refresh()
 
     def _config(
-        self, engine: Any, max_bytes: int | None = None, charts: Sequence[ChartRecord] | None = None
+        self, engine: Any, max_bytes: int | None = None, charts: Sequence[ChartRecord | str] | None = None
     ) -> StructureConfig:
         if engine == "auto":
             engine, reason = self.choose(max_bytes=max_bytes)

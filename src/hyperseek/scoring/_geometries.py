@@ -5,8 +5,8 @@ Shapes: `Q` queries, `N` documents, `n` documents of each query's own, `w` numbe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -22,6 +22,7 @@ from hyperseek.geometry.euclidean import (
     unit_vectors,
 )
 from hyperseek.geometry.tokens import TokenEncoding
+from hyperseek.scoring._learned_encoding import LearnedEncoding
 from hyperseek.scoring._points import Points, VectorPoints, token_points, vectors_of
 from hyperseek.types import Metric
 
@@ -56,6 +57,32 @@ def not_finite(coordinates: Tensor) -> Fault | None:
     return Fault(row, f"has infinite or undefined numbers: {number} at place {column}; all must be finite")
 
 
+def checked_scores(
+    scores: Tensor, *, queries: Tensor, documents: Tensor, names: tuple[str, str] = ("query", "document")
+) -> Tensor:
+    """Return scores unless one is not finite because its query or document is not.
+
+    Args:
+        scores: `(Q, N)`.
+        queries: `(Q, ...)`, which the scores were computed from.
+        documents: `(N, ...)`, likewise.
+        names: Names of a query and of a document in messages.
+
+    Returns:
+        The scores. Where gradients flow, nothing is checked.
+
+    Raises:
+        InputError: A query or document is not finite; the message names the first one.
+    """
+    if scores.requires_grad or scores.isfinite().all():
+        return scores
+    for name, given in zip(names, (queries, documents), strict=True):
+        fault = not_finite(given.flatten(1))
+        if fault is not None:
+            raise InputError(f"{name} {fault.row} {fault.reason}")
+    return scores
+
+
 class L2Lift(NamedTuple):
     """The maps of a chart that is searched by distance; see `Chart`."""
 
@@ -80,6 +107,7 @@ class Chart:
             score at least as much; None where `lift_queries` ranks as the space does.
         bound: Largest norm of features that the lift was made for; None where it takes any. Points beyond it are
             lifted wrongly, so an engine checks them.
+        fitted: Tensors that features were fitted with, which `Space.chart` needs too; None for none.
     """
 
     name: str
@@ -90,6 +118,7 @@ class Chart:
     lift_weights: Callable[[Tensor], Tensor] | None = None
     lift_within: Callable[[Tensor, Tensor], Tensor] | None = None
     bound: float | None = None
+    fitted: Mapping[str, Tensor] | None = field(default=None, compare=False, repr=False)
 
 
 class Geometry:
@@ -105,6 +134,7 @@ class Geometry:
     Attributes:
         flat_chart: Name of the chart for engines that compare with all vectors, or with all of some cells.
         graph_charts: Names of the charts whose united candidates give a graph engine the best documents.
+        encodings: Kinds of features to choose from by the parameter `encoding` of a chart.
         neighbour_chart: Name of the chart in which a neighbour graph is built; None for the stored points.
         ragged: Whether a document is a set of vectors: `TokenPoints`.
         hyperbolic: Whether stored points are polar; see `geometry.polar.split_polar`.
@@ -117,6 +147,7 @@ class Geometry:
 
     flat_chart: ClassVar[str] = "inner_product"
     graph_charts: ClassVar[tuple[str, ...]] = ("balanced",)
+    encodings: ClassVar[tuple[str, ...]] = ()
     neighbour_chart: ClassVar[str | None] = None
     ragged: ClassVar[bool] = False
     hyperbolic: ClassVar[bool] = False
@@ -170,7 +201,7 @@ class Geometry:
         return (features @ lifted[..., None])[..., 0]
 
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
-        """Return `(N, f)` features of documents, under the parameters of a chart."""
+        """Return `(N, f)` features of documents, under the parameters of a chart; they may hold `fitted`."""
         return vectors_of(points)
 
     def query_features(self, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
@@ -182,6 +213,10 @@ class Geometry:
         if given:
             raise InputError(f"the charts of this kind of space take no {', '.join(map(repr, given))}")
         return {}
+
+    def fit_features(self, points: Iterable[Points], parameters: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """Return tensors that features are fitted with, under the parameters of a chart; None where nothing is."""
+        return None
 
     def l2_lifts(self) -> Mapping[str, L2Lift]:
         """Return further charts, ranked by L2: name, and how documents and queries are lifted."""
@@ -273,6 +308,7 @@ class Euclidean(Geometry):
 class Tokens(Geometry):
     """Sets of token vectors, compared by late interaction: see `MaxSimScorer`."""
 
+    encodings = ("muvera", "learned")
     neighbour_chart = "inner_product"
     ragged = True
 
@@ -285,20 +321,40 @@ class Tokens(Geometry):
         raise InputError("token points are compared by a MaxSimScorer, which holds all tokens of a query")
 
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
-        """Return fixed-dimensional encodings of documents."""
+        """Return encodings of documents."""
         documents = token_points(points)
-        encoding = TokenEncoding(self.dimension, **parameters)
-        return encoding.encode_documents(documents.vectors, documents.offsets)
+        return self._encoding(parameters).encode_documents(documents.vectors, documents.offsets)
 
     def query_features(self, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
-        """Return fixed-dimensional encodings of `(Q, t, d)` queries, whose missing tokens are zero."""
-        return TokenEncoding(self.dimension, **parameters).encode_queries(queries)
+        """Return encodings of `(Q, t, d)` queries, whose missing tokens are zero."""
+        return self._encoding(parameters).encode_queries(queries)
+
+    def fit_features(self, points: Iterable[Points], parameters: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """Fit a learned encoding."""
+        encoding = self._encoding(parameters)
+        if not isinstance(encoding, LearnedEncoding):
+            return None
+        documents = map(token_points, points)
+        return encoding.fit((chunk.vectors, chunk.offsets) for chunk in documents)
 
     def chart_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Complete the settings of the encoding, so that a stored chart survives other defaults."""
-        known = {field.name for field in fields(TokenEncoding)} - {"dimension"}
-        for name in given:
-            if name not in known:
-                raise UnknownNameError("parameter of a token space's chart", name, known)
-        settings = asdict(TokenEncoding(self.dimension, **given))
-        return {name: settings[name] for name in sorted(known)}
+        name = given.get("encoding", _MUVERA)
+        if name not in _ENCODINGS:
+            raise UnknownNameError("encoding of tokens", str(name), _ENCODINGS)
+        known = {field.name for field in fields(_ENCODINGS[name])} - {"dimension", "fitted"}
+        for parameter in given:
+            if parameter not in known | {"encoding"}:
+                raise UnknownNameError("parameter of a token space's chart", parameter, known)
+        settings = self._encoding(given)
+        # Charts that were stored before there was a choice do not name theirs.
+        chosen = {} if name == _MUVERA else {"encoding": name}
+        return {**chosen, **{parameter: getattr(settings, parameter) for parameter in sorted(known)}}
+
+    def _encoding(self, parameters: Mapping[str, Any]) -> TokenEncoding | LearnedEncoding:
+        settings = dict(parameters)
+        return _ENCODINGS[settings.pop("encoding", _MUVERA)](self.dimension, **settings)
+
+
+_MUVERA = "muvera"
+_ENCODINGS: dict[str, type[TokenEncoding | LearnedEncoding]] = {_MUVERA: TokenEncoding, "learned": LearnedEncoding}

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.geometry.maxsim import maxsim
-from hyperseek.scoring._geometries import Chart
+from hyperseek.scoring._geometries import Chart, checked_scores
 from hyperseek.scoring._points import Points, TokenPoints, offsets_of, own_documents, token_points
 from hyperseek.scoring._scorer import Scorer
-from hyperseek.scoring._space import Space, checked_scores
+from hyperseek.scoring._space import Space
 
 Masking: TypeAlias = Literal["exact", "pylate"]
 """How a query token scores a document whose tokens all have a negative similarity to it; see `MaxSimScorer`."""

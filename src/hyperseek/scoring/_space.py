@@ -20,7 +20,7 @@ from hyperseek._registry import Registry
 from hyperseek.errors import InputError, UnknownNameError, shown
 from hyperseek.geometry.euclidean import balanced_documents, balanced_queries
 from hyperseek.geometry.numerics import wide_dtype
-from hyperseek.scoring._geometries import Chart, Geometry, not_finite
+from hyperseek.scoring._geometries import Chart, Geometry, checked_scores
 from hyperseek.scoring._points import Points, described, is_floating
 
 HEADROOM = 1.25
@@ -344,14 +344,15 @@ class Space:
         """Name of the chart in which a neighbour graph is built; None for the stored points."""
         return self.geometry.neighbour_chart
 
-    def chart(self, name: str, **parameters: Any) -> Chart:
+    def chart(self, name: str, *, fitted: Mapping[str, Tensor] | None = None, **parameters: Any) -> Chart:
         """Return a chart.
 
         Args:
             name: `inner_product` (the features, ranked by inner product), `balanced` (the same, lifted to L2), `l2`
                 for Euclidean spaces, or `poincare` for hyperbolic ones.
+            fitted: What `fit_features` returned, where features are learned.
             **parameters: `bound` for `balanced`: at least the norm of every document's features; see `fit_chart`. For
-                token spaces the parameters of the fixed-dimensional encoding.
+                token spaces `encoding`, `"muvera"` or `"learned"`, and its settings.
 
         Returns:
             The chart.
@@ -367,14 +368,17 @@ class Space:
             return Chart(name, "l2", {}, lift.documents, lift.queries, lift_within=lift.within)
         own = kind.chart_parameters({key: value for key, value in parameters.items() if key != "bound"})
 
+        used = own if fitted is None else {**own, "fitted": fitted}
+
         def features(points: Points) -> Tensor:
-            return kind.features(points, own)
+            return kind.features(points, used)
 
         def query_features(queries: Tensor) -> Tensor:
-            return kind.query_features(queries, own)
+            return kind.query_features(queries, used)
 
         if name == "inner_product":
-            return Chart(name, "inner_product", own, features, query_features, lambda weights: weights)
+            weights_lift = (lambda weights: weights) if fitted is None else None
+            return Chart(name, "inner_product", own, features, query_features, weights_lift, fitted=fitted)
         if name != "balanced":
             raise UnknownNameError("chart", name, ("inner_product", "balanced", *others))
         bound = parameters.get("bound")
@@ -386,17 +390,40 @@ class Space:
             {**own, "bound": bound},
             lambda points: balanced_documents(_checked(features(points), bound), bound),
             lambda queries: balanced_queries(query_features(queries)),
-            balanced_queries,
+            balanced_queries if fitted is None else None,
             bound=bound,
+            fitted=fitted,
         )
 
-    def fit_chart(self, name: str, points: Iterable[Points], *, headroom: float = HEADROOM, **parameters: Any) -> Chart:
+    def fit_features(self, points: Iterable[Points], **parameters: Any) -> dict[str, Tensor] | None:
+        """Learn the features of charts from documents, where `encoding="learned"` asks for it.
+
+        Args:
+            points: The documents in chunks, read once, and only where features are learned.
+            **parameters: As for `chart`.
+
+        Returns:
+            Tensors for the argument `fitted` of `chart` and `fit_chart`; None where features are not learned.
+        """
+        own = self.geometry.chart_parameters({key: value for key, value in parameters.items() if key != "bound"})
+        return self.geometry.fit_features(points, own)
+
+    def fit_chart(
+        self,
+        name: str,
+        points: Iterable[Points],
+        *,
+        headroom: float = HEADROOM,
+        fitted: Mapping[str, Tensor] | None = None,
+        **parameters: Any,
+    ) -> Chart:
         """Return a chart for given documents, with room for longer ones.
 
         Args:
             name: As for `chart`.
             points: The documents in chunks; read only where the chart has a bound.
             headroom: Factor, at least 1, by which the bound exceeds the largest norm of these documents.
+            fitted: As for `chart`.
             **parameters: As for `chart`.
 
         Returns:
@@ -409,10 +436,10 @@ class Space:
         if headroom < 1:
             raise InputError(f"headroom must be at least 1, not {headroom}")
         if name == "balanced":
-            features = self.chart("inner_product", **parameters)
+            features = self.chart("inner_product", fitted=fitted, **parameters)
             largest = max((largest_norm(features, chunk) for chunk in points), default=0.0)
             parameters = {**parameters, "bound": largest * headroom or 1.0}
-        return self.chart(name, **parameters)
+        return self.chart(name, fitted=fitted, **parameters)
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
@@ -447,32 +474,6 @@ def _saved_space(cls: type[Space], geometry: type[Geometry] | None, /, **values:
     known = () if geometry is None else _parameters_of(cast("Any", geometry))
     former = {name for name, value in _FORMER_DEFAULTS.items() if name not in known and values.get(name) == value}
     return cls(**{name: value for name, value in values.items() if name not in former or geometry is None})
-
-
-def checked_scores(
-    scores: Tensor, *, queries: Tensor, documents: Tensor, names: tuple[str, str] = ("query", "document")
-) -> Tensor:
-    """Return scores unless one is not finite because its query or document is not.
-
-    Args:
-        scores: `(Q, N)`.
-        queries: `(Q, ...)`, which the scores were computed from.
-        documents: `(N, ...)`, likewise.
-        names: Names of a query and of a document in messages.
-
-    Returns:
-        The scores. Where gradients flow, nothing is checked.
-
-    Raises:
-        InputError: A query or document is not finite; the message names the first one.
-    """
-    if scores.requires_grad or scores.isfinite().all():
-        return scores
-    for name, given in zip(names, (queries, documents), strict=True):
-        fault = not_finite(given.flatten(1))
-        if fault is not None:
-            raise InputError(f"{name} {fault.row} {fault.reason}")
-    return scores
 
 
 def _checked(features: Tensor, bound: float) -> Tensor:
