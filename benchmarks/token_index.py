@@ -46,9 +46,8 @@ WINDOW = (12, 52)  # tokens
 NOISE = 0.2
 K = 100
 
-MUVERA = "inner_product"
-# By the name that is printed: the structure, and (candidates, effort) of its plans. A learned chart is one more line,
-# with its name in the place of MUVERA's.
+MUVERA, LEARNED = "inner_product", "learned"
+# By the name that is printed: the structure, and (candidates, effort) of its plans.
 STRUCTURES: dict[str, tuple[dict[str, Any], list[tuple[int, int | None]]]] = {
     "token index, 2 bits": (
         {"kind": "centroids", "bits": 2},
@@ -63,6 +62,11 @@ STRUCTURES: dict[str, tuple[dict[str, Any], list[tuple[int, int | None]]]] = {
         {"kind": "flat", "storage": "float16", "charts": [{"name": MUVERA, "parameters": {"repetitions": 20}}]},
         [(1000, None)],
     ),
+    "learned, flat": (
+        {"kind": "flat", "storage": "float16", "charts": [{"name": LEARNED}]},
+        [(n, None) for n in (30, 100, 300)],
+    ),
+    "learned, hnsw": ({"kind": "hnsw", "m": 16, "charts": [{"name": LEARNED}]}, [(n, n) for n in (100, 300)]),
     "MUVERA, hnsw": (
         {"kind": "hnsw", "m": 16, "charts": [{"name": "balanced", "parameters": {"repetitions": 5}}]},
         [(1000, 1000)],

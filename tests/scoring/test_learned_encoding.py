@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
+from hyperseek.cli import app
 from hyperseek.errors import InputError, StoreError, UnknownNameError
 from hyperseek.geometry.tokens import token_maxima
 from hyperseek.index import Index
@@ -94,7 +96,9 @@ def test_maxima_are_those_of_each_document_and_zero_without_tokens() -> None:
 @pytest.mark.parametrize("documents", [clustered(1, 1)[:0], clustered(1, 1)])
 def test_next_to_no_documents_are_enough(documents: TokenPoints) -> None:
     settings = {**SETTINGS, "width": 4}
-    chart = SPACE.chart("inner_product", fitted=SPACE.fit_features([documents], **settings), **settings)
+    with torch.inference_mode():
+        fitted = SPACE.fit_features([documents], **settings)
+    chart = SPACE.chart("inner_product", fitted=fitted, **settings)
     assert chart.lift_documents(clustered(3, 2)).isfinite().all()
 
 
@@ -126,6 +130,23 @@ def test_an_engine_is_built_on_it_saved_and_loaded(kind: str, tmp_path: Path) ->
     file.write_bytes(content)
     with pytest.raises(StoreError, match=r"fitted-0\.safetensors is damaged"):
         Index.open(tmp_path / "index").search(scorer, k=10, engine=kind)
+
+
+def test_the_command_line_builds_engines_on_it(tmp_path: Path) -> None:
+    points = clustered(30, 1)
+    pairs = [(Document(f"d{row}", ""), points[row : row + 1].vectors) for row in range(30)]
+    index = Index.from_vectors(tmp_path / "index", pairs, SPACE)
+    result = CliRunner().invoke(app, ["update", str(index.path), "--engine", "flat", "--chart", "learned"])
+    assert result.exit_code == 0, result.stderr
+    [record] = Index.open(index.path).attachments
+    [chart] = record.details["charts"]
+    assert (chart["name"], chart["parameters"]["encoding"], chart["parameters"]["width"]) == (
+        "inner_product",
+        "learned",
+        1280,
+    )
+    with pytest.raises(InputError, match="give --engine too"):
+        CliRunner().invoke(app, ["update", str(index.path), "--compact", "--chart", "learned"], catch_exceptions=False)
 
 
 def test_faults_are_named() -> None:

@@ -54,7 +54,7 @@ class LearnedEncoding:
 
     dimension: int
     width: int = 1280
-    sample: int = 8192
+    sample: int = 4096
     documents: int = 1024
     epochs: int = 10
     seed: int = 0
@@ -77,7 +77,10 @@ class LearnedEncoding:
             The tensors to keep: of the network, the tokens of the sample `(s, d)`, the mean of their maxima `(s,)`, and
             the least squares solution `(s, e)`, which makes a document's maxima its encoding.
         """
-        texts = self._drawn(chunks)
+        with torch.inference_mode(False), torch.no_grad():  # what is made in inference mode cannot be trained
+            return self._fit(self._drawn(chunks))
+
+    def _fit(self, texts: list[Tensor]) -> dict[str, Tensor]:
         generator = torch.Generator().manual_seed(self.seed)
         joined = torch.cat([torch.zeros(0, self.dimension), *texts])
         joined = joined[joined.isfinite().all(dim=1) & (joined != 0).any(dim=1)]
@@ -86,15 +89,13 @@ class LearnedEncoding:
             tokens = torch.zeros(1, self.dimension)
         lengths = torch.tensor([len(text) for text in texts], dtype=torch.int64)
         offsets = torch.nn.functional.pad(lengths.cumsum(0), (1, 0))
-        with torch.no_grad():
-            maxima = token_maxima(torch.cat([torch.zeros(0, self.dimension), *texts]), offsets, tokens)
+        maxima = token_maxima(torch.cat([torch.zeros(0, self.dimension), *texts]), offsets, tokens)
         mean = maxima.mean(dim=0) if len(texts) else torch.zeros(len(tokens))
         network = self._trained(tokens, (maxima - mean).T, generator)
-        with torch.no_grad():
-            hidden = _hidden(tokens, network).double()
-            square = hidden.T @ hidden
-            square.diagonal().add_(_PENALTY * square.diagonal().mean() + 1e-12)
-            solution = torch.linalg.solve(square, hidden.T).T.float()
+        hidden = _hidden(tokens, network).double()
+        square = hidden.T @ hidden
+        square.diagonal().add_(_PENALTY * square.diagonal().mean() + 1e-12)
+        solution = torch.linalg.solve(square, hidden.T).T.float()
         return {**network, "tokens": tokens, "mean": mean, "solution": solution.contiguous()}
 
     def encode_documents(self, vectors: Tensor, offsets: Tensor) -> Tensor:
