@@ -206,7 +206,7 @@ def test_only_allowed_vectors_are_read() -> None:
 
 def test_a_device_that_is_not_there_is_an_error(tmp_path: Path, build: Build, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="CUDA device and there is none"):
+    with pytest.raises(InputError, match="for a CUDA device, but there is none"):
         build(tmp_path / "a", torch.eye(3), "flat", "l2", device="cuda")
 
 

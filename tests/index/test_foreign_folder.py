@@ -111,7 +111,7 @@ def test_names_of_places_stay_within_the_folder(place: Path) -> None:
             change(copy / file, edit)
             errors = use(copy)
             assert errors, name
-            assert "touched" in str(errors[0]) or "no folder of engines/" in str(errors[0]), (name, errors[0])
+            assert "touched" in str(errors[0]) or "not a folder in engines/" in str(errors[0]), (name, errors[0])
             assert contents(place / "victim") == before, name
             shutil.rmtree(copy)
 

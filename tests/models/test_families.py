@@ -124,6 +124,7 @@ class _Faulty(SavedModule):
 def test_the_error_of_a_registered_packages_module_is_its_own(
     tiny_encoder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.delitem(_registry._foreign, __name__.partition(".")[0], raising=False)  # of another test
     retriever = build(ModelConfig(trunk=tiny_encoder), device="cpu")
     retriever.model.append(_Faulty())
     with pytest.raises(

@@ -31,6 +31,8 @@ from hyperseek.models.importers.hyprag import import_hyprag, read_hyprag
 from hyperseek.models.loading import load
 from hyperseek.models.modules import Blends, CompilesQueries, PlacesDocuments, SavedModule, route_width
 from hyperseek.models.retriever import Encoder, Retriever
+from hyperseek.nn.token_pooling import TokenPooling
+from hyperseek.nn.token_pruning import PruningTransformer
 
 __all__ = [
     "FAMILIES",
@@ -53,10 +55,12 @@ __all__ = [
     "ModelConfig",
     "PaddedMeanPooling",
     "PlacesDocuments",
+    "PruningTransformer",
     "QNetConfig",
     "QNetHead",
     "Retriever",
     "SavedModule",
+    "TokenPooling",
     "build",
     "encoder_modules",
     "export_colbert",

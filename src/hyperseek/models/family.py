@@ -241,7 +241,9 @@ class ModelConfig(OpenConfig):
     @property
     def options(self) -> Any:
         """The section of the named family; None if it has none."""
-        return None if self.family is None else self.section(_section_of(self.family))
+        if self.family is None or FAMILIES[self.family].config is None:
+            return None
+        return self.section(_section_of(self.family))
 
     def seeded(self, seed: int) -> ModelConfig:
         """Return the configuration with a seed for what the family's section leaves to the run, with `seed: null`."""

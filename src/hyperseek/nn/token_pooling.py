@@ -130,6 +130,8 @@ class TokenPooling(BaseTokenPooling):
         ConfigError: An option is unknown or has a wrong value.
     """
 
+    __module__ = "hyperseek.models"  # what modules.json calls it
+
     config_keys: ClassVar[list[str]] = list(PoolingConfig.model_fields)  # type: ignore[misc]  # theirs is no ClassVar
     reads_tokens: ClassVar[bool] = True
 

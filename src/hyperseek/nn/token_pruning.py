@@ -138,6 +138,8 @@ class PruningTransformer(Transformer):
         InputError: The transformer cannot be told the positions of its tokens, or its layers are not known.
     """
 
+    __module__ = "hyperseek.models"  # what modules.json calls it
+
     def __init__(self, *args: Any, pruning: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._prune(pruning)
