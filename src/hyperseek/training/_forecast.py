@@ -75,6 +75,7 @@ def forecast(
     objective: nn.Module,
     parts: Sequence[TrainedPart],
     *,
+    queries: int,
     steps: int | None,
 ) -> Forecast:
     """Say what a run would take.
@@ -85,20 +86,20 @@ def forecast(
         training_set: Its texts say how long they are.
         objective: The losses.
         parts: What is trained, for the result.
+        queries: Of the largest batch.
         steps: Of the run, for the result.
 
     Returns:
         The forecast.
     """
     retriever, config = stack.retriever, recipe.train
-    queries = config.batch_size
     documents = queries * (1 + recipe.data.negatives) + recipe.data.extra_documents
     counts: dict[Side, int] = {"query": queries, "document": min(documents, len(training_set.documents))}
     lengths = {side: _lengths(stack, training_set, side) for side in SIDES}
     probes = {side: _probe(stack, _sample(training_set, side), side, lengths[side], config.precision) for side in SIDES}
     longest = {side: lengths[side]["longest"] for side in SIDES}
     part = {side: counts[side] if config.mini_batch is None else min(config.mini_batch, counts[side]) for side in SIDES}
-    working = {side: probes[side].bytes(part[side], longest[side]) for side in SIDES}
+    working = {side: _largest_part(probes[side], counts[side], part[side], lengths[side]) for side in SIDES}
     per_text = retriever.space.ragged
     outputs = {side: counts[side] * probes[side].output * (longest[side] if per_text else 1) for side in SIDES}
     embeddings = round(sum(outputs.values()))
@@ -117,7 +118,7 @@ def forecast(
     # While scores are computed: vectors as the model leaves them and without padding, and the gradients of both. Then,
     # part by part, activations beside the gradient of all vectors.
     scoring = kept + 4 * embeddings + scores
-    encoding = kept + again + 2 * embeddings
+    encoding = kept + again + embeddings
     memory = {
         "weights": weights,
         "weights at the start": gradients,
@@ -176,6 +177,12 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
 
 def _sample(training_set: TrainingSet, side: Side) -> list[str]:
     return every_nth(training_set.queries if side == "query" else training_set.documents, _SAMPLE)
+
+
+def _largest_part(cost: _Cost, count: int, size: int, lengths: Mapping[str, float]) -> int:
+    """Return the bytes of the mini-batch that takes most: of rising length, the last of them need not be full."""
+    others = (lengths["longest"] + lengths["mean"]) / 2
+    return max(cost.bytes(count % size or size, lengths["longest"]), cost.bytes(size, others))
 
 
 def _lengths(stack: TrainedStack, training_set: TrainingSet, side: Side) -> dict[str, float]:

@@ -126,6 +126,7 @@ def dry_run(recipe: Recipe) -> Forecast:
         ready.read.training_set,
         ready.objective,
         trained_parts(retriever, ready.objective),
+        queries=ready.batches.largest(),
         steps=min((limit for limit in limits if limit is not None), default=None),
     )
 

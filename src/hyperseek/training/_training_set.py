@@ -361,6 +361,10 @@ class EpochBatches(BatchSampler):
         for batch in batches:
             yield [(epoch, position) for position in batch]
 
+    def largest(self) -> int:
+        """Return the size of the largest batch: fewer than asked for where examples fill two batches evenly."""
+        return max(max(sizes, default=0) for sizes in self._sizes)
+
     def smallest(self) -> dict[int, int]:
         """Return for each example, by its position, the size of the smallest batch that it can be in."""
         groups = zip(self._groups, self._sizes, strict=True)
