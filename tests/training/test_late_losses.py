@@ -112,6 +112,26 @@ def test_distillation(
     np.testing.assert_allclose(gradient.numpy(), recorded_gradient, atol=1e-4)
 
 
+def test_xtr_scores_in_training(
+    retriever: LateRetriever, recorded: tuple[Any, Any], make_recipe: Any, tmp_path: Path
+) -> None:
+    """A query token that sees all document tokens gives the mean of MaxSim; one that sees few leaves documents out."""
+    texts = recorded[0]["texts"]
+    how: dict[str, Any] = {"documents": [0, 1, 2, 3], "items": [[0, 3], [1, 3], [2, 3]]}
+    tokens = retriever.compile(texts["queries"]).tensors()["mask"].sum(1)
+    assert tokens.eq(tokens[0]).all()  # all of them expanded
+    mean = step(retriever, {"contrastive": {"temperature": float(tokens[0])}}, texts, **how)
+    retriever.model.zero_grad()
+    retriever.masking = "exact"
+    every = step(retriever, {"contrastive": {}, "xtr": {"top_k": 10**6}}, texts, **how)
+    assert every[0] == pytest.approx(mean[0], abs=1e-5)
+    torch.testing.assert_close(every[1], mean[1], atol=1e-4, rtol=1e-3)
+    few = step(retriever, {"contrastive": {}, "xtr": {"top_k": 3}}, texts, **how)
+    assert few[0] != pytest.approx(mean[0], abs=1e-3)
+    with pytest.raises(HyperseekError, match="xtr is for models of token vectors"):
+        train(make_recipe(losses={"xtr": {}}), output=tmp_path / "run")
+
+
 def test_normalised_scores_without_a_teacher_have_no_gradient(make_batch: Any) -> None:
     """And no NaN either: such a query does not count."""
     scores = torch.tensor([[3.0, 1.0, 0.0, 0.0], [2.0, 1.0, 0.0, 1.0]], requires_grad=True)

@@ -170,6 +170,10 @@ class MaxSimScorer(Scorer):
         kept = self.mask != 0
         return self.queries[kept].float(), self.mask[kept], offsets_of(kept.sum(1))
 
+    def retrieving(self, top_k: int) -> XTRScorer:
+        """Return the queries as an `XTRScorer`; see `Scorer`."""
+        return XTRScorer(self.space, self.queries, self.mask, masking=self.masking, top_k=top_k)
+
     def _limits(self) -> dict[str, Any]:
         return {"floor": None if self.masking == "exact" else 0.0}
 

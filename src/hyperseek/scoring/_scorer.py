@@ -78,6 +78,20 @@ class Scorer(ABC):
         """
         raise InputError(f"only queries that are points can be cut to {dimension} dimensions, not {self.kind!r} ones")
 
+    def retrieving(self, top_k: int) -> Scorer:
+        """Return the queries as an `XTRScorer`, whose tokens see the most similar document tokens alone.
+
+        Args:
+            top_k: How many of all documents that are scored together, at least 1.
+
+        Returns:
+            The same queries.
+
+        Raises:
+            InputError: The queries are not sets of token vectors.
+        """
+        raise InputError(f"only queries of token vectors retrieve {top_k} document tokens each, not {self.kind!r} ones")
+
     def lift(self, chart: Chart) -> Tensor | None:
         """Return `(Q, e)` queries with which an engine on a chart finds this scorer's candidates.
 

@@ -21,6 +21,7 @@ from hyperseek.training.losses import (
     OwnCrossEntropyConfig,
     RadiusConfig,
     ScoredBatch,
+    XTRConfig,
     register_loss,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "RunRecord",
     "ScoredBatch",
     "TrainedPart",
+    "XTRConfig",
     "dry_run",
     "find_recipe",
     "list_recipes",

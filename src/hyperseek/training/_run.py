@@ -326,6 +326,8 @@ def _prepared(recipe: Recipe, seconds: dict[str, float]) -> _Prepared:
         processes=process_count(),
     )
     objective = Objective(recipe.losses)
+    if recipe.losses.xtr is not None and not retriever.space.ragged:
+        raise ConfigError("losses.xtr is for models of token vectors; take family: late, or leave it out")
     return _Prepared(retriever, read, dev_sets, batches, objective)
 
 

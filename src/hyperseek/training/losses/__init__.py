@@ -16,7 +16,14 @@ from hyperseek.training.losses._distillation import (
     MarginMSELoss,
 )
 from hyperseek.training.losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
-from hyperseek.training.losses._objective import LOSSES, LossesConfig, MatryoshkaConfig, Objective, register_loss
+from hyperseek.training.losses._objective import (
+    LOSSES,
+    LossesConfig,
+    MatryoshkaConfig,
+    Objective,
+    XTRConfig,
+    register_loss,
+)
 
 __all__ = [
     "LOSSES",
@@ -42,5 +49,6 @@ __all__ = [
     "RadiusConfig",
     "RadiusLoss",
     "ScoredBatch",
+    "XTRConfig",
     "register_loss",
 ]

@@ -83,6 +83,17 @@ class MatryoshkaConfig(Config):
         return dict(zip(self.dimensions, self.weights or (1.0,) * len(self.dimensions), strict=True))
 
 
+class XTRConfig(Config):
+    """Scores of late interaction as XTR trains them (arXiv 2304.01982), in place of MaxSim.
+
+    Attributes:
+        top_k: How many document tokens a query token sees: the most similar ones of all documents of the batch. A
+            document's score is the mean of the best that each query token sees of it, over those that see one.
+    """
+
+    top_k: int = Field(default=256, ge=1)
+
+
 class LossesConfig(OpenConfig):
     """Which losses are summed, by their registered names; at least one must be given.
 
@@ -94,9 +105,11 @@ class LossesConfig(OpenConfig):
 
     Attributes:
         matryoshka: No loss of its own: all others once more at fewer dimensions.
+        xtr: No loss of its own: what the others read is not MaxSim but the scores of XTR.
     """
 
     matryoshka: MatryoshkaConfig | None = None
+    xtr: XTRConfig | None = None
 
     @classmethod
     def registered(cls) -> Mapping[str, type[Config]]:
@@ -127,6 +140,7 @@ class Objective(nn.Module):
             raise ConfigError(f"losses: at least one is needed; known: {', '.join(LOSSES)}")
         self.weights = {name: options.weight for name, options in chosen.items()}
         self.shorter = {} if config.matryoshka is None else config.matryoshka.weighted
+        self.retrieved = None if config.xtr is None else config.xtr.top_k
         self.losses = nn.ModuleDict({name: LOSSES[name](options) for name, options in chosen.items()})
 
     @property
@@ -148,8 +162,11 @@ class Objective(nn.Module):
             The total, and every loss before weighting, detached, by name; `NAME@DIMENSION` for those at fewer.
 
         Raises:
-            InputError: A loss returned something other than a scalar.
+            InputError: A loss returned something other than a scalar, or queries cannot be scored as asked.
         """
+        if self.retrieved is not None:
+            base = None if batch.base_scorer is None else batch.base_scorer.retrieving(self.retrieved)
+            batch = replace(batch, scorer=batch.scorer.retrieving(self.retrieved), base_scorer=base)
         total, parts = self._at(batch)
         for dimension, weight in self.shorter.items():
             added, more = self._at(shortened(batch, dimension))
