@@ -53,7 +53,7 @@ def test_indexes_that_do_not_fit_are_refused(tmp_path: Path, tiny_encoder: str, 
         cache(tmp_path / "cache", qnet).adopt(Index.build(tmp_path / "other", DOCUMENTS, other, dtype="float32"))
     given = zip(DOCUMENTS, dense.encode_documents(TEXTS).vectors, strict=True)
     imported = Index.from_vectors(tmp_path / "imported", given, model=dense)
-    with pytest.raises(ConfigError, match="made of given vectors"):
+    with pytest.raises(ConfigError, match="built from given vectors"):
         cache(tmp_path / "cache", qnet).adopt(imported)
-    with pytest.raises(HyperseekError, match="whole route is frozen"):
+    with pytest.raises(HyperseekError, match="whole document route is frozen"):
         cache(tmp_path / "cache", qnet, side="query").adopt(half)

@@ -111,7 +111,7 @@ def test_a_learned_temperature_has_an_end_and_comes_back(make_batch: MakeBatch) 
     certain[torch.arange(3), torch.tensor([0, 2, 4])] = 1.0
     assert step(certain) == pytest.approx(0.1)
     assert step(-certain) > 1
-    with pytest.raises(HyperseekError, match=r"cannot begin at 0\.05, below lowest_temperature 0\.1"):
+    with pytest.raises(HyperseekError, match=r"cannot start at 0\.05, below lowest_temperature 0\.1"):
         ContrastiveConfig.from_mapping(
             {"temperature": 0.05, "learned_temperature": True, "lowest_temperature": 0.1}, source="losses"
         )

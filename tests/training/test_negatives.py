@@ -299,7 +299,7 @@ def test_examples_that_change_nothing_are_counted_and_said(caplog: pytest.LogCap
         return counts
 
     assert without(sets(4, 1), {"contrastive": {}}) == [0, 1]
-    assert "the examples of s0 have 4 negatives of their own, and none is drawn" in caplog.text
+    assert "the examples of s0 have 4 negatives of their own, but none is drawn" in caplog.text
     assert "1 of 5 examples of s1 change nothing" in caplog.text
     assert without(sets(4, 1), {"contrastive": {}}, extra=1) == [0, 0]
     assert without(sets(4, 1, negatives=1), {"contrastive": {}}) == [0, 0]

@@ -71,7 +71,7 @@ def test_what_is_held_out_is_validated_on_and_not_trained_on(
         assert {*query.split()} <= {*held_out.documents[next(iter(grades))].split()}
     again = read_sources(recipe.data, seed=1, holdout=0.25)
     assert {example.query for example in again.held_out} != {*held_out.queries}
-    with pytest.raises(HyperseekError, match="call the dev set 'holdout' otherwise"):
+    with pytest.raises(HyperseekError, match="rename the dev set"):
         make_recipe(validation={"holdout": 0.1, "sets": {"holdout": {"source": f"{collection}:dev"}}})
 
 

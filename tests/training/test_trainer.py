@@ -184,7 +184,7 @@ def test_the_table_of_what_is_trained(make_retriever: MakeRetriever) -> None:
     parts = {part.name: (part.parameters, part.trained) for part in trained_parts(retriever, objective)}
     assert list(parts) == [
         "trunk: adapters",
-        "trunk: embeddings of tokens",
+        "trunk: token embeddings",
         "trunk: layer 0",
         "trunk: layer 1",
         "trunk: the rest",
@@ -192,7 +192,7 @@ def test_the_table_of_what_is_trained(make_retriever: MakeRetriever) -> None:
         "losses",
     ]
     assert parts["losses"] == (1, 1)
-    assert parts["trunk: embeddings of tokens"][1] == parts["trunk: layer 0"][1] == parts["trunk: the rest"][1] == 0
+    assert parts["trunk: token embeddings"][1] == parts["trunk: layer 0"][1] == parts["trunk: the rest"][1] == 0
     assert parts["trunk: layer 1"][0] == parts["trunk: layer 1"][1] == parts["trunk: layer 0"][0]
     assert sum(count for count, _ in parts.values()) == 1 + sum(p.numel() for p in retriever.model.parameters())
 

@@ -1,9 +1,9 @@
 """Features after the frozen part of a route, computed once and kept on disk in shards.
 
 A folder belongs to one frozen prefix: its weights, prompt, length and number format name the folder, and every run
-that shares them shares it. Texts are found by their content, so a run computes only the texts no earlier run had. A
-shard is a folder of plain `.npy` files, made under another name and renamed when it is whole, so a run killed half-way
-loses at most the shard it was writing. Reading maps the files into memory.
+that shares them shares it. Texts are found by their content, so a run computes only the texts that no earlier run
+had. A shard is a folder of plain `.npy` files, written under a temporary name and renamed once it is complete, so a
+killed run loses at most the shard it was writing. Reading maps the files into memory.
 
 Shapes: `B` texts of a batch, `N` texts of a shard, `T` tokens of the longest text or of a whole shard, `m` token width,
 `d` vector width.
@@ -41,17 +41,17 @@ from hyperseek.training._routes import prefix_fingerprint, reads_only_states
 if TYPE_CHECKING:
     from hyperseek.index import Index
 
-_LAYOUT = 1  # raise it when the files' meaning changes
+_LAYOUT = 1  # raise it when the file format changes
 _BATCH_TOKENS = 8192
-# Texts of a shard, and the tokens it may hold: what a kill can cost, and 100 MB of float16 at width 384.
+# Texts of a shard, and the tokens it may hold: the most a kill can cost, and 100 MB of float16 at width 384.
 _SHARD_TEXTS = 2048
 _SHARD_TOKENS = 1 << 17
 _CHARACTERS_PER_TOKEN = 4
-# Features with a row per token; the last two say which rows are tokens at all.
+# Features with a row per token; the last two say which rows are tokens.
 _TOKEN_FEATURES = ("token_embeddings", "input_ids", "attention_mask", "query_expansion_positions")
 _SAY_TOKENS = _TOKEN_FEATURES[2:]
 _KEY_BYTES = 16
-_NAMED = 3  # parts of a shard's name since it says what is inside
+_NAMED = 3  # parts of a shard's name; older names do not list the contents
 _DAY = 86400  # seconds
 # What earlier versions called the files of these features.
 _FILES = {"sentence_embedding": "vectors", "token_embeddings": "tokens"}
@@ -62,17 +62,17 @@ logger = logging.getLogger(__name__)
 
 
 class FeatureCache:
-    """What the first `stop` modules of a route make of texts.
+    """The output of the first `stop` modules of a route for texts.
 
     Args:
         folder: Parent of all caches; the cache makes its own folder inside.
         retriever: Its weights must not change in those modules while the cache is used.
         side: The route.
         stop: How many leading modules are frozen.
-        tokens: Whether token states are kept, and what else the rest of the route reads of tokens, beside the vectors
-            if the prefix makes any.
-        storage: Number format of token states on disk; vectors are float32 always.
-        dtype: What documents are encoded in where the prefix is their whole route; see
+        tokens: Whether to keep token states, and other token features that the rest of the route reads, in addition to
+            vectors if the prefix makes any.
+        storage: Number format of token states on disk; vectors are always float32.
+        dtype: Number format that documents are encoded in if the prefix is their whole route; see
             `Retriever.encode_documents`. Everything else is computed in the model's own format.
     """
 
@@ -92,7 +92,7 @@ class FeatureCache:
         self.stop = stop
         self.storage = storage
         modules = retriever.route(side)
-        # What is left of the route may look at more of the tokens than their states, as modules that skip words do.
+        # The rest of the route may read more than token states, as modules that skip words do.
         extra = () if not tokens or reads_only_states(modules[stop:]) else _TOKEN_FEATURES[1:]
         self._token_names = ("token_embeddings", *extra) if tokens else ()
         self._names = {"sentence_embedding", *retriever.outputs} - {*_TOKEN_FEATURES}
@@ -113,7 +113,7 @@ class FeatureCache:
         self._keys: dict[str, bytes] = {}
 
     def ensure(self, texts: Sequence[str]) -> None:
-        """Compute what is missing; every process of a distributed run computes its share.
+        """Compute the missing features; every process of a distributed run computes its share.
 
         Args:
             texts: Any number; repeated ones are computed once.
@@ -121,7 +121,7 @@ class FeatureCache:
         self._store.refresh()
         missing = sorted({text for text in texts if self._key(text) not in self._store}, key=lambda t: (-len(t), t))
         if is_distributed():
-            # All must look before any writes, or the shares would not add up.
+            # All processes must look before any of them writes, or the shares would not add up.
             dist.barrier()
             missing = missing[dist.get_rank() :: dist.get_world_size()]
         if missing:
@@ -140,26 +140,26 @@ class FeatureCache:
             self._store.refresh()
 
     def adopt(self, index: Index) -> None:
-        """Take over the vectors of an index, so that what is indexed is not encoded again.
+        """Take over the vectors of an index, so that indexed documents are not encoded again.
 
         Args:
             index: An index of the retriever's document side, stored in float32.
 
         Raises:
-            ConfigError: The cache holds something else than whole documents' vectors, or the index was made with
-                another number format.
+            ConfigError: The cache does not hold vectors of whole documents, or the index was made in another
+                number format.
             FingerprintError: The index was made by another document side.
         """
-        # Lance, which an index stands on, does not like the data loader's forked workers: load it only for this.
+        # Lance, which indexes are built on, is not safe in the data loader's forked workers: import it only here.
         from hyperseek.index import check_model
 
         if not self._whole_documents:
-            raise ConfigError("an index can stand in for documents only where their whole route is frozen")
+            raise ConfigError("an index can replace encoding only if the whole document route is frozen")
         check_model(index.path, index.info, self.retriever)
         wanted = (str(resolve_dtype(self.dtype, self.retriever.device)).removeprefix("torch."), "float32")
         made = (index.info.dtype, index.info.storage)
         if made[0] is None:
-            raise ConfigError(f"{index.path} was made of given vectors and cannot stand in for encoding; leave it out")
+            raise ConfigError(f"{index.path} was built from given vectors and cannot replace encoding; leave it out")
         if made != wanted:
             raise ConfigError(
                 f"{index.path} was computed in {made[0]} and stored in {made[1]}, but this cache keeps {wanted[0]} in "
@@ -182,8 +182,8 @@ class FeatureCache:
             texts: `B` texts.
 
         Returns:
-            Those that the prefix makes and the rest of the route reads: `sentence_embedding` `(B, d)`; of tokens
-            `token_embeddings` `(B, T, m)` and `attention_mask` `(B, T)`. All on the CPU, numbers float32.
+            Those that the prefix makes and the rest of the route reads: `sentence_embedding` `(B, d)`; for tokens
+            `token_embeddings` `(B, T, m)` and `attention_mask` `(B, T)`. All are on the CPU, floating point as float32.
         """
         keys = [self._key(text) for text in texts]
         features: dict[str, Tensor] = {}
@@ -209,7 +209,7 @@ class FeatureCache:
         return key
 
     def _shards(self, texts: Sequence[str]) -> Iterator[range]:
-        """Split texts, sorted by falling length, into ranges of bounded size."""
+        """Split texts, sorted by decreasing length, into ranges of bounded size."""
         start = 0
         while start < len(texts):
             count = _SHARD_TEXTS
@@ -233,7 +233,7 @@ class FeatureCache:
                 count = max(1, _BATCH_TOKENS // self._estimated_tokens(texts[start]))
                 features = self.retriever.preprocess(texts[start : start + count], self.side)
                 features = self.retriever.forward(features, self.side, stop=self.stop)
-                # Off the device at once: a shard's states are many batches'.
+                # Off the device at once: a shard holds the states of many batches.
                 batches.append({name: features[name].cpu() for name in self._read(features)})
                 start += count
         return self._shard(keys, batches)
@@ -250,7 +250,7 @@ class FeatureCache:
         if not self._token_names:
             if not parts:
                 raise ModelError(
-                    f"the first {self.stop} modules of the {self.side} route make no vector of a text; "
+                    f"the first {self.stop} modules of the {self.side} route make no vector per text; "
                     f"a pull towards the base similarity needs a model with pooling (for q-nets: warm_start: true)"
                 )
             return Shard(keys, parts)
@@ -280,7 +280,7 @@ class SideFeatures:
     base: FeatureCache | None = None
 
     def features(self, texts: Sequence[str]) -> dict[str, Any]:
-        """Return the features that training starts from, on the CPU."""
+        """Return the input features of training, on the CPU."""
         if self.cache is not None:
             return self.cache.features(texts)
         return self.retriever.tokenize(texts, self.side)
@@ -297,23 +297,23 @@ class SideFeatures:
 
 
 def _tokens_of(features: dict[str, Tensor]) -> Tensor:
-    """Return the `(B, T)` mask of tokens that modules may read, which a query's expansion adds to."""
+    """Return the `(B, T)` mask of tokens that modules may read, expansion tokens of queries included."""
     mask = features["attention_mask"].bool()
     expansion = features.get("query_expansion_positions")
     return mask if expansion is None else mask | expansion.bool()
 
 
 def content_key(text: str) -> bytes:
-    """Return the name of a text: 128 bits of its hash."""
+    """Return the key of a text: 128 bits of its hash."""
     return hashlib.sha256(text.encode()).digest()[:_KEY_BYTES]
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Some texts' features.
+    """Features of some texts.
 
     Attributes:
-        keys: The names of the `N` texts, in order.
+        keys: The keys of the `N` texts, in order.
         parts: Features by name: `(N, ...)`, or `(T, ...)` with a row per token of all texts.
         offsets: `(N + 1,)`; text `i` owns the tokens from `offsets[i]` to `offsets[i + 1]`; None without tokens.
     """
@@ -324,7 +324,7 @@ class Shard:
 
     @property
     def files(self) -> set[str]:
-        """Names of the files of its parts, without their endings."""
+        """Names of the files of its parts, without extensions."""
         return {_FILES.get(name, name) for name in self.parts}
 
     def is_like(self, other: Shard) -> bool:
@@ -334,7 +334,7 @@ class Shard:
 
     def write(self, folder: Path) -> Path:
         """Write the shard under a new name inside `folder`; it appears all at once."""
-        # The name says what is inside, so that a part that is lost is missed.
+        # The name lists the contents, so that a lost part is noticed.
         name = f"shard-{'+'.join(sorted(self.files, reverse=True))}-{uuid.uuid4().hex}"
         temporary = folder / f".{name}.tmp"
         temporary.mkdir(parents=True)
@@ -347,7 +347,7 @@ class Shard:
 
     @classmethod
     def read(cls, folder: Path) -> Shard:
-        """Map a written shard into memory; DataError where its parts cannot be read or do not fit each other."""
+        """Map a written shard into memory; DataError if its parts cannot be read or are inconsistent."""
         keys = read_array(folder / "keys.npy", kinds="u", dimensions=2)
         parts = {
             _FEATURES.get(path.stem, path.stem): _mapped(path)
@@ -366,7 +366,7 @@ class Shard:
             whole &= len(offsets) == len(keys) + 1 and ends == sorted(ends) and ends[:2] == [0, 0]
             whole &= all(len(parts[name]) == ends[-1] for name in of_tokens)
         if not whole:
-            raise DataError("holds parts that do not fit each other", path=folder)
+            raise DataError("holds parts that are inconsistent with each other", path=folder)
         content = keys.tobytes()
         names = [content[start : start + _KEY_BYTES] for start in range(0, len(content), _KEY_BYTES)]
         found = cls(names, parts, offsets)
@@ -395,21 +395,21 @@ class ShardStore:
 
     @property
     def names(self) -> list[str]:
-        """The features that the shards hold, all of them the same ones."""
+        """The features in the shards; all shards hold the same ones."""
         return list(self._shards[0].parts) if self._shards else []
 
     def refresh(self) -> None:
-        """Take up shards that this or another process has written since."""
+        """Read shards that this or another process has written since."""
         for path in sorted(self.folder.glob("shard-*")):
             if path.name not in self._names:
                 self._add(path)
 
     def add(self, shard: Shard) -> None:
-        """Write a shard and take it up."""
+        """Write a shard and add it to the table."""
         self._add(shard.write(self.folder))
 
     def clean(self) -> None:
-        """Delete what killed runs left half-written; another run's shard is never a day in the making."""
+        """Delete incomplete shards of killed runs; a running one never takes a day to write a shard."""
         for path in self.folder.glob(".shard-*.tmp"):
             if time.time() - path.stat().st_mtime > _DAY:
                 shutil.rmtree(path, ignore_errors=True)
@@ -425,7 +425,7 @@ class ShardStore:
         for key in keys:
             place, row = self._rows[key]
             shard = self._shards[place]
-            assert shard.offsets is not None  # shards with features of tokens have them
+            assert shard.offsets is not None  # shards with token features have them
             stored = shard.parts[name][shard.offsets[row] : shard.offsets[row + 1]]
             found.append(np.array(stored, dtype=np.float32 if stored.dtype.kind == "f" else np.int64))
         return found
@@ -434,10 +434,10 @@ class ShardStore:
         try:
             shard = Shard.read(path)
             if self._shards and not self._shards[0].is_like(shard):
-                raise DataError("holds other parts than the shards beside it", path=path)
+                raise DataError("holds different parts than the other shards", path=path)
         except DataError as error:
             # Everything in a cache can be computed again.
-            logger.warning("a part of a cache is damaged and was deleted; its contents are computed again: %s", error)
+            logger.warning("a damaged part of a cache was deleted and will be computed again: %s", error)
             shutil.rmtree(path, ignore_errors=True)
             return
         for row, key in enumerate(shard.keys):

@@ -1,4 +1,4 @@
-"""Recipes: one YAML file a run, strict about its keys, and small differences over a base.
+"""Recipes: one YAML file per run, strict about its keys, and small differences over a base.
 
 `hyperseek._config` finds recipes and their bases.
 """
@@ -25,18 +25,18 @@ from hyperseek.types import NO_OPTIONS, QueryOptions
 
 
 class SourceConfig(Config):
-    """Where training examples come from.
+    """A source of training examples.
 
     Attributes:
-        source: A folder that `hyperseek prepare` wrote, or what `prepare` takes: `[NAME=]PLACE[:SPLIT]` with a
-            collection (a BEIR folder, `ir_datasets:ID`, `hub:NAME`, `pydocs`, or
+        source: A folder that `hyperseek prepare` wrote, or a source that `prepare` accepts: `[NAME=]PLACE[:SPLIT]` with
+            a collection (a BEIR folder, `ir_datasets:ID`, `hub:NAME`, `pydocs`, or
             `NAME:PLACE` of a registered data source), `hypencoder:TABLE` or
             `columns:TABLE`. Environment variables, as `$HYPERSEEK_DATA`, are filled in; one that is
             not set is an error.
         limit: Use only this many examples, drawn by seed.
         repeat: How often an epoch goes through this source.
-        anchor_only: Whether to forget the judgements and keep the queries, for the anchor loss alone.
-        options: How the source becomes examples; not for prepared folders.
+        anchor_only: Whether to drop the judgements and keep the queries, for the anchor loss alone.
+        options: How the source is turned into examples; not for prepared folders.
     """
 
     source: str
@@ -46,7 +46,7 @@ class SourceConfig(Config):
     options: PrepareOptions = PrepareOptions()
 
     def check_options(self, kind: str) -> None:
-        """Raise ConfigError where an option is given that a source of this kind does not read.
+        """Raise ConfigError if an option is set that a source of this kind does not read.
 
         Args:
             kind: `qrels`, `hypencoder`, `columns`, or `prepared`.
@@ -63,27 +63,27 @@ class SourceConfig(Config):
 
 
 class DataConfig(Config):
-    """What is trained on.
+    """The training data.
 
     Attributes:
         sources: Sources by a name of your choice.
-        batches: `mixed` draws every batch from all sources, `one_source` from one at a time, or another name that
-            `register_batches` or an entry point of `hyperseek.batches` gave.
+        batches: `mixed` draws every batch from all sources, `one_source` from one at a time, or another name
+            registered by `register_batches` or an entry point of `hyperseek.batches`.
         positives: `random` draws one of a query's positives every epoch, `first` always takes the first.
         negatives: How many of a query's own negatives an epoch draws.
-        extra_documents: Further documents that every batch is scored with, as negatives and for the anchor; cheap
-            where documents are cached.
-        extra_from: Where those are drawn: `examples` are documents that are somebody's positive or negative in
-            training. `corpus` draws from all, which teaches that documents nobody asked for in training are never
-            relevant: in experiments that harmed queries about them.
-        length_buckets: How many batches of examples, drawn at random, are put in order of their documents' length
-            before they are made batches of; 0 for none. Less is padded, and a batch's documents, which are the
-            negatives of its queries, are of similar length.
-        auto_lengths: Whether the model's query and document lengths are chosen by those of the examples, negatives and
+        extra_documents: Additional documents that every batch is scored with, as negatives and for the anchor; cheap
+            if documents are cached.
+        extra_from: Where those are drawn from: `examples` are positives and negatives of training examples. `corpus`
+            draws from all documents, which teaches that documents without a training query are never relevant: in
+            experiments that harmed queries about them.
+        length_buckets: How many batches of examples, drawn at random, are sorted by document length before they are
+            split into batches; 0 for none. There is less padding, and a batch's documents, which are the negatives
+            of its queries, are of similar length.
+        auto_lengths: Whether to choose the model's query and document lengths from the examples, negatives and
             prompts included; `model.query_length`, `model.document_length` and the length of a query expansion are
-            then the most that may be chosen.
-        length_percentile: Share of the texts that `auto_lengths` leaves whole; None means 0.95.
-        length_sample: Examples whose texts `auto_lengths` counts the tokens of; None means 500.
+            then upper bounds.
+        length_percentile: Fraction of the texts that `auto_lengths` does not truncate; None means 0.95.
+        length_sample: Number of examples whose tokens `auto_lengths` counts; None means 500.
     """
 
     sources: Annotated[dict[str, SourceConfig], BeforeValidator(without_removed)] = Field(min_length=1)
@@ -126,9 +126,9 @@ class LoraConfig(Config):
     Attributes:
         rank: Rank of each adapter.
         alpha: Adapters are scaled by `alpha / rank`.
-        dropout: Dropout in front of adapters, in [0, 1).
+        dropout: Dropout before adapters, in [0, 1).
         target_modules: Names of the linear maps to adapt; None means all of them.
-        full_layers: How many of the trunk's last layers are trained in full, beside adapters on those before them.
+        full_layers: How many of the trunk's last layers are trained in full, with adapters on those before them.
     """
 
     rank: int = Field(default=16, ge=1)
@@ -139,15 +139,15 @@ class LoraConfig(Config):
 
 
 class CacheConfig(Config):
-    """The disk cache of what frozen modules compute.
+    """The disk cache of frozen modules' outputs.
 
     Attributes:
-        folder: Where; None means `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`. Environment variables are filled in.
+        folder: Its folder; None means `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`. Environment variables are filled in.
         storage: Number format of token states.
-        dtype: What documents are encoded in: `auto`, `float32`, `bfloat16` or `float16`.
+        dtype: Number format that documents are encoded in: `auto`, `float32`, `bfloat16` or `float16`.
         indexes: Folders of indexes of the same document side, whose vectors are taken over instead of encoding
             their documents again. Environment variables are filled in.
-        enabled: Whether to cache at all; without, frozen modules run again in every step.
+        enabled: Whether to cache; otherwise frozen modules run in every step.
     """
 
     folder: str | None = None
@@ -162,21 +162,21 @@ class CacheConfig(Config):
 
 
 class TrainConfig(LoopConfig):
-    """How training goes: what of the model is trained, and the loop (see `LoopConfig`).
+    """Which parts of the model are trained, and the loop (see `LoopConfig`).
 
     Attributes:
-        trunk: `frozen` trains what is behind the trunk alone, `full` everything, `last_layers` the trunk's last
+        trunk: `frozen` trains only the modules after the trunk, `full` everything, `last_layers` the trunk's last
             `last_layers`, `lora` adapters on it.
-        sides: Which trunks `trunk` is about. `query` leaves documents, and with them every index, as they are; the
-            model then needs a trunk of its own for documents (`model.document_trunk`).
+        sides: Which trunks `trunk` applies to. `query` leaves document vectors, and so every index, unchanged; the
+            model then needs a separate trunk for documents (`model.document_trunk`).
         last_layers: How many, for `trunk: last_layers` only; None means 1.
         lora: The adapters, for `trunk: lora` only; None means the defaults.
-        mini_batch: Texts that go through the model at once; None means all of a batch. Smaller ones bound memory
-            and change no gradient, at the price of a second forward pass. (In-batch negatives do not cross the
-            batches of `gradient_accumulation`.)
+        mini_batch: Texts per forward pass; None means all of a batch. Smaller ones bound memory without changing
+            gradients, at the price of a second forward pass. (In-batch negatives do not cross the batches of
+            `gradient_accumulation`.)
         gradient_checkpointing: Whether each layer of the trunk drops its activations and computes them again in the
             backward pass: less memory for a second forward pass. Not for a frozen trunk, which keeps none.
-        cache: Of frozen modules.
+        cache: The cache of frozen modules' outputs.
     """
 
     trunk: Literal["frozen", "full", "last_layers", "lora"] = "frozen"
@@ -213,11 +213,11 @@ class DevSetConfig(Config):
 
     Attributes:
         source: As in the training data, but a collection with its split: `PLACE:SPLIT`.
-        max_queries: Use only this many queries, drawn by seed.
-        max_documents: Search only this many documents: all judged ones, and others drawn by seed.
-        exclude_same_id: Leave out of each ranking the document whose id is the query's, as `evaluate` does where it
-            is told to: for collections whose documents are queries, as in ArguAna and Quora.
-        options: What is asked of the model with every query, as in `{level: 2}`.
+        max_queries: Use at most this many queries, drawn by seed.
+        max_documents: Search at most this many documents: all judged ones, and others drawn by seed.
+        exclude_same_id: Leave out of each ranking the document whose id is the query's, like the option of `evaluate`:
+            for collections whose documents are queries, such as ArguAna and Quora.
+        options: Options of the model for every query, as in `{level: 2}`.
     """
 
     source: str
@@ -228,29 +228,30 @@ class DevSetConfig(Config):
 
 
 HOLDOUT = "holdout"
-"""Name of the dev set of what is held out of the training data."""
+"""Name of the dev set of held-out training data."""
 
 
 class ValidationConfig(Config):
     """Validation during training, by exhaustive search over each set's documents.
 
     The best checkpoint is that with the highest mean of `metric` over all sets, the untrained model included. Name
-    sets here that are not trained on, so that losses elsewhere count.
+    sets here that are not trained on, so that losses in other domains count.
 
     Attributes:
-        sets: Dev sets by a name of your choice; none, without a `holdout`, for no validation, whatever the section says
-            besides.
-        holdout: Share of the queries of the training data that are not trained on, in no source, but validated on, as
-            a set of the name `holdout`. At least one, if it is above 0.
+        sets: Dev sets by a name of your choice; without any set or `holdout` there is no validation, whatever the
+            other settings.
+        holdout: Fraction of the training queries that are left out of training, in all sources, and validated on, as a
+            set named `holdout`. At least one query, if it is above 0.
         holdout_documents: How many documents of the training data that set searches: the positives of its queries, and
             others drawn by seed; None for all.
-        metric: `nDCG@K`, `RR@K` or `R@K`, or another name that
-            `hyperseek.evaluation.register_measure` or an entry point of `hyperseek.measures` gave, with its `@K`.
+        metric: `nDCG@K`, `RR@K` or `R@K`, or another name registered by
+            `hyperseek.evaluation.register_measure` or an entry point of `hyperseek.measures`, with its `@K`.
         every: Steps between validations; None only validates before and after.
         patience: Stop after this many validations without a new best; None for never.
         max_drop: A checkpoint cannot be the best if a set fell by more than this below the untrained model; with
-            `interpolate`, no share can be chosen with which one did, and if need be nothing learned is kept.
-        interpolate: Shares of what was learned to try at the end; the best on the dev sets is kept. Empty for none.
+            `interpolate`, the same holds for shares, and if need be nothing learned is kept.
+        interpolate: Interpolation weights between the untrained (0) and the trained model (1) to try at the end; the
+        best on the dev sets is kept. Empty for none.
     """
 
     sets: Annotated[dict[str, DevSetConfig], BeforeValidator(without_removed)] = Field(default_factory=dict)
@@ -273,7 +274,7 @@ class ValidationConfig(Config):
         if self.interpolate and not (self.sets or self.holdout):
             raise ValueError("interpolate chooses on dev sets; give at least one, or a holdout")
         if self.holdout and HOLDOUT in self.sets:
-            raise ValueError(f"the set of the share {HOLDOUT} has that name; call the dev set {HOLDOUT!r} otherwise")
+            raise ValueError(f"holdout makes a set named {HOLDOUT!r}; rename the dev set of that name")
         if any(not 0 <= share <= 1 for share in self.interpolate):
             raise ValueError(f"interpolate must hold shares in [0, 1], not {self.interpolate}")
         return self
@@ -283,11 +284,11 @@ class Recipe(Config):
     """A complete training run.
 
     Attributes:
-        model: What is trained.
-        data: What it is trained on.
-        losses: What is minimised.
-        train: How.
-        validation: What decides which checkpoint is best.
+        model: The model.
+        data: The training data.
+        losses: The losses to minimise.
+        train: The training loop.
+        validation: How the best checkpoint is chosen.
         output: Where results go.
     """
 
@@ -303,7 +304,7 @@ class Recipe(Config):
         asked = [name for name, source in self.data.sources.items() if source.anchor_only]
         if asked and self.losses.chosen and not Objective(self.losses).learns_from(Material(False, others=True)):
             raise ValueError(
-                f"the source {asked[0]!r} is anchor_only, and without losses.anchor nothing would be learned from it"
+                f"the source {asked[0]!r} is anchor_only, and nothing can be learned from it without losses.anchor"
             )
         return self
 
@@ -312,18 +313,18 @@ def read_recipe(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     """Read a recipe file, with its bases, and apply overrides.
 
     Args:
-        path: A YAML file, or the name of a recipe of this project, as in `qnet-minilm-pydocs`.
+        path: A YAML file, or the name of a bundled recipe, as in `qnet-minilm-pydocs`.
         overrides: Each `section.field=value`; the value is read as YAML.
 
     Returns:
         The recipe.
 
     Raises:
-        ConfigError: A file, a base or an override is not valid; the message names the closest known key.
-        UnknownNameError: There is neither a file nor a recipe of that name.
+        ConfigError: A file, a base or an override is invalid; the message names the closest known key.
+        UnknownNameError: There is neither a file nor a recipe with that name.
     """
     values = recipe_values(path, overrides)
     model = values.get("model")
     if "losses" not in values and isinstance(model, Mapping) and {"architecture", "start"} & model.keys():
-        raise ConfigError(f"{path} is a recipe of pre-training; run it with `hyperseek pretrain`")
+        raise ConfigError(f"{path} is a pre-training recipe; run it with `hyperseek pretrain`")
     return Recipe.from_mapping(values, source=str(path))

@@ -22,7 +22,7 @@ from hyperseek.training._recipe import LoraConfig, TrainConfig
 
 SIDES: tuple[Side, Side] = ("query", "document")
 
-# These read the vector of a text and nothing of its tokens; a module of another kind says so by `reads_tokens`.
+# These read a text's vector and none of its tokens; other modules declare which they are by `reads_tokens`.
 _VECTOR_MODULES = (Dense, Dropout, LayerNorm, Normalize)
 
 logger = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def choose_trainable(retriever: Retriever, config: TrainConfig) -> None:
         config: What to train.
 
     Raises:
-        ConfigError: Nothing would be trained, or the trunk's layers cannot be told apart.
+        ConfigError: Nothing would be trained, or the trunk's layers cannot be identified.
     """
     kept = _kept_trunk(retriever, config)
     for trunk in trunks(retriever):
@@ -51,7 +51,7 @@ def choose_trainable(retriever: Retriever, config: TrainConfig) -> None:
             lora = config.lora or LoraConfig()
             full = _last_layers(trunk, lora.full_layers) if lora.full_layers else []
             _add_adapters(trunk, lora, beside=full, seed=config.seed)
-        # Last, since what adds adapters freezes everything else.
+        # Last, since adding adapters freezes everything else.
         for layer in full:
             layer.requires_grad_(True)
         if config.gradient_checkpointing:
@@ -72,8 +72,8 @@ class TrainedPart:
     """A part of a model, and how much of it is trained.
 
     Attributes:
-        name: Where it is: `trunk: layers 0 to 3`, `Dense`.
-        parameters: Numbers in it.
+        name: Its place in the model: `trunk: layers 0 to 3`, `Dense`.
+        parameters: Number of parameters in it.
         trained: How many of them are trained.
     """
 
@@ -83,7 +83,7 @@ class TrainedPart:
 
 
 def trained_parts(retriever: Retriever, objective: nn.Module) -> list[TrainedPart]:
-    """Return the parts of a model and its losses, in the order of the routes, with what is trained of each.
+    """Return the parts of a model and its losses, in the order of the routes, with how much of each is trained.
 
     Args:
         retriever: After `choose_trainable`.
@@ -109,7 +109,7 @@ def trained_parts(retriever: Retriever, objective: nn.Module) -> list[TrainedPar
         count(f"{side}: adapters", (parameter for _, parameter in adapters))
         embeddings = getattr(trunk, "get_input_embeddings", lambda: None)()
         if isinstance(embeddings, nn.Module):
-            count(f"{side}: embeddings of tokens", embeddings.parameters())
+            count(f"{side}: token embeddings", embeddings.parameters())
         for title, layers in _runs_of_layers(trunk):
             count(f"{side}: {title}", itertools.chain.from_iterable(layer.parameters() for layer in layers))
         count(f"{side}: the rest", trunk.parameters())
@@ -132,7 +132,7 @@ def _runs_of_layers(trunk: nn.Module) -> Iterator[tuple[str, list[nn.Module]]]:
 
 
 def trunks(retriever: Retriever) -> list[nn.Module]:
-    """Return the transformers models at the heads of the routes; one where they share it."""
+    """Return the transformers models at the start of the routes; only one if they share it."""
     firsts = dict.fromkeys(retriever.route(side)[0] for side in SIDES)
     return [module.model if isinstance(module, Transformer) else module for module in firsts]
 
@@ -143,12 +143,12 @@ def _kept_trunk(retriever: Retriever, config: TrainConfig) -> nn.Module | None:
         return None
     found = trunks(retriever)
     if len(found) < 2:
-        raise ConfigError("train.sides: query needs a trunk of its own for documents; set model.document_trunk")
+        raise ConfigError("train.sides: query needs a separate trunk for documents; set model.document_trunk")
     return found[1]
 
 
 def merge_adapters(retriever: Retriever) -> None:
-    """Add the adapters to the weights they adapt and remove them, so that the model saves and loads as any other."""
+    """Merge the adapters into the weights they adapt, so that the model saves and loads like any other."""
     tuners = require("peft.tuners.tuners_utils", extra="train")
     for trunk in trunks(retriever):
         if not getattr(trunk, "_hf_peft_config_loaded", False):
@@ -163,14 +163,14 @@ def merge_adapters(retriever: Retriever) -> None:
 
 
 def _layers(trunk: nn.Module) -> list[nn.Module]:
-    """Return the layers of a transformer; none where they cannot be told apart."""
+    """Return the layers of a transformer; none if they cannot be identified."""
     count = int(getattr(getattr(trunk, "config", None), "num_hidden_layers", 0))
     stacks = [module for module in trunk.modules() if isinstance(module, nn.ModuleList) and len(module) == count]
     return list(stacks[0]) if count and stacks else []
 
 
 def _last_layers(trunk: nn.Module, count: int) -> list[nn.Module]:
-    """Return the last layers of a transformer; ConfigError where it has fewer, or they cannot be told apart."""
+    """Return the last layers of a transformer; ConfigError if it has fewer, or they cannot be identified."""
     layers = _layers(trunk)
     if not layers:
         raise ConfigError(f"cannot find the layers of a {type(trunk).__name__}; use trunk: full or lora alone")
@@ -198,7 +198,7 @@ def _add_adapters(trunk: nn.Module, config: LoraConfig, *, beside: Sequence[nn.M
         )
     targets = "all-linear" if config.target_modules is None else list(config.target_modules)
     with torch.random.fork_rng():
-        # Of the seed alone, whatever was drawn before.
+        # The adapters depend on the seed alone, whatever was drawn before.
         torch.manual_seed(seed)
         trunk.add_adapter(  # type: ignore[operator]
             peft.LoraConfig(
@@ -231,14 +231,14 @@ def frozen_prefix(modules: Sequence[nn.Module]) -> int:
 
 
 def reads_tokens(modules: Sequence[nn.Module], outputs: Sequence[str] = ()) -> bool:
-    """Return whether token states are needed by any of the modules, or are what the route ends with.
+    """Return whether token states are read by any of the modules, or are among the route's outputs.
 
     Args:
-        modules: Of the end of a route; one of unknown kind is taken to need token states.
+        modules: The end of a route; a module of an unknown kind is assumed to read token states.
         outputs: Features that the route ends with.
 
     Returns:
-        Whether they are.
+        Whether they are needed.
     """
     if "token_embeddings" in outputs:
         return True
@@ -246,12 +246,12 @@ def reads_tokens(modules: Sequence[nn.Module], outputs: Sequence[str] = ()) -> b
 
 
 def reads_only_states(modules: Sequence[nn.Module]) -> bool:
-    """Return whether the modules read nothing of tokens but their states and mask; not known of unknown kinds."""
+    """Return whether the modules read only the states and mask of tokens; False for unknown kinds."""
     return all(hasattr(module, "reads_tokens") or isinstance(module, _VECTOR_MODULES) for module in modules)
 
 
 def base_stop(modules: Sequence[nn.Module]) -> int:
-    """Return where the modules end that make a plain vector: before a head that compiles scorers, or at the end."""
+    """Return how many leading modules make a plain vector: those before a head that compiles scorers, or all."""
     for position, module in enumerate(modules):
         if hasattr(module, "scorer"):
             return position
@@ -265,12 +265,12 @@ def before_training(
 
     Args:
         retriever: The model, as it is now.
-        query: Features of queries where `base_stop` says, or None.
-        document: The same of documents.
+        query: Features of queries after `base_stop` modules, or None.
+        document: The same for documents.
 
     Returns:
-        Their scorer and points. Where a head compiles scorers, these are of the vectors in front of it, in its
-        `base_space`, or in the model's own space if the head has none.
+        Their scorer and points. If a head compiles scorers, these are made of the vectors in front of it, in its
+        `base_space`, or in the model's own space if the head has no such attribute.
     """
     head = retriever.route("query")[-1]
     if not hasattr(head, "scorer"):
@@ -284,7 +284,7 @@ def before_training(
 
 
 def prefix_fingerprint(retriever: Retriever, side: Side, stop: int) -> str:
-    """Name what the first `stop` modules of a route do to a text: weights, modules, vocabulary, prompt, length."""
+    """Return a fingerprint of the first `stop` modules of a route: weights, modules, vocabulary, prompt, length."""
     protocol = retriever.protocol()
     tokenizer = retriever.model.tokenizer
     modules = [

@@ -1,4 +1,4 @@
-"""A training run, from recipe to saved model, and the choice of how much of the training to keep."""
+"""A training run, from recipe to saved model, and interpolation between the start and the trained model."""
 
 from __future__ import annotations
 
@@ -72,17 +72,17 @@ def train(
     """Train a model as a recipe describes, and save it.
 
     The output folder is a model for `hyperseek.load`; beside the model it holds `run.json`, checkpoints and logs. A
-    run that was killed resumes from its last checkpoint and ends with the same weights; one that is finished is not
-    run again.
+    killed run resumes from its last checkpoint and ends with the same weights; a finished one is not
+    repeated.
 
     Args:
-        recipe: What to do.
-        output: Where to; None takes `recipe.output.folder`.
+        recipe: The recipe.
+        output: Output folder; None takes `recipe.output.folder`.
         resume: Whether to resume an earlier run in that folder; it is deleted otherwise.
         tell: Is told, before the first step, which parts of the model are trained.
 
     Returns:
-        What was done, as written to `run.json`.
+        The record of the run, as written to `run.json`.
 
     Raises:
         ConfigError: The recipe cannot be carried out, or the folder holds a run of another recipe.
@@ -133,7 +133,7 @@ def dry_run(recipe: Recipe) -> Forecast:
 
 @dataclass(slots=True)
 class _Run:
-    """One run; `carry_out` is its order of steps, and the other methods are the steps."""
+    """One run; `carry_out` calls the other methods, its steps, in order."""
 
     recipe: Recipe
     folder: Path
@@ -177,7 +177,7 @@ class _Run:
         if trainer.is_world_process_zero():
             changed = _differs(trainer.module.trainable_state(), start) and share != 0
             if not changed:
-                logger.warning("%s: this run changed nothing: %s", self.folder, _reason(steps, best_step))
+                logger.warning("%s: training had no effect: %s", self.folder, _reason(steps, best_step))
             self._save(retriever)
             seen = self._used(training_set, batches, steps)
             trained = {name: entry.restricted(seen) for name, entry in read.trained.items()}
@@ -339,14 +339,14 @@ def _reason(steps: int, best_step: int | None) -> str:
     if not steps:
         return "no step was taken; raise train.max_steps, epochs or max_seconds"
     if best_step == 0:
-        return "no validation was better than that of the untrained model, whose weights are kept"
-    return "the weights are what they were; look at train.learning_rate and at what of the model is trained"
+        return "no validation beat that of the untrained model, whose weights are kept"
+    return "the weights did not change; check train.learning_rate and which parts of the model are trained"
 
 
 def _sides(retriever: Retriever, recipe: Recipe, *, needs_base: bool) -> dict[Side, SideFeatures]:
-    """Freeze what the recipe says, and choose where each side's features come from."""
+    """Freeze modules as the recipe says, and choose the source of each side's features."""
     cache = recipe.train.cache
-    # The warm start is what the model is now: before adapters are added, and before any step.
+    # The model before training: before adapters are added, and before any step.
     base: dict[Side, FeatureCache | None] = dict.fromkeys(SIDES)
     if needs_base:
         for side in SIDES:
@@ -372,7 +372,7 @@ def _adopt_indexes(documents: SideFeatures, config: CacheConfig) -> None:
         from hyperseek.index import Index
 
         if documents.cache is None:
-            raise ConfigError("train.cache.indexes needs a frozen document route; here documents are trained too")
+            raise ConfigError("train.cache.indexes needs a frozen document route; but documents are trained")
         documents.cache.adopt(Index.open(Path(os.path.expandvars(path)).expanduser()))
 
 
@@ -391,9 +391,9 @@ def _cache(config: CacheConfig, retriever: Retriever, side: Side, stop: int, *, 
 class Interpolation:
     """Moves a trained model towards its start and back.
 
-    A module that blends itself does so, an adapter is scaled, and every other trained parameter lies on the line
-    between its two values. "Robust fine-tuning of zero-shot models" (arXiv 2109.01903) averages weights; where a
-    model's score is the base similarity plus something learned, as for warm-started q-nets, the learned part itself is
+    Modules that can blend themselves do so, adapters are scaled, and every other trained parameter is interpolated
+    linearly. "Robust fine-tuning of zero-shot models" (arXiv 2109.01903) averages weights; if a
+    model's score is the base similarity plus a learned term, as for warm-started q-nets, the learned term itself is
     scaled.
 
     Args:
@@ -421,7 +421,7 @@ class Interpolation:
 
     @torch.no_grad()
     def set(self, share: float) -> None:
-        """Go to a place on the line.
+        """Move to a share of the training.
 
         Args:
             share: 0 is the start, 1 the trained model.
@@ -442,17 +442,17 @@ def choose_share(
     trained: Mapping[str, float],
     floor: Mapping[str, float],
 ) -> tuple[float, dict[str, dict[str, float]]]:
-    """Find the share with the highest mean over the dev sets, and go there.
+    """Choose the share with the highest mean over the dev sets, and move the model there.
 
     Args:
-        interpolation: Of the trained model.
-        shares: What to try beside the trained model itself.
+        interpolation: Moves the trained model.
+        shares: Shares to try in addition to the trained model itself.
         validator: Measures the model.
-        trained: What the trained model scored.
-        floor: Lowest score for each dev set; shares that fall below are not chosen where another is left.
+        trained: Scores of the trained model.
+        floor: Lowest score for each dev set; shares below it are chosen only if no other is left.
 
     Returns:
-        The share, and what every one scored.
+        The share, and the scores of all of them.
     """
     results = {1.0: dict(trained)}
     for share in sorted({*shares} - {1.0}, reverse=True):

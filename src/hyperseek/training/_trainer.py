@@ -1,4 +1,4 @@
-"""What is trained and the trainer of it: the trained part of both routes, the losses, and sentence-transformers' loop.
+"""The module that is trained, and its trainer: both routes' trained parts, the losses, sentence-transformers' loop.
 
 The trainer is sentence-transformers' own, with our batches, losses, schedule and checkpoints.
 """
@@ -45,9 +45,9 @@ class TrainedStack(SentenceTransformer):
 
     Args:
         retriever: The model; the container shares its modules.
-        starts: Where each route's features begin: 0 for tokenised texts, the length of the frozen prefix for
+        starts: First module to run in each route: 0 for tokenised texts, the length of the frozen prefix for
             cached features.
-        mini_batch: Texts that go through at once, or None for all.
+        mini_batch: Texts per forward pass, or None for all.
     """
 
     def __init__(self, retriever: Retriever, starts: dict[Side, int], *, mini_batch: int | None = None) -> None:
@@ -55,7 +55,7 @@ class TrainedStack(SentenceTransformer):
         self.retriever = retriever
         self.starts = starts
         self.mini_batch = mini_batch
-        # Shorter texts of a batch are padded no wider than their part, unless the model would tell.
+        # Shorter texts of a batch are padded only to the longest of their part, unless the model reads padding.
         self._trims = {
             side: not any(getattr(module, "reads_padding", False) for module in retriever.route(side))
             for side in starts
@@ -65,19 +65,19 @@ class TrainedStack(SentenceTransformer):
     def forward(  # type: ignore[override]
         self, query: dict[str, Any], document: dict[str, Any]
     ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Run what is left of both routes, in one call, as data-parallel wrappers want it.
+        """Run the rest of both routes, in one call, as data-parallel wrappers require.
 
         Args:
             query: Tokenised or cached features of `Q` queries.
-            document: The same of `D` documents.
+            document: The same for `D` documents.
 
         Returns:
-            The features that each route ends with, of `Q` queries and of `D` documents.
+            The output features of each route, of `Q` queries and of `D` documents.
         """
         return self._through(query, "query"), self._through(document, "document")
 
     def train(self, mode: bool = True) -> TrainedStack:
-        """Switch dropout on, but not in modules that are frozen: what is cached must be what is computed."""
+        """Switch dropout on, but not in frozen modules, whose output must equal the cached features."""
         super().train(mode)
         for module in itertools.chain.from_iterable(map(self.retriever.route, self.starts)):
             if is_frozen(module):
@@ -88,7 +88,7 @@ class TrainedStack(SentenceTransformer):
         """Run a route, in parts of `mini_batch` texts of similar length if there are more.
 
         Each part's activations are dropped and computed again in the backward pass. That is gradient caching
-        (arXiv 2101.06983) with the bookkeeping left to autograd: memory is that of one part, and the gradients are
+        (arXiv 2101.06983) with the bookkeeping left to autograd: memory is bounded by one part, and the gradients are
         those of the whole batch.
         """
         count = next(value.shape[0] for value in features.values() if isinstance(value, Tensor))
@@ -109,7 +109,7 @@ class TrainedStack(SentenceTransformer):
 
     def _run(self, features: dict[str, Any], side: Side) -> dict[str, Tensor]:
         found = self.retriever.forward(dict(features), side, start=self.starts[side])
-        # Nothing else is kept: states of a trunk would take the memory that small parts are to save.
+        # Nothing else is kept: the trunk's states would take the memory that small parts save.
         return {name: found[name] for name in self.retriever.outputs}
 
 
@@ -127,18 +127,18 @@ class TrainingModule(nn.Module):
         self.objective = objective
 
     def loss(self, model: nn.Module, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """Compute the total loss, its parts, and what else is worth a look.
+        """Compute the total loss, its parts, and diagnostics.
 
         Args:
             model: The model as wrapped for this run: itself, or a data-parallel wrapper around it.
             batch: From the collator, on the model's device.
 
         Returns:
-            As `Objective.__call__`, with `diagnose`'s numbers among the parts.
+            As `Objective.__call__`, with the numbers of `diagnose` among the parts.
         """
         retriever = self.model.retriever
         queries, documents = model(batch["query"], batch["document"])
-        # Scores are float32 whatever the trunk computes in.
+        # Scores are float32 whatever the trunk's number format.
         with torch.autocast(retriever.device.type, enabled=False):
             scorer, points = retriever.scorer(queries), retriever.points(documents)
             total, parts = self.objective(_scored(retriever, scorer, points, batch))
@@ -151,7 +151,7 @@ class TrainingModule(nn.Module):
 
     @torch.no_grad()
     def load_trainable_state(self, state: dict[str, Tensor]) -> None:
-        """Put back what `trainable_state` returned; KeyError where a parameter is missing."""
+        """Load what `trainable_state` returned; KeyError if a parameter is missing."""
         for name, parameter in self._trainable():
             parameter.copy_(state[name])
 
@@ -160,15 +160,15 @@ class TrainingModule(nn.Module):
 
 
 def diagnose(retriever: Retriever, scorer: Scorer, points: Points) -> dict[str, Tensor]:
-    """Return the mean distances of queries and documents from the origin, and what the model says of itself.
+    """Return the mean distances of queries and documents from the origin, and the model's own diagnostics.
 
     Args:
         retriever: The model.
-        scorer: Of a batch's queries.
-        points: Of its documents.
+        scorer: Compiled queries of a batch.
+        points: Its documents.
 
     Returns:
-        0-dim tensors without gradient, by name; none for flat spaces whose model says nothing.
+        0-dim tensors without gradient, by name; empty for flat spaces if the model has no diagnostics.
     """
     own = getattr(retriever.route("document")[-1], "diagnostics", None)
     values: dict[str, Tensor] = {} if own is None else own()
@@ -193,18 +193,18 @@ def training_arguments(
 class RetrieverTrainer(Loop, SentenceTransformerTrainer):
     """Trains a retriever's scorers.
 
-    Checkpoints hold the trained parameters alone, those of losses included; frozen modules are not written.
+    Checkpoints hold only trained parameters, those of losses included; frozen modules are not written.
 
     Args:
         module: Model and losses.
         args: Arguments of the underlying trainer; see `training_arguments`.
         training_set: The examples.
-        batches: Which of them make a batch.
-        collator: Makes tensors of them.
+        batches: Groups them into batches.
+        collator: Turns them into tensors.
         config: Schedule and limits.
         clock: Counts training time.
         keeper: Validates and keeps the best weights; None for no validation.
-        callbacks: Further ones.
+        callbacks: Additional callbacks.
     """
 
     def __init__(
@@ -248,12 +248,12 @@ class RetrieverTrainer(Loop, SentenceTransformerTrainer):
         return dataset
 
     def add_model_card_callback(self, default_args_dict: dict[str, Any]) -> None:
-        """Do nothing: what a run was trained on is in its `run.json`."""
+        """Do nothing: the training data of a run is recorded in its `run.json`."""
 
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Tensor | tuple[Tensor, dict[str, Any]]:
-        """Return the total loss, and keep its parts for the log."""
+        """Return the total loss, and record its parts for the log."""
         total, parts = self.module.loss(model, inputs)
         self.track_loss_components(parts)
         return (total, {}) if return_outputs else total
@@ -271,7 +271,7 @@ class RetrieverTrainer(Loop, SentenceTransformerTrainer):
         except (KeyError, RuntimeError) as error:
             raise ModelError(
                 f"the checkpoint {folder} is of another model ({error}); "
-                f"use the recipe it was made with, or start anew with --no-resume"
+                f"use the recipe it was made with, or start from scratch with --no-resume"
             ) from error
         reached = Reached.read(folder)
         self.clock.set(reached.seconds)
@@ -280,7 +280,7 @@ class RetrieverTrainer(Loop, SentenceTransformerTrainer):
 
 
 class _SharedLosses(TrainerCallback):
-    # Data-parallel wrappers average the gradients of the model; a learned temperature is outside of it.
+    # Data-parallel wrappers average the gradients of the model; a learned temperature is not part of it.
     def __init__(self, objective: nn.Module) -> None:
         self.objective = objective
 
@@ -310,7 +310,7 @@ def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) 
 
 
 def _by_length(features: dict[str, Any], count: int) -> Tensor:
-    """Return `(B,)` positions of texts, those with fewer tokens first; as they are where nothing tells tokens."""
+    """Return `(B,)` positions of texts, those with fewer tokens first; in the given order without an attention mask."""
     mask: Tensor | None = features.get("attention_mask")
     if mask is None:
         return torch.arange(count)
@@ -326,7 +326,7 @@ def _split(features: dict[str, Any], order: Tensor, size: int) -> Iterator[dict[
 
 
 def _trimmed(features: dict[str, Any]) -> dict[str, Any]:
-    """Cut off the last columns, where they are tokens of longer texts only; the first ones give tokens their places."""
+    """Cut off trailing columns without any token; leading ones must stay, as they determine the tokens' positions."""
     mask = features.get("attention_mask")
     if mask is None or mask.ndim != 2:
         return features
@@ -340,7 +340,7 @@ def _trimmed(features: dict[str, Any]) -> dict[str, Any]:
 
 
 def _joined(parts: Sequence[dict[str, Tensor]], order: Tensor) -> dict[str, Tensor]:
-    """Join the features of parts and undo their order; those of texts with fewer tokens are padded with zeros."""
+    """Join the features of parts and undo their order; features of texts with fewer tokens are padded with zeros."""
     joined, back = {}, order.argsort()
     for name in parts[0]:
         tensors = [part[name] for part in parts]

@@ -1,4 +1,4 @@
-"""Reading the data section of a recipe, and what became of its examples."""
+"""Reading the data section of a recipe, and accounting for its examples."""
 
 from __future__ import annotations
 
@@ -44,11 +44,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Trained:
-    """What a collection contributed to training.
+    """A collection's contribution to training.
 
     Attributes:
-        splits: Which of its splits.
-        fingerprint: Of its content; None where there is none to name.
+        splits: Names of its splits.
+        fingerprint: Fingerprint of its content, if it has one.
         relevant: Ids of documents that are positives of a training query, and their numbers in the training set.
         examples: Positions of its examples.
     """
@@ -59,7 +59,7 @@ class Trained:
     examples: list[int] = field(default_factory=list)
 
     def restricted(self, used: Used) -> Trained:
-        """Return what is left of it where only what was in a batch counts."""
+        """Return the part of it that was in a batch."""
         relevant = {identity: number for identity, number in self.relevant.items() if number in used.positives}
         examples = [position for position in self.examples if position in used.examples]
         return replace(self, relevant=relevant, examples=examples)
@@ -67,13 +67,13 @@ class Trained:
 
 @dataclass(frozen=True, slots=True)
 class ReadSources:
-    """What was read of a recipe's sources.
+    """The data read from a recipe's sources.
 
     Attributes:
         training_set: The examples.
-        trained: By name of the collection, what of it is trained on.
-        uses: By name of the source, what became of its examples so far.
-        held_out: Examples that are not in the training set; their documents are.
+        trained: For each collection, the part that is trained on.
+        uses: For each source, how its examples have been used so far.
+        held_out: Examples that are not in the training set, although their documents are.
     """
 
     training_set: TrainingSet
@@ -89,9 +89,9 @@ class _Opened:
     Attributes:
         examples: Its examples.
         pool: The texts of its corpus.
-        records: What to record of it.
-        relevance: What is relevant to queries without an example, when all examples are read.
-        report: What reading left out, when all examples are read.
+        records: Its entries for the run's record.
+        relevance: Relevant documents of queries without an example; complete when all examples are read.
+        report: Records left out; complete when all examples are read.
     """
 
     examples: Iterator[TrainingExample]
@@ -106,14 +106,14 @@ def read_sources(config: DataConfig, *, seed: int, holdout: float = 0.0) -> Read
 
     Args:
         config: The sources, and how examples are drawn.
-        seed: Decides draws, limits and what is held out.
-        holdout: Share of the queries that are left out of the training set.
+        seed: Seed of draws, limits and the holdout.
+        holdout: Fraction of the queries that are left out of the training set.
 
     Returns:
-        The training set, what of which collection it holds, what was left out, and what was held out.
+        The training set, the contribution of each collection, and the examples left out or held out.
 
     Raises:
-        DataError: A source has a bad record or gives no example.
+        DataError: A source has a bad record or no example.
         ConfigError: A source names no split.
     """
     training_set = TrainingSet(positives=config.positives, negatives=config.negatives, seed=seed)
@@ -129,7 +129,7 @@ def read_sources(config: DataConfig, *, seed: int, holdout: float = 0.0) -> Read
         examples = list(opened.examples)
         opened.report.log(source.source)
         training_set.add_relevant(opened.relevance)
-        # What is relevant to an example that is not trained on, or without its judgements, is relevant all the same.
+        # Documents relevant to an example that is not trained on, or only anchored, are still relevant.
         for example in examples:
             training_set.add_relevant(Relevance({text_key(example.query.text): example.relevant_keys()}))
         over_limit = 0 if source.limit is None else max(0, len(examples) - source.limit)
@@ -157,7 +157,7 @@ def read_sources(config: DataConfig, *, seed: int, holdout: float = 0.0) -> Read
 
 
 def _kept_out(examples: Sequence[TrainingExample], share: float, seed: int) -> set[int]:
-    """Draw the queries, by the keys of their texts, that are not trained on."""
+    """Draw the queries that are held out, as keys of their texts."""
     queries = list(dict.fromkeys(text_key(example.query.text) for example in examples))
     if not share or not queries:
         return set()
@@ -165,15 +165,15 @@ def _kept_out(examples: Sequence[TrainingExample], share: float, seed: int) -> s
 
 
 def held_out_set(read: ReadSources, *, max_documents: int | None, seed: int) -> DevSet:
-    """Make a dev set of what `read_sources` held out.
+    """Make a dev set of the examples that `read_sources` held out.
 
     Args:
-        read: With at least one example held out.
+        read: Sources with at least one example held out.
         max_documents: How many of the training set's documents are searched; None for all.
-        seed: Decides which.
+        seed: Seed of the draw.
 
     Returns:
-        The dev set: a query's positives in all examples are relevant to it.
+        The dev set; the positives of all of a query's examples are relevant to it.
     """
     relevant: dict[str, dict[str, int]] = {}
     for example in read.held_out:
@@ -190,17 +190,17 @@ def held_out_set(read: ReadSources, *, max_documents: int | None, seed: int) -> 
 def set_lengths(
     retriever: Retriever, training_set: TrainingSet, config: DataConfig, *, most: Mapping[Side, int | None]
 ) -> None:
-    """Choose how many tokens of queries and documents a model reads, where `auto_lengths` says so.
+    """Choose the lengths of queries and documents, in tokens, if `auto_lengths` is set.
 
     Args:
         retriever: Changed in place.
-        training_set: Its texts decide.
-        config: Says how.
-        most: Tokens of a side that may be chosen; None for as many as the model can read.
+        training_set: The texts to measure.
+        config: The fraction of texts to keep whole, and the size of the sample.
+        most: Upper bound for each side; None for the model's own.
     """
     if config.length_percentile is None or config.length_sample is None:
         return
-    # Every n-th before their texts are gathered.
+    # Sampled before their texts are gathered.
     rows = [
         (example.query, [training_set.documents[number] for number in (*example.positives, *example.negatives)])
         for example in every_nth(training_set.examples, config.length_sample)
@@ -216,13 +216,13 @@ def read_dev_set(config: DevSetConfig, *, seed: int) -> DevSet:
 
     Args:
         config: The collection and its split.
-        seed: Decides draws.
+        seed: Seed of the draws.
 
     Returns:
         The dev set.
 
     Raises:
-        ConfigError: The source is no collection with a split.
+        ConfigError: The source is not a collection with a split.
     """
     parsed = parse_source(expanded(config.source))
     if parsed.kind != "qrels" or parsed.split is None:
@@ -241,7 +241,7 @@ def read_dev_set(config: DevSetConfig, *, seed: int) -> DevSet:
 
 
 def data_fingerprint(training_set: TrainingSet) -> str:
-    """Name the content of a training set: queries, documents, and which belong together."""
+    """Return a fingerprint of a training set: queries, documents, and which belong together."""
     examples: list[Any] = [
         (example.query, example.positives, example.negatives, sorted(example.scores.items()))
         for example in training_set.examples
@@ -311,11 +311,11 @@ def _merge(records: dict[str, Trained], name: str, record: Trained) -> None:
 
 
 def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[str, dict[str, Any]]:
-    """Return what `run.json` says of the training data; the first process also writes the lists of documents.
+    """Return the training data's entries in `run.json`; the first process also writes the lists of documents.
 
     Args:
-        folder: Where `run.json` is.
-        records: By name of the collection.
+        folder: The folder of `run.json`.
+        records: Contributions by name of the collection.
 
     Returns:
         For each collection its `splits`, `fingerprint`, `examples` and `relevant_documents_file`.
@@ -338,11 +338,11 @@ def write_training_data(folder: Path, records: Mapping[str, Trained]) -> dict[st
 
 @dataclass(frozen=True, slots=True)
 class Used:
-    """What was in the batches of a run.
+    """Examples and documents that were in the batches of a run.
 
     Attributes:
-        examples: Positions.
-        positives: Numbers of the documents that were somebody's positive.
+        examples: Positions of examples.
+        positives: Numbers of the documents that were a positive of some query.
     """
 
     examples: frozenset[int]
@@ -360,11 +360,11 @@ def checked(
     """Count which examples, and which of their negatives, can have no effect, and warn about them.
 
     Args:
-        uses: By name of the source, as far as they are known.
+        uses: Uses so far, by name of the source.
         training_set: All examples.
-        batches: How they are put together.
+        batches: Their batches.
         objective: The losses.
-        extra_documents: Further documents of every batch.
+        extra_documents: Additional documents of every batch.
 
     Returns:
         The same with `without_effect`, `negatives_left_out` and `negatives_not_drawn`.
@@ -381,8 +381,8 @@ def checked(
     for name, count in without.items():
         if count:
             logger.warning(
-                "%d of %d examples of %s change nothing: no loss of the recipe (%s) can learn from them, for want of "
-                "negatives, of teacher scores or of other examples in their batch",
+                "%d of %d examples of %s have no effect: no loss of the recipe (%s) can learn from them without "
+                "negatives, teacher scores or other examples in their batch",
                 count,
                 uses[name].examples,
                 name,
@@ -391,8 +391,8 @@ def checked(
     for name, count in not_drawn.items():
         if count:
             logger.warning(
-                "the examples of %s have %d negatives of their own, and none is drawn; set data.negatives to how "
-                "many to draw of each example",
+                "the examples of %s have %d negatives of their own, but none is drawn; set data.negatives to the "
+                "number to draw per example",
                 name,
                 count,
             )
@@ -409,16 +409,16 @@ def checked(
 
 
 def used(training_set: TrainingSet, batches: EpochBatches, *, epochs: int, more: int) -> Used:
-    """Draw again what a run drew.
+    """Repeat the draws of a run.
 
     Args:
         training_set: All examples.
-        batches: How they were put together.
-        epochs: How many epochs were gone through.
-        more: Batches of the epoch after them.
+        batches: Their batches.
+        epochs: How many epochs were completed.
+        more: Batches of the unfinished epoch.
 
     Returns:
-        What was in a batch.
+        The examples and documents that were in a batch.
     """
     everything = range(len(training_set))
     examples: set[int] = set()
@@ -426,7 +426,7 @@ def used(training_set: TrainingSet, batches: EpochBatches, *, epochs: int, more:
     drawn = list(everything)
     for epoch in range(epochs):
         examples.update(everything)
-        # What an example can ask for is seen after an epoch if it is one document, and else after some.
+        # An example with one positive has used it after one epoch, others after several.
         drawn = [position for position in drawn if not positives.issuperset(training_set.can_ask_for(position))]
         positives.update(training_set.positive((epoch, position)) for position in drawn)
     if more:
@@ -441,9 +441,9 @@ def ended(uses: Mapping[str, SourceUse], training_set: TrainingSet, examples: Co
     """Count which examples were in no batch, and warn about them.
 
     Args:
-        uses: By name of the source.
+        uses: Uses so far, by name of the source.
         training_set: All examples.
-        examples: Positions of those that were in one.
+        examples: Positions of those that were in a batch.
 
     Returns:
         The same with `unused`.
@@ -454,7 +454,7 @@ def ended(uses: Mapping[str, SourceUse], training_set: TrainingSet, examples: Co
     for name, count in unused.items():
         if count:
             logger.warning(
-                "%d of %d examples of %s were in no batch, as training ended before; their documents do not count as "
+                "%d of %d examples of %s were in no batch, as training ended first; their documents do not count as "
                 "seen",
                 count,
                 uses[name].examples,

@@ -1,10 +1,10 @@
-"""Examples in memory, what an epoch draws of them, and which make a batch.
+"""Examples in memory, the draws of an epoch, and batches.
 
-What an epoch draws depends on the seed, the epoch and the example alone: not on the number of workers or processes,
-and not on where a run was interrupted. In the tensors of a batch each distinct document is encoded once.
+The draws of an epoch depend only on the seed, the epoch and the example: not on the number of workers or processes,
+nor on where a run was interrupted. Each distinct document of a batch is encoded once.
 
-Shapes: `Q` queries, `D` distinct documents of the batch, `n` items of each query, `P` known positives, `S` documents
-that are spared.
+Shapes: `Q` queries, `D` distinct documents of the batch, `n` items per query, `P` known positives, `S` spared
+documents.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # the cache reads recipes, which read the compositions of bat
     from hyperseek.training._cache import SideFeatures
 
 Index = tuple[int, int]
-"""Epoch and position of an example: what the sampler hands to the data loader."""
+"""Epoch and position of an example, as the sampler passes them to the data loader."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,7 @@ class Example:
 
     Attributes:
         query: Text.
-        positives: Numbers of relevant documents; none for a query that only the anchor loss reads.
+        positives: Numbers of relevant documents; empty for a query that only the anchor loss reads.
         negatives: Numbers of other documents.
         scores: Teacher scores by document number.
         source: Position of the source it came from.
@@ -53,13 +53,13 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What one example contributes to one batch of one epoch.
+    """One example's contribution to a batch of one epoch.
 
     Attributes:
         query: Text.
-        items: Numbers of documents, the positive first; `NO_DOCUMENT` for a query without.
-        labels: Teacher scores in the same order; None where there is none.
-        draw: A number that differs between epochs and examples, to draw further things with.
+        items: Numbers of documents, the positive first; `NO_DOCUMENT` for a query without one.
+        labels: Teacher scores in the same order; None if missing.
+        draw: A random number for further draws, different for each epoch and example.
     """
 
     query: str
@@ -71,20 +71,20 @@ class Drawn:
 class TrainingSet(Dataset[Drawn]):
     """All examples of all sources over one table of distinct documents.
 
-    Documents of one text, but for case, blanks and Unicode form, keep numbers of their own, since a model may read
-    them differently; what is relevant is told by what they share (see `hyperseek._relevance`).
+    Documents whose texts differ only in case, blanks or Unicode form keep separate numbers, since a model may read
+    them differently, but share relevance (see `hyperseek._relevance`).
 
     Args:
-        positives: `first` always asks for an example's first positive, `random` for one drawn anew every epoch.
-        negatives: How many of an example's own negatives an epoch draws; fewer where it has fewer.
-        seed: Decides every draw.
+        positives: `first` always takes an example's first positive, `random` draws one every epoch.
+        negatives: How many of an example's own negatives an epoch draws; fewer if it has fewer.
+        seed: Seed of every draw.
     """
 
     def __init__(self, *, positives: Literal["first", "random"] = "random", negatives: int = 0, seed: int = 0) -> None:
         self.documents: list[str] = []
         self.examples: list[Example] = []
         self.sources: list[str] = []
-        # By key of the text: the first document with it, and those that are written in another way.
+        # By key of the text: the first document with it, and its variants.
         self._first: dict[int, int] = {}
         self._others: dict[int, list[int]] = {}
         self._known: dict[int, set[int]] = {}
@@ -98,7 +98,7 @@ class TrainingSet(Dataset[Drawn]):
 
         Args:
             name: For logs and records.
-            pool: Texts of documents that may be drawn as extra documents, beside those of the examples.
+            pool: Texts of documents that may be drawn as extra documents, in addition to those of the examples.
 
         Returns:
             Its position.
@@ -109,7 +109,7 @@ class TrainingSet(Dataset[Drawn]):
         return len(self.sources) - 1
 
     def number(self, text: str) -> int:
-        """Return the number of a document; equal texts are one document, whatever their source."""
+        """Return the number of a document; equal texts are one document, even from different sources."""
         key, new = text_key(text), len(self.documents)
         first = self._first.setdefault(key, new)
         if first == new:
@@ -130,15 +130,15 @@ class TrainingSet(Dataset[Drawn]):
         self._relevance.add(query, (text_key(self.documents[number]) for number in example.positives))
 
     def add_relevant(self, relevance: Relevance) -> None:
-        """Learn what is relevant without being a positive of any example: it is never a negative.
+        """Add documents that are relevant without being a positive of any example: they are never negatives.
 
         Args:
-            relevance: Keys of texts; those of documents that are not here are kept for when they come.
+            relevance: Keys of texts; those of documents not added yet are kept for later.
         """
         self._relevance.merge(relevance)
 
     def known(self, query: str) -> frozenset[int]:
-        """Return the numbers of all positives of a query: what losses may ask for."""
+        """Return the numbers of all positives of a query, the possible targets of losses."""
         return frozenset(self._known.get(text_key(query), ()))
 
     def spared(self, query: str) -> frozenset[int]:
@@ -148,8 +148,8 @@ class TrainingSet(Dataset[Drawn]):
             query: Its text.
 
         Returns:
-            Its positives, what is judged relevant without being one, and the query itself, in every way in which
-            they are written.
+            Its positives, other documents judged relevant, and the query itself, with all variants of their
+            texts.
         """
         query_key = text_key(query)
         found: set[int] = set()
@@ -158,12 +158,12 @@ class TrainingSet(Dataset[Drawn]):
         return frozenset(found)
 
     def negatives(self, example: Example) -> list[int]:
-        """Return the numbers of an example's own negatives, those aside that another one shows to be relevant."""
+        """Return the numbers of an example's own negatives, without those that another example shows to be relevant."""
         spared = self.spared(example.query)
         return [number for number in example.negatives if number not in spared]
 
     def lengths(self) -> list[int]:
-        """Return for each example the characters of its longest document."""
+        """Return the length in characters of each example's longest document."""
         return [
             max((len(self.documents[number]) for number in (*example.positives, *example.negatives)), default=0)
             for example in self.examples
@@ -192,23 +192,23 @@ class TrainingSet(Dataset[Drawn]):
         return Drawn(example.query, tuple(items), labels, draw.getrandbits(32))
 
     def positive(self, index: Index) -> int:
-        """Return the number of the positive that an example asks for in an epoch; `NO_DOCUMENT` if it has none."""
+        """Return the number of an example's positive in an epoch; `NO_DOCUMENT` if it has none."""
         return self._positive(*self._draw(index))
 
     def can_ask_for(self, position: int) -> tuple[int, ...]:
-        """Return the numbers of the positives that an example asks for in one epoch or another."""
+        """Return the numbers of the positives that an example may use in some epoch."""
         positives = self.examples[position].positives
         return positives[:1] if self._choice == "first" else positives
 
     def material(self, example: Example, *, others: bool) -> Material:
-        """Return what an example brings to a batch.
+        """Return an example's contribution to a batch.
 
         Args:
-            example: One of these.
-            others: Whether its batches hold documents that are not its own.
+            example: One of the set's examples.
+            others: Whether its batches hold documents of other examples.
 
         Returns:
-            What losses decide by whether they learn from it.
+            The properties by which losses tell whether they can learn from it.
         """
         negatives = self.negatives(example) if self._negatives else []
         return Material(
@@ -220,7 +220,7 @@ class TrainingSet(Dataset[Drawn]):
         )
 
     def _written(self, key: int) -> list[int]:
-        """Return the numbers of all documents of one text, however it is written."""
+        """Return the numbers of all variants of one text."""
         return [self._first[key], *self._others.get(key, ())] if key in self._first else []
 
     def _draw(self, index: Index) -> tuple[Example, random.Random]:
@@ -244,7 +244,7 @@ def check_not_empty(training_set: TrainingSet) -> None:
 
 
 Composition = Callable[[list[list[int]]], list[list[int]]]
-"""From the positions of each source's examples to groups of positions: a batch is of one group."""
+"""From the positions of each source's examples to groups of positions; each batch is drawn from one group."""
 
 _OURS = {name: f"{__name__}:_{name}" for name in ("mixed", "one_source")}
 COMPOSITIONS: Registry[Composition] = Registry(
@@ -256,7 +256,7 @@ def register_batches(name: str) -> Callable[[Composition], Composition]:
     """Register a composition of batches, as a decorator.
 
     Args:
-        name: What recipes give as `data.batches`.
+        name: The value of `data.batches` in recipes.
 
     Returns:
         The decorator, which returns the function unchanged.
@@ -276,23 +276,23 @@ def _one_source(sources: list[list[int]]) -> list[list[int]]:
 
 
 class EpochBatches(BatchSampler):
-    """Batches of one epoch after another, shuffled anew each time.
+    """Batches of one epoch after another, reshuffled every epoch.
 
-    Where examples do not fill the last batch, it shares with the one before what is left for both, so that no example
-    is left over and none is nearly alone, without negatives. Several processes share the batch of one out evenly.
+    If examples do not fill the last batch, it splits the remainder with the batch before it, so that no example is
+    dropped and none is nearly alone, without negatives. Several processes share batches evenly.
 
     Args:
         training_set: At least one batch of examples, of all sources together.
-        batch_size: The most queries of a batch.
+        batch_size: Most queries of a batch.
         composition: `mixed` draws a batch from all sources, `one_source` from one at a time, so that in-batch
-            negatives are of the same kind; or another name that `register_batches` was given.
+            negatives are of the same kind; or another registered name.
         repeat: How often an epoch goes through each source.
-        length_buckets: How many batches of drawn examples are put in order of length at a time; 0 for none.
-        seed: Decides the order.
-        processes: How many share the batches out; each gets as many.
+        length_buckets: How many batches of drawn examples are sorted by length at a time; 0 for none.
+        seed: Seed of the order.
+        processes: How many share the batches; each gets the same number.
 
     Raises:
-        InputError: There are fewer examples than make a batch for each process, or the composition leaves some out.
+        InputError: There are too few examples for a batch per process, or the composition leaves some out.
     """
 
     def __init__(
@@ -306,7 +306,7 @@ class EpochBatches(BatchSampler):
         seed: int = 0,
         processes: int = 1,
     ) -> None:
-        # What shares batches out would take smaller ones than it was told for the end of an epoch.
+        # Otherwise accelerate, which distributes batches, would take a smaller batch for the end of an epoch.
         self.batch_size = None  # type: ignore[assignment]
         self.drop_last = False
         self._seed = seed
@@ -320,7 +320,7 @@ class EpochBatches(BatchSampler):
         if {*chain.from_iterable(self._groups)} != {*range(len(training_set))}:
             raise InputError(
                 f"the composition of batches {composition!r} must put each of the {len(training_set)} examples into a "
-                f"group, and nothing else; correct it, or set data.batches to another"
+                f"group, and nothing else; correct it, or set data.batches to another one"
             )
         if sum(map(len, self._groups)) < batch_size * processes:
             sizes = ", ".join(
@@ -330,7 +330,7 @@ class EpochBatches(BatchSampler):
             each = f" for each of {processes} processes" if processes > 1 else ""
             raise InputError(
                 f"there are not enough examples for one batch of {batch_size}{each}: {sizes}; "
-                f"lower train.batch_size or give more data"
+                f"lower train.batch_size or add data"
             )
         if len(self._groups) == 1:
             self._sizes = [_sizes(len(self._groups[0]), batch_size, processes)]
@@ -366,13 +366,13 @@ class EpochBatches(BatchSampler):
         return max(max(sizes, default=0) for sizes in self._sizes)
 
     def smallest(self) -> dict[int, int]:
-        """Return for each example, by its position, the size of the smallest batch that it can be in."""
+        """Return the size of the smallest batch that each example can be in, by its position."""
         groups = zip(self._groups, self._sizes, strict=True)
         return {position: min(sizes) for group, sizes in groups for position in group}
 
 
 class Batch(TypedDict):
-    """What the data loader yields.
+    """A batch of the data loader.
 
     Attributes:
         query: Features of the `Q` queries.
@@ -381,7 +381,7 @@ class Batch(TypedDict):
         items: `(Q, n)` positions among the `D` documents.
         known: `(Q, P)` numbers of the queries' positives.
         spared: `(Q, S)` numbers of all documents that are never their negatives, the positives included.
-        scores: `(Q, n)` teacher scores, NaN where there is none.
+        scores: `(Q, n)` teacher scores, NaN if missing.
         base_query: Features of the `Q` queries before training, or None.
         base_document: Features of the `D` documents before training, or None.
     """
@@ -398,14 +398,14 @@ class Batch(TypedDict):
 
 
 class Collator:
-    """Make a batch of drawn examples.
+    """Makes batches of drawn examples.
 
     Args:
-        training_set: Where document numbers lead to texts.
+        training_set: The texts of document numbers.
         query: Features of queries.
         document: Features of documents.
-        extra_documents: How many further documents of the training set every query is scored with: cheap negatives
-            where documents are cached.
+        extra_documents: How many additional documents of the training set every query is scored with: cheap negatives
+            if documents are cached.
     """
 
     def __init__(
@@ -454,16 +454,16 @@ class Collator:
 
 
 def _sizes(examples: int, batch_size: int, processes: int) -> list[int]:
-    """Return the sizes of the batches that some examples make; as many for each process.
+    """Return the sizes of the batches of some examples; each process gets the same number.
 
     Args:
         examples: At least 1.
-        batch_size: The most of a batch.
+        batch_size: Largest size of a batch.
         processes: Each takes one batch of a round.
 
     Returns:
-        Full batches, but for the last two rounds (the only one), which share what is left for them. Of fewer examples
-        than batches some are in two, and the sizes add up to more.
+        Full batches, except in the last two rounds (or the only one), which share the remainder. With fewer examples
+        than batches, some are in two, and the sizes add up to more.
     """
     full, left = divmod(examples, batch_size * processes)
     if not left:
@@ -476,7 +476,7 @@ def _sizes(examples: int, batch_size: int, processes: int) -> list[int]:
 
 
 def _shared_out(sizes: list[list[int]], processes: int) -> list[list[int]]:
-    """Split the largest batches of groups until each process gets as many."""
+    """Split the largest batches of groups until each process gets the same number."""
     sizes = [list(own) for own in sizes]
     while sum(map(len, sizes)) % processes:
         largest = max(sizes, key=lambda own: max(own, default=0))

@@ -1,6 +1,6 @@
 """Validation: exhaustive search over dev sets with the current model, and the best checkpoint.
 
-It measures what `evaluate` measures: the same scan, the same order of ties, the same queries and exclusions.
+Its scores are those of `evaluate`: the same scan, the same order of ties, the same queries and exclusions.
 
 Shapes: `N` documents of a dev set, `d` dimensions.
 """
@@ -42,16 +42,16 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DevSet:
-    """Queries with judgements over a corpus.
+    """Queries with relevance judgements over a corpus.
 
     Attributes:
         queries: Texts of the queries that have a relevant document.
         documents: Texts of the documents, in the order of the corpus, which is the order of ties.
         grades: For each query, the grades of its judged documents by their position.
-        excluded: For each query the position of the document that is the query itself, -1 for none; empty for none
-            at all.
-        options: What is asked of the model with every query.
-        share: Which share of the judged queries `queries` are; the others count as 0, as in `evaluate`.
+        excluded: For each query the position of the document that is the query itself, -1 for none; empty if no query
+            has one.
+        options: Options of the model for every query.
+        share: Fraction of the judged queries that `queries` are; the others count as 0, as in `evaluate`.
     """
 
     queries: Sequence[str]
@@ -73,17 +73,17 @@ def make_dev_set(
     options: QueryOptions = NO_OPTIONS,
     seed: int = 0,
 ) -> DevSet:
-    """Choose what is validated on.
+    """Choose the queries and documents to validate on.
 
     Args:
         documents: Texts by id.
         queries: All queries; those without a relevant document are not searched for.
         qrels: Their judgements; judged documents that are not in `documents` are left out.
-        max_queries: Keep only this many, drawn by seed.
+        max_queries: Keep at most this many, drawn by seed.
         max_documents: Keep the judged documents of those queries and draw others until there are this many.
         exclude_same_id: Leave out of each ranking the document whose id is the query's.
-        options: What is asked of the model with every query.
-        seed: Decides the draws.
+        options: Options of the model for every query.
+        seed: Seed of the draws.
 
     Returns:
         The dev set.
@@ -124,7 +124,7 @@ class Validator:
         metric: See `measure`.
         query: How queries become features.
         document: How documents do; vectors of a frozen route are computed once.
-        encode_dtype: What documents are encoded in while their route is being trained.
+        encode_dtype: Number format that documents are encoded in while their route is being trained.
     """
 
     def __init__(
@@ -154,7 +154,7 @@ class Validator:
 
     @torch.inference_mode()
     def __call__(self) -> dict[str, float]:
-        """Search with the model as it is now.
+        """Search with the current model.
 
         Returns:
             The metric for each set, and `mean`, their mean.
@@ -182,7 +182,7 @@ class Validator:
             try:
                 _, rows = scan(scorer, [points], k=depth, excluded=excluded)
             except InputError as error:
-                # Training can go astray; the weights of before are still there to be kept.
+                # Training can diverge; earlier weights are still there to be kept.
                 logger.warning("validation on %s counts as 0: %s", name, error)
                 return 0.0
             for places, judged in zip(rows.tolist(), dev_set.grades[part], strict=True):
@@ -222,14 +222,14 @@ class Validator:
 
 
 class KeepBest(TrainerCallback):
-    """Validates before, during and after training, keeps the best weights on disk, and stops when none gets better.
+    """Validates before, during and after training, keeps the best weights on disk, and stops early.
 
     Args:
         config: When to validate and stop.
-        validator: Measures the present model.
-        clock: Paused meanwhile.
-        path: Where the best weights go.
-        trainable_state: Returns the present weights.
+        validator: Measures the current model.
+        clock: Paused during validation.
+        path: File of the best weights.
+        trainable_state: Returns the current weights.
 
     Attributes:
         history: All validations, in order.
@@ -260,7 +260,7 @@ class KeepBest(TrainerCallback):
             self._validate(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Validate when it is time, and stop when patience has run out."""
+        """Validate when due, and stop when patience has run out."""
         if self.config.every is not None and state.global_step % self.config.every == 0:
             self._validate(state)
             control.should_training_stop |= self._out_of_patience()
@@ -274,7 +274,7 @@ class KeepBest(TrainerCallback):
 
     @property
     def best(self) -> Validated:
-        """The best validation so far; the earlier one of equals."""
+        """The best validation so far; the earliest among equals."""
         return max((entry for entry in self.history if entry.eligible), key=lambda entry: entry.scores["mean"])
 
     def best_state(self) -> tuple[int, dict[str, Tensor]]:
@@ -293,7 +293,7 @@ class KeepBest(TrainerCallback):
         try:
             self.best_state()
         except DataError as error:
-            logger.warning("the best weights so far are lost, and those of the checkpoint measured anew: %s", error)
+            logger.warning("the best weights so far are lost; the checkpoint's are measured again: %s", error)
             self.history[:] = [entry.model_copy(update={"eligible": False}) for entry in history]
 
     def _validate(self, state: TrainerState) -> None:
@@ -309,7 +309,7 @@ class KeepBest(TrainerCallback):
                 write_tensors(self.path, self._trainable_state(), {"step": str(entry.step)})
 
     def _eligible(self, scores: dict[str, float]) -> bool:
-        # Where parts of what was learned are tried at the end, it is the part that must not cost too much.
+        # With interpolation, the limit applies to the interpolated weights chosen at the end.
         if self.config.max_drop is None or self.config.interpolate:
             return True
         if not any(entry.eligible for entry in self.history):

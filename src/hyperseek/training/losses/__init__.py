@@ -1,4 +1,4 @@
-"""Losses: functions of score matrices, so that every kind of scorer can be trained with every one of them."""
+"""Losses: functions of score matrices, so that every kind of scorer can be trained with every loss."""
 
 from hyperseek.training.losses._base import NO_DOCUMENT, Loss, LossConfig, Material, ScoredBatch
 from hyperseek.training.losses._contrastive import (

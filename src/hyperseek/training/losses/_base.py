@@ -1,7 +1,7 @@
-"""What a loss is, and the batch of scored queries that every loss reads.
+"""The base class of losses, and the batch of scored queries that every loss reads.
 
-Shapes: `Q` queries, `D` distinct documents of the batch, `n` items of each query's own, `P` known positives, `S`
-documents that are spared.
+Shapes: `Q` queries, `D` distinct documents of the batch, `n` own items per query, `P` known positives, `S`
+spared documents.
 """
 
 from __future__ import annotations
@@ -38,11 +38,11 @@ class Material:
     """What an example brings to its batch.
 
     Attributes:
-        positive: Whether it has one.
+        positive: Whether it has a positive.
         negatives: How many of its own negatives are drawn.
         scored_positive: Whether a positive has a teacher's score.
         scored_negatives: How many of the negatives drawn can have one.
-        others: Whether the batch holds documents that are not its own.
+        others: Whether the batch holds documents of other examples.
     """
 
     positive: bool
@@ -56,7 +56,7 @@ C = TypeVar("C", bound=LossConfig)
 
 
 class Loss(nn.Module, ABC, Generic[C]):
-    """One loss. A subclass names the class of its options, and is registered with `register_loss`.
+    """One loss. A subclass sets the class of its options, and is registered with `register_loss`.
 
     Args:
         config: Its options, an instance of `config_class`.
@@ -76,7 +76,7 @@ class Loss(nn.Module, ABC, Generic[C]):
         self.config = config
 
     def learns_from(self, material: Material) -> bool:
-        """Return whether an example can have a gradient: by its kind, not by its values; True if nobody says."""
+        """Return whether an example of this kind can have a gradient; True unless a subclass overrides it."""
         return True
 
     @abstractmethod
@@ -87,18 +87,18 @@ class Loss(nn.Module, ABC, Generic[C]):
             batch: At least one query.
 
         Returns:
-            A scalar; 0 where no query of the batch has what the loss needs.
+            A scalar; 0 if no query of the batch has what the loss needs.
         """
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Return the mean of the values under the mask; 0, still joined to the graph, where the mask is empty."""
+    """Return the mean of the values under the mask; 0, still part of the graph, if the mask is empty."""
     kept = torch.where(mask, values, torch.zeros_like(values))
     return kept.sum() / mask.sum().clamp_min(1)
 
 
 NO_DOCUMENT = -1
-"""Fills `items`, `known` and `spared` where a query has fewer than the others."""
+"""Padding of `items`, `known` and `spared` for queries that have fewer than others."""
 
 
 @dataclass(eq=False)
@@ -109,14 +109,14 @@ class ScoredBatch:
         scorer: The `Q` compiled queries.
         points: The `D` documents.
         documents: `(D,)` integers; equal numbers mean the same document, on every process.
-        items: `(Q, n)` positions among the `D` documents; item 0 is the positive, `NO_DOCUMENT` fills.
-        known: `(Q, P)` numbers, as in `documents`, of all positives; `NO_DOCUMENT` fills.
-        labels: `(Q, n)` teacher scores; NaN where there is none.
+        items: `(Q, n)` positions among the `D` documents; item 0 is the positive; padded with `NO_DOCUMENT`.
+        known: `(Q, P)` numbers, as in `documents`, of all positives; padded with `NO_DOCUMENT`.
+        labels: `(Q, n)` teacher scores; NaN if missing.
         base_scorer: The queries as they were before training, or None.
-        base_points: The documents as they were before training; None means as `points`.
-        spared: `(Q, S)` numbers of documents that are never negatives, though a query's positives need not be all of
-            them; `NO_DOCUMENT` fills; None where there are no others than `known`.
-        firsts: `(F,)` numbers of the documents that are some query's item 0; derived where None.
+        base_points: The documents as they were before training; None means the same as `points`.
+        spared: `(Q, S)` numbers of documents that are never negatives, in addition to `known`; padded with
+            `NO_DOCUMENT`; None if there are no others than `known`.
+        firsts: `(F,)` numbers of the documents that are item 0 of a query; None to derive them.
     """
 
     scorer: Scorer
@@ -137,7 +137,7 @@ class ScoredBatch:
 
     @cached_property
     def own(self) -> Tensor:
-        """`(Q, n)` scores of each query with its own items; arbitrary where `own_mask` is False."""
+        """`(Q, n)` scores of each query with its own items; arbitrary if `own_mask` is False."""
         filled = self.items.clamp_min(0)
         if "in_batch" in self.__dict__:
             return self.in_batch.gather(1, filled)
@@ -145,7 +145,7 @@ class ScoredBatch:
 
     @cached_property
     def base(self) -> Tensor | None:
-        """`(Q, D)` scores before training, without gradient; None where they are not kept."""
+        """`(Q, D)` scores before training, without gradient; None if they are not kept."""
         if self.base_scorer is None:
             return None
         points = self.points if self.base_points is None else self.base_points
@@ -159,7 +159,7 @@ class ScoredBatch:
 
     @property
     def has_positive(self) -> Tensor:
-        """`(Q,)` booleans: which queries have a positive item at all."""
+        """`(Q,)` booleans: which queries have a positive item."""
         return self.items[:, 0] >= 0
 
     @cached_property
@@ -174,11 +174,11 @@ class ScoredBatch:
 
     @cached_property
     def first_columns(self) -> Tensor:
-        """`(D,)` booleans: which documents are some query's item 0."""
+        """`(D,)` booleans: which documents are item 0 of a query."""
         return torch.isin(self.documents, self._first_numbers())
 
     def across_devices(self) -> ScoredBatch:
-        """Return this process's queries with the distinct documents of all processes; itself in a run of one."""
+        """Return this process's queries with the distinct documents of all processes; itself in a single process."""
         if not is_distributed():
             return self
         numbers = gather_rows(self.documents)
@@ -221,14 +221,14 @@ def _positions(old: Tensor, new: Tensor, items: Tensor) -> Tensor:
 def gather_rows(rows: Tensor) -> Tensor:
     """Join the rows of all processes, in the order of their ranks.
 
-    Every process must call this, and the gradient of each row is the sum of what all processes send back: with the
-    mean over processes that data-parallel training takes, that is the gradient of the mean of all losses.
+    Every process must call this. The gradient of each row is the sum of the gradients from all processes: averaged over
+    processes, as in data-parallel training, it is the gradient of the mean of all losses.
 
     Args:
         rows: `(D, ...)`; `D` may differ between processes, the other sizes may not.
 
     Returns:
-        `(D_0 + D_1 + ..., ...)`; `rows` itself in a run of one process.
+        `(D_0 + D_1 + ..., ...)`; `rows` itself in a single process.
     """
     if not is_distributed():
         return rows
@@ -236,7 +236,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     counts = [torch.empty_like(count) for _ in range(dist.get_world_size())]
     dist.all_gather(counts, count)
     sizes = [int(size) for size in counts]
-    # Collectives need equal shapes, so every process pads to the longest and the padding is cut off again.
+    # Collectives need equal shapes, so every process pads to the longest and cuts the padding off again.
     padded = rows.new_zeros(max(sizes), *rows.shape[1:])
     padded[: rows.shape[0]] = rows
     gathered: Tensor = _AllGather.apply(padded)  # type: ignore[no-untyped-call]

@@ -22,12 +22,12 @@ class ContrastiveConfig(LossConfig):
     Attributes:
         temperature: Scores are divided by it, above 0. 1 is the original Hypencoder; cosines want 0.01 to 0.1.
         learned_temperature: Whether the temperature is trained, starting from `temperature`.
-        lowest_temperature: Where a learned one ends; the original's `logit_max`, 100, is its inverse. Without an end,
-            pairs that are learned by heart would draw it to 0.
+        lowest_temperature: Lower bound of a learned one; the original's `logit_max`, 100, is its inverse. Without a
+            bound, memorised pairs would drive it to 0.
         positives: `own` asks for the query's item 0 alone; `mean` averages that over all known positives of the
             batch; `log_sum` asks for the summed probability of all known positives.
-        mask_known: Whether what is known to be no negative is left out of the negatives: known positives other than
-            the one asked for, documents judged relevant that are no positives, the query itself. The original
+        mask_known: Whether documents known not to be negatives are left out of the negatives: known positives other
+            than the target, documents judged relevant that are not positives, the query itself. The original
             Hypencoder leaves out nothing.
         false_negative_margin: Negatives scored more than this above the query's own positive are taken for unjudged
             positives and left out; None keeps all.
@@ -50,7 +50,7 @@ class ContrastiveConfig(LossConfig):
     def _check_temperatures(self) -> Self:
         if self.learned_temperature and self.temperature < self.lowest_temperature:
             raise ValueError(
-                f"a learned temperature cannot begin at {self.temperature}, below lowest_temperature "
+                f"a learned temperature cannot start at {self.temperature}, below lowest_temperature "
                 f"{self.lowest_temperature}"
             )
         return self
@@ -76,7 +76,7 @@ class ContrastiveLoss(Loss[ContrastiveConfig]):
             self.register_buffer("log_temperature", log_temperature, persistent=False)
 
     def learns_from(self, material: Material) -> bool:
-        """Return whether an example has a positive and something to tell it from."""
+        """Return whether an example has a positive and documents to tell it from."""
         return material.positive and (material.others or (material.negatives > 0 and not self.config.only_first_item))
 
     def forward(self, batch: ScoredBatch) -> Tensor:
@@ -91,7 +91,7 @@ class ContrastiveLoss(Loss[ContrastiveConfig]):
         if self.config.across_devices:
             batch = batch.across_devices()
         if self.training and self.config.learned_temperature:
-            # Behind autograd's back, as an optimiser does, so that it can rise again.
+            # Outside autograd, as an optimiser does, so that it can rise again.
             self.log_temperature.data.clamp_(min=math.log(self.config.lowest_temperature))
         logits = batch.in_batch / self.log_temperature.exp()
         positives, negatives = self._masks(batch)
@@ -107,7 +107,7 @@ class ContrastiveLoss(Loss[ContrastiveConfig]):
         return masked_mean(per_query, batch.has_positive)
 
     def _masks(self, batch: ScoredBatch) -> tuple[Tensor, Tensor]:
-        """Return `(Q, D)` booleans: the documents asked for, and those they are told from."""
+        """Return `(Q, D)` booleans: the targets, and the negatives they are told from."""
         own = torch.zeros_like(batch.positives)
         own.scatter_(1, batch.items[:, :1].clamp_min(0), batch.has_positive[:, None])
         known = batch.positives | own
@@ -129,7 +129,7 @@ class ContrastiveLoss(Loss[ContrastiveConfig]):
 
 
 class PooledConfig(ContrastiveConfig):
-    """The contrastive loss once more, with the documents' token vectors pooled: it trains a model to be pooled.
+    """The contrastive loss with the documents' token vectors pooled: it trains a model for pooling.
 
     Attributes:
         pooling: How they are pooled, as in `late.pooling`.
@@ -139,7 +139,7 @@ class PooledConfig(ContrastiveConfig):
 
 
 class PooledLoss(ContrastiveLoss):
-    """The loss of `PooledConfig`, beside the one of the documents as they are.
+    """The loss of `PooledConfig`, in addition to the loss of the unpooled documents.
 
     Args:
         config: Its options.
@@ -165,7 +165,7 @@ class PooledLoss(ContrastiveLoss):
             InputError: Documents have one vector each.
         """
         if not isinstance(batch.points, TokenPoints):
-            raise InputError("losses.pooled pools token vectors, and this model has one vector a text; leave it out")
+            raise InputError("losses.pooled pools token vectors, and this model has one vector per text; leave it out")
         return super().forward(replace(batch, points=self.pooling.pool_points(batch.points)))
 
 

@@ -21,9 +21,9 @@ class KLConfig(LossConfig):
 
     Attributes:
         temperature: Student scores are divided by it, above 0.
-        teacher_temperature: Teacher scores are divided by it; None means as `temperature`.
+        teacher_temperature: Teacher scores are divided by it; None means the same as `temperature`.
         normalize_scores: Whether each query's student scores are first mapped onto [0, 1], its lowest to 0 and its
-            highest to 1, as PyLate's `Distillation` does. It is for teachers whose scores lie there.
+            highest to 1, as PyLate's `Distillation` does; for teachers whose scores lie in that range.
     """
 
     temperature: float = Field(default=1.0, gt=0)
@@ -74,7 +74,7 @@ def divergence_of(wanted: Tensor, given: Tensor, mask: Tensor) -> Tensor:
 
 def _spread(scores: Tensor, mask: Tensor) -> Tensor:
     """Map the masked columns of `(Q, n)` scores onto [0, 1], row by row; the gradient passes through both ends."""
-    mask = mask | ~mask.any(1, keepdim=True)  # a row without scores does not count, and must give no NaN
+    mask = mask | ~mask.any(1, keepdim=True)  # rows without scores do not count, and must not give NaN
     lowest = scores.masked_fill(~mask, torch.inf).amin(1, keepdim=True)
     highest = scores.masked_fill(~mask, -torch.inf).amax(1, keepdim=True)
     spread = (scores - lowest) / (highest - lowest + _SMALL)
@@ -82,7 +82,7 @@ def _spread(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 class MarginMSEConfig(LossConfig):
-    """Squared error between the student's and the teacher's margins, as the original Hypencoder takes it."""
+    """Squared error between the student's and the teacher's margins, as in the original Hypencoder."""
 
 
 class MarginMSELoss(Loss[MarginMSEConfig]):
@@ -117,18 +117,18 @@ class MarginMSELoss(Loss[MarginMSEConfig]):
 class AnchorConfig(LossConfig):
     """Divergence from the base similarity's distribution over the batch's documents to the model's.
 
-    The scores before training are the teacher: the divergence keeps the ranking of the batch's documents near theirs,
-    whether or not a document is relevant, so that training on one domain does not lose the others. It is the
-    regulariser of learning without forgetting (arXiv 1606.09282).
+    The scores before training are the teacher: the divergence keeps the ranking of the batch's documents close to
+    theirs, whether or not a document is relevant, so that training on one domain does not lose the others. This is
+    the regulariser of "Learning without Forgetting" (arXiv 1606.09282).
 
     Attributes:
         temperature: Both scores are divided by it, above 0; the contrastive loss's temperature is a good value.
         deviation: Factor of a second term: the variance, over the batch's documents, of the difference between the
             score and the base similarity. At least 0. A shift common to all documents changes no ranking and costs
             nothing.
-        queries: Which queries are pulled: `all`, or only the `unlabelled` ones, those of sources with `anchor_only`.
-            Queries that have labels are then free to move, and unlike ones are not.
-        skip_positives: Whether known positives are left out, so that the pull does not work against the labels.
+        queries: Which queries are anchored: `all`, or only the `unlabelled` ones, those of sources with `anchor_only`;
+            labelled queries are then free to move.
+        skip_positives: Whether known positives are left out, so that the anchor does not work against the labels.
     """
 
     temperature: float = Field(default=0.05, gt=0)
@@ -138,7 +138,7 @@ class AnchorConfig(LossConfig):
 
 
 class AnchorLoss(Loss[AnchorConfig]):
-    """The loss of `AnchorConfig`; every query counts, also those without a positive.
+    """The loss of `AnchorConfig`; every query counts, even without a positive.
 
     Args:
         config: Its options.
@@ -149,13 +149,13 @@ class AnchorLoss(Loss[AnchorConfig]):
     needs_base = True
 
     def learns_from(self, material: Material) -> bool:
-        """Return whether an example is pulled, among at least two documents."""
+        """Return whether an example is anchored, among at least two documents."""
         return (self.config.queries == "all" or not material.positive) and (
             material.others or material.positive + material.negatives > 1
         )
 
     def forward(self, batch: ScoredBatch) -> Tensor:
-        """Return the mean over the queries that are pulled.
+        """Return the mean over the anchored queries.
 
         Args:
             batch: One with a `base_scorer`.

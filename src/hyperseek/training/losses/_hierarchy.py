@@ -19,21 +19,21 @@ from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBa
 
 
 class HierarchyConfig(LossConfig):
-    """Fields of losses about which of a query and its positive is the more general one.
+    """Fields of losses that order a query and its positive by generality.
 
     Attributes:
-        general: `document` where documents are above their queries, as ancestors of what is asked for; `query` where
-            queries are short and documents say more.
+        general: The more general side: `document` if documents are ancestors of their queries; `query` if queries are
+            short and documents more specific.
     """
 
     general: Literal["query", "document"] = "document"
 
 
 class EntailmentConfig(HierarchyConfig):
-    """How far outside of the general one's cone the specific one lies, as MERU (arXiv 2304.09172) takes it.
+    """How far the specific point lies outside the general one's cone, as in MERU (arXiv 2304.09172).
 
     Attributes:
-        least_radius: K of the cones' aperture asin(2 K / sinh rho), positive; nearer the origin cones are half spaces.
+        least_radius: K of the cones' aperture asin(2 K / sinh rho), positive; nearer the origin, cones are half spaces.
         aperture_scale: Factor of the aperture, above 0; below 1 for narrower cones.
     """
 
@@ -42,7 +42,7 @@ class EntailmentConfig(HierarchyConfig):
 
 
 class RadiusConfig(HierarchyConfig):
-    """How much less than `margin` the specific one lies farther out: the centripetal loss of HiT (arXiv 2401.11374).
+    """How far the specific point is from lying `margin` farther out: the centripetal loss of HiT (arXiv 2401.11374).
 
     Attributes:
         margin: In units of the curvature radius, at least 0.
@@ -55,7 +55,7 @@ H = TypeVar("H", bound=HierarchyConfig)
 
 
 class HierarchyLoss(Loss[H], Generic[H]):
-    """The mean over queries that have a positive, of which item 0 counts.
+    """The mean over queries that have a positive; item 0 counts.
 
     Args:
         config: Its options.
@@ -75,13 +75,13 @@ class HierarchyLoss(Loss[H], Generic[H]):
             A scalar, at least 0.
 
         Raises:
-            InputError: The queries are no points, or the space is flat.
+            InputError: The queries are not points, or the space is flat.
         """
         scorer = batch.scorer
         points = scorer.linear() if scorer.space.hyperbolic else None
         if points is None:
             raise InputError(
-                f"losses about the general and the specific need queries that are points of a hyperbolic space, "
+                f"losses that order by generality need queries that are points of a hyperbolic space, "
                 f"not {scorer.kind!r} scorers of a {scorer.space.kind!r} space"
             )
         positives = vectors_of(batch.points)[batch.items[:, 0].clamp_min(0)]
@@ -104,7 +104,7 @@ class EntailmentLoss(HierarchyLoss[EntailmentConfig]):
     config_class = EntailmentConfig
 
     def each(self, general: Tensor, specific: Tensor) -> Tensor:
-        """Return by which angle each specific point lies outside of the cone."""
+        """Return the angle by which each specific point lies outside the cone."""
         aperture = half_aperture(general, least_radius=self.config.least_radius)
         return (exterior_angle(general, specific) - self.config.aperture_scale * aperture).clamp_min(0)
 
@@ -119,6 +119,6 @@ class RadiusLoss(HierarchyLoss[RadiusConfig]):
     config_class = RadiusConfig
 
     def each(self, general: Tensor, specific: Tensor) -> Tensor:
-        """Return by how much each general point lies too far out."""
+        """Return the distance by which each general point lies too far out."""
         radii = [split_polar(points)[1][:, 0] for points in (general, specific)]
         return (radii[0] - radii[1] + self.config.margin).clamp_min(0)

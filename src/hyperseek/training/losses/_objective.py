@@ -1,4 +1,4 @@
-"""The weighted sum of the losses that a recipe names, at several dimensions if asked (Matryoshka, arXiv 2205.13147)."""
+"""The weighted sum of a recipe's losses, optionally at several dimensions (Matryoshka, arXiv 2205.13147)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _check_loss(name: str, value: Any) -> None:
             f"a loss is a subclass of Loss whose config_class is a subclass of LossConfig; {name!r} is {shown(value)}"
         )
     if name in LossesConfig.model_fields:
-        raise InputError(f"the name {name!r} is taken by another section of losses; choose another")
+        raise InputError(f"the name {name!r} is taken by another section of losses; choose a different name")
 
 
 _OURS = {
@@ -44,7 +44,7 @@ LOSSES: Registry[type[Loss[Any]]] = Registry("loss", "hyperseek.losses", _OURS, 
 
 
 def register_loss(name: str) -> Callable[[type[L]], type[L]]:
-    """Register a loss, as a decorator: recipes then have a section `losses.NAME` of its options.
+    """Register a loss, as a decorator: recipes then have a section `losses.NAME` with its options.
 
     Args:
         name: The name.
@@ -53,13 +53,13 @@ def register_loss(name: str) -> Callable[[type[L]], type[L]]:
         The decorator, which returns the class unchanged.
 
     Raises:
-        InputError: The name is taken, or what is decorated is not a loss.
+        InputError: The name is taken, or the decorated object is not a loss.
     """
     return LOSSES.register(name)
 
 
 class MatryoshkaConfig(Config):
-    """All losses once more at fewer dimensions. Points of hyperbolic spaces are cut and lifted again.
+    """All losses again at fewer dimensions. Points of hyperbolic spaces are truncated and lifted again.
 
     Attributes:
         dimensions: Below the model's own, which is always trained.
@@ -97,15 +97,15 @@ class XTRConfig(Config):
 class LossesConfig(OpenConfig):
     """Which losses are summed, by their registered names; at least one must be given.
 
-    Ours are `contrastive` (cross-entropy among the documents of the batch), `pooled` (the same, their token vectors
+    Built in are `contrastive` (cross-entropy among the documents of the batch), `pooled` (the same with token vectors
     pooled), `own_cross_entropy` (among the query's own items), `margin_mse` and `kl` (distillation of score
-    differences, and of distributions over own items), `anchor` (the pull towards the scores before training),
-    `entailment` and `radius` (the specific one of a query and its positive lies in the cone of the general one, or
+    differences, and of distributions over own items), `anchor` (keeps scores close to those before training),
+    `entailment` and `radius` (of a query and its positive, the specific one lies in the cone of the general one, or
     farther out).
 
     Attributes:
-        matryoshka: No loss of its own: all others once more at fewer dimensions.
-        xtr: No loss of its own: what the others read is not MaxSim but the scores of XTR.
+        matryoshka: Not a loss itself: all others again at fewer dimensions.
+        xtr: Not a loss itself: the others read the scores of XTR instead of MaxSim.
     """
 
     matryoshka: MatryoshkaConfig | None = None
@@ -118,13 +118,13 @@ class LossesConfig(OpenConfig):
 
     @property
     def chosen(self) -> dict[str, LossConfig]:
-        """The losses that are given, by name: ours in one order, so that their sum is rounded alike, then others."""
+        """The given losses, by name: built-in ones in a fixed order, for the sum to round alike, then others."""
         given = self.model_extra or {}
         return {name: given[name] for name in dict.fromkeys((*_OURS, *given)) if name in given}
 
 
 class Objective(nn.Module):
-    """The sum of weighted losses, and each of them for the log.
+    """The weighted sum of losses, and each of them for the log.
 
     Args:
         config: The losses.
@@ -159,7 +159,7 @@ class Objective(nn.Module):
             batch: At least one query.
 
         Returns:
-            The total, and every loss before weighting, detached, by name; `NAME@DIMENSION` for those at fewer.
+            The total, and every loss before weighting, detached, by name; `NAME@DIMENSION` at fewer dimensions.
 
         Raises:
             InputError: A loss returned something other than a scalar, or queries cannot be scored as asked.
@@ -181,7 +181,7 @@ class Objective(nn.Module):
         values = {name: loss(batch) for name, loss in self.losses.items()}
         for name, value in values.items():
             if value.dim():
-                # Summed as it is, it would weigh more the larger the batch.
+                # If summed, its weight would grow with the batch.
                 raise InputError(f"the loss {name!r} must return a scalar, not a tensor of shape {tuple(value.shape)}")
         total = torch.stack([self.weights[name] * value for name, value in values.items()]).sum()
         return total, {name: value.detach() for name, value in values.items()}
@@ -191,7 +191,7 @@ class Objective(nn.Module):
 
 
 def shortened(batch: ScoredBatch, dimension: int) -> ScoredBatch:
-    """Return a batch whose queries and documents are cut to their first dimensions.
+    """Return a batch whose queries and documents are cut to their first `dimension` dimensions.
 
     Args:
         batch: One whose queries are points.
@@ -201,7 +201,7 @@ def shortened(batch: ScoredBatch, dimension: int) -> ScoredBatch:
         The batch, not yet scored. Scores before training stay those of all dimensions.
 
     Raises:
-        InputError: The queries are no points, or have fewer dimensions.
+        InputError: The queries are not points, or have fewer dimensions.
     """
     scorer, space = batch.scorer.shortened(dimension), batch.scorer.space
     return replace(batch, scorer=scorer, points=VectorPoints(space.shorten(vectors_of(batch.points), dimension)))
