@@ -204,7 +204,7 @@ def test_the_newest_whole_checkpoint_is_taken(
     (newest / "optimizer.pt").write_bytes((newest / "optimizer.pt").read_bytes()[:50])
     (tmp_path / "all" / "checkpoint-x").mkdir()
     assert last_checkpoint(tmp_path / "all") == tmp_path / "all" / "checkpoint-2"
-    assert "passing over the checkpoint" in caplog.text
+    assert "deleting the unusable checkpoint" in caplog.text
     assert "its file optimizer.pt is damaged" in caplog.text
     assert not newest.exists()
 

@@ -68,7 +68,7 @@ def test_an_index_without_a_name_is_known_by_its_documents(plain, tmp_path):
 
 
 def test_names_that_are_wrong(plain, tmp_path):
-    with pytest.raises(DataError, match="document '1' of 'a' has another text in the examples"):
+    with pytest.raises(DataError, match="document '1' of 'a' has a different text in the examples"):
         refine(plain, tmp_path / "out", mine=build(tmp_path / "wrong", B, "a"), options=ANY)
     with pytest.raises(DataError, match="has none of the first positives of 'a'"):
         refine(plain, tmp_path / "out", mine=build(tmp_path / "none", {"9": "x"}, "a"), options=ANY)

@@ -85,7 +85,7 @@ def test_recipes_that_make_no_sense(make_recipe: MakeRecipe, changes: dict[str, 
             {"config": {"max_position_embeddings": 8}},
             "is 16, but the model has positions for 8 tokens",
         ),
-        ("model", {"config": {"vocab_size": 7}}, "the model knows 7 tokens"),
+        ("model", {"config": {"vocab_size": 7}}, "the model has 7 tokens"),
         ("model", {"tokenizer": "./nowhere", "vocabulary": None}, "no model folder"),
         ("train", {"precision": "float16"}, "float16 needs a GPU"),
         ("train", {"batch_size": 100_000}, "fewer than a batch of 100000"),
@@ -132,7 +132,7 @@ def test_a_tokenizer_of_another_model_is_refused(tiny_encoder: str, make_recipe:
     config = BertConfig.from_pretrained(tiny_encoder, vocab_size=50)
     BertForMaskedLM(config).save_pretrained(small)
     model = {"architecture": None, "config": {}, "start": str(small), "tokenizer": tiny_encoder}
-    with pytest.raises(HyperseekError, match="another model's tokenizer"):
+    with pytest.raises(HyperseekError, match="the tokenizer is another model's"):
         pretrain(make_recipe(model=model), output=tmp_path / "run")
 
 

@@ -48,7 +48,7 @@ def merged(values: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         ({"train": {"sides": "query"}}, "sides: query .* trunk: frozen trains none"),
         ({"train": {"cache": {"indexes": ["a"], "enabled": False}}}, "cache.indexes has an effect only"),
         ({"data": {"extra_from": "corpus"}}, "extra_from: corpus"),
-        ({"data": {"sources": {"a": {"source": "a", "anchor_only": True}}}}, "'a' is anchor_only, and without"),
+        ({"data": {"sources": {"a": {"source": "a", "anchor_only": True}}}}, "'a' is anchor_only, and nothing"),
         ({"validation": {"patience": 2, "sets": {"a": {"source": "a:dev"}}}}, "patience has an effect only"),
         ({"model": {"pooling": "mean"}}, "pooling has an effect only with a family"),
         ({"model": {"document_trunk": "minilm"}}, "document_trunk has an effect only with a family"),

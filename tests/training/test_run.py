@@ -205,7 +205,7 @@ def test_ctrl_c_leaves_a_checkpoint_to_resume_from(
 
     with monkeypatch.context() as patch:
         patch.setattr(ShowProgress, "on_step_end", press)
-        with pytest.raises(KeyboardInterrupt, match=r"5 steps are stored in .*run the same again to resume"):
+        with pytest.raises(KeyboardInterrupt, match=r"5 steps are stored in .*run the same command again to resume"):
             train(recipe, output=tmp_path / "stopped")
     resumed = train(recipe, output=tmp_path / "stopped")
     whole = train(recipe, output=tmp_path / "whole")

@@ -1,4 +1,4 @@
-"""Mining hard negatives, filtering examples, and the rankers that training learns from and is compared with."""
+"""Mining hard negatives, filtering examples, and the rankers used as teachers and baselines."""
 
 from hyperseek.mining._bm25 import BM25, BM25Settings
 from hyperseek.mining._negatives import Teacher

@@ -4,13 +4,13 @@ The defaults are Lucene's variant with k1 = 0.9 and b = 0.4, the Snowball Englis
 SciFact's test split they give nDCG@10 0.676. Documents that share no term with the query score 0 and are not ranked.
 Equal scores keep the corpus' order.
 
-A word is a run of letters, digits and the marks on them. Scripts that put no blanks between words (and Korean, which
-puts them between phrases) give each character and each pair of neighbours instead, so a word of two is found as a pair
-wherever it appears. Texts that look alike have the same terms: composed and decomposed letters, wide and narrow ones,
-upper and lower case. Hebrew points and Arabic vowel signs, which most texts leave out, do not count.
+A word is a run of letters, digits and their combining marks. Scripts without blanks between words (and Korean, with
+blanks between phrases) give each character and each pair of neighbours instead, so a word of two characters is found as
+a pair wherever it appears. Texts that look alike have the same terms: composed and decomposed letters, wide and narrow
+ones, upper and lower case. Hebrew points and Arabic vowel signs, which most texts omit, are ignored.
 
-Words of one letter or digit ("vitamin C", "x") are mostly initials and units. They count so little that they decide
-only among equals, and find documents where nothing else does: published baselines know no such words.
+Words of one letter or digit ("vitamin C", "x") are mostly initials and units. Their weight is so small that they only
+break ties, and find documents that no other word finds: published baselines ignore such words.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from hyperseek.types import Document, Query, Run
 
 _FAINT = 1e-3  # weight of words of one letter or digit
 
-# Scripts that write words without blanks between them.
+# Scripts without blanks between words.
 _DENSE = (
     *("Han", "Hiragana", "Katakana", "Bopomofo", "Hangul", "Yi", "Thai", "Lao", "Khmer", "Myanmar"),
     *("Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet", "Javanese"),
@@ -44,15 +44,15 @@ _DENSE = (
 # Letters that an apostrophe cuts off, as in "the cat's" or "don't", are not words.
 _CUT_OFF = r"(?<=\w['\u2019])\w\b"
 _ASCII = re.compile(rf"{_CUT_OFF}|(\w+)", re.ASCII)
-# A word may break at a zero-width space, and at no other character without width, as soft hyphens and joiners.
+# Words break at a zero-width space, but not at other characters without width, such as soft hyphens and joiners.
 _ZERO_WIDTH_SPACE = "\u200b"
 
 
 class BM25Settings(Config):
-    """How BM25 reads text and weighs terms.
+    """Tokenisation and term weights of BM25.
 
     Attributes:
-        variant: Of the term weight, as bm25s names them.
+        variant: Variant of the term weight, as named in bm25s.
         k1: How slowly repeated terms saturate, at least 0.
         b: How strongly long documents are penalised, 0 to 1.
         stemmer: A Snowball language, or None for whole words.
@@ -72,7 +72,7 @@ class BM25:
     Args:
         documents: The corpus, read once; title and text are joined.
         settings: None for the defaults.
-        total: How many documents there are, for the progress bar.
+        total: Number of documents, for the progress bar.
 
     Raises:
         InputError: The corpus is empty or has no terms.
@@ -88,7 +88,7 @@ class BM25:
         found = list(self._tokenizer.streaming_tokenize(self._texts(documents, total), allow_empty=False))
         vocabulary = self._tokenizer.get_vocab_dict()
         if not vocabulary:
-            raise InputError(f"BM25 found no term in the {len(self.ids)} documents it was given")
+            raise InputError(f"BM25 found no term in the {len(self.ids)} given documents")
         self._faint = frozenset(number for term, number in vocabulary.items() if is_faint(term))
         full = [[number for number in own if number not in self._faint] for own in found]
         faint = [[number for number in own if number in self._faint] for own in found]
@@ -130,13 +130,13 @@ class BM25:
         if not any(documents):
             return None
         settings = self.settings
-        # Summed in float64 and rounded once, so that sums that are equal on paper are equal.
+        # Summed in float64 and rounded once, so that equal sums stay equal in any order.
         index = _bm25s().BM25(method=settings.variant, k1=settings.k1, b=settings.b, dtype="float64")
         index.index((documents, dict(vocabulary)), show_progress=False)
         return index
 
     def _score(self, texts: Iterable[str]) -> Iterator[npt.NDArray[np.float32]]:
-        # Other forms of a known stem count, unknown stems do not.
+        # Other forms of a known stem match; unknown stems do not.
         for asked in self._tokenizer.streaming_tokenize(texts, update_vocab=False, allow_empty=False):
             scores = np.zeros(len(self.ids))
             parts = ([term for term in asked if (term in self._faint) == faint] for faint in (False, True))
@@ -155,7 +155,7 @@ class BM25:
 
 def _bm25s() -> Any:
     module = require("bm25s", extra="eval")
-    # It sets its own logger to DEBUG, which would reach every handler of the program.
+    # It sets its own logger to DEBUG, and its records would reach every handler of the program.
     logging.getLogger("bm25s").setLevel(logging.WARNING)
     return module
 
@@ -189,13 +189,13 @@ def terms(text: str) -> list[str]:
 
 
 def is_faint(term: str) -> bool:
-    """Whether a term is one letter or digit of a script that writes words with several."""
+    """Return whether a term is a single letter or digit of a script whose words have several."""
     return len(term) == 1 and (term.isascii() or not _patterns().whole.match(term))
 
 
 def _folded(text: str) -> str:
     plain = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
-    return plain.replace(_ZERO_WIDTH_SPACE, " ").replace("i\u0307", "i")  # the small form of the Turkish capital
+    return plain.replace(_ZERO_WIDTH_SPACE, " ").replace("i\u0307", "i")  # the lower case of the Turkish capital
 
 
 class _Patterns(NamedTuple):

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A document that a search found.
+    """A search result.
 
     Attributes:
         found: The document.
-        score: The searching model's; None where no filter reads it.
+        score: The searching model's score; None if no filter reads it.
     """
 
     found: KeyedItem
@@ -35,8 +35,8 @@ class Found:
     """The result of searching an index for one example.
 
     Attributes:
-        candidates: For negatives, best first; relevant documents may be among them.
-        scores: The searching model's scores of the example's own items, by id, where a filter reads them.
+        candidates: Candidates for negatives, best first; relevant documents may be among them.
+        scores: The searching model's scores of the example's own items, by id, if a filter reads them.
         rivals: For each positive, the number of documents that score higher and are not known to be relevant.
     """
 
@@ -122,7 +122,7 @@ class CorpusSearch:
             return [dict.fromkeys(found) for found in run]
         if self._plan is None:
             return [dict(found) for found in run]
-        # A plan may rank by anything; filters compare with the positives, so the model has to score both.
+        # A plan may rank by other scores; filters compare with the positives, so the model must score both.
         chosen = [list(found) for found in run]
         scores = self._corpus.index.score(scorer, chosen)
         return [dict(zip(ids, line, strict=True)) for ids, line in zip(chosen, scores, strict=True)]
@@ -198,7 +198,7 @@ class CorpusSearch:
 
 
 def query_item(example: TrainingExample) -> KeyedItem:
-    """Return a query as a document: in some collections documents are queries, and find themselves."""
+    """Return a query as a document: in some collections documents are queries, which find themselves."""
     return KeyedItem.of(ExampleItem(example.query.id, example.query.text))
 
 

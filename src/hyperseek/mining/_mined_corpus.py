@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 else:
     Mine: TypeAlias = Any
 
-# Positives that are looked up to recognise the collection of an index.
+# Positives looked up to recognise the collection of an index.
 _LOOKED_UP = 200
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Corpus:
     """An index, and the names of its documents among the examples.
 
     Attributes:
-        name: The first part of its documents' ids.
+        name: The prefix of its documents' ids.
         index: The documents and the model.
         joined: Whether an item's text is title and text joined, rather than the stored text alone.
     """
@@ -57,7 +57,7 @@ class Corpus:
         return ExampleItem(qualified(self.name, document.id), document.full_text if self.joined else document.text)
 
     def items(self, identities: Iterable[str]) -> list[ExampleItem]:
-        """Return the documents that are stored, of those with some ids of any collection."""
+        """Return the stored documents among ids of any collection."""
         own = [own for identity in identities if (own := self.own_id(identity)) is not None]
         return [self.item(document) for document in self.index.get(own).values()]
 
@@ -65,21 +65,21 @@ class Corpus:
         """Look up items.
 
         Args:
-            items: Of any collection.
+            items: Items of any collection.
 
         Returns:
-            Those that are stored, by the id that the index has them under.
+            The stored documents, by their id in the index.
 
         Raises:
-            DataError: One is stored with another text.
+            DataError: One is stored with a different text.
         """
         texts = {own: item.text for item in items if (own := self.own_id(item.id)) is not None}
         found = self.index.get(list(texts))
         for own, document in found.items():
             if self.item(document).text.strip() != texts[own].strip():
                 raise DataError(
-                    f"document {own!r} of {self.name!r} has another text in the examples; mine an index of the same "
-                    f"collection, or name the other one, as in OTHER=INDEX",
+                    f"document {own!r} of {self.name!r} has a different text in the examples; mine an index of the "
+                    f"same collection, or name the index's own, as in OTHER=INDEX",
                     path=self.index.path,
                 )
         return found
@@ -110,11 +110,11 @@ def opened_corpora(
     """Find a corpus for every source.
 
     Args:
-        mine: Indexes, paths of indexes as `[NAME=]FOLDER`, and at most one model or the name of one.
+        mine: Indexes, paths of indexes as `[NAME=]FOLDER`, and at most one model or model name.
         prepared: The examples.
         sources: Names of their sources.
-        work: Where collections are encoded for a model; an attempt that was killed is resumed there.
-        device: Where to put models that are named; None takes a GPU if there is one.
+        work: Where collections are encoded for a model; a killed attempt is resumed there.
+        device: Device of models given by name; None takes a GPU if there is one.
         on_error: What happens at a bad record of a collection.
 
     Returns:
@@ -142,7 +142,7 @@ def opened_corpora(
         left = [repr(corpus.name) for corpus in others] + ([f"the model {model.source}"] if model is not None else [])
         raise InputError(
             f"{' and '.join(left)} are given for {', '.join(missing) or 'no source'}, which needs "
-            f"{'one' if missing else 'none'}; the others have indexes of their own"
+            f"{'one' if missing else 'none'}; the others have their own indexes"
         )
     if missing and not others and model is None:
         raise InputError(f"there is no index for the examples of {missing[0]!r}; give one, as in {missing[0]}=INDEX")
@@ -165,7 +165,7 @@ def _opened(mine: Sequence[Mine], device: str | None) -> tuple[list[tuple[str | 
         if isinstance(value, Index):
             indexes.append((name, value))
         elif name is not None:
-            raise InputError(f"{given!r} is not an index; a name goes with an index, and a model is given without one")
+            raise InputError(f"{given!r} is not an index; only indexes can have names, so give a model without one")
         else:
             models.append(value)
     if len(models) > 1:
@@ -182,14 +182,14 @@ def _open(path: str, device: str | None) -> Index | Retriever:
 
 
 def _identified(name: str | None, index: Index, prepared: Prepared, sources: Sequence[str]) -> Corpus:
-    """Recognise the collection of an index, by its name or by the positives that it contains."""
+    """Recognise the collection of an index, by its name or its positives."""
     label = name or index.info.name
     if label in sources:
         corpus = Corpus(str(label), index)
         if not corpus.stored(_positives(prepared, corpus.name)):
             raise DataError(
                 f"has none of the first positives of {corpus.name!r}; mine an index of that collection, or name "
-                f"the other one, as in OTHER=INDEX",
+                f"the index's own, as in OTHER=INDEX",
                 path=index.path,
             )
         return corpus
@@ -212,7 +212,7 @@ def _positives(prepared: Prepared, source: str) -> list[ExampleItem]:
 
 
 def _encoded(source: str, model: Retriever, prepared: Prepared, work: Path, on_error: OnError) -> Corpus:
-    """Encode the collection of a source, or, of a source without a collection, its examples' documents."""
+    """Encode the collection of a source, or its examples' documents if it has no collection."""
     from hyperseek.index import Index
 
     info = next((info for info in prepared.info.sources if info.name == source and info.kind == "qrels"), None)

@@ -1,4 +1,4 @@
-"""The filters: which positives and negatives of an example are kept, with a teacher or without."""
+"""Filters of positives and negatives, with or without a teacher."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from hyperseek.mining._relevant_documents import Relevant
 
 @dataclass(slots=True)
 class Draft:
-    """An example in the making.
+    """An unfinished example.
 
     Attributes:
-        example: The example, with those of its own items that are kept.
+        example: The example, with the items of its own that are kept.
         candidates: Possible negatives, in the order in which they are taken.
-        mined: Candidates that were taken as negatives.
+        mined: Candidates taken as negatives.
     """
 
     example: TrainingExample
@@ -34,7 +34,7 @@ class Draft:
     mined: list[ExampleItem] = field(default_factory=list)
 
     def finished(self) -> TrainingExample:
-        """Return the example with the negatives that were mined."""
+        """Return the example with its mined negatives."""
         return dataclasses.replace(self.example, negatives=(*self.example.negatives, *self.mined))
 
 
@@ -46,7 +46,7 @@ def score_bound(positives: Iterable[float], margin: float | None) -> float:
         margin: Share of the lowest score; None for no bound.
 
     Returns:
-        The bound; infinity without a margin. It falls with the margin whatever the sign of the scores.
+        The bound; infinity without a margin. It falls with the margin for scores of either sign.
     """
     if margin is None:
         return float("inf")
@@ -66,12 +66,12 @@ def draft(
     """Apply every filter that needs no teacher.
 
     Args:
-        example: As it was prepared.
+        example: The prepared example.
         found: The result of searching the index for it.
         relevant: The relevant documents of its query.
         options: Settings of mining and filtering.
         listed: Documents that must not appear, as `ID` or `SOURCE/ID`.
-        report: Where drops are counted.
+        report: Counts drops.
 
     Returns:
         The draft, or None if no positive is left.
@@ -125,7 +125,7 @@ def _own_negatives(
     example: TrainingExample, found: Found, relevant: Relevant, mining: MiningOptions | None, report: ErrorReport
 ) -> Iterator[ExampleItem]:
     bound = _bound(example, found, mining) if mining is not None and mining.keep_negatives else float("inf")
-    # A given negative may be as easy as it is: `min_score` is for candidates.
+    # Given negatives may be easy: `min_score` is for candidates.
     limits = None if mining is None else mining.model_copy(update={"min_score": None})
     query = text_key(example.query.text)
     for item in example.negatives:
@@ -154,7 +154,7 @@ def _candidates(
     listed: frozenset[str],
     report: ErrorReport,
 ) -> Iterator[Candidate]:
-    """Leave out candidates that must not be negatives whatever they score, and take the wanted depth of the rest."""
+    """Leave out candidates that cannot be negatives, whatever their score, and take the wanted depth of the rest."""
     seen_ids = {item.id for item in example.negatives}
     seen_texts = {text_key(item.text) for item in example.negatives}
     query, rank = query_item(example), 0
@@ -216,10 +216,10 @@ def _passes(
 
 
 class Teacher(Protocol):
-    """Something that scores pairs of texts; `hyperseek.mining` has some.
+    """A scorer of pairs of texts; see `load_teacher`.
 
-    An attribute `fingerprint`, a string that changes with the teacher's scores, distinguishes teachers of one name
-    when stopped work is resumed.
+    An optional attribute `fingerprint`, a string that changes with the teacher's scores, distinguishes teachers of the
+    same name when work is resumed.
     """
 
     @property
@@ -237,14 +237,14 @@ def choose(
 ) -> None:
     """Take negatives from the candidates of each draft, and let the teacher score and filter all of them.
 
-    The teacher sees no more candidates than needed: as many as are missing, until none is missing or left.
+    The teacher sees only as many candidates as are missing, until none is missing or left.
 
     Args:
         drafts: Changed in place.
         wanted: Negatives to take for each.
         teacher: None takes the first candidates.
-        options: When the teacher's score drops a negative.
-        report: Where drops are counted.
+        options: Thresholds of the teacher's scores.
+        report: Counts drops.
     """
     if teacher is None:
         for draft in drafts:
@@ -265,7 +265,7 @@ def choose(
 def _score_own(
     drafts: Sequence[Draft], teacher: Teacher, options: TeacherOptions, report: ErrorReport
 ) -> list[tuple[float, float]]:
-    """Score the examples' own items, filter their negatives, and return the margin's and the absolute bound of each."""
+    """Score the examples' own items, filter their negatives, and return each one's bounds: by margin, and absolute."""
     positives = _scored(teacher, drafts, [draft.example.positives for draft in drafts])
     negatives = _scored(teacher, drafts, [draft.example.negatives for draft in drafts])
     highest = math.inf if options.max_score is None else options.max_score

@@ -14,27 +14,27 @@ from hyperseek.types import NO_OPTIONS, QueryOptions
 class MiningOptions(Config):
     """How hard negatives are mined.
 
-    A candidate is a document that a search finds, and that is not known to be relevant to the query, does not have the
+    A candidate is a search result that is not known to be relevant to the query, does not have the
     text of a relevant document, and is not the query itself. All scores are those of the searching model.
 
     A margin is relative to the lowest score of the query's positives: for a positive at 0.8, 0.95 drops
-    candidates above 0.76. For negative scores, such as distances, the same share of their size is taken off: for a
-    positive at -2, 0.95 drops candidates above -2.1.
+    candidates above 0.76. For negative scores, such as distances, the same share of the absolute value is
+    subtracted: for a positive at -2, 0.95 drops candidates above -2.1.
 
     Attributes:
         negatives: How many to mine per query, in addition to those it has.
-        depth: How many candidates to look at.
-        skip_top: How many of the first candidates are not taken.
+        depth: How many candidates to consider.
+        skip_top: How many of the first candidates to skip.
         margin: Candidates above this share of the positive's score are considered relevant and dropped; None keeps all.
         max_score: Candidates that score higher are dropped.
         min_score: Candidates that score lower are dropped, as too easy.
-        sampling: `top` takes the best candidates that are left, `random` draws from them.
+        sampling: `top` takes the best remaining candidates, `random` draws from them.
         seed: Seed of the draw.
-        keep_negatives: Whether to keep the examples' own negatives. Those that nobody judged must pass `margin` and
+        keep_negatives: Whether to keep the examples' own negatives. Unjudged ones must pass `margin` and
             `max_score` too.
         engine: `auto`, `exact` or the name of an engine of the index.
-        plan: Stages that find the candidates instead, as `Plan` reads them: full text, fusions, cascades; or the path
-            of a YAML file of them.
+        plan: Stages that find the candidates instead, in the form of `Plan`: full text, fusions, cascades; or the path
+            of a YAML file with them.
     """
 
     negatives: int = Field(default=7, ge=1)
@@ -56,17 +56,17 @@ class MiningOptions(Config):
 
     @property
     def reads_scores(self) -> bool:
-        """Whether any filter reads the searching model's scores."""
+        """Whether a filter reads the searching model's scores."""
         return any(limit is not None for limit in (self.margin, self.max_score, self.min_score))
 
 
 class ConsistencyOptions(Config):
-    """Which pairs are consistent: a positive must rank among the first of its query.
+    """Filtering of inconsistent pairs: a positive must rank near the top for its query.
 
     Attributes:
         top: A positive is kept if fewer than `top` documents score higher; other relevant documents of the query do
             not count.
-        pool: Rank against `pool` documents, drawn once from the corpus, instead of all.
+        pool: Rank against `pool` documents, drawn once from the corpus, instead of against all.
         seed: Seed of the draw.
         engine: `auto`, `exact` or the name of an engine of the index.
     """
@@ -78,7 +78,7 @@ class ConsistencyOptions(Config):
 
 
 class TeacherOptions(Config):
-    """Which negatives a teacher considers relevant. Negatives that a person judged stay, whatever it says.
+    """Filtering of negatives that a teacher considers relevant. Negatives with a human judgement are always kept.
 
     Attributes:
         margin: Negatives above this share of the lowest positive's score are dropped, as in `MiningOptions`.
@@ -90,13 +90,13 @@ class TeacherOptions(Config):
 
 
 class RefineOptions(Config):
-    """What to do with prepared examples, in this order; None leaves a step out.
+    """Steps of refining prepared examples, in this order; None leaves a step out.
 
     Attributes:
-        consistency: Dropping positives that their query does not find.
-        mining: Adding hard negatives.
-        teacher: Dropping negatives that a teacher considers relevant.
-        options: Options of every query for the searching model, as in `{level: 2}`.
+        consistency: Drop positives that their query does not find.
+        mining: Add hard negatives.
+        teacher: Drop negatives that a teacher considers relevant.
+        options: Options of the searching model for every query, as in `{level: 2}`.
     """
 
     consistency: ConsistencyOptions | None = None

@@ -1,6 +1,6 @@
 """Mining hard negatives and filtering examples, from one prepared folder to another.
 
-Each batch is a file, there whole or not at all, so two passes with one aim cannot spoil each other's work.
+Each batch is a file, written atomically, so two passes with the same arguments cannot damage each other's work.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from hyperseek.mining._options import MiningOptions, RefineOptions, TeacherOptio
 from hyperseek.mining._relevant_documents import RelevantByQuery
 from hyperseek.types import Qrels
 
-# Queries whose candidates, with their texts, are in memory at a time; at most these are searched again after a kill.
+# Queries whose candidates, with their texts, are in memory at a time; a kill costs at most their searches.
 _BATCH = 256
 
 logger = logging.getLogger(__name__)
 
 
 class Refiner:
-    """Mines and filters a stream of examples, some hundred queries at a time.
+    """Mines and filters a stream of examples, a few hundred queries at a time.
 
     Args:
         relevant: The relevant documents of their queries.
-        corpora: Where to search, by source; empty where only a teacher filters.
+        corpora: Where to search, by source; empty if only a teacher filters.
         options: Settings.
         teacher: Scores pairs, or None.
         listed: Documents that must not appear, as `ID` or `SOURCE/ID`.
-        done: The folder where finished batches are kept until the end; see `kept_batch`.
+        done: Folder of finished batches until the end; see `kept_batch`.
 
     Attributes:
         mined: Negatives added so far.
         short: Examples so far that got fewer negatives than requested.
-        looked_at: Examples so far.
+        looked_at: Examples processed so far.
         report: Records dropped so far.
     """
 
@@ -82,11 +82,11 @@ class Refiner:
 
         Args:
             examples: Any number.
-            relevance: Collects relevant texts of queries that no kept example carries.
-            advance: Called after each example that was looked at, kept or not.
+            relevance: Collects relevant texts of queries without a kept example.
+            advance: Called after each example, kept or not.
 
         Yields:
-            Those that are kept, in order.
+            The kept examples, in order.
         """
         for number, batch in enumerate(_batches(examples)):
             done = kept_batch(self._done / f"{number:06}.jsonl.gz", partial(self._refined, batch))
@@ -135,27 +135,27 @@ def refine(
 ) -> PreparedInfo:
     """Mine hard negatives for prepared examples, and drop inconsistent positives and false negatives.
 
-    No document known to be relevant becomes a negative: no positive of any example with the same query, no further
+    No document known to be relevant becomes a negative: no positive of any example with the same query, no other
     document that is judged relevant, and no document with the text of one of these. The same input gives the same
-    bytes. A call that was killed, while encoding or mining, is resumed by the next call with the same arguments; until
+    bytes. A call killed while encoding or mining is resumed by the next call with the same arguments; until
     then its work is kept beside `folder`, in `.NAME.mining`.
 
     Args:
         source: A folder that `prepare`, `write_examples` or this function wrote.
-        folder: The folder to write; it is there whole or not at all.
-        mine: Where to search: indexes, or paths of indexes as `[NAME=]FOLDER`, and at most one model or the name of
-            one, for which the examples' collections are encoded first. An index serves the examples of its collection;
-            an index of another collection serves all examples without an index of their own.
+        folder: The folder to write, atomically.
+        mine: Where to search: indexes, or paths of indexes as `[NAME=]FOLDER`, and at most one model or model name,
+            with which the examples' collections are encoded first. An index serves the examples of its collection;
+            an index of another collection serves all examples without their own index.
         options: Settings; None mines with the defaults if `mine` is given, and filters with the defaults if `teacher`
             is.
         teacher: Scores queries and documents; its scores are written with the items.
-        judged: Further judgements, by name of the collection: documents that are relevant there are never negatives.
-        device: Where to put models that are given by name, as in `"cuda:0"`; None takes a GPU if there is one.
-        on_error: At a bad record of a collection that is encoded: stop, or leave it out and count it.
-        overwrite: Replace an older prepared folder.
+        judged: Additional judgements, by name of the collection: documents relevant there are never negatives.
+        device: Device of models given by name, as in `"cuda:0"`; None takes a GPU if there is one.
+        on_error: At a bad record of a collection to encode: stop, or skip and count it.
+        overwrite: Replace an existing prepared folder.
 
     Returns:
-        A description of what was written; `refined[-1]` is this round, with what it dropped.
+        A description of the written folder; `refined[-1]` is this round, with counts of what it dropped.
 
     Raises:
         DataError: `source` is not a prepared folder, or an index does not match its name.
@@ -182,7 +182,7 @@ def refine(
             teacher=None if teacher is None else teacher.name,
             teacher_fingerprint=_fingerprint(teacher),
         )
-        # Everything that decides how an example is refined.
+        # Everything that determines how an example is refined.
         aim = [__version__, info.model_dump(mode="json"), sorted(listed), _positive(judged or {})]
         done = work / f"batches-{fingerprint_json(aim)[:12]}"
         refiner = Refiner(relevant, corpora, options=options, teacher=teacher, listed=listed, done=done)
@@ -190,7 +190,8 @@ def refine(
 
         def stored() -> str:
             return (
-                f"{refiner.looked_at:,} of {len(prepared):,} examples are kept in {work}; run the same again to resume"
+                f"{refiner.looked_at:,} of {len(prepared):,} examples are kept in {work}; "
+                "run the same command again to resume"
             )
 
         step = progress("mining" if options.mining else "filtering", len(prepared), unit="examples")
@@ -230,7 +231,7 @@ def _add_lost(relevance: Relevance, before: Sequence[TrainingExample], after: Se
 def check_refining(
     options: RefineOptions | None, mine: Mine | Sequence[Mine] | None, teacher: Teacher | None
 ) -> RefineOptions:
-    """Fill in defaults; InputError for settings that cannot be followed or would be ignored."""
+    """Fill in defaults; InputError for settings that are impossible or would be ignored."""
     options = options or RefineOptions()
     searches = options.mining is not None or options.consistency is not None
     if searches and mine is None:
@@ -301,14 +302,14 @@ def kept_batch(path: Path, make: Callable[[], RefinedBatch]) -> RefinedBatch:
     """Return a batch from disk, or make and write it.
 
     Args:
-        path: Its file. The folder's name, made with the first batch, must cover everything that decides the result.
+        path: Its file. The folder's name must cover everything that determines the result.
         make: Called if there is no such file.
 
     Returns:
         The batch.
 
     Raises:
-        DataError: The file was damaged.
+        DataError: The file is damaged.
     """
     if path.is_file():
         return _read(path)

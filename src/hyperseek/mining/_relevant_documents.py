@@ -20,7 +20,7 @@ _READ_AT_ONCE = 1_000
 
 @dataclass(frozen=True, slots=True)
 class KeyedItem:
-    """A document with the key of its text, which is too costly to compute for every query.
+    """A document with the key of its text, which is too costly to compute per query.
 
     Attributes:
         item: The document.
@@ -36,7 +36,7 @@ class KeyedItem:
         return cls(item, text_key(item.text))
 
     def same(self, other: KeyedItem) -> bool:
-        """Whether both have one id or one text."""
+        """Return whether both have the same id or the same text."""
         return self.item.id == other.item.id or self.key == other.key
 
 
@@ -45,9 +45,9 @@ class Relevant:
     """The relevant documents of one query.
 
     Attributes:
-        ids: Of documents, as `SOURCE/ID`.
-        texts: Keys of their texts, where seen.
-        unseen: Those of `ids` that are not positives of the query, and whose texts examples may not contain.
+        ids: Ids of documents, as `SOURCE/ID`.
+        texts: Keys of their texts, as far as known.
+        unseen: Those of `ids` that are not positives of the query, and whose texts may not appear in the examples.
     """
 
     ids: set[str] = field(default_factory=set)
@@ -55,7 +55,7 @@ class Relevant:
     unseen: set[str] = field(default_factory=set)
 
     def has(self, found: KeyedItem) -> bool:
-        """Whether a document is one of these, or has the text of one."""
+        """Return whether a document is one of these, or has the text of one."""
         return found.item.id in self.ids or found.key in self.texts
 
 
@@ -64,8 +64,8 @@ class RelevantByQuery:
 
     Args:
         examples: All of them, read once.
-        judged: Further judgements by name of the collection, with its own ids.
-        relevance: Relevant texts of queries without an example, or whose example is not among these.
+        judged: Additional judgements by name of the collection, with its own ids.
+        relevance: Relevant texts of queries without an example among these.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class RelevantByQuery:
             relevant.ids |= relevant.unseen
 
     def learn(self, read: Callable[[list[str]], Iterable[ExampleItem]]) -> None:
-        """Learn the texts of documents that are judged relevant but are not positives of any example.
+        """Add the texts of documents that are judged relevant but are not positives of any example.
 
         Args:
-            read: Returns the documents it has for given ids.
+            read: Returns the documents it has of given ids.
         """
         owners: defaultdict[str, list[Relevant]] = defaultdict(list)
         for relevant in self._of_text.values():

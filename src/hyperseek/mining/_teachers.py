@@ -1,6 +1,6 @@
 """Teachers that score pairs of a query and a document: cross-encoders, and any retriever.
 
-Both have `name` and `score_pairs`, which the filters of false negatives need.
+Both have `name` and `score_pairs`, which the filters of false negatives use.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ _BATCH = 32
 
 
 class CrossEncoderTeacher:
-    """A cross-encoder: one model reads query and document together.
+    """A cross-encoder, which reads query and document together.
 
     Args:
         model: A `sentence_transformers.CrossEncoder` with one label.
         name: Its name in records.
-        batch_size: Pairs that go through it at a time.
+        batch_size: Pairs per forward pass.
 
     Raises:
-        InputError: It has several labels, so no single score says how well a document answers.
+        InputError: It has several labels, so there is no single relevance score.
     """
 
     def __init__(self, model: Any, *, name: str, batch_size: int = _BATCH) -> None:
@@ -40,7 +40,7 @@ class CrossEncoderTeacher:
 
     @property
     def fingerprint(self) -> str:
-        """Of its weights; hashed once for each of their states."""
+        """Fingerprint of its weights, hashed again only when they change."""
         return fingerprint_weights(self.model)
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
@@ -72,7 +72,7 @@ class RetrieverTeacher:
     Args:
         model: Any retriever.
         name: Its name in records; None for the model's source.
-        options: What is asked of the model with every query, as in `{"level": 2}`.
+        options: Options of the model for every query, as in `{"level": 2}`.
     """
 
     def __init__(self, model: Retriever, *, name: str | None = None, options: Mapping[str, Any] | None = None) -> None:
@@ -82,7 +82,7 @@ class RetrieverTeacher:
 
     @property
     def fingerprint(self) -> str:
-        """Of both sides of the model, and the options where there are some."""
+        """Fingerprint of both sides of the model, and of any options."""
         sides = [self.model.fingerprint, self.model.protocol().get("query_fingerprint")]
         return fingerprint_json([*sides, self.options.to_json()] if self.options else sides)
 
@@ -126,14 +126,14 @@ def load_teacher(
     Args:
         path_or_name: A folder or Hub name of a cross-encoder (a model for sequence classification), or anything that
             `hyperseek.load` reads.
-        device: Where to put it, as in `"cuda:0"`; None takes a GPU if there is one.
+        device: Its device, as in `"cuda:0"`; None takes a GPU if there is one.
 
     Returns:
         The teacher.
 
     Raises:
         ModelError: There is no such model, or it cannot be read.
-        InputError: It is a classifier of several labels.
+        InputError: It is a classifier with several labels.
     """
     from hyperseek.models.loading import load, resolve_name
 

@@ -1,4 +1,4 @@
-"""Pre-training: an encoder learns to predict masked tokens of any texts, before it learns to retrieve.
+"""Pre-training: an encoder learns to predict masked tokens of any texts before it learns to retrieve.
 
 ```python
 record = pretrain(read_pretrain_recipe("mlm-tiny-pydocs"), output="encoder")

@@ -1,6 +1,6 @@
-"""Which tokens are hidden: drawn from seed, epoch and sequence alone.
+"""Masking of tokens, drawn from seed, epoch and sequence alone.
 
-So the draw does not depend on the number of processes or workers, nor on where a run was interrupted.
+The draw thus depends neither on the number of processes or workers, nor on where a run was interrupted.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ IGNORED = -100
 """The label of a token that is not to be predicted."""
 
 VALIDATION = 0
-"""The epoch of validation, which always hides the same tokens; training begins with 1."""
+"""The epoch of validation, which always masks the same tokens; training starts at 1."""
 
 Index = tuple[int, int]
-"""Epoch of the draw and position of a sequence: what the sampler hands to the data loader."""
+"""Epoch of the draw and position of a sequence, as the sampler passes them to the data loader."""
 
 
 class Masker:
-    """Hides tokens.
+    """Masks tokens.
 
     Args:
-        tokenizer: Names the mask token, and the special ones that are never hidden.
-        config: Shares.
-        seed: Decides every draw.
+        tokenizer: Has the mask token, and the special tokens that are never masked.
+        config: Fractions of tokens.
+        seed: Seed of every draw.
 
     Raises:
-        ConfigError: The vocabulary has nothing but special tokens.
+        ConfigError: The vocabulary has only special tokens.
     """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, config: MaskingConfig, *, seed: int) -> None:
@@ -52,16 +52,16 @@ class Masker:
             raise ConfigError("the tokenizer has special tokens only; give one with a vocabulary")
 
     def __call__(self, ids: npt.NDArray[np.int64], epoch: int, position: int) -> dict[str, Tensor]:
-        """Hide tokens of one sequence.
+        """Mask tokens of one sequence.
 
         Args:
-            ids: `(L,)`.
-            epoch: Of the draw; `VALIDATION` for the fixed one.
-            position: Of the sequence among all.
+            ids: `(L,)` token ids.
+            epoch: Epoch of the draw; `VALIDATION` for the fixed one.
+            position: Position of the sequence.
 
         Returns:
-            `input_ids` `(L,)`, `attention_mask` `(L,)` (0 marks padding), and `labels` `(L,)`: what hidden tokens
-            were, -100 elsewhere. At least one token is hidden unless all are special.
+            `input_ids` `(L,)`, `attention_mask` `(L,)` (0 marks padding), and `labels` `(L,)`: the original ids of
+            masked tokens, -100 elsewhere. At least one token is masked unless all are special.
         """
         draw = np.random.default_rng([self.seed, epoch, position])
         share = self.config.validation if epoch == VALIDATION else self.config.train
@@ -83,11 +83,11 @@ class Masker:
 
 
 class MaskedRows(Dataset[dict[str, Tensor]]):
-    """Sequences with hidden tokens, for a data loader.
+    """Sequences with masked tokens, for a data loader.
 
     Args:
         rows: The sequences.
-        masker: Hides tokens.
+        masker: Masks tokens.
     """
 
     def __init__(self, rows: TokenRows, masker: Masker) -> None:
@@ -103,16 +103,16 @@ class MaskedRows(Dataset[dict[str, Tensor]]):
 
 
 class RowBatches(BatchSampler):
-    """Batches of one epoch after another, shuffled anew each time.
+    """Batches of one epoch after another, reshuffled every epoch.
 
     Args:
         count: Number of sequences.
-        batch_size: Sequences of a batch, for each process; what does not fill a round of batches is left out.
-        processes: How many share the batches out.
-        seed: Decides the order.
+        batch_size: Sequences of a batch, for each process; an incomplete last round of batches is dropped.
+        processes: How many share the batches.
+        seed: Seed of the order.
 
     Raises:
-        ConfigError: There are fewer sequences than make a batch.
+        ConfigError: There are too few sequences for a batch.
     """
 
     def __init__(self, count: int, batch_size: int, *, processes: int = 1, seed: int = 0) -> None:
@@ -125,7 +125,7 @@ class RowBatches(BatchSampler):
             batches = f"a batch of {batch_size}" + (f" for each of {processes} processes" if processes > 1 else "")
             raise ConfigError(
                 f"the texts make {count} sequences, fewer than {batches}; "
-                f"lower train.batch_size or data.sequence_length, or give more texts"
+                f"lower train.batch_size or data.sequence_length, or add texts"
             )
 
     def set_epoch(self, epoch: int) -> None:
@@ -143,5 +143,5 @@ class RowBatches(BatchSampler):
 
 
 def stacked(items: list[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Make a batch of sequences of one length: `(B, L)` each."""
+    """Stack sequences of one length into a batch: `(B, L)` each."""
     return {name: torch.stack([item[name] for item in items]) for name in items[0]}

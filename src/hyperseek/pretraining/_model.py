@@ -1,4 +1,4 @@
-"""The model that learns, and the encoder that is taken out of it."""
+"""The masked language model, and the encoder extracted from it."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from hyperseek.models.modules import move_saved
 from hyperseek.pretraining._recipe import EncoderConfig
 
 MASKED_LM = "mlm"
-"""Folder, inside that of the encoder, of the whole model: what further pre-training starts from."""
+"""Folder of the full model, inside that of the encoder; further pre-training starts from it."""
 
 logger = logging.getLogger(__name__)
 
 
 def build_masked_lm(config: EncoderConfig, tokenizer: PreTrainedTokenizerBase, *, length: int) -> PreTrainedModel:
-    """Build the model that a recipe describes; new weights are drawn from torch's present seed.
+    """Build the model that a recipe describes; new weights are drawn from torch's current seed.
 
     Args:
-        config: What the recipe says.
-        tokenizer: Its tokens are the model's.
+        config: The recipe's model section.
+        tokenizer: The model's tokenizer.
         length: Tokens of a sequence.
 
     Returns:
@@ -49,14 +49,14 @@ def build_masked_lm(config: EncoderConfig, tokenizer: PreTrainedTokenizerBase, *
     largest = _vocabulary_size(tokenizer)
     if largest > size:
         raise ConfigError(
-            f"the tokenizer has ids up to {largest - 1}, but the model knows {size} tokens: "
-            f"it is another model's tokenizer; leave model.tokenizer out to take the model's own"
+            f"the tokenizer has ids up to {largest - 1}, but the model has {size} tokens: "
+            f"the tokenizer is another model's; leave model.tokenizer out to take the model's own"
         )
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and positions < length:
         raise ConfigError(
             f"data.sequence_length is {length}, but the model has positions for {positions} tokens; "
-            f"lower the one or, for a new model, raise model.config.max_position_embeddings"
+            f"lower it or, for a new model, raise model.config.max_position_embeddings"
         )
     nn.Module.float(model).train()  # the class's own `float` refuses quantised models, and is not typed
     return model
@@ -71,32 +71,32 @@ def save_encoder(
     config: EncoderConfig,
     state: dict[str, Any] | None = None,
 ) -> Retriever:
-    """Write the whole model and its encoder, and see that the encoder loads as it was trained.
+    """Write the full model and its encoder, and check that the encoder loads as it was trained.
 
     Args:
-        model: The whole model.
+        model: The full model.
         tokenizer: Its tokenizer.
-        folder: For the encoder, as every other verb reads it; the whole model goes into `mlm` inside.
+        folder: Folder of the encoder, in the usual form of models; the full model goes into `mlm` inside.
         length: Most tokens of a text for the encoder.
-        config: Names the pooling.
+        config: Sets the pooling.
         state: The weights; None takes the model's own.
 
     Returns:
         The encoder.
 
     Raises:
-        ModelError: A tensor of the trained encoder did not arrive in the saved one.
+        ModelError: A tensor of the trained encoder is missing from the saved one.
     """
     weights = {name: tensor.float().cpu() for name, tensor in (state or model.state_dict()).items()}
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".saving-") as temporary:
-        model.save_pretrained(temporary, state_dict=dict(weights))  # it empties what it is given
+        model.save_pretrained(temporary, state_dict=dict(weights))  # it empties the dict it is given
         tokenizer.save_pretrained(temporary)
         move_saved(Path(temporary), folder / MASKED_LM)
-    # As anyone would load it; what arrives is looked at, not what was written.
+    # Loaded as users would load it: the loaded weights are checked, not the written ones.
     encoder = load(folder / MASKED_LM, device="cpu")
     transformer, *rest = encoder.route("document")
-    assert isinstance(transformer, Transformer)  # what models of transformers are loaded as
+    assert isinstance(transformer, Transformer)  # the module of transformers models
     _check_arrived(model, weights, transformer)
     transformer.max_seq_length = length
     if len(rest) == 1 and isinstance(rest[0], Pooling):
@@ -134,7 +134,7 @@ _SPECIAL_IDS = ("pad_token_id", "bos_token_id", "eos_token_id", "cls_token_id", 
 
 def _started(start: str) -> PreTrainedModel:
     folder = resolve_name(start)
-    # What this project wrote is an encoder with the whole model inside.
+    # Encoders that this project saved have the full model inside.
     whole = Path(folder) / MASKED_LM
     folder = str(whole) if whole.is_dir() else folder
     with loading("a model of masked tokens", start, folder):
@@ -150,17 +150,17 @@ def _started(start: str) -> PreTrainedModel:
         )
     fresh = sorted(name for name in found["missing_keys"] if not name.startswith(prefix))
     if fresh:
-        logger.warning("%s has no head for masked tokens; it starts new: %s", start, ", ".join(fresh))
+        logger.warning("%s has no head for masked tokens; it is initialised at random: %s", start, ", ".join(fresh))
     return model  # type: ignore[no-any-return]
 
 
 def _encoder_prefix(model: PreTrainedModel) -> str:
-    """Return what the encoder's tensors are called by in front, inside the whole model."""
+    """Return the prefix of the names of the encoder's tensors in the full model."""
     return next(f"{name}." for name, module in model.named_modules() if name and module is model.base_model)
 
 
 def _vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
-    # Some vocabularies have holes, so that their largest id is beyond their number of tokens.
+    # Some vocabularies have gaps, so that their largest id exceeds their number of tokens.
     return max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
 
 
@@ -169,10 +169,10 @@ def _check_arrived(model: PreTrainedModel, weights: dict[str, Any], transformer:
     trained = {name.removeprefix(prefix): tensor for name, tensor in weights.items() if name.startswith(prefix)}
     arrived = transformer.auto_model.state_dict()
     lost = [name for name, tensor in trained.items() if name not in arrived or not torch.equal(arrived[name], tensor)]
-    # A pooler that the masked-token model does not have is drawn anew, and no pooling here reads it.
+    # A pooler that the masked-token model does not have is initialised at random, and no pooling here reads it.
     strange = [name for name in arrived if name not in trained and not name.startswith("pooler.")]
     if lost or strange or not trained:
         raise ModelError(
-            f"the trained encoder did not arrive in the saved one: lost {lost[:3]}, not trained {strange[:3]}; "
-            f"{type(model).__name__} and {type(transformer.auto_model).__name__} do not name their tensors alike"
+            f"the saved encoder differs from the trained one: missing {lost[:3]}, not trained {strange[:3]}; "
+            f"{type(model).__name__} and {type(transformer.auto_model).__name__} name their tensors differently"
         )

@@ -1,4 +1,4 @@
-"""Recipes of pre-training: what encoder learns to predict masked tokens of what texts, and how."""
+"""Recipes of pre-training: an encoder that learns to predict masked tokens, its texts, and the training."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class VocabularyConfig(Config):
     """A vocabulary made from the texts, for `model.tokenizer: train`.
 
     Attributes:
-        kind: `bpe` over bytes, which knows no unknown token; or `wordpiece` as BERT has it, whose trainer breaks ties
-            by chance, so that another machine makes a slightly different one of the same texts.
+        kind: `bpe` over bytes, which has no unknown tokens; or `wordpiece` as in BERT, whose trainer breaks ties
+            at random, so that another machine makes a slightly different vocabulary from the same texts.
         size: Number of tokens, special ones included.
-        texts: How many texts it is made from, at most.
-        lowercase: Whether case is forgotten; `wordpiece` only.
+        texts: Most texts it is made from.
+        lowercase: Whether to lower-case texts; `wordpiece` only.
     """
 
     kind: Literal["bpe", "wordpiece"] = "bpe"
@@ -37,14 +37,14 @@ class EncoderConfig(Config):
     """The encoder.
 
     Attributes:
-        start: Path or name of a model to start from; None begins with new weights.
-        architecture: A new model's type, in the words of transformers: `bert`, `modernbert`, ..., or `hyte_fh`, the
+        start: Path or name of a model to start from; None starts with new weights.
+        architecture: A new model's type, as transformers names it: `bert`, `modernbert`, ..., or `hyte_fh`, the
             fully hyperbolic encoder.
-        config: The fields of that architecture's configuration that are not to have their defaults; null takes back
-            what a base recipe names. The vocabulary's size and special tokens are the tokenizer's.
+        config: Non-default fields of that architecture's configuration; null removes a base recipe's
+            value. The vocabulary size and special tokens are the tokenizer's.
         tokenizer: Path or name; `train` makes one from the texts. None takes that of `start`.
         vocabulary: For `tokenizer: train` only; None means the defaults.
-        pooling: How the saved encoder makes one vector of a text; a `hyte_fh` encoder has its own in `config`.
+        pooling: How the saved encoder pools a text into one vector; a `hyte_fh` encoder sets its own in `config`.
     """
 
     start: str | None = None
@@ -62,20 +62,20 @@ class EncoderConfig(Config):
     @model_validator(mode="after")
     def _check_start(self) -> Self:
         if (self.start is None) == (self.architecture is None):
-            raise ValueError("give either start (a model to go on from) or architecture (a new one)")
+            raise ValueError("give either start (a model to continue from) or architecture (a new one)")
         if self.start is not None and self.config:
-            raise ValueError("config describes a new model; with start the model has its own")
+            raise ValueError("config describes a new model; a model given by start has its own")
         if self.start is None and self.tokenizer is None:
             raise ValueError("a new model needs a tokenizer: a path or name, or 'train' to make one from the texts")
         if self.start is not None and self.tokenizer == TRAIN_TOKENIZER:
-            raise ValueError("a trained model's tokens have their meaning; with start no new tokenizer can be made")
+            raise ValueError("a trained model's tokenizer cannot be replaced; with start, leave tokenizer: train out")
         if self.vocabulary is not None and self.tokenizer != TRAIN_TOKENIZER:
             raise meaningless("vocabulary", "with tokenizer: train")
         return self
 
 
 class TextSourceConfig(Config):
-    """Where texts come from.
+    """A source of texts.
 
     Attributes:
         source: A `.jsonl` file, plain text (`.txt`, `.md`, `.rst`), each plain or `.gz`; a folder or a pattern like
@@ -84,11 +84,11 @@ class TextSourceConfig(Config):
             `hub:NAME` or `hub:NAME#CONFIGURATION`; `mds:FOLDER` with shards of mosaicml-streaming. Environment
             variables, as `$HYPERSEEK_DATA`, are filled in; one that is not set is an error.
         text_key: Key or column of the text; None finds the usual ones (`text`, `content`, `body`, ...).
-        title_key: Key or column of a title that goes before the text; None takes none, except in collections.
-        split: Of a Hub dataset.
-        revision: Of a Hub dataset: branch, tag or commit.
-        divide: What one text is in a plain text file: a `paragraph`, a `line`, or the whole `file`.
-        limit: Use only this many texts, the first ones.
+        title_key: Key or column of a title to put before the text; None means no title, except in collections.
+        split: Split of a Hub dataset.
+        revision: Branch, tag or commit of a Hub dataset.
+        divide: The unit of text in a plain text file: a `paragraph`, a `line`, or the whole `file`.
+        limit: Use only the first `limit` texts.
         on_error: Stop at a bad record, or `skip` it and count it.
     """
 
@@ -102,11 +102,11 @@ class TextSourceConfig(Config):
     on_error: Literal["raise", "skip"] = "raise"
 
     def check_read(self, kind: str, *read: str) -> None:
-        """Raise ConfigError where a setting is given that a source of this kind does not read.
+        """Raise ConfigError if a setting is given that a source of this kind does not read.
 
         Args:
-            kind: What the source is, with its article.
-            *read: Names of the settings that are read, of those that not all sources read.
+            kind: The kind of source, with its article.
+            *read: Names of the settings it reads, of those that not all sources read.
         """
         for name in ("text_key", "title_key", "split", "revision", "divide"):
             if name not in read and getattr(self, name) != type(self).model_fields[name].default:
@@ -114,13 +114,13 @@ class TextSourceConfig(Config):
 
 
 class TextConfig(Config):
-    """What is read, and how it is cut up.
+    """The texts, and how they are split into sequences.
 
     Attributes:
         sources: Sources by a name of your choice.
         sequence_length: Tokens of a sequence, special ones included; texts are joined and cut to this length.
-        validation_share: Share of the texts kept for validation, in [0, 1). Which ones is told by a hash of the text,
-            so that a text that appears twice is never on both sides.
+        validation_share: Fraction of the texts kept for validation, in [0, 1), chosen by a hash of the text, so that
+            equal texts are never on both sides.
     """
 
     sources: Annotated[dict[str, TextSourceConfig], BeforeValidator(without_removed)] = Field(min_length=1)
@@ -132,10 +132,10 @@ class MaskingConfig(Config):
     """Which tokens are to be predicted.
 
     Attributes:
-        train: Share of the tokens, in training; drawn anew every epoch.
-        validation: Share of the tokens, in validation; always the same ones.
-        masked: Of these, the share that the mask token replaces.
-        random: Of these, the share that another token replaces; the rest stay as they are.
+        train: Fraction of the tokens in training, redrawn every epoch.
+        validation: Fraction of the tokens in validation; always the same ones.
+        masked: Fraction of these that the mask token replaces.
+        random: Fraction of these that a random token replaces; the rest are left unchanged.
     """
 
     train: float = Field(default=0.3, gt=0, lt=1)
@@ -146,17 +146,17 @@ class MaskingConfig(Config):
     @model_validator(mode="after")
     def _check_shares(self) -> Self:
         if self.masked + self.random > 1:
-            raise ValueError(f"masked and random are shares of one whole; {self.masked} + {self.random} is more")
+            raise ValueError(f"masked and random must not add up to more than 1; {self.masked} + {self.random} does")
         return self
 
 
 class PretrainConfig(LoopConfig):
-    """How pre-training goes: the loop (see `LoopConfig`), AdamW, and what saves memory.
+    """Settings of pre-training: the loop (see `LoopConfig`), AdamW, and memory.
 
     Attributes:
         adam_betas: Decay of AdamW's two averages.
-        adam_epsilon: Of AdamW.
-        gradient_checkpointing: Whether activations are computed a second time instead of kept.
+        adam_epsilon: Epsilon of AdamW.
+        gradient_checkpointing: Whether activations are recomputed in the backward pass instead of kept.
         deepspeed: A DeepSpeed configuration file; its `"auto"` values are filled in from here. Start the run with
             `deepspeed` or `torchrun`.
         cache: Folder for tokenised texts and trained tokenizers; None means `$HYPERSEEK_CACHE`, or
@@ -177,12 +177,12 @@ class PretrainConfig(LoopConfig):
 
 
 class PretrainValidationConfig(Config):
-    """When the loss of the validation texts is measured; it always is before and after.
+    """When the loss on the validation texts is measured, in addition to before and after training.
 
     Attributes:
         every: Steps between validations; None for none in between.
         sequences: Most sequences to measure on; None takes all.
-        batch_size: Sequences of a batch, for each process; None takes that of training.
+        batch_size: Sequences of a batch, for each process; None takes the training batch size.
     """
 
     every: int | None = Field(default=None, ge=1)
@@ -197,7 +197,7 @@ class PretrainRecipe(Config):
         model: The encoder.
         data: The texts.
         masking: Which tokens are to be predicted.
-        train: How.
+        train: The training loop.
         validation: When the validation loss is measured.
         output: Where results go.
     """
@@ -212,7 +212,7 @@ class PretrainRecipe(Config):
     @model_validator(mode="after")
     def _check_validated(self) -> Self:
         if self.validation != PretrainValidationConfig() and not self.data.validation_share:
-            raise ValueError("validation says how to validate, and data.validation_share: 0 keeps no text for it")
+            raise ValueError("validation has no texts, as data.validation_share is 0; raise it, or remove validation")
         return self
 
 
@@ -220,17 +220,17 @@ def read_pretrain_recipe(path: str | os.PathLike[str], overrides: Sequence[str] 
     """Read a recipe file, with its bases, and apply overrides.
 
     Args:
-        path: A YAML file, or the name of a recipe of this project, as in `mlm-tiny-pydocs`.
+        path: A YAML file, or the name of a bundled recipe, as in `mlm-tiny-pydocs`.
         overrides: Each `section.field=value`; the value is read as YAML.
 
     Returns:
         The recipe.
 
     Raises:
-        ConfigError: A file, a base or an override is not valid; the message names the closest known key.
-        UnknownNameError: There is neither a file nor a recipe of that name.
+        ConfigError: A file, a base or an override is invalid; the message names the closest known key.
+        UnknownNameError: There is neither a file nor a recipe with that name.
     """
     values = recipe_values(path, overrides)
     if "losses" in values:
-        raise ConfigError(f"{path} is a recipe of retrieval training; run it with `hyperseek train`")
+        raise ConfigError(f"{path} is a retrieval training recipe; run it with `hyperseek train`")
     return PretrainRecipe.from_mapping(values, source=str(path))

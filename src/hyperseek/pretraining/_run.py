@@ -1,7 +1,7 @@
-"""A pre-training run from recipe to an encoder that contrastive training starts from.
+"""A pre-training run, from recipe to an encoder that contrastive training starts from.
 
-DeepSpeed (0.19) cannot send parameters without a dimension from one process to another. While it trains, each is kept
-as one of size 1 and read as before; names and shapes are put back on saving.
+DeepSpeed (0.19) cannot send 0-dim parameters from one process to another. While it trains, each is stored with shape
+`(1,)` behind a parametrisation; names and shapes are restored on saving.
 """
 
 from __future__ import annotations
@@ -55,16 +55,16 @@ def pretrain(recipe: PretrainRecipe, *, output: str | os.PathLike[str] | None = 
     """Train an encoder to predict masked tokens as a recipe describes, and save it.
 
     The output folder is an encoder for `hyperseek.load` and for `model.trunk` of a training recipe; beside it are the
-    whole model with its head (`mlm`), `run.json`, checkpoints and logs. A run that was killed resumes from its last
-    checkpoint and ends with the same weights; one that is finished is not run again.
+    full model with its head (`mlm`), `run.json`, checkpoints and logs. A killed run resumes from its last
+    checkpoint and ends with the same weights; a finished one is not repeated.
 
     Args:
-        recipe: What to do.
-        output: Where to; None takes `recipe.output.folder`.
+        recipe: The recipe.
+        output: Output folder; None takes `recipe.output.folder`.
         resume: Whether to resume an earlier run in that folder; it is deleted otherwise.
 
     Returns:
-        What was done, as written to `run.json`.
+        The record of the run, as written to `run.json`.
 
     Raises:
         ConfigError: The recipe cannot be carried out, or the folder holds a run of another recipe.
@@ -82,7 +82,7 @@ def pretrain(recipe: PretrainRecipe, *, output: str | os.PathLike[str] | None = 
 
 @dataclass(slots=True)
 class _Run:
-    """One run; `carry_out` is its order of steps, and the other methods are the steps."""
+    """One run; `carry_out` calls the other methods, its steps, in order."""
 
     recipe: PretrainRecipe
     folder: Path
@@ -95,7 +95,7 @@ class _Run:
         tokenizer, cache, sources = self._read()
         device = torch.device(device_of_process(config.device) or ("cuda" if torch.cuda.is_available() else "cpu"))
         batches = RowBatches(len(cache.train), config.batch_size, processes=process_count(), seed=config.seed)
-        # Before the arguments, which make transformers spread every model over the processes where DeepSpeed is to.
+        # Before the arguments: after them, under DeepSpeed, transformers shards every new model over the processes.
         model = build_masked_lm(recipe.model, tokenizer, length=recipe.data.sequence_length)
         if config.gradient_checkpointing:
             recompute_activations(model)
@@ -199,7 +199,7 @@ class _Run:
 
     def _save(self, trainer: MaskedTrainer, tokenizer: PreTrainedTokenizerBase, state: dict[str, Any]) -> str:
         if trainer.is_deepspeed_enabled:
-            # What is loaded from now on is whole.
+            # Models loaded from now on are not sharded.
             unset_hf_deepspeed_config()  # type: ignore[no-untyped-call]
         with timed(self.seconds, "saving"):
             model = trainer.accelerator.unwrap_model(trainer.model)
@@ -212,27 +212,27 @@ class _Run:
                 state=state,
             )
             again = load(self.folder, device="cpu")
-        assert saved.fingerprint == again.fingerprint, "what was saved does not load as it was"
+        assert saved.fingerprint == again.fingerprint, "the saved model loads with different weights"
         return again.fingerprint
 
 
 def _check_alike(cache: TokenCache) -> None:
-    """Raise ConfigError unless all processes read the same sequences; machines may have caches of their own."""
+    """Raise ConfigError unless all processes read the same sequences; machines may have separate caches."""
     if is_distributed():
         found: list[str | None] = [None] * dist.get_world_size()
         dist.all_gather_object(found, cache.fingerprint)
         if len(set(found)) > 1:
             raise ConfigError(
-                "the processes have different texts or tokenizers; put the texts and train.cache where all machines "
-                "see them, or give a tokenizer that was made before"
+                "the processes have different texts or tokenizers; put the texts and train.cache in a place that all "
+                "machines share, or give a tokenizer made beforehand"
             )
 
 
 def check_deepspeed(config: PretrainConfig) -> str | None:
-    """Return the path of the DeepSpeed configuration, or None where there is none.
+    """Return the path of the DeepSpeed configuration, or None without one.
 
     Args:
-        config: Names it.
+        config: Has the path.
 
     Returns:
         The path, variables filled in.
@@ -262,9 +262,9 @@ class _Scalar(nn.Module):
 
 
 def keep_scalars_as_vectors(model: nn.Module) -> None:
-    """Replace every parameter without dimensions by one of size 1, from which it is read.
+    """Store every 0-dim parameter with shape `(1,)`, from which it is read.
 
-    DeepSpeed (0.19) cannot send parameters without dimensions from one process to another.
+    DeepSpeed (0.19) cannot send 0-dim parameters from one process to another.
     """
     for module in list(model.modules()):
         for name, parameter in list(module.named_parameters(recurse=False)):
@@ -273,7 +273,7 @@ def keep_scalars_as_vectors(model: nn.Module) -> None:
 
 
 def with_scalars(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state with the names and shapes it has without `keep_scalars_as_vectors`."""
+    """Undo `keep_scalars_as_vectors` in a state: restore names and shapes."""
     return {
         name.replace(_INSIDE, "").removesuffix(_BEHIND) if _INSIDE in name else name: (
             tensor.reshape(()) if _INSIDE in name else tensor

@@ -1,4 +1,4 @@
-"""Texts of any source, local or remote, one after another, and a fingerprint of where they come from."""
+"""Texts of any source, local or remote, as a stream, with a fingerprint of the source."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from hyperseek.runs.recipe import expanded
 
 _PLAIN = (".txt", ".md", ".rst")
 _READ = (*_PLAIN, ".jsonl")
-_KEYS = ("text_key", "title_key")  # settings of sources whose texts have them
-_LONGEST_PARAGRAPH = 1_000_000  # characters; a file without an empty line must not fill the memory
+_KEYS = ("text_key", "title_key")  # settings of sources whose records have keys
+_LONGEST_PARAGRAPH = 1_000_000  # characters; a file without empty lines must not fill memory
 
 
 @dataclass(frozen=True, slots=True)
 class TextSource:
-    """A source that was found, not yet read.
+    """A source that exists, not yet read.
 
     Attributes:
         name: For logs and records.
-        fingerprint: Of the content and of how texts are taken from it.
-        read: Starts to read it from the beginning, always the same texts in the same order.
+        fingerprint: Fingerprint of the content and of how texts are taken from it.
+        read: Reads it from the beginning, always the same texts in the same order.
     """
 
     name: str
@@ -46,15 +46,15 @@ def open_texts(name: str, config: TextSourceConfig) -> TextSource:
 
     Args:
         name: Its name.
-        config: What it is.
+        config: Its settings.
 
     Returns:
-        The source; texts that are empty or blank are left out when it is read, and a source without others is a
-        `DataError` then.
+        The source; reading it leaves out empty and blank texts, and raises `DataError` if there are no
+        others.
 
     Raises:
         ConfigError: A setting is given that a source of this kind does not read.
-        DataError: There is no such file, folder or data set, or it is of another kind.
+        DataError: There is no such file, folder or data set, or it is of an unknown kind.
         MissingExtraError: The package that reads this kind of source is not installed.
     """
     place = expanded(config.source)
@@ -92,10 +92,10 @@ def text_of_row(
 
     Args:
         rows: Records and their numbers.
-        place: Where they come from, for messages.
-        faults: Where records without a text go.
-        text_key: Key of the text; None finds it by the first record.
-        title_key: Key of a title that goes before it, or None.
+        place: Their source, for messages.
+        faults: Takes records without a text.
+        text_key: Key of the text; None finds it in the first record.
+        title_key: Key of a title to put before it, or None.
 
     Yields:
         The texts.
@@ -105,7 +105,7 @@ def text_of_row(
             text_key = find_key(TEXT_KEYS, row)
             if text_key is None:
                 raise DataError(
-                    f"no key of the usual names; set text_key to one of {shown(sorted(row), 200)}",
+                    f"no key with a usual name; set text_key to one of {shown(sorted(row), 200)}",
                     path=place,
                     line=line,
                 )
@@ -189,7 +189,7 @@ def _files(files: list[Path], config: TextSourceConfig) -> tuple[str, Callable[[
 
 
 def _paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[str]:
-    """Join lines that no empty line parts; the reader leaves empty lines out, which shows in the numbers."""
+    """Join lines not separated by an empty line; the reader skips empty lines, which leaves gaps in the numbers."""
     held: list[str] = []
     size, last = 0, 0
     for number, line in lines:

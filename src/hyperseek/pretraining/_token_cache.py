@@ -1,8 +1,8 @@
-"""Texts as token sequences of one length, made once and mapped from the disk.
+"""Texts as token sequences of one length, made once and memory-mapped.
 
-Texts follow each other without a gap, each with its end token, and every sequence begins with the begin token, so no
-position is wasted on padding, save in the last sequence of each side. Sequences are committed part by part: a run that
-is killed resumes behind the last part.
+Texts follow each other without a gap, each with its end token, and every sequence starts with the begin token, so no
+position is wasted on padding, except in the last sequence of each side. Sequences are committed part by part: a
+killed run resumes after the last part.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ _LAYOUT = 1
 _INFO = "cache.json"
 _PART_TOKENS = 1 << 24
 _BATCH_TEXTS, _BATCH_CHARACTERS = 1000, 2_000_000
-_LARGEST = 1 << 28  # bytes of the description, which holds the tokens that fill no sequence yet
-_PIECE = 200_000  # characters that are tokenised at once
+_LARGEST = 1 << 28  # bytes of the description, which holds the tokens that do not fill a sequence yet
+_PIECE = 200_000  # characters tokenised at once
 
 logger = logging.getLogger(__name__)
 
@@ -49,14 +49,14 @@ def _empty() -> dict[Side, list[int]]:
 
 
 class CacheInfo(Config):
-    """What `cache.json` says.
+    """The contents of `cache.json`.
 
     Attributes:
         complete: Whether all texts are in.
         length: Tokens of a sequence.
         dtype: Number format of an id.
         texts: Texts read so far.
-        tokens: Tokens of each side so far, those of the texts and their ends.
+        tokens: Tokens of each side so far, including end tokens.
         rows: Sequences in each part of each side.
         rest: Tokens of each side that do not fill a sequence yet.
     """
@@ -81,9 +81,9 @@ class TokenCache:
     Attributes:
         train: Sequences to learn from.
         validation: Sequences to measure on; none for a share of 0.
-        fingerprint: Of the texts, the tokenizer and the way they were cut.
+        fingerprint: Fingerprint of the texts, the tokenizer and the sequence settings.
         info: Counts.
-        folder: Where it is.
+        folder: Its folder.
     """
 
     train: TokenRows
@@ -102,22 +102,22 @@ def token_cache(
     folder: Path,
     part_tokens: int = _PART_TOKENS,
 ) -> TokenCache:
-    """Tokenise texts, or find them tokenised.
+    """Tokenise texts, or find them in the cache.
 
     Args:
         sources: The texts.
         tokenizer: Has an end token and a token for padding.
         length: Tokens of a sequence, at least 8.
-        validation_share: Share of the texts, in [0, 1), that goes to validation.
-        folder: Where caches are kept, one folder for each fingerprint.
-        part_tokens: Tokens that are held in memory before they are written.
+        validation_share: Fraction of the texts, in [0, 1), that goes to validation.
+        folder: Parent of all caches, one folder for each fingerprint.
+        part_tokens: Tokens held in memory before they are written.
 
     Returns:
         The sequences.
 
     Raises:
         DataError: A source has a bad record.
-        ConfigError: The texts do not give a sequence for training, or none for validation.
+        ConfigError: There is no sequence for training, or none for validation.
     """
     identity = {
         "layout": _LAYOUT,
@@ -182,9 +182,9 @@ class _Writer:
         self.texts = self.info.texts
 
     def run(self, texts: Iterator[str]) -> None:
-        """Tokenise what is left of the texts."""
+        """Tokenise the remaining texts."""
         if self.texts:
-            logger.info("%d texts were tokenised before", self.texts)
+            logger.info("%d texts were tokenised earlier", self.texts)
         with progress("tokenising", unit="texts", done=self.texts) as bar:
             for batch in _batches(islice(texts, self.texts, None)):
                 self._add(batch)
@@ -199,7 +199,7 @@ class _Writer:
     def _add(self, texts: list[str]) -> None:
         cut = [_pieces(text) for text in texts]
         pieces = [piece for own in cut for piece in own]
-        # Texts that happen to hold the name of a special token hold no special token.
+        # The name of a special token in a text is not a special token.
         encoded = self.tokenizer(
             pieces, add_special_tokens=False, split_special_tokens=True, verbose=False, return_attention_mask=False
         )["input_ids"]
@@ -214,7 +214,7 @@ class _Writer:
         self.texts += len(texts)
 
     def _commit(self, *, complete: bool) -> None:
-        """Write the sequences that are full; the last thing written is the file that says so."""
+        """Write the full sequences; `cache.json`, which records them, is written last."""
         rows = {side: list(self.info.rows[side]) for side in SIDES}
         inner = self.info.length - len(self.begin)
         for side in SIDES:
@@ -236,7 +236,7 @@ class _Writer:
 
 
 def _read_info(folder: Path, empty: CacheInfo) -> CacheInfo:
-    """Read how far a cache has come; one that is damaged begins anew, since all of it can be made again."""
+    """Read the state of a cache; a damaged one is rebuilt from scratch."""
     if not (folder / _INFO).exists():
         return empty
     try:
@@ -244,14 +244,14 @@ def _read_info(folder: Path, empty: CacheInfo) -> CacheInfo:
         if (info.length, info.dtype) != (empty.length, empty.dtype) or not {*info.rows} == {*info.rest} == {
             *info.tokens
         } == {*SIDES}:
-            raise DataError("describes another cache", path=folder / _INFO)
+            raise DataError("describes a different cache", path=folder / _INFO)
         width = np.dtype(info.dtype).itemsize * info.length
         for side in SIDES:
             for part, count in zip(info.parts(folder, side), info.rows[side], strict=True):
                 if not part.is_file() or part.stat().st_size != count * width:
-                    raise DataError(f"is not the {count} sequences that {_INFO} says", path=part)
+                    raise DataError(f"does not hold the {count} sequences that {_INFO} lists", path=part)
     except DataError as error:
-        logger.warning("a token cache is damaged, and made again: %s", error)
+        logger.warning("a damaged token cache is rebuilt: %s", error)
         if (folder / _INFO).is_dir():
             shutil.rmtree(folder / _INFO)
         return empty
@@ -272,7 +272,7 @@ def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
 
 
 def _pieces(text: str) -> list[str]:
-    """Cut a very long text, between words where there are any."""
+    """Cut a very long text, between words if possible."""
     pieces, start = [], 0
     while len(text) - start > _PIECE:
         end = text.rfind(" ", start + 1, start + _PIECE)
@@ -285,7 +285,7 @@ def _pieces(text: str) -> list[str]:
 def _check_filled(rows: dict[Side, TokenRows], info: CacheInfo, validation_share: float) -> None:
     if len(rows["train"]) == 0:
         raise ConfigError(
-            f"{info.texts} texts give no token to learn from; check data.sources, text_key and the tokenizer"
+            f"{info.texts} texts give no tokens for training; check data.sources, text_key and the tokenizer"
         )
     if validation_share and len(rows["validation"]) == 0:
         raise ConfigError(
@@ -295,7 +295,7 @@ def _check_filled(rows: dict[Side, TokenRows], info: CacheInfo, validation_share
 
 
 class TokenRows:
-    """All sequences of one side, in parts; each part is a file of nothing but ids.
+    """All sequences of one side, in parts; each part is a file of raw ids.
 
     Args:
         parts: The files.
@@ -319,15 +319,15 @@ class TokenRows:
         return self._ends[-1] if self._ends else 0
 
     def __getitem__(self, row: int) -> npt.NDArray[np.int64]:
-        """Return the ids of one sequence, `(length,)`; beyond the last row IndexError, DataError for a damaged one."""
+        """Return the ids of one sequence, `(length,)`; IndexError beyond the last row, DataError if it is damaged."""
         if not 0 <= row < len(self):
             raise IndexError(f"row {row} of {len(self)}")
         part = bisect_right(self._ends, row)
         first = self._ends[part - 1] if part else 0
         ids: npt.NDArray[np.int64] = self._map(part)[row - first].astype(np.int64)
         if ids.max() >= self._vocabulary:
-            problem = f"is damaged: it has a token {ids.max()}, but the vocabulary {self._vocabulary}"
-            raise DataError(f"{problem}; delete its folder, and it is made again", path=self._parts[part][0])
+            problem = f"is damaged: it has token id {ids.max()}, but the vocabulary has {self._vocabulary} tokens"
+            raise DataError(f"{problem}; delete its folder to rebuild it", path=self._parts[part][0])
         return ids
 
     def __getstate__(self) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""The trainer of masked tokens, its loss over every token once, and its validation."""
+"""The trainer of masked language models, whose loss weighs every token equally, and its validation."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ logger = logging.getLogger(__name__)
 class MaskedTrainer(Loop):
     """Trains a model to predict masked tokens.
 
-    The loss of an optimiser step is the mean over all its hidden tokens, however these are spread over processes and
-    accumulated batches.
+    The loss of an optimiser step is the mean over all its masked tokens, however they are distributed over processes
+    and accumulated batches.
 
     Args:
-        model: Returns the mean loss of its hidden tokens.
+        model: Returns the mean loss of its masked tokens.
         args: Arguments of the underlying trainer.
         rows: The sequences.
-        batches: Which of them make a batch.
+        batches: Groups them into batches.
         config: Schedule and limits.
         clock: Counts training time.
         validate: Measures the validation loss; None for no validation.
-        callbacks: Further ones.
+        callbacks: Additional callbacks.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class MaskedTrainer(Loop):
             model=model, args=args, train_dataset=rows, data_collator=stacked, callbacks=[*own, *callbacks]
         )
         self.remove_callback(PrinterCallback)
-        # Counts the hidden tokens of a step over its batches and processes, and leaves it to us to divide by them.
+        # Makes the trainer count the masked tokens of a step over batches and processes, and leave the division to us.
         self.model_accepts_loss_kwargs = True
         if validate is not None:
             validate.attach(self)
@@ -75,13 +75,13 @@ class MaskedTrainer(Loop):
     def compute_loss(
         self, model: nn.Module, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """Return this batch's part of the mean over all hidden tokens of the step."""
+        """Return this batch's part of the mean over all masked tokens of the step."""
         output = model(**inputs)
         own = (inputs["labels"] != IGNORED).sum()
-        # The mean of no tokens is not a number, and has no gradient.
+        # The mean over no tokens is NaN, without a gradient.
         loss: Tensor = output.loss.float() if own else output.logits.float().sum() * 0.0
         total = own if num_items_in_batch is None else num_items_in_batch
-        # The processes' gradients are averaged, the parts are to be added.
+        # Gradients are averaged over processes, but the parts must be summed.
         loss = loss * own / total * self.accelerator.num_processes
         return (loss, output) if return_outputs else loss
 
@@ -102,27 +102,27 @@ class MaskedTrainer(Loop):
         return super().run(checkpoint)
 
     def full_state(self) -> dict[str, Tensor]:
-        """Return all weights, gathered where they are spread over processes; every process has to ask.
+        """Return all weights, gathered if they are sharded over processes; every process must call this.
 
         Returns:
-            The weights; where they had to be gathered, those of the first process only, and none elsewhere.
+            The weights; if they had to be gathered, only in the first process, and an empty dict elsewhere.
         """
         with torch.no_grad():
             return dict(self.accelerator.get_state_dict(self.model_wrapped) or {})
 
 
 class Validate(TrainerCallback):
-    """Measures before, during and after training, always on the same hidden tokens.
+    """Measures before, during and after training, always on the same masked tokens.
 
     Args:
         rows: Sequences to measure on.
-        config: When, and on how many.
-        clock: Paused meanwhile.
+        config: When, and on how many sequences.
+        clock: Paused during validation.
         batch_size: Sequences of a batch, for each process.
-        seed: Chooses the sequences, where not all are measured on.
+        seed: Seed of the choice of sequences, unless all are used.
 
     Attributes:
-        history: All validations, in order: `loss` (nats a hidden token), `perplexity`, `accuracy`.
+        history: All validations, in order: `loss` (nats per masked token), `perplexity`, `accuracy`.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Validate(TrainerCallback):
         self._trainer: Trainer | None = None
 
     def attach(self, trainer: Trainer) -> None:
-        """Take the trainer whose model is measured."""
+        """Set the trainer whose model is measured."""
         self._trainer = trainer
 
     def on_train_begin(
@@ -149,7 +149,7 @@ class Validate(TrainerCallback):
             self._measure(state)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Measure when it is time."""
+        """Measure when due."""
         if self.config.every is not None and state.global_step % self.config.every == 0:
             self._measure(state)
 
@@ -165,7 +165,7 @@ class Validate(TrainerCallback):
             scores = self._scores()
         self.history.append(Validated(step=state.global_step, seconds=self.clock.seconds, scores=scores))
         logger.info("step %d: %s", state.global_step, scores)
-        assert self._trainer is not None  # the trainer attaches itself when it is made
+        assert self._trainer is not None  # the trainer attaches itself in its constructor
         self._trainer.log({f"validation/{name}": score for name, score in scores.items()})
 
     def _scores(self) -> dict[str, float]:
@@ -178,7 +178,7 @@ class Validate(TrainerCallback):
         training = model.training
         model.eval()
         with torch.no_grad():
-            # All processes take as many rounds: where weights are spread over them, each has to help the others.
+            # All processes take the same number of rounds: sharded weights need every process in each.
             for start in range(0, len(self._chosen), size * world):
                 own = self._chosen[start + rank * size :][: min(size, max(0, len(self._chosen) - start - rank * size))]
                 sums += self._sums(model, own or self._chosen[:1], accelerator.device) * bool(own)
@@ -187,14 +187,14 @@ class Validate(TrainerCallback):
         return {"loss": loss / count, "perplexity": math.exp(min(loss / count, 700.0)), "accuracy": right / count}
 
     def _sums(self, model: nn.Module, chosen: list[int], device: torch.device) -> Tensor:
-        """Summed loss, right guesses and hidden tokens of some sequences."""
+        """Return the summed loss, correct predictions and masked tokens of some sequences."""
         batch = {
             name: tensor.to(device) for name, tensor in stacked([self.rows[VALIDATION, row] for row in chosen]).items()
         }
         output = model(**batch)
         hidden = batch["labels"] != IGNORED
         labels = batch["labels"][hidden]
-        # Some models classify labelled tokens only.
+        # Some models return logits of labelled tokens only.
         logits = output.logits if output.logits.dim() == 2 else output.logits[hidden]
         losses = nn.functional.cross_entropy(logits.float(), labels, reduction="sum")
         right = (logits.argmax(dim=-1) == labels).sum()

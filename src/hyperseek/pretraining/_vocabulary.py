@@ -1,4 +1,4 @@
-"""Tokenizers: loaded, or made from the texts that are to be learned from."""
+"""Tokenizers: loaded, or trained on the texts of the run."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ logger = logging.getLogger(__name__)
 def get_tokenizer(
     config: EncoderConfig, sources: Iterable[TextSource], *, cache: Path, length: int
 ) -> PreTrainedTokenizerBase:
-    """Load the tokenizer that a recipe names, or make it.
+    """Load the tokenizer that a recipe names, or train it.
 
     Args:
-        config: What the recipe says of the model.
+        config: The recipe's model section.
         sources: The texts, for `train`.
-        cache: Where a tokenizer that is made is kept; the same texts and options make it once.
+        cache: Where trained tokenizers are kept; for the same texts and options it is trained once.
         length: Tokens of a sequence.
 
     Returns:
-        The tokenizer; it has tokens for masks, padding, and the beginning and end of a text.
+        The tokenizer; it has tokens for masks, padding, and the end of a text.
 
     Raises:
         ConfigError: It lacks one of these tokens.
@@ -55,7 +55,7 @@ def get_tokenizer(
     if missing or end_of_text(tokenizer) is None:
         lacking = [f"{name}_token" for name in missing] + ([] if end_of_text(tokenizer) is not None else ["sep_token"])
         raise ConfigError(
-            f"the tokenizer {folder} has no {' and no '.join(lacking)}; learning from masked tokens needs one: "
+            f"the tokenizer {folder} has no {' and no '.join(lacking)}; masked language modelling needs it: "
             f"choose another tokenizer, or add the token to it"
         )
     tokenizer.model_max_length = length
@@ -73,7 +73,7 @@ def end_of_text(tokenizer: PreTrainedTokenizerBase) -> int | None:
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Fingerprint everything that decides what ids a text becomes."""
+    """Return a fingerprint of everything that determines the ids of a text."""
     backend: Any = getattr(tokenizer, "backend_tokenizer", None)
     content = sorted(tokenizer.get_vocab().items()) if backend is None else backend.to_str()
     return fingerprint_json([type(tokenizer).__name__, content, tokenizer.special_tokens_map])
@@ -86,7 +86,7 @@ def _first_id(*ids: Any) -> int | None:
 def _trained(config: VocabularyConfig, sources: list[TextSource], cache: Path) -> str:
     identity = {"layout": _LAYOUT, "sources": [source.fingerprint for source in sources], **config.model_dump()}
     folder = cache / "tokenizers" / fingerprint_json(identity)
-    # One process makes it, all others wait: a barrier would time out on a large corpus.
+    # One process trains it, all others wait: a barrier would time out on a large corpus.
     with locked(f"{folder}.lock"):
         if not folder.is_dir():
             logger.info("making a vocabulary of %d tokens in %s", config.size, folder)
@@ -98,14 +98,14 @@ def _trained(config: VocabularyConfig, sources: list[TextSource], cache: Path) -
 
 
 def make_tokenizer(texts: Iterator[str], config: VocabularyConfig) -> PreTrainedTokenizerFast:
-    """Make a tokenizer from texts.
+    """Train a tokenizer.
 
     Args:
-        texts: What its vocabulary is to fit.
+        texts: The texts.
         config: Its kind and size.
 
     Returns:
-        The tokenizer, with BERT's special tokens; it may have fewer tokens than asked for if the texts are few.
+        The tokenizer, with BERT's special tokens; it may have fewer tokens than requested if there are few texts.
 
     Raises:
         DataError: There are no texts.

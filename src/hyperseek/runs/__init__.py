@@ -1,8 +1,8 @@
-"""What every long training run shares: its loop, clock, record and way to resume. Internal: it exports nothing."""
+"""Shared code of training runs: loop, clock, record and resuming. Internal: it exports nothing."""
 
 from hyperseek.errors import require
 
-# Without these, what the modules of this package import fails deep inside of transformers.
+# Without these, imports of this package's modules fail deep inside transformers.
 for _package in ("accelerate", "datasets"):
     require(_package, extra="train")
 

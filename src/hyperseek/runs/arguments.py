@@ -1,4 +1,4 @@
-"""Our configuration in the words of the underlying trainer, its trackers, and its processes."""
+"""Translates our configuration for the underlying trainer, its trackers, and its processes."""
 
 from __future__ import annotations
 
@@ -32,21 +32,21 @@ def is_distributed() -> bool:
 def loop_arguments(
     config: LoopConfig, output: OutputConfig, folder: Path, *, batches: int, device: torch.device
 ) -> dict[str, Any]:
-    """Translate our configuration into what every kind of training tells the underlying trainer.
+    """Translate our configuration into the underlying trainer's arguments that every kind of training shares.
 
     Args:
-        config: Ours.
+        config: Our configuration.
         output: Trackers, and the run's name for them.
-        folder: Of the run.
-        batches: Of an epoch, over all processes.
-        device: Where the model is.
+        folder: The run's folder.
+        batches: Batches per epoch, over all processes.
+        device: Device of the model.
 
     Returns:
         The trainer's arguments, by name.
 
     Raises:
-        ConfigError: The device cannot compute in the precision, or with the optimiser, asked for.
-        MissingExtraError: The optimiser is of a package that is not installed.
+        ConfigError: The device does not support the precision or the optimiser.
+        MissingExtraError: The optimiser's package is not installed.
     """
     on_gpu = device.type == "cuda"
     if config.precision == "float16" and not on_gpu:
@@ -61,7 +61,7 @@ def loop_arguments(
         "output_dir": str(folder / CHECKPOINTS),
         "per_device_train_batch_size": config.batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation,
-        # Where neither is given the clock ends the run.
+        # If neither is given, the clock ends the run.
         "max_steps": min((limit for limit in limits if limit is not None), default=_ENDLESS),
         **({"optim": "adamw_bnb_8bit"} if config.optimizer == "adamw_8bit" else {}),
         "learning_rate": config.learning_rate,
@@ -87,12 +87,12 @@ def loop_arguments(
 
 
 def steps_per_epoch(batches: int, config: LoopConfig, *, processes: int) -> int:
-    """Return how many optimiser steps go through an epoch; the last one may accumulate fewer batches.
+    """Return the number of optimiser steps per epoch; the last one may accumulate fewer batches.
 
     Args:
-        batches: Of an epoch, over all processes.
+        batches: Batches per epoch, over all processes.
         config: How many a step accumulates.
-        processes: How many share them out.
+        processes: How many processes share them.
 
     Returns:
         At least 1.
@@ -101,23 +101,23 @@ def steps_per_epoch(batches: int, config: LoopConfig, *, processes: int) -> int:
 
 
 def prepare_process(config: LoopConfig) -> None:
-    """Let the processes of a run meet, where it has several, and seed this one."""
+    """Connect the processes of a run, if it has several, and seed this one."""
     if "WORLD_SIZE" in os.environ:
         from accelerate import PartialState
 
-        # They must know each other before they share out the work of caching.
+        # They must be connected before they share the work of caching.
         PartialState(cpu=config.device == "cpu")
     set_seed(config.seed)
 
 
 def one_gpu_a_process(arguments: _Arguments) -> _Arguments:
-    """Keep the trainer from replicating the model over all GPUs in one process: several are used by several."""
+    """Keep the trainer from replicating the model over all GPUs: each process uses one."""
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
 
 def device_of_process(chosen: str | None) -> str | None:
-    """Return the device for this process, which is there: of several on one machine each takes a GPU of its own."""
+    """Return this process's device, once checked: with several processes on a machine, each takes its own GPU."""
     rank = os.environ.get("LOCAL_RANK")
     if rank is not None and chosen in (None, "cuda") and torch.cuda.is_available():
         return f"cuda:{rank}"
@@ -125,7 +125,7 @@ def device_of_process(chosen: str | None) -> str | None:
 
 
 def board(output: OutputConfig, folder: Path) -> list[TrainerCallback]:
-    """Return the callbacks that write to TensorBoard from a run's folder; none unless it was chosen.
+    """Return the callbacks that write to TensorBoard from a run's folder; empty unless it was chosen.
 
     Only the first process writes.
     """
@@ -138,16 +138,16 @@ def board(output: OutputConfig, folder: Path) -> list[TrainerCallback]:
 
 
 def trackers(chosen: tuple[str, ...] | Literal["auto"]) -> tuple[str, ...]:
-    """Resolve `auto`: every tracker that is installed and can work without asking.
+    """Resolve `auto`: every tracker that is installed and does not need to prompt.
 
     Args:
-        chosen: What the recipe says.
+        chosen: The recipe's choice.
 
     Returns:
-        Their names.
+        Names of trackers.
 
     Raises:
-        MissingExtraError: One that the recipe names is not installed.
+        MissingExtraError: A tracker that the recipe names is not installed.
     """
     if chosen != "auto":
         for name in chosen:
@@ -155,14 +155,14 @@ def trackers(chosen: tuple[str, ...] | Literal["auto"]) -> tuple[str, ...]:
         return chosen
     usable: dict[str, Callable[[], bool]] = {
         "tensorboard": lambda: True,
-        # Without a key or a mode it would stop and ask.
+        # Without a key or a mode it would prompt.
         "wandb": lambda: "WANDB_API_KEY" in os.environ or "WANDB_MODE" in os.environ,
     }
     return tuple(name for name, ready in usable.items() if importlib.util.find_spec(name) and ready())
 
 
 def process_count() -> int:
-    """Return how many processes share this run, as torchrun counts them, whether or not they have met yet."""
+    """Return how many processes share this run, as torchrun counts them, even before they are connected."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
@@ -172,12 +172,12 @@ def is_first_process() -> bool:
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Keep no activations of layers for the backward pass; ConfigError where an architecture cannot."""
-    # Its name changes during transformers 5.
+    """Recompute activations of layers in the backward pass; ConfigError if the architecture does not support it."""
+    # Renamed within transformers 5.
     enable: Any = getattr(model, "activation_checkpointing_enable", None)
     enable = enable or getattr(model, "gradient_checkpointing_enable", None)
     if enable is None:
-        raise ConfigError(f"train.gradient_checkpointing: a {type(model).__name__} has no layers that can recompute")
+        raise ConfigError(f"train.gradient_checkpointing: a {type(model).__name__} does not support it")
     try:
         enable({"use_reentrant": False})
     except ValueError as error:

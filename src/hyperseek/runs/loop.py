@@ -1,4 +1,4 @@
-"""The loop of every training run: clock, epochs, checkpoints, an exact way to resume, progress, and Ctrl-C."""
+"""The loop of every training run: clock, epochs, checkpoints, exact resuming, progress, and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def resumable_run(
     *,
     resume: bool,
 ) -> RunRecord:
-    """Carry out a recipe in its folder, unless an earlier run there has finished it.
+    """Run a recipe in its folder, unless an earlier run there has finished it.
 
     Args:
-        recipe: What to do.
-        folder: Of the run; variables in it are filled in.
-        carry_out: Does it, given the folder and the record of an unfinished earlier run, if there is one.
+        recipe: The recipe.
+        folder: The run's folder; variables in it are filled in.
+        carry_out: Runs it, given the folder and the record of an unfinished earlier run, if there is one.
         resume: See `earlier_run`.
 
     Returns:
@@ -70,10 +70,10 @@ def run_with_progress(trainer: Loop, title: str) -> int:
 
     Args:
         trainer: Its checkpoints are in its `output_dir`.
-        title: Of the bar.
+        title: Title of the bar.
 
     Returns:
-        Optimiser steps done, those before the checkpoint included.
+        Optimiser steps done, including those before the checkpoint.
     """
     checkpoint = last_checkpoint(Path(str(trainer.args.output_dir)))
     done = 0 if checkpoint is None else int(checkpoint.name.rpartition("-")[2])
@@ -98,24 +98,24 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Time used so far, in seconds, pauses left out."""
+        """Time used so far, in seconds, without pauses."""
         return self._before + (0.0 if self._start is None else self._now() - self._start)
 
     def set(self, seconds: float) -> None:
-        """Stop at a given reading, that of an earlier run."""
+        """Stop, and set the reading to that of an earlier run."""
         self._before, self._start = seconds, None
 
     def start(self) -> None:
-        """Resume from the present reading."""
+        """Resume from the current reading."""
         self._before, self._start = self.seconds, self._now()
 
     def stop(self) -> None:
-        """Stop at the present reading."""
+        """Stop at the current reading."""
         self.set(self.seconds)
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        """Leave the time of the block out."""
+        """Pause during the block."""
         running = self._start is not None
         self.stop()
         try:
@@ -127,19 +127,19 @@ class Clock:
 
 @contextmanager
 def timed(seconds: dict[str, float], part: str) -> Iterator[None]:
-    """Note the wall time of the block, a part of a run, under its name; nothing if it fails."""
+    """Record the wall time of the block, a part of a run, under its name, unless it fails."""
     start = time.perf_counter()
     yield
     seconds[part] = time.perf_counter() - start
 
 
 def learning_rate_factor(config: LoopConfig, *, step: int, progress: float) -> float:
-    """Return what the highest learning rate is multiplied by.
+    """Return the factor of the highest learning rate.
 
     Args:
         config: Warm-up and schedule.
         step: Optimiser steps done.
-        progress: Share of the run that is done, in [0, 1].
+        progress: Fraction of the run that is done, in [0, 1].
 
     Returns:
         A number in [0, 1].
@@ -154,12 +154,12 @@ def learning_rate_factor(config: LoopConfig, *, step: int, progress: float) -> f
 
 
 class Loop(Trainer):
-    """The part of a trainer that does not depend on what is trained; set the attributes before its constructor runs.
+    """The common part of all trainers; set the attributes before its constructor runs.
 
     Attributes:
         config: Schedule and limits.
         clock: Counts training time.
-        batches: Which examples make a batch; the epoch they are drawn for is set by `EpochOfBatches`.
+        batches: Groups examples into batches; `EpochOfBatches` sets the epoch they are drawn for.
     """
 
     config: LoopConfig
@@ -171,7 +171,7 @@ class Loop(Trainer):
         """Train, from the beginning or from a checkpoint.
 
         Args:
-            checkpoint: What to resume from, or None.
+            checkpoint: Checkpoint to resume from, or None.
 
         Returns:
             The state at the end: steps done, log.
@@ -179,7 +179,7 @@ class Loop(Trainer):
         if checkpoint is not None:
             state: TrainerState = TrainerState.load_from_json(str(checkpoint / _STATE))
             if state.global_step >= self.args.max_steps:
-                # The underlying trainer would take one step more.
+                # The underlying trainer would take one more step.
                 self.state = state
                 self._load_from_checkpoint(str(checkpoint))
                 self.callback_handler.on_train_end(self.args, self.state, self.control)
@@ -188,18 +188,18 @@ class Loop(Trainer):
         return self.state
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """Name the parameters that decay: matrices, not biases, gains, temperatures and curvatures."""
+        """Return the names of the parameters that decay: matrices, not biases, gains, temperatures or curvatures."""
         return [name for name, parameter in model.named_parameters() if parameter.ndim > 1]
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         super()._save_checkpoint(model, trial)
-        # Every process has written something of its own.
+        # Every process has written files.
         self.accelerator.wait_for_everyone()
         if self.args.should_save:
             finish_checkpoint(Path(str(self.args.output_dir)) / f"checkpoint-{self.state.global_step}")
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Return the loader of our batches, shared out between processes."""
+        """Return the loader of our batches, distributed over processes."""
         # Filling up the last round with repeated batches would count their examples twice.
         self.accelerator.even_batches = False
         loader: DataLoader[Any] = DataLoader(
@@ -213,7 +213,7 @@ class Loop(Trainer):
         return prepared
 
     def create_scheduler(self, num_training_steps: int, optimizer: Optimizer | None = None) -> LambdaLR:
-        """Make the schedule; where time is limited, the share of it that is used counts if it is the larger one."""
+        """Make the schedule; with a time limit, progress is the larger fraction of steps and time."""
         if self.lr_scheduler is None:
 
             def factor(step: int) -> float:
@@ -230,7 +230,7 @@ class Loop(Trainer):
 
 
 class Reached(Config):
-    """How far a run had come when a checkpoint was written.
+    """The progress of a run when a checkpoint was written.
 
     Attributes:
         seconds: Training time.
@@ -248,14 +248,14 @@ class Reached(Config):
 
     @classmethod
     def read(cls, checkpoint: Path) -> Self:
-        """Read it from the folder of a checkpoint; DataError where it is damaged."""
+        """Read it from the folder of a checkpoint; DataError if it is damaged."""
         return cls.from_json(
-            checkpoint / _PROGRESS, "the progress of a checkpoint", remedy="start anew with --no-resume"
+            checkpoint / _PROGRESS, "the progress of a checkpoint", remedy="start from scratch with --no-resume"
         )
 
 
 class EpochOfBatches(TrainerCallback):
-    """Tells batches their epoch; the trainer tells wrapped samplers in some of its paths only, not when it resumes.
+    """Sets the epoch of batches; the trainer does so for wrapped samplers only in some of its paths, not on resuming.
 
     Args:
         batches: Has `set_epoch`.
@@ -331,22 +331,22 @@ class ShowProgress(TrainerCallback):
 
 
 class StopOnInterrupt(TrainerCallback):
-    """Stops training when Ctrl-C was pressed, after the step under way and with a checkpoint of it."""
+    """Stops training after Ctrl-C, once the current step is done and saved in a checkpoint."""
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Ask for a checkpoint, or stop where there are none."""
+        """Ask for a checkpoint, or stop if checkpoints are off."""
         if stop_asked():
             control.should_save = args.save_strategy != "no"
             if not control.should_save:
                 stop_here()
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        """Stop, now that the checkpoint is there."""
+        """Stop, now that the checkpoint is written."""
         stop_here()
 
 
 def finish_checkpoint(folder: Path) -> None:
-    """Say what a checkpoint consists of; written last, it also tells a whole one from one that a kill cut short."""
+    """List a checkpoint's files with checksums; written last, the list also marks the checkpoint as complete."""
     take_umask(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != _FILES)
     write_json(
@@ -355,10 +355,10 @@ def finish_checkpoint(folder: Path) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest whole checkpoint, and delete those that are newer: cut short by a kill, or damaged since.
+    """Return the newest valid checkpoint, and delete newer ones, which are incomplete or damaged.
 
     Args:
-        folder: Where checkpoints are.
+        folder: Folder of checkpoints.
 
     Returns:
         Its path, or None if there is none.
@@ -369,9 +369,9 @@ def last_checkpoint(folder: Path) -> Path | None:
         problem = _problem(path) if listed else _problem_by_form(path)
         if problem is None:
             if not listed:
-                logger.warning("the checkpoint %s, of an earlier version, has no checksums to compare it with", path)
+                logger.warning("the checkpoint %s, of an earlier version, has no checksums to verify", path)
             return path
-        logger.warning("passing over the checkpoint %s, and deleting it: %s", path, problem)
+        logger.warning("deleting the unusable checkpoint %s: %s", path, problem)
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:
@@ -380,20 +380,21 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def _stoppable_run(folder: Path) -> AbstractContextManager[None]:
-    """Return a context in which Ctrl-C ends a run as `StopOnInterrupt` says.
+    """Return a context in which Ctrl-C ends a run as in `StopOnInterrupt`.
 
     Args:
-        folder: Of the run.
+        folder: The run's folder.
 
     Returns:
-        The context. It does nothing in one of several processes: they would stop at different steps.
+        The context. It does nothing with several processes, which would stop at different steps.
     """
 
     def stored() -> str:
         checkpoint = last_checkpoint(folder / CHECKPOINTS)
         if checkpoint is None:
-            return f"no step of {folder} is stored yet, but what was encoded or tokenised is; run the same again"
-        return f"{checkpoint.name.rpartition('-')[2]} steps are stored in {folder}; run the same again to resume"
+            return f"no step of {folder} is stored yet, but encoded and tokenised texts are; run the same command again"
+        steps = checkpoint.name.rpartition("-")[2]
+        return f"{steps} steps are stored in {folder}; run the same command again to resume"
 
     return nullcontext() if "WORLD_SIZE" in os.environ else stoppable(stored)
 
@@ -403,13 +404,13 @@ class _Epochs(Protocol):
 
 
 class _Files(Config):
-    """What a checkpoint holds: the checksum of each file, by its path inside."""
+    """A checkpoint's files: the checksum of each, by its relative path."""
 
     checksums: dict[str, str] = Field(min_length=1)
 
 
 def _problem(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint, by the list of its files; None for a whole one."""
+    """Return what is wrong with a checkpoint, by the list of its files; None if nothing is."""
     try:
         files = _Files.from_json(checkpoint / _FILES, "the list of a checkpoint's files")
         for name, checksum in files.checksums.items():
@@ -422,10 +423,10 @@ def _problem(checkpoint: Path) -> str | None:
 
 
 def _problem_by_form(checkpoint: Path) -> str | None:
-    """Return what is wrong with a checkpoint without a list, as earlier versions wrote them; None where nothing shows.
+    """Return what is wrong with a checkpoint without a list, of an earlier version; None if nothing is evident.
 
-    The trainer writes its state last, and files of tensors that were cut have lost the table at their end, or are
-    shorter than the one at their beginning says.
+    The trainer writes its state last, and truncated tensor files lack the table at their end, or are shorter than
+    the table at their beginning states.
     """
     if not (checkpoint / _STATE).is_file():
         return "it was not finished"

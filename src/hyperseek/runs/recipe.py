@@ -1,4 +1,4 @@
-"""What the recipes of all runs share: sections, schedules, removed settings, and environment variables in sources."""
+"""Shared parts of all recipes: sections, schedules, removed settings, and environment variables in sources."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _UNSET = re.compile(r"\$(?:\{(\w+)\}|(\w+))")
 _MEANING = {"HYPERSEEK_DATA": "the folder that holds the collections, each a folder in BEIR form"}
 
 Schedule = Callable[[float], float]
-"""From the share of the run that is left after the warm-up, 1 to 0, to a factor of the learning rate in [0, 1]."""
+"""From the remaining fraction of the run after the warm-up, 1 to 0, to a factor of the learning rate in [0, 1]."""
 
 _OURS = {name: f"{__name__}:_{name}" for name in ("constant", "linear", "cosine")}
 SCHEDULES: Registry[Schedule] = Registry("schedule", "hyperseek.schedules", _OURS, check=check_function)
 
 
 def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
-    """Register a schedule of the learning rate, as a decorator.
+    """Register a learning rate schedule, as a decorator.
 
     Args:
-        name: What recipes give as `train.schedule`.
+        name: The value of `train.schedule` in recipes.
 
     Returns:
         The decorator, which returns the function unchanged.
@@ -41,31 +41,31 @@ def register_schedule(name: str) -> Callable[[Schedule], Schedule]:
 
 
 class LoopConfig(Config):
-    """How a training loop goes.
+    """Settings of a training loop.
 
     Attributes:
         epochs: Stop after this many passes.
         max_steps: Stop after this many optimiser steps.
-        max_seconds: Stop after this much time in training steps (not in caching or validation).
-        clock: What `max_seconds` counts: `wall` time, or `cpu` time of this process over all its threads.
+        max_seconds: Stop after this much time in training steps (without caching and validation).
+        clock: The time that `max_seconds` counts: `wall` time, or `cpu` time of this process over all its threads.
         batch_size: Examples of a batch, for each process.
         gradient_accumulation: Batches of an optimiser step.
         learning_rate: Highest learning rate.
-        weight_decay: Of AdamW.
-        optimizer: `adamw`, or `adamw_8bit`, which keeps its averages in 8 bits: a quarter of their memory. It needs a
+        weight_decay: Weight decay of AdamW.
+        optimizer: `adamw`, or `adamw_8bit`, whose averages take 8 bits, a quarter of the memory. It needs a
             GPU and the package bitsandbytes.
-        schedule: What follows the warm-up: `constant`, `linear` or `cosine` fall to zero at the end, or another name
-            that `register_schedule` or an entry point of `hyperseek.schedules` gave.
-        warmup: Steps of linear warm-up if 1 or more, a share of the run if below 1.
+        schedule: The schedule after the warm-up: `constant`, `linear` or `cosine` (to zero at the end), or another name
+            registered by `register_schedule` or an entry point of `hyperseek.schedules`.
+        warmup: Steps of linear warm-up if 1 or more, a fraction of the run if below 1.
         max_grad_norm: Gradients are clipped to this norm; 0 for never.
         precision: `bfloat16` or `float16` for mixed precision; weights and scores stay float32. `float16` scales the
             loss and needs a GPU.
         tf32: Whether a GPU may round matrix products to tf32.
-        seed: Decides order, draws and dropout.
+        seed: Seed of order, draws and dropout.
         save_every: Steps between checkpoints; None for none.
         log_every: Steps between log lines.
         workers: Processes that prepare batches; 0 prepares them in the training process.
-        device: `cpu`, `cuda`; None takes a GPU if there is one.
+        device: `cpu` or `cuda`; None takes a GPU if there is one.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)
@@ -103,7 +103,7 @@ class OutputConfig(Config):
     Attributes:
         folder: Model, checkpoints and `run.json`; None means `runs/NAME` for a recipe `NAME.yaml`.
         name: Name of the run for trackers; None takes the folder's.
-        report_to: `tensorboard` and `wandb`, or `auto`: those that are installed (W&B where a key or mode is set).
+        report_to: `tensorboard` and `wandb`, or `auto`: those that are installed (W&B if a key or mode is set).
     """
 
     folder: str | None = None
@@ -112,14 +112,14 @@ class OutputConfig(Config):
 
 
 def without_removed(values: Any) -> Any:
-    """Leave out entries set to null, by which a recipe takes back what its base names; null itself takes back all."""
+    """Leave out entries set to null, with which a recipe removes its base's entries; null itself removes all."""
     if values is None:
         return {}
     return {k: v for k, v in values.items() if v is not None} if isinstance(values, Mapping) else values
 
 
 def with_default(values: Any, setting: str, default: Any, *, where: tuple[str, Any]) -> Any:
-    """Write out a setting's default where another setting has the value with which it is read, for records to say."""
+    """Write out a setting's default if another setting's value makes it apply, so that records state it."""
     other, value = where
     if isinstance(values, Mapping) and values.get(other) == value and values.get(setting) is None:
         return {**values, setting: default}
@@ -127,7 +127,7 @@ def with_default(values: Any, setting: str, default: Any, *, where: tuple[str, A
 
 
 def cache_folder(chosen: str | None) -> Path:
-    """Return the folder of caches, variables filled in: that chosen, `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`."""
+    """Return the cache folder, variables filled in: the chosen one, `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`."""
     place = chosen or os.environ.get("HYPERSEEK_CACHE") or "~/.cache/hyperseek"
     return Path(os.path.expandvars(place)).expanduser()
 

@@ -1,4 +1,4 @@
-"""`run.json`: everything needed to know what a run was, and whether another run may resume it."""
+"""`run.json`: a complete description of a run, and whether another run may resume it."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ CHECKPOINTS = "checkpoints"
 LOGS = "logs"
 
 _PACKAGES = ("hyperseek", "torch", "transformers", "sentence-transformers", "accelerate", "peft", "numpy")
-# These say where and how long a run continues; a resumed run may change them.
+# Where and how long a run continues; a resumed run may change these.
 _MAY_CHANGE = ("epochs", "max_steps", "max_seconds", "save_every", "log_every", "workers", "device", "cache")
-# Settings that only another one's value makes read: section, setting, the other, its value.
+# Settings that apply only with a value of another one: section, setting, the other, its value.
 _READ_WITH = (
     ("train", "last_layers", "trunk", "last_layers"),
     ("train", "lora", "trunk", "lora"),
@@ -37,17 +37,17 @@ logger = logging.getLogger(__name__)
 
 
 class SourceUse(Config):
-    """What became of one source's examples.
+    """Counts of one source's examples, by how they were used.
 
     Attributes:
-        examples: Those that could be drawn.
-        over_limit: Those that the recipe's `limit` leaves out.
-        held_out: Those that are validated on instead.
-        left_out: What reading left out, by reason; of a prepared folder its `prepared.json` tells.
-        without_effect: Those from which no loss of the recipe can learn anything.
-        negatives_left_out: Negatives of their own that turned out to be relevant, or the query itself.
-        negatives_not_drawn: Negatives of their own that are never drawn, as `data.negatives` is 0.
-        unused: Those that were in no batch, as training ended before; None while it runs.
+        examples: Examples that could be drawn.
+        over_limit: Examples left out by the recipe's `limit`.
+        held_out: Examples that are validated on instead.
+        left_out: Examples left out on reading, by reason; for prepared folders see their `prepared.json`.
+        without_effect: Examples from which no loss of the recipe can learn.
+        negatives_left_out: Own negatives that turned out to be relevant, or the query itself.
+        negatives_not_drawn: Own negatives that are never drawn, as `data.negatives` is 0.
+        unused: Examples that were in no batch when training ended; None while it runs.
     """
 
     examples: int = 0
@@ -67,7 +67,7 @@ class Validated(Config):
         step: Optimiser steps before it.
         seconds: Training time before it.
         scores: The metric for each dev set, and `mean`.
-        eligible: Whether no set had fallen too far for this to be the best.
+        eligible: Whether this may be the best, as no set fell too far.
     """
 
     model_config = ConfigDict(ser_json_inf_nan="strings")
@@ -79,33 +79,34 @@ class Validated(Config):
 
 
 class RunRecord(Config):
-    """What is written to `run.json`.
+    """The contents of `run.json`.
 
     Attributes:
-        status: `finished` is written last, when the model is whole on disk.
+        status: `finished` is written last, once the model is complete on disk.
         recipe: The resolved recipe.
-        seed: Of order, draws and dropout.
+        seed: Seed of order, draws and dropout.
         training_data: By name of the collection: `splits`, `fingerprint`, `examples`, and the file beside this one
-            (`relevant_documents_file`) that lists the ids of documents relevant in training, one a line. Of a
-            finished run, what was in a batch; before, what may come.
-        sources: By name of the source in the recipe: what became of its examples, and what had no effect.
-        texts: Fingerprints of the sources of texts by name; pre-training only.
-        data_fingerprint: Of all examples and documents; in pre-training of all token sequences.
-        parameters: How many were trained.
+            (`relevant_documents_file`) that lists the ids of documents relevant in training, one per line. For a
+            finished run, those that were in a batch; before, those that may be.
+        sources: By name of the source in the recipe: counts of its examples.
+        texts: Fingerprints of the text sources by name; pre-training only.
+        data_fingerprint: Fingerprint of all examples and documents; in pre-training of all token sequences.
+        parameters: Number of trained parameters.
         steps: Optimiser steps done.
-        changed: Whether a weight of the model that was kept is another than at the start.
-        seconds: Wall time of each part of the run; `training` is the recipe's clock.
-        metric: What validation measured.
+        changed: Whether the weights of the saved model differ from those at the start.
+        seconds: Wall time of each part of the run; `training` is measured by the recipe's clock.
+        metric: The metric of validation.
         validation: Every validation, the untrained model first.
-        best_step: Whose weights the model has; None without validation.
-        interpolation: Scores of each share of what was learned that was tried.
+        best_step: Step of the model's weights; None without validation.
+        interpolation: Scores of each share of the training that was tried.
         share: The share that was kept.
-        document_fingerprint: Of the model's document side, before and after training; equal ones share an index.
-        versions: Of packages and Python.
+        document_fingerprint: Fingerprints of the model's document side before and after training; if equal, an index
+        fits both.
+        versions: Versions of packages and Python.
         hardware: Processor, cores, threads, GPU.
     """
 
-    model_config = ConfigDict(ser_json_inf_nan="strings")  # a run that diverged has scores that JSON has no word for
+    model_config = ConfigDict(ser_json_inf_nan="strings")  # diverged runs have scores that JSON cannot express
 
     status: Literal["running", "finished"]
     recipe: dict[str, Any]
@@ -134,25 +135,25 @@ class RunRecord(Config):
         if len(measured) > 1:
             raise ValueError("its validations did not measure the same sets")
         if self.share is not None and str(self.share) not in self.interpolation:
-            raise ValueError(f"it says nothing of the share {self.share} that was kept")
+            raise ValueError(f"it has no scores for the share {self.share} that was kept")
         return self
 
     @property
     def final_scores(self) -> dict[str, float]:
-        """Dev scores of the model that was kept, and their `mean`; empty without validation."""
+        """Dev scores of the saved model, and their `mean`; empty without validation."""
         if self.share is not None:
             return self.interpolation[str(self.share)]
         return next((entry.scores for entry in self.validation if entry.step == self.best_step), {})
 
     @classmethod
     def begun(cls, recipe: Config, *, seed: int, device: torch.device, **values: Any) -> Self:
-        """Return the record of a run that begins.
+        """Return the record of a starting run.
 
         Args:
             recipe: Its recipe.
-            seed: Of order, draws and dropout.
-            device: What it runs on.
-            **values: Further fields.
+            seed: Seed of order, draws and dropout.
+            device: Its device.
+            **values: Additional fields.
 
         Returns:
             The record, with versions and hardware.
@@ -167,7 +168,7 @@ class RunRecord(Config):
         )
 
     def finished(self, seconds: Mapping[str, float], **values: Any) -> Self:
-        """Return the record of the run at its end.
+        """Return the record of the finished run.
 
         Args:
             seconds: Wall time of each part.
@@ -185,10 +186,10 @@ class RunRecord(Config):
 
 
 def read_record(folder: Path) -> RunRecord | None:
-    """Return the record of an earlier run in a folder, or None if there is none; DataError where it is damaged."""
+    """Return the record of an earlier run in a folder, or None if there is none; DataError if it is damaged."""
     if not (folder / RECORD).exists():
         return None
-    return RunRecord.from_json(folder / RECORD, "a record of training", remedy="train anew with --no-resume")
+    return RunRecord.from_json(folder / RECORD, "a record of training", remedy="train from scratch with --no-resume")
 
 
 def run_folder(place: str | os.PathLike[str] | None) -> Path:
@@ -202,13 +203,13 @@ def earlier_run(recipe: Config, folder: Path, *, resume: bool) -> RunRecord | No
     """Look for an earlier run of a recipe.
 
     Args:
-        recipe: What is to be run, with a section `train` and perhaps one `output`.
-        folder: Of the run.
-        resume: Whether to resume it; otherwise what it would be resumed from is deleted (its model is
+        recipe: The recipe to run, with a section `train` and optionally `output`.
+        folder: The run's folder.
+        resume: Whether to resume it; otherwise its record, checkpoints and logs are deleted (its model is
             overwritten at the end).
 
     Returns:
-        Its record, or None where everything begins anew.
+        Its record, or None to start from scratch.
 
     Raises:
         ConfigError: The folder holds a run of another recipe.
@@ -222,12 +223,12 @@ def earlier_run(recipe: Config, folder: Path, *, resume: bool) -> RunRecord | No
     if earlier is not None:
         check_same(earlier, recipe, folder)
         if earlier.status == "finished":
-            logger.info("%s is finished; pass --no-resume to train anew", folder)
+            logger.info("%s is finished; pass --no-resume to train from scratch", folder)
     return earlier
 
 
 def check_same(record: RunRecord, recipe: Config, folder: Path) -> None:
-    """Raise ConfigError unless an earlier run's recipe is this one, apart from limits, logging and places."""
+    """Raise ConfigError unless an earlier run's recipe equals this one, apart from limits, logging and places."""
     advice = "choose another --output, or pass --no-resume to replace it"
     try:
         earlier = type(recipe).from_mapping(_without_unread(record.recipe))
@@ -242,12 +243,12 @@ def check_same(record: RunRecord, recipe: Config, folder: Path) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of the packages that matter, and of Python."""
+    """Return the versions of the main packages, and of Python."""
     return {"python": platform.python_version(), **installed_versions(_PACKAGES)}
 
 
 def hardware(device: torch.device) -> dict[str, Any]:
-    """Return what a run ran on."""
+    """Return a description of the machine."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {
         "machine": platform.machine(),
@@ -268,7 +269,7 @@ def _processor() -> str:
 
 
 def _without_unread(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """Leave out of a recorded recipe what nothing read: earlier versions took it, and recorded it even unasked."""
+    """Leave ineffective settings out of a recorded recipe: earlier versions accepted and recorded them."""
     left = dict(recipe)
     for section, setting, other, value in _READ_WITH:
         part = left.get(section)
@@ -278,7 +279,7 @@ def _without_unread(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differing(name: str, ours: Any, theirs: Any) -> list[str]:
-    """Paths of the fields of two values of one section that are not equal."""
+    """Return the paths of the fields in which two values of a section differ."""
     if ours == theirs:
         return []
     if isinstance(ours, Config) and type(ours) is type(theirs):
@@ -290,7 +291,7 @@ def _differing(name: str, ours: Any, theirs: Any) -> list[str]:
 
 
 def _essential(recipe: Config) -> dict[str, Any]:
-    """What makes two runs the same: all but the section `output`, and of `train` all but what may change."""
+    """Return the fields that must match to resume: all but section `output` and the changeable ones of `train`."""
     values = {name: getattr(recipe, name) for name in type(recipe).model_fields if name != "output"}
     train = values.pop("train")
     kept = {f"train.{name}": getattr(train, name) for name in type(train).model_fields if name not in _MAY_CHANGE}

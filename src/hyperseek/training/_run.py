@@ -177,7 +177,7 @@ class _Run:
         if trainer.is_world_process_zero():
             changed = _differs(trainer.module.trainable_state(), start) and share != 0
             if not changed:
-                logger.warning("%s: training had no effect: %s", self.folder, _reason(steps, best_step))
+                logger.warning("%s: this run changed nothing: %s", self.folder, _reason(steps, best_step))
             self._save(retriever)
             seen = self._used(training_set, batches, steps)
             trained = {name: entry.restricted(seen) for name, entry in read.trained.items()}
