@@ -1,1 +1,1 @@
-"""Torch modules, one concept a file. They know tensors, not texts and not files; models are made of them."""
+"""Torch modules, one concept per file. They work on tensors, not on texts or files; models are composed of them."""

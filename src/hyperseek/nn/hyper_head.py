@@ -1,4 +1,4 @@
-"""The hyper-head of Hypencoder: from a query's token states to the matrices and vectors of its q-net.
+"""The hyper-head of Hypencoder: it maps a query's token states to the matrices and vectors of its q-net.
 
 "Hypencoder: Hypernetworks for Information Retrieval", arXiv 2502.05364, section 3.2. Parameter names are the
 original's, so its checkpoints load unchanged.
@@ -6,8 +6,8 @@ original's, so its checkpoints load unchanged.
 Shapes: `Q` queries, `T` tokens, `m` trunk width; a generated matrix is `(a, b)`: `a` inputs, `b` outputs.
 
 For each matrix, `b` learned queries attend over the tokens (divisor `sqrt(b)`, not the key width: the trained
-checkpoints depend on it), each attended value goes through ReLU and a layer norm without parameters, then through
-one linear map, and is added to a base row. A generated vector is the same with one learned query.
+checkpoints depend on it). Each attended value passes through a ReLU, a layer norm without parameters and one linear
+map, and is added to a base row. A vector is generated in the same way, with one learned query.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class HyperHead(nn.Module):
         weight_shapes: `(a, b)` of each matrix to generate, in the order of the layers.
         bias_shapes: `(size, 1)` of each vector to generate.
         initialisation: `"original"` draws as the original did. Its learned queries of standard deviation 10 make
-            the attention pick single tokens, and its output maps of about 1e-6 make all queries alike at first.
+            the attention pick single tokens, and its output maps of about 1e-6 make all q-nets nearly equal at first.
             `"scaled"` draws from ranges that keep variances near 1 through the head. `"zero_last"` is `"scaled"`
             with a last matrix of exactly zero, so that the q-net starts as the zero function.
         seed: Seed of the draw; the global random state is not touched.
@@ -80,7 +80,7 @@ class HyperHead(nn.Module):
         for linear, (a, _) in zip(_linears(self.weight_hyper_projection), self.weight_shapes, strict=True):
             nn.init.normal_(linear.weight, std=1 / 768**2 if original else 1 / a)
             nn.init.zeros_(linear.bias)
-        # The original zeroes the biases of the heads for matrices and forgets those for vectors.
+        # The original zeroes the biases of the matrix heads, but not those of the vector heads.
         zeroed = len(self.weight_shapes) if original else len(self.key_projections)
         for projections in (self.key_projections, self.value_projections):
             for projection in _linears(projections)[:zeroed]:
@@ -96,9 +96,9 @@ class HyperHead(nn.Module):
     def forward(self, token_states: Tensor, attention_mask: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Generate parameters.
 
-        All heads share one matrix product for their values. Where the batch has more tokens than a head has
-        learned queries, the key projections are folded into those queries (the key bias cancels in the softmax),
-        which is then the cheaper of two equal formulas.
+        All heads share one matrix product for their values. If the batch has more tokens than a head has learned
+        queries, the key projections are folded into those queries (the key bias cancels in the softmax), which is
+        then the cheaper of two equivalent formulas.
 
         Args:
             token_states: `(Q, T, m)`.
@@ -107,7 +107,7 @@ class HyperHead(nn.Module):
         Returns:
             The matrices, each `(Q, a, b)`, and the vectors, each `(Q, size, 1)`; in the head's dtype.
         """
-        # Weights generated in half precision are useless, so states are widened to the head's own precision.
+        # Weights generated in half precision are useless, so states are cast to the head's own precision.
         token_states = token_states.to(self.hyper_base_matrices[0].dtype)
         learned = [*self.weight_query_embeddings, *self.bias_query_embeddings]
         padding = attention_mask[:, None, :] == 0
@@ -145,7 +145,7 @@ class HyperHead(nn.Module):
 
 
 def _attention(queries: Tensor, keys: nn.Linear, token_states: Tensor, padding: Tensor) -> Tensor:
-    """Return the `(Q, b, T)` attention of `(b, a)` learned queries, by the cheaper of two equal formulas."""
+    """Return the `(Q, b, T)` attention of `(b, a)` learned queries, by the cheaper of two equivalent formulas."""
     if token_states.shape[0] * token_states.shape[1] > queries.shape[0]:
         scores = (queries @ keys.weight) @ token_states.mT
     else:

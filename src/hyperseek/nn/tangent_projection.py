@@ -1,8 +1,8 @@
-"""From a trunk's states to tangent vectors of a hyperbolic space whose curvature may be trained.
+"""Projection of a trunk's states to tangent vectors of a hyperbolic space, whose curvature may be trained.
 
 The lift of "HypRAG" (arXiv 2602.07739), HyTE-H: de-layer-norm, projection, norm scaling, norm clip. The radius head is
-our own option: trunks end with a layer norm, after which all states are about equally long, and so would be the
-distances from the origin that a hierarchy needs.
+our own option: trunks end with a layer norm, after which all states have about the same norm, and points would lie
+equally far from the origin, which leaves no room for a hierarchy.
 
 Shapes: `m` trunk width, `d` dimension of the space.
 """
@@ -25,7 +25,7 @@ _MLP_LAYERS = 3
 
 
 class DeLayerNorm(nn.Module):
-    """Give states that a layer norm made equally long their own lengths: normalised, times 1 + a linear map.
+    """Give layer-normalised states individual norms again: normalised states, times 1 + a linear map.
 
     Args:
         size: Trunk width.
@@ -49,11 +49,11 @@ class TangentProjection(nn.Module):
         size: Trunk width `m`.
         dimension: Of the space, `d`.
         projection: `"linear"`, or `"mlp"`: three layers with GELU, as wide as the trunk.
-        start: Initial linear maps: `"orthogonal"` keeps angles where `d = m` (and nearly so below), so that a
-            new model of equally long vectors ranks as its trunk does; `"normal"` draws with deviation 0.02.
+        start: Initial linear maps: `"orthogonal"` preserves angles if `d = m` (nearly so below), so that a new model
+            of vectors of equal norm ranks like its trunk; `"normal"` draws with standard deviation 0.02.
         norm_scale: Factor of projected vectors; None takes the original's 1 / sqrt(d + 1).
-        trainable_norm_scale: Whether the factor is trained; it is kept below 1, or below its start if that is larger.
-        norm_clip: Longest tangent vector, positive.
+        trainable_norm_scale: Whether the factor is trained. It stays below 1, or below its initial value if larger.
+        norm_clip: Maximum norm of a tangent vector, positive.
         de_layer_norm: Whether states go through `DeLayerNorm` first.
         radius: `"projection"` takes the norm of the projected vector, `"head"` predicts it from the state.
         radius_start: Initial prediction of a radius head, positive; at most `norm_clip`.
@@ -108,8 +108,8 @@ class TangentProjection(nn.Module):
             states: `(..., m)`.
 
         Returns:
-            `(..., d)` tangent vectors in the module's own precision. `clipped` then says which of them, `(...,)`, had
-            been too long.
+            `(..., d)` tangent vectors in the module's own precision. `clipped`, `(...,)`, then marks those that were
+            clipped.
         """
         states = states.to(self.norm_scaler.dtype)
         vectors: Tensor = self.projection(self.delayer_norm(states))
@@ -155,7 +155,7 @@ def _check(what: str, given: str, known: tuple[str, ...]) -> None:
 class FullPrecision(nn.Module):
     """Base of modules whose tensors stay in float32, or wider, when a model is cast to half precision.
 
-    A curvature that was rounded would be another space than that of an index made before.
+    With a rounded curvature, the space would differ from that of existing indexes.
     """
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -170,12 +170,12 @@ class FullPrecision(nn.Module):
 class Curvature(FullPrecision):
     """R² of a hyperboloid <x, x> = -R², trained or fixed.
 
-    The parameter is log R², which a cast to half precision leaves in float32. In training it is clamped to the bounds
-    before it is read, so it never strays far beyond them and can always return.
+    The parameter is log R², which stays in float32 when the model is cast to half precision. In training it is clamped
+    to the bounds before it is read, so it never strays far beyond them and can always return.
 
     Args:
         radius_squared: Initial value.
-        trainable: Whether it is a parameter; else it is a buffer, saved and loaded alike.
+        trainable: Whether it is a parameter; otherwise it is a buffer, which is saved and loaded likewise.
         least: Lower bound, positive.
         most: Upper bound.
 
@@ -206,7 +206,7 @@ class Curvature(FullPrecision):
     def forward(self) -> Tensor:
         """Return R², 0-dim, float32 or float64; differentiable where it is trained."""
         if self.training and self.trainable:
-            # Outside autograd, as an optimiser does: the graph is made from the clamped value.
+            # Outside of autograd, like an optimiser's step: the graph starts from the clamped value.
             self.log_radius_squared.data.clamp_(*map(math.log, self.bounds))
             return self.log_radius_squared.exp()
         return self.log_radius_squared.clamp(*map(math.log, self.bounds)).exp()

@@ -1,9 +1,9 @@
-"""Fewer vectors for a text: its tokens are pooled into groups, or the less important ones are left out.
+"""Fewer vectors per text: tokens are pooled in groups, or the less important ones are dropped.
 
-PyLate's pooling (Clavié, Chaffin and Adams, arXiv 2409.14683) is `linkage: ward`, all else by default. The two of
+PyLate's pooling (Clavié, Chaffin and Adams, arXiv 2409.14683) is `linkage: ward` with defaults otherwise. The two of
 reasoning_embedder are `distance: euclidean` and `method: attention, keep_ratio: 0.6`, both with `rounding: ceil` and
-`protected_tokens: 2`. sentence-transformers renormalises means, PyLate does not: a mean of different tokens is shorter
-than 1, and so has less to say in MaxSim.
+`protected_tokens: 2`. sentence-transformers renormalises means, PyLate does not: a mean of dissimilar tokens has a norm
+below 1, and so counts for less in MaxSim.
 
 Shapes: `N` texts, `T` tokens of the longest, `n` of one, `d` dimensions.
 """
@@ -32,27 +32,27 @@ from hyperseek.scoring import TokenPoints
 Method = Literal["hierarchical", "k_means", "sequential", "attention"]
 
 IMPORTANCE = "token_importance"
-"""The feature `(N, T)` that pruning leaves for pooling: how much each token matters."""
+"""The feature `(N, T)` that pruning passes to pooling: the importance of each token."""
 
 
 GROUPS = "token_groups"
-"""The feature `(N, T)` that pooling leaves for explanations: which vector each token went into, -1 for none."""
+"""The feature `(N, T)` that pooling adds for explanations: the vector each token went into, -1 for none."""
 
 
 class PoolingConfig(Config):
-    """How the tokens of a text become fewer vectors. How many is said by one of three fields.
+    """How the tokens of a text become fewer vectors. One of three fields sets their number.
 
     Attributes:
         method: `hierarchical` clustering, `k_means`, `sequential` (neighbours in the text), or `attention`: the most
-            important tokens as they are, by the importance that pruning found, or else by centrality, the inner product
-            with the mean of all.
-        pool_factor: How many tokens become one vector, at least 1.
-        keep_ratio: Instead of it, the share of the tokens that is left, above 0 and at most 1.
-        budget: Instead of both, how many vectors a text has at most, protected ones included: constant space.
-        rounding: Of the number of vectors: `floor`, as in PyLate, or `ceil`, as in reasoning_embedder.
-        linkage: Of hierarchical clustering.
-        distance: Of hierarchical clustering. `average` of `cosine` and `ward` of `euclidean` are the fast ones.
-        protected_tokens: How many of the first tokens stay as they are; 1 protects `[CLS]`.
+            important tokens, unchanged, by the importance from pruning, or else by centrality, the inner product with
+            the mean of all.
+        pool_factor: Tokens per vector, at least 1.
+        keep_ratio: Instead of `pool_factor`, the share of vectors to keep, above 0 and at most 1.
+        budget: Instead of both, the maximum number of vectors per text, including protected ones: constant space.
+        rounding: Rounding of the number of vectors: `floor`, as in PyLate, or `ceil`, as in reasoning_embedder.
+        linkage: Linkage of hierarchical clustering.
+        distance: Distance of hierarchical clustering. `average` of `cosine` and `ward` of `euclidean` are fast.
+        protected_tokens: Number of leading tokens left unpooled; 1 protects `[CLS]`.
         renormalise: Whether means are scaled to norm 1.
         tasks: Which texts are pooled: `document`, `query` or both.
     """
@@ -86,7 +86,7 @@ class PoolingConfig(Config):
         return self
 
     def count(self, tokens: int) -> int:
-        """Return how many vectors so many tokens, protected ones not counted, become: 1 to `tokens`; 0 of 0."""
+        """Return the number of vectors for `tokens` unprotected tokens: 1 to `tokens`, and 0 for 0."""
         if self.budget is not None:
             wanted: float = self.budget - self.protected_tokens
         else:
@@ -96,11 +96,11 @@ class PoolingConfig(Config):
 
 
 class Counts:
-    """How many tokens came in and went out; one and the same for a module and its copies in other number types.
+    """Numbers of tokens read and kept; shared by a module and its copies in other dtypes.
 
     Attributes:
-        seen: Tokens that came in, of texts that are shortened.
-        kept: Those that stayed, or vectors in their place.
+        seen: Tokens read, of texts of the tasks that are shortened.
+        kept: Tokens kept, or vectors in their place.
     """
 
     def __init__(self) -> None:
@@ -124,10 +124,10 @@ class TokenPooling(BaseTokenPooling):
 
     Attributes:
         config: The options.
-        counts: Token vectors in and out, since the module was made.
+        counts: Token vectors read and kept, since the module was created.
 
     Raises:
-        ConfigError: An option is unknown or has a wrong value.
+        ConfigError: An option is unknown or invalid.
     """
 
     __module__ = "hyperseek.models"  # what modules.json calls it
@@ -155,7 +155,7 @@ class TokenPooling(BaseTokenPooling):
             task: `"document"`, `"query"`, or None, which counts as a document.
 
         Returns:
-            The features, with fewer tokens, padded on the right.
+            The features with fewer tokens, padded on the right.
         """
         if not self.applies_to(task) or len(features["token_embeddings"]) == 0:
             return features
@@ -168,7 +168,7 @@ class TokenPooling(BaseTokenPooling):
             pooled.append(own)
             groups[row, mask] = labels
         earlier = features.get(GROUPS)
-        if earlier is not None:  # what was pooled are the vectors of an earlier pooling
+        if earlier is not None:  # the inputs were vectors of an earlier pooling
             groups = groups.gather(1, earlier.clamp_min(0)).masked_fill(earlier < 0, -1)
         features[GROUPS] = groups
         lengths = torch.tensor([len(vectors) for vectors in pooled], device=masks.device)
@@ -185,33 +185,33 @@ class TokenPooling(BaseTokenPooling):
             importance: `(n,)`, for `method: attention`; None takes the centrality.
 
         Returns:
-            Its vectors, at most `n`: the protected ones, then the others, by first token of their groups; in scipy's
-            order where scipy clusters.
+            Its vectors, at most `n`: the protected ones, then the others, ordered by the first token of their groups,
+            or in scipy's order if scipy clusters.
         """
         return self.pool_and_group(embedding, importance)[0]
 
     def pool_and_count(self, embedding: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Pool one text, and say how many of its tokens each vector is the mean of.
+        """Pool one text, and return the number of tokens in each vector.
 
         Args:
             embedding: `(n, d)`, floating.
             importance: As for `pool_one`.
 
         Returns:
-            What `pool_one` returns, and as many numbers, float32.
+            The vectors, as from `pool_one`, and as many numbers, float32.
         """
         pooled, groups = self.pool_and_group(embedding, importance)
         return pooled, torch.bincount(groups[groups >= 0], minlength=len(pooled)).float()
 
     def pool_and_group(self, embedding: Tensor, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Pool one text, and say which vector each of its tokens went into.
+        """Pool one text, and return the vector that each of its tokens went into.
 
         Args:
             embedding: `(n, d)`, floating.
             importance: As for `pool_one`.
 
         Returns:
-            What `pool_one` returns, and `(n,)` rows of it, -1 for tokens that were left out.
+            The vectors, as from `pool_one`, and `(n,)` their row numbers, -1 for tokens that were dropped.
         """
         config = self.config
         first = min(config.protected_tokens, len(embedding))

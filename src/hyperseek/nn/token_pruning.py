@@ -1,8 +1,8 @@
-"""Fewer tokens for the trunk: unimportant ones leave the sequence before it is encoded, or behind its first layer.
+"""Fewer tokens for the trunk: unimportant ones are removed before encoding, or after the first layer.
 
-reasoning_embedder overwrites pruned tokens by padding, so nothing is saved, and has no importance to prune by, so
-nearly all its strategies cut the end off. Here the sequence becomes shorter, survivors keep the positions that they
-had, and importance is a token's inverse document frequency, the attention that it gets in the first layer, or a gate.
+reasoning_embedder overwrites pruned tokens with padding, which saves no time, and has no importance to prune by, so
+nearly all of its strategies truncate. Here the sequence becomes shorter, the remaining tokens keep their positions, and
+importance is a token's inverse document frequency, the attention it receives in the first layer, or a gate.
 
 Shapes: `B` texts, `T` tokens of the longest, `T'` of the longest after pruning, `V` vocabulary, `h` width.
 """
@@ -35,7 +35,7 @@ Strategy = Literal["length", "random", "attention", "threshold", "combined"]
 Importance = Literal["idf", "first_layer", "gate"]
 
 _WEIGHTS = "token_pruning.safetensors"
-_GATE_START = 4.0  # the gate of a new model is sigmoid(4) = 0.98: nearly the trunk as it was
+_GATE_START = 4.0  # the gate of a new model is sigmoid(4) = 0.98, so it starts close to the trunk
 _FITTED_AT_ONCE = 1024
 _STATES = ("hidden_states",)
 
@@ -44,13 +44,13 @@ class PruningConfig(Config):
     """Which tokens of a text the trunk reads. Names and the first four defaults are reasoning_embedder's.
 
     Attributes:
-        strategy: `length` keeps the first tokens, `random` any, `attention` the most important ones, `threshold` all
-            that are at least as important as the quantile 1 - `keep_ratio`, `combined` as `attention`.
-        keep_ratio: Share of the tokens that is kept, rounded up.
-        min_tokens: Fewest that are kept of a text, special tokens included.
-        seed: Of `random`; a text is pruned alike in every batch.
-        importance: `idf`, fitted on a corpus; `first_layer`, the attention that a token gets there; `gate`, learned
-            from word vectors, which it scales. `length` and `random` read none.
+        strategy: `length` keeps the first tokens, `random` any, `attention` the most important ones, `threshold` those
+            at or above the 1 - `keep_ratio` quantile of importance; `combined` is the same as `attention`.
+        keep_ratio: Share of tokens to keep, rounded up.
+        min_tokens: Minimum number of tokens to keep per text, including special tokens.
+        seed: Seed of `random`; a text is pruned in the same way in every batch.
+        importance: `idf`, fitted on a corpus; `first_layer`, the attention a token receives there; `gate`, learned
+            from word vectors, which it scales. `length` and `random` use none.
         tasks: Which texts are pruned: `document`, `query` or both.
     """
 
@@ -68,7 +68,7 @@ class PruningConfig(Config):
 
     @property
     def weighs(self) -> Importance | None:
-        """What importance is read; None where the strategy reads none."""
+        """The importance that is used; None if the strategy uses none."""
         return None if self.strategy in ("length", "random") else self.importance
 
 
@@ -81,23 +81,23 @@ def generate_pruning_mask(
     preserve: Sequence[int] = (),
     seed: int | None = None,
 ) -> NDArray[np.bool_]:
-    """Say which tokens of one text are kept; the function of this name in reasoning_embedder.
+    """Choose the tokens of one text to keep; the same as reasoning_embedder's function of this name.
 
     Args:
-        attention: `(n,)` importance; None where there is none.
-        keep_ratio: Share that is kept, rounded up, above 0.
+        attention: `(n,)` importance, or None.
+        keep_ratio: Share of tokens to keep, rounded up, above 0.
         strategy: As in `PruningConfig`; without importance `combined` is `length`.
         sequence_length: `n`; None takes the length of `attention`.
-        min_tokens: Fewest that are kept; all, where there are not as many.
-        preserve: Positions that are kept besides.
-        seed: Of `random`.
+        min_tokens: Minimum number of tokens to keep; a shorter text is kept in full.
+        preserve: Positions that are always kept.
+        seed: Seed of `random`.
 
     Returns:
         `(n,)` booleans.
 
     Raises:
         InputError: `attention` or `threshold` without importance, or neither importance nor a length is given.
-        UnknownNameError: There is no such strategy.
+        UnknownNameError: The strategy is unknown.
     """
     if strategy not in get_args(Strategy):
         raise UnknownNameError("pruning strategy", strategy, get_args(Strategy))
@@ -122,19 +122,19 @@ def generate_pruning_mask(
 
 
 class PruningTransformer(Transformer):
-    """A transformer that leaves tokens out: sentence-transformers' `Transformer`, with `pruning` among its settings.
+    """A transformer that prunes tokens: sentence-transformers' `Transformer` with an additional setting `pruning`.
 
     Args:
-        *args: As of `Transformer`.
+        *args: As for `Transformer`.
         pruning: The fields of `PruningConfig`.
-        **kwargs: As of `Transformer`.
+        **kwargs: As for `Transformer`.
 
     Attributes:
         pruning: The settings.
-        counts: Tokens in and out, since the module was made.
+        counts: Tokens read and kept, since the module was created.
 
     Raises:
-        ConfigError: A setting is unknown or has a wrong value.
+        ConfigError: A setting is unknown or invalid.
         InputError: The transformer cannot be told the positions of its tokens, or its layers are not known.
     """
 
@@ -146,7 +146,7 @@ class PruningTransformer(Transformer):
 
     @classmethod
     def around(cls, trunk: Transformer, pruning: Mapping[str, Any] | None = None) -> Self:
-        """Return a transformer that prunes, and shares everything else with `trunk`."""
+        """Return a transformer that prunes and otherwise shares everything with `trunk`."""
         made = cls.__new__(cls)
         made.__dict__.update(trunk.__dict__)
         made._modules = dict(trunk._modules)
@@ -162,7 +162,7 @@ class PruningTransformer(Transformer):
         encoder: Any = self.model
         if "position_ids" not in inspect.signature(encoder.forward).parameters:
             raise InputError(
-                f"a {type(encoder).__name__} cannot be told the positions of its tokens, which pruning keeps; "
+                f"a {type(encoder).__name__} does not accept token positions, which pruning needs; "
                 f"leave pruning out"
             )
         embeddings = encoder.get_input_embeddings()
@@ -170,7 +170,7 @@ class PruningTransformer(Transformer):
         if weighs == "first_layer":
             _layers(encoder)
         if weighs == "idf":
-            # Not a number until it is fitted: a model that was never fitted says so when it is used.
+            # NaN until it is fitted, so that using an unfitted model raises an error.
             unfitted = torch.full((len(embeddings.weight),), torch.nan, device=device)
             self.register_buffer("token_weights", unfitted)
         if weighs == "gate":
@@ -179,13 +179,13 @@ class PruningTransformer(Transformer):
             nn.init.constant_(self.gate.bias, _GATE_START)
 
     def fit_importance(self, texts: Iterable[str]) -> None:
-        """Learn the inverse document frequency of each token: log((N + 1) / (n + 1)), for n of N texts that have it.
+        """Learn the inverse document frequency of each token: log((N + 1) / (n + 1)), if n of N texts contain it.
 
         Args:
-            texts: The corpus; nothing happens where the importance is not `idf`.
+            texts: The corpus. Does nothing unless the importance is `idf`.
 
         Raises:
-            InputError: There are no texts.
+            InputError: `texts` is empty.
         """
         if self.pruning.weighs != "idf":
             return
@@ -197,7 +197,7 @@ class PruningTransformer(Transformer):
             for ids in tokenizer(batch, add_special_tokens=False, truncation=False)["input_ids"]:
                 found[np.unique(np.asarray(ids, np.int64))] += 1
         if not count:
-            raise InputError("document frequencies cannot be counted without texts; give at least one")
+            raise InputError("document frequencies cannot be fitted without texts; give at least one")
         self.token_weights.copy_(torch.from_numpy(np.log((count + 1) / (found + 1))))
 
     @property
@@ -211,19 +211,20 @@ class PruningTransformer(Transformer):
         Args:
             features: `input_ids` and `attention_mask` `(B, T)`.
             task: `"document"`, `"query"`, or None, which counts as a document.
-            **kwargs: As of `Transformer`.
+            **kwargs: As for `Transformer`.
 
         Returns:
             The features, each of shape `(B, T')` instead of `(B, T)`, and `token_importance` if there is one.
 
         Raises:
-            ModelError: Document frequencies were not fitted, or layers are checkpointed while the first one chooses.
+            ModelError: Document frequencies were not fitted, or gradient checkpointing is on and the first layer
+                chooses tokens.
         """
         if (task or "document") not in self.pruning.tasks or "input_ids" not in features:
             return super().forward(features, **kwargs)
         if not self.is_fitted:
             raise ModelError(
-                "the model prunes tokens by inverse document frequency, which was not fitted; call "
+                "the model prunes tokens by inverse document frequency, which has not been fitted; call "
                 "fit_importance(texts)"
             )
         ids = features["input_ids"]
@@ -250,7 +251,7 @@ class PruningTransformer(Transformer):
         return {**features, IMPORTANCE: importance.detach().float().gather(1, self._places)}
 
     def _choose(self, features: Mapping[str, Any], importance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return `(B, T')` positions that are kept and which of them are there, and count them."""
+        """Return `(B, T')` positions that are kept and the mask of real ones, and count them."""
         ids, mask = features["input_ids"].cpu().numpy(), features["attention_mask"].bool().cpu().numpy()
         special = np.isin(ids, _special_tokens(self.tokenizer))
         weights = None if importance is None else importance.detach().float().cpu().numpy()
@@ -300,7 +301,7 @@ class PruningTransformer(Transformer):
         encoder: Any = self.model
         if self.training and getattr(encoder, "is_gradient_checkpointing", False):
             raise ModelError(
-                "the first layer's attention cannot choose tokens while layers are checkpointed; switch checkpointing "
+                "the first layer's attention cannot choose tokens under gradient checkpointing; switch checkpointing "
                 "off, or prune by idf or gate"
             )
         chosen: dict[str, Tensor] = {}
@@ -322,7 +323,7 @@ class PruningTransformer(Transformer):
         return {**super().get_config_dict(), "pruning": self.pruning.model_dump(mode="json")}
 
     def save(self, output_path: str, *args: Any, safe_serialization: bool = True, **kwargs: Any) -> None:
-        """Write the transformer into a folder, and what decides importance."""
+        """Write the transformer to a folder, including the parameters of importance."""
         super().save(output_path, *args, safe_serialization=safe_serialization, **kwargs)
         if own := self._own_weights():
             save_file(
@@ -331,7 +332,7 @@ class PruningTransformer(Transformer):
 
     @classmethod
     def load(cls, model_name_or_path: str, **kwargs: Any) -> Self:  # type: ignore[override]  # places by name only
-        """Read what `save` wrote, from a folder or a Hub repository."""
+        """Load a saved transformer from a folder or a Hub repository."""
         module: Self = super().load(model_name_or_path, **kwargs)
         own = module._own_weights()
         if own:
@@ -355,12 +356,12 @@ class PruningTransformer(Transformer):
 def _special_tokens(tokenizer: Any) -> list[int]:
     added = getattr(tokenizer, "added_tokens_decoder", {})
     ids = {number for number, token in added.items() if token.special}
-    # Padding and unknown words are special to the tokenizer, and nothing that a text must keep.
+    # Padding and unknown words are special tokens for the tokenizer, but need not be kept.
     return sorted((ids | set(tokenizer.all_special_ids)) - {tokenizer.pad_token_id, tokenizer.unk_token_id})
 
 
 def _first_position(encoder: nn.Module) -> int:
-    """Return the position of a first token: RoBERTa and its kin count from behind the padding's."""
+    """Return the position of a first token: RoBERTa and related models start after the padding position."""
     for name, module in encoder.named_modules():
         if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
             return 0 if module.padding_idx is None else module.padding_idx + 1
@@ -373,8 +374,8 @@ def _layers(encoder: Any) -> nn.ModuleList:
         if isinstance(module, nn.ModuleList) and len(module) == count > 1:
             return module
     raise InputError(
-        f"the layers of a {type(encoder).__name__} cannot be told apart, or there is one alone, so its first cannot "
-        f"choose tokens; prune by idf or gate"
+        f"the layers of a {type(encoder).__name__} cannot be identified, or there is only one, so its first layer "
+        f"cannot choose tokens; prune by idf or gate"
     )
 
 
@@ -382,14 +383,14 @@ def _layers(encoder: Any) -> nn.ModuleList:
 def _shortened_behind_first(
     encoder: Any, length: int, choose: Callable[[Tensor], tuple[Tensor, Tensor]]
 ) -> Iterator[None]:
-    """Let the first layer see `length` tokens and those behind it the ones that `choose(attention)` keeps."""
+    """Let the first layer read `length` tokens, and later layers those that `choose(attention)` keeps."""
     first, *others = _layers(encoder)
     chosen: list[tuple[Tensor, Tensor]] = []
     attention: list[Tensor] = []
     implementation = encoder.config._attn_implementation
 
     def look(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        encoder.config._attn_implementation = "eager"  # the others do not return what they attend to
+        encoder.config._attn_implementation = "eager"  # the other implementations do not return attention weights
         return tuple(map(_additive, args)), {name: _additive(value) for name, value in kwargs.items()}
 
     def note(_: Any, __: Any, output: Any) -> None:
@@ -402,7 +403,7 @@ def _shortened_behind_first(
         encoder.config._attn_implementation = implementation
         if not attention:
             raise ModelError(
-                f"the first layer of a {type(encoder).__name__} does not say what it attends to; prune by idf or gate"
+                f"the first layer of a {type(encoder).__name__} does not return its attention; prune by idf or gate"
             )
         chosen.append(choose(attention[0]))
         if isinstance(output, tuple):
@@ -432,7 +433,7 @@ def _shortened_behind_first(
 
 
 def _additive(value: Any) -> Any:
-    """Return a mask as eager attention wants it."""
+    """Return an additive mask, as eager attention needs it."""
     if not isinstance(value, Tensor) or value.dtype != torch.bool or value.ndim != 4:
         return value
     return torch.zeros(value.shape, device=value.device).masked_fill(~value, torch.finfo(torch.float32).min)
@@ -443,7 +444,7 @@ def _taken(states: Tensor, places: Tensor) -> Tensor:
 
 
 def _fitted(value: Any, places: Tensor, there: Tensor, length: int) -> Any:
-    """Return what a layer is given, for the tokens that are kept: masks, positions and rotations."""
+    """Return a layer's argument (mask, positions or rotations) for the tokens that are kept."""
     if isinstance(value, tuple):
         return tuple(_fitted(part, places, there, length) for part in value)
     if not isinstance(value, Tensor) or value.ndim not in (2, 3, 4):
@@ -463,7 +464,7 @@ def _fitted(value: Any, places: Tensor, there: Tensor, length: int) -> Any:
 
 
 def _mask(mask: Tensor | None, there: Tensor) -> Tensor | None:
-    """Return a mask that leaves out what is not there, too."""
+    """Return the mask with padding masked out as well."""
     wanted = there[:, None, None, :]
     if mask is None:
         return None if bool(there.all()) else wanted.expand(-1, -1, there.shape[1], -1)

@@ -2,9 +2,9 @@
 
 Shapes: `B` texts, `S` tokens, `H` heads, `d` coordinates of a point, time first, so that `d - 1` is the dimension of
 the space. No layer owns a curvature: `radius_squared` (R² of <x, x> = -R²) is an argument of every forward, so a model
-has one. Time coordinates are made from the space part in float32 or wider, whatever autocast says.
+has one. Time coordinates are computed from the space part in float32 or wider, also under autocast.
 
-The layers are those of "HypRAG" (arXiv 2602.07739) with its parameter names; its errors are corrected.
+The layers are those of "HypRAG" (arXiv 2602.07739), with its parameter names and its errors corrected.
 """
 
 from hyperseek.nn.lorentz._attention import AttentionScores, LorentzAttention

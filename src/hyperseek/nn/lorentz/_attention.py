@@ -35,7 +35,7 @@ class LorentzAttention(nn.Module):
 
     Raises:
         InputError: `size` is not a multiple of `heads`, or leaves a head fewer than two coordinates.
-        UnknownNameError: There are no such scores.
+        UnknownNameError: The kind of scores is unknown.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class LorentzAttention(nn.Module):
     ) -> None:
         super().__init__()
         if size % heads or size < 2 * heads:
-            raise InputError(f"hidden_size {size} must be a multiple of the {heads} heads, and at least twice as much")
+            raise InputError(f"hidden_size {size} must be a multiple of the {heads} heads, and at least double")
         if scores not in ATTENTION_SCORES:
             raise UnknownNameError("attention_scores", scores, ATTENTION_SCORES)
         self.scores = scores
@@ -88,7 +88,7 @@ class LorentzAttention(nn.Module):
                 logits = logits.masked_fill(~mask, -torch.inf)
             averages = logits.softmax(-1) @ values
         else:
-            # Fused kernels want half precision where the model has it; under autocast torch casts by itself.
+            # Fused kernels need half precision if the model uses it; under autocast torch casts by itself.
             dtype = self.q_proj.linear.weight.dtype
             queries = torch.cat([-queries[..., :1], queries[..., 1:]], dim=-1)
             averages = F.scaled_dot_product_attention(

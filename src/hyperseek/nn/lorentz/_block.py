@@ -16,7 +16,7 @@ from hyperseek.geometry.numerics import wide_dtype
 from hyperseek.nn.lorentz._attention import AttentionScores, LorentzAttention
 from hyperseek.nn.lorentz._layers import LorentzLinear, Rotary, make_norm
 
-# Lower bound of <a, a>, which a negative weight could take to zero: its root is a divisor.
+# Lower bound of -<a, a>, which a negative weight could bring to zero: its root is a divisor.
 _SMALLEST = 1e-6
 
 
@@ -76,9 +76,9 @@ class LorentzBlock(nn.Module):
         heads: Attention heads; `size` is a multiple of them.
         inner_size: Coordinates in the feed-forward layer, time included; None takes 4 `size`.
         norm: `"layer_norm"`, `"rms_norm"` or `"dyt_norm"`.
-        attention_bias: See `LorentzAttention`, as for the next two.
-        attention_scores: See there.
-        query_key_norm: See there.
+        attention_bias: See `LorentzAttention`.
+        attention_scores: See `LorentzAttention`.
+        query_key_norm: See `LorentzAttention`.
         residual_scale: Factor of the space part after a residual; None takes the original's 4 sqrt(`size`).
     """
 
@@ -129,7 +129,7 @@ class LorentzEmbeddings(nn.Module):
         size: Coordinates of a point, time included.
         vocabulary: Number of tokens.
         padding: The token whose embedding is zero and stays zero; None if there is none.
-        positions: Most tokens of a text if positions have embeddings; 0 if they are rotary.
+        positions: Maximum number of tokens of a text if positions have embeddings; 0 if they are rotary.
         types: Token types; 0 for none.
     """
 
@@ -148,7 +148,7 @@ class LorentzEmbeddings(nn.Module):
         token_type_ids: Tensor | None = None,
         radius_squared: float | Tensor = 1.0,
     ) -> Tensor:
-        """Return the points `(B, S, d)` of `(B, S)` tokens; types are 0 where none are given."""
+        """Return the points `(B, S, d)` of `(B, S)` tokens; types default to 0."""
         space = self.word_embeddings(input_ids)
         if self.position_embeddings is not None:
             space = space + self.position_embeddings(position_ids)
@@ -173,7 +173,7 @@ class LorentzPredictionHead(nn.Module):
         bias: Whether the linear map has a bias.
 
     Raises:
-        UnknownNameError: There is no such activation or norm.
+        UnknownNameError: The activation or the norm is unknown.
     """
 
     def __init__(self, size: int, *, activation: str = "gelu", norm: str = "layer_norm", bias: bool = True) -> None:
@@ -191,15 +191,15 @@ class LorentzPredictionHead(nn.Module):
         return normed
 
 
-# The factor stays between 1/e³ and e³: bounds that are seldom reached, and within which the lift is still exact.
+# The factor stays between 1/e³ and e³: bounds that are rarely reached, and within which the lift is still exact.
 _BOUND = 3.0
 
 
 class LorentzRadiusFactor(nn.Module):
-    """Multiply each point's space part by a factor read from the point itself; a new one changes nothing.
+    """Multiply each point's space part by a factor predicted from the point; initially 1.
 
-    A norm at the end of an encoder leaves all tokens about equally far from the origin, whereas a hierarchy
-    needs general texts near it and specific ones far out. The original has no such layer.
+    A norm at the end of an encoder leaves all tokens about equally far from the origin, whereas a hierarchy needs
+    general texts near it and specific ones far out. The original has no such layer.
 
     Args:
         size: Coordinates of a point, time included.

@@ -1,11 +1,11 @@
 """Linear maps, rotary positions, norms and classification on the hyperboloid.
 
-A norm of this kind leaves all points about equally far from the origin: sqrt(d - 1) in space before gains are trained.
+Such a norm leaves all points about equally far from the origin: sqrt(d - 1) in space, before gains are trained.
 
-Rotary positions turn channels 2j and 2j + 1 together by position · base^(-2j / n), where n is the largest even number
-of channels; an odd one passes through. The original takes the frequency of pair j from place 2j of a table that holds
-each frequency twice, so that where n / 2 is odd the frequencies change places, and where it is even every other one is
-lost and the rest come twice. Checkpoints trained that way need `style="original"`.
+Rotary positions rotate the channels 2j and 2j + 1 together by position · base^(-2j / n), where n is the largest even
+number of channels; an odd last one is not rotated. The original takes the frequency of pair j from entry 2j of a table
+that holds each frequency twice: if n / 2 is odd, the frequencies are permuted, and if it is even, every other one is
+lost and the rest appear twice. Checkpoints trained that way need `style="original"`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def rotary_table(positions: Tensor, channels: int, *, base: float = 10000.0, sty
     Args:
         positions: `(B or 1, S)` whole numbers.
         channels: Channels of a head's space part; an odd last one is not rotated.
-        base: Of the geometric series of frequencies; larger for longer texts.
-        style: See the module.
+        base: Base of the geometric series of frequencies; larger for longer texts.
+        style: See the module docstring.
 
     Returns:
         The table, float32.
 
     Raises:
-        UnknownNameError: There is no such style.
+        UnknownNameError: The style is unknown.
     """
     if style not in ROTARY_STYLES:
         raise UnknownNameError("rotary style", style, ROTARY_STYLES)
@@ -56,7 +56,7 @@ def rotary_table(positions: Tensor, channels: int, *, base: float = 10000.0, sty
     frequencies = 1.0 / base ** (2 * places / (2 * pairs))
     if style == "original":
         frequencies = frequencies[2 * places % pairs]
-    # In half precision angles would lose their fraction, and with it the position.
+    # In half precision, angles would lose their fractional part, and with it the position.
     with torch.autocast(positions.device.type, enabled=False):
         angles = positions[..., None].float() * frequencies
     return Rotary(angles.cos(), angles.sin())
@@ -70,7 +70,7 @@ def rotate(space: Tensor, rotary: Rotary) -> Tensor:
         rotary: The table of their positions.
 
     Returns:
-        As given, in its own precision.
+        The rotated channels, in the precision of `space`.
     """
     cosines, sines = (part[:, None].to(space.dtype) for part in rotary)
     count = 2 * cosines.shape[-1]
@@ -80,7 +80,7 @@ def rotate(space: Tensor, rotary: Rotary) -> Tensor:
 
 
 class LorentzLinear(nn.Module):
-    """Map points to points: a linear map of all coordinates, time included, gives the space part.
+    """Map points to points: a linear map of all coordinates, time included, computes the space part.
 
     Args:
         size: Coordinates of a point, time included.
@@ -105,7 +105,7 @@ class LorentzLinear(nn.Module):
 
 
 class LorentzMultiHeadLinear(nn.Module):
-    """Map points to one point of a smaller space for each head.
+    """Map points to one point per head, each of a smaller space.
 
     Args:
         size: Coordinates of a point.
@@ -121,7 +121,7 @@ class LorentzMultiHeadLinear(nn.Module):
         initialise(self.linear)
 
     def space(self, points: Tensor, rotary: Rotary | None = None) -> Tensor:
-        """Return the space part `(B, H, S, head_size - 1)`, rotated to its positions."""
+        """Return the space part `(B, H, S, head_size - 1)`, rotated by its positions."""
         mapped = self.linear(points.to(self.linear.weight.dtype)).unflatten(-1, (self.heads, -1)).transpose(-2, -3)
         return mapped if rotary is None else rotate(mapped, rotary)
 
@@ -187,11 +187,11 @@ class LorentzRMSNorm(LorentzNorm):
 
 
 class LorentzDynamicTanh(LorentzNorm):
-    """`gamma * tanh(alpha * x) + beta`: bounds the space part without making all lengths alike.
+    """`gamma * tanh(alpha * x) + beta`: bounds the space part without making all lengths equal.
 
     Args:
         size: Coordinates of a point, time included.
-        alpha: Where the factor in the tanh starts.
+        alpha: Initial value of the factor in the tanh.
     """
 
     def __init__(self, size: int, *, alpha: float = 0.5) -> None:
@@ -213,7 +213,7 @@ NORMS: MappingProxyType[str, Callable[[int], LorentzNorm]] = MappingProxyType(
 
 
 def make_norm(name: str, size: int) -> LorentzNorm:
-    """Return a new norm of points of `size` coordinates; UnknownNameError if there is no norm of that name."""
+    """Return a new norm of points of `size` coordinates; UnknownNameError if the name is unknown."""
     if name not in NORMS:
         raise UnknownNameError("norm_layer", name, NORMS)
     return NORMS[name](size)
@@ -227,7 +227,7 @@ class LorentzMLR(nn.Module):
     """Score points by their signed distance from one hyperplane per class.
 
     "Fully Hyperbolic Convolutional Neural Networks for Computer Vision", arXiv 2303.15919, section 4.3. The hyperplane
-    of a class has the normal `z` and lies `a` away from the origin; its logit is the distance times `|z|`.
+    of a class has the normal `z` and the distance `a` from the origin; its logit is the point's distance times `|z|`.
 
     Args:
         size: Coordinates of a point, time included.

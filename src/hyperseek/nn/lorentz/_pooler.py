@@ -1,4 +1,4 @@
-"""Pooling: from the points of a text's tokens to one point."""
+"""Pooling of the points of a text's tokens to one point."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ class LorentzPooler(nn.Module):
     Args:
         pooling: One of the above.
         size: Coordinates of a point.
-        power: Of the outward midpoint: Klein coordinates are weighted by `gamma^(power + 1)`, so that 0 is the plain
-            Einstein midpoint. The p of the HypRAG paper is power - 1.
-        saturation: Of the outward midpoint, at least 0: how soon its weights stop growing.
-        keep_radius: Whether the outward midpoint keeps the weighted mean distance from the origin of its tokens;
-            otherwise averaging pulls it inwards, and more so the more its tokens differ.
+        power: Exponent of the outward midpoint: Klein coordinates are weighted by `gamma^(power + 1)`, so that 0 is
+            the plain Einstein midpoint. The p of the HypRAG paper is power - 1.
+        saturation: Saturation of the outward midpoint, at least 0: how soon its weights stop growing.
+        keep_radius: Whether the outward midpoint keeps the weighted mean distance of its tokens from the origin;
+            otherwise averaging pulls it inwards, the more so the more its tokens differ.
 
     Raises:
         InputError: An option of the outward midpoint is given to another pooling, or is out of range.
-        UnknownNameError: There is no such pooling.
+        UnknownNameError: The pooling is unknown.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class LorentzPooler(nn.Module):
     def _attend(self, first: Tensor, points: Tensor, mask: Tensor | None, radius_squared: float | Tensor) -> Tensor:
         query = self.q_proj(first, radius_squared)
         if mask is not None:
-            points = torch.where(mask.bool()[..., None], points, 0)  # padding may hold anything
+            points = torch.where(mask.bool()[..., None], points, 0)  # padding may hold anything, also NaN
         tokens = self.kv_proj(points, radius_squared)
         logits = lorentz_inner_matrix(query[:, None], tokens)[:, 0]
         if mask is not None:
-            # The lowest number, not minus infinity: the point of a text without tokens would be NaN.
+            # The lowest number, not minus infinity, with which the point of a text without tokens would be NaN.
             logits = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min)
         return lorentz_centroid(tokens, weights=logits.softmax(-1), mask=mask, radius_squared=radius_squared)
 
