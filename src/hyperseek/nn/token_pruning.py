@@ -162,8 +162,7 @@ class PruningTransformer(Transformer):
         encoder: Any = self.model
         if "position_ids" not in inspect.signature(encoder.forward).parameters:
             raise InputError(
-                f"a {type(encoder).__name__} does not accept token positions, which pruning needs; "
-                f"leave pruning out"
+                f"a {type(encoder).__name__} does not accept token positions, which pruning needs; leave pruning out"
             )
         embeddings = encoder.get_input_embeddings()
         weighs, device = self.pruning.weighs, embeddings.weight.device
