@@ -295,5 +295,5 @@ def test_messages_name_what_was_given() -> None:
         einstein_midpoint(torch.ones(2, 5, 3), torch.ones(7))
     with pytest.raises(InputError, match=r"weights has the shape \(3, 5\)"):
         geometry.lorentz_centroid(torch.ones(2, 5, 3), torch.ones(3, 5))
-    with pytest.raises(InputError, match="polar points have at least 3 numbers"):
+    with pytest.raises(InputError, match="polar points must have at least 3 numbers"):
         geometry.half_aperture(torch.ones(4, 2))

@@ -1,10 +1,10 @@
-"""The hyperboloid: lift, products, half chords and distances, exponential and logarithmic maps, differentiable.
+"""The hyperboloid: lift, products, half chords, distances, exponential and logarithmic maps; all differentiable.
 
 Convention of all `lorentz_*` functions: the time coordinate comes first; `radius_squared` is R² of <x, x> = -R², a
 number or a 0-dim tensor, which may be trained; the sectional curvature is -1/R². Everything is computed in float32, or
-in float64 where points are, also under autocast. Distances and maps read the space part of points and recompute the
-time that belongs to it: what an optimiser or a lower precision did to the constraint does not matter. Tangent vectors
-at the origin are given by their space part, `d` numbers; elsewhere they are ambient, `d + 1`.
+in float64 for float64 points, also under autocast. Distances and maps read the space part of points and recompute the
+time, so violations of the constraint by an optimiser or a lower precision do not matter. Tangent vectors at the origin
+are given by their space part, `d` numbers; elsewhere they are ambient, `d + 1`.
 
 Half chords are s = sinh(distance / 2R). With x and y the space parts over R, u and v their directions, rho and sigma
 their distances from the origin over R:
@@ -12,8 +12,8 @@ their distances from the origin over R:
     s² = sinh²((rho - sigma) / 2) + sinh(rho) sinh(sigma) |u - v|² / 4
     ds²/dx = (u sinh(rho - sigma) / cosh(rho) + sinh(sigma) (u - v)) / 2
 
-Every term is a difference of like things, so both are as exact as the coordinates. Autograd of the first line would get
-the origin wrong, where rho and u have kinks that only cancel in the sum; the second line is right there for any u.
+Both have no cancellation, so they are as exact as the coordinates. Autograd of the first line would be wrong at the
+origin, where rho and u have kinks that cancel only in the sum; the second line is right there for any u.
 
 Shapes: `n` and `m` points, `d` dimensions; leading axes broadcast.
 """
@@ -48,10 +48,10 @@ from hyperseek.geometry.numerics import (
     widest,
 )
 
-# Below, points are one point: a distance has a kink there, and its gradient is taken to be 0.
+# Closer points count as identical: a distance has a kink there, and its gradient is taken to be 0.
 _SAME = 1e-30
-# sin² of half an angle that float64's product of unit vectors leaves of none, for each root of a dimension; such angles
-# are of the size of float32's rounding.
+# Rounding of sin² of half an angle, from a float64 product of unit vectors, per square root of the dimension; angles
+# below it are of the size of float32's rounding.
 _ALIGNED = 5e-16
 
 
@@ -77,7 +77,7 @@ class _HalfChord(torch.autograd.Function):
         long_u, long_v = norm(x), norm(y)
         radial = torch.sinh((asinh(long_u) - asinh(long_v).mT) / 2)
         angular = _half_angles(x, y)
-        # The roots before the product, which overflows at half the distance, and in brackets, for symmetry.
+        # Roots before the product, which would overflow at half the distance; in brackets, for symmetry.
         return torch.hypot(radial, angular * (long_u.sqrt() * long_v.sqrt().mT))
 
     @staticmethod
@@ -92,13 +92,13 @@ class _HalfChord(torch.autograd.Function):
 
 
 def _half_angles(x: Tensor, y: Tensor) -> Tensor:
-    """Return |u - v| / 2 of all pairs: sines of half the angles."""
+    """Return |u - v| / 2 of all pairs: the sines of half their angles."""
     if x.dtype == widest(x):
         (u, _), (v, _) = directions(x), directions(y)
         return torch.cdist(u, v, compute_mode="donot_use_mm_for_euclid_dist") / 2
-    # One product in float64 is as exact as differences in float32, and many times faster in many dimensions.
+    # A product in float64 is as exact as differences in float32, and many times faster in many dimensions.
     (u, _), (v, _) = directions(x.double()), directions(y.double())
-    if min(x.shape[-2], y.shape[-2]) == 1:  # differences cost no more, and know no smallest angle
+    if min(x.shape[-2], y.shape[-2]) == 1:  # differences cost no more, and resolve every angle
         return (norm(u - v).mT if x.shape[-2] == 1 else norm(u - v)).to(x.dtype) / 2
     squared = (1 - u @ v.mT) / 2
     return torch.where(squared > _ALIGNED * x.shape[-1] ** 0.5, squared, 0).sqrt().to(x.dtype)
@@ -126,7 +126,7 @@ def _side(u: Tensor, long_u: Tensor, v: Tensor, across: Tensor, apart: Tensor) -
 
 @vectorwise
 def lorentz_from_space(space: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
-    """Put the time coordinate that belongs to them before space coordinates.
+    """Prepend the time coordinate to space coordinates.
 
     This is the lift of hyperbolic networks, not the exponential map: it keeps coordinates, not lengths.
 
@@ -160,8 +160,8 @@ def lorentz_project(points: Tensor, radius_squared: float | Tensor = 1.0) -> Ten
 def lorentz_normalise(vectors: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
     """Scale vectors of the ambient space onto the hyperboloid: v R / sqrt(|<v, v>|).
 
-    A vector holds the distance of its point from the origin in the last digits of its time coordinate, and in float32
-    not beyond 8 R, where results end. `lorentz_centroid` sums points without that loss.
+    The distance of the point from the origin is in the last digits of the vector's time coordinate, and in float32 is
+    lost beyond 8 R, the largest distance of a result. `lorentz_centroid` sums points without that loss.
 
     Args:
         vectors: `(..., d + 1)`, such as sums of points. A vector of zeros becomes the origin.
@@ -170,15 +170,15 @@ def lorentz_normalise(vectors: Tensor, radius_squared: float | Tensor = 1.0) -> 
     Returns:
         `(..., d + 1)` points of the hyperboloid.
     """
-    # Neither scale nor its gradient matters, but squares of long vectors would overflow. Too short ones to have a
-    # square have the gradient 0, as `directions` have.
+    # Neither scale nor its gradient matters, but squares of long vectors would overflow. Vectors too short to square
+    # have the gradient 0, as in `directions`.
     exponent = exponents(vectors)
     short = exponent < math.log2(torch.finfo(vectors.dtype).tiny) / 2
     vectors = torch.ldexp(torch.where(short, vectors.detach(), vectors), -exponent)
     time, space = vectors[..., :1], space_part(vectors)
     length = norm(space)
     total = time.abs() + length
-    # Lightlike vectors have no length to be divided by: theirs is taken as far as the rounding of a sum reaches.
+    # Lightlike vectors have length 0, which is a divisor: it is raised to the rounding error of a sum.
     gap = (time.abs() - length).abs().clamp_min(torch.finfo(vectors.dtype).eps * total.detach())
     squared = gap * total
     empty = total == 0
@@ -191,8 +191,8 @@ def lorentz_normalise(vectors: Tensor, radius_squared: float | Tensor = 1.0) -> 
 def lorentz_inner(x: Tensor, y: Tensor) -> Tensor:
     """Return the Lorentz product <x, y> = -x₀ y₀ + x₁ y₁ + … of vectors of the ambient space.
 
-    Far from the origin it cancels almost all digits of points: use distances where near ties matter. What exceeds the
-    dtype's range is its largest number.
+    Far from the origin almost all digits cancel: use distances if near ties matter. Values beyond the dtype's range are
+    clamped to it.
 
     Args:
         x: `(..., d + 1)`.
@@ -210,7 +210,7 @@ def _inner(x: Tensor, y: Tensor) -> Tensor:
 
 @pairwise
 def lorentz_inner_matrix(x: Tensor, y: Tensor) -> Tensor:
-    """Return the Lorentz products of all pairs, as one matrix product; what exceeds the dtype's range is its end.
+    """Return the Lorentz products of all pairs, as one matrix product, clamped to the dtype's range.
 
     Args:
         x: `(..., n, d + 1)`.
@@ -229,7 +229,7 @@ def _inner_matrix(x: Tensor, y: Tensor) -> Tensor:
 def _finite_product(
     product: Callable[[Tensor, Tensor], Tensor], x: Tensor, y: Tensor, joined: Callable[[Tensor, Tensor], Tensor]
 ) -> Tensor:
-    """Return products; infinite ones, and differences of infinities, again from vectors over powers of two."""
+    """Return products; recompute infinite and undefined ones from vectors scaled by powers of two."""
 
     def again() -> Tensor:
         first, second = exponents(x), exponents(y)
@@ -240,7 +240,7 @@ def _finite_product(
 
 @vectorwise
 def lorentz_distance(x: Tensor, y: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
-    """Return geodesic distances, 2 R asinh(|x - y| / 2R): exact for near points, gradient 0 where both are one.
+    """Return geodesic distances, 2 R asinh(|x - y| / 2R): exact for near points, with gradient 0 for equal ones.
 
     Args:
         x: `(..., d + 1)` points.
@@ -271,9 +271,9 @@ def lorentz_distance_matrix(x: Tensor, y: Tensor, radius_squared: float | Tensor
 
 @pairwise
 def lorentz_squared_distance_matrix(x: Tensor, y: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
-    """Return the squared Lorentz distances |x - y|² = -2R² - 2<x, y> of all pairs, not cancelling; not geodesic ones.
+    """Return the squared Lorentz (not geodesic) distances |x - y|² = -2R² - 2<x, y> of all pairs, without cancellation.
 
-    They end at the dtype's largest number, which float32 reaches for points that are 88 R apart.
+    They are clamped to the dtype's largest number, which float32 reaches for points 88 R apart.
 
     Args:
         x: `(..., n, d + 1)` points.
@@ -288,18 +288,18 @@ def lorentz_squared_distance_matrix(x: Tensor, y: Tensor, radius_squared: float 
 
 
 def space_part(points: Tensor) -> Tensor:
-    """Return the space part `(..., d)` of points `(..., d + 1)`; InputError where there is only a time."""
+    """Return the space part `(..., d)` of points `(..., d + 1)`; InputError if there is only a time."""
     if points.shape[-1] < 2:
-        raise InputError(f"points have a time and at least 1 space coordinate; the shape is {tuple(points.shape)}")
+        raise InputError(f"points need a time and at least 1 space coordinate; the shape is {tuple(points.shape)}")
     return points[..., 1:]
 
 
 @vectorwise
 def lorentz_expmap0(tangent: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
-    """Walk from the origin: the point in a vector's direction whose distance is the vector's length.
+    """Exponential map at the origin: the point in a vector's direction, at the vector's length from the origin.
 
     Args:
-        tangent: `(..., d)`; longer ones than 40 R in float32, 300 R in float64, end there.
+        tangent: `(..., d)`; the length is clamped to 40 R in float32 and 300 R in float64.
         radius_squared: R², positive.
 
     Returns:
@@ -310,7 +310,7 @@ def lorentz_expmap0(tangent: Tensor, radius_squared: float | Tensor = 1.0) -> Te
 
 @vectorwise
 def lorentz_logmap0(points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
-    """Return the tangent vectors at the origin that `lorentz_expmap0` takes to points: where Euclidean probes work.
+    """Logarithmic map at the origin, the inverse of `lorentz_expmap0`; Euclidean methods apply to its results.
 
     Args:
         points: `(..., d + 1)`.
@@ -325,7 +325,7 @@ def lorentz_logmap0(points: Tensor, radius_squared: float | Tensor = 1.0) -> Ten
 
 @vectorwise
 def lorentz_expmap(base: Tensor, tangent: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
-    """Walk from points along tangent vectors there.
+    """Exponential map: follow geodesics from points along tangent vectors.
 
     Args:
         base: `(..., d + 1)` points.
@@ -333,27 +333,27 @@ def lorentz_expmap(base: Tensor, tangent: Tensor, radius_squared: float | Tensor
         radius_squared: R², positive.
 
     Returns:
-        `(..., d + 1)` points, no farther from the origin than the base or than `lorentz_expmap0` goes.
+        `(..., d + 1)` points, no farther from the origin than the base or the limit of `lorentz_expmap0`.
     """
     radius = root(radius_squared)
     space, step = space_part(base), space_part(tangent)
     time = lorentz_from_space(space, radius_squared)[..., :1]
-    # <v, v> as a sum of squares: of the part across the base's direction, and of that along it, shortened.
+    # <v, v> as a sum of squares: of the part orthogonal to the base's direction, and of the shortened part along it.
     direction, _ = directions(space)
     along = (direction * step).sum(-1, keepdim=True)
     length = norm(torch.cat([step - along * direction, along * radius / time], dim=-1)) / radius
     far = length.clamp(max=farthest(length.dtype))
-    # Both over a power of two, since far out the product with cosh overflows before it is shortened.
+    # Both are scaled by a power of two, since far out the product with cosh would overflow before it is shortened.
     exponent = exponents(torch.cat([space, step], dim=-1)).clamp_min(0)
     end = torch.cosh(far) * torch.ldexp(space, -exponent) + sinh_ratio(length) * torch.ldexp(step, -exponent)
-    # No farther than the exponential map at the origin goes, or than the base is.
+    # No farther than the limit of the exponential map at the origin, or than the base.
     longest = torch.maximum(norm(space.detach()), torch.sinh(torch.ones_like(length) * farthest(length.dtype)) * radius)
     return lorentz_from_space(_shortened(end, exponent, longest), radius_squared)
 
 
 @vectorwise
 def lorentz_logmap(base: Tensor, points: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
-    """Return the tangent vectors at `base` that `lorentz_expmap` takes to points.
+    """Logarithmic map: the tangent vectors at `base` that `lorentz_expmap` maps to points.
 
     Args:
         base: `(..., d + 1)` points.
@@ -361,23 +361,23 @@ def lorentz_logmap(base: Tensor, points: Tensor, radius_squared: float | Tensor 
         radius_squared: R², positive.
 
     Returns:
-        `(..., d + 1)` tangent vectors, zero where both are one point.
+        `(..., d + 1)` tangent vectors, zero for equal points.
     """
     radius = root(radius_squared)
     x, y = space_part(base), space_part(points)
     chord = half_chord_matrix((x / radius)[..., None, :], (y / radius)[..., None, :])[..., 0]
     ratio, long = asinh_ratio(chord), torch.hypot(chord, torch.ones_like(chord))
-    # Far out a square of the chord overflows; its quotients do not.
+    # Far out the square of the chord would overflow; the quotients do not.
     way = ratio / long * (y - x) - 2 * (ratio * chord) * (chord / long) * x
     return _tangent(base, saturated(way), radius_squared)
 
 
 @vectorwise
 def lorentz_transport(base: Tensor, to: Tensor, vectors: Tensor, radius_squared: float | Tensor = 1.0) -> Tensor:
-    """Carry tangent vectors along geodesics; lengths and angles stay.
+    """Parallel transport of tangent vectors along geodesics, which preserves lengths and angles.
 
     Args:
-        base: `(..., d + 1)` points, where the vectors are tangent.
+        base: `(..., d + 1)` points to which the vectors are tangent.
         to: `(..., d + 1)` points.
         vectors: `(..., d + 1)`, with <base, vectors> = 0.
         radius_squared: R², positive.
@@ -385,17 +385,17 @@ def lorentz_transport(base: Tensor, to: Tensor, vectors: Tensor, radius_squared:
     Returns:
         `(..., d + 1)` tangent vectors at `to`.
     """
-    # Derivatives by far points exceed float32 where the carried vectors themselves do.
+    # Derivatives with respect to far points exceed float32 if the transported vectors do.
     base, to = bounded_gradient(base), bounded_gradient(to)
     x, y = (lorentz_from_space(space_part(points), radius_squared) for points in (base, to))
-    exponent = exponents(vectors)  # the map is linear in vectors, whose products would overflow
+    exponent = exponents(vectors)  # the map is linear, and products of long vectors would overflow
     vectors = torch.ldexp(vectors, -exponent)
     gap = y - x
-    # y₀ - x₀ from the space parts, and <y, v> = <y - x, v>: differences before they are lost in long vectors.
+    # y₀ - x₀ from the space parts, and <y, v> = <y - x, v>: differences before they are lost to rounding.
     later = (gap[..., 1:] * ((x + y)[..., 1:] / (x + y)[..., :1])).sum(-1, keepdim=True)
     radius = root(radius_squared)
     chord = half_chord_matrix((x[..., 1:] / radius)[..., None, :], (y[..., 1:] / radius)[..., None, :])[..., 0]
-    # Half the length of x + y, divided by before its square overflows.
+    # Half the length of x + y; dividing by it twice avoids its square, which would overflow.
     half = radius * torch.hypot(chord, torch.ones_like(chord))
     shared = ((gap / half * vectors)[..., 1:].sum(-1, keepdim=True) - later / half * vectors[..., :1]) / (2 * half)
     carried = space_part(vectors) + shared * (x + y)[..., 1:]
@@ -403,7 +403,7 @@ def lorentz_transport(base: Tensor, to: Tensor, vectors: Tensor, radius_squared:
 
 
 def _shortened(space: Tensor, exponent: Tensor, longest: Tensor) -> Tensor:
-    """Return space parts times two to the power of `exponent`, no longer than `longest`."""
+    """Return space parts times 2 ** `exponent`, shortened to `longest`."""
     bound = torch.ldexp(longest, -exponent)
     length = norm(space)
     outside = length > bound
@@ -411,7 +411,7 @@ def _shortened(space: Tensor, exponent: Tensor, longest: Tensor) -> Tensor:
 
 
 def _tangent(base: Tensor, space: Tensor, radius_squared: float | Tensor) -> Tensor:
-    """Complete the space part of a tangent vector by the time that makes it one."""
+    """Complete the space part of a tangent vector with its time coordinate."""
     point = lorentz_from_space(base[..., 1:], radius_squared)
     time = saturated((point[..., 1:] / point[..., :1] * space).sum(-1, keepdim=True))
     return torch.cat([time.expand(*space.shape[:-1], 1), space], dim=-1)

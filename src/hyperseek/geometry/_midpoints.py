@@ -1,15 +1,15 @@
 """Means of points of the hyperboloid: the centroid, the Einstein midpoint, and the outward ones.
 
-With the Lorentz factor gamma = x₀ / R = cosh(distance from the origin / R) and a token's weight w, all are
+With the Lorentz factor gamma = x₀ / R = cosh(distance from the origin / R) and a point's weight w, each of them is
 
     the point of the hyperboloid on the ray of  sum w phi(gamma) x,   phi = gamma^power / (1 + saturation gamma^power).
 
 Convention: `power` 0 is the true Einstein midpoint, which is the Lorentz centroid. The exponent that HypRAG's paper
 (arXiv 2602.07739) calls p multiplies gamma once more: its p is `power` - 1, and its p = 0 is `power` = 1, the default
-of the original's code. docs/geometry.md says more, also on which of them really are outward.
+of the original's code. docs/geometry.md has details, also on which of them are truly outward.
 
-Weights are computed as logarithms, and the sum is brought back to the hyperboloid without the difference of its time
-and its length, which float32 has lost at a distance of 8 R. Shapes: `n` points to average, `d` dimensions.
+Weights are computed as logarithms, and the sum is scaled to the hyperboloid without the difference of its time and its
+length, which float32 has lost at a distance of 8 R. Shapes: `n` points to average, `d` dimensions.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def lorentz_centroid(
 
     Args:
         points: `(..., n, d + 1)`.
-        weights: `(..., n)`, at least 0, of any scale; None for equal ones.
-        mask: `(..., n)`, true or not 0 where a point counts. What is masked may hold anything.
+        weights: `(..., n)`, at least 0, of any scale; None for equal weights.
+        mask: `(..., n)`, true or nonzero for points that count. Masked points may hold anything, also NaN.
         radius_squared: R², positive.
 
     Returns:
@@ -51,7 +51,7 @@ def lorentz_centroid(
     if mask is not None:
         shares = torch.where(mask.bool(), shares, 0)
     if shares.shape[-1]:
-        # By the largest first, so that weights of any scale have a sum.
+        # Divided by the largest first, so that the sum cannot overflow.
         shares = shares / _or_one(shares.detach().amax(-1, keepdim=True))
     return _centroid(space, shares / _or_one(shares.sum(-1, keepdim=True)), radius_squared)
 
@@ -91,22 +91,22 @@ def outward_einstein_midpoint(
     keep_radius: bool = False,
     radius_squared: float | Tensor = 1.0,
 ) -> Tensor:
-    """Return the outward Einstein midpoint, the pooling of HypRAG; really outward with `keep_radius`.
+    """Return the outward Einstein midpoint, the pooling of HypRAG; truly outward with `keep_radius`.
 
     Args:
         points: `(..., n, d + 1)`.
         mask: `(..., n)`, true or not 0 where a point counts; None for all.
         power: Exponent of gamma; the paper's p + 1.
         saturation: At least 0; weights level off at 1 / saturation.
-        keep_radius: Keep the direction of the midpoint, but take the mean of the points' times, weighted by phi. Then
-            with a `power` of at least 0 the result is never nearer to the origin than the points are on average, in
-            time or in distance, nor farther than the farthest, and without saturation never nearer with a larger
-            `power`. Otherwise only "not farther than the farthest" holds.
+        keep_radius: Keep the direction of the midpoint, but take the mean of the points' times, weighted by phi. With a
+            `power` of at least 0, the result is then never nearer to the origin than the points on average, in time or
+            in distance, nor farther than the farthest point; and without saturation, a larger `power` never moves it
+            inwards. Otherwise only the upper bound holds.
         radius_squared: R², positive.
 
     Returns:
-        `(..., d + 1)` points; the origin, with gradients of 0, where nothing counts, and with `keep_radius` also where
-        the points' sum has no direction.
+        `(..., d + 1)` points; the origin, with gradients of 0, if no point counts, and with `keep_radius` also if the
+        sum of the points has no direction.
     """
     space = _kept(points, mask)
     shares = _shares(space, mask, power, saturation, radius_squared)
@@ -125,26 +125,26 @@ def outward_weights(
     saturation: float = 0.0,
     radius_squared: float | Tensor = 1.0,
 ) -> Tensor:
-    """Return the weights of the outward Einstein midpoint: w phi(gamma), with the sum 1.
+    """Return the weights of the outward Einstein midpoint: w phi(gamma), normalised to sum 1.
 
     Args:
         points: `(..., n, d + 1)`.
         mask: `(..., n)`, true or not 0 where a point counts; None for all.
-        power: Exponent of gamma; the paper's p + 1. With one more these are the weights of Klein coordinates.
+        power: Exponent of gamma; the paper's p + 1. One more gives the weights of Klein coordinates.
         saturation: At least 0.
         radius_squared: R², positive.
 
     Returns:
-        `(..., n)` in [0, 1]; all 0 where nothing counts.
+        `(..., n)` in [0, 1]; all 0 if no point counts.
     """
     return _shares(_kept(points, mask), mask, power, saturation, radius_squared)
 
 
 def _kept(points: Tensor, mask: Tensor | None) -> Tensor:
-    """Return space parts, zero where masked: no gradient flows there, whatever it holds."""
+    """Return space parts, zero where masked, so that no gradient flows to masked points, whatever they hold."""
     space = space_part(points)
     if points.dim() < 2:
-        raise InputError(f"points to average have the shape (..., n, d + 1), not {tuple(points.shape)}")
+        raise InputError(f"points to average must have the shape (..., n, d + 1), not {tuple(points.shape)}")
     if mask is not None:
         check_fits("mask", mask, space.shape[:-1])
     return space if mask is None else torch.where(mask.bool()[..., None], space, 0)
@@ -156,15 +156,15 @@ def _shares(
     if not (math.isfinite(power) and 0 <= saturation < math.inf):
         raise InputError(f"power must be finite and saturation at least 0; given {power} and {saturation}")
     logarithm = _bounded(power, space.dtype) * _log_gamma(norm(space / root(radius_squared))[..., 0])
-    # Powers that take every weight but the farthest one's anyway; infinities have no differences.
+    # Beyond this, all weight is on the farthest point anyway; differences of infinities would be NaN.
     logarithm = logarithm.clamp(-_FAR, _FAR)
     if saturation > 0:
-        # log phi but for a constant, which weights do not have.
+        # log phi up to a constant, which normalisation removes.
         logarithm = torch.nn.functional.logsigmoid(logarithm + math.log(saturation))
     if mask is None:
         return logarithm.softmax(-1)
     masked = ~mask.bool()
-    # A softmax of nothing has no answer: there it is taken of zeros, and thrown away.
+    # A softmax over no points would be NaN: there it is taken of finite numbers and discarded.
     logarithm = logarithm.masked_fill(masked & ~masked.all(-1, keepdim=True), -math.inf)
     return torch.where(masked, 0, logarithm.softmax(-1))
 
@@ -172,8 +172,8 @@ def _shares(
 def _centroid(space: Tensor, shares: Tensor, radius_squared: float | Tensor) -> Tensor:
     """Return R v / sqrt(-<v, v>) of v = sum of shares and points.
 
-    -<v, v> = (v₀ - <v, e>)(v₀ + <v, e>) with e the direction of v, and v₀ - <v, e> = sum of shares and horizon gaps. As
-    e points along v, its own derivative adds nothing, and it is a constant.
+    -<v, v> = (v₀ - <v, e>)(v₀ + <v, e>) with e the direction of v, and v₀ - <v, e> = sum of shares times horizon gaps.
+    As e points along v, its derivative contributes nothing, and it is treated as a constant.
     """
     radius = root(radius_squared)
     points = lorentz_from_space(space / radius)
@@ -182,7 +182,7 @@ def _centroid(space: Tensor, shares: Tensor, radius_squared: float | Tensor) -> 
     e = _direction(v.detach())
     gap = (shares * horizon_gap(points[..., 1:], e[..., None, :])).sum(-1, keepdim=True)
     outer = v0 + (v * e).sum(-1, keepdim=True)
-    # The roots one by one, as the product overflows far out.
+    # One root at a time, as the product would overflow far out.
     return lorentz_from_space(v / _or_one(gap).sqrt() / _or_one(outer).sqrt() * radius, radius_squared)
 
 
@@ -192,16 +192,16 @@ def _mean_time(space: Tensor, shares: Tensor) -> Tensor:
     time = torch.hypot(length, torch.ones_like(length))
     beyond = (shares[..., None] * length * (length / (1 + time))).sum(-2)  # the mean time - 1, not as a difference
     total = (shares[..., None] * space).sum(-2)
-    # A sum that is nothing but rounding has no direction; shorter ones than this shorten the result, smoothly.
+    # A sum that is only rounding error has no direction; below this length the result shrinks, smoothly.
     least = 8 * torch.finfo(space.dtype).eps * (shares[..., None] * length).sum(-2)
     longer = torch.maximum(norm(total), least)
-    # The gradient of a quotient by a length that has no square would not be finite.
+    # The gradient of a quotient by a length whose square underflows would not be finite.
     longer = torch.where(longer > torch.finfo(longer.dtype).tiny ** 0.5, longer, 0)
     return total / _or_one(longer) * _root(beyond) * (beyond + 2).sqrt()
 
 
 def _direction(vectors: Tensor) -> Tensor:
-    """Return unit vectors; for zero any one will do, so the first axis."""
+    """Return unit vectors; for zero vectors the first axis, as any direction will do."""
     unit, _ = directions(vectors)
     first = torch.zeros_like(vectors)
     first[..., 0] = 1
@@ -209,7 +209,7 @@ def _direction(vectors: Tensor) -> Tensor:
 
 
 def _log_gamma(length: Tensor) -> Tensor:
-    """Return log sqrt(1 + r²), without a square of large lengths or a 1 that swallows small ones."""
+    """Return log sqrt(1 + r²), without squaring large lengths or adding 1 to small ones."""
     near, far = length.clamp(max=1), length.clamp_min(1)
     return torch.where(length > 1, torch.log(torch.hypot(far, torch.ones_like(far))), torch.log1p(near.square()) / 2)
 
@@ -232,14 +232,15 @@ _FAR = 1e30
 
 
 def horizon_gap(x: Tensor, e: Tensor) -> Tensor:
-    """Return sqrt(1 + |x|²) - <x, e>: exp of the Busemann function, how far points lie from the horizon's point e.
+    """Return sqrt(1 + |x|²) - <x, e>: exp of the Busemann function, a distance of points from the ideal point e.
 
-    Far out both terms are equal in all digits that float32 has. So it is computed from the direction u and the length r
-    of the space part, as 1 / (x₀ + r) + r |u - e|² / 2, and its gradient likewise.
+    Far out, both terms agree in all digits of float32. So it is computed from the direction u and the length r of the
+    space part, as 1 / (x₀ + r) + r |u - e|² / 2, and its gradient likewise.
 
     Args:
         x: `(..., d)` space parts over R.
-        e: `(..., d)` unit vectors of the same axes, or of size 1 in those but the last; taken as constants.
+        e: `(..., d)` unit vectors with the same number of axes, each but the last of the same size or 1; taken as
+            constants.
 
     Returns:
         `(...,)`, positive.
@@ -267,7 +268,7 @@ class _HorizonGap(torch.autograd.Function):
 
 @full_precision
 def _backward(x: Tensor, e: Tensor, gradient: Tensor) -> Tensor:
-    # x / x₀ - e, by differences; right at the origin, too, where u may be anything.
+    # x / x₀ - e, by differences; also right at the origin, where u may be anything.
     u, length, time = _parts(x)
     return gradient[..., None] * ((u - e) - u / (time * (time + length)))
 

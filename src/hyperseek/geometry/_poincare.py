@@ -1,12 +1,12 @@
 """The Poincaré ball and the Klein ball: their maps from the hyperboloid and back, addition and distances.
 
 The Poincaré ball has the radius R = 1 / sqrt(c), where `c` is a number or a 0-dim tensor; the Klein ball has radius 1.
-The metric's factor is 2 at the origin, so |x| near it is half a distance, and `poincare_expmap0(u)` is the point that
-`lorentz_expmap0(2 u)` is. Precision and autocast: as the hyperboloid's.
+The conformal factor is 2 at the origin, so near it |x| is half the distance, and `poincare_expmap0(u)` is the same
+point as `lorentz_expmap0(2 u)`. Precision and autocast are handled as for the hyperboloid.
 
-Balls crowd below their radius. Distances are as exact as coordinates are: in float32 they keep four digits up to 5 R,
-and distances from the origin are told apart up to about 17 R in Poincaré's ball and 9 R in Klein's, where points on the
-border and beyond it are put. Train on the hyperboloid where points go far.
+Points far out crowd near the boundary. Distances are as exact as the coordinates: in float32 they keep four digits up
+to 5 R, and distances from the origin are distinguishable up to about 17 R in the Poincaré ball and 9 R in the Klein
+ball, where points on or beyond the boundary are placed. Train on the hyperboloid if points go far.
 
 Shapes: `n` and `m` points, `d` dimensions; leading axes broadcast.
 """
@@ -32,7 +32,7 @@ from hyperseek.geometry.numerics import (
 
 @vectorwise
 def poincare_project(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
-    """Put points on the border or outside back into the ball, as far out as its numbers go.
+    """Move points on or outside the boundary back into the ball, as far out as the dtype allows.
 
     Args:
         points: `(..., d)`.
@@ -47,7 +47,7 @@ def poincare_project(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
 
 @vectorwise
 def poincare_expmap0(tangent: Tensor, c: float | Tensor = 1.0) -> Tensor:
-    """Walk from the origin: tanh(sqrt(c) |u|) u / (sqrt(c) |u|).
+    """Exponential map at the origin: tanh(sqrt(c) |u|) u / (sqrt(c) |u|).
 
     Args:
         tangent: `(..., d)`.
@@ -61,7 +61,7 @@ def poincare_expmap0(tangent: Tensor, c: float | Tensor = 1.0) -> Tensor:
 
 @vectorwise
 def poincare_logmap0(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
-    """Return the tangent vectors at the origin that `poincare_expmap0` takes to points.
+    """Logarithmic map at the origin, the inverse of `poincare_expmap0`.
 
     Args:
         points: `(..., d)` of norm below 1 / sqrt(c).
@@ -75,7 +75,7 @@ def poincare_logmap0(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
 
 @vectorwise
 def mobius_add(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
-    """Return the Möbius sum x ⊕ y: `y` after the motion that takes the origin to `x`.
+    """Return the Möbius sum x ⊕ y: `y` translated by the isometry that takes the origin to `x`.
 
     Args:
         x: `(..., d)` of norm below 1 / sqrt(c).
@@ -89,14 +89,14 @@ def mobius_add(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
     x, y = _inside(x / radius), _inside(y / radius)
     twice = 2 * (x * y).sum(-1, keepdim=True)
     xx, yy = x.square().sum(-1, keepdim=True), y.square().sum(-1, keepdim=True)
-    # At least (1 - |x| |y|)², whose rounding must not make it zero for opposite points near the border.
+    # At least (1 - |x| |y|)², which must not round to zero for opposite points near the boundary.
     below = (1 + twice + xx * yy).clamp_min((torch.finfo(x.dtype).eps / 2) ** 2)
     return poincare_project(((1 + twice + yy) * x + (1 - xx) * y) / below * radius, c)
 
 
 @vectorwise
 def poincare_conformal_factor(points: Tensor, c: float | Tensor = 1.0) -> Tensor:
-    """Return how many times longer than in coordinates a small step at points is: 2 / (1 - c|x|²).
+    """Return the conformal factor 2 / (1 - c|x|²), the ratio of hyperbolic to Euclidean length at points.
 
     Args:
         points: `(..., d)` of norm below 1 / sqrt(c).
@@ -110,7 +110,7 @@ def poincare_conformal_factor(points: Tensor, c: float | Tensor = 1.0) -> Tensor
 
 @vectorwise
 def poincare_distance(x: Tensor, y: Tensor, c: float | Tensor = 1.0) -> Tensor:
-    """Return geodesic distances; the gradient where both points are one is taken to be 0.
+    """Return geodesic distances; the gradient for equal points is taken to be 0.
 
     Args:
         x: `(..., d)` of norm below 1 / sqrt(c).
@@ -146,19 +146,19 @@ def _gap(points: Tensor) -> Tensor:
 
 
 def _inside(points: Tensor) -> Tensor:
-    """Put what lies on the unit ball's border or beyond just below it."""
+    """Move points on or beyond the unit ball's boundary just inside it."""
     return _shortened(points, below_one(points.dtype))
 
 
 def _shortened(points: Tensor, longest: float | Tensor) -> Tensor:
     length = norm(points)
     outside = length > longest
-    # Divided first: far outside, the quotient of lengths alone would be 0.
+    # Divided first: far outside, the quotient of lengths alone would underflow to 0.
     return torch.where(outside, points / torch.where(outside, length, 1) * longest, points)
 
 
 def _edge(points: Tensor) -> float:
-    """Return the longest norm a point is left at: below 1 by more than what rounding adds to a norm of `d` numbers."""
+    """Return the largest norm of a point: below 1 by more than the rounding error of a norm of `d` numbers."""
     return 1 - 4 * torch.finfo(points.dtype).eps
 
 
@@ -228,7 +228,7 @@ def klein_to_lorentz(points: Tensor, radius_squared: float | Tensor = 1.0) -> Te
 
 
 def _within_border(points: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
-    """Put points of a unit ball that lie on its border or beyond just below it; return their lengths, too."""
+    """Move points on or beyond a unit ball's boundary just inside it; also return their lengths."""
     longest = below_one(points.dtype)
     outside = length > longest
     shortened = points / torch.where(outside, length, 1) * longest

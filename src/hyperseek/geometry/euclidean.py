@@ -1,6 +1,6 @@
-"""Similarities of Euclidean vectors, and lifts: other searches written as an inner product or an L2 search.
+"""Similarities of Euclidean vectors, and lifts that reduce one kind of search to another (inner product and L2).
 
-Higher is better; results are float32 (or float64). Any vector engine solves what a lift leads to.
+Higher is better; results are float32 (or float64). Any vector engine can search lifted vectors.
 
 Shapes: `Q` queries, `N` documents, `d` dimensions.
 """
@@ -31,7 +31,7 @@ def inner_product(queries: Tensor, documents: Tensor) -> Tensor:
         documents: `(N, d)`, any floating dtype.
 
     Returns:
-        `(Q, N)`, any real value; one beyond the dtype's range is the range's end.
+        `(Q, N)`, any real value, clamped to the dtype's range.
     """
     products = queries @ documents.T
 
@@ -45,7 +45,7 @@ def inner_product(queries: Tensor, documents: Tensor) -> Tensor:
 
 @vectorwise
 def unit_vectors(vectors: Tensor) -> Tensor:
-    """Scale vectors to norm 1, however short or long they are; only a zero vector stays zero.
+    """Scale vectors of any length to norm 1; only a zero vector stays zero.
 
     Args:
         vectors: `(..., d)`, any floating dtype.
@@ -65,14 +65,14 @@ def cosine_similarity(queries: Tensor, documents: Tensor) -> Tensor:
         documents: `(N, d)`, any floating dtype.
 
     Returns:
-        `(Q, N)` in [-1, 1], up to rounding; 0 where a vector is zero.
+        `(Q, N)` in [-1, 1], up to rounding; 0 if a vector is zero.
     """
     return unit_vectors(queries) @ unit_vectors(documents).T
 
 
 @pairwise
 def negative_distance(queries: Tensor, documents: Tensor) -> Tensor:
-    """Return all Euclidean distances with a minus sign.
+    """Return all negated Euclidean distances.
 
     Computed from differences, not from norms and products: near ties survive float32.
 
@@ -84,18 +84,18 @@ def negative_distance(queries: Tensor, documents: Tensor) -> Tensor:
         `(Q, N)`, at most 0.
     """
     apart = torch.cdist(queries, documents, compute_mode="donot_use_mm_for_euclid_dist")
-    # Squares overflow from 1e19 on, and have lost digits of distances below this one.
+    # Squares overflow from 1e19 on, and lose digits of distances below this one.
     info = torch.finfo(apart.dtype)
     unsure = (apart < (info.tiny / info.eps) ** 0.5) | ~apart.isfinite()
     return -_mended(apart, unsure, queries, documents) if unsure.any() else -apart
 
 
-# Numbers of the pairs of vectors that are computed anew at a time.
+# Numbers in the pairs of vectors that are recomputed at a time.
 _NUMBERS = 1 << 22
 
 
 def _mended(distances: Tensor, unsure: Tensor, queries: Tensor, documents: Tensor) -> Tensor:
-    """Compute some of `(Q, N)` distances anew, more slowly."""
+    """Recompute some of the `(Q, N)` distances, by a slower method."""
     rows, columns = unsure.nonzero(as_tuple=True)
     step = max(1, _NUMBERS // queries.shape[-1])
     pieces = zip(torch.split(rows, step), torch.split(columns, step), strict=True)
@@ -107,12 +107,12 @@ def _mended(distances: Tensor, unsure: Tensor, queries: Tensor, documents: Tenso
 def balanced_documents(vectors: Tensor, bound: float) -> Tensor:
     """Lift documents so that the nearest in L2 is the one with the largest inner product.
 
-    `x` becomes `(x, sqrt(M² - |x|²)) / M`, of norm 1 (Neyshabur and Srebro, arXiv 1410.5518). Graph engines, which
-    chase norms under a bare inner product, need this.
+    `x` becomes `(x, sqrt(M² - |x|²)) / M`, of norm 1 (Neyshabur and Srebro, arXiv 1410.5518). Graph engines need this,
+    since under a plain inner product they drift to the longest vectors.
 
     Args:
         vectors: `(N, d)`.
-        bound: M, at least the norm of every document; a longer one would be lifted wrongly.
+        bound: M, at least the norm of every document; a longer document would be lifted incorrectly.
 
     Returns:
         `(N, d + 1)`.
@@ -125,7 +125,7 @@ def balanced_documents(vectors: Tensor, bound: float) -> Tensor:
 
 @vectorwise
 def balanced_queries(vectors: Tensor) -> Tensor:
-    """Lift queries for `balanced_documents`: norm 1, and a zero.
+    """Lift queries for `balanced_documents`: normalise them and append a zero.
 
     Args:
         vectors: `(Q, d)`.
@@ -145,7 +145,7 @@ def paraboloid_documents(vectors: Tensor) -> Tensor:
         vectors: `(N, d)`.
 
     Returns:
-        `(N, d + 1)`; a square beyond the dtype's range is the range's end.
+        `(N, d + 1)`; squares are clamped to the dtype's range.
     """
     return torch.cat([vectors, saturated(-vectors.square().sum(dim=-1, keepdim=True) / 2)], dim=-1)
 

@@ -2,13 +2,13 @@
 
 `score(q, n) = sum over tokens i of q of weight_i * max over tokens j of n of <token_i, vector_j>`
 
-The maximum depends on one document token alone. The forward pass therefore keeps nothing but that token's place, and
-the backward pass gathers it: `d score / d token_i = weight_i * vector_j`, `d score / d vector_j = weight_i * token_i`.
-Of equal similarities the first wins. Beside the operands, memory is that of places and values, `A * N` numbers each,
-and of one block of similarities a core.
+The maximum depends on a single document token. The forward pass therefore keeps only that token's position, and the
+backward pass gathers it: `d score / d token_i = weight_i * vector_j`, `d score / d vector_j = weight_i * token_i`. Of
+equal similarities the first wins. Besides the operands, memory is needed for positions and values, `A * N` numbers
+each, and for one block of similarities per core.
 
-XTR (arXiv 2304.01982) is the same sum over fewer pairs: a query token sees only the `k` document tokens of the whole
-batch that are most similar to it, as if they had been retrieved.
+XTR (arXiv 2304.01982) is the same sum over fewer pairs: for a query token, only the `k` most similar document tokens of
+the whole batch count, as if they had been retrieved.
 
 Shapes: `A` query tokens, `Q` queries, `N` documents, `T` tokens of all documents, `d` dimensions, `n` documents of a
 block, `s` tokens of its longest.
@@ -28,13 +28,13 @@ from hyperseek.errors import InputError
 from hyperseek.geometry.tokens import ragged_blocks
 
 NOT_FOUND = -1
-"""Place of a query token in a document without a token for it."""
+"""Position for a query token that found no token in a document."""
 
 # Similarities of one block, 2 MiB of float32: they stay in a core's cache between the product and the maxima.
 _BLOCK_ELEMENTS = 1 << 19
 _QUERY_TOKENS = 512
 _DOCUMENT_TOKENS = (1024, 8192)
-# The same where a GPU holds them.
+# The same on a GPU.
 _PADDED_ELEMENTS = 1 << 26
 # Pairs of query token and document whose values or gradients are in memory at a time.
 _PAIRS = 1 << 20
@@ -53,17 +53,17 @@ def maxsim(
     """Score every document with every query; differentiable once, in `tokens`, `weights` and `vectors`.
 
     Args:
-        tokens: `(A, d)`, float32 or float64, of all queries one after the other; everything is computed in its format.
+        tokens: `(A, d)`, float32 or float64, of all queries, concatenated; everything is computed in its dtype.
         weights: `(A,)`.
         starts: `(Q + 1,)` int64: query `q` has the tokens from `starts[q]` to `starts[q + 1]`.
         vectors: `(T, d)`, floating, of all documents one after the other.
         offsets: `(N + 1,)` int64: document `n` has the vectors from `offsets[n]` to `offsets[n + 1]`.
-        floor: A smaller similarity counts 0, as if nothing had been found; None for no such limit.
-        top_k: How many vectors of all documents together a query token sees; None for all.
+        floor: Smaller similarities count as 0, as if nothing had been found; None for no limit.
+        top_k: Number of vectors, over all documents, that a query token can match; None for all.
 
     Returns:
-        `(Q, N)` scores, 0 for documents without tokens; and with `top_k`, `(Q, N)` how many of a query's tokens found
-        one of a document's, else None.
+        `(Q, N)` scores, 0 for documents without tokens; and with `top_k`, `(Q, N)` the number of query tokens that
+        matched one of the document's, else None.
     """
     graph = torch.is_grad_enabled() and any(given.requires_grad for given in (tokens, weights, vectors))
     if graph or top_k is not None:
@@ -94,8 +94,8 @@ def find_tokens(
         top_k: See `maxsim`.
 
     Returns:
-        `(A, N)` similarities, and `(A, N)` int32 places among the `T` vectors: the first of the most similar ones.
-        They are 0 and `NOT_FOUND` where a document has no vector for the token.
+        `(A, N)` similarities, and `(A, N)` int32 positions among the `T` vectors: the first of the most similar ones.
+        They are 0 and `NOT_FOUND` if a document has no vector for the token.
     """
     if top_k is not None:
         values, places = _find_retrieved(tokens, vectors, offsets, top_k)
@@ -137,7 +137,7 @@ class _MaxSim(torch.autograd.Function):
 
 
 class _Gathered(torch.autograd.Function):
-    """The backward pass, as a function of its own so that a second one is refused in words."""
+    """The backward pass, a separate function so that a second one raises a clear error."""
 
     @staticmethod
     def forward(
@@ -179,8 +179,8 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     def backward(context: Any, *gradients: Tensor) -> Any:
         raise InputError(
-            "MaxSim is differentiated once, not twice; leave out what needs second derivatives, such as a penalty on "
-            "gradients, or score with the plain formula"
+            "MaxSim can be differentiated only once; leave out losses that need second derivatives, such as gradient "
+            "penalties, or score with the plain formula"
         )
 
 
@@ -206,13 +206,13 @@ def _document_tokens(tokens: Tensor) -> int:
 def _scan(
     tokens: Tensor, weights: Tensor, starts: Tensor, vectors: Tensor, offsets: Tensor, floor: float | None
 ) -> Tensor:
-    """Score without places on the cores of a CPU: each takes whole blocks of documents."""
+    """Score without positions, on the cores of a CPU: each takes whole blocks of documents."""
     owners = torch.repeat_interleave(starts.diff())
     parts = []
     for first in range(0, len(tokens), _QUERY_TOKENS):
         rows = torch.arange(first, min(first + _QUERY_TOKENS, len(tokens)))
         lowest, highest = int(owners[rows[0]]), int(owners[rows[-1]])
-        # Sums a query's weighted maxima by one product, whatever tokens it has.
+        # Sums the weighted maxima of queries of any length by one product.
         sums = weights.new_zeros(len(rows), highest + 1 - lowest)
         sums[rows - first, owners[rows] - lowest] = weights[rows]
         parts.append((tokens[rows], sums, slice(lowest, highest + 1)))
@@ -243,7 +243,7 @@ def _scan(
 
 
 def _segments(start: int, stop: int, size: int) -> list[tuple[int, int]]:
-    """Cut a block at its size: one that is longer is a single document."""
+    """Cut documents into blocks of a size; a longer document is a block of its own."""
     return [(low, min(low + size, stop)) for low in range(start, stop, size)]
 
 
@@ -267,7 +267,7 @@ def _find_on_cores(tokens: Tensor, vectors: Tensor, offsets: Tensor) -> tuple[Te
                         left, right = max(0, bounds[row] - low), min(high, bounds[row + 1]) - low
                         if left >= right:
                             continue
-                        # NumPy's argmax compares many numbers at once, torch's one after the other.
+                        # NumPy's argmax is vectorised, torch's is not.
                         place = torch.from_numpy(np.argmax(similar.numpy()[:, left:right], axis=1) + left)
                         value = similar.gather(1, place[:, None])[:, 0]
                         place = (place + low).int()
@@ -283,7 +283,7 @@ def _find_on_cores(tokens: Tensor, vectors: Tensor, offsets: Tensor) -> tuple[Te
 
 
 def _find_padded(tokens: Tensor, vectors: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the best vectors in padded blocks of documents of similar length, as a GPU wants it."""
+    """Find the best vectors in padded blocks of documents of similar length, which suits a GPU."""
     values = tokens.new_zeros(len(tokens), len(offsets) - 1)
     places = torch.full(values.shape, NOT_FOUND, dtype=torch.int32, device=values.device)
     lengths = offsets.diff()
@@ -311,7 +311,7 @@ def _find_padded(tokens: Tensor, vectors: Tensor, offsets: Tensor) -> tuple[Tens
 
 
 def _find_retrieved(tokens: Tensor, vectors: Tensor, offsets: Tensor, top_k: int) -> tuple[Tensor, Tensor]:
-    """Find the best vectors among the `top_k` that each query token retrieves of all documents together."""
+    """Find the best vectors among the `top_k` that each query token retrieves from all documents."""
     count = min(top_k, len(vectors))
     documents = torch.repeat_interleave(offsets.diff())
     values, places = [tokens.new_zeros(0, len(offsets) - 1)], [documents.new_zeros(0, len(offsets) - 1)]

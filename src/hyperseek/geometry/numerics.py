@@ -1,11 +1,11 @@
-"""The numbers of geometry: which precision it is computed in, and functions of lengths that are right at both ends.
+"""Numerics of geometry: the precision it is computed in, and functions of lengths that are exact near 0 and far out.
 
-Geometry is computed in float32 or float64, whatever autocast says and whatever half precision comes in: half precision
-has three digits, enough for a coordinate, not for the difference of two squares that a distance is. What float32 would
-cancel beside that, sums and differences of near directions, is computed in `widest`.
+Geometry is computed in float32 or float64, also under autocast and for half-precision inputs: half precision has three
+digits, enough for a coordinate, but not for the difference of two squares in a distance. Sums and differences of nearly
+equal directions, which cancel even in float32, are computed in `widest`.
 
-f(|x|) x / |x| is smooth where f is odd, though |x| is not: so each radial function here is f(r) / r, by its series near
-0, and its gradient is right at zero as well.
+f(|x|) x / |x| is smooth for odd f, though |x| is not. So each radial function here is f(r) / r, by its series near 0,
+and its gradient is right at zero as well.
 """
 
 from __future__ import annotations
@@ -27,25 +27,25 @@ _R = TypeVar("_R")
 
 
 def wide_dtype(values: Tensor) -> torch.dtype:
-    """Return what geometry is computed in: float64 for float64, float32 for all else."""
+    """Return the dtype that geometry is computed in: float64 for float64, float32 for everything else."""
     return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def widest(values: Tensor) -> torch.dtype:
-    """Return the widest dtype of the device that values are on: float64, but on mps, which lacks it, their own."""
+    """Return the widest dtype of the values' device: float64, or on mps, which lacks it, their own."""
     return values.dtype if values.device.type == "mps" else torch.float64
 
 
 def full_precision(function: Callable[_P, _R], *, axes: int = 0) -> Callable[_P, _R]:
-    """Widen a function's floating tensors to one precision, float64 if any but a scalar has it, and suspend autocast.
+    """Cast a function's floating tensors to one dtype, float64 if any non-scalar has it, and disable autocast.
 
     Args:
-        function: Of tensors, numbers and None.
-        axes: Last axes that vectors must have, 0 to check nothing. With 1 or 2 all tensors but masks, weights and
-            curvatures are vectors, which must be of one width and device, and of batches that fit each other.
+        function: A function of tensors, numbers and None.
+        axes: Number of last axes that vectors must have, 0 to check nothing. With 1 or 2, all tensors but masks,
+            weights and curvatures are vectors, which must have the same width and device, and batches that broadcast.
 
     Returns:
-        The function; it raises InputError where vectors do not fit.
+        The function; it raises InputError if vectors do not fit.
     """
     names = tuple(inspect.signature(function).parameters)
 
@@ -58,7 +58,7 @@ def full_precision(function: Callable[_P, _R], *, axes: int = 0) -> Callable[_P,
         dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in points) else torch.float32
 
         def widen(name: str, value: object) -> object:
-            # Masks stay what they are; whole numbers that are coordinates do not.
+            # Masks keep their dtype; integer coordinates are cast.
             numbers = isinstance(value, Tensor) and (value.is_floating_point() or (axes and name != "mask"))
             return value.to(dtype) if isinstance(value, Tensor) and numbers else value
 
@@ -91,10 +91,10 @@ def check_fits(name: str, given: Tensor, shape: torch.Size) -> None:
 
 
 def bounded_gradient(values: Tensor) -> Tensor:
-    """Return values whose gradient is finite: its infinities are the largest number, and what is undefined is 0.
+    """Return values with a finite gradient: infinities become the largest number, and NaN becomes 0.
 
-    For what is the same for many points, of which those far beyond all that float32 tells apart would spoil the others'
-    gradients. Points themselves keep what they get, so that a loss that diverges is seen.
+    It is meant for values shared by many points, where one point beyond the resolution of float32 would spoil the
+    gradients of all. The gradients of points are left alone, so that a diverging loss remains visible.
     """
     bounded: Tensor = _BoundedGradient.apply(values)  # type: ignore[no-untyped-call]
     return bounded
@@ -114,7 +114,7 @@ class _BoundedGradient(torch.autograd.Function):
         return torch.nan_to_num(gradient)
 
 
-# Parameters that are no vectors.
+# Parameters that are not vectors.
 _OTHERS = frozenset(
     {"mask", "weights", "radius_squared", "c", "power", "saturation", "keep_radius", "least_radius", "bound"}
 )
@@ -139,23 +139,23 @@ def _check_vectors(given: dict[str, object], axes: int) -> None:
     sizes = zip_longest(*map(reversed, batches), fillvalue=1)
     fit = all(len(set(axis) - {1}) < 2 for axis in sizes)
     if not fit or len({vector.shape[-1] for vector in vectors.values()}) > 1:
-        raise InputError(f"vectors of one space have one width, and batches that fit each other; given {shapes}")
+        raise InputError(f"vectors of one space must have the same width and compatible batches; given {shapes}")
     devices = {name: str(vector.device) for name, vector in vectors.items()}
     if len(set(devices.values())) > 1:
-        raise InputError(f"vectors must be on one device; given {devices}")
+        raise InputError(f"vectors must be on the same device; given {devices}")
 
 
 def root(radius_squared: float | Tensor) -> float | Tensor:
-    """Return R; differentiable where R² is a tensor.
+    """Return R; differentiable if R² is a tensor.
 
     Args:
-        radius_squared: R², or `c`, of which the root is needed likewise.
+        radius_squared: R², or `c`, whose root is needed likewise.
 
     Returns:
         The positive root.
 
     Raises:
-        InputError: A number that is not positive and finite. Tensors are not looked into, which would wait for a GPU.
+        InputError: A number is not positive and finite. Tensors are not checked, which would synchronise with a GPU.
     """
     if isinstance(radius_squared, Tensor):
         if radius_squared.dim():
@@ -164,7 +164,7 @@ def root(radius_squared: float | Tensor) -> float | Tensor:
             )
         return bounded_gradient(radius_squared).sqrt()
     if not 0 < radius_squared < math.inf:
-        raise InputError(f"the curvature is given as a positive finite number, not as {radius_squared}")
+        raise InputError(f"the curvature must be a positive finite number, not {radius_squared}")
     return math.sqrt(radius_squared)
 
 
@@ -172,25 +172,25 @@ _SMALL = 1e-3  # here the first omitted term of every series is below float64's 
 
 
 def exponents(vectors: Tensor) -> Tensor:
-    """Return for vectors `(..., d)` whole numbers `(..., 1)`, two to whose power is of the size of their largest."""
+    """Return for vectors `(..., d)` integers e `(..., 1)`, such that 2 ** e is the size of the largest coordinate."""
     if not vectors.shape[-1]:
-        raise InputError(f"vectors need at least 1 number each; the shape {tuple(vectors.shape)} has none")
-    # Two to the power of any of these and of its negative is a number of full precision. They are floating, as of
-    # integers torch's gradient of ldexp would be 0.
+        raise InputError(f"vectors must have at least 1 coordinate; the shape {tuple(vectors.shape)} has none")
+    # Two to the power of any of these, or of its negative, is a normal number. They are floating, since with integers
+    # torch's gradient of ldexp would be 0.
     furthest = 1 - math.frexp(torch.finfo(vectors.dtype).tiny)[1]
     return vectors.detach().abs().amax(-1, keepdim=True).log2().floor().clamp(-furthest, furthest)
 
 
 def times_power(values: Tensor, exponent: Tensor) -> Tensor:
-    """Return values times two to the power of `exponent`; what is too large for its dtype is the largest number."""
+    """Return values times 2 ** `exponent`, clamped to the dtype's range."""
     half = (exponent / 2).floor()
-    # In two steps, neither of which leaves the dtype's range where the result is within it.
+    # In two steps, neither of which leaves the dtype's range if the result is within it.
     scaled = torch.ldexp(torch.ldexp(values, half), exponent - half)
     return saturated(scaled)
 
 
 def finite(values: Tensor, again: Callable[[], Tensor]) -> Tensor:
-    """Return values; those that are not finite are taken from a slower computation, as constants without gradients."""
+    """Return values; replace non-finite ones by those of a slower computation, as constants without gradients."""
     fine = values.isfinite()
     if fine.all():
         return values
@@ -208,8 +208,8 @@ def saturated(values: Tensor) -> Tensor:
 def norm(vectors: Tensor) -> Tensor:
     """Return lengths `(..., 1)` of vectors `(..., d)`; their gradient at 0 is taken to be 0.
 
-    Squares of float32 overflow from 1e19 on and vanish below 1e-23, so vectors are scaled by a power of two before,
-    which rounds nothing.
+    Squares in float32 overflow from 1e19 on and vanish below 1e-23, so vectors are first scaled by a power of two,
+    which is exact.
     """
     plain = _plain_norm(vectors)
     if plain is not None:
@@ -220,9 +220,9 @@ def norm(vectors: Tensor) -> Tensor:
 
 
 def _plain_norm(vectors: Tensor) -> Tensor | None:
-    """Return lengths if no square of theirs is out of range, so that scaling would change no digit, else None.
+    """Return lengths if no square is out of range, so that scaling would change no digit, else None.
 
-    On a CPU alone, where looking at numbers costs nothing: scans of unit vectors take a third of the time.
+    Only on a CPU, where the check costs nothing: scans of unit vectors take a third of the time.
     """
     if vectors.device.type != "cpu" or not vectors.shape[-1]:
         return None
@@ -235,8 +235,8 @@ def _plain_norm(vectors: Tensor) -> Tensor | None:
 def directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
     """Return unit vectors `(..., d)` and lengths `(..., 1)`; zero has the direction 0.
 
-    The derivative of a direction is 1 / length. For vectors too short to have a square it would be infinite in float32
-    before long, and is taken to be 0.
+    The derivative of a direction is 1 / length. For vectors too short to be squared, it would soon be infinite in
+    float32, and is taken to be 0.
     """
     plain = _plain_norm(vectors)
     if plain is not None:
@@ -253,14 +253,14 @@ def directions(vectors: Tensor) -> tuple[Tensor, Tensor]:
 def distances(x: Tensor, y: Tensor) -> Tensor:
     """Return the Euclidean distances `(..., n, m)` of all pairs of `(..., n, d)` and `(..., m, d)` vectors.
 
-    From differences, and of float32 in float64: near vectors have differences whose squares float32 does not hold.
+    Computed from differences, and for float32 in float64: squared differences of near vectors underflow in float32.
     """
     apart: Tensor = torch.cdist(x.to(widest(x)), y.to(widest(x)), compute_mode="donot_use_mm_for_euclid_dist")
     return apart.to(x.dtype)
 
 
 def asinh(values: Tensor) -> Tensor:
-    """Return asinh of values of at least 0; torch's own is infinite from the root of the largest number on."""
+    """Return asinh of values of at least 0; torch's own is infinite above the square root of the largest number."""
     # From here on asinh(r) is log(2 r) to the last digit, and its derivative 1 / r.
     large = torch.finfo(values.dtype).eps ** -0.5
     return torch.where(
@@ -269,7 +269,7 @@ def asinh(values: Tensor) -> Tensor:
 
 
 def sinh_ratio(radius: Tensor) -> Tensor:
-    """Return sinh(r) / r. Beyond the `farthest` radius sinh stays at its value there, so nothing overflows."""
+    """Return sinh(r) / r. Beyond the `farthest` radius sinh is constant, so nothing overflows."""
     limit = farthest(radius.dtype)
     return _ratio(lambda r: torch.sinh(r.clamp(max=limit)), radius, (1 / 6, 1 / 120))
 
@@ -285,7 +285,7 @@ def tanh_ratio(radius: Tensor) -> Tensor:
 
 
 def atanh_ratio(radius: Tensor) -> Tensor:
-    """Return artanh(r) / r; from the last number below 1 on, artanh stays at its value there."""
+    """Return artanh(r) / r; artanh is constant from the largest number below 1 on."""
     return _ratio(lambda r: torch.atanh(r.clamp(max=below_one(r.dtype))), radius, (1 / 3, 1 / 5))
 
 
@@ -300,9 +300,9 @@ def below_one(dtype: torch.dtype) -> float:
 
 
 def _ratio(function: Callable[[Tensor], Tensor], radius: Tensor, series: tuple[float, float]) -> Tensor:
-    radius = saturated(radius)  # a length over a small R may have left the dtype's range
+    radius = saturated(radius)  # a length over a small R may be infinite
     small = radius < _SMALL
-    # Both branches are differentiated, so each gets numbers that it can take.
+    # Both branches are differentiated, so each gets numbers in its domain.
     square = torch.where(small, radius, 0).square()
     far = torch.where(small, 1, radius)
     return torch.where(small, 1 + square * (series[0] + square * series[1]), function(far) / far)

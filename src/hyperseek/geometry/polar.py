@@ -1,18 +1,18 @@
-"""Hyperbolic space in polar coordinates: a direction and a distance from the origin.
+"""Hyperbolic space in polar coordinates: direction and distance from the origin.
 
-The hyperboloid and the Poincaré ball are two pictures of one space. Their coordinates lose near ties far from the
-origin: a hyperboloid's grow with the exponential of the distance and its inner product cancels almost all of them, and
-a ball's crowd below 1. Direction and distance lose neither, so this is how points are stored and compared here.
+The hyperboloid and the Poincaré ball are two models of one space. Far from the origin, their coordinates lose near
+ties: those of the hyperboloid grow exponentially with the distance, and the inner product cancels almost all digits;
+those of the ball crowd below 1. Polar coordinates have neither problem, so points are stored and compared in them.
 
 **Polar points** `(..., d + 2)`: a unit direction (zero at the origin), then the distance from the origin in units of
 the curvature radius, rho >= 0, as the sum of two numbers, of which half precision keeps 22 bits instead of 11.
 
 **Entailment cones** ("Hyperbolic Entailment Cones", arXiv 1804.01882, in the Lorentz model as in MERU, arXiv
-2304.09172): the more general holds the more specific in a cone behind it. Angles and polar points know no curvature, so
-neither do the cones' functions.
+2304.09172): the cone of a general point, opening away from the origin, contains the more specific ones. Angles and
+polar points do not depend on curvature, so neither do the functions of cones.
 
 Conventions: time coordinate first; `radius_squared` is R² of the hyperboloid <x, x> = -R² (sectional curvature -1/R²)
-and `c = 1/R²` of the ball of radius 1/sqrt(c). Shapes: `Q` queries, `N` documents, `n` documents of a query's own.
+and `c = 1/R²` of the ball of radius 1/sqrt(c). Shapes: `Q` queries, `N` documents, `n` separate documents per query.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ from hyperseek.geometry.numerics import (
 POLAR_EXTRA = 2
 """Numbers of a polar point beyond its direction."""
 
-# What a factor R and a sum of two exponentials take of the largest number's logarithm.
+# Margin in the logarithm of the largest number, for a factor R and a sum of two exponentials.
 _ROOM = 1.0
-# Stands for the logarithm of 0.
+# Replaces the logarithm of 0.
 _NONE = -1e6
 # Logarithm of the half chord from which on asinh(s) is log(2 s) to the last digit.
 _LONG = 20.0
-# Points so near to each other are one; angles between nearer ones have no gradient.
+# Closer points count as identical, and the angles between them have no gradient.
 _TINY = 1e-30
 # Radii beyond have no aperture left in float32.
 _FAR = 40.0
@@ -54,7 +54,7 @@ _FAR = 40.0
 
 @vectorwise
 def lorentz_to_polar(points: Tensor, radius_squared: float = 1.0) -> Tensor:
-    """Turn points of the hyperboloid into polar points; only the space part is read, so the constraint holds exactly.
+    """Convert points of the hyperboloid to polar points; only the space part is read, so the constraint holds exactly.
 
     Args:
         points: `(..., d + 1)`, time first, floating.
@@ -69,7 +69,7 @@ def lorentz_to_polar(points: Tensor, radius_squared: float = 1.0) -> Tensor:
 
 @vectorwise
 def polar_to_lorentz(polar: Tensor, radius_squared: float = 1.0) -> Tensor:
-    """Turn polar points into points of the hyperboloid, whose coordinates end at 87 R in float32, 708 R in float64.
+    """Convert polar points to points of the hyperboloid, which end at distance 87 R in float32 and 708 R in float64.
 
     Args:
         polar: `(..., d + 2)`.
@@ -85,14 +85,14 @@ def polar_to_lorentz(polar: Tensor, radius_squared: float = 1.0) -> Tensor:
 
 @vectorwise
 def poincare_to_polar(points: Tensor, c: float = 1.0) -> Tensor:
-    """Turn points of the ball into polar points: rho = 2 artanh(sqrt(c) |x|).
+    """Convert points of the ball to polar points: rho = 2 artanh(sqrt(c) |x|).
 
     Args:
         points: `(..., d)` of norm below 1 / sqrt(c), floating.
         c: Minus the sectional curvature, positive.
 
     Returns:
-        `(..., d + 2)` polar points, infinite or undefined for points that do not lie in the ball.
+        `(..., d + 2)` polar points, infinite or NaN for points outside of the ball.
     """
     direction, length = directions(points)
     return _polar(direction, 2 * torch.atanh(length * root(c)))
@@ -100,7 +100,7 @@ def poincare_to_polar(points: Tensor, c: float = 1.0) -> Tensor:
 
 @vectorwise
 def polar_to_poincare(polar: Tensor, c: float = 1.0) -> Tensor:
-    """Turn polar points into points of the ball; in float32 all norms are 1 / sqrt(c) from rho = 17 on.
+    """Convert polar points to points of the ball; in float32 all norms are 1 / sqrt(c) from rho = 17 on.
 
     Args:
         polar: `(..., d + 2)`.
@@ -115,13 +115,13 @@ def polar_to_poincare(polar: Tensor, c: float = 1.0) -> Tensor:
 
 @full_precision
 def ball_centres(polar: Tensor, chord: Tensor, c: float = 1.0) -> Tensor:
-    """Return the Euclidean centres of hyperbolic balls: spheres of the space are spheres of the Poincaré ball, too.
+    """Return the Euclidean centres of hyperbolic balls, which are also balls in the Poincaré model.
 
-    So the documents nearest to a query in L2 are not its nearest ones, but the nearest to the centre of the ball that
-    holds its nearest `k` are.
+    So the nearest documents of a query are not those nearest to it in L2, but those nearest in L2 to the centre of the
+    ball that contains its nearest `k`.
 
     Args:
-        polar: `(Q, d + 2)` their centres in the space.
+        polar: `(Q, d + 2)` their hyperbolic centres.
         chord: `(Q,)` sinh(radius / 2R) of the balls, as `half_chord` gives it; may be infinite.
         c: Minus the sectional curvature, positive.
 
@@ -140,7 +140,7 @@ def ball_centres(polar: Tensor, chord: Tensor, c: float = 1.0) -> Tensor:
 def split_polar(polar: Tensor) -> tuple[Tensor, Tensor]:
     """Return directions `(..., d)` and distances from the origin `(..., 1)` of polar points, float32 or float64."""
     if polar.shape[-1] <= POLAR_EXTRA:
-        raise InputError(f"polar points have at least {POLAR_EXTRA + 1} numbers; the shape is {tuple(polar.shape)}")
+        raise InputError(f"polar points must have at least {POLAR_EXTRA + 1} numbers; given {tuple(polar.shape)}")
     return polar[..., :-POLAR_EXTRA], polar[..., -POLAR_EXTRA:].sum(dim=-1, keepdim=True)
 
 
@@ -229,7 +229,7 @@ def _half_chord(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
 def _half_distance(angular: Tensor, rho_u: Tensor, rho_v: Tensor) -> Tensor:
     """Return distance / 2R = asinh(half chord); by logarithms where the half chord might overflow."""
     farthest = 2 * (math.log(torch.finfo(angular.dtype).max) - _ROOM)  # s <= sinh((rho_u + rho_v) / 2)
-    # Training on a GPU does not wait for a number: both are computed there.
+    # On a GPU, the check would synchronise, so both are computed.
     trained = torch.is_grad_enabled() and (rho_u.requires_grad or rho_v.requires_grad)
     waits = angular.device.type == "cpu" or not trained
     if waits and (not angular.numel() or float((rho_u.max() + rho_v.max()).detach()) <= farthest):
@@ -299,14 +299,14 @@ def half_aperture(polar: Tensor, *, least_radius: float = 0.1) -> Tensor:
 
 @vectorwise
 def exterior_angle(tip: Tensor, polar: Tensor) -> Tensor:
-    """Return the angle at `tip` between the ray from the origin that goes on behind it and the way to a point.
+    """Return the angle at `tip` between the ray from the origin, continued beyond it, and the geodesic to a point.
 
     Args:
         tip: `(..., d + 2)`.
         polar: `(..., d + 2)`, broadcast against `tip`.
 
     Returns:
-        `(...,)` angles in [0, pi]; 0 where both are one point.
+        `(...,)` angles in [0, pi]; 0 for equal points.
     """
     u, rho = split_polar(tip)
     v, sigma = split_polar(polar)
@@ -321,7 +321,7 @@ def exterior_angle(tip: Tensor, polar: Tensor) -> Tensor:
     across = (
         torch.tanh(sigma) * chord * (1 - chord.square() / 4).clamp_min(_TINY).sqrt() / torch.cosh(rho.clamp(max=_FAR))
     )
-    # Near the origin both are so small that their squares, which the arctangent's derivative has, vanish in float32.
+    # Near the origin both are so small that their squares, in the arctangent's derivative, vanish in float32.
     size = torch.maximum(across.abs(), along.abs()).detach()
     same = size < _TINY
     size = torch.where(same, 1, size)

@@ -1,15 +1,14 @@
-"""Which tokens of a document go together: labels by hierarchical clustering, k-means, or reading order.
+"""Groups of a document's tokens: labels by hierarchical clustering, k-means, or reading order.
 
-Everything here returns a label for each token and leaves the vectors alone, so that whoever takes the means of the
-groups has their gradients.
+All functions return a label per token and leave the vectors alone, so that means of the groups are differentiable.
 
-Hierarchical clustering is exact and keeps no matrix of distances where it need not. Two of its linkages follow from
-sums over clusters alone: the mean cosine distance of two clusters is 1 - <mean A, mean B> of their unit vectors, and
+Hierarchical clustering is exact and avoids a distance matrix where possible. Two of its linkages depend only on sums
+over clusters: the mean cosine distance of two clusters is 1 - <mean A, mean B> of their unit vectors, and
 Ward's growth of variance is 2|A||B| / (|A| + |B|) · |mean A - mean B|². Both are *reducible*: when two clusters that
-are each other's nearest are joined, no third one comes closer. So all such pairs may be joined at once, and the
-dendrogram is that of joining one nearest pair after the other (Murtagh, "A survey of recent advances in hierarchical
-clustering algorithms", 1983). For the same reason a cluster's last known distance to its nearest bounds all later ones
-from below, and is computed anew only when the cut has come near it. All other linkages are scipy's.
+are each other's nearest are joined, no third one comes closer. So all such pairs may be joined at once, which gives the
+same dendrogram as repeatedly joining the nearest pair (Murtagh, "A survey of recent advances in hierarchical clustering
+algorithms", 1983). For the same reason a cluster's last known distance to its nearest is a lower bound for all later
+ones, and is recomputed only when the cut comes near it. All other linkages use scipy.
 
 Shapes: `n` tokens, `d` dimensions, `C` clusters.
 """
@@ -31,39 +30,39 @@ Distance: TypeAlias = Literal["cosine", "euclidean"]
 _Ints: TypeAlias = NDArray[np.int64]
 _Floats: TypeAlias = NDArray[np.float32]
 
-# Numbers of a block of distances, 4 MiB of float32: large enough for the matrix product, and written where it was
-# written before, so that no new memory is touched.
+# Size of a block of distances, 4 MiB of float32: large enough for an efficient matrix product. The buffer is reused, so
+# that no new memory is touched.
 _BLOCK = 1 << 20
 _K_MEANS_ROUNDS = 10
-# Of fewer tokens scipy is done before the first rounds here are: it takes as long for 512.
+# For fewer tokens scipy is faster; it takes equally long for 512.
 _FEW_TOKENS = 512
 # The cut is raised when a round joins fewer pairs than this share of the clusters; long chains would otherwise be
 # joined pair by pair at every height.
 _FEW = 0.03
-_COMPACTED = 6  # clusters that are gone are dropped from memory when they are one in so many
+_COMPACTED = 6  # joined clusters are dropped from memory once they are one in this many
 
 
 def hierarchical_labels(
     vectors: Tensor, count: int, *, linkage: Linkage = "average", distance: Distance = "cosine"
 ) -> Tensor:
-    """Cut the dendrogram of some vectors where so many clusters remain.
+    """Cut the dendrogram of some vectors at `count` clusters.
 
-    `average` of cosine distances and `ward` of Euclidean ones take memory O(n · d); the others O(n²), and scipy. Where
-    distances are equal, which clusters are joined first is not defined.
+    `average` of cosine distances and `ward` of Euclidean ones take memory O(n · d); the others O(n²), and scipy. The
+    order of joins at equal distances is undefined.
 
     Args:
         vectors: `(n, d)`, floating, on any device.
-        count: `C`, 1 to `n`; scipy's linkages may give fewer where distances are equal.
-        linkage: How far apart two clusters are: the mean distance of their members, Ward's growth, or the largest.
-        distance: `cosine` is 1 minus the cosine; `ward` of it is what PyLate and sentence-transformers compute: Ward's
-            formula, applied to a distance that is not Euclidean.
+        count: `C`, 1 to `n`; scipy's linkages may return fewer if distances are equal.
+        linkage: Distance of two clusters: the mean distance of their members, Ward's growth, or the largest.
+        distance: `cosine` is 1 minus the cosine. `ward` of it, as in PyLate and sentence-transformers, applies Ward's
+            formula to a distance that is not Euclidean.
 
     Returns:
-        `(n,)` int64 on the CPU, every number from 0 on present; by first member, or in scipy's order.
+        `(n,)` int64 on the CPU, consecutive from 0, numbered by first member or in scipy's order.
 
     Raises:
         InputError: `count` is out of range.
-        UnknownNameError: There is no such linkage or distance.
+        UnknownNameError: The linkage or the distance is unknown.
     """
     if linkage not in get_args(Linkage):
         raise UnknownNameError("linkage", linkage, get_args(Linkage))
@@ -82,14 +81,14 @@ def hierarchical_labels(
 
 
 def k_means_labels(vectors: Tensor, count: int) -> Tensor:
-    """Cluster directions by k-means, from tokens at even distances in the text; no chance is involved.
+    """Cluster directions by k-means, initialised with evenly spaced tokens of the text; deterministic.
 
     Args:
         vectors: `(n, d)`, floating, on any device.
         count: `C`, 1 to `n`.
 
     Returns:
-        `(n,)` int64 on the CPU, every number from 0 to at most `C` - 1 present.
+        `(n,)` int64 on the CPU, consecutive from 0, at most `C` - 1.
 
     Raises:
         InputError: `count` is out of range.
@@ -101,7 +100,7 @@ def k_means_labels(vectors: Tensor, count: int) -> Tensor:
         nearest, found = (points @ centres.T).max(1)
         empty = torch.bincount(found, minlength=count) == 0
         if empty.any():
-            # A centre without members starts again at a token that its own fits badly.
+            # An empty centre moves to a token that is far from its own centre.
             badly = nearest.argsort(stable=True)[: int(empty.sum())]
             found[badly] = empty.nonzero()[:, 0]
         if torch.equal(found, labels):
@@ -114,7 +113,7 @@ def k_means_labels(vectors: Tensor, count: int) -> Tensor:
 
 
 def sequential_labels(size: int, count: int) -> Tensor:
-    """Cut a text into stretches of nearly equal length.
+    """Cut a text into segments of nearly equal length.
 
     Args:
         size: `n`.
@@ -132,7 +131,7 @@ def sequential_labels(size: int, count: int) -> Tensor:
 
 def _checked(vectors: Tensor, count: int) -> _Floats:
     if vectors.ndim != 2:
-        raise InputError(f"vectors must have two axes, tokens and numbers; given shape {tuple(vectors.shape)}")
+        raise InputError(f"vectors must have the shape (tokens, dimensions); given {tuple(vectors.shape)}")
     _check_count(count, len(vectors))
     values: _Floats = vectors.detach().float().cpu().numpy()
     return values
@@ -145,7 +144,7 @@ def _check_count(count: int, size: int) -> None:
 
 def _unit(values: _Floats) -> _Floats:
     norms = np.linalg.norm(values, axis=1, keepdims=True)
-    # A vector of zeros has no direction: it stays, at distance 1 from every other.
+    # A zero vector has no direction: it stays zero, at distance 1 from every other.
     return np.asarray(values / np.where(norms > 0, norms, 1), np.float32)
 
 
@@ -169,14 +168,14 @@ def _by_first_member(labels: _Ints) -> _Ints:
 
 
 class _Clusters:
-    """Means and sizes of the clusters so far, and who is nearest to whom.
+    """Means and sizes of the current clusters, and their nearest neighbours.
 
-    A cluster lives in the slot of its first member. Slots of joined ones are infinitely far from all others, until
+    A cluster uses the slot of its first member. Slots of joined clusters are infinitely far from all others, until
     `compact` drops them.
 
     Args:
         values: `(n, d)`; each is a cluster at first.
-        ward: Whether to measure Ward's growth; if not, the mean cosine distance.
+        ward: Whether the distance is Ward's growth; otherwise it is the mean cosine distance.
     """
 
     def __init__(self, values: _Floats, ward: bool) -> None:
@@ -191,7 +190,7 @@ class _Clusters:
         self._inverse = np.empty(0, np.float32)
 
     def nearest(self, rows: _Ints) -> tuple[_Ints, _Floats]:
-        """Return the nearest of each of some clusters, and its distance."""
+        """Return the nearest neighbours of some clusters, and their distances."""
         count = len(self.sizes)
         step = min(max(8, _BLOCK // count), len(rows))
         if self._block.numel() < step * count:
@@ -218,7 +217,7 @@ class _Clusters:
         return near, (1 + low / 2).astype(np.float32)
 
     def join(self, kept: _Ints, gone: _Ints) -> None:
-        """Put each of the clusters `gone` into the one of `kept` beside it."""
+        """Merge each of the clusters `gone` into the corresponding one of `kept`."""
         into, outof = torch.from_numpy(kept), torch.from_numpy(gone)
         both = self.sizes[kept] + self.sizes[gone]
         share = torch.from_numpy(self.sizes[gone] / both)[:, None]
@@ -240,10 +239,10 @@ def _reciprocal_labels(values: _Floats, count: int, *, ward: bool) -> _Ints:
     size, needed = len(values), len(values) - count
     clusters = _Clusters(values, ward)
     near, low = clusters.nearest(np.arange(size))
-    stale = np.zeros(size, bool)  # whose nearest has been joined: `low` is then a bound from below, and `near` unknown
+    stale = np.zeros(size, bool)  # the nearest was joined: `low` is a lower bound, `near` unknown
     heights = np.zeros(size, np.float32)
     joins: list[tuple[_Ints, _Ints, _Floats]] = []
-    level = np.quantile(low, min(1.0, 1.2 * needed / size))  # only what lies below it is looked at
+    level = np.quantile(low, min(1.0, 1.2 * needed / size))  # only lower distances are examined
     done = 0
     while True:
         todo = np.flatnonzero(stale & (low <= level))
@@ -255,7 +254,7 @@ def _reciprocal_labels(values: _Floats, count: int, *, ward: bool) -> _Ints:
         chosen = (near[partners] == open_) & (open_ < partners) & ~stale[partners]
         kept, gone = open_[chosen], partners[chosen]
         if not len(kept) and len(open_):
-            # Rounding can make nearly equal distances go round in a ring; the shortest of them is as good as any.
+            # By rounding, nearest neighbours at nearly equal distances can form a cycle; the shortest will do.
             first = open_[low[open_].argmin()]
             kept, gone = np.sort(np.array([[first], [near[first]]]), axis=0)
         if len(kept):
@@ -287,7 +286,7 @@ def _reciprocal_labels(values: _Floats, count: int, *, ward: bool) -> _Ints:
 
 
 def _labels(size: int, joins: list[tuple[_Ints, _Ints, _Floats]], needed: int) -> _Ints:
-    """Return labels after the `needed` lowest joins; among equal heights, those that were made first."""
+    """Return labels after the `needed` lowest joins; at equal heights, the earlier ones."""
     kept, gone, heights = (np.concatenate(part) for part in zip(*joins, strict=True))
     lowest = np.argsort(heights, kind="stable")[:needed]
     roots = np.arange(size)

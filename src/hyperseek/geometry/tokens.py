@@ -1,9 +1,9 @@
 """Sets of token vectors: blocks of ragged rows, maxima, and fixed-dimensional encodings that estimate late interaction.
 
-MUVERA (Dhulipala and others, arXiv 2405.19504). Random hyperplanes cut the space into partitions, so that a query token
-and the document token nearest to it probably fall into the same one. A query is the sum of its tokens in each
-partition, a document their mean, and a partition without document tokens takes the nearest one's, by Hamming distance.
-This is repeated with fresh hyperplanes, and all blocks are joined.
+MUVERA (Dhulipala and others, arXiv 2405.19504). Random hyperplanes partition the space, so that a query token and its
+nearest document token probably fall into the same partition. In each partition, a query is the sum of its tokens and a
+document their mean; a partition without document tokens uses the nearest one, by Hamming distance. This is repeated
+with new hyperplanes, and all blocks are concatenated.
 
 Shapes: `N` documents, `Q` queries, `d` dimensions, `T` tokens of all documents, `t` of a query, `R` repetitions, `B`
 partitions, `p` numbers of a partition, `e` numbers of an encoding.
@@ -31,17 +31,17 @@ _MAXIMA = (1024, 512)
 
 @dataclass(frozen=True, slots=True)
 class TokenEncoding:
-    """How token sets become vectors: the settings below, and nothing else.
+    """Settings of a fixed-dimensional encoding of token sets, which determine it completely.
 
-    Equal settings make equal encodings on every machine, so an index keeps the settings alone.
+    Equal settings give equal encodings on every machine, so an index stores only the settings.
 
     Attributes:
         dimension: `d`, of the tokens.
-        repetitions: `R`, at least 1: what makes the estimate precise.
-        bits: Hyperplanes of a repetition, 0 to 10; `B` is two to that power.
-        projected: `p`, the numbers that a random ±1 projection leaves of a partition's vector; None for all `d`.
-        sketched: Numbers to which a count sketch folds all blocks in the end; None for none.
-        seed: Of all draws.
+        repetitions: `R`, at least 1; more give a better estimate.
+        bits: Hyperplanes per repetition, 0 to 10; `B` is 2 ** `bits`.
+        projected: `p`, the size to which a random ±1 projection reduces each partition; None for all `d`.
+        sketched: Final size, by a count sketch of all blocks; None for no sketch.
+        seed: Seed of all random draws.
 
     Raises:
         InputError: A setting is out of its range.
@@ -61,7 +61,7 @@ class TokenEncoding:
 
     @property
     def width(self) -> int:
-        """Numbers of an encoding, `e`."""
+        """Size of an encoding, `e`."""
         return self.sketched or self._unfolded
 
     @property
@@ -122,7 +122,7 @@ class TokenEncoding:
         return self.projected or self.dimension
 
     def _nearest(self, occupied: Tensor) -> Tensor:
-        """Return for every partition `(N, R, B)` the nearest that is occupied: itself where it is."""
+        """Return the nearest occupied partition of every partition, `(N, R, B)`; occupied ones return themselves."""
         codes = torch.arange(1 << self.bits, device=occupied.device)
         differing = codes[:, None] ^ codes
         distance = torch.stack([differing >> bit & 1 for bit in range(self.bits)] or [differing]).sum(0)
@@ -131,7 +131,7 @@ class TokenEncoding:
         return nearest
 
     def _fold(self, blocks: Tensor) -> Tensor:
-        # So scaled, the inner product estimates the MaxSim score itself.
+        # With this scale, the inner product estimates the MaxSim score itself.
         joined: Tensor = blocks.flatten(1) / self.repetitions**0.5
         if self.sketched is None:
             return joined
@@ -143,7 +143,7 @@ class TokenEncoding:
 @lru_cache(maxsize=8)
 def _draws(encoding: TokenEncoding) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Draw hyperplanes `(d, R * bits)`, projections `(d, R * p)`, and the sketch's places and signs `(R * B * p,)`."""
-    # NumPy promises this old generator's stream for good; torch and newer generators may change theirs.
+    # NumPy guarantees this legacy generator's stream; those of torch and of newer generators may change.
     random = np.random.RandomState(encoding.seed)
     dimension, projected = encoding.dimension, encoding.projected or 0
     planes = random.standard_normal((dimension, encoding.repetitions * encoding.bits))
@@ -191,7 +191,7 @@ def ragged_blocks(bounds: Sequence[int], size: int) -> Iterator[tuple[int, int]]
 
     Args:
         bounds: Row `i` has the entries from `bounds[i]` to `bounds[i + 1]`.
-        size: Most entries of a block; a larger row is a block of its own.
+        size: Maximum number of entries per block; a larger row is a block of its own.
 
     Yields:
         First row and last, exclusive.
