@@ -12,11 +12,13 @@ from hyperseek.cli._search import Options, query_options
 
 if TYPE_CHECKING:
     from hyperseek.analysis import SpaceReport, SpecificityReport
+    from hyperseek.data import LengthReport
     from hyperseek.index import Index, Tuning
 
 
 inspect = typer.Typer(
-    help="What an index holds, what its engines find and cost, and the shape of its space.", no_args_is_help=True
+    help="What an index holds, what its engines find and cost, the shape of its space, and lengths of texts.",
+    no_args_is_help=True,
 )
 
 
@@ -97,6 +99,32 @@ def space(
         output=output,
     )
     _print_space(report, as_json=json)
+
+
+@inspect.command("lengths")
+def lengths(
+    model: Annotated[str, typer.Argument(help="Folder, Hub name, or minilm.")],
+    source: Annotated[str, typer.Argument(help="A prepared folder, or what `hyperseek prepare` reads.")],
+    settings: Annotated[
+        list[str] | None,
+        typer.Argument(help="How the source is read, as for `hyperseek prepare`: section.field=value."),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Most examples, the first of the source.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, on standard output.")] = False,
+) -> None:
+    """Show how long texts are in tokens, with prompts and special tokens, and what each limit would cut."""
+    from itertools import islice
+
+    from hyperseek._config import apply_overrides
+    from hyperseek.data import PrepareOptions, measure_lengths, read_source
+    from hyperseek.models import load
+
+    options = PrepareOptions.from_mapping(apply_overrides({}, settings or []), source="the command line")
+    report = measure_lengths(load(model, device="cpu"), islice(read_source(source, options=options), limit))
+    if json:
+        echo_json(report.model_dump(mode="json"), indent=2)
+    else:
+        _print_lengths(report)
 
 
 def _describe_index(index: Index) -> dict[str, Any]:
@@ -180,6 +208,25 @@ def _print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
     Console().print(table)
     where = "kept in the index: searches use it from now on" if saved else "not kept"
     echo(f"cheapest with a recall of {tuning.wanted}: {tuning.chosen.title}; {where}")
+
+
+def _print_lengths(report: LengthReport) -> None:
+    kinds = {"query": report.query, "positive": report.positive, "negative": report.negative}
+    present = {name: lengths for name, lengths in kinds.items() if lengths is not None}
+    echo("tokens    " + "".join(f"{name:>9}" for name in report.query.percentiles) + "    texts")
+    for name, lengths in present.items():
+        echo(
+            f"{name:<10}" + "".join(f"{tokens:>9,}" for tokens in lengths.percentiles.values()) + f"{lengths.texts:>9,}"
+        )
+    echo("\ncut at    " + "".join(f"{name:>20}" for name in present))
+    for limit in sorted({limit for lengths in present.values() for limit in lengths.cut}):
+        cells = []
+        for lengths in present.values():
+            mark = "*" if limit == lengths.limit else " "
+            count = lengths.cut.get(limit)
+            cells.append(" " if count is None else f"{count:,} ({count / lengths.texts:.1%}){mark}")
+        echo(f"{limit:<10,}" + "".join(f"{cell:>20}" for cell in cells))
+    echo(f"* the model's own; it could read {report.context:,}")
 
 
 def _print_space(report: SpaceReport, *, as_json: bool) -> None:

@@ -78,9 +78,9 @@ def prepare(
         list[str] | None,
         typer.Argument(
             help="What to learn from: a BEIR folder, pydocs, ir_datasets:ID, hub:NAME or another data source, each "
-            "with :SPLIT after it (train if not given); hypencoder:FILE.jsonl; columns:FILE.jsonl or "
-            "columns:hub:NAME. NAME= before any of them sets its name. Settings, section.field=value, go between or "
-            "after them, as in qrels.maximum_positives=4.",
+            "with :SPLIT after it (train if not given); hypencoder:TABLE, columns:TABLE or reasonir:TABLE, where a "
+            "table is a .jsonl, .parquet or .arrow file, a folder of these, or hub:NAME. NAME= before any of them sets "
+            "its name. Settings, section.field=value, go between or after them, as in qrels.maximum_positives=4.",
             show_default=False,
         ),
     ] = None,
@@ -106,6 +106,10 @@ def prepare(
                 score_threshold, score_key
     columns     query, positive, negatives, score, positive_scores,
                 negative_scores
+    reasonir    documents (a table: hub:xlangai/BRIGHT#documents, a file, a
+                folder), positives (ids, texts or either)
+    leaks       against (collections and their splits), action (report, drop
+                or fail)
     """  # noqa: D301 (the mark for lines as they are is the character itself)
     from hyperseek._config import apply_overrides
     from hyperseek._recipe_files import recipe_values
@@ -163,6 +167,8 @@ def echo_prepared(out: Path, info: PreparedInfo) -> None:
         if refined.mined or refined.short:
             echo(f"  {refined.mined:,} negatives mined; {refined.short:,} examples got fewer", err=True)
     _echo_dropped(info.dropped)
+    for leak in info.leaks:
+        echo(f"  {leak.line()}", err=True)
 
 
 def _write_collection(

@@ -8,7 +8,9 @@ prepare("training", ["pydocs:train"])
 """
 
 from hyperseek.data._dataset import Dataset
+from hyperseek.data._leaks import LeakInfo, LeakOptions
 from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, write_qrels, write_run
+from hyperseek.data._reasonir import ReasonIROptions, examples_from_reasonir
 from hyperseek.data._tables import ColumnsOptions, HypencoderOptions, examples_from_columns, examples_from_hypencoder
 from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
 from hyperseek.data.examples import ExampleItem, QrelsOptions, TrainingExample, examples_from_qrels
@@ -24,7 +26,7 @@ from hyperseek.data.prepared import (
     read_prepared,
     trained_documents,
 )
-from hyperseek.data.preparing import PrepareOptions, prepare, write_examples
+from hyperseek.data.preparing import PrepareOptions, prepare, read_source, write_examples
 from hyperseek.data.reading import ErrorReport
 
 __all__ = [
@@ -34,12 +36,15 @@ __all__ = [
     "ErrorReport",
     "ExampleItem",
     "HypencoderOptions",
+    "LeakInfo",
+    "LeakOptions",
     "LengthReport",
     "Lengths",
     "PrepareOptions",
     "Prepared",
     "PreparedInfo",
     "QrelsOptions",
+    "ReasonIROptions",
     "RefinedInfo",
     "SourceInfo",
     "TrainingExample",
@@ -47,6 +52,7 @@ __all__ = [
     "examples_from_columns",
     "examples_from_hypencoder",
     "examples_from_qrels",
+    "examples_from_reasonir",
     "measure_lengths",
     "open_dataset",
     "prepare",
@@ -57,6 +63,7 @@ __all__ = [
     "read_qrels",
     "read_queries",
     "read_run",
+    "read_source",
     "register_source",
     "token_lengths",
     "trained_documents",

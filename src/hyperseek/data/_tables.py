@@ -6,7 +6,6 @@ import logging
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pydantic import model_validator
@@ -16,12 +15,14 @@ from hyperseek._config import Config
 from hyperseek._documents import id_of, number_of
 from hyperseek.data.examples import ExampleItem, TrainingExample, cleaned, content_id, qualified
 from hyperseek.data.hub import hub_rows
-from hyperseek.data.reading import ErrorReport, Faults, OnError, Row, base_stem, base_suffix, json_lines
-from hyperseek.errors import DataError, InputError, shown
+from hyperseek.data.reading import ErrorReport, Faults, OnError, Row, base_stem
+from hyperseek.data.row_files import file_rows
+from hyperseek.errors import InputError, shown
 from hyperseek.types import Query
 
 Table: TypeAlias = PathLike | Iterable[Mapping[str, Any]]
-"""A `.jsonl` file, `hub:NAME` (with `#CONFIGURATION` if it has several), or rows in memory."""
+"""A `.jsonl`, `.parquet` or `.arrow` file, a folder of such files, `hub:NAME` (with `#CONFIGURATION` if it has
+several), or rows in memory."""
 
 _QUERY_NAMES = ("query", "anchor", "question")
 _POSITIVE_NAMES = ("positive", "positives", "pos", "answer", "passage")
@@ -70,9 +71,7 @@ def table_rows(table: Table, split: str, faults: Faults) -> Iterator[Row]:
     text = os.fspath(table)
     if text.startswith("hub:"):
         return hub_rows(text.removeprefix("hub:"), split)
-    if base_suffix(text) != ".jsonl":
-        raise DataError("rows are read from .jsonl files, plain or .gz, or from 'hub:NAME'", path=text)
-    return json_lines(Path(text), faults)
+    return file_rows(text, faults)
 
 
 def _rows_in_memory(table: Iterable[object], faults: Faults) -> Iterator[Row]:
@@ -158,7 +157,8 @@ def examples_from_hypencoder(
     """Stream one example for every line.
 
     Args:
-        table: A `.jsonl` file, plain or `.gz`; `hub:NAME`, with `#CONFIGURATION` if needed; or rows in memory.
+        table: A `.jsonl`, `.parquet` or `.arrow` file, or a folder of such files; `hub:NAME`, with `#CONFIGURATION` if
+            needed; or rows in memory.
         name: Name of the source, the first part of every id; None derives it.
         split: The split, for `hub:`.
         options: Which items are positives; None for the defaults.
@@ -173,7 +173,7 @@ def examples_from_hypencoder(
     """
     chosen = options or HypencoderOptions()
 
-    yield from _examples(
+    yield from examples_of_rows(
         table,
         lambda row, name, _: _example(row, name, chosen),
         name=name,
@@ -257,7 +257,8 @@ def examples_from_columns(
     """Stream one example for every row; ids are made of the texts' content.
 
     Args:
-        table: A `.jsonl` file, plain or `.gz`; `hub:NAME`, with `#CONFIGURATION` if needed; or rows in memory.
+        table: A `.jsonl`, `.parquet` or `.arrow` file, or a folder of such files; `hub:NAME`, with `#CONFIGURATION` if
+            needed; or rows in memory.
         name: Name of the source, the first part of every id; None derives it.
         split: The split, for `hub:`.
         options: The columns and their meaning; None for the defaults.
@@ -280,10 +281,10 @@ def examples_from_columns(
             logger.info("%s: columns %s, by the first row", place, resolved.model_dump(exclude_defaults=True))
         return _column_example(row, name, resolved)
 
-    yield from _examples(table, example, name=name, split=split, on_error=on_error, report=report)
+    yield from examples_of_rows(table, example, name=name, split=split, on_error=on_error, report=report)
 
 
-def _examples(
+def examples_of_rows(
     table: Table,
     example: Callable[[Mapping[str, Any], str, object], TrainingExample],
     *,
@@ -292,7 +293,19 @@ def _examples(
     on_error: OnError,
     report: ErrorReport | None,
 ) -> Iterator[TrainingExample]:
-    """Make an example of each row; `example` takes the row, the name of the source, and its place for messages."""
+    """Make an example of each row; `example` takes the row, the name of the source, and its place for messages.
+
+    Args:
+        table: The table.
+        example: Raises `BadRow` where a row cannot become an example.
+        name: Name of the source; None derives it.
+        split: The split, for `hub:`.
+        on_error: Stop at a bad row, or leave it out and count it.
+        report: Where to count; None makes one that is logged at the end.
+
+    Yields:
+        Examples that keep the rules of the schema.
+    """
     name = name or table_name(table)
     place = table if isinstance(table, str | os.PathLike) else name
     faults = Faults(on_error, report)

@@ -123,6 +123,24 @@ def hub_rows(name: str, split: str) -> Iterator[Row]:
     yield from _rows(tables[split], name)
 
 
+def all_hub_rows(name: str) -> Iterator[Row]:
+    """Stream the rows of all splits of a Hub dataset, one split after the other.
+
+    Args:
+        name: As in `hub_rows`.
+
+    Yields:
+        Row number from 1, in each split, and the row.
+
+    Raises:
+        MissingExtraError: `datasets` is not installed.
+        DataError: There is no such dataset or configuration.
+    """
+    dataset, _, configuration = name.partition("#")
+    for table in _load(dataset, configuration or None).values():
+        yield from _rows(table, name)
+
+
 def streamed_hub_rows(name: str, *, split: str, revision: str | None) -> Iterator[Row]:
     """Stream the rows of a Hub dataset, or of a local folder that `datasets` reads.
 

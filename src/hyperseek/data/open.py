@@ -15,7 +15,7 @@ from hyperseek.data.reading import FieldKeys, OnError
 from hyperseek.errors import DataError, HyperseekError, InputError, brief, shown, suggestion
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
-_TABLES: tuple[Literal["hypencoder", "columns"], ...] = ("hypencoder", "columns")
+_TABLES: tuple[Literal["hypencoder", "columns", "reasonir"], ...] = ("hypencoder", "columns", "reasonir")
 _OTHER_PREFIXES = (*_TABLES, "mds")  # of tables of examples, and of texts for pre-training
 
 
@@ -80,7 +80,7 @@ def registered_source(text: str) -> SourceKind | None:
 
 @dataclass(frozen=True, slots=True)
 class ParsedSource:
-    """A source, as all verbs and recipes name it: `[NAME=][hypencoder:|columns:]PLACE[:SPLIT]`.
+    """A source, as all verbs and recipes name it: `[NAME=][hypencoder:|columns:|reasonir:]PLACE[:SPLIT]`.
 
     Attributes:
         given: The whole text.
@@ -92,7 +92,7 @@ class ParsedSource:
 
     given: str
     name: str | None
-    kind: Literal["qrels", "hypencoder", "columns"]
+    kind: Literal["qrels", "hypencoder", "columns", "reasonir"]
     place: str
     split: str | None
 
@@ -101,8 +101,8 @@ def parse_source(source: PathLike) -> ParsedSource:
     """Take a source apart.
 
     Args:
-        source: A collection for `open_dataset`, or `hypencoder:` or `columns:` and a table; `:SPLIT` may follow
-            collections and Hub tables, `NAME=` may precede all.
+        source: A collection for `open_dataset`, or `hypencoder:`, `columns:` or `reasonir:` and a table; `:SPLIT` may
+            follow collections and Hub tables, `NAME=` may precede all.
 
     Returns:
         Its parts.

@@ -24,6 +24,7 @@ from hyperseek._config import Config
 from hyperseek._files import read_json
 from hyperseek._relevance import Relevance, key_of_name
 from hyperseek._version import __version__
+from hyperseek.data._leaks import LeakInfo
 from hyperseek.data.examples import TrainingExample, example_from_record
 from hyperseek.data.reading import ErrorReport, Faults, json_lines
 from hyperseek.errors import DataError, brief, shown
@@ -65,7 +66,7 @@ class SourceInfo(Config):
     Attributes:
         name: The first part of its ids.
         source: As it was given to `prepare`.
-        kind: `qrels`, `hypencoder`, `columns`, or `examples` for those made by a program.
+        kind: `qrels`, `hypencoder`, `columns`, `reasonir`, or `examples` for those made by a program.
         split: The split, or None for a file.
         fingerprint: Of the collection's or the file's content; None for rows of the Hub.
         examples: How many examples came of it.
@@ -143,6 +144,7 @@ class PreparedInfo(Config):
         sources: Where it all comes from.
         options: The options it was made with.
         refined: Rounds of mining and filtering, in order.
+        leaks: What the examples and the evaluations that were named have in common.
     """
 
     format: int = FORMAT
@@ -157,6 +159,7 @@ class PreparedInfo(Config):
     sources: tuple[SourceInfo, ...]
     options: dict[str, Any] = Field(default_factory=dict)
     refined: tuple[RefinedInfo, ...] = ()
+    leaks: tuple[LeakInfo, ...] = ()
 
     @property
     def dropped(self) -> ErrorReport:

@@ -14,11 +14,13 @@ from typing import Any, TypeAlias
 from hyperseek._bounded import PathLike, path_text
 from hyperseek._config import Config
 from hyperseek._files import write_json
-from hyperseek._fingerprint import fingerprint_file, fingerprint_json
+from hyperseek._fingerprint import fingerprint_json
 from hyperseek._folders import staged_folder
 from hyperseek._long_work import progress
 from hyperseek._relevance import Relevance, key_name, text_key
 from hyperseek.data._dataset import Dataset
+from hyperseek.data._leaks import LeakCheck, LeakInfo, LeakOptions, refuse_leaks
+from hyperseek.data._reasonir import ReasonIROptions, examples_from_reasonir
 from hyperseek.data._tables import (
     ColumnsOptions,
     HypencoderOptions,
@@ -46,8 +48,10 @@ from hyperseek.data.prepared import (
     PreparedInfo,
     RefinedInfo,
     SourceInfo,
+    read_prepared,
 )
 from hyperseek.data.reading import ErrorReport, OnError, gzip_json_lines
+from hyperseek.data.row_files import rows_fingerprint
 from hyperseek.errors import DataError, InputError, UnknownNameError, shown
 
 
@@ -58,6 +62,8 @@ class PrepareOptions(Config):
         qrels: For collections.
         hypencoder: For Hypencoder's JSON lines.
         columns: For tables of queries and positives.
+        reasonir: For tables in ReasonIR's form.
+        leaks: Evaluations that must not know the examples.
         task: The task of examples that name none themselves.
         instruction: The instruction of examples that have none themselves.
     """
@@ -65,6 +71,8 @@ class PrepareOptions(Config):
     qrels: QrelsOptions = QrelsOptions()
     hypencoder: HypencoderOptions = HypencoderOptions()
     columns: ColumnsOptions = ColumnsOptions()
+    reasonir: ReasonIROptions = ReasonIROptions()
+    leaks: LeakOptions = LeakOptions()
     task: str | None = None
     instruction: str | None = None
 
@@ -96,7 +104,8 @@ def prepare(
     Args:
         folder: The folder; it is there whole or not at all.
         sources: Each `[NAME=]PLACE[:SPLIT]` with a collection for `open_dataset` (the split is `train` if not given),
-            `[NAME=]hypencoder:TABLE`, or `[NAME=]columns:TABLE`; a table is a `.jsonl` file or `hub:NAME[:SPLIT]`.
+            or `[NAME=]` and `hypencoder:TABLE`, `columns:TABLE` or `reasonir:TABLE`; a table is a `.jsonl`,
+            `.parquet` or `.arrow` file, a folder of such files, or `hub:NAME[:SPLIT]`.
             Splits of one collection share its name, so that each document is stored once.
         options: How examples are made; None for the defaults.
         on_error: Stop at a bad record, or leave it out and count it.
@@ -108,7 +117,7 @@ def prepare(
     Raises:
         DataError: A source has a bad record, or one id names two texts.
         InputError: No source, a source twice, two sources of one name, one that is prepared already, no example left,
-            or the folder exists and may not be replaced.
+            one that an evaluation knows where `leaks.action` is `fail`, or the folder exists and may not be replaced.
     """
     if isinstance(sources, str | bytes | os.PathLike) or not isinstance(sources, Sequence):
         raise InputError(f"sources must be a list, as in ['pydocs:train'], not {shown(sources)}")
@@ -119,30 +128,59 @@ def prepare(
             f"hyperseek.mining.refine"
         )
     opened = _open_all([parse_source(source) for source in sources], on_error)
+    checks = [_leak_check(given, options.leaks) for given in options.leaks.against]
     infos: list[SourceInfo] = []
     with example_writer(folder, overwrite=overwrite) as writer, progress("preparing", unit="examples") as bar:
         for name, source, dataset in opened:
             bar.describe(f"preparing {source.given}")
             report = ErrorReport()
             before = writer.examples
-            if dataset is None:
-                examples = _from_table(name, source, options, on_error, report)
-            else:
-                examples = examples_from_qrels(
-                    dataset,
-                    source.split or "train",
-                    options=options.qrels,
-                    report=report,
-                    relevance=writer.relevance,
-                )
-            for example in examples:
-                writer.add(_with_defaults(example, options))
+            for example in _examples(name, source, dataset, options, on_error, report, writer.relevance):
+                known = [check.finds(example) for check in checks]  # each counts for itself
+                if any(known) and options.leaks.action == "drop":
+                    report.add("known_to_evaluation", f"query {example.query.id}")
+                else:
+                    writer.add(_with_defaults(example, options))
                 bar.advance()
             if dataset is not None:
                 _merge_new(dataset, source.split or "train", infos, report)
             report.log(source.given, level=logging.INFO)
             infos.append(_info(name, source, dataset, writer.examples - before, report))
-        return writer.finish(infos, options.model_dump(mode="json", exclude_defaults=True))
+        leaks = [check.info() for check in checks]
+        refuse_leaks(leaks)
+        return writer.finish(infos, options.model_dump(mode="json", exclude_defaults=True), leaks=leaks)
+
+
+def read_source(
+    source: PathLike, *, options: PrepareOptions | None = None, on_error: OnError = "raise"
+) -> Iterator[TrainingExample]:
+    """Stream the training examples of a prepared folder, or of a source that `prepare` reads.
+
+    Args:
+        source: The folder, or `[NAME=]PLACE[:SPLIT]` as for `prepare`.
+        options: How examples are made; None for the defaults.
+        on_error: Stop at a bad record, or leave it out and count it.
+
+    Yields:
+        Examples in order.
+
+    Raises:
+        DataError: There is no such source, or it has a bad record.
+    """
+    if os.path.isfile(Path(path_text(source)) / INFO):
+        yield from read_prepared(source).examples()
+        return
+    report = ErrorReport()
+    ((name, parsed, dataset),) = _open_all([parse_source(source)], on_error)
+    yield from _examples(name, parsed, dataset, options or PrepareOptions(), on_error, report)
+    report.log(parsed.given, level=logging.INFO)
+
+
+def _leak_check(given: str, options: LeakOptions) -> LeakCheck:
+    parsed = parse_source(given)
+    if parsed.kind != "qrels":
+        raise InputError(f"leaks.against names collections with judgements, not the table {given!r}")
+    return LeakCheck(given, open_dataset(parsed.place, name=parsed.name), parsed.split or "test", options.action)
 
 
 def _open_all(parsed: Sequence[ParsedSource], on_error: OnError) -> list[tuple[str, ParsedSource, Dataset | None]]:
@@ -182,16 +220,55 @@ def _check_split(dataset: Dataset, source: ParsedSource) -> None:
         raise UnknownNameError(f"split of {dataset.name}", split, dataset.splits)
 
 
-def _from_table(
-    name: str, source: ParsedSource, options: PrepareOptions, on_error: OnError, report: ErrorReport
+def _examples(
+    name: str,
+    source: ParsedSource,
+    dataset: Dataset | None,
+    options: PrepareOptions,
+    on_error: OnError,
+    report: ErrorReport,
+    relevance: Relevance | None = None,
 ) -> Iterator[TrainingExample]:
+    if dataset is None:
+        return examples_from_table(source, options, name=name, on_error=on_error, report=report)
     split = source.split or "train"
-    if source.kind == "hypencoder":
-        return examples_from_hypencoder(
-            source.place, name=name, split=split, options=options.hypencoder, on_error=on_error, report=report
-        )
-    return examples_from_columns(
-        source.place, name=name, split=split, options=options.columns, on_error=on_error, report=report
+    return examples_from_qrels(dataset, split, options=options.qrels, report=report, relevance=relevance)
+
+
+_TABLE_READERS: dict[str, Callable[..., Iterator[TrainingExample]]] = {
+    "hypencoder": examples_from_hypencoder,
+    "columns": examples_from_columns,
+    "reasonir": examples_from_reasonir,
+}
+
+
+def examples_from_table(
+    source: ParsedSource,
+    options: PrepareOptions,
+    *,
+    name: str | None,
+    on_error: OnError = "raise",
+    report: ErrorReport | None = None,
+) -> Iterator[TrainingExample]:
+    """Stream the examples of a table, whatever its form.
+
+    Args:
+        source: It names the table, its form and its split.
+        options: Those of its form are used.
+        name: First part of ids; None derives it.
+        on_error: Stop at a bad row, or leave it out and count it.
+        report: Where to count, drops included; None makes one that is logged at the end.
+
+    Returns:
+        Examples in order.
+    """
+    return _TABLE_READERS[source.kind](
+        source.place,
+        name=name,
+        split=source.split or "train",
+        options=getattr(options, source.kind),
+        on_error=on_error,
+        report=report,
     )
 
 
@@ -209,7 +286,7 @@ def _info(name: str, source: ParsedSource, dataset: Dataset | None, examples: in
     if dataset is not None:
         fingerprint = dataset.fingerprint()
     elif not from_hub:
-        fingerprint = fingerprint_file(source.place)
+        fingerprint = rows_fingerprint(source.place)
     return SourceInfo(
         name=name,
         source=source.given,
@@ -266,7 +343,12 @@ class ExampleWriter:
         self.scored += sum(item.score is not None for item in (*example.positives, *example.negatives))
 
     def finish(
-        self, sources: Iterable[SourceInfo], options: Mapping[str, Any], *, refined: Iterable[RefinedInfo] = ()
+        self,
+        sources: Iterable[SourceInfo],
+        options: Mapping[str, Any],
+        *,
+        refined: Iterable[RefinedInfo] = (),
+        leaks: Iterable[LeakInfo] = (),
     ) -> PreparedInfo:
         """Write the two JSON files and return the content of the first.
 
@@ -274,6 +356,7 @@ class ExampleWriter:
             sources: The sources of the examples.
             options: The options they were made with.
             refined: The rounds of mining and filtering, in order.
+            leaks: What evaluations know of the examples.
 
         Returns:
             The content of `prepared.json`.
@@ -298,6 +381,7 @@ class ExampleWriter:
             sources=sources,
             options=dict(options),
             refined=refined,
+            leaks=tuple(leaks),
         )
         write_json(self._staging / TRAINED, {source: sorted(ids) for source, ids in sorted(self.trained.items())})
         write_json(self._staging / INFO, info.model_dump(mode="json"))

@@ -201,7 +201,7 @@ def refine(
         counts = {"mined": refiner.mined, "short": refiner.short, "dropped": refiner.report.to_dict()}
         rounds = (*prepared.info.refined, info.model_copy(update=counts))
         refiner.report.log(str(source), level=logging.INFO)
-        written = writer.finish(prepared.info.sources, prepared.info.options, refined=rounds)
+        written = writer.finish(prepared.info.sources, prepared.info.options, refined=rounds, leaks=prepared.info.leaks)
     shutil.rmtree(work, ignore_errors=True)
     return written
 

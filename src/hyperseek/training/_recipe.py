@@ -30,8 +30,8 @@ class SourceConfig(Config):
     Attributes:
         source: A folder that `hyperseek prepare` wrote, or a source that `prepare` accepts: `[NAME=]PLACE[:SPLIT]` with
             a collection (a BEIR folder, `ir_datasets:ID`, `hub:NAME`, `pydocs`, or
-            `NAME:PLACE` of a registered data source), `hypencoder:TABLE` or
-            `columns:TABLE`. Environment variables, as `$HYPERSEEK_DATA`, are filled in; one that is
+            `NAME:PLACE` of a registered data source), `hypencoder:TABLE`,
+            `columns:TABLE` or `reasonir:TABLE`. Environment variables, as `$HYPERSEEK_DATA`, are filled in; one that is
             not set is an error.
         limit: Use only this many examples, drawn by seed.
         repeat: How often an epoch goes through this source.
@@ -49,7 +49,7 @@ class SourceConfig(Config):
         """Raise ConfigError if an option is set that a source of this kind does not read.
 
         Args:
-            kind: `qrels`, `hypencoder`, `columns`, or `prepared`.
+            kind: `qrels`, `hypencoder`, `columns`, `reasonir`, or `prepared`.
         """
         default = PrepareOptions()
         unread = [

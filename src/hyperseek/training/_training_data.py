@@ -10,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from hyperseek._files import atomic_write
-from hyperseek._fingerprint import fingerprint_file, fingerprint_json
+from hyperseek._fingerprint import fingerprint_json
 from hyperseek._relevance import Relevance, text_key
 from hyperseek.data import (
     Dataset,
     ErrorReport,
     TrainingExample,
-    examples_from_columns,
-    examples_from_hypencoder,
     examples_from_qrels,
     open_dataset,
     read_prepared,
 )
 from hyperseek.data.lengths import automatic_lengths, every_nth
 from hyperseek.data.open import parse_source
+from hyperseek.data.preparing import examples_from_table
+from hyperseek.data.row_files import rows_fingerprint
 from hyperseek.errors import ConfigError
 from hyperseek.models import Retriever
 from hyperseek.models.loading import set_length
@@ -273,12 +273,8 @@ def _open(source: SourceConfig) -> _Opened:
         )
         return _Opened(examples, _full_texts(dataset), {dataset.name: record}, relevance, report)
     report = ErrorReport()
-    named: dict[str, Any] = {"name": parsed.name, "split": parsed.split or "train", "report": report}
-    if parsed.kind == "hypencoder":
-        examples = examples_from_hypencoder(parsed.place, options=source.options.hypencoder, **named)
-    else:
-        examples = examples_from_columns(parsed.place, options=source.options.columns, **named)
-    fingerprint = fingerprint_file(parsed.place) if Path(parsed.place).is_file() else None
+    examples = examples_from_table(parsed, source.options, name=parsed.name, report=report)
+    fingerprint = rows_fingerprint(parsed.place) if Path(parsed.place).exists() else None
     named_records = {} if parsed.name is None else {parsed.name: Trained(fingerprint=fingerprint)}
     return _Opened(examples, (), named_records, report=report)
 
