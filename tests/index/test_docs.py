@@ -106,7 +106,7 @@ def test_no_flipped_byte_escapes_as_another_error(tmp_path: Path) -> None:
         (record(id=text_node("a"), text=text_node("b"), representation=text_node("x")), "not a dense array"),
         (
             record(id=text_node("a"), text=text_node("b"), representation=array_node([1], "<i4")),
-            "number type '<i4'",
+            "dtype '<i4'",
         ),
         (
             record(id=text_node("a"), text=text_node("b"), representation=array_node([1, 2], shape=b"\x02\x01")),

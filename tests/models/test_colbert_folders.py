@@ -88,7 +88,7 @@ def test_a_stanford_folder_scores_as_the_model(attend: bool, tiny_encoder: str, 
         ("stanford", {"bias": True}, "without bias"),
         ("stanford", {"query_expansion": None}, "does not expand"),
         ("stanford", {"prompt_tokens": False}, "not a token"),
-        ("stanford", {"skipped": ["cat"]}, "other words than punctuation"),
+        ("stanford", {"skipped": ["cat"]}, "words other than punctuation"),
     ],
 )
 def test_what_a_form_cannot_say_is_refused(

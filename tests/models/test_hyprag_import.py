@@ -156,7 +156,7 @@ def test_the_curvature_is_kept_and_there_is_one(checkpoint: Any) -> None:
         (lambda tensors: tensors.pop("trunk.layers.1.mlp.w3.linear.bias"), r"layers\.1\.mlp\.w3"),
         (lambda tensors: tensors.update({"trunk.proj.weight": torch.ones(2)}), r"proj\.weight"),
         (lambda tensors: tensors.update({"trunk.final_proj.linear.bias": torch.ones(3)}), r"final_proj\.linear\.bias"),
-        (lambda tensors: tensors.update({"trunk.final_norm.manifold.k": torch.tensor(3.0)}), "more than one curvature"),
+        (lambda tensors: tensors.update({"trunk.final_norm.manifold.k": torch.tensor(3.0)}), "several curvatures"),
         (lambda tensors: tensors.update({"final_norm.weight": torch.ones(15)}), "more than one model"),
         (lambda tensors: tensors.update({"trunk.base_encoder.x": torch.ones(1)}), "hybrid encoder"),
         (lambda tensors: tensors.update({"trunk.final_norm.manifold.k": torch.tensor(-1.0)}), "one positive number"),

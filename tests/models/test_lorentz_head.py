@@ -192,7 +192,7 @@ def test_gradients_are_finite_for_equal_texts_and_at_the_origin(tiny_encoder: st
 
 
 def test_what_cannot_be_is_refused(tiny_encoder: str) -> None:
-    with pytest.raises(HyperseekError, match="leave float32"):
+    with pytest.raises(HyperseekError, match="overflow float32"):
         make(tiny_encoder, radius_squared_min=0.001)
     with pytest.raises(HyperseekError, match="outside of its bounds"):
         make(tiny_encoder, radius_squared=20)
@@ -260,8 +260,8 @@ def test_pooling_before_the_lift_keeps_norms(tiny_encoder: str) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"pooling": "hyp_mean", "distance": "dot"}, "lifts none"),
-        ({"pooling": "euc_mean", "blocks": 1}, "take a hyp_ pooling"),
+        ({"pooling": "hyp_mean", "distance": "dot"}, "does not lift"),
+        ({"pooling": "euc_mean", "blocks": 1}, "use a hyp_ pooling"),
         ({"pooling": "hyp_mean", "blocks": 1, "block_heads": 5}, "multiple of the 5 heads"),
         ({"pooling": "hyp_mean", "pooling_power": 2.0}, "outward_einstein_midpoint"),
         ({"pooling": "euc_mean", "pooling_keep_radius": True}, "belong to pooling hyp_outward_einstein_midpoint"),

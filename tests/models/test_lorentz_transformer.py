@@ -146,7 +146,7 @@ def test_recipes_choose_distance_pooling_and_a_trained_curvature(folder: Path) -
     [
         ({"family": "dense"}, "take family: lorentz, not dense"),
         ({"family": "qnet"}, "take family: lorentz, not qnet"),
-        ({"family": "lorentz", "lorentz": {"norm_clip": 2.0}}, "norm_clip means nothing"),
+        ({"family": "lorentz", "lorentz": {"norm_clip": 2.0}}, "norm_clip has no effect"),
         ({"family": "lorentz", "lorentz": {"distance": "cosine"}}, "distance cosine"),
         ({"family": "lorentz", "lorentz": {"pooling": "euc_mean"}}, "pooling euc_mean"),
         ({"family": "lorentz", "pooling": "mean"}, "lorentz.pooling"),

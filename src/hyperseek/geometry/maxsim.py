@@ -243,7 +243,7 @@ def _scan(
 
 
 def _segments(start: int, stop: int, size: int) -> list[tuple[int, int]]:
-    """Cut documents into blocks of a size; a longer document is a block of its own."""
+    """Split the rows `start` to `stop` of an oversized block, a single long document, into pieces of `size`."""
     return [(low, min(low + size, stop)) for low in range(start, stop, size)]
 
 

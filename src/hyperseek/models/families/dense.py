@@ -1,4 +1,4 @@
-"""Dense retrievers: queries are vectors, with a linear map behind the trunk or without."""
+"""Dense retrievers: queries are vectors, optionally with a linear map after the trunk."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from hyperseek.models.retriever import Retriever
 
 
 class LinearHeadConfig(Config):
-    """A linear map of vectors, started as the identity.
+    """A linear map of vectors, initialised as the identity.
 
     Attributes:
-        sides: Which vectors are mapped. With `"query"` every index of the trunk stays valid.
+        sides: The vectors that are mapped. With `"query"`, indexes of the trunk remain valid.
         dimension: Output size; None keeps the trunk's.
     """
 

@@ -1,8 +1,8 @@
-"""Q-nets (Hypencoder): queries are small neural networks, made from their token states by a hyper-head.
+"""Q-nets (Hypencoder): queries are small neural networks, generated from their token states by a hyper-head.
 
-A sentence-transformers model passes one tensor per text from module to module, so a q-net travels as one flat row:
-the base query vector (warm start only), then all matrices, then all vectors. A q-net of depth 0 is folded into a
-single query vector, so a saved depth-0 model ranks by plain inner products in any tool.
+A sentence-transformers model passes one tensor per text from module to module, so a q-net is flattened to one row: the
+base query vector (warm start only), then all matrices, then all vectors. A q-net of depth 0 is folded into a single
+query vector, so a saved depth-0 model ranks by plain inner products in any tool.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from hyperseek.nn.hyper_head import HyperHead, Initialisation
 from hyperseek.scoring import LinearScorer, QNetScorer, Scorer, Space, build_converter
 
 _REPRESENTATIONS = (None, "mean", "cls")
-# The converter whose score is linear in its last matrix, so that a gate can multiply it.
+# The converter whose score is linear in its last matrix, to which a gate can be applied.
 _GATED = "repeated_dense_block"
 
 
@@ -32,11 +32,11 @@ class QNetConfig(Config):
     """The q-net and its hyper-head.
 
     Attributes:
-        depth: Hidden layers, all as wide as the document vectors; ignored where `vector_dimensions` is given.
+        depth: Number of hidden layers, as wide as the document vectors; ignored if `vector_dimensions` is given.
         vector_dimensions: `[d, hidden, ..., 1]`, or None to derive it from `depth`.
         converter: Name of a registered q-net converter.
-        converter_kwargs: Its further arguments (activation, layer norm, residual, dropout).
-        warm_start: Start from the trunk's own similarity; needs no training to be as good as the trunk.
+        converter_kwargs: Further arguments of the converter (activation, layer norm, residual, dropout).
+        warm_start: Start from the trunk's own similarity, so that an untrained model is as good as its trunk.
         initialisation: None takes `"zero_last"` with a warm start and `"original"` without.
         embedding_representation: None, `"mean"` or `"cls"`.
     """
@@ -58,19 +58,19 @@ class QNetHead(SavedModule):
 
     Args:
         token_size: Trunk width.
-        converter_kwargs: Arguments of the q-net converter; for the built-in one at least `vector_dimensions`.
+        converter_kwargs: Arguments of the q-net converter; the built-in one needs at least `vector_dimensions`.
         converter: Name of a registered q-net converter.
         warm_start: Add the similarity of the trunk's own query vector to the q-net's score. With
             `initialisation="zero_last"` the score then equals that similarity before the first training step.
         initialisation: See `hyperseek.nn.hyper_head.HyperHead`.
         embedding_representation: None, `"mean"` or `"cls"`: also write that pooling of the token states to
-            `embedding_representation`, as the original can; nothing here reads it. Like the original's, the mean
-            counts padded positions.
+            `embedding_representation`, as the original can; it is not used here. As in the original, the mean includes
+            padded positions.
         gate: Factor of the q-net's score; 0 leaves only the base similarity, 1 is the head as trained.
         seed: Seed of the initialisation.
 
     Raises:
-        InputError: A gate is given to a converter whose score is not linear in its last matrix.
+        InputError: A gate is given for a converter whose score is not linear in its last matrix.
     """
 
     __module__ = "hyperseek.models"  # what modules.json calls it
@@ -125,7 +125,7 @@ class QNetHead(SavedModule):
     @gate.setter
     def gate(self, value: float) -> None:
         if value != 1.0 and self.converter != _GATED:
-            raise InputError(f"only the converter {_GATED!r} can be gated, not {self.converter!r}")
+            raise InputError(f"only the converter {_GATED!r} supports a gate, not {self.converter!r}")
         self._gate = float(value)
 
     def blending(self) -> Callable[[float], None] | None:
@@ -193,7 +193,7 @@ class QNetHead(SavedModule):
         )
 
     def get_embedding_dimension(self) -> int:
-        """Return the number of numbers in a flat q-net."""
+        """Return the size of a flat q-net."""
         if self._folds:
             return self.space.dimension
         numbers = sum(math.prod(shape) for shape in (*self._weight_shapes, *self._bias_shapes))
@@ -207,7 +207,7 @@ class QNetHead(SavedModule):
 class PaddedMeanPooling(SavedModule):
     """Sum over all positions, padding included, divided by the number of real tokens.
 
-    A text's vector therefore depends on the longest text of its batch. Checkpoints trained this way lose quality when
+    A text's vector therefore depends on the longest text of its batch. Checkpoints trained this way lose quality if
     pooled correctly; new models should use `Pooling`.
 
     Args:
@@ -247,13 +247,13 @@ class QNet(Family):
     }
 
     def build(self, trunk: Retriever, document_trunk: Retriever, config: ModelConfig) -> Retriever:
-        """Put a hyper-head behind the queries' route; see `Family.build`."""
+        """Append a hyper-head to the query route; see `Family.build`."""
         # A q-net's inner product with a vector of norm 1 is the trunk's cosine.
         queries, query_unit = encoder_modules(trunk, config, unit=True)
         documents, document_unit = list(queries), query_unit
         if document_trunk is not trunk:
             documents, document_unit = encoder_modules(document_trunk, config, unit=True)
-        first = transformer_of(trunk, "a q-net can be made")
+        first = transformer_of(trunk, "a q-net can be built")
         options: QNetConfig = config.options
         dimension = route_width(documents)
         sizes = list(options.vector_dimensions or (*[dimension] * (options.depth + 1), 1))
@@ -274,7 +274,7 @@ class QNet(Family):
             gate=_first_gate(sizes, options),
         )
         if query_unit != document_unit:
-            raise ConfigError("a q-net needs both trunks to normalise their vectors, or neither; set normalize")
+            raise ConfigError("a q-net needs either both trunks to normalise their vectors, or neither; set normalize")
         return join_routes([*queries, head] if options.warm_start else [first, head], documents, trunk, "dot")
 
     def copy_head(self, source: Retriever, target: Retriever) -> None:
@@ -291,9 +291,9 @@ class QNet(Family):
 def _first_gate(sizes: list[int], config: QNetConfig) -> float:
     """Return the factor of a new q-net's score.
 
-    A layer-normalised hidden state is `sqrt(size)` long, while the points of the base similarity have norm 1. Without
-    this factor, one step of the optimiser changes a q-net's score that many times as much as the base, and a warm start
-    is forgotten before anything is learned.
+    A layer-normalised hidden state has norm `sqrt(size)`, the points of the base similarity norm 1. Without this
+    factor, an optimiser step changes the q-net's score that many times as much as the base, and the warm start is
+    forgotten before anything is learned.
     """
     deep = len(sizes) > 2 and config.converter == _GATED
     return sizes[-2] ** -0.5 if config.warm_start and deep else 1.0

@@ -1,7 +1,7 @@
-"""Late-interaction models written as PyLate's and Stanford ColBERT's checkpoints; `hyperseek.load` reads both.
+"""Export of late-interaction models as PyLate or Stanford ColBERT checkpoints; `hyperseek.load` reads both.
 
-Both keep the projection, the prefix tokens, the lengths and the skiplist, and mask and normalise by themselves. A model
-that does more than they can express is refused rather than saved as another one.
+Both store the projection, the prefix tokens, the lengths and the skiplist, and mask and normalise by themselves. A
+model that the format cannot express is an error, rather than being saved as a different one.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from hyperseek.models.retriever import SIDES, Retriever
 
 _DENSE = "pylate.models.Dense.Dense"
 _TRANSFORMER = "sentence_transformers.models.Transformer"
-_EXPANDED = 32  # tokens of a query, where a model with expansion does not say
+_EXPANDED = 32  # tokens of a query, if a model with expansion does not set it
 
 
 def export_colbert(retriever: Retriever, path: str | os.PathLike[str], *, form: str = "pylate") -> None:
     """Write a late-interaction model for PyLate, or for Stanford's ColBERT.
 
     Args:
-        retriever: Of the family `late`.
+        retriever: A model of the family `late`.
         path: Folder to write; files of an earlier model in it are replaced.
         form: `"pylate"`, or `"stanford"` (one bias-free linear map, and prefixes that are tokens).
 
     Raises:
-        UnknownNameError: There is no such form.
-        ModelError: The form has no place for something that the model does; the message says what.
+        UnknownNameError: The format is unknown.
+        ModelError: The format cannot express the model; the message says why.
         WriteError: The disk is full or read-only.
     """
     if form not in _FORMS:
@@ -54,7 +54,7 @@ def export_colbert(retriever: Retriever, path: str | os.PathLike[str], *, form: 
 
 
 class _Parts:
-    """A model taken apart, checked to be no more than a ColBERT."""
+    """The parts of a model, which is checked to be a plain ColBERT."""
 
     def __init__(self, retriever: Retriever, form: str) -> None:
         self.form = form
@@ -71,16 +71,16 @@ class _Parts:
         mask = masks[0]
         self.skipped = list(mask.skiplist_words)
         if mask.keep_only_token_ids:
-            raise self.misfit("scores some document tokens alone (late.kept)")
+            raise self.misfit("scores only some document tokens (late.kept)")
         if self.skipped and mask.skiplist_tasks != ["document"]:
-            raise self.misfit(f"skips words of {', '.join(mask.skiplist_tasks)}, and not of documents alone")
+            raise self.misfit(f"skips words of {', '.join(mask.skiplist_tasks)}, not only of documents")
         self.expansion: Mapping[str, Any] | None = getattr(first, "query_expansion", None)
         if self.expansion is not None:
             if self.expansion["strategy"] != "fixed":
-                raise self.misfit(f"expands queries by the strategy {self.expansion['strategy']!r}, and not 'fixed'")
+                raise self.misfit(f"expands queries by the strategy {self.expansion['strategy']!r}, not 'fixed'")
             added = self.expansion.get("token")
             if added not in (None, first.tokenizer.mask_token):
-                raise self.misfit(f"expands queries by {added!r}, and not by the mask token")
+                raise self.misfit(f"expands queries by {added!r}, not by the mask token")
         self.prompts = {side: retriever.model.prompts.get(side) or "" for side in SIDES}
         self.lengths: dict[str, int | None] = retriever.protocol()["max_length"]
 
@@ -98,7 +98,7 @@ class _Parts:
             raise self.misfit(f"is {names}; a ColBERT is Transformer → Dense → MultiVectorMask → Normalize")
 
     def misfit(self, what: str) -> ModelError:
-        return ModelError(f"the model cannot be saved in the form {self.form!r}: it {what}")
+        return ModelError(f"the model cannot be saved in the format {self.form!r}: it {what}")
 
 
 def _write_pylate(parts: _Parts, folder: Path) -> None:
@@ -119,7 +119,7 @@ def _write_pylate(parts: _Parts, folder: Path) -> None:
         save_model(layer, str(folder / name / "model.safetensors"), metadata={"format": "pt"})
     write_json(folder / "modules.json", entries)
     expansion = parts.expansion
-    # Prompts that are a token are PyLate's prefixes, which it puts behind the first token of a text.
+    # Single-token prompts are PyLate's prefixes, which it inserts after the first token of a text.
     prefixes = {side: prompt if parts.is_token(prompt) else "" for side, prompt in parts.prompts.items()}
     texts = {side: "" if prefixes[side] else prompt for side, prompt in parts.prompts.items()}
     query_length = (expansion["length"] or _EXPANDED) if expansion else parts.lengths["query"]
@@ -145,11 +145,11 @@ def _write_stanford(parts: _Parts, folder: Path) -> None:
     layer = parts.dense[0]
     plain = isinstance(layer.activation_function, nn.Identity) and not layer.bias and not layer.use_residual
     if len(parts.dense) != 1 or not plain:
-        raise parts.misfit("has another projection than one linear map without bias")
+        raise parts.misfit("has a projection other than one linear map without bias")
     if parts.expansion is None:
         raise parts.misfit("does not expand queries, which Stanford's ColBERT always does")
     if set(parts.skipped) not in (set(), set(string.punctuation)):
-        raise parts.misfit("skips other words than punctuation")
+        raise parts.misfit("skips words other than punctuation")
     prefixes = {}
     for side, prompt in parts.prompts.items():
         tokens = [name for name in (prompt, prompt.rstrip()) if parts.is_token(name)]

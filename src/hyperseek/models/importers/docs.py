@@ -1,4 +1,4 @@
-"""The `.docs` files into which the original Hypencoder encodes a corpus.
+"""The `.docs` files that the original Hypencoder writes when it encodes a corpus.
 
 A `.docs` file is what docarray's file store writes: records of a 4-byte big-endian length and a gzip-compressed
 protobuf `DocProto`, closed by a record of length 0. A `DocProto` is a map from field names to nodes; Hypencoder's have
@@ -27,7 +27,7 @@ _DATA, _KEY, _VALUE = 1, 1, 2
 _TEXT, _ARRAY = 1, 6
 _DENSE, _BUFFER, _SHAPE, _DTYPE = 1, 1, 2, 3
 LARGEST_RECORD = 1 << 26
-"""Bytes of one document with its vector, packed and unpacked."""
+"""Maximum bytes of one document with its vector, compressed and uncompressed."""
 _FIELDS = ("id", "text", "representation")
 
 
@@ -52,7 +52,7 @@ def read_docs(path: str | os.PathLike[str]) -> Iterator[tuple[Document, Vector]]
     except PermissionError:
         raise DataError("may not be read; check its permissions", path=path) from None
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        message = f"record {number} is damaged ({error}); copy the file again, or encode the corpus anew"
+        message = f"record {number} is damaged ({error}); copy the file again, or encode the corpus again"
         raise DataError(message, path=path) from error
 
 
@@ -60,7 +60,7 @@ def _next_record(file: IO[bytes]) -> bytes:
     head = file.read(4)
     size = int.from_bytes(head, "big")
     if size > LARGEST_RECORD:
-        raise ValueError(f"it claims to be {size:,} bytes long, and at most {LARGEST_RECORD:,} are read")
+        raise ValueError(f"it claims to be {size:,} bytes long; the limit is {LARGEST_RECORD:,}")
     record = file.read(size)
     if len(head) < 4 or len(record) < size:
         raise EOFError("the file ends within a record or lacks its closing zeros")
@@ -68,13 +68,13 @@ def _next_record(file: IO[bytes]) -> bytes:
 
 
 def _unpacked(record: bytes) -> bytes:
-    """Unpack a record of gzip, of `LARGEST_RECORD` bytes at most."""
+    """Decompress a gzip record of at most `LARGEST_RECORD` bytes."""
     if not record.startswith(b"\x1f\x8b"):
         raise ValueError("Not a gzipped file")
     unpacking = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     message = unpacking.decompress(record, LARGEST_RECORD)
     if not unpacking.eof:
-        raise ValueError(f"it ends too early, or has more than {LARGEST_RECORD:,} bytes")
+        raise ValueError(f"it is truncated, or has more than {LARGEST_RECORD:,} bytes")
     return message
 
 
@@ -87,7 +87,7 @@ def _read_document(message: bytes) -> tuple[Document, Vector]:
     missing = [name for name in _FIELDS if name not in nodes]
     if missing:
         raise ValueError(f"it lacks the fields {missing} and has {sorted(nodes)}")
-    # A text node with an empty text has no text field at all: protobuf leaves defaults out.
+    # A text node with an empty text has no text field: protobuf omits defaults.
     identity, text = (_text(nodes[name].get(_TEXT, b"")) for name in ("id", "text"))
     if not identity:
         raise ValueError("its id is empty")
@@ -100,7 +100,7 @@ def _read_vector(node: dict[int, Any]) -> Vector:
         raise ValueError("its representation is not a dense array")
     dtype = _text(dense.get(_DTYPE, b""))
     if dtype not in ("<f4", "<f2", "<f8"):
-        raise ValueError(f"its representation has the number type {dtype!r}, not a little-endian float")
+        raise ValueError(f"its representation has the dtype {dtype!r}, not a little-endian float")
     shape = dense.get(_SHAPE, b"")
     sizes = read_varints(shape) if isinstance(shape, bytes) else [shape]
     values = np.frombuffer(dense[_BUFFER], dtype=dtype).astype(np.float32)
@@ -111,13 +111,13 @@ def _read_vector(node: dict[int, Any]) -> Vector:
 
 def _text(value: Any) -> str:
     if not isinstance(value, bytes):
-        raise ValueError("it has a number where a text belongs")
+        raise ValueError("it has a number instead of a text")
     return value.decode()
 
 
 def _message(value: Any) -> dict[int, Any]:
     if not isinstance(value, bytes):
-        raise ValueError("it has a number where a message belongs")
+        raise ValueError("it has a number instead of a message")
     return dict(read_fields(value))
 
 
@@ -150,7 +150,7 @@ def read_fields(message: bytes) -> Iterator[tuple[int, int | bytes]]:
         elif kind in (_FIXED64, _FIXED32):
             size = 8 if kind == _FIXED64 else 4
         else:
-            raise ValueError(f"wire type {kind} is not known")
+            raise ValueError(f"wire type {kind} is unknown")
         if position + size > len(message):
             raise ValueError(f"field {number} needs {size} bytes and {len(message) - position} are left")
         yield number, message[position : position + size]

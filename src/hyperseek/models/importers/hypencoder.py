@@ -1,8 +1,8 @@
-"""Importing Hypencoder and BE-base checkpoints, which their own code cannot load on current transformers.
+"""Import of Hypencoder and BE-base checkpoints, which their own code cannot load with current transformers.
 
 The layout is described in the checkpoints' `config.json`: two encoders under the prefixes `query_encoder.` and
 `passage_encoder.`, each with a `transformer.`; a shared transformer may appear under both prefixes or under one.
-Tensors are read directly, so nothing is downloaded except the trunk's configuration, if it is given by a Hub name.
+Tensors are read directly, so nothing is downloaded but the trunk's configuration, if it is given by a Hub name.
 """
 
 from __future__ import annotations
@@ -70,13 +70,13 @@ def import_hypencoder(
     Args:
         path: The checkpoint's folder, with `config.json` and `model.safetensors` or `pytorch_model.bin`.
         trunk: Folder or Hub name of the trunk's configuration and tokenizer; None takes the name in the checkpoint's
-            `config.json`, where a relative path starts at the folder. Its weights are not read.
+            `config.json`; a relative path is relative to the folder. Its weights are not read.
         weights: The weight file; None looks for the usual names in the folder.
         legacy_padded_mean: For checkpoints with `pooling_type: mean`: pool as the original did, which also sums
             padded positions, so that vectors depend on their batch. Checkpoints were trained this way.
-        query_length: Most tokens of a query; the original trained with 32 and searched with 32 to 64.
-        document_length: Most tokens of a document.
-        device: Where to put the model; None takes a GPU if there is one.
+        query_length: Maximum tokens of a query; the original trained with 32 and searched with 32 to 64.
+        document_length: Maximum tokens of a document.
+        device: Device of the model; None takes a GPU if there is one.
 
     Returns:
         The retriever, in float32; `save` writes it in this library's format.
@@ -163,7 +163,7 @@ def _by_side(tensors: Mapping[str, Tensor], *, shared: bool) -> dict[str, dict[s
 
 
 def _share(query: dict[str, Tensor], document: dict[str, Tensor]) -> None:
-    """Keep a shared transformer once, on the query side, whatever prefix it was saved under."""
+    """Keep a single copy of a shared transformer, on the query side, whatever prefix it was saved under."""
     for name in [name for name in document if name.startswith("transformer.")]:
         tensor = document.pop(name)
         if name in query and not torch.equal(query[name], tensor):
@@ -227,8 +227,8 @@ def _pooling(trunk: Transformer, side: _Side, legacy_padded_mean: bool) -> Modul
         return PaddedMeanPooling(width)
     if side.pooling_type == "mean":
         logger.warning(
-            "this checkpoint was trained with a mean that counts padding; it is pooled correctly now, "
-            "legacy_padded_mean=True pools as it was trained"
+            "this checkpoint was trained with a mean that includes padding, but is pooled without it; "
+            "legacy_padded_mean=True pools as in training"
         )
     pooling: Module = Pooling(width, "cls" if side.pooling_type == "cls" else "mean")
     return pooling

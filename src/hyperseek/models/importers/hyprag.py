@@ -1,4 +1,4 @@
-"""Importing fully hyperbolic checkpoints of HypRAG (`ALBertModel`, HyTE-FH), of which their own loader reads a part.
+"""Import of fully hyperbolic HypRAG checkpoints (`ALBertModel`, HyTE-FH), which their own loader reads only partly.
 
 A checkpoint of masked-token pre-training has its tensors under `model.`, beside `head.` and `decoder.`; one of
 contrastive training under `trunk.` or without a prefix. Every module of the original that knows the manifold repeats
@@ -39,7 +39,7 @@ _M = TypeVar("_M", LorentzEncoder, LorentzForMaskedLM)
 # Training frameworks put the first two in front of every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 _HEADS = ("head.", "decoder.")
-_LONGEST = 256  # tokens of a text if the checkpoint does not say; the original's evaluation cuts there
+_LONGEST = 256  # tokens of a text if the checkpoint does not set it; the original's evaluation truncates there
 
 
 # Fields of the same name in both configurations.
@@ -104,7 +104,7 @@ def is_hyprag(folder: Path) -> bool:
 def read_hyprag(
     path: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None
 ) -> LorentzEncoder | LorentzForMaskedLM:
-    """Read a checkpoint as a model of transformers, to save, train further or inspect.
+    """Read a checkpoint as a transformers model, to save, train further or inspect.
 
     Args:
         path: The checkpoint's folder, which has `config.json` and the weights, or a folder `model` with them.
@@ -114,8 +114,8 @@ def read_hyprag(
         The model, with its masked-token head if it has one, in float32; it rotates positions as the original does.
 
     Raises:
-        ModelError: The folder is not such a checkpoint; a tensor is missing, has another shape, or fits nowhere; or
-            layers have different curvatures, as in the original if curvatures are trained.
+        ModelError: The folder is not such a checkpoint; a tensor is missing, unexpected or of another shape; or layers
+            have different curvatures, as in the original if curvatures are trained.
     """
     folder = _model_folder(Path(path))
     if not (folder / "config.json").is_file():
@@ -164,19 +164,19 @@ def import_hyprag(
 
     Args:
         path: See `read_hyprag`.
-        tokenizer: Folder or Hub name of the tokenizer of its training; None looks in the folder.
+        tokenizer: Folder or Hub name of the tokenizer used in training; None looks in the folder.
         weights: See `read_hyprag`.
         pooling: How tokens are pooled; None takes the pooling in `config.json`.
         distance: How points are compared; all rank alike.
-        query_prompt: Text put before queries in training. The original does not save it; this is its default.
+        query_prompt: Text prepended to queries in training. The original does not save it; this is its default.
         document_prompt: The same for documents.
-        query_length: Most tokens of a query; None takes the length in `config.json`, or 256.
+        query_length: Maximum tokens of a query; None takes the length in `config.json`, or 256.
         document_length: The same for documents.
-        device: Where to put the model; None takes a GPU if there is one.
+        device: Device of the model; None takes a GPU if there is one.
 
     Returns:
-        The retriever, in float32; `save` writes it in this library's format. Padding is masked, which it was not when
-        the checkpoint was trained.
+        The retriever, in float32; `save` writes it in this library's format. Padding is masked, unlike in the
+        checkpoint's training.
 
     Raises:
         ModelError: As for `read_hyprag`; or the tokenizer has tokens that the model does not know.
@@ -223,12 +223,12 @@ def _retriever(
 
 
 def _model_folder(folder: Path) -> Path:
-    """Return the folder of the weights: a training checkpoint has one for them, beside the optimiser's."""
+    """Return the folder of the weights, which a training checkpoint keeps apart from the optimiser's state."""
     return folder / "model" if (folder / "model" / "config.json").is_file() else folder
 
 
 def _named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes that wrappers and models put before names."""
+    """Remove the prefixes that wrappers and models add to names."""
     named = {}
     for name, tensor in tensors.items():
         bare = name
@@ -254,8 +254,8 @@ def _squared_radius(tensors: dict[str, Tensor], original: _Original, folder: Pat
     least, most = min(found, key=lambda name: found[name]), max(found, key=lambda name: found[name])
     if found[most] - found[least] > 1e-5 * found[most]:
         raise ModelError(
-            f"{folder} was trained with more than one curvature: {least} is {found[least]:.6g} and {most} is "
-            f"{found[most]:.6g}; a model here has one"
+            f"{folder} was trained with several curvatures: {least} is {found[least]:.6g} and {most} is "
+            f"{found[most]:.6g}; a model here has only one"
         )
     return found[most]
 
@@ -266,7 +266,7 @@ def _config(
     if not original.attn_heads_concat:
         raise ModelError(f"{folder}: attn_heads_concat: false is not supported, and does not run in the original")
     if not original.use_rotary_embeddings and original.pad_token_id:
-        raise ModelError(f"{folder}: position embeddings that start behind pad_token_id are not supported")
+        raise ModelError(f"{folder}: position embeddings that start after pad_token_id are not supported")
     depth = 1 + max((int(name.split(".")[1]) for name in tensors if name.startswith("layers.")), default=-1)
     if not depth:
         raise ModelError(f"the tensors of {folder} do not fit its config.json: none belongs to a layer of the encoder")

@@ -1,1 +1,1 @@
-"""Hyperbolic encoders (HypRAG): a lifted head over any trunk, and a transformer that never leaves the hyperboloid."""
+"""Hyperbolic encoders (HypRAG): a lift on top of any trunk, and a transformer that never leaves the hyperboloid."""

@@ -40,35 +40,35 @@ class LorentzConfig(Config):
     """The lift and the pooling of a hybrid encoder (HyTE-H of "HypRAG", arXiv 2602.07739), for both sides.
 
     Attributes:
-        dimension: Of the space; None takes the trunk's width.
+        dimension: Dimension of the space; None takes the trunk's width.
         output_dimension: Return only the first `output_dimension` dimensions, lifted again; for models trained with
             `losses.matryoshka`. None returns all.
         distance: How points are compared: `geodesic`, `squared_lorentz` or `lorentz_inner`. All three rank alike
-            but train differently. `dot`, `cosine` and `euclidean` skip the lift: a flat twin with as many parameters.
+            but train differently. `dot`, `cosine` and `euclidean` skip the lift: a flat twin of the same size.
             (The original's `euclidean` is `dot`.)
         radius_squared: Initial R² of the hyperboloid; the original's `curvature_init`.
         trainable_curvature: Whether R² is trained.
         radius_squared_min: Lower bound of R².
         radius_squared_max: Upper bound of R².
         projection: `linear`, or `mlp`: three layers.
-        start: `orthogonal` keeps the trunk's angles, so that a new model on normalised vectors ranks as the trunk does
-            (nearly so in fewer dimensions); `normal` draws with deviation 0.02.
-        norm_scale: Factor of projected vectors; None takes 1 / sqrt(dimension + 1), made for vectors as long as a layer
-            norm makes them. Vectors of norm 1 need about 1.
+        start: `orthogonal` preserves the trunk's angles, so that a new model on normalised vectors ranks like the trunk
+            (nearly so in fewer dimensions); `normal` draws with standard deviation 0.02.
+        norm_scale: Factor of projected vectors; None takes 1 / sqrt(dimension + 1), which suits layer-normalised
+            vectors. Vectors of norm 1 need about 1.
         trainable_norm_scale: Whether the factor is trained.
         norm_clip: Largest distance from the origin.
-        de_layer_norm: Whether states are first given lengths of their own again.
+        de_layer_norm: Whether states first get individual norms again.
         radius: `projection` takes the norm of the projected vector as the distance from the origin; `head` predicts it
-            from the state, so that nothing is left to scale.
+            from the state, so that `norm_scale` has no effect.
         radius_start: Initial prediction of a radius head.
         pooling: `euc_cls` and `euc_mean` pool the trunk's states before the lift. `hyp_cls`, `hyp_mean`,
             `hyp_outward_einstein_midpoint` and `hyp_attentive_mean` lift tokens and pool their points; see
-            `hyperseek.nn.lorentz.LorentzPooler`. None pools before the lift, the way the trunk does.
+            `hyperseek.nn.lorentz.LorentzPooler`. None pools before the lift, like the trunk.
         pooling_power: Exponent of the outward midpoint: 0 for the plain Einstein midpoint; the paper's is one less.
         pooling_saturation: Saturation of the outward midpoint, at least 0.
         pooling_keep_radius: Whether the outward midpoint keeps its tokens' mean distance from the origin.
         blocks: Hyperbolic transformer layers between a lift of tokens and the pooling.
-        block_heads: Their attention heads, a divisor of `dimension` + 1.
+        block_heads: Attention heads of the blocks, a divisor of `dimension` + 1.
         block_norm: `layer_norm`, `rms_norm` or `dyt_norm`. The first two leave all tokens about equally far out.
         seed: Seed of the initial weights.
     """
@@ -114,7 +114,7 @@ class LorentzConfig(Config):
 
     @property
     def point_pooling(self) -> PoolingName | None:
-        """How points of tokens are pooled; None where the lift comes after the pooling."""
+        """The pooling of token points; None if the lift comes after the pooling."""
         if self.pooling is None or not self.pooling.startswith("hyp_"):
             return None
         return cast("PoolingName", self.pooling.removeprefix("hyp_"))
@@ -125,7 +125,7 @@ class LorentzConfig(Config):
             raise ValueError(f"output_dimension {self.output_dimension} is above dimension {self.dimension}")
         if self.point_pooling is not None and not self.curved:
             raise ValueError(
-                f"pooling {self.pooling} is for points; distance {self.distance} lifts none; take euc_mean or euc_cls"
+                f"pooling {self.pooling} needs points; distance {self.distance} does not lift: use euc_mean or euc_cls"
             )
         outward = (self.pooling_power, self.pooling_saturation, self.pooling_keep_radius)
         if outward != (1.0, 0.0, False) and self.point_pooling != "outward_einstein_midpoint":
@@ -134,7 +134,7 @@ class LorentzConfig(Config):
                 f"hyp_outward_einstein_midpoint, not to {self.pooling}"
             )
         if self.blocks and self.point_pooling is None:
-            raise ValueError("hyperbolic blocks come between lifted tokens and their pooling; take a hyp_ pooling")
+            raise ValueError("hyperbolic blocks come between lifted tokens and their pooling; use a hyp_ pooling")
         return self
 
     @model_validator(mode="after")
@@ -147,15 +147,15 @@ class LorentzConfig(Config):
         if self.norm_clip / math.sqrt(self.radius_squared_min) > _LONGEST:
             raise ValueError(
                 f"norm_clip {self.norm_clip} is more than {_LONGEST:g} times the root of radius_squared_min "
-                f"{self.radius_squared_min}: coordinates would leave float32"
+                f"{self.radius_squared_min}: coordinates would overflow float32"
             )
         if self.radius_start > self.norm_clip:
-            raise ValueError(f"radius_start {self.radius_start} lies beyond norm_clip {self.norm_clip}")
+            raise ValueError(f"radius_start {self.radius_start} is above norm_clip {self.norm_clip}")
         return self
 
 
 def pooling_options(config: LorentzConfig | LorentzEncoderConfig) -> dict[str, Any]:
-    """Return the options of a configuration that every pooling of points takes."""
+    """Return the options of a configuration that are common to all poolings of points."""
     return {
         "power": config.pooling_power,
         "saturation": config.pooling_saturation,

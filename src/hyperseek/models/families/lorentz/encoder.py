@@ -1,4 +1,4 @@
-"""LorentzEncoder, a transformer whose every state is a point of the hyperboloid (HyTE-FH), and its pre-training."""
+"""LorentzEncoder, a transformer whose states are all points of the hyperboloid (HyTE-FH), and its pre-training."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call] 
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["LorentzBlock"]  # noqa: RUF012  # as the base class declares it
-    # A curvature rounded to half precision is another space.
+    # A curvature rounded to half precision would be a different space.
     _keep_in_fp32_modules_strict = {"curvature"}  # noqa: RUF012
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -58,7 +58,7 @@ class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call] 
     def from_pretrained(
         cls, pretrained_model_name_or_path: Any, *args: Any, output_loading_info: bool = False, **kwargs: Any
     ) -> Any:
-        """Load a model, and refuse a checkpoint that lacks a weight or has one that fits nowhere.
+        """Load a model; a checkpoint with missing or unexpected weights is an error.
 
         Args:
             pretrained_model_name_or_path: As for every model of transformers, like all that follow.
@@ -67,11 +67,10 @@ class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call] 
             **kwargs: See there.
 
         Returns:
-            The model. An encoder also loads from a masked-token model; pooling weights that the checkpoint lacks are
-            initialised afresh.
+            The model. An encoder also loads from a masked-token model; missing pooling weights are newly initialised.
 
         Raises:
-            ModelError: The checkpoint lacks tensors or has some that fit nowhere.
+            ModelError: The checkpoint has missing or unexpected tensors.
         """
         try:
             loaded: Any = super().from_pretrained(
@@ -83,10 +82,10 @@ class LorentzPreTrainedModel(PreTrainedModel):  # type: ignore[no-untyped-call] 
         missing = sorted(info["missing_keys"])
         fresh = [name for name in missing if name.startswith(_POOLER)]
         if fresh:
-            logger.info("%s has no weights for the pooling, which is initialised afresh", pretrained_model_name_or_path)
+            logger.info("%s has no weights for the pooling, which is newly initialised", pretrained_model_name_or_path)
         faults = {
             "lacks": [name for name in missing if name not in fresh],
-            "has tensors that fit nowhere:": sorted(info["unexpected_keys"]),
+            "has unexpected tensors:": sorted(info["unexpected_keys"]),
         }
         for what, names in faults.items():
             if names:
@@ -117,12 +116,12 @@ class LorentzEncoderOutput(ModelOutput):
 class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  # transformers wraps subclasses
     """Fully hyperbolic encoder of "HypRAG" (arXiv 2602.07739): HyTE-FH.
 
-    Token embeddings are lifted onto the hyperboloid and never leave it. Padding is masked in attention and in pooling,
-    so a text's point does not depend on what it is batched with.
+    Token embeddings are lifted onto the hyperboloid, and all states stay on it. Padding is masked in attention and in
+    pooling, so a text's point does not depend on its batch.
 
     Args:
         config: The configuration.
-        add_pooling_layer: False leaves out the pooling that the configuration names.
+        add_pooling_layer: Whether to include the pooling that the configuration names.
     """
 
     # The head of a masked-token model.
@@ -173,7 +172,7 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
         return self.embeddings.word_embeddings
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the token embeddings, of `hidden_size - 1` numbers each."""
+        """Replace the token embeddings, each of size `hidden_size - 1`."""
         self.embeddings.word_embeddings = cast("nn.Embedding", value)
 
     def forward(
@@ -189,11 +188,11 @@ class LorentzEncoder(LorentzPreTrainedModel):  # type: ignore[no-untyped-call]  
 
         Args:
             input_ids: `(B, S)`.
-            attention_mask: `(B, S)`, 0 marks padding; or `(B, S, S)`, 0 where the row's token must not attend, as
-                for several texts packed into one. None masks nothing.
-            token_type_ids: `(B, S)`; ignored where the encoder has no types.
+            attention_mask: `(B, S)`, 0 marks padding; or `(B, S, S)`, 0 where the row's token must not attend, as for
+                packed texts. None masks nothing.
+            token_type_ids: `(B, S)`; ignored if the encoder has no types.
             position_ids: `(B, S)`; None counts the tokens that are not padding.
-            output_hidden_states: Whether to return the points between blocks, too.
+            output_hidden_states: Whether to return the points between blocks as well.
             return_dict: Accepted and ignored: the result is always a `LorentzEncoderOutput`.
 
         Returns:
@@ -256,7 +255,7 @@ def _positions(input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
 
 
 def _attention_mask(attention_mask: Tensor | None) -> Tensor | None:
-    """Return the mask of attention `(B, 1, 1 or S, S)`; a row that allows nothing would give NaN, so it allows all."""
+    """Return the mask of attention `(B, 1, 1 or S, S)`; a fully masked row would give NaN, so it allows all."""
     if attention_mask is None:
         return None
     allowed = attention_mask != 0

@@ -1,4 +1,4 @@
-"""The configuration of a fully hyperbolic encoder, as transformers keeps it beside the weights."""
+"""The configuration of a fully hyperbolic encoder, which transformers saves with the weights."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class LorentzEncoderConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  # transformers wraps subclasses
-    """Configuration of `LorentzEncoder`; names are those of the original's `ALBertConfig` where it has them.
+    """Configuration of `LorentzEncoder`; names follow the original's `ALBertConfig` where possible.
 
     Args:
         vocab_size: Number of tokens; `for_tokenizer` takes it from a tokenizer.
         hidden_size: Coordinates of a point, time included.
-        num_hidden_layers: Number of blocks that a text goes through.
+        num_hidden_layers: Number of blocks.
         num_attention_heads: Heads; `hidden_size` is a multiple of them.
         intermediate_size: Coordinates in the feed-forward layers; None takes 4 `hidden_size`.
-        share_layers: Whether all blocks share their weights, as in ALBERT: a twelfth of the parameters at equal cost.
-        max_position_embeddings: Most tokens of a text.
+        share_layers: Whether all blocks share their weights, as in ALBERT: fewer parameters, at equal cost.
+        max_position_embeddings: Maximum number of tokens of a text.
         type_vocab_size: Token types; 0 for none.
         pad_token_id: The token of the padding.
         curvature_init: Initial R² of the hyperboloid <x, x> = -R². (Not the curvature, which is -1 / R².)
@@ -37,19 +37,19 @@ class LorentzEncoderConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  
         rotary_style: `"standard"`, or `"original"` for checkpoints of the original; see `hyperseek.nn.lorentz`.
         attention_scores: `"lorentz_inner"`, or `"distance"`; see `hyperseek.nn.lorentz.LorentzAttention`.
         attention_bias: Whether queries, keys and values have a bias.
-        query_key_norm: Whether queries and keys are scaled to one distance from the origin.
+        query_key_norm: Whether queries and keys are scaled to the same distance from the origin.
         norm_layer: `"layer_norm"`, `"rms_norm"` or `"dyt_norm"`.
         residual_scale: Factor of the space part after a residual; None takes the original's 4 sqrt(`hidden_size`).
         radius_factor: Whether each token gets its own distance from the origin at the end; see
             `hyperseek.nn.lorentz.LorentzRadiusFactor`.
         pooling: `"cls"`, `"mean"`, `"outward_einstein_midpoint"`, `"attentive_mean"`, or None for no pooled point.
-        pooling_power: Of the outward Einstein midpoint; see `hyperseek.nn.lorentz.LorentzPooler`, as for the next two.
-        pooling_saturation: See there.
-        pooling_keep_radius: See there.
-        classifier_activation: Of the head of masked tokens: `"gelu"`, `"relu"`, `"silu"` or `"tanh"`.
-        classifier_bias: Whether that head's linear map has a bias.
-        sparse_prediction: Whether only labelled tokens are classified if labels are given, which saves most of the
-            head's work; its logits are then `(labelled tokens, vocab_size)`.
+        pooling_power: Exponent of the outward Einstein midpoint; see `hyperseek.nn.lorentz.LorentzPooler`.
+        pooling_saturation: See `hyperseek.nn.lorentz.LorentzPooler`.
+        pooling_keep_radius: See `hyperseek.nn.lorentz.LorentzPooler`.
+        classifier_activation: Activation of the masked-token head: `"gelu"`, `"relu"`, `"silu"` or `"tanh"`.
+        classifier_bias: Whether the linear map of that head has a bias.
+        sparse_prediction: Whether to classify only labelled tokens if labels are given, which saves most of the head's
+            work; its logits are then `(labelled tokens, vocab_size)`.
         tie_word_embeddings: Whether the classes' normals are the word embeddings.
         initializer_range: Standard deviation of new weights.
         **kwargs: Arguments of every configuration in transformers.
@@ -146,11 +146,11 @@ class LorentzEncoderConfig(PretrainedConfig):  # type: ignore[no-untyped-call]  
 
     @classmethod
     def for_tokenizer(cls, tokenizer: PreTrainedTokenizerBase, **options: Any) -> Self:
-        """Make a configuration for a tokenizer's vocabulary and padding.
+        """Create a configuration for a tokenizer's vocabulary and padding.
 
         Args:
             tokenizer: Any tokenizer of transformers.
-            **options: Everything else.
+            **options: All other options.
 
         Returns:
             The configuration.

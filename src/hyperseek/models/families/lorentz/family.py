@@ -1,4 +1,4 @@
-"""The family of hyperbolic encoders: heads behind flat and hyperbolic trunks, and opening pre-trained encoders."""
+"""The family of hyperbolic encoders: heads for flat and hyperbolic trunks, and loading of pre-trained encoders."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Lorentz(Family):
     def check(self, config: ModelConfig) -> None:
         """See `Family.check`."""
         if config.document_trunk is not None:
-            raise ValueError("family: lorentz lifts queries and documents of one trunk; leave document_trunk out")
+            raise ValueError("family: lorentz uses one trunk for queries and documents; leave document_trunk out")
 
     def build(self, trunk: Retriever, document_trunk: Retriever, config: ModelConfig) -> Retriever:
         """Build a hyperbolic encoder, hybrid or fully so; see `Family.build`."""
@@ -73,17 +73,17 @@ class Lorentz(Family):
         if options.point_pooling is not None:
             first = transformer_of(trunk, f"pooling {options.pooling} can be chosen")
             if config.normalize:
-                raise ConfigError(f"normalize is for vectors, and pooling {options.pooling} lifts tokens; leave it out")
+                raise ConfigError(f"normalize applies to vectors, but pooling {options.pooling} lifts tokens; omit it")
             return [first, LorentzHead(first.get_embedding_dimension(), **options.model_dump())]
         pooling = config.pooling if options.pooling is None else options.pooling.removeprefix("euc_")
-        # Norms become distances from the origin, so vectors are normalised only where the trunk itself does that.
+        # Norms become distances from the origin, so vectors are normalised only if the trunk does so itself.
         habit = pooling is None and isinstance(modules[-1], Normalize)
         changes = {"pooling": pooling, "normalize": habit if config.normalize is None else config.normalize}
         modules, _ = encoder_modules(trunk, config.model_copy(update=changes))
         return [*modules, LorentzHead(route_width(modules), **options.model_dump())]
 
     def load(self, files: ModelFiles, *, source: str, device: str | None, trust_remote_code: bool) -> Retriever:
-        """Open a bare encoder with the pooling that its configuration names, or `cls`; see `Family.load`."""
+        """Load a bare encoder with the pooling of its configuration, or `cls`; see `Family.load`."""
         location, revision = files.location, files.revision
         encoder = LorentzEncoder.from_pretrained(location, revision=revision)
         trunk = LorentzTransformer(
@@ -94,7 +94,7 @@ class Lorentz(Family):
         return Retriever(lorentz_model(trunk, pooling, device=device), source=source)
 
 
-# Options that apply to an encoder that is hyperbolic already; the others configure the lift of a flat one.
+# Options that apply to a fully hyperbolic encoder; the others configure the lift of a flat one.
 _SAID = (
     "distance",
     "output_dimension",
@@ -107,12 +107,12 @@ _SAID = (
 
 
 def _with_options(encoder: LorentzTransformer, pooling: nn.Module, config: LorentzConfig) -> list[nn.Module]:
-    """Return the modules of a fully hyperbolic retriever, with the options of a recipe.
+    """Return the modules of a fully hyperbolic retriever, configured by a recipe.
 
     Args:
         encoder: The trunk as loaded.
         pooling: Its pooling as loaded.
-        config: Options of the recipe; those in `_SAID` may differ from the defaults.
+        config: Options of the recipe; only those in `_SAID` may differ from the defaults.
 
     Returns:
         The encoder itself, its pooling or a new one, and the last module.
@@ -126,7 +126,7 @@ def _with_options(encoder: LorentzTransformer, pooling: nn.Module, config: Loren
     if meaningless or config.distance not in SIMILARITIES or (config.pooling and config.point_pooling is None):
         wrong = ", ".join(meaningless) or f"distance {config.distance} with pooling {config.pooling}"
         raise ConfigError(
-            f"this trunk is hyperbolic from its embeddings on and needs no lift: under lorentz, {wrong} means nothing; "
+            f"this trunk is fully hyperbolic and needs no lift: under lorentz, {wrong} has no effect; "
             f"the options that apply are {', '.join(_SAID)}, with a hyperbolic distance and a pooling hyp_..."
         )
     size = encoder.get_embedding_dimension()

@@ -1,6 +1,6 @@
 """The sentence-transformers module that lifts a trunk's vectors into hyperbolic space.
 
-It is the last module of both routes. Its output depends on the side, so that ordinary tools do the right thing:
+It is the last module of both routes. Its output depends on the side, so that ordinary tools rank correctly:
 
 | called as | `sentence_embedding` | use |
 |---|---|---|
@@ -29,11 +29,11 @@ from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 
 
 class LorentzHead(FullPrecision, SavedModule):
-    """Projection, norm clip and lift behind a trunk: the last module of both routes of a hybrid encoder.
+    """Projection, norm clip and lift after a trunk: the last module of both routes of a hybrid encoder.
 
     Reads `sentence_embedding`, or `token_embeddings` and `attention_mask` if the lift comes before the pooling;
-    writes points to `sentence_embedding`. All of it is computed in float32, regardless of autocast and of the dtype
-    that the model is cast to.
+    writes points to `sentence_embedding`. Everything is computed in float32, regardless of autocast and of the model's
+    dtype.
 
     Args:
         token_size: Trunk width.
@@ -44,7 +44,7 @@ class LorentzHead(FullPrecision, SavedModule):
         config: All options.
 
     Raises:
-        ConfigError: An option is not valid.
+        ConfigError: An option is invalid.
     """
 
     __module__ = "hyperseek.models"  # what modules.json calls it
@@ -121,7 +121,7 @@ class LorentzHead(FullPrecision, SavedModule):
         return Space("cosine", self.token_size)
 
     def on_model_ready(self, model: nn.Module) -> None:
-        """Refuse a model that would truncate points."""
+        """Raise ModelError for a model that would truncate points."""
         if self.curved:
             refuse_truncation(model)
 
@@ -182,7 +182,7 @@ class LorentzHead(FullPrecision, SavedModule):
         return self.output_dimension + self.curved
 
     def shorten(self, dimension: int) -> None:
-        """Return only the first dimensions from now on, lifted again, as models trained with `losses.matryoshka` allow.
+        """Truncate points to the first dimensions, lifted again, for models trained with `losses.matryoshka`.
 
         Args:
             dimension: At most the projection's. Do this before anything is encoded, and save the model under another
@@ -195,7 +195,7 @@ class LorentzHead(FullPrecision, SavedModule):
         self.config = LorentzConfig.from_mapping(values, source="LorentzHead")
 
     def get_config_dict(self) -> dict[str, Any]:
-        """Return the arguments that make an equal head, as plain JSON values."""
+        """Return the constructor arguments, as plain JSON values."""
         return {"token_size": self.token_size, **self.config.model_dump(mode="json")}
 
 
@@ -213,7 +213,7 @@ def _pooler(config: LorentzConfig, size: int) -> LorentzPooler | None:
 
 
 def refuse_truncation(model: nn.Module) -> None:
-    """Raise ModelError for a sentence-transformers model that would truncate points, which then leave their space."""
+    """Raise ModelError for a sentence-transformers model that would truncate points, which would leave their space."""
     dimension = getattr(model, "truncate_dim", None)
     if dimension is not None:
         raise ModelError(
@@ -229,7 +229,7 @@ def side_rows(points: Tensor, radius_squared: Tensor, task: str | None, dimensio
         points: `(N, d + 1)`.
         radius_squared: 0-dim.
         task: `"query"`, `"document"`, or anything else for the logarithmic map.
-        dimension: Dimension of the returned points, at most `d`; shorter ones are cut and lifted again.
+        dimension: Dimension of the returned points, at most `d`; if lower, points are truncated and lifted again.
 
     Returns:
         `(N, dimension + 1)` points for documents, with the sign of time reversed for queries; else `(N, dimension)`.
@@ -280,6 +280,6 @@ def flip_time(points: Tensor) -> Tensor:
 
 
 def _one(curvature: Curvature) -> Tensor:
-    """Return 1 with the gradient of R over its value: the numbers of a space have no gradient of their own."""
+    """Return 1 with the gradient of R divided by R: the plain numbers of a space have no gradient."""
     radius: Tensor = curvature().sqrt()
     return radius / radius.detach()

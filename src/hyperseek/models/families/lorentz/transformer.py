@@ -1,4 +1,4 @@
-"""The fully hyperbolic encoder as sentence-transformers modules: trunk, pooling, and rows that plain tools can rank.
+"""The fully hyperbolic encoder as sentence-transformers modules: trunk, pooling, and outputs that other tools can rank.
 
 The trunk passes on Lorentz points, time first, and `radius_squared`, the R² of their hyperboloid; `LorentzPoints` turns
 them into queries and documents. As in the `LorentzHead` of the hybrid encoders, its output depends on the side: a row
@@ -42,7 +42,7 @@ class LorentzTransformer(Transformer):
         **options: See `Transformer`.
 
     Raises:
-        ModelError: The model is of another kind or lacks tensors.
+        ModelError: The model is of another kind, or tensors are missing.
     """
 
     __module__ = "hyperseek.models"  # what modules.json calls it
@@ -69,7 +69,7 @@ class CurvatureReader(SavedModule):
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        # In a list, so that torch does not register it as part of this module and save it again.
+        # In a list, so that torch does not register it as a submodule and save it again.
         self._shared: list[Curvature] = []
 
     @property
@@ -178,11 +178,11 @@ class LorentzPoints(CurvatureReader):
 
     @property
     def base_space(self) -> Space:
-        """The space in which losses that compare with the trunk compare its points' coordinates."""
+        """The space of the trunk's own coordinates, for losses that compare with the trunk."""
         return Space("cosine", self.size)
 
     def on_model_ready(self, model: nn.Module) -> None:
-        """Find the curvature, and refuse a model that would truncate points."""
+        """Find the curvature; raise ModelError for a model that would truncate points."""
         super().on_model_ready(model)
         refuse_truncation(model)
 
@@ -215,7 +215,7 @@ class LorentzPoints(CurvatureReader):
         return {"radius_squared": self.curvature().detach()}
 
     def shorten(self, dimension: int) -> None:
-        """Return only the first dimensions from now on, lifted again, as models trained with `losses.matryoshka` allow.
+        """Truncate points to the first dimensions, lifted again, for models trained with `losses.matryoshka`.
 
         Args:
             dimension: At most the encoder's. Do this before anything is encoded, and save the model under another
@@ -251,7 +251,7 @@ def pooling_module(pooler: LorentzPooler, size: int) -> LorentzPooling:
 
 
 def transformer_module(encoder: LorentzEncoder, tokenizer: PreTrainedTokenizerBase) -> LorentzTransformer:
-    """Return an encoder in memory as a module.
+    """Wrap an encoder in a module.
 
     Args:
         encoder: The encoder; it is copied without its pooling.
@@ -269,7 +269,7 @@ def transformer_module(encoder: LorentzEncoder, tokenizer: PreTrainedTokenizerBa
 def lorentz_model(
     trunk: LorentzTransformer, pooling: LorentzPooling, *, distance: Distance = "geodesic", **options: Any
 ) -> SentenceTransformer:
-    """Put a trunk and its pooling into a model with a document and a query side.
+    """Build a model with a document and a query side from a trunk and its pooling.
 
     Args:
         trunk: The encoder.
