@@ -120,7 +120,7 @@ def test_columns_by_number(write_lines):
     path = write_lines("docs.tsv", ["D1\thttp://a\tTitle\tBody", "D2\thttp://b\tOther\tText"])
     keys = {"id_key": "1", "title_key": "3", "text_key": "4"}
     assert next(read_corpus(path, **keys)) == Document("D1", "Body", "Title", {"2": "http://a"})
-    with pytest.raises(DataError, match="has 4 columns, and none with the number 5"):
+    with pytest.raises(DataError, match="has 4 columns, but no column 5"):
         list(read_corpus(path, id_key="1", text_key="5"))
     with pytest.raises(DataError, match=r"docs\.tsv:1: has 4 columns, and its first line.*'http://a'"):
         list(read_corpus(path))

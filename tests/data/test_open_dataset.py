@@ -100,18 +100,18 @@ def test_ambiguous_files(beir, write_lines):
 
 def test_arguments_that_do_not_go_together(beir):
     for source in (beir, "pydocs", "hub:any/name", "ir_datasets:cranfield"):
-        with pytest.raises(InputError, match="brings its own queries"):
+        with pytest.raises(InputError, match="has its own queries"):
             open_dataset(source, queries=beir / "queries.jsonl")
 
 
 def test_one_grammar(beir, monkeypatch):
     named = open_dataset(f"basket={beir}")
     assert (named.name, named.fingerprint()) == ("basket", open_dataset(f"folder:{beir}").fingerprint())
-    with pytest.raises(InputError, match="names the split 'test', and a collection is opened whole; give 'pydocs'"):
+    with pytest.raises(InputError, match="names the split 'test', but collections are opened whole; give 'pydocs'"):
         open_dataset("pydocs:test")
     with pytest.raises(InputError, match="is a table of training examples; give a collection"):
         open_dataset("columns:pairs.jsonl")
-    with pytest.raises(InputError, match="pydocs knows its own fields; id_key, text_key and title_key"):
+    with pytest.raises(InputError, match="pydocs has its own fields; id_key, text_key and title_key"):
         open_dataset("pydocs", text_key="body")
     with pytest.raises(DataError, match=r"pydoc:numpy: no such file or folder; .*; did you mean 'pydocs'"):
         open_dataset("pydoc:numpy")

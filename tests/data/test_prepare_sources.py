@@ -107,7 +107,7 @@ def test_unknown_split(beir, tmp_path):
 
 
 def test_corpus_without_judgements_says_what_to_do(rows, tmp_path):
-    with pytest.raises(DataError, match=r"has no judgements to learn from; rows .* are read by 'columns:"):
+    with pytest.raises(DataError, match=r"has no judgements to learn from; use 'columns:.* for rows"):
         prepare(tmp_path / "out", [rows])
 
 

@@ -77,7 +77,7 @@ def test_interrupted_writing_leaves_nothing(tmp_path):
 
 def test_one_id_names_one_text(tmp_path):
     changed = TrainingExample(Query("a/q2", "three"), (ExampleItem("a/d1", "changed"),), (), "a")
-    with pytest.raises(DataError, match="query 'a/q2': document 'a/d1' came before with another text"):
+    with pytest.raises(DataError, match="query 'a/q2': document 'a/d1' appeared earlier with a different text"):
         write_examples([EXAMPLES[0], changed], tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

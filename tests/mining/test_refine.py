@@ -331,7 +331,7 @@ def test_a_prepared_collection_is_mined_again_and_again(beir, tmp_path):
     assert one.negatives[0].text == "Apple grows on trees"
     assert info.sources[0].split == "train"
     assert {path.name for path in tmp_path.iterdir()} == {"fruit", "index", "plain", "out"}
-    with pytest.raises(InputError, match="is prepared already; mine or filter it with `hyperseek mine"):
+    with pytest.raises(InputError, match="is already prepared; mine or filter it with `hyperseek mine"):
         prepare(tmp_path / "again", [tmp_path / "out"])
     again = refine(tmp_path / "out", tmp_path / "again", mine=index)
     assert again.refined[0] == info.refined[0]

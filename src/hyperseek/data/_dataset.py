@@ -1,4 +1,4 @@
-"""A collection: documents, queries and judgements, wherever they come from."""
+"""A collection: documents, queries and judgements, from any source."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ class _Survey:
 class Dataset:
     """Documents, queries and judgements of one collection; made by `open_dataset` or `Dataset.from_records`.
 
-    Documents are streamed anew at every call. The first call that needs facts about all of them (`count`,
+    Every call streams the documents from the start. The first call that needs facts about all of them (`count`,
     `fingerprint`, or `qrels` with checks) makes one pass and keeps those facts, never the texts.
 
     Args:
         name: Short name of the collection, without a slash.
-        source: Where the records come from.
+        source: The source of the records.
         on_error: What happens at a bad record; see `report`.
         check: Whether judgements of unknown queries and documents are bad records.
     """
@@ -59,11 +59,11 @@ class Dataset:
         queries: Records[Query] = (),
         qrels: Mapping[str, Qrels | Callable[[], Qrels]] | None = None,
     ) -> Dataset:
-        """Make a collection of a program's own records.
+        """Make a collection from a program's own records.
 
         Args:
             name: Its short name.
-            documents: With unique ids, in any form that `Index.build` takes; or a function that returns them anew at
+            documents: With unique ids, in any form that `Index.build` takes; or a function that returns them at
                 each call, so that they need not fit in memory.
             queries: With unique ids; or a function that returns them.
             qrels: Judgements by split; each may be a function that returns them.
@@ -76,7 +76,7 @@ class Dataset:
     def reopened(
         self, *, name: str | None = None, on_error: OnError | None = None, check: bool | None = None
     ) -> Dataset:
-        """Return the same collection, read in another way.
+        """Return the same collection with other settings.
 
         Args:
             name: Another short name; None keeps its own.
@@ -100,7 +100,7 @@ class Dataset:
 
     @property
     def report(self) -> ErrorReport:
-        """Records that the latest complete reading of every part left out."""
+        """Records left out by the latest complete reading of each part."""
         result = ErrorReport()
         for report in self._reports.values():
             result.merge(report)
@@ -122,10 +122,10 @@ class Dataset:
         return self._reported("documents", self._source.documents)
 
     def queries(self, split: str | None = None) -> list[Query]:
-        """Return queries in their order; documents are read only where `on_error` is `"skip"`.
+        """Return queries in their order; documents are read only if `on_error` is `"skip"`.
 
         Args:
-            split: Only those that are judged in this split; None for all.
+            split: Only those judged in this split; None for all.
 
         Returns:
             The queries.
@@ -139,7 +139,7 @@ class Dataset:
         judgements, faults = self._judgements(split)
         queries = list(self._reported("queries", self._source.queries))
         if self._check:
-            # The same judgements must be left out as `qrels` leaves out; without "skip", `qrels` reports what is wrong.
+            # Leave out the same judgements as `qrels`, which without "skip" reports the errors.
             missing = self._surveyed({split: judgements}).missing if self._on_error == "skip" else frozenset()
             known = {query.id for query in queries}
             judgements = list(check_known(judgements, known, None, faults, missing=missing))
@@ -191,9 +191,9 @@ class Dataset:
         return self._surveyed().count
 
     def fingerprint(self) -> str:
-        """Return a short name of the content: documents, queries and judgements, in their order.
+        """Return a fingerprint of the content: documents, queries and judgements, in their order.
 
-        It does not depend on the container: a collection and its copy by `write_beir` have the same.
+        It does not depend on the container: a collection and its copy by `write_beir` have the same fingerprint.
 
         Returns:
             32 hexadecimal digits.
@@ -206,7 +206,7 @@ class Dataset:
         )
 
     def _surveyed(self, read: Mapping[str, Sequence[Judgement]] | None = None) -> _Survey:
-        """Read all documents once; `read` holds judgements that need not be read again for the check."""
+        """Read all documents once; `read` holds judgements already read, for the check."""
         if self._survey is None:
             missing = self._judged_documents(read or {}) if self._check else set()
             count = 0
@@ -223,7 +223,7 @@ class Dataset:
         return self._survey
 
     def _judged_documents(self, read: Mapping[str, Sequence[Judgement]]) -> set[str]:
-        # Bad lines are reported when their own split is read, not when another one is.
+        # Bad lines are reported when their own split is read, not another one.
         ignored = Faults("skip", ErrorReport())
         streams = (read[split] if split in read else self._source.judgements(split, ignored) for split in self.splits)
         return {judgement.document_id for stream in streams for judgement in stream}
@@ -235,7 +235,7 @@ class Dataset:
 
     def _keep(self, part: str, faults: Faults) -> None:
         if part not in self._reports:
-            # Records that a source leaves out by design are expected; those that on_error="skip" leaves out may not be.
+            # A source may leave records out by design; those left out by on_error="skip" may be unexpected.
             level = logging.WARNING if self._on_error == "skip" else logging.INFO
             faults.report.log(f"{self.name}, {part}", level=level)
         self._reports[part] = faults.report
@@ -247,11 +247,11 @@ def _plain(metadata: Mapping[str, Any]) -> str:
 
 _Record = TypeVar("_Record", Document, Query)
 Records: TypeAlias = Iterable[_Record] | Callable[[], Iterable[_Record]]
-"""Records, or a function that returns them anew at each call."""
+"""Records, or a function that returns them at each call."""
 
 
 class Source(Protocol):
-    """Streams of records; each call starts again at the first."""
+    """Streams of records; each call starts at the first record."""
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -272,13 +272,13 @@ class Source(Protocol):
 
 
 class RecordsSource:
-    """Records in memory, or functions that read them anew at each call.
+    """Records in memory, or functions that read them at each call.
 
     Args:
         documents: With unique ids.
         queries: With unique ids.
         qrels: Judgements by split.
-        name: What to call them in messages.
+        name: Their name in messages.
     """
 
     def __init__(

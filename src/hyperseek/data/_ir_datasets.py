@@ -1,7 +1,7 @@
 """Collections of the `ir_datasets` catalogue.
 
-Texts follow its conventions: the title is `title` or `page_title`, the text `text`, `body` or `abstract`; where a
-record has none of these, and always for queries, it is the catalogue's own default text.
+Texts follow its conventions: the title is `title` or `page_title`, the text `text`, `body` or `abstract`; for
+records without these, and for queries, it is the catalogue's own default text.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ class IrDatasetsSource:
 def open_ir_datasets(identity: str) -> Dataset:
     """Open an entry of the catalogue, as in `"beir/scifact/test"`."""
     source = IrDatasetsSource(identity)
-    # Published judgements often name documents that the corpus does not hold.
+    # Published judgements often name documents that are not in the corpus.
     return Dataset(source.name, source, check=False)
 
 
@@ -123,7 +123,7 @@ def _with_documents(catalogue: Any, identity: str) -> list[str]:
 
 
 def _documents_name(catalogue: Any, identity: str) -> str:
-    # The entries of one corpus (train, test, ...) must share a name: it tells which documents were seen in training.
+    # The entries of one corpus (train, test, ...) must share a name, by which documents seen in training are found.
     parts = identity.split("/")
     documents = catalogue.registry[identity].docs_handler()
     for length in range(1, len(parts)):

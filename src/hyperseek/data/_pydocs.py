@@ -1,7 +1,7 @@
-"""`pydocs`, the embedded corpus: the docstrings of the Python that runs, collected without importing anything.
+"""`pydocs`, the embedded corpus: the docstrings of the running Python, collected without importing anything.
 
 A document is the body of a docstring, its title the dotted path; a query is the docstring's summary, which the
-document does not contain. Splits are by top-level module, so that what is tested is never close to what is trained.
+document does not contain. Splits are by top-level module, so that test data is never close to training data.
 """
 
 from __future__ import annotations
@@ -102,10 +102,10 @@ def build_pydocs(docstrings: Iterable[Docstring]) -> tuple[RecordsSource, ErrorR
     """Make a collection of docstrings.
 
     Args:
-        docstrings: In any order; the order of the documents follows it.
+        docstrings: In any order, which the documents keep.
 
     Returns:
-        The collection, with the splits train, dev and test, and a report of what was left out and why.
+        The collection, with the splits train, dev and test, and a report of docstrings left out.
     """
     report = ErrorReport()
     kept = list(_distinct(_divided(docstrings, report), report))
@@ -118,7 +118,7 @@ def build_pydocs(docstrings: Iterable[Docstring]) -> tuple[RecordsSource, ErrorR
         if summaries[_normal(summary)] > 1:
             report.add("same_summary_elsewhere", f"{docstring.path}: {summary!r} (kept as a document, not as a query)")
             continue
-        # The q keeps query ids apart from document ids, so that excluding a query's own document excludes nothing.
+        # The prefix keeps query ids apart from document ids, so that excluding a query's own document has no effect.
         query = Query(f"q-{docstring.path}", summary, {"module": docstring.module})
         queries.append(query)
         qrels[split_of(docstring.module)][query.id] = {docstring.path: 1}
@@ -135,7 +135,7 @@ def split_of(module: str) -> str:
 def divide(text: str) -> tuple[str, str]:
     """Divide a docstring into summary and body.
 
-    The summary is the first line if that is a sentence, else the first paragraph.
+    The summary is the first line if it is a sentence, otherwise the first paragraph.
 
     Args:
         text: The docstring, without indentation.
@@ -175,7 +175,7 @@ def _disqualified(summary: str, body: str) -> str | None:
 def _distinct(
     divided: Iterable[tuple[Docstring, str, str]], report: ErrorReport
 ) -> Iterator[tuple[Docstring, str, str]]:
-    # The first of equal bodies stays: two equal documents would make every judgement of one a lie about the other.
+    # The first of equal bodies is kept: a judgement of one of two equal documents would be wrong about the other.
     paths: set[str] = set()
     bodies: dict[str, str] = {}
     for docstring, summary, body in divided:
@@ -277,11 +277,11 @@ def _from_path(path: Path, module: str) -> Iterator[Docstring]:
 def _from_source(path: Path, module: str) -> Iterator[Docstring]:
     try:
         with warnings.catch_warnings():
-            # Old sources warn of escapes; they are not ours to mend.
+            # Old sources cause warnings about escapes, which we cannot fix.
             warnings.simplefilter("ignore")
             tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError, RecursionError, MemoryError, OSError):
-        # Templates, deliberately broken files and those of other users end in .py too.
+        # Templates, deliberately broken files and unreadable ones may end in .py too.
         return
     yield from _from_node(tree, module, module, "module")
 

@@ -25,7 +25,7 @@ DOCUMENT_NAMES = ("corpus-id", "doc_id", "docid", "document_id", "docno", "pid",
 GRADE_NAMES = ("score", "relevance", "rel", "grade", "label", "judgment", "judgement", "rating", "relevancy", "gain")
 
 LARGEST_GRADE = (1 << 31) - 1
-"""Grades are small; those that do not fit into 32 bits are mistakes, and measures could not tell them apart."""
+"""Grades that do not fit into 32 bits are mistakes, and measures could not distinguish them."""
 _TREC_COLUMNS = 6
 
 
@@ -37,7 +37,7 @@ class Judgement(NamedTuple):
         document_id: The document.
         grade: 0 or less means judged and not relevant.
         path: The file.
-        line: Its line from 1, where there is one.
+        line: Its line from 1, if it has one.
     """
 
     query_id: str
@@ -64,8 +64,8 @@ def read_qrels(
         path: The file, plain or `.gz`.
         queries: The ids of all known queries; None does not check.
         documents: The ids of all known documents; None does not check.
-        on_error: Stop at a bad judgement, or leave it out and count it.
-        report: Where to count; None makes one that is logged at the end.
+        on_error: Stop at a bad judgement, or skip and count it.
+        report: Counts them; None makes one that is logged at the end.
 
     Returns:
         The judgements, in order.
@@ -133,7 +133,7 @@ def read_judgements(path: Path, faults: Faults) -> Iterator[Judgement]:
 
 
 def collect_qrels(judgements: Iterable[Judgement], faults: Faults) -> Qrels:
-    """Gather judgements by query; a pair that is judged twice is a fault."""
+    """Group judgements by query; judging a pair twice is a fault."""
     qrels: Qrels = {}
     for query_id, document_id, grade, path, line in judgements:
         judged = qrels.setdefault(query_id, {})
@@ -194,8 +194,8 @@ def _from_columns(path: Path, faults: Faults) -> Iterator[Judgement]:
                 continue
             places = (0, columns - 2, columns - 1)
         if places is None or len(cells) != columns:
-            needed = f"{columns}, as the lines before" if columns else "3 (query, document, grade) or TREC's 4"
-            faults.found("bad_columns", f"has {len(cells)} columns, needs {needed}", path=path, line=number)
+            needed = f"{columns}, like the lines before" if columns else "3 (query, document, grade) or TREC's 4"
+            faults.found("bad_columns", f"has {len(cells)} columns, but needs {needed}", path=path, line=number)
             continue
         query_id, document_id, given = (cells[place] for place in places)
         grade = grade_of(given)
@@ -263,8 +263,8 @@ def read_run(path: PathLike, *, on_error: OnError = "raise", report: ErrorReport
 
     Args:
         path: The file, plain or `.gz`.
-        on_error: Stop at a bad line, or leave it out and count it.
-        report: Where to count; None makes one that is logged at the end.
+        on_error: Stop at a bad line, or skip and count it.
+        report: Counts them; None makes one that is logged at the end.
 
     Returns:
         Scores by query and document.
@@ -306,7 +306,7 @@ def write_run(run: Run, path: PathLike, *, tag: str = "hyperseek") -> None:
 def trec_lines(run: Run, *, tag: str = "hyperseek") -> Iterator[str]:
     """Yield the lines of a TREC run, best first, ranks from 1, scores with every digit.
 
-    Columns are separated by blanks. Where an id contains a blank, all lines of the run are separated by tabs:
+    Columns are separated by blanks, or by tabs in all lines if any id contains a blank:
     `read_run` reads them, trec_eval does not.
 
     Args:
@@ -347,7 +347,7 @@ def _from_trec(path: Path, faults: Faults) -> Iterator[tuple[int, str, str, floa
         if len(cells) != _TREC_COLUMNS:
             cells = BLANKS.split(line.strip(" \t"))
         if len(cells) != _TREC_COLUMNS:
-            message = f"has {len(cells)} columns, a TREC run has 6: query Q0 document rank score tag"
+            message = f"has {len(cells)} columns, but a TREC run has 6: query Q0 document rank score tag"
             faults.found("bad_columns", message, path=path, line=number)
             continue
         score = number_of(cells[4])

@@ -1,4 +1,4 @@
-"""Training examples of tables: rows of queries and texts, and Hypencoder's JSON lines."""
+"""Training examples from tables: rows of queries and texts, and Hypencoder's JSON lines."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 
 
 class BadRow(Exception):
-    """A row that cannot become an example.
+    """A row that cannot be turned into an example.
 
     Args:
         reason: A short stable name.
@@ -56,7 +56,7 @@ def table_rows(table: Table, split: str, faults: Faults) -> Iterator[Row]:
     Args:
         table: The table.
         split: The split, for `hub:`.
-        faults: Where lines without a row go.
+        faults: Takes lines without a row.
 
     Returns:
         Row numbers from 1, and rows.
@@ -100,13 +100,13 @@ def optional_text(value: object) -> str | None:
 
 
 class HypencoderOptions(Config):
-    """How Hypencoder's lines become training examples.
+    """How Hypencoder's lines are turned into training examples.
 
     Attributes:
         positive_filter: `first`: the first item is the positive; `type`: items of `positive_type` are;
             `score_above`: items whose score is above `score_threshold` are. All others are negatives.
         positive_type: The type of positives, for `type`.
-        score_threshold: For `score_above`.
+        score_threshold: The threshold, for `score_above`.
         score_key: Key of the teacher's score in an item; None reads none.
     """
 
@@ -118,7 +118,7 @@ class HypencoderOptions(Config):
     @model_validator(mode="after")
     def _complete(self) -> HypencoderOptions:
         if self.positive_filter == "type" and self.positive_type is None:
-            raise ValueError("positive_filter 'type' needs positive_type, the type that positives have")
+            raise ValueError("positive_filter 'type' needs positive_type, the type of positives")
         if self.positive_filter == "score_above" and self.score_key is None:
             raise ValueError("positive_filter 'score_above' needs score_key")
         return self
@@ -132,7 +132,7 @@ class ColumnsOptions(Config):
         positive: Column of one positive text or a list of them.
         negatives: Columns of negatives, each one text or a list; empty finds `negative`, `neg`, `negative_1`, ...
         score: Column of teacher scores: a list with one for every positive, then every negative; or one number, which
-            with one positive and one negative is the margin between them, and with no negatives is the positive's.
+            is the margin between one positive and one negative, or the score of a lone positive.
         positive_scores: Column with a score for every positive, or None.
         negative_scores: Column with a score for every negative, or None.
     """
@@ -154,19 +154,19 @@ def examples_from_hypencoder(
     on_error: OnError = "raise",
     report: ErrorReport | None = None,
 ) -> Iterator[TrainingExample]:
-    """Stream one example for every line.
+    """Stream one example per line.
 
     Args:
         table: A `.jsonl`, `.parquet` or `.arrow` file, or a folder of such files; `hub:NAME`, with `#CONFIGURATION` if
             needed; or rows in memory.
-        name: Name of the source, the first part of every id; None derives it.
+        name: Name of the source, the prefix of every id; None derives it.
         split: The split, for `hub:`.
         options: Which items are positives; None for the defaults.
-        on_error: Stop at a bad line, or leave it out and count it.
-        report: Where to count, drops included; None makes one that is logged at the end.
+        on_error: Stop at a bad line, or skip and count it.
+        report: Counts them, and drops; None makes one that is logged at the end.
 
     Yields:
-        Examples in order. Ids that are missing are made of the text's content.
+        Examples in order. Missing ids are derived from the text.
 
     Raises:
         DataError: A line lacks a field or holds token ids only, or its positive filter does not fit.
@@ -254,16 +254,16 @@ def examples_from_columns(
     on_error: OnError = "raise",
     report: ErrorReport | None = None,
 ) -> Iterator[TrainingExample]:
-    """Stream one example for every row; ids are made of the texts' content.
+    """Stream one example per row; ids are derived from the texts.
 
     Args:
         table: A `.jsonl`, `.parquet` or `.arrow` file, or a folder of such files; `hub:NAME`, with `#CONFIGURATION` if
             needed; or rows in memory.
-        name: Name of the source, the first part of every id; None derives it.
+        name: Name of the source, the prefix of every id; None derives it.
         split: The split, for `hub:`.
         options: The columns and their meaning; None for the defaults.
-        on_error: Stop at a bad row, or leave it out and count it.
-        report: Where to count, drops included; None makes one that is logged at the end.
+        on_error: Stop at a bad row, or skip and count it.
+        report: Counts them, and drops; None makes one that is logged at the end.
 
     Yields:
         Examples in order. The columns `task` and `instruction` are kept.
@@ -293,15 +293,15 @@ def examples_of_rows(
     on_error: OnError,
     report: ErrorReport | None,
 ) -> Iterator[TrainingExample]:
-    """Make an example of each row; `example` takes the row, the name of the source, and its place for messages.
+    """Make an example from each row; `example` takes the row, the source's name, and its place for messages.
 
     Args:
         table: The table.
-        example: Raises `BadRow` where a row cannot become an example.
+        example: Raises `BadRow` if a row cannot be turned into an example.
         name: Name of the source; None derives it.
         split: The split, for `hub:`.
-        on_error: Stop at a bad row, or leave it out and count it.
-        report: Where to count; None makes one that is logged at the end.
+        on_error: Stop at a bad row, or skip and count it.
+        report: Counts them; None makes one that is logged at the end.
 
     Yields:
         Examples that keep the rules of the schema.
@@ -378,7 +378,7 @@ def _scores(row: Mapping[str, Any], columns: ColumnsOptions, positives: int, neg
         if number is None:
             return list(_score_list(value, columns.score, positives + negatives))
         if (positives, negatives) == (1, 1):
-            # A lone number beside a triple is the teacher's margin; only differences of scores are ever used.
+            # A single number for a triple is the teacher's margin; only score differences are used.
             return [number, 0.0]
         if (positives, negatives) == (1, 0):
             return [number]

@@ -1,8 +1,8 @@
 """Collections in files: BEIR folders, and corpora and queries as JSON lines or tab-separated.
 
-Tab-separated files come with a header and without, and a header that is taken for a record is a document nobody has. So
-a first line is a header if it has the usual names, or those that were asked for; it is data if it looks like no header;
-and anything in between is an error.
+Tab-separated files come with or without a header, and a header read as a record is a spurious document. So a first
+line is a header if it has the usual names, or those that were asked for; it is data if it does not look like a header;
+anything in between is an error.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ from hyperseek.types import Document, Query
 _QRELS_SUFFIXES = (".tsv", ".txt", ".qrels", ".trec", ".json")
 TEXT_SUFFIXES = (".jsonl", ".tsv")
 
-# Of a table's first line, which may name the columns.
-_COMPARED = 20  # lines after the first that are looked at
+# For a table's first line, which may name the columns.
+_COMPARED = 20  # lines after the first to look at
 _LONGEST_NAME = 40  # characters
 _MOST_WORDS = 3
 _HUMP = re.compile(r"(?<=[a-z])(?=[A-Z])")
-# Words that names of columns are made of; the usual names themselves need no guess.
+# Words in column names, apart from the usual names.
 _ID_WORDS = frozenset(
     re.findall(
         r"\w+",
@@ -63,11 +63,11 @@ _TEXT_WORDS = frozenset(
     )
 )
 _REMEDY = (
-    "add a first line 'id<TAB>text' if it is a record; if it names the columns, rename them to these, or name them by "
-    "id_key= and text_key= (--id-key, --text-key), which also take numbers, as 1 and 2, where no line names them"
+    "add a first line 'id<TAB>text' if it is a record; if it names the columns, rename them to these, or give them by "
+    "id_key= and text_key= (--id-key, --text-key), which also take numbers, as 1 and 2, if no line names them"
 )
 
-# Of a BEIR folder.
+# Fields and files of a BEIR folder.
 _FIELDS = ("_id", "title", "text")
 _OWNED = ("corpus.jsonl.gz", "queries.jsonl.gz", "qrels")
 
@@ -170,7 +170,7 @@ def open_files(
         The collection.
 
     Raises:
-        InputError: There are judgements, and no queries.
+        InputError: There are judgements, but no queries.
     """
     if qrels is not None and queries is None:
         raise InputError("judgements need queries: give queries= too")
@@ -218,16 +218,16 @@ def read_corpus(
 ) -> Iterator[Document]:
     """Stream the documents of a `.jsonl` or `.tsv` file, plain or `.gz`.
 
-    A TSV file has two columns, id and text, or a first line that names its columns. Where neither is clear, it is an
-    error; the keys then decide, as names from the first line, or as numbers from 1 where no line names the columns.
+    A TSV file has two columns, id and text, or a first line that names its columns. An unclear case is an
+    error; the keys then decide, as names from the first line, or as numbers from 1 if no line names the columns.
 
     Args:
         path: The file.
         id_key: Key or column of the id; None finds the usual ones (`_id`, `id`, `doc_id`, ...).
         text_key: Key or column of the text; None finds the usual ones (`text`, `content`, `body`, ...).
         title_key: Key or column of the title; None finds `title` or `page_title`. Other keys become metadata.
-        on_error: Stop at a bad record, or leave it out and count it.
-        report: Where to count; None makes one that is logged at the end.
+        on_error: Stop at a bad record, or skip and count it.
+        report: Counts them; None makes one that is logged at the end.
 
     Returns:
         The documents in order. Memory holds 8-byte hashes of the ids, never the texts.
@@ -254,8 +254,8 @@ def read_queries(
         path: The file.
         id_key: Key or column of the id; None finds the usual ones.
         text_key: Key or column of the text; None finds the usual ones. Other keys become metadata.
-        on_error: Stop at a bad record, or leave it out and count it.
-        report: Where to count; None makes one that is logged at the end.
+        on_error: Stop at a bad record, or skip and count it.
+        report: Counts them; None makes one that is logged at the end.
 
     Returns:
         The queries in order.
@@ -267,7 +267,7 @@ def read_queries(
 
 
 def read_id_list(path: PathLike) -> list[str]:
-    """Read a file of ids, one per line, unchanged: blanks at their ends belong to them. Empty lines are skipped.
+    """Read a file of ids, one per line, unchanged, including blanks at either end. Empty lines are skipped.
 
     Args:
         path: The file.
@@ -297,7 +297,7 @@ def read_query_rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Que
 
 def _rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Row]:
     if base_suffix(path) not in TEXT_SUFFIXES:
-        raise DataError(f"texts are read from {' or '.join(TEXT_SUFFIXES)} files, plain or .gz", path=path)
+        raise DataError(f"is not a text file: those are {' or '.join(TEXT_SUFFIXES)}, plain or .gz", path=path)
     return json_lines(path, faults) if base_suffix(path) == ".jsonl" else tab_separated(path, keys.named, faults)
 
 
@@ -306,15 +306,15 @@ def tab_separated(path: Path, named: Sequence[str], faults: Faults) -> Iterator[
 
     Args:
         path: The file.
-        named: Columns that were asked for: by names from the first line, or by numbers from 1 where no line names
+        named: Requested columns: names from the first line, or numbers from 1 if no line names
             them. Empty to find them.
-        faults: Where lines with too many columns or too few go.
+        faults: Takes lines with too many or too few columns.
 
     Yields:
-        Line number, and the cells by the names of their columns; `id` and `text` where no line names them.
+        Line number, and the cells by column name; `id` and `text` if no line names them.
 
     Raises:
-        DataError: It is not clear whether the first line is a header, or which column is the id or the text.
+        DataError: It is unclear whether the first line is a header, or which column is the id or the text.
     """
     lines = ((number, line.split("\t")) for number, line in numbered_lines(path, faults))
     first = next(lines, None)
@@ -337,7 +337,7 @@ def tab_separated(path: Path, named: Sequence[str], faults: Faults) -> Iterator[
 def _header(
     cells: list[str], following: list[list[str]], named: Sequence[str], path: Path, line: int
 ) -> list[str] | None:
-    """Return the names of the columns, or None where the first line is data."""
+    """Return the names of the columns, or None if the first line is data."""
     names = [cell.strip() for cell in cells]
     if _are_numbers(named):
         return None
@@ -345,8 +345,8 @@ def _header(
         missing = next((name for name in named if name not in names), None)
         if missing is not None:
             raise DataError(
-                f"has no column {missing!r}; its first line has {shown(names, 200)}. Name columns as the first line "
-                f"does, or by numbers, as 1 and 2, where it names none",
+                f"has no column {missing!r}; its first line has {shown(names, 200)}. Give column names of the first "
+                f"line, or numbers, as 1 and 2, if it names none",
                 path=path,
                 line=line,
             )
@@ -363,20 +363,20 @@ def _header(
         return None
     twice = repeated(name for name in names if name)
     if twice is not None:
-        raise DataError(f"two columns are called {twice!r}; give each a name of its own", path=path, line=line)
+        raise DataError(f"two columns are named {twice!r}; give each a unique name", path=path, line=line)
     # pandas writes its index as a column without a name.
     return [name or f"column_{place}" for place, name in enumerate(names, start=1)]
 
 
 def _numbered(cells: list[str], following: list[list[str]], named: Sequence[str], path: Path, line: int) -> list[str]:
-    """Return the names of the columns where no line names them."""
-    # A stray tab in the first line alone is a bad line, not another form.
+    """Return the names of the columns if no line names them."""
+    # A stray tab in the first line alone is a bad line, not a different format.
     widths = Counter(map(len, [cells, *following]))
     width = 2 if widths[2] else widths.most_common(1)[0][0]
     if named:
         wrong = next((number for number in named if not 1 <= int(number) <= width), None)
         if wrong is not None:
-            raise DataError(f"has {width} columns, and none with the number {wrong}", path=path, line=line)
+            raise DataError(f"has {width} columns, but no column {wrong}", path=path, line=line)
         return [str(number) for number in range(1, width + 1)]
     if width == 2:
         return ["id", "text"]
@@ -405,7 +405,7 @@ def _others(names: list[str]) -> list[str]:
 
 
 def _is_unsure(names: list[str], following: list[list[str]]) -> bool:
-    """Whether a line without any usual name could still be a header."""
+    """Return whether a line without any usual name could still be a header."""
     parts = [_words(name) for name in names]
     if len(names) < 2 or not all(parts):
         return False
@@ -413,7 +413,7 @@ def _is_unsure(names: list[str], following: list[list[str]]) -> bool:
     return (
         not _ID_WORDS.isdisjoint(ids)
         or any(not _TEXT_WORDS.isdisjoint(words) for words in texts)
-        # Ids with digits below a word without digits: the word is not an id.
+        # If all ids below have digits, a word without digits is not an id.
         or (bool(following) and all(any(map(str.isdigit, cells[0])) for cells in following))
     )
 
@@ -430,7 +430,7 @@ def write_beir(dataset: Dataset, folder: PathLike, *, overwrite: bool = False) -
 
     Args:
         dataset: The collection.
-        folder: The folder; it is there whole or not at all.
+        folder: The folder, written atomically.
         overwrite: Replace a folder that an earlier call wrote.
 
     Raises:

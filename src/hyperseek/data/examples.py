@@ -1,4 +1,4 @@
-"""Training examples: their schema, the rules each must keep, their form in a file, and examples from judgements."""
+"""Training examples: their schema and its rules, their file format, and examples from judgements."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ class TrainingExample:
     """A query with documents that answer it and documents that do not.
 
     Attributes:
-        query: Its id is `SOURCE/ID` too.
+        query: The query; its id is `SOURCE/ID` too.
         positives: At least one, best first.
-        negatives: May be empty: in-batch negatives need none.
+        negatives: May be empty, with in-batch negatives.
         source: Name of the collection.
         task: Name of a task card, or None.
-        instruction: The query's instruction beyond its text, or None.
-        relevant: Ids of further documents that are never negatives: judged relevant and no positives here, or, where
+        instruction: The query's instruction in addition to its text, or None.
+        relevant: Ids of other documents that are never negatives: judged relevant but not positives here, or, if
             documents are queries, the query itself.
-        relevant_texts: Keys of their texts, where known (see `hyperseek._relevance`).
+        relevant_texts: Keys of their texts, as far as known (see `hyperseek._relevance`).
     """
 
     query: Query
@@ -68,18 +68,18 @@ class TrainingExample:
 
 
 def qualified(source: str, identity: str) -> str:
-    """Return the id of a collection's record among several collections."""
+    """Return the id of a record, unique across collections."""
     return f"{source}/{identity}"
 
 
 def source_and_id(identity: str) -> tuple[str, str]:
-    """Take apart an id that `qualified` made; names of collections contain no slash."""
+    """Split an id that `qualified` made; names of collections contain no slash."""
     source, _, original = identity.partition("/")
     return source, original
 
 
 def content_id(text: str) -> str:
-    """Return an id made of a text's content, 16 hexadecimal digits."""
+    """Return an id derived from a text's content, 16 hexadecimal digits."""
     return fingerprint_texts([text])[:16]
 
 
@@ -91,11 +91,11 @@ def cleaned(example: TrainingExample, report: ErrorReport) -> TrainingExample | 
     without a positive. Each is counted.
 
     Args:
-        example: As a converter made it.
-        report: Where the drops are counted.
+        example: The output of a converter.
+        report: Counts drops.
 
     Returns:
-        The example without what was dropped, or None.
+        The example without dropped items, or None.
     """
     if not example.query.text.strip():
         report.add("empty_query", example.query.id)
@@ -165,7 +165,7 @@ def example_from_record(record: Mapping[str, Any], texts: Mapping[str, str]) -> 
 
     Args:
         record: The object.
-        texts: Texts by id, those of its items among them.
+        texts: Texts by id, including those of its items.
 
     Returns:
         The example.
@@ -175,7 +175,7 @@ def example_from_record(record: Mapping[str, Any], texts: Mapping[str, str]) -> 
     """
     relevant = tuple(record.get("relevant", ()))
     names = record.get("relevant_texts")
-    # Folders of earlier versions have ids alone; the text of an id is here if it is also an item of an example.
+    # Folders of earlier versions have ids alone; a text is known only if it is an item of an example.
     known = map(key_of_name, names) if names is not None else (text_key(texts[one]) for one in relevant if one in texts)
     query = record["query"]
 
@@ -202,7 +202,7 @@ def _reference(item: ExampleItem) -> dict[str, Any]:
 
 
 class QrelsOptions(Config):
-    """How judgements become training examples.
+    """How judgements are turned into training examples.
 
     Attributes:
         minimum_grade: The lowest grade of a positive; at least 1.
@@ -210,8 +210,8 @@ class QrelsOptions(Config):
         judged_negatives: Whether documents judged 0 or less become negatives.
         drop_documents: Documents that must not appear, as `ID` in any collection or `SOURCE/ID` in one; or the path of
             a file with one per line.
-        exclude_same_id: Whether documents are queries, as in ArguAna: the one with the query's own id is then neither
-            its positive nor its negative.
+        exclude_same_id: Whether documents are queries, as in ArguAna: the document with the query's id is then neither
+            a positive nor a negative.
     """
 
     minimum_grade: int = Field(default=1, ge=1)
@@ -234,18 +234,18 @@ def examples_from_qrels(
     report: ErrorReport | None = None,
     relevance: Relevance | None = None,
 ) -> Iterator[TrainingExample]:
-    """Stream one example for every judged query of a split.
+    """Stream one example per judged query of a split.
 
     Args:
         dataset: The collection. Its documents are streamed once; memory holds the texts of the judged ones.
         split: One of its splits.
         options: Which judgements count; None for the defaults.
-        report: Where drops are counted; None makes one that is logged at the end.
-        relevance: Collects the relevant documents of queries for which no example is made, or None.
+        report: Counts drops; None makes one that is logged at the end.
+        relevance: Collects the relevant documents of queries without an example, or None.
 
     Yields:
-        Examples in the order of the queries. Items carry their grade, and no score. Relevant documents that the
-        options leave out, or that only another query of the same text has, stay known as `relevant`.
+        Examples in the order of the queries. Items have a grade, but no score. Relevant documents that the
+        options leave out, or that only another query with the same text has, are listed in `relevant`.
 
     Raises:
         DataError: The collection has a bad record.
@@ -293,7 +293,7 @@ def examples_from_qrels(
 
 
 def _relevant(queries: Sequence[Query], qrels: Qrels, options: QrelsOptions) -> dict[str, list[str]]:
-    """Return for each query the documents that are never its negatives: those of all queries with its text."""
+    """Return the documents that are never negatives of each query: those of all queries with its text."""
     of_text: defaultdict[int, dict[str, None]] = defaultdict(dict)
     keys = {query.id: text_key(query.text) for query in queries}
     for query_id, key in keys.items():

@@ -26,8 +26,8 @@ logger = logging.getLogger(__name__)
 class HubSource:
     """A collection in BEIR form: the configurations `corpus` and `queries`, and judgements by split.
 
-    Judgements are the configuration `qrels` or `default` (as MTEB has them), or the dataset `NAME-qrels` (as BeIR
-    has them). The tables are memory-mapped, so a corpus need not fit in memory. Cells of CSV files are texts.
+    Judgements are the configuration `qrels` or `default` (as in MTEB), or the dataset `NAME-qrels` (as in
+    BeIR). The tables are memory-mapped, so a corpus need not fit in memory. Cells of CSV files are read as text.
 
     Args:
         name: `organisation/name`, or a local folder that `datasets.load_dataset` reads.
@@ -45,7 +45,7 @@ class HubSource:
         if "corpus" not in configurations or "queries" not in configurations:
             raise DataError(
                 f"needs the configurations 'corpus' and 'queries' to be a collection, has {sorted(configurations)}; "
-                f"rows of queries and positives are read by 'columns:hub:{name}'",
+                f"use 'columns:hub:{name}' for rows of queries and positives",
                 path=f"hub:{name}",
             )
         inside = next((known for known in ("qrels", "default") if known in configurations), None)
@@ -75,7 +75,7 @@ class HubSource:
         for line, row in _rows(table, self._name):
             query_id, document_id, grade = id_of(row[names[0]]), id_of(row[names[1]]), grade_of(row[names[2]])
             if query_id is None or document_id is None or grade is None:
-                faults.found("bad_field", f"no judgement: {shown(row)}", path=place, line=line)
+                faults.found("bad_field", f"not a judgement: {shown(row)}", path=place, line=line)
             else:
                 yield Judgement(query_id, document_id, grade, place, line)
 
@@ -167,7 +167,7 @@ def streamed_hub_rows(name: str, *, split: str, revision: str | None) -> Iterato
 
 
 def hub_fingerprint(name: str, *, split: str, revision: str | None) -> str:
-    """Fingerprint what `streamed_hub_rows` reads: the files of a local folder, or the commit of a Hub dataset."""
+    """Fingerprint the input of `streamed_hub_rows`: the files of a local folder, or the commit of a Hub dataset."""
     dataset, _, configuration = name.partition("#")
     if Path(dataset).is_dir():
         files = sorted(file for file in Path(dataset).rglob("*") if file.is_file())
@@ -195,7 +195,7 @@ def _reading_hub(name: str) -> Iterator[None]:
     except HyperseekError:
         raise
     except Exception as error:
-        # `datasets` only says that it could not read a file; the cause says why.
+        # `datasets` only reports that it could not read a file; the reason is in the cause.
         cause = error.__cause__ or error
         raise DataError(f"cannot be read from the Hub: {brief(cause)}", path=f"hub:{name}") from error
 
@@ -211,7 +211,7 @@ def _csv_as_text(name: str, configuration: str | None, revision: str | None = No
         revision: Branch, tag or commit; None takes the newest.
 
     Returns:
-        The options; none for data sets of other files.
+        The options; empty for other file types.
     """
     datasets = require("datasets", extra="hub")
     builder = datasets.load_dataset_builder(name, configuration, revision=revision)
@@ -260,5 +260,5 @@ def _commit(dataset: str, revision: str | None) -> str | None:
     try:
         return str(HfApi().dataset_info(dataset, revision=revision).sha)
     except (HfHubHTTPError, OSError, ValueError) as error:
-        logger.warning("hub:%s: cannot tell its commit (%s); changes of its data will not be noticed", dataset, error)
+        logger.warning("hub:%s: cannot determine its commit (%s); later changes go unnoticed", dataset, error)
         return revision

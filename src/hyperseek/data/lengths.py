@@ -1,4 +1,4 @@
-"""Lengths of texts in tokens, as a model reads them: what its limits cut off, and limits that fit the data."""
+"""Lengths of texts in a model's tokens: how much its limits truncate, and limits that fit the data."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from hyperseek.models.retriever import Retriever, Side
 
 PERCENTILES = (0.5, 0.9, 0.95, 0.99, 1.0)
-"""Those that a report shows; the last is the longest text."""
+"""Percentiles in reports; the last is the longest text."""
 
 COMMON_LENGTHS = (32, 48, 64, 128, 256, 300, 512, 1024, 2048, 4096, 8192)
 """Limits that models often have, in tokens."""
 
 _AT_ONCE = 1024  # texts
-_UNKNOWN_CONTEXT = 4096  # tokens that a model is taken to read where nothing says how many
+_UNKNOWN_CONTEXT = 4096  # tokens that a model is assumed to read if it states no limit
 _NO_LIMIT = 10**9  # transformers writes 10^30 for "no limit"
 _SHORTEST_QUERY, _SHORTEST_DOCUMENT = 32, 128
 
@@ -27,13 +27,13 @@ _Row = TypeVar("_Row")
 
 
 class Lengths(Config):
-    """Lengths of the texts of one kind.
+    """Lengths of one kind of texts.
 
     Attributes:
         texts: How many were counted.
         percentiles: Tokens by percentile, as `"p50"`; `"max"` is the longest.
-        limit: Tokens that the model reads of such a text; None for all.
-        cut: How many of the texts a limit would cut, by limit: the model's own, and those of `COMMON_LENGTHS`.
+        limit: Most tokens that the model reads of such a text; None for all.
+        cut: How many of the texts a limit would truncate, by limit: the model's own, and `COMMON_LENGTHS`.
     """
 
     texts: int
@@ -46,10 +46,10 @@ class LengthReport(Config):
     """Lengths of training examples, in tokens, with prompts and special tokens.
 
     Attributes:
-        query: Of the queries.
-        positive: Of all positives.
-        negative: Of all negatives; None where there are none.
-        context: Tokens that the model could read, whatever its limits are set to.
+        query: Lengths of the queries.
+        positive: Lengths of all positives.
+        negative: Lengths of all negatives; None if there are none.
+        context: Tokens that the model could read, regardless of its limits.
     """
 
     query: Lengths
@@ -59,12 +59,12 @@ class LengthReport(Config):
 
 
 def token_lengths(model: Retriever, texts: Sequence[str], side: Side) -> list[int]:
-    """Count the tokens of texts as a model reads them: with prompt and special tokens, before anything is cut.
+    """Count the tokens of texts as a model reads them: with prompt and special tokens, without truncation.
 
-    Tokens that query expansion adds do not count, since they take no room from the text.
+    Tokens added by query expansion do not count, since they do not displace text.
 
     Args:
-        model: Its tokenizer and prompts.
+        model: The model whose tokenizer and prompts are used.
         texts: Any number.
         side: `"query"` or `"document"`.
 
@@ -72,7 +72,7 @@ def token_lengths(model: Retriever, texts: Sequence[str], side: Side) -> list[in
         Tokens of each text.
 
     Raises:
-        InputError: The model has no tokenizer that says how many tokens a text has.
+        InputError: The model has no tokenizer that counts tokens.
     """
     tokenizer: Any = getattr(model.route(side)[0], "tokenizer", None)
     prompt = model.model.prompts.get(side) or ""
@@ -80,7 +80,7 @@ def token_lengths(model: Retriever, texts: Sequence[str], side: Side) -> list[in
     for start in range(0, len(texts), _AT_ONCE):
         whole = [prompt + text for text in texts[start : start + _AT_ONCE]]
         if callable(tokenizer):
-            # Not verbose: it would warn of every text that is longer than the model reads.
+            # Not verbose: it would warn of every text beyond the model's limit.
             options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
             counts.extend(map(len, tokenizer(whole, truncation=False, **options)["input_ids"]))
         elif hasattr(tokenizer, "encode_batch"):  # of static embeddings
@@ -91,7 +91,7 @@ def token_lengths(model: Retriever, texts: Sequence[str], side: Side) -> list[in
 
 
 def percentile(lengths: Sequence[int], share: float) -> int:
-    """Return the length at index round(share · (n - 1)) of the sorted ones: one that occurs, never a mean of two.
+    """Return the length at index round(share · (n - 1)) of the sorted ones, never a mean of two.
 
     Args:
         lengths: At least one, in any order.
@@ -104,16 +104,16 @@ def percentile(lengths: Sequence[int], share: float) -> int:
         InputError: There are no lengths, or the share is out of range.
     """
     if not lengths or not 0 <= share <= 1:
-        raise InputError(f"a percentile needs lengths and a share from 0 to 1, not {len(lengths)} of them and {share}")
+        raise InputError(f"a percentile needs lengths and a share from 0 to 1, not {len(lengths)} lengths and {share}")
     return sorted(lengths)[round(share * (len(lengths) - 1))]
 
 
 def every_nth(rows: Sequence[_Row], count: int) -> list[_Row]:
-    """Return about `count` rows from all over a sequence: each n-th from the first, n being as large as it can be.
+    """Return about `count` evenly spaced rows of a sequence: every n-th from the first, with the largest possible n.
 
     Args:
         rows: Any number.
-        count: How many, at least 1; all where there are fewer.
+        count: How many, at least 1; all rows if there are fewer.
 
     Returns:
         The rows.
@@ -123,13 +123,13 @@ def every_nth(rows: Sequence[_Row], count: int) -> list[_Row]:
 
 
 def context_length(model: Retriever) -> int:
-    """Return how many tokens a model could read: the least of what its tokenizer and its positions allow.
+    """Return how many tokens a model could read: the smaller limit of its tokenizer and its positions.
 
     Args:
-        model: The limits of its own that it has been given (`query_length`, `document_length`) do not count.
+        model: The model; its configured limits (`query_length`, `document_length`) are ignored.
 
     Returns:
-        Tokens; 4,096 where nothing says how many.
+        Tokens; 4,096 if it states no limit.
     """
     first: Any = model.route("document")[0]
     config = getattr(getattr(first, "model", None), "config", None)
@@ -157,8 +157,8 @@ def automatic_lengths(
     Args:
         model: The model that will read them.
         rows: Queries, each with the texts of its positives and negatives; only those of the sample are read.
-        share: Of the texts that are to stay whole, from 0 to 1.
-        sample: Rows that are looked at, spread over all of them.
+        share: Fraction of the texts that should not be truncated, from 0 to 1.
+        sample: Number of rows to measure, evenly spaced.
         context: Most tokens; None for `context_length`.
 
     Returns:
@@ -180,12 +180,12 @@ def automatic_lengths(
 def measure_lengths(
     model: Retriever, examples: Iterable[TrainingExample], *, common: Sequence[int] = COMMON_LENGTHS
 ) -> LengthReport:
-    """Count the tokens of training examples, and how many of them are cut at which length.
+    """Count the tokens of training examples, and how many texts each limit would truncate.
 
     Args:
         model: The model that would read them.
         examples: At least one.
-        common: Limits to try beside the model's own.
+        common: Limits to try in addition to the model's own.
 
     Returns:
         The report.
@@ -210,7 +210,7 @@ def measure_lengths(
             count()
     count()
     if not queries:
-        raise InputError("there are no examples whose lengths could be measured")
+        raise InputError("there are no examples to measure")
     limits = model.max_length
     return LengthReport(
         query=_summary(queries, limits["query"], common),

@@ -28,7 +28,7 @@ def mds_rows(folder: Path) -> Iterator[Row]:
         DataError: A shard is missing or damaged.
     """
     streaming = _streaming()
-    # Packed shards are unpacked on the way, into a place of our own.
+    # Compressed shards are unpacked into a temporary folder.
     with (
         tempfile.TemporaryDirectory(prefix="hyperseek-mds-") as unpacked,
         reading(folder, "a folder of MDS shards"),
@@ -39,8 +39,8 @@ def mds_rows(folder: Path) -> Iterator[Row]:
 
 
 def mds_fingerprint(folder: Path) -> str:
-    """Fingerprint MDS shards by their index, which holds their sizes, and their hashes where they were written."""
-    _streaming()  # before anything else: without it the folder is of no use
+    """Fingerprint MDS shards by their index, which holds their sizes, and their hashes if they were written."""
+    _streaming()  # first of all: without it the folder cannot be read
     index = folder / "index.json"
     if not index.is_file():
         raise DataError("holds no index.json; give the folder of one split of MDS shards", path=folder)
@@ -48,12 +48,12 @@ def mds_fingerprint(folder: Path) -> str:
 
 
 def _streaming() -> ModuleType:
-    # No extra of ours: up to 0.13 it demands transformers below 5 and NumPy below 2.2, which it runs with as well.
+    # Not an extra of ours: up to 0.13 it requires transformers below 5 and NumPy below 2.2, although newer ones work.
     try:
         return importlib.import_module("streaming")
     except ImportError as error:
         raise MissingExtraError(
-            f"MDS shards are read by the package 'mosaicml-streaming', which could not be imported ({error}); its "
-            f"releases up to 0.13 ask for older packages than hyperseek does, so install it without them, with "
-            f"'pip install --no-deps mosaicml-streaming' and then what it misses, or write the texts as .jsonl"
+            f"MDS shards need the package 'mosaicml-streaming', which could not be imported ({error}); its "
+            f"releases up to 0.13 require older packages than hyperseek does, so install it without them, with "
+            f"'pip install --no-deps mosaicml-streaming' and then any missing packages, or write the texts as .jsonl"
         ) from error

@@ -26,8 +26,8 @@ class SourceKind:
     Attributes:
         open: Returns the collection at a place, `open(place)`; with the keys of fields, `open(place, keys)`.
         fields: Whether `open` takes the keys of the documents' fields.
-        beside: Whether it also takes `queries=` and `qrels=`, files beside the one at the place.
-        splits: Splits that all of its collections have. The place may then be left out, as in `pydocs:train`.
+        beside: Whether it also takes `queries=` and `qrels=`, separate files.
+        splits: Splits that all of its collections have; the place may then be omitted, as in `pydocs:train`.
     """
 
     open: Callable[..., Dataset]
@@ -38,9 +38,9 @@ class SourceKind:
 
 def _check(name: str, value: object) -> None:
     if len(name) == 1:
-        raise InputError(f"a data source needs a name of two letters or more; {name}: begins paths of Windows")
+        raise InputError(f"a data source needs a name of two letters or more; {name}: starts a Windows path")
     if name in _OTHER_PREFIXES:
-        raise InputError(f"the name {name!r} is taken: {name}:PLACE has a meaning of its own; choose another")
+        raise InputError(f"the name {name!r} is taken: {name}:PLACE has another meaning; choose a different name")
     if not isinstance(value, SourceKind) and not callable(value):
         raise InputError(f"the data source {name!r} must be a function that opens a place, not {shown(value)}")
 
@@ -64,7 +64,7 @@ def register_source(name: str, opener: Callable[[str], Dataset] | None = None) -
             decorator.
 
     Returns:
-        The opener, or a decorator that registers what it decorates.
+        The opener, or a decorator.
 
     Raises:
         InputError: The name cannot be used or is taken, or the opener is not a function.
@@ -73,20 +73,20 @@ def register_source(name: str, opener: Callable[[str], Dataset] | None = None) -
 
 
 def registered_source(text: str) -> SourceKind | None:
-    """Return the kind of data source that a text begins with, or None where the text is a path."""
+    """Return the kind of data source that a text starts with, or None if the text is a path."""
     name, _ = _registered(text)
     return None if name is None else _kind(name)
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedSource:
-    """A source, as all verbs and recipes name it: `[NAME=][hypencoder:|columns:|reasonir:]PLACE[:SPLIT]`.
+    """A parsed source of a command or recipe: `[NAME=][hypencoder:|columns:|reasonir:]PLACE[:SPLIT]`.
 
     Attributes:
         given: The whole text.
         name: The name given to it, or None.
-        kind: How its content becomes examples.
-        place: What to open.
+        kind: How its content is turned into examples.
+        place: The place to open.
         split: The split, or None.
     """
 
@@ -98,7 +98,7 @@ class ParsedSource:
 
 
 def parse_source(source: PathLike) -> ParsedSource:
-    """Take a source apart.
+    """Parse a source.
 
     Args:
         source: A collection for `open_dataset`, or `hypencoder:`, `columns:` or `reasonir:` and a table; `:SPLIT` may
@@ -119,13 +119,13 @@ def parse_source(source: PathLike) -> ParsedSource:
 
 
 def without_name(text: str) -> tuple[str | None, str]:
-    """Take `NAME=PLACE` apart; a path that exists has no name before it."""
+    """Split `NAME=PLACE`; an existing path has no name before it."""
     named = None if os.path.exists(text) else _NAMED.fullmatch(text)
     return (None, text) if named is None else (named[1], named[2])
 
 
 def _registered(text: str) -> tuple[str | None, str]:
-    """Return the name of the data source that a text begins with, or None, and the place."""
+    """Return the name of the data source that a text starts with, or None, and the place."""
     name, colon, place = text.partition(":")
     if not colon:  # a file or folder, unless the name alone means something
         return (name, "") if name in _OURS and _kind(name).splits else (None, text)
@@ -169,22 +169,22 @@ def open_dataset(
         source: A BEIR folder; a corpus file (`.jsonl`, `.tsv`, plain or `.gz`); `ir_datasets:ID`; `hub:NAME`;
             `pydocs`, the docstrings of the Python standard library; `pydocs:PACKAGE,PACKAGE` to add those of
             installed packages; or `NAME:PLACE` of another registered data source. `NAME=` may precede it.
-        name: Its short name; None takes the one that `source` gives, or derives it.
+        name: Its short name; None takes the one in `source`, or derives it.
         queries: The queries of a corpus file.
-        qrels: The judgements of a corpus file: one file, whose split is called after it, or files by split.
+        qrels: The judgements of a corpus file: one file, whose name becomes the split's, or files by split.
         id_key: Key of the documents' ids; None finds it.
         text_key: Key of the documents' texts; None finds it.
         title_key: Key of the documents' titles; None finds it.
-        on_error: Stop at a bad record, or leave it out and count it in `Dataset.report`.
+        on_error: Stop at a bad record, or skip it and count it in `Dataset.report`.
         check: Whether a judgement of an unknown query or document is a bad record, which costs one pass over the
-            corpus; None says yes except for `ir_datasets`, where published judgements often name such documents.
+            corpus; None means yes except for `ir_datasets`, where published judgements often name such documents.
 
     Returns:
         The collection.
 
     Raises:
         DataError: There is no such folder or file, or it is of another kind.
-        InputError: An argument does not go with this kind of source, or `source` names a split or a table.
+        InputError: An argument does not apply to this kind of source, or `source` names a split or a table.
     """
     parsed = parse_source(source)
     if name is not None and (not isinstance(name, str) or not name):
@@ -199,7 +199,7 @@ def open_dataset(
         registered = "folder" if os.path.isdir(place) else "files"
     if parsed.split is not None:
         raise InputError(
-            f"{parsed.given!r} names the split {parsed.split!r}, and a collection is opened whole; give "
+            f"{parsed.given!r} names the split {parsed.split!r}, but collections are opened whole; give "
             f"{parsed.place!r}"
         )
     kind = _kind(registered)
@@ -208,12 +208,12 @@ def open_dataset(
     if kind.fields:
         arguments["keys"] = keys
     elif keys.named:
-        raise InputError(f"{parsed.given} knows its own fields; id_key, text_key and title_key go with other sources")
+        raise InputError(f"{parsed.given} has its own fields; id_key, text_key and title_key apply to other sources")
     if kind.beside:
         arguments |= {"queries": queries, "qrels": qrels}
     elif queries is not None or qrels is not None:
         raise InputError(
-            f"{parsed.given} brings its own queries and judgements; queries= and qrels= go with a corpus file"
+            f"{parsed.given} has its own queries and judgements; queries= and qrels= apply to a corpus file"
         )
     opened = _opened(registered, kind, place, arguments)
     return opened.reopened(name=name or parsed.name, on_error=on_error, check=check)

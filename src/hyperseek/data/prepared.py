@@ -64,12 +64,12 @@ class SourceInfo(Config):
     """One source of prepared data.
 
     Attributes:
-        name: The first part of its ids.
-        source: As it was given to `prepare`.
+        name: The prefix of its ids.
+        source: The source, as given to `prepare`.
         kind: `qrels`, `hypencoder`, `columns`, `reasonir`, or `examples` for those made by a program.
         split: The split, or None for a file.
-        fingerprint: Of the collection's or the file's content; None for rows of the Hub.
-        examples: How many examples came of it.
+        fingerprint: Fingerprint of the collection's or the file's content; None for rows of the Hub.
+        examples: How many examples it gave.
         dropped: Dropped records, `{"counts": {reason: n}, "examples": {reason: [message, ...]}}`.
     """
 
@@ -83,16 +83,16 @@ class SourceInfo(Config):
 
 
 class CorpusInfo(Config):
-    """A corpus that was mined.
+    """A mined corpus.
 
     Attributes:
-        name: The first part of its documents' ids.
-        sources: The sources of which the queries searched it.
-        model: The model that searched, as its index names it.
-        fingerprint: Of the model's document side.
-        query_fingerprint: Of its query side; None if the model has none.
+        name: The prefix of its documents' ids.
+        sources: The sources whose queries searched it.
+        model: The searching model, as its index names it.
+        fingerprint: Fingerprint of the model's document side.
+        query_fingerprint: Fingerprint of its query side; None if it has none.
         data: Fingerprint of the documents.
-        documents: Their number.
+        documents: Number of documents.
     """
 
     name: str
@@ -110,10 +110,10 @@ class RefinedInfo(Config):
     Attributes:
         before: Fingerprint of the examples it started from.
         options: The options of the round.
-        corpora: The corpora that were mined.
+        corpora: The mined corpora.
         teacher: Name of the teacher, or None.
-        teacher_fingerprint: Of its weights; None if it has none.
-        mined: Negatives that were added.
+        teacher_fingerprint: Fingerprint of its weights; None if it has none.
+        mined: Negatives added.
         short: Examples that got fewer negatives than requested.
         dropped: Dropped records, as in `SourceInfo`.
     """
@@ -132,19 +132,19 @@ class PreparedInfo(Config):
     """Description of a prepared folder.
 
     Attributes:
-        format: Version of the folder's layout.
+        format: Version of the folder's format.
         hyperseek: Version of the package that wrote it.
-        fingerprint: Of the examples, their texts, and how they were mined and filtered.
+        fingerprint: Fingerprint of the examples, their texts, and how they were mined and filtered.
         examples: Number of examples.
-        documents: Number of different documents.
+        documents: Number of distinct documents.
         positives: Positives of all examples together.
         negatives: Negatives of all examples together.
         scored: Items with a teacher's score.
         relevant: Queries without an example that have known relevant documents.
-        sources: Where it all comes from.
+        sources: The sources of the examples.
         options: The options it was made with.
         refined: Rounds of mining and filtering, in order.
-        leaks: What the examples and the evaluations that were named have in common.
+        leaks: Overlap of the examples with the named evaluations.
     """
 
     format: int = FORMAT
@@ -163,7 +163,7 @@ class PreparedInfo(Config):
 
     @property
     def dropped(self) -> ErrorReport:
-        """Records that were dropped, of all sources and by mining and filtering."""
+        """Dropped records, of all sources and by mining and filtering."""
         report = ErrorReport()
         for dropped in (*(source.dropped for source in self.sources), *(part.dropped for part in self.refined)):
             report.merge(ErrorReport.from_dict(dropped))
@@ -189,7 +189,7 @@ class Prepared:
         """Stream the documents; `text` is the full text that encoders read.
 
         Yields:
-            Documents, in the order in which examples first name them.
+            Documents, in the order of their first mention by examples.
 
         Raises:
             DataError: The file is missing or damaged.
@@ -228,10 +228,10 @@ class Prepared:
         self._complete(path, count, self.info.examples)
 
     def relevance(self) -> Relevance:
-        """Return which texts are relevant to queries beyond those of their examples.
+        """Return texts that are relevant to queries beyond those of their examples.
 
         Returns:
-            Keys of texts: of queries that lost all their examples, or one of several.
+            Keys of texts, for queries that lost one or all of their examples.
 
         Raises:
             DataError: The file is missing or damaged.
@@ -251,12 +251,12 @@ class Prepared:
         return relevance
 
     def trained_documents(self) -> dict[str, set[str]]:
-        """Return the documents that are relevant in training: original ids by name of the collection."""
+        """Return the documents that are relevant in training: original ids, by name of the collection."""
         return trained_documents(self.path)
 
     def _complete(self, path: Path, count: int, expected: int) -> None:
         if count != expected:
-            raise DataError(f"has {count} lines, {INFO} says {expected}; prepare the folder again", path=path)
+            raise DataError(f"has {count} lines, but {INFO} lists {expected}; prepare the folder again", path=path)
 
 
 def read_prepared(folder: PathLike) -> Prepared:
@@ -297,7 +297,7 @@ def read_examples(folder: PathLike) -> Iterator[TrainingExample]:
 
 
 def trained_documents(source: PathLike | Mapping[str, Iterable[str]]) -> dict[str, set[str]]:
-    """Return which documents were relevant in training, for reporting seen and unseen queries separately.
+    """Return the documents that were relevant in training, for reporting seen and unseen queries separately.
 
     Args:
         source: A prepared folder, its `trained_documents.json` or a copy of it, or the content of that file.
@@ -306,7 +306,7 @@ def trained_documents(source: PathLike | Mapping[str, Iterable[str]]) -> dict[st
         Original document ids by name of the collection (`Dataset.name`).
 
     Raises:
-        DataError: There is no such folder or file, or its content is something else.
+        DataError: There is no such folder or file, or it has other content.
     """
     if isinstance(source, str | os.PathLike):
         path = Path(source) / TRAINED if Path(source).is_dir() else Path(source)
@@ -333,7 +333,7 @@ def _named(error: Exception) -> str:
 
 
 def _check_types(example: TrainingExample) -> None:
-    """Raise TypeError or ValueError where a value of an example is not of the kind that training relies on."""
+    """Raise TypeError or ValueError if a value of an example does not have the type that training expects."""
     query, items = example.query, (*example.positives, *example.negatives)
     for text in (query.id, query.text, example.source, *example.relevant, *(item.id for item in items)):
         _text(text)

@@ -1,4 +1,4 @@
-"""Prepared folders: made of several sources, or of the examples of a program."""
+"""Prepared folders: made from several sources, or from a program's examples."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ class PrepareOptions(Config):
     """All options of `prepare`.
 
     Attributes:
-        qrels: For collections.
-        hypencoder: For Hypencoder's JSON lines.
-        columns: For tables of queries and positives.
-        reasonir: For tables in ReasonIR's form.
-        leaks: Evaluations that must not know the examples.
-        task: The task of examples that name none themselves.
-        instruction: The instruction of examples that have none themselves.
+        qrels: Options of collections.
+        hypencoder: Options of Hypencoder's JSON lines.
+        columns: Options of tables of queries and positives.
+        reasonir: Options of tables in ReasonIR's form.
+        leaks: Evaluations that must not overlap with the examples.
+        task: The task of examples without one.
+        instruction: The instruction of examples without one.
     """
 
     qrels: QrelsOptions = QrelsOptions()
@@ -78,10 +78,10 @@ class PrepareOptions(Config):
 
 
 class PrepareRecipe(PrepareOptions):
-    """All that `hyperseek prepare` reads: sources and options, from a file, the command line, or both.
+    """The input of `hyperseek prepare`: sources and options, from a file, the command line, or both.
 
     Attributes:
-        sources: As `prepare` takes them.
+        sources: The sources of `prepare`.
     """
 
     sources: tuple[str, ...] = ()
@@ -102,29 +102,30 @@ def prepare(
     """Write the training examples of all sources into one folder; `hyperseek.mining.refine` mines and filters them.
 
     Args:
-        folder: The folder; it is there whole or not at all.
+        folder: The folder, written atomically.
         sources: Each `[NAME=]PLACE[:SPLIT]` with a collection for `open_dataset` (the split is `train` if not given),
             or `[NAME=]` and `hypencoder:TABLE`, `columns:TABLE` or `reasonir:TABLE`; a table is a `.jsonl`,
             `.parquet` or `.arrow` file, a folder of such files, or `hub:NAME[:SPLIT]`.
             Splits of one collection share its name, so that each document is stored once.
         options: How examples are made; None for the defaults.
-        on_error: Stop at a bad record, or leave it out and count it.
-        overwrite: Replace an older prepared folder.
+        on_error: Stop at a bad record, or skip and count it.
+        overwrite: Replace an existing prepared folder.
 
     Returns:
-        A description of what was written, and of what was dropped and why.
+        A description of the folder, and of dropped records.
 
     Raises:
         DataError: A source has a bad record, or one id names two texts.
-        InputError: No source, a source twice, two sources of one name, one that is prepared already, no example left,
-            one that an evaluation knows where `leaks.action` is `fail`, or the folder exists and may not be replaced.
+        InputError: No source, a source given twice, two sources of one name, a source that is already prepared, no
+            example left, one that an evaluation shares and `leaks.action` is `fail`, or the folder exists and may not
+            be replaced.
     """
     if isinstance(sources, str | bytes | os.PathLike) or not isinstance(sources, Sequence):
         raise InputError(f"sources must be a list, as in ['pydocs:train'], not {shown(sources)}")
     options = options or PrepareOptions()
     for done in (source for source in sources if os.path.isfile(Path(path_text(source)) / INFO)):
         raise InputError(
-            f"{done} is prepared already; mine or filter it with `hyperseek mine {done} FOLDER INDEX`, or with "
+            f"{done} is already prepared; mine or filter it with `hyperseek mine {done} FOLDER INDEX`, or with "
             f"hyperseek.mining.refine"
         )
     opened = _open_all([parse_source(source) for source in sources], on_error)
@@ -211,8 +212,8 @@ def _open_all(parsed: Sequence[ParsedSource], on_error: OnError) -> list[tuple[s
 def _check_split(dataset: Dataset, source: ParsedSource) -> None:
     if not dataset.splits:
         raise DataError(
-            f"has no judgements to learn from; rows of queries and positives are read by 'columns:{source.place}', "
-            f"Hypencoder's lines by 'hypencoder:{source.place}'",
+            f"has no judgements to learn from; use 'columns:{source.place}' for rows of queries and positives, "
+            f"and 'hypencoder:{source.place}' for Hypencoder's lines",
             path=source.place,
         )
     split = source.split or "train"
@@ -319,17 +320,17 @@ class ExampleWriter:
         self._digest = hashlib.sha256()
         self.examples = self.positives = self.negatives = self.scored = 0
         self.trained: dict[str, set[str]] = {}
-        # For the caller to fill: relevant documents of queries for which no example is written.
+        # Filled by the caller: relevant documents of queries without an example.
         self.relevance = Relevance()
 
     def add(self, example: TrainingExample) -> None:
-        """Write an example, and the texts of its items that are new.
+        """Write an example, and the new texts among its items.
 
         Args:
             example: An example that `cleaned` kept.
 
         Raises:
-            DataError: An id is not of the form `SOURCE/ID`, or was written before with another text.
+            DataError: An id is not of the form `SOURCE/ID`, or was written earlier with a different text.
         """
         for item in (*example.positives, *example.negatives):
             self._add_text(item, example)
@@ -402,8 +403,8 @@ class ExampleWriter:
             self._digest.update(self._write_document({"_id": item.id, "text": item.text}))
         elif known != hash(item.text):
             raise DataError(
-                f"query {example.query.id!r}: document {item.id!r} came before with another text; "
-                f"an id must name one text, so rename or remove one of the two",
+                f"query {example.query.id!r}: document {item.id!r} appeared earlier with a different text; "
+                f"an id must identify one text, so rename or remove one of the two",
                 path=example.source,
             )
 
@@ -414,7 +415,7 @@ def example_writer(folder: PathLike, *, overwrite: bool) -> Iterator[ExampleWrit
 
     Args:
         folder: The folder.
-        overwrite: Replace an older prepared folder.
+        overwrite: Replace an existing prepared folder.
 
     Yields:
         The writer.
@@ -433,19 +434,19 @@ def example_writer(folder: PathLike, *, overwrite: bool) -> Iterator[ExampleWrit
 def write_examples(
     examples: Iterable[TrainingExample], folder: PathLike, *, source: str = "examples", overwrite: bool = False
 ) -> PreparedInfo:
-    """Write examples that a program made (mined, scored by a teacher) as a prepared folder.
+    """Write a program's examples (mined, scored by a teacher) as a prepared folder.
 
     Args:
-        examples: Their ids of the form `SOURCE/ID`.
-        folder: The folder; it is there whole or not at all.
+        examples: Examples whose ids have the form `SOURCE/ID`.
+        folder: The folder, written atomically.
         source: Name of their maker, for the record.
-        overwrite: Replace an older prepared folder.
+        overwrite: Replace an existing prepared folder.
 
     Returns:
-        A description of what was written and dropped.
+        A description of the folder, and of dropped records.
 
     Raises:
-        DataError: An id is not of that form, or names two texts.
+        DataError: An id is not of that form, or identifies two texts.
         InputError: The folder exists and may not be replaced, or no example is left.
     """
     report = ErrorReport()

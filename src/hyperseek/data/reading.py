@@ -18,17 +18,17 @@ from hyperseek.errors import DataError, InputError, brief, shown
 from hyperseek.types import Document, Query
 
 OnError: TypeAlias = Literal["raise", "skip"]
-"""`"raise"` stops at the first bad record; `"skip"` leaves bad records out and counts them."""
+"""`"raise"` stops at the first bad record; `"skip"` skips and counts bad records."""
 
 _EXAMPLES_KEPT = 3
-_LONGEST_MESSAGE = 1_000  # characters; a record may be longer than anybody reads
+_LONGEST_MESSAGE = 1_000  # characters; records can be very long
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class ErrorReport:
-    """Records that were left out, and why.
+    """Records left out, by reason.
 
     Attributes:
         counts: Number of records left out, by reason.
@@ -47,7 +47,7 @@ class ErrorReport:
         return bool(self.counts)
 
     def add(self, reason: str, message: str, *, count: int = 1) -> None:
-        """Count `count` records that were left out.
+        """Count `count` records as left out.
 
         Args:
             reason: A short stable name, as in `"duplicate_id"`.
@@ -128,7 +128,7 @@ class Faults:
         self.report.add(reason, str(DataError(message, path=path, line=line)))
 
     def finish(self, what: object) -> None:
-        """Log the counts of a finished reading; a report that the caller passed in is the caller's to log."""
+        """Log the counts of a finished reading, unless the caller passed in a report, and logs it."""
         if self._owned:
             self.report.log(str(what))
 
@@ -153,14 +153,14 @@ def numbered_lines(path: Path, faults: Faults, *, blank: bool = False) -> Iterat
 
     Args:
         path: A plain file, or a gzipped one if its name ends in `.gz`.
-        faults: Where lines that are not UTF-8 go.
-        blank: Whether lines of blanks alone are yielded too.
+        faults: Takes lines that are not UTF-8.
+        blank: Whether lines of blanks are yielded too.
 
     Yields:
         Line number from 1, and the line without its end.
 
     Raises:
-        DataError: As `raw_lines` says.
+        DataError: As in `raw_lines`.
     """
     for number, raw in raw_lines(path):
         try:
@@ -180,7 +180,7 @@ def json_lines(path: Path, faults: Faults) -> Iterator[Row]:
 
     Args:
         path: The file.
-        faults: Where lines without a JSON object go.
+        faults: Takes lines without a JSON object.
 
     Yields:
         Line number from 1, and the object.
@@ -207,7 +207,7 @@ def gzip_json_lines(path: Path) -> Iterator[Callable[[Mapping[str, Any]], bytes]
         path: The file.
 
     Yields:
-        A function that writes one record and returns the line written.
+        A function that writes a record and returns the written line.
     """
     # A time stamp or a name inside the gzip header would make equal contents differ.
     with (
@@ -229,7 +229,7 @@ def gzip_json_lines(path: Path) -> Iterator[Callable[[Mapping[str, Any]], bytes]
 
 @dataclass(frozen=True, slots=True)
 class FieldKeys:
-    """Keys of a record's fields; None finds them by the first record.
+    """Keys of a record's fields; None finds them in the first record.
 
     Attributes:
         id: Key of the id.
@@ -249,7 +249,7 @@ class FieldKeys:
 
     @property
     def named(self) -> tuple[str, ...]:
-        """The keys that were asked for."""
+        """The given keys."""
         return tuple(key for key in (self.id, self.text, self.title) if key is not None)
 
     def resolve(self, record: Mapping[str, Any], path: object) -> tuple[str, str, str]:
@@ -257,7 +257,7 @@ class FieldKeys:
         id_key = self.id or find_key(ID_KEYS, (key for key in record if key != self.text))
         text_key = self.text or find_key(TEXT_KEYS, (key for key in record if key != id_key))
         if len(record) == 2 and (self.id is None) != (self.text is None):
-            # One key was named, and there is only one other.
+            # One key was given, and there is only one other.
             id_key = id_key or next((key for key in record if key != text_key), None)
             text_key = text_key or next((key for key in record if key != id_key), None)
         for what, key, option in (("id", id_key, "id_key"), ("text", text_key, "text_key")):
