@@ -130,7 +130,7 @@ def test_columns_by_number(write_lines):
     ("lines", "keys", "message"),
     [
         (["ID\tText", "a\tb"], {"id_key": "docno"}, r"has no column 'docno'; its first line has \['ID', 'Text'\]"),
-        (["id\tid\ttext", "a\tb\tc"], {}, "two columns are called 'id'"),
+        (["id\tid\ttext", "a\tb\tc"], {}, "two columns are named 'id'"),
         (['"id"\t"text"', '"a"\t"b"'], {}, "quotation marks"),
         (["id,text", "a,b"], {}, "has one column"),
         (["id text", "a b"], {}, "has one column"),

@@ -75,7 +75,7 @@ def test_unknown_documents_are_found(write_lines, tmp_path):
 @pytest.mark.parametrize(
     ("judgement", "message"),
     [
-        ({"query-id": "q1", "corpus-id": "d1", "score": 0.5}, "toy test:1: no judgement"),
+        ({"query-id": "q1", "corpus-id": "d1", "score": 0.5}, "toy test:1: not a judgement"),
         (
             {"q": "q1", "corpus-id": "d1", "score": 1},
             r"needs one of the columns \['query-id', .* has \['q', 'corpus-id', 'score'\]",

@@ -289,7 +289,7 @@ def test_other_kinds_of_files_are_named(tmp_path: Path) -> None:
         ("k.jsonl.gz", TEXTS, "damaged gzip"),
         ("l.jsonl.gz", gzip.compress(TEXTS)[:-4], "damaged gzip"),
         ("m.jsonl.gz", gzip.compress(TEXTS) + b"rubbish", "damaged gzip"),
-        ("n.jsonl.bz2", bz2.compress(TEXTS), "texts are read from"),
+        ("n.jsonl.bz2", bz2.compress(TEXTS), "is not a text file"),
         ("o.tsv", TEXTS.decode("utf-8").encode("latin-1"), "not valid UTF-8"),
     ]:
         (tmp_path / name).write_bytes(content)

@@ -131,8 +131,8 @@ def _rewrite(path, change):
 @pytest.mark.parametrize(
     ("file", "change", "message"),
     [
-        ("documents.jsonl.gz", lambda lines: lines[:-1], r"has 2 lines, prepared.json says 3"),
-        ("examples.jsonl.gz", lambda lines: lines[:-1], r"has 1 lines, prepared.json says 2"),
+        ("documents.jsonl.gz", lambda lines: lines[:-1], r"has 2 lines, but prepared.json lists 3"),
+        ("examples.jsonl.gz", lambda lines: lines[:-1], r"has 1 lines, but prepared.json lists 2"),
         ("documents.jsonl.gz", lambda lines: [*lines[:2], "{}"], r"documents.jsonl.gz:3: no '_id' in a document"),
         ("examples.jsonl.gz", lambda lines: [lines[0], "{}"], r"examples.jsonl.gz:2: no 'query' in an example"),
         (

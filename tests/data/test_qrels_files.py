@@ -43,8 +43,8 @@ def test_hypencoder_golden_qrels(golden, tmp_path):
 @pytest.mark.parametrize(
     ("line", "reason", "message"),
     [
-        ("q1\td1", "bad_columns", "has 2 columns, needs 3"),
-        ("q1\t0\td1\t1", "bad_columns", "has 4 columns, needs 3, as the lines before"),
+        ("q1\td1", "bad_columns", "has 2 columns, but needs 3"),
+        ("q1\t0\td1\t1", "bad_columns", "has 4 columns, but needs 3, like the lines before"),
         ("q1\td1\tgood", "bad_grade", "a grade must be a whole number, not 'good'"),
         ("q1\td1\t0.5", "bad_grade", "a grade must be a whole number, not '0.5'"),
         ("q1\td1\t99999999999999999999", "bad_grade", "a grade must be from -2147483647 to 2147483647, and '9999"),
@@ -67,7 +67,7 @@ def test_bad_line(write_lines, line, reason, message):
 
 
 def test_first_line_that_is_no_judgement(write_lines):
-    with pytest.raises(DataError, match=r"test\.txt:1: has 1 columns, needs 3 \(query, document, grade\) or TREC's 4"):
+    with pytest.raises(DataError, match=r"test\.txt:1: has 1 columns, but needs 3 \(query, document, grade\) or TREC's 4"):
         read_qrels(write_lines("test.txt", ["nothing"]))
 
 

@@ -45,7 +45,7 @@ def test_hypencoder_golden_results(golden):
 @pytest.mark.parametrize(
     ("line", "reason", "message"),
     [
-        ("q Q0 d2 1 0.5", "bad_columns", "has 5 columns, a TREC run has 6"),
+        ("q Q0 d2 1 0.5", "bad_columns", "has 5 columns, but a TREC run has 6"),
         ("q Q0 d2 1 high t", "bad_score", "the score must be a number, not 'high'"),
         ("q Q0 d2 1 nan t", "bad_score", "the score must be a number, not 'nan'"),
         ("q\tQ0\t\t1\t0.5\tt", "missing_field", "an id is empty"),
