@@ -67,7 +67,9 @@ def test_bad_line(write_lines, line, reason, message):
 
 
 def test_first_line_that_is_no_judgement(write_lines):
-    with pytest.raises(DataError, match=r"test\.txt:1: has 1 columns, but needs 3 \(query, document, grade\) or TREC's 4"):
+    with pytest.raises(
+        DataError, match=r"test\.txt:1: has 1 columns, but needs 3 \(query, document, grade\) or TREC's 4"
+    ):
         read_qrels(write_lines("test.txt", ["nothing"]))
 
 

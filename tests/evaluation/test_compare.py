@@ -150,7 +150,7 @@ def test_wrong_arguments(make_evaluation):
     a, b = make_evaluation("a"), make_evaluation("b")
     with pytest.raises(InputError, match="at least one"):
         compare([])
-    with pytest.raises(InputError, match="a name of its own"):
+    with pytest.raises(InputError, match="a distinct name"):
         compare([a, a])
     with pytest.raises(UnknownNameError, match="unknown system 'c'"):
         compare([a, b], baseline="c")

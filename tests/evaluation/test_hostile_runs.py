@@ -155,7 +155,7 @@ def test_what_is_no_score_and_no_grade(run: Any, qrels: Any, message: str) -> No
 
 def test_measures_that_take_few_levels_say_so() -> None:
     run = {"q": {"a": 1.0}}
-    with pytest.raises(InputError, match=r"ERR@10 takes grades up to 4, and the judgements have 7"):
+    with pytest.raises(InputError, match=r"ERR@10 takes grades up to 4, but the judgements have 7"):
         calculate(run, {"q": {"a": 7}}, "ERR@10")
-    with pytest.raises(InputError, match="relevant must mean a grade from 1"):
+    with pytest.raises(InputError, match="rel must be a grade from 1"):
         calculate(run, {"q": {"a": 1}}, "RR(rel=0)")

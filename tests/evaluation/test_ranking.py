@@ -118,7 +118,7 @@ def test_an_incomplete_index_is_noted_and_a_foreign_one_refused(dataset, tmp_pat
     documents = list(dataset.documents())
     notes = evaluate(make_index(tmp_path / "short", documents[:2]), dataset).notes
     assert "1 of 3 relevant documents are not in the index and cannot be found" in notes
-    assert "the index holds 2 documents, the data set 3" in notes
+    assert "the index has 2 documents, the data set 3" in notes
     with pytest.raises(InputError, match="none of the 3 documents that are relevant in toys"):
         evaluate(make_index(tmp_path / "foreign", [Document("z", "red")]), dataset)
 
@@ -158,7 +158,7 @@ def test_runs_from_files(index, dataset, tmp_path):
     assert found.protocol.qrels == ranking.protocol.qrels
     assert found.evaluate(qrels).per_query == ranking.evaluate(qrels).per_query
     notes = found.evaluate(qrels, measures="R@1000").notes
-    assert notes == ("R@1000 reads 1000 documents per query and this run has at most 3",)
+    assert notes == ("R@1000 reads 1000 documents per query, but this run has at most 3",)
 
 
 def test_queries_without_a_ranking_are_counted_in_a_note(dataset, tmp_path):
@@ -204,7 +204,7 @@ def test_another_version_of_the_collection_is_noted(dataset, tmp_path):
     write_record(tmp_path, {"toys": ["d0"]}, fingerprint="other")
     trained, (note,) = trained_on(tmp_path, dataset)
     assert trained == {"d0"}
-    assert "another version of toys" in note
+    assert "a different version of toys" in note
 
 
 def test_training_on_other_data_is_noted(dataset, tmp_path):
@@ -221,7 +221,7 @@ def test_a_lost_list_is_noted_and_a_damaged_record_refused(dataset, tmp_path):
     (tmp_path / "toys.txt").unlink()
     trained, (note,) = trained_on(tmp_path, dataset)
     assert trained is None
-    assert "toys.txt is not there" in note
+    assert "toys.txt is missing" in note
     for content in ('{"training_data": {"toys": {"fingerprint": "f"}}}', '{"training_data": ["toys"]}', "[]"):
         (tmp_path / "run.json").write_text(content)
         with pytest.raises(DataError, match=r"relevant_documents_file|training_data|must hold a mapping"):

@@ -83,7 +83,7 @@ def test_nothing_is_logged(caplog):
 
 
 def test_wrong_arguments():
-    with pytest.raises(InputError, match="no term in the 0 documents"):
+    with pytest.raises(InputError, match="no term in the 0 given documents"):
         BM25([])
     with pytest.raises(InputError, match="no term in the 1 documents"):
         BM25([Document("a", "the of")])

@@ -1,4 +1,4 @@
-"""Compare systems over the same queries: differences, intervals, paired tests, and their tables.
+"""Comparison of systems over the same queries: differences, intervals, paired tests, and tables.
 
 Shapes: `n` queries, `m` measures, `s` systems with the baseline first.
 """
@@ -25,7 +25,7 @@ from hyperseek.evaluation._seen import SLICES
 from hyperseek.evaluation._significance import RESAMPLES, Floats, bootstrap_intervals, holm, paired_test, settled
 
 _NOTABLE = 0.05  # p-values below are set in bold
-_MEAN_INTERVAL, _COUNTS = 3, -1  # columns a narrow terminal does without, in this order
+_MEAN_INTERVAL, _COUNTS = 3, -1  # columns hidden on narrow terminals, in this order
 
 
 class Row(Config):
@@ -34,12 +34,12 @@ class Row(Config):
     Attributes:
         system: Its name.
         measure: The measure's name.
-        mean: Over the queries of the section.
+        mean: Mean over the queries of the section.
         interval: Bootstrap interval of the mean.
-        difference: Mean minus the baseline's; None for the baseline itself, as are all fields below.
+        difference: Mean minus the baseline's; None for the baseline itself, like all fields below.
         difference_interval: Bootstrap interval of the mean difference, over queries.
-        p_values: Two-sided, by the name of the test.
-        p_corrected: The same after Holm's correction for the number of systems beside the baseline.
+        p_values: Two-sided p-values by name of the test.
+        p_corrected: The same after Holm's correction for the number of compared systems.
         wins: Queries on which the system is better than the baseline.
         ties: Queries on which they are equal.
         losses: Queries on which it is worse.
@@ -62,8 +62,8 @@ class Section(Config):
     """A comparison over one set of queries.
 
     Attributes:
-        title: Which queries.
-        queries: How many.
+        title: Description of the queries.
+        queries: Number of queries.
         rows: Measure by measure, the baseline first.
     """
 
@@ -92,13 +92,13 @@ class Section(Config):
 
 
 class Statistics(Config):
-    """How differences are judged.
+    """Statistical settings of a comparison.
 
     Attributes:
         tests: Names of the paired tests.
-        confidence: Of the bootstrap intervals, between 0 and 1.
+        confidence: Confidence of the bootstrap intervals, between 0 and 1.
         resamples: How many samples or sign patterns are drawn.
-        seed: Of the draws.
+        seed: Seed of the draws.
     """
 
     tests: tuple[Literal["permutation", "t", "wilcoxon"], ...] = ("permutation",)
@@ -112,12 +112,12 @@ class Comparison(Config):
 
     Attributes:
         baseline: Name of the system the others are compared with.
-        systems: Names of all, the baseline first.
+        systems: Names of all systems, the baseline first.
         measures: Measures that all of them have.
         statistics: Tests, confidence, resamples and seed.
-        sections: All queries first, then the slices by what was relevant in training.
-        unlike: Keys of the protocol in which the results differ although they should not; only where it was allowed.
-        recorded: What else differs between the systems that have it: `recorded[key][system]`.
+        sections: All queries first, then the slices by documents relevant in training.
+        unlike: Keys of the protocol that should be equal but differ; empty unless `allow_unlike`.
+        recorded: Other differences between systems: `recorded[key][system]`.
         notes: Remarks for readers of the numbers.
     """
 
@@ -139,7 +139,7 @@ class Comparison(Config):
         return markdown(self)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield one table per section, as wide as there is room, and the notes, for Rich to print."""
+        """Yield one table per section, as wide as the console allows, and the notes, for Rich to print."""
         return rich_tables(self, console, options)
 
 
@@ -156,14 +156,14 @@ def compare(
     """Compare results, query by query, with one of them.
 
     Args:
-        evaluations: At least one, of different names. One alone gives its intervals.
+        evaluations: At least one, with distinct names. For a single one only intervals are computed.
         baseline: Name of the one to compare the others with; None takes the first.
         tests: One or more of `"permutation"`, `"t"` and `"wilcoxon"`.
-        confidence: Of the bootstrap intervals, between 0 and 1.
+        confidence: Confidence of the bootstrap intervals, between 0 and 1.
         resamples: How many samples or sign patterns are drawn, at least 1.
-        seed: Of the draws.
+        seed: Seed of the draws.
         allow_unlike: Compare results that were not measured alike, over the queries and measures they share; the
-            comparison lists in what they differ.
+            comparison lists the differences.
 
     Returns:
         The comparison.
@@ -172,7 +172,7 @@ def compare(
         ProtocolError: The results were not measured alike.
         UnknownNameError: There is no such baseline.
         InputError: Names repeat, the results share no measure or no query, or a test, the
-            confidence, the resamples or the seed is not allowed.
+            confidence, the resamples or the seed is invalid.
     """
     systems = _named(evaluations, baseline)
     statistics = Statistics.from_mapping(
@@ -190,7 +190,7 @@ def compare(
     first = next(iter(systems.values()))
     measures = [name for name in first.measures if all(name in other.per_query for other in systems.values())]
     if not measures:
-        raise InputError("these results share no measure; measure them by the same names")
+        raise InputError("these results share no measure; measure them by the same measures")
     sets, slice_notes = _query_sets(systems)
     sections = [_section(title, queries, systems, measures, statistics) for title, queries in sets.items()]
     return Comparison(
@@ -211,7 +211,7 @@ def _named(evaluations: Sequence[Evaluation], baseline: str | None) -> dict[str,
         raise InputError("there is nothing to compare; give at least one evaluation")
     if len(by_name) < len(evaluations):
         names = [evaluation.name for evaluation in evaluations]
-        raise InputError(f"every system needs a name of its own, not {', '.join(names)}")
+        raise InputError(f"every system needs a distinct name, not {', '.join(names)}")
     if baseline is None:
         return by_name
     if baseline not in by_name:
@@ -220,9 +220,9 @@ def _named(evaluations: Sequence[Evaluation], baseline: str | None) -> dict[str,
 
 
 def _query_sets(systems: Mapping[str, Evaluation]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """All shared queries, then each slice, by title; and a note for each slice that is all of them.
+    """Return all shared queries, then each slice, by title; and a note for each slice that is all of them.
 
-    Systems whose slices hold the same queries share one.
+    Systems with equal slices share one.
     """
     shared = set.intersection(*(set(evaluation.queries) for evaluation in systems.values()))
     first = next(iter(systems.values()))
@@ -268,7 +268,7 @@ def _section(
 
 
 def _beside_baseline(raw: Floats, statistics: Statistics) -> list[list[dict[str, Any]]]:
-    """The fields of `Row` for `(n, m, s - 1)` differences, by measure and system."""
+    """Return the fields of `Row` for `(n, m, s - 1)` differences, by measure and system."""
     if not raw.shape[2]:
         return []
     flat = settled(raw.reshape(len(raw), -1))
@@ -303,7 +303,7 @@ def _beside_baseline(raw: Floats, statistics: Statistics) -> list[list[dict[str,
 
 
 def _intervals(values: Floats, statistics: Statistics) -> Floats:
-    """`(n, m, s)` to `(m, s, 2)`."""
+    """Return the `(m, s, 2)` intervals of `(n, m, s)` values."""
     ends = bootstrap_intervals(
         values.reshape(len(values), -1),
         confidence=statistics.confidence,
@@ -314,7 +314,7 @@ def _intervals(values: Floats, statistics: Statistics) -> Floats:
 
 
 def _notes(systems: Mapping[str, Evaluation]) -> tuple[str, ...]:
-    """The evaluations' own notes, each once, with the names of those it belongs to."""
+    """Return the evaluations' notes, each once, with the names of the systems it applies to."""
     owners: dict[str, list[str]] = {}
     for name, evaluation in systems.items():
         for note in evaluation.notes:
@@ -345,7 +345,7 @@ def _table(section: Section, comparison: Comparison, hidden: tuple[int, ...]) ->
         table.add_column(headings[place], justify="left" if place < 2 else "right", overflow="fold")
     for row in section.rows:
         cells = _cells(row, comparison)
-        # A system's name may hold square brackets, which Rich would read as markup.
+        # A system's name may have square brackets, which Rich would read as markup.
         table.add_row(
             *(Text(printable(cells[place])) for place in kept), style=_style(row), end_section=_last(row, comparison)
         )
@@ -414,7 +414,7 @@ def _remarks(comparison: Comparison) -> list[str]:
     if comparison.unlike:
         lines.append(f"NOT MEASURED ALIKE: the results differ in {', '.join(comparison.unlike)}")
     if len(comparison.systems) > 1:
-        lines.append(f"differences are to {comparison.baseline}")
+        lines.append(f"differences are relative to {comparison.baseline}")
     lines += [f"{key}: {_by_system(values)}" for key, values in comparison.recorded.items()]
     return lines + list(comparison.notes)
 

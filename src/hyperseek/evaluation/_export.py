@@ -1,8 +1,8 @@
-"""A folder with everything that was measured, in our formats and in those of the Hypencoder repository.
+"""Results as files, in our formats and in those of the Hypencoder repository.
 
 ```
 FOLDER/retrieved_items.jsonl              {"query": {"content", "id"}, "items": [{"content", "id", "score", "type"}]}
-FOLDER/retrieved_items.txt                the same for people
+FOLDER/retrieved_items.txt                the same as readable text
 FOLDER/metrics/aggregated_metrics.json
 FOLDER/metrics/aggregated_metrics.txt     two lines: the names, and the values times 100
 FOLDER/metrics/per_query_metrics.json     by query, then by measure
@@ -39,15 +39,15 @@ def write_results(
     evaluations: Sequence[Evaluation],
     comparison: Comparison,
 ) -> None:
-    """Write `comparison.json`, `comparison.md`, and for each system a folder of its name.
+    """Write `comparison.json`, `comparison.md`, and a folder per system, named after it.
 
     Its folder holds `evaluation.json`, `per_query.jsonl` and `run.trec`.
 
     Args:
         folder: The folder to write; created if missing.
         rankings: One for each system.
-        evaluations: Of the same rankings, in the same order.
-        comparison: Of these evaluations.
+        evaluations: Evaluations of the rankings, in the same order.
+        comparison: Comparison of the evaluations.
     """
     target = Path(folder)
     for ranking, evaluation, name in zip(rankings, evaluations, folder_names(rankings), strict=True):
@@ -67,14 +67,14 @@ def write_original_files(
     *,
     split: str,
 ) -> None:
-    """Write the Hypencoder repository's files: into `folder` for one system, else into a folder for each.
+    """Write the Hypencoder repository's files: into `folder` for one system, otherwise into a folder for each.
 
     Args:
         folder: The folder to write; created if missing.
         rankings: One for each system.
-        evaluations: Of the same rankings, in the same order.
-        dataset: Where the texts come from; its corpus is read once, and only retrieved documents are kept.
-        split: Which queries.
+        evaluations: Evaluations of the rankings, in the same order.
+        dataset: Source of the texts; its corpus is read once, and only retrieved documents are kept.
+        split: The split of the queries.
     """
     wanted = {document for ranking in rankings for hits in ranking.run.values() for document in hits}
     documents = {document.id: document.full_text for document in dataset.documents() if document.id in wanted}
@@ -86,7 +86,7 @@ def write_original_files(
 
 
 def folder_names(rankings: Sequence[Ranking]) -> list[str]:
-    """Turn the systems' names into folder names that differ even where case does not count."""
+    """Turn the systems' names into folder names that differ even on case-insensitive file systems."""
     names: list[str] = []
     for ranking in rankings:
         plain = re.sub(r"[^\w.@+-]+", "-", ranking.name).strip("-.") or "system"
@@ -106,13 +106,13 @@ def write_hypencoder_files(
     documents: Mapping[str, str] | None = None,
     kind: str = "hypencoder_retriever",
 ) -> None:
-    """Write what the original's retrieval command writes.
+    """Write the files of the original's retrieval command.
 
     Args:
         folder: The folder to write; created if missing.
         evaluation: The measured values.
         run: The ranking they were measured on.
-        queries: Query texts by id; of all queries of the run.
+        queries: Query texts by id, for all queries of the run.
         documents: Texts of at least the retrieved documents by id; None leaves them out.
         kind: The items' `type`.
     """

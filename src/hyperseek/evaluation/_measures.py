@@ -5,15 +5,15 @@ of them. `MRR` comes back as `RR`, its name there.
 
 A trap: a measure reads only what the run kept, so `R@1000` of a run cut at 100 is not R@1000 (see `depth`).
 
-The providers behind ir-measures break ties by id, some upwards and some downwards, keep scores in float32, write ids
-into files separated by blanks, and reserve memory for every grade up to the largest. So they are given ranks for
-scores, numbers for ids, and grades in a form that they survive.
+The providers behind ir-measures break ties by id, some ascending and some descending, keep scores in float32, write
+ids into blank-separated files, and reserve memory for every grade up to the largest. So they are given ranks as
+scores, numbers as ids, and grades in a range that they support.
 
 p-MRR is the measure of FollowIR (arXiv 2403.15246). Every query is run twice, with its original and with a changed
 instruction, and the relevance of some documents differs between the two. p-MRR compares the ranks of those documents:
 100 means that all moved as they should, 0 that nothing moved, -100 that they moved the wrong way. FollowIR's
-instructions only narrow, so there documents only lose relevance, and should fall. Here one that gains relevance should
-rise, with the same formula and the opposite sign. A document that is not judged, or graded below 0, has relevance 0.
+instructions only narrow, so documents only lose relevance there, and should fall. Here a document that gains relevance
+should rise, with the same formula and the opposite sign. Unjudged documents and grades below 0 have relevance 0.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ MEASURE_SETS: Mapping[str, tuple[str, ...]] = {
 _NOT_JUDGED = -1  # a grade as trec_eval knows it
 _LARGE = 1000  # grades and levels of relevance beyond this are counted, not measured
 _EXPONENTIAL = 4  # highest grade of measures whose gain is 2 to the power of it
-_FULL_DEPTH = 1000  # how deep TREC runs go, and so what a measure without a cut-off is understood to have read
+_FULL_DEPTH = 1000  # depth of TREC runs, and so the assumed depth of measures without a cut-off
 
 logger = logging.getLogger(__name__)
 
@@ -52,14 +52,14 @@ def measure_names(names: str | Iterable[str]) -> tuple[str, ...]:
     """Resolve measures and named sets to the canonical names under which values are returned.
 
     Args:
-        names: Measures and names of `MEASURE_SETS`; a single string may hold several, parted by spaces.
+        names: Measures and names of `MEASURE_SETS`; a single string may hold several, separated by spaces.
 
     Returns:
         The canonical names, in order, without repetitions.
 
     Raises:
         UnknownNameError: There is no such measure.
-        InputError: A name is malformed, lacks what its measure requires, or nothing here can compute it.
+        InputError: A name is malformed, lacks a required parameter, or no installed provider can compute it.
     """
     given = names.split() if isinstance(names, str) else list(names)
     expanded = [name for item in given for name in MEASURE_SETS.get(item, (item,))]
@@ -69,7 +69,7 @@ def measure_names(names: str | Iterable[str]) -> tuple[str, ...]:
 
 
 def cutoffs(names: str | Iterable[str]) -> dict[str, int | None]:
-    """Return how many documents per query each measure reads; None where it reads all there are."""
+    """Return how many documents per query each measure reads; None if it reads all."""
     return {name: _cutoff(_parse(name)) for name in measure_names(names)}
 
 
@@ -89,10 +89,10 @@ def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:
     """Measure a run, query by query.
 
     Args:
-        run: Scores, higher is better; infinite ones count. Equal scores keep the order of the run, which is the
-            corpus' in what an index or BM25 returns. Queries without judgements are left out of the result.
-        qrels: Judgements, whole numbers. A query that the run lacks counts as one that found nothing. Grades below 0
-            are not relevant, as 0 is; Bpref, infAP and `judged_only` take them for documents that nobody judged, as
+        run: Scores, higher is better; infinite ones are allowed. Equal scores keep the order of the run, which is
+            the corpus' for an index or BM25. Queries without judgements are left out of the result.
+        qrels: Judgements, whole numbers. A query missing from the run counts as one without results. Grades below 0
+            are not relevant, like 0; Bpref, infAP and `judged_only` treat them as unjudged, as
             trec_eval does.
         names: Measures, as in `measure_names`.
 
@@ -102,7 +102,7 @@ def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:
     Raises:
         UnknownNameError: There is no such measure.
         InputError: A name is malformed, there are no judgements, no query of the run is judged, a score is not a
-            number, a grade is not a whole one, or the measure failed on this data.
+            number, a grade is not a whole number, or the measure failed on this data.
     """
     measures = [_parse(name) for name in measure_names(names)]
     _check(run, qrels)
@@ -112,7 +112,7 @@ def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:
     others = []
     for measure in measures:
         if measure.NAME == "nDCG" and measure["dcg"] == "log2":
-            # Ours, since only here the size of a grade counts, and pytrec_eval reserves memory for that many.
+            # Computed here, since it alone depends on the size of grades, and pytrec_eval reserves memory for each.
             values[str(measure)] |= {query: _ndcg(measure, ids, grades[query]) for query, ids in ranked.items()}
         elif isinstance(measure, _Registered):
             values[str(measure)] |= {query: measure.value(ids, grades[query]) for query, ids in ranked.items()}
@@ -167,14 +167,14 @@ def _parse(name: str) -> Any:
         raise InputError(f"{name}: the cut-off must be at least 1, not {cutoff}")
     level = measure.params.get("rel")
     if level is not None and not 1 <= level <= _LARGE:
-        raise InputError(f"{name}: relevant must mean a grade from 1 to {_LARGE:,} on, not {level}")
+        raise InputError(f"{name}: rel must be a grade from 1 to {_LARGE:,}, not {level}")
     if not ir_measures.DefaultPipeline.supports(measure):
         raise InputError(f"{name} needs a program that is not installed here; see ir-measures' list of providers")
     return measure
 
 
 class _Registered:
-    """A registered measure at a cut-off, as the rest of this module sees those of ir-measures."""
+    """A registered measure at a cut-off, with the interface of ir-measures' measures."""
 
     DEFAULT = 0.0
 
@@ -192,7 +192,7 @@ class _Registered:
         return require("ir_measures", extra="eval").MeanAgg()
 
     def value(self, ranked: Sequence[str], grades: Mapping[str, int]) -> float:
-        """Return the value of one query; 0 where nothing is relevant to it."""
+        """Return the value of one query; 0 if nothing is relevant to it."""
         judged = list(grades.values())
         if not any(map(is_relevant, judged)):
             return self.DEFAULT
@@ -265,8 +265,8 @@ def _provided(
     """Yield measure, query and value, as ir-measures' providers compute them."""
     highest = max((grade for judged in grades.values() for grade in judged.values()), default=0)
     for measure in measures:
-        if measure.NAME in ("ERR", "nDCG") and highest > _EXPONENTIAL:  # linear nDCG is not among them
-            raise InputError(f"{measure} takes grades up to {_EXPONENTIAL}, and the judgements have {highest}")
+        if measure.NAME in ("ERR", "nDCG") and highest > _EXPONENTIAL:  # linear nDCG is not computed here
+            raise InputError(f"{measure} takes grades up to {_EXPONENTIAL}, but the judgements have {highest}")
     queries, scores, levels = list(grades), {}, {}
     for number, query in enumerate(queries):
         ids = ranked.get(query, ())
@@ -274,20 +274,20 @@ def _provided(
         if ids:
             scores[str(number)] = {places[document]: float(len(ids) - rank) for rank, document in enumerate(ids)}
         small = _small(grades[query].values())
-        # Without any judgement a query would be passed over; one of a document that nobody found changes nothing.
+        # A query without judgements would be skipped; a judgement of a document outside the run has no effect.
         levels[str(number)] = {places[own]: small[grade] for own, grade in grades[query].items()} or {"none": 0}
     ir_measures = require("ir_measures", extra="eval")
     try:
         for metric in ir_measures.iter_calc(measures, levels, scores):
             yield str(metric.measure), queries[int(metric.query_id)], float(metric.value)
-    except Exception as error:  # its providers raise anything, some from programs they start
+    except Exception as error:  # its providers raise any exception, some from subprocesses
         raise InputError(
             f"ir-measures could not compute {', '.join(map(str, measures))} on this run: {brief(error)}"
         ) from error
 
 
 def _small(grades: Iterable[int]) -> dict[int, int]:
-    """Return for each grade one in the same order that providers survive.
+    """Map grades to smaller ones in the same order, which providers support.
 
     Below -1, which is trec_eval's "in the pool, not judged", pytrec_eval writes outside its memory.
     """
@@ -301,7 +301,7 @@ def _small(grades: Iterable[int]) -> dict[int, int]:
 def p_mrr(per_query: Mapping[str, float]) -> float:
     """Aggregate `p_mrr_per_query` as FollowIR reports it: the mean over queries times 100, in -100 to 100."""
     if not per_query:
-        raise InputError("p-MRR needs at least one query whose judgements changed and that both runs have")
+        raise InputError("p-MRR needs at least one query with changed judgements in both runs")
     return 100.0 * fmean(per_query.values())
 
 
@@ -310,9 +310,9 @@ def p_mrr_per_query(
 ) -> dict[str, float]:
     """Compare the ranks of the documents whose relevance changed with the instruction.
 
-    A document that a run does not hold ranks just after its last one. Equal scores keep the run's order; documents
-    that are equal in both runs have the same order in both, that of the original, so that nothing moves unless a score
-    does.
+    A document missing from a run ranks just after its last one. Equal scores keep the run's order; documents
+    that are equal in both runs keep the original run's order in both, so that nothing moves unless a score
+    changes.
 
     Args:
         original_run: Rankings under the original instructions.
@@ -321,8 +321,8 @@ def p_mrr_per_query(
         changed_qrels: Judgements under the changed ones.
 
     Returns:
-        For each query with changed documents that both runs have, the mean over those documents, in -1 to 1: above 0
-        where documents moved as their relevance did.
+        For each query with changed documents in both runs, the mean over those documents, in -1 to 1: above 0
+        if documents moved as their relevance did.
 
     Raises:
         InputError: A score is not a number.
@@ -333,7 +333,7 @@ def p_mrr_per_query(
         if not changes:
             continue
         if query not in original_run or query not in changed_run:
-            logger.warning("p-MRR leaves out query %s, which one of the two runs lacks", query)
+            logger.warning("p-MRR leaves out query %s, which is missing from one of the two runs", query)
             continue
         old, new = _ranks(*(numeric_scores(query, run[query]) for run in (original_run, changed_run)))
         moves = {name: _fall(old.get(name, len(old) + 1), new.get(name, len(new) + 1)) for name in changes}
@@ -342,7 +342,7 @@ def p_mrr_per_query(
 
 
 def _changes(before: Mapping[str, int], after: Mapping[str, int]) -> dict[str, int]:
-    """Return by how much documents gained relevance, of those whose relevance changed."""
+    """Return the gain in relevance of documents whose relevance changed."""
     gains = {name: max(after.get(name, 0), 0) - max(before.get(name, 0), 0) for name in [*before, *after]}
     return {name: gain for name, gain in gains.items() if gain}
 
@@ -363,5 +363,5 @@ def _ranks(original: Mapping[str, float], changed: Mapping[str, float]) -> tuple
 
 
 def _fall(old: int, new: int) -> float:
-    """Return how far a document fell, in -1 to 1: above 0 where its rank became larger."""
+    """Return how far a document fell, in -1 to 1: above 0 if its rank became larger."""
     return new / old - 1 if old >= new else 1 - old / new

@@ -1,8 +1,8 @@
-"""A retriever as mteb takes it.
+"""A retriever as an mteb encoder.
 
-mteb also takes a saved model itself, as a `SentenceTransformer`: queries and documents then meet in a plain inner
-product of float32 coordinates. Here they meet in the space's own, exact similarity, and texts go through in batches of
-similar length, prompts and lengths as the model says.
+mteb also takes a saved model itself, as a `SentenceTransformer`: queries and documents are then compared by a plain
+inner product of float32 coordinates. Here they are compared by the space's own, exact similarity, and encoded in
+batches of similar length, with the model's prompts and lengths.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ class MtebEncoder:
     (see `Retriever.encode_features`): for hyperbolic models the logarithmic map at the origin, compared by the cosine.
 
     Args:
-        retriever: One whose queries are points.
-        name: What results are filed under, as in `"ours/lorentz-minilm"`; None takes the model's source.
-        options: What is asked of the model with every query, as in `{"level": 2}`; results are filed by them too.
+        retriever: A model whose queries are points.
+        name: Name of the results, as in `"ours/lorentz-minilm"`; None takes the model's source.
+        options: Options of the model for every query, as in `{"level": 2}`; results record them too.
 
     Attributes:
         mteb_model_meta: The model's description for mteb.
-        options: As the model understands them.
+        options: The options, checked by the model.
 
     Raises:
         InputError: The model's queries are not points, or it does not understand an option.
@@ -48,7 +48,7 @@ class MtebEncoder:
         self.options = retriever.check_options(options)
         if not isinstance(retriever.compile(["a"], self.options), LinearScorer):
             raise InputError(
-                "mteb compares vectors, and this model compiles queries to functions; "
+                "mteb compares vectors, but this model compiles queries to functions; "
                 "measure it with `hyperseek evaluate`"
             )
         self.retriever = retriever
@@ -77,14 +77,14 @@ class MtebEncoder:
 
         Args:
             inputs: Batches with a list of `text`.
-            task_metadata: Ignored, as all other arguments but `prompt_type`.
+            task_metadata: Ignored.
             hf_split: Ignored.
             hf_subset: Ignored.
             prompt_type: Whether the texts are queries, documents, or neither.
             **kwargs: Ignored.
 
         Returns:
-            `(N, w)` stored points of queries and documents, `(N, d)` vectors of texts that are neither.
+            `(N, w)` stored points of queries and documents, `(N, d)` vectors of other texts.
         """
         texts = [text for batch in inputs for text in batch["text"]]
         side = getattr(prompt_type, "value", prompt_type)
@@ -95,7 +95,7 @@ class MtebEncoder:
         return self.retriever.encode_features(texts).numpy()
 
     def similarity(self, embeddings1: Any, embeddings2: Any) -> Tensor:
-        """Return `(Q, N)` similarities of what `encode` returned; higher is better."""
+        """Return `(Q, N)` similarities of results of `encode`; higher is better."""
         queries, documents = torch.as_tensor(embeddings1), torch.as_tensor(embeddings2)
         if self._are_points(queries, documents):
             return self.retriever.space.score(queries, VectorPoints(documents))
@@ -109,7 +109,7 @@ class MtebEncoder:
         return (unit_vectors(queries) * unit_vectors(documents)).sum(dim=-1)
 
     def _are_points(self, *vectors: Tensor) -> bool:
-        # Vectors of a hyperbolic space's tangent space have two numbers less than its stored points.
+        # Tangent vectors of a hyperbolic space have two numbers fewer than its stored points.
         return all(part.shape[-1] == self.retriever.space.width for part in vectors)
 
     def _queries(self, texts: list[str]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Rankings with their protocol: from an index, from BM25, from a file, and on to an Evaluation."""
+"""Rankings with their protocol, from an index, BM25 or a file, and their evaluation."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def rank_index(
     plan: PlanLike | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Ranking:
-    """Search an index with the queries of a split; exhaustively, unless told otherwise.
+    """Search an index with the queries of a split, exhaustively by default.
 
     Args:
-        index: Of the data set's documents; opened with another model (`Index.open(path, model=...)`) it is that
-            model's ranking.
+        index: Index of the data set's documents; opened with another model (`Index.open(path, model=...)`) it gives
+            that model's ranking.
         dataset: Its queries and judgements.
-        split: Which judgements.
+        split: The split of the judgements.
         k: Documents per query, at least 1.
         exclude_same_id: Leave out a document whose id is the query's.
         name: The system's name; None takes the model's.
-        engine: `"exact"`, or what `Index.search` takes.
+        engine: `"exact"`, or another value for `Index.search`.
         plan: The plan to search by instead.
-        options: What is asked of the model besides the texts, as in `Index.search`.
+        options: Options of the model for the queries, as in `Index.search`.
 
     Returns:
-        The ranking, with the documents that were relevant in the model's training where its folder tells.
+        The ranking, with the documents that were relevant in the model's training if its folder has them.
 
     Raises:
         UnknownNameError: There is no such split, or the model does not understand an option.
@@ -85,7 +85,7 @@ def rank_index(
 
 
 def _description(index: Index) -> dict[str, Any]:
-    """Return what decides which points are searched: not when or in which files they were written."""
+    """Return what determines the searched points, regardless of when and in which files they were written."""
     described = index.info.model_dump(mode="json", exclude={"created", "version", "table"})
     return {**described, "count": len(index), "data": index.data_fingerprint}
 
@@ -99,12 +99,12 @@ def rank_bm25(
     settings: BM25Settings | None = None,
     name: str = "BM25",
 ) -> Ranking:
-    """Search a data set with BM25: the baseline beside which every other system belongs.
+    """Search a data set with BM25, the baseline for every other system.
 
     Args:
         dataset: Documents, queries and judgements.
-        split: Which judgements.
-        k: Documents per query at most, at least 1.
+        split: The split of the judgements.
+        k: Most documents per query, at least 1.
         exclude_same_id: Leave out a document whose id is the query's.
         settings: None for the defaults.
         name: The system's name.
@@ -128,11 +128,11 @@ def rank_bm25(
 
 
 def rank_file(path: str | os.PathLike[str], qrels: Qrels, *, name: str | None = None) -> Ranking:
-    """Read a run of another program; what it was made from is unknown, and its protocol says so.
+    """Read another program's run; its origin is unknown, which its protocol states.
 
     Args:
         path: A TREC run, or the JSON lines that Hypencoder writes.
-        qrels: The judgements it will be measured by.
+        qrels: The judgements to measure it by.
         name: The system's name; None takes the file's.
 
     Returns:
@@ -162,14 +162,14 @@ def evaluate(
     """Search an index with a data set's queries and measure the result.
 
     Args:
-        index: Of the data set's documents.
+        index: Index of the data set's documents.
         dataset: Queries and judgements.
-        split: Which judgements.
+        split: The split of the judgements.
         measures: Names of measures and of named sets.
-        k: Documents per query; None takes what the measures read, see `depth`.
+        k: Documents per query; None takes as many as the measures read, see `depth`.
         exclude_same_id: Leave out a document whose id is the query's.
         name: The system's name; None takes the model's.
-        options: What is asked of the model besides the texts, as in `Index.search`.
+        options: Options of the model for the queries, as in `Index.search`.
 
     Returns:
         The result.
@@ -189,8 +189,8 @@ def _check_dataset(dataset: object) -> None:
     if hasattr(dataset, "qrels"):
         return
     if isinstance(dataset, str | os.PathLike):
-        raise InputError(f"dataset is an open collection, not its name; give open_dataset({shown(os.fspath(dataset))})")
-    raise InputError(f"dataset is what open_dataset(SOURCE) returns, not {shown(dataset)}")
+        raise InputError(f"dataset must be an open collection; give open_dataset({shown(os.fspath(dataset))})")
+    raise InputError(f"dataset must be the result of open_dataset(SOURCE), not {shown(dataset)}")
 
 
 def _protocol(
@@ -242,18 +242,18 @@ def _index_notes(index: Index, dataset: Dataset, qrels: Qrels) -> list[str]:
         missing = len(relevant) - found
         notes.append(f"{missing} of {len(relevant)} relevant documents are not in the index and cannot be found")
     if len(index) != dataset.count():
-        notes.append(f"the index holds {len(index)} documents, the data set {dataset.count()}")
+        notes.append(f"the index has {len(index)} documents, the data set {dataset.count()}")
     return notes
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """A run, and how it was made.
+    """A run and its protocol.
 
     Attributes:
         name: The system's name in tables.
         run: Scores by query and document.
-        protocol: What was asked of which system.
+        protocol: How it was made, and by which system.
         trained: Documents of this collection that were relevant in the system's training; None if unknown.
         notes: Remarks for readers of the numbers.
     """
@@ -272,14 +272,14 @@ class Ranking:
             measures: Names of measures and of named sets.
 
         Returns:
-            Values by query, aggregates, and slices where the training is known.
+            Values by query, aggregates, and slices if the training is known.
 
         Raises:
             InputError: These are other judgements, or a measure reads deeper than the ranking goes or cannot be
                 computed.
         """
         if fingerprint_json(qrels) != self.protocol.qrels:
-            raise InputError(f"the ranking {self.name} was made for other judgements; make it for these")
+            raise InputError(f"the ranking {self.name} was made for other judgements; make one for these")
         names = measure_names(measures)
         shallow = []
         if self.protocol.k is None:
@@ -299,11 +299,11 @@ class Ranking:
 
 
 def choose_k(measures: str | Iterable[str], k: int | None) -> int:
-    """Return `k`, or what the measures read if it is None; raise InputError if a measure reads deeper than `k`."""
+    """Return `k`, or the depth of the measures if it is None; raise InputError if a measure reads deeper than `k`."""
     names = measure_names(measures)
     if k is None:
         k = depth(names)
-        logger.info("k=%d documents per query, which is what %s read", k, ", ".join(names))
+        logger.info("k=%d documents per query, as deep as %s read", k, ", ".join(names))
     check_depth(names, k)
     return k
 
@@ -312,7 +312,7 @@ def _depth_notes(run: Run, names: Iterable[str]) -> list[str]:
     """Return notes on a run of unknown depth."""
     deepest = max((len(ranking) for ranking in run.values()), default=0)
     return [
-        f"{name} reads {cutoff} documents per query and this run has at most {deepest}"
+        f"{name} reads {cutoff} documents per query, but this run has at most {deepest}"
         for name, cutoff in cutoffs(names).items()
         if cutoff is not None and cutoff > deepest
     ]

@@ -1,8 +1,8 @@
-"""A result: what one system scored, query by query, and the protocol of how that came about.
+"""A result: one system's scores, query by query, and the protocol of the measurement.
 
-Two results are alike if they agree on what was asked of the systems: the data, the split, the judgements, the depth,
+Two results are comparable if they agree on the task: the data, the split, the judgements, the depth,
 the exclusions and the options of the queries (`COMPARED`). The systems themselves (model, prompts, truncation, number
-type, versions) may differ, since that is what a comparison is about; a comparison lists the differences.
+type, versions) may differ, since they are what is compared; a comparison lists the differences.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hyperseek.types import NO_OPTIONS, QueryOptions
 COMPARED = ("data", "split", "qrels", "k", "exclude_same_id", "options")
 """The keys of `Protocol` in which compared results must agree."""
 
-_LARGEST = 1 << 28  # bytes; a value for each of many queries by each measure
+_LARGEST = 1 << 28  # bytes, of values for many queries and measures
 
 _PACKAGES = (
     "hyperseek",
@@ -41,16 +41,16 @@ _PACKAGES = (
 
 
 class Protocol(Config):
-    """How a result came about. None means unknown, as for a run read from a file.
+    """How a result was measured. None means unknown, as for a run read from a file.
 
     Attributes:
-        dataset: The data set's name; for people only, since folders are renamed.
+        dataset: The data set's name; for display only, since folders are renamed.
         data: Fingerprint of its corpus and queries.
-        split: Which judgements.
-        qrels: Fingerprint of the judgements themselves.
+        split: The split of the judgements.
+        qrels: Fingerprint of the judgements.
         k: How many documents per query the run keeps.
         exclude_same_id: Whether a document with the query's own id was left out of its ranking.
-        options: What was asked of the model besides the texts; None for a system that has no options, as BM25, which
+        options: Options of the model for the queries; None for a system without options, such as BM25, which
             may be compared with any.
         system: The system: model, prompts, truncation lengths, number types, parameters.
         versions: Installed package versions.
@@ -90,15 +90,15 @@ def check_alike(protocols: Mapping[str, Protocol]) -> None:
     )
     raise ProtocolError(
         f"these results were not measured alike; they differ in {', '.join(keys)}:\n{lines}\n"
-        f"measure them alike, or allow it explicitly (allow_unlike=True, --allow-unlike) and it will be listed"
+        f"measure them alike, or allow it explicitly (allow_unlike=True, --allow-unlike) to have it listed"
     )
 
 
 def recorded_differences(protocols: Mapping[str, Protocol]) -> dict[str, dict[str, Any]]:
-    """List how the systems differ.
+    """List the differences between systems.
 
     Args:
-        protocols: By the results' names.
+        protocols: Protocols by the results' names.
 
     Returns:
         `differences[key][name]` for every dotted key of `system` and `versions` whose values differ among the systems
@@ -128,10 +128,10 @@ class Evaluation(Config):
 
     Attributes:
         name: The system's name in tables.
-        per_query: `per_query[measure][query_id]`; all measures hold the same queries.
+        per_query: `per_query[measure][query_id]`; all measures have the same queries.
         aggregate: One number for each measure.
-        protocol: The data, the question and the system.
-        slices: The queries by what was relevant in the model's training; None where that is unknown.
+        protocol: The data, the task and the system.
+        slices: The queries by documents relevant in the model's training; None if that is unknown.
         notes: Remarks for readers of the numbers.
     """
 
@@ -146,9 +146,9 @@ class Evaluation(Config):
     def _check_alike(self) -> Self:
         measured = set(self.queries)
         if any(by_query.keys() != measured for by_query in self.per_query.values()):
-            raise ValueError("its measures do not hold the same queries")
+            raise ValueError("its measures do not have the same queries")
         if self.aggregate.keys() != self.per_query.keys():
-            raise ValueError("its aggregates are of other measures than its values")
+            raise ValueError("its aggregates and its values are of different measures")
         if self.slices is not None and not measured >= {
             query for name in SLICES for query in self.slices.queries(name)
         }:
@@ -180,7 +180,7 @@ class Evaluation(Config):
         chosen, known = list(queries), set(self.queries)
         unknown = [query for query in chosen if query not in known]
         if unknown:
-            raise InputError(f"{len(unknown)} of these queries were not measured, {unknown[0]!r} among them")
+            raise InputError(f"{len(unknown)} of these queries were not measured, such as {unknown[0]!r}")
         return aggregate({name: {query: by[query] for query in chosen} for name, by in self.per_query.items()})
 
     def by_slice(self) -> dict[str, dict[str, float]]:
@@ -190,7 +190,7 @@ class Evaluation(Config):
         return {name: self.over(self.slices.queries(name)) for name in SLICES if self.slices.queries(name)}
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the result as JSON, from which `load` makes an equal one."""
+        """Write the result as JSON, which `load` reads."""
         write_json(path, self.model_dump(mode="json"))
 
     @classmethod
@@ -212,7 +212,7 @@ class Evaluation(Config):
         return cls.from_json(path, "an evaluation", remedy=remedy, largest=_LARGEST)
 
     def write_per_query(self, path: str | os.PathLike[str]) -> None:
-        """Write one row per query: its id, its value by each measure, and its slice where that is known.
+        """Write one row per query: its id, its value by each measure, and its slice if known.
 
         Args:
             path: `.jsonl` for JSON lines, `.csv` for comma-separated values.

@@ -1,6 +1,6 @@
-"""Seen and unseen: a test's queries by how many of their relevant documents a model met in training.
+"""Seen and unseen: a test's queries by how many of their relevant documents were relevant in training.
 
-A model trained on one split of a collection has often met the documents of another. Its gain on those says little
+A model trained on one split of a collection has often seen the documents of another. Its gain on those says little
 about new text, so both are reported.
 """
 
@@ -33,8 +33,8 @@ class Slices(Config):
         all: Every relevant document was relevant in training.
         some: At least one was and at least one was not.
         none: No relevant document was.
-        without_relevant: Queries that have no relevant document at all and belong to no slice.
-        trained_documents: How many documents the training record names.
+        without_relevant: Queries without any relevant document, which belong to no slice.
+        trained_documents: Number of documents in the training record.
     """
 
     all: tuple[str, ...]
@@ -53,7 +53,7 @@ class Slices(Config):
 
 
 def slice_by_training(qrels: Qrels, trained: Collection[str]) -> Slices:
-    """Split a test's queries by what was relevant in training.
+    """Split a test's queries by documents that were relevant in training.
 
     Args:
         qrels: The test's judgements; a grade of at least 1 is relevant.
@@ -93,18 +93,18 @@ class _Record(Config, extra="ignore"):
 
 
 def trained_on(model: str | os.PathLike[str] | None, dataset: Dataset) -> tuple[frozenset[str] | None, tuple[str, ...]]:
-    """Look up which documents of a data set were relevant in a model's training.
+    """Look up the documents of a data set that were relevant in a model's training.
 
-    The model's folder, or the one above it, holds the `run.json` of the training. Its `training_data` maps each
+    The model's folder, or its parent, holds the `run.json` of the training. Its `training_data` maps each
     collection to a record: its `fingerprint`, and the `relevant_documents_file` beside `run.json` that lists the ids,
-    one per line. A collection is this data set if it has its name or its fingerprint.
+    one per line. A collection is this data set if its name or its fingerprint matches.
 
     Args:
         model: The model's folder or name; None for a model that is only in memory.
-        dataset: The data set that is searched.
+        dataset: The data set to search.
 
     Returns:
-        The ids, or None where no training on this data set is known; and notes on what was found.
+        The ids, or None if no training on this data set is known; and notes.
 
     Raises:
         DataError: The record is damaged.
@@ -121,10 +121,10 @@ def trained_on(model: str | os.PathLike[str] | None, dataset: Dataset) -> tuple[
     for name, entry in own.items():
         file = record_file.parent / entry.relevant_documents_file
         if not file.is_file():
-            note = f"trained on {name}, but {file} is not there: seen and unseen queries are not told apart"
+            note = f"trained on {name}, but {file} is missing: seen and unseen queries are not distinguished"
             return None, (note,)
         if entry.fingerprint not in (None, dataset.fingerprint()):
-            notes.append(f"trained on another version of {name}; seen documents are told by their ids")
+            notes.append(f"trained on a different version of {name}; seen documents are recognised by their ids")
         with reading(file, "a list of documents", remedy="train the model again"):
             found.update(file.read_text(encoding="utf-8").split("\n"))
     return frozenset(found - {""}), tuple(notes)

@@ -2,9 +2,9 @@
 
 Shapes: `n` queries, `m` columns that are tested one by one (pairs of measure and system). `differences` is system
 minus baseline, float64 `(n, m)`. All tests are two-sided. Resampling is seeded and draws the same queries or signs for
-all columns, so a column gives the same answer whatever stands beside it.
+all columns, so a column's result does not depend on the others.
 
-Differences that come from the order of floating-point sums are no differences: `settled` makes them 0.
+Differences that come from the order of floating-point sums do not count: `settled` makes them 0.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ _CHUNK = 1 << 21  # random numbers drawn at once: 16 MB
 
 
 def permutation_test(differences: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Test by flipping signs: how often would the mean difference be as far from 0 if both systems were the same?
+    """Test by flipping signs: how often would the mean difference be at least as far from 0 if the systems were equal?
 
-    Where a column has so few differences other than 0 that all sign patterns are no more than `resamples`, all are
-    tried and the value is exact. Otherwise random ones are drawn and the observed one is counted among them, so that
+    If a column has so few nonzero differences that there are at most `resamples` sign patterns, all are
+    tried and the value is exact. Otherwise random ones are drawn, and the observed one is counted among them, so that
     the value is never 0.
 
     Args:
         differences: `(n, m)`.
         resamples: How many sign patterns to try.
-        seed: Of the random patterns.
+        seed: Seed of the random patterns.
 
     Returns:
         `(m,)` p-values, in 0 to 1.
     """
-    # Sums that are equal on paper may differ in the last bits.
+    # Mathematically equal sums may differ in the last bits.
     bars = np.abs(differences.sum(axis=0)) - 1e-9 * np.abs(differences).sum(axis=0)
     extreme = np.zeros(differences.shape[1])
     generator = np.random.default_rng(seed)
@@ -47,7 +47,7 @@ def permutation_test(differences: Floats, *, resamples: int = RESAMPLES, seed: i
         extreme += np.count_nonzero(np.abs(signs @ differences) >= bars, axis=0)
     p_values: Floats = (extreme + 1) / (resamples + 1)
     for column, bar in enumerate(bars):
-        values = differences[differences[:, column] != 0, column]  # flipping the sign of 0 changes nothing
+        values = differences[differences[:, column] != 0, column]  # flipping the sign of 0 has no effect
         if 2.0 ** len(values) <= resamples:
             patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
             p_values[column] = np.mean(np.abs((2.0 * patterns - 1) @ values) >= bar)
@@ -55,21 +55,21 @@ def permutation_test(differences: Floats, *, resamples: int = RESAMPLES, seed: i
 
 
 def t_test(differences: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Student's paired t-test; 1 for a single query or no difference. `resamples` and `seed` are not used."""
+    """Student's paired t-test; 1 for a single query or no difference. `resamples` and `seed` are ignored."""
     if len(differences) < 2:
         return np.ones(differences.shape[1])
     stats = require("scipy.stats", extra="eval")
     error = differences.std(axis=0, ddof=1) / np.sqrt(len(differences))
     mean = np.abs(differences.mean(axis=0))
-    # The same difference at every query makes the statistic infinite, and no difference at all makes it 0 / 0.
+    # An equal difference at every query makes the statistic infinite, and no difference makes it 0 / 0.
     statistic = np.divide(mean, error, out=np.where(mean > 0, np.inf, 0.0), where=error > 0)
     return np.asarray(2 * stats.t.sf(statistic, df=len(differences) - 1), dtype=np.float64)
 
 
 def wilcoxon_test(differences: Floats, *, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Wilcoxon's signed-rank test without the zeros; 1 where nothing differs. `resamples`, `seed` are not used."""
+    """Wilcoxon's signed-rank test without zeros; 1 if nothing differs. `resamples` and `seed` are ignored."""
     stats = require("scipy.stats", extra="eval")
-    # Sizes that are equal on paper share a rank.
+    # Mathematically equal sizes share a rank.
     others = [np.sign(column) * without_rounding(np.abs(column)) for column in differences.T]
     others = [column[column != 0] for column in others]
     return np.array([float(stats.wilcoxon(column).pvalue) if len(column) else 1.0 for column in others])
@@ -92,7 +92,7 @@ def paired_test(
         name: One of `TESTS`.
         differences: `(n, m)`, or `(n,)` for one column; system minus baseline, at least one query. See `settled`.
         resamples: How many patterns a resampling test tries, at least 1.
-        seed: Of a resampling test.
+        seed: Seed of a resampling test.
 
     Returns:
         `(m,)` two-sided p-values.
@@ -105,12 +105,12 @@ def paired_test(
         raise UnknownNameError("paired test", name, TESTS)
     columns = settled(differences)
     largest = np.abs(columns).max(axis=0)
-    # No test asks for a unit, and squares of such numbers would overflow.
+    # The tests are invariant to scale, and squares of such numbers would overflow.
     return TESTS[name](columns / np.where(largest > 1e100, largest, 1.0), resamples=resamples, seed=seed)
 
 
 def settled(differences: Sequence[float] | Floats) -> Floats:
-    """Make differences of measures 0 where they are rounding: up to 1e-12 of their column's largest, or of 1.
+    """Make differences of measures 0 if they are rounding: up to 1e-12 of their column's largest, or of 1.
 
     Args:
         differences: `(n, m)`, or `(n,)` for one column.
@@ -134,9 +134,9 @@ def bootstrap_intervals(
 
     Args:
         values: `(n, m)`, or `(n,)` for one column; differences, or one system's values.
-        confidence: Share of intervals that hold the true mean, between 0 and 1.
+        confidence: Fraction of intervals that contain the true mean, between 0 and 1.
         resamples: How many samples to draw with replacement, at least 1.
-        seed: Of the draws.
+        seed: Seed of the draws.
 
     Returns:
         `(m, 2)`: lower and upper ends.
@@ -152,7 +152,7 @@ def bootstrap_intervals(
     means = []
     for rows in _chunks(resamples, count):
         drawn = generator.integers(0, count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        # How often each query was drawn turns m gathers into one matrix product.
+        # Counting how often each query was drawn turns m gathers into one matrix product.
         times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
         means.append(times.astype(np.float64) @ columns / count)
     tail = (1 - confidence) / 2
@@ -160,7 +160,7 @@ def bootstrap_intervals(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for several comparisons by Holm's step-down method, in the order given."""
+    """Correct p-values for multiple comparisons by Holm's step-down method, in the given order."""
     order = sorted(range(len(p_values)), key=lambda place: p_values[place])
     adjusted = [1.0] * len(p_values)
     floor = 0.0
@@ -174,10 +174,10 @@ def _columns(values: Sequence[float] | Floats) -> Floats:
     array: Floats = np.asarray(values, dtype=np.float64)
     array = array[:, None] if array.ndim == 1 else array
     if array.ndim != 2 or not len(array):
-        raise InputError(f"this needs one number for each of at least one query, not an array of shape {array.shape}")
+        raise InputError(f"needs one number per query, for at least one query, not an array of shape {array.shape}")
     if not np.isfinite(array).all():
         query = int((~np.isfinite(array)).any(axis=1).argmax())
-        raise InputError(f"this needs finite numbers, and query {query} (from 0) has {array[query].tolist()!s:.80}")
+        raise InputError(f"needs finite numbers, but query {query} (from 0) has {array[query].tolist()!s:.80}")
     return array
 
 
