@@ -73,7 +73,7 @@ def test_options_of_other_sources(kind: str, options: dict[str, Any]) -> None:
     ("changes", "message"),
     [
         ({"model": {"vocabulary": {"size": 100}}}, "vocabulary has an effect only with tokenizer: train"),
-        ({"data": {"validation_share": 0}, "validation": {"every": 2}}, "validation_share: 0 keeps no text"),
+        ({"data": {"validation_share": 0}, "validation": {"every": 2}}, "data.validation_share is 0; raise it"),
     ],
 )
 def test_pretraining(changes: dict[str, Any], message: str) -> None:
