@@ -144,7 +144,7 @@ def refused() -> list[tuple[object, str]]:
         ([{"id": "a"}], "position 0 has no text"),
         ([{"id": "a", "text": "b"}, {"_id": "a", "text": "b"}], "position 1 lacks the key 'id'"),
         ([{"id": 10**5000, "text": "b"}], "whole number"),
-        ([{"id": "a", "text": "b", "more": endless}], "nested without end"),
+        ([{"id": "a", "text": "b", "more": endless}], "nested too deeply"),
     ]
 
 

@@ -1,4 +1,4 @@
-"""Untrusted text and JSON, read within bounds, so that no line, packed file or nesting fills the memory."""
+"""Untrusted text and JSON, read within bounds, so that no line, compressed file or nesting exhausts the memory."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from hyperseek.errors import DataError, InputError, shown
 PathLike: TypeAlias = str | os.PathLike[str]
 
 LONGEST_LINE = 1 << 24
-"""Bytes of a line, its end included: more than any book has, and a line stays below 1 GiB in memory."""
+"""Bytes of a line, including its end: more than any book has, and a line takes less than 1 GiB of memory."""
 
 MOST_EMPTY_LINES = 1_000_000
-"""Empty lines in a row: a small packed file can contain so many that reading them would never end."""
+"""Consecutive empty lines: a small compressed file can contain so many that reading them would never end."""
 
 LARGEST_TEXT = 1 << 25
-"""Bytes of a file that is read whole, as judgements in JSON are."""
+"""Bytes of a file that is read as a whole, such as judgements in JSON."""
 
 DEEPEST = 64
 LONGEST_INTEGER = 40  # tokenizers write 10 ** 30 for "no limit"
 MOST_PARTS = 1_000_000
-"""Brackets in a text of JSON; each costs thirty times its size in memory."""
-_LONGEST_NUMBER = 1_000  # characters of a fraction; reading one takes time that grows faster than its length
+"""Brackets in a JSON text; each takes thirty times its size in memory."""
+_LONGEST_NUMBER = 1_000  # characters of a fraction; parsing one takes superlinear time
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 _DAMAGED_GZIP = (gzip.BadGzipFile, EOFError, zlib.error)
@@ -86,14 +86,14 @@ def raw_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
     """Yield the lines of a text file with their numbers.
 
     Args:
-        path: A plain file, or a gzipped one if its name ends in `.gz`.
+        path: A plain file, or a gzip file if its name ends in `.gz`.
 
     Yields:
         Line number from 1, and the line with its end.
 
     Raises:
         DataError: The file is missing, is not text, is not the gzip file its name promises, cannot be read, or has a
-            line longer than `LONGEST_LINE` or more than `MOST_EMPTY_LINES` of blanks in a row.
+            line longer than `LONGEST_LINE` or more than `MOST_EMPTY_LINES` consecutive blank lines.
     """
     number = empty = 0
     with _opened(path) as file:
@@ -107,7 +107,7 @@ def raw_lines(path: PathLike) -> Iterator[tuple[int, bytes]]:
                     _check_kind(line[:64], Path(path))
                 empty = empty + 1 if line.isspace() else 0
                 if empty > MOST_EMPTY_LINES:
-                    message = f"has more than {MOST_EMPTY_LINES:,} empty lines in a row; is this the right file?"
+                    message = f"has more than {MOST_EMPTY_LINES:,} consecutive empty lines; is this the right file?"
                     raise DataError(message, path=path, line=number)
                 yield number, line
         except _DAMAGED_GZIP as error:
@@ -122,7 +122,7 @@ def whole_text(path: PathLike) -> str:
         except _DAMAGED_GZIP as error:
             raise DataError(f"damaged gzip file ({error}); fetch it again", path=path) from error
     if len(content) > LARGEST_TEXT:
-        raise DataError(f"has more than {LARGEST_TEXT:,} bytes, and is read whole; divide it", path=path)
+        raise DataError(f"has more than {LARGEST_TEXT:,} bytes, and is read as a whole; split it", path=path)
     _check_kind(content[:64], Path(path))
     try:
         return content.decode("utf-8-sig")
@@ -132,7 +132,7 @@ def whole_text(path: PathLike) -> str:
 
 @contextmanager
 def _opened(path: PathLike) -> Iterator[IO[bytes]]:
-    """Open a file for reading its bytes, unpacked if its name ends in `.gz`."""
+    """Open a file for reading bytes, decompressed if its name ends in `.gz`."""
     found = existing_file(path)
     try:
         with found.open("rb") as file:
@@ -147,7 +147,7 @@ def _opened(path: PathLike) -> Iterator[IO[bytes]]:
 
 
 def _check_kind(head: bytes, path: Path) -> None:
-    """Raise a `DataError` where the first bytes of a file, unpacked, are those of something else than UTF-8 text."""
+    """Raise a `DataError` if the first bytes of a file, decompressed, show that it is not UTF-8 text."""
     for begin, kind in _PACKED.items():
         if head.startswith(begin):
             name = f"{path.name}.gz" if kind == "gzip" else "a plain file, or one packed with gzip and named .gz"
@@ -174,18 +174,17 @@ def json_value(text: str, pairs: Callable[[Pairs], Any] | None = None, *, most_p
         text: The JSON.
         pairs: Makes the value of an object of its keys and values; None makes a dict, and a key that appears
             twice an error, since one of the two values would be lost.
-        most_parts: Most brackets that it may have.
+        most_parts: Maximum number of brackets.
 
     Returns:
-        The value: nested at most 64 deep, integers of at most 40 digits, every number finite, and texts that can be
-        written again.
+        The value: at most 64 levels deep, integers of at most 40 digits, all numbers finite, and texts valid Unicode.
 
     Raises:
         ValueError: It is not JSON, or beyond these bounds.
     """
     brackets = text.count("[") + text.count("{")
     if brackets > most_parts:
-        raise ValueError(f"{brackets:,} lists and objects, and at most {most_parts:,} are read")
+        raise ValueError(f"{brackets:,} lists and objects; the limit is {most_parts:,}")
     decoder = _DECODER if pairs is None else _decoder(pairs)
     try:
         value = decoder.decode(text)
@@ -201,7 +200,7 @@ def json_value(text: str, pairs: Callable[[Pairs], Any] | None = None, *, most_p
 
 
 def check_plain(values: Any) -> None:
-    """Raise ValueError where plain values are nested deeper than 64 or hold a number that is not finite."""
+    """Raise ValueError if plain values are nested deeper than 64 levels or contain a number that is not finite."""
     level, depth = [values], 0
     while level:
         if depth > DEEPEST:

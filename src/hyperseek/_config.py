@@ -1,4 +1,4 @@
-"""Strict configuration: pydantic models whose errors name the closest known key, read from YAML, overridden.
+"""Strict configuration: pydantic models read from YAML, with overrides and errors that name the closest known key.
 
 ```python
 class Section(Config):
@@ -36,7 +36,7 @@ from hyperseek.errors import (
     suggestion,
 )
 
-# Configurations are a few kilobytes; this much is read in a second, and aliases may not expand it further.
+# Configurations are a few kilobytes; this size is read in a second, and aliases may not expand it further.
 _LARGEST_YAML, _MOST_VALUES = 1 << 18, 10_000
 _MOST_FAULTS, _MOST_PARTS = 20, 20
 _LONGEST_VALUE = 200  # characters of a given value
@@ -62,13 +62,13 @@ class Config(BaseModel):
             values: A mapping of nested plain values, as read from YAML.
             source: Where they come from, for error messages.
             error: Class of the error to raise.
-            remedy: What to do about it, for the end of messages.
+            remedy: Advice for the end of messages.
 
         Returns:
             The configuration.
 
         Raises:
-            HyperseekError: `error`: a key is unknown or a value does not validate; up to 20 faults are listed.
+            HyperseekError: `error`: a key is unknown or a value does not validate; up to 20 mistakes are listed.
         """
         end = f"\n{remedy}" if remedy else ""
         if not isinstance(values, Mapping):
@@ -94,14 +94,14 @@ class Config(BaseModel):
         remedy: str = "",
         largest: int = LARGEST_JSON,
     ) -> Self:
-        """Read what `write_json` wrote of `model_dump(mode="json")`.
+        """Read a configuration that `write_json` saved from `model_dump(mode="json")`.
 
         Args:
             path: The file.
             what: Its kind with an article, for messages, as in `"a recipe"`.
             error: Class of every error that is raised.
-            remedy: What to do about a damaged one.
-            largest: Most bytes it may have.
+            remedy: Advice for a damaged file.
+            largest: Maximum bytes.
 
         Returns:
             The configuration.
@@ -144,7 +144,7 @@ class OpenConfig(Config):
         raise NotImplementedError
 
     def section(self, name: str) -> Any:
-        """Return a section, or None where it is not given.
+        """Return a section, or None if it is not given.
 
         Args:
             name: A field or a registered name.
@@ -180,7 +180,7 @@ class OpenConfig(Config):
 
 
 def meaningless(setting: str, condition: str) -> ValueError:
-    """Return the error for a setting that nothing reads in its combination with others.
+    """Return the error for a setting that has no effect in combination with others.
 
     Args:
         setting: Its name, as in `"lora"`.
@@ -268,7 +268,7 @@ def _plain_number(value: Any) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads plain values, and nothing that is much larger than it is written."""
+    """Reads plain values, and none that expand far beyond their written size."""
 
     def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
         if len(node.value) > LONGEST_INTEGER:
@@ -288,7 +288,7 @@ def _parsed(text: str, source: str) -> Any:
         loader = _Loader(text)
         node = _bounded_node(text, loader)
         return None if node is None else loader.construct_document(node)
-    except Exception as error:  # besides its own errors those of Python, for dates and numbers that do not exist
+    except Exception as error:  # YAML's own errors, and Python's for invalid dates and numbers
         message = " ".join(str(error).split())
         raise ConfigError(f"{source} is not valid YAML: {shortened(message)}") from None
     finally:
@@ -297,7 +297,7 @@ def _parsed(text: str, source: str) -> Any:
 
 
 def _bounded_node(text: str, loader: _Loader) -> yaml.Node | None:
-    """Compose a document after a look at its events, since composing and using it follow every level and alias."""
+    """Compose a document after checking its events, since composing and using it follow every level and alias."""
     depth = count = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         depth += isinstance(event, yaml.CollectionStartEvent)
@@ -309,7 +309,7 @@ def _bounded_node(text: str, loader: _Loader) -> yaml.Node | None:
             raise ValueError(f"more than {_MOST_VALUES:,} values")
     node: yaml.Node | None = loader.get_single_node()
     if node is not None and _written_out(node, {}) > _LARGEST_YAML:
-        raise ValueError(f"its aliases stand for more than {_LARGEST_YAML:,} characters")
+        raise ValueError(f"its aliases expand to more than {_LARGEST_YAML:,} characters")
     return node
 
 
@@ -339,7 +339,7 @@ def _explain(model: type[BaseModel], fault: Mapping[str, Any]) -> str:
 
 
 def _remedy(model: type[BaseModel], location: Sequence[str | int], where: str) -> str:
-    """Say what a missing field is, as its class documents it, and how it is written."""
+    """Describe a missing field, from the docstring of its class, and how to write it."""
     owner, name = _model_at(model, location[:-1]), str(location[-1])
     field = getattr(owner, "model_fields", {}).get(name)
     if field is None:
@@ -358,13 +358,13 @@ def _remedy(model: type[BaseModel], location: Sequence[str | int], where: str) -
 
 
 def _known_keys(model: type[BaseModel], location: Sequence[str | int]) -> list[str]:
-    """Names of the fields of the nested model at `location`; empty where it cannot be told."""
+    """Names of the fields of the nested model at `location`; empty if unknown."""
     current = _model_at(model, location)
     return [*getattr(current, "model_fields", {}), *_sections_of(current)]
 
 
 def _model_at(model: type[BaseModel], location: Sequence[str | int]) -> Any:
-    """Return the nested model at `location`, or something else where it cannot be told."""
+    """Return the nested model at `location`, or something else if unknown."""
     current: Any = model
     for part in location:
         if isinstance(part, int):

@@ -1,4 +1,4 @@
-"""Output for people: texts of unknown origin made safe for a terminal, sizes and times in words."""
+"""Human-readable output: texts of unknown origin made safe for a terminal, and sizes and times with units."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def printable(text: str, *, lines: bool = False, mark: str | None = None) -> str
 
     Args:
         text: Any text.
-        lines: Whether line ends are kept; otherwise they become marks, so that one text cannot pass for two.
+        lines: Whether line ends are kept; otherwise they become marks, so that one line cannot pass for two.
         mark: Replacement of each such character; None for its picture (`␛` for escape) or escape (`\u202e`).
 
     Returns:
@@ -29,7 +29,7 @@ def printable(text: str, *, lines: bool = False, mark: str | None = None) -> str
 
 
 def printable_json(value: Any, *, indent: int | None = None) -> str:
-    """Return plain values as JSON without any character that a terminal would act on."""
+    """Return plain values as JSON without control characters."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _UNSEEN.sub(lambda found: "\n" if found[0] == "\n" else _escapes(found[0]), text)
 

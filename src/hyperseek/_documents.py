@@ -1,6 +1,6 @@
-"""Documents in any form that a caller may have: finding the id, the text and the title of a record.
+"""Conversion of records of any usual form to documents: finding the id, the text and the title.
 
-Names of fields are compared without regard to case, and `doc-id`, `doc id` and `doc_id` are one name.
+Field names are compared case-insensitively, and `doc-id`, `doc id` and `doc_id` are the same name.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ALLOWED = (
     "a document is a hyperseek.Document, a text, a tuple (id, text) or (id, text, title), or a mapping with an id "
     "(as 'id', '_id', 'docid'), a text (as 'text', 'contents', 'body') and perhaps a 'title'"
 )
-_ROWS = 1_000  # of a table that are converted to Python values at a time
+_ROWS = 1_000  # rows of a table that are converted to Python values at a time
 _MISSING = ("NAType", "NaTType")  # of pandas, for missing values
 
 ID_KEYS = (
@@ -45,14 +45,14 @@ EMOJI = (
     "[\U0001f1e6-\U0001f1ff]{2}"  # flags
     "|[\u231a\u231b\u23e9-\u23fa\u2600-\u2767\u2776-\u27bf\u2b50\u2b55\U0001f300-\U0001f3fa\U0001f400-\U0001faff]"
 )
-"""Pattern of symbols that people search for as they do for words; the colours of skins are left out."""
+"""Pattern of symbols that are searched for like words, without skin tones."""
 
 # Python's own parser also reads "1_0" and digits of other scripts.
 _NUMBER = re.compile(r"[+-]?([0-9]{1,400}(\.[0-9]{0,400})?|\.[0-9]{1,400})([eE][+-]?[0-9]{1,4})?")
 
 
 def as_documents(given: object, *, numbered: bool = True) -> Iterator[Document]:
-    """Convert records of any usual form into documents, one after another.
+    """Convert records of any usual form to documents, lazily.
 
     Args:
         given: Any iterable of documents, of texts (whose ids are their positions, from `"0"`), of tuples `(id, text)`
@@ -72,7 +72,7 @@ def as_documents(given: object, *, numbered: bool = True) -> Iterator[Document]:
 
 
 def joined(documents: Iterable[Document], vectors: Iterable[Any]) -> Iterator[tuple[Document, Any]]:
-    """Pair documents with their vectors; InputError at the end where there are more of one than of the other."""
+    """Pair documents with their vectors; InputError at the end if their numbers differ."""
     rest, nothing, count = iter(_iterable(vectors)), object(), 0
     for count, document in enumerate(documents, start=1):
         vector = next(rest, nothing)
@@ -116,11 +116,11 @@ def _records(given: Any) -> Iterable[object]:
     match given:
         case str() | bytes() | os.PathLike():
             raise InputError(
-                f"documents are several, not {shown(given)}; for a file or folder give open_dataset(PATH).documents() "
-                f"or run `hyperseek encode`, for a single text give [TEXT]"
+                f"documents must be a collection, not {shown(given)}; for a file or folder give "
+                f"open_dataset(PATH).documents() or run `hyperseek encode`, for a single text give [TEXT]"
             )
         case Document():
-            raise InputError("documents are several, not a single one; give [DOCUMENT]")
+            raise InputError("documents must be a collection, not a single one; give [DOCUMENT]")
         case Mapping():
             raise InputError(
                 f"documents are several, not one mapping with the keys {shown(list(given))}; give a list of records, "
@@ -147,7 +147,7 @@ def _rows(table: Any) -> Iterator[object]:
     if hasattr(table, "iloc"):
         if any(name is not None for name in table.index.names):
             columns = list(table.columns)
-            # An index with a name is meant as a column; one without a name only counts rows.
+            # A named index is meant as a column; an unnamed one only counts rows.
             table = table.reset_index(drop=all(name in columns or name is None for name in table.index.names))
         names = list(table.columns)
         rows = _parts(len(table), lambda start: table.iloc[start : start + _ROWS].to_dict("records"))
@@ -163,7 +163,7 @@ def _rows(table: Any) -> Iterator[object]:
         )
     twice = repeated(names)
     if twice is not None:
-        raise InputError(f"the column {twice!r} appears twice in the table; every column needs a name of its own")
+        raise InputError(f"the column {twice!r} appears twice in the table; column names must be unique")
     return ({name: None if _is_missing(value) else value for name, value in row.items()} for row in rows)
 
 
@@ -244,7 +244,7 @@ def _document(identity: object, text: object, title: object, rest: Mapping[Any, 
     try:
         metadata = plain_values(rest)
     except RecursionError:
-        raise InputError(f"the metadata of document {own!r} (position {position}) is nested without end") from None
+        raise InputError(f"the metadata of document {own!r} (position {position}) is nested too deeply") from None
     _check(own, text, title, metadata, position)
     return Document(own, str(text), str(title), metadata)
 
@@ -264,9 +264,9 @@ def _check(identity: object, text: object, title: object, metadata: object, posi
 
 
 def plain_values(value: Any) -> Any:
-    """Convert numpy values, tuples and dates into values that JSON has; return others unchanged.
+    """Convert numpy values, tuples and dates to JSON values; return others unchanged.
 
-    This is how records and rows of tables are read. The metadata of a `Document` are stored unchanged, or refused.
+    It is applied to records and rows of tables. The metadata of a `Document` are stored unchanged, or rejected.
     """
     if isinstance(value, Mapping):
         return {plain_values(key): plain_values(part) for key, part in value.items()}
@@ -282,7 +282,7 @@ def plain_values(value: Any) -> Any:
 
 
 def folded(name: str) -> str:
-    """Return the form that spellings of one name share."""
+    """Return the common form of all spellings of a name."""
     return name.strip().casefold().replace("-", "_").replace(" ", "_")
 
 
@@ -294,8 +294,7 @@ def find_key(names: Iterable[str], keys: Iterable[object]) -> str | None:
         keys: The record's keys.
 
     Returns:
-        The key as the record spells it, or None. A key that is a name letter by letter goes before one that is
-        spelled otherwise.
+        The key as spelled in the record, or None. An exact match takes precedence over other spellings.
     """
     given = [(name, folded(name)) for name in names]
     spelled = [key for key in keys if isinstance(key, str)]

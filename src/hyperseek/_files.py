@@ -1,11 +1,10 @@
-"""Files: written whole or not at all, checked as they are read, with errors of this library.
+"""Files: written atomically, verified when read, with errors of this library.
 
-A safetensors file of ours holds a checksum of its own content among its metadata, so it goes wherever the file goes,
-and another tool that writes the file anew takes it out. A file without one is read as it is. What is read is bounded by
-the size of its file.
+Our safetensors files contain a checksum of their own content in the metadata, so it moves with the file; another tool
+that rewrites the file removes it. A file without a checksum is read as it is. Reads are bounded by the file's size.
 
-Every file that is read as JSON, an array or tensors is data from a stranger: `reading` turns whatever a parser raises,
-a panic included, into one of our errors, and `writing` does so for whatever a disk refuses.
+Every file that is read as JSON, an array or tensors is untrusted: `reading` converts all errors of parsers, including
+panics, to errors of this library, and `writing` does the same for errors of the file system.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LARGEST_JSON = 1 << 24
-"""Bytes of a JSON file of ours, those apart that grow with a collection."""
+"""Bytes of our JSON files, except for those that grow with a collection."""
 
 
 _METADATA, _CHECKSUM = "__metadata__", "sha256"
@@ -46,19 +45,19 @@ _ALIGNMENT = 8
 def reading(
     path: str | os.PathLike[str], what: str, *, error: type[HyperseekError] = DataError, remedy: str = ""
 ) -> Iterator[None]:
-    """Report everything that goes wrong while a file is read as one error of this library.
+    """Convert all errors while a file is read to one error of this library.
 
     Args:
-        path: What the block reads, for the message.
-        what: What it should be, with its article, as in `"a run record"`.
+        path: The file that the block reads, for the message.
+        what: The expected kind of file, with its article, as in `"a run record"`.
         error: Class of the error to raise.
-        remedy: What to do about it, as in `"train again with --overwrite"`.
+        remedy: Advice, as in `"train again with --overwrite"`.
 
     Yields:
         Nothing.
 
     Raises:
-        HyperseekError: `error`, unless the block raised one of this library itself, which passes unchanged.
+        HyperseekError: `error`, unless the block itself raised an error of this library, which passes unchanged.
     """
     try:
         yield
@@ -81,7 +80,7 @@ def reading(
 
 @contextmanager
 def writing(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Report a disk that is full, read-only, broken or not ours to write to as `WriteError`, naming `path`.
+    """Convert errors of a full, read-only, broken or protected disk to `WriteError`, naming `path`.
 
     Args:
         path: The file or folder that the block writes.
@@ -95,7 +94,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as cause:
-        # Libraries in Rust, C++ and numpy raise errors without a number; their text still says what the disk said.
+        # Libraries in Rust, C++ and numpy raise errors without a number, but with the system's message.
         number = getattr(cause, "errno", None)
         text = f"{getattr(cause, 'strerror', None) or ''} {cause}".lower()
         if number in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "quota exceeded" in text:
@@ -103,7 +102,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
         elif number == errno.EFBIG or "file too large" in text:
             advice = "the file would be larger than is allowed here (ulimit -f, or the file system's own limit)"
         elif number == errno.EIO or "input/output error" in text:
-            advice = "the disk reports an error; choose another place, and look after the disk"
+            advice = "the disk reports an error; choose another place, and check the disk"
         elif number == errno.EROFS or "read-only file system" in text:
             advice = "the file system is read-only; choose another place"
         elif number in (errno.EACCES, errno.EPERM) or "permission denied" in text:
@@ -123,8 +122,7 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
 def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[Any]]:
     """Open a temporary sibling of `path` and rename it over `path` when the block ends without an error.
 
-    The data is flushed to the disk before the rename, so after a crash `path` holds either the old content
-    or the whole new one.
+    The data is flushed to disk before the rename, so after a crash `path` holds the whole old or new content.
 
     Args:
         path: The file to write; missing parent folders are made.
@@ -134,7 +132,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
         The open temporary file.
 
     Raises:
-        WriteError: The disk is full or read-only, or the folder is not ours to write to.
+        WriteError: The disk is full or read-only, or the folder is not writable.
     """
     with writing(path), _replacement(Path(path), mode) as file:
         yield file
@@ -173,7 +171,7 @@ def read_json(
     remedy: str = "",
     largest: int = LARGEST_JSON,
 ) -> Any:
-    """Read a JSON file that a stranger may have written.
+    """Read an untrusted JSON file.
 
     Args:
         path: The file.
@@ -183,18 +181,18 @@ def read_json(
         largest: Most bytes it may have.
 
     Returns:
-        Its content: plain values, nested at most 64 deep, integers of at most 40 digits, every number finite.
+        Its content: plain values, at most 64 levels deep, integers of at most 40 digits, all numbers finite.
 
     Raises:
-        HyperseekError: `error`: it is missing, is no JSON, or is beyond these bounds.
+        HyperseekError: `error`: it is missing, is not JSON, or exceeds these bounds.
     """
     with reading(path, what, error=error, remedy=remedy):
-        # Of two values of a key the last one counts; a file may have as many brackets as bytes.
+        # Of duplicate keys the last one counts; a file may have as many brackets as bytes.
         return json_value(bounded_text(Path(path), largest), dict, most_parts=largest)
 
 
 def bounded_text(path: Path, largest: int) -> str:
-    """Read a text of at most `largest` bytes of UTF-8; ValueError where it has more."""
+    """Read a text of at most `largest` bytes of UTF-8; ValueError if it has more."""
     with path.open("rb") as file:
         content = file.read(largest + 1)
     if len(content) > largest:
@@ -203,9 +201,9 @@ def bounded_text(path: Path, largest: int) -> str:
 
 
 def take_umask(folder: str | os.PathLike[str]) -> None:
-    """Give every file below a folder the mode that the user's umask says, whatever library wrote it.
+    """Set the mode of every file below a folder by the user's umask, whatever library wrote it.
 
-    Some write through temporary files that only their owner may read, and leave that mode on what they keep.
+    Some libraries write through temporary files with owner-only access, and keep that mode.
 
     Args:
         folder: A folder, or a single file.
@@ -270,7 +268,7 @@ def write_tensors(
         metadata: Further strings to keep.
 
     Raises:
-        WriteError: The disk is full or read-only, or the folder is not ours to write to.
+        WriteError: The disk is full or read-only, or the folder is not writable.
     """
     from safetensors.torch import save
 
@@ -281,7 +279,7 @@ def write_tensors(
 
 
 def add_checksum(path: str | os.PathLike[str]) -> None:
-    """Write a checksum into a safetensors file that another library wrote; the tensors stay what they are."""
+    """Add a checksum to a safetensors file that another library wrote; the tensors are unchanged."""
     with Path(path).open("rb") as source, atomic_write(path, "wb") as file:
         _copy_with_checksum(source, file)
 
@@ -294,7 +292,7 @@ def read_tensors(
     error: type[HyperseekError] = DataError,
     remedy: str = "",
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read a safetensors file, and see that it is what was written where it says so.
+    """Read a safetensors file, and verify its checksum if it has one.
 
     Args:
         path: The file.
@@ -325,7 +323,7 @@ def check_checksum(
     error: type[HyperseekError] = DataError,
     remedy: str = "",
 ) -> None:
-    """Raise `error` where a safetensors file is not what its checksum says; a file without one passes."""
+    """Raise `error` if a safetensors file does not match its checksum; a file without one passes."""
     with reading(path, what, error=error, remedy=remedy), Path(path).open("rb") as file:
         header = _header(file)
         recorded = header.get(_METADATA, {}).get(_CHECKSUM)
@@ -366,7 +364,7 @@ def read_array(
     import numpy as np
 
     with reading(path, what, error=error, remedy=remedy):
-        # What the header says is held against the size of the file before memory is taken.
+        # The header is checked against the size of the file before memory is allocated.
         array: np.ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)
         if not isinstance(array, np.ndarray):
             raise ValueError("an archive, not an array")
@@ -376,7 +374,7 @@ def read_array(
 
 
 def new_array(path: str | os.PathLike[str], dtype: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    """Make a `.npy` file, mapped into memory, with all its room on the disk.
+    """Create a memory-mapped `.npy` file, with all its space allocated on disk.
 
     Args:
         path: The file; it is replaced.
@@ -393,7 +391,7 @@ def new_array(path: str | os.PathLike[str], dtype: Any, shape: tuple[int, ...]) 
 
     with writing(path):
         array = np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
-        # A mapped file has holes, and a hole that finds no room when it is filled kills the process.
+        # A sparse mapped file kills the process if the disk is full when a hole is filled.
         if hasattr(os, "posix_fallocate"):
             with open(path, "r+b") as file:
                 os.posix_fallocate(file.fileno(), 0, max(1, os.fstat(file.fileno()).st_size))
@@ -430,7 +428,7 @@ def _copy_with_checksum(source: IO[bytes], target: IO[bytes]) -> None:
         body += b" " * (-len(body) % _ALIGNMENT)
         return len(body).to_bytes(8, "little") + body
 
-    # The checksum has one length, so its place can be kept free.
+    # The checksum has a fixed length, so its place can be reserved.
     target.write(encoded("0" * hashlib.sha256().digest_size * 2))
     digest = _digest(header, source, target)
     target.seek(0)

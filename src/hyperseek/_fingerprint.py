@@ -59,9 +59,9 @@ def fingerprint_tensors(tensors: Iterable[tuple[str, Tensor]]) -> str:
 
 
 def fingerprint_weights(module: nn.Module) -> str:
-    """Fingerprint a module's tensors, by name; they are hashed once for each state.
+    """Fingerprint a module's tensors, by name; each state is hashed only once.
 
-    A change is noticed by torch's version counter and by sums over the bits, which take a tenth of the time of a hash:
+    Changes are detected by torch's version counter and by sums over the bits, which take a tenth of the time of a hash:
     torch does not count writes through `parameter.data` or a numpy view.
 
     Args:
@@ -83,13 +83,13 @@ def fingerprint_weights(module: nn.Module) -> str:
 
 
 def _state(tensor: Tensor) -> tuple[object, ...]:
-    """Return values that differ between two tensors, and change when a tensor is written to."""
+    """Return values that identify a tensor and change when it is written to."""
     version = 0 if tensor.is_inference() else tensor._version
     return tensor.data_ptr(), version, tensor.dtype, tuple(tensor.shape), _digest(_sums(tensor))
 
 
 def _sums(tensor: Tensor) -> Iterable[bytes]:
-    """Sum a tensor's bits along rows and along columns, so that exchanged values show as changed ones do."""
+    """Sum a tensor's bits along rows and columns, so that swapped values are detected as well as changed ones."""
     import torch
 
     flat = tensor.detach().contiguous().reshape(-1)

@@ -158,7 +158,7 @@ def test_mistakes_are_found_before_the_search(collection, monkeypatch):
         (["--runs", "{good}", "--qrels", "{qrels}", "--hypencoder-files", "x"], "needs the texts"),
         (
             ["--runs", "{good}", "--qrels", "{qrels}", "--option", "level=2", "--bm25"],
-            "--bm25, --option: this is for searches",
+            "--bm25, --option: only for searches",
         ),
     ],
 )
@@ -187,7 +187,7 @@ def test_runs_of_one_file_name_are_called_by_their_paths(files, tmp_path):
     other.write_text(good.read_text())
     result = run("--runs", good, "--runs", other, "--qrels", qrels, "-m", "RR@2", "--json")
     assert json.loads(result.stdout)["comparison"]["systems"] == [str(good), str(other)]
-    assert "a name of its own" in str(run("--runs", good, "--runs", good, "--qrels", qrels).exception)
+    assert "a unique name" in str(run("--runs", good, "--runs", good, "--qrels", qrels).exception)
 
 
 @pytest.mark.slow

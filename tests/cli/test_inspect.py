@@ -121,7 +121,7 @@ def test_recall_for_people_of_one_engine_without_keeping_anything(index: Path, q
     assert "graph" not in result.stdout
     assert "chosen" in result.stdout
     assert "cheapest with a recall of 0.99: " in result.stdout
-    assert "not kept" in result.stdout
+    assert "not stored" in result.stdout
     assert Index.open(index).engines.plans == {}
 
 

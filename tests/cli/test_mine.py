@@ -37,7 +37,7 @@ def test_mining(mined, tmp_path):
     result = run(mined, tmp_path / "out", tmp_path / "index", "mining.negatives=2", "mining.margin=null", "--json")
     assert result.exit_code == 0, result.stderr
     assert "  searched 4 documents of words" in result.stderr
-    assert "  4 negatives mined; 0 examples got fewer" in result.stderr
+    assert "  4 negatives mined; 0 examples have fewer than requested" in result.stderr
     assert "2 relevant_document" in result.stderr
     report = json.loads(result.stdout)
     assert report["refined"][0]["options"]["mining"]["margin"] is None

@@ -114,7 +114,7 @@ def test_engines_say_what_they_cost_before_they_are_built(index: Path, kind: str
     cost, built = [line for line in lines if line.startswith(f"engine {kind}: ")]
     assert "MB of memory to build, " in cost
     assert "MB to search, " in cost
-    assert " on the disk" in cost
+    assert " on disk" in cost
     assert "built for 4 documents, on inner_product" in built or "built for 4 documents, on balanced" in built
     assert Index.open(index).attachments[0].config.kind == kind  # type: ignore[union-attr]
 

@@ -115,7 +115,7 @@ def test_no_flipped_byte_escapes_as_another_error(tmp_path: Path) -> None:
         (record(id=field(1, b"\xff"), text=text_node("b"), representation=array_node([1])), "can't decode"),
         (framed(b"\xff" * 12), "longer than ten bytes"),
         (framed(b"\x0b"), "wire type 3"),
-        (framed(b"\x08\x01"), "it has a number where"),
+        (framed(b"\x08\x01"), "it has a number instead"),
         (framed(b"\x08"), "ends within a number"),
         (framed(b"\x09\x01"), "needs 8 bytes and 1"),
         (b"\0\0\0\x04rubb", "Not a gzipped file"),

@@ -210,7 +210,7 @@ def test_a_fault_of_a_stage_is_not_called_ours(
     assert stopped.value.code == 1
     assert f"KeyError: 2\nraised in or below {__name__}.Broken.find (" in told
     assert "which registered the plan stage 'broken'" in told
-    assert "fault of hyperseek" not in told
+    assert "bug in hyperseek" not in told
 
 
 @pytest.fixture

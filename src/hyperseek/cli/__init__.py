@@ -1,4 +1,4 @@
-"""The command line: one file a verb, each a thin wrapper over a public function with the same argument names."""
+"""The command line: one file per verb, each a thin wrapper over a public function with the same argument names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _VERBS = (
 
 
 class _Group(TyperGroup):
-    """Verbs that say what is stored when Ctrl-C stops them."""
+    """Verbs that report what is stored when Ctrl-C stops them."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -64,10 +64,10 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars, warnings and errors only.")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what is being decided and why.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress bars; only warnings and errors.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log decisions and their reasons.")] = False,
     version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     from hyperseek._long_work import set_quiet
@@ -81,7 +81,7 @@ def _options(
 
 
 class _Formatter(logging.Formatter):
-    """Messages quote data, which may come from strangers."""
+    """Makes messages safe to print, since they quote data from unknown sources."""
 
     def format(self, record: logging.LogRecord) -> str:
         from hyperseek._display import printable
@@ -90,10 +90,10 @@ class _Formatter(logging.Formatter):
 
 
 def _quiet_dependencies() -> None:
-    """Keep other libraries' bars and start-up notes off the terminal; ours show the progress."""
+    """Suppress other libraries' progress bars and start-up messages; ours show the progress."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # of torch's profiler, by which a dry run counts memory
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # of torch's profiler, which a dry run uses to measure memory
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
@@ -111,7 +111,7 @@ _register()
 
 
 def main() -> None:
-    """Run the command line; an error becomes a message on standard error and exit code 2, or 1 if it is a fault."""
+    """Run the command line; an error becomes a message on standard error and exit code 2, or 1 if it is a bug."""
     from hyperseek.errors import HyperseekError
 
     try:
@@ -124,7 +124,7 @@ def main() -> None:
         from hyperseek._registry import foreign_place
 
         place = foreign_place(error.__traceback__)
-        whose = "this is a fault of hyperseek; please report it with the output of: hyperseek -v …"
+        whose = "this is a bug in hyperseek; please report it with the output of: hyperseek -v …"
         if place is not None:
             whose = f"raised in or below {place}; hyperseek -v … prints the whole traceback"
         _fail(f"{type(error).__name__}: {error}\n{whose}", 1)

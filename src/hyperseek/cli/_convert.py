@@ -15,31 +15,29 @@ def convert(
         Path, typer.Argument(help="Folder of a Hypencoder, BE-base or HypRAG checkpoint; with --to, of a model.")
     ],
     output: Annotated[Path, typer.Argument(help="Folder to write, for `hyperseek encode`, `search` and `train`.")],
-    to: Annotated[
-        str | None, typer.Option(help="Write a late-interaction model for others instead: pylate or stanford.")
-    ] = None,
+    to: Annotated[str | None, typer.Option(help="Export a late-interaction model instead: pylate or stanford.")] = None,
     trunk: Annotated[
-        str | None, typer.Option(help="Folder or Hub name of the trunk's configuration, if not the one it names.")
+        str | None, typer.Option(help="Folder or Hub name of the trunk's configuration, if not as in the checkpoint.")
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="HypRAG: folder or Hub name of the tokenizer, if the folder has none.")
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Weight file, if it has an unusual name.")] = None,
-    pooling: Annotated[str | None, typer.Option(help="HypRAG: another pooling than config.json names.")] = None,
+    pooling: Annotated[str | None, typer.Option(help="HypRAG: a pooling other than that of config.json.")] = None,
     legacy_padded_mean: Annotated[
-        bool, typer.Option("--legacy-padded-mean", help="Mean pooling that counts padding, as Hypencoder trained.")
+        bool, typer.Option("--legacy-padded-mean", help="Mean pooling that includes padding, as Hypencoder trained.")
     ] = False,
     query_length: Annotated[
-        int | None, typer.Option(help="Most tokens of a query; 32 for Hypencoder (512 for BEIR), 256 for HypRAG.")
+        int | None, typer.Option(help="Maximum tokens per query; 32 for Hypencoder (512 for BEIR), 256 for HypRAG.")
     ] = None,
     document_length: Annotated[
-        int | None, typer.Option(help="Most tokens of a document; 512 for Hypencoder, 256 for HypRAG.")
+        int | None, typer.Option(help="Maximum tokens per document; 512 for Hypencoder, 256 for HypRAG.")
     ] = None,
 ) -> None:
-    """Turn a checkpoint of the original Hypencoder, of BE-base or of HypRAG into a hyperseek model.
+    """Convert a checkpoint of the original Hypencoder, of BE-base or of HypRAG to a hyperseek model.
 
-    Checkpoints of PyLate and of Stanford's ColBERT need no conversion: every command reads them; with `--to` a
-    late-interaction model is written in their form.
+    Checkpoints of PyLate and of Stanford's ColBERT need no conversion: every command reads them. `--to` writes a
+    late-interaction model in their format.
     """
     from hyperseek.models import export_colbert, import_hypencoder, import_hyprag, load
     from hyperseek.models.importers.hyprag import is_hyprag
@@ -58,7 +56,7 @@ def convert(
             "to be given with --to",
         )
         export_colbert(load(checkpoint, device="cpu"), output, form=to)
-        echo(f"wrote {output} in the form of {to}", err=True)
+        echo(f"wrote {output} in the format {to}", err=True)
         return
     lengths = {"query_length": query_length, "document_length": document_length}
     options: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
@@ -77,7 +75,7 @@ def convert(
 
 
 def _refuse(given: dict[str, Any], purpose: str = "for this kind of checkpoint") -> None:
-    """Refuse options that would be ignored."""
+    """Raise InputError for options that would be ignored."""
     from hyperseek.errors import InputError
 
     for name, value in given.items():

@@ -11,9 +11,9 @@ from hyperseek.cli._echo import shown_text
 
 
 def demo(
-    folder: Annotated[Path, typer.Argument(help="Where index, model, tables and picture go.")] = Path("demo"),
+    folder: Annotated[Path, typer.Argument(help="Folder for index, model, tables and picture.")] = Path("demo"),
 ) -> None:
-    """Build, search, train, measure and draw, on this machine's own Python documentation; minutes on two cores."""
+    """Build, search, train, evaluate and draw on this machine's Python documentation; takes minutes on two cores."""
     from rich.console import Console
 
     from hyperseek.demo import run_demo

@@ -1,4 +1,4 @@
-"""The only way to the terminal: titles, names and messages may come from strangers, so they are made safe to print."""
+"""All output to the terminal: titles, names and messages come from unknown sources, and are made safe to print."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ def echo_json(value: Any, *, indent: int | None = None) -> None:
 
 
 def echo_exactly(line: str, *, instead: str) -> None:
-    """Print a line of a format without escapes: columns between blanks or tabs.
+    """Print a line of a format that has no escapes: columns separated by spaces or tabs.
 
     Args:
         line: The line.
-        instead: The option to suggest where that cannot be done.
+        instead: The option to suggest if that is impossible.
 
     Raises:
-        InputError: The line holds a character that a terminal would obey.
+        InputError: The line contains a control character.
     """
     if printable(line.replace("\t", " ")) != line.replace("\t", " "):
-        raise InputError(f"{printable(line)!r} holds characters that a terminal would obey; give {instead}")
+        raise InputError(f"{printable(line)!r} contains control characters; use {instead}")
     typer.echo(line)
 
 
 def shown_text(value: str, style: str = "") -> Text:
-    """Return a text for tables of Rich, which would read square brackets as markup."""
+    """Return a text for Rich tables, in which square brackets would be markup."""
     from rich.text import Text
 
     return Text(printable(value), style=style)

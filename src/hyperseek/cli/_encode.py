@@ -27,13 +27,13 @@ def encode(
             "registered data source, a .docs file of the original Hypencoder, or a folder that `hyperseek export` made."
         ),
     ],
-    index: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index to make.", show_default=False)],
+    index: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index to create.", show_default=False)],
     storage: Annotated[
-        Literal["float32", "float16"], typer.Option(help="How vectors are stored; float16 halves them.")
+        Literal["float32", "float16"], typer.Option(help="Storage type of vectors; float16 takes half the space.")
     ] = "float32",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(help="What the model computes in; auto takes bfloat16 where the processor has it."),
+        typer.Option(help="Precision of the model; auto takes bfloat16 if the processor supports it."),
     ] = "auto",
     pooling: Annotated[
         list[str] | None,
@@ -43,19 +43,19 @@ def encode(
     id_key: Annotated[str | None, typer.Option(help="Key or column of ids, or its number; found if not given.")] = None,
     text_key: Annotated[str | None, typer.Option(help="Key or column of texts; found if not given.")] = None,
     on_error: Annotated[
-        Literal["raise", "skip"], typer.Option(help="At a bad record: stop, or leave it out and count it.")
+        Literal["raise", "skip"], typer.Option(help="On an invalid record: stop, or skip and count it.")
     ] = "raise",
-    resume: Annotated[bool, typer.Option(help="Resume where an earlier, killed run stopped.")] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume an earlier run that was interrupted.")] = True,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing index.")] = False,
     engine: Annotated[
-        str | None, typer.Option(help="Build an engine too: auto, flat, hnsw, ivf, lance, qdrant or another kind.")
+        str | None, typer.Option(help="Also build an engine: auto, flat, hnsw, ivf, lance, qdrant or another kind.")
     ] = None,
     chart: Annotated[
-        str | None, typer.Option(help="What the engine is built on: learned for a learned encoding of tokens.")
+        str | None, typer.Option(help="The chart to build the engine on: learned for a learned encoding of tokens.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
-    """Encode a corpus into an index; a killed run resumes where it stopped, without encoding anything twice."""
+    """Encode a corpus into an index; an interrupted run resumes without encoding anything twice."""
     from itertools import islice
 
     from hyperseek._config import apply_overrides
@@ -64,9 +64,9 @@ def encode(
     from hyperseek.models import load
 
     if chart is not None and engine is None:
-        raise InputError("--chart says what an engine is built on; give --engine too")
+        raise InputError("--chart sets the chart of an engine; also give --engine")
     if engine is not None:
-        check_engine(engine, chart)  # rather than when all documents are encoded
+        check_engine(engine, chart)  # before all documents are encoded, not after
     retriever = load(model, device=device)
     if corpus.endswith(_DOCARRAY) or is_token_files(corpus):
         given = {
@@ -77,7 +77,7 @@ def encode(
             "--on-error": on_error == "skip",
         }
         if useless := [option for option, value in given.items() if value]:
-            raise InputError(f"{corpus} has vectors and fixed names; leave out {', '.join(useless)}")
+            raise InputError(f"{corpus} has vectors and fixed field names; leave out {', '.join(useless)}")
         made = _import(retriever, corpus, index, storage, limit, resume, overwrite)
     else:
         from hyperseek.data import open_dataset
@@ -100,7 +100,7 @@ def encode(
             overwrite=overwrite,
         )
         for line in dataset.report.lines():
-            echo(f"left out: {line}", err=True)
+            echo(f"skipped: {line}", err=True)
     echo(f"{index}: {len(made):,} documents, {made.space}, fingerprint {made.info.fingerprint}", err=True)
     if engine is not None:
         build_engine(made, engine, chart=chart)
@@ -124,7 +124,7 @@ def _import(
     pairs: Iterator[tuple[Any, Any]] = read_token_files(path)[2] if is_token_files(path) else read_docs(path)
     first = next(pairs, None)
     if first is None:
-        raise DataError("holds no document", path=path)
+        raise DataError("contains no documents", path=path)
     return Index.from_vectors(
         index,
         islice(chain([first], pairs), limit),

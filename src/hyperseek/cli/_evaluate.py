@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hyperseek.types import Qrels, QueryOptions
 
 System: TypeAlias = "tuple[str, Callable[[str], Ranking]]"
-"""A name, and how to rank under that name."""
+"""A name, and the function that ranks under that name."""
 
 
 def evaluate(
@@ -27,7 +27,7 @@ def evaluate(
         str | None,
         typer.Argument(help="Queries and judgements: BEIR folder, ir_datasets:ID, hub:NAME, pydocs or NAME:PLACE."),
     ] = None,
-    split: Annotated[str, typer.Option(help="Which judgements.")] = "test",
+    split: Annotated[str, typer.Option(help="Split of the judgements.")] = "test",
     measures: Annotated[
         list[str] | None,
         typer.Option(
@@ -55,15 +55,15 @@ def evaluate(
         int | None, typer.Option("-k", "--top-k", help="Documents per query; by default what the measures read.")
     ] = None,
     exclude_same_id: Annotated[
-        bool, typer.Option("--exclude-same-id", help="Leave out a document whose id is the query's.")
+        bool, typer.Option("--exclude-same-id", help="Exclude the document with the query's id.")
     ] = False,
     baseline: Annotated[str | None, typer.Option(help="System to compare with; by default the first.")] = None,
     test: Annotated[list[str] | None, typer.Option(help="Paired test: permutation (default), t, wilcoxon.")] = None,
     confidence: Annotated[float, typer.Option(help="Confidence of the bootstrap intervals.")] = 0.95,
     resamples: Annotated[int, typer.Option(help="Resamples of the intervals and the permutation test.")] = 10_000,
-    seed: Annotated[int, typer.Option(help="Seed of both.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the intervals and of the permutation test.")] = 0,
     allow_unlike: Annotated[
-        bool, typer.Option("--allow-unlike", help="Compare results that were not measured alike, and say so.")
+        bool, typer.Option("--allow-unlike", help="Compare results that were measured differently, with a warning.")
     ] = False,
     output: Annotated[
         Path | None, typer.Option(help="Folder for comparison.json and each system's values and run.")
@@ -79,7 +79,7 @@ def evaluate(
     from hyperseek.errors import require
     from hyperseek.evaluation import Statistics, choose_k, compare, measure_names
 
-    # Everything that can be wrong with the options is found before the first search.
+    # Errors in the options are found before the first search.
     names = measure_names([part for item in measures or ["default"] for part in item.split()])
     statistics: dict[str, Any] = {
         "tests": test or ["permutation"],
@@ -105,7 +105,7 @@ def evaluate(
     try:
         rankings = [rank(name) for name, rank in systems]
     except KeyboardInterrupt as stopped:
-        raise Interrupted("an evaluation stores nothing before it ends; run the same again") from stopped
+        raise Interrupted("an evaluation stores nothing before it ends; run the same command again") from stopped
     evaluations = [ranking.evaluate(judged, measures=names) for ranking in rankings]
     comparison = compare(evaluations, baseline=baseline, allow_unlike=allow_unlike, **statistics)
     _write(rankings, evaluations, comparison, output, run_out)
@@ -131,11 +131,11 @@ def _judgements(
 
 
 def _refuse(given: dict[str, Any]) -> None:
-    """Say that a search was asked for where there is nothing to search, rather than leave it out."""
+    """Raise InputError for search options without an index, rather than ignore them."""
     from hyperseek.errors import InputError
 
     if useless := [option for option, value in given.items() if value]:
-        raise InputError(f"{', '.join(useless)}: this is for searches; give INDEX and DATASET, or leave it out")
+        raise InputError(f"{', '.join(useless)}: only for searches; give INDEX and DATASET, or leave it out")
 
 
 def _file_systems(files: list[Path], judged: Qrels) -> list[System]:
@@ -184,7 +184,7 @@ def _named(function: Callable[..., Ranking], *arguments: Any, **options: Any) ->
 
 
 def _short_names(paths: Sequence[Path | str]) -> list[tuple[str, str]]:
-    """Pair the last part of each path, or all of it where two end alike, with the path."""
+    """Pair each path with its last part, or with all of it if two have the same last part."""
     ends = [Path(path).name for path in paths]
     return [(str(path) if ends.count(end) > 1 else end, str(path)) for path, end in zip(paths, ends, strict=True)]
 
@@ -202,7 +202,7 @@ def _check(
     if not names:
         raise InputError("there is nothing to measure; give --runs FILE, or INDEX and DATASET")
     if len(set(names)) < len(names):
-        raise InputError(f"every system needs a name of its own, not {', '.join(names)}; rename a run or a model")
+        raise InputError(f"every system needs a unique name, not {', '.join(names)}; rename a run or a model")
     if baseline is not None and baseline not in names:
         raise UnknownNameError("system", baseline, names)
     if run_out is not None and len(names) > 1:
@@ -230,7 +230,7 @@ def _write(
 def _show(evaluations: list[Evaluation], comparison: Comparison, as_json: bool) -> None:
     from rich.console import Console
 
-    console = Console(stderr=as_json)  # beside JSON the table is for people
+    console = Console(stderr=as_json)  # if JSON goes to standard output
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no edge to wrap at
     console.print(comparison)

@@ -14,12 +14,12 @@ def export(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made with a late-interaction model.")],
     output: Annotated[Path, typer.Argument(help="Folder to write.")],
     token_ids: Annotated[
-        bool, typer.Option(help="Whether to say which token each vector stands for, which encodes all texts again.")
+        bool, typer.Option(help="Whether to write the token of each vector, which encodes all texts again.")
     ] = True,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing export.")] = False,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
-    """Write token vectors to plain files that other engines read; `hyperseek encode` reads them back."""
+    """Export token vectors to plain files for other engines; `hyperseek encode` reads them back."""
     from hyperseek.index import Index
 
     Index.open(index, device=device).export_tokens(output, token_ids=token_ids, overwrite=overwrite)

@@ -1,4 +1,4 @@
-"""`hyperseek inspect`, and how it prints an index and its measurements."""
+"""`hyperseek inspect`, and the printing of an index and its measurements."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 inspect = typer.Typer(
-    help="What an index holds, what its engines find and cost, the shape of its space, and lengths of texts.",
+    help="Show an index, the recall and cost of its engines, the shape of its space, and lengths of texts.",
     no_args_is_help=True,
 )
 
@@ -25,17 +25,15 @@ inspect = typer.Typer(
 @inspect.command("index")
 def index_(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
-    verify: Annotated[
-        bool, typer.Option("--verify", help="Compare every byte with the checksums noted when it was written.")
-    ] = False,
+    verify: Annotated[bool, typer.Option("--verify", help="Verify every file against its checksum.")] = False,
     json: Annotated[bool, typer.Option("--json", help="As JSON, on standard output.")] = False,
 ) -> None:
-    """Show what an index holds: documents, space, model, metadata fields, engines, and tuned plans."""
+    """Show the contents of an index: documents, space, model, metadata fields, engines, and tuned plans."""
     from hyperseek.index import Index
 
     _print_description(_describe_index(Index.open(index, verify=verify)), as_json=json)
     if verify:
-        echo("every file holds what was written", err=True)
+        echo("all files match their checksums", err=True)
 
 
 @inspect.command("recall")
@@ -43,18 +41,18 @@ def recall(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made, with an engine or a graph.")],
     queries: Annotated[Path, typer.Option("--queries", "-Q", help="File of queries: JSONL or TSV, plain or .gz.")],
     k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Documents per query.")] = 10,
-    target: Annotated[float, typer.Option(help="Recall of the exhaustive top k that is enough, in (0, 1].")] = 0.99,
+    target: Annotated[float, typer.Option(help="Sufficient recall of the exhaustive top k, in (0, 1].")] = 0.99,
     model: Annotated[
         str | None, typer.Option(help="Compile queries with this model instead of the index's own.")
     ] = None,
-    engine: Annotated[str | None, typer.Option(help="Measure this engine or graph alone.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Measure only this engine or graph.")] = None,
     option: Options = None,
-    limit: Annotated[int, typer.Option(min=1, help="Most queries, the first of the file.")] = 100,
-    save: Annotated[bool, typer.Option(help="Keep the cheapest plan that finds enough in the index.")] = True,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of queries, from the start of the file.")] = 100,
+    save: Annotated[bool, typer.Option(help="Store the cheapest sufficient plan in the index.")] = True,
     json: Annotated[bool, typer.Option("--json", help="Write everything as JSON to standard output.")] = False,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
-    """Measure recall and latency of engine settings against exhaustive search, and keep the cheapest good one."""
+    """Measure recall and latency of engine settings against exhaustive search, and store the cheapest good one."""
     from itertools import islice
 
     from hyperseek.data import read_queries
@@ -77,14 +75,14 @@ def space(
     hierarchy: Annotated[
         str | None, typer.Option(help="TSV file of child and parent ids, or the metadata field that names parents.")
     ] = None,
-    sample: Annotated[int, typer.Option(min=4, help="Most points of the neighbour graph and the pictures.")] = 5000,
-    neighbours: Annotated[int, typer.Option(min=1, help="Nearest neighbours each is joined with.")] = 10,
-    edges: Annotated[int, typer.Option(min=1, help="Most edges whose curvature is measured.")] = 1000,
+    sample: Annotated[int, typer.Option(min=4, help="Maximum points in the neighbour graph and the pictures.")] = 5000,
+    neighbours: Annotated[int, typer.Option(min=1, help="Nearest neighbours per point.")] = 10,
+    edges: Annotated[int, typer.Option(min=1, help="Maximum edges whose curvature is measured.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of all samples.")] = 0,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for pictures and space.json.")] = None,
     json: Annotated[bool, typer.Option("--json", help="As JSON, on standard output.")] = False,
 ) -> None:
-    """Look at the space: radius by specificity, Gromov's delta, Ollivier-Ricci curvature, a picture of the disk."""
+    """Analyse the space: radius by specificity, Gromov's delta, Ollivier-Ricci curvature, a picture of the disk."""
     from hyperseek.analysis import inspect_space
     from hyperseek.index import Index
 
@@ -128,7 +126,7 @@ def lengths(
 
 
 def _describe_index(index: Index) -> dict[str, Any]:
-    """Return what there is to know about an index, as plain values."""
+    """Return a description of an index, as plain values."""
     info = index.info
     return {
         "path": str(index.path),
@@ -160,13 +158,13 @@ def _print_description(description: dict[str, Any], *, as_json: bool) -> None:
 
 
 def _plan(tuned: dict[str, Any]) -> str:
-    """Return a tuned plan as people write plans, and how well it did."""
+    """Return a tuned plan as it is written, with its measurements."""
     from hyperseek.errors import StoreError
     from hyperseek.plan import Plan
 
     try:
         plan = Plan.from_mapping(tuned["plan"], source="the plan", error=StoreError)
-    except StoreError as error:  # one of a package that is not installed; the index can still be inspected
+    except StoreError as error:  # of a package that is not installed; the index can still be inspected
         return f"cannot be used: {error}"
     measured = f"recall@{tuned['k']} {tuned['recall']:.4f} on {tuned['queries']:,} queries"
     return f"{plan!r}  ({measured}, {tuned['milliseconds']:.3g} ms per query)"
@@ -206,7 +204,7 @@ def _print_tuning(tuning: Tuning, *, saved: bool, as_json: bool) -> None:
         numbers = (f"{one.recall:.4f}", f"{one.milliseconds:.3f}", f"{one.single_milliseconds:.3f}")
         table.add_row(shown_text(one.title), *numbers, mark)
     Console().print(table)
-    where = "kept in the index: searches use it from now on" if saved else "not kept"
+    where = "stored in the index and used by searches from now on" if saved else "not stored"
     echo(f"cheapest with a recall of {tuning.wanted}: {tuning.chosen.title}; {where}")
 
 

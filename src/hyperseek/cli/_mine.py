@@ -20,9 +20,9 @@ def mine(
     corpora: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Indexes to search, NAME=INDEX for one that holds another collection than its name says, and at most "
-            "one model, which encodes the collections that have no index. Settings, section.field=value, go between "
-            "or after them, as in mining.negatives=15.",
+            help="Indexes to search, NAME=INDEX if an index's name is not that of its collection, and at most one "
+            "model, which encodes the collections without an index. Settings, section.field=value, go between or "
+            "after them, as in mining.negatives=15.",
             show_default=False,
         ),
     ] = None,
@@ -33,7 +33,7 @@ def mine(
     exclude_relevant: Annotated[
         list[str] | None,
         typer.Option(
-            help="Further judgements of the collection NAME, NAME=FILE: relevant documents there are not negatives."
+            help="Further judgements of the collection NAME, NAME=FILE: their relevant documents are never negatives."
         ),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
@@ -50,7 +50,7 @@ def mine(
     hyperseek mine training consistent medquad.index consistency.top=2
     hyperseek mine training filtered --teacher cross-encoder/ms-marco-MiniLM-L6-v2
 
-    Each section but options is a step; one alone leaves out the others.
+    Each section but options is a step; giving only some leaves out the others.
 
     \b
     mining       negatives (7), depth (100), skip_top, max_score, min_score,
@@ -59,8 +59,8 @@ def mine(
                  plan (stages that find candidates, or a YAML file of them)
     consistency  top (2), pool, seed, engine
     teacher      margin (0.95), max_score
-    options      of the model that searches, as in options.level=2
-    """  # noqa: D301 (the mark for lines as they are is the character itself)
+    options      for the model that searches, as in options.level=2
+    """  # noqa: D301 (click's mark for unwrapped lines is the character itself)
     from hyperseek._config import apply_overrides
     from hyperseek._recipe_files import recipe_values
     from hyperseek.mining import RefineOptions, load_teacher, refine

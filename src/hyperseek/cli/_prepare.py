@@ -15,7 +15,7 @@ from hyperseek.cli._echo import echo, echo_json
 if TYPE_CHECKING:
     from hyperseek.data import ErrorReport, PreparedInfo
 
-OnError = Annotated[Literal["raise", "skip"], typer.Option(help="At a bad record: stop, or leave it out and count it.")]
+OnError = Annotated[Literal["raise", "skip"], typer.Option(help="On an invalid record: stop, or skip and count it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output of an earlier run.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON on standard output.")]
 
@@ -59,16 +59,16 @@ _FORMER = {
 
 
 class Command(TyperCommand):
-    """The verb, with an answer to options of earlier versions."""
+    """The verb, with replacements for options of earlier versions."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments; InputError names what replaces an option of earlier versions."""
+        """Parse the arguments; an InputError names the replacement of an option of earlier versions."""
         from hyperseek.errors import InputError
 
         for argument in args:
             option = argument.partition("=")[0]
             if option in _FORMER:
-                raise InputError(f"{option} is not an option of `hyperseek prepare` any more; write {_FORMER[option]}")
+                raise InputError(f"{option} is no longer an option of `hyperseek prepare`; use {_FORMER[option]}")
         return super().parse_args(ctx, args)
 
 
@@ -144,7 +144,7 @@ def divided(arguments: Sequence[str], fields: Iterable[str]) -> tuple[list[str],
     settings: list[str] = []
     for argument in arguments:
         key, equals, value = argument.partition("=")
-        # A dotted name before something that is not a source is a misspelt setting, and is refused as such.
+        # A dotted name before something that is not a source is a misspelt setting, and is reported as such.
         misspelt = "." in key and ":" not in value and not os.path.exists(value)
         is_setting = bool(equals) and not os.path.exists(argument) and (key.split(".")[0] in known or misspelt)
         (settings if is_setting else sources).append(argument)
@@ -165,7 +165,7 @@ def echo_prepared(out: Path, info: PreparedInfo) -> None:
         if searched:
             echo(f"  searched {searched}", err=True)
         if refined.mined or refined.short:
-            echo(f"  {refined.mined:,} negatives mined; {refined.short:,} examples got fewer", err=True)
+            echo(f"  {refined.mined:,} negatives mined; {refined.short:,} examples have fewer than requested", err=True)
     _echo_dropped(info.dropped)
     for leak in info.leaks:
         echo(f"  {leak.line()}", err=True)

@@ -18,7 +18,7 @@ def pretrain(
     output: Output = None,
     resume: Resume = True,
 ) -> None:
-    """Train an encoder to predict masked tokens of any texts; its folder is a trunk for `hyperseek train`.
+    """Pre-train an encoder on masked tokens of any texts; its folder is a trunk for `hyperseek train`.
 
     \b
     hyperseek pretrain mlm-tiny-pydocs --output encoder

@@ -10,9 +10,9 @@ from hyperseek.cli._echo import echo
 
 
 def recipes(
-    name: Annotated[str | None, typer.Argument(help="The recipe to print; without it all are listed.")] = None,
+    name: Annotated[str | None, typer.Argument(help="The recipe to print; by default all are listed.")] = None,
 ) -> None:
-    """List the recipes that `train` and `pretrain` take by name, or print one, to be changed and trained.
+    """List the recipes that `train` and `pretrain` accept by name, or print one as a starting point.
 
     \b
     hyperseek recipes

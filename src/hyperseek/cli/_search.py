@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from hyperseek.types import Hit, Query, QueryOptions, Token, TokenMatch
 
 _SNIPPET = 160
-_NEAR = 80  # characters of a text that are shown before and after what matched
+_NEAR = 80  # characters of context shown before and after a match
 # Candidates of each half of a hybrid search, at least.
 _CANDIDATES = 100
 
 Options = Annotated[
     list[str] | None,
-    typer.Option("--option", metavar="NAME=VALUE", help="Asked of the model with the query, as in level=2; repeat."),
+    typer.Option("--option", metavar="NAME=VALUE", help="Query option for the model, as in level=2; repeat."),
 ]
 
 
 def query_options(given: Sequence[str] | None) -> QueryOptions:
-    """Return the options of queries that a command was given, each as `name=value` with the value read as YAML."""
+    """Parse query options, each `name=value` with the value read as YAML."""
     from hyperseek._config import apply_overrides
     from hyperseek.errors import ConfigError, shown
     from hyperseek.types import QueryOptions
@@ -61,7 +61,7 @@ def search(
         typer.Option("--format", "-f", help="A table to read, a TREC run, one JSON line per query, or one JSON list."),
     ] = "table",
     where: Annotated[
-        str | None, typer.Option(help="SQL that documents must meet, as in \"year > 2015 AND venue = 'ACL'\".")
+        str | None, typer.Option(help="SQL condition on documents, as in \"year > 2015 AND venue = 'ACL'\".")
     ] = None,
     engine: Annotated[
         str, typer.Option(help="auto, exact, or the name of an engine of the index (see hyperseek inspect index).")
@@ -75,21 +75,21 @@ def search(
         bool,
         typer.Option(
             "--explain",
-            help="Print time, candidates and recall of each stage, searching exhaustively too; and, for late "
-            "interaction, what each token of the query found.",
+            help="Print time, candidates and recall of each stage, compared with an exhaustive search; and, for late "
+            "interaction, the match of each query token.",
         ),
     ] = False,
     model: Annotated[
         str | None, typer.Option(help="Compile queries with this model instead of the index's own.")
     ] = None,
-    texts: Annotated[bool, typer.Option(help="Whether JSON carries titles, texts and metadata.")] = True,
+    texts: Annotated[bool, typer.Option(help="Whether JSON includes titles, texts and metadata.")] = True,
     exclude_same_id: Annotated[
-        bool, typer.Option("--exclude-same-id", help="Leave out a document whose id is the query's.")
+        bool, typer.Option("--exclude-same-id", help="Exclude the document with the query's id.")
     ] = False,
     tag: Annotated[str, typer.Option(help="Last column of the TREC run.")] = "hyperseek",
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
-    """Find the best documents of one query or of a file of them."""
+    """Find the best documents for one query or a file of queries."""
     from hyperseek.errors import InputError
     from hyperseek.index import Index
     from hyperseek.models import load
@@ -98,7 +98,7 @@ def search(
     if (text is None) == (queries is None):
         raise InputError("give one query as TEXT, or a file of queries with --queries")
     if hybrid and plan is not None:
-        raise InputError("--hybrid is a plan of its own; give it or --plan")
+        raise InputError("--hybrid and --plan exclude each other; give one of them")
     stages = hybrid_plan(k, engine) if hybrid else None if plan is None else Plan.load(plan)
     asked_of_model = query_options(option)
     asked = _read(text, queries)
@@ -185,7 +185,7 @@ def _print_tables(queries: list[Query], hits: list[list[Hit]]) -> None:
 
 
 def _print_matches(queries: list[Query], hits: list[list[Hit]]) -> None:
-    """Print what each token of a query found, and the texts of the hits with what matched highlighted."""
+    """Print the match of each query token, and the texts of the hits with matches highlighted."""
     from rich.console import Console
     from rich.table import Table
 
@@ -214,7 +214,7 @@ def _spelt(tokens: Sequence[Token]) -> str:
 
 
 def _highlighted(text: str, matches: Sequence[TokenMatch]) -> Text:
-    """Return the parts of a text that are near to what matched, with the matches highlighted."""
+    """Return the parts of a text around matches, with the matches highlighted."""
     places = {
         (token.start, token.end)
         for match in matches
@@ -224,7 +224,7 @@ def _highlighted(text: str, matches: Sequence[TokenMatch]) -> Text:
     shown, done = shown_text(""), 0
     for start, end in sorted(places):
         if start < done:
-            continue  # a token within one that is shown
+            continue  # within a match that was shown
         if start - done > 2 * _NEAR:
             head = text[done : done + _NEAR] if done else ""
             shown.append_text(shown_text(f"{head} … {text[start - _NEAR : start]}"))

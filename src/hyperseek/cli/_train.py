@@ -1,4 +1,4 @@
-"""`hyperseek train`, and what it shares with `pretrain`: arguments, where a run goes, which process reports it."""
+"""`hyperseek train`, and code shared with `pretrain`: arguments, the folder of a run, and reporting."""
 
 from __future__ import annotations
 
@@ -17,20 +17,18 @@ if TYPE_CHECKING:
 Overrides = Annotated[list[str] | None, typer.Argument(help="Changes: section.field=value, as in train.max_steps=200.")]
 Output = Annotated[
     Path | None,
-    typer.Option("--output", "-o", show_default="runs/RECIPE", help="Folder for what is trained, and run.json."),
+    typer.Option("--output", "-o", show_default="runs/RECIPE", help="Folder for the trained model and run.json."),
 ]
-Resume = Annotated[
-    bool, typer.Option("--resume/--no-resume", help="Resume a run that was interrupted, or start it anew.")
-]
+Resume = Annotated[bool, typer.Option("--resume/--no-resume", help="Resume an interrupted run, or start from scratch.")]
 
 
 def folder_of(recipe: str, named: str | None, output: Path | None) -> Path:
-    """Return where a run goes: as the command says, else as the recipe says, else by the recipe's name."""
+    """Return the folder of a run: from the command, else from the recipe, else by the recipe's name."""
     return output or (Path(named) if named else Path("runs") / Path(recipe).stem)
 
 
 def tell(folder: Path, record: RunRecord) -> bool:
-    """Report a run, and return whether this process is the one that reports: it alone has the whole record."""
+    """Report a run, and return whether this process is the one that reports, as only it has the whole record."""
     from hyperseek.runs.arguments import is_first_process
 
     if not is_first_process():
@@ -50,10 +48,10 @@ def train(
     output: Output = None,
     resume: Resume = True,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Train nothing; print lengths, steps, and memory and time part by part.")
+        bool, typer.Option("--dry-run", help="Train nothing; print lengths, steps, and memory and time per part.")
     ] = False,
 ) -> None:
-    """Train a model as a recipe says, and save it where every other verb can read it.
+    """Train a model by a recipe, and save it for use by every other verb.
 
     \b
     hyperseek train qnet-minilm-pydocs --output model
@@ -83,7 +81,7 @@ def _show_parts(parts: Sequence[TrainedPart], *, err: bool) -> None:
 
     if err and is_quiet():
         return
-    table = Table("part", "parameters", "trained", title="what is trained")
+    table = Table("part", "parameters", "trained", title="trained parts")
     for part in parts:
         table.add_row(shown_text(part.name), f"{part.parameters:,}", f"{part.trained:,}")
     table.add_section()
@@ -102,7 +100,7 @@ def _show_forecast(said: Forecast) -> None:
     for name, size in said.memory.items():
         memory.add_row(name, f"{size / _MIB:,.1f}")
     memory.add_section()
-    memory.add_row("worst moment", f"{said.peak / _MIB:,.1f}")
+    memory.add_row("peak", f"{said.peak / _MIB:,.1f}")
     spent = Table("time", "seconds", title="time of a step")
     for name, seconds in said.seconds.items():
         spent.add_row(name, f"{seconds:.3f}")

@@ -1,4 +1,4 @@
-"""`hyperseek update`, and how `encode` and `update` build an engine: its cost is printed first."""
+"""`hyperseek update`, and building an engine for `encode` and `update`, whose cost is printed first."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ def update(
         typer.Option(help="Corpus of new documents: BEIR folder, FILE.jsonl or .tsv, or NAME:PLACE."),
     ] = None,
     replace: Annotated[
-        str | None, typer.Option(help="Corpus of documents that may take the place of those with their ids.")
+        str | None, typer.Option(help="Corpus of documents that replace those with the same ids.")
     ] = None,
     delete: Annotated[list[str] | None, typer.Option(help="Id of a document to delete; repeat for more.")] = None,
-    delete_file: Annotated[Path | None, typer.Option(help="File with an id to delete on each line.")] = None,
+    delete_file: Annotated[Path | None, typer.Option(help="File of ids to delete, one per line.")] = None,
     engine: Annotated[
         str | None, typer.Option(help="Build an engine: auto, flat, hnsw, ivf, lance, qdrant or another kind.")
     ] = None,
     chart: Annotated[
-        str | None, typer.Option(help="What the engine is built on: learned for a learned encoding of tokens.")
+        str | None, typer.Option(help="The chart to build the engine on: learned for a learned encoding of tokens.")
     ] = None,
     graph: Annotated[bool, typer.Option("--graph", help="Build the neighbour graph.")] = False,
     import_graph: Annotated[
         Path | None, typer.Option(help="Import a neighbour graph of the original Hypencoder: JSONL, plain or .gz.")
     ] = None,
-    max_gigabytes: Annotated[float | None, typer.Option(min=0, help="Memory that building an engine may take.")] = None,
+    max_gigabytes: Annotated[float | None, typer.Option(min=0, help="Memory limit for building an engine.")] = None,
     compact: Annotated[bool, typer.Option("--compact", help="Rewrite without deleted and replaced documents.")] = False,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
@@ -55,10 +55,10 @@ def update(
             f"there is no file {import_graph}, or it is empty; --import-graph reads the original's graph in JSONL"
         )
     if max_gigabytes is not None and engine is None:
-        raise InputError("--max-gigabytes limits the building of an engine; give --engine too")
-    # Mistakes in later steps are found before the first step changes anything.
+        raise InputError("--max-gigabytes limits the building of an engine; also give --engine")
+    # Errors in later steps are found before the first step changes anything.
     if chart is not None and engine is None:
-        raise InputError("--chart says what an engine is built on; give --engine too")
+        raise InputError("--chart sets the chart of an engine; also give --engine")
     if engine is not None:
         check_engine(engine, chart)
     corpora = [(open_dataset(source), replaces) for source, replaces in ((replace, True), (add, False)) if source]
@@ -79,7 +79,7 @@ def update(
 
 
 def check_engine(engine: str, chart: str | None) -> None:
-    """Raise UnknownNameError unless this is a kind of engine, or `auto`; ConfigError if it has no charts."""
+    """Raise UnknownNameError for an unknown kind of engine, and ConfigError for an engine without charts."""
     from hyperseek.engines.structure import parse_structure
 
     if engine != "auto":
@@ -91,16 +91,16 @@ def _charts(chart: str | None) -> dict[str, Any]:
 
 
 def build_engine(index: Index, engine: str, *, chart: str | None = None, max_gigabytes: float | None = None) -> None:
-    """Print what building an engine costs, then build it.
+    """Print the cost of building an engine, then build it.
 
     Args:
-        index: For its documents.
-        engine: Its kind, or `auto`.
+        index: The index.
+        engine: Kind of engine, or `auto`.
         chart: Name of a chart or an encoding to build it on; None for those that suit it.
-        max_gigabytes: Memory that building may take; None for no limit.
+        max_gigabytes: Memory limit for building; None for no limit.
 
     Raises:
-        InputError: It would take more; the cost was printed before.
+        InputError: It would take more memory; the cost has been printed.
     """
     from hyperseek.engines.structure import parse_structure
 
@@ -123,4 +123,4 @@ def _words(cost: StructureEstimate) -> str:
 
     memory = f"{size_in_words(cost.building_bytes)} of memory to build, {size_in_words(cost.memory_bytes)} to search"
     duration = "" if cost.seconds is None else f", {time_in_words(cost.seconds)}"
-    return f"about {memory}, {size_in_words(cost.disk_bytes)} on the disk{duration}"
+    return f"about {memory}, {size_in_words(cost.disk_bytes)} on disk{duration}"
