@@ -1,5 +1,6 @@
 """Pruning before the trunk: the recorded masks, real compaction, positions, and what decides importance."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -139,3 +140,27 @@ def test_refused(tiny_encoder):
         PruningTransformer.around(trunk, {"keep_ratio": 0})
     with pytest.raises(ModelError, match="fit_importance"):
         run(PruningTransformer.around(trunk, {}), TEXTS)
+
+
+@pytest.mark.parametrize("importance", ["idf", "first_layer", "gate"])
+def test_threads_do_not_disturb_each_other(importance, tiny_encoder):
+    options = {"keep_ratio": 0.4, "min_tokens": 3, "importance": importance}
+    pruned = PruningTransformer.around(Transformer(tiny_encoder).eval(), options).eval()
+    pruned.fit_importance(TEXTS)
+    if importance == "gate":
+        torch.nn.init.normal_(pruned.gate.weight, generator=torch.Generator().manual_seed(1))
+    texts = [["the cat and the dog " * (1 + number % 6)] * (1 + number % 4) for number in range(48)]
+
+    def encode(number: int) -> dict[str, torch.Tensor]:
+        with torch.no_grad():  # every fifth is a query, which is not pruned
+            return pruned(pruned.preprocess(texts[number]), task="document" if number % 5 else "query")
+
+    expected = [encode(number) for number in range(len(texts))]
+    before = pruned.counts.kept
+    with ThreadPoolExecutor(4) as pool:
+        for found, alone in zip(pool.map(encode, range(len(texts))), expected, strict=True):
+            torch.testing.assert_close(found["token_embeddings"], alone["token_embeddings"], atol=1e-5, rtol=0)
+            assert found.keys() == alone.keys()
+            if "token_importance" in alone:
+                assert torch.equal(found["token_importance"], alone["token_importance"])
+    assert pruned.counts.kept == 2 * before

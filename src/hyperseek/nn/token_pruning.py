@@ -12,9 +12,10 @@ from __future__ import annotations
 import inspect
 import math
 import os
+import threading
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import Any, Literal, Self, get_args
 
@@ -38,6 +39,9 @@ _WEIGHTS = "token_pruning.safetensors"
 _GATE_START = 4.0  # the gate of a new model is sigmoid(4) = 0.98, so it starts close to the trunk
 _FITTED_AT_ONCE = 1024
 _STATES = ("hidden_states",)
+
+# Hooks, and the choice of attention, belong to the encoder: while one thread has set them, others must wait.
+_LOCK = threading.RLock()
 
 
 class PruningConfig(Config):
@@ -219,8 +223,12 @@ class PruningTransformer(Transformer):
             ModelError: Document frequencies were not fitted, or gradient checkpointing is on and the first layer
                 chooses tokens.
         """
-        if (task or "document") not in self.pruning.tasks or "input_ids" not in features:
-            return super().forward(features, **kwargs)
+        with _LOCK if self.pruning.weighs in ("first_layer", "gate") else nullcontext():
+            if (task or "document") not in self.pruning.tasks or "input_ids" not in features:
+                return super().forward(features, **kwargs)
+            return self._forward_kept(features, **kwargs)
+
+    def _forward_kept(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         if not self.is_fitted:
             raise ModelError(
                 "the model prunes tokens by inverse document frequency, which has not been fitted; call "
@@ -232,22 +240,20 @@ class PruningTransformer(Transformer):
         if weighs == "first_layer":
             return self._forward_behind_first(features, **kwargs)
         if weighs is None:
-            return super().forward(self._compacted(features, None), **kwargs)
+            return super().forward(self._compacted(features, None)[0], **kwargs)
         if weighs == "idf":
             importance = self.token_weights[ids]
-            return self._with(super().forward(self._compacted(features, importance), **kwargs), importance)
+            features, places = self._compacted(features, importance)
+            return _with(super().forward(features, **kwargs), importance, places)
         embeddings = encoder.get_input_embeddings()
         gates = torch.sigmoid(self.gate(embeddings.weight[ids]))
         importance = gates[..., 0]
-        features = self._compacted(features, importance)
+        features, places = self._compacted(features, importance)
         hook = embeddings.register_forward_hook(lambda _, given, vectors: vectors * torch.sigmoid(self.gate(vectors)))
         try:
-            return self._with(super().forward(features, **kwargs), importance)
+            return _with(super().forward(features, **kwargs), importance, places)
         finally:
             hook.remove()
-
-    def _with(self, features: dict[str, Any], importance: Tensor) -> dict[str, Any]:
-        return {**features, IMPORTANCE: importance.detach().float().gather(1, self._places)}
 
     def _choose(self, features: Mapping[str, Any], importance: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return `(B, T')` positions that are kept and the mask of real ones, and count them."""
@@ -266,8 +272,9 @@ class PruningTransformer(Transformer):
                 self.pruning.seed ^ zlib.crc32(ids[row, active].tobytes()),
             )
             rows.append(active[chosen])
-        self.counts.seen += int(mask.sum())
-        self.counts.kept += sum(map(len, rows))
+        with _LOCK:
+            self.counts.seen += int(mask.sum())
+            self.counts.kept += sum(map(len, rows))
         longest = max(1, *map(len, rows))
         places, there = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), bool)
         left = getattr(self.tokenizer, "padding_side", "right") == "left"
@@ -275,15 +282,14 @@ class PruningTransformer(Transformer):
             part = slice(longest - len(own), longest) if left else slice(0, len(own))
             places[row, part], there[row, part] = own, True
         device = features["input_ids"].device
-        self._places = torch.from_numpy(places).to(device)
-        return self._places, torch.from_numpy(there).to(device)
+        return torch.from_numpy(places).to(device), torch.from_numpy(there).to(device)
 
-    def _compacted(self, features: Mapping[str, Any], importance: Tensor | None) -> dict[str, Any]:
-        """Return the features of the tokens that are kept, with their positions."""
+    def _compacted(self, features: Mapping[str, Any], importance: Tensor | None) -> tuple[dict[str, Any], Tensor]:
+        """Return the features of the tokens that are kept, with their positions, and `(B, T')` where they were."""
         places, there = self._choose(features, importance)
         compact = self._gathered(features, places, there)
         compact["position_ids"] = places + _first_position(self.model)
-        return compact
+        return compact, places
 
     def _gathered(self, features: Mapping[str, Any], places: Tensor, there: Tensor) -> dict[str, Any]:
         shape = features["input_ids"].shape
@@ -315,7 +321,7 @@ class PruningTransformer(Transformer):
         with _shortened_behind_first(encoder, features["input_ids"].shape[1], choose):
             states = super().forward(dict(features), **kwargs)[self.module_output_name]
         compact = self._gathered(features, chosen["places"], chosen["there"])
-        return self._with({**compact, self.module_output_name: states}, chosen["importance"])
+        return _with({**compact, self.module_output_name: states}, chosen["importance"], chosen["places"])
 
     def get_config_dict(self) -> dict[str, Any]:
         """Return the settings of the transformer, and `pruning`."""
@@ -350,6 +356,10 @@ class PruningTransformer(Transformer):
     def _own_weights(self) -> dict[str, Tensor]:
         state = self.state_dict(keep_vars=True)
         return {name: tensor for name, tensor in state.items() if not name.startswith("model.")}
+
+
+def _with(features: dict[str, Any], importance: Tensor, places: Tensor) -> dict[str, Any]:
+    return {**features, IMPORTANCE: importance.detach().float().gather(1, places)}
 
 
 def _special_tokens(tokenizer: Any) -> list[int]:
