@@ -8,7 +8,6 @@ import importlib.util
 import pkgutil
 import re
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -117,16 +116,11 @@ def test_the_tree_is_within_its_limits() -> None:
     above = {
         name: items
         for name, items in counted.items()
-        if (limit := limits(tree)[name]) is not None and len(items) > limit
+        if (limit := tree.LIMITS[name]) is not None and len(items) > limit
     }
     assert not above
     names = {item.split()[-1] for item in counted["base names that occur more than once"]}
     assert names <= NAMED_ALIKE
-
-
-def limits(tree: ModuleType) -> dict[str, int | None]:
-    """Return the limits of `benchmarks/tree.py`, with those of the moment."""
-    return {**tree.LIMITS, "circles of imports": 4}
 
 
 def packages() -> list[str]:

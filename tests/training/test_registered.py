@@ -28,7 +28,8 @@ from hyperseek.training import (
     register_loss,
     register_schedule,
 )
-from hyperseek.training._training_set import COMPOSITIONS, EpochBatches, TrainingSet
+from hyperseek.training._recipe import COMPOSITIONS
+from hyperseek.training._training_set import EpochBatches, TrainingSet
 from hyperseek.training.losses import LOSSES, Objective
 
 PACKAGE = """

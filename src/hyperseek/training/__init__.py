@@ -4,10 +4,9 @@ from hyperseek._recipe_files import find_recipe, list_recipes
 from hyperseek.runs.recipe import register_schedule
 from hyperseek.runs.record import RunRecord, read_record
 from hyperseek.training._forecast import Forecast
-from hyperseek.training._recipe import Recipe, read_recipe
+from hyperseek.training._recipe import Recipe, read_recipe, register_batches
 from hyperseek.training._routes import TrainedPart
 from hyperseek.training._run import dry_run, train
-from hyperseek.training._training_set import register_batches
 from hyperseek.training.losses import (
     AnchorConfig,
     ContrastiveConfig,

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -14,14 +14,45 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hyperseek._config import Config, meaningless
 from hyperseek._recipe_files import recipe_values
+from hyperseek._registry import Registry, check_function
 from hyperseek._relevance import known_measure
 from hyperseek.data import PrepareOptions
 from hyperseek.errors import ConfigError
 from hyperseek.models import ModelConfig
 from hyperseek.runs.recipe import LoopConfig, OutputConfig, cache_folder, with_default, without_removed
-from hyperseek.training._training_set import COMPOSITIONS
 from hyperseek.training.losses import LossesConfig, Material, Objective
 from hyperseek.types import NO_OPTIONS, QueryOptions
+
+Composition = Callable[[list[list[int]]], list[list[int]]]
+"""From the positions of each source's examples to groups of positions; each batch is drawn from one group."""
+
+_OURS = {name: f"{__name__}:_{name}" for name in ("mixed", "one_source")}
+COMPOSITIONS: Registry[Composition] = Registry(
+    "composition of batches", "hyperseek.batches", _OURS, check=check_function
+)
+
+
+def register_batches(name: str) -> Callable[[Composition], Composition]:
+    """Register a composition of batches, as a decorator.
+
+    Args:
+        name: The value of `data.batches` in recipes.
+
+    Returns:
+        The decorator, which returns the function unchanged.
+
+    Raises:
+        InputError: The name is taken.
+    """
+    return COMPOSITIONS.register(name)
+
+
+def _mixed(sources: list[list[int]]) -> list[list[int]]:
+    return [[position for source in sources for position in source]]
+
+
+def _one_source(sources: list[list[int]]) -> list[list[int]]:
+    return sources
 
 
 class SourceConfig(Config):

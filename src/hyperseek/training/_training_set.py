@@ -10,7 +10,7 @@ documents.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, chain, cycle, islice, pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import BatchSampler, Dataset
 
-from hyperseek._registry import Registry, check_function
 from hyperseek._relevance import Relevance, text_key
 from hyperseek.errors import DataError, InputError
 from hyperseek.runs.arguments import is_distributed
+from hyperseek.training._recipe import COMPOSITIONS
 from hyperseek.training.losses import NO_DOCUMENT, Material
 
 if TYPE_CHECKING:  # the cache reads recipes, which read the compositions of batches
@@ -241,38 +241,6 @@ def check_not_empty(training_set: TrainingSet) -> None:
     empty = [training_set.sources[source] for source, count in counts.items() if count == 0]
     if empty or not counts:
         raise DataError(f"no training examples in: {', '.join(empty) or 'any source'}; check their splits and limits")
-
-
-Composition = Callable[[list[list[int]]], list[list[int]]]
-"""From the positions of each source's examples to groups of positions; each batch is drawn from one group."""
-
-_OURS = {name: f"{__name__}:_{name}" for name in ("mixed", "one_source")}
-COMPOSITIONS: Registry[Composition] = Registry(
-    "composition of batches", "hyperseek.batches", _OURS, check=check_function
-)
-
-
-def register_batches(name: str) -> Callable[[Composition], Composition]:
-    """Register a composition of batches, as a decorator.
-
-    Args:
-        name: The value of `data.batches` in recipes.
-
-    Returns:
-        The decorator, which returns the function unchanged.
-
-    Raises:
-        InputError: The name is taken.
-    """
-    return COMPOSITIONS.register(name)
-
-
-def _mixed(sources: list[list[int]]) -> list[list[int]]:
-    return [[position for source in sources for position in source]]
-
-
-def _one_source(sources: list[list[int]]) -> list[list[int]]:
-    return sources
 
 
 class EpochBatches(BatchSampler):
