@@ -5,8 +5,8 @@
     python benchmarks/tree.py --check    # exit code 1 where a number is above its limit
 
 A file has run when a function of it was called after the module was imported: what importing itself runs, class bodies
-and calls at module level included, does not count. The commands run in processes of their own, on the tiny model and
-collection of `tests/fixtures/saved`.
+and calls at module level included, does not count. Commands, and calls from Python whose objects are there already, run
+in processes of their own, on the tiny model and collection of `tests/fixtures/saved`.
 """
 
 from __future__ import annotations
@@ -37,6 +37,15 @@ COMMANDS = {
     "search": ["search", "index", "cat sea"],
     "train": ["train", "train.yaml", "--output", "run"],
 }
+# The same from Python: what is prepared, and what is counted.
+CALLS = {
+    "Index.build": (
+        "model, documents = hyperseek.load('trunk'), list(hyperseek.data.open_dataset('collection').documents())",
+        "hyperseek.Index.build('built', documents, model)",
+    ),
+    "Index.search": ("index = hyperseek.Index.open('built'); index.model", "index.search('cat sea')"),
+    "train": ("from hyperseek.training import read_recipe, train", "train(read_recipe('train.yaml'), output='trained-2')"),
+}
 # None: the list is for people to judge.
 LIMITS = {
     "source files": 220,
@@ -48,6 +57,9 @@ LIMITS = {
     "files that run for encode": 30,
     "files that run for search": 25,
     "files that run for train": 45,
+    "files that run for Index.build, called from Python": 30,
+    "files that run for Index.search, called from Python": 25,
+    "files that run for train, called from Python": 45,
 }
 
 
@@ -72,7 +84,7 @@ def main() -> int:
 
 def measured() -> dict[str, list[str]]:
     """Return what each number counts."""
-    return structure() | {f"files that run for {verb}": run for verb, run in files_that_run().items()}
+    return structure() | files_that_run()
 
 
 def structure() -> dict[str, list[str]]:
@@ -151,23 +163,25 @@ def circles(trees: dict[Path, ast.Module], **options: bool) -> list[str]:
 
 
 def files_that_run() -> dict[str, list[str]]:
-    """Give each command in a process of its own, and return the files that ran."""
+    """Give each command and make each call in a process of its own, and return the files that ran."""
     found = {}
+    runs = {f"files that run for {verb}": command for verb, command in COMMANDS.items()}
+    runs |= {f"files that run for {name}, called from Python": ["--python", *code] for name, code in CALLS.items()}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place) / "tiny"
         shutil.copytree(TINY, folder, copy_function=shutil.copyfile)
         own = {"HF_HUB_OFFLINE": "1", "HYPERSEEK_CACHE": f"{place}/cache", "PYTHONPATH": str(SOURCE.parent)}
-        for verb, command in COMMANDS.items():
+        for name, command in runs.items():
             traced = [sys.executable, str(Path(__file__).resolve()), "--trace", f"{place}/ran.json", *command]
             done = subprocess.run(traced, cwd=folder, env={**os.environ, **own}, capture_output=True, text=True)
             if done.returncode:
-                raise SystemExit(f"hyperseek {' '.join(command)} failed:\n{done.stderr}")
-            found[verb] = json.loads(Path(f"{place}/ran.json").read_text())
+                raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr}")
+            found[name] = json.loads(Path(f"{place}/ran.json").read_text())
     return found
 
 
 def trace(output: str, command: list[str]) -> None:
-    """Run a command as `hyperseek` does, and write the list of files of which a function was called."""
+    """Run a command as `hyperseek` does, or a call, and write the list of files of which a function was called."""
     prefix = f"{SOURCE}{os.sep}"
     called: set[str] = set()
     local = threading.local()  # importing: how many modules of ours this thread is importing, one within another
@@ -184,13 +198,21 @@ def trace(output: str, command: list[str]) -> None:
 
     for heavy in ("lance", "sentence_transformers"):  # imported under a profile they take many seconds
         importlib.import_module(heavy)
+    if command[0] == "--python":
+        import hyperseek.data
+
+        names: dict[str, Any] = {"hyperseek": hyperseek}
+        exec(command[1], names)
     threading.setprofile(note)
     sys.setprofile(note)
-    from hyperseek.cli import main as run_command
-
-    sys.argv = ["hyperseek", *command]
     try:
-        run_command()
+        if command[0] == "--python":
+            exec(command[2], names)
+        else:
+            from hyperseek.cli import main as run_command
+
+            sys.argv = ["hyperseek", *command]
+            run_command()
     finally:
         sys.setprofile(None)
         Path(output).write_text(json.dumps(sorted(shown(Path(name)) for name in called)))
