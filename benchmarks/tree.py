@@ -44,7 +44,10 @@ CALLS = {
         "hyperseek.Index.build('built', documents, model)",
     ),
     "Index.search": ("index = hyperseek.Index.open('built'); index.model", "index.search('cat sea')"),
-    "train": ("from hyperseek.training import read_recipe, train", "train(read_recipe('train.yaml'), output='trained-2')"),
+    "train": (
+        "from hyperseek.training import read_recipe, train",
+        "train(read_recipe('train.yaml'), output='trained-2')",
+    ),
 }
 # None: the list is for people to judge.
 LIMITS = {

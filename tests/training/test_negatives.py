@@ -357,6 +357,7 @@ def test_a_run_records_what_became_of_its_examples(
     assert record.sources["small"].model_dump() == {
         "examples": 2,
         "over_limit": 0,
+        "held_out": 0,
         "left_out": {"no_positive": 1},
         "without_effect": 0,
         "negatives_left_out": 0,
