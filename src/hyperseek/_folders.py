@@ -1,14 +1,14 @@
-"""Folders: whole, held while somebody reads them, compared with what was written, and never left by a name in them.
+"""Folders: written atomically, held while they are read, verified by checksums, and never escaped by a path in them.
 
 A checksum is a file's size and its CRC-32, which notices accidents (a flipped bit, a cut, a file of another version)
-at the speed of reading. It is no proof of who wrote a file. Descriptions in JSON are sealed: they carry a checksum of
+at the speed of reading. It does not prove who wrote a file. Descriptions in JSON are sealed: they carry a checksum of
 their own values.
 
 A reader holds the folders it reads by a shared lock of the operating system, which ends with its process. Where there
 are no such locks (Windows, some network file systems) nothing is held.
 
-A folder's own files name other files of it, and a folder's entries may be links. Both are data from strangers: `inside`
-resolves every name that a file gives, and `files_within` every entry that is found.
+A folder's files name other files in it, and its entries may be links. Both are untrusted: `inside` resolves every path
+that a file contains, and `files_within` checks every entry.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ SEAL = "checksum"
 """Key of a sealed description's own checksum."""
 
 CHECKED_AT_ONCE = 256 << 20
-"""Bytes that are compared whenever something is opened, which takes about a tenth of a second."""
+"""Bytes that are verified on every opening, which takes about a tenth of a second."""
 
 _PIECE = 1 << 20
 _LARGEST_DESCRIPTION = 32 << 20
-# A file that was written within this time of being read could be written again without looking newer.
+# A file modified this shortly before it was read could be modified again with the same timestamp.
 _SETTLED = 0.1  # seconds
 _MOST_KNOWN = 1 << 16
 
@@ -66,7 +66,7 @@ _FORBIDDEN = set('\\:*?"<>|') | {chr(code) for code in range(32)}
 
 
 def folder_path(path: str | os.PathLike[str], what: str) -> Path:
-    """Return the path of a folder that is there or could be made, as far as its name tells.
+    """Return the path of a folder that exists or could be created, judging by its name.
 
     Args:
         path: As a caller gave it.
@@ -76,7 +76,7 @@ def folder_path(path: str | os.PathLike[str], what: str) -> Path:
         The path.
 
     Raises:
-        InputError: It is no path, or one that no file system can hold: too long, with a null byte, not valid Unicode.
+        InputError: It is not a path, or an impossible one: too long, with a null byte, not valid Unicode.
     """
     try:
         found = Path(path)
@@ -110,7 +110,7 @@ def inside(folder: Path, name: str, *, source: Path) -> Path:
 
 
 def all_inside(folder: Path, names: Iterable[str], *, source: Path) -> Iterator[str]:
-    """Resolve many paths as `inside` does, looking once at the folders that they share.
+    """Resolve many paths like `inside`, checking the folders that they share only once.
 
     Args:
         folder: The folder, as the caller gave it; it may itself be a link.
@@ -131,7 +131,7 @@ def all_inside(folder: Path, names: Iterable[str], *, source: Path) -> Iterator[
             part in ("", ".", "..") or len(part) > 255 or not _FORBIDDEN.isdisjoint(part) for part in parts
         ):
             raise StoreError(
-                f"{source} names {shown(name)}, which is no plain path within {folder}; nothing outside an index is "
+                f"{source} names {shown(name)}, which is not a plain path within {folder}; nothing outside an index is "
                 f"touched. Is the folder from somebody you trust?"
             )
         path = os.fspath(folder)
@@ -144,18 +144,18 @@ def all_inside(folder: Path, names: Iterable[str], *, source: Path) -> Iterator[
 
 
 def refuse_link(path: str | Path) -> None:
-    """Raise StoreError where a path is a link, or no file and no folder, as a pipe that would never end."""
+    """Raise StoreError if a path is a link, or neither a file nor a folder, such as an endless pipe."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
         return
     except OSError as error:
-        raise StoreError(f"{path} cannot be looked at ({error.strerror}); check its permissions") from error
+        raise StoreError(f"{path} cannot be examined ({error.strerror}); check its permissions") from error
     _check_mode(path, mode)
 
 
 def files_within(folder: Path) -> Iterator[str]:
-    """Find all files below a folder, the folder itself and every entry of it looked at.
+    """Find all files below a folder, checking the folder itself and every entry.
 
     Args:
         folder: The folder; it may be missing.
@@ -199,12 +199,12 @@ def _check_mode(path: str | Path, mode: int) -> None:
 
 @contextmanager
 def staged_folder(folder: PathLike, *, overwrite: bool, owned: Collection[str]) -> Iterator[Path]:
-    """Make a hidden sibling of `folder` and rename it to `folder` when the block ends without an error.
+    """Create a hidden sibling of `folder`, and rename it to `folder` when the block ends without an error.
 
     Args:
-        folder: What shall exist at the end.
-        overwrite: Whether a folder that is there may be replaced.
-        owned: Names that such a folder may hold; one that holds anything else is never replaced.
+        folder: The folder to create.
+        overwrite: Whether an existing folder may be replaced.
+        owned: Names that such a folder may contain; one that contains anything else is never replaced.
 
     Yields:
         The folder to write into.
@@ -227,7 +227,7 @@ def staged_folder(folder: PathLike, *, overwrite: bool, owned: Collection[str]) 
 
 @contextmanager
 def scratch_folder(target: Path) -> Iterator[Path]:
-    """Make a hidden sibling of `target` that is gone after the block; those that killed processes left go before it.
+    """Create a hidden sibling of `target` for the duration of the block; first delete those left by killed processes.
 
     Args:
         target: It need not exist.
@@ -249,7 +249,7 @@ def scratch_folder(target: Path) -> Iterator[Path]:
 
 
 def check_replaceable(target: Path, overwrite: bool, owned: Collection[str]) -> None:
-    """Raise InputError where a folder is there and may not be replaced; see `staged_folder`."""
+    """Raise InputError if a folder exists and may not be replaced; see `staged_folder`."""
     _bring_back(target)
     if not target.exists():
         return
@@ -264,7 +264,7 @@ def check_replaceable(target: Path, overwrite: bool, owned: Collection[str]) -> 
 
 
 def _bring_back(target: Path) -> None:
-    """Undo a replacement that was killed half-way, when the old folder was moved away and the new one not yet there."""
+    """Undo an interrupted replacement, in which the old folder was moved away and the new one is not yet in place."""
     for old in target.parent.glob(f".{glob.escape(target.name)}.*.old"):
         if not remove_unheld(old.with_suffix(".tmp")):
             continue  # at work
@@ -294,7 +294,7 @@ class Hold:
 
 
 def remove_unheld(folder: Path, before: Callable[[Path], object] | None = None) -> bool:
-    """Delete a folder unless somebody holds it. Who wants to hold it meanwhile waits, and then finds it gone.
+    """Delete a folder unless it is held. Attempts to hold it meanwhile wait, and then find it gone.
 
     Args:
         folder: With all its files; it may be missing.
@@ -351,7 +351,7 @@ def checksum_folder(
     Args:
         folder: The folder.
         leave_out: Names of files, at any depth, that are not to be noted.
-        known: Checksums of files that are taken as they are, without reading these again.
+        known: Checksums to use without reading the files again.
 
     Returns:
         Checksums by path in the folder.
@@ -367,14 +367,14 @@ def checksum_folder(
 def check_files(
     folder: Path, noted: Mapping[str, Checksum], *, source: Path, remedy: str, at_most: int | None = None
 ) -> None:
-    """Compare files with the checksums that were noted when they were written.
+    """Verify files against their recorded checksums.
 
     Args:
-        folder: Where they lie.
+        folder: Their folder.
         noted: Checksums by path in the folder.
         source: The file with the checksums, for messages.
         remedy: What to do about damage.
-        at_most: Bytes to read, the smallest files first; of the others only the size is compared. None for all.
+        at_most: Maximum bytes to read, the smallest files first; for others only the size is checked. None for all.
 
     Raises:
         StoreError: A file is missing, or is not what was written; the message names it.
@@ -394,7 +394,7 @@ def check_files(
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
     """Write plain values as JSON with a checksum of their own, atomically."""
-    # What is read back is what is compared, so values are taken in the form in which JSON keeps them.
+    # The checksum is verified on values read back, so it is computed on their JSON form.
     plain = json.loads(json.dumps(dict(values), ensure_ascii=False, default=str))
     write_json(path, {**plain, SEAL: _seal(plain)})
 
@@ -402,7 +402,7 @@ def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
 def read_sealed(
     path: Path, what: str, *, remedy: str, error: type[HyperseekError] = StoreError
 ) -> tuple[dict[str, Any], bool]:
-    """Read what `write_sealed` wrote.
+    """Read a file of `write_sealed`.
 
     Args:
         path: The file.
@@ -426,7 +426,7 @@ def read_sealed(
 
 
 def read_description(kind: type[ConfigT], path: Path, what: str, *, remedy: str) -> ConfigT:
-    """Read what `write_sealed` wrote of a configuration.
+    """Read a configuration that `write_sealed` wrote.
 
     Args:
         kind: Its class.
@@ -445,7 +445,7 @@ def read_description(kind: type[ConfigT], path: Path, what: str, *, remedy: str)
 
 
 def validated(kind: type[ConfigT], values: dict[str, Any], path: Path, *, intact: bool, remedy: str) -> ConfigT:
-    """Make a configuration of what `read_sealed` returned.
+    """Validate values from `read_sealed` as a configuration.
 
     Args:
         kind: Its class.

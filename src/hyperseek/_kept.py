@@ -1,4 +1,4 @@
-"""A cache of values: made once for many threads, least recently used dropped first, safe across a fork."""
+"""A least-recently-used cache: values are computed once for many threads, and it is safe across a fork."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class _Entry:
 
 
 class Kept:
-    """Values by key, each made by the first caller; other callers wait until it is there.
+    """Values by key, each computed by the first caller while other callers wait.
 
     Args:
         most_bytes: Limit on all values together, beyond which the least recently used are dropped; None for no limit.
-        least: Most recently used values that are kept whatever their size.
+        least: Number of most recently used values that are kept whatever their size.
     """
 
     def __init__(self, *, most_bytes: int | None = None, least: int = 1) -> None:
@@ -46,7 +46,7 @@ class Kept:
         Args:
             key: Any hashable value.
             make: Makes the value; if it raises, the error is passed on and nothing is kept.
-            size: Bytes of a value; None counts none.
+            size: Returns the bytes of a value; None counts 0.
 
         Returns:
             The value.

@@ -1,8 +1,8 @@
-"""Progress of long work, and Ctrl-C that ends it at a point where everything is stored.
+"""Progress of long work, and Ctrl-C handling that stops it at a point where everything is stored.
 
-A long step runs inside `stoppable`, and calls `stop_here` wherever everything before is on the disk. The first Ctrl-C
-waits for the next such place; the second stops at once. Both end in `Interrupted`, a `KeyboardInterrupt` that says what
-is stored. Outside the main thread, and where the program has a handler of its own, Ctrl-C does what it did before.
+A long step runs inside `stoppable`, and calls `stop_here` wherever all previous work is on disk. The first Ctrl-C waits
+for the next such point; the second stops at once. Both raise `Interrupted`, a `KeyboardInterrupt` whose message says
+what is stored. Outside the main thread, or if the program has its own handler, Ctrl-C is left alone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hyperseek._display import printable, time_in_words
 
 _quiet = False
 
-# Seconds between two lines where standard error is not a terminal; a shorter step prints nothing.
+# Seconds between two lines if standard error is not a terminal; a shorter step prints nothing.
 _INTERVAL = 30.0
 
 
@@ -46,7 +46,7 @@ class _Silent:
 
 
 class _Lines:
-    """A step reported in lines, by a thread that all steps share, since one unit may take longer than the interval."""
+    """A step reported in lines, by a thread shared by all steps, since one unit may take longer than the interval."""
 
     def __init__(self, text: str, total: int | None, unit: str, done: int) -> None:
         self.text = text
@@ -95,13 +95,13 @@ class _Ticker:
             self._steps.pop(step, None)
 
     def forget(self) -> None:
-        """Reset in a forked child, which has neither the thread nor the steps, and a lock that may be held."""
+        """Reset in a forked child, which has neither the thread nor the steps, and whose lock may be held."""
         self._lock = threading.Lock()
         self._steps = {}
         self._thread = None
 
     def _run(self) -> None:
-        # Polling costs less than being woken for every search, which is a step too.
+        # Polling costs less than waking up for every search, which is also a step.
         while True:
             time.sleep(min(1.0, _INTERVAL / 4))
             with self._lock:
@@ -139,15 +139,15 @@ def progress(text: str, total: int | None = None, *, unit: str = "", done: int =
 
     Args:
         text: What is being done, as in `"encoding"`.
-        total: How many units there are; None where that is unknown.
-        unit: What is counted, as in `"documents"`.
-        done: How many were done before, by a run that is being resumed.
+        total: Number of units; None if unknown.
+        unit: Name of the units, as in `"documents"`.
+        done: Number of units that an earlier, resumed run has done.
 
     Yields:
-        A bar on a terminal; elsewhere something that prints a line every half minute. Silent after `set_quiet(True)`,
-        and where there is a single unit.
+        A bar on a terminal, otherwise a reporter that prints a line every half minute. Silent after `set_quiet(True)`,
+        and for a single unit.
     """
-    # A single unit is done or not: there is no progress to show, and a search of one query should cost nothing more.
+    # A single unit has no progress to show, and the search of one query should have no overhead.
     if _quiet or total == 1:
         yield _Silent()
         return
@@ -218,7 +218,7 @@ _running: _Step | None = None
 
 @contextmanager
 def stoppable(message: Callable[[], str]) -> Iterator[None]:
-    """Let Ctrl-C wait for the next `stop_here` while the block runs.
+    """Defer Ctrl-C to the next `stop_here` while the block runs.
 
     Args:
         message: Returns what is stored so far and how to resume; called when the block is stopped.

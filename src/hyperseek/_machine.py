@@ -1,11 +1,11 @@
 """The machine: devices by name, threads, and the installed versions of packages.
 
 torch splits each operation over all cores and waits for the slowest part. A chain of short operations on blocks that
-fit a core's cache runs faster if each core takes whole blocks: nothing waits, and a core finds in its own cache what it
-computed. On a busy machine, where the slowest part is often a thread that was put to sleep, it is several times faster.
+fit a core's cache runs faster if each core takes whole blocks: nothing waits, and intermediate results stay in the
+core's cache. On a busy machine, where the slowest thread is often a preempted one, it is several times faster.
 
-A process that was forked after its parent computed has none of the parent's threads, and OpenMP waits for them for
-ever. With one thread it asks for none, so every forked child begins with `torch.set_num_threads(1)`.
+A process forked after its parent has used OpenMP lacks the parent's threads, and OpenMP waits for them forever. With a
+single thread it needs none, so every forked child begins with `torch.set_num_threads(1)`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def check_device(device: str | torch.device | None) -> str | None:
     if chosen.type == "cuda" and (chosen.index or 0) >= count:
         raise InputError(f"device {str(chosen)!r} does not exist: the GPUs are cuda:0 to cuda:{count - 1}")
     try:
-        # Other kinds are many, and each reports in its own way that it is missing; tensors on `meta` have no values.
+        # Each other kind reports in its own way that it is missing; tensors on `meta` have no values.
         torch.zeros(1, device=chosen).tolist()
     except Exception as error:
         raise InputError(f"device {str(chosen)!r} cannot be used here ({brief(error)}); give cpu or cuda") from None
@@ -75,7 +75,7 @@ def run_on_cores(work: Callable[[], None], *, at_most: int) -> None:
 
     Args:
         work: Takes its share of work from a source common to all calls; runs without gradients.
-        at_most: Most calls that would find work. With one, or with `torch.set_num_threads(1)`, the function is
+        at_most: Maximum number of useful calls. With one, or with `torch.set_num_threads(1)`, the function is
             called in this thread, and torch splits its operations as usual.
 
     Raises:

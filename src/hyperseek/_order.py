@@ -1,7 +1,7 @@
 """The one order of rankings: scores descending, equal ones by position.
 
-An index, BM25 and a scan give documents in the order of the corpus, and a file in the order of its lines; whatever
-ranks them again keeps that order among equals.
+An index, BM25 and a scan return documents in the order of the corpus, and a file in the order of its lines; reranking
+preserves that order for equal scores.
 
 Shapes: `Q` queries, `n` scores of each.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 NOTHING = -1
-"""Position that stands for no document; its score is minus infinity."""
+"""Position for no document; its score is minus infinity."""
 
 ROUNDING = 1e-12
 """Relative differences up to this come from the order of float64 sums: such numbers are equal."""
@@ -67,7 +67,7 @@ def best_columns(scores: Tensor, k: int) -> tuple[Tensor, Tensor]:
         return scores.gather(1, columns), columns
     top, columns = scores.topk(width, dim=1, sorted=False)
     if width:
-        # topk takes any of the scores that equal the last one it takes; where it had a choice, sort in full.
+        # topk breaks ties at the cut-off arbitrarily; if there are any, sort in full.
         last = top.amin(dim=1, keepdim=True)
         unsure = ((scores == last).sum(dim=1) > (top == last).sum(dim=1)).nonzero()[:, 0]
         if len(unsure):
@@ -101,7 +101,7 @@ def best_positions(scores: Tensor, positions: Tensor, k: int | None = None) -> t
 
 
 def without_rounding(values: npt.NDArray[np.float64], *, scale: float | None = None) -> npt.NDArray[np.float64]:
-    """Make numbers equal that differ by rounding alone.
+    """Make numbers equal that differ only by rounding.
 
     Args:
         values: `(n,)`, finite.
@@ -116,7 +116,7 @@ def without_rounding(values: npt.NDArray[np.float64], *, scale: float | None = N
     order = np.argsort(-values, kind="stable")
     falling = values[order]
     apart = falling[:-1] - falling[1:] > ROUNDING * largest
-    # Each takes the place where its group of equals begins; a grid would part equals that lie beside one of its lines.
+    # Each number gets the position where its group begins; rounding to a grid would split groups at its lines.
     first = np.maximum.accumulate(np.where(np.concatenate([[True], apart]), np.arange(len(values)), 0))
     result = np.empty_like(values)
     result[order] = falling[first]

@@ -1,7 +1,7 @@
-"""Recipe files: found by path or by name, with the recipes that they are based on.
+"""Recipe files, found by path or by name, and the recipes that they are based on.
 
 A recipe may begin with `base: other.yaml` (relative to itself) or `base: NAME` for a recipe of this project. Its own
-values then replace single values of the other, section by section.
+values then override those of the base, section by section.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def list_recipes() -> dict[str, str]:
     """Return the recipes of this project.
 
     Returns:
-        By name, sorted: what each is, the first sentence of the comment at its beginning.
+        Descriptions by name, sorted: the first sentence of each recipe's leading comment.
     """
     return {name: _first_comment(path) for name, path in sorted(_known().items())}
 
@@ -91,7 +91,7 @@ def _is_file(path: Path) -> bool:
 
 def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path.resolve() in seen:
-        raise ConfigError(f"{path}: recipes are based on each other in a circle")
+        raise ConfigError(f"{path}: recipes are based on each other in a cycle")
     if len(seen) == _LONGEST_CHAIN:
         raise ConfigError(f"{path}: more than {_LONGEST_CHAIN} recipes are based on each other")
     values = read_yaml(path)

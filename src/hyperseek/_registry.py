@@ -1,4 +1,4 @@
-"""Registries of everything that recipes, plans and the command line name, open to other packages."""
+"""Registries of the names in recipes, plans and on the command line, extensible by other packages."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ V = TypeVar("V")
 logger = logging.getLogger(__name__)
 
 _OURS = __name__.partition(".")[0]
-_foreign: dict[str, str] = {}  # packages that registered something, and what came last, in words
+_foreign: dict[str, str] = {}  # packages that registered something, and a description of the last thing
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """Named values of one kind: ours, those that a program registers, and those of installed packages.
+    """Named values of one kind: built-in, registered by a program, or from installed packages.
 
     An installed package declares its values as entry points of `group`, which are imported on first use:
 
@@ -31,12 +31,12 @@ class Registry(Mapping[str, T], Generic[T]):
     focal = "my_package:FocalLoss"
     ```
 
-    A name that is taken is refused: `register` raises, and an entry point is skipped with a warning.
+    For a name that is taken, `register` raises, and an entry point is skipped with a warning.
 
     Args:
         kind: The kind, for messages, as in `"loss"`.
         group: The entry points' group, as in `"hyperseek.losses"`.
-        homes: Names of our own values and their places, `"package.module:attribute"`, imported on first use.
+        homes: Built-in values by name, as `"package.module:attribute"`, imported on first use.
         check: Raises InputError for a value that is not of the kind.
     """
 
@@ -80,7 +80,7 @@ class Registry(Mapping[str, T], Generic[T]):
             raise InputError(f"a {self.kind} is registered under a word of letters, digits, - and _, not {shown(name)}")
         with self._lock:
             point = self._installed().get(name)
-            # A class may be named by its package's entry point and register itself when that is loaded.
+            # A class may be declared as an entry point and also register itself when it is loaded.
             other = point is not None and point.value != _place_of(value)
             if name in self._values or name in self._homes or other:
                 raise InputError(f"the name {name!r} is taken by another {self.kind}; choose another")
@@ -157,7 +157,7 @@ class Registry(Mapping[str, T], Generic[T]):
 
 
 def foreign_place(traceback: TracebackType | None) -> str | None:
-    """Return where an exception passed through a package that registered something, in words.
+    """Describe where an exception passed through a package that registered something.
 
     Args:
         traceback: The exception's.

@@ -1,8 +1,8 @@
-"""One meaning of "relevant", "the same text" and "the query itself", and the measures of ours and of other packages.
+"""Definitions of "relevant", "the same text" and "the query itself", and the measures.
 
-* A document is **relevant** to a query if its grade is above 0, whatever grade makes it a positive.
+* A document is **relevant** to a query if its grade is above 0, whatever the minimum grade of positives.
 * Two texts are **the same** if they differ only in case, in blanks or in the Unicode form of their letters.
-* Two queries of the same text are one query: what is relevant to one is relevant to both.
+* Two queries with the same text are one query: a document relevant to one is relevant to both.
 * A document with the query's own text is **the query itself**, and so is, in a collection whose documents are
   queries, the one with the query's id.
 
@@ -35,16 +35,16 @@ def is_relevant(grade: float) -> bool:
 
 
 def normal_text(text: str) -> str:
-    """Return the form that texts share which differ in case, blanks or Unicode form alone.
+    """Return the common form of texts that differ only in case, whitespace or Unicode form.
 
     It is Unicode's canonical caseless form, composed, with each run of blanks as one space. Compatibility forms (NFKC)
     would go too far: they make "x²" and "x2" one text.
 
     Args:
-        text: Any.
+        text: Any text.
 
     Returns:
-        The form; its own form is itself.
+        The form; the function is idempotent.
     """
     if not text.isascii():
         # Folding before the letters are taken apart would leave some letters with several marks in two forms.
@@ -55,7 +55,7 @@ def normal_text(text: str) -> str:
 
 
 def text_key(text: str) -> int:
-    """Return a number that stands for `normal_text(text)`, the same on every machine, from 0 to 2^64 - 1."""
+    """Return a hash of `normal_text(text)`, the same on every machine, from 0 to 2^64 - 1."""
     encoded = normal_text(text).encode(errors="surrogatepass")
     return int.from_bytes(hashlib.blake2b(encoded, digest_size=_KEY_BYTES).digest(), "big")
 
@@ -87,7 +87,7 @@ def rows_of_themselves(queries: Iterable[str], documents: Sequence[str]) -> list
 
 
 class Relevance:
-    """Texts that are relevant to queries, as keys; the texts themselves are not kept.
+    """Texts that are relevant to queries, as keys; the texts themselves are not stored.
 
     Args:
         keys: Keys of documents by key of the query.
@@ -133,7 +133,7 @@ def normalized_gain(ranked: Sequence[float], judged: Sequence[float], depth: int
         depth: How many documents of a ranking count; None for all.
 
     Returns:
-        A number in [0, 1]; 0 where no gain is above 0.
+        A number in [0, 1]; 0 if no gain is above 0.
     """
     # Relative to the largest, so that no gain is too large for a float64.
     largest = max(judged, default=0)

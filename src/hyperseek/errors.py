@@ -42,7 +42,7 @@ __all__ = [
     "StoreError",
     "UnknownNameError",
     "WriteError",
-]  # the functions below make messages, and are for this package alone
+]  # the functions below are internal
 
 _SHORT = reprlib.Repr()
 _SHORT.maxlevel, _SHORT.maxdict, _SHORT.maxlist, _SHORT.maxtuple, _SHORT.maxset = 4, 8, 20, 20, 20
@@ -95,8 +95,8 @@ class UnknownNameError(InputError, LookupError):
     """A name that is not registered.
 
     Args:
-        kind: What the name should have been a name of, as in "loss".
-        name: The name that was given, or whatever was given for one.
+        kind: Expected kind of the name, as in "loss".
+        name: The name, or other value, that was given.
         known: The names that exist.
         hint: Advice for when there are none.
     """
@@ -108,7 +108,7 @@ class UnknownNameError(InputError, LookupError):
         if isinstance(name, str):
             given = f"{shortened(name, _LONGEST_NAME)!r}{suggestion(name, self.known)}"
         else:
-            given = shown(name)  # no name is close to what is not one
+            given = shown(name)  # not a name, so there is no suggestion
         super().__init__(f"unknown {kind} {given}; {names}")
 
 
@@ -139,20 +139,20 @@ class MissingExtraError(HyperseekError, ImportError):
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known name closest to `name`, or an empty string."""
     spelled = {other.casefold(): other for other in known}
-    # No name is that long, and comparing takes time that grows with the length.
+    # No name is that long, and the time of a comparison grows with the length.
     closest = difflib.get_close_matches(name[:_LONGEST_NAME].casefold(), list(spelled), n=1, cutoff=0.5)
     return f"; did you mean {spelled[closest[0]]!r}?" if closest else ""
 
 
 def shortened(text: str, longest: int = 300) -> str:
-    """Return a text of at most `longest` characters, the last of which says that there were more."""
+    """Return a text of at most `longest` characters, with an ellipsis if it was shortened."""
     return text if len(text) <= longest else f"{text[: longest - 1]}…"
 
 
 def brief(error: BaseException, longest: int = 300) -> str:
     """Return the first line of a foreign error's message, shortened to `longest` characters, for use in ours.
 
-    Places in the source code of a library are left out: they say nothing about the user's mistake.
+    Positions in a library's source code are omitted: they do not help the user.
     """
     lines = str(error).strip().splitlines()
     # Cut first: the pattern's time grows with the square of a text without blanks.
@@ -163,11 +163,11 @@ def shown(value: object, longest: int = 80) -> str:
     """Return a value, shortened, for an error message."""
     try:
         if isinstance(value, list | tuple | dict | set | frozenset):
-            # A collection that shares its parts many times over is small in memory and endless in print.
+            # A collection with heavily shared parts is small in memory but endless in print.
             text = _SHORT.repr(value)
         else:
             text = repr(value if not isinstance(value, str | bytes) else value[: longest + 1])
-    except Exception as error:  # whatever a stranger's __repr__ raises, or an integer of thousands of digits
+    except Exception as error:  # a foreign __repr__ may raise anything, and so does an integer of thousands of digits
         text = f"<a {type(value).__name__} that cannot be shown: {type(error).__name__}>"
     return text if len(text) <= longest else f"{text[: longest - 3]}..."
 

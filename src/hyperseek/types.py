@@ -1,6 +1,6 @@
-"""The plain records that move between layers: documents, queries and their options, judgements, runs.
+"""The plain records passed between layers: documents, queries and their options, judgements, runs.
 
-They contain neither tensors nor files. `Qrels` and `Run` are the shapes every TREC tool uses:
+They contain neither tensors nor files. `Qrels` and `Run` have the form that every TREC tool uses:
 `{query_id: {document_id: value}}`.
 """
 
@@ -16,7 +16,7 @@ from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
 __all__ = ["Document", "Hit", "Metric", "Qrels", "Query", "Run", "Token", "TokenMatch"]
 
-# Characters of a document that the repr of a hit shows.
+# Characters of a document in the repr of a hit.
 _SHOWN = 60
 
 Metric: TypeAlias = Literal["inner_product", "l2"]
@@ -37,8 +37,8 @@ class Document:
         id: Unique in its corpus.
         text: The body.
         title: May be empty.
-        metadata: Further fields of the source, plain JSON values; an index returns them unchanged and refuses
-            other values.
+        metadata: Further fields of the source, plain JSON values; an index returns them unchanged and rejects other
+            values.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Document:
 
     @property
     def full_text(self) -> str:
-        """Title and text joined by a space, stripped: what encoders read."""
+        """Title and text joined by a space, stripped: the input of encoders."""
         return f"{self.title} {self.text}".strip()
 
 
@@ -73,12 +73,12 @@ class Token:
 
     Attributes:
         text: Its spelling.
-        kind: `text`; `prompt` for what the model puts before every text; `special` for marks of the tokenizer, as
-            `[CLS]`; `expansion` for tokens that lengthen a query.
-        start: Where it begins, in characters of the query or of the document's `full_text`; None where that is unknown,
-            and for tokens that are not of the text.
-        end: Where it ends, exclusive, likewise.
-        number: In the model's vocabulary.
+        kind: `text`; `prompt` for the model's prompt; `special` for special tokens such as `[CLS]`; `expansion` for
+            tokens of query expansion.
+        start: Start, in characters of the query or of the document's `full_text`; None if unknown, and for tokens that
+            are not part of the text.
+        end: End, exclusive, likewise.
+        number: Id in the model's vocabulary.
     """
 
     text: str
@@ -90,16 +90,15 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class TokenMatch:
-    """What one token of a query found in a document: the token most similar to it.
+    """A token of a query and the token of a document that is most similar to it.
 
     Attributes:
-        query: The query's token; several where tokens of queries are pooled, none where they are unknown, as those of
-            queries that were compiled elsewhere.
-        document: The tokens that the best vector of the document stands for: one, or several where they were pooled;
-            none where they are unknown.
-        vector: Which vector of the document that is, from 0.
-        similarity: Of the two vectors.
-        share: What the match adds to the score: the similarity, times the weight of the query's token.
+        query: The query's token; several if query tokens are pooled, none if unknown, as for queries that were compiled
+            elsewhere.
+        document: The tokens of the best vector of the document: one, or several if they were pooled; none if unknown.
+        vector: Number of that vector in the document, from 0.
+        similarity: Similarity of the two vectors.
+        share: Contribution to the score: the similarity times the weight of the query token.
     """
 
     query: tuple[Token, ...]
@@ -114,7 +113,7 @@ class TokenMatch:
 
 
 class _Matched:
-    """Holds what finds the matches of a hit, apart from its fields, which are compared, copied and pickled."""
+    """Holds the function that finds a hit's matches, outside of the fields, which are compared, copied and pickled."""
 
     __slots__ = ("_find",)
 
@@ -127,7 +126,7 @@ class Hit(_Matched):
         id: The document's id.
         score: Higher is better.
         rank: From 1.
-        document: The stored document, or None where texts were not asked for.
+        document: The stored document, or None if the search had `texts=False`.
     """
 
     id: str
@@ -152,7 +151,7 @@ class Hit(_Matched):
 
     @property
     def matches(self) -> tuple[TokenMatch, ...]:
-        """What each token of the query found, for late interaction; shares sum to the score of the model.
+        """The matches of the query's tokens, for late interaction; shares sum to the score of the model.
 
         They are found when they are asked for, from the stored points; until the hit is deleted, it keeps the table of
         the index and the model. Empty where the model compares no tokens, and for copies of a hit.
@@ -178,10 +177,10 @@ class Hit(_Matched):
 
 
 class QueryOptions(Mapping[str, Any]):
-    """What a search asks of its model besides the text of the query: a card, a level, or an option of the model's own.
+    """Options of a search for its model: a card, a level, or an option specific to the model.
 
-    A frozen mapping of names to plain values; an option that is None is not given. The last module of a model's query
-    route says which options it understands, in its attribute `query_options`, and every other option is refused:
+    A frozen mapping of names to plain values; None means that an option is not given. The last module of a model's
+    query route declares the options it understands in its attribute `query_options`; every other option is an error:
 
     ```python
     class LevelHead(nn.Module):
@@ -191,9 +190,9 @@ class QueryOptions(Mapping[str, Any]):
     ```
 
     Args:
-        card: Which task's card to use, for models with cards.
-        level: Which level to search at, for models with levels.
-        **own: Options of a family's own: texts, numbers, true or false, or sequences of them.
+        card: Task whose card to use, for models with cards.
+        level: Level to search at, for models with levels.
+        **own: Options specific to a family: texts, numbers, booleans, or sequences of them.
 
     Raises:
         InputError: A value is not plain.
@@ -216,7 +215,7 @@ class QueryOptions(Mapping[str, Any]):
             The options.
 
         Raises:
-            InputError: They are something else.
+            InputError: It is something else.
         """
         if isinstance(given, cls):
             return given
@@ -278,7 +277,7 @@ class QueryOptions(Mapping[str, Any]):
         return len(self._values)
 
     def __eq__(self, other: object) -> bool:
-        # As texts, since Python takes 1, 1.0 and True for equal.
+        # As texts, since 1, 1.0 and True are equal in Python.
         return isinstance(other, QueryOptions) and str(self) == str(other)
 
     def __hash__(self) -> int:

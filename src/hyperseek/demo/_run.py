@@ -1,4 +1,4 @@
-"""The demo: what `make demo` does, with nothing but public functions, and the map that it draws."""
+"""The demo behind `make demo`, which uses only public functions, and the map that it draws."""
 
 from __future__ import annotations
 
@@ -59,17 +59,17 @@ class DemoResult:
 
 
 def run_demo(folder: str | os.PathLike[str] = "demo", *, tell: Callable[[str], None] = lambda _: None) -> DemoResult:
-    """Build an index of the Python documentation, search it, train a q-net head, and measure what that gained.
+    """Build an index of the Python documentation, search it, train a q-net head, and measure the gain.
 
     Nothing is downloaded: the texts are the docstrings of the running Python's standard library, the encoder is the
-    packaged MiniLM. A call that was killed is resumed where it stopped.
+    packaged MiniLM. An interrupted call can be resumed.
 
     Args:
-        folder: Where everything goes; about 200 MiB.
-        tell: Called with a line of text for a person at the beginning and the end of each part.
+        folder: Folder for all results; about 200 MiB.
+        tell: Called with a line of text at the beginning and the end of each part.
 
     Returns:
-        The hits, the comparison, and where the picture is.
+        The hits, the comparison, and the path of the picture.
 
     Raises:
         ModelError: The packaged MiniLM is not installed.
@@ -101,7 +101,7 @@ def run_demo(folder: str | os.PathLike[str] = "demo", *, tell: Callable[[str], N
     with part("train", "3. Training a q-net head on the docstrings of other modules; the index stays as it is"):
         cache = [f"train.cache.folder={place / 'cache'}", f"train.cache.indexes=[{place / 'index'}]"]
         train(read_recipe(_RECIPE, cache), output=place / "model")
-    with part("evaluate", "4. Measuring both on modules that training never saw"):
+    with part("evaluate", "4. Measuring both on modules unseen in training"):
         comparison = _compare(place, dataset)
     with part("picture", "5. Drawing a map of the documentation"):
         picture = draw_map(place / "map.png", index, {"MiniLM": frozen, "q-net": load(place / "model")}, _QUESTIONS[0])
@@ -128,8 +128,8 @@ def draw_map(path: str | os.PathLike[str], index: Index, models: Mapping[str, Re
     """Draw every document as a dot near the documents it resembles, coloured by its score; one panel per model.
 
     Positions are a t-SNE of the vectors, the same in all panels. Colours show the rank of each score within its
-    model, since the scores of different models have no common scale. The best documents carry their names, and a
-    legend says what the colours mean.
+    model, since the scores of different models have no common scale. The best documents are labelled, and a legend
+    explains the colours.
 
     Args:
         path: PNG file to write.
@@ -221,7 +221,7 @@ def _panel(
             arrowprops={"arrowstyle": "-", "color": _ACCENT, "lw": 0.6},
             bbox={"boxstyle": "round,pad=0.2", "fc": "#0e1117", "ec": "none", "alpha": 0.75},
         )
-        # A long name may cover dots; it must not squeeze the map.
+        # A long name may cover dots, but must not squeeze the map.
         label.set_in_layout(False)
     axes.set_title(name, color="white", fontsize=14)
     axes.set_facecolor("#0e1117")
