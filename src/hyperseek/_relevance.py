@@ -29,6 +29,10 @@ _KEY_BYTES = 8  # two of a billion texts share a key with a chance of 3 %, and o
 _DEPTH = re.compile(r"0*[1-9][0-9]{0,8}")
 
 
+EXCLUDED_IDS = "excluded_ids"
+"""Key of a query's metadata under which the documents are listed that its ranking must not hold."""
+
+
 def is_relevant(grade: float) -> bool:
     """Return whether a document of this grade is relevant: the one rule, for all uses of judgements."""
     return grade > 0

@@ -13,6 +13,7 @@ from hyperseek.evaluation import (
     choose_k,
     compare,
     evaluate,
+    excluded_ids,
     rank_bm25,
     rank_file,
     rank_index,
@@ -22,6 +23,7 @@ from hyperseek.evaluation import (
 )
 from hyperseek.evaluation._export import folder_names
 from hyperseek.index import Index
+from hyperseek.plan import hybrid
 from hyperseek.scoring import LinearScorer, Points, Space, VectorPoints
 from hyperseek.types import Document, Query
 
@@ -159,6 +161,24 @@ def test_runs_from_files(index, dataset, tmp_path):
     assert found.evaluate(qrels).per_query == ranking.evaluate(qrels).per_query
     notes = found.evaluate(qrels, measures="R@1000").notes
     assert notes == ("R@1000 reads 1000 documents per query, but this run has at most 3",)
+
+
+def test_documents_that_a_query_excludes_are_left_out(index, dataset):
+    queries = [Query("q1", "red cat", {"excluded_ids": ["d0"]}), Query("q2", "blue"), Query("d1", "dog")]
+    excluding = Dataset.from_records(
+        "toys", list(dataset.documents()), queries=queries, qrels={"test": dataset.qrels("test")}
+    )
+    plain, found = rank_index(index, dataset, k=1), rank_index(index, excluding, k=1, name="excluding")
+    assert (list(plain.run["q1"]), list(found.run["q1"])) == (["d0"], ["d1"])
+    assert found.run["q2"] == plain.run["q2"]
+    assert found.protocol.k == plain.protocol.k == 1
+    fused = rank_index(index, excluding, k=3, plan=hybrid(3))
+    assert list(fused.run["q1"]) == ["d1", "d2"]
+    with pytest.raises(ProtocolError, match="data"):
+        compare([ranking.evaluate(dataset.qrels("test"), measures="RR@1") for ranking in (plain, found)])
+    for wrong in ("d0", [1]):
+        with pytest.raises(DataError, match="'q1' must be a list of strings"):
+            excluded_ids([Query("q1", "red cat", {"excluded_ids": wrong})])
 
 
 def test_queries_without_a_ranking_are_counted_in_a_note(dataset, tmp_path):

@@ -96,7 +96,7 @@ def evaluate(
     options = query_options(option)
     if opened is None:
         _refuse({"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--option": option})
-    systems = _file_systems(runs or [], judged)
+    systems = _file_systems(runs or [], judged, opened, split)
     if index is not None and opened is not None:
         asked = (model or [], plan or [], hybrid, bm25, searching, engine, options)
         systems = _index_systems(index, opened, *asked) + systems
@@ -138,10 +138,11 @@ def _refuse(given: dict[str, Any]) -> None:
         raise InputError(f"{', '.join(useless)}: only for searches; give INDEX and DATASET, or leave it out")
 
 
-def _file_systems(files: list[Path], judged: Qrels) -> list[System]:
-    from hyperseek.evaluation import rank_file
+def _file_systems(files: list[Path], judged: Qrels, dataset: Dataset | None, split: str) -> list[System]:
+    from hyperseek.evaluation import excluded_ids, rank_file
 
-    return [(name, partial(_named, rank_file, file, judged)) for name, file in _short_names(files)]
+    excluded = excluded_ids(dataset.queries(split)) if files and dataset is not None else None
+    return [(name, partial(_named, rank_file, file, judged, excluded=excluded)) for name, file in _short_names(files)]
 
 
 def _index_systems(

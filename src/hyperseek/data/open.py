@@ -46,6 +46,7 @@ def _check(name: str, value: object) -> None:
 
 
 _OURS = {
+    "bright": "hyperseek.data._bright:BRIGHT",
     "files": "hyperseek.data._text_files:FILES",
     "folder": "hyperseek.data._text_files:FOLDER",
     "hub": "hyperseek.data.hub:HUB",

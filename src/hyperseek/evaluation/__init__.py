@@ -5,7 +5,7 @@ from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistic
 from hyperseek.evaluation._export import write_original_files, write_results
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
 from hyperseek.evaluation._mteb import MtebEncoder
-from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_file, rank_index
+from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, excluded_ids, rank_bm25, rank_file, rank_index
 from hyperseek.evaluation._result import Evaluation, Protocol
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
 from hyperseek.evaluation._significance import bootstrap_intervals, holm, paired_test
@@ -26,6 +26,7 @@ __all__ = [
     "choose_k",
     "compare",
     "evaluate",
+    "excluded_ids",
     "holm",
     "measure_names",
     "p_mrr",

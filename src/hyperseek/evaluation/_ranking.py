@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek._relevance import is_relevant
+from hyperseek._relevance import EXCLUDED_IDS, is_relevant
 from hyperseek.data import read_run
-from hyperseek.errors import InputError, shown
+from hyperseek.errors import DataError, InputError, shown
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, cutoffs, depth, measure_names
 from hyperseek.evaluation._result import Evaluation, Protocol, measuring_versions
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
 from hyperseek.mining import BM25, BM25Settings
 from hyperseek.plan import as_plan
-from hyperseek.types import Qrels, QueryOptions, Run
+from hyperseek.types import Qrels, Query, QueryOptions, Run
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
@@ -41,6 +42,8 @@ def rank_index(
     options: Mapping[str, Any] | None = None,
 ) -> Ranking:
     """Search an index with the queries of a split, exhaustively by default.
+
+    Documents that a query's metadata list as `excluded_ids` are left out of its ranking.
 
     Args:
         index: Index of the data set's documents; opened with another model (`Index.open(path, model=...)`) it gives
@@ -73,11 +76,14 @@ def rank_index(
         "search": engine if plan is None else as_plan(plan).model_dump(mode="json"),
     }
     trained, training_notes = trained_on(model.source, dataset)
+    queries = dataset.queries(split)
+    excluded = excluded_ids(queries)
+    run = index.run(
+        queries, k=k + _most(excluded), exclude_same_id=exclude_same_id, engine=engine, plan=plan, options=asked
+    )
     return Ranking(
         name=name or Path(model.source or "index").name,
-        run=index.run(
-            dataset.queries(split), k=k, exclude_same_id=exclude_same_id, engine=engine, plan=plan, options=asked
-        ),
+        run=_without(run, excluded, k=k),
         protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, options=asked, system=system),
         trained=trained,
         notes=(*notes, *training_notes),
@@ -101,6 +107,8 @@ def rank_bm25(
 ) -> Ranking:
     """Search a data set with BM25, the baseline for every other system.
 
+    Documents that a query's metadata list as `excluded_ids` are left out of its ranking.
+
     Args:
         dataset: Documents, queries and judgements.
         split: The split of the judgements.
@@ -120,20 +128,30 @@ def rank_bm25(
     qrels = dataset.qrels(split)
     index = BM25(dataset.documents(), settings=settings, total=dataset.count())
     system = {"kind": "bm25", "settings": index.settings.model_dump(mode="json")}
+    queries = dataset.queries(split)
+    excluded = excluded_ids(queries)
+    run = index.run(queries, k=k + _most(excluded), exclude_same_id=exclude_same_id)
     return Ranking(
         name=name,
-        run=index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id),
+        run=_without(run, excluded, k=k),
         protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, options=None, system=system),
     )
 
 
-def rank_file(path: str | os.PathLike[str], qrels: Qrels, *, name: str | None = None) -> Ranking:
+def rank_file(
+    path: str | os.PathLike[str],
+    qrels: Qrels,
+    *,
+    name: str | None = None,
+    excluded: Mapping[str, Collection[str]] | None = None,
+) -> Ranking:
     """Read another program's run; its origin is unknown, which its protocol states.
 
     Args:
         path: A TREC run, or the JSON lines that Hypencoder writes.
         qrels: The judgements to measure it by.
         name: The system's name; None takes the file's.
+        excluded: Documents to leave out of the rankings, by query.
 
     Returns:
         The ranking.
@@ -141,7 +159,7 @@ def rank_file(path: str | os.PathLike[str], qrels: Qrels, *, name: str | None = 
     Raises:
         DataError: The file is missing or is not a run.
     """
-    run = read_run(path)
+    run = _without(read_run(path), excluded or {})
     deepest = max((len(ranking) for ranking in run.values()), default=0)
     system = {"kind": "file", "file": os.fspath(path), "deepest": deepest}
     protocol = Protocol(qrels=fingerprint_json(qrels), options=None, system=system, versions=measuring_versions())
@@ -183,6 +201,44 @@ def evaluate(
         index, dataset, split=split, k=chosen, exclude_same_id=exclude_same_id, name=name, options=options
     )
     return ranking.evaluate(dataset.qrels(split), measures=measures)
+
+
+def excluded_ids(queries: Iterable[Query]) -> dict[str, frozenset[str]]:
+    """Return the documents that rankings must not hold, by query, from the queries' metadata.
+
+    Args:
+        queries: The queries.
+
+    Returns:
+        Sets of ids, of the queries that exclude any.
+
+    Raises:
+        DataError: A query's `excluded_ids` are not a list of strings.
+    """
+    excluded = {}
+    for query in queries:
+        ids = query.metadata.get(EXCLUDED_IDS) or []
+        if not isinstance(ids, list | tuple) or not all(isinstance(identity, str) for identity in ids):
+            raise DataError(f"{EXCLUDED_IDS} of query {query.id!r} must be a list of strings, not {shown(ids)}")
+        if ids:
+            excluded[query.id] = frozenset(ids)
+    return excluded
+
+
+def _most(excluded: Mapping[str, Collection[str]]) -> int:
+    return max(map(len, excluded.values()), default=0)
+
+
+def _without(run: Run, excluded: Mapping[str, Collection[str]], *, k: int | None = None) -> Run:
+    """Leave excluded documents out of rankings, best first, and keep `k` of the others."""
+    if not excluded:
+        return run
+    kept = {}
+    for query, ranking in run.items():
+        left_out = excluded.get(query, ())
+        pairs = (pair for pair in ranking.items() if pair[0] not in left_out)
+        kept[query] = dict(islice(pairs, k))
+    return kept
 
 
 def _check_dataset(dataset: object) -> None:
