@@ -83,7 +83,7 @@ def test_searches_runs_explanations_and_scores(index: Index) -> None:
 def test_queries_that_are_compiled_keep_their_own_options(index: Index) -> None:
     scorer = index.model.compile(QUERIES, OPTIONS)
     assert index.search(scorer) == index.search(scorer, options=OPTIONS) == index.search(QUERIES, options=OPTIONS)
-    with pytest.raises(InputError, match=r"compiled already, so QueryOptions\(level=1\) comes too late"):
+    with pytest.raises(InputError, match=r"already compiled, so QueryOptions\(level=1\) comes too late"):
         index.search(scorer, options={"level": 1})
     with pytest.raises(InputError, match="it is called 'options' here"):
         index.search(QUERIES, level=2)  # type: ignore[call-overload]

@@ -61,21 +61,21 @@ def test_a_wrong_argument_is_named_before_anything_is_compiled(index: Index) -> 
         refused(lambda queries=queries: search(queries), f"query {len(queries) - 1} (from 0)")
     refused(lambda: search("river", where={"n": 5, "v": "it's"}), "write where=", "n = 5 AND v = 'it''s'")
     for where in ("", " ", 3, ["n > 3"], True, b"n > 3"):
-        refused(lambda where=where: search("river", where=where), "where is an SQL text")
+        refused(lambda where=where: search("river", where=where), "where must be SQL text")
     for engine in (None, 3, ["exact"], Exhaustive()):
-        refused(lambda engine=engine: search("river", engine=engine), "engine is 'auto', 'exact', or the name")
+        refused(lambda engine=engine: search("river", engine=engine), "engine must be 'auto', 'exact', or the name")
     for exclude in ("d1", {"d1"}, 3, [3], [b"d1"], {"a": "b"}):
-        refused(lambda exclude=exclude: search("river", exclude=exclude), "exclude is a list")
+        refused(lambda exclude=exclude: search("river", exclude=exclude), "exclude must be a list")
     for texts in ("yes", None, 1, np.ones(2)):
-        refused(lambda texts=texts: search("river", texts=texts), "texts is True or False")
+        refused(lambda texts=texts: search("river", texts=texts), "texts must be True or False")
     for ids in ("d1", ["d1"], None, [[1]], [None], torch.ones(1)):
-        refused(lambda ids=ids: index.score(["river"], ids), "ids are a list of ids for each query")
+        refused(lambda ids=ids: index.score(["river"], ids), "ids must be a list of ids for each query")
     for recall in (0, 2, None, "1", True, float("nan")):
         refused(lambda recall=recall: index.engines.tune(["river"], recall=recall), "recall in (0, 1]")
     for queries in (["river"], "river", None, [Document("a", "b")]):
         refused(lambda queries=queries: index.run(queries), "texts by id")
     refused(lambda: index.run([Query("q", "a"), Query("q", "b")]), "ids must be unique")
-    refused(lambda: index.engines.tune([]), "no queries to tune by")
+    refused(lambda: index.engines.tune([]), "no queries to tune with")
     refused(lambda: index.explain([]), "no queries to explain")
     assert model.compiled == before
 
@@ -156,7 +156,7 @@ def test_an_index_holds_documents(index: Index) -> None:
         assert odd not in index
         with pytest.raises(KeyError, match="holds no document"):
             index[odd]  # type: ignore[index]
-        refused(lambda odd=odd: index.get([odd]), "is no id")
+        refused(lambda odd=odd: index.get([odd]), "is not an id")
     assert "40 documents" in repr(index)
     assert "no engine" in repr(index)
     assert repr(index.model.compile(["a", "b"])) == f"LinearScorer(2 queries for {index.space}, cpu)"
@@ -216,10 +216,10 @@ def test_errors_keep_their_place_in_the_tree() -> None:
 def test_models_paths_and_collections_are_what_they_should_be(index: Index, tmp_path: Path) -> None:
     build: Any = Index.build
     for model in ("minilm", Path("minilm"), None, 3, Index, index):
-        refused(lambda model=model: build(tmp_path / "new", ["river"], model), "model is", "hyperseek.load(")
+        refused(lambda model=model: build(tmp_path / "new", ["river"], model), "model must be", "hyperseek.load(")
         if model is not None:
-            refused(lambda model=model: Index.open(index.path, model=model), "model is", "hyperseek.load(")
-            refused(lambda model=model: Index.from_vectors(tmp_path / "new", [], model=model), "model is")
+            refused(lambda model=model: Index.open(index.path, model=model), "model must be", "hyperseek.load(")
+            refused(lambda model=model: Index.from_vectors(tmp_path / "new", [], model=model), "model must be")
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     for path in (None, 3, "a" * 300, "a\0b", "\ud800", tmp_path / ("a" * 300) / "x", tmp_path / "loop" / "x"):
         refused(lambda path=path: Index.open(path), "the folder of an index")
@@ -228,7 +228,7 @@ def test_models_paths_and_collections_are_what_they_should_be(index: Index, tmp_
         build("/proc/none/index", ["river"], FakeRetriever())
     assert {path.name for path in tmp_path.iterdir()} == {"loop"}
     for dataset in (None, "pydocs", Path("pydocs"), 3):
-        refused(lambda dataset=dataset: evaluate(index, dataset), "dataset is", "open_dataset(")
+        refused(lambda dataset=dataset: evaluate(index, dataset), "dataset must be", "open_dataset(")
     for ids in (None, 3, "d1"):
         refused(lambda ids=ids: index.delete(ids), "ids must be")
     for engine in (None, 3, ["hnsw"]):

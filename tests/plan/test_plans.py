@@ -276,7 +276,7 @@ def test_tuning_tries_many_candidates_too(tmp_path: Path) -> None:
 
 
 def test_scorers_of_other_spaces_are_refused(index: Index) -> None:
-    with pytest.raises(HyperseekError, match="points of 3 dimensions and the index has 8"):
+    with pytest.raises(HyperseekError, match="points of 3 dimensions, but the index has 8"):
         index.search(LinearScorer(Space("dot", 3), torch.ones(1, 3)))
 
 

@@ -1,4 +1,4 @@
-"""The arguments of a search: each is checked once, here, before anything is loaded or read."""
+"""The arguments of a search: each is checked here, once, before anything is loaded or read."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hyperseek.store.rows import check_text
 from hyperseek.types import Query, QueryOptions
 
 Vectors: TypeAlias = npt.NDArray[Any] | Tensor
-"""Coordinates of one query, `(d,)`, or of many, `(Q, d)`; of token spaces `(t, d)` and `(Q, t, d)`."""
+"""Coordinates of one query, `(d,)`, or of many, `(Q, d)`; in token spaces `(t, d)` and `(Q, t, d)`."""
 
 HABITS = {
     **dict.fromkeys(("top_k", "topk", "n", "limit", "size", "count", "num_results", "n_results", "max_results"), "k"),
@@ -32,7 +32,7 @@ HABITS = {
     **dict.fromkeys(("documents", "doc_ids", "document_ids"), "ids"),
     **dict.fromkeys(("with_texts", "include_texts", "return_texts"), "texts"),
 }
-"""What people type by habit, and what it is called here."""
+"""Argument names that people type by habit, and their names here."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,23 +48,23 @@ def check_count(k: object) -> int:
         The number.
 
     Raises:
-        InputError: It is of another type, as True or 2.5, or below 1.
+        InputError: It is of another type, such as True or 2.5, or below 1.
     """
     number = None
     if not isinstance(k, bool | str | bytes) and type(k).__name__ != "bool":
         try:
-            number = operator.index(k)  # type: ignore[arg-type]  # anything may come
+            number = operator.index(k)  # type: ignore[arg-type]  # any type may be given
         except TypeError:
             number = None
     if number is None:
-        raise InputError(f"k must be a whole number of at least 1, the documents of a query, not {shown(k)}")
+        raise InputError(f"k must be a whole number of at least 1, the number of documents per query, not {shown(k)}")
     if number < 1:
         raise InputError(f"k must be at least 1, not {shown(number)}")
     return number
 
 
 def check_queries(queries: object, names: Sequence[str] | None = None) -> Sequence[str] | Scorer:
-    """Return many queries, of which each says something.
+    """Return several queries, checked not to be blank.
 
     Args:
         queries: Texts in any ordered collection, or compiled queries.
@@ -74,12 +74,12 @@ def check_queries(queries: object, names: Sequence[str] | None = None) -> Sequen
         A list of texts, or the compiled queries.
 
     Raises:
-        InputError: They are something else, or one of them is not a text or is blank.
+        InputError: They are something else, or one of them is not a string or is blank.
     """
     if isinstance(queries, Scorer):
         return queries
     if isinstance(queries, str):
-        raise InputError("queries must be a sequence of strings; for one query give a list of one")
+        raise InputError("queries must be a sequence of strings; for one query give a list with one string")
     if isinstance(queries, Mapping):
         raise InputError("queries by id are for run(); search and explain take a text, a list of texts, or a scorer")
     what = "a set has no order" if isinstance(queries, set | frozenset) else f"this is {shown(queries)}"
@@ -89,7 +89,7 @@ def check_queries(queries: object, names: Sequence[str] | None = None) -> Sequen
         if not isinstance(text, str):
             raise InputError(f"{name} must be a text, not {shown(text)}")
         if not any(character.isprintable() and not character.isspace() for character in text):
-            raise InputError(f"{name} is blank, so every document would do; leave it out, or say what to look for")
+            raise InputError(f"{name} is blank, so every document would match; leave it out, or give it a text")
         check_text(name, text)
     return texts
 
@@ -105,33 +105,33 @@ def as_list(values: object, otherwise: str) -> list[Any]:
 
 
 def check_flag(value: object, name: str) -> bool:
-    """Return true or false; InputError for anything else."""
+    """Return a boolean; InputError for anything else."""
     if type(value).__name__ in ("bool", "bool_"):  # Python's and numpy's
         return bool(value)
-    raise InputError(f"{name} is True or False, not {shown(value)}")
+    raise InputError(f"{name} must be True or False, not {shown(value)}")
 
 
 def check_where(where: object) -> None:
-    """Raise InputError where a condition is not SQL text."""
+    """Raise InputError if a condition is not SQL text."""
     if where is None:
         return
     if isinstance(where, Mapping) and where and all(isinstance(name, str) for name in where):
         parts = (f"{name} = {_literal(value)}" for name, value in where.items())
         raise InputError(
-            f"where is an SQL text, not {shown(dict(where))}; write where={shown(' AND '.join(parts), 200)}"
+            f"where must be SQL text, not {shown(dict(where))}; write where={shown(' AND '.join(parts), 200)}"
         )
     if not isinstance(where, str) or not where.strip():
         raise InputError(
-            f"where is an SQL text over metadata fields, as in \"year > 2015 AND venue = 'ACL'\", or None, not "
+            f"where must be SQL text over metadata fields, as in \"year > 2015 AND venue = 'ACL'\", or None, not "
             f"{shown(where)}"
         )
-    check_text("where is an SQL text, and this one", where)
+    check_text("the SQL text of where", where)
 
 
 def check_engine(engine: object) -> None:
-    """Raise InputError where an engine is named by anything but a text."""
+    """Raise InputError if an engine is named by anything but a string."""
     if not isinstance(engine, str):
-        raise InputError(f"engine is {AUTO!r}, {EXACT!r}, or the name of an engine of this index, not {shown(engine)}")
+        raise InputError(f"engine must be {AUTO!r}, {EXACT!r}, or the name of an engine, not {shown(engine)}")
 
 
 def check_options(options: object, queries: Sequence[str] | Scorer) -> QueryOptions:
@@ -139,10 +139,10 @@ def check_options(options: object, queries: Sequence[str] | Scorer) -> QueryOpti
 
     Args:
         options: A mapping, or None.
-        queries: The queries; those that are compiled already have their own options.
+        queries: The queries; compiled queries have their own options.
 
     Returns:
-        The options, which the model has yet to check.
+        The options, not yet checked by the model.
 
     Raises:
         InputError: They are not options, or come with compiled queries, whose options cannot be changed.
@@ -151,7 +151,7 @@ def check_options(options: object, queries: Sequence[str] | Scorer) -> QueryOpti
     if isinstance(queries, Scorer):
         if checked and checked != queries.options:
             raise InputError(
-                f"these queries are compiled already, so {checked!r} comes too late; give it to model.compile, or "
+                f"these queries are already compiled, so {checked!r} comes too late; give it to model.compile, or "
                 f"search with texts"
             )
         return queries.options
@@ -170,15 +170,15 @@ def check_excluded(exclude: object) -> list[str | None]:
     Raises:
         InputError: It is something else.
     """
-    listed = as_list(exclude, f"exclude is a list with an id, or None, for each query, not {shown(exclude)}")
+    listed = as_list(exclude, f"exclude must be a list with an id, or None, for each query, not {shown(exclude)}")
     for name in listed:
         if not isinstance(name, str | None):
-            raise InputError(f"exclude is a list with an id, or None, for each query, and {shown(name)} is neither")
+            raise InputError(f"exclude must be a list with an id, or None, for each query; {shown(name)} is neither")
     return listed
 
 
 def check_id_lists(ids: object) -> list[list[str]]:
-    """Return the ids of documents that each query is to score.
+    """Return the ids of the documents to score for each query.
 
     Args:
         ids: A collection of collections of ids.
@@ -189,18 +189,18 @@ def check_id_lists(ids: object) -> list[list[str]]:
     Raises:
         InputError: It is something else.
     """
-    wanted = "ids are a list of ids for each query, as in [['d1', 'd2'], ['d7']]"
+    wanted = "ids must be a list of ids for each query, as in [['d1', 'd2'], ['d7']]"
     lists: list[list[Any]] = []
     for own in as_list(ids, f"{wanted}, not {shown(ids)}"):
-        lists.append(as_list(own, f"{wanted}, and {shown(own)} is no list of ids"))
+        lists.append(as_list(own, f"{wanted}, and {shown(own)} is not a list of ids"))
         for name in lists[-1]:
             if not isinstance(name, str):
-                raise InputError(f"{wanted}, and {shown(name)} is no id")
+                raise InputError(f"{wanted}, and {shown(name)} is not an id")
     return lists
 
 
 def check_share(recall: object) -> float:
-    """Return a recall that is asked for.
+    """Return the requested recall.
 
     Args:
         recall: A number in (0, 1].
@@ -224,13 +224,13 @@ def _literal(value: object) -> str:
 
 
 def meant(**habits: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """Answer unknown arguments of a function with the name of the one that was meant.
+    """Report unknown arguments of a function with the name that was probably meant.
 
     Args:
-        **habits: What is typed, and what it is called here.
+        **habits: Names that people type, and the argument's name here.
 
     Returns:
-        A decorator, which keeps the function's types.
+        A decorator that keeps the function's types.
     """
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
@@ -248,8 +248,8 @@ def meant(**habits: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
             if len(args) > len(positional):
                 named = ", ".join(name for name in known if name not in positional)
                 raise ArgumentError(
-                    f"{function.__name__}() takes {', '.join(positional[1:])} by place and everything else by name, as "
-                    f"in k=10; given by place: {len(args) - 1}; names: {named}"
+                    f"{function.__name__}() takes {', '.join(positional[1:])} by position and everything else by name, "
+                    f"as in k=10; given by position: {len(args) - 1}; names: {named}"
                 )
             return function(*args, **kwargs)
 
@@ -266,18 +266,18 @@ def _hint(name: str, known: list[str], habits: Mapping[str, str]) -> str:
 
 
 def compiled_queries(queries: Any, space: Space) -> tuple[Sequence[str] | Scorer, bool]:
-    """Return queries as an index searches for them: texts as they are, vectors compiled.
+    """Return queries in the form that an index searches for: texts unchanged, vectors compiled.
 
     Args:
         queries: One text, many texts, a scorer, or vectors: an array, a tensor, or a list of numbers or of vectors.
-        space: Of the index.
+        space: The index's space.
 
     Returns:
-        Texts or a scorer, and whether one query was meant, which has one list of hits.
+        Texts or a scorer, and whether a single query was given, for which one list of hits is returned.
 
     Raises:
-        InputError: Vectors have another width than the space's coordinates, hold no numbers, or larger ones than
-            float32 does, or are no points of the space.
+        InputError: Vectors differ in width from the space's coordinates, do not hold numbers, or hold numbers beyond
+            float32, or are not points of the space.
     """
     if isinstance(queries, str):
         return [queries], True
@@ -286,24 +286,22 @@ def compiled_queries(queries: Any, space: Space) -> tuple[Sequence[str] | Scorer
     if isinstance(queries, np.ndarray) and queries.dtype.kind in "UO" and queries.ndim <= 1:
         return queries.tolist(), False  # a column of texts
     if not _are_vectors(queries, space.coordinates):
-        return queries, False  # texts, or nothing that is known
+        return queries, False  # texts, or an unknown type
     vectors = _tensor(queries)
     own = 1 + space.ragged  # axes of one query
     if vectors.ndim not in (own, own + 1) or vectors.shape[-1] != space.coordinates:
         one = f"({space.coordinates},)" if own == 1 else f"(tokens, {space.coordinates})"
         raise InputError(
-            f"the queries are vectors of the shape {tuple(vectors.shape)}, and the index has points of "
-            f"{space.coordinates} coordinates ({space}): give {one} for one query, one axis more for many"
+            f"the queries are vectors of shape {tuple(vectors.shape)}, but the index has points of "
+            f"{space.coordinates} coordinates ({space}): give {one} for one query, one more axis for several"
         )
     single = vectors.ndim == own
     vectors = vectors[None] if single else vectors
     names = [f"query {row}" for row in range(len(vectors)) for _ in range(1 if own == 1 else vectors.shape[1])]
     points = space.canonical(vectors.flatten(0, -2), names=names).float()
     finite = points.isfinite().all(dim=-1)
-    if not finite.all():  # the caller's were
-        raise InputError(
-            f"{names[int((~finite).nonzero()[0])]} has numbers that float32 cannot hold; give smaller ones"
-        )
+    if not finite.all():  # the given ones were
+        raise InputError(f"{names[int((~finite).nonzero()[0])]} has numbers beyond float32; give smaller ones")
     if own == 1:
         return LinearScorer(space, points), single
     return MaxSimScorer(space, points.view(vectors.shape), torch.ones(vectors.shape[:2])), single
@@ -318,13 +316,13 @@ def _are_vectors(queries: Any, coordinates: int) -> bool:
     if isinstance(first, list | tuple) and first:
         first = first[0][0] if isinstance(first[0], list | tuple) and first[0] else first[0]
     elif isinstance(first, np.number | int | float):
-        # A few numbers may be meant to be texts, or counts; as many as a point has are a point.
+        # A few numbers may be meant as texts or counts; as many as a point has are a point.
         return len(queries) == coordinates and not isinstance(first, bool)
     return isinstance(first, Tensor | np.ndarray | np.number | int | float)
 
 
 def _tensor(queries: Any) -> Tensor:
-    otherwise = "the queries are no vectors of one length"
+    otherwise = "the queries are not vectors of one length"
     if isinstance(queries, list | tuple) and isinstance(queries[0], Tensor):
         try:
             queries = torch.stack([query.detach().cpu() for query in queries])
@@ -334,15 +332,15 @@ def _tensor(queries: Any) -> Tensor:
 
 
 def as_numbers(values: Any, what: str, *, otherwise: str) -> Tensor:
-    """Return coordinates as float32, or as float64 if they are: what hyperbolic ones lose is lost for good.
+    """Return coordinates as float32, or as float64 if they are: hyperbolic ones must not lose precision.
 
     Args:
-        values: A tensor, or what numpy makes an array of.
-        what: They are, for messages.
-        otherwise: What is said of values that are not an array.
+        values: A tensor, or values that numpy makes an array of.
+        what: Their description, for messages.
+        otherwise: Message about values that are not an array.
 
     Returns:
-        Them, on the CPU.
+        The coordinates, on the CPU.
 
     Raises:
         InputError: They are not an array, or not of real numbers.
@@ -363,12 +361,12 @@ def as_numbers(values: Any, what: str, *, otherwise: str) -> Tensor:
 
 
 def named_queries(queries: object) -> Mapping[str, str]:
-    """Return texts by id; InputError where they are neither a mapping nor query records."""
+    """Return texts by id; InputError if they are neither a mapping nor query records."""
     wanted = "run() takes texts by id, as {'q1': 'a text'}, or Query records"
     if isinstance(queries, Mapping):
         for name in queries:
             if not isinstance(name, str | int):
-                raise InputError(f"{wanted}, and {shown(name)} is no id")
+                raise InputError(f"{wanted}, and {shown(name)} is not an id")
         return queries
     other = f"{wanted}, not {shown(queries)}; for queries without ids use search()"
     texts: dict[str, str] = {}

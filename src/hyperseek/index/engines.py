@@ -40,13 +40,13 @@ _QUERIES_TIMED_ALONE = 20
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What one plan cost and found.
+    """Recall and latency of one plan.
 
     Attributes:
         plan: The plan.
-        recall: Share of the true best `k` documents that it found, in [0, 1].
-        milliseconds: Per query, all queries together.
-        single_milliseconds: Per query, each searched alone: the median of some.
+        recall: Fraction of the true best `k` documents that it found, in [0, 1].
+        milliseconds: Time per query, with all queries together.
+        single_milliseconds: Time per query searched alone: the median over some queries.
     """
 
     plan: Plan
@@ -67,16 +67,16 @@ class Measured:
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """All plans that were measured, and the one that was chosen.
+    """All measured plans, and the chosen one.
 
     Attributes:
-        kind: Of the scorer.
+        kind: Kind of the scorer.
         k: Documents per query.
-        wanted: Recall that was asked for.
-        queries: How many there were.
+        wanted: Requested recall.
+        queries: Number of queries.
         measured: All plans, the exhaustive one first.
-        chosen: The cheapest that meets the recall: the exhaustive one if no other does.
-        options: That the queries were compiled with.
+        chosen: The cheapest plan that reaches the recall: the exhaustive one if no other does.
+        options: Options that the queries were compiled with.
     """
 
     kind: str
@@ -88,7 +88,7 @@ class Tuning:
     options: QueryOptions = NO_OPTIONS
 
     def save(self, folder: Path) -> None:
-        """Write the chosen plan into an index: from now on `engine="auto"` searches by it with such scorers."""
+        """Write the chosen plan into an index: from then on `engine="auto"` uses it for such scorers."""
         kept = TunedPlan(
             plan=self.chosen.plan.model_dump(mode="json", exclude_defaults=False),
             k=self.k,
@@ -116,13 +116,13 @@ def _measured_plans(
     Args:
         opened: The index.
         scorers: Compiled queries, in groups of one kind, at least one.
-        texts: Their texts; None leaves out what reads them.
+        texts: Their texts; None leaves out plans that read them.
         k: Documents per query, at least 1.
-        recall: What the chosen plan must reach, in (0, 1].
-        engine: Try this engine or graph alone; None for all.
+        recall: Recall that the chosen plan must reach, in (0, 1].
+        engine: Try only this engine or graph; None for all.
 
     Returns:
-        What was measured.
+        The measurements.
 
     Raises:
         InputError: The index has nothing to try.
@@ -142,7 +142,7 @@ def _measured_plans(
                     measured.append(_measure(as_plan(stages), searches))
                     bar.advance(1)
                     if measured[-1].recall >= recall:
-                        break  # more candidates of the same cost more and find no less
+                        break  # more candidates of the same structure cost more and find no less
     enough = [one for one in measured if one.recall >= recall]
     chosen = min(enough, key=lambda one: one.milliseconds)
     queries, options = sum(map(len, scorers)), scorers[0].options
@@ -158,9 +158,9 @@ def _searches(opened: OpenIndex, scorers: Iterable[Scorer], texts: Sequence[str]
 
 
 def _measure(plan: Plan, searches: Sequence[Search]) -> Measured:
-    plan.run(searches[0])  # what is made once, as landmarks, is not a query's cost
+    plan.run(searches[0])  # one-time work, such as landmarks, is not a query's cost
     for search in searches:
-        search.truth()  # nor is what it is measured by
+        search.truth()  # nor is the ground truth
     reports: list[StageReport] = []
     start = time.perf_counter()
     for search in searches:
@@ -194,7 +194,7 @@ class Engines:
     """The candidate structures of an index: engines and neighbour graphs, in the order in which they were built.
 
     Args:
-        index: Of whose documents they are built.
+        index: The index of the documents.
     """
 
     def __init__(self, index: IndexReader) -> None:
@@ -214,17 +214,17 @@ class Engines:
 
     @property
     def names(self) -> list[str]:
-        """Names that searches are given as `engine=`."""
+        """Names for `engine=` in searches."""
         return [item.name for item in self]
 
     @property
     def plans(self) -> dict[str, dict[str, Any]]:
-        """Plans that were tuned on this index, by the kind of scorer and the options they are for, as plain values."""
+        """Plans tuned on this index, by the kind of scorer and the options, as plain values."""
         tuned = self._index._opened.attachments.plans
         return {kind: plan.model_dump(mode="json") for kind, plan in tuned.items()}
 
     def choose(self, *, max_bytes: int | None = None) -> tuple[StructureConfig, str]:
-        """Return what `build("auto")` builds, and why.
+        """Return the configuration that `build("auto")` builds, and the reason.
 
         Args:
             max_bytes: Memory that building may take; None for no limit.
@@ -239,11 +239,11 @@ class Engines:
         return choose_engine(count=len(self._index), dimension=width, metric="l2", max_bytes=max_bytes)
 
     def estimate(self, engine: Any = "auto", *, charts: Sequence[ChartRecord | str] | None = None) -> StructureEstimate:
-        """Estimate what `build` would cost, without building anything.
+        """Estimate the cost of `build`, without building anything.
 
         Args:
             engine: As in `build`.
-            charts: As in `build`. Where there are several, each has an engine of its own.
+            charts: As in `build`. Each chart gets its own engine.
 
         Returns:
             Bytes of memory and disk, and seconds, of all charts together.
@@ -265,10 +265,10 @@ class Engines:
         """Build a structure for all documents.
 
         Args:
-            engine: `"auto"` to choose by size, a kind with its defaults, as `"hnsw"`, `"ivf"`, `"flat"`, `"lance"`,
-                `"qdrant"` or `"graph"`, plain values, as `{"kind": "hnsw", "m": 16}`, or a configuration.
-            name: To search with it by name; None takes the kind. A structure of that name is replaced in the end.
-            charts: Charts that engines for vectors are built on, or `["learned"]` for a learned encoding of tokens;
+            engine: `"auto"` to choose by size, a kind with its defaults (`"hnsw"`, `"ivf"`, `"flat"`, `"lance"`,
+                `"qdrant"` or `"graph"`), plain values, such as `{"kind": "hnsw", "m": 16}`, or a configuration.
+            name: Its name in searches; None takes the kind. A structure of that name is replaced at the end.
+            charts: Charts that vector engines are built on, or `["learned"]` for a learned encoding of tokens;
                 None for those that suit the space and the kind.
             max_bytes: Memory that building may take; None for no limit.
 
@@ -276,10 +276,10 @@ class Engines:
             Its entry in the list.
 
         Raises:
-            InputError: It would take more memory than `max_bytes`, and the message says what would fit; or a document's
-                vector is too long, and it says which.
+            InputError: It would take more memory than `max_bytes` (the message says what would fit), or a document's
+                vector is too long (the message says which).
             UnknownNameError: There is no such kind of engine.
-            StoreError: Another writer is at work.
+            StoreError: Another writer is active.
         """
         with writer_lock(self._index.path):
             self._index.refresh()
@@ -289,7 +289,7 @@ class Engines:
         return record
 
     def drop(self, name: str) -> None:
-        """Delete a structure; UnknownNameError if there is none of that name."""
+        """Delete a structure; UnknownNameError if there is none with that name."""
         with writer_lock(self._index.path):
             Attachments.read(self._index.path).without(name).write(self._index.path)
         self._index.refresh()
@@ -316,26 +316,26 @@ class Engines:
         """Measure recall and latency of engine settings against exhaustive search, and keep the cheapest good one.
 
         Args:
-            queries: Many texts, or queries that are compiled already: like those that will be asked.
+            queries: Several texts, or compiled queries, representative of future ones.
             k: Documents per query, at least 1.
-            recall: Of the exhaustive top `k`, in (0, 1]; what the chosen plan must reach.
-            engine: Measure this structure alone; None for all.
-            options: As in `search`; the chosen plan is for searches with these options alone.
-            save: Whether `engine="auto"` searches by the chosen plan from now on.
+            recall: Recall of the exhaustive top `k` that the chosen plan must reach, in (0, 1].
+            engine: Measure only this structure; None for all.
+            options: As in `search`; the chosen plan applies only to searches with these options.
+            save: Whether `engine="auto"` uses the chosen plan from then on.
 
         Returns:
-            What was measured.
+            The measurements.
 
         Raises:
-            InputError: There are no queries, `recall` is out of range, or the index has none.
+            InputError: There are no queries, `recall` is out of range, or the index has no engines.
             UnknownNameError: There is no such engine.
-            StoreError: Another writer is at work.
+            StoreError: Another writer is active.
         """
         asked, count, wanted = check_queries(queries), check_count(k), check_share(recall)
         if engine is not None:
             check_engine(engine)
         if not len(asked):
-            raise InputError("there are no queries to tune by; give some like those that will be asked")
+            raise InputError("there are no queries to tune with; give some that represent future ones")
         texts = None if isinstance(asked, Scorer) else asked
         checked = check_options(options, asked)
         scorers = [asked] if isinstance(asked, Scorer) else list(self._index._groups(asked, checked))

@@ -1,4 +1,4 @@
-"""An index folder, open in one version: its documents, its model, and what must fit together before it is searched."""
+"""An index folder, open in one version: its documents, its model, and consistency checks before searches."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ CACHE_BYTES = 4 << 30
 """Largest float32 matrix of vectors, in bytes, that an index keeps in memory unless told otherwise: 4 GiB."""
 
 MODEL_BYTES = 4 << 30
-"""What the weights of the models that stages of plans name may take together: 4 GiB. Beyond it the least recently used
-are forgotten, but never the last three."""
+"""Largest total size of the weights of models that plans name: 4 GiB. Beyond it the least recently used
+are dropped, but never the last three."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _State:
-    """What belongs together of one version: it is replaced whole, so no thread sees parts of two."""
+    """The state of one version: it is replaced as a whole, so no thread sees parts of two versions."""
 
     info: IndexInfo
     opened: OpenIndex
@@ -53,10 +53,10 @@ class IndexReader:
     Args:
         path: Its folder.
         model: Compiles queries; None loads the model that the index names when it is first needed.
-        device: Where to load that model; None takes a GPU if there is one.
+        device: Device of that model; None takes a GPU if there is one.
         cache_bytes: Vectors are kept in memory as one float32 matrix after the first scan if it is no larger than
-            this; larger ones are read from the disk at every scan.
-        verify: Whether all files are first compared with what was written.
+            this; larger ones are read from disk at every scan.
+        verify: Whether to verify the checksums of all files first.
 
     Attributes:
         path: The folder.
@@ -76,7 +76,7 @@ class IndexReader:
             check_retriever(model)
         self._device = device
         self._cache_bytes = cache_bytes
-        # An encoder that compiles no queries is refused when it is asked to.
+        # An encoder that cannot compile queries is refused when they are compiled.
         self._model = cast("Retriever | None", model)
         self._models = Kept(most_bytes=MODEL_BYTES, least=3)
         self._refreshing = threading.Lock()
@@ -88,20 +88,20 @@ class IndexReader:
         """Switch to the newest version; until then an open index sees the documents it was opened with.
 
         Raises:
-            StoreError: The index is gone, unfinished or damaged; this one keeps what it has.
-            FingerprintError: It was built anew with another model than the one given for the queries.
+            StoreError: The index is missing, unfinished or damaged; this one keeps its version.
+            FingerprintError: It was rebuilt with a different model than the one given for the queries.
         """
-        with self._refreshing:  # one after the other, so that no thread goes back to what it opened earlier
+        with self._refreshing:  # one at a time, so that no thread goes back to an older version
             self._show(self._newest())
 
     @contextmanager
     def _changing(self) -> Iterator[Store]:
-        """Lock the index for one writer and open its table, once; then show what was committed, also by a failure."""
+        """Lock the index for one writer and open its table; then show the committed version, even after a failure."""
         try:
             with writer_lock(self.path):
                 info, store = open_finished(self.path)
                 yield store
-                with self._refreshing:  # still locked, so nothing newer is shown already
+                with self._refreshing:  # still locked, so no newer version can be shown
                     self._show(self._state_of(info, store))
         except BaseException:
             self.refresh()
@@ -109,7 +109,7 @@ class IndexReader:
 
     def _show(self, state: _State) -> None:
         if self._model is not None and state.info.fingerprint != self.info.fingerprint:
-            check_model(self.path, state.info, self._model)  # the index was built anew
+            check_model(self.path, state.info, self._model)  # the index was rebuilt
         self._state = state
 
     def _newest(self, *, verify: bool = False) -> _State:
@@ -164,7 +164,7 @@ class IndexReader:
     def __getitem__(self, document_id: str) -> Document:
         document = self.get(document_id) if isinstance(document_id, str) else None
         if document is None:
-            hint = "" if isinstance(document_id, str) else "; documents go by their ids, which are texts"
+            hint = "" if isinstance(document_id, str) else "; ids of documents are strings"
             raise MissingDocumentError(f"the index {self.path} holds no document {document_id!r}{hint}")
         return document
 
@@ -181,7 +181,7 @@ class IndexReader:
 
     @property
     def model(self) -> Retriever:
-        """The model that compiles queries; loaded now if it was not before.
+        """The model that compiles queries; loaded on first use.
 
         Raises:
             StoreError: The index names no model.
@@ -191,12 +191,12 @@ class IndexReader:
             return self._model
         info = self.info
         if info.source is None:
-            raise StoreError(f"the index {self.path} does not name its model; give one: model= or --model")
+            raise StoreError(f"the index {self.path} does not name its model; give one with model= or --model")
         return self._load(info, info.source)
 
     @property
     def data_fingerprint(self) -> str:
-        """Fingerprint of the documents, in their order; reads them all where they have changed since it was noted."""
+        """Fingerprint of the documents, in their order; reads them all if they have changed since it was recorded."""
         state = self._state
         store = state.opened.snapshot.store
         noted = state.info.data if store.version == state.info.version else None
@@ -207,23 +207,23 @@ class IndexReader:
         return self._opened.snapshot.store.documents()
 
     @overload
-    def get(self, ids: str) -> Document | None: ...  # type: ignore[overload-overlap]  # a string means one id
+    def get(self, ids: str) -> Document | None: ...  # type: ignore[overload-overlap]  # a string is one id
 
     @overload
     def get(self, ids: Sequence[str]) -> dict[str, Document]: ...
 
     def get(self, ids: str | Sequence[str]) -> Document | dict[str, Document] | None:
-        """Return stored documents by id; `index[id]` is the one that must be there.
+        """Return stored documents by id; `index[id]` raises if the document is missing.
 
         Args:
-            ids: One, or any number; one may appear twice.
+            ids: One id, or any number; ids may repeat.
 
         Returns:
-            For one id its document, or None if it is not stored. For several the documents by id, in their order;
-            those that are not stored are missing.
+            For one id its document, or None if it is not stored. For several the stored documents by id, in the
+            order of the ids.
 
         Raises:
-            InputError: Something is not an id.
+            InputError: An item is not an id.
         """
         if isinstance(ids, str):
             return documents_by_id(self._opened.snapshot, [ids]).get(ids)
@@ -237,7 +237,7 @@ class IndexReader:
             rows: Most documents of a chunk, at least 1.
 
         Yields:
-            Ids, and as many points, float32 on the CPU.
+            Ids and their points, float32 on the CPU.
 
         Raises:
             InputError: `rows` is below 1.
@@ -271,16 +271,16 @@ class IndexReader:
 
     @property
     def fields(self) -> dict[str, str]:
-        """The metadata fields that conditions can name, each with its type in words."""
+        """The metadata fields that conditions can name, each with its type as a word."""
         return self._opened.snapshot.store.fields()
 
     @property
     def unusable_fields(self) -> dict[str, list[str]]:
-        """Metadata keys that filters cannot name, by the reason; some of them where they are many."""
+        """Metadata keys that filters cannot name, by reason; only some of them if there are many."""
         return self._opened.snapshot.store.unusable_fields()
 
     def _compile(self, info: IndexInfo, model: str | None, texts: Sequence[str], options: QueryOptions) -> Scorer:
-        """Compile queries for a stage that has a model of its own; None for the one that made the index."""
+        """Compile queries for a stage with its own model; None is the index's model."""
         name = info.source if model is None else model
         if self._model is not None and (name is None or name == self._model.source):
             return self._model.compile(texts, options)
@@ -318,14 +318,14 @@ def _weight_bytes(model: Retriever) -> int:
 
 
 def open_finished(folder: Path, *, verify: bool = False) -> tuple[IndexInfo, Store]:
-    """Open what an index consists of.
+    """Open the parts of a finished index.
 
     Args:
         folder: The index.
-        verify: Whether to compare all that the table's files hold with what was written, whatever their size.
+        verify: Whether to verify the checksums of all table files, whatever their size.
 
     Returns:
-        What it knows about itself, and its table.
+        Its description, and its table.
 
     Raises:
         StoreError: There is no index, it is unfinished, or it is damaged.
@@ -335,30 +335,30 @@ def open_finished(folder: Path, *, verify: bool = False) -> tuple[IndexInfo, Sto
     if info.state != "finished":
         stored = len(Store.open(table)) if Store.exists(table) else 0
         raise StoreError(
-            f"the index {folder} is unfinished, with {stored} documents so far; run the command that began it once "
-            f"more (hyperseek encode {info.source or 'MODEL'} CORPUS --index {folder}): it resumes where it stopped"
+            f"the index {folder} is unfinished, with {stored} documents so far; run the command that started it "
+            f"again (hyperseek encode {info.source or 'MODEL'} CORPUS --index {folder}): it resumes where it stopped"
         )
     try:
         store = _open_checked(table, verify=verify)
     except StoreError:
         if IndexInfo.read(folder).table == info.table:
             raise
-        return open_finished(folder, verify=verify)  # it was compacted meanwhile
+        return open_finished(folder, verify=verify)  # it was compacted in the meantime
     unchanged = store.version == info.version
     if (unchanged and len(store) != info.count) or store.width != info.space.width:
         raise StoreError(
-            f"the index {folder} should have {info.count} documents of {info.space.width} numbers and has "
+            f"the index {folder} should have {info.count} documents of {info.space.width} numbers, but has "
             f"{len(store)} of {store.width}; build it again with --overwrite"
         )
-    IndexInfo.read(folder)  # whatever else is wrong says more than that its values are not those that were written
+    IndexInfo.read(folder)  # checked last: other errors are more specific than a wrong checksum
     return info, store
 
 
 def _open_checked(table: Path, *, verify: bool) -> Store:
-    """Open a table after comparing its files with what was written."""
+    """Open a table after verifying its files."""
     for _ in files_within(table):
-        pass  # nothing leads out of it
-    hold = Hold(table) if table.is_dir() else None  # nobody deletes what is being compared
+        pass  # no link leads out of it
+    hold = Hold(table) if table.is_dir() else None  # nobody deletes files that are being verified
     written = Written.read(table)
     if written is not None:
         written.check(table, whole=verify)
@@ -366,8 +366,8 @@ def _open_checked(table: Path, *, verify: bool) -> Store:
     del hold
     if written is not None and written.version > store.version:
         raise StoreError(
-            f"the table {table} cannot be read in its newest version: that is {written.version}, and version "
-            f"{store.version} is the last that can be found; take the folder from a copy, or build the index again "
+            f"the table {table} cannot be read in its newest version, {written.version}: version "
+            f"{store.version} is the last one found; restore the folder from a copy, or build the index again "
             f"with --overwrite"
         )
     if verify:
@@ -376,11 +376,11 @@ def _open_checked(table: Path, *, verify: bool) -> Store:
 
 
 def _verify_rows(table: Path, store: Store, written: Written | None) -> None:
-    """Read what no checksum of a file speaks for; the rows have checksums of their own."""
+    """Read data without file checksums; rows have their own checksums."""
     if written is None:
         raise StoreError(
-            f"the table {table} cannot be verified: no checksums were noted when it was written, by an earlier version "
-            f"of hyperseek. Compact the index (hyperseek update INDEX --compact), which notes them"
+            f"the table {table} cannot be verified: an earlier version of hyperseek wrote it without "
+            f"checksums. Compact the index (hyperseek update INDEX --compact) to add them"
         )
     if written.version < store.version:
         for _ in store.documents():
@@ -390,30 +390,30 @@ def _verify_rows(table: Path, store: Store, written: Written | None) -> None:
 
 
 def check_retriever(model: object) -> None:
-    """Raise InputError where a model is given as something that was not loaded, as its name."""
+    """Raise InputError if a model is not a loaded one, such as its name."""
     if all(hasattr(model, name) for name in ("space", "fingerprint", "source")):
         return
     if isinstance(model, str | Path):
-        raise InputError(f"model is a loaded model, not its name; give hyperseek.load({shown(str(model))})")
-    raise InputError(f"model is what hyperseek.load(FOLDER_OR_NAME) returns, not {shown(model)}")
+        raise InputError(f"model must be a loaded model, not its name; give hyperseek.load({shown(str(model))})")
+    raise InputError(f"model must be the result of hyperseek.load(FOLDER_OR_NAME), not {shown(model)}")
 
 
 def check_model(folder: Path, info: IndexInfo, model: Retriever) -> None:
-    """Raise FingerprintError unless the model's documents are those of the index; InputError if it is not a model."""
+    """Raise FingerprintError unless the model's document side is that of the index; InputError if it is not a model."""
     check_retriever(model)
     if info.fingerprint is None:
         _check_dimension(info, model.space.dimension)
     elif model.fingerprint != info.fingerprint:
         raise FingerprintError(
             f"the index {folder} was made by {info.source} (fingerprint {info.fingerprint}) and cannot be searched "
-            f"with {model.source} (fingerprint {model.fingerprint}): their documents differ. Use the first, or build "
-            f"an index with the second"
+            f"with {model.source} (fingerprint {model.fingerprint}): their document vectors differ. Use the first, or "
+            f"build an index with the second"
         )
 
 
 def _check_dimension(info: IndexInfo, dimension: int) -> None:
     if dimension != info.space.dimension:
         raise InputError(
-            f"the queries are for points of {dimension} dimensions and the index has {info.space.dimension}; "
+            f"the queries are for points of {dimension} dimensions, but the index has {info.space.dimension}; "
             f"use the model of the index ({info.source or 'unknown'})"
         )

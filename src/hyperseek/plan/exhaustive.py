@@ -1,11 +1,11 @@
-"""Exact scores: of every document, the best of them kept, and of each query's own candidates.
+"""Exact scores: of all documents, keeping the best, and of each query's own candidates.
 
 A scan streams chunks of documents, so memory holds one chunk's scores and each query's best so far. Equal scores rank
-by insertion order, whatever the chunks. A float32 product loses the order of near ties, so for linear scorers of spaces
-that know how their scores round, products choose, and what they cannot tell apart is scored again in float64: see
-`PreciseQueries`.
+by insertion order, regardless of chunks. A float32 product loses the order of near ties, so for linear scorers of
+spaces with known rounding errors, products select candidates, and those that they cannot separate are scored again in
+float64: see `PreciseQueries`.
 
-Shapes: `Q` queries, `N` documents, `n` documents of a chunk or of a query's own, `d` dimensions.
+Shapes: `Q` queries, `N` documents, `n` documents of a chunk or candidates of a query, `d` dimensions.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ from hyperseek.plan._equal_documents import level, marks_of
 from hyperseek.scoring import Points, Scorer, Space, vectors_of
 from hyperseek.store.snapshot import Snapshot
 
-# Queries of a group, which are scored at a time: with 32,768 documents, 4 MiB of scores.
+# Queries of a group, which are scored together: with 32,768 documents, 4 MiB of scores.
 _QUERIES = 32
-# How far the scores of equal documents may be apart, of the highest: float32 sums differ by less.
+# Largest difference of equal documents' scores, relative to the highest: float32 sums differ by less.
 _UNEVEN = 2.0**-12
-# Beyond k, how many are scored in float64 at once: enough that a second look is rare.
+# How many more than k are scored in float64 at first: enough that a second pass is rare.
 _SPARE = 16
-# Points of candidates that are gathered at a time.
+# Points of candidates gathered at a time.
 _GATHERED_BYTES = 16 << 20
-# Points of candidates that are scored in float64 at a time: they stay in a core's cache.
+# Points of candidates scored in float64 at a time: they stay in a core's cache.
 _PRECISE_BYTES = 1 << 20
-# Operations that a coordinate may go through beside its sum: scaling to norm 1, a difference, a root.
+# Operations on a coordinate in addition to its sum: scaling to norm 1, a difference, a root.
 _OPERATIONS = 32
 # Relative differences of float64 scores up to this come from the order of their sums.
 _SAME = 2.0**-46
-# What a product may round its factors to, by torch's setting: float32, TF32, bfloat16.
+# Rounding of a product's factors, by torch's setting: float32, TF32, bfloat16.
 _ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
 
 
@@ -53,7 +53,7 @@ def scan(scorer: Scorer, chunks: Iterable[Points], *, k: int, excluded: Tensor |
 
     Returns:
         Scores, float32, and rows, integers counted from 0 over all chunks, both `(Q, min(k, N))` on the CPU. Best
-        first, as `wide_scan` ranks them. Where an excluded document leaves too few, the last row is -1 and its score
+        first, in the order of `wide_scan`. If an excluded document leaves too few, the last row is -1 and its score
         -inf.
 
     Raises:
@@ -70,16 +70,16 @@ def scan(scorer: Scorer, chunks: Iterable[Points], *, k: int, excluded: Tensor |
 def wide_scan(
     scorer: Scorer, chunks: Iterable[Points], *, k: int, longest: float | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Find the best `k` documents of every query, and tell near ties apart.
+    """Find the best `k` documents of every query, resolving near ties.
 
     Args:
         scorer: `Q` compiled queries, `Q` at least 1.
         chunks: The documents in order, any number at a time.
         k: At least 1.
-        longest: As `longest_norm` returns it, of all documents, where it is known; None to look at each chunk's.
+        longest: `longest_norm` of all documents, if known; None to compute each chunk's.
 
     Returns:
-        As `scan`, but scores are float64 where a linear scorer of a flat space ranks by them. Equal scores by row.
+        As `scan`, but scores are float64 if a linear scorer of a flat space ranks by them. Equal scores by row.
 
     Raises:
         InputError: A score is not a number.
@@ -88,16 +88,16 @@ def wide_scan(
 
 
 def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_rows: int) -> tuple[Tensor, Tensor]:
-    """Find what `wide_scan` finds among documents that lie in memory, in less time.
+    """Return the result of `wide_scan` for documents in memory, in less time.
 
-    Float64 scores are computed once, of what float32 ones put first; only if these rule too little out, as `wide_scan`
-    does.
+    Float64 scores are computed once, for the best by float32 scores; if these rule out too few documents, `wide_scan`
+    is used.
 
     Args:
         scorer: `Q` compiled queries, `Q` at least 1.
         points: The documents.
         k: At least 1.
-        longest: As `longest_norm` returns it, of all documents.
+        longest: `longest_norm` of all documents.
         chunk_rows: Documents of a chunk.
 
     Returns:
@@ -110,7 +110,7 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
     precise, kept = PreciseQueries.of(scorer), k + max(_SPARE, k // 8)
     if precise is None or kept >= len(points) or scorer.device.type != "cpu":
         return wide_scan(scorer, chunks, k=k, longest=longest)
-    top, rows = _stream(scorer, chunks, kept, None, None, levelled=False)  # float64 scores level equal documents
+    top, rows = _stream(scorer, chunks, kept, None, None, levelled=False)  # float64 scores make equal documents equal
     scores = torch.empty(rows.shape, dtype=torch.float64)
     groups = [slice(start, start + _QUERIES) for start in range(0, len(scorer), _QUERIES)]
     pending = iter(groups)
@@ -122,7 +122,7 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
     run_on_cores(work, at_most=len(groups))
     scale = precise.scale(longest)
     best, found = _exact_first(scores, rows, scale, k)
-    # What was not chosen scores at most as the last that was.
+    # Unchosen documents score at most as high as the last chosen one.
     unsure = (precise.highest(top[:, -1:], scale) >= best[:, -1:])[:, 0].nonzero()[:, 0]
     if len(unsure):
         best[unsure], found[unsure] = wide_scan(scorer[unsure], chunks, k=k, longest=longest)
@@ -138,7 +138,7 @@ def _stream(
     *,
     levelled: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Find the best `k` of chunks of documents: by float64 scores if `precise` is given, else levelled or raw ones."""
+    """Find the best `k` of chunks of documents: by float64 scores with `precise`, otherwise by levelled or raw ones."""
     with torch.inference_mode():
         starts = range(0, len(scorer), _QUERIES)
         prepare, scored = _compiled(scorer, starts)
@@ -154,7 +154,7 @@ def _stream(
         row = 0
         for chunk in chunks:
             there = chunk.to(scorer.device)
-            # Other scorers than linear ones keep all cores busy with a single group.
+            # Scorers that are not linear keep all cores busy with a single group.
             spread = scorer.linear() is not None and torch.get_num_threads() <= len(best)
             at_most = len(best) if spread and scorer.device.type == "cpu" else 1
             known = (
@@ -165,12 +165,12 @@ def _stream(
             _add(best, scored, prepare(there), _Chunk(row, there, known), at_most=at_most)
             row += len(chunk)
         scores, rows = torch.cat([part.scores for part in best]), torch.cat([part.rows for part in best])
-    # A copy, since tensors made in inference mode can neither be changed nor used in training.
+    # Copied, since tensors made in inference mode can be neither changed nor used in training.
     return scores.cpu().clone(), rows.cpu().clone()
 
 
 def _compiled(scorer: Scorer, starts: range) -> tuple[Callable[[Points], Any], list[Callable[[Any], Tensor]]]:
-    """Return what to make of a chunk once, and for each group of queries how to score what was made."""
+    """Return a function that prepares a chunk, and for each group of queries one that scores a prepared chunk."""
     vectors = scorer.linear() if scorer.space.plain_product else None
     if vectors is None:
         return _same, [scorer[start : start + _QUERIES].score for start in starts]
@@ -185,7 +185,7 @@ def _same(chunk: Points) -> Points:
 
 
 class _Chunk(NamedTuple):
-    """Documents, the row of the first one, and what `longest_norm` says of them."""
+    """Documents, the row of the first one, and their `longest_norm`."""
 
     row: int
     points: Points
@@ -224,7 +224,7 @@ class _Best:
         """Merge the `(Q, n)` float32 scores of a chunk's documents."""
         spare = 0 if self._precise is None else max(_SPARE, self._k // 8)
         top, columns = best_columns(scores, self._k + spare)
-        undefined = top.isnan().any(dim=1)  # such scores are chosen first, so none escapes
+        undefined = top.isnan().any(dim=1)  # NaN scores are chosen first, so none is missed
         if undefined.any():
             query = self._queries[int(undefined.nonzero()[0])]
             raise InputError(f"query {query} (from 0) scores documents as not-a-number; are its own numbers finite?")
@@ -238,7 +238,7 @@ class _Best:
             self._keep(joined, rows)
 
     def _add_levelled(self, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk) -> None:
-        """Level equal documents among all that rounding may have kept from the best."""
+        """Level equal documents among all that may be among the best but for rounding."""
         if not top.shape[1]:
             return
         finite = torch.where(top.isfinite(), top.abs(), 0.0).amax(dim=1, keepdim=True)
@@ -258,7 +258,7 @@ class _Best:
     def _add_exactly(
         self, precise: PreciseQueries, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk
     ) -> None:
-        """Score in float64 whatever its float32 score does not rule out."""
+        """Score in float64 every document that its float32 score does not rule out."""
         self._longest = max(self._longest, chunk.longest)
         scale, known = precise.scale(self._longest), precise.scale(chunk.longest)
         highest = precise.highest(top, known)
@@ -270,7 +270,7 @@ class _Best:
         )
         if top.shape[1] == scores.shape[1]:
             return
-        # What was not chosen scores at most as the last that was.
+        # Unchosen documents score at most as high as the last chosen one.
         unsure = (highest[:, -1:] >= self._least())[:, 0].nonzero()[:, 0]
         found, least = (self.scores, self.rows), self._least()
         self.scores, self.rows = before
@@ -283,8 +283,8 @@ class _Best:
         self.scores, self.rows = found
 
     def _keep(self, scores: Tensor, rows: Tensor) -> Tensor:
-        """Keep the best of `(Q, n)` scores, those of before first, and return their `(Q, min(k, n))` places."""
-        # The rows of before are lower, and equal scores of a chunk are in order.
+        """Keep the best of `(Q, n)` scores, earlier ones first, and return their `(Q, min(k, n))` places."""
+        # Earlier rows are lower, and equal scores of a chunk are in order.
         self.scores, order = best_columns(scores, self._k)
         self.rows = rows.gather(1, order)
         return order
@@ -300,7 +300,7 @@ class _Best:
 
 
 def _exclude(scores: Tensor, rows: Tensor, excluded: Tensor) -> None:
-    """Move each query's excluded document, if it was found, behind all others and mark it as nothing."""
+    """Move each query's excluded document, if found, after all others and mark it as missing."""
     unwanted = rows == excluded[:, None]
     scores[unwanted] = -torch.inf
     rows[unwanted] = -1
@@ -310,16 +310,16 @@ def _exclude(scores: Tensor, rows: Tensor, excluded: Tensor) -> None:
 
 
 def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
-    """Score candidates, each by the query that it belongs to.
+    """Score each query's candidates.
 
     Args:
         snapshot: The documents.
         scorer: `Q` compiled queries.
-        rows: `(Q, n)`; `NOTHING` anywhere.
+        rows: `(Q, n)` rows; `NOTHING` may appear anywhere.
 
     Returns:
-        `(Q, n)` on the CPU, float32, or float64 where `wide_scan` ranks by it; minus infinity for `NOTHING`.
-        Scores that differ by rounding alone are equal, and so are those of equal documents.
+        `(Q, n)` on the CPU, float32, or float64 if `wide_scan` ranks by it; minus infinity for `NOTHING`.
+        Scores that differ by rounding alone are made equal, and so are those of equal documents.
     """
     scores = torch.full(rows.shape, -torch.inf)
     if (rows == NOTHING).all():
@@ -363,10 +363,10 @@ def _score_in_turn(scorer: Scorer, points: Points, places: Tensor, present: Tens
 
 @dataclass(frozen=True)
 class PreciseQueries:
-    """Linear queries of a space whose near ties float64 tells apart: one that knows how its float32 scores round.
+    """Linear queries of a space with known rounding of float32 scores, whose near ties float64 resolves.
 
     Attributes:
-        space: Whose `rounding` is not None.
+        space: A space whose `rounding` is not None.
         vectors: `(Q, w)` float32.
     """
 
@@ -375,7 +375,7 @@ class PreciseQueries:
 
     @classmethod
     def of(cls, scorer: Scorer) -> Self | None:
-        """Return a scorer's queries; None if it is not linear, or its space does not know how scores round."""
+        """Return a scorer's queries; None if it is not linear, or the rounding of its space is unknown."""
         vectors = None if scorer.space.rounding is None else scorer.linear()
         return None if vectors is None else cls(scorer.space, vectors.detach().float())
 
@@ -383,13 +383,13 @@ class PreciseQueries:
         return PreciseQueries(self.space, self.vectors[queries])
 
     def scale(self, longest: float) -> Tensor | None:
-        """Measure the parts that scores are summed from.
+        """Bound the terms that scores are summed from.
 
         Args:
-            longest: Of the documents, as `longest_norm` returns it.
+            longest: `longest_norm` of the documents.
 
         Returns:
-            `(Q, 1)` float64: how large they may be; None for as large as the scores themselves.
+            `(Q, 1)` float64 bounds of their size; None if they are as large as the scores themselves.
         """
         if self.space.rounding == "score":
             return None
@@ -397,15 +397,15 @@ class PreciseQueries:
         return norms * longest if self.space.rounding == "norms" else torch.ones_like(norms)
 
     def highest(self, scores: Tensor, scale: Tensor | None) -> Tensor:
-        """Return the most that the true scores may be of `(Q, n)` float32 ones; it rises with them."""
-        # Any order of summing d products of rounded numbers errs by less than this (Higham, Accuracy and Stability of
-        # Numerical Algorithms, section 3.1), for cosines three times: both norms are such sums.
+        """Return upper bounds of the true scores from `(Q, n)` float32 ones; monotonic in these."""
+        # The error of summing d products of rounded numbers, in any order, is below this (Higham, Accuracy and
+        # Stability of Numerical Algorithms, section 3.1); for cosines three times, as both norms are such sums.
         unit = (3 * self.space.dimension + _OPERATIONS) * 2.0**-24 + 2 * _ROUNDING[torch.get_float32_matmul_precision()]
         wide = scores.double()
         return wide + (unit * (wide.abs() if scale is None else scale)).nan_to_num(torch.inf, torch.inf)
 
     def score(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        """Score rows of documents, each by its query, in float64.
+        """Score each query's documents, given by rows, in float64.
 
         Args:
             vectors: `(N, w)` documents.
@@ -429,19 +429,19 @@ class PreciseQueries:
 
 
 def longest_norm(space: Space, documents: Tensor) -> float:
-    """Return an upper bound of the norms of `(N, w)` documents; 0 if rounding does not grow with them."""
+    """Return an upper bound of the norms of `(N, w)` documents; 0 if rounding does not depend on them."""
     if space.rounding != "norms" or not len(documents):
         return 0.0
     return float(torch.linalg.vector_norm(documents.float(), dim=1).max()) * (1 + 2.0**-12)
 
 
 def _exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | None = None) -> tuple[Tensor, Tensor]:
-    """Sort rows by float64 scores; those that differ by rounding alone are equal, and equal ones rank by row.
+    """Sort rows by float64 scores; those that differ by rounding alone are made equal, and equal ones rank by row.
 
     Args:
         scores: `(Q, n)`.
         rows: `(Q, n)`, from 0.
-        scale: As `PreciseQueries.scale` returns it.
+        scale: As returned by `PreciseQueries.scale`.
         k: How many to keep; None for all.
 
     Returns:
@@ -455,14 +455,14 @@ def _exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | No
 
 
 def _equalised(scores: Tensor, scale: Tensor | None) -> Tensor:
-    """Make float64 scores equal if only rounding tells them apart.
+    """Make float64 scores equal if they differ by rounding alone.
 
     Args:
         scores: `(Q, n)`.
-        scale: As `PreciseQueries.scale` returns it.
+        scale: As returned by `PreciseQueries.scale`.
 
     Returns:
-        `(Q, n)`: neighbours that are so close all get the highest one's score.
+        `(Q, n)`: such neighbours all get the highest one's score.
     """
     falling, order = scores.sort(dim=1, descending=True)
     together = _together(falling, scale)
