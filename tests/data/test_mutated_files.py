@@ -329,7 +329,7 @@ def test_many_names_are_compared_in_linear_time(tmp_path: Path) -> None:
     pairs = ", ".join(f'"{name}": 1' for name in names)
     (tmp_path / "corpus.jsonl").write_text(f'{{"_id": "a", "text": "x", {pairs}, "n49999": 2}}')
     (tmp_path / "corpus.tsv").write_text("\t".join(["id", "text", *names, "n49999"]))
-    for name, message in [("corpus.jsonl", "'n49999' appears twice"), ("corpus.tsv", "are called 'n49999'")]:
+    for name, message in [("corpus.jsonl", "'n49999' appears twice"), ("corpus.tsv", "are named 'n49999'")]:
         start = time.process_time()
         with pytest.raises(DataError, match=message):
             list(read_corpus(tmp_path / name))

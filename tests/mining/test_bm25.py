@@ -85,7 +85,7 @@ def test_nothing_is_logged(caplog):
 def test_wrong_arguments():
     with pytest.raises(InputError, match="no term in the 0 given documents"):
         BM25([])
-    with pytest.raises(InputError, match="no term in the 1 documents"):
+    with pytest.raises(InputError, match="no term in the 1 given documents"):
         BM25([Document("a", "the of")])
     with pytest.raises(InputError, match="k must be at least 1"):
         BM25(DOCUMENTS).run({"q": "cat"}, k=0)

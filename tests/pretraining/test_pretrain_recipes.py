@@ -55,10 +55,10 @@ def fields(make_recipe: MakeRecipe) -> dict[str, Any]:
     [
         ({"model": {"start": "somewhere"}}, "either start .* or architecture"),
         ({"model": {"architecture": None}}, "either start .* or architecture"),
-        ({"model": {"architecture": None, "start": "x"}}, "with start the model has its own"),
+        ({"model": {"architecture": None, "start": "x"}}, "a model given by start has its own"),
         ({"model": {"tokenizer": None}}, "a new model needs a tokenizer"),
-        ({"model": {"architecture": None, "start": "x", "config": {}}}, "no new tokenizer can be made"),
-        ({"masking": {"masked": 0.8, "random": 0.3}}, r"0\.8 \+ 0\.3 is more"),
+        ({"model": {"architecture": None, "start": "x", "config": {}}}, "tokenizer cannot be replaced"),
+        ({"masking": {"masked": 0.8, "random": 0.3}}, r"0\.8 \+ 0\.3 does"),
         ({"train": {"max_steps": None}}, "training never ends"),
         ({"train": {"adam_betas": [0.9, 1.0]}}, r"must be in \[0, 1\)"),
         ({"train": {"learnin_rate": 1}}, "did you mean 'learning_rate'"),

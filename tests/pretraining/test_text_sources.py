@@ -153,7 +153,7 @@ def test_mds_shards_are_read_by_that_package(tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("rows", "options", "message"),
     [
-        ([{"x": "one"}], {}, r"a\.jsonl:1: no key of the usual names; set text_key to one of \['x'\]"),
+        ([{"x": "one"}], {}, r"a\.jsonl:1: no key with a usual name; set text_key to one of \['x'\]"),
         ([{"text": "one"}, {"text": 3}], {}, r"a\.jsonl:2: needs a string, has 3, for 'text'"),
         ([{"text": "one"}], {"text_key": "body"}, r"a\.jsonl:1: no value for 'body'; it has \['text'\]"),
         ([{"text": "one", "t": 1}], {"title_key": "t"}, "needs a string for 't'"),
