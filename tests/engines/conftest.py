@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek.engines import Engine, build_engine
+from hyperseek.engines import Engine, _qdrant, _qdrant_tokens, build_engine
 from hyperseek.engines.structure import parse_structure
 
 
@@ -42,3 +42,46 @@ def build() -> Callable[..., Engine]:
         return build_engine(folder, chunks, config, metric=metric, count=len(vectors), dimension=vectors.shape[1])
 
     return make
+
+
+class Server:
+    """A client of Qdrant that notes what it is asked, in front of the client's own search."""
+
+    def __init__(self) -> None:
+        from qdrant_client import QdrantClient
+
+        self.client = QdrantClient(location=":memory:")
+        self.created: dict[str, Any] = {}
+        self.sent: list[list[Any]] = []
+        self.searches: list[Any] = []
+        self.asked: list[int] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.client, name)
+
+    def create_collection(self, collection: str, **settings: Any) -> None:
+        self.created[collection] = settings
+        self.client.create_collection(collection, **settings)
+
+    def upsert(self, collection: str, *, points: Any, wait: bool) -> None:
+        self.sent.append(points.vectors)
+        self.client.upsert(collection, points=points, wait=wait)
+
+    def query_batch_points(self, collection: str, *, requests: list[Any]) -> Any:
+        self.searches.extend(requests)
+        self.asked.append(len(requests))
+        plain = [request.model_copy(update={"params": None}) for request in requests]
+        return self.client.query_batch_points(collection, requests=plain)
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(item.name for item in self.client.get_collections().collections)
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Server:
+    """Answer in place of every server of Qdrant."""
+    server = Server()
+    for module in (_qdrant, _qdrant_tokens):
+        monkeypatch.setattr(module, "connect", lambda config: server)
+    return server

@@ -21,47 +21,13 @@ Oracle = Callable[..., tuple[Tensor, Tensor]]
 SERVER = {"server": True, "collection": "nouns"}
 
 
-class Server:
-    """A client that notes what it is asked, in front of the client's own search."""
-
-    def __init__(self) -> None:
-        from qdrant_client import QdrantClient
-
-        self.client = QdrantClient(location=":memory:")
-        self.searches: list[Any] = []
-        self.created: dict[str, Any] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.client, name)
-
-    def create_collection(self, collection: str, **settings: Any) -> None:
-        self.created[collection] = settings
-        self.client.create_collection(collection, **settings)
-
-    def query_batch_points(self, collection: str, *, requests: list[Any]) -> Any:
-        self.searches.extend(requests)
-        plain = [request.model_copy(update={"params": None}) for request in requests]
-        return self.client.query_batch_points(collection, requests=plain)
-
-    @property
-    def names(self) -> list[str]:
-        return sorted(item.name for item in self.client.get_collections().collections)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Server:
-    server = Server()
-    monkeypatch.setattr(_qdrant, "connect", lambda config: server)
-    return server
-
-
 @pytest.fixture
 def vectors() -> Tensor:
     return torch.randn(200, 6, generator=torch.Generator().manual_seed(0))
 
 
 def test_a_server_holds_the_vectors_and_the_folder_the_name(
-    server: Server, vectors: Tensor, tmp_path: Path, build: Build, oracle: Oracle
+    server: Any, vectors: Tensor, tmp_path: Path, build: Build, oracle: Oracle
 ) -> None:
     first = build(tmp_path / "a", vectors, "qdrant", "inner_product", m=20, effort=33, **SERVER)
     build(tmp_path / "b", vectors, "qdrant", "l2", **SERVER)
@@ -87,7 +53,7 @@ def test_a_server_holds_the_vectors_and_the_folder_the_name(
 
 
 def test_masks_become_conditions_on_ids_the_short_way(
-    server: Server, vectors: Tensor, tmp_path: Path, build: Build
+    server: Any, vectors: Tensor, tmp_path: Path, build: Build
 ) -> None:
     engine = build(tmp_path / "a", vectors, "qdrant", "l2", **SERVER)
     allowed = np.zeros(200, bool)
@@ -100,7 +66,7 @@ def test_masks_become_conditions_on_ids_the_short_way(
     assert server.searches[-1].filter is None
 
 
-def test_a_failed_build_leaves_no_collection(server: Server, vectors: Tensor, tmp_path: Path, build: Build) -> None:
+def test_a_failed_build_leaves_no_collection(server: Any, vectors: Tensor, tmp_path: Path, build: Build) -> None:
     vectors[150] = torch.nan
     with pytest.raises(InputError, match="vector 150"):
         build(tmp_path / "a", vectors, "qdrant", "l2", **SERVER)
@@ -151,7 +117,7 @@ def test_a_folder_names_neither_servers_nor_secrets(
 
 
 def test_a_folder_names_only_collections_that_engines_make(
-    server: Server, vectors: Tensor, tmp_path: Path, build: Build
+    server: Any, vectors: Tensor, tmp_path: Path, build: Build
 ) -> None:
     build(tmp_path / "a", vectors, "qdrant", "l2", **SERVER)
     server.client.create_collection("payroll", vectors_config={})

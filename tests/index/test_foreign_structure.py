@@ -177,7 +177,7 @@ def test_a_structure_of_another_package_is_built_searched_tuned_and_inspected(tm
     )
     done = run_python(PROGRAM, tmp_path, site)
     told = json.loads(done.stdout)
-    assert told["kinds"] == ["centroids", "flat", "graph", "hnsw", "ivf", "lance", "qdrant", "signs"]
+    assert told["kinds"] == ["centroids", "flat", "graph", "hnsw", "ivf", "lance", "qdrant", "qdrant-tokens", "signs"]
     assert "the entry point flat = 'signs:Taken' of the package signs is ignored" in done.stderr
     assert "engine(n=50, name=by-signs, effort=1) > rescore()" in told["titles"]
     assert told["reasons"][0] == "candidates from 'by-signs', which can search by this scorer; scored exactly"

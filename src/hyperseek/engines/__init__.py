@@ -8,6 +8,7 @@ from hyperseek.engines._faiss import HnswConfig, IvfConfig
 from hyperseek.engines._flat import FlatConfig
 from hyperseek.engines._lance import LanceConfig
 from hyperseek.engines._qdrant import QdrantConfig, use_qdrant
+from hyperseek.engines._qdrant_tokens import QdrantTokensConfig
 from hyperseek.engines.charts import VectorStructure, choose_engine
 from hyperseek.engines.engine import (
     ChartRecord,
@@ -39,6 +40,7 @@ __all__ = [
     "IvfConfig",
     "LanceConfig",
     "QdrantConfig",
+    "QdrantTokensConfig",
     "Structure",
     "StructureConfig",
     "StructureEstimate",

@@ -26,11 +26,11 @@ from torch import Tensor
 from hyperseek.engines._flat import MATRIX, read_matrix, write_matrix
 from hyperseek.engines.charts import VectorStructure
 from hyperseek.engines.engine import BASE_BYTES, Engine, EngineConfig, EngineInfo, chunk_bytes
-from hyperseek.engines.structure import StructureEstimate
+from hyperseek.engines.structure import StructureConfig, StructureEstimate
 from hyperseek.errors import InputError, StoreError, brief, require
 
-_BATCH = 1024  # vectors of a request; a server takes up to 32 MiB
-_REQUESTS = 64  # searches of a request
+BATCH = 1024  # vectors of a request; a server takes up to 32 MiB
+REQUESTS = 64  # searches of a request
 _TIMEOUT = 60  # seconds
 _MANY = 20_000  # vectors, beyond which the client advises a server
 
@@ -41,11 +41,10 @@ _named: tuple[str, str | None] | None = None
 logger = logging.getLogger(__name__)
 
 
-class QdrantConfig(EngineConfig):
-    """Ask Qdrant: a server, or without one its client's own exact search, for tests and small collections.
+class ServerConfig(StructureConfig):
+    """Base of the configurations of what asks Qdrant.
 
     Attributes:
-        kind: `qdrant`.
         server: Whether to use the server that `use_qdrant` or the environment names; None does so if there is one.
         collection: Beginning of the collection's name; a unique part follows.
         m: Links per vector.
@@ -53,7 +52,6 @@ class QdrantConfig(EngineConfig):
         effort: Candidates that a search keeps.
     """
 
-    kind: Literal["qdrant"] = "qdrant"
     server: bool | None = None
     collection: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_-]{1,100}$")
     m: int = Field(default=32, ge=2, le=256)
@@ -70,6 +68,21 @@ class QdrantConfig(EngineConfig):
                 "HYPERSEEK_QDRANT_URL and HYPERSEEK_QDRANT_API_KEY, and give server=True"
             )
         return values
+
+    @property
+    def resolved_server(self) -> bool:
+        """Whether there is a server: unless the configuration says so, if one is named."""
+        return named_server() is not None if self.server is None else self.server
+
+
+class QdrantConfig(EngineConfig, ServerConfig):
+    """Ask Qdrant: a server, or without one its client's own exact search, for tests and small collections.
+
+    Attributes:
+        kind: `qdrant`.
+    """
+
+    kind: Literal["qdrant"] = "qdrant"
 
     @property
     def graph(self) -> bool:
@@ -98,80 +111,49 @@ class QdrantEngine(Engine):
     @classmethod
     def resolved(cls, config: QdrantConfig) -> QdrantConfig:
         """Use a server if one is named, unless the configuration says otherwise."""
-        return config if config.server is not None else config.model_copy(update={"server": named_server() is not None})
+        return config.model_copy(update={"server": config.resolved_server})
 
     @classmethod
     def _write(cls, folder: Path, chunks: Iterator[Tensor], info: EngineInfo) -> dict[str, Any]:
         config = info.config
         assert isinstance(config, QdrantConfig)
         if not config.server:
-            if info.count > _MANY:
-                logger.warning(
-                    "%d vectors are many for Qdrant without a server; name one with HYPERSEEK_QDRANT_URL", info.count
-                )
+            warn_of_many(info.count)
             write_matrix(folder / MATRIX, chunks, info)
             return {"collection": "vectors"}
-        # A unique name, since an index rebuilds an engine while the old one is in use.
-        collection = f"{config.collection or 'hyperseek'}-{uuid.uuid4().hex[:12]}"
-        client = connect(config)
-        with _server_errors():
-            _create(client, collection, info)
-            try:
-                _upload(client, collection, chunks)
-            except BaseException:
-                client.delete_collection(collection)
-                raise
+        collection = new_name(config)
+        fill_collection(connect(config), collection, config, _batches(chunks), **_shape(info))
         return {"collection": collection}
 
     def _load(self) -> None:
         assert isinstance(self.config, QdrantConfig)
         self._collection = str(self.info.details.get("collection"))
-        # A folder may come from a stranger, and the collection that it names can be read and deleted.
-        if self.config.server and not _COLLECTION.fullmatch(self._collection):
-            raise StoreError(
-                f"{self.folder} names {self._collection[:100]!r}, which is not a collection of an engine; build "
-                f"the engine again"
-            )
+        if self.config.server:
+            check_name(self._collection, self.folder)
         self._client = connect(self.config)
-        if not self.config.server:
-            _create(self._client, self._collection, self.info)
-            _upload(self._client, self._collection, read_matrix(self.folder / MATRIX))
+        if self.config.server:
+            check_count(self._client, self._collection, len(self))
             return
-        with _server_errors():
-            there = self._client.collection_exists(self._collection)
-            count = self._client.count(self._collection, exact=True).count if there else 0
-        if count != len(self):
-            raise StoreError(
-                f"the collection {self._collection!r} on the Qdrant server holds {count} vectors, not the "
-                f"{len(self)} of this engine; build it again"
-            )
+        batches = _batches(read_matrix(self.folder / MATRIX))
+        fill_collection(self._client, self._collection, self.config, batches, **_shape(self.info))
 
     def _search(
         self, queries: Tensor, k: int, effort: int | None, allowed: NDArray[np.bool_] | None
     ) -> tuple[Tensor, Tensor]:
         assert isinstance(self.config, QdrantConfig)
-        models = require("qdrant_client.models", extra="qdrant")
-        settings: dict[str, Any] = {"limit": k, "filter": None if allowed is None else _condition(models, allowed)}
-        if self.config.server:
-            settings["params"] = models.SearchParams(hnsw_ef=max(effort or self.config.effort, k))
+        batches = (part.tolist() for part in torch.split(queries, REQUESTS))
+        found = ask(self._client, self._collection, self.config, batches, k=k, effort=effort, allowed=allowed)
         scores, positions = torch.full((len(queries), k), -torch.inf), torch.full((len(queries), k), -1)
         sign = -1 if self.metric == "l2" else 1
-        for start in range(0, len(queries), _REQUESTS):
-            part = queries[start : start + _REQUESTS].tolist()
-            requests = [models.QueryRequest(query=query, **settings) for query in part]
-            with _server_errors():
-                answers = self._client.query_batch_points(self._collection, requests=requests)
-            for row, answer in enumerate(answers, start):
-                found = answer.points
-                scores[row, : len(found)] = torch.tensor([sign * point.score for point in found])
-                positions[row, : len(found)] = torch.tensor([point.id for point in found], dtype=torch.int64)
+        for row, points in enumerate(found):
+            scores[row, : len(points)] = torch.tensor([sign * score for score, _ in points])
+            positions[row, : len(points)] = torch.tensor([place for _, place in points], dtype=torch.int64)
         return scores, positions
 
     def discard(self) -> None:
         """Delete the collection from the server."""
         if self.info.count:
-            with _server_errors():
-                self._client.delete_collection(self._collection)
+            delete_collection(self._client, self._collection)
 
 
 class Qdrant(VectorStructure):
@@ -200,7 +182,7 @@ def named_server() -> tuple[str, str | None] | None:
     return (url, os.environ.get("HYPERSEEK_QDRANT_API_KEY")) if url else None
 
 
-def connect(config: QdrantConfig) -> Any:
+def connect(config: ServerConfig) -> Any:
     """Return a client of the server, or one that searches by itself.
 
     Args:
@@ -232,28 +214,136 @@ def connect(config: QdrantConfig) -> Any:
         ) from None
 
 
-def _create(client: Any, collection: str, info: EngineInfo) -> None:
-    models = require("qdrant_client.models", extra="qdrant")
-    config = info.config
-    assert isinstance(config, QdrantConfig)
-    distance = models.Distance.EUCLID if info.metric == "l2" else models.Distance.DOT
-    client.create_collection(
-        collection,
-        vectors_config=models.VectorParams(size=info.dimension, distance=distance),
-        hnsw_config=models.HnswConfigDiff(m=config.m, ef_construct=config.ef_construction),
-    )
+def new_name(config: ServerConfig) -> str:
+    """Return a name for a collection: a unique one, since an index rebuilds an engine while the old one is in use."""
+    return f"{config.collection or 'hyperseek'}-{uuid.uuid4().hex[:12]}"
 
 
-def _upload(client: Any, collection: str, chunks: Iterable[Tensor]) -> None:
+def check_name(collection: str, folder: Path) -> None:
+    """Raise StoreError unless the collection that a folder names is one that engines make.
+
+    A folder may come from a stranger, and the collection that it names can be read and deleted.
+    """
+    if not _COLLECTION.fullmatch(collection):
+        raise StoreError(
+            f"{folder} names {collection[:100]!r}, which is not a collection of an engine; build the engine again"
+        )
+
+
+def check_count(client: Any, collection: str, count: int) -> None:
+    """Raise StoreError unless the server has a collection of `count` points."""
+    with _server_errors():
+        there = client.collection_exists(collection)
+        found = client.count(collection, exact=True).count if there else 0
+    if found != count:
+        raise StoreError(
+            f"the collection {collection!r} on the Qdrant server holds {found} vectors, not the {count} of this "
+            f"engine; build it again"
+        )
+
+
+def warn_of_many(count: int) -> None:
+    """Warn where the client alone would have too many points."""
+    if count > _MANY:
+        logger.warning("%d vectors are many for Qdrant without a server; name one with HYPERSEEK_QDRANT_URL", count)
+
+
+def fill_collection(
+    client: Any,
+    collection: str,
+    config: ServerConfig,
+    batches: Iterable[tuple[list[int], list[Any]]],
+    *,
+    dimension: int,
+    distance: str,
+    comparator: str | None = None,
+) -> None:
+    """Create a collection and send points to it; one that is not finished is deleted.
+
+    Args:
+        client: As from `connect`.
+        collection: Its name.
+        config: Links and candidates of the graph.
+        batches: Ids and vectors of one request each.
+        dimension: Numbers of a vector.
+        distance: As `Distance` of the client names it.
+        comparator: Of points of several vectors, as `MultiVectorComparator` names it; None for points of one.
+
+    Raises:
+        StoreError: The server did not do what was asked.
+    """
     models = require("qdrant_client.models", extra="qdrant")
-    start = 0
-    with warnings.catch_warnings():
+    several = None
+    if comparator is not None:
+        several = models.MultiVectorConfig(comparator=models.MultiVectorComparator[comparator])
+    vectors = models.VectorParams(size=dimension, distance=models.Distance[distance], multivector_config=several)
+    graph = models.HnswConfigDiff(m=config.m, ef_construct=config.ef_construction)
+    with _server_errors(), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Local mode is not recommended")  # we have said so
-        for chunk in chunks:
-            for part in torch.split(chunk, _BATCH):
-                ids = list(range(start, start + len(part)))
-                client.upsert(collection, points=models.Batch(ids=ids, vectors=part.tolist()), wait=True)
-                start += len(part)
+        client.create_collection(collection, vectors_config=vectors, hnsw_config=graph)
+        try:
+            for ids, points in batches:
+                client.upsert(collection, points=models.Batch(ids=ids, vectors=points), wait=True)
+        except BaseException:
+            client.delete_collection(collection)
+            raise
+
+
+def delete_collection(client: Any, collection: str) -> None:
+    """Delete a collection; one that is not there is no error."""
+    with _server_errors():
+        client.delete_collection(collection)
+
+
+def ask(
+    client: Any,
+    collection: str,
+    config: ServerConfig,
+    batches: Iterable[list[Any]],
+    *,
+    k: int,
+    effort: int | None,
+    allowed: NDArray[np.bool_] | None,
+) -> Iterator[list[tuple[float, int]]]:
+    """Search a collection.
+
+    Args:
+        client: As from `connect`.
+        collection: Its name.
+        config: Whether there is a server, and its effort.
+        batches: The queries of one request each.
+        k: Points per query, at least 1.
+        effort: Candidates that a search keeps; None for the configuration's.
+        allowed: `(N,)`: ids that may be found; None for all.
+
+    Yields:
+        Scores and ids of the points that each query found.
+
+    Raises:
+        StoreError: The server did not do what was asked.
+    """
+    models = require("qdrant_client.models", extra="qdrant")
+    settings: dict[str, Any] = {"limit": k, "filter": None if allowed is None else _condition(models, allowed)}
+    if config.server:
+        settings["params"] = models.SearchParams(hnsw_ef=max(effort or config.effort, k))
+    for queries in batches:
+        requests = [models.QueryRequest(query=query, **settings) for query in queries]
+        with _server_errors():
+            answers = client.query_batch_points(collection, requests=requests)
+        for answer in answers:
+            yield [(point.score, point.id) for point in answer.points]
+
+
+def _shape(info: EngineInfo) -> dict[str, Any]:
+    return {"dimension": info.dimension, "distance": "EUCLID" if info.metric == "l2" else "DOT"}
+
+
+def _batches(chunks: Iterable[Tensor]) -> Iterator[tuple[list[int], list[Any]]]:
+    start = 0
+    for chunk in chunks:
+        for part in torch.split(chunk, BATCH):
+            yield list(range(start, start + len(part))), part.tolist()
+            start += len(part)
 
 
 def _condition(models: Any, allowed: NDArray[np.bool_]) -> Any:

@@ -387,6 +387,7 @@ STRUCTURES: Registry[type[Structure]] = Registry(
         "ivf": "hyperseek.engines._faiss:Ivf",
         "lance": "hyperseek.engines._lance:Lance",
         "qdrant": "hyperseek.engines._qdrant:Qdrant",
+        "qdrant-tokens": "hyperseek.engines._qdrant_tokens:QdrantTokens",
         "centroids": "hyperseek.engines._centroids:Centroids",
         "graph": "hyperseek.graph.index_graph:Graph",
     },
