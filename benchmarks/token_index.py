@@ -87,6 +87,7 @@ def real_tokens(collection: str, passages: int, queries: int) -> tuple[TokenPoin
         dataset, model = open_dataset(collection), make_model(None, 3)
         found = model.encode_documents([one.full_text for one in itertools.islice(dataset.documents(), passages)])
         asked = model.compile([query.text for query in itertools.islice(dataset.queries(), queries)])
+        assert isinstance(asked, MaxSimScorer)
         tokens, asked_tokens = (
             torch.nn.functional.normalize(part @ rotation(), dim=-1) for part in (found.rows, asked.queries)
         )

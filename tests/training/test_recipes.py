@@ -37,6 +37,7 @@ KNOWN = {
     "contrastive_pretrain_albert",
     "contrastive_pretrain_elbert",
     "contrastive_pretrain_hybrid_bert",
+    "late-minilm",
     "reasoning_colbert",
 }
 MINIMAL: dict[str, Any] = {
