@@ -78,13 +78,17 @@ def collection(tiny_encoder, tmp_path_factory) -> tuple[Path, Path]:
 
 def test_an_index_beside_bm25(collection, tiny_encoder, tmp_path):
     index, dataset = collection
-    result = run(index, dataset, "-m", "nDCG@10 RR@10", "--bm25", "--baseline", "BM25", "--output", tmp_path, "--json")
+    result = run(
+        index, dataset, "-m", "nDCG@10 RR@10", "--bm25", "--baseline", "BM25", "--output", tmp_path, "--json", "--bm25q"
+    )
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     name = Path(tiny_encoder).name
-    assert found["comparison"]["systems"] == ["BM25", name]
+    assert found["comparison"]["systems"] == ["BM25", name, "BM25Q"]
+    weights = found["comparison"]["recorded"]["system.settings.query_weights"]
+    assert weights == {"BM25": "count", "BM25Q": "bm25"}
     protocols = [evaluation["protocol"] for evaluation in found["evaluations"]]
-    assert [protocol["system"]["kind"] for protocol in protocols] == ["index", "bm25"]
+    assert [protocol["system"]["kind"] for protocol in protocols] == ["index", "bm25", "bm25"]
     assert protocols[0]["system"]["model"]["max_length"]["document"] == 64
     assert {(p["k"], p["split"], p["dataset"], p["exclude_same_id"]) for p in protocols} == {
         (10, "test", "toys", False)

@@ -43,6 +43,44 @@ def test_scores_equal_lucenes_formula():
     assert list(found) == sorted(expected, key=expected.__getitem__, reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("variant", "idf"),
+    [
+        ("lucene", lambda total, holding: math.log(1 + (total - holding + 0.5) / (holding + 0.5))),
+        ("robertson", lambda total, holding: math.log(max((total - holding + 0.5) / (holding + 0.5), 1))),
+        ("atire", lambda total, holding: math.log(total / holding)),
+    ],
+)
+def test_query_terms_are_weighted_as_those_of_a_document(variant, idf):
+    plain = BM25Settings(stemmer=None, stop_words=None, k1=1.2, b=0.7, variant=variant)
+    counted, weighted = (
+        BM25(DOCUMENTS, settings=plain.model_copy(update={"query_weights": how})) for how in ("count", "bm25")
+    )
+    query = "dogs bark the the the unheard"
+    terms = {
+        name: [word.strip(",") for word in text.split() if len(word.strip(",")) > 1] for name, text in TEXTS.items()
+    }
+    mean = sum(map(len, terms.values())) / len(terms)
+    expected: dict[str, float] = {}
+    for term, count in {"dogs": 1, "bark": 1, "the": 3}.items():
+        holding = sum(term in other for other in terms.values())
+        weight = idf(len(terms), holding) * count * 2.2 / (count + 1.2 * (1 - 0.7 + 0.7 * 5 / mean))
+        for name, score in counted.run({"q": term})["q"].items():
+            expected[name] = expected.get(name, 0) + weight * score
+    found = weighted.run({"q": query})["q"]
+    assert found == {name: pytest.approx(score, rel=1e-5) for name, score in expected.items()}
+    assert found != counted.run({"q": query})["q"]
+
+
+def test_weighted_queries_break_ties_by_single_letters_and_may_find_nothing():
+    index = BM25(
+        [Document("v", "vitamins of fish"), Document("c", "vitamin C of fish")],
+        settings=BM25Settings(query_weights="bm25"),
+    )
+    run = index.run({"q": "vitamin c", "r": "c", "s": "unheard"})
+    assert {query: list(ranking) for query, ranking in run.items()} == {"q": ["c", "v"], "r": ["c"], "s": []}
+
+
 def test_stems_and_stop_words():
     index = BM25(DOCUMENTS)
     assert set(index.run({"q": "the cats"})["q"]) == {"a", "b", "e"}

@@ -49,6 +49,9 @@ def evaluate(
     ] = False,
     option: Options = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add BM25 (Lucene variant, k1 0.9, b 0.4).")] = False,
+    bm25q: Annotated[
+        bool, typer.Option("--bm25q", help="Add BM25 whose query terms are weighted as those of documents are.")
+    ] = False,
     runs: Annotated[list[Path] | None, typer.Option(help="Measure this TREC run; repeat to compare.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements for --runs, without INDEX and DATASET.")] = None,
     k: Annotated[
@@ -88,17 +91,18 @@ def evaluate(
         "seed": seed,
     }
     Statistics.from_mapping(statistics, source="the options")
-    if bm25:
+    if bm25 or bm25q:
         for module in ("bm25s", "Stemmer"):
             require(module, extra="eval")
     opened, judged = _judgements(index, dataset, split, qrels)
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
     options = query_options(option)
     if opened is None:
-        _refuse({"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--option": option})
+        asked_for = {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q}
+        _refuse({**asked_for, "--option": option})
     systems = _file_systems(runs or [], judged, opened, split)
     if index is not None and opened is not None:
-        asked = (model or [], plan or [], hybrid, bm25, searching, engine, options)
+        asked = (model or [], plan or [], hybrid, bm25, bm25q, searching, engine, options)
         systems = _index_systems(index, opened, *asked) + systems
     _check(systems, opened, baseline, run_out, hypencoder_files)
 
@@ -152,12 +156,14 @@ def _index_systems(
     plans: list[Path],
     hybrid: bool,
     bm25: bool,
+    bm25q: bool,
     searching: dict[str, Any],
     engine: str,
     options: QueryOptions,
 ) -> list[System]:
     from hyperseek.evaluation import rank_bm25, rank_index
     from hyperseek.index import Index
+    from hyperseek.mining import BM25Settings
     from hyperseek.models import load
     from hyperseek.plan import Plan
 
@@ -176,6 +182,9 @@ def _index_systems(
     systems += [(name, partial(search, next(iter(models), None), plan=plan)) for name, plan in stages]
     if bm25:
         systems.append(("BM25", partial(_named, rank_bm25, dataset, **searching)))
+    if bm25q:
+        settings = BM25Settings(query_weights="bm25")
+        systems.append(("BM25Q", partial(_named, rank_bm25, dataset, settings=settings, **searching)))
     return systems
 
 

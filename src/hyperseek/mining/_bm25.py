@@ -21,7 +21,7 @@ import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -33,6 +33,8 @@ from hyperseek._long_work import progress
 from hyperseek._order import best_places
 from hyperseek.errors import InputError, UnknownNameError, require
 from hyperseek.types import Document, Query, Run
+
+Floats: TypeAlias = npt.NDArray[np.float64]
 
 _FAINT = 1e-3  # weight of words of one letter or digit
 
@@ -48,6 +50,30 @@ _ASCII = re.compile(rf"{_CUT_OFF}|(\w+)", re.ASCII)
 _ZERO_WIDTH_SPACE = "\u200b"
 
 
+def _lucene_idf(holding: Floats, total: int) -> Floats:
+    return np.log(1 + (total - holding + 0.5) / (holding + 0.5))
+
+
+def _robertson_idf(holding: Floats, total: int) -> Floats:
+    return np.log(np.maximum((total - holding + 0.5) / (holding + 0.5), 1))
+
+
+def _atire_idf(holding: Floats, total: int) -> Floats:
+    return np.log(total / holding)
+
+
+# By variant, as bm25s weights documents.
+_IDF = {"lucene": _lucene_idf, "robertson": _robertson_idf, "atire": _atire_idf}
+
+
+class _Part(NamedTuple):
+    """Some of the terms: their weight, their index (None where no document has any), and documents' mean length."""
+
+    weight: float
+    index: Any
+    mean_length: float
+
+
 class BM25Settings(Config):
     """Tokenisation and term weights of BM25.
 
@@ -57,6 +83,9 @@ class BM25Settings(Config):
         b: How strongly long documents are penalised, 0 to 1.
         stemmer: A Snowball language, or None for whole words.
         stop_words: `"en"`, another language of bm25s, or None to keep all words.
+        query_weights: How often a term counts that the query has `tf` times: `count` for `tf` times, as usual; `bm25`
+            for `idf * tf * (k1 + 1) / (tf + k1 * (1 - b + b * length / mean))`, as if the query were a document of the
+            corpus, with the query's length in known terms and the documents' mean length. BRIGHT's BM25 does this.
     """
 
     variant: Literal["lucene", "robertson", "atire"] = "lucene"
@@ -64,6 +93,7 @@ class BM25Settings(Config):
     b: float = Field(default=0.4, ge=0, le=1)
     stemmer: str | None = "english"
     stop_words: str | None = "en"
+    query_weights: Literal["count", "bm25"] = "count"
 
 
 class BM25:
@@ -92,7 +122,10 @@ class BM25:
         self._faint = frozenset(number for term, number in vocabulary.items() if is_faint(term))
         full = [[number for number in own if number not in self._faint] for own in found]
         faint = [[number for number in own if number in self._faint] for own in found]
-        self._indexes = [(weight, self._index(part, vocabulary)) for weight, part in ((1.0, full), (_FAINT, faint))]
+        self._parts = [
+            _Part(weight, self._index(own, vocabulary), sum(map(len, own)) / len(own))
+            for weight, own in ((1.0, full), (_FAINT, faint))
+        ]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -139,11 +172,27 @@ class BM25:
         # Other forms of a known stem match; unknown stems do not.
         for asked in self._tokenizer.streaming_tokenize(texts, update_vocab=False, allow_empty=False):
             scores = np.zeros(len(self.ids))
-            parts = ([term for term in asked if (term in self._faint) == faint] for faint in (False, True))
-            for (weight, index), part in zip(self._indexes, parts, strict=True):
-                if part and index is not None:
-                    scores += weight * index.get_scores_from_ids(part)
+            for part in self._parts:
+                own = [term for term in asked if (term in self._faint) == (part.weight == _FAINT)]
+                if own and part.index is not None:
+                    scores += part.weight * self._scores(part, own)
             yield scores.astype(np.float32)
+
+    def _scores(self, part: _Part, asked: Sequence[int]) -> Floats:
+        if self.settings.query_weights == "count":
+            counted: Floats = part.index.get_scores_from_ids(asked)
+            return counted
+        scores = np.zeros(len(self.ids))
+        data, indices, starts = (part.index.scores[key] for key in ("data", "indices", "indptr"))  # terms are columns
+        terms, counts = np.unique(asked, return_counts=True)
+        k1, b = self.settings.k1, self.settings.b
+        length = len(asked) / part.mean_length
+        idf = _IDF[self.settings.variant](starts[terms + 1] - starts[terms], len(self.ids))
+        weights = idf * counts * (k1 + 1) / (counts + k1 * (1 - b + b * length))
+        for term, weight in zip(terms, weights, strict=True):
+            own = slice(starts[term], starts[term + 1])
+            scores[indices[own]] += weight * data[own]  # a document is once in each column
+        return scores
 
     def _texts(self, documents: Iterable[Document], total: int | None) -> Iterable[str]:
         with progress("indexing for BM25", total, unit="documents") as bar:
