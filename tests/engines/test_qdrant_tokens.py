@@ -15,7 +15,7 @@ import torch
 import hyperseek
 from hyperseek._files import read_json
 from hyperseek._folders import write_sealed
-from hyperseek.engines import CandidateRequest, QdrantTokensConfig, _qdrant_tokens
+from hyperseek.engines import CandidateRequest, QdrantTokensConfig, _qdrant
 from hyperseek.engines._qdrant_tokens import QdrantTokens
 from hyperseek.engines.structure import parse_structure
 from hyperseek.errors import ConfigError, InputError, StoreError
@@ -114,7 +114,7 @@ def test_filters_come_before_the_search(server: Any, tmp_path: Path) -> None:
 
 
 def test_a_server_is_sent_bounded_batches(server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_qdrant_tokens, "BATCH", 20)
+    monkeypatch.setattr(_qdrant, "_NUMBERS", 20 * DIMENSION)
     points = TokenPoints.from_tensors(torch.randn(79, DIMENSION), torch.tensor([0, 9, 9, 9, 45, 0, 7]))
     index = built(tmp_path, points, server=True, collection="papers", m=0, effort=33)
     assert [[len(tokens) for tokens in batch] for batch in server.sent] == [[9, 9], [9], [45], [7]]

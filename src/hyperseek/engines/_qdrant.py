@@ -29,7 +29,8 @@ from hyperseek.engines.engine import BASE_BYTES, Engine, EngineConfig, EngineInf
 from hyperseek.engines.structure import StructureConfig, StructureEstimate
 from hyperseek.errors import InputError, StoreError, brief, require
 
-BATCH = 1024  # vectors of a request; a server takes up to 32 MiB
+_BATCH = 1024  # vectors of a request
+_NUMBERS = 1 << 20  # of a request: text of some 20 bytes each, and a server takes up to 32 MiB
 REQUESTS = 64  # searches of a request
 _TIMEOUT = 60  # seconds
 _MANY = 20_000  # vectors, beyond which the client advises a server
@@ -219,6 +220,11 @@ def new_name(config: ServerConfig) -> str:
     return f"{config.collection or 'hyperseek'}-{uuid.uuid4().hex[:12]}"
 
 
+def batch_rows(dimension: int) -> int:
+    """Return how many vectors a request may have."""
+    return min(_BATCH, max(1, _NUMBERS // dimension))
+
+
 def check_name(collection: str, folder: Path) -> None:
     """Raise StoreError unless the collection that a folder names is one that engines make.
 
@@ -341,7 +347,7 @@ def _shape(info: EngineInfo) -> dict[str, Any]:
 def _batches(chunks: Iterable[Tensor]) -> Iterator[tuple[list[int], list[Any]]]:
     start = 0
     for chunk in chunks:
-        for part in torch.split(chunk, BATCH):
+        for part in torch.split(chunk, batch_rows(chunk.shape[1])):
             yield list(range(start, start + len(part))), part.tolist()
             start += len(part)
 

@@ -19,10 +19,10 @@ from hyperseek._folders import CHECKED_AT_ONCE, checksum_folder
 from hyperseek._long_work import progress
 from hyperseek._order import best_positions
 from hyperseek.engines._qdrant import (
-    BATCH,
     REQUESTS,
     ServerConfig,
     ask,
+    batch_rows,
     check_count,
     check_name,
     connect,
@@ -226,7 +226,7 @@ class QdrantTokens(Structure):
         """Estimate the cost for documents of 120 tokens; of a server only the cost on this machine."""
         _check_space(space)
         width = space.dimension
-        sending = BASE_BYTES + _NUMBER_BYTES * BATCH * width + 12 * _CHUNK * _ASSUMED * width
+        sending = BASE_BYTES + _NUMBER_BYTES * batch_rows(width) * width + 12 * _CHUNK * _ASSUMED * width
         if config.resolved_server:
             return StructureEstimate(BASE_BYTES, sending, 0, None)
         disk = 4 * _ASSUMED * count * width
@@ -312,13 +312,13 @@ def _queries(scorer: Scorer) -> Iterator[tuple[int, Tensor]]:
         yield row, scaled if len(scaled) else own.new_zeros(1, own.shape[1])
 
 
-def _batches(items: Iterable[tuple[int, Tensor]], *, most: int = BATCH) -> Iterator[tuple[list[int], list[Any]]]:
-    """Yield numbers and token vectors, at most `most` and of no more than `BATCH` tokens, unless one alone has more."""
+def _batches(items: Iterable[tuple[int, Tensor]], *, most: int | None = None) -> Iterator[tuple[list[int], list[Any]]]:
+    """Yield numbers and token vectors of one request each: at most `most`, unless one alone has too many tokens."""
     numbers: list[int] = []
     sets: list[Any] = []
     tokens = 0
     for number, vectors in items:
-        if numbers and (tokens + len(vectors) > BATCH or len(numbers) == most):
+        if numbers and (tokens + len(vectors) > batch_rows(vectors.shape[1]) or len(numbers) == most):
             yield numbers, sets
             numbers, sets, tokens = [], [], 0
         numbers.append(number)
