@@ -1,4 +1,4 @@
-"""Measures of curvature: how far the distances of points are from those of a tree, and how their neighbours branch.
+"""Measures of curvature: how tree-like the distances of points are, and how their neighbourhoods branch.
 
 Gromov's delta. Of four points, take the three sums of opposite distances; delta is half the difference of the two
 largest. It is 0 in a tree, at most ln 2 in the hyperbolic plane of curvature -1, and as much as the diameter allows in
@@ -203,7 +203,7 @@ def estimate_curvature(
 
 
 def neighbour_graph(space: Space, vectors: Tensor, neighbours: int) -> Any:
-    """Join every point with its nearest ones.
+    """Connect every point with its nearest neighbours.
 
     Args:
         space: Where the points lie.
@@ -241,7 +241,7 @@ def ollivier_ricci(graph: Any, edges: Pairs, *, alpha: float = 0.5) -> Floats:
         `(E,)`, at most 1.
 
     Raises:
-        InputError: `alpha` is no probability.
+        InputError: `alpha` is not a probability.
         MissingExtraError: POT is not installed.
     """
     if not 0 <= alpha <= 1:

@@ -1,4 +1,4 @@
-"""Points of hyperbolic space on a disk: every radius is kept, and angles are chosen.
+"""Points of hyperbolic space on a disk, which preserves every radius and chooses angles.
 
 Only the direction of a point's polar form has to lose dimensions. `project` keeps the plane through the origin in which
 the logarithmic map (direction times radius) varies most, a principal component analysis in the tangent space of the
@@ -98,7 +98,7 @@ class Disk:
 
 @dataclass(frozen=True)
 class View:
-    """The shown part of a corpus.
+    """The part of a corpus that is shown.
 
     Attributes:
         rows: `(n,)` rows in the index, ascending.
@@ -271,7 +271,7 @@ def _ranges(values: Floats) -> tuple[Rows, list[str]]:
 
 @dataclass(frozen=True, slots=True)
 class DiskFit:
-    """How faithful a picture is.
+    """Measures of a picture's faithfulness.
 
     Attributes:
         layout: Source of the angles: `"projection"` or `"hierarchy"`.

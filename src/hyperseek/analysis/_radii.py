@@ -161,7 +161,7 @@ def _level(radii: Floats, values: Floats) -> Level:
 
 @dataclass(frozen=True, slots=True)
 class RadiusReport:
-    """How far from the origin the documents are.
+    """Distances of the documents from the origin.
 
     Attributes:
         count: Documents.

@@ -1,4 +1,4 @@
-"""How specific documents are: by a metadata field, their length, or their depth in a hierarchy.
+"""Specificity of documents: a metadata field, their length, or their depth in a hierarchy.
 
 Shapes: `N` documents, `n` chosen ones, `w` numbers of a stored point.
 """
@@ -68,7 +68,7 @@ def open_hierarchy(index: Index, source: str) -> Hierarchy:
 
 
 def read_specificity(index: Index, hierarchy: Hierarchy | None, by: str | None) -> Specificity:
-    """Find out how specific each document is.
+    """Measure the specificity of each document.
 
     Args:
         index: The documents.
