@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.index import Index
 from hyperseek.models import load
 from hyperseek.types import Document, Query
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 
 def run(*arguments: object) -> Result:
@@ -204,3 +207,65 @@ def test_scifact_with_frozen_minilm_and_bm25(collections, tmp_path):
     minilm, bm25 = (evaluation["aggregate"] for evaluation in json.loads(result.stdout)["evaluations"])
     assert minilm == {"nDCG@10": pytest.approx(0.645, abs=0.003), "R@100": pytest.approx(0.925, abs=0.003)}
     assert bm25 == {"nDCG@10": pytest.approx(0.676, abs=5e-4), "R@100": pytest.approx(0.913, abs=5e-4)}
+
+
+@pytest.fixture
+def sets(tiny_encoder, tmp_path) -> Path:
+    """Three sets of BRIGHT's form, each with an index."""
+    model = load(str(tiny_encoder))
+    for place, name in enumerate(("pony", "aops", "own")):
+        rows = [
+            {"id": f"{name}{n}", "content": text} for n, text in enumerate(("the cat", "the dog", "a bird by the sea"))
+        ]
+        example = {"id": "q", "query": "a cat", "excluded_ids": [f"{name}1"], "gold_ids": [f"{name}{2 * (place % 2)}"]}
+        for configuration, lines in (("documents", rows), ("examples", [example])):
+            (tmp_path / "data" / configuration).mkdir(parents=True, exist_ok=True)
+            text = "".join(json.dumps(line) + "\n" for line in lines)
+            (tmp_path / "data" / configuration / f"{name}.jsonl").write_text(text)
+        dataset = open_dataset(f"bright:{tmp_path}/data#{name}")
+        Index.build(tmp_path / f"{name}.index", dataset.documents(), model)
+    return tmp_path
+
+
+def test_sets_of_a_benchmark_are_measured_in_one_run(sets, tiny_encoder):
+    given = [sets / "{set}.index", f"bright:{sets}/data#{{set}}", "--sets", "theorems=aops", "--sets", "pony,own"]
+    plan = re.search(r"```yaml\n(stages:\n.*?fusion.*?)```", (DOCS / "evaluation.md").read_text(), re.DOTALL)[1]
+    (sets / "fused.yaml").write_text(plan)
+    systems = ["--bm25", "--bm25q", "--plan", sets / "fused.yaml"]
+    result = run(*given, "-m", "RR@2 nDCG@10", *systems, "--output", sets / "out", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    name = Path(tiny_encoder).name
+    assert list(found["sets"]) == ["aops", "pony", "own"]
+    assert found["systems"] == [name, "fused", "BM25", "BM25Q"]
+    by_set = {subset: found["values"]["RR@2"][subset]["BM25"] for subset in found["sets"]}
+    assert by_set == {"aops": 0, "pony": 1, "own": 1}  # the gold document of aops shares no word with the query
+    assert found["means"]["RR@2"]["theorems"]["BM25"] == 0
+    assert found["means"]["RR@2"]["all sets"]["BM25"] == pytest.approx(2 / 3)
+    assert json.loads((sets / "out/sets.json").read_text())["means"] == found["means"]
+    assert "| **all sets** |" in (sets / "out/sets.md").read_text()
+    run_lines = (sets / f"out/own/{name}/run.trec").read_text().splitlines()
+    assert sorted(line.split()[2] for line in run_lines) == ["own0", "own2"]
+
+    runs = ["--runs", f"{sets}/out/{{set}}/BM25/run.trec", "--qrels", f"{sets}/{{set}}.tsv", "--sets", "pony,own"]
+    for subset in ("pony", "own"):
+        write_qrels(open_dataset(f"bright:{sets}/data#{subset}").qrels("test"), sets / f"{subset}.tsv")
+    again = run(*runs, "-m", "RR@1")
+    assert again.exit_code == 0, again.output
+    assert again.stdout.split()[-3:] == ["all", "sets", "1.0000"]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sets", "a=", "x"], "--sets takes bright"),
+        (["--sets", "../a", "x"], "--sets takes bright"),
+        (["--sets", "a", "x.index", "bright:{set}"], "x.index has none"),
+        (["--sets", "a", "{set}.index", "bright:{set}", "--run-out", "x"], "hold one set"),
+        (["--sets", "bright", "{set}.index", "nowhere/{set}"], "nowhere/biology"),
+    ],
+)
+def test_sets_that_cannot_be_measured(options, message):
+    result = run(*options)
+    assert result.exit_code != 0
+    assert message in str(result.exception)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
@@ -13,12 +14,17 @@ from hyperseek.cli._echo import echo_json
 from hyperseek.cli._search import Options, hybrid_plan, query_options
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from hyperseek.data import Dataset
     from hyperseek.evaluation import Comparison, Evaluation, Ranking
+    from hyperseek.models import Retriever
     from hyperseek.types import Qrels, QueryOptions
 
 System: TypeAlias = "tuple[str, Callable[[str], Ranking]]"
 """A name, and the function that ranks under that name."""
+
+_SET = "{set}"  # stands for each of --sets
 
 
 def evaluate(
@@ -26,6 +32,13 @@ def evaluate(
     dataset: Annotated[
         str | None,
         typer.Argument(help="Queries and judgements: BEIR folder, ir_datasets:ID, hub:NAME, pydocs or NAME:PLACE."),
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Sets of a benchmark, each in place of {set} in INDEX, DATASET and files: bright, A,B or GROUP=A,B; "
+            "repeat."
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the judgements.")] = "test",
     measures: Annotated[
@@ -81,6 +94,7 @@ def evaluate(
     from hyperseek._long_work import Interrupted
     from hyperseek.errors import require
     from hyperseek.evaluation import Statistics, choose_k, compare, measure_names
+    from hyperseek.models import load
 
     # Errors in the options are found before the first search.
     names = measure_names([part for item in measures or ["default"] for part in item.split()])
@@ -94,30 +108,87 @@ def evaluate(
     if bm25 or bm25q:
         for module in ("bm25s", "Stemmer"):
             require(module, extra="eval")
-    opened, judged = _judgements(index, dataset, split, qrels)
+    groups, chosen = _sets(sets or [])
+    if chosen:
+        _check_sets([index, dataset, qrels, *(runs or [])], run_out, hypencoder_files)
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
     options = query_options(option)
-    if opened is None:
-        asked_for = {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q}
-        _refuse({**asked_for, "--option": option})
-    systems = _file_systems(runs or [], judged, opened, split)
-    if index is not None and opened is not None:
-        asked = (model or [], plan or [], hybrid, bm25, bm25q, searching, engine, options)
-        systems = _index_systems(index, opened, *asked) + systems
-    _check(systems, opened, baseline, run_out, hypencoder_files)
+    loaded = cache(load)
+    tasks: list[tuple[str | None, Dataset | None, Qrels, list[System]]] = []
+    each: list[str | None] = [*chosen] or [None]
+    for subset in each:
+        own = None if index is None else Path(_filled(index, subset))
+        place = None if dataset is None else _filled(dataset, subset)
+        opened, judged = _judgements(own, place, split, None if qrels is None else Path(_filled(qrels, subset)))
+        if opened is None:
+            asked_for = {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q}
+            _refuse({**asked_for, "--option": option})
+        systems = _file_systems(runs or [], subset, judged, opened, split)
+        if own is not None and opened is not None:
+            asked = (model or [], plan or [], hybrid, bm25, bm25q, searching, engine, options, loaded)
+            systems = _index_systems(own, opened, *asked) + systems
+        _check(systems, opened, baseline, run_out, hypencoder_files)
+        tasks.append((subset, opened, judged, systems))
 
-    try:
-        rankings = [rank(name) for name, rank in systems]
-    except KeyboardInterrupt as stopped:
-        raise Interrupted("an evaluation stores nothing before it ends; run the same command again") from stopped
-    evaluations = [ranking.evaluate(judged, measures=names) for ranking in rankings]
-    comparison = compare(evaluations, baseline=baseline, allow_unlike=allow_unlike, **statistics)
-    _write(rankings, evaluations, comparison, output, run_out)
-    if hypencoder_files is not None and opened is not None:
-        from hyperseek.evaluation import write_original_files
+    results: dict[str, tuple[list[Evaluation], Comparison]] = {}
+    for subset, opened, judged, systems in tasks:
+        try:
+            rankings = [rank(name) for name, rank in systems]
+        except KeyboardInterrupt as stopped:
+            what = "an evaluation" if subset is None else f"the set {subset}"
+            raise Interrupted(f"{what} stores nothing before it ends; run the same command again") from stopped
+        evaluations = [ranking.evaluate(judged, measures=names) for ranking in rankings]
+        comparison = compare(evaluations, baseline=baseline, allow_unlike=allow_unlike, **statistics)
+        folder = output if output is None or subset is None else output / subset
+        _write(rankings, evaluations, comparison, folder, run_out)
+        if hypencoder_files is not None and opened is not None:
+            from hyperseek.evaluation import write_original_files
 
-        write_original_files(hypencoder_files, rankings, evaluations, opened, split=split)
-    _show(evaluations, comparison, json)
+            write_original_files(hypencoder_files, rankings, evaluations, opened, split=split)
+        if subset is None:
+            _show(comparison, _plain(evaluations, comparison) if json else None)
+        else:
+            results[subset] = evaluations, comparison
+    if results:
+        _show_sets(results, groups, output, json)
+
+
+def _sets(given: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Return the groups that `--sets` names, and all sets, each once."""
+    from hyperseek.data import BRIGHT_GROUPS
+    from hyperseek.errors import InputError
+
+    groups: dict[str, tuple[str, ...]] = {}
+    chosen: list[str] = []
+    for text in given:
+        if text == "bright":
+            groups |= BRIGHT_GROUPS
+            chosen += [subset for group in BRIGHT_GROUPS.values() for subset in group]
+            continue
+        name, equals, rest = text.rpartition("=")
+        subsets = rest.split(",")
+        if not all(re.fullmatch(r"\w[\w.-]*", subset) for subset in subsets) or (equals and not name):
+            raise InputError(
+                f"--sets takes bright, A,B or GROUP=A,B, with names of letters, digits and _.-, not {text!r}"
+            )
+        chosen += subsets
+        if name:
+            groups[name] = tuple(dict.fromkeys((*groups.get(name, ()), *subsets)))
+    return groups, list(dict.fromkeys(chosen))
+
+
+def _check_sets(places: Sequence[Path | str | None], run_out: Path | None, hypencoder_files: Path | None) -> None:
+    from hyperseek.errors import InputError
+
+    fixed = [str(place) for place in places if place is not None and _SET not in str(place)]
+    if fixed:
+        raise InputError(f"--sets needs {_SET} in INDEX and DATASET, or in --runs and --qrels; {fixed[0]} has none")
+    if run_out is not None or hypencoder_files is not None:
+        raise InputError("--run-out and --hypencoder-files hold one set; with --sets, use --output FOLDER")
+
+
+def _filled(place: Path | str, subset: str | None) -> str:
+    return str(place) if subset is None else str(place).replace(_SET, subset)
 
 
 def _judgements(
@@ -142,11 +213,16 @@ def _refuse(given: dict[str, Any]) -> None:
         raise InputError(f"{', '.join(useless)}: only for searches; give INDEX and DATASET, or leave it out")
 
 
-def _file_systems(files: list[Path], judged: Qrels, dataset: Dataset | None, split: str) -> list[System]:
+def _file_systems(
+    files: list[Path], subset: str | None, judged: Qrels, dataset: Dataset | None, split: str
+) -> list[System]:
     from hyperseek.evaluation import excluded_ids, rank_file
 
     excluded = excluded_ids(dataset.queries(split)) if files and dataset is not None else None
-    return [(name, partial(_named, rank_file, file, judged, excluded=excluded)) for name, file in _short_names(files)]
+    return [
+        (name, partial(_named, rank_file, _filled(file, subset), judged, excluded=excluded))
+        for name, file in _short_names(files)
+    ]
 
 
 def _index_systems(
@@ -160,11 +236,11 @@ def _index_systems(
     searching: dict[str, Any],
     engine: str,
     options: QueryOptions,
+    load: Callable[[str], Retriever],
 ) -> list[System]:
     from hyperseek.evaluation import rank_bm25, rank_index
     from hyperseek.index import Index
     from hyperseek.mining import BM25Settings
-    from hyperseek.models import load
     from hyperseek.plan import Plan
 
     index = Index.open(path)
@@ -237,16 +313,50 @@ def _write(
         write_run(rankings[0].run, run_out)
 
 
-def _show(evaluations: list[Evaluation], comparison: Comparison, as_json: bool) -> None:
+def _show(comparison: Comparison, plain: dict[str, Any] | None) -> None:
+    _console(plain).print(comparison)
+    if plain is not None:
+        echo_json(plain, indent=2)
+
+
+def _show_sets(
+    results: dict[str, tuple[list[Evaluation], Comparison]],
+    groups: dict[str, tuple[str, ...]],
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    from hyperseek._files import atomic_write, write_json
+    from hyperseek.evaluation import set_means
+
+    table = set_means({subset: evaluations for subset, (evaluations, _) in results.items()}, groups)
+    means = table.model_dump(mode="json") | {"means": {measure: table.means(measure) for measure in table.values}}
+    if output is not None:
+        write_json(output / "sets.json", means)
+        with atomic_write(output / "sets.md") as file:
+            file.write(table.to_markdown())
+    plain = None
+    if as_json:
+        plain = {"sets": {subset: _plain(*result) for subset, result in results.items()}, **means}
+    console = _console(plain)
+    console.print(table)
+    for subset, (_, comparison) in results.items():
+        for note in comparison.notes:
+            console.print(f"{subset}: {note}", markup=False)
+    if plain is not None:
+        echo_json(plain, indent=2)
+
+
+def _console(plain: dict[str, Any] | None) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=as_json)  # if JSON goes to standard output
+    console = Console(stderr=plain is not None)  # if JSON goes to standard output
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no edge to wrap at
-    console.print(comparison)
-    if as_json:
-        result = {
-            "evaluations": [evaluation.model_dump(mode="json") for evaluation in evaluations],
-            "comparison": comparison.model_dump(mode="json"),
-        }
-        echo_json(result, indent=2)
+    return console
+
+
+def _plain(evaluations: list[Evaluation], comparison: Comparison) -> dict[str, Any]:
+    return {
+        "evaluations": [evaluation.model_dump(mode="json") for evaluation in evaluations],
+        "comparison": comparison.model_dump(mode="json"),
+    }

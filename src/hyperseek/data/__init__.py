@@ -7,6 +7,7 @@ prepare("training", ["pydocs:train"])
 ```
 """
 
+from hyperseek.data._bright import BRIGHT_GROUPS
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._leaks import LeakInfo, LeakOptions
 from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, write_qrels, write_run
@@ -30,6 +31,7 @@ from hyperseek.data.preparing import PrepareOptions, prepare, read_source, write
 from hyperseek.data.reading import ErrorReport
 
 __all__ = [
+    "BRIGHT_GROUPS",
     "ColumnsOptions",
     "CorpusInfo",
     "Dataset",

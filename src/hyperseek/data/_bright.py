@@ -23,11 +23,15 @@ from hyperseek.errors import DataError, InputError, UnknownNameError, shown
 from hyperseek.types import Document, Query
 
 HUB_NAME = "xlangai/BRIGHT"
-SETS = (
-    *("biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living"),
-    *("leetcode", "pony"),
-    *("aops", "theoremqa_questions", "theoremqa_theorems"),
-)
+BRIGHT_GROUPS = {
+    "StackExchange": (
+        *("biology", "earth_science", "economics", "psychology", "robotics", "stackoverflow", "sustainable_living"),
+    ),
+    "code": ("leetcode", "pony"),
+    "theorems": ("aops", "theoremqa_questions", "theoremqa_theorems"),
+}
+"""The twelve sets, in the groups over which means are reported."""
+SETS = tuple(subset for group in BRIGHT_GROUPS.values() for subset in group)
 _NO_ID = "N/A"  # what lists without an id hold
 _GOLD = ("gold_ids", "gold_ids_long")
 _PART_OF_SEVERAL = re.compile(r"-\d{5}-of-\d{5}")

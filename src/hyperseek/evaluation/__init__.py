@@ -8,6 +8,7 @@ from hyperseek.evaluation._mteb import MtebEncoder
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, excluded_ids, rank_bm25, rank_file, rank_index
 from hyperseek.evaluation._result import Evaluation, Protocol
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
+from hyperseek.evaluation._set_means import SetMeans, set_means
 from hyperseek.evaluation._significance import bootstrap_intervals, holm, paired_test
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Ranking",
     "Row",
     "Section",
+    "SetMeans",
     "Slices",
     "Statistics",
     "aggregate",
@@ -36,6 +38,7 @@ __all__ = [
     "rank_file",
     "rank_index",
     "register_measure",
+    "set_means",
     "slice_by_training",
     "trained_on",
     "write_original_files",
