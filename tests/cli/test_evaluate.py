@@ -255,9 +255,24 @@ def test_sets_of_a_benchmark_are_measured_in_one_run(sets, tiny_encoder):
     assert again.stdout.split()[-3:] == ["all", "sets", "1.0000"]
 
 
+@pytest.mark.parametrize("model", [[], ["--model", "{model}"]])
+def test_queries_are_as_long_as_each_set_wants_them(sets, tiny_encoder, model):
+    given = [sets / "{set}.index", f"bright:{sets}/data#{{set}}", "--sets", "pony,own,aops", "-m", "RR@2", "--json"]
+    model = [part.format(model=tiny_encoder) for part in model]
+    result = run(*given, *model, "--query-length", "7", "--query-length", "own=3")
+    assert result.exit_code == 0, result.output
+    lengths = {
+        subset: measured["evaluations"][0]["protocol"]["system"]["model"]["max_length"]["query"]
+        for subset, measured in json.loads(result.stdout)["sets"].items()
+    }
+    assert lengths == {"pony": 7, "own": 3, "aops": 7}
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
+        (["--sets", "a", "--query-length", "b=3", "{set}.index", "x{set}"], "unknown set of --sets 'b'"),
+        (["--query-length", "0", "x", "y"], "--query-length takes N"),
         (["--sets", "a=", "x"], "--sets takes bright"),
         (["--sets", "../a", "x"], "--sets takes bright"),
         (["--sets", "a", "x.index", "bright:{set}"], "x.index has none"),

@@ -12,6 +12,7 @@ from sentence_transformers import MultiVectorEncoder
 from hyperseek.errors import ConfigError, InputError, StoreError
 from hyperseek.index import Index
 from hyperseek.models import LateRetriever, ModelConfig, build, load
+from hyperseek.models.loading import set_query_length
 from hyperseek.nn.token_pooling import TokenPooling
 from hyperseek.scoring import Space
 from hyperseek.types import Document
@@ -61,6 +62,19 @@ def test_a_built_model_is_saved_and_loaded_here_and_in_sentence_transformers(tin
 
 def test_punctuation_is_a_short_form(tiny_encoder: str) -> None:
     assert config(tiny_encoder, {"skipped": "punctuation"}).options.skipped[:3] == ("!", '"', "#")
+
+
+@pytest.mark.parametrize("length", [8, 20])
+def test_the_length_of_queries_can_be_set_beyond_their_expansion(tiny_encoder: str, length: int) -> None:
+    late = {"dimension": 8, "query_expansion": {"length": 12, "attend": True}}
+    changed = build(config(tiny_encoder, late), device="cpu")
+    set_query_length(changed, length)
+    late["query_expansion"] = {"length": length, "attend": True}
+    expected = build(config(tiny_encoder, late), device="cpu")
+    assert changed.protocol()["max_length"]["query"] == length
+    ids, wanted = (model.preprocess(["cat " * 50, "dog"], "query")["input_ids"] for model in (changed, expected))
+    assert ids.shape == (2, length)
+    assert ids.equal(wanted)
 
 
 @pytest.mark.parametrize(

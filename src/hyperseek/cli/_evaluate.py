@@ -61,6 +61,10 @@ def evaluate(
         bool, typer.Option("--hybrid", help="Add full-text search fused with the first model's own search, by rank.")
     ] = False,
     option: Options = None,
+    query_length: Annotated[
+        list[str] | None,
+        typer.Option(help="Tokens of a query that models read, and to which they lengthen it: N, or SET=N; repeat."),
+    ] = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add BM25 (Lucene variant, k1 0.9, b 0.4).")] = False,
     bm25q: Annotated[
         bool, typer.Option("--bm25q", help="Add BM25 whose query terms are weighted as those of documents are.")
@@ -113,7 +117,8 @@ def evaluate(
         _check_sets([index, dataset, qrels, *(runs or [])], run_out, hypencoder_files)
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
     options = query_options(option)
-    loaded = cache(load)
+    lengths = _query_lengths(query_length or [], chosen)
+    loaded = load if lengths else cache(load)  # a length changes the model
     tasks: list[tuple[str | None, Dataset | None, Qrels, list[System]]] = []
     each: list[str | None] = [*chosen] or [None]
     for subset in each:
@@ -122,11 +127,12 @@ def evaluate(
         opened, judged = _judgements(own, place, split, None if qrels is None else Path(_filled(qrels, subset)))
         if opened is None:
             asked_for = {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q}
-            _refuse({**asked_for, "--option": option})
+            _refuse({**asked_for, "--option": option, "--query-length": query_length})
         systems = _file_systems(runs or [], subset, judged, opened, split)
         if own is not None and opened is not None:
             asked = (model or [], plan or [], hybrid, bm25, bm25q, searching, engine, options, loaded)
-            systems = _index_systems(own, opened, *asked) + systems
+            length = lengths.get(subset, lengths.get(None))
+            systems = _index_systems(own, opened, *asked, query_length=length) + systems
         _check(systems, opened, baseline, run_out, hypencoder_files)
         tasks.append((subset, opened, judged, systems))
 
@@ -175,6 +181,21 @@ def _sets(given: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
         if name:
             groups[name] = tuple(dict.fromkeys((*groups.get(name, ()), *subsets)))
     return groups, list(dict.fromkeys(chosen))
+
+
+def _query_lengths(given: list[str], sets: list[str]) -> dict[str | None, int]:
+    """Return lengths by set, under None the one of all other sets."""
+    from hyperseek.errors import InputError, UnknownNameError
+
+    lengths: dict[str | None, int] = {}
+    for text in given:
+        name, _, number = text.rpartition("=")
+        if not re.fullmatch(r"0*[1-9]\d{0,5}", number):
+            raise InputError(f"--query-length takes N or SET=N, with N at least 1, not {text!r}")
+        if name and name not in sets:
+            raise UnknownNameError("set of --sets", name, sets, hint="SET=N goes with --sets")
+        lengths[name or None] = int(number)
+    return lengths
 
 
 def _check_sets(places: Sequence[Path | str | None], run_out: Path | None, hypencoder_files: Path | None) -> None:
@@ -237,16 +258,20 @@ def _index_systems(
     engine: str,
     options: QueryOptions,
     load: Callable[[str], Retriever],
+    query_length: int | None,
 ) -> list[System]:
     from hyperseek.evaluation import rank_bm25, rank_index
     from hyperseek.index import Index
     from hyperseek.mining import BM25Settings
+    from hyperseek.models.loading import set_query_length
     from hyperseek.plan import Plan
 
     index = Index.open(path)
 
     def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
         chosen = index if source is None else Index.open(path, model=load(source))
+        if query_length is not None:
+            set_query_length(chosen.model, query_length)
         return rank_index(chosen, dataset, name=name, engine=engine, plan=plan, options=options, **searching)
 
     systems: list[System] = [(name, partial(search, source)) for name, source in _short_names(models)]

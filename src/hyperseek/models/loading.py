@@ -262,7 +262,30 @@ def set_length(retriever: Retriever, side: Side, length: int) -> None:
     if not isinstance(first, Transformer):
         raise ConfigError(f"{side}_length can be set for transformer trunks only, not for {type(first).__name__}")
     expansion = getattr(first, "query_expansion", None)
-    if side == "query" and expansion is not None and length < expansion["length"]:
+    if side == "query" and expansion is not None and length < (expansion["length"] or 0):
         first.query_length = None
         first.query_expansion = {**expansion, "length": length}
     setattr(first, f"{side}_length", length)
+
+
+def set_query_length(retriever: Retriever, length: int) -> None:
+    """Set how many tokens of queries a model reads at most, and to how many a query expansion lengthens them.
+
+    Args:
+        retriever: Changed in place.
+        length: At least 1.
+
+    Raises:
+        ConfigError: The route of queries begins with something that reads no tokens of a tokenizer, or the trunk cannot
+            read as many.
+    """
+    first: Any = retriever.route("query")[0]
+    set_length(retriever, "query", length)
+    expansion = getattr(first, "query_expansion", None)
+    if expansion is None or not expansion["length"]:
+        return
+    first.query_length = None  # the expansion's length is the limit
+    try:
+        first.query_expansion = {**expansion, "length": length}
+    except ValueError as error:
+        raise ConfigError(f"queries of {length} tokens do not fit the trunk: {error}") from None
