@@ -61,5 +61,5 @@ def test_what_cannot_be_scored(index: Index) -> None:
         index.score(["river"], [["d1"], ["d2"]])
     with pytest.raises(InputError, match="give a list with one string"):
         index.score("river", [["d1"]])
-    with pytest.raises(InputError, match="9 dimensions and the index has 8"):
+    with pytest.raises(InputError, match="9 dimensions, but the index has 8"):
         index.score(LinearScorer(Space("dot", 9), torch.zeros(1, 9)), [["d1"]])

@@ -176,7 +176,7 @@ def test_what_is_refused_is_refused_at_once_and_in_plain_words(index: Index) -> 
     for where, message in REFUSED.items():
         start = time.monotonic()
         with pytest.raises(
-            InputError, match=rf"(?s)(cannot be used: |where is |the condition is ).*{message}"
+            InputError, match=rf"(?s)(cannot be used: |where is |where must be |the condition is ).*{message}"
         ) as caught:
             found(index, where)
         assert time.monotonic() - start < 5

@@ -97,7 +97,7 @@ def test_every_scorer_can_be_searched_with(index: Index) -> None:
     with torch.no_grad():
         best = qnet.score(_points(index)).argmax(dim=1)
     assert [line[0].id for line in index.search(qnet, k=2)] == [index.ids[row] for row in best]
-    with pytest.raises(HyperseekError, match="9 dimensions and the index has 8"):
+    with pytest.raises(HyperseekError, match="9 dimensions, but the index has 8"):
         index.search(LinearScorer(Space("dot", 9), torch.zeros(1, 9)))
 
 
@@ -161,7 +161,7 @@ def test_foreign_and_damaged_folders_are_refused(tmp_path: Path, index: Index, d
     values = read_json(index.path / "index.json")
     for change, message in (
         ({"format": 99}, "has format 99 and this version of hyperseek reads format 2"),
-        ({"count": 39}, "should have 39 documents .* and has 40"),
+        ({"count": 39}, "should have 39 documents .* but has 40"),
         ({"colour": "red"}, "unknown key"),
         ({"state": "building"}, "is unfinished, with 40 documents so far; run the command that began it once more"),
     ):

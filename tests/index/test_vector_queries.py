@@ -60,8 +60,8 @@ def test_wrong_vectors_are_refused_with_both_numbers(tmp_path: Path) -> None:
     undefined, other = good.copy(), good.copy()
     undefined[1, 2], other[1, 0] = math.nan, 17.0
     cases: list[tuple[Any, str]] = [
-        (np.zeros(5), r"shape \(5,\), and the index has points of 4 coordinates .*give \(4,\) for one"),
-        (np.zeros((2, 3)), r"shape \(2, 3\), and the index has points of 4 coordinates"),
+        (np.zeros(5), r"shape \(5,\), but the index has points of 4 coordinates .*give \(4,\) for one"),
+        (np.zeros((2, 3)), r"shape \(2, 3\), but the index has points of 4 coordinates"),
         (np.zeros((2, 2, 4)), r"shape \(2, 2, 4\)"),
         (good.astype(complex), "must be numbers, not complex128"),
         (torch.from_numpy(good.astype(complex)), "real numbers"),

@@ -264,7 +264,7 @@ def test_an_index_of_unknown_origin_takes_any_model_of_its_size(tmp_path: Path, 
     pairs = [(document, [1.0, 0.0]) for document in documents]
     index = Index.from_vectors(tmp_path / "index", pairs, Space("dot", 2))
     assert index.info.fingerprint is None
-    with pytest.raises(HyperseekError, match="8 dimensions and the index has 2"):
+    with pytest.raises(HyperseekError, match="8 dimensions, but the index has 2"):
         Index.open(index.path, model=FakeRetriever())  # type: ignore[arg-type]
 
 

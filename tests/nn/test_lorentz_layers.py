@@ -233,7 +233,7 @@ def test_a_class_without_a_normal_has_logit_zero() -> None:
     ("make", "message"),
     [
         (lambda: LorentzAttention(16, 3), "multiple of the 3 heads"),
-        (lambda: LorentzAttention(8, 8), "at least twice"),
+        (lambda: LorentzAttention(8, 8), "at least double"),
         (lambda: LorentzAttention(16, 2, scores="dot"), "attention_scores 'dot'"),
         (lambda: LorentzBlock(16, 2, norm="layernorm"), "did you mean 'layer_norm'"),
         (lambda: LorentzPooler("max", 8), "unknown pooling 'max'"),

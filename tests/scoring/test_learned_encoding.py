@@ -145,7 +145,7 @@ def test_the_command_line_builds_engines_on_it(tmp_path: Path) -> None:
         "learned",
         1280,
     )
-    with pytest.raises(InputError, match="give --engine too"):
+    with pytest.raises(InputError, match="also give --engine"):
         CliRunner().invoke(app, ["update", str(index.path), "--compact", "--chart", "learned"], catch_exceptions=False)
 
 

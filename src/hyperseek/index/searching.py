@@ -226,7 +226,7 @@ def _check_scorer(opened: OpenIndex, scorer: Scorer) -> None:
     space = opened.snapshot.space
     if scorer.space.width != space.width:
         raise InputError(
-            f"the queries are for points of {scorer.space.dimension} dimensions and the index has {space.dimension}; "
+            f"the queries are for points of {scorer.space.dimension} dimensions, but the index has {space.dimension}; "
             f"use the model of the index"
         )
 
