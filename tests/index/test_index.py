@@ -163,7 +163,7 @@ def test_foreign_and_damaged_folders_are_refused(tmp_path: Path, index: Index, d
         ({"format": 99}, "has format 99 and this version of hyperseek reads format 2"),
         ({"count": 39}, "should have 39 documents .* but has 40"),
         ({"colour": "red"}, "unknown key"),
-        ({"state": "building"}, "is unfinished, with 40 documents so far; run the command that began it once more"),
+        ({"state": "building"}, "is unfinished, with 40 documents so far; run the command that started it again"),
     ):
         write_json(index.path / "index.json", {**values, **change})
         with pytest.raises(StoreError, match=message):
