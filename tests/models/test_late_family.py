@@ -213,3 +213,15 @@ def test_queries_are_pooled_and_pruned_by_options(tiny_encoder: str) -> None:
     assert dict(kept.options) == {"keep_ratio": 0.5}
     with pytest.raises(InputError, match="pool_factor"):
         model.compile(QUERIES, {"pool_factor": 0.5})
+
+
+@pytest.mark.parametrize("activation", ["identity", "tanh", "relu", "gelu", "silu"])
+def test_residual_layers_start_near_their_residual_and_learn(activation: str, tiny_encoder: str) -> None:
+    late = {"dimension": 8, "hidden": [16], "residual": True, "bias": True, "activation": activation}
+    built = build(config(tiny_encoder, late), device="cpu")
+    layers = [module for module in built.model if hasattr(module, "use_residual")]
+    states = torch.randn(4, 3, 32)
+    mapped = layers[0]({"token_embeddings": states})["token_embeddings"]
+    torch.testing.assert_close(mapped, layers[0].residual(states), atol=0.05, rtol=0)
+    layers[1]({"token_embeddings": mapped})["token_embeddings"].sum().backward()
+    assert all(layer.linear.weight.grad.abs().max() > 0 for layer in layers)

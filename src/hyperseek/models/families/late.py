@@ -231,7 +231,7 @@ class LateConfig(Config):
         residual: Whether each layer adds its input, mapped linearly where the widths differ, as `use_residual` of
             PyLate's `Dense` does.
         start: What its maps start from: `orthogonal` keeps angles where `dimension` is the trunk's width (and nearly so
-            below); `normal` draws with deviation 0.02. With `residual` they start at zero, and the residual's map
+            below); `normal` draws with deviation 0.02. With `residual` they start near zero, and the residual's map
             starts this way.
         similarity: `maxsim`, or `meanmaxsim`, which divides by the query's tokens.
         query_expansion: How queries are lengthened; None leaves them as they are.
@@ -349,6 +349,7 @@ class Late(Family):
         return LateRetriever(model, source=source)
 
 
+_RESIDUAL_START = 1e-3  # deviation of the weights beside a residual
 _ACTIVATIONS: dict[str, type[nn.Module]] = {
     "identity": nn.Identity,
     "tanh": nn.Tanh,
@@ -382,7 +383,8 @@ def _projection(width: int, config: LateConfig) -> list[Dense]:
             use_residual=config.residual,
         )
         if config.residual:
-            nn.init.zeros_(layer.linear.weight)
+            # Not zero, where a rectifier has no slope and the layer would never learn.
+            nn.init.normal_(layer.linear.weight, std=_RESIDUAL_START, generator=generator)
         else:
             start(layer.linear)
         if config.bias:
