@@ -9,9 +9,9 @@ import pytest
 import torch
 from sentence_transformers import MultiVectorEncoder
 
-from hyperseek.errors import ConfigError, InputError, StoreError
+from hyperseek.errors import ConfigError, InputError, ModelError, StoreError
 from hyperseek.index import Index
-from hyperseek.models import LateRetriever, ModelConfig, build, load
+from hyperseek.models import LateRetriever, ModelConfig, build, export_colbert, load
 from hyperseek.models.loading import set_query_length
 from hyperseek.nn.token_pooling import TokenPooling
 from hyperseek.scoring import Space
@@ -172,6 +172,16 @@ def test_decoders(late: dict[str, Any], tiny_decoder: str, tmp_path: Path) -> No
     assert torch.equal(loaded.compile(QUERIES).score(again), built.compile(QUERIES).score(together))
     alone = [model.encode_documents(["sea"], dtype="float32").vectors for model in (loaded, built)]
     assert torch.equal(*alone)
+
+
+@pytest.mark.parametrize(("late", "message"), [({"bidirectional": True}, "later ones"), ({}, "no special token")])
+def test_decoders_that_pylate_would_read_otherwise_are_not_written_for_it(
+    late: dict[str, Any], message: str, tiny_decoder: str, tmp_path: Path
+) -> None:
+    prompts = {"query": "[Q] ", "document": "[D] "}
+    built = build(config(tiny_decoder, {"prompt_tokens": True, **late}, prompts=prompts), device="cpu")
+    with pytest.raises(ModelError, match=message):
+        export_colbert(built, tmp_path)
 
 
 def test_only_kept_words_are_scored(tiny_encoder: str) -> None:

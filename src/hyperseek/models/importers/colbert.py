@@ -82,7 +82,14 @@ class _Parts:
             if added not in (None, first.tokenizer.mask_token):
                 raise self.misfit(f"expands queries by {added!r}, not by the mask token")
         self.prompts = {side: retriever.model.prompts.get(side) or "" for side in SIDES}
-        self.lengths: dict[str, int | None] = retriever.protocol()["max_length"]
+        if getattr(first.model.config, "is_causal", None) is False:
+            raise self.misfit("lets tokens attend to later ones (late.bidirectional)")
+        # Both insert a prefix after the first token of a text, which must not be one of its words.
+        tokenizer = first.tokenizer
+        opening = tokenizer("a")["input_ids"][:1]
+        if any(map(self.is_token, self.prompts.values())) and not set(opening) & set(tokenizer.all_special_ids):
+            raise self.misfit("has prompts that are tokens, and its tokenizer begins texts with no special token")
+        self.lengths: dict[str, int | None] = retriever.max_length
 
     def is_token(self, prompt: str) -> bool:
         """Whether a prompt is one token of the vocabulary."""
