@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from hyperseek.cli import app
 from hyperseek.errors import InputError, StoreError, UnknownNameError
-from hyperseek.geometry.tokens import token_maxima
+from hyperseek.geometry.maxsim import token_maxima
 from hyperseek.index import Index
 from hyperseek.scoring import MaxSimScorer, Space, TokenPoints
 from hyperseek.types import Document

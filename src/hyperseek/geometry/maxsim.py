@@ -16,7 +16,8 @@ block, `s` tokens of its longest.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -217,68 +218,116 @@ def _scan(
         sums[rows - first, owners[rows] - lowest] = weights[rows]
         parts.append((tokens[rows], sums, slice(lowest, highest + 1)))
     scores = tokens.new_zeros(len(offsets) - 1, len(starts) - 1)
+
+    def work(start: int, stop: int, segments: list[_Segment]) -> None:
+        for part, sums, queries in parts:
+            best = part.new_zeros(stop - start, len(part))
+            _write_maxima(part, vectors, segments, best)
+            if floor is not None:
+                best.masked_fill_(best < floor, 0.0)
+            scores[start:stop, queries].addmm_(best, sums)
+
+    _work_on_cores(work, tokens, offsets)
+    return scores.T
+
+
+def token_maxima(vectors: Tensor, offsets: Tensor, tokens: Tensor) -> Tensor:
+    """Return each document's largest inner product with each of some tokens, on all cores of a CPU.
+
+    Args:
+        vectors: `(T, d)`, floating; see `maxsim`, also for the rest.
+        offsets: `(N + 1,)`.
+        tokens: `(A, d)` float32.
+
+    Returns:
+        `(N, A)` float32, without a gradient; zero for documents without tokens.
+    """
+    found = torch.zeros(len(offsets) - 1, len(tokens))
+
+    def work(start: int, stop: int, segments: list[_Segment]) -> None:
+        for first in range(0, len(tokens), _QUERY_TOKENS):
+            part = slice(first, first + _QUERY_TOKENS)
+            _write_maxima(tokens[part], vectors, segments, found[start:stop, part])
+
+    _work_on_cores(work, tokens, offsets)
+    return found
+
+
+def _write_maxima(tokens: Tensor, vectors: Tensor, segments: list[_Segment], maxima: Tensor) -> None:
+    """Write the largest similarities to a block's documents into `(n, A)` zeros."""
+    for segment in segments:
+        similar = vectors[segment.low : segment.high].to(tokens.dtype) @ tokens.T
+        for row, own, is_first in segment.documents:
+            if is_first:
+                torch.amax(similar[own], 0, out=maxima[row])
+            else:
+                torch.maximum(similar[own].amax(0), maxima[row], out=maxima[row])
+
+
+class _Segment(NamedTuple):
+    """Vectors of a block of documents: all, or a part where the block is a single long document.
+
+    Attributes:
+        low: The first vector.
+        high: The vector after the last.
+        documents: Of each document with vectors here: its number in the block, where its vectors are in the segment,
+            and whether the first one is among them.
+    """
+
+    low: int
+    high: int
+    documents: list[tuple[int, slice, bool]]
+
+
+def _work_on_cores(work: Callable[[int, int, list[_Segment]], None], tokens: Tensor, offsets: Tensor) -> None:
+    """Call `work(start, stop, segments)` for blocks of documents, on all cores."""
     bounds = offsets.tolist()
     size = _document_tokens(tokens)
     blocks = list(ragged_blocks(bounds, size))
     pending = iter(blocks)
 
-    def work() -> None:
+    def take() -> None:
         for start, stop in pending:
-            for part, sums, queries in parts:
-                best = part.new_zeros(stop - start, len(part))
-                for low, high in _segments(bounds[start], bounds[stop], size):
-                    similar = vectors[low:high].to(part.dtype) @ part.T
-                    for row in range(start, stop):
-                        own = similar[max(0, bounds[row] - low) : max(0, bounds[row + 1] - low)]
-                        if len(own) and low <= bounds[row]:
-                            torch.amax(own, 0, out=best[row - start])
-                        elif len(own):
-                            torch.maximum(own.amax(0), best[row - start], out=best[row - start])
-                if floor is not None:
-                    best.masked_fill_(best < floor, 0.0)
-                scores[start:stop, queries].addmm_(best, sums)
+            segments = []
+            for low in range(bounds[start], bounds[stop], size):
+                high = min(low + size, bounds[stop])
+                documents = []
+                for row in range(start, stop):
+                    left, right = max(bounds[row], low), min(bounds[row + 1], high)
+                    if left < right:
+                        documents.append((row - start, slice(left - low, right - low), left == bounds[row]))
+                segments.append(_Segment(low, high, documents))
+            work(start, stop, segments)
 
-    run_on_cores(work, at_most=len(blocks))
-    return scores.T
-
-
-def _segments(start: int, stop: int, size: int) -> list[tuple[int, int]]:
-    """Split the rows `start` to `stop` of an oversized block, a single long document, into pieces of `size`."""
-    return [(low, min(low + size, stop)) for low in range(start, stop, size)]
+    run_on_cores(take, at_most=len(blocks))
 
 
 def _find_on_cores(tokens: Tensor, vectors: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
     """Find the best vectors on the cores of a CPU: each takes whole blocks of documents."""
     values = tokens.new_zeros(len(tokens), len(offsets) - 1)
     places = torch.full(values.shape, NOT_FOUND, dtype=torch.int32)
-    bounds = offsets.tolist()
-    size = _document_tokens(tokens)
-    blocks = list(ragged_blocks(bounds, size))
-    pending = iter(blocks)
 
-    def work() -> None:
-        for start, stop in pending:
-            for low, high in _segments(bounds[start], bounds[stop], size):
-                block = vectors[low:high].to(tokens.dtype)
-                for first in range(0, len(tokens), _QUERY_TOKENS):
-                    rows = slice(first, first + _QUERY_TOKENS)
-                    similar = tokens[rows] @ block.T
-                    for row in range(start, stop):
-                        left, right = max(0, bounds[row] - low), min(high, bounds[row + 1]) - low
-                        if left >= right:
-                            continue
-                        # NumPy's argmax is vectorised, torch's is not.
-                        place = torch.from_numpy(np.argmax(similar.numpy()[:, left:right], axis=1) + left)
-                        value = similar.gather(1, place[:, None])[:, 0]
-                        place = (place + low).int()
-                        if low > bounds[row]:
-                            better = value > values[rows, row]
-                            value = torch.where(better, value, values[rows, row])
-                            place = torch.where(better, place, places[rows, row])
-                        values[rows, row] = value
-                        places[rows, row] = place
+    def work(start: int, _: int, segments: list[_Segment]) -> None:
+        for low, high, documents in segments:
+            block = vectors[low:high].to(tokens.dtype)
+            for first in range(0, len(tokens), _QUERY_TOKENS):
+                part = slice(first, first + _QUERY_TOKENS)
+                similar = tokens[part] @ block.T
+                for place_in_block, own, is_first in documents:
+                    row = start + place_in_block
+                    # NumPy's argmax is vectorised, torch's is not.
+                    place = torch.from_numpy(np.argmax(similar.numpy()[:, own], axis=1) + own.start)
+                    value = similar.gather(1, place[:, None])[:, 0]
+                    place = (place + low).int()
+                    if not is_first:
+                        # Like any maximum, it is NaN if one similarity is.
+                        better = (value > values[part, row]) | value.isnan()
+                        value = torch.where(better, value, values[part, row])
+                        place = torch.where(better, place, places[part, row])
+                    values[part, row] = value
+                    places[part, row] = place
 
-    run_on_cores(work, at_most=len(blocks))
+    _work_on_cores(work, tokens, offsets)
     return values, places
 
 
@@ -318,7 +367,9 @@ def _find_retrieved(tokens: Tensor, vectors: Tensor, offsets: Tensor, top_k: int
     for part in torch.split(tokens, _QUERY_TOKENS):
         best = part.new_zeros(len(part), 0)
         found = documents.new_zeros(len(part), 0)
-        for low, high in _segments(0, len(vectors), max(count, _document_tokens(tokens))):
+        size = max(count, _document_tokens(tokens))
+        for low in range(0, len(vectors), size):
+            high = min(low + size, len(vectors))
             similar = torch.cat([best, part @ vectors[low:high].to(part.dtype).T], 1)
             best, column = similar.topk(min(count, similar.shape[1]), dim=1)
             seen = torch.arange(low, high, device=documents.device).expand(len(part), -1)

@@ -1,4 +1,4 @@
-"""Sets of token vectors: blocks of ragged rows, maxima, and fixed-dimensional encodings that estimate late interaction.
+"""Sets of token vectors: blocks of ragged rows, and fixed-dimensional encodings that estimate late interaction.
 
 MUVERA (Dhulipala and others, arXiv 2405.19504). Random hyperplanes partition the space, so that a query token and its
 nearest document token probably fall into the same partition. In each partition, a query is the sum of its tokens and a
@@ -19,14 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hyperseek._machine import run_on_cores
 from hyperseek.errors import InputError
 
 # Tokens that are encoded at a time: with 20 repetitions of 16 numbers, 5 MiB of float32.
 _TOKENS = 1 << 12
 _MOST_BITS = 10
-# Document tokens and sample tokens whose similarities are computed at a time: 2 MiB of float32.
-_MAXIMA = (1024, 512)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,37 +150,6 @@ def _draws(encoding: TokenEncoding) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     sign = random.choice((-1.0, 1.0), unfolded)
     floats = [torch.from_numpy(draw.astype(np.float32)) for draw in (planes, projections, sign)]
     return floats[0], floats[1], torch.from_numpy(place.astype(np.int64)), floats[2]
-
-
-def token_maxima(vectors: Tensor, offsets: Tensor, tokens: Tensor) -> Tensor:
-    """Return each document's largest inner product with each of some tokens, on all cores.
-
-    Args:
-        vectors: `(T, d)`, floating, the tokens of all documents one after the other.
-        offsets: `(N + 1,)` int64, as in `TokenEncoding.encode_documents`.
-        tokens: `(s, d)` float32.
-
-    Returns:
-        `(N, s)` float32, without a gradient; zero for documents without tokens.
-    """
-    bounds = offsets.tolist()
-    found = torch.zeros(len(bounds) - 1, len(tokens))
-    rows, columns = _MAXIMA
-    blocks = list(ragged_blocks(bounds, rows))
-    pending = iter(blocks)
-
-    def work() -> None:
-        for start, stop in pending:
-            block = vectors[bounds[start] : bounds[stop]].float()
-            for first in range(0, len(tokens), columns):
-                similar = block @ tokens[first : first + columns].T
-                for row in range(start, stop):
-                    own = similar[bounds[row] - bounds[start] : bounds[row + 1] - bounds[start]]
-                    if len(own):
-                        torch.amax(own, 0, out=found[row, first : first + columns])
-
-    run_on_cores(work, at_most=len(blocks))
-    return found
 
 
 def ragged_blocks(bounds: Sequence[int], size: int) -> Iterator[tuple[int, int]]:

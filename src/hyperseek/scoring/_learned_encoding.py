@@ -25,7 +25,7 @@ from torch import Tensor
 
 from hyperseek._long_work import progress
 from hyperseek.errors import InputError
-from hyperseek.geometry.tokens import token_maxima
+from hyperseek.geometry.maxsim import token_maxima
 from hyperseek.scoring._points import described
 
 _TOGETHER = 256  # documents, or queries, that are encoded at a time

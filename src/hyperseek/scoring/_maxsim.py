@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.geometry.maxsim import maxsim
+from hyperseek.geometry.maxsim import NOT_FOUND, find_tokens, maxsim
 from hyperseek.scoring._geometries import Chart, checked_scores
 from hyperseek.scoring._points import Points, TokenPoints, offsets_of, own_documents, token_points
 from hyperseek.scoring._scorer import Scorer
@@ -112,20 +112,15 @@ class MaxSimScorer(Scorer):
 
     def matches(self, document: Points) -> tuple[Tensor, Tensor, Tensor]:
         """Return what each query token found in one document; its shares sum to the score, but of an empty document."""
-        vectors = token_points(document).vectors.float()
-        kept = self.mask != 0
-        if not len(vectors):
-            return (
-                torch.full_like(kept, -1, dtype=torch.int64),
-                torch.zeros_like(self.mask),
-                torch.zeros_like(self.mask),
-            )
-        similar, rows = (self.queries.float() @ vectors.T).max(dim=2)
+        vectors = token_points(document).vectors
+        tokens, weights, _ = self._joined()
+        similar, rows = find_tokens(tokens, vectors, torch.tensor([0, len(vectors)], device=vectors.device))
         counted = similar.clamp_min(0) if self.masking == "pylate" else similar
+        kept, absent = self.mask != 0, torch.zeros_like(self.mask)
         return (
-            rows.masked_fill(~kept, -1),
-            similar.masked_fill(~kept, 0),
-            torch.where(kept, counted * self.mask, 0),
+            torch.full_like(kept, NOT_FOUND, dtype=torch.int64).masked_scatter(kept, rows.long()),
+            absent.masked_scatter(kept, similar),
+            absent.masked_scatter(kept, counted[:, 0] * weights),
         )
 
     def tensors(self) -> dict[str, Tensor]:
