@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +13,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from hyperseek.engines import Engine, QdrantConfig, _qdrant, build_engine, open_engine, use_qdrant
+import hyperseek
+from hyperseek.engines import Engine, QdrantConfig, _qdrant, build_engine, estimate_engine, open_engine, use_qdrant
+from hyperseek.engines._qdrant import Qdrant, QdrantEngine
 from hyperseek.engines.structure import parse_structure
-from hyperseek.errors import ConfigError, InputError, StoreError
+from hyperseek.errors import ConfigError, InputError, StoreError, WriteError
+from hyperseek.scoring import Space
+from hyperseek.store import attachments
 
 Build = Callable[..., Engine]
 Oracle = Callable[..., tuple[Tensor, Tensor]]
@@ -71,6 +76,49 @@ def test_a_failed_build_leaves_no_collection(server: Any, vectors: Tensor, tmp_p
     with pytest.raises(InputError, match="vector 150"):
         build(tmp_path / "a", vectors, "qdrant", "l2", **SERVER)
     assert server.names == []
+
+
+def test_the_collection_of_a_killed_build_is_found_and_deleted(
+    server: Any, vectors: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors[150] = torch.nan
+    place = tmp_path / "chart-0"
+    with monkeypatch.context() as killed:
+        killed.setattr(server.client, "delete_collection", lambda collection: None)
+        with pytest.raises(InputError, match="vector 150"):
+            QdrantEngine.build(place, vectors.split(50), QdrantConfig(**SERVER), metric="l2", count=200, dimension=6)
+    assert len(server.names) == 1
+    with pytest.raises(StoreError, match="holds 150 vectors, not the 200"):
+        open_engine(place)
+    Qdrant.discard(tmp_path)
+    assert server.names == []
+
+
+@pytest.mark.parametrize("kind", ["qdrant", "qdrant-tokens"])
+def test_what_fails_after_the_last_vector_leaves_no_collection(
+    kind: str, server: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    space = Space("tokens" if kind == "qdrant-tokens" else "cosine", 6)
+    items = [(hyperseek.Document(id=str(place), text=""), torch.randn(2, 6)) for place in range(5)]
+    if not space.ragged:
+        items = [(document, tokens[0]) for document, tokens in items]
+    index = hyperseek.Index.from_vectors(tmp_path / "a.index", items, space)
+
+    def full(*arguments: object) -> None:
+        assert len(server.names) == 1
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(attachments, "atomic_write", full)
+    with pytest.raises(WriteError):
+        index.build_engine({"kind": kind, **SERVER})
+    assert server.names == []
+
+
+def test_a_named_server_is_what_is_estimated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HYPERSEEK_QDRANT_URL", "http://localhost:1")
+    here, there = (estimate_engine(QdrantConfig(server=s), count=10**6, dimension=64) for s in (False, True))
+    assert estimate_engine(QdrantConfig(), count=10**6, dimension=64) == there
+    assert there.building_bytes < here.building_bytes
 
 
 def test_a_server_that_does_not_answer_is_named(

@@ -29,9 +29,14 @@ from hyperseek.engines.engine import BASE_BYTES, Engine, EngineConfig, EngineInf
 from hyperseek.engines.structure import StructureConfig, StructureEstimate
 from hyperseek.errors import InputError, StoreError, brief, require
 
+NUMBER_BYTES = 64
+"""Bytes of a number in a request: a Python object, and text."""
+
+REQUESTS = 64
+"""Searches of a request."""
+
 _BATCH = 1024  # vectors of a request
 _NUMBERS = 1 << 20  # of a request: text of some 20 bytes each, and a server takes up to 32 MiB
-REQUESTS = 64  # searches of a request
 _TIMEOUT = 60  # seconds
 _MANY = 20_000  # vectors, beyond which the client advises a server
 
@@ -101,12 +106,12 @@ class QdrantEngine(Engine):
     @classmethod
     def estimate(cls, config: QdrantConfig, *, count: int, dimension: int) -> StructureEstimate:
         """Estimate its cost."""
-        if config.server:
+        batch = NUMBER_BYTES * batch_rows(dimension) * dimension
+        if config.resolved_server:
             # The server's memory and disk are not this machine's, and its speed is unknown.
-            return StructureEstimate(BASE_BYTES, chunk_bytes(dimension) + 1024 * dimension * 64, 0, None)
-        # The client's LocalCollection: a matrix that grows by half or more, and some Python objects per vector. One
-        # batch is lists of Python numbers.
-        memory = BASE_BYTES + 2 * 4 * count * dimension + 1500 * count + 1024 * dimension * 64
+            return StructureEstimate(BASE_BYTES, chunk_bytes(dimension) + batch, 0, None)
+        # The client's LocalCollection: a matrix that grows by half or more, and some Python objects per vector.
+        memory = BASE_BYTES + 2 * 4 * count * dimension + 1500 * count + batch
         return StructureEstimate(memory, chunk_bytes(dimension) + memory, 4 * count * dimension + 128, count * 1e-4)
 
     @classmethod
@@ -122,9 +127,12 @@ class QdrantEngine(Engine):
             warn_of_many(info.count)
             write_matrix(folder / MATRIX, chunks, info)
             return {"collection": "vectors"}
-        collection = new_name(config)
-        fill_collection(connect(config), collection, config, _batches(chunks), **_shape(info))
-        return {"collection": collection}
+        client, details = connect(config), {"collection": new_name(config)}
+        # Written first, so that the collection of a build that is killed can be deleted. Without all vectors it is not
+        # opened: their number is compared.
+        info.model_copy(update={"details": details}).write(folder)
+        fill_collection(client, details["collection"], config, _batches(chunks), **_shape(info))
+        return details
 
     def _load(self) -> None:
         assert isinstance(self.config, QdrantConfig)
@@ -154,7 +162,7 @@ class QdrantEngine(Engine):
     def discard(self) -> None:
         """Delete the collection from the server."""
         if self.info.count:
-            delete_collection(self._client, self._collection)
+            _delete_collection(self._client, self._collection)
 
 
 class Qdrant(VectorStructure):
@@ -162,6 +170,14 @@ class Qdrant(VectorStructure):
 
     config_type = QdrantConfig
     engine = QdrantEngine
+
+    @classmethod
+    def discard(cls, folder: Path) -> None:
+        """Delete the collections from the server."""
+        for description in folder.glob(f"chart-*/{EngineInfo.file}"):
+            info = EngineInfo.read(description.parent)
+            if isinstance(info.config, QdrantConfig) and info.config.server and info.count:
+                discard_collection(str(info.details.get("collection")), description.parent)
 
 
 def use_qdrant(url: str | None, *, api_key: str | None = None) -> None:
@@ -295,8 +311,21 @@ def fill_collection(
             raise
 
 
-def delete_collection(client: Any, collection: str) -> None:
-    """Delete a collection; one that is not there is no error."""
+def discard_collection(collection: str, folder: Path) -> None:
+    """Delete the collection that a folder names from the server; one that is not there is no error.
+
+    Args:
+        collection: Its name.
+        folder: The folder.
+
+    Raises:
+        StoreError: No engine made a collection of this name, or the server did not do what was asked.
+    """
+    check_name(collection, folder)
+    _delete_collection(connect(QdrantConfig(server=True)), collection)
+
+
+def _delete_collection(client: Any, collection: str) -> None:
     with _server_errors():
         client.delete_collection(collection)
 

@@ -19,6 +19,7 @@ from hyperseek._folders import CHECKED_AT_ONCE, checksum_folder
 from hyperseek._long_work import progress
 from hyperseek._order import best_positions
 from hyperseek.engines._qdrant import (
+    NUMBER_BYTES,
     REQUESTS,
     ServerConfig,
     ask,
@@ -26,7 +27,7 @@ from hyperseek.engines._qdrant import (
     check_count,
     check_name,
     connect,
-    delete_collection,
+    discard_collection,
     fill_collection,
     new_name,
     warn_of_many,
@@ -49,7 +50,6 @@ _REMEDY = "build the engine again"
 _CHUNK = 256  # documents read at a time
 # Tokens of a document, where nobody knows: what PLAID assumes.
 _ASSUMED = 120
-_NUMBER_BYTES = 64  # of a number in a request: a Python object, and text
 
 
 class QdrantTokensConfig(ServerConfig):
@@ -136,9 +136,10 @@ class QdrantTokens(Structure):
                     bar.advance(len(chunk))
 
             if config.server:
+                client = connect(config)
                 # Written first, so that the collection of a build that is killed can be deleted.
                 noted.write(folder)
-                _fill(connect(config), noted, config, chunks())
+                _fill(client, noted, config, chunks())
             else:
                 number = 0
                 for number, chunk in enumerate(chunks(), 1):
@@ -226,7 +227,7 @@ class QdrantTokens(Structure):
         """Estimate the cost for documents of 120 tokens; of a server only the cost on this machine."""
         _check_space(space)
         width = space.dimension
-        sending = BASE_BYTES + _NUMBER_BYTES * batch_rows(width) * width + 12 * _CHUNK * _ASSUMED * width
+        sending = BASE_BYTES + NUMBER_BYTES * batch_rows(width) * width + 12 * _CHUNK * _ASSUMED * width
         if config.resolved_server:
             return StructureEstimate(BASE_BYTES, sending, 0, None)
         disk = 4 * _ASSUMED * count * width
@@ -245,8 +246,7 @@ class QdrantTokens(Structure):
             return
         noted = _Description.read(folder)
         if noted.server:
-            check_name(noted.collection, folder)
-            delete_collection(connect(QdrantTokensConfig(server=True)), noted.collection)
+            discard_collection(noted.collection, folder)
 
 
 def _check_space(space: Space) -> None:

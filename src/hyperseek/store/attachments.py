@@ -351,6 +351,7 @@ def attach(
                 np.save(file, snapshot.keys)
         except BaseException as error:
             if not resumed or isinstance(error, Exception):
+                _discard(place)
                 shutil.rmtree(place, ignore_errors=True)
             raise
         keys, noted = checksum(place / _KEYS), checksum(place / _KIND)
@@ -446,7 +447,7 @@ def _discard(place: Path) -> None:
         noted = read_json(place / _KIND) if (place / _KIND).exists() else {}
         STRUCTURES[str(noted.get("kind", "flat"))].discard(place)
     except (HyperseekError, OSError, AttributeError) as error:
-        logger.warning("an engine that is no longer used left something behind: %s", error)
+        logger.warning("something may be left of an engine that is not used: %s", error)
 
 
 def _uses(plan: Any, name: str) -> bool:
