@@ -26,9 +26,10 @@ from _hardware import describe_hardware
 from _trees import DATA
 from hyperseek._files import read_json, write_json
 from hyperseek.data import open_dataset
-from hyperseek.evaluation import calculate, paired_test
+from hyperseek.evaluation import bootstrap_intervals, calculate, paired_test
 from hyperseek.evaluation._seen import slice_by_training
 from hyperseek.models import Retriever, load
+from hyperseek.models.loading import set_length
 from hyperseek.plan import scan
 from hyperseek.types import Qrels
 
@@ -45,7 +46,7 @@ def measure(model: Retriever, entry: str) -> dict[str, float]:
     queries = [query for query in data.queries(split) if query.id in qrels]
     documents = list(data.documents())
     if length:
-        setattr(model.route("document")[0], "document_length", int(length))  # noqa: B010  # modules are typed as tensors
+        set_length(model, "document", int(length))
     texts = [document.full_text for document in documents]
     parts = range(0, len(texts), _DOCUMENTS_AT_ONCE)
     points = [model.encode_documents(texts[start : start + _DOCUMENTS_AT_ONCE]) for start in parts]
@@ -64,8 +65,7 @@ def row(label: str, values: Mapping[str, Mapping[str, float]], twins: list[list[
     cells = [f"{array.mean():.4f}" for array in own.values()]
     for late, dense in twins:
         difference = own[late] - own[dense]
-        draws = np.random.default_rng(0).choice(difference, (10_000, len(difference))).mean(1)
-        low, high = np.quantile(draws, (0.025, 0.975))
+        [(low, high)] = bootstrap_intervals(difference)
         p = paired_test("permutation", difference)[0]
         cells.append(f"{difference.mean():+.4f} ({low:+.3f} to {high:+.3f}, p {p:.3f})")
     return f"| {label} | {len(ids)} | {' | '.join(cells)} |"

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from hyperseek.cli import app
 from hyperseek.errors import ModelError, UnknownNameError
 from hyperseek.models import LateRetriever, ModelConfig, build, export_colbert, load
+from hyperseek.models.model_files import ModelFiles
 
 TEXTS = ["the cat and the dog .", "a small neural network " * 8, "sea", "what is the name of the song"]
 QUERIES = ["who is the author of the book", "neural search"]
@@ -125,3 +126,14 @@ def test_a_projection_that_contradicts_its_weights_is_refused(
         file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
         with pytest.raises(ModelError, match=message):
             load(folder, device="cpu")
+
+
+def test_a_linear_layer_of_another_package_is_left_to_it(tmp_path: Path) -> None:
+    entry = {"idx": 0, "name": "0", "path": "0_Dense", "type": "elsewhere.layers.Dense"}
+    (tmp_path / "modules.json").write_text(json.dumps([entry]))
+    (tmp_path / "0_Dense").mkdir()
+    (tmp_path / "0_Dense" / "config.json").write_text(json.dumps({"units": 3}))
+    ModelFiles(str(tmp_path)).check()
+    (tmp_path / "modules.json").write_text(json.dumps([{**entry, "type": "pylate.models.Dense.Dense"}]))
+    with pytest.raises(ModelError, match="in_features"):
+        ModelFiles(str(tmp_path)).check()

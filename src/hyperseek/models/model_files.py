@@ -36,6 +36,8 @@ _MODULES, _CONTAINER, _CONFIG, _ROUTER = (
     "router_config.json",
 )
 _MOST_LAYERS = 1000  # of an encoder; each takes time to build before any weight is looked for
+# Those whose linear layers are saved alike; a module of another package may be called the same.
+_PACKAGES = ("sentence_transformers.", "pylate.")
 _REMEDY = "save or download the model again"
 
 _C = TypeVar("_C", bound=Config)
@@ -173,7 +175,7 @@ class ModelFiles:
                 for file in sorted(Path(self.location, folder).glob("*.safetensors")):
                     check_checksum(file, "a file of weights", error=ModelError, remedy=_REMEDY)
         for entry in self.modules:
-            if entry.type.endswith(".Dense"):
+            if entry.type.startswith(_PACKAGES) and entry.type.endswith(".Dense"):
                 self._check_dense(entry)
 
     def _check_dense(self, entry: ModuleEntry) -> None:

@@ -145,7 +145,17 @@ class Retriever:
     @property
     def max_length(self) -> dict[str, int | None]:
         """Tokens that are kept of a text, prompt and special tokens included, by side; None for all."""
-        return self._lengths()
+        lengths: dict[str, int | None] = {}
+        for side in SIDES:
+            first = self.route(side)[0]
+            own = getattr(first, f"{side}_length", None)
+            length = own if own is not None else getattr(first, "max_seq_length", None)
+            if length == math.inf:  # as static embeddings say, and JSON cannot
+                length = None
+            elif length is not None and length < 1:
+                raise ModelError(f"{self.source} keeps {length} tokens of a {side}; a model keeps at least 1")
+            lengths[side] = length
+        return lengths
 
     def route(self, side: Side) -> list[nn.Module]:
         """Return the modules that texts of a side go through, in order."""
@@ -183,7 +193,7 @@ class Retriever:
 
     def _cut(self, texts: Sequence[str], side: Side) -> list[str]:
         """Drop the text after the tokens that are kept: tokenising a long text can take longer than encoding it."""
-        tokenizer, limit = getattr(self.route(side)[0], "tokenizer", None), self._lengths()[side]
+        tokenizer, limit = getattr(self.route(side)[0], "tokenizer", None), self.max_length[side]
         if limit is None or all(len(text) <= limit for text in texts) or not divides_at_blanks(tokenizer):
             return list(texts)
         prompt = self._prompt(side)
@@ -378,7 +388,7 @@ class Retriever:
             for module in modules
         ]
         tokenizer = self.model.tokenizer
-        settings = (description, unit, self._lengths()[side], self._prompt(side))
+        settings = (description, unit, self.max_length[side], self._prompt(side))
         # A vocabulary has tens of thousands of words, so it is read and hashed only if it may have changed.
         present = (*settings, id(tokenizer), len(tokenizer) if hasattr(tokenizer, "__len__") else None)
         known = self._named.get(side)
@@ -394,7 +404,7 @@ class Retriever:
             "fingerprint": self.fingerprint,
             "query_fingerprint": self._side_fingerprint("query"),
             "space": self.space.to_json(),
-            "max_length": self._lengths(),
+            "max_length": self.max_length,
             "prompts": {side: self._prompt(side) for side in SIDES},
             "dtype": str(self.model.dtype).removeprefix("torch."),
             "versions": {name: version(name) for name in _PACKAGES},
@@ -418,22 +428,9 @@ class Retriever:
     def _prompt(self, side: Side) -> str:
         return self.model.prompts.get(side) or ""
 
-    def _lengths(self) -> dict[str, int | None]:
-        lengths: dict[str, int | None] = {}
-        for side in SIDES:
-            first = self.route(side)[0]
-            own = getattr(first, f"{side}_length", None)
-            length = own if own is not None else getattr(first, "max_seq_length", None)
-            if length == math.inf:  # as static embeddings say, and JSON cannot
-                length = None
-            elif length is not None and length < 1:
-                raise ModelError(f"{self.source} keeps {length} tokens of a {side}; a model keeps at least 1")
-            lengths[side] = length
-        return lengths
-
     def _token_counts(self, texts: Sequence[str]) -> list[int]:
         tokenizer: Any = getattr(self.route("document")[0], "tokenizer", None)
-        limit = self._lengths()["document"] or 1 << 20
+        limit = self.max_length["document"] or 1 << 20
         prompt = self._prompt("document")
         if not callable(tokenizer) or not hasattr(tokenizer, "num_special_tokens_to_add"):
             # Word lists, and the bare tokenizers of static embeddings: only the order of the lengths matters.

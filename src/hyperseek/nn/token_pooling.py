@@ -11,10 +11,10 @@ Shapes: `N` texts, `T` tokens of the longest, `n` of one, `d` dimensions.
 from __future__ import annotations
 
 import math
-from typing import Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import torch
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from sentence_transformers.multi_vector_encoder.modules import BaseTokenPooling
 from torch import Tensor
 
@@ -30,6 +30,10 @@ from hyperseek.geometry.token_clusters import (
 from hyperseek.scoring import TokenPoints
 
 Method = Literal["hierarchical", "k_means", "sequential", "attention"]
+Tasks = Annotated[
+    tuple[Literal["document", "query"], ...],
+    BeforeValidator(lambda value: (value,) if isinstance(value, str) else value),
+]
 
 IMPORTANCE = "token_importance"
 """The feature `(N, T)` that pruning passes to pooling: the importance of each token."""
@@ -66,12 +70,7 @@ class PoolingConfig(Config):
     distance: Distance = "cosine"
     protected_tokens: int = Field(default=1, ge=0)
     renormalise: bool = False
-    tasks: tuple[Literal["document", "query"], ...] = ("document",)
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _one_task(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    tasks: Tasks = ("document",)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -22,7 +22,7 @@ from typing import Any, Literal, Self, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, field_validator
+from pydantic import Field
 from safetensors.torch import load_file, save_file
 from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import load_file_path
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from hyperseek._config import Config
 from hyperseek.errors import InputError, ModelError, UnknownNameError
-from hyperseek.nn.token_pooling import IMPORTANCE, Counts
+from hyperseek.nn.token_pooling import IMPORTANCE, Counts, Tasks
 
 Strategy = Literal["length", "random", "attention", "threshold", "combined"]
 Importance = Literal["idf", "first_layer", "gate"]
@@ -63,12 +63,7 @@ class PruningConfig(Config):
     min_tokens: int = Field(default=16, ge=1)
     seed: int = Field(default=0, ge=0)
     importance: Importance = "idf"
-    tasks: tuple[Literal["document", "query"], ...] = ("document",)
-
-    @field_validator("tasks", mode="before")
-    @classmethod
-    def _one_task(cls, value: Any) -> Any:
-        return (value,) if isinstance(value, str) else value
+    tasks: Tasks = ("document",)
 
     @property
     def weighs(self) -> Importance | None:

@@ -76,7 +76,9 @@ class MaxSimScorer(Scorer):
         documents = token_points(points)
         self.space.check(documents.vectors)
         tokens, weights, starts = self._joined()
-        scores = self._found(tokens, weights, starts, documents)
+        scores, counts = maxsim(tokens, weights, starts, documents.vectors, documents.offsets, **self._limits())
+        if counts is not None:
+            scores = scores / counts.clamp_min(1)
         names = ("token of queries", "token of documents")
         scores = checked_scores(scores, queries=tokens, documents=documents.vectors, names=names)
         return scores.masked_fill(documents.lengths == 0, EMPTY_SCORE if self.masking == "exact" else 0.0)
@@ -170,10 +172,8 @@ class MaxSimScorer(Scorer):
         return XTRScorer(self.space, self.queries, self.mask, masking=self.masking, top_k=top_k)
 
     def _limits(self) -> dict[str, Any]:
+        """Return which pairs of tokens count, as arguments of `maxsim`."""
         return {"floor": None if self.masking == "exact" else 0.0}
-
-    def _found(self, tokens: Tensor, weights: Tensor, starts: Tensor, documents: TokenPoints) -> Tensor:
-        return maxsim(tokens, weights, starts, documents.vectors, documents.offsets, **self._limits())[0]
 
 
 class XTRScorer(MaxSimScorer):
@@ -224,10 +224,6 @@ class XTRScorer(MaxSimScorer):
 
     def _limits(self) -> dict[str, Any]:
         return {**super()._limits(), "top_k": self.top_k}
-
-    def _found(self, tokens: Tensor, weights: Tensor, starts: Tensor, documents: TokenPoints) -> Tensor:
-        scores, counts = maxsim(tokens, weights, starts, documents.vectors, documents.offsets, **self._limits())
-        return scores if counts is None else scores / counts.clamp_min(1)
 
 
 def xtr_scores(

@@ -107,7 +107,7 @@ class FeatureCache:
             **({"features": extra} if extra else {}),
         }
         self.folder = Path(folder) / fingerprint_json(identity)
-        self._longest = retriever.protocol()["max_length"][side] or 512
+        self._longest = retriever.max_length[side] or 512
         self._store = ShardStore(self.folder)
         self._identity = identity
         self._keys: dict[str, bytes] = {}

@@ -187,7 +187,7 @@ def _largest_part(cost: _Cost, count: int, size: int, lengths: Mapping[str, floa
 
 def _lengths(stack: TrainedStack, training_set: TrainingSet, side: Side) -> dict[str, float]:
     retriever = stack.retriever
-    limit = retriever.protocol()["max_length"][side]
+    limit = retriever.max_length[side]
     expansion = getattr(retriever.route(side)[0], "query_expansion", None) if side == "query" else None
     most, least = limit or math.inf, 0 if expansion is None else expansion["length"]
     counted = [max(least, min(most, tokens)) for tokens in token_lengths(retriever, _sample(training_set, side), side)]

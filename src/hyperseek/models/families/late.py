@@ -142,6 +142,12 @@ class LateRetriever(Retriever):
             "query_expansion": self._expansion(),
         }
 
+    @property
+    def max_length(self) -> dict[str, int | None]:
+        """Tokens that are kept of a text by side, as in `Retriever`; of an expanded query, those after expansion."""
+        lengths, expansion = super().max_length, self._expansion()
+        return lengths if expansion is None else {**lengths, "query": expansion["length"] or lengths["query"]}
+
     def _space_kind(self) -> str:
         known = get_args(Similarity)
         if self.model.similarity_fn_name not in known:
@@ -167,11 +173,6 @@ class LateRetriever(Retriever):
 
     def _expansion(self) -> dict[str, Any] | None:
         return getattr(self.route("query")[0], "query_expansion", None)
-
-    def _lengths(self) -> dict[str, int | None]:
-        expansion = self._expansion()
-        lengths = super()._lengths()
-        return lengths if expansion is None else {**lengths, "query": expansion["length"] or lengths["query"]}
 
     def _side_fingerprint(self, side: Side) -> str:
         name = super()._side_fingerprint(side)
