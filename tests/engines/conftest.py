@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from torch import Tensor
 
 from hyperseek.engines import Engine, _qdrant, _qdrant_tokens, build_engine
 from hyperseek.engines.structure import parse_structure
+
+sys.path.append(str(Path(__file__).parent))  # for `token_documents`
 
 
 @pytest.fixture(scope="session")

@@ -2,53 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 
 import hyperseek
 from hyperseek._files import read_json
 from hyperseek._folders import write_sealed
-from hyperseek.engines import CandidateRequest, QdrantTokensConfig, _qdrant
+from hyperseek.engines import QdrantTokensConfig, _qdrant
 from hyperseek.engines._qdrant_tokens import QdrantTokens
 from hyperseek.engines.structure import parse_structure
 from hyperseek.errors import ConfigError, InputError, StoreError
 from hyperseek.plan import Engine as Source
 from hyperseek.plan import Rescore
-from hyperseek.scoring import LinearScorer, MaxSimScorer, Points, Space, TokenPoints
+from hyperseek.scoring import LinearScorer, MaxSimScorer, Space, TokenPoints
+from token_documents import Collection, request
 
 DIMENSION = 8
 SPACE = Space("tokens", DIMENSION)
-
-
-@dataclass
-class Collection:
-    """Documents of an index, as structures see them."""
-
-    points: TokenPoints
-    space: Space = SPACE
-    chunk_rows: int = 16
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    @property
-    def ids(self) -> Any:
-        return pa.array([f"d{place}" for place in range(len(self))])
-
-    def chunks(self, rows: int) -> Iterator[Points]:
-        step = min(rows, self.chunk_rows)
-        for start in range(0, len(self), step):
-            yield self.points[start : start + step]
-
-    def texts(self) -> Iterator[str]:
-        yield from ()
 
 
 def drawn(count: int, *, longest: int = 9, seed: int = 0) -> TokenPoints:
@@ -73,10 +47,6 @@ def built(folder: Path, points: TokenPoints, **settings: Any) -> QdrantTokens:
     assert details == {"documents": int((points.lengths > 0).sum()), "tokens": len(points.vectors)}
     QdrantTokens.verify(folder, details)
     return QdrantTokens.open(folder, documents, config, details)
-
-
-def request(scorer: Any, points: TokenPoints, n: int, allowed: Any = None) -> CandidateRequest:
-    return CandidateRequest("tokens", scorer, n, 3, allowed, points, lambda places: places.float())
 
 
 @pytest.mark.parametrize("remote", [False, True])

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +11,18 @@ import pytest
 import torch
 
 from hyperseek._folders import checksum_folder
-from hyperseek.engines import CandidateRequest, CentroidsConfig
+from hyperseek.engines import CentroidsConfig
 from hyperseek.engines import _centroids as module
 from hyperseek.engines import _token_parts as parts_module
 from hyperseek.engines._centroids import Centroids
 from hyperseek.engines._token_codes import Codebook, Reservoir
 from hyperseek.engines._token_search import Walk
 from hyperseek.errors import InputError, StoreError
-from hyperseek.scoring import LinearScorer, MaxSimScorer, Points, Space, TokenPoints
+from hyperseek.scoring import LinearScorer, MaxSimScorer, Space, TokenPoints
+from token_documents import Collection, request
 
 DIMENSION = 12
 SPACE = Space("tokens", DIMENSION)
-
-
-@dataclass
-class Collection:
-    """Documents of an index, as structures see them; `stop_after` chunks reading is interrupted."""
-
-    points: TokenPoints
-    space: Space = SPACE
-    chunk_rows: int = 16
-    stop_after: int | None = None
-    ids: Any = None
-
-    def __len__(self) -> int:
-        return len(self.points)
-
-    def chunks(self, rows: int) -> Iterator[Points]:
-        for number, start in enumerate(range(0, len(self), min(rows, self.chunk_rows))):
-            if number == self.stop_after:
-                raise KeyboardInterrupt
-            yield self.points[start : start + min(rows, self.chunk_rows)]
-
-    def texts(self) -> Iterator[str]:
-        yield from ()
 
 
 def drawn(count: int, seed: int) -> TokenPoints:
@@ -74,10 +50,6 @@ def built(folder: Path, documents: Collection, **settings: Any) -> Centroids:
     details = Centroids.build(folder, documents, config)
     Centroids.verify(folder, details)
     return Centroids.open(folder, documents, config, details)
-
-
-def request(scorer: Any, points: TokenPoints, n: int, allowed: Any = None) -> CandidateRequest:
-    return CandidateRequest("tokens", scorer, n, 3, allowed, points, lambda places: places.float())
 
 
 def best(scores: torch.Tensor, n: int, allowed: Any = None) -> list[set[int]]:
@@ -267,6 +239,19 @@ def test_damage_is_named(tmp_path: Path) -> None:
     climbing = {**details, "parts": [{**details["parts"][0], "folder": "../part-0"}]}
     with pytest.raises(StoreError, match="folder"):
         Centroids.open(tmp_path, documents, config, climbing)
+
+
+def test_an_update_keeps_the_checksums_of_what_was_there(tmp_path: Path) -> None:
+    documents, config = Collection(drawn(50, seed=8)), CentroidsConfig()
+    details = Centroids.build(tmp_path, documents, config)
+    grown = Centroids.extend(tmp_path, Collection(drawn(20, seed=9)), config, details)
+    Centroids.verify(tmp_path, grown)
+    path = tmp_path / "part-0" / "codes.bin"
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    grown = Centroids.extend(tmp_path, Collection(drawn(20, seed=10)), config, grown)
+    with pytest.raises(StoreError, match=r"codes\.bin"):
+        Centroids.verify(tmp_path, grown)
 
 
 def test_threads_find_the_same(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ import os, signal, sys
 from hyperseek.engines import _centroids as module
 from hyperseek.index import Index
 
-module._COMMIT_EVERY, module._CHUNK = -1.0, 8
+module._COMMIT_EVERY, module.TOKEN_CHUNK = -1.0, 8
 noted = []
 seal = module.write_sealed
 

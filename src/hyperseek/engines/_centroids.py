@@ -34,8 +34,10 @@ from hyperseek._order import best_positions
 from hyperseek.engines._token_codes import Codebook, Reservoir
 from hyperseek.engines._token_parts import Part, PartNotes, PartWriter, write_joined
 from hyperseek.engines._token_search import Walk
-from hyperseek.engines.engine import BASE_BYTES, build_seconds
+from hyperseek.engines.engine import ASSUMED_TOKENS, BASE_BYTES, TOKEN_CHUNK, build_seconds, check_tokens
 from hyperseek.engines.structure import (
+    KEYS_FILE,
+    KIND_FILE,
     CandidateRequest,
     Documents,
     Ranking,
@@ -49,12 +51,9 @@ from hyperseek.scoring import MaxSimScorer, Scorer, Space, TokenPoints
 _BOOK = "codebook.safetensors"
 _QUERIES = "queries.safetensors"
 _STATE = "building.json"
-_OURS = (_STATE, "keys.npy", "kind.json")
+_OURS = (_STATE, KEYS_FILE, KIND_FILE)
 _REMEDY = "build the engine again"
 _COMMIT_EVERY = 5.0  # seconds
-_CHUNK = 256  # documents read at a time
-# Tokens of a document, where nobody knows: what PLAID assumes.
-_ASSUMED = 120
 # Vectors of the sample for each centroid, at least.
 _PER_CENTROID = 8
 
@@ -139,7 +138,7 @@ class Centroids(Structure):
     @classmethod
     def build(cls, folder: Path, documents: Documents, config: CentroidsConfig) -> dict[str, Any]:
         """Learn centroids on a sample, then assign and append all documents; a killed build goes on where it was."""
-        _check_space(documents.space)
+        check_tokens(documents.space, config.kind)
         notes = _noted(folder, config)
         if notes is None:
             notes = PartNotes(folder="part-0")
@@ -211,7 +210,7 @@ class Centroids(Structure):
 
     def efforts(self, n: int) -> Sequence[int | None]:
         """Return numbers of centroids into whose lists each query token looks."""
-        return (1, 2, 4, 8, 16, 32)
+        return (1, *_PROBES)
 
     @classmethod
     def stages(cls, name: str, n: int) -> list[dict[str, Any]]:
@@ -268,14 +267,14 @@ class Centroids(Structure):
     @classmethod
     def estimate(cls, space: Space, config: CentroidsConfig, *, count: int) -> StructureEstimate:
         """Estimate the cost for documents of 120 tokens, as in PLAID."""
-        _check_space(space)
-        tokens, width = _ASSUMED * count, space.dimension
+        check_tokens(space, config.kind)
+        tokens, width = ASSUMED_TOKENS * count, space.dimension
         centroids = _centroid_count(config, tokens)
         book = 4 * centroids * width
         disk = tokens * (width * config.bits // 8 + 2 + 4) + book + 8 * (count + centroids)
         sample = 4 * width * min(tokens, config.sample)
         # The sample twice, while centroids are learned from most of it; products with cells; a chunk of documents.
-        building = BASE_BYTES + 3 * sample + 3 * book + 12 * _CHUNK * _ASSUMED * width + (96 << 20)
+        building = BASE_BYTES + 3 * sample + 3 * book + 12 * TOKEN_CHUNK * ASSUMED_TOKENS * width + (96 << 20)
         operations = 2.0 * width * (8 * min(tokens, config.sample) + tokens) * 4 * math.sqrt(centroids)
         return StructureEstimate(BASE_BYTES + disk, building, disk, build_seconds(operations / 4e9))
 
@@ -306,11 +305,6 @@ class Centroids(Structure):
         return shown
 
 
-def _check_space(space: Space) -> None:
-    if not space.ragged:
-        raise InputError(f"a token index is for documents of many token vectors, not for points of {space}")
-
-
 def _centroid_count(config: CentroidsConfig, tokens: int) -> int:
     if config.centroids is not None:
         return config.centroids
@@ -325,7 +319,7 @@ def _learn(folder: Path, documents: Documents, config: CentroidsConfig) -> None:
     asked: list[Tensor] = []
     row = 0
     with progress("sampling tokens", len(documents), unit="documents") as bar:
-        for chunk in documents.chunks(min(_CHUNK, documents.chunk_rows)):
+        for chunk in documents.chunks(min(TOKEN_CHUNK, documents.chunk_rows)):
             reservoir.add(chunk.rows.float())
             for place in (chosen[(chosen >= row) & (chosen < row + len(chunk))] - row).tolist():
                 tokens = chunk[place : place + 1].rows.float()
@@ -356,7 +350,7 @@ def _append(
 
     bar_of = progress("assigning tokens", len(documents), unit="documents", done=done)
     with stoppable(stored), bar_of as bar, PartWriter(folder, notes, book) as writer:
-        for chunk in documents.chunks(min(_CHUNK, documents.chunk_rows)):
+        for chunk in documents.chunks(min(TOKEN_CHUNK, documents.chunk_rows)):
             points = chunk[max(0, done - passed) :]
             passed += len(chunk)
             if not len(points):
@@ -382,7 +376,7 @@ def _measured(index: Centroids, documents: Documents, config: CentroidsConfig) -
     scorer = MaxSimScorer(documents.space, queries[asked], mask[asked].float())
     best, places, row = torch.empty(len(scorer), 0), torch.empty(len(scorer), 0, dtype=torch.int64), 0
     with progress("measuring recall", len(documents), unit="documents") as bar, torch.no_grad():
-        for chunk in documents.chunks(min(_CHUNK, documents.chunk_rows)):
+        for chunk in documents.chunks(min(TOKEN_CHUNK, documents.chunk_rows)):
             own = torch.arange(row, row + len(chunk)).expand(len(scorer), -1)
             scores = torch.cat([best, scorer.score(chunk)], dim=1)
             best, order = scores.topk(min(k, scores.shape[1]), dim=1)
@@ -441,7 +435,9 @@ def _book(folder: Path) -> Codebook:
 
 
 def _changed(known: _Details, folder: Path, parts: Sequence[PartNotes]) -> dict[str, Any]:
-    files = checksum_folder(folder, leave_out=_OURS)
+    # Files are written once, under names that never come again: what was noted of the others stays true, and reading
+    # them again would take as long as the index is large, and record damage as what was written.
+    files = checksum_folder(folder, leave_out=_OURS, known=known.files)
     return known.model_copy(update={"parts": tuple(parts), "files": files}).model_dump(mode="json")
 
 

@@ -32,8 +32,10 @@ from hyperseek.engines._qdrant import (
     new_name,
     warn_of_many,
 )
-from hyperseek.engines.engine import BASE_BYTES, LONGEST
+from hyperseek.engines.engine import ASSUMED_TOKENS, BASE_BYTES, LONGEST, TOKEN_CHUNK, check_tokens
 from hyperseek.engines.structure import (
+    KEYS_FILE,
+    KIND_FILE,
     CandidateRequest,
     Documents,
     FolderDescription,
@@ -45,11 +47,8 @@ from hyperseek.errors import InputError, StoreError
 from hyperseek.scoring import Scorer, Space, TokenPoints
 
 _TOKENS = "tokens-{}.safetensors"  # by the number of the chunk
-_OURS = ("collection.json", "keys.npy", "kind.json")
+_OURS = ("collection.json", KEYS_FILE, KIND_FILE)
 _REMEDY = "build the engine again"
-_CHUNK = 256  # documents read at a time
-# Tokens of a document, where nobody knows: what PLAID assumes.
-_ASSUMED = 120
 
 
 class QdrantTokensConfig(ServerConfig):
@@ -118,7 +117,7 @@ class QdrantTokens(Structure):
             InputError: The documents have no token vectors, or one has a vector that cannot be compared.
             StoreError: The server did not do what was asked; the collection is deleted.
         """
-        _check_space(documents.space)
+        check_tokens(documents.space, config.kind)
         config = _decided(config, config.resolved_server)
         counts = {"documents": 0, "tokens": 0}
         noted = _Description(
@@ -225,12 +224,12 @@ class QdrantTokens(Structure):
     @classmethod
     def estimate(cls, space: Space, config: QdrantTokensConfig, *, count: int) -> StructureEstimate:
         """Estimate the cost for documents of 120 tokens; of a server only the cost on this machine."""
-        _check_space(space)
+        check_tokens(space, config.kind)
         width = space.dimension
-        sending = BASE_BYTES + NUMBER_BYTES * batch_rows(width) * width + 12 * _CHUNK * _ASSUMED * width
+        sending = BASE_BYTES + NUMBER_BYTES * batch_rows(width) * width + 12 * TOKEN_CHUNK * ASSUMED_TOKENS * width
         if config.resolved_server:
             return StructureEstimate(BASE_BYTES, sending, 0, None)
-        disk = 4 * _ASSUMED * count * width
+        disk = 4 * ASSUMED_TOKENS * count * width
         # The client keeps float64, and some Python objects per document.
         return StructureEstimate(sending + 2 * disk + 1500 * count, sending, disk, count * 1e-3)
 
@@ -249,11 +248,6 @@ class QdrantTokens(Structure):
             discard_collection(noted.collection, folder)
 
 
-def _check_space(space: Space) -> None:
-    if not space.ragged:
-        raise InputError(f"'qdrant-tokens' is for documents of many token vectors, not for points of {space}")
-
-
 def _decided(config: QdrantTokensConfig, server: bool) -> QdrantTokensConfig:
     return config.model_copy(update={"server": server})
 
@@ -261,7 +255,7 @@ def _decided(config: QdrantTokensConfig, server: bool) -> QdrantTokensConfig:
 def _checked(documents: Documents) -> Iterator[TokenPoints]:
     """Stream the documents in float32; InputError names one that cannot be compared."""
     row = 0
-    for chunk in documents.chunks(min(_CHUNK, documents.chunk_rows)):
+    for chunk in documents.chunks(min(TOKEN_CHUNK, documents.chunk_rows)):
         points = TokenPoints.from_tensors(chunk.rows.detach().to("cpu", torch.float32), chunk.lengths.cpu())
         unusable = ~(torch.linalg.vector_norm(points.rows, dim=1) <= LONGEST)
         if unusable.any():

@@ -33,6 +33,7 @@ from hyperseek.engines.structure import (
     kinds_that_fit,
 )
 from hyperseek.errors import InputError, StoreError
+from hyperseek.scoring import Space
 from hyperseek.types import Metric
 
 CHUNK = 8192
@@ -46,6 +47,12 @@ BASE_BYTES = 48 << 20
 
 PRODUCTS = 4e10
 """Operations per second in long float32 products, measured on one core of a busy server; cores differ."""
+
+TOKEN_CHUNK = 256
+"""Most documents of many token vectors that a structure reads at a time."""
+
+ASSUMED_TOKENS = 120
+"""Token vectors of a document, for estimates, where their number is unknown: what PLAID assumes."""
 
 _REMEDY = "build the engine again"
 
@@ -360,6 +367,12 @@ def _checked_mask(allowed: NDArray[np.bool_] | None, count: int) -> NDArray[np.b
     if mask.dtype != np.bool_ or mask.shape != (count,):
         raise InputError(f"allowed must be booleans of shape ({count},), not {mask.dtype} of shape {mask.shape}")
     return mask
+
+
+def check_tokens(space: Space, kind: str) -> None:
+    """Raise InputError unless the points of a space are sets of token vectors, the only ones that this kind is for."""
+    if not space.ragged:
+        raise InputError(f"{kind!r} is for documents of many token vectors, not for points of {space}")
 
 
 def chunk_bytes(dimension: int) -> int:

@@ -38,6 +38,9 @@ FORMER_KINDS = {"scan": "flat"}
 EXHAUSTIVE = "exhaustive"
 """Name that means "no structure" in plans: score all documents."""
 
+KEYS_FILE, KIND_FILE = "keys.npy", "kind.json"
+"""Files that an index writes into the folder of a structure: keys of its documents, and its kind."""
+
 # Candidates per wanted document that tuning tries.
 _FACTORS = (1, 3, 10, 30, 100)
 

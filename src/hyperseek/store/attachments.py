@@ -37,7 +37,7 @@ from hyperseek._folders import (
     write_sealed,
 )
 from hyperseek.engines import STRUCTURES, Structure, StructureConfig
-from hyperseek.engines.structure import FORMER_KINDS, AnyStructureConfig, kinds_that_fit
+from hyperseek.engines.structure import FORMER_KINDS, KEYS_FILE, KIND_FILE, AnyStructureConfig, kinds_that_fit
 from hyperseek.errors import HyperseekError, InputError, StoreError, UnknownNameError
 from hyperseek.store.snapshot import Snapshot, SomeDocuments
 
@@ -45,8 +45,6 @@ logger = logging.getLogger(__name__)
 
 _LIST = "engines.json"
 _FOLDER = "engines"
-_KEYS = "keys.npy"
-_KIND = "kind.json"
 _REMEDY = "build the engine again (hyperseek update INDEX --engine KIND, or --graph)"
 _NEW_NAMES = {new: old for old, new in FORMER_KINDS.items()}
 
@@ -257,11 +255,11 @@ def open_attached(folder: Path, record: Attachment, snapshot: Snapshot) -> Attac
             pass  # nothing leads out of it
         hold = Hold(place)
         _check_keys(place, record)
-        keys: npt.NDArray[np.int64] = read_array(place / _KEYS)
+        keys: npt.NDArray[np.int64] = read_array(place / KEYS_FILE)
         if keys.dtype != np.int64 or keys.shape != (record.count,):
             raise StoreError(
-                f"{place / _KEYS} should hold {record.count} int64 keys, but holds {keys.dtype} of shape {keys.shape}; "
-                f"{_REMEDY}"
+                f"{place / KEYS_FILE} should hold {record.count} int64 keys, but holds {keys.dtype} of shape "
+                f"{keys.shape}; {_REMEDY}"
             )
         opened = structure.open(place, snapshot, record.config, record.details)
     rows = snapshot.rows_of_keys(keys)
@@ -280,7 +278,7 @@ def verify_attachments(folder: Path, attachments: Attachments) -> None:
     Raises:
         StoreError: A file is missing or damaged, or an earlier version built a structure without checksums.
     """
-    built = [path.parent for path in inside(folder, _FOLDER, source=folder / _LIST).glob(f"*/{_KEYS}")]
+    built = [path.parent for path in inside(folder, _FOLDER, source=folder / _LIST).glob(f"*/{KEYS_FILE}")]
     if built and not (folder / _LIST).exists():
         raise StoreError(f"{folder / _LIST} is missing, but {built[0]} exists; {_REMEDY}")
     for item in attachments.items:
@@ -296,7 +294,9 @@ def verify_attachments(folder: Path, attachments: Attachments) -> None:
 
 
 def _check_keys(place: Path, record: Attachment) -> None:
-    written = {name: found for name, found in ((_KEYS, record.keys), (_KIND, record.noted)) if found is not None}
+    written = {
+        name: found for name, found in ((KEYS_FILE, record.keys), (KIND_FILE, record.noted)) if found is not None
+    }
     check_files(place, written, source=place.parents[1] / _LIST, remedy=_REMEDY)
 
 
@@ -345,16 +345,16 @@ def attach(
     with writing(place):
         place.mkdir(parents=True, exist_ok=resumed)
         try:
-            write_json(place / _KIND, {"kind": config.kind})
+            write_json(place / KIND_FILE, {"kind": config.kind})
             details = structure.build(place, snapshot, config)
-            with atomic_write(place / _KEYS, "wb") as file:
+            with atomic_write(place / KEYS_FILE, "wb") as file:
                 np.save(file, snapshot.keys)
         except BaseException as error:
             if not resumed or isinstance(error, Exception):
                 _discard(place)
                 shutil.rmtree(place, ignore_errors=True)
             raise
-        keys, noted = checksum(place / _KEYS), checksum(place / _KIND)
+        keys, noted = checksum(place / KEYS_FILE), checksum(place / KIND_FILE)
     record = Attachment(
         name=name,
         kind=config.kind,
@@ -392,7 +392,7 @@ def keep_up(folder: Path, snapshot: Snapshot, *, compact: bool = False) -> None:
 def _keep_up(folder: Path, record: Attachment, snapshot: Snapshot, *, compact: bool) -> None:
     structure, place = record.structure(), record.place(folder)
     _check_keys(place, record)
-    keys: npt.NDArray[np.int64] = read_array(place / _KEYS, error=StoreError, remedy=_REMEDY)
+    keys: npt.NDArray[np.int64] = read_array(place / KEYS_FILE, error=StoreError, remedy=_REMEDY)
     unknown = np.flatnonzero(~np.isin(snapshot.keys, keys))
     kept = np.isin(keys, snapshot.keys)
     if not len(unknown) and not compact:
@@ -407,12 +407,12 @@ def _keep_up(folder: Path, record: Attachment, snapshot: Snapshot, *, compact: b
             if len(unknown):
                 details = dict(structure.extend(copy, SomeDocuments(snapshot, unknown), record.config, details))
                 keys = np.concatenate([keys, snapshot.keys[unknown]])
-            with atomic_write(copy / _KEYS, "wb") as file:  # in place of the shared one
+            with atomic_write(copy / KEYS_FILE, "wb") as file:  # in place of the shared one
                 np.save(file, keys)
         except BaseException:
             shutil.rmtree(copy, ignore_errors=True)
             raise
-    update = {"folder": own, "details": details, "count": len(keys), "keys": checksum(copy / _KEYS)}
+    update = {"folder": own, "details": details, "count": len(keys), "keys": checksum(copy / KEYS_FILE)}
     Attachments.read(folder).with_changed(record.model_copy(update=update)).write(folder)
 
 
@@ -444,7 +444,7 @@ def _discard(place: Path) -> None:
     """Delete what a structure keeps outside its folder, for example on a server."""
     try:
         # Folders of earlier versions do not name their kind; only engines for vectors keep anything elsewhere.
-        noted = read_json(place / _KIND) if (place / _KIND).exists() else {}
+        noted = read_json(place / KIND_FILE) if (place / KIND_FILE).exists() else {}
         STRUCTURES[str(noted.get("kind", "flat"))].discard(place)
     except (HyperseekError, OSError, AttributeError) as error:
         logger.warning("something may be left of an engine that is not used: %s", error)
