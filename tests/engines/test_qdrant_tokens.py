@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from token_documents import Collection, request
 
 import hyperseek
 from hyperseek._files import read_json
@@ -19,7 +20,6 @@ from hyperseek.errors import ConfigError, InputError, StoreError
 from hyperseek.plan import Engine as Source
 from hyperseek.plan import Rescore
 from hyperseek.scoring import LinearScorer, MaxSimScorer, Space, TokenPoints
-from token_documents import Collection, request
 
 DIMENSION = 8
 SPACE = Space("tokens", DIMENSION)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from token_documents import Collection, request
 
 from hyperseek._folders import checksum_folder
 from hyperseek.engines import CentroidsConfig
@@ -19,7 +20,6 @@ from hyperseek.engines._token_codes import Codebook, Reservoir
 from hyperseek.engines._token_search import Walk
 from hyperseek.errors import InputError, StoreError
 from hyperseek.scoring import LinearScorer, MaxSimScorer, Space, TokenPoints
-from token_documents import Collection, request
 
 DIMENSION = 12
 SPACE = Space("tokens", DIMENSION)
