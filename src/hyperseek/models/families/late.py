@@ -27,7 +27,7 @@ from hyperseek.errors import ConfigError, InputError
 from hyperseek.geometry.euclidean import unit_vectors
 from hyperseek.models.encoding import described_tokens, resolve_dtype
 from hyperseek.models.family import Family, ModelConfig, transformer_of
-from hyperseek.models.loading import load_modules
+from hyperseek.models.loading import load_container
 from hyperseek.models.retriever import Retriever, Side, run_modules
 from hyperseek.nn.token_pooling import GROUPS, PoolingConfig, TokenPooling
 from hyperseek.nn.token_pruning import PruningConfig, PruningTransformer
@@ -332,14 +332,7 @@ class Late(Family):
         """Open what sentence-transformers opens; see `Family.load`."""
         own = self.module_names()
         if any(entry.type in own for entry in files.modules):
-            config = files.container
-            model = MultiVectorEncoder(
-                modules=load_modules(files, own, trust_remote_code=trust_remote_code),  # type: ignore[arg-type]
-                device=device,
-                prompts={name: prompt or "" for name, prompt in (config.prompts or {}).items()},
-                default_prompt_name=config.default_prompt_name,
-                similarity_fn_name=config.similarity_fn_name,
-            )
+            model = load_container(MultiVectorEncoder, files, own, device=device, trust_remote_code=trust_remote_code)
         else:
             model = MultiVectorEncoder(
                 files.location, device=device, trust_remote_code=trust_remote_code, revision=files.revision
