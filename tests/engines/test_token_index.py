@@ -252,6 +252,9 @@ def test_an_update_keeps_the_checksums_of_what_was_there(tmp_path: Path) -> None
     grown = Centroids.extend(tmp_path, Collection(drawn(20, seed=10)), config, grown)
     with pytest.raises(StoreError, match=r"codes\.bin"):
         Centroids.verify(tmp_path, grown)
+    kept = np.arange(90) > 0
+    with pytest.raises(StoreError, match=r"codes\.bin"):  # would be copied, and noted as what was written
+        Centroids.compact(tmp_path, kept, config, grown)
 
 
 def test_threads_find_the_same(tmp_path: Path) -> None:

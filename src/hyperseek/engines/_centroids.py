@@ -168,7 +168,7 @@ class Centroids(Structure):
         parts.append(_append(folder, documents, None, book, PartNotes(folder=_next(parts))))
         # So a part is at least twice as large as the next one, but for the first, which is left as it was built.
         while len(parts) > 2 and parts[-2].documents < 2 * parts[-1].documents:
-            parts[-2:] = [_joined(folder, parts, parts[-2:], [None, None], book)]
+            parts[-2:] = [_joined(folder, known, parts, parts[-2:], [None, None], book)]
         return _changed(known, folder, parts)
 
     @classmethod
@@ -178,9 +178,9 @@ class Centroids(Structure):
         parts = list(known.parts)
         masks = np.split(kept, np.cumsum([part.documents for part in parts])[:-1])
         if not masks[0].all():
-            parts[0] = _joined(folder, parts, parts[:1], masks[:1], book)
+            parts[0] = _joined(folder, known, parts, parts[:1], masks[:1], book)
         if len(parts) > 2 or not all(mask.all() for mask in masks[1:]):
-            parts[1:] = [_joined(folder, parts, parts[1:], masks[1:], book)]
+            parts[1:] = [_joined(folder, known, parts, parts[1:], masks[1:], book)]
         return _changed(known, folder, parts)
 
     @classmethod
@@ -399,12 +399,16 @@ def _next(parts: Sequence[PartNotes]) -> str:
 
 def _joined(
     folder: Path,
+    known: _Details,
     parts: Sequence[PartNotes],
     some: Sequence[PartNotes],
     kept: Sequence[NDArray[np.bool_] | None],
     book: Codebook,
 ) -> PartNotes:
-    """Write some of the parts, or what is kept of them, as one, and delete them."""
+    """Write some of the parts, or what is kept of them, as one, and delete them; StoreError if one is damaged."""
+    names = tuple(f"{notes.folder}/" for notes in some)
+    noted = {name: checksum for name, checksum in known.files.items() if name.startswith(names)}
+    check_files(folder, noted, source=folder, remedy=_REMEDY)
     opened = [(Part(folder, notes, book), mask) for notes, mask in zip(some, kept, strict=True)]
     joined = write_joined(folder, _next(parts), opened, book)
     del opened
