@@ -142,6 +142,8 @@ def test_what_does_not_fit_is_refused() -> None:
         MaxSimScorer(SPACE, queries, mask, masking="pylat")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="needs TokenPoints"):
         MaxSimScorer(SPACE, queries, mask).score(VectorPoints(torch.zeros(3, DIMENSION)))
+    with pytest.raises(InputError, match="4 dimensions"):
+        MaxSimScorer(SPACE, queries, mask).matches(TokenPoints(torch.zeros(1, 3), torch.tensor([0, 1])))
     with pytest.raises(InputError, match="MaxSimScorer"):
         LinearScorer(SPACE, torch.zeros(1, DIMENSION)).score(VectorPoints(torch.zeros(1, DIMENSION)))
 
@@ -236,6 +238,11 @@ def test_charts_keep_all_their_settings_and_refuse_others() -> None:
         SPACE.chart("inner_product", repetition=3)
     with pytest.raises(InputError, match="bits 0 to 10"):
         SPACE.chart("inner_product", bits=11)
+    with pytest.raises(UnknownNameError, match="muvera"):
+        SPACE.chart("inner_product", encoding=["muvera"])
+    for parameters in ({"bits": "3"}, {"repetitions": 2.5}, {"encoding": "learned", "width": None}):
+        with pytest.raises(InputError, match="must be a whole number"):
+            SPACE.chart("inner_product", **parameters)
     with pytest.raises(InputError, match="take no 'bits'"):
         Space("dot", 3).chart("inner_product", bits=2)
     with pytest.raises(InputError, match="needs TokenPoints"):

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
 
 from hyperseek import geometry
-from hyperseek.errors import InputError, UnknownNameError
+from hyperseek.errors import InputError, UnknownNameError, shown
 from hyperseek.geometry.euclidean import (
     cosine_similarity,
     negative_distance,
@@ -343,12 +343,17 @@ class Tokens(Geometry):
     def chart_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Complete the settings of the encoding, so that a stored chart survives other defaults."""
         name = given.get("encoding", _MUVERA)
-        if name not in _ENCODINGS:
+        if not isinstance(name, str) or name not in _ENCODINGS:
             raise UnknownNameError("encoding of tokens", str(name), _ENCODINGS)
         known = {field.name for field in fields(_ENCODINGS[name])} - {"dimension", "fitted"}
-        for parameter in given:
-            if parameter not in known | {"encoding"}:
+        types = get_type_hints(_ENCODINGS[name])
+        for parameter, value in given.items():
+            if parameter == "encoding":
+                continue
+            if parameter not in known:
                 raise UnknownNameError("parameter of a token space's chart", parameter, known)
+            if not isinstance(value, types[parameter]):
+                raise InputError(f"{parameter} of the encoding {name!r} must be a whole number, not {shown(value)}")
         settings = self._encoding(given)
         # Charts that were stored before there was a choice do not name theirs.
         chosen = {} if name == _MUVERA else {"encoding": name}

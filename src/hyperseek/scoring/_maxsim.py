@@ -115,6 +115,7 @@ class MaxSimScorer(Scorer):
     def matches(self, document: Points) -> tuple[Tensor, Tensor, Tensor]:
         """Return what each query token found in one document; its shares sum to the score, but of an empty document."""
         vectors = token_points(document).vectors
+        self.space.check(vectors)
         tokens, weights, _ = self._joined()
         similar, rows = find_tokens(tokens, vectors, torch.tensor([0, len(vectors)], device=vectors.device))
         counted = similar.clamp_min(0) if self.masking == "pylate" else similar
