@@ -328,9 +328,8 @@ def _look_again(comparison: _Comparison, rows: _Rows, threshold: Tensor, k: int)
         vectors = _read(comparison.source, block)
         for group, bounds in comparison.bounds(vectors):
             near = bounds >= threshold[group, None].to(bounds.device)
-            columns = near.any(dim=0).nonzero()[
-                :, 0
-            ]  # usually few vectors of a block are near any query, or nearly all
+            # Usually few vectors of a block are near any query, or nearly all.
+            columns = near.any(dim=0).nonzero()[:, 0]
             exact = torch.full((near.shape[0], len(columns)), -torch.inf)
             pairs = near[:, columns].nonzero()
             for part in torch.split(pairs, step):
