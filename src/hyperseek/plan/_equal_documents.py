@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from hyperseek.scoring import Points, VectorPoints
+from hyperseek.scoring import Points
 
 # Numbers that are marked at a time: they stay in a core's cache.
 _MARKED = 1 << 16
@@ -28,7 +28,7 @@ def marks_of(points: Points) -> Tensor:
         of 2⁻⁶⁴.
     """
     rows = _marks(points.rows)
-    if isinstance(points, VectorPoints):
+    if points.single:
         return rows
     lengths = points.lengths
     owner = torch.repeat_interleave(lengths)

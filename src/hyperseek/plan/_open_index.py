@@ -18,7 +18,7 @@ from hyperseek._kept import Kept
 from hyperseek._order import NOTHING, best_positions
 from hyperseek.errors import InputError, StoreError
 from hyperseek.plan.exhaustive import longest_norm, whole_scan, wide_scan
-from hyperseek.scoring import Scorer, VectorPoints
+from hyperseek.scoring import Scorer
 from hyperseek.store.attachments import Attached, Attachment, Attachments, open_attached
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.types import QueryOptions
@@ -182,10 +182,10 @@ class Search:
         points = snapshot.in_memory
         if chosen is not None:
             scores, found = wide_scan(scorer, snapshot.chunks_of(chosen), k=k)
-        elif not isinstance(points, VectorPoints):
+        elif points is None or not points.single:
             scores, found = wide_scan(scorer, snapshot.chunks(snapshot.chunk_rows), k=k)
         else:
-            key, measure = ("longest norm", scorer.space), partial(longest_norm, scorer.space, points.vectors)
+            key, measure = ("longest norm", scorer.space), partial(longest_norm, scorer.space, points.rows)
             longest = self.index.keep(key, measure, size=sys.getsizeof)
             scores, found = whole_scan(scorer, points, k=k, longest=longest, chunk_rows=snapshot.chunk_rows)
         best = Candidates(found if chosen is None else torch.from_numpy(chosen)[found], scores)

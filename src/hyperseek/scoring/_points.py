@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,9 +20,13 @@ class Points(ABC):
     """Documents as points: the base of every form.
 
     A form is defined by `tensors` and `from_tensors`; moving, joining and gathering are written once, here.
+
+    Attributes:
+        single: Whether every document of this form has exactly one row.
     """
 
     __slots__ = ()
+    single: ClassVar[bool] = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -111,6 +115,7 @@ class VectorPoints(Points):
         vectors: `(N, d)`, floating.
     """
 
+    single: ClassVar[bool] = True
     vectors: Tensor
 
     def __post_init__(self) -> None:
