@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import load_file
 
 from hyperseek import HyperseekError
+from hyperseek._machine import one_core
 from hyperseek.data import Dataset, write_beir
 from hyperseek.models import load
 from hyperseek.pretraining import PretrainRecipe, pretrain
@@ -109,8 +110,10 @@ pretrain(PretrainRecipe.from_mapping(json.loads(sys.argv[1])), output=sys.argv[2
 def test_a_killed_run_ends_like_an_uninterrupted_one(
     make_recipe: MakeRecipe, tmp_path: Path, steps: int, kills: tuple[int, ...]
 ) -> None:
+    """On one core in both processes: sums over several threads round otherwise."""
     recipe = make_recipe(train=train_section(make_recipe, max_steps=steps, save_every=3))
-    pretrain(recipe, output=tmp_path / "whole")
+    with one_core():
+        pretrain(recipe, output=tmp_path / "whole")
     command = [sys.executable, "-c", _KILLED, json.dumps(recipe.model_dump(mode="json")), str(tmp_path / "cut")]
     for wanted in kills:
         process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -124,8 +127,8 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
             time.sleep(0.02)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
-    torch.set_num_threads(1)
-    pretrain(recipe, output=tmp_path / "cut")
+    with one_core():
+        pretrain(recipe, output=tmp_path / "cut")
     assert_same(tmp_path / "whole", tmp_path / "cut")
 
 

@@ -55,14 +55,12 @@ def loop_arguments(
         if not on_gpu:
             raise ConfigError(f"train.optimizer: adamw_8bit needs a GPU, and the device is {device}; use adamw")
         require("bitsandbytes", extra="8bit")
-    steps_of_epoch = steps_per_epoch(batches, config, processes=process_count())
-    limits = [config.max_steps, None if config.epochs is None else config.epochs * steps_of_epoch]
+    steps = most_steps(batches, config, processes=process_count())
     return {
         "output_dir": str(folder / CHECKPOINTS),
         "per_device_train_batch_size": config.batch_size,
         "gradient_accumulation_steps": config.gradient_accumulation,
-        # If neither is given, the clock ends the run.
-        "max_steps": min((limit for limit in limits if limit is not None), default=_ENDLESS),
+        "max_steps": _ENDLESS if steps is None else steps,
         **({"optim": "adamw_bnb_8bit"} if config.optimizer == "adamw_8bit" else {}),
         "learning_rate": config.learning_rate,
         "weight_decay": config.weight_decay,
@@ -98,6 +96,23 @@ def steps_per_epoch(batches: int, config: LoopConfig, *, processes: int) -> int:
         At least 1.
     """
     return max(1, -(-(batches // processes) // config.gradient_accumulation))
+
+
+def most_steps(batches: int, config: LoopConfig, *, processes: int) -> int | None:
+    """Return the number of optimiser steps that `epochs` and `max_steps` allow; None if only the clock ends the run.
+
+    Args:
+        batches: Batches per epoch, over all processes.
+        config: The limits.
+        processes: How many processes share the batches.
+
+    Returns:
+        The smaller limit.
+    """
+    limits = [config.max_steps]
+    if config.epochs is not None:
+        limits.append(config.epochs * steps_per_epoch(batches, config, processes=processes))
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def prepare_process(config: LoopConfig) -> None:

@@ -1,6 +1,6 @@
 """Recipes: one YAML file per run, strict about its keys, and small differences over a base.
 
-`hyperseek._config` finds recipes and their bases.
+`hyperseek._recipe_files` finds recipes and their bases.
 """
 
 from __future__ import annotations

@@ -15,12 +15,10 @@ from torch import Tensor, nn
 from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
 from hyperseek.errors import ConfigError, require
 from hyperseek.models import Retriever
-from hyperseek.models.retriever import Side
+from hyperseek.models.retriever import SIDES, Side
 from hyperseek.runs.arguments import recompute_activations
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
 from hyperseek.training._recipe import LoraConfig, TrainConfig
-
-SIDES: tuple[Side, Side] = ("query", "document")
 
 # These read a text's vector and none of its tokens; other modules declare which they are by `reads_tokens`.
 _VECTOR_MODULES = (Dense, Dropout, LayerNorm, Normalize)

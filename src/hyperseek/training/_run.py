@@ -15,11 +15,12 @@ from torch import Tensor
 from hyperseek.errors import ConfigError
 from hyperseek.models import Retriever, build
 from hyperseek.models.modules import Blends
-from hyperseek.models.retriever import Side
+from hyperseek.models.retriever import SIDES, Side
 from hyperseek.runs.arguments import (
     board,
     device_of_process,
     is_first_process,
+    most_steps,
     prepare_process,
     process_count,
     steps_per_epoch,
@@ -30,7 +31,6 @@ from hyperseek.training._cache import FeatureCache, SideFeatures
 from hyperseek.training._forecast import Forecast, forecast
 from hyperseek.training._recipe import HOLDOUT, CacheConfig, Recipe
 from hyperseek.training._routes import (
-    SIDES,
     TrainedPart,
     base_stop,
     choose_trainable,
@@ -118,8 +118,6 @@ def dry_run(recipe: Recipe) -> Forecast:
     cached = config.cache.enabled
     starts: dict[Side, int] = {side: frozen_prefix(retriever.route(side)) if cached else 0 for side in SIDES}
     stack = TrainedStack(retriever, starts, mini_batch=config.mini_batch)
-    an_epoch = steps_per_epoch(len(ready.batches), config, processes=process_count())
-    limits = [config.max_steps, None if config.epochs is None else config.epochs * an_epoch]
     return forecast(
         recipe,
         stack,
@@ -127,7 +125,7 @@ def dry_run(recipe: Recipe) -> Forecast:
         ready.objective,
         trained_parts(retriever, ready.objective),
         queries=ready.batches.largest(),
-        steps=min((limit for limit in limits if limit is not None), default=None),
+        steps=most_steps(len(ready.batches), config, processes=process_count()),
     )
 
 
