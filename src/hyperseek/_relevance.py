@@ -23,7 +23,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Self
 
 from hyperseek._registry import Registry
-from hyperseek.errors import InputError, UnknownNameError, brief, shown
+from hyperseek.errors import DataError, InputError, UnknownNameError, brief, shown
+from hyperseek.types import Query
 
 _KEY_BYTES = 8  # two of a billion texts share a key with a chance of 3 %, and only those of one query are compared
 _DEPTH = re.compile(r"0*[1-9][0-9]{0,8}")
@@ -88,6 +89,28 @@ def rows_of_themselves(queries: Iterable[str], documents: Sequence[str]) -> list
     """
     places = {identity: place for place, identity in enumerate(documents)}
     return [places.get(query, -1) for query in queries]
+
+
+def excluded_ids(queries: Iterable[Query]) -> dict[str, frozenset[str]]:
+    """Return the documents that rankings must not hold, by query, from the queries' metadata.
+
+    Args:
+        queries: The queries.
+
+    Returns:
+        Sets of ids, of the queries that exclude any.
+
+    Raises:
+        DataError: A query's `excluded_ids` are not a list of strings.
+    """
+    excluded = {}
+    for query in queries:
+        ids = query.metadata.get(EXCLUDED_IDS) or []
+        if not isinstance(ids, list | tuple) or not all(isinstance(identity, str) for identity in ids):
+            raise DataError(f"{EXCLUDED_IDS} of query {query.id!r} must be a list of strings, not {shown(ids)}")
+        if ids:
+            excluded[query.id] = frozenset(ids)
+    return excluded
 
 
 class Relevance:

@@ -196,6 +196,22 @@ def test_validation_leaves_out_the_query_itself_as_evaluate_does(tmp_path):
         assert result.aggregate["nDCG@10"] == pytest.approx(wanted)
 
 
+def test_validation_leaves_out_excluded_ids_as_evaluate_does(tmp_path):
+    documents = [Document("a", "cat dog"), Document("b", "cat"), Document("c", "moon")]
+    retriever = CountingRetriever()
+    index = Index.build(tmp_path, documents, retriever)
+    sides = [SideFeatures(retriever, side) for side in ("query", "document")]
+    for metadata, wanted in (({}, 0.0), ({"excluded_ids": ["a", "elsewhere"]}, 1.0)):
+        queries = [Query("q", "cat dog", metadata), Query("r", "moon")]
+        dataset = Dataset.from_records(
+            "toy", documents, queries=queries, qrels={"test": {"q": {"b": 1}, "r": {"c": 1}}}
+        )
+        dev_set = make_dev_set({one.id: one.full_text for one in documents}, dataset.queries(), dataset.qrels("test"))
+        assert Validator({"toy": dev_set}, "R@1", *sides)()["toy"] == pytest.approx((wanted + 1) / 2)
+        result = evaluate(index, dataset, measures="R@1")
+        assert result.aggregate["R@1"] == pytest.approx((wanted + 1) / 2)
+
+
 def test_a_model_that_went_astray_counts_as_nothing(caplog):
     class Astray(CountingRetriever):
         def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:

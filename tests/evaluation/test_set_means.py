@@ -38,7 +38,7 @@ def test_results_that_do_not_fit_together_are_refused():
         ({}, {}, "at least one set"),
         ({"a": []}, {}, "at least one set"),
         ({"a": [result("one", 1)], "b": [result("two", 1)]}, {}, "set b has results of two and the set a of one"),
-        ({"a": [result("one", 1)], "b": [result("one", 1, measure="P@1")]}, {}, "not the same measures"),
+        ({"a": [result("one", 1)], "b": [result("one", 1, measure="P@1")]}, {}, "not have the same measures"),
         ({"a": [result("one", 1)]}, {"g": ["a", "x"]}, r"must name some of the sets a, not \['x'\]"),
     ):
         with pytest.raises(InputError, match=message):

@@ -1,11 +1,11 @@
 """Measuring rankings: measures, protocols, paired comparisons, seen and unseen slices."""
 
-from hyperseek._relevance import register_measure
+from hyperseek._relevance import excluded_ids, register_measure
 from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistics, compare
 from hyperseek.evaluation._export import write_original_files, write_results
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
 from hyperseek.evaluation._mteb import MtebEncoder
-from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, excluded_ids, rank_bm25, rank_file, rank_index
+from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_file, rank_index
 from hyperseek.evaluation._result import Evaluation, Protocol
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
 from hyperseek.evaluation._set_means import SetMeans, set_means

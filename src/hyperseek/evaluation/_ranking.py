@@ -11,15 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek._relevance import EXCLUDED_IDS, is_relevant
+from hyperseek._relevance import excluded_ids, is_relevant
 from hyperseek.data import read_run
-from hyperseek.errors import DataError, InputError, shown
+from hyperseek.errors import InputError, shown
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, cutoffs, depth, measure_names
 from hyperseek.evaluation._result import Evaluation, Protocol, measuring_versions
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
 from hyperseek.mining import BM25, BM25Settings
 from hyperseek.plan import as_plan
-from hyperseek.types import Qrels, Query, QueryOptions, Run
+from hyperseek.types import Qrels, QueryOptions, Run
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
@@ -201,28 +201,6 @@ def evaluate(
         index, dataset, split=split, k=chosen, exclude_same_id=exclude_same_id, name=name, options=options
     )
     return ranking.evaluate(dataset.qrels(split), measures=measures)
-
-
-def excluded_ids(queries: Iterable[Query]) -> dict[str, frozenset[str]]:
-    """Return the documents that rankings must not hold, by query, from the queries' metadata.
-
-    Args:
-        queries: The queries.
-
-    Returns:
-        Sets of ids, of the queries that exclude any.
-
-    Raises:
-        DataError: A query's `excluded_ids` are not a list of strings.
-    """
-    excluded = {}
-    for query in queries:
-        ids = query.metadata.get(EXCLUDED_IDS) or []
-        if not isinstance(ids, list | tuple) or not all(isinstance(identity, str) for identity in ids):
-            raise DataError(f"{EXCLUDED_IDS} of query {query.id!r} must be a list of strings, not {shown(ids)}")
-        if ids:
-            excluded[query.id] = frozenset(ids)
-    return excluded
 
 
 def _most(excluded: Mapping[str, Collection[str]]) -> int:

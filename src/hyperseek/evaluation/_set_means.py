@@ -94,7 +94,7 @@ def set_means(
         The table.
 
     Raises:
-        InputError: There is no set, the sets have not the same systems and measures, or a group names an unknown set.
+        InputError: There is no set, the sets differ in their systems or measures, or a group names an unknown set.
     """
     given = {name: {one.name: one for one in results} for name, results in evaluations.items()}
     if not given or not all(given.values()):
@@ -108,7 +108,7 @@ def set_means(
             )
     measures = next(iter(given[first].values())).measures
     if any(one.measures != measures for one in chain.from_iterable(results.values() for results in given.values())):
-        raise InputError("these results have not the same measures; measure all sets by the same ones")
+        raise InputError("these results do not have the same measures; measure all sets by the same ones")
     chosen = {group: tuple(sets) for group, sets in (groups or {}).items()}
     for group, sets in chosen.items():
         unknown = [name for name in sets if name not in given]

@@ -20,7 +20,7 @@ from torch import Tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hyperseek._files import read_tensors, reading, write_tensors
-from hyperseek._relevance import cut_off, is_relevant, measure, rows_of_themselves
+from hyperseek._relevance import cut_off, excluded_ids, is_relevant, measure, rows_of_themselves
 from hyperseek.errors import DataError, InputError
 from hyperseek.models import Retriever
 from hyperseek.plan import scan
@@ -50,6 +50,7 @@ class DevSet:
         grades: For each query, the grades of its judged documents by their position.
         excluded: For each query the position of the document that is the query itself, -1 for none; empty if no query
             has one.
+        left_out: For each query the positions of the documents that its `excluded_ids` name; empty if no query has any.
         options: Options of the model for every query.
         share: Fraction of the judged queries that `queries` are; the others count as 0, as in `evaluate`.
     """
@@ -58,6 +59,7 @@ class DevSet:
     documents: Sequence[str]
     grades: Sequence[Mapping[int, int]]
     excluded: Sequence[int] = ()
+    left_out: Sequence[frozenset[int]] = ()
     share: float = 1.0
     options: QueryOptions = NO_OPTIONS
 
@@ -106,11 +108,15 @@ def make_dev_set(
     chosen = {*needed, *others}
     ids = [document for document in documents if document in chosen]  # the corpus' order, which is that of ties
     places = {document: place for place, document in enumerate(ids)}
+    left_out = excluded_ids(kept)
     return DevSet(
         [query.text for query in kept],
         [documents[document] for document in ids],
         [{places[document]: grade for document, grade in judged[query.id].items()} for query in kept],
         rows_of_themselves([query.id for query in kept], ids) if exclude_same_id else (),
+        [frozenset(places[one] for one in left_out.get(query.id, ()) if one in places) for query in kept]
+        if left_out
+        else (),
         share,
         options,
     )
@@ -175,6 +181,7 @@ class Validator:
     def _measure(self, name: str, dev_set: DevSet) -> float:
         points = self._document_points(name, dev_set).to(self._retriever.device)
         _, depth = cut_off(self.metric)
+        depth += max(map(len, dev_set.left_out), default=0)
         values: list[float] = []
         for scorer in self._scorers(dev_set):
             part = slice(len(values), len(values) + len(scorer))
@@ -185,8 +192,9 @@ class Validator:
                 # Training can diverge; earlier weights are still there to be kept.
                 logger.warning("validation on %s counts as 0: %s", name, error)
                 return 0.0
-            for places, judged in zip(rows.tolist(), dev_set.grades[part], strict=True):
-                ranked = [judged.get(place, 0) for place in places if place >= 0]
+            left_out = dev_set.left_out[part] or [frozenset()] * len(scorer)
+            for places, judged, out in zip(rows.tolist(), dev_set.grades[part], left_out, strict=True):
+                ranked = [judged.get(place, 0) for place in places if place >= 0 and place not in out]
                 values.append(measure(self.metric, ranked, list(judged.values())))
         return math.fsum(values) / len(values) * dev_set.share
 
