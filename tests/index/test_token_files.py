@@ -12,10 +12,10 @@ import torch
 from typer.testing import CliRunner
 
 from hyperseek.cli import app
-from hyperseek.errors import DataError, InputError
+from hyperseek.errors import DataError, FingerprintError, InputError
 from hyperseek.index import Index, read_token_files
 from hyperseek.models import ModelConfig, build, load
-from hyperseek.scoring import Space
+from hyperseek.scoring import Space, TokenPoints
 from hyperseek.types import Document
 
 DOCUMENTS = [
@@ -151,3 +151,23 @@ def test_what_cannot_be_exported(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "mine" / "notes.txt").write_text(json.dumps("keep"))
     with pytest.raises(InputError):
         Index.open(folder / "index").export_tokens(tmp_path / "mine", overwrite=True)
+
+
+def test_vectors_that_the_model_made_in_another_format_are_its_own(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(folder / "model", device="cpu")
+    encode = type(model).encode_documents
+
+    def grouped(self: Any, texts: Any, *, dtype: str = "auto") -> TokenPoints:
+        points = encode(self, texts, dtype="float32")
+        return TokenPoints(-points.vectors, points.offsets) if dtype == "bfloat16" else points
+
+    monkeypatch.setattr(type(model), "encode_documents", grouped)
+    for sign in (1, -1):
+        points = encode(model, [document.full_text for document in DOCUMENTS], dtype="float32")
+        rows = [sign * points[row : row + 1].vectors for row in range(len(DOCUMENTS))]
+        index = Index.from_vectors(tmp_path / f"index{sign}", zip(DOCUMENTS, rows, strict=True), model=model)
+        assert len(index) == len(DOCUMENTS)
+    with pytest.raises(FingerprintError, match="is not what"):
+        Index.from_vectors(tmp_path / "other", zip(DOCUMENTS, [row.flip(1) for row in rows], strict=True), model=model)

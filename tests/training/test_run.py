@@ -19,10 +19,11 @@ from safetensors.torch import load_file
 
 from hyperseek import HyperseekError
 from hyperseek.data import open_dataset
+from hyperseek.errors import DataError
 from hyperseek.evaluation import trained_on
 from hyperseek.models import load
 from hyperseek.runs.loop import ShowProgress
-from hyperseek.training import Recipe, read_record, train
+from hyperseek.training import Recipe, dry_run, read_record, train
 from hyperseek.training._training_data import held_out_set, read_sources
 
 MakeRecipe = Callable[..., Recipe]
@@ -178,6 +179,14 @@ def test_anchor_only_queries_and_one_source_batches(make_recipe: MakeRecipe, col
     )
     assert record.training_data["toy"]["relevant_documents"] == 28
     assert record.training_data["toy"]["examples"] == 28
+
+
+def test_queries_without_any_document_are_refused(make_recipe: MakeRecipe, collection: Path, tmp_path: Path) -> None:
+    sources = {"others": {"source": f"{collection}:dev", "anchor_only": True}}
+    recipe = make_recipe(data={"sources": sources}, losses={"anchor": {}})
+    for begin in (lambda: train(recipe, output=tmp_path / "run"), lambda: dry_run(recipe)):
+        with pytest.raises(DataError, match=r"no document to score them with; set data\.extra_documents"):
+            begin()
 
 
 def test_mixed_precision_keeps_weights_in_float32(make_recipe: MakeRecipe, tmp_path: Path, dev: dict[str, Any]) -> None:

@@ -241,6 +241,11 @@ def check_not_empty(training_set: TrainingSet) -> None:
     empty = [training_set.sources[source] for source, count in counts.items() if count == 0]
     if empty or not counts:
         raise DataError(f"no training examples in: {', '.join(empty) or 'any source'}; check their splits and limits")
+    if not training_set.documents:
+        raise DataError(
+            "there are only queries, and no document to score them with; set data.extra_documents, and "
+            "data.extra_from: corpus"
+        )
 
 
 class EpochBatches(BatchSampler):
