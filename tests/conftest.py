@@ -15,6 +15,8 @@ ROOT = Path(__file__).parent.parent
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and threads of all of them would wait for each other
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 _LINES = (
     "what how when where who is are was were the a an of in on for to and or not with by from this that it",
