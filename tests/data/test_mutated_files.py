@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 
 from hyperseek._bounded import LONGEST_LINE, MOST_EMPTY_LINES
-from hyperseek.analysis._specificity import read_hierarchy
 from hyperseek.data import (
     examples_from_columns,
     examples_from_hypencoder,
@@ -28,6 +27,7 @@ from hyperseek.data import (
     read_queries,
     read_run,
 )
+from hyperseek.data.hierarchies import read_hierarchy
 from hyperseek.errors import DataError, HyperseekError
 from hyperseek.graph import NeighbourGraph
 from hyperseek.models.importers.docs import read_docs

@@ -19,7 +19,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek.analysis._specificity import Hierarchy, Specificity, title_of
+from hyperseek._ancestors import Hierarchy
+from hyperseek.analysis._specificity import Specificity, title_of
 from hyperseek.errors import InputError, require
 from hyperseek.geometry.polar import half_chord_own, split_polar
 from hyperseek.index import Index
@@ -133,7 +134,7 @@ def choose_view(ids: Sequence[str], hierarchy: Hierarchy | None, *, sample: int,
     place = {identity: row for row, identity in enumerate(ids)}
     chosen: set[int] = set()
     for row in drawn:
-        above = [place[name] for name in hierarchy.ancestors(ids[row]) if name in place]
+        above = [place[name] for name in hierarchy.path(ids[row]) if name in place]
         wanted = {int(row), *above} - chosen
         if len(chosen) + len(wanted) <= sample:
             chosen |= wanted
@@ -141,7 +142,7 @@ def choose_view(ids: Sequence[str], hierarchy: Hierarchy | None, *, sample: int,
             break
     rows = np.array(sorted(chosen), np.int64)
     shown = {ids[row]: number for number, row in enumerate(rows)}
-    parents = [next((shown[name] for name in hierarchy.ancestors(ids[row]) if name in shown), -1) for row in rows]
+    parents = [next((shown[name] for name in hierarchy.path(ids[row]) if name in shown), -1) for row in rows]
     largest = _largest_branches(hierarchy, place)
     branches = [_branch(ids[row], hierarchy, largest) for row in rows]
     names = [name for name in largest if name in branches]
@@ -153,7 +154,7 @@ def choose_view(ids: Sequence[str], hierarchy: Hierarchy | None, *, sample: int,
 def _branch(name: str, hierarchy: Hierarchy, branches: Sequence[str]) -> str | None:
     if name in branches:
         return name
-    return next((above for above in hierarchy.ancestors(name) if above in branches), None)
+    return next((above for above in hierarchy.path(name) if above in branches), None)
 
 
 def _largest_branches(hierarchy: Hierarchy, documents: Mapping[str, int]) -> list[str]:

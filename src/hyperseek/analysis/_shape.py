@@ -26,7 +26,8 @@ from hyperseek.analysis._radii import (
     radii,
     radius_by_specificity,
 )
-from hyperseek.analysis._specificity import Specificity, open_hierarchy, read_specificity
+from hyperseek.analysis._specificity import Specificity, read_specificity
+from hyperseek.data.hierarchies import open_hierarchy
 from hyperseek.errors import InputError, require
 from hyperseek.index import Index
 from hyperseek.scoring import Space, vectors_of

@@ -1,0 +1,97 @@
+"""Reading hierarchies: files of edges, and metadata that name a document's parents."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hyperseek._ancestors import Hierarchy
+from hyperseek._bounded import PathLike, existing_file
+from hyperseek.data.reading import Faults, numbered_lines
+from hyperseek.errors import DataError, InputError, UnknownNameError
+from hyperseek.types import Document
+
+if TYPE_CHECKING:
+    from hyperseek.index import Index
+
+
+def read_hierarchy(path: PathLike) -> Hierarchy:
+    """Read a tab-separated file of children and parents.
+
+    The columns are those that a first line names `child` and `parent`, or else the first two; others are ignored.
+
+    Args:
+        path: The file, plain or `.gz`.
+
+    Returns:
+        The hierarchy.
+
+    Raises:
+        DataError: The file is missing, contains no edges, a line has fewer columns or an empty id, or edges lead in
+            a circle.
+    """
+    source = existing_file(path)
+    edges = list(_edges(source))
+    if not edges:
+        raise DataError("contains no edges; each line is a child's id, a tab, and its parent's id", path=source)
+    try:
+        return Hierarchy.from_edges(edges)
+    except InputError as error:
+        raise DataError(str(error), path=source) from None
+
+
+def _edges(path: Path) -> Iterator[tuple[str, str]]:
+    places = (0, 1)
+    for number, line in numbered_lines(path, Faults()):
+        cells = line.split("\t")
+        if number == 1 and {"child", "parent"} <= set(cells):
+            places = (cells.index("child"), cells.index("parent"))
+            continue
+        if len(cells) <= max(places) or not cells[places[0]] or not cells[places[1]]:
+            raise DataError(
+                f"an edge is the id of a child, a tab, and the id of its parent, not {line[:80]!r}",
+                path=path,
+                line=number,
+            )
+        yield cells[places[0]], cells[places[1]]
+
+
+def open_hierarchy(index: Index, source: str) -> Hierarchy:
+    """Read the hierarchy of an index.
+
+    Args:
+        index: The documents.
+        source: A file of children and parents, or the metadata field that names each document's parent or parents.
+
+    Returns:
+        The hierarchy.
+
+    Raises:
+        UnknownNameError: There is neither such a file nor such a field.
+        InputError: The field holds no ids, the edges lead in a circle, or they name no document of the index.
+        DataError: The file cannot be read.
+    """
+    if Path(source).is_file():
+        hierarchy = read_hierarchy(source)
+        known = set(hierarchy.nodes)
+        if not any(name in known for name in index.ids):
+            some = next(iter(hierarchy.parents))
+            raise InputError(f"{source} names no document of the index; its ids are like {some!r}, those of the index "
+                             f"like {index.ids[0]!r}")  # fmt: skip
+        return hierarchy
+    if source not in index.fields:
+        raise UnknownNameError("hierarchy, neither a file nor a metadata field:", source, index.fields)
+    return Hierarchy.from_edges(parent_edges(index.documents(), source))
+
+
+def parent_edges(documents: Iterable[Document], field: str) -> Iterator[tuple[str, str]]:
+    """Yield pairs of a document's id and a parent's, from the metadata field that holds one parent or a list."""
+    for document in documents:
+        value = document.metadata.get(field)
+        above = value if isinstance(value, list) else [value]
+        for parent in above:
+            # A number may be an id that was read as one; a root has no parent, an empty one, or itself.
+            name = "" if parent is None else f"{parent:g}" if isinstance(parent, float) else str(parent)
+            if name and name != document.id:
+                yield document.id, name
