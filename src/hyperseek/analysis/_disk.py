@@ -305,7 +305,7 @@ def project(space: Space, vectors: Tensor) -> tuple[Floats, Floats, float]:
     """
     if not space.hyperbolic:
         raise InputError(f"a Poincaré disk shows points of hyperbolic spaces, not of a {space.kind!r} one")
-    directions, rho = split_polar(vectors.double())
+    directions, rho = split_polar(space.at_level(vectors).double())
     tangent = (directions * rho).numpy()
     values, axes = np.linalg.eigh(tangent.T @ tangent)
     axes = axes[:, ::-1][:, :2]

@@ -40,6 +40,9 @@ from hyperseek.geometry.numerics import (
 POLAR_EXTRA = 2
 """Numbers of a polar point beyond its direction."""
 
+FARTHEST = 65504.0
+"""Largest distance from the origin, in units of the curvature radius, that half precision can store."""
+
 # Margin in the logarithm of the largest number, for a factor R and a sum of two exponentials.
 _ROOM = 1.0
 # Replaces the logarithm of 0.
@@ -96,6 +99,23 @@ def poincare_to_polar(points: Tensor, c: float = 1.0) -> Tensor:
     """
     direction, length = directions(points)
     return _polar(direction, 2 * torch.atanh(length * root(c)))
+
+
+@vectorwise
+def tangent_to_polar(tangents: Tensor, c: float = 1.0) -> Tensor:
+    """Convert tangent vectors at the origin of the ball to the polar points of exp_0: rho = 2 sqrt(c) |u|.
+
+    No coordinate of the ball is computed on the way, so far points are as exact as near ones.
+
+    Args:
+        tangents: `(..., d)`, floating; exp_0(u) is at distance 2 |u| from the origin, whatever the curvature.
+        c: Minus the sectional curvature, positive.
+
+    Returns:
+        `(..., d + 2)` polar points, at most `FARTHEST` from the origin, in float64 if `tangents` is, else in float32.
+    """
+    direction, length = directions(tangents)
+    return _polar(direction, (2 * root(c) * length).clamp(max=FARTHEST))
 
 
 @vectorwise
@@ -287,14 +307,7 @@ def half_aperture(polar: Tensor, *, least_radius: float = 0.1) -> Tensor:
     Returns:
         `(...,)` angles in (0, pi / 2].
     """
-    _, rho = split_polar(polar)
-    # Written with the arctangent, whose gradient is finite where the arcsine's is not.
-    long = torch.sinh(rho[..., 0].clamp(max=_FAR))
-    inside = (long - 2 * least_radius).clamp_min(0) * (long + 2 * least_radius)
-    touching = inside <= 0
-    root = torch.where(touching, torch.ones_like(inside), inside).sqrt()
-    angle = torch.atan2(torch.full_like(root, 2 * least_radius), root)
-    return torch.where(touching, torch.full_like(angle, torch.pi / 2), angle)
+    return _half_aperture(split_polar(polar)[1][..., 0], least_radius)
 
 
 @vectorwise
@@ -310,8 +323,56 @@ def exterior_angle(tip: Tensor, polar: Tensor) -> Tensor:
     """
     u, rho = split_polar(tip)
     v, sigma = split_polar(polar)
-    rho, sigma = rho[..., 0], sigma[..., 0]
-    chord = torch.linalg.vector_norm(u - v, dim=-1).clamp(max=2)  # 2 sin(angle at the origin / 2)
+    return _exterior_angle(torch.linalg.vector_norm(u - v, dim=-1), rho[..., 0], sigma[..., 0])
+
+
+@pairwise
+def cone_excess(queries: Tensor, documents: Tensor, *, least_radius: float = 0.1) -> Tensor:
+    """Return the angles by which queries lie outside of the cones of documents: exterior angle minus half aperture.
+
+    Args:
+        queries: `(Q, d + 2)` polar points.
+        documents: `(N, d + 2)` polar points, the tips.
+        least_radius: K of `half_aperture`.
+
+    Returns:
+        `(Q, N)` angles in [-pi / 2, pi]; at most 0 where the document's cone contains the query.
+    """
+    return _cone_excess(*_pairs(queries, documents), least_radius)
+
+
+@full_precision
+def cone_excess_own(queries: Tensor, documents: Tensor, *, least_radius: float = 0.1) -> Tensor:
+    """Return what `cone_excess` does, for each query and documents of its own.
+
+    Args:
+        queries: `(Q, d + 2)` polar points.
+        documents: `(Q, n, d + 2)` polar points, the tips.
+        least_radius: K of `half_aperture`.
+
+    Returns:
+        `(Q, n)` angles in [-pi / 2, pi].
+    """
+    return _cone_excess(*_own(queries, documents), least_radius)
+
+
+def _cone_excess(angular: Tensor, rho: Tensor, tip: Tensor, least_radius: float) -> Tensor:
+    return _exterior_angle(2 * angular, tip, rho) - _half_aperture(tip, least_radius)
+
+
+def _half_aperture(rho: Tensor, least_radius: float) -> Tensor:
+    # Written with the arctangent, whose gradient is finite where the arcsine's is not.
+    long = torch.sinh(rho.clamp(max=_FAR))
+    inside = (long - 2 * least_radius).clamp_min(0) * (long + 2 * least_radius)
+    touching = inside <= 0
+    root = torch.where(touching, torch.ones_like(inside), inside).sqrt()
+    angle = torch.atan2(torch.full_like(root, 2 * least_radius), root)
+    return torch.where(touching, torch.full_like(angle, torch.pi / 2), angle)
+
+
+def _exterior_angle(chord: Tensor, rho: Tensor, sigma: Tensor) -> Tensor:
+    """Return the exterior angle at points of radius `rho`, given the chords to the directions of others."""
+    chord = chord.clamp(max=2)  # 2 sin(angle at the origin / 2)
     # The point after the boost that moves the tip to the origin, along the ray and across it, both divided by
     # cosh(rho) cosh(sigma). 1 - cos is taken from the chord and the difference of radii before its exponential, so
     # that nothing large cancels and nothing overflows.

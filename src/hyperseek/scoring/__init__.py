@@ -2,6 +2,7 @@
 
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
 from hyperseek.scoring._geometries import Chart, Geometry
+from hyperseek.scoring._levels import LevelScorer, level_options
 from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer, XTRScorer, xtr_scores
 from hyperseek.scoring._points import Points, TokenPoints, VectorPoints, vectors_of
 from hyperseek.scoring._qnet import (
@@ -21,6 +22,7 @@ __all__ = [
     "FunctionScorer",
     "Geometry",
     "Landmarks",
+    "LevelScorer",
     "LinearScorer",
     "MaxSimScorer",
     "OnnxScorer",
@@ -35,6 +37,7 @@ __all__ = [
     "VectorPoints",
     "XTRScorer",
     "build_converter",
+    "level_options",
     "load_scorer",
     "register_qnet_converter",
     "register_scorer",

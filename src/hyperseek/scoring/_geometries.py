@@ -86,6 +86,16 @@ def checked_scores(
     return scores
 
 
+def checked_level(level: object, levels: int, *, name: str = "level") -> int:
+    """Return a level if it is a whole number from 1, the broadest, to `levels`, which None stands for."""
+    if level is None:
+        return levels
+    if isinstance(level, bool) or not isinstance(level, int) or not 1 <= level <= levels:
+        allowed = f"a whole number from 1, the broadest, to {levels}" if levels > 1 else "1, the only one there is"
+        raise InputError(f"{name} must be {allowed}; given {shown(level)}")
+    return level
+
+
 class L2Lift(NamedTuple):
     """The maps of a chart that is searched by distance; see `Chart`."""
 
@@ -146,8 +156,10 @@ class Geometry:
         rounding: What a score's rounding error is relative to: the `"score"`, the product of both `"norms"`, or
             `"one"`. Near ties are then told apart in float64; None leaves them as they are.
         distance_name: Names what `distances` measures, with its unit; None where documents have no distance.
+        levels: How many points a stored point is made of, from the broadest level to the narrowest.
     """
 
+    levels: int = 1
     flat_chart: ClassVar[str] = "inner_product"
     graph_charts: ClassVar[tuple[str, ...]] = ("balanced",)
     encodings: ClassVar[tuple[str, ...]] = ()
@@ -221,9 +233,13 @@ class Geometry:
         """Return tensors that features are fitted with, under the parameters of a chart; None where nothing is."""
         return None
 
-    def l2_lifts(self) -> Mapping[str, L2Lift]:
+    def l2_lifts(self, parameters: Mapping[str, Any]) -> Mapping[str, L2Lift]:
         """Return further charts, ranked by L2: name, and how documents and queries are lifted."""
         return {}
+
+    def at_level(self, vectors: Tensor, level: int) -> Tensor:
+        """Return the part of stored points that belongs to a level, 1 to `levels`."""
+        return vectors
 
     def distances(self, first: Tensor, second: Tensor) -> Tensor:
         """Return all distances between stored points, each exact for near points, too; see `distance_name`."""
@@ -303,7 +319,7 @@ class Euclidean(Geometry):
         """Lift to the paraboloid's tangent planes."""
         return paraboloid_queries(queries)
 
-    def l2_lifts(self) -> Mapping[str, L2Lift]:
+    def l2_lifts(self, parameters: Mapping[str, Any]) -> Mapping[str, L2Lift]:
         """Return the vectors themselves."""
         return {"l2": L2Lift(vectors_of, lambda queries: queries)}
 

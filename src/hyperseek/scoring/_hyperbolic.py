@@ -152,7 +152,7 @@ class Lorentz(Geometry):
         points = polar_to_lorentz(queries)
         return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
 
-    def l2_lifts(self) -> Mapping[str, L2Lift]:
+    def l2_lifts(self, parameters: Mapping[str, Any]) -> Mapping[str, L2Lift]:
         """Return ball coordinates."""
 
         def within(queries: Tensor, scores: Tensor) -> Tensor:

@@ -239,6 +239,7 @@ SCORERS: Registry[type[Scorer]] = Registry(
     "hyperseek.scorers",
     {
         "function": "hyperseek.scoring._function:FunctionScorer",
+        "level": "hyperseek.scoring._levels:LevelScorer",
         "linear": "hyperseek.scoring._scorer:LinearScorer",
         "maxsim": "hyperseek.scoring._maxsim:MaxSimScorer",
         "onnx": "hyperseek.scoring._function:OnnxScorer",

@@ -20,7 +20,7 @@ from hyperseek._registry import Registry
 from hyperseek.errors import InputError, UnknownNameError, shown
 from hyperseek.geometry.euclidean import balanced_documents, balanced_queries
 from hyperseek.geometry.numerics import wide_dtype
-from hyperseek.scoring._geometries import Chart, Geometry, checked_scores
+from hyperseek.scoring._geometries import Chart, Geometry, checked_level, checked_scores
 from hyperseek.scoring._points import Points, described, is_floating
 
 HEADROOM = 1.25
@@ -39,6 +39,7 @@ SPACES: Registry[type[Geometry]] = Registry(
         "cosine": "hyperseek.scoring._geometries:Cosine",
         "dot": "hyperseek.scoring._geometries:Dot",
         "euclidean": "hyperseek.scoring._geometries:Euclidean",
+        "levels": "hyperseek.scoring._levels:Levels",
         "lorentz": "hyperseek.scoring._hyperbolic:Lorentz",
         "poincare": "hyperseek.scoring._hyperbolic:Poincare",
         "tokens": "hyperseek.scoring._geometries:Tokens",
@@ -87,6 +88,7 @@ class Space:
     | `euclidean` | `d` | the same | minus the distance |
     | `lorentz` | `d + 1`, time first | `d + 2`, polar | see `similarity` |
     | `poincare` | `d`, in the ball | `d + 2`, polar | see `similarity` |
+    | `levels` | `levels * d`, tangents at the origin | `levels * (d + 2)`, polar | minus the last level's distance |
     | `tokens` | a set of vectors of `d` | the same | late interaction |
 
     Code for all kinds asks a space for its properties: `ragged`, `hyperbolic`, `unit_norm`, `plain_product`, ...
@@ -96,8 +98,8 @@ class Space:
         dimension: `d`, at least 1.
         *values: Parameters of the kind, in order.
         **parameters: Parameters of the kind by name. Hyperbolic spaces have `radius_squared`, R² of the hyperboloid,
-            positive (the ball has c = 1/R²), and `similarity`: `"geodesic"`, `"squared"` or `"inner"`. Flat spaces have
-            none.
+            positive (the ball has c = 1/R²), and `similarity`: `"geodesic"`, `"squared"` or `"inner"`. A space of
+            levels has `levels` and `radius_squared`. Flat spaces have none.
 
     Raises:
         UnknownNameError: There is no such kind, or it has no such parameter.
@@ -179,6 +181,11 @@ class Space:
     def distance_name(self) -> str | None:
         """Names what `distances` measures, with its unit; None where documents have no distance."""
         return self.geometry.distance_name
+
+    @property
+    def levels(self) -> int:
+        """How many points a stored point is made of, one per level; 1 for all spaces but those of levels."""
+        return self.geometry.levels
 
     @property
     def radius_squared(self) -> float:
@@ -306,6 +313,22 @@ class Space:
             raise InputError(f"a {self.kind!r} space has no distance between documents")
         return self.geometry.distances(first, second)
 
+    def at_level(self, vectors: Tensor, level: int | None = None) -> Tensor:
+        """Return one level of stored points.
+
+        Args:
+            vectors: `(..., w)` stored points.
+            level: 1, the broadest, to `levels`, the narrowest; None for the narrowest.
+
+        Returns:
+            `(..., w')`: polar points `(..., d + 2)` of a space of levels; in other spaces the points themselves.
+
+        Raises:
+            InputError: The points do not have the space's width, or there is no such level.
+        """
+        self.check(vectors)
+        return self.geometry.at_level(vectors, checked_level(level, self.levels))
+
     def radii(self, vectors: Tensor) -> Tensor:
         """Return the `(n,)` distances from the origin of `(n, w)` stored points; in flat spaces the norms."""
         return self.geometry.radii(vectors)
@@ -352,7 +375,8 @@ class Space:
                 for Euclidean spaces, or `poincare` for hyperbolic ones.
             fitted: What `fit_features` returned, where features are learned.
             **parameters: `bound` for `balanced`: at least the norm of every document's features; see `fit_chart`. For
-                token spaces `encoding`, `"muvera"` or `"learned"`, and its settings.
+                token spaces `encoding`, `"muvera"` or `"learned"`, and its settings. For spaces of levels `level`, the
+                level of the documents; the narrowest unless given.
 
         Returns:
             The chart.
@@ -362,12 +386,11 @@ class Space:
             InputError: A parameter is missing.
         """
         kind = self.geometry
-        others = kind.l2_lifts()
+        own = kind.chart_parameters({key: value for key, value in parameters.items() if key != "bound"})
+        others = kind.l2_lifts(own)
         if name in others:
             lift = others[name]
-            return Chart(name, "l2", {}, lift.documents, lift.queries, lift_within=lift.within)
-        own = kind.chart_parameters({key: value for key, value in parameters.items() if key != "bound"})
-
+            return Chart(name, "l2", own, lift.documents, lift.queries, lift_within=lift.within)
         used = own if fitted is None else {**own, "fitted": fitted}
 
         def features(points: Points) -> Tensor:

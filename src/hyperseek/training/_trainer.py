@@ -175,10 +175,10 @@ def diagnose(retriever: Retriever, scorer: Scorer, points: Points) -> dict[str, 
     space = retriever.space
     if space.hyperbolic:
         radius = math.sqrt(space.radius_squared)
-        values["document_radius"] = split_polar(vectors_of(points).detach())[1].mean() * radius
+        values["document_radius"] = split_polar(space.at_level(vectors_of(points).detach()))[1].mean() * radius
         queries = scorer.linear()
         if queries is not None:
-            values["query_radius"] = split_polar(queries.detach())[1].mean() * radius
+            values["query_radius"] = split_polar(space.at_level(queries.detach()))[1].mean() * radius
     return values
 
 

@@ -84,8 +84,9 @@ class HierarchyLoss(Loss[H], Generic[H]):
                 f"losses that order by generality need queries that are points of a hyperbolic space, "
                 f"not {scorer.kind!r} scorers of a {scorer.space.kind!r} space"
             )
-        positives = vectors_of(batch.points)[batch.items[:, 0].clamp_min(0)]
-        queries = points.to(positives.dtype)
+        space = scorer.space
+        positives = space.at_level(vectors_of(batch.points)[batch.items[:, 0].clamp_min(0)])
+        queries = space.at_level(points).to(positives.dtype)
         pair = (queries, positives) if self.config.general == "query" else (positives, queries)
         return masked_mean(self.each(*pair), batch.has_positive)
 
