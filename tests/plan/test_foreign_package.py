@@ -19,7 +19,7 @@ from hyperseek.models import load
 from hyperseek.plan import Candidates, Fusion, Source, as_plan, register_stage
 from hyperseek.plan._plan import STAGES
 from hyperseek.scoring import Geometry, LinearScorer, Space, register_scorer, register_space
-from hyperseek.scoring._space import SPACES
+from hyperseek.scoring._geometries import SPACES
 from hyperseek.types import Document
 
 PACKAGE = '''
@@ -67,7 +67,7 @@ from hyperseek.cli import app
 from hyperseek.plan import Plan, Rescore, as_plan
 from hyperseek.plan._plan import STAGES
 from hyperseek.scoring import LinearScorer
-from hyperseek.scoring._space import SPACES
+from hyperseek.scoring._geometries import SPACES
 
 def run(*arguments):
     result = CliRunner().invoke(app, [str(one) for one in arguments], catch_exceptions=False)

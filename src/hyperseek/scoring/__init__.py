@@ -1,7 +1,7 @@
 """The form of documents (Points), how they compare (Space), and what queries become (Scorer)."""
 
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
-from hyperseek.scoring._geometries import Chart, Geometry
+from hyperseek.scoring._geometries import Chart, Geometry, register_space
 from hyperseek.scoring._levels import LevelScorer, level_options
 from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer, XTRScorer, xtr_scores
 from hyperseek.scoring._points import Points, TokenPoints, VectorPoints, vectors_of
@@ -13,7 +13,7 @@ from hyperseek.scoring._qnet import (
     register_qnet_converter,
 )
 from hyperseek.scoring._scorer import LinearScorer, Scorer, load_scorer, register_scorer
-from hyperseek.scoring._space import Space, register_space
+from hyperseek.scoring._space import Space
 from hyperseek.scoring._surrogate import Landmarks, SurrogateScorer, surrogate
 
 __all__ = [

@@ -16,53 +16,14 @@ from typing import Any, Literal, Self, cast
 import torch
 from torch import Tensor
 
-from hyperseek._registry import Registry
 from hyperseek.errors import InputError, UnknownNameError, shown
 from hyperseek.geometry.euclidean import balanced_documents, balanced_queries
 from hyperseek.geometry.numerics import wide_dtype
-from hyperseek.scoring._geometries import Chart, Geometry, checked_level, checked_scores
+from hyperseek.scoring._geometries import SPACES, Chart, Geometry, checked_level, checked_scores
 from hyperseek.scoring._points import Points, described, is_floating
 
 HEADROOM = 1.25
 """Factor between a chart's bound and the longest of the given documents, so that longer ones can be added."""
-
-
-def _check_geometry(name: str, value: Any) -> None:
-    if not isinstance(value, type) or not issubclass(value, Geometry):
-        raise InputError(f"a space is registered as a class that extends Geometry, and {shown(value)} is not one")
-
-
-SPACES: Registry[type[Geometry]] = Registry(
-    "space",
-    "hyperseek.spaces",
-    {
-        "cosine": "hyperseek.scoring._geometries:Cosine",
-        "dot": "hyperseek.scoring._geometries:Dot",
-        "euclidean": "hyperseek.scoring._geometries:Euclidean",
-        "levels": "hyperseek.scoring._levels:Levels",
-        "lorentz": "hyperseek.scoring._hyperbolic:Lorentz",
-        "poincare": "hyperseek.scoring._hyperbolic:Poincare",
-        "tokens": "hyperseek.scoring._geometries:Tokens",
-    },
-    check=_check_geometry,
-)
-"""The kinds of spaces; `register_space` adds one, and so do entry points of `hyperseek.spaces`."""
-
-
-def register_space(kind: str, geometry: type[Geometry] | None = None) -> Any:
-    """Register a kind of space of yours, so that `Space(kind, dimension)` works and indexes can be saved with it.
-
-    Args:
-        kind: Its name.
-        geometry: The class, which extends `Geometry`; None to use the result as a decorator.
-
-    Returns:
-        The class, or a decorator.
-
-    Raises:
-        InputError: The name is taken, or the class does not extend `Geometry`.
-    """
-    return SPACES.register(kind, geometry)
 
 
 _FORMER_DEFAULTS = {"radius_squared": 1.0, "similarity": "geodesic"}
