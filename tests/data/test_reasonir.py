@@ -183,3 +183,4 @@ def test_lengths_on_the_command_line(tables: dict[str, Path], tiny_encoder: str)
     assert report["query"]["percentiles"]["max"] == 4  # [CLS] a tree [SEP]
     shown = CliRunner().invoke(app, arguments)
     assert "0 (0.0%)*" in shown.stdout
+    assert "\ncut at " in shown.stdout  # no escape of a line break

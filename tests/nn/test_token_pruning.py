@@ -1,6 +1,8 @@
 """Pruning before the trunk: the recorded masks, real compaction, positions, and what decides importance."""
 
+import inspect
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,11 @@ from hypothesis import strategies as st
 from sentence_transformers.base.modules import Transformer
 
 from hyperseek.errors import ConfigError, InputError, ModelError
+from hyperseek.models import ModelConfig, build
+from hyperseek.models.family import FAMILIES
 from hyperseek.nn.token_pruning import PruningTransformer, generate_pruning_mask
 
+IMPORTANCES = ["idf", "first_layer", "gate"]
 TEXTS = ["the cat and the dog in the sea", "a small neural network " * 6, "sea"]
 
 
@@ -164,3 +169,34 @@ def test_threads_do_not_disturb_each_other(importance, tiny_encoder):
             if "token_importance" in alone:
                 assert torch.equal(found["token_importance"], alone["token_importance"])
     assert pruned.counts.kept == 2 * before
+
+
+@pytest.mark.parametrize("attend", [True, False])
+@pytest.mark.parametrize(("strategy", "importance"), [("length", "idf"), *product(["attention"], IMPORTANCES)])
+def test_which_texts_are_pruned(strategy, importance, attend, tiny_encoder):
+    """The task reaches the module in a whole model, too, and tokens of query expansion are never pruned."""
+    text = "what is the name of the song " * 4  # 28 words, [CLS] and [SEP]; a query has 10 tokens of expansion
+    pruning = {"strategy": strategy, "importance": importance, "min_tokens": 2, "keep_ratio": 0.5}
+    for tasks in (["document"], ["query"], ["query", "document"]):
+        late = {"dimension": 8, "query_expansion": {"length": 40, "attend": attend}}
+        late["pruning"] = {**pruning, "tasks": tasks}
+        model = build(ModelConfig(trunk=tiny_encoder, family="late", late=late), device="cpu")
+        model.model[0].fit_importance(TEXTS)
+        vectors, mask = model.compile([text, "sea"]).token_vectors()
+        assert torch.isfinite(vectors).all()
+        text_tokens = mask.bool().sum(1) - torch.tensor([10, 37])
+        assert text_tokens[1] in (2, 3)
+        assert (text_tokens[0] in range(15, 18)) if "query" in tasks else (text_tokens[0] == 30)
+        length = model.encode_documents([text, "sea"], dtype="float32").lengths[0]
+        assert (length in range(15, 18)) if "document" in tasks else (length == 30)
+        theirs = model.model.encode_query([text], show_progress_bar=False)[0]
+        torch.testing.assert_close(theirs, vectors[0][mask[0].bool()], atol=1e-5, rtol=0)
+
+
+def test_modules_declare_the_task_that_they_read():
+    """Of a module's arguments sentence-transformers passes only those in `forward_kwargs`."""
+    modules = [module for name in FAMILIES for module in FAMILIES[name].modules]
+    assert PruningTransformer in modules
+    for module in modules:
+        if "task" in inspect.signature(module.forward).parameters:
+            assert "task" in module.forward_kwargs, module

@@ -216,7 +216,8 @@ def _print_lengths(report: LengthReport) -> None:
         echo(
             f"{name:<10}" + "".join(f"{tokens:>9,}" for tokens in lengths.percentiles.values()) + f"{lengths.texts:>9,}"
         )
-    echo("\ncut at    " + "".join(f"{name:>20}" for name in present))
+    echo()
+    echo("cut at    " + "".join(f"{name:>20}" for name in present))
     for limit in sorted({limit for lengths in present.values() for limit in lengths.cut}):
         cells = []
         for lengths in present.values():

@@ -38,6 +38,7 @@ Importance = Literal["idf", "first_layer", "gate"]
 _WEIGHTS = "token_pruning.safetensors"
 _GATE_START = 4.0  # the gate of a new model is sigmoid(4) = 0.98, so it starts close to the trunk
 _FITTED_AT_ONCE = 1024
+_EXPANSION = "query_expansion_positions"  # where sentence-transformers marks tokens of query expansion
 _STATES = ("hidden_states",)
 
 # Hooks, and the choice of attention, belong to the encoder: while one thread has set them, others must wait.
@@ -138,6 +139,8 @@ class PruningTransformer(Transformer):
     """
 
     __module__ = "hyperseek.models"  # what modules.json calls it
+
+    forward_kwargs = {"task"}  # noqa: RUF012  # as other modules declare it; without it queries count as documents
 
     def __init__(self, *args: Any, pruning: Mapping[str, Any] | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -251,8 +254,15 @@ class PruningTransformer(Transformer):
             hook.remove()
 
     def _choose(self, features: Mapping[str, Any], importance: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return `(B, T')` positions that are kept and the mask of real ones, and count them."""
+        """Return `(B, T')` positions that are kept and the mask of real ones, and count them.
+
+        Tokens of query expansion are always kept: they are no text.
+        """
         ids, mask = features["input_ids"].cpu().numpy(), features["attention_mask"].bool().cpu().numpy()
+        expansion = np.zeros_like(mask)
+        if _EXPANSION in features:
+            expansion = features[_EXPANSION].bool().cpu().numpy()
+            mask = mask & ~expansion
         special = np.isin(ids, _special_tokens(self.tokenizer))
         weights = None if importance is None else importance.detach().float().cpu().numpy()
         rows = []
@@ -270,6 +280,7 @@ class PruningTransformer(Transformer):
         with _LOCK:
             self.counts.seen += int(mask.sum())
             self.counts.kept += sum(map(len, rows))
+        rows = [np.union1d(own, np.flatnonzero(added)) for own, added in zip(rows, expansion, strict=True)]
         longest = max(1, *map(len, rows))
         places, there = np.zeros((len(rows), longest), np.int64), np.zeros((len(rows), longest), bool)
         left = getattr(self.tokenizer, "padding_side", "right") == "left"
@@ -292,8 +303,9 @@ class PruningTransformer(Transformer):
             name: value.gather(1, places) if isinstance(value, Tensor) and value.shape == shape else value
             for name, value in features.items()
         }
-        mask = compact["attention_mask"]
-        compact["attention_mask"] = mask * there.to(mask.dtype)
+        for name in ("attention_mask", _EXPANSION):
+            if name in compact:
+                compact[name] = compact[name] * there.to(compact[name].dtype)
         return compact
 
     def _forward_behind_first(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
