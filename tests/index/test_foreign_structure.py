@@ -75,6 +75,7 @@ class Taken(Signs):
 PROGRAM = """
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -102,6 +103,10 @@ found = index.search(scorer, k=5, plan=Plan.load("plan.yaml"), where="n >= 4")
 assert [[hit.id for hit in hits] for hits in found] == [[hit.id for hit in hits] for hits in exact]
 tuning = index.engines.tune(scorer, k=5, recall=0.9)
 titles = [one.title for one in tuning.measured]
+replace(tuning, chosen=tuning.measured[-1]).save(index.path)  # whichever was faster here
+index.refresh()
+assert index.explain(scorer, k=5).reason.startswith("the plan tuned on this index")
+assert index.explain(scorer, k=5).stages[0].title == "engine"
 bent = FunctionScorer(space, lambda queries, points: (queries["v"] @ points.vectors.T).tanh(), {"v": vectors[:4]})
 
 
@@ -131,6 +136,7 @@ told = {
     "taken": refused(lambda: STRUCTURES.register("hnsw", STRUCTURES["signs"])),
     "cap": refused(lambda: index.build_engine("signs", max_bytes=1)),
     "wrong": refused(lambda: parse_structure({"kind": "signs", "bit": 2})),
+    "recall": round(built.recall.share, 4),
     "ours": parse_structure("hnsw") == HnswConfig(),
 }
 print(json.dumps(told))
@@ -147,7 +153,7 @@ from hyperseek.scoring import LinearScorer, Space
 index = Index.open("index")
 scorer = LinearScorer(Space("dot", 6), torch.ones(1, 6))
 assert len(index.search(scorer, k=3)[0]) == 3
-assert "not installed" not in index.explain(scorer, k=3).reason
+assert index.explain(scorer, k=3).reason == "every document is scored, since the index has no engine"
 try:
     index.search(scorer, plan=Engine(name="by-signs"))
 except UnknownNameError as error:
@@ -180,7 +186,9 @@ def test_a_structure_of_another_package_is_built_searched_tuned_and_inspected(tm
     assert told["kinds"] == ["centroids", "flat", "graph", "hnsw", "ivf", "lance", "qdrant", "qdrant-tokens", "signs"]
     assert "the entry point flat = 'signs:Taken' of the package signs is ignored" in done.stderr
     assert "engine(n=50, name=by-signs, effort=1) > rescore()" in told["titles"]
-    assert told["reasons"][0] == "candidates from 'by-signs', which can search by this scorer; scored exactly"
+    assert told["reasons"][0].startswith(
+        "candidates from 'by-signs', which can search by this scorer; scored exactly; recall@10 0."
+    )
     assert "a 'function' scorer is not linear and 'by-signs' has no chart for those" in told["reasons"][1]
     assert "engine signs: about 120 B of memory to build, 60 B to search" in told["update"]
     assert "engine signs: built for 60 documents; SignsConfig(kind='signs', bits=3)" in told["update"]
@@ -189,6 +197,7 @@ def test_a_structure_of_another_package_is_built_searched_tuned_and_inspected(tm
         "documents": 50,
         "of": 60,
         "words": 100,
+        "recall": told["recall"],
         "config": {"kind": "signs", "bits": 2},
     }
     assert told["verified"] == 60
@@ -197,4 +206,5 @@ def test_a_structure_of_another_package_is_built_searched_tuned_and_inspected(tm
     assert "bit: unknown key; did you mean 'bits'" in told["wrong"]
     assert told["ours"]
     # Where the package is missing, the index is searched and changed all the same.
-    run_python(WITHOUT, tmp_path)
+    done = run_python(WITHOUT, tmp_path)
+    assert "is not used: it searches an engine of the kind 'signs', whose package is not installed" in done.stderr

@@ -19,6 +19,7 @@ from hyperseek.errors import StoreError
 from hyperseek.index import Index
 from hyperseek.plan import Engine, Rescore, stages
 from hyperseek.scoring import MaxSimScorer, Space
+from hyperseek.store.attachments import Attachments
 from hyperseek.types import Document
 
 DIMENSION = 8
@@ -155,7 +156,12 @@ def test_measured_recall_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert index.explain(queries()).reason.startswith(few)
     monkeypatch.setattr(stages, "_FEW", 10)
     assert index.explain(queries()).reason.startswith("candidates from 'centroids'")
-    monkeypatch.setattr(Centroids, "recall", 0.51)
+    listed = Attachments.read(index.path)
+    [item] = listed.items
+    assert item.recall is not None
+    poor = item.model_copy(update={"recall": item.recall.model_copy(update={"share": 0.51})})
+    listed.with_changed(poor).write(index.path)
+    index.refresh()
     reason = index.explain(queries()).reason
     assert reason.startswith(
         "every document is scored, since 'centroids' found only 0.510 of the best when it was built"

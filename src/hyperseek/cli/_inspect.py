@@ -288,7 +288,8 @@ def _bars(counts: list[int]) -> str:
 
 def _attachment(item: Any, documents: int) -> dict[str, Any]:
     config = None if item.config is None else item.config.model_dump(mode="json", exclude_none=True)
-    return {"kind": item.kind, "documents": item.count, "of": documents, **item.described(), "config": config}
+    recall = {} if item.recall is None else {"recall": round(item.recall.share, 4)}
+    return {"kind": item.kind, "documents": item.count, "of": documents, **item.described(), **recall, "config": config}
 
 
 def _line(value: Any) -> str:

@@ -115,7 +115,8 @@ def build_engine(index: Index, engine: str, *, chart: str | None = None, max_gig
     built = index.build_engine(config, max_bytes=limit)
     described = built.described()
     on = "".join(f", on {', '.join(map(str, value))}" for value in described.values() if isinstance(value, list))
-    echo(f"engine {built.name}: built for {built.count:,} documents{on}; {built.config!r}", err=True)
+    found = "" if built.recall is None else f"; {built.recall}"
+    echo(f"engine {built.name}: built for {built.count:,} documents{on}; {built.config!r}{found}", err=True)
 
 
 def _words(cost: StructureEstimate) -> str:

@@ -35,6 +35,7 @@ from hyperseek.engines._token_codes import Codebook, Reservoir
 from hyperseek.engines._token_parts import Part, PartNotes, PartWriter, write_joined
 from hyperseek.engines._token_search import Walk
 from hyperseek.engines.engine import ASSUMED_TOKENS, BASE_BYTES, TOKEN_CHUNK, build_seconds, check_tokens
+from hyperseek.engines.recall import RECALL_K, draw_documents, draw_tokens
 from hyperseek.engines.structure import (
     KEYS_FILE,
     KIND_FILE,
@@ -57,9 +58,8 @@ _COMMIT_EVERY = 5.0  # seconds
 # Vectors of the sample for each centroid, at least.
 _PER_CENTROID = 8
 
-# Recall is measured by so many documents as queries, of each so many tokens, as the share of the exact best `_K` among
-# the candidates of the plan that searches unless told otherwise.
-_MEASURED, _MEASURED_TOKENS, _K, _CANDIDATES = 16, 16, 10, 90
+# Recall is that of so many candidates, as the plan has that searches unless told otherwise.
+_CANDIDATES = 90
 _PROBES = (2, 4, 8, 16, 32)
 _ENOUGH = 0.98
 
@@ -95,7 +95,7 @@ class _Details(Config):
         centroids: How many.
         bits: Of the codes.
         probes: Those of a search that does not say.
-        recall: What these find of the exact best `_K` when the index is built; None where nothing could be measured.
+        recall: What these find of the exact best `RECALL_K` when the index is built; None where that was not measured.
         parts: In order.
         files: Checksums.
     """
@@ -315,19 +315,19 @@ def _centroid_count(config: CentroidsConfig, tokens: int) -> int:
 def _learn(folder: Path, documents: Documents, config: CentroidsConfig) -> None:
     """Learn the codebook on a sample of the stream, and draw queries to measure by."""
     reservoir, generator = Reservoir(config.sample, seed=config.seed), torch.Generator().manual_seed(config.seed)
-    chosen = torch.randperm(len(documents), generator=generator)[:_MEASURED].sort().values
+    chosen = draw_documents(len(documents), seed=config.seed)
     asked: list[Tensor] = []
     row = 0
     with progress("sampling tokens", len(documents), unit="documents") as bar:
         for chunk in documents.chunks(min(TOKEN_CHUNK, documents.chunk_rows)):
             reservoir.add(chunk.rows.float())
             for place in (chosen[(chosen >= row) & (chosen < row + len(chunk))] - row).tolist():
-                tokens = chunk[place : place + 1].rows.float()
-                asked.append(tokens[torch.randperm(len(tokens), generator=generator)[:_MEASURED_TOKENS]])
+                asked.append(draw_tokens(chunk[place : place + 1].rows.float(), generator))
             row += len(chunk)
             bar.advance(len(chunk))
     queries = TokenPoints.from_documents([*asked, torch.zeros(0, documents.space.dimension)])
-    write_tensors(folder / _QUERIES, dict(zip(("vectors", "lengths"), queries.tensors(), strict=True)))
+    vectors, lengths = queries.tensors()
+    write_tensors(folder / _QUERIES, {"vectors": vectors, "lengths": lengths[:-1], "documents": chosen})
     sample = reservoir.sample
     sample = sample[sample.isfinite().all(dim=1)]  # what is not is named when it is assigned
     if not len(sample):
@@ -370,8 +370,8 @@ def _measured(index: Centroids, documents: Documents, config: CentroidsConfig) -
     tensors, _ = read_tensors(index.folder / _QUERIES, error=StoreError, remedy=_REMEDY)
     queries, mask = TokenPoints.from_tensors(tensors["vectors"], tensors["lengths"]).padded()
     asked = mask.any(dim=1)
-    k = min(_K, len(documents))
-    if not asked.any():
+    k = min(RECALL_K, len(documents) - 1)
+    if k < 1 or not asked.any():
         return config.probes or _PROBES[0], None
     scorer = MaxSimScorer(documents.space, queries[asked], mask[asked].float())
     best, places, row = torch.empty(len(scorer), 0), torch.empty(len(scorer), 0, dtype=torch.int64), 0
@@ -379,10 +379,12 @@ def _measured(index: Centroids, documents: Documents, config: CentroidsConfig) -
         for chunk in documents.chunks(min(TOKEN_CHUNK, documents.chunk_rows)):
             own = torch.arange(row, row + len(chunk)).expand(len(scorer), -1)
             scores = torch.cat([best, scorer.score(chunk)], dim=1)
-            best, order = scores.topk(min(k, scores.shape[1]), dim=1)
+            best, order = scores.topk(min(k + 1, scores.shape[1]), dim=1)
             places = torch.cat([places, own], dim=1).gather(1, order)
             row += len(chunk)
             bar.advance(len(chunk))
+    itself = (places == tensors["documents"][asked, None]).to(torch.uint8)
+    places = places.gather(1, itself.sort(dim=1, stable=True).indices)[:, :k]  # behind the others
     recall = 0.0
     for probes in _PROBES if config.probes is None else (config.probes,):
         _, found, _ = index._find(scorer, _CANDIDATES, None, probes)

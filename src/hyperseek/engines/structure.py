@@ -290,7 +290,7 @@ class Structure(ABC):
 
     @property
     def recall(self) -> float | None:
-        """What a search that is not told how finds of the exact best, as measured when it was built; None: unknown."""
+        """What `build` measured itself, as share of the exact best 10; None: the index measures after the build."""
         return None
 
     def efforts(self, n: int) -> Sequence[int | None]:

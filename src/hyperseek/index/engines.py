@@ -15,7 +15,7 @@ from hyperseek._long_work import progress
 from hyperseek.engines import STRUCTURES, ChartRecord, StructureConfig, StructureEstimate, choose_engine
 from hyperseek.engines.charts import widest_chart
 from hyperseek.engines.structure import parse_structure
-from hyperseek.errors import InputError
+from hyperseek.errors import HyperseekError, InputError
 from hyperseek.index._arguments import (
     HABITS,
     check_count,
@@ -27,10 +27,12 @@ from hyperseek.index._arguments import (
 )
 from hyperseek.index.reader import IndexReader
 from hyperseek.plan import Exhaustive, OpenIndex, Plan, Search, StageReport, as_plan
+from hyperseek.plan.recall import measured_recall
 from hyperseek.plan.stages import plan_key
 from hyperseek.scoring import Scorer
 from hyperseek.store.attachments import Attachment, Attachments, TunedPlan, attach
 from hyperseek.store.lance import writer_lock
+from hyperseek.store.snapshot import Snapshot
 from hyperseek.types import NO_OPTIONS, QueryOptions
 
 logger = logging.getLogger(__name__)
@@ -285,7 +287,23 @@ class Engines:
             self._index.refresh()
             config = self._config(engine, max_bytes, charts)
             record = attach(self._index.path, self._index._opened.snapshot, config, name=name, max_bytes=max_bytes)
+            if record.is_automatic:
+                record = self._with_recall(record)
         self._index.refresh()
+        return record
+
+    def _with_recall(self, record: Attachment) -> Attachment:
+        """Measure what a new structure finds, and note it in the list."""
+        opened = self._index._opened
+        # A build keeps no points in memory, and so does the measurement that ends it.
+        snapshot = Snapshot(opened.snapshot.store, self._index.space, cache_bytes=0)
+        fresh = OpenIndex(opened.folder, snapshot, opened.compile, opened.recompile)
+        try:
+            record = record.model_copy(update={"recall": measured_recall(fresh, record.name)})
+        except HyperseekError as error:
+            logger.warning("what the engine %r finds could not be measured: %s", record.name, error)
+        else:
+            Attachments.read(opened.folder).with_changed(record).write(opened.folder)
         return record
 
     def drop(self, name: str) -> None:

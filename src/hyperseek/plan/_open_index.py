@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -100,10 +100,13 @@ class OpenIndex:
 
     def newest(self, kind: str | None = None) -> Attachment | None:
         """Return the attachment that was built last, of a kind or of those that need not be named; None for none."""
-        for item in reversed(self.attachments.items):
-            if item.kind == kind if kind is not None else item.is_automatic:
-                return item
-        return None
+        if kind is None:
+            return next(self.automatic(), None)
+        return next((item for item in reversed(self.attachments.items) if item.kind == kind), None)
+
+    def automatic(self) -> Iterator[Attachment]:
+        """Yield the attachments that need not be named, newest first."""
+        return (item for item in reversed(self.attachments.items) if item.is_automatic)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Shapes: `Q` queries, `N` documents.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Any, Literal, Self
 
@@ -23,8 +24,10 @@ from hyperseek.plan._plan import Combination, Plan, Source, Step, as_plan, found
 from hyperseek.plan._surrogates import Surrogate
 from hyperseek.plan.exhaustive import exact_scores
 from hyperseek.scoring import Scorer
-from hyperseek.store.attachments import TunedPlan
+from hyperseek.store.attachments import Attachment, TunedPlan
 from hyperseek.types import NO_OPTIONS, QueryOptions
+
+logger = logging.getLogger(__name__)
 
 EXACT = "exact"
 """Name that asks for the exhaustive search."""
@@ -106,38 +109,70 @@ def choose_plan(index: OpenIndex, scorer: Scorer, engine: str, k: int) -> tuple[
     """
     if engine == EXACT:
         return Plan(stages=(Exhaustive(),)), "every document is scored, as was asked"
-    count, newest = len(index.snapshot), index.newest()
     if engine == AUTO:
         key = plan_key(scorer.kind, scorer.options)
         tuned = index.attachments.plans.get(key)
-        if tuned is not None and k <= tuned.k:
+        if tuned is not None and k <= tuned.k and _can_run(index, tuned):
             return _tuned_plan(index, tuned), (
                 f"the plan tuned on this index for {key} scorers: recall@{tuned.k} {tuned.recall:.4f} "
                 f"on {tuned.queries} queries"
             )
+        newest = index.newest()
         if newest is None:
             return Plan(stages=(Exhaustive(),)), "every document is scored, since the index has no engine"
-        if count < _FEW:
+        if len(index.snapshot) < _FEW:
             return Plan(stages=(Exhaustive(),)), f"every document is scored, which is fast for fewer than {_FEW:,}"
-    name = newest.name if engine == AUTO and newest is not None else engine
-    structure = index.attached(name).structure
-    if engine == AUTO and structure.recall is not None and structure.recall < _ENOUGH:
-        return Plan(stages=(Exhaustive(),)), (
-            f"every document is scored, since {name!r} found only {structure.recall:.3f} of the best when it was "
-            f"built; tune it: index.engines.tune(queries)"
-        )
+        enough = next((item for item in index.automatic() if _doubt(item) is None), None)
+        if enough is None:
+            return Plan(stages=(Exhaustive(),)), (
+                f"every document is scored, since {_doubt(newest)}; tune it: index.engines.tune(queries)"
+            )
+        engine = enough.name
+    attached = index.attached(engine)
+    structure = attached.structure
     n = max(_LEAST_CANDIDATES, _CANDIDATES * k)
     nonlinear = f"a {scorer.kind!r} scorer is not linear"
     if structure.can_search(scorer):
-        reason = f"candidates from {name!r}, which can search by this scorer; scored exactly"
-        return as_plan(structure.stages(name, n)), reason
+        reason = f"candidates from {engine!r}, which can search by this scorer; scored exactly"
+        if attached.record.recall is not None:
+            reason += f"; {attached.record.recall} when it was built"
+        return as_plan(structure.stages(engine, n)), reason
     if structure.surrogate_parameters is not None:
-        source = Surrogate(n=n, engine=name)
-        reason = f"candidates from {name!r} by a linear surrogate, since {nonlinear}"
+        source = Surrogate(n=n, engine=engine)
+        reason = f"candidates from {engine!r} by a linear surrogate, since {nonlinear}"
     else:
         source = Surrogate(n=n, engine=EXHAUSTIVE)
-        reason = f"candidates from a scan by a linear surrogate, since {nonlinear} and {name!r} has no chart for those"
+        reason = (
+            f"candidates from a scan by a linear surrogate, since {nonlinear} and {engine!r} has no chart for those"
+        )
     return source >> Rescore(), f"{reason}; scored exactly"
+
+
+def _doubt(item: Attachment) -> str | None:
+    """Say why an engine is not chosen without being asked for; None if nothing speaks against it."""
+    recall = item.recall
+    if recall is None:
+        return f"what {item.name!r} finds of the best was not measured when it was built"
+    if recall.share < _ENOUGH:
+        return f"{item.name!r} found only {recall.share:.3f} of the best when it was built"
+    if not recall.holds_for(item.count):
+        return (
+            f"what {item.name!r} finds of the best was measured when it had {recall.documents:,} documents, and now it "
+            f"has {item.count:,}"
+        )
+    return None
+
+
+def _can_run(index: OpenIndex, tuned: TunedPlan) -> bool:
+    """Whether the engines of a tuned plan can be opened; warns where a package is not installed."""
+    missing = index.attachments.missing_kind(tuned.plan)
+    if missing is not None:
+        logger.warning(
+            "the plan tuned on %s is not used: it searches an engine of the kind %r, whose package is not installed",
+            index.folder,
+            missing,
+        )
+    return missing is None
 
 
 def _tuned_plan(index: OpenIndex, tuned: TunedPlan) -> Plan:

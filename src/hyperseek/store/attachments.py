@@ -37,6 +37,7 @@ from hyperseek._folders import (
     write_sealed,
 )
 from hyperseek.engines import STRUCTURES, Structure, StructureConfig
+from hyperseek.engines.recall import Recall
 from hyperseek.engines.structure import FORMER_KINDS, KEYS_FILE, KIND_FILE, AnyStructureConfig, kinds_that_fit
 from hyperseek.errors import HyperseekError, InputError, StoreError, UnknownNameError
 from hyperseek.store.snapshot import Snapshot, SomeDocuments
@@ -62,6 +63,7 @@ class Attachment(Config):
         keys: Checksum of the file with their keys; None if an earlier version built it.
         noted: Checksum of the file that names the kind; None if there is no such file, as in earlier versions.
         created: When it was built.
+        recall: What it found when it was built; None if that was not measured, as in earlier versions.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Attachment(Config):
     keys: Checksum | None = None
     noted: Checksum | None = None
     created: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+    recall: Recall | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -213,6 +216,11 @@ class Attachments(Config):
         items = tuple(item for item in self.items if item is not gone)
         plans = {kind: plan for kind, plan in self.plans.items() if not _uses(plan.plan, name)}
         return self.model_copy(update={"items": items, "plans": plans})
+
+    def missing_kind(self, plan: Any) -> str | None:
+        """Return the kind of a structure that a plan, as plain values, uses and whose package is not installed."""
+        used = (item.kind for item in self.items if _uses(plan, item.name))
+        return next((kind for kind in used if kind not in STRUCTURES), None)
 
 
 @dataclass(frozen=True)
