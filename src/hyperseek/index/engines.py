@@ -27,7 +27,7 @@ from hyperseek.index._arguments import (
 )
 from hyperseek.index.reader import IndexReader
 from hyperseek.plan import Exhaustive, OpenIndex, Plan, Search, StageReport, as_plan
-from hyperseek.plan.recall import measured_recall
+from hyperseek.plan.measured_recall import measured_recall
 from hyperseek.plan.stages import plan_key
 from hyperseek.scoring import Scorer
 from hyperseek.store.attachments import Attachment, Attachments, TunedPlan, attach
