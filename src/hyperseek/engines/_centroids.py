@@ -35,16 +35,18 @@ from hyperseek.engines._token_codes import Codebook, Reservoir
 from hyperseek.engines._token_parts import Part, PartNotes, PartWriter, write_joined
 from hyperseek.engines._token_search import Walk
 from hyperseek.engines.engine import ASSUMED_TOKENS, BASE_BYTES, TOKEN_CHUNK, build_seconds, check_tokens
-from hyperseek.engines.recall import RECALL_K, draw_documents, draw_tokens
 from hyperseek.engines.structure import (
     KEYS_FILE,
     KIND_FILE,
+    RECALL_K,
     CandidateRequest,
     Documents,
     Ranking,
     Structure,
     StructureConfig,
     StructureEstimate,
+    recall_queries,
+    recall_tokens,
 )
 from hyperseek.errors import InputError, StoreError
 from hyperseek.scoring import MaxSimScorer, Scorer, Space, TokenPoints
@@ -315,14 +317,14 @@ def _centroid_count(config: CentroidsConfig, tokens: int) -> int:
 def _learn(folder: Path, documents: Documents, config: CentroidsConfig) -> None:
     """Learn the codebook on a sample of the stream, and draw queries to measure by."""
     reservoir, generator = Reservoir(config.sample, seed=config.seed), torch.Generator().manual_seed(config.seed)
-    chosen = draw_documents(len(documents), seed=config.seed)
+    chosen = recall_queries(len(documents), seed=config.seed)
     asked: list[Tensor] = []
     row = 0
     with progress("sampling tokens", len(documents), unit="documents") as bar:
         for chunk in documents.chunks(min(TOKEN_CHUNK, documents.chunk_rows)):
             reservoir.add(chunk.rows.float())
             for place in (chosen[(chosen >= row) & (chosen < row + len(chunk))] - row).tolist():
-                asked.append(draw_tokens(chunk[place : place + 1].rows.float(), generator))
+                asked.append(recall_tokens(chunk[place : place + 1].rows.float(), generator))
             row += len(chunk)
             bar.advance(len(chunk))
     queries = TokenPoints.from_documents([*asked, torch.zeros(0, documents.space.dimension)])

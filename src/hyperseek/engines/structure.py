@@ -23,6 +23,7 @@ from typing import Annotated, Any, ClassVar, Protocol, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import BeforeValidator, ConfigDict, Field, SerializeAsAny
 from torch import Tensor
 
@@ -40,6 +41,10 @@ EXHAUSTIVE = "exhaustive"
 
 KEYS_FILE, KIND_FILE = "keys.npy", "kind.json"
 """Files that an index writes into the folder of a structure: keys of its documents, and its kind."""
+
+RECALL_K, RECALL_QUERIES, RECALL_TOKENS = 10, 16, 16
+"""How recall is measured: the best documents that should be found, the documents that serve as queries, and how many
+tokens of each do, about as many as real queries have."""
 
 # Candidates per wanted document that tuning tries.
 _FACTORS = (1, 3, 10, 30, 100)
@@ -443,6 +448,16 @@ def _kept(value: object) -> object:
 
 AnyStructureConfig: TypeAlias = Annotated[SerializeAsAny[StructureConfig], BeforeValidator(_kept)]
 """A field that holds a configuration of any kind of structure, and is stored as plain values."""
+
+
+def recall_queries(count: int, *, seed: int = 0) -> Tensor:
+    """Return the sorted positions, of `count` documents, of those that serve as queries when recall is measured."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:RECALL_QUERIES].sort().values
+
+
+def recall_tokens(tokens: Tensor, generator: torch.Generator) -> Tensor:
+    """Return some of a document's `(n, d)` token vectors, in random order, to serve as a query."""
+    return tokens[torch.randperm(len(tokens), generator=generator)[:RECALL_TOKENS]]
 
 
 def kinds_that_fit(building_bytes: Callable[[StructureConfig], int], max_bytes: int) -> str:

@@ -14,7 +14,7 @@ import torch
 from hyperseek._long_work import progress
 from hyperseek.engines import STRUCTURES, ChartRecord, StructureConfig, StructureEstimate, choose_engine
 from hyperseek.engines.charts import widest_chart
-from hyperseek.engines.structure import parse_structure
+from hyperseek.engines.structure import RECALL_K, RECALL_QUERIES, parse_structure, recall_queries, recall_tokens
 from hyperseek.errors import HyperseekError, InputError
 from hyperseek.index._arguments import (
     HABITS,
@@ -26,11 +26,11 @@ from hyperseek.index._arguments import (
     meant,
 )
 from hyperseek.index.reader import IndexReader
-from hyperseek.plan import Exhaustive, OpenIndex, Plan, Search, StageReport, as_plan
-from hyperseek.plan.measured_recall import measured_recall
-from hyperseek.plan.stages import plan_key
-from hyperseek.scoring import Scorer
-from hyperseek.store.attachments import Attachment, Attachments, TunedPlan, attach
+from hyperseek.plan import Candidates, Exhaustive, OpenIndex, Plan, Search, StageReport, as_plan
+from hyperseek.plan.exhaustive import wide_scan
+from hyperseek.plan.stages import choose_plan, plan_key
+from hyperseek.scoring import LinearScorer, MaxSimScorer, Points, Scorer, Space, TokenPoints
+from hyperseek.store.attachments import Attachment, Attachments, Recall, TunedPlan, attach
 from hyperseek.store.lance import writer_lock
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.types import NO_OPTIONS, QueryOptions
@@ -102,6 +102,53 @@ class Tuning:
             attachments = Attachments.read(folder)
             plans = {**attachments.plans, plan_key(self.kind, self.options): kept}
             attachments.model_copy(update={"plans": plans}).write(folder)
+
+
+def _measured_recall(opened: OpenIndex, name: str) -> Recall | None:
+    """Measure what a structure finds by the plan that searches it by default, with documents as queries.
+
+    Args:
+        opened: The index. All its points are read once, a chunk at a time.
+        name: Of the structure.
+
+    Returns:
+        The recall; None where no document can serve as a query for others.
+    """
+    snapshot, structure = opened.snapshot, opened.attached(name).structure
+    count = len(snapshot)
+    if (own := structure.recall) is not None:
+        return Recall(share=own, k=RECALL_K, queries=min(RECALL_QUERIES, count), documents=count)
+    rows = recall_queries(count)
+    points = snapshot.points(rows)
+    usable = points.lengths.nonzero()[:, 0]  # a document without tokens is no query
+    rows, points = rows[usable], points[usable]
+    if count < 2 or not len(rows):
+        return None
+    scorer, k = _as_queries(snapshot.space, points), min(RECALL_K, count - 1)
+
+    def chunks() -> Iterator[Points]:
+        with progress("measuring recall", count, unit="documents") as bar:
+            for chunk in snapshot.chunks(snapshot.chunk_rows):
+                yield chunk
+                bar.advance(len(chunk))
+
+    # One more is wanted of each search than counts, since a document finds itself.
+    scores, best = wide_scan(scorer, chunks(), k=k + 1)
+    truth = Candidates(best, scores).without(rows).first(k)
+    plan, _ = choose_plan(opened, scorer, name, k)
+    found = plan.run(Search(opened, scorer, None, None, k + 1)).without(rows)
+    hits = (truth.rows[:, :, None] == found.rows[:, None]).any(dim=2)
+    return Recall(share=float(hits.float().mean()), k=k, queries=len(rows), documents=count)
+
+
+def _as_queries(space: Space, documents: Points) -> Scorer:
+    """Return documents as queries: points, or some tokens of each."""
+    if not space.ragged:
+        return LinearScorer(space, documents.rows)
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.split(documents.rows, documents.lengths.tolist())
+    queries, mask = TokenPoints.from_documents([recall_tokens(own, generator) for own in tokens]).padded()
+    return MaxSimScorer(space, queries, mask.float())
 
 
 def _measured_plans(
@@ -299,7 +346,7 @@ class Engines:
         snapshot = Snapshot(opened.snapshot.store, self._index.space, cache_bytes=0)
         fresh = OpenIndex(opened.folder, snapshot, opened.compile, opened.recompile)
         try:
-            record = record.model_copy(update={"recall": measured_recall(fresh, record.name)})
+            record = record.model_copy(update={"recall": _measured_recall(fresh, record.name)})
         except HyperseekError as error:
             logger.warning("what the engine %r finds could not be measured: %s", record.name, error)
         else:

@@ -39,6 +39,8 @@ AUTO = "auto"
 _FEW = 20_000
 # Engines that are known to find less are not chosen without being asked for.
 _ENOUGH = 0.95
+# One that has grown by more than this factor is no longer the one that was measured.
+_GROWTH = 2
 # Candidates of an engine for each document that is wanted, and at least.
 _CANDIDATES = 10
 _LEAST_CANDIDATES = 300
@@ -155,7 +157,7 @@ def _doubt(item: Attachment) -> str | None:
         return f"what {item.name!r} finds of the best was not measured when it was built"
     if recall.share < _ENOUGH:
         return f"{item.name!r} found only {recall.share:.3f} of the best when it was built"
-    if not recall.holds_for(item.count):
+    if item.count > _GROWTH * recall.documents:
         return (
             f"what {item.name!r} finds of the best was measured when it had {recall.documents:,} documents, and now it "
             f"has {item.count:,}"

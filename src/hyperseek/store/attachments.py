@@ -37,7 +37,6 @@ from hyperseek._folders import (
     write_sealed,
 )
 from hyperseek.engines import STRUCTURES, Structure, StructureConfig
-from hyperseek.engines.recall import Recall
 from hyperseek.engines.structure import FORMER_KINDS, KEYS_FILE, KIND_FILE, AnyStructureConfig, kinds_that_fit
 from hyperseek.errors import HyperseekError, InputError, StoreError, UnknownNameError
 from hyperseek.store.snapshot import Snapshot, SomeDocuments
@@ -48,6 +47,27 @@ _LIST = "engines.json"
 _FOLDER = "engines"
 _REMEDY = "build the engine again (hyperseek update INDEX --engine KIND, or --graph)"
 _NEW_NAMES = {new: old for old, new in FORMER_KINDS.items()}
+
+
+class Recall(Config):
+    """What a structure found of the exact best documents when it was built, searched as it is by default.
+
+    Documents of the index served as queries. They are easy queries, since they lie among the others.
+
+    Attributes:
+        share: Share of the best `k` that it found, in [0, 1]; a query does not count as found by itself.
+        k: Documents per query.
+        queries: Number of queries.
+        documents: Number of documents that the structure had.
+    """
+
+    share: float = Field(ge=0, le=1)
+    k: int = Field(ge=1)
+    queries: int = Field(ge=1)
+    documents: int = Field(ge=1)
+
+    def __str__(self) -> str:
+        return f"recall@{self.k} {self.share:.4f} for {self.queries} documents as queries"
 
 
 class Attachment(Config):
