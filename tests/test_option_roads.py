@@ -34,15 +34,15 @@ OPTIONS = {"level": 2}
 
 @pytest.fixture(scope="module", autouse=True)
 def registered() -> Iterator[None]:
-    register_family("levels", Levels)
+    register_family("levelled", Levels)
     yield
-    FAMILIES.unregister("levels")
+    FAMILIES.unregister("levelled")
 
 
 @pytest.fixture(scope="module")
 def model(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Retriever:
     folder = tmp_path_factory.mktemp("levels")
-    build(ModelConfig(trunk=tiny_encoder, family="levels", pooling="mean"), device="cpu").save(folder)
+    build(ModelConfig(trunk=tiny_encoder, family="levelled", pooling="mean"), device="cpu").save(folder)
     return load(folder, device="cpu")
 
 
@@ -243,7 +243,7 @@ def test_a_recipe_validates_with_options(index: Index, dataset: Dataset, tiny_en
     write_beir(dataset, tmp_path / "data")
     source = f"{tmp_path / 'data'}:test"
     values: dict[str, Any] = {
-        "model": {"trunk": tiny_encoder, "family": "levels", "pooling": "mean"},
+        "model": {"trunk": tiny_encoder, "family": "levelled", "pooling": "mean"},
         "data": {"sources": {"words": {"source": source}}},
         "losses": {"contrastive": {}},
         "train": {

@@ -137,6 +137,7 @@ def _check_family(name: str, value: Any) -> None:
 _OWN = {
     "dense": "hyperseek.models.families.dense:Dense",
     "late": "hyperseek.models.families.late:Late",
+    "levels": "hyperseek.models.families.levels.family:LevelsFamily",
     "lorentz": "hyperseek.models.families.lorentz.family:Lorentz",
     "qnet": "hyperseek.models.families.qnet:QNet",
 }
@@ -204,15 +205,16 @@ def _section_of(family: str) -> str:
 class ModelConfig(OpenConfig):
     """The model that a recipe starts from.
 
-    Besides the fields below it has a section for each family (`qnet`, `lorentz`, `late`, and `linear` of the family
-    `dense`). Only the section of the named family is kept; the others are validated and dropped, so that recipes with
+    Besides the fields below it has a section for each family (`qnet`, `lorentz`, `levels`, `late`, and `linear` of the
+    family `dense`). Only the section of the named family is kept; the others are validated and dropped, so that recipes with
     one base may differ in the family alone.
 
     Attributes:
         trunk: Path or name of an encoder, or `"minilm"`; or of a complete retriever to train further.
         family: Name of a registered family. `"dense"`: queries are vectors. `"qnet"`: queries are small networks.
-            `"lorentz"`: queries and documents are points of a hyperbolic space. `"late"`: queries and documents have a
-            vector per token. None takes the trunk as it is.
+            `"lorentz"`: queries and documents are points of a hyperbolic space. `"levels"`: they have several such
+            points each, from the broadest to the narrowest. `"late"`: queries and documents have a vector per token.
+            None takes the trunk as it is.
         document_trunk: Path or name of another encoder for documents; None shares one trunk between both sides.
         pooling: `cls`, `mean`, `lasttoken` ...; None takes the trunk's own.
         normalize: Whether to scale vectors to norm 1; None does what the trunk does.

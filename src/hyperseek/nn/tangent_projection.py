@@ -212,6 +212,12 @@ class Curvature(FullPrecision):
         return self.log_radius_squared.clamp(*map(math.log, self.bounds)).exp()
 
     @property
+    def one(self) -> Tensor:
+        """1, 0-dim, with the gradient of R divided by R: the plain numbers of a space have no gradient."""
+        radius = self().sqrt()
+        return radius / radius.detach()
+
+    @property
     def radius_squared(self) -> float:
         """R² as a plain number."""
         return float(self.log_radius_squared.detach().clamp(*map(math.log, self.bounds)).exp())

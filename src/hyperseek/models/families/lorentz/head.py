@@ -252,7 +252,7 @@ def document_points(rows: Tensor, space: Space, curvature: Curvature) -> Points:
     Returns:
         `N` points; differentiable, also in the curvature.
     """
-    return VectorPoints(space.canonical(rows / _one(curvature)))
+    return VectorPoints(space.canonical(rows / curvature.one))
 
 
 def query_scorer(rows: Tensor, space: Space, curvature: Curvature, distance: Distance) -> LinearScorer:
@@ -267,7 +267,7 @@ def query_scorer(rows: Tensor, space: Space, curvature: Curvature, distance: Dis
     Returns:
         The scorer of `Q` queries; differentiable, also in the curvature.
     """
-    one = _one(curvature)
+    one = curvature.one
     # Distances grow with R, the other two similarities with R². Polar points do not depend on R.
     factor = one if distance == "geodesic" else one.square()
     queries = space.canonical(flip_time(rows) / one)
@@ -277,9 +277,3 @@ def query_scorer(rows: Tensor, space: Space, curvature: Curvature, distance: Dis
 def flip_time(points: Tensor) -> Tensor:
     """Return points with the sign of the time coordinate, the first one, reversed."""
     return torch.cat([-points[..., :1], points[..., 1:]], dim=-1)
-
-
-def _one(curvature: Curvature) -> Tensor:
-    """Return 1 with the gradient of R divided by R: the plain numbers of a space have no gradient."""
-    radius: Tensor = curvature().sqrt()
-    return radius / radius.detach()

@@ -1,0 +1,1 @@
+"""Models with levels: several hyperbolic points per text, from the broadest to the narrowest."""
