@@ -206,8 +206,8 @@ class ModelConfig(OpenConfig):
     """The model that a recipe starts from.
 
     Besides the fields below it has a section for each family (`qnet`, `lorentz`, `levels`, `late`, and `linear` of the
-    family `dense`). Only the section of the named family is kept; the others are validated and dropped, so that recipes with
-    one base may differ in the family alone.
+    family `dense`). Only the section of the named family is kept; the others are validated and dropped, so that recipes
+    with one base may differ in the family alone.
 
     Attributes:
         trunk: Path or name of an encoder, or `"minilm"`; or of a complete retriever to train further.
