@@ -214,7 +214,7 @@ class Curvature(FullPrecision):
     @property
     def one(self) -> Tensor:
         """1, 0-dim, with the gradient of R divided by R: the plain numbers of a space have no gradient."""
-        radius = self().sqrt()
+        radius: Tensor = self().sqrt()
         return radius / radius.detach()
 
     @property

@@ -10,6 +10,7 @@ Its output depends on how it is called, so that ordinary tools can use it:
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -139,11 +140,12 @@ class LevelsHead(FullPrecision, SavedModule):
         return features
 
     def _pooled(self, read: Tensor, features: dict[str, Any]) -> Tensor:
-        if self.pooler is not None:
-            pooled: Tensor = self.pooler(read, features["attention_mask"])
-            return pooled
-        # As long as a layer-normalised state: beside shorter vectors, what the first optimiser steps add is too much.
-        return nn.functional.normalize(read, dim=-1) * self.token_size**0.5
+        if self.pooler is None:
+            # As long as a layer-normalised state: beside shorter ones, what the first optimiser steps add is too much.
+            pooled = nn.functional.normalize(read, dim=-1) * math.sqrt(self.token_size)
+        else:
+            pooled = self.pooler(read, features["attention_mask"])
+        return pooled
 
     def _measure(self, tangents: Tensor) -> None:
         if self.training and len(tangents) > 1:
