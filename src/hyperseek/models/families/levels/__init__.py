@@ -1,1 +1,0 @@
-"""Models with levels: several hyperbolic points per text, from the broadest to the narrowest."""
