@@ -10,7 +10,7 @@ if importlib.util.find_spec("peft") and not importlib.util.find_spec("accelerate
 from hyperseek.models._build import build
 from hyperseek.models.families.dense import LinearHeadConfig
 from hyperseek.models.families.late import LateConfig, LateRetriever
-from hyperseek.models.families.levels import LevelsConfig, LevelsHead
+from hyperseek.models.families.level_head import LevelsConfig, LevelsHead
 from hyperseek.models.families.lorentz.config import LorentzConfig
 from hyperseek.models.families.lorentz.encoder import LorentzEncoder, LorentzEncoderOutput, LorentzForMaskedLM
 from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig

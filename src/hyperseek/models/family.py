@@ -137,7 +137,7 @@ def _check_family(name: str, value: Any) -> None:
 _OWN = {
     "dense": "hyperseek.models.families.dense:Dense",
     "late": "hyperseek.models.families.late:Late",
-    "levels": "hyperseek.models.families.levels:LevelsFamily",
+    "levels": "hyperseek.models.families.level_head:LevelsFamily",
     "lorentz": "hyperseek.models.families.lorentz.family:Lorentz",
     "qnet": "hyperseek.models.families.qnet:QNet",
 }
