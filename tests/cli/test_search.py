@@ -50,6 +50,19 @@ def test_a_trec_run_of_a_file_of_queries(index: Path, tmp_path: Path) -> None:
     assert len(others) == 6
 
 
+def test_documents_that_a_query_of_a_file_excludes_are_left_out(index: Path, tmp_path: Path) -> None:
+    queries = tmp_path / "queries.jsonl"
+    records = [
+        {"_id": "a", "text": TEXTS[1], "excluded_ids": ["d1", "x"]},
+        {"_id": "b", "text": TEXTS[1]},
+    ]
+    queries.write_text("".join(json.dumps(record) + "\n" for record in records))
+    rows = [json.loads(line) for line in search(index, "-Q", queries, "-f", "jsonl", "-k", 3).splitlines()]
+    first, second = ([hit["id"] for hit in row["hits"]] for row in rows)
+    assert second[0] == "d1"
+    assert (len(first), len(second), "d1" in first) == (3, 3, False)
+
+
 def test_jsonl(index: Path) -> None:
     [line] = search(index, TEXTS[0], "-f", "jsonl", "-k", 1).splitlines()
     row = json.loads(line)
@@ -155,7 +168,10 @@ def test_an_explanation_goes_to_standard_error(engines: Path) -> None:
     arguments = ["search", str(engines), TEXTS[2], "-k", "2", "-f", "trec", "--explain"]
     result = CliRunner().invoke(app, [*arguments, "--engine", "near"], catch_exceptions=False)
     first, engine, rescore = [line for line in result.stderr.splitlines() if line.strip()][-3:]
-    assert first == "4 documents; candidates from 'near', which can search by this scorer; scored exactly"
+    assert first == (
+        "4 documents; candidates from 'near', which can search by this scorer; scored exactly; recall@3 1.0000 for 4 "
+        "documents as queries when it was built"
+    )
     assert engine.startswith("engine: ")
     assert "4 candidates, recall 1.0000" in engine
     assert rescore.startswith("rescore: ")

@@ -10,6 +10,7 @@ from hyperseek import Document, HyperseekError, Query
 from hyperseek._files import read_json, write_json
 from hyperseek.errors import FingerprintError, StoreError
 from hyperseek.index import Index, estimate, stored_documents
+from hyperseek.plan import FullText
 from hyperseek.scoring import LinearScorer, Points, QNetScorer, Scorer, Space
 
 Documents = list[Document]
@@ -129,6 +130,27 @@ def test_the_own_document_is_left_out_and_k_remain(index: Index, documents: Docu
     assert len(index.search("river", k=100, exclude=["d3"])) == 39
     with pytest.raises(HyperseekError, match="1 queries and 2 exclusions"):
         index.search("river", exclude=["d3", None])
+
+
+def test_documents_that_a_query_excludes_are_left_out_and_k_remain(index: Index) -> None:
+    queries = {"d4": "river stone", "q": "stone", "r": "river"}
+    plain = index.run(queries, k=12)
+    first = [list(plain[name]) for name in queries]
+    excluded: list[list[str]] = [[*first[0][:3], "elsewhere"], [], [first[2][1]] * 2]
+    asked = [
+        Query(name, text, {"excluded_ids": ids}) for (name, text), ids in zip(queries.items(), excluded, strict=True)
+    ]
+    wanted = [[name for name in own if name not in ids][:5] for own, ids in zip(first, excluded, strict=True)]
+    assert [list(found) for found in index.run(asked, k=5).values()] == wanted
+    for exclude in (excluded, [set(ids) for ids in excluded], [excluded[0], None, first[2][1]]):
+        found = index.search(list(queries.values()), k=5, exclude=exclude)
+        assert [[hit.id for hit in hits] for hits in found] == wanted
+        assert [hit.rank for hit in found[0]] == [1, 2, 3, 4, 5]
+    both = list(index.run(asked, k=5, exclude_same_id=True)["d4"])
+    assert both == [name for name in first[0] if name not in (*excluded[0], "d4")][:5]
+    assert list(index.run(asked, k=5, plan=FullText(n=40))["d4"])[:1] != first[0][:1]
+    with pytest.raises(HyperseekError, match="'q' must be a list of strings"):
+        index.run([Query("q", "river", {"excluded_ids": "d1"})])
 
 
 def test_an_empty_index_works(tmp_path: Path, model: FakeRetriever) -> None:

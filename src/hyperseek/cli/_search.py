@@ -90,6 +90,7 @@ def search(
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
     """Find the best documents for one query or a file of queries."""
+    from hyperseek._relevance import excluded_ids
     from hyperseek.errors import InputError
     from hyperseek.index import Index
     from hyperseek.models import load
@@ -102,6 +103,7 @@ def search(
     stages = hybrid_plan(k, engine) if hybrid else None if plan is None else Plan.load(plan)
     asked_of_model = query_options(option)
     asked = _read(text, queries)
+    excluded = excluded_ids(asked)
     opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)
     options: dict[str, Any] = {
         "k": k,
@@ -109,7 +111,7 @@ def search(
         "engine": engine,
         "plan": stages,
         "options": asked_of_model,
-        "exclude": [query.id for query in asked] if exclude_same_id else None,
+        "exclude": [{*excluded.get(query.id, ()), *([query.id] if exclude_same_id else [])} for query in asked],
         "texts": format == "table" or (format in ("jsonl", "json") and texts),
     }
     texts_asked = [query.text for query in asked]

@@ -6,12 +6,11 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek._relevance import excluded_ids, is_relevant
+from hyperseek._relevance import is_relevant
 from hyperseek.data import read_run
 from hyperseek.errors import InputError, shown
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, cutoffs, depth, measure_names
@@ -77,13 +76,10 @@ def rank_index(
     }
     trained, training_notes = trained_on(model.source, dataset)
     queries = dataset.queries(split)
-    excluded = excluded_ids(queries)
-    run = index.run(
-        queries, k=k + _most(excluded), exclude_same_id=exclude_same_id, engine=engine, plan=plan, options=asked
-    )
+    run = index.run(queries, k=k, exclude_same_id=exclude_same_id, engine=engine, plan=plan, options=asked)
     return Ranking(
         name=name or Path(model.source or "index").name,
-        run=_without(run, excluded, k=k),
+        run=run,
         protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, options=asked, system=system),
         trained=trained,
         notes=(*notes, *training_notes),
@@ -128,12 +124,10 @@ def rank_bm25(
     qrels = dataset.qrels(split)
     index = BM25(dataset.documents(), settings=settings, total=dataset.count())
     system = {"kind": "bm25", "settings": index.settings.model_dump(mode="json")}
-    queries = dataset.queries(split)
-    excluded = excluded_ids(queries)
-    run = index.run(queries, k=k + _most(excluded), exclude_same_id=exclude_same_id)
+    run = index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id)
     return Ranking(
         name=name,
-        run=_without(run, excluded, k=k),
+        run=run,
         protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, options=None, system=system),
     )
 
@@ -159,7 +153,11 @@ def rank_file(
     Raises:
         DataError: The file is missing or is not a run.
     """
-    run = _without(read_run(path), excluded or {})
+    left_out = excluded or {}
+    run = {
+        query: {document: score for document, score in ranking.items() if document not in left_out.get(query, ())}
+        for query, ranking in read_run(path).items()
+    }
     deepest = max((len(ranking) for ranking in run.values()), default=0)
     system = {"kind": "file", "file": os.fspath(path), "deepest": deepest}
     protocol = Protocol(qrels=fingerprint_json(qrels), options=None, system=system, versions=measuring_versions())
@@ -201,22 +199,6 @@ def evaluate(
         index, dataset, split=split, k=chosen, exclude_same_id=exclude_same_id, name=name, options=options
     )
     return ranking.evaluate(dataset.qrels(split), measures=measures)
-
-
-def _most(excluded: Mapping[str, Collection[str]]) -> int:
-    return max(map(len, excluded.values()), default=0)
-
-
-def _without(run: Run, excluded: Mapping[str, Collection[str]], *, k: int | None = None) -> Run:
-    """Leave excluded documents out of rankings, best first, and keep `k` of the others."""
-    if not excluded:
-        return run
-    kept = {}
-    for query, ranking in run.items():
-        left_out = excluded.get(query, ())
-        pairs = (pair for pair in ranking.items() if pair[0] not in left_out)
-        kept[query] = dict(islice(pairs, k))
-    return kept
 
 
 def _check_dataset(dataset: object) -> None:

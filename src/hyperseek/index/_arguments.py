@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from hyperseek._relevance import excluded_ids
 from hyperseek.errors import ArgumentError, InputError, brief, shown, suggestion
 from hyperseek.plan import AUTO, EXACT
 from hyperseek.scoring import LinearScorer, MaxSimScorer, Scorer, Space
@@ -158,23 +159,30 @@ def check_options(options: object, queries: Sequence[str] | Scorer) -> QueryOpti
     return checked
 
 
-def check_excluded(exclude: object) -> list[str | None]:
-    """Return the ids to leave out, one per query.
+def check_excluded(exclude: object) -> list[list[str]]:
+    """Return the ids to leave out of each query's ranking.
 
     Args:
-        exclude: A collection of ids and None.
+        exclude: For each query an id, a collection of ids, or None.
 
     Returns:
-        The same as a list.
+        Lists of distinct ids.
 
     Raises:
         InputError: It is something else.
     """
-    listed = as_list(exclude, f"exclude must be a list with an id, or None, for each query, not {shown(exclude)}")
-    for name in listed:
-        if not isinstance(name, str | None):
-            raise InputError(f"exclude must be a list with an id, or None, for each query; {shown(name)} is neither")
-    return listed
+    wanted = "exclude must be a list with an id, ids, or None, for each query"
+    listed = as_list(exclude, f"{wanted}, not {shown(exclude)}")
+    found = []
+    for given in listed:
+        ids = [given] if isinstance(given, str) else [] if given is None else given
+        if isinstance(ids, bytes | Mapping) or not isinstance(ids, Iterable):
+            raise InputError(f"{wanted}; {shown(given)} is none of these")
+        found.append(list(dict.fromkeys(ids)))
+        for name in found[-1]:
+            if not isinstance(name, str):
+                raise InputError(f"{wanted}; {shown(name)} is not an id")
+    return found
 
 
 def check_id_lists(ids: object) -> list[list[str]]:
@@ -360,20 +368,22 @@ def as_numbers(values: Any, what: str, *, otherwise: str) -> Tensor:
     return numbers if numbers.dtype == torch.float64 else numbers.float()
 
 
-def named_queries(queries: object) -> Mapping[str, str]:
-    """Return texts by id; InputError if they are neither a mapping nor query records."""
+def named_queries(queries: object) -> tuple[Mapping[str, str], list[frozenset[str]]]:
+    """Return texts by id, and what each query record excludes; InputError for anything else."""
     wanted = "run() takes texts by id, as {'q1': 'a text'}, or Query records"
     if isinstance(queries, Mapping):
         for name in queries:
             if not isinstance(name, str | int):
                 raise InputError(f"{wanted}, and {shown(name)} is not an id")
-        return queries
+        return queries, [frozenset()] * len(queries)
     other = f"{wanted}, not {shown(queries)}; for queries without ids use search()"
     texts: dict[str, str] = {}
-    for query in as_list(queries, other):
+    records = as_list(queries, other)
+    for query in records:
         if not isinstance(query, Query):
             raise InputError(f"{wanted}, and one of them is {shown(query)}; for queries without ids use search()")
         if query.id in texts:
             raise InputError(f"two queries have the id {shown(query.id)}; ids must be unique")
         texts[query.id] = query.text
-    return texts
+    excluded = excluded_ids(records)
+    return texts, [excluded.get(name, frozenset()) for name in texts]

@@ -12,7 +12,7 @@ Shapes: `Q` queries.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack, overload
 
@@ -54,7 +54,7 @@ class _Search(TypedDict, total=False):
     engine: str
     plan: PlanLike | None
     options: Mapping[str, Any] | None
-    exclude: Sequence[str | None] | None
+    exclude: Sequence[str | Collection[str] | None] | None
     texts: bool
 
 
@@ -235,7 +235,7 @@ class Index(IndexReader):
         engine: str = AUTO,
         plan: PlanLike | None = None,
         options: Mapping[str, Any] | None = None,
-        exclude: Sequence[str | None] | None = None,
+        exclude: Sequence[str | Collection[str] | None] | None = None,
         texts: bool = True,
     ) -> list[Hit] | list[list[Hit]]:
         """Find the best documents of one or many queries.
@@ -251,7 +251,8 @@ class Index(IndexReader):
             plan: What to do instead, stage by stage: a plan, a source such as `FullText()`, a list of stages, or plain
                 values as those of a file.
             options: What is asked of the model besides the texts, as in `{"level": 2}`; see `QueryOptions`.
-            exclude: For each query the id of a document to leave out, or None. The others move up, so `k` remain.
+            exclude: For each query the id of a document to leave out, several ids, or None. The others move up, so `k`
+                remain. See `excluded_ids` for what queries of a collection leave out.
             texts: Whether the hits carry their documents.
 
         Returns:
@@ -279,7 +280,7 @@ class Index(IndexReader):
         engine: str = AUTO,
         plan: PlanLike | None = None,
         options: Mapping[str, Any] | None = None,
-        exclude: Sequence[str | None] | None = None,
+        exclude: Sequence[str | Collection[str] | None] | None = None,
         texts: bool = False,
         recall: bool = False,
     ) -> Explanation:
@@ -327,6 +328,8 @@ class Index(IndexReader):
     ) -> Run:
         """Search with named queries, for evaluation.
 
+        Documents that a query record's metadata list as `excluded_ids` are left out of its ranking.
+
         Args:
             queries: Texts by id, or query records.
             k: Documents per query, at least 1.
@@ -345,18 +348,20 @@ class Index(IndexReader):
             StoreError: The index names no model and none was given.
             FingerprintError: The model's document side is not the one that made the index.
         """
-        texts = named_queries(queries)
+        texts, exclude = named_queries(queries)
         if scorer is not None and not isinstance(scorer, Scorer):
             raise InputError(f"scorer is the queries compiled, as by model.compile, not {shown(scorer)}")
         if scorer is not None and len(scorer) != len(texts):
             raise InputError(f"the scorer holds {len(scorer)} queries and {len(texts)} were named")
+        if check_flag(exclude_same_id, "exclude_same_id"):
+            exclude = [ids | {name} for name, ids in zip(texts, exclude, strict=True)]
         asked = list(texts.values())
         request = Request.checked(
             asked if scorer is None else scorer,
             k,
             names=list(texts),
             texts=asked,
-            exclude=list(texts) if check_flag(exclude_same_id, "exclude_same_id") else None,
+            exclude=exclude,
             engine=engine,
             plan=plan,
             where=where,

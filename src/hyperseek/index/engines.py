@@ -134,9 +134,9 @@ def _measured_recall(opened: OpenIndex, name: str) -> Recall | None:
 
     # One more is wanted of each search than counts, since a document finds itself.
     scores, best = wide_scan(scorer, chunks(), k=k + 1)
-    truth = Candidates(best, scores).without(rows).first(k)
+    truth = Candidates(best, scores).without(rows[:, None]).first(k)
     plan, _ = choose_plan(opened, scorer, name, k)
-    found = plan.run(Search(opened, scorer, None, None, k + 1)).without(rows)
+    found = plan.run(Search(opened, scorer, None, None, k + 1)).without(rows[:, None])
     hits = (truth.rows[:, :, None] == found.rows[:, None]).any(dim=2)
     return Recall(share=float(hits.float().mean()), k=k, queries=len(rows), documents=count)
 

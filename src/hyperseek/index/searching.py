@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -80,7 +80,7 @@ class Request:
         k: Documents of each.
         names: Ids of the queries, for messages; None where they have only places.
         texts: Of compiled queries, for stages that read them.
-        exclude: For each query the id of a document to leave out, or None.
+        exclude: For each query the ids of documents to leave out.
         engine: `AUTO`, `EXACT`, or the name of an engine.
         plan: What to run instead.
         where: SQL that documents must meet.
@@ -92,7 +92,7 @@ class Request:
     k: int
     names: Sequence[str] | None = None
     texts: Sequence[str] | None = None
-    exclude: Sequence[str | None] | None = None
+    exclude: Sequence[Collection[str]] | None = None
     engine: str = AUTO
     plan: Plan | None = None
     where: str | None = None
@@ -152,8 +152,8 @@ def find(
         Successive queries, compiled, and their best documents.
     """
     most = max(1, len(opened.snapshot))
-    unwanted = None if request.exclude is None else torch.from_numpy(opened.snapshot.rows_of_ids(request.exclude))
-    k = min(request.k if unwanted is None else request.k + 1, most)
+    unwanted = _rows_to_exclude(opened.snapshot, request.exclude or ())
+    k = min(request.k + unwanted.shape[1], most)
     scorers: Iterable[Scorer] = (
         ([request.queries] if len(request.queries) else [])
         if isinstance(request.queries, Scorer)
@@ -178,11 +178,18 @@ def find(
             opened.snapshot.load(scan=False)
             reports = None if explanation is None else told.stages
             found = told.plan.run(search, reports=reports, measure=request.measure)
-            if unwanted is not None:
+            if unwanted.shape[1]:
                 found = found.without(unwanted[done : done + len(scorer)]).first(request.k)
             yield scorer, found
             done += len(scorer)
             bar.advance(len(scorer))
+
+
+def _rows_to_exclude(snapshot: Snapshot, exclude: Sequence[Collection[str]]) -> Tensor:
+    """Return `(Q, m)` rows of each query's excluded documents that are stored, padded with `NOTHING`."""
+    rows = torch.from_numpy(snapshot.rows_of_ids([name for ids in exclude for name in ids]))
+    parts = [part[part != NOTHING] for part in torch.split(rows, [len(ids) for ids in exclude])]
+    return torch.nn.utils.rnn.pad_sequence(parts, True, NOTHING) if parts else torch.empty(0, 0, dtype=torch.int64)
 
 
 def hits_of(

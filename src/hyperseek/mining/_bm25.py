@@ -31,6 +31,7 @@ from hyperseek._config import Config
 from hyperseek._documents import EMOJI
 from hyperseek._long_work import progress
 from hyperseek._order import best_places
+from hyperseek._relevance import excluded_ids
 from hyperseek.errors import InputError, UnknownNameError, require
 from hyperseek.types import Document, Query, Run
 
@@ -133,6 +134,8 @@ class BM25:
     def run(self, queries: Mapping[str, str] | Iterable[Query], *, k: int = 100, exclude_same_id: bool = False) -> Run:
         """Rank the corpus for each query.
 
+        Documents that a query's metadata list as `excluded_ids` are left out of its ranking.
+
         Args:
             queries: Texts by id, or queries.
             k: Most documents per query, at least 1.
@@ -146,13 +149,15 @@ class BM25:
         """
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}")
-        texts = queries if isinstance(queries, Mapping) else {query.id: query.text for query in queries}
-        places = {identifier: place for place, identifier in enumerate(self.ids)} if exclude_same_id else {}
+        records = () if isinstance(queries, Mapping) else tuple(queries)
+        texts = queries if isinstance(queries, Mapping) else {query.id: query.text for query in records}
+        excluded = excluded_ids(records)
+        places = {identifier: place for place, identifier in enumerate(self.ids)} if excluded or exclude_same_id else {}
         ranking: Run = {}
         with progress("searching with BM25", len(texts), unit="queries") as bar:
             for identifier, scores in zip(texts, self._score(texts.values()), strict=True):
-                if identifier in places:
-                    scores[places[identifier]] = 0
+                unwanted = excluded.get(identifier, frozenset()) | ({identifier} if exclude_same_id else set())
+                scores[[places[name] for name in unwanted if name in places]] = 0
                 found = np.flatnonzero(scores > 0)
                 best = found[best_places(scores[found], k)]
                 ranking[identifier] = {self.ids[place]: float(scores[place]) for place in best}

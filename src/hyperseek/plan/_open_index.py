@@ -243,8 +243,10 @@ class Candidates:
         return Candidates(self.rows[:, :k], self.scores[:, :k])
 
     def without(self, unwanted: Tensor) -> Candidates:
-        """Leave out one row of each query: `(Q,)`, `NOTHING` for none."""
-        rows = self.rows.masked_fill((self.rows == unwanted[:, None]) & (unwanted[:, None] != NOTHING), NOTHING)
+        """Leave out some rows of each query: `(Q, m)`, padded with `NOTHING`."""
+        rows = self.rows
+        for one in unwanted.T:
+            rows = rows.masked_fill(rows == one[:, None], NOTHING)
         return Candidates.ranked(rows, self.scores)
 
     @property
