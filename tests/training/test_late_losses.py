@@ -58,6 +58,7 @@ def step(
         "known": torch.tensor(known or [row[:1] for row in items]),
         "spared": torch.full((len(items), 1), NO_DOCUMENT),
         "scores": torch.full((len(items), len(items[0])), torch.nan) if labels is None else torch.tensor(labels),
+        "coarse": None,
         "base_query": None,
         "base_document": None,
     }

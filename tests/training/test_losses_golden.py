@@ -83,6 +83,7 @@ def test_gradients_of_the_imported_model(case: str, mini_batch: int | None) -> N
         "known": torch.tensor([[0], [2], [4]]),
         "spared": torch.tensor([[0], [2], [4]]),
         "scores": arrays["labels_3q2i"],
+        "coarse": None,
         "base_query": None,
         "base_document": None,
     }

@@ -165,3 +165,43 @@ def test_batches_of_similar_length(toy_set: TrainingSet) -> None:
         batches.set_epoch(1)
         assert [[position for _, position in batch] for batch in batches] != drawn
     assert epochs[1] < epochs[0]
+
+
+def coarse_set() -> TrainingSet:
+    training_set = TrainingSet(seed=3)
+    source = training_set.add_source("a")
+    near, mid, far, title, other = (training_set.number(text) for text in ("near", "mid", "far", "title", "other"))
+    training_set.add(Example("q", (near, mid, far), (title,), {}, source, coarse=(far, mid)))
+    training_set.add(Example("r", (other,), (), {}, source, coarse=(title,)))
+    training_set.add(Example("s", (other,), (), {}, source))
+    return training_set
+
+
+def test_a_coarse_positive_is_coarser_than_the_positive_drawn() -> None:
+    training_set = coarse_set()
+    near, mid, far, title, other = range(5)
+    drawn = {(one.items[0], one.coarse) for one in (training_set[epoch, 0] for epoch in range(200))}
+    assert drawn == {(near, far), (near, mid), (mid, far), (far, NO_DOCUMENT)}
+    assert (training_set[0, 1].coarse, training_set[0, 2].coarse) == (title, NO_DOCUMENT)
+    assert training_set.can_ask_for(1, coarse=True) == (other, title)
+    assert training_set.can_ask_for(1, coarse=False) == (other,)
+    one = training_set[7, 0]
+    assert training_set.asks_for((7, 0), coarse=True) == (one.items[0], one.coarse)
+
+
+def test_coarse_positives_are_never_negatives_and_no_targets(make_retriever: MakeRetriever) -> None:
+    training_set = coarse_set()
+    title = training_set.number("title")
+    assert title in training_set.spared("r")
+    assert title not in training_set.known("r")
+    retriever = make_retriever()
+    sides = [SideFeatures(retriever, side) for side in ("query", "document")]
+    drawn = [training_set[0, position] for position in range(3)]
+    without = Collator(training_set, *sides)(drawn)
+    assert without["coarse"] is None
+    assert title not in without["numbers"].tolist()
+    batch = Collator(training_set, *sides, coarse=True)(drawn)
+    numbers = batch["numbers"].tolist()
+    assert batch["coarse"] is not None
+    assert numbers[int(batch["coarse"][1])] == title
+    assert int(batch["coarse"][2]) == NO_DOCUMENT

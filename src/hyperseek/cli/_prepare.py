@@ -78,9 +78,10 @@ def prepare(
         list[str] | None,
         typer.Argument(
             help="What to learn from: a BEIR folder, pydocs, ir_datasets:ID, hub:NAME or another data source, each "
-            "with :SPLIT after it (train if not given); hypencoder:TABLE, columns:TABLE or reasonir:TABLE, where a "
-            "table is a .jsonl, .parquet or .arrow file, a folder of these, or hub:NAME. NAME= before any of them sets "
-            "its name. Settings, section.field=value, go between or after them, as in qrels.maximum_positives=4.",
+            "with :SPLIT after it (train if not given); hypencoder:TABLE, columns:TABLE, reasonir:TABLE or kalm:TABLE, "
+            "where a table is a .jsonl, .parquet or .arrow file, a folder of these, or hub:NAME. NAME= before any of "
+            "them sets its name. Settings, section.field=value, go between or after them, as in "
+            "qrels.maximum_positives=4.",
             show_default=False,
         ),
     ] = None,
@@ -108,6 +109,9 @@ def prepare(
                 negative_scores
     reasonir    documents (a table: hub:xlangai/BRIGHT#documents, a file, a
                 folder), positives (ids, texts or either)
+    kalm        exclude (names of data sets), max_train_examples, seed
+    coarse      rules (parent, path, far, title, first_sentence, shorter,
+                truncated), coarse_max_chars (60)
     leaks       against (collections and their splits), action (report, drop
                 or fail)
     """  # noqa: D301 (the mark for lines as they are is the character itself)

@@ -8,13 +8,16 @@ prepare("training", ["pydocs:train"])
 """
 
 from hyperseek.data._bright import BRIGHT_GROUPS
+from hyperseek.data._coarse import CoarseOptions
 from hyperseek.data._dataset import Dataset
+from hyperseek.data._judged import QrelsOptions, examples_from_qrels
+from hyperseek.data._kalm import KalmOptions, examples_from_kalm
 from hyperseek.data._leaks import LeakInfo, LeakOptions
 from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, write_qrels, write_run
 from hyperseek.data._reasonir import ReasonIROptions, examples_from_reasonir
 from hyperseek.data._tables import ColumnsOptions, HypencoderOptions, examples_from_columns, examples_from_hypencoder
 from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
-from hyperseek.data.examples import ExampleItem, QrelsOptions, TrainingExample, examples_from_qrels
+from hyperseek.data.examples import ExampleItem, TrainingExample
 from hyperseek.data.lengths import LengthReport, Lengths, automatic_lengths, measure_lengths, token_lengths
 from hyperseek.data.open import open_dataset, register_source
 from hyperseek.data.prepared import (
@@ -32,12 +35,14 @@ from hyperseek.data.reading import ErrorReport
 
 __all__ = [
     "BRIGHT_GROUPS",
+    "CoarseOptions",
     "ColumnsOptions",
     "CorpusInfo",
     "Dataset",
     "ErrorReport",
     "ExampleItem",
     "HypencoderOptions",
+    "KalmOptions",
     "LeakInfo",
     "LeakOptions",
     "LengthReport",
@@ -53,6 +58,7 @@ __all__ = [
     "automatic_lengths",
     "examples_from_columns",
     "examples_from_hypencoder",
+    "examples_from_kalm",
     "examples_from_qrels",
     "examples_from_reasonir",
     "measure_lengths",

@@ -95,3 +95,27 @@ def parent_edges(documents: Iterable[Document], field: str) -> Iterator[tuple[st
             name = "" if parent is None else f"{parent:g}" if isinstance(parent, float) else str(parent)
             if name and name != document.id:
                 yield document.id, name
+
+
+def hops_above(hierarchy: Hierarchy, node: str, documents: Iterable[str]) -> dict[str, int]:
+    """Return how far above a query documents are.
+
+    Args:
+        hierarchy: The hierarchy.
+        node: The query's own node; if it is unknown, the query counts as a child of those documents that are above no
+            other of them.
+        documents: Ids of documents.
+
+    Returns:
+        The edges of a shortest way up to each of them, by id; without those that are not above the query.
+    """
+    wanted = list(dict.fromkeys(documents))
+    if node in hierarchy.depths:
+        found = {node: 0} | hierarchy.ancestors(node)
+        return {name: found[name] for name in wanted if name in found}
+    above = {name: hierarchy.ancestors(name) for name in wanted if name in hierarchy.depths}
+    nearest = [name for name in above if not any(name in others for others in above.values())]
+    hops = {
+        name: 1 + min(({one: 0} | above[one]).get(name, len(hierarchy.depths)) for one in nearest) for name in above
+    }
+    return {name: hops[name] for name in wanted if name in hops}

@@ -141,6 +141,43 @@ def all_hub_rows(name: str) -> Iterator[Row]:
         yield from _rows(table, name)
 
 
+def hub_paths(name: str) -> list[str]:
+    """List the files of a Hub dataset, by their paths in its repository.
+
+    Args:
+        name: `organisation/name`.
+
+    Returns:
+        The paths, sorted.
+
+    Raises:
+        DataError: There is no such dataset, or the Hub cannot be reached.
+    """
+    from huggingface_hub import HfApi
+
+    with _reading_hub(name):
+        return sorted(HfApi().list_repo_files(name, repo_type="dataset"))
+
+
+def hub_file(name: str, path: str) -> Path:
+    """Download a file of a Hub dataset, unless it is in the Hub's cache already.
+
+    Args:
+        name: `organisation/name`.
+        path: Its path in the repository.
+
+    Returns:
+        The file on disk.
+
+    Raises:
+        DataError: There is no such file, or the Hub cannot be reached.
+    """
+    from huggingface_hub import hf_hub_download
+
+    with _reading_hub(name):
+        return Path(hf_hub_download(name, path, repo_type="dataset"))
+
+
 def streamed_hub_rows(name: str, *, split: str, revision: str | None) -> Iterator[Row]:
     """Stream the rows of a Hub dataset, or of a local folder that `datasets` reads.
 

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias, get_args
 
 from hyperseek._bounded import LONGEST_PATH, PathLike, path_text
 from hyperseek._registry import Registry
@@ -15,7 +15,8 @@ from hyperseek.data.reading import FieldKeys, OnError
 from hyperseek.errors import DataError, HyperseekError, InputError, brief, shown, suggestion
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
-_TABLES: tuple[Literal["hypencoder", "columns", "reasonir"], ...] = ("hypencoder", "columns", "reasonir")
+TableKind: TypeAlias = Literal["hypencoder", "columns", "reasonir", "kalm"]
+_TABLES: tuple[TableKind, ...] = get_args(TableKind)
 _OTHER_PREFIXES = (*_TABLES, "mds")  # of tables of examples, and of texts for pre-training
 
 
@@ -81,7 +82,7 @@ def registered_source(text: str) -> SourceKind | None:
 
 @dataclass(frozen=True, slots=True)
 class ParsedSource:
-    """A parsed source of a command or recipe: `[NAME=][hypencoder:|columns:|reasonir:]PLACE[:SPLIT]`.
+    """A parsed source of a command or recipe: `[NAME=][TABLE:]PLACE[:SPLIT]`, of a table with its kind before it.
 
     Attributes:
         given: The whole text.
@@ -93,7 +94,7 @@ class ParsedSource:
 
     given: str
     name: str | None
-    kind: Literal["qrels", "hypencoder", "columns", "reasonir"]
+    kind: Literal["qrels"] | TableKind
     place: str
     split: str | None
 
@@ -102,8 +103,8 @@ def parse_source(source: PathLike) -> ParsedSource:
     """Parse a source.
 
     Args:
-        source: A collection for `open_dataset`, or `hypencoder:`, `columns:` or `reasonir:` and a table; `:SPLIT` may
-            follow collections and Hub tables, `NAME=` may precede all.
+        source: A collection for `open_dataset`, or `hypencoder:`, `columns:`, `reasonir:` or `kalm:` and a table;
+            `:SPLIT` may follow collections and Hub tables, `NAME=` may precede all.
 
     Returns:
         Its parts.

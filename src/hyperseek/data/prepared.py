@@ -66,7 +66,7 @@ class SourceInfo(Config):
     Attributes:
         name: The prefix of its ids.
         source: The source, as given to `prepare`.
-        kind: `qrels`, `hypencoder`, `columns`, `reasonir`, or `examples` for those made by a program.
+        kind: `qrels`, a kind of table as `columns`, or `examples` for those made by a program.
         split: The split, or None for a file.
         fingerprint: Fingerprint of the collection's or the file's content; None for rows of the Hub.
         examples: How many examples it gave.
@@ -141,6 +141,7 @@ class PreparedInfo(Config):
         negatives: Negatives of all examples together.
         scored: Items with a teacher's score.
         relevant: Queries without an example that have known relevant documents.
+        coarse: Examples with a coarse positive.
         sources: The sources of the examples.
         options: The options it was made with.
         refined: Rounds of mining and filtering, in order.
@@ -156,6 +157,7 @@ class PreparedInfo(Config):
     negatives: int
     scored: int
     relevant: int = 0
+    coarse: int = 0
     sources: tuple[SourceInfo, ...]
     options: dict[str, Any] = Field(default_factory=dict)
     refined: tuple[RefinedInfo, ...] = ()
@@ -334,7 +336,7 @@ def _named(error: Exception) -> str:
 
 def _check_types(example: TrainingExample) -> None:
     """Raise TypeError or ValueError if a value of an example does not have the type that training expects."""
-    query, items = example.query, (*example.positives, *example.negatives)
+    query, items = example.query, example.items
     for text in (query.id, query.text, example.source, *example.relevant, *(item.id for item in items)):
         _text(text)
     _text(example.task or "")
@@ -346,6 +348,8 @@ def _check_types(example: TrainingExample) -> None:
             raise TypeError(f"the score {shown(item.score)} is not a finite number")
         if item.grade is not None and not _is_number(item.grade):
             raise TypeError(f"the grade {shown(item.grade)} is not a number")
+        if item.hops is not None and not (isinstance(item.hops, int) and _is_number(item.hops) and item.hops >= 0):
+            raise TypeError(f"the hops {shown(item.hops)} are not a whole number")
 
 
 def _is_number(value: Any) -> bool:

@@ -18,7 +18,10 @@ from hyperseek._fingerprint import fingerprint_json
 from hyperseek._folders import staged_folder
 from hyperseek._long_work import progress
 from hyperseek._relevance import Relevance, key_name, text_key
+from hyperseek.data._coarse import CoarseOptions, with_coarse
 from hyperseek.data._dataset import Dataset
+from hyperseek.data._judged import QrelsOptions, examples_from_qrels
+from hyperseek.data._kalm import KalmOptions, examples_from_kalm
 from hyperseek.data._leaks import LeakCheck, LeakInfo, LeakOptions, refuse_leaks
 from hyperseek.data._reasonir import ReasonIROptions, examples_from_reasonir
 from hyperseek.data._tables import (
@@ -30,11 +33,9 @@ from hyperseek.data._tables import (
 )
 from hyperseek.data.examples import (
     ExampleItem,
-    QrelsOptions,
     TrainingExample,
     cleaned,
     example_record,
-    examples_from_qrels,
     source_and_id,
 )
 from hyperseek.data.open import ParsedSource, open_dataset, parse_source
@@ -63,6 +64,8 @@ class PrepareOptions(Config):
         hypencoder: Options of Hypencoder's JSON lines.
         columns: Options of tables of queries and positives.
         reasonir: Options of tables in ReasonIR's form.
+        kalm: Options of tables in KaLM's form.
+        coarse: Where coarse positives come from, of all kinds of sources.
         leaks: Evaluations that must not overlap with the examples.
         task: The task of examples without one.
         instruction: The instruction of examples without one.
@@ -72,6 +75,8 @@ class PrepareOptions(Config):
     hypencoder: HypencoderOptions = HypencoderOptions()
     columns: ColumnsOptions = ColumnsOptions()
     reasonir: ReasonIROptions = ReasonIROptions()
+    kalm: KalmOptions = KalmOptions()
+    coarse: CoarseOptions = CoarseOptions()
     leaks: LeakOptions = LeakOptions()
     task: str | None = None
     instruction: str | None = None
@@ -104,8 +109,8 @@ def prepare(
     Args:
         folder: The folder, written atomically.
         sources: Each `[NAME=]PLACE[:SPLIT]` with a collection for `open_dataset` (the split is `train` if not given),
-            or `[NAME=]` and `hypencoder:TABLE`, `columns:TABLE` or `reasonir:TABLE`; a table is a `.jsonl`,
-            `.parquet` or `.arrow` file, a folder of such files, or `hub:NAME[:SPLIT]`.
+            or `[NAME=]` and `hypencoder:TABLE`, `columns:TABLE`, `reasonir:TABLE` or `kalm:TABLE`; a table is a
+            `.jsonl`, `.parquet` or `.arrow` file, a folder of such files, or `hub:NAME[:SPLIT]`.
             Splits of one collection share its name, so that each document is stored once.
         options: How examples are made; None for the defaults.
         on_error: Stop at a bad record, or skip and count it.
@@ -233,13 +238,16 @@ def _examples(
     if dataset is None:
         return examples_from_table(source, options, name=name, on_error=on_error, report=report)
     split = source.split or "train"
-    return examples_from_qrels(dataset, split, options=options.qrels, report=report, relevance=relevance)
+    return examples_from_qrels(
+        dataset, split, options=options.qrels, coarse=options.coarse, report=report, relevance=relevance
+    )
 
 
 _TABLE_READERS: dict[str, Callable[..., Iterator[TrainingExample]]] = {
     "hypencoder": examples_from_hypencoder,
     "columns": examples_from_columns,
     "reasonir": examples_from_reasonir,
+    "kalm": examples_from_kalm,
 }
 
 
@@ -260,17 +268,24 @@ def examples_from_table(
         on_error: Stop at a bad row, or leave it out and count it.
         report: Where to count, drops included; None makes one that is logged at the end.
 
-    Returns:
+    Yields:
         Examples in order.
     """
-    return _TABLE_READERS[source.kind](
+    dropped = ErrorReport() if report is None else report
+    examples = _TABLE_READERS[source.kind](
         source.place,
         name=name,
         split=source.split or "train",
         options=getattr(options, source.kind),
         on_error=on_error,
-        report=report,
+        report=dropped,
     )
+    for example in examples:
+        kept = cleaned(with_coarse(example, options.coarse), dropped) if options.coarse.rules else example
+        if kept:
+            yield kept
+    if report is None:
+        dropped.log(source.given)
 
 
 def _merge_new(dataset: Dataset, split: str, infos: Sequence[SourceInfo], report: ErrorReport) -> None:
@@ -318,7 +333,7 @@ class ExampleWriter:
         self._write_document, self._write_example = write_document, write_example
         self._texts: dict[str, int] = {}
         self._digest = hashlib.sha256()
-        self.examples = self.positives = self.negatives = self.scored = 0
+        self.examples = self.positives = self.negatives = self.scored = self.coarse = 0
         self.trained: dict[str, set[str]] = {}
         # Filled by the caller: relevant documents of queries without an example.
         self.relevance = Relevance()
@@ -332,15 +347,16 @@ class ExampleWriter:
         Raises:
             DataError: An id is not of the form `SOURCE/ID`, or was written earlier with a different text.
         """
-        for item in (*example.positives, *example.negatives):
+        for item in example.items:
             self._add_text(item, example)
         self._digest.update(self._write_example(example_record(example)))
-        for item in example.positives:
+        for item in (*example.positives, *example.coarse):
             source, original = source_and_id(item.id)
             self.trained.setdefault(source, set()).add(original)
         self.examples += 1
         self.positives += len(example.positives)
         self.negatives += len(example.negatives)
+        self.coarse += bool(example.coarse)
         self.scored += sum(item.score is not None for item in (*example.positives, *example.negatives))
 
     def finish(
@@ -379,6 +395,7 @@ class ExampleWriter:
             negatives=self.negatives,
             scored=self.scored,
             relevant=len(self.relevance),
+            coarse=self.coarse,
             sources=sources,
             options=dict(options),
             refined=refined,

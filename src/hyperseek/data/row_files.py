@@ -47,6 +47,11 @@ def row_files(path: PathLike) -> list[Path]:
     return found
 
 
+def is_table(path: PathLike) -> bool:
+    """Return whether `file_rows` reads files of this name."""
+    return base_suffix(path) in _READERS
+
+
 def rows_fingerprint(path: PathLike) -> str:
     """Fingerprint the content of what `file_rows` reads."""
     found = row_files(path)

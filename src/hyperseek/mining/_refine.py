@@ -322,7 +322,7 @@ def _write(path: Path, batch: RefinedBatch) -> None:
     with gzip_json_lines(path) as write:
         write({"mined": batch.mined, "short": batch.short, "dropped": batch.report.to_dict()})
         for example in batch.examples:
-            texts = {item.id: item.text for item in (*example.positives, *example.negatives)}
+            texts = {item.id: item.text for item in example.items}
             write(example_record(example) | {"texts": texts})
 
 

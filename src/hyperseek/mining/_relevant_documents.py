@@ -87,7 +87,7 @@ class RelevantByQuery:
             self.sources[example.source] = self.sources.get(example.source, 0) + 1
             relevant = self._of_text[text_key(example.query.text)]
             relevant.unseen.update(example.relevant, judged_ids.get(example.query.id, ()))
-            relevant.ids.update(item.id for item in example.positives)
+            relevant.ids.update(item.id for item in (*example.positives, *example.coarse))
             relevant.texts |= example.relevant_keys()
         for query, keys in relevance or ():
             if query in self._of_text:

@@ -60,10 +60,9 @@ class SourceConfig(Config):
 
     Attributes:
         source: A folder that `hyperseek prepare` wrote, or a source that `prepare` accepts: `[NAME=]PLACE[:SPLIT]` with
-            a collection (a BEIR folder, `ir_datasets:ID`, `hub:NAME`, `pydocs`, or
-            `NAME:PLACE` of a registered data source), `hypencoder:TABLE`,
-            `columns:TABLE` or `reasonir:TABLE`. Environment variables, as `$HYPERSEEK_DATA`, are filled in; one that is
-            not set is an error.
+            a collection (a BEIR folder, `ir_datasets:ID`, `hub:NAME`, `pydocs`, or `NAME:PLACE` of a registered data
+            source), `hypencoder:TABLE`, `columns:TABLE`, `reasonir:TABLE` or `kalm:TABLE`. Environment variables, as
+            `$HYPERSEEK_DATA`, are filled in; one that is not set is an error.
         limit: Use only this many examples, drawn by seed.
         repeat: How often an epoch goes through this source.
         anchor_only: Whether to drop the judgements and keep the queries, for the anchor loss alone.
@@ -80,13 +79,14 @@ class SourceConfig(Config):
         """Raise ConfigError if an option is set that a source of this kind does not read.
 
         Args:
-            kind: `qrels`, `hypencoder`, `columns`, `reasonir`, or `prepared`.
+            kind: `qrels`, `hypencoder`, `columns`, `reasonir`, `kalm`, or `prepared`.
         """
         default = PrepareOptions()
+        read = {kind} if kind == "prepared" else {kind, "coarse"}
         unread = [
             name
             for name in PrepareOptions.model_fields
-            if name != kind and getattr(self.options, name) != getattr(default, name)
+            if name not in read and getattr(self.options, name) != getattr(default, name)
         ]
         if unread:
             what = "a prepared folder, which has its own" if kind == "prepared" else f"one of kind {kind}"

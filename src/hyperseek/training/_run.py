@@ -177,7 +177,7 @@ class _Run:
             if not changed:
                 logger.warning("%s: this run changed nothing: %s", self.folder, _reason(steps, best_step))
             self._save(retriever)
-            seen = self._used(training_set, batches, steps)
+            seen = self._used(ready, steps)
             trained = {name: entry.restricted(seen) for name, entry in read.trained.items()}
             record = record.finished(
                 self.seconds,
@@ -235,18 +235,24 @@ class _Run:
             arguments,
             training_set=training_set,
             batches=batches,
-            collator=Collator(training_set, *sides.values(), extra_documents=data.extra_documents),
+            collator=Collator(
+                training_set,
+                *sides.values(),
+                extra_documents=data.extra_documents,
+                coarse=objective.needs_coarse,
+            ),
             config=config,
             clock=clock,
             keeper=keeper,
             callbacks=board(self.recipe.output, self.folder),
         )
 
-    def _used(self, training_set: TrainingSet, batches: EpochBatches, steps: int) -> Used:
-        config, processes = self.recipe.train, process_count()
+    def _used(self, ready: _Prepared, steps: int) -> Used:
+        config, processes, batches = self.recipe.train, process_count(), ready.batches
         epochs, rest = divmod(steps, steps_per_epoch(len(batches), config, processes=processes))
         more = min(rest * config.gradient_accumulation * processes, len(batches))
-        return used(training_set, batches, epochs=epochs, more=more)
+        coarse = ready.objective.needs_coarse
+        return used(ready.read.training_set, batches, epochs=epochs, more=more, coarse=coarse)
 
     def _load_best(self, trainer: RetrieverTrainer) -> int | None:
         if trainer.keeper is None:

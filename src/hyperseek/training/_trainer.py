@@ -306,6 +306,7 @@ def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) 
         labels=batch["scores"],
         base_scorer=base_scorer,
         base_points=base_points,
+        coarse=batch["coarse"],
     )
 
 

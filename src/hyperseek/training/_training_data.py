@@ -243,7 +243,11 @@ def read_dev_set(config: DevSetConfig, *, seed: int) -> DevSet:
 def data_fingerprint(training_set: TrainingSet) -> str:
     """Return a fingerprint of a training set: queries, documents, and which belong together."""
     examples: list[Any] = [
-        (example.query, example.positives, example.negatives, sorted(example.scores.items()))
+        # Without empty parts, for the fingerprints of runs before there were coarse positives and hops.
+        (
+            *(example.query, example.positives, example.negatives, sorted(example.scores.items())),
+            *([example.coarse, sorted(example.hops.items())] if example.coarse or example.hops else []),
+        )
         for example in training_set.examples
     ]
     return fingerprint_json([training_set.documents, examples])
@@ -288,13 +292,15 @@ def _numbered(training_set: TrainingSet, example: TrainingExample, source: int, 
         return Example(example.query.text, (), (), {}, source)
     positives = tuple(training_set.number(item.text) for item in example.positives)
     negatives = tuple(training_set.number(item.text) for item in example.negatives)
-    items = zip((*positives, *negatives), (*example.positives, *example.negatives), strict=True)
+    items = list(zip((*positives, *negatives), (*example.positives, *example.negatives), strict=True))
     scores = {number: item.score for number, item in items if item.score is not None}
-    return Example(example.query.text, positives, negatives, scores, source)
+    coarse = tuple(dict.fromkeys(training_set.number(item.text) for item in example.coarse))
+    hops = {number: item.hops for number, item in items[: len(positives)] if item.hops is not None}
+    return Example(example.query.text, positives, negatives, scores, source, coarse, hops)
 
 
 def _record(records: dict[str, Trained], training_set: TrainingSet, example: TrainingExample) -> None:
-    for item in example.positives:
+    for item in (*example.positives, *example.coarse):
         collection, _, identity = item.id.partition("/")
         records.setdefault(collection, Trained()).relevant[identity] = training_set.number(item.text)
     records.setdefault(example.source, Trained()).examples.append(len(training_set) - 1)
@@ -404,7 +410,7 @@ def checked(
     }
 
 
-def used(training_set: TrainingSet, batches: EpochBatches, *, epochs: int, more: int) -> Used:
+def used(training_set: TrainingSet, batches: EpochBatches, *, epochs: int, more: int, coarse: bool = False) -> Used:
     """Repeat the draws of a run.
 
     Args:
@@ -412,6 +418,7 @@ def used(training_set: TrainingSet, batches: EpochBatches, *, epochs: int, more:
         batches: Their batches.
         epochs: How many epochs were completed.
         more: Batches of the unfinished epoch.
+        coarse: Whether losses read coarse positives.
 
     Returns:
         The examples and documents that were in a batch.
@@ -423,13 +430,19 @@ def used(training_set: TrainingSet, batches: EpochBatches, *, epochs: int, more:
     for epoch in range(epochs):
         examples.update(everything)
         # An example with one positive has used it after one epoch, others after several.
-        drawn = [position for position in drawn if not positives.issuperset(training_set.can_ask_for(position))]
-        positives.update(training_set.positive((epoch, position)) for position in drawn)
+        drawn = [
+            position
+            for position in drawn
+            if not positives.issuperset(training_set.can_ask_for(position, coarse=coarse))
+        ]
+        for position in drawn:
+            positives.update(training_set.asks_for((epoch, position), coarse=coarse))
     if more:
         batches.set_epoch(epochs)
         for batch, _ in zip(batches, range(more), strict=False):
             examples.update(position for _, position in batch)
-            positives.update(map(training_set.positive, batch))
+            for index in batch:
+                positives.update(training_set.asks_for(index, coarse=coarse))
     return Used(frozenset(examples), frozenset(positives - {NO_DOCUMENT}))
 
 

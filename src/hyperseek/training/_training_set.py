@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate, chain, cycle, islice, pairwise
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -42,6 +42,8 @@ class Example:
         negatives: Numbers of other documents.
         scores: Teacher scores by document number.
         source: Position of the source it came from.
+        coarse: Numbers of coarse positives, the coarsest first.
+        hops: How far above the query positives are in a hierarchy, by document number.
     """
 
     query: str
@@ -49,6 +51,8 @@ class Example:
     negatives: tuple[int, ...]
     scores: Mapping[int, float]
     source: int
+    coarse: tuple[int, ...] = ()
+    hops: Mapping[int, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +64,14 @@ class Drawn:
         items: Numbers of documents, the positive first; `NO_DOCUMENT` for a query without one.
         labels: Teacher scores in the same order; None if missing.
         draw: A random number for further draws, different for each epoch and example.
+        coarse: Number of the coarse positive; `NO_DOCUMENT` for none.
     """
 
     query: str
     items: tuple[int, ...]
     labels: tuple[float | None, ...]
     draw: int
+    coarse: int = NO_DOCUMENT
 
 
 class TrainingSet(Dataset[Drawn]):
@@ -127,7 +133,8 @@ class TrainingSet(Dataset[Drawn]):
         query = text_key(example.query)
         self.examples.append(example)
         self._known.setdefault(query, set()).update(example.positives)
-        self._relevance.add(query, (text_key(self.documents[number]) for number in example.positives))
+        relevant = (*example.positives, *example.coarse)
+        self._relevance.add(query, (text_key(self.documents[number]) for number in relevant))
 
     def add_relevant(self, relevance: Relevance) -> None:
         """Add documents that are relevant without being a positive of any example: they are never negatives.
@@ -189,16 +196,24 @@ class TrainingSet(Dataset[Drawn]):
             negatives = self.negatives(example)
             items += draw.sample(negatives, min(self._negatives, len(negatives)))
         labels = tuple(example.scores.get(number) for number in items)
-        return Drawn(example.query, tuple(items), labels, draw.getrandbits(32))
+        return Drawn(example.query, tuple(items), labels, draw.getrandbits(32), _coarser(example, items[0], draw))
 
     def positive(self, index: Index) -> int:
         """Return the number of an example's positive in an epoch; `NO_DOCUMENT` if it has none."""
         return self._positive(*self._draw(index))
 
-    def can_ask_for(self, position: int) -> tuple[int, ...]:
-        """Return the numbers of the positives that an example may use in some epoch."""
-        positives = self.examples[position].positives
-        return positives[:1] if self._choice == "first" else positives
+    def asks_for(self, index: Index, *, coarse: bool) -> tuple[int, ...]:
+        """Return the numbers of an example's positives in an epoch, the coarse one included if losses read it."""
+        if not coarse or not self.examples[index[1]].coarse:
+            return (self.positive(index),)
+        drawn = self[index]
+        return drawn.items[0], drawn.coarse
+
+    def can_ask_for(self, position: int, *, coarse: bool) -> tuple[int, ...]:
+        """Return the numbers of the positives that an example may use in some epoch, coarse ones included or not."""
+        example = self.examples[position]
+        positives = example.positives[:1] if self._choice == "first" else example.positives
+        return (*positives, *example.coarse) if coarse else positives
 
     def material(self, example: Example, *, others: bool) -> Material:
         """Return an example's contribution to a batch.
@@ -217,6 +232,7 @@ class TrainingSet(Dataset[Drawn]):
             scored_positive=any(number in example.scores for number in example.positives),
             scored_negatives=min(self._negatives, sum(number in example.scores for number in negatives)),
             others=others,
+            coarse=bool(example.coarse),
         )
 
     def _written(self, key: int) -> list[int]:
@@ -231,6 +247,14 @@ class TrainingSet(Dataset[Drawn]):
         if not example.positives:
             return NO_DOCUMENT
         return example.positives[0] if self._choice == "first" else draw.choice(example.positives)
+
+
+def _coarser(example: Example, positive: int, draw: random.Random) -> int:
+    """Draw a coarse positive: one before the positive, if that is among them, or any; `NO_DOCUMENT` for none."""
+    coarse = example.coarse
+    if positive in coarse:
+        coarse = coarse[: coarse.index(positive)]
+    return draw.choice(coarse) if coarse else NO_DOCUMENT
 
 
 def check_not_empty(training_set: TrainingSet) -> None:
@@ -355,6 +379,7 @@ class Batch(TypedDict):
         known: `(Q, P)` numbers of the queries' positives.
         spared: `(Q, S)` numbers of all documents that are never their negatives, the positives included.
         scores: `(Q, n)` teacher scores, NaN if missing.
+        coarse: `(Q,)` positions of the coarse positives among the `D` documents, or None.
         base_query: Features of the `Q` queries before training, or None.
         base_document: Features of the `D` documents before training, or None.
     """
@@ -366,6 +391,7 @@ class Batch(TypedDict):
     known: Tensor
     spared: Tensor
     scores: Tensor
+    coarse: Tensor | None
     base_query: dict[str, Tensor] | None
     base_document: dict[str, Tensor] | None
 
@@ -379,15 +405,23 @@ class Collator:
         document: Features of documents.
         extra_documents: How many additional documents of the training set every query is scored with: cheap negatives
             if documents are cached.
+        coarse: Whether coarse positives are among the documents.
     """
 
     def __init__(
-        self, training_set: TrainingSet, query: SideFeatures, document: SideFeatures, *, extra_documents: int = 0
+        self,
+        training_set: TrainingSet,
+        query: SideFeatures,
+        document: SideFeatures,
+        *,
+        extra_documents: int = 0,
+        coarse: bool = False,
     ) -> None:
         self._set = training_set
         self._query = query
         self._document = document
         self._extra = extra_documents
+        self._coarse = coarse
 
     def __call__(self, drawn: Sequence[Drawn]) -> Batch:
         """Make the batch.
@@ -413,12 +447,15 @@ class Collator:
                 [[torch.nan if label is None else float(label) for label in example.labels] for example in drawn],
                 torch.nan,
             ),
+            "coarse": torch.tensor([places[example.coarse] for example in drawn]) if self._coarse else None,
             "base_query": self._query.base_features(queries),
             "base_document": self._document.base_features(documents),
         }
 
     def _numbers(self, drawn: Sequence[Drawn]) -> list[int]:
         numbers = dict.fromkeys(number for example in drawn for number in example.items if number != NO_DOCUMENT)
+        if self._coarse:
+            numbers |= dict.fromkeys(example.coarse for example in drawn if example.coarse != NO_DOCUMENT)
         if self._extra:
             draw = random.Random(drawn[0].draw)
             numbers |= dict.fromkeys(draw.choices(range(len(self._set.documents)), k=self._extra))

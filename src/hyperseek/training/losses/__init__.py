@@ -16,6 +16,7 @@ from hyperseek.training.losses._distillation import (
     MarginMSELoss,
 )
 from hyperseek.training.losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
+from hyperseek.training.losses._levels import CoarseToFineConfig, CoarseToFineLoss
 from hyperseek.training.losses._objective import (
     LOSSES,
     LossesConfig,
@@ -30,6 +31,8 @@ __all__ = [
     "NO_DOCUMENT",
     "AnchorConfig",
     "AnchorLoss",
+    "CoarseToFineConfig",
+    "CoarseToFineLoss",
     "ContrastiveConfig",
     "ContrastiveLoss",
     "EntailmentConfig",

@@ -43,6 +43,7 @@ class Material:
         scored_positive: Whether a positive has a teacher's score.
         scored_negatives: How many of the negatives drawn can have one.
         others: Whether the batch holds documents of other examples.
+        coarse: Whether it has a coarse positive besides the positive.
     """
 
     positive: bool
@@ -50,6 +51,7 @@ class Material:
     scored_positive: bool = False
     scored_negatives: int = 0
     others: bool = False
+    coarse: bool = False
 
 
 C = TypeVar("C", bound=LossConfig)
@@ -65,11 +67,13 @@ class Loss(nn.Module, ABC, Generic[C]):
         config_class: Class of the options: the section of a recipe that has the loss's name.
         needs_in_batch: Whether it reads the scores of every query with every document of the batch.
         needs_base: Whether it reads the scores before training.
+        needs_coarse: Whether it reads the coarse positives, which are then among the documents of the batch.
     """
 
     config_class: ClassVar[type[LossConfig]] = LossConfig
     needs_in_batch: bool = False
     needs_base: bool = False
+    needs_coarse: bool = False
 
     def __init__(self, config: C) -> None:
         super().__init__()
@@ -117,6 +121,8 @@ class ScoredBatch:
         spared: `(Q, S)` numbers of documents that are never negatives, in addition to `known`; padded with
             `NO_DOCUMENT`; None if there are no others than `known`.
         firsts: `(F,)` numbers of the documents that are item 0 of a query; None to derive them.
+        coarse: `(Q,)` positions of the coarse positives among the `D` documents, `NO_DOCUMENT` for none; None if no
+            loss reads them.
     """
 
     scorer: Scorer
@@ -129,6 +135,7 @@ class ScoredBatch:
     base_points: Points | None = None
     spared: Tensor | None = None
     firsts: Tensor | None = None
+    coarse: Tensor | None = None
 
     @cached_property
     def in_batch(self) -> Tensor:
@@ -168,6 +175,17 @@ class ScoredBatch:
         return self._among(self.known)
 
     @cached_property
+    def own_positives(self) -> Tensor:
+        """`(Q, D)` booleans: which document is item 0 of which query."""
+        return self._at(self.items[:, 0])
+
+    @cached_property
+    def coarse_or_own(self) -> Tensor:
+        """`(Q,)` positions of the coarse positives; of item 0 for queries without one."""
+        own = self.items[:, 0]
+        return own if self.coarse is None else torch.where(self.coarse >= 0, self.coarse, own)
+
+    @cached_property
     def never_negatives(self) -> Tensor:
         """`(Q, D)` booleans: which documents are never negatives of which query, the positives included."""
         return self.positives if self.spared is None else self.positives | self._among(self.spared)
@@ -192,7 +210,12 @@ class ScoredBatch:
             items=_positions(self.documents, documents, self.items),
             base_points=base,
             firsts=gather_rows(self._first_numbers()),
+            coarse=None if self.coarse is None else _positions(self.documents, documents, self.coarse),
         )
+
+    def _at(self, positions: Tensor) -> Tensor:
+        found = torch.zeros_like(self.positives)
+        return found.scatter(1, positions[:, None].clamp_min(0), positions[:, None] >= 0)
 
     def _among(self, numbers: Tensor) -> Tensor:
         return (self.documents[None, :, None] == numbers[:, None, :]).any(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Generic, Literal, Self, TypeVar
 
 import torch
 from pydantic import Field, model_validator
@@ -16,34 +16,29 @@ from hyperseek.scoring import TokenPoints
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch, masked_mean
 
 
-class ContrastiveConfig(LossConfig):
-    """Cross-entropy of the positive among the batch's documents.
+class NegativesConfig(LossConfig):
+    """Fields of losses that tell positives from the documents of a batch.
 
     Attributes:
-        temperature: Scores are divided by it, above 0. 1 is the original Hypencoder; cosines want 0.01 to 0.1.
+        temperature: Scores are divided by it, above 0.
         learned_temperature: Whether the temperature is trained, starting from `temperature`.
         lowest_temperature: Lower bound of a learned one; the original's `logit_max`, 100, is its inverse. Without a
             bound, memorised pairs would drive it to 0.
-        positives: `own` asks for the query's item 0 alone; `mean` averages that over all known positives of the
-            batch; `log_sum` asks for the summed probability of all known positives.
         mask_known: Whether documents known not to be negatives are left out of the negatives: known positives other
             than the target, documents judged relevant that are not positives, the query itself. The original
             Hypencoder leaves out nothing.
         false_negative_margin: Negatives scored more than this above the query's own positive are taken for unjudged
             positives and left out; None keeps all.
         guide: Whose scores `false_negative_margin` compares: the model's own, or those before training (`base`).
-        only_first_item: Whether only items 0 of the queries serve as documents, not their negatives.
         across_devices: Whether documents of all processes serve as negatives.
     """
 
     temperature: float = Field(default=1.0, gt=0)
     learned_temperature: bool = False
     lowest_temperature: float = Field(default=0.01, gt=0)
-    positives: Literal["own", "mean", "log_sum"] = "own"
     mask_known: bool = True
     false_negative_margin: float | None = None
     guide: Literal["self", "base"] = "self"
-    only_first_item: bool = False
     across_devices: bool = True
 
     @model_validator(mode="after")
@@ -56,7 +51,70 @@ class ContrastiveConfig(LossConfig):
         return self
 
 
-class ContrastiveLoss(Loss[ContrastiveConfig]):
+N = TypeVar("N", bound=NegativesConfig)
+
+
+class NegativesLoss(Loss[N], Generic[N]):
+    """A temperature, and the documents of a batch that serve as negatives.
+
+    Args:
+        config: Its options.
+    """
+
+    def __init__(self, config: N) -> None:
+        super().__init__(config)
+        self.needs_base = config.guide == "base" and config.false_negative_margin is not None
+        log_temperature = torch.tensor(math.log(config.temperature))
+        if config.learned_temperature:
+            self.log_temperature = nn.Parameter(log_temperature)
+        else:
+            self.register_buffer("log_temperature", log_temperature, persistent=False)
+
+    def clamp_temperature(self) -> None:
+        """Keep a learned temperature above its bound: outside autograd, as an optimiser does, so it can rise again."""
+        if self.training and self.config.learned_temperature:
+            self.log_temperature.data.clamp_(min=math.log(self.config.lowest_temperature))
+
+    def negatives(self, batch: ScoredBatch, targets: Tensor, scores: Tensor) -> Tensor:
+        """Return the documents that the targets are told from.
+
+        Args:
+            batch: The batch.
+            targets: `(Q, D)` booleans: documents that are asked for.
+            scores: `(Q, D)` the model's own scores.
+
+        Returns:
+            `(Q, D)` booleans.
+
+        Raises:
+            InputError: `guide` is `base`, and the batch does not hold the scores before training.
+        """
+        negatives = ~(targets | batch.never_negatives if self.config.mask_known else targets)
+        if self.config.false_negative_margin is None:
+            return negatives
+        guide = batch.base if self.config.guide == "base" else scores.detach()
+        if guide is None:
+            raise InputError("guide='base' needs the scores before training, which this batch does not hold")
+        own = guide.gather(1, batch.items[:, :1].clamp_min(0))
+        return negatives & ~(guide > own + self.config.false_negative_margin)
+
+
+class ContrastiveConfig(NegativesConfig):
+    """Cross-entropy of the positive among the batch's documents.
+
+    Attributes:
+        temperature: As in `NegativesConfig`. 1 is the original Hypencoder; cosines want 0.01 to 0.1.
+        positives: `own` asks for the query's item 0 alone; `mean` averages that over all known positives of the
+            batch; `log_sum` asks for the summed probability of all known positives.
+        only_first_item: Whether only items 0 of the queries serve as documents, not their negatives.
+    """
+
+    temperature: float = Field(default=1.0, gt=0)
+    positives: Literal["own", "mean", "log_sum"] = "own"
+    only_first_item: bool = False
+
+
+class ContrastiveLoss(NegativesLoss[ContrastiveConfig]):
     """The loss of `ContrastiveConfig`; queries without a positive do not count.
 
     Args:
@@ -65,15 +123,6 @@ class ContrastiveLoss(Loss[ContrastiveConfig]):
 
     config_class = ContrastiveConfig
     needs_in_batch = True
-
-    def __init__(self, config: ContrastiveConfig) -> None:
-        super().__init__(config)
-        self.needs_base = config.guide == "base" and config.false_negative_margin is not None
-        log_temperature = torch.tensor(math.log(config.temperature))
-        if config.learned_temperature:
-            self.log_temperature = nn.Parameter(log_temperature)
-        else:
-            self.register_buffer("log_temperature", log_temperature, persistent=False)
 
     def learns_from(self, material: Material) -> bool:
         """Return whether an example has a positive and documents to tell it from."""
@@ -90,9 +139,7 @@ class ContrastiveLoss(Loss[ContrastiveConfig]):
         """
         if self.config.across_devices:
             batch = batch.across_devices()
-        if self.training and self.config.learned_temperature:
-            # Outside autograd, as an optimiser does, so that it can rise again.
-            self.log_temperature.data.clamp_(min=math.log(self.config.lowest_temperature))
+        self.clamp_temperature()
         logits = batch.in_batch / self.log_temperature.exp()
         positives, negatives = self._masks(batch)
         lowest = torch.finfo(logits.dtype).min
@@ -108,24 +155,13 @@ class ContrastiveLoss(Loss[ContrastiveConfig]):
 
     def _masks(self, batch: ScoredBatch) -> tuple[Tensor, Tensor]:
         """Return `(Q, D)` booleans: the targets, and the negatives they are told from."""
-        own = torch.zeros_like(batch.positives)
-        own.scatter_(1, batch.items[:, :1].clamp_min(0), batch.has_positive[:, None])
-        known = batch.positives | own
-        asked = own if self.config.positives == "own" else known
-        negatives = ~(known | batch.never_negatives if self.config.mask_known else asked)
+        asked = batch.own_positives
+        if self.config.positives != "own":
+            asked = asked | batch.positives
+        negatives = self.negatives(batch, asked, batch.in_batch)
         if self.config.only_first_item:
-            asked = asked & batch.first_columns
-            negatives = negatives & batch.first_columns
-        if self.config.false_negative_margin is not None:
-            negatives = negatives & ~self._likely_positives(batch, self.config.false_negative_margin)
+            return asked & batch.first_columns, negatives & batch.first_columns
         return asked, negatives
-
-    def _likely_positives(self, batch: ScoredBatch, margin: float) -> Tensor:
-        scores = batch.base if self.config.guide == "base" else batch.in_batch.detach()
-        if scores is None:
-            raise InputError("guide='base' needs the scores before training, which this batch does not hold")
-        own = scores.gather(1, batch.items[:, :1].clamp_min(0))
-        return scores > own + margin
 
 
 class PooledConfig(ContrastiveConfig):

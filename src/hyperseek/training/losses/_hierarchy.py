@@ -6,15 +6,16 @@ Shapes: `Q` queries.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
 from hyperseek.errors import InputError
 from hyperseek.geometry import exterior_angle, half_aperture
 from hyperseek.geometry.polar import split_polar
-from hyperseek.scoring import vectors_of
+from hyperseek.scoring import Scorer, vectors_of
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch, masked_mean
 
 
@@ -23,10 +24,12 @@ class HierarchyConfig(LossConfig):
 
     Attributes:
         general: The more general side: `document` if documents are ancestors of their queries; `query` if queries are
-            short and documents more specific.
+            short and documents more specific; `coarse` for the coarse positive, the specific side being the positive.
+        levels: At which levels of a model with levels; empty for all.
     """
 
-    general: Literal["query", "document"] = "document"
+    general: Literal["query", "document", "coarse"] = "document"
+    levels: tuple[Annotated[int, Field(ge=1)], ...] = ()
 
 
 class EntailmentConfig(HierarchyConfig):
@@ -55,15 +58,19 @@ H = TypeVar("H", bound=HierarchyConfig)
 
 
 class HierarchyLoss(Loss[H], Generic[H]):
-    """The mean over queries that have a positive; item 0 counts.
+    """The mean over queries that have a positive, and over levels; item 0 counts.
 
     Args:
         config: Its options.
     """
 
+    def __init__(self, config: H) -> None:
+        super().__init__(config)
+        self.needs_coarse = config.general == "coarse"
+
     def learns_from(self, material: Material) -> bool:
-        """Return whether an example has a positive."""
-        return material.positive
+        """Return whether an example has a positive, and a coarse one if that is the general side."""
+        return material.positive and (material.coarse or not self.needs_coarse)
 
     def forward(self, batch: ScoredBatch) -> Tensor:
         """Return the mean over queries that have a positive.
@@ -77,22 +84,42 @@ class HierarchyLoss(Loss[H], Generic[H]):
         Raises:
             InputError: The queries are not points, or the space is flat.
         """
-        scorer = batch.scorer
-        points = scorer.linear() if scorer.space.hyperbolic else None
-        if points is None:
-            raise InputError(
-                f"losses that order by generality need queries that are points of a hyperbolic space, "
-                f"not {scorer.kind!r} scorers of a {scorer.space.kind!r} space"
-            )
-        space = scorer.space
-        positives = space.at_level(vectors_of(batch.points)[batch.items[:, 0].clamp_min(0)])
-        queries = space.at_level(points).to(positives.dtype)
-        pair = (queries, positives) if self.config.general == "query" else (positives, queries)
-        return masked_mean(self.each(*pair), batch.has_positive)
+        space = batch.scorer.space
+        levels = self.config.levels or range(1, space.levels + 1)
+        if max(levels) > space.levels:
+            raise InputError(f"levels: {tuple(levels)} are asked for, but the model has {space.levels}")
+        counts = batch.has_positive
+        if self.config.general == "coarse":
+            counts = counts & (batch.coarse_or_own != batch.items[:, 0])
+        return torch.stack([masked_mean(self._at_level(batch, level), counts) for level in levels]).mean()
+
+    def _at_level(self, batch: ScoredBatch, level: int) -> Tensor:
+        space, documents = batch.scorer.space, vectors_of(batch.points)
+        queries = _queries_at(batch.scorer, level)
+        positives = space.at_level(documents[batch.items[:, 0].clamp_min(0)], level)
+        if self.config.general == "coarse":
+            return self.each(space.at_level(documents[batch.coarse_or_own.clamp_min(0)], level), positives)
+        queries = queries.to(positives.dtype)
+        return self.each(*((queries, positives) if self.config.general == "query" else (positives, queries)))
 
     @abstractmethod
     def each(self, general: Tensor, specific: Tensor) -> Tensor:
         """Return `(Q,)` losses of pairs of `(Q, d + 2)` polar points."""
+
+
+def _queries_at(scorer: Scorer, level: int) -> Tensor:
+    """Return the `(Q, d + 2)` polar points of queries at a level."""
+    space = scorer.space
+    at: Any = getattr(scorer, "at", None)
+    # Points that are compared with documents of the last level, whatever their own.
+    placed: Scorer = scorer if at is None else at(level=level, document_level=space.levels)
+    points = placed.linear() if space.hyperbolic else None
+    if points is None:
+        raise InputError(
+            f"losses that order by generality need queries that are points of a hyperbolic space, not {scorer.kind!r} "
+            f"scorers of a {space.kind!r} space"
+        )
+    return space.at_level(points, space.levels)
 
 
 class EntailmentLoss(HierarchyLoss[EntailmentConfig]):

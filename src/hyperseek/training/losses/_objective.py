@@ -38,6 +38,7 @@ _OURS = {
     "anchor": f"{_HOME}._distillation:AnchorLoss",
     "entailment": f"{_HOME}._hierarchy:EntailmentLoss",
     "radius": f"{_HOME}._hierarchy:RadiusLoss",
+    "coarse_to_fine": f"{_HOME}._levels:CoarseToFineLoss",
 }
 LOSSES: Registry[type[Loss[Any]]] = Registry("loss", "hyperseek.losses", _OURS, check=_check_loss)
 """Classes of losses by the names that recipes give; packages add theirs as entry points of `hyperseek.losses`."""
@@ -101,7 +102,7 @@ class LossesConfig(OpenConfig):
     pooled), `own_cross_entropy` (among the query's own items), `margin_mse` and `kl` (distillation of score
     differences, and of distributions over own items), `anchor` (keeps scores close to those before training),
     `entailment` and `radius` (of a query and its positive, the specific one lies in the cone of the general one, or
-    farther out).
+    farther out), and `coarse_to_fine` (early levels find the coarse positive, late levels the fine one).
 
     Attributes:
         matryoshka: Not a loss itself: all others again at fewer dimensions.
@@ -147,6 +148,11 @@ class Objective(nn.Module):
     def needs_base(self) -> bool:
         """Whether a loss reads the scores before training."""
         return any(loss.needs_base for loss in self._each())
+
+    @property
+    def needs_coarse(self) -> bool:
+        """Whether a loss reads coarse positives."""
+        return any(loss.needs_coarse for loss in self._each())
 
     def learns_from(self, material: Material) -> bool:
         """Return whether any loss can learn from an example."""
