@@ -24,8 +24,9 @@ from hyperseek.runs.loop import ShowProgress
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.training import LossesConfig, Recipe, read_record
 from hyperseek.training._cache import FeatureCache, SideFeatures
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._trainer import TrainedStack, TrainingModule
-from hyperseek.training._training_set import Collator, EpochBatches, TrainingSet
+from hyperseek.training._training_set import Collator, TrainingSet
 from hyperseek.training._validation import DevSet, Validator
 from hyperseek.training.losses import Objective
 

@@ -16,10 +16,11 @@ from hyperseek.runs.recipe import OutputConfig
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import ContrastiveConfig, LossesConfig, Recipe, ScoredBatch, train
 from hyperseek.training._cache import FeatureCache, SideFeatures
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._routes import choose_trainable
 from hyperseek.training._trainer import RetrieverTrainer, TrainedStack, TrainingModule, training_arguments
-from hyperseek.training._training_set import Collator, EpochBatches, TrainingSet
+from hyperseek.training._training_set import Collator, TrainingSet
 from hyperseek.training._validation import Validator, make_dev_set
 from hyperseek.training.losses import NO_DOCUMENT, ContrastiveLoss, Objective
 

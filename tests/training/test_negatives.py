@@ -20,9 +20,10 @@ from hyperseek.data import Dataset, PrepareOptions, QrelsOptions, prepare, write
 from hyperseek.runs.record import SourceUse
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import ContrastiveConfig, LossesConfig, Recipe, ScoredBatch, train
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._recipe import DataConfig
 from hyperseek.training._training_data import checked, ended, read_sources, used
-from hyperseek.training._training_set import Collator, EpochBatches, Example, TrainingSet
+from hyperseek.training._training_set import Collator, Example, TrainingSet
 from hyperseek.training.losses import ContrastiveLoss, Objective
 
 

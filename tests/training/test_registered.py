@@ -28,8 +28,9 @@ from hyperseek.training import (
     register_loss,
     register_schedule,
 )
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._recipe import COMPOSITIONS
-from hyperseek.training._training_set import EpochBatches, TrainingSet
+from hyperseek.training._training_set import TrainingSet
 from hyperseek.training.losses import LOSSES, Objective
 
 PACKAGE = """

@@ -15,10 +15,11 @@ from hyperseek.runs.loop import Clock, learning_rate_factor
 from hyperseek.runs.recipe import OutputConfig
 from hyperseek.training import LossesConfig
 from hyperseek.training._cache import SideFeatures
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._routes import choose_trainable, merge_adapters, trained_parts
 from hyperseek.training._trainer import RetrieverTrainer, TrainedStack, TrainingModule, training_arguments
-from hyperseek.training._training_set import Collator, EpochBatches, TrainingSet
+from hyperseek.training._training_set import Collator, TrainingSet
 from hyperseek.training.losses import Objective
 
 MakeRetriever = Callable[..., Retriever]

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader
 from hyperseek import HyperseekError
 from hyperseek.models import Retriever
 from hyperseek.training._cache import FeatureCache, SideFeatures
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._training_data import Trained, write_training_data
-from hyperseek.training._training_set import Collator, EpochBatches, Example, TrainingSet
+from hyperseek.training._training_set import Collator, Example, TrainingSet
 from hyperseek.training.losses import NO_DOCUMENT
 
 MakeRetriever = Callable[..., Retriever]

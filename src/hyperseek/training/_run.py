@@ -28,6 +28,7 @@ from hyperseek.runs.arguments import (
 from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
 from hyperseek.runs.record import CHECKPOINTS, RunRecord
 from hyperseek.training._cache import FeatureCache, SideFeatures
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._forecast import Forecast, forecast
 from hyperseek.training._recipe import HOLDOUT, CacheConfig, Recipe
 from hyperseek.training._routes import (
@@ -53,7 +54,7 @@ from hyperseek.training._training_data import (
     used,
     write_training_data,
 )
-from hyperseek.training._training_set import Collator, EpochBatches, TrainingSet
+from hyperseek.training._training_set import Collator, TrainingSet
 from hyperseek.training._validation import DevSet, KeepBest, Validator
 from hyperseek.training.losses import Objective
 

@@ -31,9 +31,10 @@ from hyperseek.runs.arguments import is_distributed, loop_arguments, one_gpu_a_p
 from hyperseek.runs.loop import Clock, EpochOfBatches, Loop, Reached, TimeLimit
 from hyperseek.runs.recipe import OutputConfig
 from hyperseek.scoring import Points, Scorer, vectors_of
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._routes import before_training, is_frozen
-from hyperseek.training._training_set import Batch, Collator, EpochBatches, TrainingSet
+from hyperseek.training._training_set import Batch, Collator, TrainingSet
 from hyperseek.training._validation import KeepBest
 from hyperseek.training.losses import Objective, ScoredBatch
 

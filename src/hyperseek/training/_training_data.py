@@ -31,8 +31,9 @@ from hyperseek.models.retriever import SIDES, Side
 from hyperseek.runs.arguments import is_first_process
 from hyperseek.runs.recipe import expanded
 from hyperseek.runs.record import SourceUse
+from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._recipe import DataConfig, DevSetConfig, SourceConfig
-from hyperseek.training._training_set import EpochBatches, Example, TrainingSet, check_not_empty
+from hyperseek.training._training_set import Example, TrainingSet, check_not_empty
 from hyperseek.training._validation import DevSet, make_dev_set
 from hyperseek.training.losses import NO_DOCUMENT, Objective
 from hyperseek.types import Query
