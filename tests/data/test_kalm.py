@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyperseek.data import ErrorReport, KalmOptions, PrepareOptions, examples_from_kalm, prepare
-from hyperseek.data import _kalm as kalm
+from hyperseek.data.tables import kalm
 from hyperseek.errors import DataError, InputError
 
 Write = Callable[..., Path]

@@ -11,11 +11,8 @@ from hyperseek.data._bright import BRIGHT_GROUPS
 from hyperseek.data._coarse import CoarseOptions
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._judged import QrelsOptions, examples_from_qrels
-from hyperseek.data._kalm import KalmOptions, examples_from_kalm
 from hyperseek.data._leaks import LeakInfo, LeakOptions
 from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, write_qrels, write_run
-from hyperseek.data._reasonir import ReasonIROptions, examples_from_reasonir
-from hyperseek.data._tables import ColumnsOptions, HypencoderOptions, examples_from_columns, examples_from_hypencoder
 from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
 from hyperseek.data.examples import ExampleItem, TrainingExample
 from hyperseek.data.lengths import LengthReport, Lengths, automatic_lengths, measure_lengths, token_lengths
@@ -32,6 +29,14 @@ from hyperseek.data.prepared import (
 )
 from hyperseek.data.preparing import PrepareOptions, prepare, read_source, write_examples
 from hyperseek.data.reading import ErrorReport
+from hyperseek.data.tables.columns import (
+    ColumnsOptions,
+    HypencoderOptions,
+    examples_from_columns,
+    examples_from_hypencoder,
+)
+from hyperseek.data.tables.kalm import KalmOptions, examples_from_kalm
+from hyperseek.data.tables.reasonir import ReasonIROptions, examples_from_reasonir
 
 __all__ = [
     "BRIGHT_GROUPS",

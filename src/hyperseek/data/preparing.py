@@ -21,16 +21,7 @@ from hyperseek._relevance import Relevance, key_name, text_key
 from hyperseek.data._coarse import CoarseOptions, with_coarse
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._judged import QrelsOptions, examples_from_qrels
-from hyperseek.data._kalm import KalmOptions, examples_from_kalm
 from hyperseek.data._leaks import LeakCheck, LeakInfo, LeakOptions, refuse_leaks
-from hyperseek.data._reasonir import ReasonIROptions, examples_from_reasonir
-from hyperseek.data._tables import (
-    ColumnsOptions,
-    HypencoderOptions,
-    examples_from_columns,
-    examples_from_hypencoder,
-    table_name,
-)
 from hyperseek.data.examples import (
     ExampleItem,
     TrainingExample,
@@ -53,6 +44,15 @@ from hyperseek.data.prepared import (
 )
 from hyperseek.data.reading import ErrorReport, OnError, gzip_json_lines
 from hyperseek.data.row_files import rows_fingerprint
+from hyperseek.data.tables.columns import (
+    ColumnsOptions,
+    HypencoderOptions,
+    examples_from_columns,
+    examples_from_hypencoder,
+    table_name,
+)
+from hyperseek.data.tables.kalm import KalmOptions, examples_from_kalm
+from hyperseek.data.tables.reasonir import ReasonIROptions, examples_from_reasonir
 from hyperseek.errors import DataError, InputError, UnknownNameError, shown
 
 

@@ -13,11 +13,11 @@ from pydantic import model_validator
 
 from hyperseek._config import Config
 from hyperseek._documents import ID_KEYS, TEXT_KEYS, find_key, id_of
-from hyperseek.data._tables import BadRow, Table, examples_of_rows, optional_text, table_rows
 from hyperseek.data.examples import ExampleItem, TrainingExample, content_id, qualified
 from hyperseek.data.hub import all_hub_rows
 from hyperseek.data.reading import ErrorReport, Faults, OnError, Row
 from hyperseek.data.row_files import file_rows
+from hyperseek.data.tables.columns import BadRow, Table, examples_of_rows, optional_text, table_rows
 from hyperseek.errors import DataError, InputError, shown
 from hyperseek.types import Query
 

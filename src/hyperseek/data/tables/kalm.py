@@ -15,12 +15,12 @@ from typing import Any
 from pydantic import Field
 
 from hyperseek._config import Config
-from hyperseek.data._reasonir import INSTRUCTION
-from hyperseek.data._tables import BadRow, Table, examples_of_rows, table_name
 from hyperseek.data.examples import ExampleItem, TrainingExample, content_id, qualified
 from hyperseek.data.hub import hub_file, hub_paths
 from hyperseek.data.reading import ErrorReport, OnError
 from hyperseek.data.row_files import is_table, row_files
+from hyperseek.data.tables.columns import BadRow, Table, examples_of_rows, table_name
+from hyperseek.data.tables.reasonir import INSTRUCTION
 from hyperseek.errors import DataError, InputError, shown
 from hyperseek.types import Query
 
