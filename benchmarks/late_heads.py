@@ -26,8 +26,7 @@ from _hardware import describe_hardware
 from _trees import DATA
 from hyperseek._files import read_json, write_json
 from hyperseek.data import open_dataset
-from hyperseek.evaluation import bootstrap_intervals, calculate, paired_test
-from hyperseek.evaluation._seen import slice_by_training
+from hyperseek.evaluation import bootstrap_intervals, calculate, paired_test, slice_by_training
 from hyperseek.models import Retriever, load
 from hyperseek.models.loading import set_length
 from hyperseek.plan import scan

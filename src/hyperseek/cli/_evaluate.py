@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -116,9 +117,18 @@ def evaluate(
     if chosen:
         _check_sets([index, dataset, qrels, *(runs or [])], run_out, hypencoder_files)
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
-    options = query_options(option)
     lengths = _query_lengths(query_length or [], chosen)
-    loaded = load if lengths else cache(load)  # a length changes the model
+    asked = _Asked(
+        models=model or [],
+        plans=plan or [],
+        hybrid=hybrid,
+        bm25=bm25,
+        bm25q=bm25q,
+        engine=engine,
+        options=query_options(option),
+        searching=searching,
+        load=load if lengths else cache(load),  # a length changes the model
+    )
     tasks: list[tuple[str | None, Dataset | None, Qrels, list[System]]] = []
     each: list[str | None] = [*chosen] or [None]
     for subset in each:
@@ -130,9 +140,7 @@ def evaluate(
             _refuse({**asked_for, "--option": option, "--query-length": query_length})
         systems = _file_systems(runs or [], subset, judged, opened, split)
         if own is not None and opened is not None:
-            asked = (model or [], plan or [], hybrid, bm25, bm25q, searching, engine, options, loaded)
-            length = lengths.get(subset, lengths.get(None))
-            systems = _index_systems(own, opened, *asked, query_length=length) + systems
+            systems = asked.systems(own, opened, lengths.get(subset, lengths.get(None))) + systems
         _check(systems, opened, baseline, run_out, hypencoder_files)
         tasks.append((subset, opened, judged, systems))
 
@@ -246,47 +254,62 @@ def _file_systems(
     ]
 
 
-def _index_systems(
-    path: Path,
-    dataset: Dataset,
-    models: list[str],
-    plans: list[Path],
-    hybrid: bool,
-    bm25: bool,
-    bm25q: bool,
-    searching: dict[str, Any],
-    engine: str,
-    options: QueryOptions,
-    load: Callable[[str], Retriever],
-    query_length: int | None,
-) -> list[System]:
-    from hyperseek.evaluation import rank_bm25, rank_index
-    from hyperseek.index import Index
-    from hyperseek.mining import BM25Settings
-    from hyperseek.models.loading import set_query_length
-    from hyperseek.plan import Plan
+@dataclass(frozen=True)
+class _Asked:
+    """What to search the index of a data set by.
 
-    index = Index.open(path)
+    Attributes:
+        models: Folders or names.
+        plans: Files.
+        hybrid: Whether to fuse full-text search with the model's.
+        bm25: Whether to rank by BM25, too.
+        bm25q: Whether to rank by BM25 with a weighted query side, too.
+        engine: For the models' searches.
+        options: Of the queries.
+        searching: Keywords of all rankings: split, k, and what is left out.
+        load: Loads a model.
+    """
 
-    def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
-        chosen = index if source is None else Index.open(path, model=load(source))
-        if query_length is not None:
-            set_query_length(chosen.model, query_length)
-        return rank_index(chosen, dataset, name=name, engine=engine, plan=plan, options=options, **searching)
+    models: list[str]
+    plans: list[Path]
+    hybrid: bool
+    bm25: bool
+    bm25q: bool
+    engine: str
+    options: QueryOptions
+    searching: dict[str, Any]
+    load: Callable[[str], Retriever]
 
-    systems: list[System] = [(name, partial(search, source)) for name, source in _short_names(models)]
-    if not systems:
-        systems.append((Path(index.info.source or "index").name, partial(search, None)))
-    stages = [(file.stem, Plan.load(file)) for file in plans]
-    if hybrid:
-        stages.append(("hybrid", hybrid_plan(searching["k"], engine)))
-    systems += [(name, partial(search, next(iter(models), None), plan=plan)) for name, plan in stages]
-    if bm25:
-        systems.append(("BM25", partial(_named, rank_bm25, dataset, **searching)))
-    if bm25q:
-        settings = BM25Settings(query_weights="bm25")
-        systems.append(("BM25Q", partial(_named, rank_bm25, dataset, settings=settings, **searching)))
-    return systems
+    def systems(self, path: Path, dataset: Dataset, query_length: int | None) -> list[System]:
+        """Return what ranks the documents of a data set, by name."""
+        from hyperseek.evaluation import rank_bm25, rank_index
+        from hyperseek.index import Index
+        from hyperseek.mining import BM25Settings
+        from hyperseek.models.loading import set_query_length
+        from hyperseek.plan import Plan
+
+        index = Index.open(path)
+
+        def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
+            chosen = index if source is None else Index.open(path, model=self.load(source))
+            if query_length is not None:
+                set_query_length(chosen.model, query_length)
+            how: dict[str, Any] = {"engine": self.engine, "plan": plan, "options": self.options, **self.searching}
+            return rank_index(chosen, dataset, name=name, **how)
+
+        systems: list[System] = [(name, partial(search, source)) for name, source in _short_names(self.models)]
+        if not systems:
+            systems.append((Path(index.info.source or "index").name, partial(search, None)))
+        stages = [(file.stem, Plan.load(file)) for file in self.plans]
+        if self.hybrid:
+            stages.append(("hybrid", hybrid_plan(self.searching["k"], self.engine)))
+        systems += [(name, partial(search, next(iter(self.models), None), plan=plan)) for name, plan in stages]
+        if self.bm25:
+            systems.append(("BM25", partial(_named, rank_bm25, dataset, **self.searching)))
+        if self.bm25q:
+            settings = BM25Settings(query_weights="bm25")
+            systems.append(("BM25Q", partial(_named, rank_bm25, dataset, settings=settings, **self.searching)))
+        return systems
 
 
 def _named(function: Callable[..., Ranking], *arguments: Any, **options: Any) -> Ranking:

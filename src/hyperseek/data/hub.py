@@ -102,15 +102,15 @@ def open_hub(name: str, keys: FieldKeys) -> Dataset:
 HUB = SourceKind(open_hub, fields=True)
 
 
-def hub_rows(name: str, split: str) -> Iterator[Row]:
-    """Stream the rows of one split of a Hub dataset.
+def hub_rows(name: str, split: str | None) -> Iterator[Row]:
+    """Stream the rows of a Hub dataset.
 
     Args:
         name: `organisation/name`, with `#configuration` after it if it has several; or a local folder.
-        split: The split.
+        split: The split; None for all, one after the other.
 
     Yields:
-        Row number from 1, and the row.
+        Row number from 1, in each split, and the row.
 
     Raises:
         MissingExtraError: `datasets` is not installed.
@@ -118,26 +118,9 @@ def hub_rows(name: str, split: str) -> Iterator[Row]:
     """
     dataset, _, configuration = name.partition("#")
     tables = _load(dataset, configuration or None)
-    if split not in tables:
+    if split is not None and split not in tables:
         raise DataError(f"has no split {split!r}; it has {sorted(tables)}", path=f"hub:{name}")
-    yield from _rows(tables[split], name)
-
-
-def all_hub_rows(name: str) -> Iterator[Row]:
-    """Stream the rows of all splits of a Hub dataset, one split after the other.
-
-    Args:
-        name: As in `hub_rows`.
-
-    Yields:
-        Row number from 1, in each split, and the row.
-
-    Raises:
-        MissingExtraError: `datasets` is not installed.
-        DataError: There is no such dataset or configuration.
-    """
-    dataset, _, configuration = name.partition("#")
-    for table in _load(dataset, configuration or None).values():
+    for table in tables.values() if split is None else [tables[split]]:
         yield from _rows(table, name)
 
 

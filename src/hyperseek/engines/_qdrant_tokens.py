@@ -259,7 +259,7 @@ def _checked(documents: Documents) -> Iterator[TokenPoints]:
         points = TokenPoints.from_tensors(chunk.rows.detach().to("cpu", torch.float32), chunk.lengths.cpu())
         unusable = ~(torch.linalg.vector_norm(points.rows, dim=1) <= LONGEST)
         if unusable.any():
-            place = int(torch.searchsorted(points.lengths.cumsum(0), int(unusable.nonzero()[0]), right=True))
+            place = points.document_of(int(unusable.nonzero()[0]))
             raise InputError(
                 f"document {documents.ids[row + place].as_py()!r} has a token vector that cannot be compared: its "
                 f"numbers are infinite, undefined, or its norm is beyond {LONGEST:g}"

@@ -90,7 +90,7 @@ class PartWriter:
         if self._book.bits == 0:
             finite &= vectors.abs().amax(dim=1) <= torch.finfo(torch.float16).max
         if not finite.all():
-            row = int(torch.searchsorted(points.lengths.cumsum(0), int((~finite).nonzero()[0]), right=True))
+            row = points.document_of(int((~finite).nonzero()[0]))
             raise InputError(
                 f"document {self.notes.documents + row} (from 0) has a token vector whose numbers are infinite, "
                 f"undefined or too large"

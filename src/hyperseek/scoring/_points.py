@@ -56,6 +56,10 @@ class Points(ABC):
         rows = self.rows
         return torch.full((len(self),), len(rows) // max(1, len(self)), device=rows.device)
 
+    def document_of(self, row: int) -> int:
+        """Return the place of the document that a row, counted from 0 over all documents, belongs to."""
+        return int((self.lengths.cumsum(0) <= row).sum())
+
     @property
     def dimension(self) -> int:
         """Number of dimensions `d`."""

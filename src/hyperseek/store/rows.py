@@ -203,7 +203,7 @@ def _check_finite(documents: Sequence[Document], points: Points, stored: torch.T
     if finite.all():
         return
     row = int((~finite).nonzero()[0])
-    place = int((points.lengths.cumsum(0) <= row).sum())
+    place = points.document_of(row)
     if points.rows[row].isfinite().all():
         remedy = "use storage='float32'" if stored.dtype == torch.float16 else "give smaller numbers"
         raise InputError(

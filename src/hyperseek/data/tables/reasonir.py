@@ -14,7 +14,7 @@ from pydantic import model_validator
 from hyperseek._config import Config
 from hyperseek._documents import ID_KEYS, TEXT_KEYS, find_key, id_of
 from hyperseek.data.examples import ExampleItem, TrainingExample, content_id, qualified
-from hyperseek.data.hub import all_hub_rows
+from hyperseek.data.hub import hub_rows
 from hyperseek.data.reading import ErrorReport, Faults, OnError, Row
 from hyperseek.data.row_files import file_rows
 from hyperseek.data.tables.columns import BadRow, Table, examples_of_rows, optional_text, table_rows
@@ -205,7 +205,7 @@ def _texts(place: str, wanted: set[int], counts: ErrorReport) -> dict[str, str]:
     texts: dict[str, str] = {}
     keys: tuple[str, str] | None = None
     rows: Iterator[Row] = (
-        all_hub_rows(place.removeprefix("hub:"))
+        hub_rows(place.removeprefix("hub:"), None)
         if place.startswith("hub:")
         else file_rows(place, Faults("raise", counts))
     )
