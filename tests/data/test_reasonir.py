@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -22,7 +24,7 @@ from hyperseek.data import (
     read_source,
 )
 from hyperseek.data.reading import ErrorReport
-from hyperseek.errors import ConfigError, DataError, InputError
+from hyperseek.errors import ConfigError, DataError, HyperseekError, InputError
 
 INSTRUCTION = "Given this query, find documents."
 DOCUMENTS = [
@@ -184,3 +186,30 @@ def test_lengths_on_the_command_line(tables: dict[str, Path], tiny_encoder: str)
     shown = CliRunner().invoke(app, arguments)
     assert "0 (0.0%)*" in shown.stdout
     assert "\ncut at " in shown.stdout  # no escape of a line break
+
+
+@pytest.mark.parametrize("kind", ["parquet", "arrow"])
+def test_damaged_tables_are_errors(kind: str, tmp_path: Path) -> None:
+    """Bits are turned anywhere; offsets that lead out of an Arrow file once ended the process."""
+    rows = [
+        {"query": ["find", f"query {row}"], "pos": [["", f"text {row}"]], "neg": [["", "else"]]} for row in range(50)
+    ]
+    table, whole = pa.Table.from_pylist(rows), tmp_path / f"whole.{kind}"
+    if kind == "parquet":
+        pq.write_table(table, whole)
+    else:
+        with pa.OSFile(str(whole), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+    content, damaged = whole.read_bytes(), tmp_path / f"damaged.{kind}"
+    generator = np.random.default_rng(0)
+    found = Counter[str]()
+    for _ in range(150):
+        changed = bytearray(content)
+        for place in generator.integers(len(changed), size=3):
+            changed[place] ^= 1 << generator.integers(8)
+        damaged.write_bytes(changed[: generator.integers(len(changed))] if generator.random() < 0.2 else changed)
+        try:
+            found["read"] += len([*examples_from_reasonir(damaged, on_error="skip")]) > 0
+        except HyperseekError:
+            found["refused"] += 1
+    assert found["read"] and found["refused"]

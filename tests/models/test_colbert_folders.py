@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from hyperseek.cli import app
@@ -137,3 +139,60 @@ def test_a_linear_layer_of_another_package_is_left_to_it(tmp_path: Path) -> None
     (tmp_path / "modules.json").write_text(json.dumps([{**entry, "type": "pylate.models.Dense.Dense"}]))
     with pytest.raises(ModelError, match="in_features"):
         ModelFiles(str(tmp_path)).check()
+
+
+def write(folder: Path, name: str, **changes: Any) -> None:
+    file = folder / name
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def twice(folder: Path) -> None:
+    file = folder / "modules.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) * 2))
+
+
+def halved(folder: Path) -> None:
+    """Drop weights of the trunk, which transformers would draw anew."""
+    tensors = load_file(folder / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if ".layer.1." not in name}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def pipe(folder: Path) -> None:
+    (folder / "config.json").unlink()
+    os.mkfifo(folder / "config.json")
+
+
+SETTINGS, DENSE = "config_sentence_transformers.json", "1_Dense/config.json"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda folder: (folder / "tokenizer.json").unlink(), "has no words"),
+        (lambda folder: write(folder, SETTINGS, query_length=10**12), "query_length"),  # aborted in the tokenizer
+        (lambda folder: write(folder, SETTINGS, query_length=0), "query_length"),
+        (lambda folder: write(folder, SETTINGS, document_length="16"), "document_length"),
+        (lambda folder: write(folder, SETTINGS, document_length=[1]), "document_length"),
+        (lambda folder: write(folder, SETTINGS, skiplist_words="abc"), "skiplist_words"),
+        (lambda folder: write(folder, SETTINGS, skiplist_words=[1, None]), "skiplist_words"),
+        (lambda folder: write(folder, SETTINGS, query_prefix=5), "query_prefix"),
+        (lambda folder: write(folder, SETTINGS, do_query_expansion="maybe"), "do_query_expansion"),
+        (lambda folder: (folder / SETTINGS).write_text("[]"), "mapping"),
+        (lambda folder: write(folder, DENSE, out_features="8"), "out_features"),
+        (lambda folder: write(folder, DENSE, bias="no"), "bias"),
+        (lambda folder: write(folder, DENSE, activation_function=None), "activation_function"),
+        (lambda folder: write(folder, DENSE, activation_function="os.system"), "is not one of torch"),
+        (lambda folder: write(folder, DENSE, activation_function="torch.nn.Nothing"), "is not one of torch"),
+        (lambda folder: write(folder, "config.json", num_hidden_layers=-3), "num_hidden_layers: -3"),
+        (twice, "a name of its own"),
+        (halved, "would be random"),
+        (pipe, "a pipe or a device"),
+    ],
+)
+def test_a_damaged_folder_is_refused(change: Any, message: str, tiny_encoder: str, tmp_path: Path) -> None:
+    """None of these is another library's error, waits, or is a model that scores otherwise."""
+    export_colbert(make(tiny_encoder, **COLBERT), tmp_path)
+    change(tmp_path)
+    with pytest.raises(ModelError, match=message):
+        load(tmp_path, device="cpu")

@@ -208,6 +208,8 @@ def test_an_index_pools_remembers_it_and_pools_what_is_added(tiny_encoder: str, 
     dense = build(ModelConfig(trunk=tiny_encoder, pooling="mean", family="dense"), device="cpu")
     with pytest.raises(InputError, match="one vector a document"):
         Index.build(tmp_path / "dense", TEXTS, dense, pooling={"budget": 3})
+    with pytest.raises(ConfigError, match="mapping"):
+        Index.build(tmp_path / "other", TEXTS, model, pooling=5)  # type: ignore[arg-type]
 
 
 def test_queries_are_pooled_and_pruned_by_options(tiny_encoder: str) -> None:

@@ -156,6 +156,13 @@ def test_faults_are_named() -> None:
         SPACE.chart("inner_product", encoding="learned", widht=3)
     with pytest.raises(InputError, match="sizes must be at least 1"):
         SPACE.chart("inner_product", encoding="learned", width=0)
+    with pytest.raises(InputError, match="at most 16,384"):
+        SPACE.chart("inner_product", encoding="learned", width=10**9)
+    with pytest.raises(InputError, match="at most 268,435,456"):
+        SPACE.chart("inner_product", encoding="learned", sample=10**9)
+    for sizes in ({"repetitions": 10**9}, {"projected": 10**9}, {"sketched": 10**9}):
+        with pytest.raises(InputError, match="at most 16,777,216 numbers"):
+            SPACE.chart("inner_product", **sizes)
     with pytest.raises(InputError, match="has to be fitted"):
         SPACE.chart("inner_product", encoding="learned").lift_documents(clustered(2, 1))
     settings = {**SETTINGS, "documents": 5, "sample": 9, "width": 8}

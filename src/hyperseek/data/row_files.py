@@ -82,6 +82,7 @@ def _arrow_rows(path: Path, faults: Faults) -> Iterator[Row]:
 def _numbered(batches: Any) -> Iterator[Row]:
     number = 0
     for batch in batches:
+        batch.validate(full=True)  # offsets are followed unchecked, out of the memory that a damaged file has
         for start in range(0, batch.num_rows, _ROWS_AT_ONCE):
             for row in batch.slice(start, _ROWS_AT_ONCE).to_pylist():
                 number += 1

@@ -24,6 +24,7 @@ from hyperseek.errors import InputError
 # Tokens that are encoded at a time: with 20 repetitions of 16 numbers, 5 MiB of float32.
 _TOKENS = 1 << 12
 _MOST_BITS = 10
+_MOST_NUMBERS = 1 << 24  # of one encoding, 64 MiB of float32
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class TokenEncoding:
         sizes = (self.dimension, self.repetitions, self.projected or 1, self.sketched or 1)
         if min(sizes) < 1 or not 0 <= self.bits <= _MOST_BITS or not 0 <= self.seed < 1 << 32:
             raise InputError(f"sizes must be at least 1, bits 0 to {_MOST_BITS}, seed 0 to 2³² - 1; given {self}")
+        if max(self._unfolded, self.width, self.repetitions * self.dimension) > _MOST_NUMBERS:
+            raise InputError(f"an encoding has at most {_MOST_NUMBERS:,} numbers; lower a size of {self}")
 
     @property
     def width(self) -> int:

@@ -263,8 +263,9 @@ def _pooler(pooling: Mapping[str, Any] | None, model: Encoder) -> TokenPooling |
             f"pooling makes the token vectors of a document fewer, and {model.source} gives one vector a document; "
             f"leave pooling out"
         )
-    from hyperseek.nn.token_pooling import TokenPooling
+    from hyperseek.nn.token_pooling import PoolingConfig, TokenPooling
 
+    PoolingConfig.from_mapping(pooling, source="token pooling")  # which may be no mapping
     pooler = TokenPooling(**pooling)
     if not pooler.applies_to("document"):
         raise InputError(f"an index pools documents, and tasks says {', '.join(pooler.tasks)}; leave tasks out")

@@ -75,7 +75,7 @@ def load(
     }
     with loading("a model", path_or_name, location):
         files = ModelFiles(location, revision)
-        files.check()
+        files.check(trust_remote_code=trust_remote_code)
         retriever = _load(files, options, source=str(path_or_name))
         _choose_padding(retriever)
         check_usable(retriever)
@@ -88,7 +88,9 @@ def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriev
         for _, kind in usable_families():
             family = kind()
             if family.recognises(files):
-                return family.load(files, source=source, **wanted)
+                retriever = family.load(files, source=source, **wanted)
+                check_complete(retriever.model, files)
+                return retriever
     own = _own_modules(entry.type for entry in files.modules)
     if own:
         cut = files.container.truncate_dim

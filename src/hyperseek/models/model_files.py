@@ -7,13 +7,14 @@ names in the file are compared with those of the model; if they differ, transfor
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar, cast
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from safetensors import safe_open
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Transformer
@@ -29,13 +30,15 @@ from hyperseek.models.retriever import SIDES, Retriever
 PLAIN = (None, "SentenceTransformer")
 """Kinds of containers for models of one vector per text."""
 
-_MODULES, _CONTAINER, _CONFIG, _ROUTER = (
+_MODULES, _CONTAINER, _CONFIG, _ROUTER, _TRANSFORMER = (
     "modules.json",
     "config_sentence_transformers.json",
     "config.json",
     "router_config.json",
+    "sentence_bert_config.json",
 )
 _MOST_LAYERS = 1000  # of an encoder; each takes time to build before any weight is looked for
+_MOST_TOKENS = 1 << 20  # to which a query may be padded, in memory that tokenizers take without asking
 # Those whose linear layers are saved alike; a module of another package may be called the same.
 _PACKAGES = ("sentence_transformers.", "pylate.")
 _REMEDY = "save or download the model again"
@@ -75,15 +78,41 @@ class Container(Config, extra="ignore"):
     truncate_dim: int | None = Field(default=None, ge=1)
 
 
-class _DenseConfig(Config, extra="ignore"):
+class _DenseConfig(Config, extra="ignore", strict=True):
     in_features: int = Field(ge=1)
     out_features: int = Field(ge=1)
     bias: bool = True
     use_residual: bool = False
+    activation_function: str = "torch.nn.Tanh"
+
+
+class _Expansion(Config, extra="ignore"):
+    length: int | None = Field(default=None, ge=0, le=_MOST_TOKENS)
+
+
+class _Lengths(Config, extra="ignore", strict=True):
+    """Settings of PyLate's container, or of a transformer, which would be noticed late or not at all."""
+
+    query_length: int | None = Field(default=None, ge=1, le=_MOST_TOKENS)
+    document_length: int | None = Field(default=None, ge=1)
+    query_expansion: _Expansion | None = None
+    query_prefix: str | None = None
+    document_prefix: str | None = None
+    skiplist_words: list[str] | None = None
+    do_query_expansion: bool | None = None
+    attend_to_expansion_tokens: bool | None = None
 
 
 class _ModuleList(Config):
     modules: tuple[ModuleEntry, ...] = Field(min_length=1)
+
+    @field_validator("modules")
+    @classmethod
+    def _check_names(cls, modules: tuple[ModuleEntry, ...]) -> tuple[ModuleEntry, ...]:
+        names = [entry.name for entry in modules]
+        if len(set(names)) < len(names):
+            raise ValueError("each module needs a name of its own")
+        return modules
 
 
 class _RouterTypes(Config, extra="ignore"):
@@ -142,7 +171,8 @@ class ModelFiles:
     @cached_property
     def container(self) -> Container:
         """The container's fields; defaults if the file is missing."""
-        return self._as(Container, self.read(_CONTAINER) or {}, _CONTAINER)
+        values = self.read(_CONTAINER)
+        return self._as(Container, {} if values is None else values, _CONTAINER)
 
     @property
     def encoder_folders(self) -> list[str]:
@@ -161,29 +191,45 @@ class ModelFiles:
         """The kind of a model of transformers by its `config.json`; empty if the file is missing."""
         return self._as(Architecture, self.read(_CONFIG) or {}, _CONFIG)
 
-    def check(self) -> None:
+    def check(self, *, trust_remote_code: bool = False) -> None:
         """Check that the files can be read, lie inside the model's folder and are unchanged.
+
+        Args:
+            trust_remote_code: Whether code that comes with the model may run.
 
         Raises:
             ModelError: A file fails the check.
         """
         _ = self.container
+        self._check_lengths(_CONTAINER)
         for folder in self.encoder_folders:
             check_layers(self.read(_CONFIG, folder), f"{self.location}/{folder}".rstrip("/"))
+            self._check_lengths(_TRANSFORMER, folder)
         if os.path.isdir(self.location):
             for folder in {"", *(entry.path for entry in self.modules)}:
                 for file in sorted(Path(self.location, folder).glob("*.safetensors")):
                     check_checksum(file, "a file of weights", error=ModelError, remedy=_REMEDY)
         for entry in self.modules:
             if entry.type.startswith(_PACKAGES) and entry.type.endswith(".Dense"):
-                self._check_dense(entry)
+                self._check_dense(entry, trust_remote_code=trust_remote_code)
 
-    def _check_dense(self, entry: ModuleEntry) -> None:
+    def _check_lengths(self, name: str, folder: str = "") -> None:
+        if (values := self.read(name, folder)) is not None:
+            self._as(_Lengths, values, f"{folder}/{name}".lstrip("/"))
+
+    def _check_dense(self, entry: ModuleEntry, *, trust_remote_code: bool) -> None:
         """Compare the configuration of a linear layer with its weights: a missing residual costs quality in silence."""
         values = self.read(_CONFIG, entry.path)
         if values is None:
             return
         says = self._as(_DenseConfig, values, f"{entry.path}/{_CONFIG}")
+        place, _, name = says.activation_function.rpartition(".")
+        known = place.startswith("torch.") and hasattr(sys.modules.get(place), name)
+        if not known and not trust_remote_code:  # with no more than a warning, another would take its place
+            raise ModelError(
+                f"{self.location}/{entry.path}: the activation {shown(says.activation_function)} is not one of torch; "
+                f"if you trust that code, pass trust_remote_code=True"
+            )
         shapes = dict(_tensors_in_file(self, entry.path))
         # A residual between equal widths has no weights, so nothing contradicts it.
         residual = says.use_residual and says.in_features != says.out_features
@@ -218,7 +264,7 @@ class ModelFiles:
 
 
 def check_layers(values: Any, place: str) -> None:
-    """Raise ModelError if a configuration asks for more layers than can be built in reasonable time."""
+    """Raise ModelError if a configuration asks for more layers than can be built in reasonable time, or below none."""
     if values is None:
         return
     if not isinstance(values, dict):
@@ -226,7 +272,11 @@ def check_layers(values: Any, place: str) -> None:
     for key, value in values.items():
         if isinstance(value, dict):
             check_layers(value, place)
-        elif "layer" in str(key) and isinstance(value, int | float) and value > _MOST_LAYERS:
+        elif (
+            "layer" in str(key)
+            and isinstance(value, int | float)
+            and (value > _MOST_LAYERS or (value < 0 and str(key).startswith("num_")))
+        ):
             raise ModelError(f"config.json of {place} says {key}: {shown(value)}; it is damaged, or not an encoder's")
 
 
@@ -282,10 +332,17 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, encoder: PreTrainedMode
         source: Where both come from, for the message.
 
     Raises:
-        ModelError: The tokenizer has a token beyond the encoder's embeddings.
+        ModelError: The tokenizer has a token beyond the encoder's embeddings, or none but special ones.
     """
     known = int(cast(Tensor, encoder.get_input_embeddings().weight).shape[0])
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+    vocabulary = tokenizer.get_vocab()
+    if vocabulary.keys() <= tokenizer.get_added_vocab().keys():
+        # transformers makes one where there is no file, and every word would be unknown.
+        raise ModelError(
+            f"the tokenizer of {source} has no words; its vocabulary (tokenizer.json, vocab.txt or another file) is "
+            f"missing; {_REMEDY}"
+        )
+    largest = max(vocabulary.values(), default=-1)
     if largest >= known:
         raise ModelError(
             f"the tokenizer of {source} has a token {largest}, but its encoder knows {known} tokens; "

@@ -33,6 +33,8 @@ _BATCH = 512
 _RATE = 3e-3  # largest learning rate of Adam
 _WARM = 0.2  # share of the steps until then
 _PENALTY = 1e-2  # of the weights of a document, against the mean square of a number of ψ
+# Both memory and time grow with the square of the width, and with width times sample.
+_WIDEST, _MOST_NUMBERS = 1 << 14, 1 << 28
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +43,9 @@ class LearnedEncoding:
 
     Attributes:
         dimension: `d`, of the tokens.
-        width: `e`, at least 1.
+        width: `e`, 1 to 16,384.
         sample: `s`, tokens whose maxima make a document's weights, at least 1; below `width` they decide too little.
+            `width * sample` is at most 2²⁸, 2 GiB of float64.
         documents: Documents whose maxima the network is trained to explain, at least 1.
         epochs: Passes over the sample in training; with 0 the network stays as it was drawn.
         seed: Of the sample and the network.
@@ -64,6 +67,10 @@ class LearnedEncoding:
         least = min(self.dimension, self.width, self.sample, self.documents)
         if least < 1 or self.epochs < 0 or not 0 <= self.seed < 1 << 32:
             raise InputError(f"sizes must be at least 1, epochs at least 0, seed 0 to 2³² - 1; given {self}")
+        if self.width > _WIDEST or self.width * self.sample > _MOST_NUMBERS:
+            raise InputError(
+                f"a width is at most {_WIDEST:,}, and width times sample at most {_MOST_NUMBERS:,}; given {self}"
+            )
         if self.fitted is not None:
             self._check(self.fitted)
 

@@ -81,10 +81,12 @@ def examples_from_reasonir(
     chosen = options or ReasonIROptions()
     counts = ErrorReport() if report is None else report
     texts: dict[str, str] = {}
+    named: set[str] = set()
     if chosen.documents is not None:
         if not isinstance(table, str) and isinstance(table, Iterator):
             raise InputError("rows that name documents by ids are read twice; give a list of them, or a file")
-        texts = _texts(chosen.documents, _named(table, split), counts)
+        named = _named(table, split)
+        texts = _texts(chosen.documents, named, counts)
     meaning = chosen.positives or ("texts" if chosen.documents is None else "ids")
     known = 0
 
@@ -95,7 +97,7 @@ def examples_from_reasonir(
         return made
 
     yield from examples_of_rows(table, example, name=name, split=split, on_error=on_error, report=counts)
-    if chosen.documents is not None and not known:
+    if named and not known:
         raise DataError(
             f"{chosen.documents} has none of the documents that its positives name; give another table of documents, "
             f"or reasonir.positives=texts where positives are texts",
