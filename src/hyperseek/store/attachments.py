@@ -178,7 +178,7 @@ class Attachments(Config):
         refuse_link(path)
         if not path.exists():
             return cls()
-        found = read_description(cls, path, "a list of engines", remedy=_REMEDY)
+        found = read_description(cls, path, "a list of engines", remedy=f"delete it, then {_REMEDY}")
         for item in found.items:
             item.place(folder)
         return found
