@@ -81,7 +81,7 @@ def examples_from_reasonir(
     chosen = options or ReasonIROptions()
     counts = ErrorReport() if report is None else report
     texts: dict[str, str] = {}
-    named: set[str] = set()
+    named: set[int] = set()
     if chosen.documents is not None:
         if not isinstance(table, str) and isinstance(table, Iterator):
             raise InputError("rows that name documents by ids are read twice; give a list of them, or a file")
