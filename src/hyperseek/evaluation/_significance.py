@@ -147,16 +147,33 @@ def bootstrap_intervals(
     if not 0 < confidence < 1:
         raise InputError(f"confidence must lie between 0 and 1, not {confidence}; 0.95 is usual")
     columns = _columns(values)
-    count = len(columns)
+    means = [times @ columns / len(columns) for times in resampled(len(columns), resamples=resamples, seed=seed)]
+    return percentiles(np.concatenate(means), confidence)
+
+
+def resampled(count: int, *, resamples: int = RESAMPLES, seed: int = 0) -> Iterator[Floats]:
+    """Draw bootstrap samples, for statistics that are computed from how often each query was drawn.
+
+    Args:
+        count: How many queries to draw from, and to draw, at least 1.
+        resamples: How many samples, at least 1.
+        seed: Seed of the draws.
+
+    Yields:
+        `(r, count)`: how often each query is in each of the next `r` samples. One matrix product with them replaces
+        gathering the values of every sample.
+    """
     generator = np.random.default_rng(seed)
-    means = []
     for rows in _chunks(resamples, count):
         drawn = generator.integers(0, count, size=(rows, count)) + count * np.arange(rows)[:, None]
-        # Counting how often each query was drawn turns m gathers into one matrix product.
         times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        means.append(times.astype(np.float64) @ columns / count)
+        yield times.astype(np.float64)
+
+
+def percentiles(samples: Floats, confidence: float) -> Floats:
+    """Return the `(m, 2)` percentile intervals of `(resamples, m)` values of a statistic."""
     tail = (1 - confidence) / 2
-    return np.asarray(np.quantile(np.concatenate(means), [tail, 1 - tail], axis=0).T, dtype=np.float64)
+    return np.asarray(np.quantile(samples, [tail, 1 - tail], axis=0).T, dtype=np.float64)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
