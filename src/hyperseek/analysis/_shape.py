@@ -31,14 +31,12 @@ from hyperseek.data.hierarchies import open_hierarchy
 from hyperseek.errors import InputError, require
 from hyperseek.index import Index
 from hyperseek.scoring import Space, vectors_of
-from hyperseek.store.info import Storage
+from hyperseek.store.info import ROUNDING, Storage
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]
 
 _DELTA_POINTS = 400
-# Relative differences that rounding of each number of a vector leaves between equal radii.
-_ROUNDING: dict[Storage, float] = {"float32": 1e-6, "float16": 2e-3}
 
 
 def inspect_space(
@@ -133,7 +131,7 @@ def _radius_measure(index: Index, *, asked: bool) -> tuple[Callable[[Tensor], Te
 def _alike(lengths: Floats, storage: Storage) -> str | None:
     """Return a sentence if radii differ by no more than the rounding of stored numbers, else None."""
     least, greatest = float(lengths.min()), float(lengths.max())
-    if greatest - least > _ROUNDING[storage] * greatest:
+    if greatest - least > ROUNDING[storage] * greatest:
         return None
     middle = float(np.median(lengths))
     return (

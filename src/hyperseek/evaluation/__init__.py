@@ -3,8 +3,12 @@
 from hyperseek._relevance import excluded_ids, register_measure
 from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistics, compare
 from hyperseek.evaluation._export import write_original_files, write_results
+from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
+from hyperseek.evaluation._hops import ancestor_hops, ancestor_qrels, evaluate_by_hops
+from hyperseek.evaluation._level_rankings import node_scorer, rank_levels, rank_nodes
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
 from hyperseek.evaluation._mteb import MtebEncoder
+from hyperseek.evaluation._pair_classes import EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_file, rank_index
 from hyperseek.evaluation._result import Evaluation, Protocol
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
@@ -13,8 +17,11 @@ from hyperseek.evaluation._significance import bootstrap_intervals, holm, paired
 
 __all__ = [
     "Comparison",
+    "EntityPairs",
     "Evaluation",
+    "HierarchyReport",
     "MtebEncoder",
+    "PairScores",
     "Protocol",
     "Ranking",
     "Row",
@@ -23,20 +30,28 @@ __all__ = [
     "Slices",
     "Statistics",
     "aggregate",
+    "ancestor_hops",
+    "ancestor_qrels",
     "bootstrap_intervals",
     "calculate",
     "choose_k",
+    "classify_pairs",
     "compare",
     "evaluate",
+    "evaluate_by_hops",
     "excluded_ids",
     "holm",
+    "measure_hierarchy",
     "measure_names",
+    "node_scorer",
     "p_mrr",
     "p_mrr_per_query",
     "paired_test",
     "rank_bm25",
     "rank_file",
     "rank_index",
+    "rank_levels",
+    "rank_nodes",
     "register_measure",
     "set_means",
     "slice_by_training",

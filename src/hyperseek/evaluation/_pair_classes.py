@@ -36,9 +36,7 @@ class EntityPairs:
         InputError: There is no pair of one of the two classes, or a number is not finite.
     """
 
-    def __init__(
-        self, distances: Floats, radii: Floats, labels: NDArray[np.bool_], groups: NDArray[np.int64]
-    ) -> None:
+    def __init__(self, distances: Floats, radii: Floats, labels: NDArray[np.bool_], groups: NDArray[np.int64]) -> None:
         positive = int(labels.sum())
         if positive in (0, len(labels)):
             raise InputError(
@@ -128,18 +126,18 @@ def classify_pairs(
     [values] = _rates(counts.sum(axis=0)[None])
     draws = resampled(len(counts), resamples=resamples, seed=seed)
     intervals = percentiles(np.concatenate([_rates(times @ counts) for times in draws]), confidence)
-    named = {
-        name: value
-        for place, rate in enumerate(("precision", "recall", "f1"))
-        for name, value in ((rate, float(values[place])), (f"{rate}_interval", tuple(intervals[place].tolist())))
-    }
     return PairScores(
         weight=weight,
         threshold=threshold,
         validation_f1=best,
         pairs=len(test.labels),
         ancestors=int(test.labels.sum()),
-        **named,
+        precision=float(values[0]),
+        recall=float(values[1]),
+        f1=float(values[2]),
+        precision_interval=tuple(intervals[0].tolist()),
+        recall_interval=tuple(intervals[1].tolist()),
+        f1_interval=tuple(intervals[2].tolist()),
     )
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.index import Index
     from hyperseek.plan import PlanLike
+    from hyperseek.scoring import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def rank_index(
     engine: str = "exact",
     plan: PlanLike | None = None,
     options: Mapping[str, Any] | None = None,
+    scorer: Scorer | None = None,
 ) -> Ranking:
     """Search an index with the queries of a split, exhaustively by default.
 
@@ -55,6 +57,7 @@ def rank_index(
         engine: `"exact"`, or another value for `Index.search`.
         plan: The plan to search by instead.
         options: Options of the model for the queries, as in `Index.search`.
+        scorer: The queries of the split, compiled already, in order; None compiles them.
 
     Returns:
         The ranking, with the documents that were relevant in the model's training if its folder has them.
@@ -64,19 +67,27 @@ def rank_index(
         InputError: The index holds none of the relevant documents, or `dataset` is not an open collection.
     """
     _check_dataset(dataset)
-    asked = QueryOptions.of(options)
+    asked = QueryOptions.of(options) if scorer is None else scorer.options
     qrels = dataset.qrels(split)
     notes = _index_notes(index, dataset, qrels)
     model = index.model
     system = {
         "kind": "index",
         "model": _unversioned(model.protocol()),
-        "index": _unversioned(_description(index)),
+        "index": _unversioned(describe_index(index)),
         "search": engine if plan is None else as_plan(plan).model_dump(mode="json"),
     }
     trained, training_notes = trained_on(model.source, dataset)
     queries = dataset.queries(split)
-    run = index.run(queries, k=k, exclude_same_id=exclude_same_id, engine=engine, plan=plan, options=asked)
+    run = index.run(
+        queries,
+        k=k,
+        scorer=scorer,
+        exclude_same_id=exclude_same_id,
+        engine=engine,
+        plan=plan,
+        options=asked,
+    )
     return Ranking(
         name=name or Path(model.source or "index").name,
         run=run,
@@ -86,7 +97,7 @@ def rank_index(
     )
 
 
-def _description(index: Index) -> dict[str, Any]:
+def describe_index(index: Index) -> dict[str, Any]:
     """Return what determines the searched points, regardless of when and in which files they were written."""
     described = index.info.model_dump(mode="json", exclude={"created", "version", "table"})
     return {**described, "count": len(index), "data": index.data_fingerprint}

@@ -290,6 +290,11 @@ class Space:
         self.check(vectors)
         return self.geometry.at_level(vectors, checked_level(level, self.levels))
 
+    @property
+    def one_level(self) -> Space:
+        """The space that the points of `at_level` are in: a Poincaré ball for a space of levels, else the space."""
+        return self if self.levels == 1 else Space("poincare", self.dimension, radius_squared=self.radius_squared)
+
     def radii(self, vectors: Tensor) -> Tensor:
         """Return the `(n,)` distances from the origin of `(n, w)` stored points; in flat spaces the norms."""
         return self.geometry.radii(vectors)

@@ -37,6 +37,9 @@ FORMAT = 2
 Storage: TypeAlias = Literal["float32", "float16"]
 """Number type of the stored vectors."""
 
+ROUNDING: dict[Storage, float] = {"float32": 1e-6, "float16": 2e-3}
+"""Relative differences that rounding of each number of a stored vector leaves between equal norms."""
+
 FIRST_TABLE = "documents.lance"
 """Folder of the table of a new index."""
 

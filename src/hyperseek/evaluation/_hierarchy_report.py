@@ -1,0 +1,380 @@
+"""How an index follows a hierarchy: radii by depth, ancestors told from others, broad levels that find the broad.
+
+All of it is measured on stored points, so no text is encoded: a node asks with its own point. Spaces without levels
+have one, and flat spaces have norms for radii.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from hyperseek._ancestors import Hierarchy
+from hyperseek._config import Config
+from hyperseek._long_work import progress
+from hyperseek.errors import InputError
+from hyperseek.evaluation._level_rankings import (
+    LevelPair,
+    level_pairs,
+    node_scorer,
+    scorers_at_levels,
+    stored_points,
+)
+from hyperseek.evaluation._pair_classes import WEIGHTS, EntityPairs, PairScores, classify_pairs
+from hyperseek.evaluation._radius_order import AncestorPairs, RadiusOrder, radius_order
+from hyperseek.evaluation._significance import Floats, bootstrap_intervals, paired_test
+from hyperseek.scoring import Scorer, Space, vectors_of
+from hyperseek.store.info import ROUNDING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from hyperseek.index import Index
+
+KINDS = ("random", "hard")
+"""Candidates that are no ancestors: any nodes, or siblings as far as there are any."""
+
+_LEAVES = 20  # of each node, at most
+
+
+class PairResult(Config):
+    """Ancestors told from others, at a level of children and one of candidates.
+
+    Attributes:
+        level: Of children.
+        document_level: Of candidates.
+        negatives: `random` nodes, or `hard` ones, which are siblings of the child.
+        scores: The result.
+    """
+
+    level: int
+    document_level: int
+    negatives: str
+    scores: PairScores
+
+
+class AncestorsFirst(Config):
+    """Whether nodes of one level rank their ancestors above leaves near them.
+
+    Attributes:
+        level: The level; 1 in spaces without levels.
+        share: Mean share of pairs of an ancestor and a leaf whose ancestor ranks higher, 0 to 1; ties are one half.
+        interval: Its bootstrap interval over nodes.
+    """
+
+    level: int
+    share: float
+    interval: tuple[float, float]
+
+
+class BroadToNarrow(Config):
+    """Whether broad levels find the broad.
+
+    Attributes:
+        nodes: Nodes that asked; each has ancestors, and leaves below itself or its nearest ancestor that has others.
+        levels: From level 1.
+        difference: Mean share at level 1 minus that at the last level; None without levels, like those below.
+        difference_interval: Its bootstrap interval.
+        p_value: Of a two-sided paired permutation test, node by node.
+    """
+
+    nodes: int
+    levels: tuple[AncestorsFirst, ...]
+    difference: float | None = None
+    difference_interval: tuple[float, float] | None = None
+    p_value: float | None = None
+
+
+class HierarchyReport(Config):
+    """How an index follows a hierarchy.
+
+    Attributes:
+        documents: Documents of the index.
+        nodes: Those that are nodes of the hierarchy.
+        sampled: Nodes with ancestors whose pairs were classified and that asked for leaves and ancestors.
+        seed: Of the sample.
+        radii: Radius and depth, level by level.
+        pairs: Ancestors told from others, by levels and kind of negatives: equal levels, and children at the narrowest.
+        broad: Ancestors against leaves; None where no sampled node has leaves near it.
+        left_out: What was left out, and why.
+    """
+
+    documents: int
+    nodes: int
+    sampled: int
+    seed: int
+    radii: tuple[RadiusOrder, ...] = ()
+    pairs: tuple[PairResult, ...] = ()
+    broad: BroadToNarrow | None = None
+    left_out: dict[str, str] = Field(default_factory=dict)
+
+
+def sample_nodes(hierarchy: Hierarchy, documents: Sequence[str], *, sample: int, seed: int = 0) -> list[str]:
+    """Draw nodes that are documents and have an ancestor that is one.
+
+    Args:
+        hierarchy: Of the ids.
+        documents: Ids of the documents.
+        sample: Most nodes, at least 1.
+        seed: Of the choice.
+
+    Returns:
+        The nodes, in a random order.
+
+    Raises:
+        InputError: There are none.
+    """
+    known = set(documents)
+    nodes = [name for name in documents if not known.isdisjoint(hierarchy.ancestors(name))]
+    if not nodes:
+        raise InputError("no document has an ancestor among the documents; do the hierarchy's ids name documents?")
+    order = np.random.default_rng(seed).permutation(len(nodes))[:sample]
+    return [nodes[row] for row in order]
+
+
+def measure_hierarchy(
+    index: Index,
+    hierarchy: Hierarchy,
+    *,
+    sample: int = 1000,
+    negatives: int = 10,
+    weights: float | Sequence[float] = WEIGHTS,
+    options: Mapping[str, Any] | None = None,
+    confidence: float = 0.95,
+    resamples: int = 1000,
+    seed: int = 0,
+) -> HierarchyReport:
+    """Measure how the points of an index follow a hierarchy.
+
+    Radii are those of all nodes. Pairs and leaves are those of a sample of nodes, of which one half chooses λ and the
+    threshold of pairs, and the other is measured.
+
+    Args:
+        index: The documents; some are nodes.
+        hierarchy: Of their ids.
+        sample: Most nodes to draw, at least 2.
+        negatives: Candidates that are no ancestors, per ancestor, at least 1.
+        weights: Values of λ, as for `classify_pairs`.
+        options: How nodes ask, in a space of levels: `relation` and `radius_weight`.
+        confidence: Of the intervals.
+        resamples: Of the intervals.
+        seed: Of samples and intervals.
+
+    Returns:
+        The report.
+
+    Raises:
+        InputError: The points are sets of tokens, no document has an ancestor, or a number is out of range.
+        MissingExtraError: scipy is not installed.
+    """
+    if sample < 2 or negatives < 1:
+        raise InputError(f"sample must be at least 2 and negatives at least 1; given {sample} and {negatives}")
+    space = index.space
+    if space.distance_name is None:
+        raise InputError(f"a {space.kind!r} space has no distance between documents; give an index of single points")
+    statistics: dict[str, Any] = {"confidence": confidence, "resamples": resamples, "seed": seed}
+    ids = index.ids
+    pairs = AncestorPairs(hierarchy, ids)
+    chosen = sample_nodes(hierarchy, pairs.names, sample=sample, seed=seed)
+    left_out = {}
+    orders = _orders(index, pairs, statistics)
+    if not orders:
+        left_out["radii"] = "all radii of a level are equal" if not space.unit_norm else "all vectors have norm 1"
+    classes: tuple[PairResult, ...] = ()
+    if len(chosen) < 2:
+        left_out["pairs"] = "two nodes with ancestors are needed, one to choose the threshold and one to measure"
+    else:
+        classes = tuple(_classes(index, hierarchy, pairs, chosen, negatives, weights, statistics))
+    broad = _broad(index, hierarchy, pairs, chosen, options, statistics)
+    if broad is None:
+        left_out["broad"] = "no sampled node has leaves near it that are documents"
+    return HierarchyReport(
+        documents=len(ids),
+        nodes=len(pairs.names),
+        sampled=len(chosen),
+        seed=seed,
+        radii=orders,
+        pairs=classes,
+        broad=broad,
+        left_out=left_out,
+    )
+
+
+def _orders(index: Index, pairs: AncestorPairs, statistics: Mapping[str, Any]) -> tuple[RadiusOrder, ...]:
+    space, one = index.space, index.space.one_level
+    if space.unit_norm:
+        return ()
+    found = []
+    for names, points in index.points():
+        vectors = vectors_of(points)
+        levels = [one.radii(space.at_level(vectors, level)).double() for level in range(1, space.levels + 1)]
+        found.append((names, torch.stack(levels, dim=1)))
+    kept = torch.tensor([name in pairs.place for names, _ in found for name in names])
+    radii = torch.cat([part for _, part in found])[kept].numpy()  # in the order of the index, as the nodes are
+    rounding = ROUNDING["float32" if space.hyperbolic else index.info.storage]
+    orders = [
+        radius_order(pairs, radii[:, level - 1], level=level, rounding=rounding, **statistics)
+        for level in range(1, space.levels + 1)
+    ]
+    return tuple(order for order in orders if order is not None)
+
+
+def _classes(
+    index: Index,
+    hierarchy: Hierarchy,
+    nodes: AncestorPairs,
+    chosen: Sequence[str],
+    negatives: int,
+    weights: float | Sequence[float],
+    statistics: Mapping[str, Any],
+) -> Iterator[PairResult]:
+    generator = np.random.default_rng(statistics["seed"])
+    half = len(chosen) // 2
+    for kind in KINDS:
+        candidates = [_candidates(hierarchy, nodes, name, negatives, kind, generator) for name in chosen]
+        wanted = list(dict.fromkeys([*chosen, *(other for listed in candidates for other in listed)]))
+        points, place = stored_points(index, wanted), {name: row for row, name in enumerate(wanted)}
+        triples = [
+            (place[name], [place[other] for other in listed], list(listed.values()))
+            for name, listed in zip(chosen, candidates, strict=True)
+        ]
+        last = index.space.levels
+        pairs = [(m, n) for m, n in level_pairs(last) if m in (n, last)]
+        with progress(f"pairs, {kind} negatives", len(pairs), unit="levels") as bar:
+            for level, document_level in pairs:
+                parts = [
+                    entity_pairs(index.space, points, part, (level, document_level))
+                    for part in (triples[:half], triples[half:])
+                ]
+                scores = classify_pairs(*parts, weights=weights, **statistics)
+                yield PairResult(level=level, document_level=document_level, negatives=kind, scores=scores)
+                bar.advance()
+
+
+def _candidates(
+    hierarchy: Hierarchy, nodes: AncestorPairs, name: str, negatives: int, kind: str, generator: np.random.Generator
+) -> dict[str, bool]:
+    """Return the ancestors of a node, true, and `negatives` times as many others, as far as there are so many."""
+    above = hierarchy.ancestors(name)
+    ancestors = [ancestor for ancestor in above if ancestor in nodes.place]
+    wanted = min(negatives * len(ancestors), len(nodes.names) - len(ancestors) - 1)
+    others: dict[str, bool] = {}
+    if kind == "hard":
+        siblings = {child for parent in hierarchy.parents[name] for child in hierarchy.children[parent]}
+        listed = sorted(siblings.intersection(nodes.place) - above.keys() - {name})
+        others = {listed[row]: False for row in generator.permutation(len(listed))[:wanted]}
+    while len(others) < wanted:
+        for row in generator.integers(0, len(nodes.names), wanted).tolist():
+            other = nodes.names[row]
+            if other != name and other not in above and len(others) < wanted:
+                others[other] = False
+    return dict.fromkeys(ancestors, True) | others
+
+
+def entity_pairs(
+    space: Space, points: Tensor, listed: Sequence[tuple[int, Sequence[int], Sequence[bool]]], levels: LevelPair
+) -> EntityPairs:
+    """Measure distances and radii of children and candidates.
+
+    Args:
+        space: Where the points lie.
+        points: `(n, w)` stored points.
+        listed: For each child its row, the rows of its candidates, and whether each of them is an ancestor.
+        levels: Of children and of candidates.
+
+    Returns:
+        The pairs, one group for each child.
+
+    Raises:
+        InputError: As for `EntityPairs`.
+    """
+    one = space.one_level
+    children, candidates = (space.at_level(points, level) for level in levels)
+    apart, radii = [], []
+    for row, others, _ in listed:
+        own, beside = children[row : row + 1].double(), candidates[list(others)].double()
+        apart.append(one.distances(own, beside)[0])
+        # In spaces without radii all are equal, and no weight changes anything.
+        both = torch.ones(2, len(others)) if one.unit_norm else torch.stack(
+            [one.radii(own).expand(len(others)), one.radii(beside)]
+        )  # fmt: skip
+        radii.append(both.T.double())
+    return EntityPairs(
+        torch.cat(apart).double().numpy(),
+        torch.cat(radii).numpy(),
+        np.concatenate([np.array(labels, bool) for _, _, labels in listed]),
+        np.repeat(np.arange(len(listed)), [len(others) for _, others, _ in listed]),
+    )
+
+
+def _broad(
+    index: Index,
+    hierarchy: Hierarchy,
+    nodes: AncestorPairs,
+    chosen: Sequence[str],
+    options: Mapping[str, Any] | None,
+    statistics: Mapping[str, Any],
+) -> BroadToNarrow | None:
+    generator = np.random.default_rng(statistics["seed"])
+    asked, lists = [], []
+    for name in chosen:
+        ancestors = [ancestor for ancestor in hierarchy.ancestors(name) if ancestor in nodes.place]
+        leaves = _leaves_near(hierarchy, nodes, name)
+        if leaves:
+            drawn = [leaves[row] for row in generator.permutation(len(leaves))[:_LEAVES]]
+            asked.append(name)
+            lists.append((ancestors, drawn))
+    if not asked:
+        return None
+    scorer = node_scorer(index, asked, options)
+    levels = range(1, index.space.levels + 1)
+    if len(levels) == 1:
+        shares = [_ancestors_first(index, scorer, lists)]
+    else:
+        placed = scorers_at_levels(scorer, [(level, level) for level in levels])
+        shares = [_ancestors_first(index, each, lists) for each in placed.values()]
+    columns: Floats = np.stack(shares, axis=1)  # (nodes, levels)
+    intervals = bootstrap_intervals(columns, **statistics)
+    found = tuple(
+        AncestorsFirst(level=level, share=float(column.mean()), interval=tuple(ends.tolist()))
+        for level, column, ends in zip(levels, columns.T, intervals, strict=True)
+    )
+    if len(levels) == 1:
+        return BroadToNarrow(nodes=len(asked), levels=found)
+    change: Floats = columns[:, 0] - columns[:, -1]
+    [ends] = bootstrap_intervals(change, **statistics)
+    [p_value] = paired_test("permutation", change, resamples=statistics["resamples"], seed=statistics["seed"])
+    return BroadToNarrow(
+        nodes=len(asked),
+        levels=found,
+        difference=float(change.mean()),
+        difference_interval=tuple(ends.tolist()),
+        p_value=float(p_value),
+    )
+
+
+def _leaves_near(hierarchy: Hierarchy, nodes: AncestorPairs, name: str) -> list[str]:
+    """Return the leaves below a node, or else below its nearest ancestor that has others than the node."""
+    for top in (name, *hierarchy.ancestors(name)):
+        leaves = [
+            below
+            for below in hierarchy.descendants(top)
+            if below != name and below not in hierarchy.children and below in nodes.place
+        ]
+        if leaves:
+            return leaves
+    return []
+
+
+def _ancestors_first(index: Index, scorer: Scorer, lists: Sequence[tuple[list[str], list[str]]]) -> Floats:
+    """Return for each query the share of pairs of an ancestor and a leaf whose ancestor has the higher score."""
+    scores = index.score(scorer, [ancestors + leaves for ancestors, leaves in lists])
+    shares = []
+    for (ancestors, _), own in zip(lists, scores, strict=True):
+        above, below = np.array(own[: len(ancestors)])[:, None], np.array(own[len(ancestors) :])
+        shares.append(float(((above > below) + 0.5 * (above == below)).mean()))
+    return np.array(shares)
