@@ -25,9 +25,9 @@ from hyperseek.evaluation import (
     rank_nodes,
 )
 from hyperseek.evaluation._hierarchy_report import _candidates, entity_pairs
-from hyperseek.evaluation._level_rankings import node_scorer
 from hyperseek.evaluation._pair_classes import EntityPairs, best_threshold
 from hyperseek.evaluation._radius_order import AncestorPairs, radius_order
+from hyperseek.evaluation.level_rankings import node_scorer
 from hyperseek.index import Index
 from hyperseek.scoring import Space
 from hyperseek.types import Document

@@ -12,13 +12,25 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from hyperseek.cli._echo import echo_json
+from hyperseek.cli._evaluate_hierarchy import (
+    Compared,
+    evaluate_nodes,
+    level_systems,
+    measure_hops,
+    plain_hops,
+    rank_beside,
+    show_hops,
+    write_hops,
+)
 from hyperseek.cli._search import Options, hybrid_plan, query_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from hyperseek._ancestors import Hierarchy
     from hyperseek.data import Dataset
     from hyperseek.evaluation import Comparison, Evaluation, Ranking
+    from hyperseek.index import Index
     from hyperseek.models import Retriever
     from hyperseek.types import Qrels, QueryOptions
 
@@ -65,6 +77,24 @@ def evaluate(
     query_length: Annotated[
         list[str] | None,
         typer.Option(help="Tokens of a query that models read, and to which they lengthen it: N, or SET=N; repeat."),
+    ] = None,
+    levels: Annotated[
+        bool, typer.Option("--levels", help="Every level of queries with every level of documents; encodes once.")
+    ] = False,
+    beside: Annotated[
+        list[Path] | None, typer.Option(help="One more index of the same documents, as of the frozen trunk; repeat.")
+    ] = None,
+    hierarchy: Annotated[
+        str | None,
+        typer.Option(
+            help="TSV file of child and parent ids, or the metadata field that names parents: ancestors by "
+            "hops; without DATASET, nodes ask with their own points."
+        ),
+    ] = None,
+    sample: Annotated[int, typer.Option(min=2, help="Maximum nodes of --hierarchy that ask, without DATASET.")] = 1000,
+    radius_weight: Annotated[
+        float | None,
+        typer.Option(min=0, help="Weight of radii for pairs of --hierarchy; by default chosen on half of the nodes."),
     ] = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add BM25 (Lucene variant, k1 0.9, b 0.4).")] = False,
     bm25q: Annotated[
@@ -113,6 +143,28 @@ def evaluate(
     if bm25 or bm25q:
         for module in ("bm25s", "Stemmer"):
             require(module, extra="eval")
+    if hierarchy is not None and index is not None and dataset is None and qrels is None:
+        _refuse_for_nodes(
+            {"--sets": sets, "--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q,
+             "--runs": runs, "--query-length": query_length, "--run-out": run_out,
+             "--hypencoder-files": hypencoder_files}
+        )  # fmt: skip
+        evaluate_nodes(
+            [(name, Path(path)) for name, path in _short_names([index, *(beside or [])])],
+            hierarchy,
+            _console(json),
+            names=names,
+            k=choose_k(names, k),
+            sample=sample,
+            radius_weight=radius_weight,
+            levels=levels,
+            options=query_options(option),
+            baseline=baseline,
+            statistics=statistics,
+            output=output,
+            as_json=json,
+        )
+        return
     groups, chosen = _sets(sets or [])
     if chosen:
         _check_sets([index, dataset, qrels, *(runs or [])], run_out, hypencoder_files)
@@ -128,6 +180,8 @@ def evaluate(
         options=query_options(option),
         searching=searching,
         load=load if lengths else cache(load),  # a length changes the model
+        levels=levels,
+        beside=beside or [],
     )
     tasks: list[tuple[str | None, Dataset | None, Qrels, list[System]]] = []
     each: list[str | None] = [*chosen] or [None]
@@ -137,10 +191,11 @@ def evaluate(
         opened, judged = _judgements(own, place, split, None if qrels is None else Path(_filled(qrels, subset)))
         if opened is None:
             asked_for = {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q}
-            _refuse({**asked_for, "--option": option, "--query-length": query_length})
+            _refuse({**asked_for, "--option": option, "--query-length": query_length, "--levels": levels,
+                     "--beside": beside})  # fmt: skip
         systems = _file_systems(runs or [], subset, judged, opened, split)
         if own is not None and opened is not None:
-            systems = asked.systems(own, opened, lengths.get(subset, lengths.get(None))) + systems
+            systems = asked.systems(own, opened, lengths.get(subset, lengths.get(None)), subset) + systems
         _check(systems, opened, baseline, run_out, hypencoder_files)
         tasks.append((subset, opened, judged, systems))
 
@@ -155,12 +210,19 @@ def evaluate(
         comparison = compare(evaluations, baseline=baseline, allow_unlike=allow_unlike, **statistics)
         folder = output if output is None or subset is None else output / subset
         _write(rankings, evaluations, comparison, folder, run_out)
+        hops = {}
+        if hierarchy is not None:
+            tree = _hierarchy(hierarchy, index, subset)
+            hops = measure_hops(tree, rankings, judged, names, baseline, statistics, allow_unlike=allow_unlike)
+            if folder is not None:
+                write_hops(folder, hops)
         if hypencoder_files is not None and opened is not None:
             from hyperseek.evaluation import write_original_files
 
             write_original_files(hypencoder_files, rankings, evaluations, opened, split=split)
         if subset is None:
-            _show(comparison, _plain(evaluations, comparison) if json else None)
+            plain = {**_plain(evaluations, comparison), **({"hops": plain_hops(hops)} if hops else {})}
+            _show(comparison, hops, plain if json else None)
         else:
             results[subset] = evaluations, comparison
     if results:
@@ -242,6 +304,21 @@ def _refuse(given: dict[str, Any]) -> None:
         raise InputError(f"{', '.join(useless)}: only for searches; give INDEX and DATASET, or leave it out")
 
 
+def _refuse_for_nodes(given: dict[str, Any]) -> None:
+    from hyperseek.errors import InputError
+
+    if useless := [option for option, value in given.items() if value]:
+        raise InputError(f"{', '.join(useless)}: nodes of --hierarchy ask without texts or models; give DATASET too")
+
+
+def _hierarchy(source: str, index: Path | None, subset: str | None) -> Hierarchy:
+    from hyperseek.data.hierarchies import open_hierarchy, read_hierarchy
+    from hyperseek.index import Index
+
+    source = _filled(source, subset)
+    return read_hierarchy(source) if index is None else open_hierarchy(Index.open(_filled(index, subset)), source)
+
+
 def _file_systems(
     files: list[Path], subset: str | None, judged: Qrels, dataset: Dataset | None, split: str
 ) -> list[System]:
@@ -268,6 +345,8 @@ class _Asked:
         options: Of the queries.
         searching: Keywords of all rankings: split, k, and what is left out.
         load: Loads a model.
+        levels: Whether to search at all levels.
+        beside: Further indexes of the same documents.
     """
 
     models: list[str]
@@ -279,8 +358,10 @@ class _Asked:
     options: QueryOptions
     searching: dict[str, Any]
     load: Callable[[str], Retriever]
+    levels: bool
+    beside: list[Path]
 
-    def systems(self, path: Path, dataset: Dataset, query_length: int | None) -> list[System]:
+    def systems(self, path: Path, dataset: Dataset, query_length: int | None, subset: str | None) -> list[System]:
         """Return what ranks the documents of a data set, by name."""
         from hyperseek.evaluation import rank_bm25, rank_index
         from hyperseek.index import Index
@@ -290,16 +371,26 @@ class _Asked:
 
         index = Index.open(path)
 
-        def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
+        def opened(source: str | None) -> Index:
             chosen = index if source is None else Index.open(path, model=self.load(source))
             if query_length is not None:
                 set_query_length(chosen.model, query_length)
-            how: dict[str, Any] = {"engine": self.engine, "plan": plan, "options": self.options, **self.searching}
-            return rank_index(chosen, dataset, name=name, **how)
+            return chosen
 
-        systems: list[System] = [(name, partial(search, source)) for name, source in _short_names(self.models)]
-        if not systems:
-            systems.append((Path(index.info.source or "index").name, partial(search, None)))
+        how: dict[str, Any] = {"engine": self.engine, "options": self.options, **self.searching}
+
+        def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
+            return rank_index(opened(source), dataset, name=name, plan=plan, **how)
+
+        given: list[tuple[str, str | None]] = [*_short_names(self.models)]
+        given = given or [(Path(index.info.source or "index").name, None)]
+        if self.levels:
+            found = [level_systems(name, partial(opened, source), dataset, index, how) for name, source in given]
+            systems = [system for one in found for system in one]
+        else:
+            systems = [(name, partial(search, source)) for name, source in given]
+        others = _short_names([_filled(other, subset) for other in self.beside])
+        systems += [(name, partial(rank_beside, Index.open(other), dataset, how)) for name, other in others]
         stages = [(file.stem, Plan.load(file)) for file in self.plans]
         if self.hybrid:
             stages.append(("hybrid", hybrid_plan(self.searching["k"], self.engine)))
@@ -361,8 +452,10 @@ def _write(
         write_run(rankings[0].run, run_out)
 
 
-def _show(comparison: Comparison, plain: dict[str, Any] | None) -> None:
-    _console(plain).print(comparison)
+def _show(comparison: Comparison, hops: dict[str, Compared], plain: dict[str, Any] | None) -> None:
+    console = _console(plain is not None)
+    console.print(comparison)
+    show_hops(console, hops)
     if plain is not None:
         echo_json(plain, indent=2)
 
@@ -385,7 +478,7 @@ def _show_sets(
     plain = None
     if as_json:
         plain = {"sets": {subset: _plain(*result) for subset, result in results.items()}, **means}
-    console = _console(plain)
+    console = _console(plain is not None)
     console.print(table)
     for subset, (_, comparison) in results.items():
         for note in comparison.notes:
@@ -394,10 +487,10 @@ def _show_sets(
         echo_json(plain, indent=2)
 
 
-def _console(plain: dict[str, Any] | None) -> Console:
+def _console(as_json: bool) -> Console:
     from rich.console import Console
 
-    console = Console(stderr=plain is not None)  # if JSON goes to standard output
+    console = Console(stderr=as_json)  # if JSON goes to standard output
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no edge to wrap at
     return console

@@ -17,16 +17,17 @@ from hyperseek._ancestors import Hierarchy
 from hyperseek._config import Config
 from hyperseek._long_work import progress
 from hyperseek.errors import InputError
-from hyperseek.evaluation._level_rankings import (
-    LevelPair,
-    level_pairs,
-    node_scorer,
-    scorers_at_levels,
-    stored_points,
-)
 from hyperseek.evaluation._pair_classes import WEIGHTS, EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._radius_order import AncestorPairs, RadiusOrder, radius_order
 from hyperseek.evaluation._significance import Floats, bootstrap_intervals, paired_test
+from hyperseek.evaluation.level_rankings import (
+    LevelPair,
+    level_pairs,
+    node_scorer,
+    sample_nodes,
+    scorers_at_levels,
+    stored_points,
+)
 from hyperseek.scoring import Scorer, Space, vectors_of
 from hyperseek.store.info import ROUNDING
 
@@ -111,29 +112,6 @@ class HierarchyReport(Config):
     pairs: tuple[PairResult, ...] = ()
     broad: BroadToNarrow | None = None
     left_out: dict[str, str] = Field(default_factory=dict)
-
-
-def sample_nodes(hierarchy: Hierarchy, documents: Sequence[str], *, sample: int, seed: int = 0) -> list[str]:
-    """Draw nodes that are documents and have an ancestor that is one.
-
-    Args:
-        hierarchy: Of the ids.
-        documents: Ids of the documents.
-        sample: Most nodes, at least 1.
-        seed: Of the choice.
-
-    Returns:
-        The nodes, in a random order.
-
-    Raises:
-        InputError: There are none.
-    """
-    known = set(documents)
-    nodes = [name for name in documents if not known.isdisjoint(hierarchy.ancestors(name))]
-    if not nodes:
-        raise InputError("no document has an ancestor among the documents; do the hierarchy's ids name documents?")
-    order = np.random.default_rng(seed).permutation(len(nodes))[:sample]
-    return [nodes[row] for row in order]
 
 
 def measure_hierarchy(

@@ -10,9 +10,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from hyperseek._ancestors import Hierarchy
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import InputError
 from hyperseek.evaluation._ranking import Ranking, describe_index, rank_index
@@ -37,9 +39,9 @@ def level_pairs(levels: int) -> list[LevelPair]:
 
 
 def at_levels(name: str, pair: LevelPair) -> str:
-    """Name a system at a pair of levels: `NAME@4`, or `NAME@4>1` for queries at 4 and documents at 1."""
+    """Name a system at a pair of levels: `NAME@4`, or `NAME@4-1` for queries at 4 and documents at 1."""
     query, document = pair
-    return f"{name}@{query}" if query == document else f"{name}@{query}>{document}"
+    return f"{name}@{query}" if query == document else f"{name}@{query}-{document}"
 
 
 def rank_levels(
@@ -67,7 +69,7 @@ def rank_levels(
         split: As for `rank_index`.
         k: As for `rank_index`.
         exclude_same_id: As for `rank_index`.
-        name: As for `rank_index`; followed by `@` and the level, as in `NAME@4`, or `NAME@4>1` across levels.
+        name: As for `rank_index`; followed by `@` and the level, as in `NAME@4`, or `NAME@4-1` across levels.
         engine: As for `rank_index`.
         plan: As for `rank_index`.
         options: Other options of the queries, as `relation`.
@@ -104,6 +106,29 @@ def scorers_at_levels(scorer: Scorer, pairs: Sequence[LevelPair] | None = None) 
     if odd:
         raise InputError(f"all levels are compared, so leave out the option {sorted(odd)[0]!r}")
     return {pair: at(level=pair[0], document_level=pair[1]) for pair in pairs or level_pairs(levels)}
+
+
+def sample_nodes(hierarchy: Hierarchy, documents: Sequence[str], *, sample: int, seed: int = 0) -> list[str]:
+    """Draw nodes that are documents and have an ancestor that is one.
+
+    Args:
+        hierarchy: Of the ids.
+        documents: Ids of the documents.
+        sample: Most nodes, at least 1.
+        seed: Of the choice.
+
+    Returns:
+        The nodes, in a random order.
+
+    Raises:
+        InputError: There are none.
+    """
+    known = set(documents)
+    nodes = [name for name in documents if not known.isdisjoint(hierarchy.ancestors(name))]
+    if not nodes:
+        raise InputError("no document has an ancestor among the documents; do the hierarchy's ids name documents?")
+    order = np.random.default_rng(seed).permutation(len(nodes))[:sample]
+    return [nodes[row] for row in order]
 
 
 def node_scorer(index: Index, names: Sequence[str], options: Mapping[str, Any] | None = None) -> Scorer:
