@@ -11,17 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
+from hyperseek.cli import _evaluate_hierarchy as more
 from hyperseek.cli._echo import echo_json
-from hyperseek.cli._evaluate_hierarchy import (
-    Compared,
-    evaluate_nodes,
-    level_systems,
-    measure_hops,
-    plain_hops,
-    rank_beside,
-    show_hops,
-    write_hops,
-)
 from hyperseek.cli._search import Options, hybrid_plan, query_options
 
 if TYPE_CHECKING:
@@ -149,7 +140,7 @@ def evaluate(
              "--runs": runs, "--query-length": query_length, "--run-out": run_out,
              "--hypencoder-files": hypencoder_files}
         )  # fmt: skip
-        evaluate_nodes(
+        more.evaluate_nodes(
             [(name, Path(path)) for name, path in _short_names([index, *(beside or [])])],
             hierarchy,
             _console(json),
@@ -213,15 +204,15 @@ def evaluate(
         hops = {}
         if hierarchy is not None:
             tree = _hierarchy(hierarchy, index, subset)
-            hops = measure_hops(tree, rankings, judged, names, baseline, statistics, allow_unlike=allow_unlike)
+            hops = more.measure_hops(tree, rankings, judged, names, baseline, statistics, allow_unlike=allow_unlike)
             if folder is not None:
-                write_hops(folder, hops)
+                more.write_hops(folder, hops)
         if hypencoder_files is not None and opened is not None:
             from hyperseek.evaluation import write_original_files
 
             write_original_files(hypencoder_files, rankings, evaluations, opened, split=split)
         if subset is None:
-            plain = {**_plain(evaluations, comparison), **({"hops": plain_hops(hops)} if hops else {})}
+            plain = {**_plain(evaluations, comparison), **({"hops": more.plain_hops(hops)} if hops else {})}
             _show(comparison, hops, plain if json else None)
         else:
             results[subset] = evaluations, comparison
@@ -385,12 +376,12 @@ class _Asked:
         given: list[tuple[str, str | None]] = [*_short_names(self.models)]
         given = given or [(Path(index.info.source or "index").name, None)]
         if self.levels:
-            found = [level_systems(name, partial(opened, source), dataset, index, how) for name, source in given]
+            found = [more.level_systems(name, partial(opened, source), dataset, index, how) for name, source in given]
             systems = [system for one in found for system in one]
         else:
             systems = [(name, partial(search, source)) for name, source in given]
         others = _short_names([_filled(other, subset) for other in self.beside])
-        systems += [(name, partial(rank_beside, Index.open(other), dataset, how)) for name, other in others]
+        systems += [(name, partial(more.rank_beside, Index.open(other), dataset, how)) for name, other in others]
         stages = [(file.stem, Plan.load(file)) for file in self.plans]
         if self.hybrid:
             stages.append(("hybrid", hybrid_plan(self.searching["k"], self.engine)))
@@ -452,10 +443,10 @@ def _write(
         write_run(rankings[0].run, run_out)
 
 
-def _show(comparison: Comparison, hops: dict[str, Compared], plain: dict[str, Any] | None) -> None:
+def _show(comparison: Comparison, hops: dict[str, more.Compared], plain: dict[str, Any] | None) -> None:
     console = _console(plain is not None)
     console.print(comparison)
-    show_hops(console, hops)
+    more.show_hops(console, hops)
     if plain is not None:
         echo_json(plain, indent=2)
 
