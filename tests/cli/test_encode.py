@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 from hyperseek import HyperseekError
 from hyperseek.cli import app
 from hyperseek.index import Index
+from hyperseek.models import ModelConfig, build
 
 
 @pytest.fixture
@@ -38,6 +39,27 @@ def test_limit_and_storage(tmp_path: Path, tiny_encoder: str, corpus: Path) -> N
     index = Index.open(tmp_path / "index")
     assert len(index) == 2
     assert index.info.storage == "float16"
+
+
+def test_pooling_leaves_fewer_token_vectors(tmp_path: Path, tiny_encoder: str, corpus: Path) -> None:
+    late = ModelConfig(trunk=tiny_encoder, family="late", late={"dimension": 8})
+    build(late, device="cpu").save(tmp_path / "late")
+    arguments = ["encode", str(tmp_path / "late"), str(corpus), "--dtype", "float32", "-i"]
+    lengths = {}
+    for name, pooling in (("all", []), ("some", ["--pooling", "budget=3", "--pooling", "linkage=ward"])):
+        result = CliRunner().invoke(app, [*arguments, str(tmp_path / name), *pooling], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        index = Index.open(tmp_path / name)
+        lengths[name] = [length for _, points in index.points() for length in points.lengths.tolist()]
+    assert lengths["some"] == [3] * 5
+    assert min(lengths["all"]) > 3
+    noted = index.info.pooling
+    assert noted is not None
+    assert (noted["budget"], noted["linkage"]) == (3, "ward")
+    for wrong, words in (("budgett=3", "did you mean 'budget'"), ("linkage=wart", "linkage")):
+        with pytest.raises(HyperseekError, match=words):
+            CliRunner().invoke(app, [*arguments, str(tmp_path / "wrong"), "--pooling", wrong], catch_exceptions=False)
+        assert not (tmp_path / "wrong").exists()
 
 
 def test_bad_lines_are_counted_where_that_is_asked_for(tmp_path: Path, tiny_encoder: str, corpus: Path) -> None:

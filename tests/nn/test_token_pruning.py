@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentence_transformers.base.modules import Transformer
@@ -200,3 +202,79 @@ def test_modules_declare_the_task_that_they_read():
     for module in modules:
         if "task" in inspect.signature(module.forward).parameters:
             assert "task" in module.forward_kwargs, module
+
+
+@pytest.fixture(scope="module", params=["ModernBert", "Qwen3"])
+def other_trunk(request, tmp_path_factory):
+    """A random encoder or decoder of 3 layers with rotary positions, and a tokenizer of words."""
+    folder = str(tmp_path_factory.mktemp(request.param))
+    words = sorted({word for text in TEXTS for word in text.split()})
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    vocabulary = {word: number for number, word in enumerate([*special.values(), *words])}
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    tokenizer.post_processor = tokenizers.processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
+    own = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "vocab_size": len(vocabulary)}
+    if request.param == "Qwen3":
+        sizes |= {"num_key_value_heads": 2, "head_dim": 16}
+    else:
+        own |= {"cls_token_id": 2, "sep_token_id": 3, "local_attention": 128}
+    torch.manual_seed(0)
+    # Large weights, so that attention is uneven, and positions and masks make a difference.
+    made = getattr(transformers, f"{request.param}Config")
+    config = made(max_position_embeddings=64, initializer_range=0.3, **sizes, **own)
+    getattr(transformers, f"{request.param}Model")(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_other_trunks_that_keep_everything_are_unchanged(importance, other_trunk):
+    trunk = Transformer(other_trunk).eval()
+    pruned = PruningTransformer.around(trunk, {"keep_ratio": 1.0, "importance": importance}).eval()
+    pruned.fit_importance(TEXTS)
+    if importance == "gate":
+        torch.nn.init.constant_(pruned.gate.bias, 50)
+    found, expected = run(pruned, TEXTS), run(trunk, TEXTS)
+    mask = expected["attention_mask"].bool()
+    torch.testing.assert_close(found["token_embeddings"][mask], expected["token_embeddings"][mask], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_other_trunks_become_shorter_and_batches_do_not_matter(importance, other_trunk):
+    options = {"keep_ratio": 0.4, "min_tokens": 3, "importance": importance}
+    pruned = PruningTransformer.around(Transformer(other_trunk).eval(), options).eval()
+    pruned.fit_importance(TEXTS)
+    if importance == "gate":
+        torch.nn.init.normal_(pruned.gate.weight, generator=torch.Generator().manual_seed(1))
+    together = run(pruned, TEXTS)
+    assert together["token_embeddings"].shape[1] == together["attention_mask"].sum(1).max()
+    assert together["attention_mask"].sum() < pruned.preprocess(TEXTS)["attention_mask"].sum()
+    for row, text in enumerate(TEXTS):
+        alone, mask = run(pruned, [text]), together["attention_mask"][row].bool()
+        assert alone["input_ids"][0].tolist() == together["input_ids"][row][mask].tolist()
+        states = together["token_embeddings"][row][mask]
+        torch.testing.assert_close(alone["token_embeddings"][0], states, atol=1e-5, rtol=0)
+
+
+def test_survivors_in_other_trunks_keep_their_positions(other_trunk):
+    trunk = Transformer(other_trunk).eval()
+    pruned = PruningTransformer.around(trunk, {"keep_ratio": 0.5, "min_tokens": 2}).eval()
+    pruned.fit_importance(["the and in"] * 9 + ["cat"])
+    found = run(pruned, TEXTS[:1])
+    ids, kept = trunk.preprocess(TEXTS[:1])["input_ids"][0].tolist(), found["input_ids"][0].tolist()
+    assert len(kept) < len(ids)
+    positions = torch.tensor([[ids.index(number) for number in kept]])
+    with torch.no_grad():
+        expected, dense = (
+            # Without a mask, transformers would take gaps between positions for borders of texts.
+            trunk.model(
+                input_ids=found["input_ids"], attention_mask=found["attention_mask"], position_ids=given
+            ).last_hidden_state
+            for given in (positions, torch.arange(len(kept))[None])
+        )
+    torch.testing.assert_close(found["token_embeddings"], expected, atol=1e-5, rtol=0)
+    assert not torch.allclose(found["token_embeddings"], dense, atol=1e-4)

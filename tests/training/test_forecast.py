@@ -99,6 +99,11 @@ def test_memory_is_what_a_run_takes(
     assert said.lengths["document"]["longest"] == 62
 
 
+def test_the_profiler_writes_nothing_to_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    assert peak_bytes(lambda: torch.ones(1000) + 1, torch.device("cpu")) >= 4000
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_dry_run_prints_tables_and_trains_nothing(long_texts: str, tmp_path: Path, tiny_encoder: str) -> None:
     (tmp_path / "late.yaml").write_text(
         f"model: {{trunk: {tiny_encoder}, family: late}}\n"

@@ -93,7 +93,6 @@ def _quiet_dependencies() -> None:
     """Suppress other libraries' progress bars and start-up messages; ours show the progress."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # of torch's profiler, which a dry run uses to measure memory
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 

@@ -404,8 +404,12 @@ def _shortened_behind_first(
     chosen: list[tuple[Tensor, Tensor]] = []
     attention: list[Tensor] = []
     implementation = encoder.config._attn_implementation
+    # Without padding, a decoder is given no mask, and what computes its attention adds the causal one; eager does not.
+    causal = any(getattr(module, "is_causal", False) for module in first.modules())
 
     def look(_: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if causal and len(args) == 1 and kwargs.get("attention_mask") is None:
+            kwargs = {**kwargs, "attention_mask": _earlier(length, args[0].device)}
         encoder.config._attn_implementation = "eager"  # the other implementations do not return attention weights
         return tuple(map(_additive, args)), {name: _additive(value) for name, value in kwargs.items()}
 
@@ -431,9 +435,9 @@ def _shortened_behind_first(
         rest = [_fitted(value, places, there, length) for value in args[1:]]
         named = {name: _fitted(value, places, there, length) for name, value in kwargs.items() if name not in _STATES}
         if "attention_mask" in named or not rest:
-            named["attention_mask"] = _mask(named.get("attention_mask"), there)
+            named["attention_mask"] = _mask(named.get("attention_mask"), there, causal)
         else:
-            rest[0] = _mask(rest[0], there)
+            rest[0] = _mask(rest[0], there, causal)
         states = {name: kwargs[name] for name in _STATES if name in kwargs}  # shortened by the layer before
         return (*args[:1], *rest), {**states, **named}
 
@@ -479,11 +483,16 @@ def _fitted(value: Any, places: Tensor, there: Tensor, length: int) -> Any:
     return wide.gather(3, places[:, None, None, :].expand(-1, *wide.shape[1:3], -1))
 
 
-def _mask(mask: Tensor | None, there: Tensor) -> Tensor | None:
+def _earlier(length: int, device: torch.device) -> Tensor:
+    return torch.ones(1, 1, length, length, dtype=torch.bool, device=device).tril()
+
+
+def _mask(mask: Tensor | None, there: Tensor, causal: bool) -> Tensor | None:
     """Return the mask with padding masked out as well."""
-    wanted = there[:, None, None, :]
+    wanted, length = there[:, None, None, :], there.shape[1]
     if mask is None:
-        return None if bool(there.all()) else wanted.expand(-1, -1, there.shape[1], -1)
+        whole = wanted.expand(-1, -1, length, -1)
+        return None if bool(there.all()) else whole & _earlier(length, there.device) if causal else whole
     if mask.ndim != 4:
         return mask
     return mask & wanted if mask.dtype == torch.bool else mask.masked_fill(~wanted, torch.finfo(mask.dtype).min)

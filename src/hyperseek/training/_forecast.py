@@ -8,6 +8,7 @@ texts `n`, and in their tokens `T` of degree two at most, so three probes say al
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,6 +161,8 @@ def peak_bytes(work: Callable[[], Any], device: torch.device) -> int:
         before = torch.cuda.memory_allocated(device)
         work()
         return int(torch.cuda.max_memory_allocated(device) - before)
+    # Else the profiler writes lines of its own to the terminal; it reads this when a process first uses it.
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as watched:
         work()
     results: Any = watched.profiler.kineto_results
