@@ -14,7 +14,8 @@ from hyperseek import HyperseekError
 from hyperseek.models import Retriever
 from hyperseek.training._cache import FeatureCache, SideFeatures
 from hyperseek.training._epoch_batches import EpochBatches
-from hyperseek.training._training_data import Trained, write_training_data
+from hyperseek.training._recipe import DataConfig, SourceConfig
+from hyperseek.training._training_data import Trained, read_sources, write_training_data
 from hyperseek.training._training_set import Collator, Example, TrainingSet
 from hyperseek.training.losses import NO_DOCUMENT
 
@@ -206,3 +207,50 @@ def test_coarse_positives_are_never_negatives_and_no_targets(make_retriever: Mak
     assert batch["coarse"] is not None
     assert numbers[int(batch["coarse"][1])] == title
     assert int(batch["coarse"][2]) == NO_DOCUMENT
+
+
+def test_ranges_of_hops_are_drawn_alike_or_by_weight() -> None:
+    def shares(hops: dict[str, float] | None) -> list[float]:
+        training_set = TrainingSet(hops=hops)
+        source = training_set.add_source("a")
+        numbers = [training_set.number(f"{hop} above") for hop in range(1, 13)]
+        above = {number: hop for hop, number in enumerate(numbers, start=1)}
+        training_set.add(Example("q", tuple(numbers), (), {}, source, hops=above))
+        drawn = [above[training_set[epoch, 0].items[0]] for epoch in range(2000)]
+        ranges = ((1, 1), (2, 2), (3, 4), (5, 8), (9, 12))
+        return [sum(first <= hop <= last for hop in drawn) / len(drawn) for first, last in ranges]
+
+    # Of 2000 draws a share of 1/5 has a standard deviation of 0.009.
+    balanced = DataConfig(sources={"a": SourceConfig(source="a")}, hops="balanced")
+    assert shares(balanced.hop_weights) == pytest.approx([0.2] * 5, abs=0.04)
+    assert shares(None) == pytest.approx([1 / 12, 1 / 12, 2 / 12, 4 / 12, 4 / 12], abs=0.04)
+    weighted = DataConfig(sources={"a": SourceConfig(source="a")}, hops={"1": 0, "2": 0, "9+": 3})
+    assert shares(weighted.hop_weights) == pytest.approx([0, 0, 0.2, 0.2, 0.6], abs=0.04)
+    assert shares(dict.fromkeys(balanced.hop_weights or (), 0.0)) == pytest.approx(shares(None))
+    with pytest.raises(HyperseekError, match=r"5-8"):
+        DataConfig.from_mapping({"sources": {"a": {"source": "a"}}, "hops": {"7": 1}}, source="here")
+    with pytest.raises(HyperseekError, match="positives: random"):
+        DataConfig.from_mapping(
+            {"sources": {"a": {"source": "a"}}, "hops": "balanced", "positives": "first"}, source="here"
+        )
+
+
+def test_hops_of_judged_ancestors_are_read_from_edges_beside_them(write_lines: Callable[..., Path]) -> None:
+    texts = [{"_id": name, "text": f"text of {name}"} for name in ("root", "mid", "low", "x")]
+    folder = write_lines("tree/corpus.jsonl", texts).parent
+    write_lines("tree/queries.jsonl", [{"_id": "q-leaf", "text": "which"}])
+    (folder / "qrels").mkdir()
+    (folder / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nq-leaf\tlow\t2\nq-leaf\troot\t1\n")
+    (folder / "edges.tsv").write_text("child\tparent\nlow\tmid\nmid\troot\n")
+    source: dict[str, object] = {"source": f"{folder}:train"}
+    with pytest.raises(HyperseekError, match="no positive has any"):
+        read_sources(DataConfig.from_mapping({"sources": {"a": source}, "hops": "balanced"}, source="here"), seed=0)
+    source["options"] = {"qrels": {"hierarchy": f"{folder}/edges.tsv"}, "coarse": {"rules": ["far"]}}
+    config = DataConfig.from_mapping({"sources": {"a": source}, "hops": "balanced"}, source="here")
+    read = read_sources(config, seed=0).training_set
+    (example,) = read.examples
+    assert {read.documents[number]: hops for number, hops in example.hops.items()} == {
+        "text of low": 1,
+        "text of root": 3,
+    }
+    assert [read.documents[number] for number in example.coarse] == ["text of root"]

@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 _VERBS = (
     "demo",
     "prepare",
+    "prepare hierarchy",
     "mine",
     "recipes",
     "pretrain",
@@ -30,7 +31,13 @@ _VERBS = (
 
 
 class _Group(TyperGroup):
-    """Verbs that report what is stored when Ctrl-C stops them."""
+    """Verbs, some of two words, that report what is stored when Ctrl-C stops them."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        both = " ".join(args[:2])
+        if len(args) > 1 and both in self.commands:
+            return both, self.commands[both], args[2:]
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -98,8 +105,9 @@ def _quiet_dependencies() -> None:
 
 def _register() -> None:
     for verb in _VERBS:
-        module = importlib.import_module(f"hyperseek.cli._{verb}")
-        function = getattr(module, verb)
+        name = verb.replace(" ", "_")
+        module = importlib.import_module(f"hyperseek.cli._{name}")
+        function = getattr(module, name)
         if isinstance(function, typer.Typer):
             app.add_typer(function, name=verb)
         else:

@@ -170,7 +170,7 @@ def echo_prepared(out: Path, info: PreparedInfo) -> None:
             echo(f"  searched {searched}", err=True)
         if refined.mined or refined.short:
             echo(f"  {refined.mined:,} negatives mined; {refined.short:,} examples have fewer than requested", err=True)
-    _echo_dropped(info.dropped)
+    echo_dropped(info.dropped)
     for leak in info.leaks:
         echo(f"  {leak.line()}", err=True)
 
@@ -205,10 +205,11 @@ def _write_collection(
         echo_json(values, indent=2)
     judged = ", ".join(f"{count:,} queries in {split}" for split, count in counts.items()) or "no queries"
     echo(f"{out}: {dataset.count():,} documents, {judged}; fingerprint {dataset.fingerprint()}", err=True)
-    _echo_dropped(report)
+    echo_dropped(report)
 
 
-def _echo_dropped(report: ErrorReport) -> None:
+def echo_dropped(report: ErrorReport) -> None:
+    """Report what was left out and why."""
     if report:
         echo(f"  left out {report.total:,}:", err=True)
     for line in report.lines():

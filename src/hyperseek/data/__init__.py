@@ -16,6 +16,7 @@ from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, wri
 from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
 from hyperseek.data.examples import ExampleItem, TrainingExample
 from hyperseek.data.hierarchies import read_hierarchy
+from hyperseek.data.hierarchy.hierarchy_folder import HierarchyInfo, HierarchyOptions, prepare_hierarchy
 from hyperseek.data.lengths import LengthReport, Lengths, automatic_lengths, measure_lengths, token_lengths
 from hyperseek.data.open import open_dataset, register_source
 from hyperseek.data.prepared import (
@@ -47,6 +48,8 @@ __all__ = [
     "Dataset",
     "ErrorReport",
     "ExampleItem",
+    "HierarchyInfo",
+    "HierarchyOptions",
     "HypencoderOptions",
     "KalmOptions",
     "LeakInfo",
@@ -70,6 +73,7 @@ __all__ = [
     "measure_lengths",
     "open_dataset",
     "prepare",
+    "prepare_hierarchy",
     "read_corpus",
     "read_examples",
     "read_hierarchy",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from hyperseek._ancestors import Hierarchy
 from hyperseek._bounded import PathLike, existing_file
-from hyperseek.data.reading import Faults, numbered_lines
+from hyperseek.data.reading import ErrorReport, Faults, OnError, numbered_lines
 from hyperseek.errors import DataError, InputError, UnknownNameError
 from hyperseek.types import Document
 
@@ -16,13 +16,16 @@ if TYPE_CHECKING:
     from hyperseek.index import Index
 
 
-def read_hierarchy(path: PathLike) -> Hierarchy:
+def read_hierarchy(path: PathLike, *, on_error: OnError = "raise", report: ErrorReport | None = None) -> Hierarchy:
     """Read a tab-separated file of children and parents.
 
     The columns are those that a first line names `child` and `parent`, or else the first two; others are ignored.
 
     Args:
         path: The file, plain or `.gz`.
+        on_error: Stop at a line that is no edge and at a circle, or leave out the line, and the edge that closes the
+            circle, and count them.
+        report: Where to count; None makes one that is logged at the end.
 
     Returns:
         The hierarchy.
@@ -32,29 +35,57 @@ def read_hierarchy(path: PathLike) -> Hierarchy:
             a circle.
     """
     source = existing_file(path)
-    edges = list(_edges(source))
+    faults = Faults(on_error, report)
+    edges = list(_edges(source, faults))
     if not edges:
         raise DataError("contains no edges; each line is a child's id, a tab, and its parent's id", path=source)
+    if on_error == "skip":
+        edges = _without_circles(edges, source, faults)
+    faults.finish(source)
     try:
         return Hierarchy.from_edges(edges)
     except InputError as error:
         raise DataError(str(error), path=source) from None
 
 
-def _edges(path: Path) -> Iterator[tuple[str, str]]:
+def _edges(path: Path, faults: Faults) -> Iterator[tuple[str, str]]:
     places = (0, 1)
-    for number, line in numbered_lines(path, Faults()):
+    for number, line in numbered_lines(path, faults):
         cells = line.split("\t")
         if number == 1 and {"child", "parent"} <= set(cells):
             places = (cells.index("child"), cells.index("parent"))
             continue
         if len(cells) <= max(places) or not cells[places[0]] or not cells[places[1]]:
-            raise DataError(
-                f"an edge is the id of a child, a tab, and the id of its parent, not {line[:80]!r}",
-                path=path,
-                line=number,
-            )
+            message = f"an edge is the id of a child, a tab, and the id of its parent, not {line[:80]!r}"
+            faults.found("bad_edge", message, path=path, line=number)
+            continue
         yield cells[places[0]], cells[places[1]]
+
+
+def _without_circles(edges: Iterable[tuple[str, str]], path: Path, faults: Faults) -> list[tuple[str, str]]:
+    """Return the edges without those that close a circle, as a walk up from each child in turn meets them."""
+    parents: dict[str, dict[str, None]] = {}
+    for child, parent in edges:
+        parents.setdefault(child, {})[parent] = None
+    kept: list[tuple[str, str]] = []
+    done: set[str] = set()
+    for start in parents:
+        if start in done:
+            continue
+        walked = {start: iter(parents[start])}  # from a child up, with the parents that are left to visit
+        while walked:
+            child = next(reversed(walked))
+            parent = next(walked[child], "")  # no id is empty
+            if not parent:
+                done.add(child)
+                del walked[child]
+            elif parent in walked:
+                faults.found("circle", f"{child!r} below {parent!r} closes a circle", path=path)
+            else:
+                kept.append((child, parent))
+                if parent not in done:
+                    walked[parent] = iter(parents.get(parent, ()))
+    return kept
 
 
 def open_hierarchy(index: Index, source: str) -> Hierarchy:

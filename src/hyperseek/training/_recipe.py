@@ -12,12 +12,13 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from hyperseek._ancestors import HOP_RANGES
 from hyperseek._config import Config, meaningless
 from hyperseek._recipe_files import recipe_values
 from hyperseek._registry import Registry, check_function
 from hyperseek._relevance import known_measure
 from hyperseek.data import PrepareOptions
-from hyperseek.errors import ConfigError
+from hyperseek.errors import ConfigError, UnknownNameError
 from hyperseek.models import ModelConfig
 from hyperseek.runs.recipe import LoopConfig, OutputConfig, cache_folder, with_default, without_removed
 from hyperseek.training.losses import LossesConfig, Material, Objective
@@ -53,6 +54,15 @@ def _mixed(sources: list[list[int]]) -> list[list[int]]:
 
 def _one_source(sources: list[list[int]]) -> list[list[int]]:
     return sources
+
+
+def _hop_range(name: str) -> str:
+    if name not in HOP_RANGES:
+        raise UnknownNameError("range of hops", name, HOP_RANGES)
+    return name
+
+
+HopRange = Annotated[str, BeforeValidator(str), AfterValidator(_hop_range)]
 
 
 class SourceConfig(Config):
@@ -102,6 +112,10 @@ class DataConfig(Config):
             registered by `register_batches` or an entry point of `hyperseek.batches`.
         positives: `random` draws one of a query's positives every epoch, `first` always takes the first.
         negatives: How many of a query's own negatives an epoch draws.
+        hops: For positives with hops (`qrels.hierarchy`, or prepared hierarchies) and `positives: random`: `balanced`
+            first draws one of the ranges 1, 2, 3-4, 5-8 and 9+ that a query has positives in, and then one of these,
+            since far ancestors are otherwise rarely asked for (arXiv 2509.16411); weights by range, as in `{9+: 2}`,
+            draw ranges in proportion, others having 1. None draws all positives alike.
         extra_documents: Additional documents that every batch is scored with, as negatives and for the anchor; cheap
             if documents are cached.
         extra_from: Where those are drawn from: `examples` are positives and negatives of training examples. `corpus`
@@ -121,6 +135,7 @@ class DataConfig(Config):
     batches: Annotated[str, AfterValidator(COMPOSITIONS.checked)] = "mixed"
     positives: Literal["random", "first"] = "random"
     negatives: int = Field(default=0, ge=0)
+    hops: Literal["balanced"] | dict[HopRange, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
     extra_documents: int = Field(default=0, ge=0)
     extra_from: Literal["examples", "corpus"] = "examples"
     length_buckets: int = Field(default=0, ge=0)
@@ -134,6 +149,19 @@ class DataConfig(Config):
         for setting, default in (("length_percentile", 0.95), ("length_sample", 500)):
             values = with_default(values, setting, default, where=("auto_lengths", True))
         return values
+
+    @model_validator(mode="after")
+    def _check_hops(self) -> Self:
+        if self.hops is not None and self.positives != "random":
+            raise meaningless("hops", f"with positives: random, not {self.positives}")
+        return self
+
+    @property
+    def hop_weights(self) -> dict[str, float] | None:
+        """The weight of each range of hops in draws of positives; None if hops do not count."""
+        if self.hops is None:
+            return None
+        return dict.fromkeys(HOP_RANGES, 1.0) | ({} if self.hops == "balanced" else self.hops)
 
     @model_validator(mode="after")
     def _check_lengths(self) -> Self:

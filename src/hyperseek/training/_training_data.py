@@ -115,9 +115,11 @@ def read_sources(config: DataConfig, *, seed: int, holdout: float = 0.0) -> Read
 
     Raises:
         DataError: A source has a bad record or no example.
-        ConfigError: A source names no split.
+        ConfigError: A source names no split, or draws are by hops and no positive has any.
     """
-    training_set = TrainingSet(positives=config.positives, negatives=config.negatives, seed=seed)
+    training_set = TrainingSet(
+        positives=config.positives, negatives=config.negatives, seed=seed, hops=config.hop_weights
+    )
     records: dict[str, Trained] = {}
     uses: dict[str, SourceUse] = {}
     read: list[tuple[str, int, TrainingExample]] = []
@@ -153,6 +155,11 @@ def read_sources(config: DataConfig, *, seed: int, holdout: float = 0.0) -> Read
         if not anchor_only:
             _record(records, training_set, example)
     check_not_empty(training_set)
+    if config.hops is not None and not any(example.hops for example in training_set.examples):
+        raise ConfigError(
+            "data.hops draws by hops, and no positive has any; set options.qrels.hierarchy of a source, train on what "
+            "`hyperseek prepare hierarchy` wrote, or leave hops out"
+        )
     records = {name: record for name, record in records.items() if record.examples}
     return ReadSources(training_set, records, uses, held_out)
 
@@ -274,7 +281,12 @@ def _open(source: SourceConfig) -> _Opened:
         record = Trained({parsed.split}, dataset.fingerprint())
         relevance, report = Relevance(), ErrorReport()
         examples = examples_from_qrels(
-            dataset, parsed.split, options=source.options.qrels, report=report, relevance=relevance
+            dataset,
+            parsed.split,
+            options=source.options.qrels,
+            coarse=source.options.coarse,
+            report=report,
+            relevance=relevance,
         )
         return _Opened(examples, _full_texts(dataset), {dataset.name: record}, relevance, report)
     report = ErrorReport()

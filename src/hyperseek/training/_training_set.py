@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hyperseek._ancestors import hop_range
 from hyperseek._relevance import Relevance, text_key
 from hyperseek.errors import DataError
 from hyperseek.runs.arguments import is_distributed
@@ -82,9 +83,18 @@ class TrainingSet(Dataset[Drawn]):
         positives: `first` always takes an example's first positive, `random` draws one every epoch.
         negatives: How many of an example's own negatives an epoch draws; fewer if it has fewer.
         seed: Seed of every draw.
+        hops: The weight of each range of hops, of which a random positive's is drawn first; None for no ranges.
+            Positives without hops are as those one hop away.
     """
 
-    def __init__(self, *, positives: Literal["first", "random"] = "random", negatives: int = 0, seed: int = 0) -> None:
+    def __init__(
+        self,
+        *,
+        positives: Literal["first", "random"] = "random",
+        negatives: int = 0,
+        seed: int = 0,
+        hops: Mapping[str, float] | None = None,
+    ) -> None:
         self.documents: list[str] = []
         self.examples: list[Example] = []
         self.sources: list[str] = []
@@ -96,6 +106,7 @@ class TrainingSet(Dataset[Drawn]):
         self._choice = positives
         self._negatives = negatives
         self._seed = seed
+        self._hops = hops
 
     def add_source(self, name: str, pool: Iterable[str] = ()) -> int:
         """Begin a source.
@@ -244,7 +255,17 @@ class TrainingSet(Dataset[Drawn]):
     def _positive(self, example: Example, draw: random.Random) -> int:
         if not example.positives:
             return NO_DOCUMENT
-        return example.positives[0] if self._choice == "first" else draw.choice(example.positives)
+        if self._choice == "first":
+            return example.positives[0]
+        if self._hops is None or not example.hops:
+            return draw.choice(example.positives)
+        ranges: dict[str, list[int]] = {}
+        for number in example.positives:
+            ranges.setdefault(hop_range(example.hops.get(number, 1)), []).append(number)
+        weights = [self._hops[name] for name in ranges]
+        if not any(weights):
+            return draw.choice(example.positives)
+        return draw.choice(draw.choices(list(ranges.values()), weights)[0])
 
 
 def _coarser(example: Example, positive: int, draw: random.Random) -> int:

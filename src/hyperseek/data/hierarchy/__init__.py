@@ -1,0 +1,1 @@
+"""Training data, collections and the splits of HiT from any hierarchy."""
