@@ -72,10 +72,15 @@ def test_searches_runs_explanations_and_scores(index: Index) -> None:
     found = index.search(QUERIES, k=5, options=OPTIONS)
     assert scores_of(found) == near(best.tolist())
     assert scores_of(found) != scores_of(index.search(QUERIES, k=5))
+    assert index.search(QUERIES, k=5, level=2) == index.search(QUERIES, k=5, level=2, options=OPTIONS) == found
+    assert index.explain(QUERIES, k=5, level=2, texts=True).hits == found
+    with pytest.raises(InputError, match="level is given as 1 and in options as 2"):
+        index.search(QUERIES, level=1, options=OPTIONS)
     assert index.search(QUERIES[0], k=5, options=OPTIONS) == found[0]
     assert index.explain(QUERIES, k=5, options=QueryOptions(level=2), texts=True).hits == found
     ids = [[hit.id for hit in hits] for hits in found]
-    assert index.score(QUERIES, ids, options=OPTIONS) == near(scores_of(found))
+    assert index.score(QUERIES, ids, options=OPTIONS) == index.score(QUERIES, ids, level=2) == near(scores_of(found))
+    assert index.run({"q": QUERIES[0]}, k=5, level=2) == index.run({"q": QUERIES[0]}, k=5, options=OPTIONS)
     run = index.run(dict(enumerate(QUERIES)), k=5, options=OPTIONS)  # type: ignore[arg-type]
     assert [list(line) for line in run.values()] == ids
 
@@ -86,7 +91,7 @@ def test_queries_that_are_compiled_keep_their_own_options(index: Index) -> None:
     with pytest.raises(InputError, match=r"already compiled, so QueryOptions\(level=1\) comes too late"):
         index.search(scorer, options={"level": 1})
     with pytest.raises(InputError, match="it is called 'options' here"):
-        index.search(QUERIES, level=2)  # type: ignore[call-overload]
+        index.search(QUERIES, card="any")  # type: ignore[call-overload]
     with pytest.raises(UnknownNameError, match="known: level, sign"):
         index.search(QUERIES, options={"card": "any"})
 

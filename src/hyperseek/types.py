@@ -10,7 +10,7 @@ import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict, Unpack, overload
 
 from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
@@ -176,6 +176,25 @@ class Hit(_Matched):
         return f"Hit({self.rank}, {self.id!r}, score={self.score:.6g}{said})"
 
 
+class LevelOptions(TypedDict, total=False):
+    """The options of queries of a model with levels, which searches take by name; None, as absent, for the default.
+
+    Attributes:
+        level: Level of the query: 1, the broadest, to M, the narrowest and the default.
+        document_level: Level of the documents; that of the query unless given.
+        broaden: 0 to 1, in place of both: 0 is level M, 1 is level 1, with mixed scores in between.
+        relation: `distance`, `is_a` for documents that the query is a kind of, or `cone` for those whose entailment
+            cone it lies in.
+        radius_weight: How much `is_a` prefers documents near the origin, at least 0; 1 unless given.
+    """
+
+    level: int | None
+    document_level: int | None
+    broaden: float | None
+    relation: Literal["distance", "is_a", "cone"] | None
+    radius_weight: float | None
+
+
 class QueryOptions(Mapping[str, Any]):
     """Options of a search for its model: a card, a level, or an option specific to the model.
 
@@ -191,8 +210,8 @@ class QueryOptions(Mapping[str, Any]):
 
     Args:
         card: Task whose card to use, for models with cards.
-        level: Level to search at, for models with levels.
-        **own: Options specific to a family: texts, numbers, booleans, or sequences of them.
+        **own: Options of a family: texts, numbers, booleans, or sequences of them. Those of models with levels are
+            `LevelOptions`.
 
     Raises:
         InputError: A value is not plain.
@@ -200,8 +219,14 @@ class QueryOptions(Mapping[str, Any]):
 
     __slots__ = ("_values",)
 
-    def __init__(self, /, *, card: str | None = None, level: int | None = None, **own: Any) -> None:
-        given = {"card": card, "level": level, **own}
+    @overload
+    def __init__(self, /, *, card: str | None = None, **own: Unpack[LevelOptions]) -> None: ...
+
+    @overload
+    def __init__(self, /, *, card: str | None = None, **own: Any) -> None: ...
+
+    def __init__(self, /, *, card: str | None = None, **own: Any) -> None:
+        given = {"card": card, **own}
         self._values = {name: _plain(name, value) for name, value in sorted(given.items()) if value is not None}
 
     @classmethod

@@ -10,7 +10,7 @@ import torch
 
 from hyperseek import HyperseekError
 from hyperseek.engines import estimate_engine, open_engine
-from hyperseek.engines.charts import chart_width, charts_for
+from hyperseek.engines.charts import chart_width
 from hyperseek.engines.structure import parse_structure
 from hyperseek.index import ChartRecord, Index
 from hyperseek.scoring import Space
@@ -47,7 +47,7 @@ def test_estimates_are_of_the_vectors_that_are_built(tmp_path: Path, space: Spac
     engines = [
         open_engine(index.path / built.folder / f"chart-{number}") for number in range(len(built.details["charts"]))
     ]
-    widths = [chart_width(space, chart) for chart in charts_for(space, config)]
+    widths = [chart_width(space, chart) for chart in config.charts_in(space)]
     assert [engine.dimension for engine in engines] == widths
     parts = [estimate_engine(config, count=COUNT, dimension=width) for width in widths]
     assert cost.memory_bytes == sum(part.memory_bytes for part in parts)

@@ -80,7 +80,7 @@ class VectorStructure(Structure):
         Raises:
             InputError: A vector is too long for engines; the message names the document.
         """
-        charts = [(record, _fitted(documents, record)) for record in charts_for(documents.space, config)]
+        charts = [(record, _fitted(documents, record)) for record in config.charts_in(documents.space)]
         for number, (_, chart) in enumerate(charts):
             if chart.fitted is not None:
                 write_tensors(folder / _FITTED.format(number), chart.fitted)
@@ -160,7 +160,7 @@ class VectorStructure(Structure):
                 f"the engine {request.name!r} cannot be searched by a {scorer.kind!r} scorer on its charts ({charts}); "
                 f"use a surrogate stage, with an engine on the 'inner_product' or 'balanced' chart or a scan"
             )
-        if scorer.linear() is not None and any(chart.lift_within for chart, _ in self.engines):
+        if any(_searched_twice(scorer, chart) for chart, _ in self.engines):
             with one_core():
                 least = _score_to_reach(request, found)
                 lifted = [(engine, scorer.lift_within(chart, least)) for chart, engine in self.engines]
@@ -179,7 +179,7 @@ class VectorStructure(Structure):
         Returns:
             The sums, but the largest memory of building, since each engine is closed before the next one is begun.
         """
-        widths = [chart_width(space, record) for record in charts_for(space, config)]
+        widths = [chart_width(space, record) for record in config.charts_in(space)]
         parts = [cls.engine.estimate(config, count=count, dimension=width) for width in widths]
         seconds = [part.seconds for part in parts if part.seconds is not None]
         return StructureEstimate(
@@ -192,7 +192,7 @@ class VectorStructure(Structure):
     @classmethod
     def sizes(cls, space: Space, config: EngineConfig) -> str:
         """Return the dimensions of the vectors of each chart, in words."""
-        records = charts_for(space, config)
+        records = config.charts_in(space)
         return " and ".join(f"{chart_width(space, record)} dimensions ({record.name})" for record in records)
 
     @classmethod
@@ -214,22 +214,9 @@ class VectorStructure(Structure):
             open_engine(description.parent).discard()
 
 
-def charts_for(space: Space, config: EngineConfig) -> tuple[ChartRecord, ...]:
-    """Return the charts to build an engine on: those of its configuration, or those that suit its kind.
-
-    Where the configuration names an encoding in place of a chart, it is those of the encoding that suit the kind.
-    """
-    names = space.graph_charts if config.graph else (space.flat_chart,)
-    if config.charts is None:
-        return tuple(ChartRecord(name=name) for name in names)
-    found: list[ChartRecord] = []
-    for record in config.charts:
-        if record.name in space.geometry.encodings:
-            own = {"encoding": record.name, **record.parameters}
-            found += (ChartRecord(name=name, parameters=own) for name in names)
-        else:
-            found.append(record)
-    return tuple(found)
+def _searched_twice(scorer: Scorer, chart: Chart) -> bool:
+    first = scorer[:1]
+    return chart.lift_within is not None and first.lift_within(chart, torch.zeros(len(first))) is not None
 
 
 def chart_width(space: Space, record: ChartRecord) -> int:

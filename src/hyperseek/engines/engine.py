@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -70,6 +70,8 @@ class ChartRecord(Config):
 
 
 def _record(value: object) -> object:
+    if isinstance(value, Mapping) and "parameters" not in value:  # {"name": "poincare", "level": 1}
+        return {"name": value.get("name"), "parameters": {key: own for key, own in value.items() if key != "name"}}
     return {"name": value} if isinstance(value, str) else value
 
 
@@ -78,12 +80,37 @@ class EngineConfig(StructureConfig):
 
     Attributes:
         kind: Kind of the engine.
-        charts: Charts of the index's space; one engine is built on each. A name stands for a chart with its defaults;
-            the name of an encoding, as `"learned"`, for its charts that suit the kind of engine. None for those that
-            suit the space and the kind of engine.
+        charts: Charts of the index's space; one engine is built on each. A name stands for a chart with its defaults,
+            `{"name": "poincare", "level": 1}` for one with parameters; the name of an encoding, as `"learned"`, for its
+            charts that suit the kind of engine. None for those that suit the space and the kind of engine.
     """
 
     charts: tuple[Annotated[ChartRecord, BeforeValidator(_record)], ...] | None = None
+
+    def charts_in(self, space: Space) -> tuple[ChartRecord, ...]:
+        """Return the charts to build an engine on: those of the configuration, or those that suit its kind.
+
+        Where the configuration names an encoding in place of a chart, it is those of the encoding that suit the kind.
+        """
+        names = space.graph_charts if self.graph else (space.flat_chart,)
+        if self.charts is None:
+            return tuple(ChartRecord(name=name) for name in names)
+        found: list[ChartRecord] = []
+        for record in self.charts:
+            if record.name in space.geometry.encodings:
+                own = {"encoding": record.name, **record.parameters}
+                found += (ChartRecord(name=name, parameters=own) for name in names)
+            else:
+                found.append(record)
+        return tuple(found)
+
+    def of_level(self, space: Space, level: int) -> Self:
+        """Return the configuration of the same engine on the charts of one level."""
+        charts = (
+            ChartRecord(name=record.name, parameters={**record.parameters, "level": level})
+            for record in self.charts_in(space)
+        )
+        return self.model_copy(update={"charts": tuple(charts)})
 
     @property
     def graph(self) -> bool:

@@ -62,6 +62,10 @@ class StructureConfig(Config):
 
     kind: str
 
+    def of_level(self, space: Space, level: int) -> Self:
+        """Return the configuration of the same structure for one level of the points of a space of levels."""
+        raise InputError(f"an engine of the kind {self.kind!r} cannot be built on a level; leave out level={level}")
+
 
 class FolderDescription(Config):
     """Base of descriptions that are written into the folder of a structure, sealed, with checksums of its other files.

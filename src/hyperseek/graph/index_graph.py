@@ -32,6 +32,7 @@ class GraphConfig(StructureConfig):
         degree: Neighbours of a document.
         method: `exact` takes time that grows with the square of the number of documents; `auto` is exact up to 100,000.
         seed: Seed of the clusters of an approximate graph.
+        level: For points with levels, the one whose points are linked; None for the narrowest.
         source: A JSONL file of the original Hypencoder to import instead; its path is not kept.
     """
 
@@ -39,7 +40,12 @@ class GraphConfig(StructureConfig):
     degree: int = Field(default=99, ge=1)
     method: Literal["auto", "exact", "approximate"] = "auto"
     seed: int = 0
+    level: int | None = None
     source: str | None = Field(default=None, exclude=True)
+
+    def of_level(self, space: Space, level: int) -> Self:
+        """Return the configuration of a graph of one level's points."""
+        return self.model_copy(update={"level": level})
 
 
 class Graph(Structure):
@@ -63,7 +69,7 @@ class Graph(Structure):
         if config.source is not None:
             NeighbourGraph.import_jsonl(place, config.source, documents.ids.to_pylist())
             return {}
-        with _written_vectors(documents, folder) as vectors:
+        with _written_vectors(documents, folder, config.level) as vectors:
             NeighbourGraph.build(place, vectors, degree=config.degree, method=config.method, seed=config.seed)
         return {}
 
@@ -121,7 +127,7 @@ class Graph(Structure):
 
 
 @contextmanager
-def _written_vectors(documents: Documents, folder: Path) -> Iterator[npt.NDArray[np.float32]]:
+def _written_vectors(documents: Documents, folder: Path, level: int | None) -> Iterator[npt.NDArray[np.float32]]:
     """Write vectors whose Euclidean neighbours are those that the graph should have, and remove the file afterwards.
 
     These are the stored points in flat spaces, ball coordinates in hyperbolic ones and encodings of token sets.
@@ -129,12 +135,14 @@ def _written_vectors(documents: Documents, folder: Path) -> Iterator[npt.NDArray
     Args:
         documents: The documents of the index.
         folder: Where to write.
+        level: Level of the points; None for the only one, or the narrowest.
 
     Yields:
         `(N, e)` float32, memory-mapped.
     """
     space, path = documents.space, folder / "vectors.npy"
-    chart = None if space.neighbour_chart is None else space.chart(space.neighbour_chart)
+    parameters: dict[str, Any] = {} if level is None else {"level": level}
+    chart = None if space.neighbour_chart is None else space.chart(space.neighbour_chart, **parameters)
     matrix = None
     start = 0
     try:

@@ -15,10 +15,10 @@ from torch import Tensor
 
 from hyperseek._relevance import excluded_ids
 from hyperseek.errors import ArgumentError, InputError, brief, shown, suggestion
-from hyperseek.plan import AUTO, EXACT
-from hyperseek.scoring import LinearScorer, MaxSimScorer, Scorer, Space
+from hyperseek.plan import AUTO, EXACT, PlanLike
+from hyperseek.scoring import MaxSimScorer, Scorer, Space
 from hyperseek.store.rows import check_text
-from hyperseek.types import Query, QueryOptions
+from hyperseek.types import LevelOptions, Query, QueryOptions
 
 Vectors: TypeAlias = npt.NDArray[Any] | Tensor
 """Coordinates of one query, `(d,)`, or of many, `(Q, d)`; in token spaces `(t, d)` and `(Q, t, d)`."""
@@ -29,11 +29,27 @@ HABITS = {
     **dict.fromkeys(("query", "text", "q", "question", "queries_", "query_text", "query_texts"), "queries"),
     **dict.fromkeys(("engine_name", "index", "method"), "engine"),
     **dict.fromkeys(("stages", "pipeline"), "plan"),
-    **dict.fromkeys(("option", "query_options", "card", "level", "task"), "options"),
+    **dict.fromkeys(("option", "query_options", "card", "task"), "options"),
     **dict.fromkeys(("documents", "doc_ids", "document_ids"), "ids"),
     **dict.fromkeys(("with_texts", "include_texts", "return_texts"), "texts"),
 }
 """Argument names that people type by habit, and their names here."""
+
+LEVELS = tuple(LevelOptions.__annotations__)
+"""Options of queries that searches take by name."""
+
+
+class SearchArguments(LevelOptions, total=False):
+    """What `Index.search` takes besides the queries, for its overloads."""
+
+    k: int
+    where: str | None
+    engine: str
+    plan: PlanLike | None
+    options: Mapping[str, Any] | None
+    exclude: Sequence[str | Collection[str] | None] | None
+    texts: bool
+
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -135,28 +151,40 @@ def check_engine(engine: object) -> None:
         raise InputError(f"engine must be {AUTO!r}, {EXACT!r}, or the name of an engine, not {shown(engine)}")
 
 
-def check_options(options: object, queries: Sequence[str] | Scorer) -> QueryOptions:
-    """Return the options that queries are compiled with.
+def check_options(
+    options: object, queries: Sequence[str] | Scorer, levels: LevelOptions | None = None
+) -> tuple[Sequence[str] | Scorer, QueryOptions]:
+    """Return queries and the options that they are asked with.
 
     Args:
         options: A mapping, or None.
-        queries: The queries; compiled queries have their own options.
+        queries: The queries.
+        levels: Options that were given by name.
 
     Returns:
-        The options, not yet checked by the model.
+        The queries, compiled ones asked with the options; and the options, which the model has not checked for texts.
 
     Raises:
-        InputError: They are not options, or come with compiled queries, whose options cannot be changed.
+        InputError: They are not options, one of them is given twice, or they come with compiled queries that cannot be
+            asked otherwise.
     """
     checked = QueryOptions.of(options)
-    if isinstance(queries, Scorer):
-        if checked and checked != queries.options:
-            raise InputError(
-                f"these queries are already compiled, so {checked!r} comes too late; give it to model.compile, or "
-                f"search with texts"
-            )
-        return queries.options
-    return checked
+    named = QueryOptions.of(levels)
+    twice = [name for name in named if name in checked and named[name] != checked[name]]
+    if twice:
+        raise InputError(f"{twice[0]} is given as {shown(named[twice[0]])} and in options as {checked[twice[0]]!r}")
+    checked = QueryOptions(**{**checked, **named})
+    if not isinstance(queries, Scorer):
+        return queries, checked
+    if not checked:
+        return queries, queries.options
+    asked = queries.asked_with(checked)
+    if asked is None:
+        raise InputError(
+            f"these queries are already compiled, so {checked!r} comes too late; give it to model.compile, or "
+            f"search with texts"
+        )
+    return asked, checked
 
 
 def check_excluded(exclude: object) -> list[list[str]]:
@@ -231,10 +259,11 @@ def _literal(value: object) -> str:
     return "'" + str(value).replace("'", "''") + "'"
 
 
-def meant(**habits: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+def meant(*also: str, **habits: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
     """Report unknown arguments of a function with the name that was probably meant.
 
     Args:
+        *also: Names that the function takes as `**`.
         **habits: Names that people type, and the argument's name here.
 
     Returns:
@@ -243,15 +272,18 @@ def meant(**habits: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         signature = inspect.signature(function)
-        known = [name for name in signature.parameters if name != "self"]
+        packed = {name for name, parameter in signature.parameters.items() if parameter.kind is parameter.VAR_KEYWORD}
+        known = [*(name for name in signature.parameters if name not in {"self", *packed}), *also]
         positional = [
-            name for name, parameter in signature.parameters.items() if parameter.kind is not parameter.KEYWORD_ONLY
+            name
+            for name, parameter in signature.parameters.items()
+            if parameter.kind not in (parameter.KEYWORD_ONLY, parameter.VAR_KEYWORD)
         ]
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> T:
             for name in kwargs:
-                if name not in signature.parameters:
+                if name not in known:
                     raise ArgumentError(f"{function.__name__}() has no argument {name!r}{_hint(name, known, habits)}")
             if len(args) > len(positional):
                 named = ", ".join(name for name in known if name not in positional)
@@ -311,7 +343,7 @@ def compiled_queries(queries: Any, space: Space) -> tuple[Sequence[str] | Scorer
     if not finite.all():  # the given ones were
         raise InputError(f"{names[int((~finite).nonzero()[0])]} has numbers beyond float32; give smaller ones")
     if own == 1:
-        return LinearScorer(space, points), single
+        return space.geometry.scorer(space, points), single
     return MaxSimScorer(space, points.view(vectors.shape), torch.ones(vectors.shape[:2])), single
 
 

@@ -7,17 +7,25 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, Unpack
 
 import torch
 
 from hyperseek._long_work import progress
 from hyperseek.engines import STRUCTURES, ChartRecord, StructureConfig, StructureEstimate, choose_engine
 from hyperseek.engines.charts import widest_chart
-from hyperseek.engines.structure import RECALL_K, RECALL_QUERIES, parse_structure, recall_queries, recall_tokens
+from hyperseek.engines.structure import (
+    RECALL_K,
+    RECALL_QUERIES,
+    Structure,
+    parse_structure,
+    recall_queries,
+    recall_tokens,
+)
 from hyperseek.errors import HyperseekError, InputError
 from hyperseek.index._arguments import (
     HABITS,
+    LEVELS,
     check_count,
     check_engine,
     check_options,
@@ -29,15 +37,18 @@ from hyperseek.index.reader import IndexReader
 from hyperseek.plan import Candidates, Exhaustive, OpenIndex, Plan, Search, StageReport, as_plan
 from hyperseek.plan.exhaustive import wide_scan
 from hyperseek.plan.stages import choose_plan, plan_key
-from hyperseek.scoring import LinearScorer, MaxSimScorer, Points, Scorer, Space, TokenPoints
+from hyperseek.scoring import MaxSimScorer, Points, Scorer, Space, TokenPoints
 from hyperseek.store.attachments import Attachment, Attachments, Recall, TunedPlan, attach
 from hyperseek.store.lance import writer_lock
 from hyperseek.store.snapshot import Snapshot
-from hyperseek.types import NO_OPTIONS, QueryOptions
+from hyperseek.types import NO_OPTIONS, LevelOptions, QueryOptions
 
 logger = logging.getLogger(__name__)
 
 _QUERIES_TIMED_ALONE = 20
+
+ChartLike: TypeAlias = ChartRecord | str | Mapping[str, Any]
+"""A chart of an engine: its name, or its name and its parameters."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +135,7 @@ def _measured_recall(opened: OpenIndex, name: str) -> Recall | None:
     rows, points = rows[usable], points[usable]
     if count < 2 or not len(rows):
         return None
-    scorer, k = _as_queries(snapshot.space, points), min(RECALL_K, count - 1)
+    scorer, k = _as_queries(snapshot.space, points, structure), min(RECALL_K, count - 1)
 
     def chunks() -> Iterator[Points]:
         with progress("measuring recall", count, unit="documents") as bar:
@@ -141,10 +152,13 @@ def _measured_recall(opened: OpenIndex, name: str) -> Recall | None:
     return Recall(share=float(hits.float().mean()), k=k, queries=len(rows), documents=count)
 
 
-def _as_queries(space: Space, documents: Points) -> Scorer:
-    """Return documents as queries: points, or some tokens of each."""
+def _as_queries(space: Space, documents: Points, structure: Structure) -> Scorer:
+    """Return documents as queries that a structure can search by: points, or some tokens of each."""
     if not space.ragged:
-        return LinearScorer(space, documents.rows)
+        queries = space.geometry.scorer(space, documents.rows)
+        levels = (QueryOptions(level=level) for level in range(space.levels, 0, -1))
+        asked = (queries.asked_with(options) for options in levels if space.levels > 1)
+        return next((one for one in asked if one is not None and structure.can_search(one)), queries)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.split(documents.rows, documents.lengths.tolist())
     queries, mask = TokenPoints.from_documents([recall_tokens(own, generator) for own in tokens]).padded()
@@ -287,12 +301,15 @@ class Engines:
         width = widest_chart(self._index.space)
         return choose_engine(count=len(self._index), dimension=width, metric="l2", max_bytes=max_bytes)
 
-    def estimate(self, engine: Any = "auto", *, charts: Sequence[ChartRecord | str] | None = None) -> StructureEstimate:
+    def estimate(
+        self, engine: Any = "auto", *, charts: Sequence[ChartLike] | None = None, level: int | None = None
+    ) -> StructureEstimate:
         """Estimate the cost of `build`, without building anything.
 
         Args:
             engine: As in `build`.
             charts: As in `build`. Each chart gets its own engine.
+            level: As in `build`.
 
         Returns:
             Bytes of memory and disk, and seconds, of all charts together.
@@ -300,7 +317,7 @@ class Engines:
         Raises:
             UnknownNameError: There is no such kind of engine, or no such chart.
         """
-        config = self._config(engine, charts=charts)
+        config = self._config(engine, charts=charts, level=level)
         return STRUCTURES[config.kind].estimate(self._index.space, config, count=len(self._index))
 
     def build(
@@ -308,7 +325,8 @@ class Engines:
         engine: str | Mapping[str, Any] | StructureConfig = "auto",
         *,
         name: str | None = None,
-        charts: Sequence[ChartRecord | str] | None = None,
+        charts: Sequence[ChartLike] | None = None,
+        level: int | None = None,
         max_bytes: int | None = None,
     ) -> Attachment:
         """Build a structure for all documents.
@@ -316,9 +334,11 @@ class Engines:
         Args:
             engine: `"auto"` to choose by size, a kind with its defaults (`"hnsw"`, `"ivf"`, `"flat"`, `"lance"`,
                 `"qdrant"` or `"graph"`), plain values, such as `{"kind": "hnsw", "m": 16}`, or a configuration.
-            name: Its name in searches; None takes the kind. A structure of that name is replaced at the end.
-            charts: Charts that vector engines are built on, or `["learned"]` for a learned encoding of tokens;
-                None for those that suit the space and the kind.
+            name: Its name in searches; None takes the kind, and the level. A structure of that name is replaced at the
+                end.
+            charts: Charts that vector engines are built on, as `["poincare"]` or `[{"name": "poincare", "level": 1}]`,
+                or `["learned"]` for a learned encoding of tokens; None for those that suit the space and the kind.
+            level: Level of the points that it finds, in a space of levels; None for the narrowest.
             max_bytes: Memory that building may take; None for no limit.
 
         Returns:
@@ -332,7 +352,9 @@ class Engines:
         """
         with writer_lock(self._index.path):
             self._index.refresh()
-            config = self._config(engine, max_bytes, charts)
+            config = self._config(engine, max_bytes, charts, level)
+            if name is None and level is not None:
+                name = f"{config.kind}-level-{level}"
             record = attach(self._index.path, self._index._opened.snapshot, config, name=name, max_bytes=max_bytes)
             if record.is_automatic:
                 record = self._with_recall(record)
@@ -360,14 +382,19 @@ class Engines:
         self._index.refresh()
 
     def _config(
-        self, engine: Any, max_bytes: int | None = None, charts: Sequence[ChartRecord | str] | None = None
+        self,
+        engine: Any,
+        max_bytes: int | None = None,
+        charts: Sequence[ChartLike] | None = None,
+        level: int | None = None,
     ) -> StructureConfig:
         if engine == "auto":
             engine, reason = self.choose(max_bytes=max_bytes)
             logger.info("the engine is %s", reason)
-        return parse_structure(engine, **({} if charts is None else {"charts": tuple(charts)}))
+        config = parse_structure(engine, **({} if charts is None else {"charts": tuple(charts)}))
+        return config if level is None else config.of_level(self._index.space, level)
 
-    @meant(**HABITS)
+    @meant(*LEVELS, **HABITS)
     def tune(
         self,
         queries: Sequence[str] | Scorer,
@@ -377,6 +404,7 @@ class Engines:
         engine: str | None = None,
         options: Mapping[str, Any] | None = None,
         save: bool = True,
+        **levels: Unpack[LevelOptions],
     ) -> Tuning:
         """Measure recall and latency of engine settings against exhaustive search, and keep the cheapest good one.
 
@@ -387,6 +415,7 @@ class Engines:
             engine: Measure only this structure; None for all.
             options: As in `search`; the chosen plan applies only to searches with these options.
             save: Whether `engine="auto"` uses the chosen plan from then on.
+            **levels: Options of a model with levels, by name.
 
         Returns:
             The measurements.
@@ -402,7 +431,7 @@ class Engines:
         if not len(asked):
             raise InputError("there are no queries to tune with; give some that represent future ones")
         texts = None if isinstance(asked, Scorer) else asked
-        checked = check_options(options, asked)
+        asked, checked = check_options(options, asked, levels)
         scorers = [asked] if isinstance(asked, Scorer) else list(self._index._groups(asked, checked))
         opened = self._index._opened
         tuning = _measured_plans(opened, scorers, texts, k=count, recall=wanted, engine=engine)

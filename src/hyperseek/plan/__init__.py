@@ -2,10 +2,33 @@
 
 from hyperseek._order import NOTHING
 from hyperseek.plan._open_index import Candidates, OpenIndex, Search
-from hyperseek.plan._plan import Plan, PlanLike, Source, StageReport, Step, Union, as_plan, hybrid, register_stage
+from hyperseek.plan._plan import (
+    Plan,
+    PlanLike,
+    Source,
+    StageReport,
+    Step,
+    Union,
+    as_plan,
+    broad_to_narrow,
+    hybrid,
+    register_stage,
+)
 from hyperseek.plan._surrogates import Surrogate
 from hyperseek.plan.exhaustive import scan
-from hyperseek.plan.stages import AUTO, EXACT, Auto, Dense, Engine, Exhaustive, FullText, Fusion, Graph, Rescore
+from hyperseek.plan.stages import (
+    AUTO,
+    EXACT,
+    Auto,
+    Dense,
+    Engine,
+    Exhaustive,
+    FullText,
+    Fusion,
+    Graph,
+    Nearest,
+    Rescore,
+)
 
 __all__ = [
     "AUTO",
@@ -19,6 +42,7 @@ __all__ = [
     "FullText",
     "Fusion",
     "Graph",
+    "Nearest",
     "OpenIndex",
     "Plan",
     "PlanLike",
@@ -30,6 +54,7 @@ __all__ = [
     "Surrogate",
     "Union",
     "as_plan",
+    "broad_to_narrow",
     "hybrid",
     "register_stage",
     "scan",

@@ -32,17 +32,16 @@ def search_linear(search: Search, scorer: Scorer, *, n: int, engine: str | None,
         search: The search.
         scorer: What to search by; its queries are those of the search.
         n: Candidates of each query.
-        engine: Name of an engine; None for the newest, or a scan where there is none or it has no chart for such a
-            scorer; `EXHAUSTIVE` for a scan.
+        engine: Name of an engine; None for the newest with a chart for such a scorer, or a scan where there is none;
+            `EXHAUSTIVE` for a scan.
         effort: How thoroughly the engine searches; None for what it was built with.
 
     Returns:
         The candidates.
     """
     if engine is None:
-        newest = search.index.newest()
-        usable = newest is not None and search.index.attached(newest.name).structure.can_search(scorer)
-        engine = newest.name if newest is not None and usable else EXHAUSTIVE
+        suitable = next(search.index.suitable(scorer), None)
+        engine = EXHAUSTIVE if suitable is None else suitable.name
     if engine == EXHAUSTIVE:
         return search.scan(scorer, k=n)
     return search_structure(search, scorer, n=n, name=engine, effort=effort)

@@ -108,6 +108,10 @@ class OpenIndex:
         """Yield the attachments that need not be named, newest first."""
         return (item for item in reversed(self.attachments.items) if item.is_automatic)
 
+    def suitable(self, scorer: Scorer) -> Iterator[Attachment]:
+        """Yield the attachments that need not be named and can search by a scorer, newest first."""
+        return (item for item in self.automatic() if self.attached(item.name).structure.can_search(scorer))
+
 
 @dataclass(frozen=True)
 class Search:
@@ -147,10 +151,13 @@ class Search:
         return None if self.allowed is None else np.flatnonzero(self.allowed)
 
     def with_options(self, options: QueryOptions | None) -> Search:
-        """Return this search with its queries compiled with other options; itself for None or the same ones."""
+        """Return this search with its queries asked with other options; itself for None or the same ones."""
         if options is None or options == self.scorer.options:
             return self
-        return replace(self, scorer=self.index.recompile(self.asked(), options), found=[])
+        scorer = self.scorer.asked_with(options)
+        if scorer is None:
+            scorer = self.index.recompile(self.asked(), options)
+        return replace(self, scorer=scorer, found=[])
 
     def at_most(self, n: int) -> int:
         """Return `n`, or the number of documents where that is less, but at least 1."""

@@ -15,7 +15,7 @@ import contextlib
 import os
 import time
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self, TypeAlias, TypeVar, cast
 
@@ -42,8 +42,14 @@ class Stage(Described):
 
     @property
     def title(self) -> str:
-        """Name of the stage in explanations."""
+        """Name of the stage in messages."""
         return self._title()
+
+    @property
+    def label(self) -> str:
+        """Name of the stage in explanations, with the options that its queries are asked with."""
+        options = getattr(self, "options", None)
+        return f"{self.title} ({options})" if options else self.title
 
 
 class Source(Stage):
@@ -142,6 +148,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "full_text": "hyperseek.plan.stages:FullText",
         "fusion": "hyperseek.plan.stages:Fusion",
         "graph": "hyperseek.plan.stages:Graph",
+        "nearest": "hyperseek.plan.stages:Nearest",
         "rescore": "hyperseek.plan.stages:Rescore",
         "surrogate": "hyperseek.plan._surrogates:Surrogate",
         "union": "hyperseek.plan._plan:Union",
@@ -342,7 +349,7 @@ class Plan(Described):
         assert found is not None
         if reports is not None:
             truth = search.truth() if measure else None
-            reports += [StageReport(stage.title) for stage in self.stages[len(reports) :]]
+            reports += [StageReport(stage.label) for stage in self.stages[len(reports) :]]
             for report, (part, seconds, notes) in zip(reports, did, strict=True):
                 _add(report, part, seconds, notes, truth)
         return found.first(search.k)
@@ -374,7 +381,7 @@ def as_plan(value: object) -> Plan:
     """Make a plan from anything that stands for one.
 
     Args:
-        value: A plan, a source, a list of stages, plain values as those of a file, or `"hybrid"`.
+        value: A plan, a source, a list of stages, plain values as those of a file, `"hybrid"` or `"broad_to_narrow"`.
 
     Returns:
         The plan.
@@ -384,8 +391,8 @@ def as_plan(value: object) -> Plan:
     """
     if isinstance(value, Plan):
         return value
-    if isinstance(value, str) and value == "hybrid":
-        return hybrid()
+    if isinstance(value, str) and value in _NAMED:
+        return _NAMED[value]()
     if value is Plan or value is None:
         raise ConfigError("there is no stage; give a source, as Engine(n=100), or a list of stages")
     if isinstance(value, Mapping) and "kind" not in value:
@@ -414,6 +421,35 @@ def hybrid(n: int = 100, *, engine: str = "auto") -> Plan:
     """
     sources = [{"kind": "full_text", "n": n}, {"kind": "auto", "n": n, "engine": engine}]
     return Plan(stages=[{"kind": "fusion", "sources": sources}])  # type: ignore[arg-type]  # it makes the stages
+
+
+def broad_to_narrow(n: int = 1000, *, through: Sequence[int] = (1,), engine: str | None = None) -> Plan:
+    """Return the plan that finds the neighbourhood at a broad level and decides within it at the level of the search.
+
+    For models with levels. An engine of the first level makes it fast; without one, documents are scanned.
+
+    Args:
+        n: Documents of the neighbourhood, at least 1. Each further level keeps a third as many as the one before.
+        through: Levels before that of the search, broad ones first; at least one.
+        engine: Name of the engine of the first level; None for the newest, `"exhaustive"` for a scan.
+
+    Returns:
+        The plan; its scores are those of the search's own level.
+
+    Raises:
+        ConfigError: `n` is below 1, or there is no level.
+    """
+    if not through:
+        raise ConfigError("a search from broad to narrow goes through at least one level, as in through=[1]")
+    first, *rest = ({"level": level} for level in through)
+    steps = [
+        {"kind": "rescore", "n": max(1, n // 3**place), "options": level} for place, level in enumerate(rest, start=1)
+    ]
+    source = {"kind": "nearest", "n": n, "engine": engine, "options": first}
+    return Plan(stages=[source, *steps, {"kind": "rescore"}])  # type: ignore[arg-type]  # it makes the stages
+
+
+_NAMED: dict[str, Callable[[], Plan]] = {"hybrid": hybrid, "broad_to_narrow": broad_to_narrow}
 
 
 def _add(

@@ -155,7 +155,7 @@ def _stream(
         for chunk in chunks:
             there = chunk.to(scorer.device)
             # Scorers that are not linear keep all cores busy with a single group.
-            spread = scorer.linear() is not None and torch.get_num_threads() <= len(best)
+            spread = (scorer.points or scorer.linear() is not None) and torch.get_num_threads() <= len(best)
             at_most = len(best) if spread and scorer.device.type == "cpu" else 1
             known = (
                 longest_norm(precise.space, vectors_of(there))
@@ -331,7 +331,7 @@ def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
     with torch.inference_mode():
         if precise is not None:
             return _score_precisely(precise, vectors_of(points).to(scorer.device), places, rows)
-        if scorer.linear() is not None:
+        if scorer.points or scorer.linear() is not None:
             _score_together(scorer, vectors_of(points), places, scores)
         else:
             _score_in_turn(scorer, points, places, rows != NOTHING, scores)

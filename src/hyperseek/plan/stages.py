@@ -119,15 +119,18 @@ def choose_plan(index: OpenIndex, scorer: Scorer, engine: str, k: int) -> tuple[
                 f"the plan tuned on this index for {key} scorers: recall@{tuned.k} {tuned.recall:.4f} "
                 f"on {tuned.queries} queries"
             )
-        newest = index.newest()
-        if newest is None:
+        if index.newest() is None:
             return Plan(stages=(Exhaustive(),)), "every document is scored, since the index has no engine"
         if len(index.snapshot) < _FEW:
             return Plan(stages=(Exhaustive(),)), f"every document is scored, which is fast for fewer than {_FEW:,}"
-        enough = next((item for item in index.automatic() if _doubt(item) is None), None)
+        suitable = list(index.suitable(scorer))
+        if not suitable and not scorer.surrogates:
+            return Plan(stages=(Exhaustive(),)), "every document is scored, since no engine can search by these queries"
+        usable = suitable or list(index.automatic())
+        enough = next((item for item in usable if _doubt(item) is None), None)
         if enough is None:
             return Plan(stages=(Exhaustive(),)), (
-                f"every document is scored, since {_doubt(newest)}; tune it: index.engines.tune(queries)"
+                f"every document is scored, since {_doubt(usable[0])}; tune it: index.engines.tune(queries)"
             )
         engine = enough.name
     attached = index.attached(engine)
@@ -199,7 +202,7 @@ class Engine(Source):
 
     Attributes:
         n: Candidates of each query, and of each of the engine's charts.
-        name: Of the engine; None for the newest.
+        name: Of the engine; None for the newest that can search by these queries.
         effort: How thoroughly it searches; None for what it was built with.
         options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
     """
@@ -212,8 +215,33 @@ class Engine(Source):
 
     def find(self, search: Search) -> Candidates:
         """Ask the engine."""
+        search, name = search.with_options(self.options), self.name
+        if name is None and (suitable := next(search.index.suitable(search.scorer), None)) is not None:
+            name = suitable.name
+        return search_structure(search, search.scorer, n=search.at_most(self.n), name=name, effort=self.effort)
+
+
+class Nearest(Source):
+    """What the newest engine that can search by these queries finds, or a scan where there is none.
+
+    Attributes:
+        n: Candidates of each query, and of each of the engine's charts.
+        engine: Name of the engine; None for the newest, `"exhaustive"` for a scan.
+        effort: How thoroughly the engine searches; None for what it was built with.
+        options: Of the queries for this stage, as in `{level: 1}`; None for those of the search.
+    """
+
+    kind: Literal["nearest"] = "nearest"
+    n: int = Field(default=100, ge=1)
+    engine: EngineName = None
+    effort: int | None = Field(default=None, ge=1)
+    options: QueryOptions | None = None
+
+    def find(self, search: Search) -> Candidates:
+        """Ask the engine, or score all documents."""
         search = search.with_options(self.options)
-        return search_structure(search, search.scorer, n=search.at_most(self.n), name=self.name, effort=self.effort)
+        n = search.at_most(self.n)
+        return search_linear(search, search.scorer, n=n, engine=self.engine, effort=self.effort)
 
 
 class Graph(Source):

@@ -163,6 +163,10 @@ class Levels(Geometry):
         """Return geodesic distances from the origin at the last level."""
         return self._each.radii(self.at_level(vectors, self.levels))
 
+    def scorer(self, space: Space, queries: Tensor) -> Scorer:
+        """Return queries with all their levels."""
+        return LevelScorer(space, queries)
+
 
 def level_options(levels: int) -> dict[str, Any]:
     """Return the options that queries of a space of levels understand, with their types, for `query_options`.
@@ -220,6 +224,8 @@ class LevelScorer(Scorer):
     """  # noqa: E501  # a row of a table
 
     kind = "level"
+    points = True
+    surrogates = False  # a scan costs little, and what is far and general is found by no near document
 
     def __init__(
         self,
@@ -301,9 +307,15 @@ class LevelScorer(Scorer):
         else:
             how = {"relation": relation or self.relation, "radius_weight": radius_weight}
         scorer = LevelScorer(self.space, self.queries, **asked, **how, factor=self.factor)
-        others = {name: value for name, value in self.options.items() if name not in level_options(1)}
         given = {name: value for name, value in {**asked, **how}.items() if value not in (None, "distance")}
-        return scorer.with_options(QueryOptions(**others, **given))
+        return scorer.with_options(QueryOptions(**_others(self.options), **given))
+
+    def asked_with(self, options: QueryOptions) -> LevelScorer | None:
+        """Return the queries with other options of levels; None where an option of another kind differs."""
+        if _others(options) != _others(self.options):
+            return None
+        own = {name: value for name, value in options.items() if name in level_options(1)}
+        return LevelScorer(self.space, self.queries, **own, factor=self.factor).with_options(options)
 
     def _asked(self) -> dict[str, Any]:
         if self.broaden is not None:
@@ -413,6 +425,11 @@ class LevelScorer(Scorer):
         """Make the scorer from `queries`, the space and the options."""
         options = {name: config[name] for name in level_options(1) if config.get(name) is not None}
         return cls(Space.from_json(config["space"]), tensors["queries"], **options)
+
+
+def _others(options: QueryOptions) -> dict[str, Any]:
+    """Return the options that do not belong to levels."""
+    return {name: value for name, value in options.items() if name not in level_options(1)}
 
 
 def _checked_number(name: str, given: object, *, most: float = math.inf) -> float:

@@ -31,9 +31,13 @@ class Scorer(ABC):
 
     Attributes:
         options: The options that the queries were compiled with.
+        points: Whether queries are points, whose own documents are scored together sooner than query by query.
+        surrogates: Whether a search without a suitable engine tries a linear surrogate before it scores all documents.
     """
 
     kind: ClassVar[str]
+    points: ClassVar[bool] = False
+    surrogates: ClassVar[bool] = True
     space: Space
     options: QueryOptions = NO_OPTIONS
 
@@ -77,6 +81,20 @@ class Scorer(ABC):
             InputError: The queries are not points, or have fewer dimensions.
         """
         raise InputError(f"only queries that are points can be cut to {dimension} dimensions, not {self.kind!r} ones")
+
+    def asked_with(self, options: QueryOptions) -> Scorer | None:
+        """Return the same queries asked with other options, if that takes no model.
+
+        Args:
+            options: All options of the new queries.
+
+        Returns:
+            The queries, or None if they must be compiled again.
+
+        Raises:
+            InputError: An option is out of range.
+        """
+        return self if options == self.options else None
 
     def retrieving(self, top_k: int) -> Scorer:
         """Return the queries as an `XTRScorer`, whose tokens see the most similar document tokens alone.
@@ -315,6 +333,7 @@ class LinearScorer(Scorer):
     """
 
     kind = "linear"
+    points = True
 
     def __init__(self, space: Space, queries: Tensor, *, factor: Tensor | None = None) -> None:
         space.check(queries)
