@@ -88,29 +88,20 @@ class EngineConfig(StructureConfig):
     charts: tuple[Annotated[ChartRecord, BeforeValidator(_record)], ...] | None = None
 
     def charts_in(self, space: Space) -> tuple[ChartRecord, ...]:
-        """Return the charts to build an engine on: those of the configuration, or those that suit its kind.
-
-        Where the configuration names an encoding in place of a chart, it is those of the encoding that suit the kind.
-        """
+        """Return the charts to build an engine on: of an encoding that is named, those that suit the kind of engine."""
         names = space.graph_charts if self.graph else (space.flat_chart,)
-        if self.charts is None:
-            return tuple(ChartRecord(name=name) for name in names)
         found: list[ChartRecord] = []
-        for record in self.charts:
-            if record.name in space.geometry.encodings:
-                own = {"encoding": record.name, **record.parameters}
-                found += (ChartRecord(name=name, parameters=own) for name in names)
-            else:
-                found.append(record)
+        for record in (ChartRecord(name=name) for name in names) if self.charts is None else self.charts:
+            own = {"encoding": record.name, **record.parameters}
+            encoded = record.name in space.geometry.encodings
+            found += [ChartRecord(name=name, parameters=own) for name in names] if encoded else [record]
         return tuple(found)
 
     def of_level(self, space: Space, level: int) -> Self:
         """Return the configuration of the same engine on the charts of one level."""
-        charts = (
-            ChartRecord(name=record.name, parameters={**record.parameters, "level": level})
-            for record in self.charts_in(space)
-        )
-        return self.model_copy(update={"charts": tuple(charts)})
+        charts = self.charts_in(space)
+        made = (chart.model_copy(update={"parameters": {**chart.parameters, "level": level}}) for chart in charts)
+        return self.model_copy(update={"charts": tuple(made)})
 
     @property
     def graph(self) -> bool:
