@@ -16,7 +16,7 @@ from torch import Tensor
 from hyperseek._relevance import excluded_ids
 from hyperseek.errors import ArgumentError, InputError, brief, shown, suggestion
 from hyperseek.plan import AUTO, EXACT, PlanLike
-from hyperseek.scoring import MaxSimScorer, Scorer, Space
+from hyperseek.scoring import MaxSimScorer, Scorer, Space, point_scorer
 from hyperseek.store.rows import check_text
 from hyperseek.types import LevelOptions, Query, QueryOptions
 
@@ -343,7 +343,7 @@ def compiled_queries(queries: Any, space: Space) -> tuple[Sequence[str] | Scorer
     if not finite.all():  # the given ones were
         raise InputError(f"{names[int((~finite).nonzero()[0])]} has numbers beyond float32; give smaller ones")
     if own == 1:
-        return space.geometry.scorer(space, points), single
+        return point_scorer(space, points), single
     return MaxSimScorer(space, points.view(vectors.shape), torch.ones(vectors.shape[:2])), single
 
 

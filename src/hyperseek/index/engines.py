@@ -37,7 +37,7 @@ from hyperseek.index.reader import IndexReader
 from hyperseek.plan import Candidates, Exhaustive, OpenIndex, Plan, Search, StageReport, as_plan
 from hyperseek.plan.exhaustive import wide_scan
 from hyperseek.plan.stages import choose_plan, plan_key
-from hyperseek.scoring import MaxSimScorer, Points, Scorer, Space, TokenPoints
+from hyperseek.scoring import MaxSimScorer, Points, Scorer, Space, TokenPoints, point_scorer
 from hyperseek.store.attachments import Attachment, Attachments, Recall, TunedPlan, attach
 from hyperseek.store.lance import writer_lock
 from hyperseek.store.snapshot import Snapshot
@@ -155,7 +155,7 @@ def _measured_recall(opened: OpenIndex, name: str) -> Recall | None:
 def _as_queries(space: Space, documents: Points, structure: Structure) -> Scorer:
     """Return documents as queries that a structure can search by: points, or some tokens of each."""
     if not space.ragged:
-        points = space.geometry.scorer(space, documents.rows)
+        points = point_scorer(space, documents.rows)
         levels = (QueryOptions(level=level) for level in range(space.levels, 0, -1))
         asked = (points.asked_with(options) for options in levels if space.levels > 1)
         return next((one for one in asked if one is not None and structure.can_search(one)), points)

@@ -12,7 +12,7 @@ from hyperseek.scoring._qnet import (
     build_converter,
     register_qnet_converter,
 )
-from hyperseek.scoring._scorer import LinearScorer, Scorer, load_scorer, register_scorer
+from hyperseek.scoring._scorer import LinearScorer, Scorer, load_scorer, point_scorer, register_scorer
 from hyperseek.scoring._space import Space
 from hyperseek.scoring._surrogate import Landmarks, SurrogateScorer, surrogate
 
@@ -39,6 +39,7 @@ __all__ = [
     "build_converter",
     "level_options",
     "load_scorer",
+    "point_scorer",
     "register_qnet_converter",
     "register_scorer",
     "register_space",

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, get_type_hints
+from typing import Any, ClassVar, Literal, NamedTuple, get_type_hints
 
 import torch
 from torch import Tensor
@@ -26,10 +26,6 @@ from hyperseek.geometry.tokens import TokenEncoding
 from hyperseek.scoring._learned_encoding import LearnedEncoding
 from hyperseek.scoring._points import Points, VectorPoints, token_points, vectors_of
 from hyperseek.types import Metric
-
-if TYPE_CHECKING:
-    from hyperseek.scoring._scorer import Scorer
-    from hyperseek.scoring._space import Space
 
 _MUVERA = "muvera"
 _ENCODINGS: dict[str, type[TokenEncoding | LearnedEncoding]] = {_MUVERA: TokenEncoding, "learned": LearnedEncoding}
@@ -162,9 +158,11 @@ class Geometry:
             `"one"`. Near ties are then told apart in float64; None leaves them as they are.
         distance_name: Names what `distances` measures, with its unit; None where documents have no distance.
         levels: How many points a stored point is made of, from the broadest level to the narrowest.
+        scorer: Kind of the scorer of queries that are points.
     """
 
     levels: int = 1
+    scorer: ClassVar[str] = "linear"
     flat_chart: ClassVar[str] = "inner_product"
     graph_charts: ClassVar[tuple[str, ...]] = ("balanced",)
     encodings: ClassVar[tuple[str, ...]] = ()
@@ -245,12 +243,6 @@ class Geometry:
     def at_level(self, vectors: Tensor, level: int) -> Tensor:
         """Return the part of stored points that belongs to a level, 1 to `levels`."""
         return vectors
-
-    def scorer(self, space: Space, queries: Tensor) -> Scorer:
-        """Return the scorer of `(Q, w)` query points of a space of this kind."""
-        from hyperseek.scoring._scorer import LinearScorer
-
-        return LinearScorer(space, queries)
 
     def distances(self, first: Tensor, second: Tensor) -> Tensor:
         """Return all distances between stored points, each exact for near points, too; see `distance_name`."""

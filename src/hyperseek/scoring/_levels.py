@@ -61,6 +61,7 @@ class Levels(Geometry):
     neighbour_chart = Poincare.neighbour_chart
     hyperbolic = True
     distance_name = "geodesic distance"
+    scorer = "level"
 
     def __init__(self, dimension: int, levels: int, radius_squared: float = 1.0) -> None:
         super().__init__(dimension)
@@ -162,10 +163,6 @@ class Levels(Geometry):
     def radii(self, vectors: Tensor) -> Tensor:
         """Return geodesic distances from the origin at the last level."""
         return self._each.radii(self.at_level(vectors, self.levels))
-
-    def scorer(self, space: Space, queries: Tensor) -> Scorer:
-        """Return queries with all their levels."""
-        return LevelScorer(space, queries)
 
 
 def level_options(levels: int) -> dict[str, Any]:

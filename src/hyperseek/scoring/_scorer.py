@@ -319,6 +319,13 @@ def load_scorer(path: str | os.PathLike[str], *, device: str | torch.device = "c
     return scorer
 
 
+def point_scorer(space: Space, queries: Tensor) -> Scorer:
+    """Return the scorer of `(Q, w)` query points, as stored, of the kind that suits the space."""
+    scorer: Any = SCORERS[space.geometry.scorer]
+    made: Scorer = scorer(space, queries)
+    return made
+
+
 class LinearScorer(Scorer):
     """Queries as points, compared by the space's own similarity.
 
