@@ -42,6 +42,10 @@ _MOST_FAULTS, _MOST_PARTS = 20, 20
 _LONGEST_VALUE = 200  # characters of a given value
 
 
+LARGEST_SEED = (1 << 32) - 1
+"""The largest that all generators take, numpy's older one among them."""
+
+
 class Config(BaseModel):
     """Base of every configuration: frozen, no unknown keys, defaults validated."""
 

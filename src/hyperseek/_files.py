@@ -93,8 +93,10 @@ def writing(path: str | os.PathLike[str]) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, RuntimeError) as cause:
-        # Libraries in Rust, C++ and numpy raise errors without a number, but with the system's message.
+    except HyperseekError:
+        raise
+    except Exception as cause:
+        # Libraries in Rust, C++ and numpy raise errors of their own without a number, but with the system's message.
         number = getattr(cause, "errno", None)
         text = f"{getattr(cause, 'strerror', None) or ''} {cause}".lower()
         if number in (errno.ENOSPC, errno.EDQUOT) or "no space left" in text or "quota exceeded" in text:

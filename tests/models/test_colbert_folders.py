@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
 from hyperseek.cli import app
-from hyperseek.errors import ModelError, UnknownNameError
+from hyperseek.errors import ModelError, UnknownNameError, WriteError
 from hyperseek.models import LateRetriever, ModelConfig, build, export_colbert, load
 from hyperseek.models.model_files import ModelFiles
 
@@ -196,3 +198,18 @@ def test_a_damaged_folder_is_refused(change: Any, message: str, tiny_encoder: st
     change(tmp_path)
     with pytest.raises(ModelError, match=message):
         load(tmp_path, device="cpu")
+
+
+@pytest.mark.parametrize("largest", [100, 20_000])
+def test_a_full_disk_is_an_error_of_ours(largest: int, tiny_encoder: str, tmp_path: Path) -> None:
+    model = make(tiny_encoder, **COLBERT)
+    before, former = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    for write_to in (model.save, lambda folder: export_colbert(model, folder)):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+        try:
+            with pytest.raises(WriteError, match="ulimit"):
+                write_to(tmp_path)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, former)
+    assert not [*tmp_path.iterdir()]

@@ -237,3 +237,13 @@ def test_residual_layers_start_near_their_residual_and_learn(activation: str, ti
     torch.testing.assert_close(mapped, layers[0].residual(states), atol=0.05, rtol=0)
     layers[1]({"token_embeddings": mapped})["token_embeddings"].sum().backward()
     assert all(layer.linear.weight.grad.abs().max() > 0 for layer in layers)
+
+
+@pytest.mark.parametrize(
+    "late",
+    [{"dimension": 10**12}, {"hidden": [10**9]}, {"seed": 2**70}, {"query_expansion": {"length": 10**12}}],
+    ids=str,
+)
+def test_numbers_that_no_machine_holds_are_refused(late: dict[str, Any], tiny_encoder: str) -> None:
+    with pytest.raises(ConfigError, match="less than or equal to"):
+        config(tiny_encoder, late)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 from torch import Tensor
 
-from hyperseek._config import Config
+from hyperseek._config import LARGEST_SEED, Config
 from hyperseek._files import read_tensors, reading, write_tensors
 from hyperseek._folders import CHECKED_AT_ONCE, Checksum, check_files, checksum_folder, read_sealed, write_sealed
 from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
@@ -87,7 +87,7 @@ class CentroidsConfig(StructureConfig):
     bits: Literal[2, 4, 16] = 2
     probes: int | None = Field(default=None, ge=1)
     sample: int = Field(default=1 << 18, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
 
 class _Details(Config):

@@ -16,7 +16,7 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-from hyperseek._config import Config
+from hyperseek._config import LARGEST_SEED, Config
 from hyperseek._display import printable
 from hyperseek._files import write_json
 from hyperseek.errors import InputError, UnknownNameError
@@ -104,7 +104,7 @@ class Statistics(Config):
     tests: tuple[Literal["permutation", "t", "wilcoxon"], ...] = ("permutation",)
     confidence: float = Field(default=0.95, gt=0, lt=1)
     resamples: int = Field(default=RESAMPLES, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
 
 class Comparison(Config):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator
 
-from hyperseek._config import Config, read_yaml
+from hyperseek._config import LARGEST_SEED, Config, read_yaml
 from hyperseek.types import NO_OPTIONS, QueryOptions
 
 
@@ -44,7 +44,7 @@ class MiningOptions(Config):
     max_score: float | None = None
     min_score: float | None = None
     sampling: Literal["top", "random"] = "top"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     keep_negatives: bool = True
     engine: str = "auto"
     plan: dict[str, Any] | None = None
@@ -73,7 +73,7 @@ class ConsistencyOptions(Config):
 
     top: int = Field(default=2, ge=1)
     pool: int | None = Field(default=None, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     engine: str = "auto"
 
 

@@ -30,6 +30,9 @@ from hyperseek.models.retriever import SIDES, Retriever
 PLAIN = (None, "SentenceTransformer")
 """Kinds of containers for models of one vector per text."""
 
+MOST_TOKENS = 1 << 20
+"""To which a query may be padded, in memory that tokenizers take without asking."""
+
 _MODULES, _CONTAINER, _CONFIG, _ROUTER, _TRANSFORMER = (
     "modules.json",
     "config_sentence_transformers.json",
@@ -38,7 +41,6 @@ _MODULES, _CONTAINER, _CONFIG, _ROUTER, _TRANSFORMER = (
     "sentence_bert_config.json",
 )
 _MOST_LAYERS = 1000  # of an encoder; each takes time to build before any weight is looked for
-_MOST_TOKENS = 1 << 20  # to which a query may be padded, in memory that tokenizers take without asking
 # Those whose linear layers are saved alike; a module of another package may be called the same.
 _PACKAGES = ("sentence_transformers.", "pylate.")
 _REMEDY = "save or download the model again"
@@ -87,13 +89,13 @@ class _DenseConfig(Config, extra="ignore", strict=True):
 
 
 class _Expansion(Config, extra="ignore"):
-    length: int | None = Field(default=None, ge=0, le=_MOST_TOKENS)
+    length: int | None = Field(default=None, ge=0, le=MOST_TOKENS)
 
 
 class _Lengths(Config, extra="ignore", strict=True):
     """Settings of PyLate's container, or of a transformer, which would be noticed late or not at all."""
 
-    query_length: int | None = Field(default=None, ge=1, le=_MOST_TOKENS)
+    query_length: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
     document_length: int | None = Field(default=None, ge=1)
     query_expansion: _Expansion | None = None
     query_prefix: str | None = None

@@ -28,7 +28,7 @@ from sentence_transformers.base.modules import Transformer
 from sentence_transformers.util import load_file_path
 from torch import Tensor, nn
 
-from hyperseek._config import Config
+from hyperseek._config import LARGEST_SEED, Config
 from hyperseek.errors import InputError, ModelError, UnknownNameError
 from hyperseek.nn.token_pooling import IMPORTANCE, Counts, Tasks
 
@@ -62,7 +62,7 @@ class PruningConfig(Config):
     strategy: Strategy = "attention"
     keep_ratio: float = Field(default=0.6, gt=0, le=1)
     min_tokens: int = Field(default=16, ge=1)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     importance: Importance = "idf"
     tasks: Tasks = ("document",)
 

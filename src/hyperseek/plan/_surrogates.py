@@ -14,6 +14,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from hyperseek._config import LARGEST_SEED
 from hyperseek._order import NOTHING
 from hyperseek.engines.structure import EXHAUSTIVE
 from hyperseek.plan._engine_search import EngineName, search_linear
@@ -50,7 +51,7 @@ class Surrogate(Source):
     n: int = Field(default=300, ge=1)
     landmarks: int = Field(default=512, ge=1)
     choice: Choice = "random"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     refits: int = Field(default=0, ge=0)
     refit_n: int | None = Field(default=None, ge=1)
     weight: float = Field(default=1.0, gt=0)

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
-from hyperseek._config import Config
+from hyperseek._config import LARGEST_SEED, Config
 from hyperseek._registry import Registry, check_function
 from hyperseek.errors import ConfigError
 
@@ -84,7 +84,7 @@ class LoopConfig(Config):
     max_grad_norm: float = Field(default=1.0, ge=0)
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     tf32: bool = False
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
     save_every: int | None = Field(default=500, ge=1)
     log_every: int = Field(default=10, ge=1)
     workers: int = Field(default=0, ge=0)

@@ -21,13 +21,14 @@ from tokenizers import AddedToken, processors
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 
-from hyperseek._config import Config, meaningless
+from hyperseek._config import LARGEST_SEED, Config, meaningless
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import ConfigError, InputError
 from hyperseek.geometry.euclidean import unit_vectors
 from hyperseek.models.encoding import described_tokens, resolve_dtype
 from hyperseek.models.family import Family, ModelConfig, transformer_of
 from hyperseek.models.loading import load_container
+from hyperseek.models.model_files import MOST_TOKENS
 from hyperseek.models.retriever import Retriever, Side, run_modules
 from hyperseek.nn.token_pooling import GROUPS, PoolingConfig, TokenPooling
 from hyperseek.nn.token_pruning import PruningConfig, PruningTransformer
@@ -205,6 +206,9 @@ def _fewer(tokens: torch.Tensor, mask: torch.Tensor, options: Mapping[str, Any])
     return nn.utils.rnn.pad_sequence(rows, batch_first=True), nn.utils.rnn.pad_sequence(weights, batch_first=True)
 
 
+_WIDEST = 1 << 16  # numbers of a token after a layer of the projection
+
+
 class QueryExpansion(Config):
     """Tokens that lengthen queries, and are scored like the query's own: ColBERT's query augmentation.
 
@@ -215,7 +219,7 @@ class QueryExpansion(Config):
         token: The token that is added; None takes the tokenizer's mask.
     """
 
-    length: int = Field(default=32, ge=1)
+    length: int = Field(default=32, ge=1, le=MOST_TOKENS)
     strategy: Literal["fixed", "min"] = "fixed"
     attend: bool = False
     token: str | None = None
@@ -248,8 +252,8 @@ class LateConfig(Config):
         seed: Of the start and of new tokens; None takes that of the training run, and 0 where there is none.
     """
 
-    dimension: int | None = Field(default=128, ge=1)
-    hidden: tuple[Annotated[int, Field(ge=1)], ...] = ()
+    dimension: int | None = Field(default=128, ge=1, le=_WIDEST)
+    hidden: tuple[Annotated[int, Field(ge=1, le=_WIDEST)], ...] = ()
     activation: Literal["identity", "tanh", "relu", "gelu", "silu"] = "identity"
     bias: bool = False
     residual: bool = False
@@ -264,7 +268,7 @@ class LateConfig(Config):
     end_token: bool = False
     padding_side: Literal["left", "right"] | None = None
     bidirectional: bool = False
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=0, le=LARGEST_SEED)
 
     @field_validator("skipped", mode="before")
     @classmethod

@@ -17,7 +17,7 @@ import torch
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
-from hyperseek._config import Config, meaningless
+from hyperseek._config import LARGEST_SEED, Config, meaningless
 from hyperseek.errors import ConfigError, ModelError
 from hyperseek.geometry.polar import FARTHEST
 from hyperseek.models.family import Family, ModelConfig, encoder_modules, join_routes, transformer_of
@@ -95,7 +95,7 @@ class LevelsConfig(Config):
     trainable_curvature: bool = False
     hyp_c_min: float = Field(default=0.1, gt=0, allow_inf_nan=False)
     hyp_c_max: float = Field(default=10.0, gt=0, allow_inf_nan=False)
-    seed: int | None = Field(default=None, ge=0)
+    seed: int | None = Field(default=None, ge=0, le=LARGEST_SEED)
 
     @field_validator("s_scales", mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, cast
 
 from pydantic import Field, model_validator
 
-from hyperseek._config import Config
+from hyperseek._config import LARGEST_SEED, Config
 from hyperseek.nn.lorentz import PoolingName
 from hyperseek.nn.tangent_projection import Projection, Radius, Start
 
@@ -95,7 +95,7 @@ class LorentzConfig(Config):
     blocks: int = Field(default=0, ge=0)
     block_heads: int = Field(default=12, ge=1)
     block_norm: Literal["layer_norm", "rms_norm", "dyt_norm"] = "rms_norm"
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
     @model_validator(mode="before")
     @classmethod
