@@ -70,6 +70,7 @@ def test_an_index_as_json(made: Path, tiny_encoder: str) -> None:
                 "documents": 24,
                 "of": 23,
                 "charts": [opened.space.flat_chart],
+                "recall": 1.0,
                 "config": {"kind": "flat", "storage": "float32", "device": "auto"},
             },
             "graph": {
