@@ -83,7 +83,7 @@ def test_a_family_of_another_package_trains_encodes_and_searches(installed: Path
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "model.families dense late lorentz qnet weighted\n" in done.stdout
+    assert "model.families dense late levels lorentz qnet weighted\n" in done.stdout
     assert "the entry point qnet = 'weighted:Weighted' of the package weighted is ignored" in done.stderr
 
 

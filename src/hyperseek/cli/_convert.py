@@ -12,7 +12,10 @@ from hyperseek.cli._echo import echo
 
 def convert(
     checkpoint: Annotated[
-        Path, typer.Argument(help="Folder of a Hypencoder, BE-base or HypRAG checkpoint; with --to, of a model.")
+        Path,
+        typer.Argument(
+            help="Folder of a Hypencoder, BE-base or HypRAG checkpoint, or file of an HRM one; with --to, of a model."
+        ),
     ],
     output: Annotated[Path, typer.Argument(help="Folder to write, for `hyperseek encode`, `search` and `train`.")],
     to: Annotated[str | None, typer.Option(help="Export a late-interaction model instead: pylate or stanford.")] = None,
@@ -34,12 +37,14 @@ def convert(
         int | None, typer.Option(help="Maximum tokens per document; 512 for Hypencoder, 256 for HypRAG.")
     ] = None,
 ) -> None:
-    """Convert a checkpoint of the original Hypencoder, of BE-base or of HypRAG to a hyperseek model.
+    """Convert a checkpoint of the original Hypencoder, of BE-base, of HypRAG or of HRM to a hyperseek model.
 
     Checkpoints of PyLate and of Stanford's ColBERT need no conversion: every command reads them. `--to` writes a
     late-interaction model in their format.
     """
-    from hyperseek.models import export_colbert, import_hypencoder, import_hyprag, load
+    from hyperseek._files import write_json
+    from hyperseek.models import export_colbert, import_hrm, import_hypencoder, import_hyprag, load
+    from hyperseek.models.importers.hrm import HRMCheckpoint, is_hrm
     from hyperseek.models.importers.hyprag import is_hyprag
 
     if to is not None:
@@ -60,10 +65,17 @@ def convert(
         return
     lengths = {"query_length": query_length, "document_length": document_length}
     options: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
-    hyprag = is_hyprag(checkpoint)
+    hrm = is_hrm(checkpoint)
+    hyprag = not hrm and is_hyprag(checkpoint)
     others = {"trunk": trunk, "legacy_padded_mean": legacy_padded_mean}
     _refuse(others if hyprag else {"tokenizer": tokenizer, "pooling": pooling})
-    if hyprag:
+    settings = None
+    if hrm:
+        _refuse({"weights": weights, "legacy_padded_mean": legacy_padded_mean})
+        original = HRMCheckpoint.read(checkpoint)
+        settings = original.settings
+        retriever = import_hrm(original, trunk=trunk, **options)
+    elif hyprag:
         names: dict[str, Any] = {"tokenizer": tokenizer, "pooling": pooling}
         retriever = import_hyprag(checkpoint, weights=weights, **names, **options)
     else:
@@ -71,6 +83,8 @@ def convert(
             checkpoint, trunk=trunk, weights=weights, legacy_padded_mean=legacy_padded_mean, **options
         )
     retriever.save(output)
+    if settings is not None:
+        write_json(output / "original.json", settings.model_dump(mode="json"))
     echo(f"wrote {output}: {retriever.space.dimension} dimensions, fingerprint {retriever.fingerprint}", err=True)
 
 

@@ -153,7 +153,7 @@ def loading(what: str, given: str | os.PathLike[str], location: str) -> Iterator
             raise
         hint = (
             ""
-            if os.path.isdir(location)
+            if os.path.exists(location)
             else f" (no folder here, so a name on the Hub{suggestion(location, _PACKAGED)})"
         )
         # torch and transformers say what does not fit after the first line.

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperseek._config import Config
 from hyperseek._files import check_checksum, read_json
-from hyperseek.errors import ModelError, shown
+from hyperseek.errors import InputError, ModelError, shown
 from hyperseek.models.retriever import SIDES, Retriever
 
 PLAIN = (None, "SentenceTransformer")
@@ -367,9 +367,12 @@ def check_usable(retriever: Retriever) -> None:
         if not isinstance(encoder, PreTrainedModel) or not isinstance(tokenizer, PreTrainedTokenizerBase):
             continue
         check_vocabulary(tokenizer, encoder, retriever.source)
-    with torch.inference_mode():
-        points = retriever.points(retriever.forward(retriever.preprocess(["a"], "document"), "document"))
-        score = retriever.compile(["a"]).score(points)
+    try:
+        with torch.inference_mode():
+            points = retriever.points(retriever.forward(retriever.preprocess(["a"], "document"), "document"))
+            score = retriever.compile(["a"]).score(points)
+    except InputError as error:  # of a space, whose points must be finite
+        raise ModelError(f"the weights of {retriever.source} give no points, and are damaged: {error}") from error
     if not torch.isfinite(score).all():
         raise ModelError(f"the weights of {retriever.source} give scores that are not numbers; they are damaged")
 

@@ -38,6 +38,8 @@ from hyperseek.types import QueryOptions
 
 LevelsPooling: TypeAlias = Literal["trunk", "attention"]
 
+# What a configuration from a stranger may ask for at most.
+_WIDEST, _MOST = 1 << 16, 256
 # Options that some choices of others leave without an effect.
 _OF_ATTENTION = ("pool_heads", "pool_hidden_mult", "pool_dropout")
 _OF_STEPS = ("n_cycles", "t_low", "hrm_hidden_mult")
@@ -78,15 +80,15 @@ class LevelsConfig(Config):
     num_segments: int = Field(default=4, ge=1, le=64)
     s_scales: tuple[float, ...] | None = None
     refinement: RefinementName = "hrm"
-    d_hrm: int = Field(default=512, ge=1)
-    dimension: int | None = Field(default=None, ge=1)
-    n_cycles: int = Field(default=2, ge=1)
-    t_low: int = Field(default=2, ge=1)
-    hrm_hidden_mult: int = Field(default=4, ge=1)
+    d_hrm: int = Field(default=512, ge=1, le=_WIDEST)
+    dimension: int | None = Field(default=None, ge=1, le=_WIDEST)
+    n_cycles: int = Field(default=2, ge=1, le=_MOST)
+    t_low: int = Field(default=2, ge=1, le=_MOST)
+    hrm_hidden_mult: int = Field(default=4, ge=1, le=_MOST)
     hrm_grad_window: int = Field(default=0, ge=0)
     pooling: LevelsPooling = "trunk"
-    pool_heads: int = Field(default=1, ge=1)
-    pool_hidden_mult: int = Field(default=2, ge=1)
+    pool_heads: int = Field(default=1, ge=1, le=_MOST)
+    pool_hidden_mult: int = Field(default=2, ge=1, le=_MOST)
     pool_dropout: float = Field(default=0.0, ge=0, lt=1)
     start: LevelsStart = "trunk"
     radius: Literal["schedule", "head"] = "schedule"

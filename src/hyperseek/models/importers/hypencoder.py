@@ -288,7 +288,13 @@ def read_weights(folder: Path, weights: str | os.PathLike[str] | None = None) ->
         what = f"{shown(strange[0])} is not a tensor" if strange else f"it holds a {type(loaded).__name__}"
         raise ModelError(f"{found} is not a plain file of named tensors: {what}; save the model's state_dict() alone")
     for name, tensor in loaded.items():
-        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            # Strides can repeat a few bytes into a tensor larger than any memory.
+        if not is_stored_in_full(tensor):
             raise ModelError(f"{found} has a tensor {shown(name)} that is not stored in full")
     return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def is_stored_in_full(tensor: Tensor) -> bool:
+    """Return whether a tensor has all its numbers: strides can repeat a few bytes into one larger than any memory."""
+    return (
+        tensor.layout == torch.strided and tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+    )
