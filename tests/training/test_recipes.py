@@ -37,7 +37,9 @@ KNOWN = {
     "contrastive_pretrain_albert",
     "contrastive_pretrain_elbert",
     "contrastive_pretrain_hybrid_bert",
+    "hrm_hyperbolic",
     "late-minilm",
+    "levels-minilm",
     "reasoning_colbert",
 }
 MINIMAL: dict[str, Any] = {
@@ -62,7 +64,7 @@ def test_a_recipe_is_valid_and_its_names_resolve(path: Path, monkeypatch: pytest
         parsed = parse_source(expanded(source.source))
         assert "$" not in parsed.place
         prepared = parsed.place.startswith("data/prepared_")
-        assert parsed.kind in ("hypencoder", "columns") or parsed.split == "train" or prepared
+        assert parsed.kind in ("hypencoder", "columns", "kalm") or parsed.split == "train" or prepared
     for dev_set in recipe.validation.sets.values():
         parsed = parse_source(expanded(dev_set.source))
         assert (parsed.kind, bool(parsed.split)) == ("qrels", True)
