@@ -6,13 +6,14 @@ a node, is taken to stand one hop below the most specific of its relevant docume
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from statistics import fmean
 
 from hyperseek._ancestors import HOP_RANGES, Hierarchy, hop_range
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._order import best_first
 from hyperseek._relevance import is_relevant
+from hyperseek.data.hierarchies import hops_above
 from hyperseek.errors import InputError
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, measure_names
 from hyperseek.evaluation._ranking import Ranking
@@ -61,30 +62,15 @@ def ancestor_hops(hierarchy: Hierarchy, qrels: Qrels) -> dict[str, dict[str, int
     Raises:
         InputError: There are none.
     """
-    nodes = set(hierarchy.nodes)
     hops = {}
     for query, judged in qrels.items():
-        relevant = [document for document, grade in judged.items() if is_relevant(grade) and document in nodes]
-        found = hierarchy.ancestors(query) if query in nodes else _above(hierarchy, relevant)
-        hops[query] = {document: found[document] for document in relevant if document in found}
+        found = hops_above(hierarchy, query, (document for document, grade in judged.items() if is_relevant(grade)))
+        hops[query] = {document: count for document, count in found.items() if count}
     hops = {query: found for query, found in hops.items() if found}
     if not hops:
         raise InputError(
             "no relevant document is a node of the hierarchy above its query; do its ids name the documents?"
         )
-    return hops
-
-
-def _above(hierarchy: Hierarchy, relevant: Sequence[str]) -> dict[str, int]:
-    """Return the hops of relevant documents above a query that stands one below the most specific of them."""
-    above = {document: hierarchy.ancestors(document) for document in relevant}
-    higher = {ancestor for found in above.values() for ancestor in found}
-    hops: dict[str, int] = {}
-    for document in relevant:
-        if document in higher:
-            continue
-        for ancestor, distance in {document: 0, **above[document]}.items():
-            hops[ancestor] = min(hops.get(ancestor, distance + 1), distance + 1)
     return hops
 
 
