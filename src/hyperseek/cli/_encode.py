@@ -53,6 +53,9 @@ def encode(
     chart: Annotated[
         str | None, typer.Option(help="The chart to build the engine on: learned for a learned encoding of tokens.")
     ] = None,
+    level: Annotated[
+        int | None, typer.Option(min=1, help="Level that the engine finds by; the narrowest unless given.")
+    ] = None,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
 ) -> None:
     """Encode a corpus into an index; an interrupted run resumes without encoding anything twice."""
@@ -65,6 +68,8 @@ def encode(
 
     if chart is not None and engine is None:
         raise InputError("--chart sets the chart of an engine; also give --engine")
+    if level is not None and engine is None:
+        raise InputError("--level is that of an engine; also give --engine")
     if engine is not None:
         check_engine(engine, chart)  # before all documents are encoded, not after
     retriever = load(model, device=device)
@@ -103,7 +108,7 @@ def encode(
             echo(f"skipped: {line}", err=True)
     echo(f"{index}: {len(made):,} documents, {made.space}, fingerprint {made.info.fingerprint}", err=True)
     if engine is not None:
-        build_engine(made, engine, chart=chart)
+        build_engine(made, engine, chart=chart, level=level)
 
 
 def _import(

@@ -20,6 +20,8 @@ _SNIPPET = 160
 _NEAR = 80  # characters of context shown before and after a match
 # Candidates of each half of a hybrid search, at least.
 _CANDIDATES = 100
+# Documents of a neighbourhood, at least.
+_NEIGHBOURHOOD = 3000
 
 Options = Annotated[
     list[str] | None,
@@ -47,6 +49,15 @@ def hybrid_plan(k: int, engine: str) -> Plan:
     return hybrid(max(_CANDIDATES, k), engine=engine)
 
 
+def broad_to_narrow_plan(k: int, engine: str) -> Plan:
+    """Return the plan of `--broad-to-narrow` for `k` documents per query."""
+    from hyperseek.engines.structure import EXHAUSTIVE
+    from hyperseek.plan import AUTO, EXACT, broad_to_narrow
+
+    named = {AUTO: None, EXACT: EXHAUSTIVE}.get(engine, engine)
+    return broad_to_narrow(max(_NEIGHBOURHOOD, 10 * k), engine=named)
+
+
 def search(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
     text: Annotated[str | None, typer.Argument(help="The query; or give --queries.")] = None,
@@ -70,7 +81,31 @@ def search(
     hybrid: Annotated[
         bool, typer.Option("--hybrid", help="Fuse full-text search (BM25) with the model's own, by reciprocal rank.")
     ] = False,
+    level: Annotated[
+        int | None, typer.Option(min=1, help="Level of the query, for models with levels: 1 is the broadest.")
+    ] = None,
+    document_level: Annotated[
+        int | None, typer.Option(min=1, help="Level of the documents, if it is not that of the query.")
+    ] = None,
+    broaden: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Instead of levels: 0 for the narrowest, 1 for the broadest.")
+    ] = None,
+    relation: Annotated[
+        Literal["distance", "is_a", "cone"] | None,
+        typer.Option(help="For models with levels: near documents, what the query is a kind of, or what contains it."),
+    ] = None,
+    radius_weight: Annotated[
+        float | None, typer.Option(min=0, help="How much is_a prefers general documents; 1 unless given.")
+    ] = None,
+    broad_to_narrow: Annotated[
+        bool,
+        typer.Option("--broad-to-narrow", help="Find the neighbourhood at level 1, then the best documents within it."),
+    ] = False,
     option: Options = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(metavar="FIELD[:DEPTH]", help="Group the table by a metadata field, as in path or path:2."),
+    ] = None,
     explain: Annotated[
         bool,
         typer.Option(
@@ -98,9 +133,14 @@ def search(
 
     if (text is None) == (queries is None):
         raise InputError("give one query as TEXT, or a file of queries with --queries")
-    if hybrid and plan is not None:
-        raise InputError("--hybrid and --plan exclude each other; give one of them")
-    stages = hybrid_plan(k, engine) if hybrid else None if plan is None else Plan.load(plan)
+    if hybrid + broad_to_narrow + (plan is not None) > 1:
+        raise InputError("--hybrid, --broad-to-narrow and --plan exclude each other; give one of them")
+    grouping = None if group_by is None else _grouping(group_by, format)
+    stages = None if plan is None else Plan.load(plan)
+    if hybrid:
+        stages = hybrid_plan(k, engine)
+    elif broad_to_narrow:
+        stages = broad_to_narrow_plan(k, engine)
     asked_of_model = query_options(option)
     asked = _read(text, queries)
     excluded = excluded_ids(asked)
@@ -113,6 +153,11 @@ def search(
         "options": asked_of_model,
         "exclude": [{*excluded.get(query.id, ()), *([query.id] if exclude_same_id else [])} for query in asked],
         "texts": format == "table" or (format in ("jsonl", "json") and texts),
+        "level": level,
+        "document_level": document_level,
+        "broaden": broaden,
+        "relation": relation,
+        "radius_weight": radius_weight,
     }
     texts_asked = [query.text for query in asked]
     if explain:
@@ -130,7 +175,7 @@ def search(
     elif format == "json":
         echo_json(_rows(asked, hits, matches=explain), indent=2)
     else:
-        _print_tables(asked, hits)
+        _print_tables(asked, hits, grouping)
         if explain:
             _print_matches(asked, hits)
 
@@ -166,9 +211,23 @@ def _plain(hit: Hit, *, matches: bool) -> dict[str, object]:
     return plain
 
 
-def _print_tables(queries: list[Query], hits: list[list[Hit]]) -> None:
+def _grouping(given: str, format: str) -> tuple[str, int | None]:
+    """Read FIELD or FIELD:DEPTH."""
+    from hyperseek.errors import InputError, shown
+
+    name, colon, depth = given.partition(":")
+    if format != "table":
+        raise InputError(f"--group-by is for tables, not for --format {format}; hits of JSON carry their metadata")
+    if not name or (colon and not depth.isdecimal()):
+        raise InputError(f"--group-by is FIELD or FIELD:DEPTH, as in path:2, not {shown(given)}")
+    return name, int(depth) if colon else None
+
+
+def _print_tables(queries: list[Query], hits: list[list[Hit]], grouping: tuple[str, int | None] | None) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from hyperseek.index import HitGroup, grouped
 
     console = Console()
     for query, found in zip(queries, hits, strict=True):
@@ -179,8 +238,12 @@ def _print_tables(queries: list[Query], hits: list[list[Hit]]) -> None:
         table.add_column("score", justify="right")
         table.add_column("document", style="bold", overflow="fold")
         table.add_column("text", style="dim")
-        for hit in found:
-            table.add_row(str(hit.rank), f"{hit.score:.3f}", shown_text(hit.id), shown_text(_snippet(hit)))
+        groups = [HitGroup((), found)] if grouping is None else grouped(found, grouping[0], depth=grouping[1])
+        for group in groups:
+            if grouping is not None:
+                table.add_row("", "", shown_text(" > ".join(group.path) or f"no {grouping[0]}", style="underline"), "")
+            for hit in group.hits:
+                table.add_row(str(hit.rank), f"{hit.score:.3f}", shown_text(hit.id), shown_text(_snippet(hit)))
         console.print(table if found else shown_text(f"{query.text}: no documents"))
         if query is not queries[-1]:
             console.print()

@@ -31,6 +31,10 @@ def update(
     chart: Annotated[
         str | None, typer.Option(help="The chart to build the engine on: learned for a learned encoding of tokens.")
     ] = None,
+    level: Annotated[
+        int | None,
+        typer.Option(min=1, help="Level that the engine, or the graph, finds by; the narrowest unless given."),
+    ] = None,
     graph: Annotated[bool, typer.Option("--graph", help="Build the neighbour graph.")] = False,
     import_graph: Annotated[
         Path | None, typer.Option(help="Import a neighbour graph of the original Hypencoder: JSONL, plain or .gz.")
@@ -59,6 +63,8 @@ def update(
     # Errors in later steps are found before the first step changes anything.
     if chart is not None and engine is None:
         raise InputError("--chart sets the chart of an engine; also give --engine")
+    if level is not None and engine is None and not graph:
+        raise InputError("--level is that of an engine or a graph; also give --engine or --graph")
     if engine is not None:
         check_engine(engine, chart)
     corpora = [(open_dataset(source), replaces) for source, replaces in ((replace, True), (add, False)) if source]
@@ -72,9 +78,11 @@ def update(
     if compact:
         opened.compact()
     if engine is not None:
-        build_engine(opened, engine, chart=chart, max_gigabytes=max_gigabytes)
-    if graph or import_graph is not None:
-        opened.build_graph(source=None if import_graph is None else str(import_graph))
+        build_engine(opened, engine, chart=chart, level=level, max_gigabytes=max_gigabytes)
+    if graph:
+        opened.engines.build("graph", level=level)
+    elif import_graph is not None:
+        opened.build_graph(source=str(import_graph))
     echo(f"{index}: {len(opened):,} documents", err=True)
 
 
@@ -90,13 +98,21 @@ def _charts(chart: str | None) -> dict[str, Any]:
     return {} if chart is None else {"charts": (chart,)}
 
 
-def build_engine(index: Index, engine: str, *, chart: str | None = None, max_gigabytes: float | None = None) -> None:
+def build_engine(
+    index: Index,
+    engine: str,
+    *,
+    chart: str | None = None,
+    level: int | None = None,
+    max_gigabytes: float | None = None,
+) -> None:
     """Print the cost of building an engine, then build it.
 
     Args:
         index: The index.
         engine: Kind of engine, or `auto`.
         chart: Name of a chart or an encoding to build it on; None for those that suit it.
+        level: Level of the points that it finds; None for the narrowest.
         max_gigabytes: Memory limit for building; None for no limit.
 
     Raises:
@@ -111,8 +127,8 @@ def build_engine(index: Index, engine: str, *, chart: str | None = None, max_gig
         echo(f"engine {config.kind}: {reason}", err=True)
     else:
         config = parse_structure(engine, **_charts(chart))
-    echo(f"engine {config.kind}: {_words(index.engines.estimate(config))}", err=True)
-    built = index.build_engine(config, max_bytes=limit)
+    echo(f"engine {config.kind}: {_words(index.engines.estimate(config, level=level))}", err=True)
+    built = index.build_engine(config, level=level, max_bytes=limit)
     described = built.described()
     on = "".join(f", on {', '.join(map(str, value))}" for value in described.values() if isinstance(value, list))
     found = "" if built.recall is None else f"; {built.recall}"

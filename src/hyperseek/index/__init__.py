@@ -2,6 +2,7 @@
 
 from hyperseek.engines import ChartRecord
 from hyperseek.index._build import Estimate, estimate
+from hyperseek.index._grouping import HitGroup, grouped
 from hyperseek.index._index import Index
 from hyperseek.index._token_files import is_token_files, read_token_files
 from hyperseek.index._writing import stored_documents
@@ -16,12 +17,14 @@ __all__ = [
     "Engines",
     "Estimate",
     "Explanation",
+    "HitGroup",
     "Index",
     "IndexInfo",
     "Measured",
     "Tuning",
     "check_model",
     "estimate",
+    "grouped",
     "is_token_files",
     "read_token_files",
     "scan",

@@ -1,0 +1,152 @@
+"""Search from broad to narrow: recall and time of a neighbourhood at level 1 that level M decides within.
+
+    python benchmarks/levels_search.py --output FOLDER [--dimension 64] [--levels 4] [--queries 200] [--threads 1]
+
+82,115 nodes of a tree (the nouns of WordNet below their first hypernym; a random recursive tree where there is no
+WordNet) get a point per level. The direction of a node at level m is that of the sum of random vectors of its
+ancestors and itself, each weighted by its share of the path at that level: at level 1 the broad ancestors dominate, at
+level M all count alike, the node itself most of all. Noise is added at each level, and points of deep nodes lie farther
+out within the band of their level. A query is a node whose vectors are given noise once more. None of this favours an
+engine: level 1 and level M are separate vectors that share the tree and nothing else.
+
+The truth is `Index.search` at level M, with every document scored. Times are milliseconds a query: medians of searches
+of one query at a time, and of all queries together. Recall is that of the result, and of the first stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import _trees
+from _hardware import describe_hardware
+from hyperseek._files import write_json
+from hyperseek.index import Index
+from hyperseek.plan import Plan, broad_to_narrow
+from hyperseek.scoring import LevelScorer, Space
+
+_ALONE = 60  # queries that are searched alone
+
+
+def tangents(tree: _trees.Tree, dimension: int, levels: int, *, noise: float, seed: int = 0) -> torch.Tensor:
+    """Return `(N, levels * dimension)` tangents of all nodes.
+
+    Args:
+        tree: The tree.
+        dimension: Of each level.
+        levels: M.
+        noise: Norm of the noise that is added to a direction.
+        seed: Of the vectors of nodes and of the noise.
+    """
+    generator = np.random.default_rng(seed)
+    own = generator.standard_normal((len(tree.parents), dimension)).astype(np.float32) / np.sqrt(dimension)
+    depth = depths(tree.parents)
+    order = np.argsort(depth, kind="stable")
+    parts = []
+    for level in range(1, levels + 1):
+        keep = level / levels  # of a node's own vector beside that of its parent
+        sums = np.zeros_like(own)
+        for node in order:
+            parent = tree.parents[node]
+            sums[node] = own[node] if parent < 0 else sums[parent] + keep * own[node]
+        sums /= np.linalg.norm(sums, axis=1, keepdims=True)
+        sums += noise * generator.standard_normal(sums.shape).astype(np.float32) / np.sqrt(dimension)
+        radius = level * (0.75 + 0.5 * depth / depth.max())  # within the band of the level
+        parts.append(sums / np.linalg.norm(sums, axis=1, keepdims=True) * radius[:, None])
+    return torch.from_numpy(np.concatenate(parts, axis=1).astype(np.float32))
+
+
+def depths(parents: _trees.Parents) -> np.ndarray:
+    """Return the number of edges between each node and its root."""
+    depth = np.full(len(parents), -1)
+    depth[parents < 0] = 0
+    while (depth < 0).any():
+        below = (depth < 0) & (depth[parents] >= 0)
+        depth[below] = depth[parents[below]] + 1
+    return depth
+
+
+def queries_of(points: torch.Tensor, levels: int, *, count: int, noise: float, seed: int = 1) -> torch.Tensor:
+    """Return the tangents of some nodes with noise of this norm added to the direction of each level."""
+    generator = torch.Generator().manual_seed(seed)
+    chosen = points[torch.randperm(len(points), generator=generator)[:count]].view(count, levels, -1)
+    norms = chosen.norm(dim=2, keepdim=True)
+    moved = chosen / norms + noise * torch.randn(chosen.shape, generator=generator) / chosen.shape[2] ** 0.5
+    return (moved / moved.norm(dim=2, keepdim=True) * norms).flatten(1)
+
+
+def measure(index: Index, queries: LevelScorer, plan: Plan, truth: list[set[str]]) -> dict[str, Any]:
+    """Return recall@10 and milliseconds of a plan."""
+    index.search(queries[:2], k=10, plan=plan)
+    told = index.explain(queries, k=10, plan=plan, recall=True)
+    found = [{hit.id for hit in hits} for hits in told.hits]
+    start = time.perf_counter()
+    index.search(queries, k=10, plan=plan, texts=False)
+    together = (time.perf_counter() - start) / len(queries)
+    alone = []
+    for query in range(min(_ALONE, len(queries))):
+        start = time.perf_counter()
+        index.search(queries[query : query + 1], k=10, plan=plan, texts=False)
+        alone.append(time.perf_counter() - start)
+    return {
+        "recall@10": sum(len(a & b) for a, b in zip(found, truth, strict=True)) / sum(map(len, truth)),
+        "recall of the first stage": told.stages[0].recall,
+        "ms alone": 1000 * statistics.median(alone),
+        "ms together": 1000 * together,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Build the index, measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, required=True, help="where the index and the results go")
+    parser.add_argument("--dimension", type=int, default=64)
+    parser.add_argument("--levels", type=int, default=4)
+    parser.add_argument("--queries", type=int, default=200)
+    parser.add_argument("--noise", type=float, default=0.2, help="of points; that of queries is half as much again")
+    parser.add_argument("--threads", type=int, default=1)
+    given = parser.parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    print(describe_hardware())
+    tree = _trees.wordnet() if (_trees.DATA / "wordnet-nouns").is_dir() else _trees.random_tree(82_115)
+    points = tangents(tree, given.dimension, given.levels, noise=given.noise)
+    space = Space("levels", given.dimension, levels=given.levels)
+    documents = zip(tree.documents, points, strict=True)
+    index = Index.from_vectors(given.output / "levels.index", documents, space, overwrite=True)
+    asked = queries_of(points, given.levels, count=given.queries, noise=1.5 * given.noise)
+    queries = LevelScorer(space, space.canonical(asked))
+    truth = [{hit.id for hit in hits} for hits in index.search(queries, k=10, engine="exact", texts=False)]
+    plans: dict[str, Plan] = {f"full search at level {given.levels}": Plan.from_mapping({"stages": ["exhaustive"]})}
+    plans["broad to narrow, no engine, n=3000"] = broad_to_narrow(3000)
+    for name, settings in (("hnsw", {}), ("poincare", {"charts": ["poincare"]}), ("ivf", {})):
+        kind = "ivf" if name == "ivf" else "hnsw"
+        start = time.perf_counter()
+        index.build_engine(kind, name=name, level=1, **settings)
+        print(f"{name} of level 1: built in {time.perf_counter() - start:.0f} s")
+        for n in (1000, 3000):
+            plans[f"broad to narrow, {name}, n={n}"] = broad_to_narrow(n, engine=name)
+        plans[f"broad to narrow, {name}, n=3000, levels 1 and 2"] = broad_to_narrow(3000, through=[1, 2], engine=name)
+    rows = {name: measure(index, queries, plan, truth) for name, plan in plans.items()}
+    full = next(iter(rows.values()))
+    print(f"\n{tree.name}, {len(index):,} documents, {given.levels} levels of {given.dimension} numbers")
+    print("| plan | recall@10 | of the first stage | ms alone | ms together | of the full search's time |")
+    print("|---|---|---|---|---|---|")
+    for name, row in rows.items():
+        row["share of time alone"] = row["ms alone"] / full["ms alone"]
+        row["share of time together"] = row["ms together"] / full["ms together"]
+        print(
+            f"| {name} | {row['recall@10']:.4f} | {row['recall of the first stage']:.4f} | {row['ms alone']:.1f} | "
+            f"{row['ms together']:.1f} | {row['share of time alone']:.2f} alone, {row['share of time together']:.2f} |"
+        )
+    write_json(given.output / "levels_search.json", {"hardware": describe_hardware(), "rows": rows})
+
+
+if __name__ == "__main__":
+    main()
