@@ -10,7 +10,7 @@ import torch
 from sentence_transformers import MultiVectorEncoder
 
 from hyperseek.errors import ConfigError, InputError, ModelError, StoreError
-from hyperseek.index import Index
+from hyperseek.index import Index, estimate
 from hyperseek.models import LateRetriever, ModelConfig, build, export_colbert, load
 from hyperseek.models.loading import set_query_length
 from hyperseek.nn.token_pooling import TokenPooling
@@ -208,6 +208,9 @@ def test_an_index_pools_remembers_it_and_pools_what_is_added(tiny_encoder: str, 
     dense = build(ModelConfig(trunk=tiny_encoder, pooling="mean", family="dense"), device="cpu")
     with pytest.raises(InputError, match="one vector a document"):
         Index.build(tmp_path / "dense", TEXTS, dense, pooling={"budget": 3})
+    documents = [Document(str(number), text) for number, text in enumerate(TEXTS)]
+    whole, fewer = (estimate(documents, model, pooling=options) for options in (None, {"budget": 3}))
+    assert fewer.vector_bytes == 4 * 8 * 3 * len(TEXTS) < whole.vector_bytes
     with pytest.raises(ConfigError, match="mapping"):
         Index.build(tmp_path / "other", TEXTS, model, pooling=5)  # type: ignore[arg-type]
 

@@ -90,7 +90,9 @@ def encode(
 
         dataset = open_dataset(corpus, id_key=id_key, text_key=text_key, on_error=on_error)
         done = 0 if overwrite else stored_documents(index)
-        cost = estimate(islice(dataset.documents(), limit), retriever, storage=storage, dtype=dtype, done=done)
+        pooled = None if pooling is None else apply_overrides({}, pooling)
+        read = islice(dataset.documents(), limit)
+        cost = estimate(read, retriever, storage=storage, dtype=dtype, pooling=pooled, done=done)
         echo(str(cost), err=True)
         made = Index.build(
             index,
@@ -98,7 +100,7 @@ def encode(
             retriever,
             storage=storage,
             dtype=dtype,
-            pooling=None if pooling is None else apply_overrides({}, pooling),
+            pooling=pooled,
             name=dataset.name,
             total=cost.documents,
             resume=resume,

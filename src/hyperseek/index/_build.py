@@ -149,6 +149,7 @@ def estimate(
     *,
     storage: Storage = "float32",
     dtype: str = "auto",
+    pooling: Mapping[str, Any] | None = None,
     done: int = 0,
     sample: int = 64,
     seed: int = 0,
@@ -160,6 +161,7 @@ def estimate(
         model: What will encode it.
         storage: How vectors will be stored.
         dtype: What the model will compute in; see `Retriever.encode_documents`.
+        pooling: How token vectors will be pooled; as for `Index.build`.
         done: Documents that an earlier run has encoded.
         sample: Documents to encode, at least 1; more make the estimate better and slower.
         seed: Of the sample.
@@ -168,8 +170,9 @@ def estimate(
         The estimate.
 
     Raises:
-        InputError: `sample` is below 1.
+        InputError: `sample` is below 1, or pooling does not fit the model.
     """
+    pooler = _pooler(pooling, model)
     if sample < 1:
         raise InputError(f"a sample needs at least 1 document, not {sample}")
     generator = random.Random(seed)
@@ -188,7 +191,7 @@ def estimate(
     remaining = max(0, count - done)
     if not remaining:
         chosen = []
-    rate, vectors = _measure(chosen, model, dtype) if chosen else (0.0, float(not model.space.ragged))
+    rate, vectors = _measure(chosen, model, dtype, pooler) if chosen else (0.0, float(not model.space.ragged))
     return Estimate(
         documents=count,
         remaining=remaining,
@@ -199,11 +202,13 @@ def estimate(
     )
 
 
-def _measure(texts: list[str], model: Retriever, dtype: str) -> tuple[float, float]:
+def _measure(texts: list[str], model: Retriever, dtype: str, pooler: TokenPooling | None) -> tuple[float, float]:
     """Return documents per second, and vectors per document."""
     model.encode_documents(texts[:1], dtype=dtype)  # the first batch also pays for what is loaded lazily
     start = time.perf_counter()
     points = model.encode_documents(texts, dtype=dtype)
+    if pooler is not None and isinstance(points, TokenPoints):
+        points = pooler.pool_points(points)
     seconds = max(time.perf_counter() - start, 1e-9)
     return len(texts) / seconds, len(points.rows) / len(texts)
 
