@@ -205,14 +205,43 @@ def write_disk_html(path: str | os.PathLike[str], disk: Disk) -> Path:
             for one in disk.layouts
         ],
     }
+    return _write_page(path, "_disk.html", disk.title, data)
+
+
+def write_levels_html(path: str | os.PathLike[str], title: str, report: dict[str, Any]) -> Path:
+    """Write what `inspect_levels` found as HTML, with its data and code inside and nothing from elsewhere.
+
+    Args:
+        path: The file.
+        title: What the index is called.
+        report: Plain values of a `LevelsReport`.
+
+    Returns:
+        The path.
+    """
+    return _write_page(path, "_levels.html", title, {**_printable(report), "title": printable(title)})
+
+
+def _write_page(path: str | os.PathLike[str], template: str, title: str, data: dict[str, Any]) -> Path:
     # Without a "<" no title can end the script element.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    page = files(__package__).joinpath("_disk.html").read_text(encoding="utf-8")
+    page = files(__package__).joinpath(template).read_text(encoding="utf-8")
     with atomic_write(path) as file:
         # At once, since a title may hold the mark of the data.
-        parts = {"@TITLE@": html.escape(printable(disk.title)), "@DATA@": text}
+        parts = {"@TITLE@": html.escape(printable(title)), "@DATA@": text}
         file.write(re.sub("|".join(parts), lambda mark: parts[mark[0]], page))
     return Path(path)
+
+
+def _printable(value: Any) -> Any:
+    """Return plain values, texts safe to show and numbers as short as a picture needs."""
+    if isinstance(value, dict):
+        return {key: _printable(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_printable(part) for part in value]
+    if isinstance(value, float):
+        return float(f"{value:.5g}")
+    return printable(value) if isinstance(value, str) else value
 
 
 def _rounded(values: NDArray[np.float64]) -> list[float | None]:

@@ -202,15 +202,16 @@ class SpaceReport:
     def to_json(self) -> dict[str, Any]:
         """Return plain values; NaN and infinities become None."""
         values = {**asdict(self), "space": self.space.to_json(), "files": [str(path) for path in self.files]}
-        plain: dict[str, Any] = _plain(values)
+        plain: dict[str, Any] = plain_values(values)
         return plain
 
 
-def _plain(value: Any) -> Any:
+def plain_values(value: Any) -> Any:
+    """Return nested values with None for numbers that are not finite."""
     if isinstance(value, dict):
-        return {key: _plain(part) for key, part in value.items()}
-    if isinstance(value, list):
-        return [_plain(part) for part in value]
+        return {key: plain_values(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain_values(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 

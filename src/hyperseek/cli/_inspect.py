@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import degrees
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,13 +12,13 @@ from hyperseek.cli._echo import echo, echo_json, shown_text
 from hyperseek.cli._search import Options, query_options
 
 if TYPE_CHECKING:
-    from hyperseek.analysis import SpaceReport, SpecificityReport
+    from hyperseek.analysis import LevelPath, LevelsReport, SpaceReport, SpecificityReport
     from hyperseek.data import LengthReport
     from hyperseek.index import Index, Tuning
 
 
 inspect = typer.Typer(
-    help="Show an index, the recall and cost of its engines, the shape of its space, and lengths of texts.",
+    help="Show an index, the recall and cost of its engines, the shape of its space, its levels, and lengths of texts.",
     no_args_is_help=True,
 )
 
@@ -97,6 +98,45 @@ def space(
         output=output,
     )
     _print_space(report, as_json=json)
+
+
+@inspect.command("levels")
+def levels(
+    index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made with a model with levels.")],
+    text: Annotated[list[str] | None, typer.Option(help="Show this text's path through the levels; repeat.")] = None,
+    id_: Annotated[list[str] | None, typer.Option("--id", help="Show this document's path; repeat.")] = None,
+    by: Annotated[
+        str | None,
+        typer.Option(help="Specificity: a metadata field of numbers, or depth or length. Default: depth, else length."),
+    ] = None,
+    hierarchy: Annotated[
+        str | None, typer.Option(help="TSV file of child and parent ids, or the metadata field that names parents.")
+    ] = None,
+    sample: Annotated[int, typer.Option(min=3, help="Maximum documents for cosines and overlaps.")] = 2000,
+    neighbours: Annotated[int, typer.Option(min=1, help="Nearest neighbours, shown and compared.")] = 10,
+    seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Folder for levels.html, one page, and levels.json.")
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, on standard output.")] = False,
+) -> None:
+    """Show whether levels differ, radius by specificity, and texts' paths and neighbours at each level."""
+    from hyperseek.analysis import inspect_levels
+    from hyperseek.index import Index
+
+    report = inspect_levels(
+        Index.open(index, device=device),
+        texts=text or [],
+        ids=id_ or [],
+        by=by,
+        hierarchy=hierarchy,
+        sample=sample,
+        neighbours=neighbours,
+        seed=seed,
+        output=output,
+    )
+    _print_level_report(report, as_json=json)
 
 
 @inspect.command("lengths")
@@ -267,6 +307,49 @@ def _print_space(report: SpaceReport, *, as_json: bool) -> None:
         echo(f"no {what}: {reason}", err=True)
     for path in report.files:
         echo(f"wrote {path}", err=True)
+
+
+def _print_level_report(report: LevelsReport, *, as_json: bool) -> None:
+    if as_json:
+        echo_json(report.to_json(), indent=2)
+        return
+    echo(f"{report.documents:,} documents in {report.space}; {report.sampled:,} sampled, seed {report.seed}")
+    for title, values in (
+        ("mean cosine of a text between levels", report.cosines),
+        (f"mean share of the {report.neighbours} nearest neighbours in common", report.overlap),
+    ):
+        echo(title)
+        echo("  level " + "".join(f"{level:>8}" for level in range(1, report.space.levels + 1)))
+        for level, row in enumerate(values, start=1):
+            echo(f"  {level:<6}" + "".join(f"{value:>8.3f}" for value in row))
+    for level, (radii, specificity) in enumerate(zip(report.radii, report.specificity, strict=True), start=1):
+        echo(f"level {level}: median radius {radii.quantiles[3]:.4g}, 90% within {radii.quantiles[1]:.4g} to "
+             f"{radii.quantiles[5]:.4g}")  # fmt: skip
+        if specificity is not None:
+            _print_levels(specificity)
+    for path in report.paths:
+        _print_path(path)
+    for what, reason in report.left_out.items():
+        echo(f"no {what}: {reason}", err=True)
+    for file in report.files:
+        echo(f"wrote {file}", err=True)
+
+
+def _print_path(path: LevelPath) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    echo(f"\n{path.title}" if path.id is None else f"\n{path.id}: {path.title}")
+    table = Table(box=None, pad_edge=False)
+    for level, (radius, angle) in enumerate(zip(path.radii, path.angles, strict=True), start=1):
+        table.add_column(f"level {level}\nradius {radius:.3g}, angle {degrees(angle):.0f}°", ratio=1, overflow="fold")
+    for rank in range(max(map(len, path.near))):
+        table.add_row(*(shown_text(f"{near[rank].distance:.3f} {near[rank].title}") if rank < len(near) else ""
+                        for near in path.near))  # fmt: skip
+    console = Console()
+    if not console.is_terminal:
+        console.width = 40 * len(path.near)
+    console.print(table)
 
 
 def _print_levels(report: SpecificityReport) -> None:
