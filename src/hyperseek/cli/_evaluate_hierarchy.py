@@ -188,7 +188,8 @@ def _rank(
 
 
 def _show_report(name: str, report: HierarchyReport) -> None:
-    echo(f"\n{name}: {report.nodes:,} of {report.documents:,} documents are nodes; {report.sampled:,} sampled, seed "
+    echo()
+    echo(f"{name}: {report.nodes:,} of {report.documents:,} documents are nodes; {report.sampled:,} sampled, seed "
          f"{report.seed}")  # fmt: skip
     for order in report.radii:
         shares = ", ".join(f"{hops}: {share.share:.3f}" for hops, share in order.by_hops.items())
@@ -212,7 +213,8 @@ def _show_report(name: str, report: HierarchyReport) -> None:
             p_value = "<0.001" if broad.p_value < 0.001 else f"{broad.p_value:.3f}"
             echo(
                 f"level 1 minus level {broad.levels[-1].level}: {broad.difference:+.3f} "
-                f"{_ends(broad.difference_interval)}, p {p_value}, {broad.nodes:,} nodes"
+                f"{_ends(broad.difference_interval)}, p {p_value}, {broad.ancestors:,} ancestors of "
+                f"{broad.nodes:,} nodes"
             )
     for what, reason in report.left_out.items():
         echo(f"no {what}: {reason}", err=True)

@@ -339,7 +339,8 @@ def _print_path(path: LevelPath) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    echo(f"\n{path.title}" if path.id is None else f"\n{path.id}: {path.title}")
+    echo()
+    echo(path.title if path.id is None else f"{path.id}: {path.title}")
     table = Table(box=None, pad_edge=False)
     for level, (radius, angle) in enumerate(zip(path.radii, path.angles, strict=True), start=1):
         table.add_column(f"level {level}\nradius {radius:.3g}, angle {degrees(angle):.0f}°", ratio=1, overflow="fold")

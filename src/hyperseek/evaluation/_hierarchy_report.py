@@ -7,6 +7,7 @@ have one, and flat spaces have norms for radii.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,8 +64,9 @@ class AncestorsFirst(Config):
 
     Attributes:
         level: The level; 1 in spaces without levels.
-        share: Mean share of pairs of an ancestor and a leaf whose ancestor ranks higher, 0 to 1; ties are one half.
-        interval: Its bootstrap interval over nodes.
+        share: Share of leaves that an ancestor ranks above, 0 to 1, ties as one half; the mean over ancestors, each of
+            which has the leaves near all sampled nodes below it.
+        interval: Its bootstrap interval over ancestors.
     """
 
     level: int
@@ -77,13 +79,16 @@ class BroadToNarrow(Config):
 
     Attributes:
         nodes: Nodes that asked; each has ancestors, and leaves below itself or its nearest ancestor that has others.
+        ancestors: Their ancestors. They are what intervals and test draw: the few general ones that most nodes share
+            count once each.
         levels: From level 1.
         difference: Mean share at level 1 minus that at the last level; None without levels, like those below.
         difference_interval: Its bootstrap interval.
-        p_value: Of a two-sided paired permutation test, node by node.
+        p_value: Of a two-sided paired permutation test, ancestor by ancestor.
     """
 
     nodes: int
+    ancestors: int
     levels: tuple[AncestorsFirst, ...]
     difference: float | None = None
     difference_interval: tuple[float, float] | None = None
@@ -315,19 +320,20 @@ def _broad(
     else:
         placed = scorers_at_levels(scorer, [(level, level) for level in levels])
         shares = [_ancestors_first(index, each, lists) for each in placed.values()]
-    columns: Floats = np.stack(shares, axis=1)  # (nodes, levels)
+    columns: Floats = np.stack(shares, axis=1)  # (ancestors, levels)
     intervals = bootstrap_intervals(columns, **statistics)
     found = tuple(
         AncestorsFirst(level=level, share=float(column.mean()), interval=tuple(ends.tolist()))
         for level, column, ends in zip(levels, columns.T, intervals, strict=True)
     )
     if len(levels) == 1:
-        return BroadToNarrow(nodes=len(asked), levels=found)
+        return BroadToNarrow(nodes=len(asked), ancestors=len(columns), levels=found)
     change: Floats = columns[:, 0] - columns[:, -1]
     [ends] = bootstrap_intervals(change, **statistics)
     [p_value] = paired_test("permutation", change, resamples=statistics["resamples"], seed=statistics["seed"])
     return BroadToNarrow(
         nodes=len(asked),
+        ancestors=len(columns),
         levels=found,
         difference=float(change.mean()),
         difference_interval=tuple(ends.tolist()),
@@ -349,10 +355,11 @@ def _leaves_near(hierarchy: Hierarchy, nodes: AncestorPairs, name: str) -> list[
 
 
 def _ancestors_first(index: Index, scorer: Scorer, lists: Sequence[tuple[list[str], list[str]]]) -> Floats:
-    """Return for each query the share of pairs of an ancestor and a leaf whose ancestor has the higher score."""
+    """Return for each ancestor the mean share of a query's leaves that score lower, over the queries below it."""
     scores = index.score(scorer, [ancestors + leaves for ancestors, leaves in lists])
-    shares = []
+    shares: dict[str, list[float]] = {}
     for (ancestors, _), own in zip(lists, scores, strict=True):
-        above, below = np.array(own[: len(ancestors)])[:, None], np.array(own[len(ancestors) :])
-        shares.append(float(((above > below) + 0.5 * (above == below)).mean()))
-    return np.array(shares)
+        leaves = np.array(own[len(ancestors) :])
+        for ancestor, score in zip(ancestors, own, strict=False):
+            shares.setdefault(ancestor, []).append(float(((score > leaves) + 0.5 * (score == leaves)).mean()))
+    return np.array([fmean(found) for found in shares.values()])

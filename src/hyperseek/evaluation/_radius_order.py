@@ -1,6 +1,7 @@
 """Do radii order the general before the specific? Their correlation with depth, and the order of ancestors.
 
-Intervals draw nodes, each with all of its ancestors. Shapes: `n` nodes, `p` pairs of a node and an ancestor.
+Intervals of ordered pairs draw ancestors, each with all nodes below it: a few general ones are in most pairs, and with
+nodes drawn instead, the luck of their radii would look certain. Shapes: `n` nodes, `p` pairs of a node and an ancestor.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def radius_order(
     for place, name in enumerate(HOP_RANGES):
         chosen = pairs.ranges == place
         if chosen.any():
-            shares[name] = _share(pairs.children[chosen], right[chosen], settings)
+            shares[name] = _share(pairs.ancestors[chosen], right[chosen], settings)
     rank = require("scipy.stats", extra="eval").rankdata
     ranks = np.stack([rank(pairs.depths), rank(_groups(radii, rounding))], axis=1)
     ranks = (ranks - ranks.mean(axis=0)) / ranks.std(axis=0)
@@ -130,7 +131,7 @@ def radius_order(
         nodes=len(pairs.names),
         spearman=float((ranks[:, 0] * ranks[:, 1]).mean()),
         spearman_interval=_correlation_interval(ranks, settings),
-        ordered=_share(pairs.children, right, settings),
+        ordered=_share(pairs.ancestors, right, settings),
         by_hops=shares,
     )
 
@@ -146,8 +147,8 @@ def _groups(radii: Floats, rounding: float) -> Rows:
     return groups
 
 
-def _share(children: Rows, right: Floats, settings: Mapping[str, float]) -> OrderedShare:
-    _, group = np.unique(children, return_inverse=True)
+def _share(ancestors: Rows, right: Floats, settings: Mapping[str, float]) -> OrderedShare:
+    _, group = np.unique(ancestors, return_inverse=True)
     counts = np.stack([np.bincount(group, right), np.bincount(group).astype(float)], axis=1)
     sums = np.concatenate([times @ counts for times in _draws(len(counts), settings)])
     [ends] = percentiles((sums[:, 0] / sums[:, 1])[:, None], settings["confidence"])
