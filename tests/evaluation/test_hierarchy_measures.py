@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from hyperseek.evaluation import (
     measure_hierarchy,
     rank_nodes,
 )
-from hyperseek.evaluation._hierarchy_report import _candidates, entity_pairs
+from hyperseek.evaluation._hierarchy_report import _candidates, entity_pairs, read_entity_pairs
 from hyperseek.evaluation._pair_classes import EntityPairs, best_threshold
 from hyperseek.evaluation._radius_order import AncestorPairs, radius_order
 from hyperseek.evaluation.level_rankings import node_scorer
@@ -362,3 +363,24 @@ def test_what_cannot_be_measured_is_said(tmp_path: Path, tree: Hierarchy) -> Non
     options: Any = {"level": 1}
     with pytest.raises(HyperseekError, match="level"):
         node_scorer(index, ["n1"], options)
+
+
+def test_pairs_of_files_in_the_form_of_hit(tmp_path: Path, tree: Hierarchy) -> None:
+    names = [f"n{row}" for row in range(121)]
+    index = index_of(tmp_path / "index", names, level_tangents(tree, 1), Space("euclidean", 16))
+    folder = tmp_path / "mixed_hop-random"
+    folder.mkdir()
+    lines = {
+        "validation": [("n40", "n13", "n99"), ("n40", "n13", "n7")],
+        "test": [("n50", "n16", "n3"), ("n50", "n5", "n8")],
+    }
+    for split, triples in lines.items():
+        rows = [json.dumps(dict(zip(("child", "parent", "negative"), triple, strict=True))) for triple in triples]
+        (folder / f"{split}.jsonl").write_text("\n".join(rows))
+    assert read_entity_pairs(folder)[0] == {"n40": {"n13": True, "n99": False, "n7": False}}
+    report = measure_hierarchy(index, tree, sample=10, resamples=20, pairs_folder=folder)
+    [found] = report.pairs
+    assert (found.negatives, found.scores.pairs, found.scores.ancestors) == ("mixed_hop-random", 4, 2)
+    (folder / "test.jsonl").write_text('{"child": "n1"}')
+    with pytest.raises(HyperseekError, match="a pair has the ids child, parent and negative"):
+        read_entity_pairs(folder)

@@ -87,6 +87,9 @@ def evaluate(
         float | None,
         typer.Option(min=0, help="Weight of radii for pairs of --hierarchy; by default chosen on half of the nodes."),
     ] = None,
+    pairs: Annotated[
+        Path | None, typer.Option(help="Folder of validation and test pairs of ids for --hierarchy, in HiT's form.")
+    ] = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add BM25 (Lucene variant, k1 0.9, b 0.4).")] = False,
     bm25q: Annotated[
         bool, typer.Option("--bm25q", help="Add BM25 whose query terms are weighted as those of documents are.")
@@ -148,6 +151,7 @@ def evaluate(
             k=choose_k(names, k),
             sample=sample,
             radius_weight=radius_weight,
+            pairs=pairs,
             levels=levels,
             options=query_options(option),
             baseline=baseline,

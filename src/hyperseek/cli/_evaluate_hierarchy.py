@@ -105,6 +105,7 @@ def evaluate_nodes(
     k: int,
     sample: int,
     radius_weight: float | None,
+    pairs: Path | None,
     levels: bool,
     options: QueryOptions,
     baseline: str | None,
@@ -130,7 +131,13 @@ def evaluate_nodes(
     weights: dict[str, Any] = {} if radius_weight is None else {"weights": radius_weight}
     reports = {
         name: measure_hierarchy(
-            index, opened, sample=sample, options=options if index.space.levels > 1 else None, **weights, **settings
+            index,
+            opened,
+            sample=sample,
+            pairs_folder=pairs,
+            options=options if index.space.levels > 1 else None,
+            **weights,
+            **settings,
         )
         for name, index in indexes.items()
     }

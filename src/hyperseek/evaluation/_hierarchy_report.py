@@ -6,18 +6,22 @@ have one, and flat spaces have norms for radii.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from hyperseek._ancestors import Hierarchy
+from hyperseek._bounded import existing_file
 from hyperseek._config import Config
 from hyperseek._long_work import progress
-from hyperseek.errors import InputError
+from hyperseek.data.reading import Faults, json_lines
+from hyperseek.errors import DataError, InputError
 from hyperseek.evaluation._pair_classes import WEIGHTS, EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._radius_order import AncestorPairs, RadiusOrder, radius_order
 from hyperseek.evaluation._significance import Floats, bootstrap_intervals, paired_test
@@ -40,6 +44,9 @@ if TYPE_CHECKING:
 KINDS = ("random", "hard")
 """Candidates that are no ancestors: any nodes, or siblings as far as there are any."""
 
+Candidates: TypeAlias = "dict[str, dict[str, bool]]"
+"""For each child its candidates, and whether each is an ancestor."""
+
 _LEAVES = 20  # of each node, at most
 
 
@@ -49,7 +56,7 @@ class PairResult(Config):
     Attributes:
         level: Of children.
         document_level: Of candidates.
-        negatives: `random` nodes, or `hard` ones, which are siblings of the child.
+        negatives: `random` nodes, or `hard` ones, which are siblings of the child; or the name of the folder of pairs.
         scores: The result.
     """
 
@@ -126,6 +133,7 @@ def measure_hierarchy(
     sample: int = 1000,
     negatives: int = 10,
     weights: float | Sequence[float] = WEIGHTS,
+    pairs_folder: str | os.PathLike[str] | None = None,
     options: Mapping[str, Any] | None = None,
     confidence: float = 0.95,
     resamples: int = 1000,
@@ -142,6 +150,8 @@ def measure_hierarchy(
         sample: Most nodes to draw, at least 2.
         negatives: Candidates that are no ancestors, per ancestor, at least 1.
         weights: Values of λ, as for `classify_pairs`.
+        pairs_folder: Pairs of ids for validation and test, in HiT's form, as `prepare_hierarchy` writes them with
+            `entities="id"`; None draws pairs.
         options: How nodes ask, in a space of levels: `relation` and `radius_weight`.
         confidence: Of the intervals.
         resamples: Of the intervals.
@@ -151,7 +161,9 @@ def measure_hierarchy(
         The report.
 
     Raises:
-        InputError: The points are sets of tokens, no document has an ancestor, or a number is out of range.
+        InputError: The points are sets of tokens, no document has an ancestor, a pair names no document, or a number
+            is out of range.
+        DataError: The pairs cannot be read.
         MissingExtraError: scipy is not installed.
     """
     if sample < 2 or negatives < 1:
@@ -168,7 +180,10 @@ def measure_hierarchy(
     if not orders:
         left_out["radii"] = "all radii of a level are equal" if not space.unit_norm else "all vectors have norm 1"
     classes: tuple[PairResult, ...] = ()
-    if len(chosen) < 2:
+    if pairs_folder is not None:
+        kind = Path(pairs_folder).name
+        classes = tuple(_classified(index, kind, *read_entity_pairs(pairs_folder), weights, statistics))
+    elif len(chosen) < 2:
         left_out["pairs"] = "two nodes with ancestors are needed, one to choose the threshold and one to measure"
     else:
         classes = tuple(_classes(index, hierarchy, pairs, chosen, negatives, weights, statistics))
@@ -218,24 +233,63 @@ def _classes(
     generator = np.random.default_rng(statistics["seed"])
     half = len(chosen) // 2
     for kind in KINDS:
-        candidates = [_candidates(hierarchy, nodes, name, negatives, kind, generator) for name in chosen]
-        wanted = list(dict.fromkeys([*chosen, *(other for listed in candidates for other in listed)]))
-        points, place = stored_points(index, wanted), {name: row for row, name in enumerate(wanted)}
-        triples = [
-            (place[name], [place[other] for other in listed], list(listed.values()))
-            for name, listed in zip(chosen, candidates, strict=True)
-        ]
-        last = index.space.levels
-        pairs = [(m, n) for m, n in level_pairs(last) if m in (n, last)]
-        with progress(f"pairs, {kind} negatives", len(pairs), unit="levels") as bar:
-            for level, document_level in pairs:
-                parts = [
-                    entity_pairs(index.space, points, part, (level, document_level))
-                    for part in (triples[:half], triples[half:])
-                ]
-                scores = classify_pairs(*parts, weights=weights, **statistics)
-                yield PairResult(level=level, document_level=document_level, negatives=kind, scores=scores)
-                bar.advance()
+        drawn = [(name, _candidates(hierarchy, nodes, name, negatives, kind, generator)) for name in chosen]
+        yield from _classified(index, kind, dict(drawn[:half]), dict(drawn[half:]), weights, statistics)
+
+
+def _classified(
+    index: Index,
+    kind: str,
+    validation: Candidates,
+    test: Candidates,
+    weights: float | Sequence[float],
+    statistics: Mapping[str, Any],
+) -> Iterator[PairResult]:
+    both = [*validation.items(), *test.items()]
+    wanted = list(dict.fromkeys(other for name, listed in both for other in (name, *listed)))
+    points, place = stored_points(index, wanted), {name: row for row, name in enumerate(wanted)}
+    last = index.space.levels
+    pairs = [(m, n) for m, n in level_pairs(last) if m in (n, last)]
+    rows = [
+        [(place[name], [place[other] for other in listed], list(listed.values())) for name, listed in part.items()]
+        for part in (validation, test)
+    ]
+    with progress(f"pairs, {kind} negatives", len(pairs), unit="levels") as bar:
+        for levels in pairs:
+            parts = [entity_pairs(index.space, points, part, levels) for part in rows]
+            scores = classify_pairs(*parts, weights=weights, **statistics)
+            yield PairResult(level=levels[0], document_level=levels[1], negatives=kind, scores=scores)
+            bar.advance()
+
+
+def read_entity_pairs(folder: str | os.PathLike[str]) -> tuple[Candidates, Candidates]:
+    """Read pairs for validation and test, as `hyperseek prepare hierarchy ... entities=id` writes them for HiT's tasks.
+
+    Args:
+        folder: With `validation.jsonl` and `test.jsonl`, plain or `.gz`: objects of `child`, `parent` and `negative`.
+
+    Returns:
+        For each child its candidates, and whether each is an ancestor; for validation and for the test.
+
+    Raises:
+        DataError: A file is missing, empty, or has a line that is no such object.
+    """
+    found = []
+    for split in ("validation", "test"):
+        names = [Path(folder) / f"{split}.jsonl.gz", Path(folder) / f"{split}.jsonl"]
+        path = next((name for name in names if name.is_file()), names[0])
+        listed: Candidates = {}
+        for line, row in json_lines(existing_file(path), Faults()):
+            values = [row.get(name) for name in ("child", "parent", "negative")]
+            child, parent, negative = (str(value) for value in values)
+            if not all(isinstance(value, str) and value for value in values):
+                raise DataError("a pair has the ids child, parent and negative", path=path, line=line)
+            listed.setdefault(child, {})[parent] = True
+            listed[child].setdefault(negative, False)
+        if not listed:
+            raise DataError("contains no pairs", path=path)
+        found.append(listed)
+    return found[0], found[1]
 
 
 def _candidates(
