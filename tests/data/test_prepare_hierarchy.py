@@ -157,6 +157,24 @@ def test_the_collection_has_ancestors_as_judgements_and_its_edges_beside(
     assert documents["n0"].metadata["path"] == ["name 0"]
 
 
+def test_a_node_can_be_its_own_nearest_positive(made: tuple[Path, Edges], tmp_path: Path) -> None:
+    folder, edges = made
+    options = HierarchyOptions(share=0.1, hit=False, itself=True)
+    prepare_hierarchy(folder, tmp_path / "out", options=options)
+    known = closure(edges)
+    for example in read_prepared(tmp_path / "out" / "train").examples():
+        node = f"animals/{example.query.metadata['node']}"
+        assert (example.positives[0].id, example.positives[0].hops) == (node, 0)
+        assert node not in {item.id for item in example.coarse}
+        assert len(example.coarse) == len(example.positives) - 1
+    collection = open_dataset(tmp_path / "out" / "animals")
+    (query, *_) = collection.queries("dev")
+    node = query.metadata["node"]
+    assert "excluded_ids" not in query.metadata
+    above = {name: max(1, 8 - hops) for (one, name), hops in known.items() if one == node}
+    assert collection.qrels("dev")[query.id] == {node: 8, **above}
+
+
 def test_hits_files_have_its_columns(made: tuple[Path, Edges], tmp_path: Path) -> None:
     folder, edges = made
     options = HierarchyOptions(share=0.1, negatives=3, entities="id")

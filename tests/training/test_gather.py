@@ -18,20 +18,20 @@ from torch import Tensor
 
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import ContrastiveConfig, Recipe, ScoredBatch, read_record, train
-from hyperseek.training.losses import ContrastiveLoss
+from hyperseek.training.losses import CoarseToFineConfig, CoarseToFineLoss, ContrastiveLoss
 
 _PROCESS = """
 import sys
 import torch
 import torch.distributed as dist
 sys.path.insert(0, sys.argv[1])
-from test_gather import batch_of, loss_of, tensors
+from test_gather import LOSSES, batch_of, tensors
 rank = int(sys.argv[2])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[3], rank=rank, world_size=2)
 results = []
-for only_first in (False, True):
+for loss_of in LOSSES:
     queries, documents = (tensor.requires_grad_() for tensor in tensors())
-    loss = loss_of(batch_of(queries, documents, half=rank), only_first)
+    loss = loss_of(batch_of(queries, documents, half=rank))
     loss.backward()
     results.append([loss.detach(), queries.grad, documents.grad])
     for tensor in results[-1]:
@@ -44,6 +44,12 @@ torch.save(results, sys.argv[4] + str(rank))
 NUMBERS = [[0, 1, 2], [2, 3, 4, 5]]
 ITEMS = [[[0, 1], [1, 2]], [[1, 0], [2, 3]]]
 KNOWN = [[[0, 4], [1, -1]], [[3, -1], [4, -1]]]
+COARSE = [[2, -1], [0, 0]]
+LOSSES = [
+    ContrastiveLoss(ContrastiveConfig(temperature=0.7)),
+    ContrastiveLoss(ContrastiveConfig(temperature=0.7, only_first_item=True)),
+    CoarseToFineLoss(CoarseToFineConfig(temperature=0.7, alpha_segments=(0.4,), apart=0.5)),
+]
 
 
 def tensors() -> tuple[Tensor, Tensor]:
@@ -57,9 +63,11 @@ def batch_of(queries: Tensor, documents: Tensor, half: int | None) -> ScoredBatc
         numbers = torch.arange(6)
         items = torch.tensor([[NUMBERS[r][place] for place in row] for r in (0, 1) for row in ITEMS[r]])
         known = torch.tensor(KNOWN[0] + KNOWN[1])
+        coarse = torch.tensor([-1 if p < 0 else NUMBERS[r][p] for r in (0, 1) for p in COARSE[r]])
     else:
         queries = queries[2 * half : 2 * half + 2]
         numbers, items, known = torch.tensor(NUMBERS[half]), torch.tensor(ITEMS[half]), torch.tensor(KNOWN[half])
+        coarse = torch.tensor(COARSE[half])
     return ScoredBatch(
         LinearScorer(Space("dot", 5), queries),
         VectorPoints(documents[numbers]),
@@ -67,11 +75,8 @@ def batch_of(queries: Tensor, documents: Tensor, half: int | None) -> ScoredBatc
         items,
         known,
         torch.full(items.shape, torch.nan),
+        coarse=coarse,
     )
-
-
-def loss_of(batch: ScoredBatch, only_first: bool) -> Tensor:
-    return ContrastiveLoss(ContrastiveConfig(temperature=0.7, only_first_item=only_first))(batch)
 
 
 def run_two(script: str, arguments: list[str], environment: dict[str, str] | None = None) -> None:
@@ -90,9 +95,9 @@ def run_two(script: str, arguments: list[str], environment: dict[str, str] | Non
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
     run_two(_PROCESS, [str(tmp_path / "store"), str(tmp_path / "result")])
-    for position, only_first in enumerate((False, True)):
+    for position, loss_of in enumerate(LOSSES):
         queries, documents = (tensor.requires_grad_() for tensor in tensors())
-        loss = loss_of(batch_of(queries, documents, half=None), only_first)
+        loss = loss_of(batch_of(queries, documents, half=None))
         loss.backward()
         for rank in (0, 1):
             found = torch.load(tmp_path / f"result{rank}", weights_only=True)[position]

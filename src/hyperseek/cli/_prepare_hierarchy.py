@@ -43,6 +43,7 @@ def prepare_hierarchy(
     seed                of all draws (42)
     negatives           of a pair and of a training example (10)
     training_negatives  hard (siblings) or random
+    itself              whether a node is its own nearest positive (false)
     queries             text (name and definition) or name
     entities            in HiT's files: name, text or id
     coarse              rules of coarse positives ([far])

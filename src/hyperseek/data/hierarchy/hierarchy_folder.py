@@ -57,6 +57,8 @@ class HierarchyOptions(Config):
         seed: Seed of all draws.
         negatives: Negatives of a pair, and of a training example.
         training_negatives: `hard` ones are siblings, filled up with others; `random` ones are any.
+        itself: Whether a node is its own nearest positive, 0 hops away: the last level of a model with levels then
+            learns to rank it above its ancestors. Otherwise queries leave out their own node.
         queries: Text of queries: `text` for name and definition, `name` for the name alone, where the definition says
             what is above.
         entities: How HiT's files name nodes: by `name`, as HiT does, by `text`, name and definition, or by `id`.
@@ -69,6 +71,7 @@ class HierarchyOptions(Config):
     seed: int = 42
     negatives: int = Field(default=10, ge=0)
     training_negatives: Negatives = "hard"
+    itself: bool = False
     queries: Literal["text", "name"] = "text"
     entities: Literal["name", "text", "id"] = "name"
     coarse: CoarseOptions = CoarseOptions(rules=("far",))
@@ -186,16 +189,19 @@ class _Made:
         self.split_of = {node: "dev" if node in validation else "test" if node in test else "train" for node in asking}
         self.qrels: dict[str, Qrels] = {"train": {}, "dev": {}, "test": {}}
         for node, split in self.split_of.items():
-            above = hierarchy.ancestors(node)
-            grades = {ancestor: max(1, _NEAREST_GRADE + 1 - hops) for ancestor, hops in above.items()}
+            grades = {name: max(1, _NEAREST_GRADE + 1 - hops) for name, hops in self.answers(node).items()}
             self.qrels[split][f"q-{node}"] = grades
+
+    def answers(self, node: str) -> dict[str, int]:
+        """Return what is to be found for a node, with its hops."""
+        return ({node: 0} if self.options.itself else {}) | self.hierarchy.ancestors(node)
 
     def query(self, node: str) -> Query:
         document = self.documents[node]
         # As in other collections of hierarchies; a document joins its title and its text by a blank.
         parts = [document.title, document.text] if self.options.queries == "text" else [_name(document)]
-        # The node itself is a document too, and would always be found first.
-        metadata = {"node": node, "excluded_ids": [node]}
+        # The node is a document too, and would always be found first.
+        metadata = {"node": node} | ({} if self.options.itself else {"excluded_ids": [node]})
         return Query(f"q-{node}", ": ".join(part for part in parts if part.strip()), metadata)
 
     def examples(self) -> Iterator[TrainingExample]:
@@ -206,14 +212,14 @@ class _Made:
                 if split != "train":
                     continue
                 query = self.query(node)
-                above = self.hierarchy.ancestors(node)
+                above = self.answers(node)
                 drawn = sampler.sample(node, self.options.negatives, self.options.training_negatives)
                 example = TrainingExample(
                     Query(qualified(self.name, query.id), query.text, {"node": node}),
                     tuple(self._item(name, hops) for name, hops in above.items()),
                     tuple(self._item(name) for name in drawn),
                     self.name,
-                    relevant=(qualified(self.name, node),),
+                    relevant=() if self.options.itself else (qualified(self.name, node),),
                 )
                 known = {qualified(self.name, one): self.documents[one] for one in (node, *above)}
                 yield with_coarse(example, self.options.coarse, known)
