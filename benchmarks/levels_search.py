@@ -1,13 +1,14 @@
 """Search from broad to narrow: recall and time of a neighbourhood at level 1 that level M decides within.
 
-    python benchmarks/levels_search.py --output FOLDER [--dimension 64] [--levels 4] [--queries 200] [--threads 1]
+    python benchmarks/levels_search.py --output FOLDER [--dimension 64] [--levels 4] [--queries 200]
+        [--candidates 3000] [--engines ivf hnsw] [--threads 1]
 
 82,115 nodes of a tree (the nouns of WordNet below their first hypernym; a random recursive tree where there is no
-WordNet) get a point per level. The direction of a node at level m is that of the sum of random vectors of its
-ancestors and itself, each weighted by its share of the path at that level: at level 1 the broad ancestors dominate, at
-level M all count alike, the node itself most of all. Noise is added at each level, and points of deep nodes lie farther
-out within the band of their level. A query is a node whose vectors are given noise once more. None of this favours an
-engine: level 1 and level M are separate vectors that share the tree and nothing else.
+WordNet) get a point per level. The direction of a node at level m is that of the sum of random vectors of the root, of
+its ancestors and itself, those below the root multiplied by m / M, and of noise that is drawn anew at each level: at
+level 1 the noise hides what level M can tell apart. Points of deep nodes lie farther out within the band of their
+level. A query is a node whose vectors are given noise once more. How many candidates of level 1 hold the best of level
+M depends on the model, and here on that noise; the time of a plan does not.
 
 The truth is `Index.search` at level M, with every document scored. Times are milliseconds a query: medians of searches
 of one query at a time, and of all queries together. Recall is that of the result, and of the first stage.
@@ -111,6 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--levels", type=int, default=4)
     parser.add_argument("--queries", type=int, default=200)
     parser.add_argument("--noise", type=float, default=0.2, help="of points; that of queries is half as much again")
+    parser.add_argument("--candidates", type=int, default=3000, help="of level 1")
+    parser.add_argument("--engines", nargs="*", default=["ivf", "hnsw"], choices=["ivf", "hnsw"])
     parser.add_argument("--threads", type=int, default=1)
     given = parser.parse_args(arguments)
     torch.set_num_threads(given.threads)
@@ -124,15 +127,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     queries = LevelScorer(space, space.canonical(asked))
     truth = [{hit.id for hit in hits} for hits in index.search(queries, k=10, engine="exact", texts=False)]
     plans: dict[str, Plan] = {f"full search at level {given.levels}": Plan.from_mapping({"stages": ["exhaustive"]})}
-    plans["broad to narrow, no engine, n=3000"] = broad_to_narrow(3000)
-    for name, settings in (("hnsw", {}), ("poincare", {"charts": ["poincare"]}), ("ivf", {})):
-        kind = "ivf" if name == "ivf" else "hnsw"
+    plans["broad to narrow, scans"] = broad_to_narrow(given.candidates, engine="exhaustive")
+    for kind, efforts in (("ivf", (8, 32, 64)), ("hnsw", (given.candidates,))):
+        if kind not in given.engines:
+            continue
         start = time.perf_counter()
-        index.build_engine(kind, name=name, level=1, **settings)
-        print(f"{name} of level 1: built in {time.perf_counter() - start:.0f} s")
-        for n in (1000, 3000):
-            plans[f"broad to narrow, {name}, n={n}"] = broad_to_narrow(n, engine=name)
-        plans[f"broad to narrow, {name}, n=3000, levels 1 and 2"] = broad_to_narrow(3000, through=[1, 2], engine=name)
+        index.build_engine(kind, level=1, **({"charts": ["poincare"]} if kind == "hnsw" else {}))
+        print(f"{kind} of level 1: built in {time.perf_counter() - start:.0f} s")
+        for effort in efforts:
+            plan = broad_to_narrow(given.candidates, engine=f"{kind}-level-1", effort=effort)
+            plans[f"broad to narrow, {kind}, effort {effort}"] = plan
     rows = {name: measure(index, queries, plan, truth) for name, plan in plans.items()}
     full = next(iter(rows.values()))
     print(f"\n{tree.name}, {len(index):,} documents, {given.levels} levels of {given.dimension} numbers")

@@ -423,7 +423,9 @@ def hybrid(n: int = 100, *, engine: str = "auto") -> Plan:
     return Plan(stages=[{"kind": "fusion", "sources": sources}])  # type: ignore[arg-type]  # it makes the stages
 
 
-def broad_to_narrow(n: int = 1000, *, through: Sequence[int] = (1,), engine: str | None = None) -> Plan:
+def broad_to_narrow(
+    n: int = 3000, *, through: Sequence[int] = (1,), engine: str | None = None, effort: int | None = None
+) -> Plan:
     """Return the plan that finds the neighbourhood at a broad level and decides within it at the level of the search.
 
     For models with levels. An engine of the first level makes it fast; without one, documents are scanned.
@@ -432,6 +434,7 @@ def broad_to_narrow(n: int = 1000, *, through: Sequence[int] = (1,), engine: str
         n: Documents of the neighbourhood, at least 1. Each further level keeps a third as many as the one before.
         through: Levels before that of the search, broad ones first; at least one.
         engine: Name of the engine of the first level; None for the newest, `"exhaustive"` for a scan.
+        effort: How thoroughly the engine searches; None for what it was built with.
 
     Returns:
         The plan; its scores are those of the search's own level.
@@ -445,7 +448,7 @@ def broad_to_narrow(n: int = 1000, *, through: Sequence[int] = (1,), engine: str
     steps = [
         {"kind": "rescore", "n": max(1, n // 3**place), "options": level} for place, level in enumerate(rest, start=1)
     ]
-    source = {"kind": "nearest", "n": n, "engine": engine, "options": first}
+    source = {"kind": "nearest", "n": n, "engine": engine, "effort": effort, "options": first}
     return Plan(stages=[source, *steps, {"kind": "rescore"}])  # type: ignore[arg-type]  # it makes the stages
 
 

@@ -137,6 +137,8 @@ class Snapshot:
         for document_id in ids:
             if document_id is not None:
                 check_id(document_id)
+        if not len(ids):  # all ids would be hashed for nothing
+            return np.empty(0, dtype=np.int64)
         found = pc.index_in(pa.array(ids, type=self.ids.type), value_set=self.ids, skip_nulls=True)
         return np.array([-1 if row is None else row for row in found.to_pylist()], dtype=np.int64)
 
