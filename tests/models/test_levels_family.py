@@ -53,6 +53,23 @@ def test_a_new_model_ranks_as_its_trunk_at_every_level(tiny_encoder: str, refine
         assert torch.equal(scores(retriever, level=level).argsort(dim=1), expected.argsort(dim=1))
 
 
+@pytest.mark.parametrize("refinement", ["hrm", "linear", "mlp"])
+def test_free_norms_start_at_the_schedule_and_may_leave_it(tiny_encoder: str, refinement: str) -> None:
+    retriever = make(tiny_encoder, refinement=refinement, radius="norm")
+
+    def radii() -> torch.Tensor:
+        points = vectors_of(retriever.encode_documents(TEXTS, dtype="float32"))
+        return torch.stack([retriever.space.geometry.at_level(points, level)[:, -2:].sum(1) / 2 for level in (1, 2, 3)])
+
+    torch.testing.assert_close(radii(), torch.tensor([1.0, 2.0, 3.0])[:, None].expand(3, len(TEXTS)))
+    shake(retriever)
+    assert radii().std(dim=1).min() > 0.01
+    with torch.no_grad():
+        for weight in head_of(retriever).parameters():
+            weight.mul_(1e3)
+    assert radii().max() <= head_of(retriever).config.longest * (1 + 1e-5)
+
+
 def test_attention_starts_as_the_mean_of_tokens(tiny_encoder: str) -> None:
     torch.testing.assert_close(
         scores(make(tiny_encoder, pooling="attention")), scores(make(tiny_encoder)), rtol=1e-4, atol=1e-4

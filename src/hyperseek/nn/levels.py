@@ -433,6 +433,12 @@ def at_radius(tangents: Tensor, radii: Tensor) -> Tensor:
     return nn.functional.normalize(tangents, dim=-1, eps=_SHORTEST) * radii[..., None]
 
 
+def shortened(tangents: Tensor, longest: float) -> Tensor:
+    """Return tangents `(..., d)` with those beyond a norm cut to it."""
+    norms = torch.linalg.vector_norm(tangents, dim=-1, keepdim=True)
+    return tangents * (longest / norms.clamp_min(longest))
+
+
 def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     return nn.Sequential(nn.LayerNorm(inputs), nn.Linear(inputs, hidden), nn.GELU(), nn.Linear(hidden, outputs))
 

@@ -31,6 +31,7 @@ from hyperseek.nn.levels import (
     at_radius,
     build_levels,
     radii_of_levels,
+    shortened,
 )
 from hyperseek.nn.tangent_projection import Curvature, FullPrecision
 from hyperseek.scoring import LevelScorer, Points, Space, VectorPoints, level_options
@@ -43,6 +44,8 @@ _WIDEST, _MOST = 1 << 16, 256
 # Options that some choices of others leave without an effect.
 _OF_ATTENTION = ("pool_heads", "pool_hidden_mult", "pool_dropout")
 _OF_STEPS = ("n_cycles", "t_low", "hrm_hidden_mult")
+# Tangents of free norms may be at least so long.
+_FREE = 20.0
 
 
 class LevelsConfig(Config):
@@ -68,7 +71,9 @@ class LevelsConfig(Config):
         start: `trunk` starts with the trunk's angles at every level, so that a new model ranks like its trunk (with
             `attention` like the mean of its tokens); `original` starts with random maps, as the original.
         radius: `schedule` places all texts of a level equally far out, as the original; `head` learns where in the band
-            around the schedule each text lies, so that general texts can lie inward.
+            around the schedule each text lies, so that general texts can lie inward. `norm` takes the norm that the
+            refinement gives, times the schedule's: a new model starts about at the schedule, and it is free to
+            leave it, up to `longest`. For deep hierarchies, whose uppermost nodes are near everything.
         radius_band: Width of the bands: at 1 they touch, above 1 they overlap; below 2.
         hyp_c: Initial c of the ball, minus its curvature.
         trainable_curvature: Whether c is trained, one for all levels.
@@ -91,7 +96,7 @@ class LevelsConfig(Config):
     pool_hidden_mult: int = Field(default=2, ge=1, le=_MOST)
     pool_dropout: float = Field(default=0.0, ge=0, lt=1)
     start: LevelsStart = "trunk"
-    radius: Literal["schedule", "head"] = "schedule"
+    radius: Literal["schedule", "head", "norm"] = "schedule"
     radius_band: float = Field(default=1.0, gt=0, lt=2)
     hyp_c: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     trainable_curvature: bool = False
@@ -111,6 +116,11 @@ class LevelsConfig(Config):
     def radii(self) -> tuple[float, ...]:
         """Norm of the tangent of each level."""
         return radii_of_levels(self.s_scales, self.num_segments)
+
+    @property
+    def longest(self) -> float:
+        """Norm that no tangent exceeds with `radius: norm`."""
+        return max(_FREE, 2 * self.radii[-1])
 
     @property
     def level_dimension(self) -> int:
@@ -142,7 +152,8 @@ class LevelsConfig(Config):
             )
         largest = self.hyp_c_max if self.trainable_curvature else self.hyp_c
         # The band of a radius head reaches beyond the schedule, less than twice as far.
-        farthest = 2 * largest**0.5 * self.radii[-1] * (2 if self.radius == "head" else 1)
+        longest = self.longest if self.radius == "norm" else self.radii[-1] * (2 if self.radius == "head" else 1)
+        farthest = 2 * largest**0.5 * longest
         if farthest > FARTHEST:
             raise ValueError(
                 f"the last of s_scales, {self.radii[-1]:g}, can put points {farthest:g} curvature radii from the "
@@ -260,10 +271,17 @@ class LevelsHead(FullPrecision, SavedModule):
             vectors = self._pooled(read.to(self.schedule.dtype), features)
             raw = self.refinement(vectors)
             radii = self.schedule if self.radius is None else self.radius(vectors)
-            tangents = at_radius(raw, radii)
+            tangents = self._free(raw) if self.config.radius == "norm" else at_radius(raw, radii)
             self._measure(tangents)
             features["sentence_embedding"] = tangents.flatten(1) if task in ("query", "document") else tangents[:, -1]
         return features
+
+    def _free(self, raw: Tensor) -> Tensor:
+        # Vectors of norm sqrt(token_size), as `_pooled` gives them, keep about this norm in an orthogonal map.
+        narrowest = min(self.token_size, self.config.level_dimension)
+        if self.config.refinement != "linear":
+            narrowest = min(narrowest, self.config.d_hrm)
+        return shortened(raw * (self.schedule / math.sqrt(narrowest))[:, None], self.config.longest)
 
     def _pooled(self, read: Tensor, features: dict[str, Any]) -> Tensor:
         if self.pooler is None:
@@ -277,7 +295,7 @@ class LevelsHead(FullPrecision, SavedModule):
         if self.training and len(tangents) > 1:
             found = tangents.detach()
             self._measured["levels_alike"] = nn.functional.cosine_similarity(found[:, 0], found[:, -1], dim=-1).mean()
-            if self.radius is not None:
+            if self.config.radius != "schedule":
                 self._measured["radius_spread"] = torch.linalg.vector_norm(found, dim=-1).std(dim=0).mean()
 
     def points(self, rows: Tensor) -> Points:
