@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import hashlib
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +12,14 @@ import torch
 from torch import Tensor
 
 from _trees import DATA
-from hyperseek.data import open_dataset
+from hyperseek.data import open_dataset, read_hierarchy
 from hyperseek.index import Index
 from hyperseek.models import load
 from hyperseek.scoring import vectors_of
 from hyperseek.types import Qrels, Run
+
+EDGES = "edges.tsv.gz"
+"""File of a hierarchy in the folder of a collection."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
     """Join collections to a task.
 
     Args:
-        names: Collections, of which the train split is trained on.
+        names: Collections, or folders of some, of which the train split is trained on.
         report: Split to report on, by collection.
         indexes: Folder of one MiniLM index a collection, by name.
         cache: Where vectors of queries are kept.
@@ -94,8 +94,9 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
     """
     documents, queries, positives, own, tuning, reporting = [], [], [], [], [], []
     start = 0
-    for name in names:
-        data, index = open_dataset(DATA / name), Index.open(indexes / name)
+    for place in names:
+        data, name = open_dataset(DATA / place), Path(place).name
+        index = Index.open(indexes / name)
         vectors = torch.cat([vectors_of(points) for _, points in index.points()])
         ids = index.ids
         rows = {identity: start + row for row, identity in enumerate(ids)}
@@ -124,7 +125,7 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
         documents.append(vectors)
         start += len(vectors)
     padded = torch.nn.utils.rnn.pad_sequence(positives, batch_first=True, padding_value=-1)
-    depths = depths_of(names[0]) if (DATA / names[0] / "edges.tsv.gz").exists() else None
+    depths = depths_of(names[0]) if (DATA / names[0] / EDGES).exists() else None
     return Task(
         torch.cat(documents), torch.cat(queries), padded, torch.tensor(own), tuple(tuning), tuple(reporting), depths
     )
@@ -154,19 +155,5 @@ def own_document(query: str) -> str:
 
 def depths_of(name: str) -> Tensor:
     """Return how many edges each document of a hierarchy lies below the nearest root."""
-    ids = [document.id for document in open_dataset(DATA / name).documents()]
-    children: dict[str, list[str]] = {identity: [] for identity in ids}
-    roots = dict.fromkeys(ids)
-    with gzip.open(DATA / name / "edges.tsv.gz", "rt", encoding="utf-8") as file:
-        for edge in csv.DictReader(file, delimiter="\t"):
-            children[edge["parent"]].append(edge["child"])
-            roots.pop(edge["child"], None)
-    depths = dict.fromkeys(roots, 0)
-    queue = deque(roots)
-    while queue:
-        node = queue.popleft()
-        for child in children[node]:
-            if child not in depths:
-                depths[child] = depths[node] + 1
-                queue.append(child)
-    return torch.tensor([depths[identity] for identity in ids])
+    depths = read_hierarchy(DATA / name / EDGES).depths
+    return torch.tensor([depths.get(document.id, 0) for document in open_dataset(DATA / name).documents()])
