@@ -117,14 +117,17 @@ class Flat(nn.Module):
         self.space = Space(kind, dimension)
 
     def forward(self, features: dict[str, Tensor], task: str) -> dict[str, Tensor]:
+        """Return the vectors of a trunk's vectors."""
         vectors = nn.functional.normalize(features["sentence_embedding"], dim=-1)
         scale = (WIDTH / min(WIDTH, self.space.dimension)) ** 0.5  # what an orthogonal map to fewer numbers loses
         return {"sentence_embedding": self.network(vectors * WIDTH**0.5)[:, 0] * scale / WIDTH**0.5}
 
     def points(self, rows: Tensor) -> Points:
+        """Return the points of vectors."""
         return VectorPoints(self.space.canonical(rows))
 
     def scorer(self, rows: Tensor) -> Scorer:
+        """Return queries at vectors."""
         return LinearScorer(self.space, self.space.canonical(rows))
 
 
