@@ -435,8 +435,9 @@ def at_radius(tangents: Tensor, radii: Tensor) -> Tensor:
 
 def shortened(tangents: Tensor, longest: float) -> Tensor:
     """Return tangents `(..., d)` with those beyond a norm cut to it."""
-    norms = torch.linalg.vector_norm(tangents, dim=-1, keepdim=True)
-    return tangents * (longest / norms.clamp_min(longest))
+    norms: Tensor = torch.linalg.vector_norm(tangents, dim=-1, keepdim=True)
+    factors: Tensor = longest / norms.clamp_min(longest)
+    return tangents * factors
 
 
 def _network(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
