@@ -6,6 +6,7 @@ Far ancestors are far more numerous than near ones and harder to find, so result
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,34 @@ HOP_RANGES: Mapping[str, tuple[int, int | None]] = {
 }
 """Ranges of hops by name, first and last; None for no end."""
 
+_NEAREST_GRADE = 8  # of the query's own node
 _SHOWN = 6  # ids of a circle that a message names
 
 
 def hop_range(hops: int) -> str:
     """Return the name of the range of `HOP_RANGES` that a number of hops, at least 1, is in."""
     return next(name for name, (_, last) in HOP_RANGES.items() if last is None or hops <= last)
+
+
+def hop_grade(hops: int) -> int:
+    """Return the grade of an ancestor: 7 for a parent, 1 less for each further hop, at least 1; 8 at 0 hops."""
+    return max(1, _NEAREST_GRADE - hops)
+
+
+def path_parts(value: object) -> list[str]:
+    """Return the names of a place in a hierarchy, the broadest first.
+
+    Args:
+        value: A list of names, a text with `>` between blanks or else `/` between names, or a single name; None for
+            no place.
+
+    Returns:
+        The names without blanks around them; empty ones are left out.
+    """
+    if isinstance(value, str):
+        value = re.split(r"\s+>\s+" if " > " in value else r"/", value)
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [name for part in parts if part is not None and (name := str(part).strip())]
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from hyperseek._ancestors import path_parts
 from hyperseek.data import (
     CoarseOptions,
     Dataset,
@@ -19,7 +20,8 @@ from hyperseek.data import (
     read_prepared,
     write_examples,
 )
-from hyperseek.data._coarse import first_sentence, path_parts, truncated, unwrapped, with_coarse
+from hyperseek.data._coarse import first_sentence, truncated, with_coarse
+from hyperseek.data.examples import without_instruction
 from hyperseek.errors import HyperseekError
 from hyperseek.types import Document, Query
 
@@ -86,16 +88,17 @@ def test_truncation_keeps_whole_words_and_drops_the_instruction() -> None:
     assert truncated("one two three", 7) == "one two"
     assert truncated("unbroken", 3) == "unb"
     assert truncated("short", 60) == "short"
-    assert unwrapped("Instruct: Retrieve.\nQuery: What is it? ") == "What is it?"
-    assert unwrapped(" A query: what? ") == "A query: what?"
+    assert without_instruction("Instruct: Retrieve.\nQuery: What is it? ") == "What is it?"
+    assert without_instruction(" A query: what? ") == "A query: what?"
     assert found(["first_sentence"], ExampleItem("s/x", "Instruct: Find. Query: What? Why?")) == ["What?"]
 
 
 def test_paths_are_lists_or_texts() -> None:
     assert path_parts("a > b c > d") == ["a", "b c", "d"]
     assert path_parts("a/b/") == ["a", "b"]
-    assert path_parts(["a", 3, " ", "b"]) == ["a", "b"]
-    assert path_parts(7) == []
+    assert path_parts(["a", 3, " ", "b"]) == ["a", "3", "b"]
+    assert path_parts(7) == ["7"]
+    assert path_parts(None) == []
 
 
 def test_an_unknown_rule_is_refused() -> None:

@@ -9,9 +9,10 @@ from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, Field
 
+from hyperseek._ancestors import path_parts
 from hyperseek._config import Config
 from hyperseek._registry import Registry, check_function
-from hyperseek.data.examples import ExampleItem, TrainingExample
+from hyperseek.data.examples import ExampleItem, TrainingExample, without_instruction
 from hyperseek.types import Document
 
 CoarseRule: TypeAlias = Callable[[TrainingExample, Mapping[str, Document], "CoarseOptions"], list[ExampleItem]]
@@ -107,7 +108,7 @@ def _first_sentence(example: TrainingExample, documents: Mapping[str, Document],
     found = []
     for item in example.positives:
         document = documents.get(item.id)
-        text = unwrapped(item.text if document is None or not document.text.strip() else document.text)
+        text = without_instruction(item.text if document is None or not document.text.strip() else document.text)
         sentence = first_sentence(text)
         if sentence and len(sentence) < len(text):
             found.append(ExampleItem(f"{item.id}#sentence", sentence))
@@ -122,7 +123,7 @@ def _shorter(example: TrainingExample, _: Mapping[str, Document], __: CoarseOpti
 def _truncated(example: TrainingExample, _: Mapping[str, Document], options: CoarseOptions) -> list[ExampleItem]:
     found = []
     for item in example.positives:
-        text = unwrapped(item.text)
+        text = without_instruction(item.text)
         beginning = truncated(text, options.coarse_max_chars)
         if len(beginning) < len(text):
             found.append(ExampleItem(f"{item.id}#{options.coarse_max_chars}", beginning))
@@ -133,23 +134,6 @@ def _documents(example: TrainingExample, documents: Mapping[str, Document]) -> I
     for item in example.positives:
         if item.id in documents:
             yield item, documents[item.id]
-
-
-def path_parts(value: object) -> list[str]:
-    """Return the parts of a place in a hierarchy, the broadest first: of a list, or of a text with `>` or `/`."""
-    if isinstance(value, str):
-        value = re.split(r"\s+>\s+" if " > " in value else r"/", value)
-    if not isinstance(value, list | tuple):
-        return []
-    return [part.strip() for part in value if isinstance(part, str) and part.strip()]
-
-
-_WRAPPED = re.compile(r"\s*instruct\s*:.*?query\s*:\s*", re.IGNORECASE | re.DOTALL)
-
-
-def unwrapped(text: str) -> str:
-    """Return a text, stripped, without `Instruct: ... Query:` before it."""
-    return _WRAPPED.sub("", text, count=1).strip() if _WRAPPED.match(text) else text.strip()
 
 
 def truncated(text: str, characters: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from hyperseek._fingerprint import fingerprint_texts
 from hyperseek._relevance import key_name, key_of_name, text_key
 from hyperseek.data.reading import ErrorReport
 from hyperseek.types import Query
+
+_INSTRUCTED = re.compile(r"\s*instruct\s*:.*?query\s*:\s*", re.IGNORECASE | re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,17 @@ def source_and_id(identity: str) -> tuple[str, str]:
 def content_id(text: str) -> str:
     """Return an id derived from a text's content, 16 hexadecimal digits."""
     return fingerprint_texts([text])[:16]
+
+
+def instruction_before(text: str) -> str:
+    """Return the `Instruct: ... Query:` that a text begins with, blanks after it included; nothing without one."""
+    found = _INSTRUCTED.match(text)
+    return "" if found is None else found[0]
+
+
+def without_instruction(text: str) -> str:
+    """Return a text, stripped, without `Instruct: ... Query:` before it."""
+    return text[len(instruction_before(text)) :].strip()
 
 
 def cleaned(example: TrainingExample, report: ErrorReport) -> TrainingExample | None:

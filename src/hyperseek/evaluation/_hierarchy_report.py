@@ -20,6 +20,7 @@ from hyperseek._ancestors import Hierarchy
 from hyperseek._bounded import existing_file
 from hyperseek._config import Config
 from hyperseek._long_work import progress
+from hyperseek.data.hierarchy.subsumptions import NEGATIVES, Negatives, NegativeSampler
 from hyperseek.data.reading import Faults, json_lines
 from hyperseek.errors import DataError, InputError
 from hyperseek.evaluation._pair_classes import WEIGHTS, EntityPairs, PairScores, classify_pairs
@@ -40,9 +41,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from hyperseek.index import Index
-
-KINDS = ("random", "hard")
-"""Candidates that are no ancestors: any nodes, or siblings as far as there are any."""
 
 Candidates: TypeAlias = "dict[str, dict[str, bool]]"
 """For each child its candidates, and whether each is an ancestor."""
@@ -230,10 +228,11 @@ def _classes(
     weights: float | Sequence[float],
     statistics: Mapping[str, Any],
 ) -> Iterator[PairResult]:
-    generator = np.random.default_rng(statistics["seed"])
     half = len(chosen) // 2
-    for kind in KINDS:
-        drawn = [(name, _candidates(hierarchy, nodes, name, negatives, kind, generator)) for name in chosen]
+    others = [name for name in hierarchy.nodes if name not in nodes.place]
+    sampler = NegativeSampler(hierarchy, seed=statistics["seed"], without=others)
+    for kind in NEGATIVES:
+        drawn = [(name, _candidates(hierarchy, nodes, name, negatives, kind, sampler)) for name in chosen]
         yield from _classified(index, kind, dict(drawn[:half]), dict(drawn[half:]), weights, statistics)
 
 
@@ -293,23 +292,12 @@ def read_entity_pairs(folder: str | os.PathLike[str]) -> tuple[Candidates, Candi
 
 
 def _candidates(
-    hierarchy: Hierarchy, nodes: AncestorPairs, name: str, negatives: int, kind: str, generator: np.random.Generator
+    hierarchy: Hierarchy, nodes: AncestorPairs, name: str, negatives: int, kind: Negatives, sampler: NegativeSampler
 ) -> dict[str, bool]:
     """Return the ancestors of a node, true, and `negatives` times as many others, as far as there are so many."""
-    above = hierarchy.ancestors(name)
-    ancestors = [ancestor for ancestor in above if ancestor in nodes.place]
-    wanted = min(negatives * len(ancestors), len(nodes.names) - len(ancestors) - 1)
-    others: dict[str, bool] = {}
-    if kind == "hard":
-        siblings = {child for parent in hierarchy.parents[name] for child in hierarchy.children[parent]}
-        listed = sorted(siblings.intersection(nodes.place) - above.keys() - {name})
-        others = {listed[row]: False for row in generator.permutation(len(listed))[:wanted]}
-    while len(others) < wanted:
-        for row in generator.integers(0, len(nodes.names), wanted).tolist():
-            other = nodes.names[row]
-            if other != name and other not in above and len(others) < wanted:
-                others[other] = False
-    return dict.fromkeys(ancestors, True) | others
+    ancestors = [ancestor for ancestor in hierarchy.ancestors(name) if ancestor in nodes.place]
+    others = sampler.sample(name, negatives * len(ancestors), kind)
+    return dict.fromkeys(ancestors, True) | dict.fromkeys(others, False)
 
 
 def entity_pairs(

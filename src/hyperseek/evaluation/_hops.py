@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 
-from hyperseek._ancestors import HOP_RANGES, Hierarchy, hop_range
+from hyperseek._ancestors import HOP_RANGES, Hierarchy, hop_grade, hop_range
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._order import best_first
 from hyperseek._relevance import is_relevant
@@ -23,11 +23,9 @@ from hyperseek.types import Qrels
 RECALL = "R@A"
 """Recall at as many documents as the query has ancestors."""
 
-_NEAREST_GRADE = 8  # of a parent; each hop lowers it by 1, to 1
-
 
 def ancestor_qrels(hierarchy: Hierarchy, names: Iterable[str], documents: Iterable[str]) -> Qrels:
-    """Judge the ancestors of nodes relevant: 8 for ancestors one hop away, 1 less for each further hop, at least 1.
+    """Judge the ancestors of nodes relevant: 7 for ancestors one hop away, 1 less for each further hop, at least 1.
 
     Args:
         hierarchy: Of the ids.
@@ -39,11 +37,7 @@ def ancestor_qrels(hierarchy: Hierarchy, names: Iterable[str], documents: Iterab
     """
     known = set(documents)
     qrels = {
-        name: {
-            ancestor: max(1, _NEAREST_GRADE + 1 - hops)
-            for ancestor, hops in hierarchy.ancestors(name).items()
-            if ancestor in known
-        }
+        name: {ancestor: hop_grade(hops) for ancestor, hops in hierarchy.ancestors(name).items() if ancestor in known}
         for name in names
     }
     return {name: judged for name, judged in qrels.items() if judged}

@@ -93,11 +93,10 @@ def rank_levels(
     return rankings
 
 
-def scorers_at_levels(scorer: Scorer, pairs: Sequence[LevelPair] | None = None) -> dict[LevelPair, LevelScorer]:
+def scorers_at_levels(scorer: Scorer, pairs: Sequence[LevelPair] | None = None) -> dict[LevelPair, Scorer]:
     """Return the same queries at pairs of levels, all unless given; InputError if they have no levels."""
     levels = scorer.space.levels
-    at = getattr(scorer, "at", None)
-    if at is None or levels < 2:
+    if levels < 2:
         raise InputError(
             f"these queries have no levels to compare: they are {scorer.kind!r} ones of a {scorer.space.kind!r} "
             f"space; give the index of a model with levels"
@@ -105,7 +104,7 @@ def scorers_at_levels(scorer: Scorer, pairs: Sequence[LevelPair] | None = None) 
     odd = {"level", "document_level", "broaden"} & set(scorer.options)
     if odd:
         raise InputError(f"all levels are compared, so leave out the option {sorted(odd)[0]!r}")
-    return {pair: at(level=pair[0], document_level=pair[1]) for pair in pairs or level_pairs(levels)}
+    return {pair: scorer.at(level=pair[0], document_level=pair[1]) for pair in pairs or level_pairs(levels)}
 
 
 def sample_nodes(hierarchy: Hierarchy, documents: Sequence[str], *, sample: int, seed: int = 0) -> list[str]:

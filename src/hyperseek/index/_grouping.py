@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
+from hyperseek._ancestors import path_parts
 from hyperseek.errors import InputError, UnknownNameError, shown
 from hyperseek.types import Hit
-
-_SEPARATORS = (" > ", "/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,20 +49,8 @@ def grouped(hits: Iterable[Hit], by: str = "path", *, depth: int | None = None) 
                 "these hits carry no documents, so they have no fields to group by; search with texts=True"
             )
         known |= set(hit.document.metadata)
-        path = _path(hit.document.metadata.get(by))[:depth]
+        path = tuple(path_parts(hit.document.metadata.get(by)))[:depth]
         groups.setdefault(path, HitGroup(path)).hits.append(hit)
     if groups and by not in known:
         raise UnknownNameError("metadata field of these hits", by, sorted(known))
     return list(groups.values())
-
-
-def _path(value: object) -> tuple[str, ...]:
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        separator = next((one for one in _SEPARATORS if one in value), None)
-        parts = [value] if separator is None else value.split(separator)
-        return tuple(part.strip() for part in parts if part.strip())
-    if isinstance(value, list | tuple):
-        return tuple(map(str, value))
-    return (str(value),)

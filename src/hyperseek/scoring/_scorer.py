@@ -16,7 +16,7 @@ from hyperseek._files import read_tensors, reading, write_tensors
 from hyperseek._machine import check_device
 from hyperseek._registry import Registry
 from hyperseek.errors import InputError, ModelError
-from hyperseek.scoring._geometries import Chart
+from hyperseek.scoring._geometries import Chart, checked_level
 from hyperseek.scoring._points import Points, own_vectors
 from hyperseek.scoring._space import Space
 from hyperseek.types import NO_OPTIONS, QueryOptions
@@ -95,6 +95,25 @@ class Scorer(ABC):
             InputError: An option is out of range.
         """
         return self if options == self.options else None
+
+    def at(self, *, level: int | None = None, document_level: int | None = None) -> Scorer:
+        """Return the same queries at other levels.
+
+        Args:
+            level: Level of the queries, 1 to `space.levels`; None for the last.
+            document_level: Level of the documents; None for `level`.
+
+        Returns:
+            The queries; themselves where the space has one level.
+
+        Raises:
+            InputError: There is no such level, or these queries cannot choose among those of their space.
+        """
+        if self.space.levels > 1:
+            raise InputError(f"{self.kind!r} queries of a {self.space.kind!r} space have no levels to choose from")
+        for asked in (level, document_level):
+            checked_level(asked, self.space.levels)
+        return self
 
     def retrieving(self, top_k: int) -> Scorer:
         """Return the queries as an `XTRScorer`, whose tokens see the most similar document tokens alone.

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from hyperseek._ancestors import Hierarchy
+from hyperseek._ancestors import Hierarchy, hop_grade
 from hyperseek._bounded import PathLike, path_text
 from hyperseek._config import Config
 from hyperseek._files import write_json
@@ -29,6 +29,7 @@ from hyperseek.data._text_files import read_corpus, write_beir
 from hyperseek.data.examples import ExampleItem, TrainingExample, qualified
 from hyperseek.data.hierarchies import read_hierarchy
 from hyperseek.data.hierarchy.subsumptions import (
+    NEGATIVES,
     SPLITS,
     Negatives,
     NegativeSampler,
@@ -44,8 +45,6 @@ from hyperseek.types import Document, Qrels, Query
 _INFO, _TRAIN, _HIT = "hierarchy.json", "train", "hit"
 _EDGES = ("edges.tsv", "edges.tsv.gz")
 _NODES = ("nodes.jsonl", "nodes.jsonl.gz", "nodes.tsv", "nodes.tsv.gz", "corpus.jsonl", "corpus.jsonl.gz")
-_KINDS: tuple[Negatives, ...] = ("random", "hard")
-_NEAREST_GRADE = 7
 
 
 class HierarchyOptions(Config):
@@ -156,7 +155,7 @@ def prepare_hierarchy(
             file.writelines(f"{child}\t{parent}\n".encode() for child, parent in made.edges)
         splits = split_pairs(hierarchy, share=chosen.share, seed=chosen.seed) if chosen.hit else {}
         for task, pairs in splits.items():
-            for kind in _KINDS:
+            for kind in NEGATIVES:
                 made.write_pairs(staging / _HIT / f"{task}-{kind}", pairs, kind)
         described = HierarchyInfo(
             name=name,
@@ -189,7 +188,7 @@ class _Made:
         self.split_of = {node: "dev" if node in validation else "test" if node in test else "train" for node in asking}
         self.qrels: dict[str, Qrels] = {"train": {}, "dev": {}, "test": {}}
         for node, split in self.split_of.items():
-            grades = {name: max(1, _NEAREST_GRADE + 1 - hops) for name, hops in self.answers(node).items()}
+            grades = {name: hop_grade(hops) for name, hops in self.answers(node).items()}
             self.qrels[split][f"q-{node}"] = grades
 
     def answers(self, node: str) -> dict[str, int]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar, get_args
 
 from hyperseek._ancestors import Hierarchy
 from hyperseek.errors import InputError
@@ -21,6 +21,9 @@ Pair: TypeAlias = tuple[str, str, int]
 
 Negatives: TypeAlias = Literal["random", "hard"]
 """Any nodes that are not above the child, or its siblings, and others if these are too few."""
+
+NEGATIVES: tuple[Negatives, ...] = get_args(Negatives)
+"""Their kinds."""
 
 SPLITS = ("train", "validation", "test")
 

@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import Field
 
 from hyperseek._config import Config
-from hyperseek.data.examples import ExampleItem, TrainingExample, content_id, qualified
+from hyperseek.data.examples import ExampleItem, TrainingExample, content_id, instruction_before, qualified
 from hyperseek.data.hub import hub_file, hub_paths
 from hyperseek.data.reading import ErrorReport, OnError
 from hyperseek.data.row_files import is_table, row_files
@@ -23,9 +23,6 @@ from hyperseek.data.tables.columns import BadRow, Table, examples_of_rows, table
 from hyperseek.data.tables.reasonir import INSTRUCTION
 from hyperseek.errors import DataError, InputError, shown
 from hyperseek.types import Query
-
-_WRAPPED = "instruct:"
-_QUERY = "query:"
 
 
 class KalmOptions(Config):
@@ -138,7 +135,7 @@ def _example(row: Mapping[str, Any], name: str, _: object) -> TrainingExample:
     query = row.get("query")
     if not isinstance(query, str):
         raise BadRow("missing_field", f"'query' must hold a text, not {shown(query)}")
-    instruction = _instruction(query)
+    instruction = instruction_before(query)
     return TrainingExample(
         Query(qualified(name, content_id(query)), query, {INSTRUCTION: instruction} if instruction else {}),
         tuple(_items(row, "pos", name)),
@@ -155,13 +152,3 @@ def _items(row: Mapping[str, Any], key: str, name: str) -> Iterator[ExampleItem]
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise BadRow("bad_field", f"{key!r} must hold a list of texts, not {shown(texts)}")
     yield from (ExampleItem(qualified(name, content_id(text)), text) for text in texts)
-
-
-def _instruction(query: str) -> str:
-    """Return what is before the query itself, up to and including `Query:`; nothing without an instruction."""
-    lower = query.lower()
-    place = lower.find(_QUERY) if lower.lstrip().startswith(_WRAPPED) else -1
-    if place < 0:
-        return ""
-    rest = query[place + len(_QUERY) :]
-    return query[: len(query) - len(rest.lstrip())]

@@ -5,7 +5,7 @@ Shapes: `Q` queries, `D` distinct documents of the batch, `K` negatives per quer
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -117,7 +117,7 @@ class CoarseToFineLoss(NegativesLoss[CoarseToFineConfig]):
 
     def _of_level(self, batch: ScoredBatch, level: int, document_level: int, share: float) -> Tensor:
         """Return the `(Q,)` losses of a pair of levels."""
-        scorer = _at(batch.scorer, level, document_level)
+        scorer = batch.scorer.at(level=level, document_level=document_level)
         scores = self._own if self.config.negatives == "own" else self._in_batch
         fine, coarse, others = scores(batch, scorer)
         loss = (1 - share) * _cross_entropy(coarse, others) + share * _cross_entropy(fine, others)
@@ -141,16 +141,6 @@ class CoarseToFineLoss(NegativesLoss[CoarseToFineConfig]):
         fine = logits.gather(1, batch.items[:, :1].clamp_min(0))[:, 0]
         others = _masked(logits, self.negatives(batch, targets, scores))
         return fine, logits.gather(1, coarse)[:, 0], others
-
-
-def _at(scorer: Scorer, level: int, document_level: int) -> Scorer:
-    at: Any = getattr(scorer, "at", None)
-    if at is not None:
-        found: Scorer = at(level=level, document_level=document_level)
-        return found
-    if scorer.space.levels > 1:
-        raise InputError(f"losses.coarse_to_fine needs queries with levels to choose from, not {scorer.kind!r} scorers")
-    return scorer
 
 
 def _masked(logits: Tensor, kept: Tensor) -> Tensor:

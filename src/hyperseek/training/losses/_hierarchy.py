@@ -6,7 +6,7 @@ Shapes: `Q` queries.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import torch
 from pydantic import Field
@@ -110,10 +110,8 @@ class HierarchyLoss(Loss[H], Generic[H]):
 def _queries_at(scorer: Scorer, level: int) -> Tensor:
     """Return the `(Q, d + 2)` polar points of queries at a level."""
     space = scorer.space
-    at: Any = getattr(scorer, "at", None)
     # Points that are compared with documents of the last level, whatever their own.
-    placed: Scorer = scorer if at is None else at(level=level, document_level=space.levels)
-    points = placed.linear() if space.hyperbolic else None
+    points = scorer.at(level=level, document_level=space.levels).linear() if space.hyperbolic else None
     if points is None:
         raise InputError(
             f"losses that order by generality need queries that are points of a hyperbolic space, not {scorer.kind!r} "
