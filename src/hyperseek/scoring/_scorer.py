@@ -110,7 +110,7 @@ class Scorer(ABC):
             InputError: There is no such level, or these queries cannot choose among those of their space.
         """
         if self.space.levels > 1:
-            raise InputError(f"{self.kind!r} queries of a {self.space.kind!r} space have no levels to choose from")
+            raise InputError(f"{self.kind!r} scorers of a {self.space.kind!r} space cannot choose among its levels")
         for asked in (level, document_level):
             checked_level(asked, self.space.levels)
         return self
