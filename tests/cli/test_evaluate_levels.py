@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,13 @@ def test_ancestors_by_hops_for_all_systems(folder: Path, tmp_path: Path) -> None
     assert json.loads((tmp_path / "out/hops.json").read_text()) == found["hops"]
     assert "## 2" in (tmp_path / "out/hops.md").read_text()
     runs = ["--runs", tmp_path / "out/BM25/run.trec", "--qrels", folder / "nodes/qrels/test.tsv"]
+    for name in ("a", "b"):
+        shutil.copy(runs[1], tmp_path / f"{name}.trec")
+        shutil.copy(runs[3], tmp_path / f"{name}.tsv")
+    of_sets = ["--runs", tmp_path / "{set}.trec", "--qrels", tmp_path / "{set}.tsv", "--sets", "a,b", *given[2:]]
+    sets = answer(*of_sets)["sets"]
+    assert sets["a"]["hops"]["2"]["evaluations"][0]["aggregate"] == found["hops"]["2"]["evaluations"][-1]["aggregate"]
+    assert run(*of_sets).stdout.count("ancestors 1 hop away, ") == len(sets) == 2
     again = answer(*runs, "-m", "R@3 RR@5", "--hierarchy", folder / "edges.tsv")
     last = found["hops"]["2"]["evaluations"][-1]
     assert again["hops"]["2"]["evaluations"][0]["per_query"] == last["per_query"]

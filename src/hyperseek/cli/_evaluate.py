@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cache, partial
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from hyperseek.cli import _evaluate_hierarchy as more
 from hyperseek.cli._echo import echo_json
-from hyperseek.cli._search import Options, hybrid_plan, query_options
+from hyperseek.cli._evaluate_hierarchy import (
+    Compared,
+    evaluate_nodes,
+    measure_hops,
+    plain_result,
+    show_hops,
+    write_hops,
+)
+from hyperseek.cli._evaluate_systems import SET, Asked, System, file_systems, filled, short_names
+from hyperseek.cli._search import Options, query_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,14 +28,9 @@ if TYPE_CHECKING:
     from hyperseek._ancestors import Hierarchy
     from hyperseek.data import Dataset
     from hyperseek.evaluation import Comparison, Evaluation, Ranking
-    from hyperseek.index import Index
-    from hyperseek.models import Retriever
-    from hyperseek.types import Qrels, QueryOptions
+    from hyperseek.types import Qrels
 
-System: TypeAlias = "tuple[str, Callable[[str], Ranking]]"
-"""A name, and the function that ranks under that name."""
-
-_SET = "{set}"  # stands for each of --sets
+_Result: TypeAlias = "tuple[list[Evaluation], Comparison, dict[str, Compared]]"
 
 
 def evaluate(
@@ -138,13 +140,14 @@ def evaluate(
         for module in ("bm25s", "Stemmer"):
             require(module, extra="eval")
     if hierarchy is not None and index is not None and dataset is None and qrels is None:
-        _refuse_for_nodes(
+        _refuse(
             {"--sets": sets, "--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q,
              "--runs": runs, "--query-length": query_length, "--run-out": run_out,
-             "--hypencoder-files": hypencoder_files}
+             "--hypencoder-files": hypencoder_files},
+            "nodes of --hierarchy ask without texts or models; give DATASET too",
         )  # fmt: skip
-        more.evaluate_nodes(
-            [(name, Path(path)) for name, path in _short_names([index, *(beside or [])])],
+        evaluate_nodes(
+            [(name, Path(path)) for name, path in short_names([index, *(beside or [])])],
             hierarchy,
             _console(json),
             names=names,
@@ -165,7 +168,7 @@ def evaluate(
         _check_sets([index, dataset, qrels, *(runs or [])], run_out, hypencoder_files)
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
     lengths = _query_lengths(query_length or [], chosen)
-    asked = _Asked(
+    asked = Asked(
         models=model or [],
         plans=plan or [],
         hybrid=hybrid,
@@ -178,24 +181,24 @@ def evaluate(
         levels=levels,
         beside=beside or [],
     )
-    tasks: list[tuple[str | None, Dataset | None, Qrels, list[System]]] = []
+    tasks: list[tuple[str | None, Dataset | None, Qrels, list[System], Hierarchy | None]] = []
     each: list[str | None] = [*chosen] or [None]
     for subset in each:
-        own = None if index is None else Path(_filled(index, subset))
-        place = None if dataset is None else _filled(dataset, subset)
-        opened, judged = _judgements(own, place, split, None if qrels is None else Path(_filled(qrels, subset)))
+        own = None if index is None else Path(filled(index, subset))
+        place = None if dataset is None else filled(dataset, subset)
+        opened, judged = _judgements(own, place, split, None if qrels is None else Path(filled(qrels, subset)))
         if opened is None:
             asked_for = {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q}
             _refuse({**asked_for, "--option": option, "--query-length": query_length, "--levels": levels,
-                     "--beside": beside})  # fmt: skip
-        systems = _file_systems(runs or [], subset, judged, opened, split)
+                     "--beside": beside}, "only for searches; give INDEX and DATASET, or leave it out")  # fmt: skip
+        systems = file_systems(runs or [], subset, judged, opened, split)
         if own is not None and opened is not None:
             systems = asked.systems(own, opened, lengths.get(subset, lengths.get(None)), subset) + systems
         _check(systems, opened, baseline, run_out, hypencoder_files)
-        tasks.append((subset, opened, judged, systems))
+        tasks.append((subset, opened, judged, systems, _hierarchy(hierarchy, index, subset)))
 
-    results: dict[str, tuple[list[Evaluation], Comparison]] = {}
-    for subset, opened, judged, systems in tasks:
+    results: dict[str, _Result] = {}
+    for subset, opened, judged, systems, tree in tasks:
         try:
             rankings = [rank(name) for name, rank in systems]
         except KeyboardInterrupt as stopped:
@@ -206,20 +209,22 @@ def evaluate(
         folder = output if output is None or subset is None else output / subset
         _write(rankings, evaluations, comparison, folder, run_out)
         hops = {}
-        if hierarchy is not None:
-            tree = _hierarchy(hierarchy, index, subset)
-            hops = more.measure_hops(tree, rankings, judged, names, baseline, statistics, allow_unlike=allow_unlike)
+        if tree is not None:
+            hops = measure_hops(tree, rankings, judged, names, baseline, statistics, allow_unlike=allow_unlike)
             if folder is not None:
-                more.write_hops(folder, hops)
+                write_hops(folder, hops)
         if hypencoder_files is not None and opened is not None:
             from hyperseek.evaluation import write_original_files
 
             write_original_files(hypencoder_files, rankings, evaluations, opened, split=split)
         if subset is None:
-            plain = {**_plain(evaluations, comparison), **({"hops": more.plain_hops(hops)} if hops else {})}
-            _show(comparison, hops, plain if json else None)
+            console = _console(json)
+            console.print(comparison)
+            show_hops(console, hops)
+            if json:
+                echo_json(plain_result(evaluations, comparison, hops), indent=2)
         else:
-            results[subset] = evaluations, comparison
+            results[subset] = evaluations, comparison, hops
     if results:
         _show_sets(results, groups, output, json)
 
@@ -266,15 +271,11 @@ def _query_lengths(given: list[str], sets: list[str]) -> dict[str | None, int]:
 def _check_sets(places: Sequence[Path | str | None], run_out: Path | None, hypencoder_files: Path | None) -> None:
     from hyperseek.errors import InputError
 
-    fixed = [str(place) for place in places if place is not None and _SET not in str(place)]
+    fixed = [str(place) for place in places if place is not None and SET not in str(place)]
     if fixed:
-        raise InputError(f"--sets needs {_SET} in INDEX and DATASET, or in --runs and --qrels; {fixed[0]} has none")
+        raise InputError(f"--sets needs {SET} in INDEX and DATASET, or in --runs and --qrels; {fixed[0]} has none")
     if run_out is not None or hypencoder_files is not None:
         raise InputError("--run-out and --hypencoder-files hold one set; with --sets, use --output FOLDER")
-
-
-def _filled(place: Path | str, subset: str | None) -> str:
-    return str(place) if subset is None else str(place).replace(_SET, subset)
 
 
 def _judgements(
@@ -291,122 +292,22 @@ def _judgements(
     raise InputError("give INDEX and DATASET, or --runs FILE and --qrels FILE")
 
 
-def _refuse(given: dict[str, Any]) -> None:
-    """Raise InputError for search options without an index, rather than ignore them."""
+def _refuse(given: dict[str, Any], reason: str) -> None:
+    """Raise InputError for options that have no effect, rather than ignore them."""
     from hyperseek.errors import InputError
 
     if useless := [option for option, value in given.items() if value]:
-        raise InputError(f"{', '.join(useless)}: only for searches; give INDEX and DATASET, or leave it out")
+        raise InputError(f"{', '.join(useless)}: {reason}")
 
 
-def _refuse_for_nodes(given: dict[str, Any]) -> None:
-    from hyperseek.errors import InputError
-
-    if useless := [option for option, value in given.items() if value]:
-        raise InputError(f"{', '.join(useless)}: nodes of --hierarchy ask without texts or models; give DATASET too")
-
-
-def _hierarchy(source: str, index: Path | None, subset: str | None) -> Hierarchy:
+def _hierarchy(source: str | None, index: Path | None, subset: str | None) -> Hierarchy | None:
     from hyperseek.data.hierarchies import open_hierarchy, read_hierarchy
     from hyperseek.index import Index
 
-    source = _filled(source, subset)
-    return read_hierarchy(source) if index is None else open_hierarchy(Index.open(_filled(index, subset)), source)
-
-
-def _file_systems(
-    files: list[Path], subset: str | None, judged: Qrels, dataset: Dataset | None, split: str
-) -> list[System]:
-    from hyperseek.evaluation import excluded_ids, rank_file
-
-    excluded = excluded_ids(dataset.queries(split)) if files and dataset is not None else None
-    return [
-        (name, partial(_named, rank_file, _filled(file, subset), judged, excluded=excluded))
-        for name, file in _short_names(files)
-    ]
-
-
-@dataclass(frozen=True)
-class _Asked:
-    """What to search the index of a data set by.
-
-    Attributes:
-        models: Folders or names.
-        plans: Files.
-        hybrid: Whether to fuse full-text search with the model's.
-        bm25: Whether to rank by BM25, too.
-        bm25q: Whether to rank by BM25 with a weighted query side, too.
-        engine: For the models' searches.
-        options: Of the queries.
-        searching: Keywords of all rankings: split, k, and what is left out.
-        load: Loads a model.
-        levels: Whether to search at all levels.
-        beside: Further indexes of the same documents.
-    """
-
-    models: list[str]
-    plans: list[Path]
-    hybrid: bool
-    bm25: bool
-    bm25q: bool
-    engine: str
-    options: QueryOptions
-    searching: dict[str, Any]
-    load: Callable[[str], Retriever]
-    levels: bool
-    beside: list[Path]
-
-    def systems(self, path: Path, dataset: Dataset, query_length: int | None, subset: str | None) -> list[System]:
-        """Return what ranks the documents of a data set, by name."""
-        from hyperseek.evaluation import rank_bm25, rank_index
-        from hyperseek.index import Index
-        from hyperseek.mining import BM25Settings
-        from hyperseek.models.loading import set_query_length
-        from hyperseek.plan import Plan
-
-        index = Index.open(path)
-
-        def opened(source: str | None) -> Index:
-            chosen = index if source is None else Index.open(path, model=self.load(source))
-            if query_length is not None:
-                set_query_length(chosen.model, query_length)
-            return chosen
-
-        how: dict[str, Any] = {"engine": self.engine, "options": self.options, **self.searching}
-
-        def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
-            return rank_index(opened(source), dataset, name=name, plan=plan, **how)
-
-        given: list[tuple[str, str | None]] = [*_short_names(self.models)]
-        given = given or [(Path(index.info.source or "index").name, None)]
-        if self.levels:
-            found = [more.level_systems(name, partial(opened, source), dataset, index, how) for name, source in given]
-            systems = [system for one in found for system in one]
-        else:
-            systems = [(name, partial(search, source)) for name, source in given]
-        others = _short_names([_filled(other, subset) for other in self.beside])
-        systems += [(name, partial(more.rank_beside, Index.open(other), dataset, how)) for name, other in others]
-        stages = [(file.stem, Plan.load(file)) for file in self.plans]
-        if self.hybrid:
-            stages.append(("hybrid", hybrid_plan(self.searching["k"], self.engine)))
-        systems += [(name, partial(search, next(iter(self.models), None), plan=plan)) for name, plan in stages]
-        if self.bm25:
-            systems.append(("BM25", partial(_named, rank_bm25, dataset, **self.searching)))
-        if self.bm25q:
-            settings = BM25Settings(query_weights="bm25")
-            systems.append(("BM25Q", partial(_named, rank_bm25, dataset, settings=settings, **self.searching)))
-        return systems
-
-
-def _named(function: Callable[..., Ranking], *arguments: Any, **options: Any) -> Ranking:
-    *given, name = arguments
-    return function(*given, name=name, **options)
-
-
-def _short_names(paths: Sequence[Path | str]) -> list[tuple[str, str]]:
-    """Pair each path with its last part, or with all of it if two have the same last part."""
-    ends = [Path(path).name for path in paths]
-    return [(str(path) if ends.count(end) > 1 else end, str(path)) for path, end in zip(paths, ends, strict=True)]
+    if source is None:
+        return None
+    source = filled(source, subset)
+    return read_hierarchy(source) if index is None else open_hierarchy(Index.open(filled(index, subset)), source)
 
 
 def _check(
@@ -447,16 +348,8 @@ def _write(
         write_run(rankings[0].run, run_out)
 
 
-def _show(comparison: Comparison, hops: dict[str, more.Compared], plain: dict[str, Any] | None) -> None:
-    console = _console(plain is not None)
-    console.print(comparison)
-    more.show_hops(console, hops)
-    if plain is not None:
-        echo_json(plain, indent=2)
-
-
 def _show_sets(
-    results: dict[str, tuple[list[Evaluation], Comparison]],
+    results: dict[str, _Result],
     groups: dict[str, tuple[str, ...]],
     output: Path | None,
     as_json: bool,
@@ -464,22 +357,22 @@ def _show_sets(
     from hyperseek._files import atomic_write, write_json
     from hyperseek.evaluation import set_means
 
-    table = set_means({subset: evaluations for subset, (evaluations, _) in results.items()}, groups)
+    table = set_means({subset: evaluations for subset, (evaluations, _, _) in results.items()}, groups)
     means = table.model_dump(mode="json") | {"means": {measure: table.means(measure) for measure in table.values}}
     if output is not None:
         write_json(output / "sets.json", means)
         with atomic_write(output / "sets.md") as file:
             file.write(table.to_markdown())
-    plain = None
-    if as_json:
-        plain = {"sets": {subset: _plain(*result) for subset, result in results.items()}, **means}
-    console = _console(plain is not None)
+    console = _console(as_json)
     console.print(table)
-    for subset, (_, comparison) in results.items():
+    for subset, (_, comparison, hops) in results.items():
         for note in comparison.notes:
             console.print(f"{subset}: {note}", markup=False)
-    if plain is not None:
-        echo_json(plain, indent=2)
+        if hops:
+            console.print(f"\n{subset}", markup=False)
+            show_hops(console, hops)
+    if as_json:
+        echo_json({"sets": {subset: plain_result(*result) for subset, result in results.items()}, **means}, indent=2)
 
 
 def _console(as_json: bool) -> Console:
@@ -489,10 +382,3 @@ def _console(as_json: bool) -> Console:
     if not console.is_terminal:
         console.width = 200  # a file or a pipe has no edge to wrap at
     return console
-
-
-def _plain(evaluations: list[Evaluation], comparison: Comparison) -> dict[str, Any]:
-    return {
-        "evaluations": [evaluation.model_dump(mode="json") for evaluation in evaluations],
-        "comparison": comparison.model_dump(mode="json"),
-    }

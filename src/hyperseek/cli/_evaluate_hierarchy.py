@@ -1,10 +1,8 @@
-"""`hyperseek evaluate --levels`, `--beside` and `--hierarchy`."""
+"""Rankings by hops of `hyperseek evaluate --hierarchy`, and nodes that ask with their own points."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,36 +12,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from hyperseek._ancestors import Hierarchy
-    from hyperseek.data import Dataset
     from hyperseek.evaluation import Comparison, Evaluation, HierarchyReport, Ranking
     from hyperseek.index import Index
     from hyperseek.types import Qrels, QueryOptions
 
 Compared = tuple["list[Evaluation]", "Comparison"]
-
-
-def level_systems(
-    name: str, opened: Callable[[], Index], dataset: Dataset, index: Index, how: Mapping[str, Any]
-) -> list[tuple[str, Callable[[str], Ranking]]]:
-    """Return a system for each pair of levels; the first that ranks encodes the queries for all."""
-    from hyperseek.evaluation import rank_levels
-    from hyperseek.evaluation.level_rankings import at_levels, level_pairs
-
-    @cache
-    def rankings() -> dict[str, Ranking]:
-        return {ranking.name: ranking for ranking in rank_levels(opened(), dataset, name=name, **how)}
-
-    return [(at_levels(name, pair), lambda own: rankings()[own]) for pair in level_pairs(index.space.levels)]
-
-
-def rank_beside(index: Index, dataset: Dataset, how: Mapping[str, Any], name: str) -> Ranking:
-    """Search another index; one without levels has no options of levels, and may be compared with any."""
-    from hyperseek.evaluation import rank_index
-
-    if index.space.levels > 1:
-        return rank_index(index, dataset, name=name, **how)
-    ranking = rank_index(index, dataset, name=name, **{**how, "options": None})
-    return replace(ranking, protocol=ranking.protocol.model_copy(update={"options": None}))
 
 
 def measure_hops(
@@ -76,22 +49,26 @@ def show_hops(console: Console, hops: Mapping[str, Compared]) -> None:
         console.print(comparison.model_copy(update={"recorded": {}, "notes": ()}))
 
 
-def plain_hops(hops: Mapping[str, Compared]) -> dict[str, Any]:
-    """Return the same as plain values."""
+def plain_result(
+    evaluations: Sequence[Evaluation], comparison: Comparison, hops: Mapping[str, Compared] | None = None
+) -> dict[str, Any]:
+    """Return evaluations, their comparison and, where there are any, those by hops as plain values."""
     return {
-        name: {
-            "evaluations": [evaluation.model_dump(mode="json") for evaluation in evaluations],
-            "comparison": comparison.model_dump(mode="json"),
-        }
-        for name, (evaluations, comparison) in hops.items()
+        "evaluations": [evaluation.model_dump(mode="json") for evaluation in evaluations],
+        "comparison": comparison.model_dump(mode="json"),
+        **({"hops": _plain_hops(hops)} if hops else {}),
     }
+
+
+def _plain_hops(hops: Mapping[str, Compared]) -> dict[str, Any]:
+    return {name: plain_result(*compared) for name, compared in hops.items()}
 
 
 def write_hops(folder: Path, hops: Mapping[str, Compared]) -> None:
     """Write `hops.json` and `hops.md`."""
     from hyperseek._files import atomic_write, write_json
 
-    write_json(folder / "hops.json", plain_hops(hops))
+    write_json(folder / "hops.json", _plain_hops(hops))
     with atomic_write(folder / "hops.md") as file:
         file.writelines(f"## {name}\n\n{comparison.to_markdown()}\n" for name, (_, comparison) in hops.items())
 
@@ -149,13 +126,7 @@ def evaluate_nodes(
     console.print(comparison)
     show_hops(console, hops)
     if as_json:
-        plain = {
-            "evaluations": [evaluation.model_dump(mode="json") for evaluation in evaluations],
-            "comparison": comparison.model_dump(mode="json"),
-            "hops": plain_hops(hops),
-            "hierarchy": described,
-        }
-        echo_json(plain, indent=2)
+        echo_json({**plain_result(evaluations, comparison, hops), "hierarchy": described}, indent=2)
         return
     for name, report in reports.items():
         _show_report(name, report)
