@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek._ancestors import Hierarchy
-from hyperseek.analysis._specificity import Specificity, title_of
+from hyperseek.analysis._radii import Specificity, title_of
 from hyperseek.errors import InputError, require
 from hyperseek.geometry.polar import half_chord_own, split_polar
 from hyperseek.index import Index

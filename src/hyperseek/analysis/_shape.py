@@ -20,13 +20,14 @@ from hyperseek.analysis._disk import DiskFit, View, choose_view, fit_disk
 from hyperseek.analysis._pictures import draw_charts, draw_disk, write_disk_html
 from hyperseek.analysis._radii import (
     RadiusReport,
+    Specificity,
     SpecificityReport,
     distances,
     metric_of,
     radii,
     radius_by_specificity,
+    read_specificity,
 )
-from hyperseek.analysis._specificity import Specificity, read_specificity
 from hyperseek.data.hierarchies import open_hierarchy
 from hyperseek.errors import InputError, require
 from hyperseek.index import Index
