@@ -27,7 +27,7 @@ from hyperseek.data import (
     read_queries,
     read_run,
 )
-from hyperseek.data.hierarchies import read_hierarchy
+from hyperseek.data.hierarchy.edges import read_hierarchy
 from hyperseek.errors import DataError, HyperseekError
 from hyperseek.graph import NeighbourGraph
 from hyperseek.models.importers.docs import read_docs

@@ -15,7 +15,7 @@ from hyperseek.data._coarse import CoarseOptions, with_coarse
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._text_files import read_id_list
 from hyperseek.data.examples import ExampleItem, TrainingExample, cleaned, qualified
-from hyperseek.data.hierarchies import hops_above, parent_edges, read_hierarchy
+from hyperseek.data.hierarchy.edges import hops_above, parent_edges, read_hierarchy
 from hyperseek.data.reading import ErrorReport
 from hyperseek.errors import InputError
 from hyperseek.types import Document, Qrels, Query

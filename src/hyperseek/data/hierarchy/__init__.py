@@ -1,1 +1,1 @@
-"""Training data, collections and the splits of HiT from any hierarchy."""
+"""Hierarchies as data: edges that are read, pairs of nodes and their splits, and the folder of training data."""

@@ -27,7 +27,7 @@ from hyperseek.data._coarse import CoarseOptions, with_coarse
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._text_files import read_corpus, write_beir
 from hyperseek.data.examples import ExampleItem, TrainingExample, qualified
-from hyperseek.data.hierarchies import read_hierarchy
+from hyperseek.data.hierarchy.edges import read_hierarchy
 from hyperseek.data.hierarchy.subsumptions import (
     NEGATIVES,
     SPLITS,
