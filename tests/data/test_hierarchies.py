@@ -107,7 +107,11 @@ def test_parents_of_metadata() -> None:
 
 @pytest.mark.parametrize("packed", [False, True])
 def test_files_with_and_without_a_header(tmp_path: Path, packed: bool) -> None:
-    for text in ("a\troot\nb\ta\tleft out\n", "parent\tchild\nroot\ta\na\tb\n"):
+    for text in (
+        "a\troot\nb\ta\tleft out\n",
+        "parent\tchild\nroot\ta\na\tb\n",
+        "\ufeffChild\tParent\r\nb\ta\r\na\troot\r\n",
+    ):
         path = tmp_path / ("edges.tsv.gz" if packed else "edges.tsv")
         path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
         assert read_hierarchy(path).depths == {"root": 0, "a": 1, "b": 2}
@@ -119,12 +123,14 @@ def test_files_with_and_without_a_header(tmp_path: Path, packed: bool) -> None:
         ("a\tb\nc\n", r":2: an edge is .* not 'c'"),
         ("a\t\n", "an edge is"),
         ("child\tparent\n", "contains no edges"),
+        ("id\tparent_id\na\tb\n", "first line, .*, seems to name columns; call them child and parent"),
+        ("a\tb\rb\tc\r", "an edge is"),
         ("a\tb\nb\ta\n", r"edges\.tsv.*circle of 2"),
     ],
 )
 def test_bad_files_are_named(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "edges.tsv"
-    path.write_text(text)
+    path.write_bytes(text.encode())
     with pytest.raises(HyperseekError, match=message):
         read_hierarchy(path)
     with pytest.raises(HyperseekError, match="no such file"):

@@ -232,3 +232,18 @@ def test_the_command_reports_what_it_wrote(made: tuple[Path, Edges], tmp_path: P
     assert "61 nodes" in result.stderr
     assert "1 node_without_text" in result.stderr
     assert (tmp_path / "out" / "hierarchy.json").is_file()
+
+
+def test_chains_with_too_many_pairs_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    edges = tmp_path / "edges.tsv"
+    edges.write_text("".join(f"n{node + 1}\tn{node}\n" for node in range(100_000)))
+    with pytest.raises(DataError, match=r"more than 20,000,000 pairs .* 100,000 edges deep"):
+        prepare_hierarchy(edges, tmp_path / "made")
+    assert list(tmp_path.iterdir()) == [edges]
+
+
+def test_more_negatives_than_nodes_are_all_there_are() -> None:
+    hierarchy = Hierarchy.from_edges([(f"n{node}", "root") for node in range(5)])
+    sampler = NegativeSampler(hierarchy, seed=1)
+    for kind in ("hard", "random"):
+        assert sorted(sampler.sample("n0", 10**12, kind)) == ["n1", "n2", "n3", "n4"]

@@ -20,6 +20,7 @@ from hyperseek._documents import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, repea
 from hyperseek._folders import staged_folder
 from hyperseek._long_work import progress
 from hyperseek.data._dataset import Dataset
+from hyperseek.data._notes import NOTES, NotesSource
 from hyperseek.data._qrels_and_runs import Judgement, read_judgements, write_qrels
 from hyperseek.data.open import SourceKind
 from hyperseek.data.reading import (
@@ -126,7 +127,7 @@ class FolderSource:
         if corpus is None:
             raise DataError(
                 f"has no corpus{'|'.join(TEXT_SUFFIXES)}[.gz] but {sorted(p.name for p in folder.iterdir())}; "
-                f"give a BEIR folder, or the corpus file itself",
+                f"give a BEIR folder, the corpus file itself, or a folder of text files ({', '.join(NOTES)})",
                 path=folder,
             )
         queries = _only(folder, "queries")
@@ -137,7 +138,7 @@ class FolderSource:
 
 
 def open_folder(place: str, keys: FieldKeys) -> Dataset:
-    """Open a BEIR folder.
+    """Open a BEIR folder, or a folder of text files.
 
     Args:
         place: The folder.
@@ -147,11 +148,18 @@ def open_folder(place: str, keys: FieldKeys) -> Dataset:
         The collection.
 
     Raises:
-        DataError: It is prepared training data, or has no corpus.
+        DataError: It is prepared training data, or has neither a corpus nor text files.
+        InputError: There are keys, but texts have no fields.
     """
     folder = Path(place)
     if (folder / "prepared.json").exists():
         raise DataError("is a prepared training folder; read it with read_prepared", path=folder)
+    if not _is_beir(folder) and NotesSource.reads(folder):
+        if keys.named:
+            raise InputError(
+                f"{place} is a folder of text files; id_key, text_key and title_key apply to other sources"
+            )
+        return Dataset(folder.resolve().name, NotesSource(folder))
     return Dataset(folder.resolve().name, FolderSource.from_folder(folder, keys))
 
 
@@ -185,6 +193,11 @@ def open_files(
 
 FOLDER = SourceKind(open_folder, fields=True)
 FILES = SourceKind(open_files, fields=True, beside=True)
+
+
+def _is_beir(folder: Path) -> bool:
+    """Return whether a folder has any part of a BEIR folder, and so is meant as one."""
+    return any(name.name == "qrels" or base_stem(name) in ("corpus", "queries") for name in folder.iterdir())
 
 
 def _only(folder: Path, stem: str) -> Path | None:

@@ -22,6 +22,7 @@ OnError: TypeAlias = Literal["raise", "skip"]
 
 _EXAMPLES_KEPT = 3
 _LONGEST_MESSAGE = 1_000  # characters; records can be very long
+_LONGEST_PARAGRAPH = 1_000_000  # characters; a file without empty lines must not fill memory
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +174,27 @@ def numbered_lines(path: Path, faults: Faults, *, blank: bool = False) -> Iterat
             line = line.removeprefix("\ufeff")
         if line and (blank or not line.isspace()):
             yield number, line
+
+
+def paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Join numbered lines that no empty line separates, up to 1,000,000 characters or so.
+
+    Args:
+        lines: Those of `numbered_lines`, which skips empty ones and so leaves gaps in the numbers.
+
+    Yields:
+        Paragraphs, with their lines.
+    """
+    held: list[str] = []
+    size, last = 0, 0
+    for number, line in lines:
+        if held and (number > last + 1 or size > _LONGEST_PARAGRAPH):
+            yield "\n".join(held)
+            held, size = [], 0
+        held.append(line)
+        size, last = size + len(line), number
+    if held:
+        yield "\n".join(held)
 
 
 def json_lines(path: Path, faults: Faults) -> Iterator[Row]:

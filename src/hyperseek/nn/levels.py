@@ -90,13 +90,18 @@ def fine_shares(given: Sequence[float] | str | None, levels: int) -> tuple[float
 
 
 def _numbers(name: str, given: Sequence[float] | str | None, levels: int) -> tuple[float, ...]:
-    parts = given.split(",") if isinstance(given, str) and given.strip() else given
-    if not parts or isinstance(parts, str):
+    if given is None or (isinstance(given, str) and not given.strip()):
         return ()
+    parts: object = given.split(",") if isinstance(given, str) else given
     try:
+        # Sets have no order, and truth values are no numbers, though float() takes both.
+        if not isinstance(parts, list | tuple) or any(isinstance(part, bool) for part in parts):
+            raise TypeError
         numbers = tuple(float(part) for part in parts)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError(f"{name} must be numbers, as in [1, 2, 3] or '1,2,3', not {shown(given)}") from None
+    if not numbers:
+        return ()
     if len(numbers) != levels:
         raise InputError(f"{name} must have a number for each of the {levels} levels, not {len(numbers)} numbers")
     if not all(map(math.isfinite, numbers)):

@@ -13,9 +13,9 @@ from hyperseek._documents import TEXT_KEYS, find_key
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek.data import open_dataset
 from hyperseek.data.hub import hub_fingerprint, streamed_hub_rows
-from hyperseek.data.mds import mds_fingerprint, mds_rows
 from hyperseek.data.open import registered_source
-from hyperseek.data.reading import Faults, Row, base_suffix, json_lines, numbered_lines
+from hyperseek.data.reading import Faults, Row, base_suffix, json_lines, numbered_lines, paragraphs
+from hyperseek.data.row_files import mds_fingerprint, mds_rows
 from hyperseek.errors import DataError, shown
 from hyperseek.pretraining._recipe import TextSourceConfig
 from hyperseek.runs.recipe import expanded
@@ -23,7 +23,6 @@ from hyperseek.runs.recipe import expanded
 _PLAIN = (".txt", ".md", ".rst")
 _READ = (*_PLAIN, ".jsonl")
 _KEYS = ("text_key", "title_key")  # settings of sources whose records have keys
-_LONGEST_PARAGRAPH = 1_000_000  # characters; a file without empty lines must not fill memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,22 +180,8 @@ def _files(files: list[Path], config: TextSourceConfig) -> tuple[str, Callable[[
                 yield whole_text(file)
             else:
                 lines = numbered_lines(file, faults)
-                yield from (line for _, line in lines) if config.divide == "line" else _paragraphs(lines)
+                yield from (line for _, line in lines) if config.divide == "line" else paragraphs(lines)
             faults.finish(file)
 
     kinds = [base_suffix(file) for file in files]
     return fingerprint_json([kinds, [fingerprint_file(file) for file in files]]), read
-
-
-def _paragraphs(lines: Iterable[tuple[int, str]]) -> Iterator[str]:
-    """Join lines not separated by an empty line; the reader skips empty lines, which leaves gaps in the numbers."""
-    held: list[str] = []
-    size, last = 0, 0
-    for number, line in lines:
-        if held and (number > last + 1 or size > _LONGEST_PARAGRAPH):
-            yield "\n".join(held)
-            held, size = [], 0
-        held.append(line)
-        size, last = size + len(line), number
-    if held:
-        yield "\n".join(held)

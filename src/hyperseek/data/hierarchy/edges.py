@@ -9,11 +9,17 @@ from typing import TYPE_CHECKING
 from hyperseek._ancestors import Hierarchy
 from hyperseek._bounded import PathLike, existing_file
 from hyperseek.data.reading import ErrorReport, Faults, OnError, numbered_lines
-from hyperseek.errors import DataError, InputError, UnknownNameError
+from hyperseek.errors import DataError, InputError, UnknownNameError, shown
 from hyperseek.types import Document
 
 if TYPE_CHECKING:
     from hyperseek.index import Index
+
+_HEADERS = frozenset(
+    {"id", "node", "code", "name", "source", "target", "from", "to", "parents", "children", "child", "parent"}
+    | {"child_id", "parent_id", "hyponym", "hypernym", "narrower", "broader"}
+)
+"""Usual names of the columns of edges; two of them in a first line are no edge."""
 
 
 def read_hierarchy(path: PathLike, *, on_error: OnError = "raise", report: ErrorReport | None = None) -> Hierarchy:
@@ -52,14 +58,26 @@ def _edges(path: Path, faults: Faults) -> Iterator[tuple[str, str]]:
     places = (0, 1)
     for number, line in numbered_lines(path, faults):
         cells = line.split("\t")
-        if number == 1 and {"child", "parent"} <= set(cells):
-            places = (cells.index("child"), cells.index("parent"))
-            continue
-        if len(cells) <= max(places) or not cells[places[0]] or not cells[places[1]]:
+        if number == 1:
+            names = [cell.strip().casefold() for cell in cells]
+            if {"child", "parent"} <= set(names):
+                places = (names.index("child"), names.index("parent"))
+                continue
+            # Read as an edge, a line of other names would be two nodes that nobody meant.
+            if set(names[:2]) <= _HEADERS:
+                raise DataError(
+                    f"its first line, {shown(line)}, seems to name columns; call them child and parent, or leave the "
+                    f"line out, and put children before parents",
+                    path=path,
+                    line=1,
+                )
+        ids = [cells[place] for place in places if place < len(cells)]
+        # Lines of other systems may end in a carriage return alone; in an id it would join two lines.
+        if len(ids) < 2 or not all(ids) or "\r" in line:
             message = f"an edge is the id of a child, a tab, and the id of its parent, not {line[:80]!r}"
             faults.found("bad_edge", message, path=path, line=number)
             continue
-        yield cells[places[0]], cells[places[1]]
+        yield ids[0], ids[1]
 
 
 def _without_circles(edges: Iterable[tuple[str, str]], path: Path, faults: Faults) -> list[tuple[str, str]]:

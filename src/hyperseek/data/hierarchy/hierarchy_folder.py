@@ -45,6 +45,7 @@ from hyperseek.types import Document, Qrels, Query
 _INFO, _TRAIN, _HIT = "hierarchy.json", "train", "hit"
 _EDGES = ("edges.tsv", "edges.tsv.gz")
 _NODES = ("nodes.jsonl", "nodes.jsonl.gz", "nodes.tsv", "nodes.tsv.gz", "corpus.jsonl", "corpus.jsonl.gz")
+_MOST_PAIRS = 20_000_000  # WordNet's nouns have 700,000; these take gigabytes
 
 
 class HierarchyOptions(Config):
@@ -68,7 +69,7 @@ class HierarchyOptions(Config):
 
     share: float = Field(default=0.05, gt=0, lt=0.5)
     seed: int = 42
-    negatives: int = Field(default=10, ge=0)
+    negatives: int = Field(default=10, ge=0, le=10_000)
     training_negatives: Negatives = "hard"
     itself: bool = False
     queries: Literal["text", "name"] = "text"
@@ -143,6 +144,7 @@ def prepare_hierarchy(
     if name in (_INFO, _TRAIN, _HIT) or "/" in name:
         raise InputError(f"a collection cannot be called {name!r} here; give another name")
     hierarchy = read_hierarchy(source, on_error=on_error, report=report)
+    count = _counted_pairs(hierarchy, source)
     documents = _documents(hierarchy, nodes, on_error, report)
     made = _Made(name, hierarchy, documents, chosen)
     with staged_folder(folder, overwrite=overwrite, owned=(_INFO, _TRAIN, _HIT, name)) as staging:
@@ -161,7 +163,7 @@ def prepare_hierarchy(
             name=name,
             nodes=len(documents),
             edges=len(made.edges),
-            pairs=sum(len(hierarchy.ancestors(node)) for node in hierarchy.nodes),
+            pairs=count,
             roots=len(hierarchy.roots),
             deepest=max(hierarchy.depths.values()),
             queries={split: len(judged) for split, judged in made.qrels.items()},
@@ -255,6 +257,20 @@ class _Made:
 
 def _name(document: Document) -> str:
     return document.title.strip() or document.text.strip()
+
+
+def _counted_pairs(hierarchy: Hierarchy, source: Path) -> int:
+    """Return the number of pairs of a node and an ancestor; it grows with the square of the depth, and all are held."""
+    count = 0
+    for node in hierarchy.nodes:
+        count += len(hierarchy.ancestors(node))
+        if count > _MOST_PAIRS:
+            raise DataError(
+                f"has more than {_MOST_PAIRS:,} pairs of a node and an ancestor, as its nodes are up to "
+                f"{max(hierarchy.depths.values()):,} edges deep; give a hierarchy of kinds or parts, not long chains",
+                path=source,
+            )
+    return count
 
 
 def _found(source: Path, nodes: PathLike | None) -> tuple[Path, PathLike | None]:

@@ -55,6 +55,7 @@ class NegativeSampler:
             Distinct nodes, siblings first.
         """
         above = {child, *self._hierarchy.ancestors(child)}
+        count = min(count, len(self._nodes))
         found: dict[str, None] = {}
         if kind == "hard":
             siblings = dict.fromkeys(
