@@ -161,7 +161,8 @@ def split_polar(polar: Tensor) -> tuple[Tensor, Tensor]:
     """Return directions `(..., d)` and distances from the origin `(..., 1)` of polar points, float32 or float64."""
     if polar.shape[-1] <= POLAR_EXTRA:
         raise InputError(f"polar points must have at least {POLAR_EXTRA + 1} numbers; given {tuple(polar.shape)}")
-    return polar[..., :-POLAR_EXTRA], polar[..., -POLAR_EXTRA:].sum(dim=-1, keepdim=True)
+    # A sum over an axis of two takes ten times as long.
+    return polar[..., :-POLAR_EXTRA], polar[..., -POLAR_EXTRA:-1] + polar[..., -1:]
 
 
 @pairwise

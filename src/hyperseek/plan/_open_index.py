@@ -17,8 +17,9 @@ from torch import Tensor
 from hyperseek._kept import Kept
 from hyperseek._order import NOTHING, best_positions
 from hyperseek.errors import InputError, StoreError
+from hyperseek.plan._product_scan import product_scan
 from hyperseek.plan.exhaustive import longest_norm, whole_scan, wide_scan
-from hyperseek.scoring import Scorer
+from hyperseek.scoring import Points, Scorer
 from hyperseek.store.attachments import Attached, Attachment, Attachments, open_attached
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.types import QueryOptions
@@ -195,13 +196,18 @@ class Search:
         elif points is None or not points.single:
             scores, found = wide_scan(scorer, snapshot.chunks(snapshot.chunk_rows), k=k)
         else:
-            key, measure = ("longest norm", scorer.space), partial(longest_norm, scorer.space, points.rows)
-            longest = self.index.keep(key, measure, size=sys.getsizeof)
-            scores, found = whole_scan(scorer, points, k=k, longest=longest, chunk_rows=snapshot.chunk_rows)
+            whole = partial(self._scan_whole, points, k=k)
+            scores, found = product_scan(snapshot, scorer, k=k, otherwise=whole) or whole(scorer)
         best = Candidates(found if chosen is None else torch.from_numpy(chosen)[found], scores)
         if rows is None and scorer is self.scorer and k >= self.at_most(self.k):
             self.found[:] = [best]
         return best
+
+    def _scan_whole(self, points: Points, scorer: Scorer, *, k: int) -> tuple[Tensor, Tensor]:
+        """Score all documents, which are in memory."""
+        key, measure = ("longest norm", scorer.space), partial(longest_norm, scorer.space, points.rows)
+        longest = self.index.keep(key, measure, size=sys.getsizeof)
+        return whole_scan(scorer, points, k=k, longest=longest, chunk_rows=self.snapshot.chunk_rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ _OPERATIONS = 32
 # Relative differences of float64 scores up to this come from the order of their sums.
 _SAME = 2.0**-46
 # Rounding of a product's factors, by torch's setting: float32, TF32, bfloat16.
-_ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
+ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
 
 
 def scan(scorer: Scorer, chunks: Iterable[Points], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -324,9 +324,10 @@ def exact_scores(snapshot: Snapshot, scorer: Scorer, rows: Tensor) -> Tensor:
     scores = torch.full(rows.shape, -torch.inf)
     if (rows == NOTHING).all():
         return scores
+    scorer, part = scorer.narrowed() or (scorer, None)
     with one_core():
         distinct, places = torch.unique(rows.clamp_min(0), return_inverse=True)
-        points = snapshot.points(distinct)
+        points = snapshot.points(distinct, part=part)
     precise = PreciseQueries.of(scorer)
     with torch.inference_mode():
         if precise is not None:
@@ -400,7 +401,7 @@ class PreciseQueries:
         """Return upper bounds of the true scores from `(Q, n)` float32 ones; monotonic in these."""
         # The error of summing d products of rounded numbers, in any order, is below this (Higham, Accuracy and
         # Stability of Numerical Algorithms, section 3.1); for cosines three times, as both norms are such sums.
-        unit = (3 * self.space.dimension + _OPERATIONS) * 2.0**-24 + 2 * _ROUNDING[torch.get_float32_matmul_precision()]
+        unit = (3 * self.space.dimension + _OPERATIONS) * 2.0**-24 + 2 * ROUNDING[torch.get_float32_matmul_precision()]
         wide = scores.double()
         return wide + (unit * (wide.abs() if scale is None else scale)).nan_to_num(torch.inf, torch.inf)
 

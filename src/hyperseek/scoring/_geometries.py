@@ -236,6 +236,13 @@ class Geometry:
         """Return tensors that features are fitted with, under the parameters of a chart; None where nothing is."""
         return None
 
+    def product_of(self, scores: Tensor) -> Tensor | None:
+        """Return the inner products of features that float64 scores stand for, where all features rank exactly alike.
+
+        Scans then compare products first. None where `rounding` tells them how, or features are an approximation.
+        """
+        return None
+
     def l2_lifts(self, parameters: Mapping[str, Any]) -> Mapping[str, L2Lift]:
         """Return further charts, ranked by L2: name, and how documents and queries are lifted."""
         return {}

@@ -143,6 +143,10 @@ class Lorentz(Geometry):
         squared = score if self.similarity == "squared" else 2 * (score + self.radius_squared)
         return (squared / (-4 * self.radius_squared)).clamp_min(0).sqrt()
 
+    def product_of(self, scores: Tensor) -> Tensor:
+        """Return minus the hyperbolic cosine of the distance."""
+        return -1 - 2 * self._chord(scores).square()
+
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Return hyperboloid points of radius 1: `(time, space)`."""
         return polar_to_lorentz(vectors_of(points))

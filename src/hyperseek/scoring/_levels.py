@@ -127,6 +127,10 @@ class Levels(Geometry):
     def _points(self, points: Points, level: int) -> VectorPoints:
         return VectorPoints(self.at_level(vectors_of(points), level))
 
+    def product_of(self, scores: Tensor) -> Tensor:
+        """Return minus the hyperbolic cosine of the distance, at any level."""
+        return self._each.product_of(scores)
+
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Return hyperboloid points of the chart's level."""
         return self._each.features(self._points(points, parameters["level"]), {})
@@ -402,6 +406,21 @@ class LevelScorer(Scorer):
         if placed is None or chart.lift_within is None:
             return None
         return chart.lift_within(placed.float(), scores.to(placed.device))
+
+    @property
+    def chart_parameters(self) -> Mapping[str, Any]:
+        """The level of the documents."""
+        return {"level": self.document_level}
+
+    def narrowed(self) -> tuple[Scorer, Callable[[Points], Points]] | None:
+        """Return the queries as points of one level; None if two levels are mixed, or there is only one."""
+        (level, document_level, _), *others = self._parts()
+        if others or self.space.levels == 1:
+            return None
+        space = Space("levels", self.space.dimension, levels=1, radius_squared=self.space.radius_squared)
+        queries = self.space.at_level(self.queries, level)
+        made = LevelScorer(space, queries, **self._how(), factor=self.factor)
+        return made, lambda points: VectorPoints(self.space.at_level(vectors_of(points), document_level))
 
     def shortened(self, dimension: int) -> LevelScorer:
         """Return the queries cut to the first dimensions of each level."""

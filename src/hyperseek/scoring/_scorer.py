@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -140,6 +140,19 @@ class Scorer(ABC):
         """
         vectors = self.linear()
         return None if vectors is None else chart.lift_queries(vectors.float())
+
+    @property
+    def chart_parameters(self) -> Mapping[str, Any]:
+        """Parameters of the charts of the space that show what the score compares."""
+        return {}
+
+    def narrowed(self) -> tuple[Scorer, Callable[[Points], Points]] | None:
+        """Return a scorer that reads only a part of stored points, with the same scores, and what takes that part.
+
+        Returns:
+            The scorer, and a function of points that copies no numbers. None if all of a point is read.
+        """
+        return None
 
     def token_vectors(self) -> tuple[Tensor, Tensor] | None:
         """Return `(Q, t, d)` query tokens and their `(Q, t)` weights, 0 for none; None where queries are no sets."""

@@ -5,7 +5,7 @@ Shapes: `N` documents, `n` rows. A row is a position in this version, a key name
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class Snapshot:
         # Not an `lru_cache`: that would keep this object in a cycle, and its files open, long after the last search.
         self._read = Kept()
         self._masks = Kept(most_bytes=_MASK_BYTES)
+        self._beside: dict[Hashable, int] = {}  # bytes
 
     def __len__(self) -> int:
         return len(self.store)
@@ -112,11 +113,37 @@ class Snapshot:
         for start in range(0, len(self), rows):
             yield points[start : start + rows]
 
-    def points(self, rows: Tensor) -> Points:
-        """Return the points of `(n,)` rows, in the order given, float32 on the CPU."""
+    def points(self, rows: Tensor, *, part: Callable[[Points], Points] | None = None) -> Points:
+        """Return the points of `(n,)` rows, in the order given, float32 on the CPU.
+
+        Args:
+            rows: The rows.
+            part: Takes a part of each point, without copying; None for all of it.
+
+        Returns:
+            The points.
+        """
         if self._points is not None:
-            return self._points[rows]
-        return self.store.take_points(rows.tolist())
+            return (self._points if part is None else part(self._points))[rows]
+        points = self.store.take_points(rows.tolist())
+        return points if part is None else part(points)
+
+    def beside(self, key: Hashable, make: Callable[[], Tensor], *, size: int) -> Tensor | None:
+        """Return what was computed from all points, which is kept beside them in memory.
+
+        Args:
+            key: Names it.
+            make: Computes it, the first time.
+            size: Bytes that it takes.
+
+        Returns:
+            It; None where it would not fit into `cache_bytes` with the points and what is kept already.
+        """
+        others = sum(taken for other, taken in list(self._beside.items()) if other != key)
+        if self._points is None or self._points.nbytes + others + size > self._cache_bytes:
+            return None
+        self._beside[key] = size
+        return self._read.get(key, make)
 
     def chunks_of(self, rows: npt.NDArray[np.int64]) -> Iterator[Points]:
         """Stream the points of some rows."""
