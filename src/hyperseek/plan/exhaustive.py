@@ -351,7 +351,8 @@ def _score_together(scorer: Scorer, vectors: Tensor, places: Tensor, scores: Ten
     step = max(1, _GATHERED_BYTES // (places.shape[1] * vectors.shape[1] * 4))
     with one_core():
         for start in range(0, len(places), step):
-            own = vectors[places[start : start + step]].to(scorer.device)
+            part = places[start : start + step]
+            own = vectors.index_select(0, part.flatten()).view(*part.shape, -1).to(scorer.device)
             scores[start : start + step] = scorer[start : start + step].score_own(own).float().cpu()
 
 
