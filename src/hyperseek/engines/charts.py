@@ -42,6 +42,8 @@ SCAN_NUMBERS = 20_000_000
 """Numbers, in all vectors together, that a core reads and compares in about ten milliseconds."""
 
 _FITTED = "fitted-{}.safetensors"  # by the number of the chart
+# Part of a wanted neighbourhood that tells where it is.
+_FIRST_LOOK = 3
 _CHUNK = 8192  # documents that are lifted and handed to an engine at a time
 _EFFORTS = (16, 32, 64, 128, 256, 512)  # that tuning tries; the configurations say what effort means
 
@@ -144,27 +146,30 @@ class VectorStructure(Structure):
         """
         scorer = request.scorer
 
-        def ask(lifted: Sequence[tuple[Engine, Tensor | None]]) -> list[Ranking]:
+        def ask(lifted: Sequence[tuple[Engine, Tensor | None]], counts: Sequence[int]) -> list[Ranking]:
             return [
-                engine.search(queries.detach().float().cpu(), k=request.n, effort=effort, allowed=request.allowed)
-                for engine, queries in lifted
+                engine.search(queries.detach().float().cpu(), k=n, effort=effort, allowed=request.allowed)
+                for (engine, queries), n in zip(lifted, counts, strict=True)
                 if queries is not None
             ]
 
+        twice = [_searched_twice(scorer, chart) for chart, _ in self.engines]
+        # Where all that is found is wanted, the second look finds it, and the first one only where to look.
+        first = request.n if request.k < request.n else -(-request.n // _FIRST_LOOK)
         with one_core():
             lifted = [(engine, scorer.lift(chart)) for chart, engine in self.engines]
-        found = ask(lifted)
+        found = ask(lifted, [first if again else request.n for again in twice])
         if not found:
             charts = ", ".join(chart.name for chart, _ in self.engines)
             raise InputError(
                 f"the engine {request.name!r} cannot be searched by a {scorer.kind!r} scorer on its charts ({charts}); "
                 f"use a surrogate stage, with an engine on the 'inner_product' or 'balanced' chart or a scan"
             )
-        if any(_searched_twice(scorer, chart) for chart, _ in self.engines):
+        if any(twice):
             with one_core():
-                least = _score_to_reach(request, found)
+                least = _score_to_reach(request, found, k=min(request.k, first))
                 lifted = [(engine, scorer.lift_within(chart, least)) for chart, engine in self.engines]
-            found += ask(lifted)
+            found += ask(lifted, [request.n] * len(lifted))
         return found
 
     @classmethod
@@ -275,12 +280,12 @@ def _lifted(documents: Documents, chart: Chart) -> Iterator[Tensor]:
         row += len(vectors)
 
 
-def _score_to_reach(request: CandidateRequest, found: Sequence[Ranking]) -> Tensor:
+def _score_to_reach(request: CandidateRequest, found: Sequence[Ranking], *, k: int) -> Tensor:
     """Return the score of each query's `k`-th best document so far; better ones are within the ball that it spans."""
     positions = torch.cat([part for _, part in found], dim=1).sort(dim=1).values
     # A document that several charts found counts once.
     positions[:, 1:] = positions[:, 1:].masked_fill(positions[:, 1:] == positions[:, :-1], -1)
-    scores, k = request.exact(positions), min(request.k, request.n)
+    scores = request.exact(positions)
     if int((positions >= 0).sum(dim=1).amax()) < k:
         return torch.full((len(scores),), -torch.inf)
     return scores.topk(k, dim=1).values[:, -1]

@@ -32,6 +32,7 @@ from hyperseek._folders import Checksum, check_files, read_description, write_se
 from hyperseek._registry import Registry
 from hyperseek.errors import ConfigError, HyperseekError, InputError, UnknownNameError, shown
 from hyperseek.scoring import Points, Scorer, Space
+from hyperseek.types import QueryOptions
 
 FORMER_KINDS = {"scan": "flat"}
 """Former kinds, as older folders and recipes name them, and their names today."""
@@ -48,6 +49,8 @@ tokens of each do, about as many as real queries have."""
 
 # Candidates per wanted document that tuning tries.
 _FACTORS = (1, 3, 10, 30, 100)
+# Likewise, of a neighbourhood at a broader level, which need not hold the best in its order.
+_WIDEST = 300
 
 
 class StructureConfig(Config):
@@ -332,6 +335,11 @@ class Structure(ABC):
             Families of plans, each ordered by cost: once a plan finds enough, the rest of its family is skipped.
         """
         liftable = self.can_search(scorer)
+        if not liftable and (broad := self._broader(scorer)) is not None:
+            for n in (k * factor for factor in (*_FACTORS, _WIDEST) if k * factor <= max(k, count)):
+                source = {"kind": "nearest", "n": n, "engine": name, "options": dict(broad)}
+                yield [[{**source, "effort": effort}, {"kind": "rescore"}] for effort in self.efforts(n)]
+            return
         scanned = not liftable and self.surrogate_parameters is None
         for n in (k * factor for factor in _FACTORS if k * factor <= max(k, count)):
             efforts = (None,) if scanned else self.efforts(n)
@@ -346,6 +354,12 @@ class Structure(ABC):
                     for effort in efforts
                 ]
                 yield [[source, {"kind": "rescore"}] for source in sources]
+
+    def _broader(self, scorer: Scorer) -> QueryOptions | None:
+        """Return the broadest level at which the structure can be searched by the same queries; None for none."""
+        levels = (QueryOptions(level=level) for level in range(1, scorer.space.levels))
+        asked = ((options, scorer[:1].asked_with(options)) for options in levels)
+        return next((options for options, one in asked if one is not None and self.can_search(one)), None)
 
     @classmethod
     @abstractmethod

@@ -20,6 +20,9 @@ from hyperseek.scoring import Points, Scorer
 from hyperseek.store.attachments import Attached
 from hyperseek.store.snapshot import Snapshot
 
+ENOUGH = 0.95
+"""Engines that were measured to find a smaller share of the best are not chosen without being asked for."""
+
 # Plans that were written before say "scan" for it.
 EngineName: TypeAlias = Annotated[str | None, AfterValidator(lambda name: EXHAUSTIVE if name == "scan" else name)]
 """Name of an engine in a stage's options; None for the newest, `EXHAUSTIVE` for none."""
@@ -32,16 +35,17 @@ def search_linear(search: Search, scorer: Scorer, *, n: int, engine: str | None,
         search: The search.
         scorer: What to search by; its queries are those of the search.
         n: Candidates of each query.
-        engine: Name of an engine; None for the newest with a chart for such a scorer, or a scan where there is none;
-            `EXHAUSTIVE` for a scan.
+        engine: Name of an engine; None for the newest with a chart for such a scorer that was not measured to
+            find too little, or a scan where there is none; `EXHAUSTIVE` for a scan.
         effort: How thoroughly the engine searches; None for what it was built with.
 
     Returns:
         The candidates.
     """
     if engine is None:
-        suitable = next(search.index.suitable(scorer), None)
-        engine = EXHAUSTIVE if suitable is None else suitable.name
+        found = search.index.suitable(scorer)
+        good = next((item for item in found if item.recall is None or item.recall.share >= ENOUGH), None)
+        engine = EXHAUSTIVE if good is None else good.name
     if engine == EXHAUSTIVE:
         return search.scan(scorer, k=n)
     return search_structure(search, scorer, n=n, name=engine, effort=effort)

@@ -123,7 +123,7 @@ class Search:
         scorer: `Q` compiled queries.
         texts: Their texts; None where only the scorer was given.
         where: SQL that documents must meet; None for all.
-        k: Documents that the search is to end with.
+        k: Documents that the search is to end with; of a stage with options of its own, those that it hands on.
         notes: Filled by stages with what they did, for explanations: numbers, averaged over queries.
         found: What a scan of all documents that may be found has found, if there was one; see `truth`.
     """

@@ -17,7 +17,7 @@ from hyperseek._machine import one_core
 from hyperseek.engines.structure import EXHAUSTIVE
 from hyperseek.errors import StoreError
 from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig
-from hyperseek.plan._engine_search import EngineName, search_linear, search_structure
+from hyperseek.plan._engine_search import ENOUGH, EngineName, search_linear, search_structure
 from hyperseek.plan._fusion import HEAVIEST, Method, fuse
 from hyperseek.plan._open_index import Candidates, OpenIndex, Search
 from hyperseek.plan._plan import Combination, Plan, Source, Step, as_plan, found_by
@@ -37,8 +37,6 @@ AUTO = "auto"
 
 # A scan of fewer documents takes less time than an engine and the rescoring of its candidates.
 _FEW = 20_000
-# Engines that are known to find less are not chosen without being asked for.
-_ENOUGH = 0.95
 # One that has grown by more than this factor is no longer the one that was measured.
 _GROWTH = 2
 # Candidates of an engine for each document that is wanted, and at least.
@@ -158,7 +156,7 @@ def _doubt(item: Attachment) -> str | None:
     recall = item.recall
     if recall is None:
         return f"what {item.name!r} finds of the best was not measured when it was built"
-    if recall.share < _ENOUGH:
+    if recall.share < ENOUGH:
         return f"{item.name!r} found only {recall.share:.3f} of the best when it was built"
     if item.count > _GROWTH * recall.documents:
         return (
@@ -197,6 +195,12 @@ def _names_a_model(plan: Any) -> bool:
     return isinstance(plan, list | tuple) and any(map(_names_a_model, plan))
 
 
+def _asked_with(search: Search, options: QueryOptions | None, n: int) -> Search:
+    """Return a search with a stage's options; with others than the search's, all that the stage finds are wanted."""
+    asked = search.with_options(options)
+    return asked if asked is search else replace(asked, k=asked.at_most(n))
+
+
 class Engine(Source):
     """What a vector engine of the index finds, for scorers that are linear in the features of their space.
 
@@ -215,7 +219,7 @@ class Engine(Source):
 
     def find(self, search: Search) -> Candidates:
         """Ask the engine."""
-        search, name = search.with_options(self.options), self.name
+        search, name = _asked_with(search, self.options, self.n), self.name
         if name is None and (suitable := next(search.index.suitable(search.scorer), None)) is not None:
             name = suitable.name
         return search_structure(search, search.scorer, n=search.at_most(self.n), name=name, effort=self.effort)
@@ -223,6 +227,8 @@ class Engine(Source):
 
 class Nearest(Source):
     """What the newest engine that can search by these queries finds, or a scan where there is none.
+
+    An engine that was measured to find too little when it was built is used only if it is named.
 
     Attributes:
         n: Candidates of each query, and of each of the engine's charts.
@@ -239,7 +245,7 @@ class Nearest(Source):
 
     def find(self, search: Search) -> Candidates:
         """Ask the engine, or score all documents."""
-        search = search.with_options(self.options)
+        search = _asked_with(search, self.options, self.n)
         n = search.at_most(self.n)
         return search_linear(search, search.scorer, n=n, engine=self.engine, effort=self.effort)
 

@@ -189,6 +189,9 @@ def level_options(levels: int) -> dict[str, Any]:
     }
 
 
+_OPTIONS = frozenset(level_options(1))
+
+
 class LevelScorer(Scorer):
     """Queries with all their levels, compared with documents at chosen ones.
 
@@ -315,7 +318,7 @@ class LevelScorer(Scorer):
         """Return the queries with other options of levels; None where an option of another kind differs."""
         if _others(options) != _others(self.options):
             return None
-        own = {name: value for name, value in options.items() if name in level_options(1)}
+        own = {name: value for name, value in options.items() if name in _OPTIONS}
         return LevelScorer(self.space, self.queries, **own, factor=self.factor).with_options(options)
 
     def _asked(self) -> dict[str, Any]:
@@ -439,13 +442,13 @@ class LevelScorer(Scorer):
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, Tensor], config: Mapping[str, Any]) -> Self:
         """Make the scorer from `queries`, the space and the options."""
-        options = {name: config[name] for name in level_options(1) if config.get(name) is not None}
+        options = {name: config[name] for name in _OPTIONS if config.get(name) is not None}
         return cls(Space.from_json(config["space"]), tensors["queries"], **options)
 
 
 def _others(options: QueryOptions) -> dict[str, Any]:
     """Return the options that do not belong to levels."""
-    return {name: value for name, value in options.items() if name not in level_options(1)}
+    return {name: value for name, value in options.items() if name not in _OPTIONS}
 
 
 def _checked_number(name: str, given: object, *, most: float = math.inf) -> float:

@@ -132,10 +132,8 @@ class VectorPoints(Points):
         return self.vectors.shape[0]
 
     def __getitem__(self, index: slice | Tensor) -> Self:
-        rows = isinstance(index, Tensor) and index.ndim == 1 and index.dtype == torch.int64
-        if isinstance(index, Tensor) and rows and len(index) and index.device == self.vectors.device:
-            if index.amin() >= 0:  # else it would be refused; a quarter of the time
-                return type(self)(self.vectors.index_select(0, index))
+        if isinstance(index, Tensor) and _are_rows(index) and index.device == self.vectors.device:
+            return type(self)(self.vectors.index_select(0, index))  # in a quarter of the time
         return type(self)(self.vectors[index])
 
     @property
@@ -256,6 +254,10 @@ class TokenPoints(Points):
             raise InputError("no documents were given, so their dimension is not known; give at least one")
         lengths = torch.tensor([len(document) for document in documents], device=documents[0].device)
         return cls(torch.cat(list(documents)), offsets_of(lengths))
+
+
+def _are_rows(index: Tensor) -> bool:
+    return index.ndim == 1 and index.dtype == torch.int64 and len(index) > 0 and bool(index.amin() >= 0)
 
 
 def is_floating(given: object) -> bool:
