@@ -12,7 +12,7 @@ import torch
 from hyperseek import Document
 from hyperseek.index import Index
 from hyperseek.plan import Exhaustive, Graph, Plan, Rescore, Surrogate, scan
-from hyperseek.plan._equal_documents import level, marks_of
+from hyperseek.plan._rounding import level, marks_of
 from hyperseek.scoring import (
     FunctionScorer,
     LinearScorer,

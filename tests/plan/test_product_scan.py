@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hyperseek import Document
 from hyperseek.index import Index
-from hyperseek.plan import _open_index, _product_scan
+from hyperseek.plan import _open_index, _rounding
 from hyperseek.scoring import LevelScorer, LinearScorer, Scorer, Space
 
 COUNT, DIMENSION, QUERIES = 3000, 16, 40
@@ -35,9 +35,9 @@ def compared(
     """Search both ways, compare, and return the ids, and how many queries were scored with every document."""
     done: list[int] = []
 
-    def noting(snapshot, scorer, *, k, otherwise):  # type: ignore[no-untyped-def]
-        found = _product_scan.product_scan(
-            snapshot, scorer, k=k, otherwise=lambda some: done.append(len(some)) or otherwise(some)
+    def noting(snapshot, scorer, *, k, exact, otherwise):  # type: ignore[no-untyped-def]
+        found = _rounding.product_scan(
+            snapshot, scorer, k=k, exact=exact, otherwise=lambda some: done.append(len(some)) or otherwise(some)
         )
         if found is None:
             done.append(-1)

@@ -17,8 +17,8 @@ from torch import Tensor
 from hyperseek._kept import Kept
 from hyperseek._order import NOTHING, best_positions
 from hyperseek.errors import InputError, StoreError
-from hyperseek.plan._product_scan import product_scan
-from hyperseek.plan.exhaustive import longest_norm, whole_scan, wide_scan
+from hyperseek.plan._rounding import product_scan
+from hyperseek.plan.exhaustive import exact_scores, longest_norm, whole_scan, wide_scan
 from hyperseek.scoring import Points, Scorer
 from hyperseek.store.attachments import Attached, Attachment, Attachments, open_attached
 from hyperseek.store.snapshot import Snapshot
@@ -197,7 +197,7 @@ class Search:
             scores, found = wide_scan(scorer, snapshot.chunks(snapshot.chunk_rows), k=k)
         else:
             whole = partial(self._scan_whole, points, k=k)
-            scores, found = product_scan(snapshot, scorer, k=k, otherwise=whole) or whole(scorer)
+            scores, found = product_scan(snapshot, scorer, k=k, exact=exact_scores, otherwise=whole) or whole(scorer)
         best = Candidates(found if chosen is None else torch.from_numpy(chosen)[found], scores)
         if rows is None and scorer is self.scorer and k >= self.at_most(self.k):
             self.found[:] = [best]

@@ -20,7 +20,7 @@ from torch import Tensor
 from hyperseek._machine import one_core, run_on_cores
 from hyperseek._order import NOTHING, best_columns, best_positions
 from hyperseek.errors import InputError
-from hyperseek.plan._equal_documents import level, marks_of
+from hyperseek.plan._rounding import ROUNDING, level, marks_of
 from hyperseek.scoring import Points, Scorer, Space, vectors_of
 from hyperseek.store.snapshot import Snapshot
 
@@ -38,8 +38,6 @@ _PRECISE_BYTES = 1 << 20
 _OPERATIONS = 32
 # Relative differences of float64 scores up to this come from the order of their sums.
 _SAME = 2.0**-46
-# Rounding of a product's factors, by torch's setting: float32, TF32, bfloat16.
-ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
 
 
 def scan(scorer: Scorer, chunks: Iterable[Points], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
