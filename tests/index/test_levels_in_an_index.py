@@ -178,3 +178,18 @@ def test_hits_carry_their_documents(index: Index) -> None:
     assert isinstance(hit, Hit)
     assert hit.document is not None
     assert hit.document.text == "text 0"
+
+
+@pytest.mark.parametrize(("levels", "width"), [(4, 4), (2, WIDTH), (3, 5)])  # the first has rows of the same width
+def test_queries_of_other_levels_are_refused(index: Index, levels: int, width: int) -> None:
+    space = Space("levels", width, levels=levels)
+    scorer = LevelScorer(space, space.canonical(torch.randn(1, levels * width)))
+    said = f"points of {width} dimensions at each of {levels} levels, but the index has 6 at each of 3 levels"
+    with pytest.raises(InputError, match=said):
+        index.search(scorer)
+
+
+@pytest.mark.parametrize("through", [(3, 2), (1, 1)])
+def test_levels_on_the_way_from_broad_to_narrow_rise(through: tuple[int, ...]) -> None:
+    with pytest.raises(HyperseekError, match="from level to level"):
+        broad_to_narrow(through=through)

@@ -34,9 +34,9 @@ def prepare_hierarchy(
     """Write a hierarchy as training data with hops, as a collection of ancestors, and as the pairs of HiT.
 
     \b
-    hyperseek prepare hierarchy edges.tsv animals --nodes nodes.jsonl
+    hyperseek prepare hierarchy edges.tsv animals --nodes nodes.jsonl --name animals
     hyperseek train recipe.yaml data.sources.animals.source=animals/train
-    hyperseek evaluate animals/NAME:test --hierarchy animals/NAME/edges.tsv.gz
+    hyperseek evaluate INDEX animals/animals --split test --hierarchy animals/animals/edges.tsv.gz
 
     \b
     share               of leaves and pairs held out, twice (0.05)

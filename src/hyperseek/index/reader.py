@@ -17,7 +17,7 @@ from hyperseek._kept import Kept
 from hyperseek.errors import FingerprintError, InputError, MissingDocumentError, StoreError, shown
 from hyperseek.index._arguments import check_id_lists
 from hyperseek.index._token_files import write_token_files
-from hyperseek.index.searching import Explanation, Request, documents_by_id, find, hits_of, scorer_groups
+from hyperseek.index.searching import Explanation, Request, check_points, documents_by_id, find, hits_of, scorer_groups
 from hyperseek.plan import OpenIndex
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import IndexInfo, Snapshot
@@ -402,18 +402,10 @@ def check_model(folder: Path, info: IndexInfo, model: Retriever) -> None:
     """Raise FingerprintError unless the model's document side is that of the index; InputError if it is not a model."""
     check_retriever(model)
     if info.fingerprint is None:
-        _check_dimension(info, model.space.dimension)
+        check_points(model.space, info.space, info.source or "unknown")
     elif model.fingerprint != info.fingerprint:
         raise FingerprintError(
             f"the index {folder} was made by {info.source} (fingerprint {info.fingerprint}) and cannot be searched "
             f"with {model.source} (fingerprint {model.fingerprint}): their document vectors differ. Use the first, or "
             f"build an index with the second"
-        )
-
-
-def _check_dimension(info: IndexInfo, dimension: int) -> None:
-    if dimension != info.space.dimension:
-        raise InputError(
-            f"the queries are for points of {dimension} dimensions, but the index has {info.space.dimension}; "
-            f"use the model of the index ({info.source or 'unknown'})"
         )

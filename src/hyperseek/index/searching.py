@@ -26,7 +26,7 @@ from hyperseek.index._matches import AskedTokens, Matching
 from hyperseek.plan import AUTO, NOTHING, Candidates, OpenIndex, Plan, Search, StageReport, as_plan
 from hyperseek.plan.exhaustive import exact_scores
 from hyperseek.plan.stages import choose_plan
-from hyperseek.scoring import Scorer
+from hyperseek.scoring import Scorer, Space
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.store.table import Store
 from hyperseek.types import NO_OPTIONS, Document, Hit, QueryOptions
@@ -165,7 +165,7 @@ def find(
     told: Explanation | None = None
     with progress("searching", len(request.queries), unit="queries") as bar:
         for scorer in scorers:
-            _check_scorer(opened, scorer)
+            check_points(scorer.space, opened.snapshot.space)
             if told is None:
                 if request.plan is not None:
                     plan, reason = request.plan, "the plan that was given"
@@ -229,14 +229,23 @@ def hits_of(
         yield from hits
 
 
-def _check_scorer(opened: OpenIndex, scorer: Scorer) -> None:
-    """Raise InputError where a scorer is for points of another width than the index has."""
-    space = opened.snapshot.space
-    if scorer.space.width != space.width:
+def check_points(queries: Space, points: Space, source: str = "") -> None:
+    """Raise InputError where queries are for points of another form than an index has.
+
+    Args:
+        queries: The space of the queries.
+        points: That of the index.
+        source: The model that made the index, for the message.
+    """
+    if (queries.levels, queries.width) != (points.levels, points.width):
         raise InputError(
-            f"the queries are for points of {scorer.space.dimension} dimensions, but the index has {space.dimension}; "
-            f"use the model of the index"
+            f"the queries are for points of {queries.dimension} dimensions{_levels(queries)}, but the index has "
+            f"{points.dimension}{_levels(points)}; use the model of the index{f' ({source})' if source else ''}"
         )
+
+
+def _levels(space: Space) -> str:
+    return f" at each of {space.levels} levels" if space.levels > 1 else ""
 
 
 def _collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts: bool) -> list[list[Hit]]:
@@ -334,7 +343,7 @@ def score_chosen(opened: OpenIndex, scorers: Iterable[Scorer], ids: Sequence[Seq
     scores: list[list[float]] = []
     used = 0
     for scorer in scorers:
-        _check_scorer(opened, scorer)
+        check_points(scorer.space, opened.snapshot.space)
         lists = ids[len(scores) : len(scores) + len(scorer)]
         rows = torch.full((len(lists), max(1, *map(len, lists))), NOTHING)
         for line, own in zip(rows, lists, strict=True):

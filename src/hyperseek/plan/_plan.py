@@ -440,10 +440,13 @@ def broad_to_narrow(
         The plan; its scores are those of the search's own level.
 
     Raises:
-        ConfigError: `n` is below 1, or there is no level.
+        ConfigError: `n` is below 1, or there is no level, or levels do not rise.
     """
     if not through:
         raise ConfigError("a search from broad to narrow goes through at least one level, as in through=[1]")
+    # Levels that are no numbers have an error of their own, where the search knows how many there are.
+    if all(isinstance(level, int) for level in through) and sorted(set(through)) != list(through):
+        raise ConfigError(f"a search from broad to narrow rises from level to level, not through={shown(through)}")
     first, *rest = ({"level": level} for level in through)
     steps = [
         {"kind": "rescore", "n": max(1, n // 3**place), "options": level} for place, level in enumerate(rest, start=1)
