@@ -10,40 +10,39 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from pydantic import Field
 
 from hyperseek._ancestors import Hierarchy
-from hyperseek._bounded import existing_file
 from hyperseek._config import Config
 from hyperseek._long_work import progress
 from hyperseek.data.hierarchy.subsumptions import NEGATIVES, Negatives, NegativeSampler
-from hyperseek.data.reading import Faults, json_lines
-from hyperseek.errors import DataError, InputError
-from hyperseek.evaluation._pair_classes import WEIGHTS, EntityPairs, PairScores, classify_pairs
+from hyperseek.errors import InputError
+from hyperseek.evaluation._pair_classes import (
+    WEIGHTS,
+    Labelled,
+    PairScores,
+    classify_pairs,
+    entity_pairs,
+    read_entity_pairs,
+)
 from hyperseek.evaluation._radius_order import AncestorPairs, RadiusOrder, radius_order
 from hyperseek.evaluation._significance import Floats, bootstrap_intervals, paired_test
 from hyperseek.evaluation.level_rankings import (
-    LevelPair,
     level_pairs,
     node_scorer,
     sample_nodes,
     scorers_at_levels,
     stored_points,
 )
-from hyperseek.scoring import Scorer, Space, vectors_of
+from hyperseek.scoring import Scorer, vectors_of
 from hyperseek.store.info import ROUNDING
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from hyperseek.index import Index
-
-Candidates: TypeAlias = "dict[str, dict[str, bool]]"
-"""For each child its candidates, and whether each is an ancestor."""
 
 _LEAVES = 20  # of each node, at most
 
@@ -239,8 +238,8 @@ def _classes(
 def _classified(
     index: Index,
     kind: str,
-    validation: Candidates,
-    test: Candidates,
+    validation: Labelled,
+    test: Labelled,
     weights: float | Sequence[float],
     statistics: Mapping[str, Any],
 ) -> Iterator[PairResult]:
@@ -261,36 +260,6 @@ def _classified(
             bar.advance()
 
 
-def read_entity_pairs(folder: str | os.PathLike[str]) -> tuple[Candidates, Candidates]:
-    """Read pairs for validation and test, as `hyperseek prepare hierarchy ... entities=id` writes them for HiT's tasks.
-
-    Args:
-        folder: With `validation.jsonl` and `test.jsonl`, plain or `.gz`: objects of `child`, `parent` and `negative`.
-
-    Returns:
-        For each child its candidates, and whether each is an ancestor; for validation and for the test.
-
-    Raises:
-        DataError: A file is missing, empty, or has a line that is no such object.
-    """
-    found = []
-    for split in ("validation", "test"):
-        names = [Path(folder) / f"{split}.jsonl.gz", Path(folder) / f"{split}.jsonl"]
-        path = next((name for name in names if name.is_file()), names[0])
-        listed: Candidates = {}
-        for line, row in json_lines(existing_file(path), Faults()):
-            values = [row.get(name) for name in ("child", "parent", "negative")]
-            child, parent, negative = (str(value) for value in values)
-            if not all(isinstance(value, str) and value for value in values):
-                raise DataError("a pair has the ids child, parent and negative", path=path, line=line)
-            listed.setdefault(child, {})[parent] = True
-            listed[child].setdefault(negative, False)
-        if not listed:
-            raise DataError("contains no pairs", path=path)
-        found.append(listed)
-    return found[0], found[1]
-
-
 def _candidates(
     hierarchy: Hierarchy, nodes: AncestorPairs, name: str, negatives: int, kind: Negatives, sampler: NegativeSampler
 ) -> dict[str, bool]:
@@ -298,42 +267,6 @@ def _candidates(
     ancestors = [ancestor for ancestor in hierarchy.ancestors(name) if ancestor in nodes.place]
     others = sampler.sample(name, negatives * len(ancestors), kind)
     return dict.fromkeys(ancestors, True) | dict.fromkeys(others, False)
-
-
-def entity_pairs(
-    space: Space, points: Tensor, listed: Sequence[tuple[int, Sequence[int], Sequence[bool]]], levels: LevelPair
-) -> EntityPairs:
-    """Measure distances and radii of children and candidates.
-
-    Args:
-        space: Where the points lie.
-        points: `(n, w)` stored points.
-        listed: For each child its row, the rows of its candidates, and whether each of them is an ancestor.
-        levels: Of children and of candidates.
-
-    Returns:
-        The pairs, one group for each child.
-
-    Raises:
-        InputError: As for `EntityPairs`.
-    """
-    one = space.one_level
-    children, candidates = (space.at_level(points, level) for level in levels)
-    apart, radii = [], []
-    for row, others, _ in listed:
-        own, beside = children[row : row + 1].double(), candidates[list(others)].double()
-        apart.append(one.distances(own, beside)[0])
-        # In spaces without radii all are equal, and no weight changes anything.
-        both = torch.ones(2, len(others)) if one.unit_norm else torch.stack(
-            [one.radii(own).expand(len(others)), one.radii(beside)]
-        )  # fmt: skip
-        radii.append(both.T.double())
-    return EntityPairs(
-        torch.cat(apart).double().numpy(),
-        torch.cat(radii).numpy(),
-        np.concatenate([np.array(labels, bool) for _, _, labels in listed]),
-        np.repeat(np.arange(len(listed)), [len(others) for _, others, _ in listed]),
-    )
 
 
 def _broad(

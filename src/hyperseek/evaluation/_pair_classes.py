@@ -10,17 +10,29 @@ independent.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
+from hyperseek._bounded import existing_file
 from hyperseek._config import Config
-from hyperseek.errors import InputError
+from hyperseek.data.reading import Faults, json_lines
+from hyperseek.errors import DataError, InputError
 from hyperseek.evaluation._significance import RESAMPLES, Floats, percentiles, resampled
+from hyperseek.evaluation.level_rankings import LevelPair
+from hyperseek.scoring import Space
 
 WEIGHTS = (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.5, 2.0, 3.0, 5.0)
 """The values of λ that are tried unless others are given."""
+
+Labelled: TypeAlias = "dict[str, dict[str, bool]]"
+"""For each child its candidates, and whether each is an ancestor."""
 
 
 class EntityPairs:
@@ -81,6 +93,72 @@ class PairScores(Config):
     precision_interval: tuple[float, float]
     recall_interval: tuple[float, float]
     f1_interval: tuple[float, float]
+
+
+def read_entity_pairs(folder: str | os.PathLike[str]) -> tuple[Labelled, Labelled]:
+    """Read pairs for validation and test, as `hyperseek prepare hierarchy ... entities=id` writes them for HiT's tasks.
+
+    Args:
+        folder: With `validation.jsonl` and `test.jsonl`, plain or `.gz`: objects of `child`, `parent` and `negative`.
+
+    Returns:
+        For each child its candidates, and whether each is an ancestor; for validation and for the test.
+
+    Raises:
+        DataError: A file is missing, empty, or has a line that is no such object.
+    """
+    found = []
+    for split in ("validation", "test"):
+        names = [Path(folder) / f"{split}.jsonl.gz", Path(folder) / f"{split}.jsonl"]
+        path = next((name for name in names if name.is_file()), names[0])
+        listed: Labelled = {}
+        for line, row in json_lines(existing_file(path), Faults()):
+            values = [row.get(name) for name in ("child", "parent", "negative")]
+            child, parent, negative = (str(value) for value in values)
+            if not all(isinstance(value, str) and value for value in values):
+                raise DataError("a pair has the ids child, parent and negative", path=path, line=line)
+            listed.setdefault(child, {})[parent] = True
+            listed[child].setdefault(negative, False)
+        if not listed:
+            raise DataError("contains no pairs", path=path)
+        found.append(listed)
+    return found[0], found[1]
+
+
+def entity_pairs(
+    space: Space, points: Tensor, listed: Sequence[tuple[int, Sequence[int], Sequence[bool]]], levels: LevelPair
+) -> EntityPairs:
+    """Measure distances and radii of children and candidates.
+
+    Args:
+        space: Where the points lie.
+        points: `(n, w)` stored points.
+        listed: For each child its row, the rows of its candidates, and whether each of them is an ancestor.
+        levels: Of children and of candidates.
+
+    Returns:
+        The pairs, one group for each child.
+
+    Raises:
+        InputError: As for `EntityPairs`.
+    """
+    one = space.one_level
+    children, candidates = (space.at_level(points, level) for level in levels)
+    apart, radii = [], []
+    for row, others, _ in listed:
+        own, beside = children[row : row + 1].double(), candidates[list(others)].double()
+        apart.append(one.distances(own, beside)[0])
+        # In spaces without radii all are equal, and no weight changes anything.
+        both = torch.ones(2, len(others)) if one.unit_norm else torch.stack(
+            [one.radii(own).expand(len(others)), one.radii(beside)]
+        )  # fmt: skip
+        radii.append(both.T.double())
+    return EntityPairs(
+        torch.cat(apart).double().numpy(),
+        torch.cat(radii).numpy(),
+        np.concatenate([np.array(labels, bool) for _, _, labels in listed]),
+        np.repeat(np.arange(len(listed)), [len(others) for _, others, _ in listed]),
+    )
 
 
 def classify_pairs(
