@@ -176,6 +176,10 @@ class Hit(_Matched):
         return f"Hit({self.rank}, {self.id!r}, score={self.score:.6g}{said})"
 
 
+Relation: TypeAlias = Literal["distance", "is_a", "cone"]
+"""What a query looks for: the nearest documents, those that it is a kind of, or those whose cones it lies in."""
+
+
 class LevelOptions(TypedDict, total=False):
     """The options of queries of a model with levels, which searches take by name; None, as absent, for the default.
 
@@ -191,7 +195,7 @@ class LevelOptions(TypedDict, total=False):
     level: int | None
     document_level: int | None
     broaden: float | None
-    relation: Literal["distance", "is_a", "cone"] | None
+    relation: Relation | None
     radius_weight: float | None
 
 

@@ -23,6 +23,7 @@ from hyperseek.analysis._radii import RadiusReport, SpecificityReport, radius_by
 from hyperseek.analysis._shape import plain_values
 from hyperseek.data.hierarchy.edges import open_hierarchy
 from hyperseek.errors import InputError, require
+from hyperseek.evaluation.level_rankings import stored_points
 from hyperseek.geometry.polar import split_polar
 from hyperseek.index import Index
 from hyperseek.scoring import LevelScorer, Space, vectors_of
@@ -217,8 +218,7 @@ def _read(index: Index, chosen: NDArray[np.int64]) -> tuple[Tensor, Floats]:
         vectors = vectors_of(points)
         here = chosen[(chosen >= first) & (chosen < first + len(names))] - first
         kept.append(vectors[torch.from_numpy(here)])
-        levels = range(1, space.levels + 1)
-        radii.append(torch.stack([space.one_level.radii(space.at_level(vectors, level)) for level in levels], dim=1))
+        radii.append(space.level_radii(vectors))
         first += len(names)
     return torch.cat(kept), torch.cat(radii).double().numpy()
 
@@ -230,22 +230,17 @@ def _named(
     if not texts and not ids:
         every = index.ids
         ids = [every[row] for row in np.random.default_rng(seed).permutation(chosen)[:_EXAMPLES]]
-    documents = index.get(list(ids))
-    unknown = next((name for name in ids if name not in documents), None)
+    names = list(dict.fromkeys(ids))
+    documents = index.get(names)
+    unknown = next((name for name in names if name not in documents), None)
     if unknown is not None:
         raise InputError(f"the index holds no document {unknown!r}; its ids are like {index.ids[0]!r}")
-    place = {name: row for row, name in enumerate(index.ids)}
-    wanted = np.array(sorted({place[name] for name in ids}), np.int64)
-    points = _read(index, wanted)[0] if len(wanted) else torch.zeros(0, index.space.width)
-    row_of = {int(row): number for number, row in enumerate(wanted)}
     found: list[tuple[str | None, str, Tensor]] = []
     if texts:
         encoded = vectors_of(index.model.encode_documents(list(texts))).cpu().float()
         found += [(None, text, encoded[row : row + 1]) for row, text in enumerate(texts)]
-    for name in dict.fromkeys(ids):
-        row = row_of[place[name]]
-        found.append((name, title_of(documents[name]), points[row : row + 1]))
-    return found
+    points = stored_points(index, names).split(1) if names else ()
+    return found + [(name, title_of(documents[name]), point) for name, point in zip(names, points, strict=True)]
 
 
 def _near(index: Index, asked: Tensor, names: Sequence[str | None], count: int) -> list[list[list[NearDocument]]]:

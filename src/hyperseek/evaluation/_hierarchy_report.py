@@ -200,14 +200,12 @@ def measure_hierarchy(
 
 
 def _orders(index: Index, pairs: AncestorPairs, statistics: Mapping[str, Any]) -> tuple[RadiusOrder, ...]:
-    space, one = index.space, index.space.one_level
+    space = index.space
     if space.unit_norm:
         return ()
     found = []
     for names, points in index.points():
-        vectors = vectors_of(points)
-        levels = [one.radii(space.at_level(vectors, level)).double() for level in range(1, space.levels + 1)]
-        found.append((names, torch.stack(levels, dim=1)))
+        found.append((names, space.level_radii(vectors_of(points)).double()))
     kept = torch.tensor([name in pairs.place for names, _ in found for name in names])
     radii = torch.cat([part for _, part in found])[kept].numpy()  # in the order of the index, as the nodes are
     rounding = ROUNDING["float32" if space.hyperbolic else index.info.storage]

@@ -14,7 +14,7 @@ import math
 import sys
 from collections.abc import Callable, Mapping
 from numbers import Real
-from typing import Annotated, Any, Literal, Self, TypeAlias, cast, get_args
+from typing import Annotated, Any, Self, cast, get_args
 
 import torch
 from pydantic import Field
@@ -37,10 +37,7 @@ from hyperseek.scoring._hyperbolic import Poincare
 from hyperseek.scoring._points import Points, VectorPoints, own_vectors, vectors_of
 from hyperseek.scoring._scorer import Scorer
 from hyperseek.scoring._space import Space
-from hyperseek.types import QueryOptions
-
-Relation: TypeAlias = Literal["distance", "is_a", "cone"]
-"""What a query looks for: the nearest documents, those that it is a kind of, or those whose cones it lies in."""
+from hyperseek.types import QueryOptions, Relation
 
 _RELATIONS = get_args(Relation)
 

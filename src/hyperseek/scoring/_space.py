@@ -295,6 +295,11 @@ class Space:
         """The space that the points of `at_level` are in: a Poincaré ball for a space of levels, else the space."""
         return self if self.levels == 1 else Space("poincare", self.dimension, radius_squared=self.radius_squared)
 
+    def level_radii(self, vectors: Tensor) -> Tensor:
+        """Return the `(n, levels)` distances of stored points from the origin, level by level; see `radii`."""
+        levels = range(1, self.levels + 1)
+        return torch.stack([self.one_level.radii(self.at_level(vectors, level)) for level in levels], dim=1)
+
     def radii(self, vectors: Tensor) -> Tensor:
         """Return the `(n,)` distances from the origin of `(n, w)` stored points; in flat spaces the norms."""
         return self.geometry.radii(vectors)
