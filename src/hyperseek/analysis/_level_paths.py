@@ -239,7 +239,7 @@ def _named(
     if texts:
         encoded = vectors_of(index.model.encode_documents(list(texts))).cpu().float()
         found += [(None, text, encoded[row : row + 1]) for row, text in enumerate(texts)]
-    points = stored_points(index, names).split(1) if names else ()
+    points = torch.split(stored_points(index, names), 1) if names else ()
     return found + [(name, title_of(documents[name]), point) for name, point in zip(names, points, strict=True)]
 
 
