@@ -201,6 +201,7 @@ def test_head_from_copies_the_head_of_a_model_of_the_same_sizes(tiny_encoder: st
         ({"levels": {"refinement": "mlp", "hrm_grad_window": 3}}, "refinement: hrm"),
         ({"levels": {"radius_band": 0.5}}, "radius: head"),
         ({"levels": {"hyp_c": 20}}, "outside of its bounds"),
+        ({"levels": {"n_cycles": 256, "t_low": 256}}, "263,168 steps for each text"),
         ({"levels": {"s_scales": "1,2,3,40000"}}, "can be stored up to"),
         ({"levels": {"pooling": "attention"}, "pooling": "mean"}, "no effect"),
         ({"document_trunk": "minilm"}, "one trunk"),
@@ -209,3 +210,30 @@ def test_head_from_copies_the_head_of_a_model_of_the_same_sizes(tiny_encoder: st
 def test_options_that_do_not_fit_are_refused(model: dict[str, Any], said: str) -> None:
     with pytest.raises(HyperseekError, match=said):
         ModelConfig.from_mapping({"trunk": "minilm", "family": "levels", **model})
+
+
+@pytest.mark.parametrize(
+    ("size", "options", "said"),
+    [
+        (0, {}, "token_size must be"),
+        (10**9, {}, "token_size must be"),
+        ("384", {}, "token_size must be"),
+        (True, {}, "token_size must be"),
+        (1 << 16, {"pooling": "attention", "pool_hidden_mult": 256}, "parameters"),
+        (384, {"d_hrm": 1 << 16}, "parameters"),
+        (1 << 16, {"refinement": "linear", "num_segments": 64}, "parameters"),
+    ],
+)
+def test_sizes_from_strangers_are_bounded_before_anything_is_built(
+    size: Any, options: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        LevelsHead(size, **options)
+
+
+@pytest.mark.parametrize("radius", ["schedule", "head"])
+@pytest.mark.parametrize("pooling", ["trunk", "attention"])
+@pytest.mark.parametrize("refinement", ["hrm", "linear", "mlp"])
+def test_the_bound_counts_the_parameters(refinement: str, pooling: str, radius: str) -> None:
+    head = LevelsHead(96, d_hrm=128, refinement=refinement, pooling=pooling, radius=radius)
+    assert head.config.parameters(96) == pytest.approx(sum(weight.numel() for weight in head.parameters()), rel=0.1)

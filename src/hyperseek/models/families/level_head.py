@@ -18,7 +18,7 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 from torch import Tensor, nn
 
 from hyperseek._config import LARGEST_SEED, Config, meaningless
-from hyperseek.errors import ConfigError, ModelError
+from hyperseek.errors import ConfigError, ModelError, shown
 from hyperseek.geometry.polar import FARTHEST
 from hyperseek.models.family import Family, ModelConfig, encoder_modules, join_routes, transformer_of
 from hyperseek.models.modules import SavedModule, route_width
@@ -41,6 +41,8 @@ LevelsPooling: TypeAlias = Literal["trunk", "attention"]
 
 # What a configuration from a stranger may ask for at most.
 _WIDEST, _MOST = 1 << 16, 256
+_DEEPEST = 1 << 12  # low and high steps of all levels; the original has 24
+_MOST_PARAMETERS = 1 << 30  # 4 GiB; at the original's defaults there are eight million
 # Options that some choices of others leave without an effect.
 _OF_ATTENTION = ("pool_heads", "pool_hidden_mult", "pool_dropout")
 _OF_STEPS = ("n_cycles", "t_low", "hrm_hidden_mult")
@@ -143,8 +145,24 @@ class LevelsConfig(Config):
                 raise meaningless(name, condition)
         return self
 
+    def parameters(self, size: int) -> int:
+        """Return about how many parameters a head with these options has behind a trunk of width `size`."""
+        width, dimension = self.d_hrm, self.level_dimension
+        if self.refinement == "linear":
+            count = self.num_segments * size * dimension
+        else:
+            count = width * (size + width + dimension + 7 * self.hrm_hidden_mult * width)
+        if self.pooling == "attention":
+            count += size * (self.pool_hidden_mult * size + self.pool_heads)
+        return count + size * size * (self.radius == "head")
+
     @model_validator(mode="after")
     def _check_numbers(self) -> Self:
+        steps = self.num_segments * self.n_cycles * (self.t_low + 1)
+        if self.refinement != "linear" and steps > _DEEPEST:
+            raise ValueError(
+                f"num_segments, n_cycles and t_low make {steps:,} steps for each text; at most {_DEEPEST:,} are allowed"
+            )
         if not self.hyp_c_min <= self.hyp_c <= self.hyp_c_max:
             raise ValueError(
                 f"hyp_c is {self.hyp_c}, outside of its bounds [{self.hyp_c_min}, {self.hyp_c_max}], hyp_c_min and "
@@ -176,7 +194,7 @@ class LevelsHead(FullPrecision, SavedModule):
         config: All options.
 
     Raises:
-        ConfigError: An option is invalid.
+        ConfigError: An option is invalid, or together they make too large a head.
     """
 
     __module__ = "hyperseek.models"  # what modules.json calls it
@@ -185,6 +203,14 @@ class LevelsHead(FullPrecision, SavedModule):
     def __init__(self, token_size: int, **options: Any) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         config = LevelsConfig.from_mapping(options, source="LevelsHead")
+        given: object = token_size
+        if isinstance(given, bool) or not isinstance(given, int) or not 1 <= token_size <= _WIDEST:
+            raise ConfigError(f"token_size must be a whole number from 1 to {_WIDEST:,}, not {shown(token_size)}")
+        if (count := config.parameters(token_size)) > _MOST_PARAMETERS:
+            raise ConfigError(
+                f"a head of these sizes behind a trunk of {token_size} numbers has about {count:,} parameters, and at "
+                f"most {_MOST_PARAMETERS:,} are allowed; lower d_hrm, dimension or a hidden_mult"
+            )
         seed = config.seed or 0
         self.token_size = token_size
         self.config = config
