@@ -45,7 +45,7 @@ from hyperseek.types import NO_OPTIONS, Run
 
 WIDTH = 384  # of MiniLM
 BATCH, EXTRA, STEPS = 64, 1024, 600
-RATES = {"linear": (3e-3, 1e-2), "mlp": (5e-4, 1e-3), "hrm": (5e-4, 1e-3)}
+RATES = {"linear": (3e-3, 1e-2), "mlp": (5e-4,), "hrm": (5e-4,)}
 TASKS: dict[str, dict[str, Any]] = {
     "wordnet": {"names": ["wordnet-nouns"], "report": {"wordnet-nouns": "dev"}, "tune": None},
     "icd10": {"names": ["icd10cm-2026"], "report": {"icd10cm-2026": "dev"}, "tune": None},
