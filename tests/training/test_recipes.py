@@ -33,6 +33,7 @@ KNOWN = {
     "dense-minilm-query-lora",
     "lorentz-minilm",
     "lorentz-minilm-hierarchy",
+    "levels-minilm-hierarchy",
     "contrastive_finetune_elbert",
     "contrastive_pretrain_albert",
     "contrastive_pretrain_elbert",
