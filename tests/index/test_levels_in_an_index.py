@@ -12,6 +12,7 @@ from hyperseek import Document, HyperseekError, Index
 from hyperseek.errors import InputError
 from hyperseek.plan import Exhaustive, Nearest, Plan, Rescore, broad_to_narrow
 from hyperseek.scoring import LevelScorer, Space, VectorPoints
+from hyperseek.store.attachments import Attachments
 from hyperseek.types import Hit, QueryOptions
 
 LEVELS, WIDTH, COUNT = 3, 6, 300
@@ -193,3 +194,33 @@ def test_queries_of_other_levels_are_refused(index: Index, levels: int, width: i
 def test_levels_on_the_way_from_broad_to_narrow_rise(through: tuple[int, ...]) -> None:
     with pytest.raises(HyperseekError, match="from level to level"):
         broad_to_narrow(through=through)
+
+
+def test_tuning_tries_engines_of_broader_levels(index: Index) -> None:
+    index.build_engine("flat", level=1)
+    scorer = LevelScorer(index.space, index.space.canonical(tangents()[:20]))
+    tuning = index.engines.tune(scorer, k=5, recall=0.9)
+    broad = [one for one in tuning.measured if one.plan.stages[0].kind == "nearest"]
+    assert [one.plan.stages[0].n for one in broad] == [5, 15, 50, 150]  # type: ignore[attr-defined]
+    assert all(one.plan.stages[0].options == QueryOptions(level=1) for one in broad)  # type: ignore[attr-defined]
+    assert broad[0].recall < 0.9 < broad[-1].recall
+    with_options = index.engines.tune(scorer.at(level=3, relation="is_a"), k=5, recall=0.9)
+    assert with_options.queries == 20
+
+
+def test_an_engine_that_finds_too_little_is_used_only_by_name(index: Index) -> None:
+    index.build_engine("flat", level=1)
+    scorer = LevelScorer(index.space, index.space.canonical(tangents()[:4]), level=1)
+
+    def used(plan: Nearest) -> bool:
+        return any("unknown to" in name for name in index.explain(scorer, k=5, plan=plan).stages[0].notes)
+
+    index.add([Document("new", "text new")], vectors=tangents()[:1])  # engines note what they do not know
+    assert used(Nearest(n=20))
+    record = index.engines["flat-level-1"]
+    assert record.recall is not None
+    poor = record.model_copy(update={"recall": record.recall.model_copy(update={"share": 0.5})})
+    Attachments.read(index.path).with_changed(poor).write(index.path)
+    index.refresh()
+    assert not used(Nearest(n=20))
+    assert used(Nearest(n=20, engine="flat-level-1"))
