@@ -15,6 +15,7 @@ import argparse
 import os
 import time
 from collections.abc import Sequence
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -77,7 +78,7 @@ class Collection:
         return np.array([values[query.id] for query in self.queries])
 
 
-def pooled(points: TokenPoints, factor: float, options: dict[str, str]) -> TokenPoints:
+def pooled(points: TokenPoints, factor: float, options: dict[str, Any]) -> TokenPoints:
     """Return the points with the tokens of each document pooled."""
     pooling = TokenPooling(pool_factor=factor, **options)
     return TokenPoints.from_documents([pooling.pool_one(points[row : row + 1].vectors) for row in range(len(points))])
@@ -108,6 +109,7 @@ def main() -> None:
     parser.add_argument("--sets", nargs="+", required=True)
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=METHODS)
     parser.add_argument("--factors", type=float, nargs="+", default=[1.5, 2, 3, 4, 5, 6, 8])
+    parser.add_argument("--renormalise", action="store_true", help="scale means to norm 1")
     parser.add_argument("--pruning", nargs="*", default=[], choices=PRUNINGS)
     arguments = parser.parse_args()
     print(f"{describe_hardware()}\n")
@@ -130,7 +132,8 @@ def main() -> None:
             for method in arguments.methods:
                 for factor in arguments.factors:
                     start = time.perf_counter()
-                    fewer = pooled(points, factor, METHODS[method])
+                    options = {**METHODS[method], "renormalise": arguments.renormalise}
+                    fewer = pooled(points, factor, options)
                     seconds = time.perf_counter() - start
                     print_row(f"{method}, {factor:g}", fewer, collection.measure(model, fewer), whole, seconds)
             first = model.model[0]
