@@ -27,6 +27,8 @@ from hyperseek.geometry.euclidean import (
 )
 from hyperseek.geometry.polar import (
     ball_centres,
+    cone_excess,
+    cone_excess_own,
     half_chord,
     half_chord_own,
     lorentz_to_polar,
@@ -36,6 +38,7 @@ from hyperseek.geometry.polar import (
     polar_to_lorentz,
     polar_to_poincare,
     split_polar,
+    tangent_to_polar,
 )
 
 MAGNITUDES = (1e-45, 1e-40, 1e-20, 1e-4, 1.0, 1e3, 1e9, 1e18, 1e20, 1e30)
@@ -59,6 +62,8 @@ FUNCTIONS: dict[str, Function] = {
     "balanced_documents": lambda x, y, r2: balanced_documents(x, float(x.detach().double().norm()) or 1.0),
     "balanced_queries": lambda x, y, r2: balanced_queries(x),
     "ball_centres": lambda x, y, r2: ball_centres(polar(x, r2), y[:, 0].abs(), 1 / r2),  # type: ignore[arg-type]
+    "cone_excess": lambda x, y, r2: cone_excess(polar(x, r2), polar(y, r2)),
+    "cone_excess_own": lambda x, y, r2: cone_excess_own(polar(x, r2), polar(y, r2)[:, None]),
     "cosine_similarity": lambda x, y, r2: cosine_similarity(x, y),
     "einstein_midpoint": lambda x, y, r2: einstein_midpoint(lift(x, r2), radius_squared=r2),
     "exterior_angle": lambda x, y, r2: geometry.exterior_angle(polar(x, r2), polar(y, r2)),
@@ -109,6 +114,7 @@ FUNCTIONS: dict[str, Function] = {
     "polar_to_lorentz": lambda x, y, r2: polar_to_lorentz(polar(x, r2), r2),  # type: ignore[arg-type]
     "polar_to_poincare": lambda x, y, r2: polar_to_poincare(polar(x, r2), 1 / r2),  # type: ignore[arg-type]
     "split_polar": lambda x, y, r2: torch.cat(split_polar(polar(x, r2)), dim=-1),
+    "tangent_to_polar": lambda x, y, r2: tangent_to_polar(x, 1 / r2),  # type: ignore[arg-type]
     "unit_vectors": lambda x, y, r2: unit_vectors(x),
 }
 # Their gradient is 1 / M and its largest terms' root in the denominator: of documents, which nothing is trained by.
@@ -277,7 +283,7 @@ ONE = {
     in (
         "lorentz_from_space", "lorentz_project", "lorentz_normalise", "lorentz_expmap0", "lorentz_logmap0",
         "poincare_expmap0", "poincare_logmap0", "poincare_project", "poincare_conformal_factor", "split_polar",
-        "half_aperture", "unit_vectors", "einstein_midpoint",
+        "half_aperture", "unit_vectors", "einstein_midpoint", "tangent_to_polar",
     )
 }  # fmt: skip
 
