@@ -116,7 +116,7 @@ def test_a_hybrid_search(engines: Path) -> None:
         app, ["search", str(engines), "city road", "--hybrid", "--explain"], catch_exceptions=False
     )
     assert "fusion: " in told.stderr
-    with pytest.raises(HyperseekError, match="--hybrid and --plan exclude each other"):
+    with pytest.raises(HyperseekError, match="--broad-to-narrow and --plan exclude each other"):
         search(engines, "city", "--hybrid", "--plan", "x.yaml")
 
 
