@@ -101,7 +101,7 @@ class RunRecord(Config):
         interpolation: Scores of each share of the training that was tried.
         share: The share that was kept.
         document_fingerprint: Fingerprints of the model's document side before and after training; if equal, an index
-        fits both.
+            fits both.
         versions: Versions of packages and Python.
         hardware: Processor, cores, threads, GPU.
     """
