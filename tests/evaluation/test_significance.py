@@ -65,6 +65,11 @@ def test_random_patterns_approach_the_exact_value():
     assert drawn == pytest.approx(exact, abs=4 * np.sqrt(exact / 4095))
 
 
+def test_more_queries_than_a_float_counts_patterns_of():
+    assert paired_test("permutation", [1.0, -1.0] * 600, resamples=100)[0] == 1
+    assert paired_test("permutation", [1.0] * 1200, resamples=99)[0] == 0.01
+
+
 def test_p_values_are_uniform_where_nothing_differs():
     columns = np.random.default_rng(1).normal(size=(25, 400))
     for name in ("permutation", "t", "wilcoxon"):

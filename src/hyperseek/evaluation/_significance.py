@@ -48,7 +48,7 @@ def permutation_test(differences: Floats, *, resamples: int = RESAMPLES, seed: i
     p_values: Floats = (extreme + 1) / (resamples + 1)
     for column, bar in enumerate(bars):
         values = differences[differences[:, column] != 0, column]  # flipping the sign of 0 has no effect
-        if 2.0 ** len(values) <= resamples:
+        if len(values) < resamples.bit_length():  # at most `resamples` patterns; 2.0**1024 would overflow
             patterns = (np.arange(2 ** len(values))[:, None] >> np.arange(len(values))) & 1
             p_values[column] = np.mean(np.abs((2.0 * patterns - 1) @ values) >= bar)
     return p_values
