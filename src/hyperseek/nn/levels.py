@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
-from typing import Literal, TypeAlias
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -163,31 +163,17 @@ class TokenAttentionPooler(nn.Module):
 
 
 class LevelNetwork(nn.Module):
-    """Base of modules that turn one vector of a text into the unscaled tangent vectors of its M levels."""
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Return `(N, M, d)` tangents of `(N, m)` vectors."""
-        raise NotImplementedError
-
-
-class Refinement(LevelNetwork):
-    """The recurrence of the original: two states, a fast and a slow one, refined segment by segment.
-
-    A low step adds a network of (low state, high state, input) to the low state; a high step, after every `t_low` low
-    steps, adds one of (high state, low state) to the high state. After each segment of `n_cycles` times `t_low` low
-    steps the high state gives a level's tangent. States pass to the next segment detached, so every segment trains by
-    itself, and the initial states learn from the first one only.
+    """Base of modules that turn one vector of a text into the unscaled tangent vectors of its M levels.
 
     Args:
         size: Width `m` of its input.
         width: Width `w` of states, the original's `d_hrm`.
-        dimension: Numbers `d` of a level, by a linear map of the original's output; None for `w`, without a map.
+        dimension: Numbers `d` of a level; None for `w`. From states they come by a linear map, if given.
         levels: `M`.
-        n_cycles: High steps of a segment, at least 1.
+        n_cycles: High steps of a level, at least 1.
         t_low: Low steps before each high step, at least 1.
-        hidden_mult: Hidden width of both networks as a multiple of `w`.
-        grad_window: Low steps at the end of each segment that gradients flow through; 0 for all. With fewer than a
-            segment has, the initial states get no gradient and are not trained.
+        hidden_mult: Hidden width of the networks of steps as a multiple of `w`.
+        grad_window: Low steps at the end of each level that gradients flow through, in a `Refinement`; 0 for all.
         start: `"trunk"`: tangents start as an orthogonal map of the input, equal at all levels; `"original"`: Xavier.
         seed: Seed of the initial weights; the global random state is not touched.
     """
@@ -207,33 +193,82 @@ class Refinement(LevelNetwork):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.levels, self.t_low, self.low_steps = levels, t_low, n_cycles * t_low
-        self.free_steps = self.low_steps - grad_window if 0 < grad_window < self.low_steps else 0
+        self.levels, self.n_cycles, self.t_low, self.grad_window = levels, n_cycles, t_low, grad_window
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.in_proj = nn.Linear(size, width)
-            self.low_mlp = _network(3 * width, hidden_mult * width, width)
-            self.high_mlp = _network(2 * width, hidden_mult * width, width)
-            self.out_proj = nn.Linear(width, width)
-            self.narrow = None if dimension is None else nn.Linear(width, dimension, bias=False)
+            self._make(size, width, dimension, hidden_mult * width)
             _initialise(self)
             if start == "trunk":
-                _start_at_input(self.in_proj, self.out_proj, self.narrow)
-        # A parameter that never gets a gradient would stop data-parallel training.
-        self.z0_H = nn.Parameter(torch.zeros(1, width), requires_grad=not self.free_steps)
-        self.z0_L = nn.Parameter(torch.zeros(1, width), requires_grad=not self.free_steps)
+                self._start_at_input()
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """Return `(N, M, d)` tangents of `(N, m)` vectors."""
+        raise NotImplementedError
+
+    def _make(self, size: int, width: int, dimension: int | None, hidden: int) -> None:
+        """Make the layers."""
+        raise NotImplementedError
+
+    def _start_at_input(self) -> None:
+        """Make tangents the input, turned."""
+        raise NotImplementedError
+
+
+class _Steps(LevelNetwork):
+    """A network whose state is refined by steps, and gives a tangent after those of each level."""
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return `(N, M, d)` tangents of `(N, m)` vectors."""
         given = self.in_proj(vectors)
+        tangents = torch.stack([self.out_proj(state) + given for state in self._states(given)], dim=1)
+        return tangents if self.narrow is None else self.narrow(tangents)
+
+    def _make(self, size: int, width: int, dimension: int | None, hidden: int) -> None:
+        self.in_proj = nn.Linear(size, width)
+        self._make_steps(width, hidden)
+        self.out_proj = nn.Linear(width, width)
+        self.narrow = None if dimension is None else nn.Linear(width, dimension, bias=False)
+
+    def _make_steps(self, width: int, hidden: int) -> None:
+        raise NotImplementedError
+
+    def _states(self, given: Tensor) -> Iterator[Tensor]:
+        """Yield the `(N, w)` state of each level from the `(N, w)` input."""
+        raise NotImplementedError
+
+    def _start_at_input(self) -> None:
+        # What the steps add is 0 before the first step of training.
+        nn.init.orthogonal_(self.in_proj.weight)
+        nn.init.zeros_(self.out_proj.weight)
+        if self.narrow is not None:
+            nn.init.orthogonal_(self.narrow.weight)
+
+
+class Refinement(_Steps):
+    """The recurrence of the original: two states, a fast and a slow one, refined segment by segment.
+
+    A low step adds a network of (low state, high state, input) to the low state; a high step, after every `t_low` low
+    steps, adds one of (high state, low state) to the high state. After each segment of `n_cycles` times `t_low` low
+    steps the high state gives a level's tangent. States pass to the next segment detached, so every segment trains by
+    itself, and the initial states learn from the first one only. With a `grad_window` of fewer low steps than a segment
+    has, the initial states get no gradient and are not trained.
+    """
+
+    def _make_steps(self, width: int, hidden: int) -> None:
+        self.low_steps = self.n_cycles * self.t_low
+        self.free_steps = self.low_steps - self.grad_window if 0 < self.grad_window < self.low_steps else 0
+        self.low_mlp = _network(3 * width, hidden, width)
+        self.high_mlp = _network(2 * width, hidden, width)
+        # A parameter that never gets a gradient would stop data-parallel training.
+        self.z0_H = nn.Parameter(torch.zeros(1, width), requires_grad=not self.free_steps)
+        self.z0_L = nn.Parameter(torch.zeros(1, width), requires_grad=not self.free_steps)
+
+    def _states(self, given: Tensor) -> Iterator[Tensor]:
         high, low = self.z0_H.expand_as(given), self.z0_L.expand_as(given)
-        tangents = []
         for _ in range(self.levels):
             high, low = self._segment(given, high, low)
-            tangents.append(self.out_proj(high) + given)
+            yield high
             high, low = high.detach(), low.detach()
-        stacked = torch.stack(tangents, dim=1)
-        return stacked if self.narrow is None else self.narrow(stacked)
 
     def _segment(self, given: Tensor, high: Tensor, low: Tensor) -> tuple[Tensor, Tensor]:
         for step in range(self.low_steps):
@@ -245,126 +280,59 @@ class Refinement(LevelNetwork):
 
 
 class LinearLevels(LevelNetwork):
-    """A linear map per level: the plainest baseline of `Refinement`.
-
-    Args:
-        size: Width `m` of its input.
-        dimension: Numbers `d` of a level.
-        levels: `M`.
-        start: `"trunk"`: all levels start as one orthogonal map; `"original"`: Xavier.
-        seed: Seed of the initial weights; the global random state is not touched.
-    """
-
-    def __init__(
-        self, size: int, dimension: int, *, levels: int = 4, start: LevelsStart = "original", seed: int = 0
-    ) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.maps = nn.ModuleList(nn.Linear(size, dimension) for _ in range(levels))
-            _initialise(self)
-            if start == "trunk":
-                first, *others = self.maps
-                nn.init.orthogonal_(first.weight)  # type: ignore[arg-type]  # a Linear's
-                for other in others:
-                    other.load_state_dict(first.state_dict())
+    """A linear map per level, without states or steps: the plainest baseline of `Refinement`."""
 
     def forward(self, vectors: Tensor) -> Tensor:
         """Return `(N, M, d)` tangents of `(N, m)` vectors."""
         return torch.stack([level(vectors) for level in self.maps], dim=1)
 
+    def _make(self, size: int, width: int, dimension: int | None, hidden: int) -> None:
+        self.maps = nn.ModuleList(nn.Linear(size, dimension or width) for _ in range(self.levels))
 
-class MLPLevels(LevelNetwork):
+    def _start_at_input(self) -> None:
+        first, *others = self.maps
+        nn.init.orthogonal_(first.weight)  # type: ignore[arg-type]  # a Linear's
+        for other in others:
+            other.load_state_dict(first.state_dict())
+
+
+class MLPLevels(_Steps):
     """A plain residual network as deep as a `Refinement`, and with about as many parameters.
 
     It has a block for every low and high step of all segments, each with weights of its own, and so a smaller hidden
     width; gradients flow through all of them. Level m reads the state after the blocks of m segments.
-
-    Args:
-        size: Width `m` of its input.
-        width: Width `w` of its state.
-        dimension: Numbers `d` of a level, by a linear map; None for `w`, without a map.
-        levels: `M`.
-        n_cycles: As of the `Refinement`.
-        t_low: As of the `Refinement`.
-        hidden_mult: As of the `Refinement`; it decides how many parameters there are.
-        start: `"trunk"`: tangents start as an orthogonal map of the input, equal at all levels; `"original"`: Xavier.
-        seed: Seed of the initial weights; the global random state is not touched.
     """
 
-    def __init__(
-        self,
-        size: int,
-        width: int,
-        dimension: int | None = None,
-        *,
-        levels: int = 4,
-        n_cycles: int = 2,
-        t_low: int = 2,
-        hidden_mult: int = 4,
-        start: LevelsStart = "original",
-        seed: int = 0,
-    ) -> None:
-        super().__init__()
-        self.levels = levels
-        self.blocks_per_level = n_cycles * t_low + n_cycles
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            count = levels * self.blocks_per_level
-            networks = (
-                _network(3 * width, hidden_mult * width, width),
-                _network(2 * width, hidden_mult * width, width),
-            )
-            wanted = sum(weight.numel() for network in networks for weight in network.parameters())
-            hidden = max(1, round((wanted / count - 3 * width) / (2 * width + 1)))
-            self.in_proj = nn.Linear(size, width)
-            self.blocks = nn.ModuleList(_network(width, hidden, width) for _ in range(count))
-            self.out_proj = nn.Linear(width, width)
-            self.narrow = None if dimension is None else nn.Linear(width, dimension, bias=False)
-            _initialise(self)
-            if start == "trunk":
-                _start_at_input(self.in_proj, self.out_proj, self.narrow)
+    def _make_steps(self, width: int, hidden: int) -> None:
+        self.blocks_per_level = self.n_cycles * self.t_low + self.n_cycles
+        count = self.levels * self.blocks_per_level
+        networks = _network(3 * width, hidden, width), _network(2 * width, hidden, width)
+        wanted = sum(weight.numel() for network in networks for weight in network.parameters())
+        narrower = max(1, round((wanted / count - 3 * width) / (2 * width + 1)))
+        self.blocks = nn.ModuleList(_network(width, narrower, width) for _ in range(count))
 
-    def forward(self, vectors: Tensor) -> Tensor:
-        """Return `(N, M, d)` tangents of `(N, m)` vectors."""
-        state = given = self.in_proj(vectors)
-        tangents = []
+    def _states(self, given: Tensor) -> Iterator[Tensor]:
+        state = given
         for number, block in enumerate(self.blocks, start=1):
             state = state + block(state)
             if number % self.blocks_per_level == 0:
-                tangents.append(self.out_proj(state) + given)
-        stacked = torch.stack(tangents, dim=1)
-        return stacked if self.narrow is None else self.narrow(stacked)
+                yield state
+
+
+_NETWORKS: Mapping[str, type[LevelNetwork]] = {"hrm": Refinement, "linear": LinearLevels, "mlp": MLPLevels}
 
 
 def build_levels(
-    refinement: RefinementName,
-    size: int,
-    width: int,
-    dimension: int | None = None,
-    *,
-    levels: int = 4,
-    n_cycles: int = 2,
-    t_low: int = 2,
-    hidden_mult: int = 4,
-    grad_window: int = 0,
-    start: LevelsStart = "original",
-    seed: int = 0,
+    refinement: RefinementName, size: int, width: int, dimension: int | None = None, **options: Any
 ) -> LevelNetwork:
     """Make a `Refinement` or one of its baselines.
 
     Args:
         refinement: `"hrm"`, `"linear"` or `"mlp"`.
         size: Width of the input.
-        width: Width of states, where there are any.
+        width: Width of states.
         dimension: Numbers of a level; None for `width`.
-        levels: How many.
-        n_cycles: See `Refinement`.
-        t_low: See `Refinement`.
-        hidden_mult: See `Refinement`.
-        grad_window: See `Refinement`; the baselines have none.
-        start: Initial weights.
-        seed: Their seed.
+        **options: The other arguments of a `LevelNetwork`.
 
     Returns:
         The module.
@@ -372,14 +340,9 @@ def build_levels(
     Raises:
         UnknownNameError: There is no such refinement.
     """
-    if refinement == "linear":
-        return LinearLevels(size, dimension or width, levels=levels, start=start, seed=seed)
-    steps = {"n_cycles": n_cycles, "t_low": t_low, "hidden_mult": hidden_mult}
-    if refinement == "mlp":
-        return MLPLevels(size, width, dimension, levels=levels, **steps, start=start, seed=seed)
-    if refinement != "hrm":
-        raise UnknownNameError("refinement", refinement, ("hrm", "linear", "mlp"))
-    return Refinement(size, width, dimension, levels=levels, **steps, grad_window=grad_window, start=start, seed=seed)
+    if refinement not in _NETWORKS:
+        raise UnknownNameError("refinement", refinement, _NETWORKS)
+    return _NETWORKS[refinement](size, width, dimension, **options)
 
 
 class RadiusHead(nn.Module):
@@ -455,11 +418,3 @@ def _initialise(module: nn.Module) -> None:
             nn.init.xavier_uniform_(layer.weight)
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
-
-
-def _start_at_input(into: nn.Linear, out: nn.Linear, narrow: nn.Linear | None) -> None:
-    """Begin with tangents that are the input, turned: what the recurrence adds is 0 before the first step."""
-    nn.init.orthogonal_(into.weight)
-    nn.init.zeros_(out.weight)
-    if narrow is not None:
-        nn.init.orthogonal_(narrow.weight)
