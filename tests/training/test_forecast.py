@@ -40,6 +40,7 @@ WORDS = [
     "tree",
 ]
 LATE: dict[str, Any] = {"family": "late", "pooling": None, "normalize": None, "late": {"dimension": 24}}
+LEVELS: dict[str, Any] = {"family": "levels", "normalize": None, "levels": {"d_hrm": 16, "num_segments": 3}}
 
 
 @pytest.fixture
@@ -64,6 +65,7 @@ def long_texts(tmp_path: Path) -> str:
         ({**LATE, "late": {"dimension": 96}}, {"trunk": "full", "batch_size": 40, "mini_batch": 5}),
         (LATE, {"trunk": "lora", "batch_size": 16, "mini_batch": 8, "gradient_checkpointing": True}),
         ({"family": "dense"}, {"trunk": "last_layers", "batch_size": 24}),
+        (LEVELS, {"trunk": "full", "batch_size": 24}),
     ],
 )
 def test_memory_is_what_a_run_takes(
@@ -75,9 +77,12 @@ def test_memory_is_what_a_run_takes(
     how: dict[str, Any],
 ) -> None:
     """All that torch allocates in training counts, so the test needs no quiet machine."""
+    coarse = model["family"] == "levels"
+    options = {"coarse": {"rules": ["truncated"], "coarse_max_chars": 200}} if coarse else {}
     recipe = make_recipe(
         model=model,
-        data={"sources": {"toy": {"source": long_texts}}},
+        data={"sources": {"toy": {"source": long_texts, "options": options}}},
+        losses={"contrastive": None, "coarse_to_fine": {}} if coarse else {},
         train={**how, "max_steps": 2, "save_every": None},
     )
     said = dry_run(recipe)

@@ -24,6 +24,7 @@ from hyperseek.training._recipe import Recipe
 from hyperseek.training._routes import TrainedPart
 from hyperseek.training._trainer import TrainedStack
 from hyperseek.training._training_set import TrainingSet
+from hyperseek.training.losses import Objective
 
 _SAMPLE = 500  # texts whose tokens are counted
 _PROBE_TOKENS = 64
@@ -73,7 +74,7 @@ def forecast(
     recipe: Recipe,
     stack: TrainedStack,
     training_set: TrainingSet,
-    objective: nn.Module,
+    objective: Objective,
     parts: Sequence[TrainedPart],
     *,
     queries: int,
@@ -94,7 +95,8 @@ def forecast(
         The forecast.
     """
     retriever, config = stack.retriever, recipe.train
-    documents = queries * (1 + recipe.data.negatives) + recipe.data.extra_documents
+    coarse = objective.needs_coarse and any(example.coarse for example in training_set.examples)
+    documents = queries * (1 + recipe.data.negatives + coarse) + recipe.data.extra_documents
     counts: dict[Side, int] = {"query": queries, "document": min(documents, len(training_set.documents))}
     lengths = {side: _lengths(stack, training_set, side) for side in SIDES}
     probes = {side: _probe(stack, _sample(training_set, side), side, lengths[side], config.precision) for side in SIDES}
