@@ -11,6 +11,7 @@ from hyperseek._ancestors import path_parts
 from hyperseek.data import (
     CoarseOptions,
     Dataset,
+    ErrorReport,
     ExampleItem,
     PrepareOptions,
     QrelsOptions,
@@ -20,7 +21,7 @@ from hyperseek.data import (
     read_prepared,
     write_examples,
 )
-from hyperseek.data._coarse import first_sentence, truncated, with_coarse
+from hyperseek.data._coarse import COARSE_RULES, first_sentence, truncated, with_coarse
 from hyperseek.data.examples import without_instruction
 from hyperseek.errors import HyperseekError
 from hyperseek.types import Document, Query
@@ -112,6 +113,16 @@ CHAIN = Dataset.from_records(
     queries=[("q-leaf", "which one"), ("free", "another")],
     qrels={"train": {"q-leaf": {"low": 2, "root": 1}, "free": {"leaf": 3, "low": 1, "x": 0}}},
 )
+
+
+@pytest.mark.parametrize("rule", COARSE_RULES)
+def test_queries_without_a_positive_are_left_out_whatever_the_rule(rule: str) -> None:
+    qrels = {"train": {"q-leaf": {"low": 2}, "free": {"x": 0}}}
+    dataset = Dataset.from_records("some", CHAIN.documents(), queries=CHAIN.queries(), qrels=qrels)
+    report = ErrorReport()
+    (one,) = examples_from_qrels(dataset, "train", coarse=CoarseOptions(rules=(rule,)), report=report)
+    assert one.query.id == "some/q-leaf"
+    assert report.counts == {"no_positive": 1}
 
 
 @pytest.fixture

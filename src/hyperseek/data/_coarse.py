@@ -51,6 +51,8 @@ def with_coarse(
 ) -> TrainingExample:
     """Add the coarse positives of the first rule that finds any; examples that have some keep theirs.
 
+    Without positives there is nothing to be coarser than, and no rule is asked.
+
     Args:
         example: The example.
         options: The rules.
@@ -59,7 +61,7 @@ def with_coarse(
     Returns:
         The example.
     """
-    if example.coarse:
+    if example.coarse or not example.positives:
         return example
     for name in options.rules:
         found = COARSE_RULES[name](example, documents or {}, options)
