@@ -41,6 +41,7 @@ def test_excluded_data_sets_are_not_read(folder: Path) -> None:
     examples = list(examples_from_kalm(folder, options=KalmOptions(exclude=("FEVER", "nq/")), report=report))
     assert [example.query.text for example in examples] == [f"query {20 + one}" for one in range(4)]
     assert report.counts == {"excluded_file": 2}
+    assert report.examples["excluded_file"] == ["fever/train.jsonl", "nq/train.jsonl"], "in order"
 
 
 def test_names_that_leave_out_nothing_or_everything_are_errors(folder: Path) -> None:

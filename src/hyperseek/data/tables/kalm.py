@@ -107,9 +107,12 @@ def _files(place: str, exclude: Sequence[str], counts: ErrorReport) -> Iterator[
             raise DataError(
                 f"exclude has {one!r}, which is in no path; the paths are {shown(sorted(paths), 200)}", path=place
             )
-    kept = [path for path in paths if not any(one in path.lower() for one in names)]
-    for path in paths.keys() - kept:
-        counts.add("excluded_file", path)
+    kept = []
+    for path in paths:
+        if any(one in path.lower() for one in names):
+            counts.add("excluded_file", path)
+        else:
+            kept.append(path)
     if not kept:
         raise DataError(f"exclude leaves out all {len(paths)} files; name fewer", path=place)
     for path in kept:
