@@ -54,6 +54,14 @@ def test_a_beir_folder_without_its_corpus_is_not_read_as_texts(notes):
         open_dataset(notes)
 
 
+def test_texts_may_be_called_as_parts_of_a_beir_folder_are(tmp_path):
+    (tmp_path / "queries.md").write_text("How to ask.\n")
+    assert [document.id for document in open_dataset(tmp_path).documents()] == ["queries.md"]
+    (tmp_path / "corpus").mkdir()  # as of Parquet files beside a README
+    with pytest.raises(DataError, match="has no corpus"):
+        open_dataset(tmp_path)
+
+
 def test_texts_have_no_fields(notes):
     with pytest.raises(InputError, match="id_key"):
         open_dataset(notes, text_key="body")

@@ -196,8 +196,11 @@ FILES = SourceKind(open_files, fields=True, beside=True)
 
 
 def _is_beir(folder: Path) -> bool:
-    """Return whether a folder has any part of a BEIR folder, and so is meant as one."""
-    return any(name.name == "qrels" or base_stem(name) in ("corpus", "queries") for name in folder.iterdir())
+    """Return whether a folder has any part of a BEIR folder, in any format, and so is meant as one."""
+    return any(
+        name.name == "qrels" or (base_stem(name) in ("corpus", "queries") and base_suffix(name) not in NOTES)
+        for name in folder.iterdir()
+    )
 
 
 def _only(folder: Path, stem: str) -> Path | None:
