@@ -29,7 +29,7 @@ _SHOWN = 6  # ids of a circle that a message names
 
 
 def hop_range(hops: int) -> str:
-    """Return the name of the range of `HOP_RANGES` that a number of hops, at least 1, is in."""
+    """Return the name of the range of `HOP_RANGES` that a number of hops is in; of 0 hops, the first."""
     return next(name for name, (_, last) in HOP_RANGES.items() if last is None or hops <= last)
 
 
@@ -173,6 +173,28 @@ class Hierarchy:
     def descendants(self, name: str) -> dict[str, int]:
         """Return all ids below one, with their hops, the nearest first; none for leaves and unknown ids."""
         return _reached(name, self.children)
+
+
+def hops_above(hierarchy: Hierarchy, node: str, documents: Iterable[str]) -> dict[str, int]:
+    """Return how far above a query documents are.
+
+    Args:
+        hierarchy: The hierarchy.
+        node: The query's own node; if it is unknown, the query counts as a child of those documents that are above no
+            other of them.
+        documents: Ids of documents.
+
+    Returns:
+        The edges of a shortest way up to each of them, by id; without those that are not above the query.
+    """
+    wanted = list(dict.fromkeys(documents))
+    if node in hierarchy.depths:
+        found = {node: 0} | hierarchy.ancestors(node)
+        return {name: found[name] for name in wanted if name in found}
+    above = {name: hierarchy.ancestors(name) for name in wanted if name in hierarchy.depths}
+    nearest = [{name: 0} | above[name] for name in above if not any(name in others for others in above.values())]
+    # Every one of them is one of the nearest, or above some.
+    return {name: 1 + min(ways[name] for ways in nearest if name in ways) for name in above}
 
 
 def _reached(start: str, ways: Mapping[str, Sequence[str]]) -> dict[str, int]:

@@ -101,8 +101,10 @@ def test_parents_of_metadata() -> None:
         Document("b", "text", "", {"parent": ["a", "c"]}),
         Document("d", "text", "", {"parent": 7.0}),
         Document("e", "text", "", {"parent": ""}),
+        Document("f", "text", "", {"parent": [12345678.0, 2.5]}),
     ]
-    assert list(parent_edges(documents, "parent")) == [("a", "root"), ("b", "a"), ("b", "c"), ("d", "7")]
+    found = [("a", "root"), ("b", "a"), ("b", "c"), ("d", "7"), ("f", "12345678"), ("f", "2.5")]
+    assert list(parent_edges(documents, "parent")) == found
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -110,6 +112,7 @@ def test_files_with_and_without_a_header(tmp_path: Path, packed: bool) -> None:
     for text in (
         "a\troot\nb\ta\tleft out\n",
         "parent\tchild\nroot\ta\na\tb\n",
+        "\n\nchild\tparent\na\troot\nb\ta\n",
         "\ufeffChild\tParent\r\nb\ta\r\na\troot\r\n",
     ):
         path = tmp_path / ("edges.tsv.gz" if packed else "edges.tsv")

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from pydantic import Field, field_validator
 
-from hyperseek._ancestors import Hierarchy
+from hyperseek._ancestors import Hierarchy, hops_above
 from hyperseek._config import Config
 from hyperseek._relevance import Relevance, is_relevant, text_key
 from hyperseek.data._coarse import CoarseOptions, with_coarse
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._text_files import read_id_list
 from hyperseek.data.examples import ExampleItem, TrainingExample, cleaned, qualified
-from hyperseek.data.hierarchy.edges import hops_above, parent_edges, read_hierarchy
+from hyperseek.data.hierarchy.edges import parent_edges, read_hierarchy
 from hyperseek.data.reading import ErrorReport
 from hyperseek.errors import InputError
 from hyperseek.types import Document, Qrels, Query

@@ -69,7 +69,7 @@ class TrainingExample:
         return (*self.positives, *self.negatives, *self.coarse)
 
     def relevant_keys(self) -> set[int]:
-        """Return the keys of all texts that are relevant to the query: of its items, and `relevant_texts`."""
+        """Return the keys of all texts that are relevant: of positives, coarse ones included, and `relevant_texts`."""
         return {*self.relevant_texts, *(text_key(item.text) for item in (*self.positives, *self.coarse))}
 
 

@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from statistics import fmean
 
-from hyperseek._ancestors import HOP_RANGES, Hierarchy, hop_grade, hop_range
+from hyperseek._ancestors import HOP_RANGES, Hierarchy, hop_grade, hop_range, hops_above
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._order import best_first
 from hyperseek._relevance import is_relevant
-from hyperseek.data.hierarchy.edges import hops_above
 from hyperseek.errors import InputError
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, measure_names
 from hyperseek.evaluation._ranking import Ranking

@@ -207,14 +207,13 @@ class TrainingSet(Dataset[Drawn]):
         labels = tuple(example.scores.get(number) for number in items)
         return Drawn(example.query, tuple(items), labels, draw.getrandbits(32), _coarser(example, items[0], draw))
 
-    def positive(self, index: Index) -> int:
-        """Return the number of an example's positive in an epoch; `NO_DOCUMENT` if it has none."""
-        return self._positive(*self._draw(index))
-
     def asks_for(self, index: Index, *, coarse: bool) -> tuple[int, ...]:
-        """Return the numbers of an example's positives in an epoch, the coarse one included if losses read it."""
+        """Return the numbers of an example's positives in an epoch, the coarse one included if losses read it.
+
+        `NO_DOCUMENT` stands for one that it does not have.
+        """
         if not coarse or not self.examples[index[1]].coarse:
-            return (self.positive(index),)
+            return (self._positive(*self._draw(index)),)
         drawn = self[index]
         return drawn.items[0], drawn.coarse
 

@@ -56,9 +56,9 @@ def read_hierarchy(path: PathLike, *, on_error: OnError = "raise", report: Error
 
 def _edges(path: Path, faults: Faults) -> Iterator[tuple[str, str]]:
     places = (0, 1)
-    for number, line in numbered_lines(path, faults):
+    for place, (number, line) in enumerate(numbered_lines(path, faults)):
         cells = line.split("\t")
-        if number == 1:
+        if place == 0:
             names = [cell.strip().casefold() for cell in cells]
             if {"child", "parent"} <= set(names):
                 places = (names.index("child"), names.index("parent"))
@@ -69,7 +69,7 @@ def _edges(path: Path, faults: Faults) -> Iterator[tuple[str, str]]:
                     f"its first line, {shown(line)}, seems to name columns; call them child and parent, or leave the "
                     f"line out, and put children before parents",
                     path=path,
-                    line=1,
+                    line=number,
                 )
         ids = [cells[place] for place in places if place < len(cells)]
         # Lines of other systems may end in a carriage return alone; in an id it would join two lines.
@@ -141,30 +141,6 @@ def parent_edges(documents: Iterable[Document], field: str) -> Iterator[tuple[st
         above = value if isinstance(value, list) else [value]
         for parent in above:
             # A number may be an id that was read as one; a root has no parent, an empty one, or itself.
-            name = "" if parent is None else f"{parent:g}" if isinstance(parent, float) else str(parent)
+            name = "" if parent is None else f"{parent:.15g}" if isinstance(parent, float) else str(parent)
             if name and name != document.id:
                 yield document.id, name
-
-
-def hops_above(hierarchy: Hierarchy, node: str, documents: Iterable[str]) -> dict[str, int]:
-    """Return how far above a query documents are.
-
-    Args:
-        hierarchy: The hierarchy.
-        node: The query's own node; if it is unknown, the query counts as a child of those documents that are above no
-            other of them.
-        documents: Ids of documents.
-
-    Returns:
-        The edges of a shortest way up to each of them, by id; without those that are not above the query.
-    """
-    wanted = list(dict.fromkeys(documents))
-    if node in hierarchy.depths:
-        found = {node: 0} | hierarchy.ancestors(node)
-        return {name: found[name] for name in wanted if name in found}
-    above = {name: hierarchy.ancestors(name) for name in wanted if name in hierarchy.depths}
-    nearest = [name for name in above if not any(name in others for others in above.values())]
-    hops = {
-        name: 1 + min(({one: 0} | above[one]).get(name, len(hierarchy.depths)) for one in nearest) for name in above
-    }
-    return {name: hops[name] for name in wanted if name in hops}
