@@ -9,16 +9,18 @@ import torch
 from torch import Tensor
 
 from hyperseek import Document
+from hyperseek.geometry.polar import half_chord
 from hyperseek.index import Index
 from hyperseek.plan import _open_index, _rounding
 from hyperseek.scoring import LevelScorer, LinearScorer, Scorer, Space
+from hyperseek.store.info import Storage
 
 COUNT, DIMENSION, QUERIES = 3000, 16, 40
 
 
-def made(folder: Path, space: Space, points: Tensor, **options: int) -> Index:
+def made(folder: Path, space: Space, points: Tensor, storage: Storage = "float32", **options: int) -> Index:
     documents = [Document(f"d{row}", f"text {row}") for row in range(len(points))]
-    Index.from_vectors(folder / "index", zip(documents, points, strict=True), space)
+    Index.from_vectors(folder / "index", zip(documents, points, strict=True), space, storage=storage)
     return Index.open(folder / "index", **options)
 
 
@@ -83,6 +85,44 @@ def test_it_scans_any_level_of_documents(tmp_path: Path, monkeypatch: pytest.Mon
         assert compared(index, asked, monkeypatch)[1] is None
 
 
+def test_rounded_directions_are_compared_as_they_are_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half precision leaves directions of norms other than 1, far more than the products' rounding."""
+    space = Space("levels", DIMENSION, levels=2)
+    points = tangents(2 * DIMENSION, 4.0)
+    points[:300, DIMENSION:] = (
+        points[0, DIMENSION:] + 0.02 * points[:300, :DIMENSION]
+    )  # near each other, in all directions
+    index = made(tmp_path, space, points, storage="float16")
+    asked = torch.cat([points.rows for _, points in index.points()])[:QUERIES].float()  # rounded as well
+    for queries in (space.canonical(points[:QUERIES]), asked):
+        assert compared(index, LevelScorer(space, queries), monkeypatch)[1] == 0
+
+
+@pytest.mark.parametrize("storage", ["float32", "float16"])
+@pytest.mark.parametrize("radius", [1e-3, 1.0, 8.0, 16.0])  # of tangents: half the distance from the origin
+def test_bounds_hold_at_any_radius(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, radius: float, storage: Storage
+) -> None:
+    """Of all pairs, near ones included; farther out than this, products are not used."""
+    space = Space("levels", DIMENSION, levels=1)
+    points = torch.nn.functional.normalize(tangents(DIMENSION, 1.0), dim=1) * torch.linspace(0, radius, COUNT)[:, None]
+    points[-100:] = points[-1] * (1 + 1e-4 * tangents(DIMENSION, 1.0)[-100:])
+    index = made(tmp_path, space, points, storage=storage)
+    stored = torch.cat([part.rows for _, part in index.points()]).float()
+    bounds: list[Tensor] = []
+    highest = _rounding._highest
+
+    def noting(queries: Tensor, features: Tensor, kept: int) -> tuple[Tensor, Tensor]:
+        bounds.append(queries @ features.T)
+        return highest(queries, features, kept)
+
+    monkeypatch.setattr(_rounding, "_highest", noting)
+    chosen = torch.arange(0, COUNT, 50)
+    index.search(LevelScorer(space, stored[chosen]), k=10, engine="exact", texts=False)
+    cosines = 1 + 2 * half_chord(stored[chosen].double(), stored.double()).square()
+    assert (bounds[0].double() >= -cosines).all()
+
+
 def test_where_bounds_do_not_tell_documents_apart_every_document_is_scored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,7 +151,7 @@ def test_points_too_far_out_for_products_are_scored(tmp_path: Path, monkeypatch:
 def test_features_take_no_more_memory_than_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     space = Space("levels", DIMENSION, levels=2)
     points = tangents(2 * DIMENSION, 4.0)
-    stored, features = 4 * COUNT * space.width, 4 * COUNT * (DIMENSION + 2)
+    stored, features = 4 * COUNT * space.width, 4 * COUNT * (DIMENSION + 4)
     index = made(tmp_path, space, points, cache_bytes=stored + features)
     scorer = LevelScorer(space, space.canonical(points[:QUERIES]))
     assert compared(index, scorer, monkeypatch)[1] == 0

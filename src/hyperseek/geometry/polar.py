@@ -87,6 +87,25 @@ def polar_to_lorentz(polar: Tensor, radius_squared: float = 1.0) -> Tensor:
 
 
 @vectorwise
+def uneven_terms(polar: Tensor) -> Tensor:
+    """Return what inner products of hyperboloid points lack where rounding has left directions that are not of norm 1.
+
+    By the law of cosines, as `half_chord` applies it to the stored directions u and v, minus the hyperbolic cosine of a
+    distance is <x, y> - sinh(rho_x) sinh(rho_y) (a + b), with a = (|u|² - 1) / 2 and b = (|v|² - 1) / 2.
+
+    Args:
+        polar: `(..., d + 2)`.
+
+    Returns:
+        `(..., 2)`: sinh(rho) and sinh(rho) a. The product of one with the other of two points, both ways, is that term.
+    """
+    direction, rho = split_polar(polar)
+    uneven = (direction.to(widest(direction)).square().sum(dim=-1, keepdim=True) - 1) / 2
+    long = torch.sinh(rho)
+    return torch.cat([long, long * uneven.to(rho.dtype)], dim=-1)
+
+
+@vectorwise
 def poincare_to_polar(points: Tensor, c: float = 1.0) -> Tensor:
     """Convert points of the ball to polar points: rho = 2 artanh(sqrt(c) |x|).
 

@@ -136,9 +136,10 @@ def product_scan(
     geometry, kept = scorer.space.geometry, k + max(_SPARE, k // 8)
     if not scorer.points or scorer.device.type != "cpu" or kept >= len(snapshot):
         return None
-    if geometry.product_of(torch.zeros(1, dtype=torch.float64)) is None:
+    parameters = geometry.chart_parameters(scorer.chart_parameters)
+    if (products := geometry.products(parameters)) is None:
         return None
-    chart = scorer.space.chart("inner_product", **scorer.chart_parameters)
+    chart = Chart("products", "inner_product", parameters, products.documents, products.queries)
     if (lifted := scorer.lift(chart)) is None:
         return None
     count, width = len(snapshot), lifted.shape[1] + 1
@@ -155,10 +156,9 @@ def product_scan(
         least, rows = _highest(queries, features, kept)
         best, found = best_positions(exact(snapshot, scorer, rows), rows, k)
         reached = best[:, -1].double()
-        products = geometry.product_of(reached - _EXACT * (1 + reached.abs()))
-        assert products is not None
+        needed = products.of(reached - _EXACT * (1 + reached.abs()))
         # Unchosen documents have at most the bound of the last chosen one.
-        unsure = (~(least.double() < products)).nonzero()[:, 0]
+        unsure = (~(least.double() < needed)).nonzero()[:, 0]
     best, found = best.clone(), found.clone()
     if len(unsure):
         best[unsure], found[unsure] = otherwise(scorer[unsure])

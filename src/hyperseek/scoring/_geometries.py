@@ -105,6 +105,14 @@ class L2Lift(NamedTuple):
     within: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
+class Products(NamedTuple):
+    """The maps to vectors whose inner products are a rising function of scores; see `Geometry.products`."""
+
+    documents: Callable[[Points], Tensor]
+    queries: Callable[[Tensor], Tensor]
+    of: Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True, slots=True)
 class Chart:
     """A pair of maps under which an ordinary vector engine finds what the space ranks first.
@@ -236,10 +244,10 @@ class Geometry:
         """Return tensors that features are fitted with, under the parameters of a chart; None where nothing is."""
         return None
 
-    def product_of(self, scores: Tensor) -> Tensor | None:
-        """Return the inner products of features that float64 scores stand for, where all features rank exactly alike.
+    def products(self, parameters: Mapping[str, Any]) -> Products | None:
+        """Return maps of documents and of queries, under the parameters of a chart, and of float64 scores to products.
 
-        Scans then compare products first. None where `rounding` tells them how, or features are an approximation.
+        Scans then compare products first. None where `rounding` tells them how, or no products rank exactly alike.
         """
         return None
 

@@ -27,8 +27,9 @@ from hyperseek.geometry.polar import (
     polar_to_lorentz,
     polar_to_poincare,
     split_polar,
+    uneven_terms,
 )
-from hyperseek.scoring._geometries import Fault, Geometry, L2Lift, not_finite
+from hyperseek.scoring._geometries import Fault, Geometry, L2Lift, Products, not_finite
 from hyperseek.scoring._points import Points, vectors_of
 
 Similarity: TypeAlias = Literal["geodesic", "squared", "inner"]
@@ -143,9 +144,16 @@ class Lorentz(Geometry):
         squared = score if self.similarity == "squared" else 2 * (score + self.radius_squared)
         return (squared / (-4 * self.radius_squared)).clamp_min(0).sqrt()
 
-    def product_of(self, scores: Tensor) -> Tensor:
-        """Return minus the hyperbolic cosine of the distance."""
-        return -1 - 2 * self._chord(scores).square()
+    def products(self, parameters: Mapping[str, Any]) -> Products:
+        """Return features with what they lack where directions were rounded, and minus cosines of distances."""
+
+        def documents(points: Points) -> Tensor:
+            return torch.cat([self.features(points, parameters), uneven_terms(vectors_of(points))], dim=-1)
+
+        def queries(vectors: Tensor) -> Tensor:
+            return torch.cat([self.query_features(vectors, parameters), -uneven_terms(vectors).flip(-1)], dim=-1)
+
+        return Products(documents, queries, lambda scores: -1 - 2 * self._chord(scores).square())
 
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Return hyperboloid points of radius 1: `(time, space)`."""

@@ -32,7 +32,16 @@ from hyperseek.geometry.polar import (
     split_polar,
     tangent_to_polar,
 )
-from hyperseek.scoring._geometries import Chart, Fault, Geometry, L2Lift, checked_level, checked_scores, not_finite
+from hyperseek.scoring._geometries import (
+    Chart,
+    Fault,
+    Geometry,
+    L2Lift,
+    Products,
+    checked_level,
+    checked_scores,
+    not_finite,
+)
 from hyperseek.scoring._hyperbolic import Poincare
 from hyperseek.scoring._points import Points, VectorPoints, own_vectors, vectors_of
 from hyperseek.scoring._scorer import Scorer
@@ -124,9 +133,13 @@ class Levels(Geometry):
     def _points(self, points: Points, level: int) -> VectorPoints:
         return VectorPoints(self.at_level(vectors_of(points), level))
 
-    def product_of(self, scores: Tensor) -> Tensor:
-        """Return minus the hyperbolic cosine of the distance, at any level."""
-        return self._each.product_of(scores)
+    def products(self, parameters: Mapping[str, Any]) -> Products:
+        """Return those of the chart's level."""
+        level, each = parameters["level"], self._each.products({})
+        return each._replace(
+            documents=lambda points: each.documents(self._points(points, level)),
+            queries=lambda queries: each.queries(self.at_level(queries, level)),
+        )
 
     def features(self, points: Points, parameters: Mapping[str, Any]) -> Tensor:
         """Return hyperboloid points of the chart's level."""
