@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from hyperseek.data import LengthReport
     from hyperseek.index import Index, Tuning
 
+_By = Annotated[
+    str | None,
+    typer.Option(help="Specificity: a metadata field of numbers, or depth or length. Default: depth, else length."),
+]
+_Hierarchy = Annotated[
+    str | None, typer.Option(help="TSV file of child and parent ids, or the metadata field that names parents.")
+]
 
 inspect = typer.Typer(
     help="Show an index, the recall and cost of its engines, the shape of its space, its levels, and lengths of texts.",
@@ -69,13 +76,8 @@ def recall(
 @inspect.command("space")
 def space(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
-    by: Annotated[
-        str | None,
-        typer.Option(help="Specificity: a metadata field of numbers, or depth or length. Default: depth, else length."),
-    ] = None,
-    hierarchy: Annotated[
-        str | None, typer.Option(help="TSV file of child and parent ids, or the metadata field that names parents.")
-    ] = None,
+    by: _By = None,
+    hierarchy: _Hierarchy = None,
     sample: Annotated[int, typer.Option(min=4, help="Maximum points in the neighbour graph and the pictures.")] = 5000,
     neighbours: Annotated[int, typer.Option(min=1, help="Nearest neighbours per point.")] = 10,
     edges: Annotated[int, typer.Option(min=1, help="Maximum edges whose curvature is measured.")] = 1000,
@@ -105,13 +107,8 @@ def levels(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made with a model with levels.")],
     text: Annotated[list[str] | None, typer.Option(help="Show this text's path through the levels; repeat.")] = None,
     id_: Annotated[list[str] | None, typer.Option("--id", help="Show this document's path; repeat.")] = None,
-    by: Annotated[
-        str | None,
-        typer.Option(help="Specificity: a metadata field of numbers, or depth or length. Default: depth, else length."),
-    ] = None,
-    hierarchy: Annotated[
-        str | None, typer.Option(help="TSV file of child and parent ids, or the metadata field that names parents.")
-    ] = None,
+    by: _By = None,
+    hierarchy: _Hierarchy = None,
     sample: Annotated[int, typer.Option(min=3, help="Maximum documents for cosines and overlaps.")] = 2000,
     neighbours: Annotated[int, typer.Option(min=1, help="Nearest neighbours, shown and compared.")] = 10,
     seed: Annotated[int, typer.Option(help="Seed of the sample.")] = 0,
