@@ -167,9 +167,22 @@ def test_what_makes_no_sense_is_said(folder: Path, tmp_path: Path) -> None:
         ([folder / "trunk.index", folder / "nodes", "--levels"], "these queries have no levels to compare"),
         ([folder / "index", folder / "nodes", "--levels", "--option", "level=1"], "leave out the option 'level'"),
         ([folder / "index", "--hierarchy", "parent"], "neither a file nor a metadata field"),
+        ([folder / "index", folder / "nodes", "--hierarchy", edges, "--pairs", folder], "--pairs: only for nodes"),
+        ([folder / "index", folder / "nodes", "--radius-weight", 0], "--radius-weight: only for nodes that ask"),
     ]:
         result = run(*arguments)
         assert message in str(result.exception), result.output
     other = Index.from_vectors(tmp_path / "other", [(Document("x", "text"), torch.ones(2))], Space("dot", 2))
     result = run(folder / "index", "--hierarchy", edges, "--beside", other.path)
     assert "hold different documents" in str(result.exception)
+
+
+def test_indexes_of_other_texts_are_compared_where_that_is_allowed(folder: Path, tmp_path: Path) -> None:
+    rows = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    documents = [Document(f"d{row}", f"another text {row}") for row in range(16)]
+    other = Index.from_vectors(tmp_path / "other", zip(documents, rows, strict=True), Space("dot", 4))
+    given = [folder / "trunk.index", "--hierarchy", folder / "edges.tsv", "--beside", other.path, "-m", "RR@5"]
+    assert "--allow-unlike" in str(run(*given).exception)
+    found = answer(*given, "--allow-unlike", "--resamples", 100)
+    assert "data" in found["comparison"]["unlike"]
+    assert "data" in found["hops"]["1"]["comparison"]["unlike"]

@@ -159,10 +159,15 @@ def evaluate(
             options=query_options(option),
             baseline=baseline,
             statistics=statistics,
+            allow_unlike=allow_unlike,
             output=output,
             as_json=json,
         )
         return
+    _refuse(
+        {"--radius-weight": radius_weight is not None, "--pairs": pairs},
+        "only for nodes that ask; give INDEX and --hierarchy, and leave DATASET out",
+    )
     groups, chosen = _sets(sets or [])
     if chosen:
         _check_sets([index, dataset, qrels, *(runs or [])], run_out, hypencoder_files)

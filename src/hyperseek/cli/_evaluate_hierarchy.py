@@ -87,6 +87,7 @@ def evaluate_nodes(
     options: QueryOptions,
     baseline: str | None,
     statistics: Mapping[str, Any],
+    allow_unlike: bool,
     output: Path | None,
     as_json: bool,
 ) -> None:
@@ -101,8 +102,8 @@ def evaluate_nodes(
     opened = open_hierarchy(first, hierarchy)
     rankings, qrels = _rank(indexes, opened, k, sample, int(statistics["seed"]), options, levels=levels)
     evaluations = [ranking.evaluate(qrels, measures=names) for ranking in rankings]
-    comparison = compare(evaluations, baseline=baseline, **statistics)
-    hops = measure_hops(opened, rankings, qrels, names, baseline, statistics)
+    comparison = compare(evaluations, baseline=baseline, allow_unlike=allow_unlike, **statistics)
+    hops = measure_hops(opened, rankings, qrels, names, baseline, statistics, allow_unlike=allow_unlike)
     settings: dict[str, Any] = {name: statistics[name] for name in ("confidence", "resamples", "seed")}
     settings["resamples"] = min(1000, settings["resamples"])
     weights: dict[str, Any] = {} if radius_weight is None else {"weights": radius_weight}
