@@ -24,12 +24,12 @@ from hyperseek.evaluation import (
     compare,
     evaluate_by_hops,
     measure_hierarchy,
+    node_scorer,
     rank_nodes,
 )
 from hyperseek.evaluation._hierarchy_report import _candidates
 from hyperseek.evaluation._pair_classes import EntityPairs, best_threshold, entity_pairs, read_entity_pairs
 from hyperseek.evaluation._radius_order import AncestorPairs, radius_order
-from hyperseek.evaluation.level_rankings import node_scorer
 from hyperseek.index import Index
 from hyperseek.scoring import Space
 from hyperseek.types import Document

@@ -31,13 +31,8 @@ from hyperseek.evaluation._pair_classes import (
 )
 from hyperseek.evaluation._radius_order import AncestorPairs, RadiusOrder, radius_order
 from hyperseek.evaluation._significance import Floats, bootstrap_intervals, paired_test
-from hyperseek.evaluation.level_rankings import (
-    level_pairs,
-    node_scorer,
-    sample_nodes,
-    scorers_at_levels,
-    stored_points,
-)
+from hyperseek.evaluation.ancestor_rankings import node_scorer, sample_nodes, stored_points
+from hyperseek.evaluation.level_rankings import level_pairs, scorers_at_levels
 from hyperseek.scoring import Scorer, vectors_of
 from hyperseek.store.info import ROUNDING
 
@@ -209,10 +204,11 @@ def _orders(index: Index, pairs: AncestorPairs, statistics: Mapping[str, Any]) -
     kept = torch.tensor([name in pairs.place for names, _ in found for name in names])
     radii = torch.cat([part for _, part in found])[kept].numpy()  # in the order of the index, as the nodes are
     rounding = ROUNDING["float32" if space.hyperbolic else index.info.storage]
-    orders = [
-        radius_order(pairs, radii[:, level - 1], level=level, rounding=rounding, **statistics)
-        for level in range(1, space.levels + 1)
-    ]
+    orders = []
+    with progress("radius and depth", space.levels, unit="levels") as bar:
+        for level in range(1, space.levels + 1):
+            orders.append(radius_order(pairs, radii[:, level - 1], level=level, rounding=rounding, **statistics))
+            bar.advance()
     return tuple(order for order in orders if order is not None)
 
 

@@ -1,4 +1,4 @@
-"""Rankings at the levels of a model, from queries that are encoded once; and of nodes by their stored points.
+"""Rankings at the levels of a model, from queries that are encoded once.
 
 Levels are numbered from 1, the broadest. A query at level m may be compared with documents at another level n.
 """
@@ -7,21 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-
-from hyperseek._ancestors import Hierarchy
-from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import InputError
-from hyperseek.evaluation._ranking import Ranking, describe_index, rank_index
-from hyperseek.evaluation._result import Protocol, measuring_versions
-from hyperseek.plan import EXACT
-from hyperseek.scoring import LevelScorer, LinearScorer, Scorer, vectors_of
-from hyperseek.types import NO_OPTIONS, Qrels, QueryOptions
+from hyperseek.evaluation._ranking import Ranking, rank_index
+from hyperseek.scoring import Scorer
+from hyperseek.types import QueryOptions
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
@@ -105,108 +96,3 @@ def scorers_at_levels(scorer: Scorer, pairs: Sequence[LevelPair] | None = None) 
     if odd:
         raise InputError(f"all levels are compared, so leave out the option {sorted(odd)[0]!r}")
     return {pair: scorer.at(level=pair[0], document_level=pair[1]) for pair in pairs or level_pairs(levels)}
-
-
-def sample_nodes(hierarchy: Hierarchy, documents: Sequence[str], *, sample: int, seed: int = 0) -> list[str]:
-    """Draw nodes that are documents and have an ancestor that is one.
-
-    Args:
-        hierarchy: Of the ids.
-        documents: Ids of the documents.
-        sample: Most nodes, at least 1.
-        seed: Of the choice.
-
-    Returns:
-        The nodes, in a random order.
-
-    Raises:
-        InputError: There are none.
-    """
-    known = set(documents)
-    nodes = [name for name in documents if not known.isdisjoint(hierarchy.ancestors(name))]
-    if not nodes:
-        raise InputError("no document has an ancestor among the documents; do the hierarchy's ids name documents?")
-    order = np.random.default_rng(seed).permutation(len(nodes))[:sample]
-    return [nodes[row] for row in order]
-
-
-def node_scorer(index: Index, names: Sequence[str], options: Mapping[str, Any] | None = None) -> Scorer:
-    """Make queries of the stored points of documents.
-
-    Args:
-        index: The documents.
-        names: Their ids.
-        options: In a space of levels those of its queries; other spaces have none.
-
-    Returns:
-        The queries, in the order of `names`.
-
-    Raises:
-        InputError: The points are sets of tokens, or a document is not in the index.
-        UnknownNameError: The space does not understand an option.
-    """
-    space = index.space
-    if space.ragged:
-        raise InputError(
-            f"the documents of a {space.kind!r} space are sets of vectors, which cannot be queries; give a data set, "
-            f"whose queries the model encodes"
-        )
-    rows = stored_points(index, names)
-    asked = QueryOptions.of(options)
-    if space.levels > 1:
-        return LevelScorer.of(space, rows, asked)
-    asked.checked({})
-    return LinearScorer(space, rows)
-
-
-def stored_points(index: Index, names: Sequence[str]) -> Tensor:
-    """Return the `(n, w)` stored points of documents, float32; InputError if one is not in the index."""
-    wanted = {name: place for place, name in enumerate(names)}
-    rows = torch.zeros(len(names), index.space.width)
-    found = 0
-    for ids, points in index.points():
-        here = [(place, wanted[name]) for place, name in enumerate(ids) if name in wanted]
-        if here:
-            sources, targets = (torch.tensor(places) for places in zip(*here, strict=True))
-            rows[targets] = vectors_of(points)[sources].float()
-            found += len(here)
-    if found < len(wanted):
-        raise InputError(f"{len(wanted) - found} of {len(wanted)} nodes are no documents of the index")
-    return rows
-
-
-def rank_nodes(
-    index: Index,
-    scorer: Scorer,
-    qrels: Qrels,
-    *,
-    k: int = 1000,
-    name: str | None = None,
-    system: Mapping[str, Any] | None = None,
-) -> Ranking:
-    """Search all other documents with nodes of a hierarchy, exhaustively.
-
-    Args:
-        index: The documents.
-        scorer: The nodes that `qrels` judges, in order, as `node_scorer` makes them.
-        qrels: Their judgements, as `ancestor_qrels` makes them.
-        k: Documents per query, at least 1.
-        name: The system's name; None takes the index's.
-        system: What else to record about it.
-
-    Returns:
-        The ranking.
-    """
-    run = index.run({query: query for query in qrels}, k=k, scorer=scorer, engine=EXACT, exclude_same_id=True)
-    described = {"kind": "nodes", "index": describe_index(index), **(system or {})}
-    protocol = Protocol(
-        dataset=index.info.name,
-        data=index.data_fingerprint,
-        qrels=fingerprint_json(qrels),
-        k=k,
-        exclude_same_id=True,
-        options=NO_OPTIONS,
-        system=described,
-        versions=measuring_versions(),
-    )
-    return Ranking(name=name or Path(index.info.source or index.path).name, run=run, protocol=protocol)

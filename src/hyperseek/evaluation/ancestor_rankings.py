@@ -1,4 +1,4 @@
-"""Rankings of ancestors: relevant documents by how many hops above their query they are.
+"""Rankings of ancestors: nodes that ask with their stored points, and relevant documents by hops above their query.
 
 A query whose id is a node of the hierarchy has the hops of its own ancestors. Any other, such as a text that describes
 a node, is taken to stand one hop below the most specific of its relevant documents.
@@ -6,8 +6,14 @@ a node, is taken to stand one hop below the most specific of its relevant docume
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
 
 from hyperseek._ancestors import HOP_RANGES, Hierarchy, hop_grade, hop_range, hops_above
 from hyperseek._fingerprint import fingerprint_json
@@ -15,12 +21,85 @@ from hyperseek._order import best_first
 from hyperseek._relevance import is_relevant
 from hyperseek.errors import InputError
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, measure_names
-from hyperseek.evaluation._ranking import Ranking
-from hyperseek.evaluation._result import Evaluation
-from hyperseek.types import Qrels
+from hyperseek.evaluation._ranking import Ranking, describe_index
+from hyperseek.evaluation._result import Evaluation, Protocol, measuring_versions
+from hyperseek.plan import EXACT
+from hyperseek.scoring import LevelScorer, LinearScorer, Scorer, vectors_of
+from hyperseek.types import NO_OPTIONS, Qrels, QueryOptions
+
+if TYPE_CHECKING:
+    from hyperseek.index import Index
 
 RECALL = "R@A"
 """Recall at as many documents as the query has ancestors."""
+
+
+def sample_nodes(hierarchy: Hierarchy, documents: Sequence[str], *, sample: int, seed: int = 0) -> list[str]:
+    """Draw nodes that are documents and have an ancestor that is one.
+
+    Args:
+        hierarchy: Of the ids.
+        documents: Ids of the documents.
+        sample: Most nodes, at least 1.
+        seed: Of the choice.
+
+    Returns:
+        The nodes, in a random order.
+
+    Raises:
+        InputError: There are none.
+    """
+    known = set(documents)
+    nodes = [name for name in documents if not known.isdisjoint(hierarchy.ancestors(name))]
+    if not nodes:
+        raise InputError("no document has an ancestor among the documents; do the hierarchy's ids name documents?")
+    order = np.random.default_rng(seed).permutation(len(nodes))[:sample]
+    return [nodes[row] for row in order]
+
+
+def node_scorer(index: Index, names: Sequence[str], options: Mapping[str, Any] | None = None) -> Scorer:
+    """Make queries of the stored points of documents.
+
+    Args:
+        index: The documents.
+        names: Their ids.
+        options: In a space of levels those of its queries; other spaces have none.
+
+    Returns:
+        The queries, in the order of `names`.
+
+    Raises:
+        InputError: The points are sets of tokens, or a document is not in the index.
+        UnknownNameError: The space does not understand an option.
+    """
+    space = index.space
+    if space.ragged:
+        raise InputError(
+            f"the documents of a {space.kind!r} space are sets of vectors, which cannot be queries; give a data set, "
+            f"whose queries the model encodes"
+        )
+    rows = stored_points(index, names)
+    asked = QueryOptions.of(options)
+    if space.levels > 1:
+        return LevelScorer.of(space, rows, asked)
+    asked.checked({})
+    return LinearScorer(space, rows)
+
+
+def stored_points(index: Index, names: Sequence[str]) -> Tensor:
+    """Return the `(n, w)` stored points of documents, float32; InputError if one is not in the index."""
+    wanted = {name: place for place, name in enumerate(names)}
+    rows = torch.zeros(len(names), index.space.width)
+    found = 0
+    for ids, points in index.points():
+        here = [(place, wanted[name]) for place, name in enumerate(ids) if name in wanted]
+        if here:
+            sources, targets = (torch.tensor(places) for places in zip(*here, strict=True))
+            rows[targets] = vectors_of(points)[sources].float()
+            found += len(here)
+    if found < len(wanted):
+        raise InputError(f"{len(wanted) - found} of {len(wanted)} nodes are no documents of the index")
+    return rows
 
 
 def ancestor_qrels(hierarchy: Hierarchy, names: Iterable[str], documents: Iterable[str]) -> Qrels:
@@ -40,6 +119,43 @@ def ancestor_qrels(hierarchy: Hierarchy, names: Iterable[str], documents: Iterab
         for name in names
     }
     return {name: judged for name, judged in qrels.items() if judged}
+
+
+def rank_nodes(
+    index: Index,
+    scorer: Scorer,
+    qrels: Qrels,
+    *,
+    k: int = 1000,
+    name: str | None = None,
+    system: Mapping[str, Any] | None = None,
+) -> Ranking:
+    """Search all other documents with nodes of a hierarchy, exhaustively.
+
+    Args:
+        index: The documents.
+        scorer: The nodes that `qrels` judges, in order, as `node_scorer` makes them.
+        qrels: Their judgements, as `ancestor_qrels` makes them.
+        k: Documents per query, at least 1.
+        name: The system's name; None takes the index's.
+        system: What else to record about it.
+
+    Returns:
+        The ranking.
+    """
+    run = index.run({query: query for query in qrels}, k=k, scorer=scorer, engine=EXACT, exclude_same_id=True)
+    described = {"kind": "nodes", "index": describe_index(index), **(system or {})}
+    protocol = Protocol(
+        dataset=index.info.name,
+        data=index.data_fingerprint,
+        qrels=fingerprint_json(qrels),
+        k=k,
+        exclude_same_id=True,
+        options=NO_OPTIONS,
+        system=described,
+        versions=measuring_versions(),
+    )
+    return Ranking(name=name or Path(index.info.source or index.path).name, run=run, protocol=protocol)
 
 
 def ancestor_hops(hierarchy: Hierarchy, qrels: Qrels) -> dict[str, dict[str, int]]:
