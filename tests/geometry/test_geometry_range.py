@@ -39,6 +39,7 @@ from hyperseek.geometry.polar import (
     polar_to_poincare,
     split_polar,
     tangent_to_polar,
+    uneven_terms,
 )
 
 MAGNITUDES = (1e-45, 1e-40, 1e-20, 1e-4, 1.0, 1e3, 1e9, 1e18, 1e20, 1e30)
@@ -115,6 +116,7 @@ FUNCTIONS: dict[str, Function] = {
     "polar_to_poincare": lambda x, y, r2: polar_to_poincare(polar(x, r2), 1 / r2),  # type: ignore[arg-type]
     "split_polar": lambda x, y, r2: torch.cat(split_polar(polar(x, r2)), dim=-1),
     "tangent_to_polar": lambda x, y, r2: tangent_to_polar(x, 1 / r2),  # type: ignore[arg-type]
+    "uneven_terms": lambda x, y, r2: uneven_terms(polar(x, r2)),
     "unit_vectors": lambda x, y, r2: unit_vectors(x),
 }
 # Their gradient is 1 / M and its largest terms' root in the denominator: of documents, which nothing is trained by.

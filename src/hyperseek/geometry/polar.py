@@ -82,8 +82,12 @@ def polar_to_lorentz(polar: Tensor, radius_squared: float = 1.0) -> Tensor:
         `(..., d + 1)`, time first.
     """
     direction, rho = split_polar(polar)
-    rho = rho.clamp(max=math.log(torch.finfo(rho.dtype).max) - _ROOM)
+    rho = _within_range(rho)
     return saturated(torch.cat([torch.cosh(rho), torch.sinh(rho) * direction], dim=-1) * root(radius_squared))
+
+
+def _within_range(rho: Tensor) -> Tensor:
+    return rho.clamp(max=math.log(torch.finfo(rho.dtype).max) - _ROOM)
 
 
 @vectorwise
@@ -101,7 +105,7 @@ def uneven_terms(polar: Tensor) -> Tensor:
     """
     direction, rho = split_polar(polar)
     uneven = (direction.to(widest(direction)).square().sum(dim=-1, keepdim=True) - 1) / 2
-    long = torch.sinh(rho)
+    long = torch.sinh(_within_range(rho))
     return torch.cat([long, long * uneven.to(rho.dtype)], dim=-1)
 
 

@@ -156,8 +156,7 @@ def _as_queries(space: Space, documents: Points, structure: Structure) -> Scorer
     """Return documents as queries that a structure can search by: points, or some tokens of each."""
     if not space.ragged:
         points = point_scorer(space, documents.rows)
-        levels = (QueryOptions(level=level) for level in range(space.levels, 0, -1))
-        asked = (points.asked_with(options) for options in levels if space.levels > 1)
+        asked = (points.asked_with(QueryOptions(level=level)) for level in range(space.levels, 0, -1))
         return next((one for one in asked if one is not None and structure.can_search(one)), points)
     generator = torch.Generator().manual_seed(0)
     tokens = torch.split(documents.rows, documents.lengths.tolist())
