@@ -3,23 +3,41 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from _trees import DATA
 from hyperseek.data import open_dataset, read_hierarchy
 from hyperseek.index import Index
 from hyperseek.models import load
 from hyperseek.scoring import vectors_of
+from hyperseek.training import ScoredBatch
+from hyperseek.training.losses import Objective
 from hyperseek.types import Qrels, Run
 
 EDGES = "edges.tsv.gz"
 """File of a hierarchy in the folder of a collection."""
+
+WIDTH = 384
+"""Numbers of a vector of MiniLM."""
+
+TASKS: dict[str, dict[str, Any]] = {
+    "ranking": {
+        "names": ["medquad", "scifact", "nfcorpus"],
+        "report": {"medquad": "test", "scifact": "test", "nfcorpus": "dev"},
+        "tune": "medquad:dev",
+    },
+    "wordnet": {"names": ["wordnet-nouns"], "report": {"wordnet-nouns": "dev"}, "tune": None},
+    "icd10": {"names": ["icd10cm-2026"], "report": {"icd10cm-2026": "dev"}, "tune": None},
+}
+"""Tasks of several benchmarks: arguments of `gather`."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +147,40 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
     return Task(
         torch.cat(documents), torch.cat(queries), padded, torch.tensor(own), tuple(tuning), tuple(reporting), depths
     )
+
+
+def descend(
+    head: nn.Module, objective: Objective, batches: Iterable[ScoredBatch], *, rate: float, steps: int, rising: int = 1
+) -> None:
+    """Train a head and its losses by Adam, with gradients of norm 1 at most.
+
+    Args:
+        head: The head.
+        objective: The losses.
+        batches: At least `steps`; each is asked for after the step before it, so the head as it is then can score it.
+        rate: The learning rate, which falls to zero in all steps.
+        steps: How many.
+        rising: Steps at the beginning in which the rate rises.
+    """
+    parameters = [p for module in (head, objective) for p in module.parameters() if p.requires_grad]
+    optimizer = torch.optim.Adam(parameters, lr=rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1, (step + 1) / rising) * (1 - step / steps)
+    )
+    head.train()
+    for batch in itertools.islice(batches, steps):
+        total, _ = objective(batch)
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        schedule.step()
+    head.eval()
+
+
+def mean(values: dict[str, float]) -> float:
+    """Return the mean of all queries' values."""
+    return sum(values.values()) / len(values)
 
 
 def best_documents(scores: Tensor, names: Sequence[str], documents: Sequence[str]) -> Run:

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from _frozen import EDGES, Judged, Task, best_documents, gather, own_document
+from _frozen import EDGES, TASKS, WIDTH, Judged, Task, best_documents, descend, gather, mean, own_document
 from _hardware import describe_hardware
 from _trees import DATA
 from hyperseek._ancestors import Hierarchy, hop_range
@@ -43,19 +43,11 @@ from hyperseek.training import LossesConfig, ScoredBatch
 from hyperseek.training.losses import NO_DOCUMENT, Objective
 from hyperseek.types import NO_OPTIONS, Run
 
-WIDTH = 384  # of MiniLM
 BATCH, EXTRA, STEPS = 64, 1024, 600
 RATES = {"linear": (3e-3, 1e-2), "mlp": (5e-4,), "hrm": (5e-4,)}
-TASKS: dict[str, dict[str, Any]] = {
-    "wordnet": {"names": ["wordnet-nouns"], "report": {"wordnet-nouns": "dev"}, "tune": None},
-    "icd10": {"names": ["icd10cm-2026"], "report": {"icd10cm-2026": "dev"}, "tune": None},
+ALL_TASKS = TASKS | {
     "products": {"names": ["google-product-taxonomy"], "report": {"google-product-taxonomy": "test"}, "tune": None},
     "arxiv": {"names": ["arxiv-taxonomy"], "report": {"arxiv-taxonomy": "test"}, "tune": None},
-    "ranking": {
-        "names": ["medquad", "scifact", "nfcorpus"],
-        "report": {"medquad": "test", "scifact": "test", "nfcorpus": "dev"},
-        "tune": "medquad:dev",
-    },
 }
 
 
@@ -241,20 +233,14 @@ def train(
     steps: int,
 ) -> None:
     """Train the head and the temperature; the rate rises in 50 steps and falls to zero."""
-    parameters = [p for module in (head, objective) for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(1, (step + 1) / 50) * (1 - step / steps))
-    head.train()
-    for rows, batch in itertools.islice(batches(task, weights, hops, seed), steps):
-        batch.scorer = compiled(head, task.queries[rows])
-        batch.points = head.points(run(head, task.documents[batch.documents], "document"))  # type: ignore[operator]
-        total, _ = objective(batch)
-        optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-    head.eval()
+
+    def scored() -> Iterator[ScoredBatch]:
+        for rows, batch in batches(task, weights, hops, seed):
+            batch.scorer = compiled(head, task.queries[rows])
+            batch.points = head.points(run(head, task.documents[batch.documents], "document"))  # type: ignore[operator]
+            yield batch
+
+    descend(head, objective, scored(), rate=rate, steps=steps, rising=50)
 
 
 @torch.inference_mode()
@@ -300,10 +286,6 @@ def note_recall(
         recalled.setdefault(hop_range(hop), []).append(float(ancestor in kept))
 
 
-def mean(values: dict[str, float]) -> float:
-    return sum(values.values()) / len(values)
-
-
 def table(results: dict[str, Any], dimensions: Sequence[int]) -> None:
     """Print nDCG@10 by system and dimension, and the difference to the best flat twin with p of a paired test."""
     flat = [name for name in results if not SYSTEMS[name].levels]
@@ -337,7 +319,7 @@ def table(results: dict[str, Any], dimensions: Sequence[int]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("tasks", nargs="+", choices=list(TASKS))
+    parser.add_argument("tasks", nargs="+", choices=list(ALL_TASKS))
     parser.add_argument("--indexes", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--collections", type=Path, default=DATA)
@@ -348,10 +330,14 @@ def main() -> None:
     arguments = parser.parse_args()
     print(describe_hardware(), flush=True)
     for title in arguments.tasks:
-        names = TASKS[title]["names"]
+        names = ALL_TASKS[title]["names"]
         places = [str(next(arguments.collections.glob(f"{name}/{name}"), DATA / name)) for name in names]
         task = gather(
-            places, TASKS[title]["report"], arguments.indexes, arguments.output / "queries", TASKS[title]["tune"]
+            places,
+            ALL_TASKS[title]["report"],
+            arguments.indexes,
+            arguments.output / "queries",
+            ALL_TASKS[title]["tune"],
         )
         edges = Path(places[0]) / EDGES
         hierarchy = read_hierarchy(edges) if edges.exists() else None

@@ -29,7 +29,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from _frozen import Judged, Task, best_documents, gather
+from _frozen import TASKS, WIDTH, Judged, Task, best_documents, descend, gather, mean
 from _hardware import describe_hardware
 from hyperseek._files import write_json
 from hyperseek.evaluation import calculate, paired_test
@@ -38,15 +38,6 @@ from hyperseek.training import ContrastiveConfig, EntailmentConfig, LossesConfig
 from hyperseek.training.losses import NO_DOCUMENT, Objective
 from hyperseek.types import Run
 
-TASKS: dict[str, dict[str, Any]] = {
-    "ranking": {
-        "names": ["medquad", "scifact", "nfcorpus"],
-        "report": {"medquad": "test", "scifact": "test", "nfcorpus": "dev"},
-        "tune": "medquad:dev",
-    },
-    "wordnet": {"names": ["wordnet-nouns"], "report": {"wordnet-nouns": "dev"}, "tune": None},
-    "icd10": {"names": ["icd10cm-2026"], "report": {"icd10cm-2026": "dev"}, "tune": None},
-}
 SYSTEMS: dict[str, dict[str, Any]] = {
     "cosine": {"distance": "cosine"},
     "dot": {"distance": "dot"},
@@ -74,7 +65,6 @@ HIERARCHICAL = tuple(system for system, options in SYSTEMS.items() if options.ge
 RATES = {"linear": (3e-3, 1e-2, 3e-2), "mlp": (1e-3, 3e-3, 1e-2)}
 GRID = {"temperature": (0.02, 0.05, 0.2, 0.5), "radius": (0.5, 1.0, 2.0)}
 FIRST = {"temperature": 0.1, "radius": 1.0}
-WIDTH = 384  # of MiniLM
 # At a clip of 10 many vectors of WordNet, flat ones too, would end at the clip and lose what their norm says.
 ROOM = {"norm_clip": 20.0, "radius_squared_min": 0.25}
 
@@ -110,12 +100,9 @@ def batches(task: Task, size: int, extra: int, seed: int) -> Iterator[tuple[Tens
 
 def train(head: LorentzHead, objective: Objective, task: Task, *, steps: int, rate: float, seed: int) -> None:
     """Train the head and the temperature; the rate falls to zero."""
-    parameters = [p for module in (head, objective) for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=rate)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    head.train()
-    for rows, documents, items, known in itertools.islice(batches(task, 64, 1024, seed), steps):
-        batch = ScoredBatch(
+    assert NO_DOCUMENT == -1  # as in the task's positives
+    scored = (
+        ScoredBatch(
             scorer=head.scorer(run(head, task.queries[rows], "query")),
             points=head.points(run(head, task.documents[documents], "document")),
             documents=documents,
@@ -123,14 +110,9 @@ def train(head: LorentzHead, objective: Objective, task: Task, *, steps: int, ra
             known=known,
             labels=torch.full(items.shape, torch.nan),
         )
-        assert NO_DOCUMENT == -1  # as in the task's positives
-        total, _ = objective(batch)
-        optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        schedule.step()
-    head.eval()
+        for rows, documents, items, known in batches(task, 64, 1024, seed)
+    )
+    descend(head, objective, scored, rate=rate, steps=steps)
 
 
 def run(head: LorentzHead, vectors: Tensor, side: str) -> Tensor:
@@ -161,10 +143,6 @@ def search(documents: Tensor, queries: Tensor, judged: Judged, distance: str) ->
 
 def _batched(names: list[str], size: int) -> list[list[str]]:
     return [names[start : start + size] for start in range(0, len(names), size)]
-
-
-def mean(values: dict[str, float]) -> float:
-    return sum(values.values()) / len(values)
 
 
 def outcome(task: Task, system: str, dimension: int, choice: dict[str, Any], *, steps: int, seed: int) -> LorentzHead:

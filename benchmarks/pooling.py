@@ -16,7 +16,7 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from _frozen import Judged, best_documents
+from _frozen import Judged, best_documents, descend
 from _hardware import describe_hardware
 from _trees import DATA
 from hyperseek._files import write_json
@@ -114,33 +114,26 @@ def train(head: LorentzHead, kind: str, data: Data, choice: Choice, *, steps: in
             {"contrastive": ContrastiveConfig(temperature=temperature, learned_temperature=True)}
         )
     )
-    parameters = [p for module in (head, objective) for p in module.parameters() if p.requires_grad]
-    optimizer = torch.optim.Adam(parameters, lr=rate)
     draw = np.random.default_rng(seed)
-    head.train()
-    for step in range(steps):
-        for group in optimizer.param_groups:
-            group["lr"] = rate * (1 - step / steps)
-        rows = draw.choice(len(queries), BATCH, replace=False)
-        own = [int(draw.choice(positives[row])) for row in rows]
-        chosen, places = np.unique([*own, *draw.choice(len(documents), EXTRA)], return_inverse=True)
-        known = torch.nn.utils.rnn.pad_sequence(
-            [torch.tensor(positives[row]) for row in rows], batch_first=True, padding_value=-1
-        )
-        batch = ScoredBatch(
-            scorer=head.scorer(run(head, [queries[row] for row in rows], kind, "query")),
-            points=head.points(run(head, [documents[row] for row in chosen], kind, "document")),
-            documents=torch.from_numpy(chosen),
-            items=torch.from_numpy(places[:BATCH, None]),
-            known=known,
-            labels=torch.full((BATCH, 1), torch.nan),
-        )
-        total, _ = objective(batch)
-        optimizer.zero_grad()
-        total.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-    head.eval()
+
+    def batches() -> Iterator[ScoredBatch]:
+        while True:
+            rows = draw.choice(len(queries), BATCH, replace=False)
+            own = [int(draw.choice(positives[row])) for row in rows]
+            chosen, places = np.unique([*own, *draw.choice(len(documents), EXTRA)], return_inverse=True)
+            known = torch.nn.utils.rnn.pad_sequence(
+                [torch.tensor(positives[row]) for row in rows], batch_first=True, padding_value=-1
+            )
+            yield ScoredBatch(
+                scorer=head.scorer(run(head, [queries[row] for row in rows], kind, "query")),
+                points=head.points(run(head, [documents[row] for row in chosen], kind, "document")),
+                documents=torch.from_numpy(chosen),
+                items=torch.from_numpy(places[:BATCH, None]),
+                known=known,
+                labels=torch.full((BATCH, 1), torch.nan),
+            )
+
+    descend(head, objective, batches(), rate=rate, steps=steps)
 
 
 @torch.inference_mode()
