@@ -15,7 +15,7 @@ from hyperseek.data import ErrorReport, HierarchyOptions, open_dataset, prepare_
 from hyperseek.data.hierarchy.edges import read_hierarchy
 from hyperseek.data.hierarchy.subsumptions import NegativeSampler, held_out_leaves, split_pairs
 from hyperseek.data.reading import Faults, json_lines
-from hyperseek.errors import DataError, InputError
+from hyperseek.errors import DataError, HyperseekError, InputError
 
 Edges = list[tuple[str, str]]
 
@@ -189,6 +189,14 @@ def test_hits_files_have_its_columns(made: tuple[Path, Edges], tmp_path: Path) -
                 assert all(known[row["child"], row["parent"]] == row["hops"] for row in rows)
                 assert not any((row["child"], row["negative"]) in known for row in rows)
                 assert len({(row["child"], row["parent"]) for row in rows}) == count
+
+
+def test_hits_files_need_negatives(made: tuple[Path, Edges], tmp_path: Path) -> None:
+    with pytest.raises(HyperseekError, match="set hit=false"):
+        HierarchyOptions.from_mapping({"negatives": 0}, source="here")
+    options = HierarchyOptions(share=0.1, negatives=0, hit=False)
+    prepare_hierarchy(made[0], tmp_path / "out", options=options)
+    assert not any(example.negatives for example in read_prepared(tmp_path / "out" / "train").examples())
 
 
 def test_the_same_seed_writes_the_same_bytes(made: tuple[Path, Edges], tmp_path: Path) -> None:

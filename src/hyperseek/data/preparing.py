@@ -263,7 +263,7 @@ def examples_from_table(
 
     Args:
         source: It names the table, its form and its split.
-        options: Those of its form are used.
+        options: Those of its form, and of coarse positives, are used.
         name: First part of ids; None derives it.
         on_error: Stop at a bad row, or leave it out and count it.
         report: Where to count, drops included; None makes one that is logged at the end.

@@ -13,9 +13,9 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hyperseek._ancestors import Hierarchy, hop_grade
 from hyperseek._bounded import PathLike, path_text
@@ -55,7 +55,7 @@ class HierarchyOptions(Config):
         share: Share of the leaves, of the edges and of the pairs further apart that is held out for validation, and
             again for the test.
         seed: Seed of all draws.
-        negatives: Negatives of a pair, and of a training example.
+        negatives: Negatives of a pair, and of a training example; at least 1 with `hit`.
         training_negatives: `hard` ones are siblings, filled up with others; `random` ones are any.
         itself: Whether a node is its own nearest positive, 0 hops away: the last level of a model with levels then
             learns to rank it above its ancestors. Otherwise queries leave out their own node.
@@ -76,6 +76,14 @@ class HierarchyOptions(Config):
     entities: Literal["name", "text", "id"] = "name"
     coarse: CoarseOptions = CoarseOptions(rules=("far",))
     hit: bool = True
+
+    @model_validator(mode="after")
+    def _check_hit(self) -> Self:
+        if self.hit and not self.negatives:
+            raise ValueError(
+                "negatives: 0 leaves nothing for HiT's files, which have a line per negative; set hit=false"
+            )
+        return self
 
 
 class HierarchyInfo(Config):

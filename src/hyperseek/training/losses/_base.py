@@ -177,7 +177,8 @@ class ScoredBatch:
     @cached_property
     def own_positives(self) -> Tensor:
         """`(Q, D)` booleans: which document is item 0 of which query."""
-        return self._at(self.items[:, 0])
+        own = self.items[:, :1]
+        return torch.zeros_like(self.positives).scatter(1, own.clamp_min(0), own >= 0)
 
     @cached_property
     def coarse_or_own(self) -> Tensor:
@@ -212,10 +213,6 @@ class ScoredBatch:
             firsts=gather_rows(self._first_numbers()),
             coarse=None if self.coarse is None else _positions(self.documents, documents, self.coarse),
         )
-
-    def _at(self, positions: Tensor) -> Tensor:
-        found = torch.zeros_like(self.positives)
-        return found.scatter(1, positions[:, None].clamp_min(0), positions[:, None] >= 0)
 
     def _among(self, numbers: Tensor) -> Tensor:
         return (self.documents[None, :, None] == numbers[:, None, :]).any(-1)
