@@ -1,6 +1,8 @@
 """A folder of text files as a collection."""
 
+import errno
 import gzip
+import os
 
 import pytest
 
@@ -46,6 +48,22 @@ def test_a_file_that_is_no_text_is_an_error_or_counted(notes):
     dataset = open_dataset(notes, on_error="skip")
     assert dataset.count() == 5
     assert dataset.report.counts == {"other_kind_of_file": 1, "bad_encoding": 1, "unreadable_file": 1}
+
+
+def test_a_folder_that_cannot_be_read_is_an_error_or_counted(notes, monkeypatch):
+    scan = os.scandir
+
+    def refused(place):
+        if os.fspath(place).endswith("animals"):
+            raise PermissionError(errno.EACCES, "Permission denied", place)
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    with pytest.raises(DataError, match=r"animals: cannot be read \(Permission denied\)"):
+        open_dataset(notes).count()
+    dataset = open_dataset(notes, on_error="skip")
+    assert dataset.count() == 3
+    assert dataset.report.counts == {"other_kind_of_file": 1, "unreadable_folder": 1}
 
 
 def test_a_beir_folder_without_its_corpus_is_not_read_as_texts(notes):

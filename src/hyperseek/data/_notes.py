@@ -47,9 +47,9 @@ class NotesSource:
         return any(base_suffix(file) in NOTES for file in _files(folder))
 
     def documents(self, faults: Faults) -> Iterator[Document]:
-        """Stream the passages; files that cannot be read go to `faults`."""
+        """Stream the passages; files and folders that cannot be read go to `faults`."""
         found = False
-        for file in _files(self.folder):
+        for file in _files(self.folder, faults):
             if base_suffix(file) not in NOTES:
                 faults.report.add("other_kind_of_file", str(file))
                 continue
@@ -77,7 +77,7 @@ class NotesSource:
             faults.found("bad_name", f"the name of the file {shown(name)} is not UTF-8; rename it", path=self.folder)
             return
         except DataError as error:
-            faults.found("unreadable_file", str(error), path=self.folder)
+            faults.found("unreadable_file", str(error), path=None)  # it names the file
             return
         title, passage, number = "", "", 0
         *above, _ = name.split("/")
@@ -97,13 +97,26 @@ class NotesSource:
             passage = "\n\n".join(filter(None, (passage, paragraph)))
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """Yield files in the order of their names, those of a folder before those of the folders in it."""
-    for place, folders, names in os.walk(folder):
+def _files(folder: Path, faults: Faults | None = None) -> Iterator[Path]:
+    """Yield files in the order of their names, those of a folder before those of the folders in it.
+
+    Args:
+        folder: The folder.
+        faults: Takes the folders in it that cannot be read; None passes over them.
+
+    Yields:
+        The files, hidden ones left out.
+    """
+
+    def unreadable(error: OSError) -> None:
+        if faults is not None:
+            faults.found("unreadable_folder", f"cannot be read ({error.strerror or error})", path=error.filename)
+
+    for place, folders, names in os.walk(folder, onerror=unreadable):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             file = Path(place, name)
-            if not name.startswith(".") and file.is_file():
+            if not name.startswith(".") and os.path.isfile(file):  # `Path.is_file` raises for some
                 yield file
 
 
