@@ -305,7 +305,9 @@ def remove_unheld(folder: Path, before: Callable[[Path], object] | None = None) 
     """
     descriptor = None
     if _LOCKS and folder.is_dir():
-        descriptor = os.open(folder, os.O_RDONLY)
+        # Another process may rename or delete the folder at any time.
+        with suppress(FileNotFoundError):
+            descriptor = os.open(folder, os.O_RDONLY)
     try:
         if descriptor is not None:
             try:

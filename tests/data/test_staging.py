@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from hyperseek._folders import check_replaceable, scratch_folder, staged_folder
+from hyperseek._folders import check_replaceable, remove_unheld, scratch_folder, staged_folder
 
 _KILLED = """
 import sys, time
@@ -98,3 +99,19 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
         fail()
     assert [path.name for path in target.iterdir()] == ["old"]
     assert beside(target) == []
+
+
+def test_what_another_process_deletes_meanwhile_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "left"
+    folder.mkdir()
+    is_dir = Path.is_dir
+
+    def deleted_after_looking(path: Path) -> bool:
+        seen = is_dir(path)
+        if path == folder:
+            folder.rmdir()
+        return seen
+
+    monkeypatch.setattr(Path, "is_dir", deleted_after_looking)
+    assert remove_unheld(folder)
+    assert not os.path.exists(folder)

@@ -135,3 +135,17 @@ def test_a_prefix_without_pooling_makes_no_vectors(make_retriever: MakeRetriever
 def _filled(cache: FeatureCache) -> dict[str, torch.Tensor]:
     cache.ensure(TEXTS)
     return cache.features(TEXTS)
+
+
+def test_a_shard_that_another_process_finishes_meanwhile_is_no_leftover(
+    make_retriever: MakeRetriever, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = FeatureCache(tmp_path, make_retriever(), "document", stop=3, tokens=False)
+    listed = Path.glob
+
+    def glob_before_renaming(folder: Path, pattern: str) -> list[Path]:
+        return [*listed(folder, pattern), *([folder / ".shard-vectors-0.tmp"] if pattern.endswith(".tmp") else [])]
+
+    monkeypatch.setattr(Path, "glob", glob_before_renaming)
+    cache.ensure(TEXTS)
+    assert cache.vectors(TEXTS).shape == (len(TEXTS), 32)

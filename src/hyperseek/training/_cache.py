@@ -11,6 +11,7 @@ Shapes: `B` texts of a batch, `N` texts of a shard, `T` tokens of the longest te
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import shutil
@@ -411,8 +412,10 @@ class ShardStore:
     def clean(self) -> None:
         """Delete incomplete shards of killed runs; a running one never takes a day to write a shard."""
         for path in self.folder.glob(".shard-*.tmp"):
-            if time.time() - path.stat().st_mtime > _DAY:
-                shutil.rmtree(path, ignore_errors=True)
+            # Another process may finish its shard, and rename it, at any time.
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _DAY:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def rows(self, name: str, keys: Sequence[bytes]) -> NDArray[np.float32]:
         """Return a feature of known texts, `(N, ...)` float32."""
