@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -11,10 +12,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from hyperseek._long_work import Interrupted
 from hyperseek.cli import app
 from hyperseek.engines import STRUCTURES, CandidateRequest, Structure, StructureConfig, StructureEstimate
 from hyperseek.errors import StoreError
-from hyperseek.index import Index
+from hyperseek.index import Index, engines
 from hyperseek.plan import stages
 from hyperseek.scoring import LinearScorer, MaxSimScorer, Scorer, Space
 from hyperseek.store.attachments import Attachments
@@ -139,6 +141,19 @@ def test_what_was_not_measured_is_not_trusted(dense: Index, caplog: pytest.LogCa
         "every document is scored, since what 'some' finds of the best was not measured when it was built; tune it: "
         "index.engines.tune(queries)"
     )
+
+
+def test_ctrl_c_while_an_engine_is_measured_leaves_it_built(dense: Index, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen = engines.recall_queries
+
+    def stopped(count: int) -> torch.Tensor:
+        signal.raise_signal(signal.SIGINT)
+        return chosen(count)
+
+    monkeypatch.setattr(engines, "recall_queries", stopped)
+    with pytest.raises(Interrupted, match="the engine 'some' is built; what it finds was not measured"):
+        dense.build_engine("some")
+    assert Index.open(dense.path).engines["some"].recall is None
 
 
 def test_an_engine_that_has_grown_much_since_is_not_trusted(dense: Index) -> None:

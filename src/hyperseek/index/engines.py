@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, Unpack
 
 import torch
 
-from hyperseek._long_work import progress
+from hyperseek._long_work import progress, stop_here, stoppable
 from hyperseek.engines import STRUCTURES, ChartRecord, StructureConfig, StructureEstimate, choose_engine
 from hyperseek.engines.charts import widest_chart
 from hyperseek.engines.structure import (
@@ -140,6 +140,7 @@ def _measured_recall(opened: OpenIndex, name: str) -> Recall | None:
     def chunks() -> Iterator[Points]:
         with progress("measuring recall", count, unit="documents") as bar:
             for chunk in snapshot.chunks(snapshot.chunk_rows):
+                stop_here()
                 yield chunk
                 bar.advance(len(chunk))
 
@@ -366,12 +367,18 @@ class Engines:
         # A build keeps no points in memory, and so does the measurement that ends it.
         snapshot = Snapshot(opened.snapshot.store, self._index.space, cache_bytes=0)
         fresh = OpenIndex(opened.folder, snapshot, opened.compile, opened.recompile)
-        try:
-            record = record.model_copy(update={"recall": _measured_recall(fresh, record.name)})
-        except HyperseekError as error:
-            logger.warning("what the engine %r finds could not be measured: %s", record.name, error)
-        else:
-            Attachments.read(opened.folder).with_changed(record).write(opened.folder)
+
+        def stored() -> str:
+            missing = "" if record.recall else "; what it finds was not measured"
+            return f"the engine {record.name!r} is built{missing}"
+
+        with stoppable(stored):
+            try:
+                record = record.model_copy(update={"recall": _measured_recall(fresh, record.name)})
+            except HyperseekError as error:
+                logger.warning("what the engine %r finds could not be measured: %s", record.name, error)
+            else:
+                Attachments.read(opened.folder).with_changed(record).write(opened.folder)
         return record
 
     def drop(self, name: str) -> None:
