@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from hyperseek import HyperseekError
 from hyperseek.models import Retriever, import_hypencoder, load
+from hyperseek.models.importers.hypencoder import read_weights
 from hyperseek.scoring import QNetScorer
 
 QNETS = ["q2_shared", "q2_rect_unshared_mean"]
@@ -184,6 +186,18 @@ def test_damaged_checkpoints_are_refused(checkpoint: Path, change: Any, message:
     rewrite(checkpoint, change)
     with pytest.raises(HyperseekError, match=message):
         import_hypencoder(checkpoint, weights=checkpoint / "pytorch_model.bin")
+
+
+def test_weights_that_would_grow_are_refused_and_an_old_form_is_read(tmp_path: Path) -> None:
+    tensors, file = {"weight": torch.arange(6.0)}, tmp_path / "pytorch_model.bin"
+    torch.save(tensors, file, _use_new_zipfile_serialization=False)
+    assert torch.equal(read_weights(tmp_path)["weight"], tensors["weight"])
+    torch.save(tensors, tmp_path / "whole")
+    with zipfile.ZipFile(tmp_path / "whole") as whole, zipfile.ZipFile(file, "w") as small:
+        for member in whole.namelist():
+            small.writestr(member, whole.read(member), compress_type=zipfile.ZIP_DEFLATED)
+    with pytest.raises(HyperseekError, match="compressed parts"):
+        read_weights(tmp_path)
 
 
 def test_the_trunk_can_be_supplied(checkpoint: Path) -> None:

@@ -24,7 +24,7 @@ from hyperseek._machine import check_device
 from hyperseek.errors import ModelError, shown
 from hyperseek.models.families.level_head import LevelsConfig, LevelsFamily, LevelsHead
 from hyperseek.models.family import ModelConfig, transformer_of
-from hyperseek.models.importers.hypencoder import is_stored_in_full
+from hyperseek.models.importers.hypencoder import is_stored_in_full, read_pickled
 from hyperseek.models.loading import load, loading, set_length
 from hyperseek.models.model_files import check_usable
 from hyperseek.models.retriever import SIDES, Retriever
@@ -35,22 +35,8 @@ _STATES = ("model_state", "hrm_state_dict")
 # Wrappers of training put these in front of every name.
 _WRAPPERS = ("module.", "_orig_mod.")
 _TRUNK = "backbone."
-_LARGEST_INDEX = 1 << 24  # bytes of the part that is no tensor; the original's has some 100 KB
 # How much a trunk's weights may differ where they were saved in half precision.
 _ROUNDED = 4e-3
-_SAME = (
-    "num_segments",
-    "s_scales",
-    "d_hrm",
-    "n_cycles",
-    "t_low",
-    "hrm_hidden_mult",
-    "hrm_grad_window",
-    "pool_heads",
-    "pool_hidden_mult",
-    "pool_dropout",
-    "hyp_c",
-)
 
 
 class HRMSettings(Config, extra="ignore"):
@@ -108,6 +94,10 @@ class HRMSettings(Config, extra="ignore"):
             }
             given |= {name: schedule(given.get(name), levels) for name, schedule in schedules.items()}
         return given
+
+
+# Flags that are options of the head, too, of the same names.
+_SAME = [name for name in HRMSettings.model_fields if name in LevelsConfig.model_fields]
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,14 +215,7 @@ def _read(file: Path) -> dict[str, Any]:
     with reading(file, "a checkpoint", error=ModelError):
         if not zipfile.is_zipfile(file):
             raise ModelError(f"{file} is not a file of torch.save; give a checkpoint_*.pt of the original")
-        with zipfile.ZipFile(file) as archive:
-            for member in archive.infolist():
-                # torch writes members as they are, so that a small file can never become a large one.
-                if member.compress_type != zipfile.ZIP_STORED:
-                    raise ModelError(f"{file} holds compressed parts, which torch.save never writes")
-                if member.filename.endswith(".pkl") and member.file_size > _LARGEST_INDEX:
-                    raise ModelError(f"{file} holds {member.file_size:,} bytes beside its tensors, which is too much")
-        content: Any = torch.load(file, map_location="cpu", weights_only=True)
+    content = read_pickled(file, "a checkpoint")
     if not isinstance(content, dict):
         raise ModelError(f"{file} holds a {type(content).__name__}, not a checkpoint of the original")
     return content

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -258,6 +259,7 @@ def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 _NAMES = ("model.safetensors", "dedup.safetensors", "pytorch_model.bin")
+_LARGEST_INDEX = 1 << 24  # bytes of a file that are no tensors, usually some 100 KB
 
 
 def read_weights(folder: Path, weights: str | os.PathLike[str] | None = None) -> dict[str, Tensor]:
@@ -279,8 +281,7 @@ def read_weights(folder: Path, weights: str | os.PathLike[str] | None = None) ->
         raise ModelError(f"{folder} has no weights; looked for {', '.join(path.name for path in candidates)}")
     if found.suffix == ".safetensors":
         return read_tensors(found, "a file of tensors", error=ModelError)[0]
-    with reading(found, "a file of tensors", error=ModelError):
-        loaded: Any = torch.load(found, map_location="cpu", weights_only=True)
+    loaded = read_pickled(found, "a file of tensors")
     strange = (
         [key for key, value in loaded.items() if not isinstance(value, Tensor)] if isinstance(loaded, dict) else []
     )
@@ -291,6 +292,33 @@ def read_weights(folder: Path, weights: str | os.PathLike[str] | None = None) ->
         if not is_stored_in_full(tensor):
             raise ModelError(f"{found} has a tensor {shown(name)} that is not stored in full")
     return {str(name): tensor for name, tensor in loaded.items()}
+
+
+def read_pickled(file: Path, what: str) -> Any:
+    """Read a file of `torch.save` on the CPU, without running any code of it.
+
+    Args:
+        file: The file.
+        what: Its kind, with its article, for messages.
+
+    Returns:
+        What was saved.
+
+    Raises:
+        ModelError: It cannot be read, or would take far more memory than it has bytes.
+    """
+    with reading(file, what, error=ModelError):
+        if zipfile.is_zipfile(file):  # older releases of torch wrote another form
+            with zipfile.ZipFile(file) as archive:
+                for member in archive.infolist():
+                    # torch writes members as they are, so that a small file can never become a large one.
+                    if member.compress_type != zipfile.ZIP_STORED:
+                        raise ModelError(f"{file} holds compressed parts, which torch.save never writes")
+                    if member.filename.endswith(".pkl") and member.file_size > _LARGEST_INDEX:
+                        raise ModelError(
+                            f"{file} holds {member.file_size:,} bytes beside its tensors, which is too much"
+                        )
+        return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def is_stored_in_full(tensor: Tensor) -> bool:
