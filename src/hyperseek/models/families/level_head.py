@@ -74,8 +74,9 @@ class LevelsConfig(Config):
             `attention` like the mean of its tokens); `original` starts with random maps, as the original.
         radius: `schedule` places all texts of a level equally far out, as the original; `head` learns where in the band
             around the schedule each text lies, so that general texts can lie inward. `norm` takes the norm that the
-            refinement gives, times the schedule's: a new model starts about at the schedule, and it is free to
-            leave it, up to `longest`. For deep hierarchies, whose uppermost nodes are near everything.
+            refinement gives, times the schedule's, and is free up to `longest`: for deep hierarchies, whose uppermost
+            nodes are near everything. A new model starts at about the schedule with `pooling: trunk` and
+            `start: trunk`; with other choices it may start far from it.
         radius_band: Width of the bands: at 1 they touch, above 1 they overlap; below 2.
         hyp_c: Initial c of the ball, minus its curvature.
         trainable_curvature: Whether c is trained, one for all levels.
@@ -247,6 +248,9 @@ class LevelsHead(FullPrecision, SavedModule):
             most=1 / config.hyp_c_min,
         )
         self.register_buffer("schedule", torch.tensor(config.radii), persistent=False)
+        # Vectors of norm sqrt(token_size), as `pooling: trunk` gives them, keep about this one in an orthogonal map.
+        states = [] if config.refinement == "linear" else [config.d_hrm]
+        self._norm = math.sqrt(min(token_size, config.level_dimension, *states))
         self._measured: dict[str, Tensor] = {}
 
     schedule: Tensor
@@ -296,18 +300,13 @@ class LevelsHead(FullPrecision, SavedModule):
         with torch.autocast(read.device.type, enabled=False):
             vectors = self._pooled(read.to(self.schedule.dtype), features)
             raw = self.refinement(vectors)
-            radii = self.schedule if self.radius is None else self.radius(vectors)
-            tangents = self._free(raw) if self.config.radius == "norm" else at_radius(raw, radii)
+            if self.config.radius == "norm":
+                tangents = shortened(raw * (self.schedule / self._norm)[:, None], self.config.longest)
+            else:
+                tangents = at_radius(raw, self.schedule if self.radius is None else self.radius(vectors))
             self._measure(tangents)
             features["sentence_embedding"] = tangents.flatten(1) if task in ("query", "document") else tangents[:, -1]
         return features
-
-    def _free(self, raw: Tensor) -> Tensor:
-        # Vectors of norm sqrt(token_size), as `_pooled` gives them, keep about this norm in an orthogonal map.
-        narrowest = min(self.token_size, self.config.level_dimension)
-        if self.config.refinement != "linear":
-            narrowest = min(narrowest, self.config.d_hrm)
-        return shortened(raw * (self.schedule / math.sqrt(narrowest))[:, None], self.config.longest)
 
     def _pooled(self, read: Tensor, features: dict[str, Any]) -> Tensor:
         if self.pooler is None:
