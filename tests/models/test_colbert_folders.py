@@ -204,12 +204,14 @@ def test_a_damaged_folder_is_refused(change: Any, message: str, tiny_encoder: st
 def test_a_full_disk_is_an_error_of_ours(largest: int, tiny_encoder: str, tmp_path: Path) -> None:
     model = make(tiny_encoder, **COLBERT)
     before, former = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    for write_to in (model.save, lambda folder: export_colbert(model, folder)):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
-        try:
-            with pytest.raises(WriteError, match="ulimit"):
-                write_to(tmp_path)
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, former)
+    try:
+        for write_to in (model.save, lambda folder: export_colbert(model, folder)):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, before[1]))
+            try:
+                with pytest.raises(WriteError, match="ulimit"):
+                    write_to(tmp_path)
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    finally:
+        signal.signal(signal.SIGXFSZ, former)
     assert not [*tmp_path.iterdir()]

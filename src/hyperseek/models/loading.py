@@ -77,6 +77,7 @@ def load(
         files = ModelFiles(location, revision)
         files.check(trust_remote_code=trust_remote_code)
         retriever = _load(files, options, source=str(path_or_name))
+        check_complete(retriever.model, files)
         _choose_padding(retriever)
         check_usable(retriever)
     return retriever
@@ -88,16 +89,13 @@ def _load(files: ModelFiles, options: dict[str, Any], *, source: str) -> Retriev
         for _, kind in usable_families():
             family = kind()
             if family.recognises(files):
-                retriever = family.load(files, source=source, **wanted)
-                check_complete(retriever.model, files)
-                return retriever
+                return family.load(files, source=source, **wanted)
     own = _own_modules(entry.type for entry in files.modules)
     if own:
         cut = files.container.truncate_dim
         model = load_container(SentenceTransformer, files, own, truncate_dim=cut, **wanted)
     else:
         model = SentenceTransformer(files.location, **options)
-    check_complete(model, files)
     return Retriever(model, source=source)
 
 

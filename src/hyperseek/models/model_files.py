@@ -92,7 +92,7 @@ class _Expansion(Config, extra="ignore"):
     length: int | None = Field(default=None, ge=0, le=MOST_TOKENS)
 
 
-class _Lengths(Config, extra="ignore", strict=True):
+class _LateSettings(Config, extra="ignore", strict=True):
     """Settings of PyLate's container, or of a transformer, which would be noticed late or not at all."""
 
     query_length: int | None = Field(default=None, ge=1, le=MOST_TOKENS)
@@ -174,7 +174,10 @@ class ModelFiles:
     def container(self) -> Container:
         """The container's fields; defaults if the file is missing."""
         values = self.read(_CONTAINER)
-        return self._as(Container, {} if values is None else values, _CONTAINER)
+        if values is None:
+            return Container()
+        self._as(_LateSettings, values, _CONTAINER)
+        return self._as(Container, values, _CONTAINER)
 
     @property
     def encoder_folders(self) -> list[str]:
@@ -203,10 +206,10 @@ class ModelFiles:
             ModelError: A file fails the check.
         """
         _ = self.container
-        self._check_lengths(_CONTAINER)
         for folder in self.encoder_folders:
             check_layers(self.read(_CONFIG, folder), f"{self.location}/{folder}".rstrip("/"))
-            self._check_lengths(_TRANSFORMER, folder)
+            if (values := self.read(_TRANSFORMER, folder)) is not None:
+                self._as(_LateSettings, values, f"{folder}/{_TRANSFORMER}".lstrip("/"))
         if os.path.isdir(self.location):
             for folder in {"", *(entry.path for entry in self.modules)}:
                 for file in sorted(Path(self.location, folder).glob("*.safetensors")):
@@ -214,10 +217,6 @@ class ModelFiles:
         for entry in self.modules:
             if entry.type.startswith(_PACKAGES) and entry.type.endswith(".Dense"):
                 self._check_dense(entry, trust_remote_code=trust_remote_code)
-
-    def _check_lengths(self, name: str, folder: str = "") -> None:
-        if (values := self.read(name, folder)) is not None:
-            self._as(_Lengths, values, f"{folder}/{name}".lstrip("/"))
 
     def _check_dense(self, entry: ModuleEntry, *, trust_remote_code: bool) -> None:
         """Compare the configuration of a linear layer with its weights: a missing residual costs quality in silence."""

@@ -141,8 +141,10 @@ def _mask(mask: Tensor | None, there: Tensor, causal: bool) -> Tensor | None:
     """Return the mask with padding masked out as well."""
     wanted, length = there[:, None, None, :], there.shape[1]
     if mask is None:
+        if bool(there.all()):
+            return None
         whole = wanted.expand(-1, -1, length, -1)
-        return None if bool(there.all()) else whole & _earlier(length, there.device) if causal else whole
+        return whole & _earlier(length, there.device) if causal else whole
     if mask.ndim != 4:
         return mask
     return mask & wanted if mask.dtype == torch.bool else mask.masked_fill(~wanted, torch.finfo(mask.dtype).min)
