@@ -145,7 +145,7 @@ def _each(index: Index, value: Callable[[Document], Any]) -> Floats:
 
 
 @dataclass(frozen=True, slots=True)
-class Level:
+class SpecificityLevel:
     """Documents of one specificity, or of a range of them.
 
     Attributes:
@@ -179,7 +179,7 @@ class SpecificityReport:
     count: int
     spearman: float
     p_value: float
-    levels: list[Level]
+    levels: list[SpecificityLevel]
 
 
 def radius_by_specificity(radii: Floats, values: Floats, *, by: str) -> SpecificityReport:
@@ -219,8 +219,10 @@ def _groups(values: Floats) -> list[NDArray[np.bool_]]:
     return [group == number for number in np.unique(group)]
 
 
-def _level(radii: Floats, values: Floats) -> Level:
-    return Level(float(values.min()), float(values.max()), len(radii), float(radii.mean()), float(radii.std()))
+def _level(radii: Floats, values: Floats) -> SpecificityLevel:
+    return SpecificityLevel(
+        float(values.min()), float(values.max()), len(radii), float(radii.mean()), float(radii.std())
+    )
 
 
 @dataclass(frozen=True, slots=True)
