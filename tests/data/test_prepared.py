@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 
@@ -27,7 +28,7 @@ EXAMPLES = [
         "task",
         "do it",
     ),
-    TrainingExample(Query("b/q1", "two"), (ExampleItem("b/d1", "z"), ExampleItem("a/d1", "x")), (), "b"),
+    TrainingExample(Query("b/q1", "two"), (ExampleItem("b/d1", "z"), ExampleItem("a/d1", "x")), (), "b", weight=0.25),
 ]
 
 
@@ -38,6 +39,10 @@ def test_round_trip(tmp_path):
     assert prepared.info == info
     assert len(prepared) == 2
     assert list(prepared.examples()) == list(read_examples(tmp_path / "out")) == EXAMPLES
+    heavy = dataclasses.replace(EXAMPLES[1], weight=-1.0)
+    write_examples([heavy], tmp_path / "heavy")
+    with pytest.raises(DataError, match=r"weight -1\.0 is not a finite number above 0"):
+        list(read_examples(tmp_path / "heavy"))
     assert list(prepared.documents()) == [Document("a/d1", "x"), Document("a/d2/e", "y"), Document("b/d1", "z")]
     assert prepared.trained_documents() == {"a": {"d1"}, "b": {"d1"}}
     assert info.sources[0].source == "by hand"

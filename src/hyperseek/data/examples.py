@@ -51,6 +51,7 @@ class TrainingExample:
         relevant_texts: Keys of their texts, as far as known (see `hyperseek._relevance`).
         coarse: Coarser answers to the query, the coarsest first: titles, ancestors, shortened positives, or positives
             themselves. A positive that is one of them counts as finer than those before it.
+        weight: How much it counts, above 0: the confidence of the teachers that made it, relative to other examples.
     """
 
     query: Query
@@ -62,6 +63,7 @@ class TrainingExample:
     relevant: tuple[str, ...] = ()
     relevant_texts: tuple[int, ...] = ()
     coarse: tuple[ExampleItem, ...] = ()
+    weight: float = 1.0
 
     @property
     def items(self) -> tuple[ExampleItem, ...]:
@@ -179,6 +181,7 @@ def example_record(example: TrainingExample) -> dict[str, Any]:
         "instruction": example.instruction,
         "relevant": list(example.relevant) or None,
         "relevant_texts": [key_name(key) for key in example.relevant_texts] or None,
+        "weight": None if example.weight == 1 else example.weight,
     }
     return {key: value for key, value in record.items() if value is not None}
 
@@ -218,6 +221,7 @@ def example_from_record(record: Mapping[str, Any], texts: Mapping[str, str]) -> 
         relevant,
         tuple(dict.fromkeys(known)),
         items("coarse"),
+        record.get("weight", 1.0),
     )
 
 

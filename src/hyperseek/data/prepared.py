@@ -343,6 +343,8 @@ def _check_types(example: TrainingExample) -> None:
     _text(example.instruction or "")
     if not isinstance(query.metadata, Mapping):
         raise TypeError(f"metadata {shown(query.metadata)} is not an object")
+    if not (_is_number(example.weight) and 0 < example.weight < math.inf):
+        raise TypeError(f"the weight {shown(example.weight)} is not a finite number above 0")
     for item in items:
         if item.score is not None and not (_is_number(item.score) and math.isfinite(item.score)):
             raise TypeError(f"the score {shown(item.score)} is not a finite number")
