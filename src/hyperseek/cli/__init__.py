@@ -1,4 +1,4 @@
-"""The command line: one file per verb, each a thin wrapper over a public function with the same argument names."""
+"""The command line: each verb is a thin wrapper over a public function with the same argument names."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ _VERBS = (
     "convert",
     "export",
 )
+# The files of verbs that share one with another.
+_FILES = {"recipes": "train", "pretrain": "train", "export": "convert"}
 
 
 class _Group(TyperGroup):
@@ -106,7 +108,7 @@ def _quiet_dependencies() -> None:
 def _register() -> None:
     for verb in _VERBS:
         name = verb.replace(" ", "_")
-        module = importlib.import_module(f"hyperseek.cli._{name}")
+        module = importlib.import_module(f"hyperseek.cli._{_FILES.get(name, name)}")
         function = getattr(module, name)
         if isinstance(function, typer.Typer):
             app.add_typer(function, name=verb)

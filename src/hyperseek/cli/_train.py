@@ -1,4 +1,4 @@
-"""`hyperseek train`, and code shared with `pretrain`: arguments, the folder of a run, and reporting."""
+"""`hyperseek train`, `pretrain` and `recipes`."""
 
 from __future__ import annotations
 
@@ -125,3 +125,55 @@ def _show_validation(metric: str, before: dict[str, float], after: dict[str, flo
     for name, score in before.items():
         table.add_row(shown_text(name), f"{score:.4f}", f"{after[name]:.4f}")
     Console().print(table)
+
+
+def pretrain(
+    recipe: Annotated[
+        str, typer.Argument(help="A YAML file, or the name of one in recipes/, as mlm-tiny-pydocs or albert_mlm.")
+    ],
+    overrides: Overrides = None,
+    output: Output = None,
+    resume: Resume = True,
+) -> None:
+    """Pre-train an encoder on masked tokens of any texts; its folder is a trunk for `hyperseek train`.
+
+    \b
+    hyperseek pretrain mlm-tiny-pydocs --output encoder
+    hyperseek train qnet-minilm-pydocs model.trunk=encoder
+    torchrun --nproc-per-node 8 -m hyperseek pretrain albert_mlm --output encoder
+    """  # noqa: D301 (the mark for lines as they are is the character itself)
+    from hyperseek.pretraining import pretrain as run
+    from hyperseek.pretraining import read_pretrain_recipe
+
+    read = read_pretrain_recipe(recipe, overrides or ())
+    folder = folder_of(recipe, read.output.folder, output)
+    record = run(read, output=folder, resume=resume)
+    if tell(folder, record) and record.validation:
+        before, after = record.validation[0].scores, record.validation[-1].scores
+        for name in before:
+            echo(f"validation {name}: {before[name]:.4g} before, {after[name]:.4g} after")
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(help="The recipe to print; by default all are listed.")] = None,
+) -> None:
+    """List the recipes that `train` and `pretrain` accept by name, or print one as a starting point.
+
+    \b
+    hyperseek recipes
+    hyperseek recipes qnet-minilm-pydocs > my.yaml
+    """  # noqa: D301 (the mark for lines as they are is the character itself)
+    from hyperseek._files import reading
+    from hyperseek._recipe_files import find_recipe, list_recipes
+
+    if name is None:
+        known = list_recipes()
+        width = max(map(len, known), default=0)
+        for each, summary in known.items():
+            echo(f"{each:{width}}  {summary}".rstrip())
+        return
+    path = find_recipe(name)
+    with reading(path, "a recipe"):
+        text = path.read_text(encoding="utf-8")
+    for line in text.splitlines():
+        echo(line)

@@ -2,7 +2,7 @@
 
 from hyperseek.engines import ChartRecord
 from hyperseek.index._build import Estimate, estimate
-from hyperseek.index._grouping import HitGroup, grouped
+from hyperseek.index._hits import HitGroup, grouped
 from hyperseek.index._index import Index
 from hyperseek.index._token_files import is_token_files, read_token_files
 from hyperseek.index._writing import stored_documents

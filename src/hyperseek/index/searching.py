@@ -22,7 +22,7 @@ from hyperseek.index._arguments import (
     check_queries,
     check_where,
 )
-from hyperseek.index._matches import AskedTokens, Matching
+from hyperseek.index._hits import AskedTokens, Matching
 from hyperseek.plan import AUTO, NOTHING, Candidates, OpenIndex, Plan, Search, StageReport, as_plan
 from hyperseek.plan.exhaustive import exact_scores
 from hyperseek.plan.stages import choose_plan

@@ -7,13 +7,11 @@ if importlib.util.find_spec("peft") and not importlib.util.find_spec("accelerate
     # transformers imports peft wherever it is found, and peft cannot be imported without accelerate.
     sys.modules["peft"] = None  # type: ignore[assignment]
 
-from hyperseek.models._build import build
 from hyperseek.models.families.dense import LinearHeadConfig
 from hyperseek.models.families.late import LateConfig, LateRetriever
 from hyperseek.models.families.level_head import LevelsConfig, LevelsHead
-from hyperseek.models.families.lorentz.config import LorentzConfig
+from hyperseek.models.families.lorentz.config import LorentzConfig, LorentzEncoderConfig
 from hyperseek.models.families.lorentz.encoder import LorentzEncoder, LorentzEncoderOutput, LorentzForMaskedLM
-from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
 from hyperseek.models.families.lorentz.head import LorentzHead
 from hyperseek.models.families.lorentz.transformer import LorentzPoints, LorentzPooling, LorentzTransformer
 from hyperseek.models.families.qnet import PaddedMeanPooling, QNetConfig, QNetHead
@@ -30,7 +28,7 @@ from hyperseek.models.importers.colbert import export_colbert
 from hyperseek.models.importers.hrm import import_hrm
 from hyperseek.models.importers.hypencoder import import_hypencoder
 from hyperseek.models.importers.hyprag import import_hyprag, read_hyprag
-from hyperseek.models.loading import load
+from hyperseek.models.loading import build, load
 from hyperseek.models.modules import Blends, CompilesQueries, PlacesDocuments, SavedModule, route_width
 from hyperseek.models.retriever import Encoder, Retriever
 from hyperseek.nn.token_pooling import TokenPooling

@@ -22,9 +22,8 @@ from hyperseek._config import Config
 from hyperseek._files import read_json
 from hyperseek._machine import check_device
 from hyperseek.errors import ModelError, shown
-from hyperseek.models.families.lorentz.config import Distance
+from hyperseek.models.families.lorentz.config import Distance, LorentzEncoderConfig
 from hyperseek.models.families.lorentz.encoder import LorentzEncoder, LorentzForMaskedLM
-from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
 from hyperseek.models.families.lorentz.transformer import lorentz_model, pooling_module, transformer_module
 from hyperseek.models.importers.hypencoder import read_weights
 from hyperseek.models.loading import loading, resolve_name

@@ -7,14 +7,18 @@ has one. Time coordinates are computed from the space part in float32 or wider, 
 The layers are those of "HypRAG" (arXiv 2602.07739), with its parameter names and its errors corrected.
 """
 
-from hyperseek.nn.lorentz._attention import AttentionScores, LorentzAttention
 from hyperseek.nn.lorentz._block import (
+    POOLINGS,
+    AttentionScores,
+    LorentzAttention,
     LorentzBlock,
     LorentzEmbeddings,
     LorentzFeedForward,
+    LorentzPooler,
     LorentzPredictionHead,
     LorentzRadiusFactor,
     LorentzResidual,
+    PoolingName,
 )
 from hyperseek.nn.lorentz._layers import (
     NORMS,
@@ -31,7 +35,6 @@ from hyperseek.nn.lorentz._layers import (
     rotary_table,
     rotate,
 )
-from hyperseek.nn.lorentz._pooler import POOLINGS, LorentzPooler, PoolingName
 
 __all__ = [
     "NORMS",

@@ -1,20 +1,135 @@
-"""One layer of the encoder, the embeddings before the first layer, and the heads after the last."""
+"""One layer of the encoder, the embeddings before the first layer, and the pooling and the heads after the last."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from types import MappingProxyType
+from typing import Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hyperseek.errors import UnknownNameError
-from hyperseek.geometry import lorentz_from_space, lorentz_inner
+from hyperseek.errors import InputError, UnknownNameError
+from hyperseek.geometry import (
+    lorentz_centroid,
+    lorentz_distance_matrix,
+    lorentz_from_space,
+    lorentz_inner,
+    lorentz_inner_matrix,
+    outward_einstein_midpoint,
+)
 from hyperseek.geometry.numerics import wide_dtype
-from hyperseek.nn.lorentz._attention import AttentionScores, LorentzAttention
-from hyperseek.nn.lorentz._layers import LorentzLinear, Rotary, make_norm
+from hyperseek.nn.lorentz._layers import LorentzLinear, LorentzMultiHeadLinear, Rotary, make_norm
+
+AttentionScores: TypeAlias = Literal["lorentz_inner", "distance"]
+ATTENTION_SCORES: tuple[AttentionScores, ...] = ("lorentz_inner", "distance")
+
+
+class LorentzAttention(nn.Module):
+    """Attend from points to points.
+
+    The weights are `softmax(<q, k> / sqrt(m))` with the Lorentz inner product (`"lorentz_inner"`, the code of HypRAG,
+    computed by torch's fused attention) or `softmax(-distance(q, k)² / sqrt(m))` (`"distance"`, its paper; quadratic
+    memory). Each head's centroid is taken on its hyperboloid; all coordinates of all heads are mapped to the new space
+    part.
+
+    Args:
+        size: Coordinates of a point, a multiple of `heads`, so that a head has m = `size / heads` of them.
+        heads: Number of heads.
+        bias: Whether queries, keys and values have a bias.
+        scores: See above.
+        query_key_norm: Whether the space parts of queries and keys are scaled to norm 1.
+
+    Raises:
+        InputError: `size` is not a multiple of `heads`, or leaves a head fewer than two coordinates.
+        UnknownNameError: The kind of scores is unknown.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        heads: int,
+        *,
+        bias: bool = True,
+        scores: AttentionScores = "lorentz_inner",
+        query_key_norm: bool = False,
+    ) -> None:
+        super().__init__()
+        if size % heads or size < 2 * heads:
+            raise InputError(f"hidden_size {size} must be a multiple of the {heads} heads, and at least double")
+        if scores not in ATTENTION_SCORES:
+            raise UnknownNameError("attention_scores", scores, ATTENTION_SCORES)
+        self.scores = scores
+        self.query_key_norm = query_key_norm
+        self.scale = 1 / math.sqrt(size // heads)
+        self.q_proj = LorentzMultiHeadLinear(size, size // heads, heads, bias=bias)
+        self.k_proj = LorentzMultiHeadLinear(size, size // heads, heads, bias=bias)
+        self.v_proj = LorentzMultiHeadLinear(size, size // heads, heads, bias=bias)
+        self.concat_proj = nn.Linear(size, size - 1)
+
+    def forward(
+        self,
+        points: Tensor,
+        radius_squared: float | Tensor = 1.0,
+        *,
+        mask: Tensor | None = None,
+        rotary: Rotary | None = None,
+    ) -> Tensor:
+        """Attend.
+
+        Args:
+            points: `(B, S, d)`.
+            radius_squared: R².
+            mask: Boolean, broadcast to `(B, H, S, S)`: where a token may attend, at least to one; None allows all.
+            rotary: The table of the tokens' positions; None leaves positions out.
+
+        Returns:
+            `(B, S, d)` points.
+        """
+        queries = self._directed(self.q_proj.space(points, rotary), radius_squared)
+        keys = self._directed(self.k_proj.space(points, rotary), radius_squared)
+        values = self.v_proj(points, radius_squared)
+        if self.scores == "distance":
+            logits = -lorentz_distance_matrix(queries, keys, radius_squared).square() * self.scale
+            if mask is not None:
+                logits = logits.masked_fill(~mask, -torch.inf)
+            averages = logits.softmax(-1) @ values
+        else:
+            # Fused kernels need half precision if the model uses it; under autocast torch casts by itself.
+            dtype = self.q_proj.linear.weight.dtype
+            queries = torch.cat([-queries[..., :1], queries[..., 1:]], dim=-1)
+            averages = F.scaled_dot_product_attention(
+                queries.to(dtype), keys.to(dtype), values.to(dtype), attn_mask=mask, scale=self.scale
+            )
+        heads = onto_hyperboloid(averages, radius_squared).transpose(1, 2).flatten(-2)
+        return lorentz_from_space(self.concat_proj(heads.to(self.concat_proj.weight.dtype)), radius_squared)
+
+    def _directed(self, space: Tensor, radius_squared: float | Tensor) -> Tensor:
+        if self.query_key_norm:
+            space = F.normalize(space.to(wide_dtype(space)), dim=-1)
+        return lorentz_from_space(space, radius_squared)
+
+
+def onto_hyperboloid(averages: Tensor, radius_squared: float | Tensor) -> Tensor:
+    """Scale averages of points back onto the hyperboloid: their Lorentz centroids.
+
+    Args:
+        averages: `(..., d)`, of weights that sum to 1.
+        radius_squared: R².
+
+    Returns:
+        `(..., d)` points, float32 or wider.
+    """
+    wide = averages.to(wide_dtype(averages))
+    time, space = wide[..., :1], wide[..., 1:]
+    length = torch.linalg.vector_norm(space, dim=-1, keepdim=True)
+    # An average lies inside the hyperboloid, -<v, v> >= R². Half precision loses this far from the origin, and
+    # dividing by the root of the difference would put the point anywhere.
+    square = torch.clamp_min((time - length) * (time + length), radius_squared)
+    return lorentz_from_space(space * (radius_squared / square).sqrt(), radius_squared)
+
 
 # Lower bound of -<a, a>, which a negative weight could bring to zero: its root is a divisor.
 _SMALLEST = 1e-6
@@ -216,3 +331,105 @@ class LorentzRadiusFactor(nn.Module):
         space = points[..., 1:].to(wide_dtype(points))
         logarithm = self.linear(points.to(self.linear.weight.dtype)).to(space.dtype)
         return lorentz_from_space(space * (_BOUND * (logarithm / _BOUND).tanh()).exp(), radius_squared)
+
+
+PoolingName: TypeAlias = Literal["cls", "mean", "outward_einstein_midpoint", "attentive_mean"]
+POOLINGS: tuple[PoolingName, ...] = ("cls", "mean", "outward_einstein_midpoint", "attentive_mean")
+"""The poolings by the names that configurations use."""
+
+
+class LorentzPooler(nn.Module):
+    """Pool token points.
+
+    | pooling | the point |
+    |---|---|
+    | `cls` | the first token |
+    | `mean` | the Lorentz centroid, which is the Einstein midpoint |
+    | `outward_einstein_midpoint` | the same with weights that grow with a token's distance from the origin |
+    | `attentive_mean` | the centroid of mapped tokens, by attention from the first one |
+
+    Args:
+        pooling: One of the above.
+        size: Coordinates of a point.
+        power: Exponent of the outward midpoint: Klein coordinates are weighted by `gamma^(power + 1)`, so that 0 is
+            the plain Einstein midpoint. The p of the HypRAG paper is power - 1.
+        saturation: Saturation of the outward midpoint, at least 0: how soon its weights stop growing.
+        keep_radius: Whether the outward midpoint keeps the weighted mean distance of its tokens from the origin;
+            otherwise averaging pulls it inwards, the more so the more its tokens differ.
+
+    Raises:
+        InputError: An option of the outward midpoint is given to another pooling, or is out of range.
+        UnknownNameError: The pooling is unknown.
+    """
+
+    def __init__(
+        self,
+        pooling: PoolingName,
+        size: int,
+        *,
+        power: float = 1.0,
+        saturation: float = 0.0,
+        keep_radius: bool = False,
+    ) -> None:
+        super().__init__()
+        if pooling not in POOLINGS:
+            raise UnknownNameError("pooling", pooling, POOLINGS)
+        if pooling != "outward_einstein_midpoint" and (power, saturation, keep_radius) != (1.0, 0.0, False):
+            raise InputError(
+                f"power, saturation and keep_radius belong to the pooling outward_einstein_midpoint, not to {pooling!r}"
+            )
+        if not (math.isfinite(power) and 0 <= saturation < math.inf):
+            raise InputError(f"power must be finite and saturation at least 0; given {power} and {saturation}")
+        self.pooling = pooling
+        self.power = power
+        self.saturation = saturation
+        self.keep_radius = keep_radius
+        if pooling == "attentive_mean":
+            self.q_proj = LorentzLinear(size, size)
+            self.kv_proj = LorentzLinear(size, size)
+
+    def forward(self, points: Tensor, mask: Tensor | None = None, radius_squared: float | Tensor = 1.0) -> Tensor:
+        """Pool.
+
+        Args:
+            points: `(B, S, d)`.
+            mask: `(B, S)`; 0 marks padding. None if there is none.
+            radius_squared: R².
+
+        Returns:
+            `(B, d)` points.
+        """
+        if self.pooling == "mean":
+            return lorentz_centroid(points, mask=mask, radius_squared=radius_squared)
+        if self.pooling == "outward_einstein_midpoint":
+            return outward_einstein_midpoint(
+                points,
+                mask,
+                power=self.power,
+                saturation=self.saturation,
+                keep_radius=self.keep_radius,
+                radius_squared=radius_squared,
+            )
+        first = _first(points, mask)
+        return first if self.pooling == "cls" else self._attend(first, points, mask, radius_squared)
+
+    def _attend(self, first: Tensor, points: Tensor, mask: Tensor | None, radius_squared: float | Tensor) -> Tensor:
+        query = self.q_proj(first, radius_squared)
+        if mask is not None:
+            points = torch.where(mask.bool()[..., None], points, 0)  # padding may hold anything, also NaN
+        tokens = self.kv_proj(points, radius_squared)
+        logits = lorentz_inner_matrix(query[:, None], tokens)[:, 0]
+        if mask is not None:
+            # The lowest number, not minus infinity, with which the point of a text without tokens would be NaN.
+            logits = logits.masked_fill(mask == 0, torch.finfo(logits.dtype).min)
+        return lorentz_centroid(tokens, weights=logits.softmax(-1), mask=mask, radius_squared=radius_squared)
+
+
+def _first(points: Tensor, mask: Tensor | None) -> Tensor:
+    """Return the first token that is not padding, which may be on the left."""
+    if mask is None:
+        return points[:, 0]
+    count = mask.shape[1]
+    numbers = torch.arange(count, device=mask.device)
+    places = torch.where(mask != 0, numbers, count).amin(dim=1).clamp_max(count - 1)
+    return points[torch.arange(len(points), device=points.device), places]

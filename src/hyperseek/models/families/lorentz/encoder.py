@@ -14,8 +14,7 @@ from transformers.modeling_outputs import MaskedLMOutput
 from transformers.utils.generic import ModelOutput
 
 from hyperseek.errors import InputError, ModelError
-from hyperseek.models.families.lorentz.config import pooling_options
-from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
+from hyperseek.models.families.lorentz.config import LorentzEncoderConfig, pooling_options
 from hyperseek.nn.lorentz import (
     LorentzBlock,
     LorentzEmbeddings,

@@ -8,9 +8,8 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
 from hyperseek.errors import ConfigError
-from hyperseek.models.families.lorentz.config import SIMILARITIES, LorentzConfig, pooling_options
+from hyperseek.models.families.lorentz.config import SIMILARITIES, LorentzConfig, LorentzEncoderConfig, pooling_options
 from hyperseek.models.families.lorentz.encoder import LorentzEncoder
-from hyperseek.models.families.lorentz.encoder_config import LorentzEncoderConfig
 from hyperseek.models.families.lorentz.head import LorentzHead
 from hyperseek.models.families.lorentz.transformer import (
     LorentzPoints,
