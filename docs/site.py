@@ -16,7 +16,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parent.parent
 SOURCE = ROOT / "src" / "hyperseek"
-MODULES = ["hyperseek", "hyperseek.types", "hyperseek.errors"]
+MODULES = ["hyperseek", "hyperseek.cards", "hyperseek.types", "hyperseek.errors"]
 
 
 def public_modules() -> list[str]:

@@ -26,7 +26,7 @@ PENDING: dict[str, str] = {
 
 def public_modules() -> list[str]:
     packages = [info.name for info in pkgutil.iter_modules(hyperseek.__path__, "hyperseek.") if info.ispkg]
-    return ["hyperseek.errors", "hyperseek.types", *packages]
+    return ["hyperseek.cards", "hyperseek.errors", "hyperseek.types", *packages]
 
 
 def words_of_guides() -> set[str]:

@@ -39,6 +39,7 @@ LONGEST_FILE = 500
 # One name for one thing: files of different packages that do the same for theirs.
 NAMED_ALIKE = {
     "_build.py",
+    "_cards.py",
     "_estimate.py",
     "_export.py",
     "_recipe.py",

@@ -36,8 +36,10 @@ from hyperseek.errors import (
     suggestion,
 )
 
-# Configurations are a few kilobytes; this size is read in a second, and aliases may not expand it further.
-_LARGEST_YAML, _MOST_VALUES = 1 << 18, 10_000
+LARGEST_YAML = 1 << 18
+"""Bytes of a file of YAML, which are read in a second; aliases may not expand it further."""
+
+_MOST_VALUES = 10_000
 _MOST_FAULTS, _MOST_PARTS = 20, 20
 _LONGEST_VALUE = 200  # characters of a given value
 
@@ -223,7 +225,7 @@ def read_yaml_value(path: str | os.PathLike[str]) -> Any:
     """Read a YAML file of any plain values; ConfigError if it is missing or malformed."""
     with reading(path, "a YAML file", error=ConfigError):
         try:
-            text = bounded_text(Path(path), _LARGEST_YAML).removeprefix("\ufeff")
+            text = bounded_text(Path(path), LARGEST_YAML).removeprefix("\ufeff")
         except FileNotFoundError:
             raise ConfigError(f"{path}: no such file; give the path of a YAML file") from None
     return _parsed(text, str(path))
@@ -287,8 +289,8 @@ def _parsed(text: str, source: str) -> Any:
     """Read YAML within bounds; ConfigError if it is malformed."""
     loader = None
     try:
-        if len(text) > _LARGEST_YAML:
-            raise ValueError(f"more than {_LARGEST_YAML:,} characters")
+        if len(text) > LARGEST_YAML:
+            raise ValueError(f"more than {LARGEST_YAML:,} characters")
         loader = _Loader(text)
         node = _bounded_node(text, loader)
         return None if node is None else loader.construct_document(node)
@@ -312,8 +314,8 @@ def _bounded_node(text: str, loader: _Loader) -> yaml.Node | None:
         if count > _MOST_VALUES:
             raise ValueError(f"more than {_MOST_VALUES:,} values")
     node: yaml.Node | None = loader.get_single_node()
-    if node is not None and _written_out(node, {}) > _LARGEST_YAML:
-        raise ValueError(f"its aliases expand to more than {_LARGEST_YAML:,} characters")
+    if node is not None and _written_out(node, {}) > LARGEST_YAML:
+        raise ValueError(f"its aliases expand to more than {LARGEST_YAML:,} characters")
     return node
 
 

@@ -17,7 +17,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Protocol
 
-from hyperseek._display import printable, time_in_words
+from hyperseek.errors import printable, time_in_words
 
 _quiet = False
 

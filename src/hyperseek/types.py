@@ -10,7 +10,7 @@ import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, Self, TypeAlias, TypedDict, Unpack, overload
+from typing import Annotated, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, overload, runtime_checkable
 
 from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
@@ -199,6 +199,13 @@ class LevelOptions(TypedDict, total=False):
     radius_weight: float | None
 
 
+@runtime_checkable
+class _IsText(Protocol):
+    """A card, which cannot be imported here: what its text is."""
+
+    def to_json_text(self) -> str: ...
+
+
 class QueryOptions(Mapping[str, Any]):
     """Options of a search for its model: a card, a level, or an option specific to the model.
 
@@ -213,7 +220,8 @@ class QueryOptions(Mapping[str, Any]):
     ```
 
     Args:
-        card: Task whose card to use, for models with cards.
+        card: For models with cards, the task: a `Card`, the path of its file, the name of a card that was saved
+            with the model, or the JSON of one.
         **own: Options of a family: texts, numbers, booleans, or sequences of them. Those of models with levels are
             `LevelOptions`.
 
@@ -224,12 +232,14 @@ class QueryOptions(Mapping[str, Any]):
     __slots__ = ("_values",)
 
     @overload
-    def __init__(self, /, *, card: str | None = None, **own: Unpack[LevelOptions]) -> None: ...
+    def __init__(self, /, *, card: _IsText | str | None = None, **own: Unpack[LevelOptions]) -> None: ...
 
     @overload
-    def __init__(self, /, *, card: str | None = None, **own: Any) -> None: ...
+    def __init__(self, /, *, card: _IsText | str | None = None, **own: Any) -> None: ...
 
-    def __init__(self, /, *, card: str | None = None, **own: Any) -> None:
+    def __init__(self, /, *, card: _IsText | str | None = None, **own: Any) -> None:
+        if isinstance(card, _IsText):
+            card = card.to_json_text()
         given = {"card": card, **own}
         self._values = {name: _plain(name, value) for name, value in sorted(given.items()) if value is not None}
 

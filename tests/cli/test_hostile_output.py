@@ -16,11 +16,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from hyperseek import cli
-from hyperseek._display import printable, printable_json
 from hyperseek.cli import app
 from hyperseek.cli._echo import echo_exactly
 from hyperseek.data import write_qrels, write_run
-from hyperseek.errors import HyperseekError
+from hyperseek.errors import HyperseekError, printable, printable_json
 from hyperseek.index import Index
 from hyperseek.models import load
 from hyperseek.types import Document

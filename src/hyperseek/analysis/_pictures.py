@@ -18,11 +18,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hyperseek._display import printable
 from hyperseek._files import atomic_write
 from hyperseek.analysis._disk import PALETTE, Disk, Layout, arcs, to_disk, top_down
 from hyperseek.analysis._radii import SpecificityReport
-from hyperseek.errors import require
+from hyperseek.errors import printable, require
 
 Floats = NDArray[np.float64]
 Rows = NDArray[np.int64]

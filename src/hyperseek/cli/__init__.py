@@ -45,7 +45,7 @@ class _Group(TyperGroup):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as stopped:
-            from hyperseek._display import printable
+            from hyperseek.errors import printable
 
             told = f"stopped; {printable(str(stopped), lines=True)}" if str(stopped) else "stopped"
             typer.echo(f"\nhyperseek: {told}", err=True)
@@ -93,7 +93,7 @@ class _Formatter(logging.Formatter):
     """Makes messages safe to print, since they quote data from unknown sources."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from hyperseek._display import printable
+        from hyperseek.errors import printable
 
         return printable(super().format(record), lines=True)
 
@@ -140,7 +140,7 @@ def main() -> None:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    from hyperseek._display import printable
+    from hyperseek.errors import printable
 
     typer.secho(f"hyperseek: {printable(message, lines=True)}", fg=typer.colors.RED, err=True)
     raise SystemExit(code) from None

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hyperseek._display import printable, printable_json
-from hyperseek.errors import InputError
+from hyperseek.errors import InputError, printable, printable_json
 
 if TYPE_CHECKING:
     from rich.text import Text

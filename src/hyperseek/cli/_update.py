@@ -136,7 +136,7 @@ def build_engine(
 
 
 def _words(cost: StructureEstimate) -> str:
-    from hyperseek._display import size_in_words, time_in_words
+    from hyperseek.errors import size_in_words, time_in_words
 
     memory = f"{size_in_words(cost.building_bytes)} of memory to build, {size_in_words(cost.memory_bytes)} to search"
     duration = "" if cost.seconds is None else f", {time_in_words(cost.seconds)}"

@@ -11,8 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperseek._config import Config
-from hyperseek._display import printable
-from hyperseek.errors import InputError
+from hyperseek.errors import InputError, printable
 from hyperseek.evaluation._result import Evaluation
 
 _ALL = "all sets"

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import torch
 from torch import Tensor
 
-from hyperseek._display import size_in_words, time_in_words
 from hyperseek._documents import as_documents, with_vectors
-from hyperseek.errors import FingerprintError, InputError, UnknownNameError, shown
+from hyperseek.errors import FingerprintError, InputError, UnknownNameError, shown, size_in_words, time_in_words
 from hyperseek.index._arguments import as_numbers
 from hyperseek.index._writing import PIECE, SHARD, Item, write_index
 from hyperseek.index.reader import check_retriever
