@@ -9,7 +9,7 @@ import matplotlib.figure
 import pytest
 import torch
 
-from hyperseek.demo._run import draw_map
+from hyperseek.demo import draw_map
 from hyperseek.index import Index
 from hyperseek.scoring import LinearScorer, Space
 from hyperseek.types import Document

@@ -98,7 +98,7 @@ def lora(encoder: str) -> None:
 def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
     from hyperseek import evaluation
     from hyperseek.data import open_dataset
-    from hyperseek.demo._run import draw_map
+    from hyperseek.demo import draw_map
     from hyperseek.pretraining._recipe import PretrainConfig
     from hyperseek.pretraining._run import check_deepspeed
     from hyperseek.runs.arguments import board, trackers

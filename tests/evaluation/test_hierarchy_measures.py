@@ -27,9 +27,15 @@ from hyperseek.evaluation import (
     node_scorer,
     rank_nodes,
 )
+from hyperseek.evaluation._hierarchy_measures import (
+    AncestorPairs,
+    EntityPairs,
+    best_threshold,
+    entity_pairs,
+    radius_order,
+    read_entity_pairs,
+)
 from hyperseek.evaluation._hierarchy_report import _candidates
-from hyperseek.evaluation._pair_classes import EntityPairs, best_threshold, entity_pairs, read_entity_pairs
-from hyperseek.evaluation._radius_order import AncestorPairs, radius_order
 from hyperseek.index import Index
 from hyperseek.scoring import Space
 from hyperseek.types import Document

@@ -23,7 +23,7 @@ from hyperseek.analysis._radii import RadiusReport, SpecificityReport, radius_by
 from hyperseek.analysis._shape import plain_values
 from hyperseek.data.hierarchy.edges import open_hierarchy
 from hyperseek.errors import InputError, require
-from hyperseek.evaluation.ancestor_rankings import stored_points
+from hyperseek.evaluation.hierarchy_rankings import stored_points
 from hyperseek.geometry.polar import split_polar
 from hyperseek.index import Index
 from hyperseek.scoring import LevelScorer, Space, vectors_of

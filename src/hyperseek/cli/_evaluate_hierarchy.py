@@ -145,8 +145,7 @@ def _rank(
 ) -> tuple[list[Ranking], Qrels]:
     from hyperseek.errors import InputError
     from hyperseek.evaluation import ancestor_qrels, node_scorer, rank_nodes
-    from hyperseek.evaluation.ancestor_rankings import sample_nodes
-    from hyperseek.evaluation.level_rankings import at_levels, scorers_at_levels
+    from hyperseek.evaluation.hierarchy_rankings import at_levels, sample_nodes, scorers_at_levels
 
     first, *others = indexes.values()
     for other in others:

@@ -126,7 +126,7 @@ def _level_systems(
 ) -> list[System]:
     """Return a system for each pair of levels; the first that ranks encodes the queries for all."""
     from hyperseek.evaluation import rank_levels
-    from hyperseek.evaluation.level_rankings import at_levels, level_pairs
+    from hyperseek.evaluation.hierarchy_rankings import at_levels, level_pairs
 
     @cache
     def rankings() -> dict[str, Ranking]:

@@ -3,23 +3,22 @@
 from hyperseek._relevance import excluded_ids, register_measure
 from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistics, compare
 from hyperseek.evaluation._export import write_original_files, write_results
+from hyperseek.evaluation._hierarchy_measures import EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
 from hyperseek.evaluation._mteb import MtebEncoder
-from hyperseek.evaluation._pair_classes import EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_file, rank_index
-from hyperseek.evaluation._result import Evaluation, Protocol
+from hyperseek.evaluation._result import Evaluation, Protocol, SetMeans, set_means
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
-from hyperseek.evaluation._set_means import SetMeans, set_means
 from hyperseek.evaluation._significance import bootstrap_intervals, holm, paired_test
-from hyperseek.evaluation.ancestor_rankings import (
+from hyperseek.evaluation.hierarchy_rankings import (
     ancestor_hops,
     ancestor_qrels,
     evaluate_by_hops,
     node_scorer,
+    rank_levels,
     rank_nodes,
 )
-from hyperseek.evaluation.level_rankings import rank_levels
 
 __all__ = [
     "Comparison",

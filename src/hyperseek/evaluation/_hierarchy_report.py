@@ -21,18 +21,25 @@ from hyperseek._config import Config
 from hyperseek._long_work import progress
 from hyperseek.data.hierarchy.subsumptions import NEGATIVES, Negatives, NegativeSampler
 from hyperseek.errors import InputError
-from hyperseek.evaluation._pair_classes import (
+from hyperseek.evaluation._hierarchy_measures import (
     WEIGHTS,
+    AncestorPairs,
     Labelled,
     PairScores,
+    RadiusOrder,
     classify_pairs,
     entity_pairs,
+    radius_order,
     read_entity_pairs,
 )
-from hyperseek.evaluation._radius_order import AncestorPairs, RadiusOrder, radius_order
 from hyperseek.evaluation._significance import Floats, bootstrap_intervals, paired_test
-from hyperseek.evaluation.ancestor_rankings import node_scorer, sample_nodes, stored_points
-from hyperseek.evaluation.level_rankings import level_pairs, scorers_at_levels
+from hyperseek.evaluation.hierarchy_rankings import (
+    level_pairs,
+    node_scorer,
+    sample_nodes,
+    scorers_at_levels,
+    stored_points,
+)
 from hyperseek.scoring import Scorer, vectors_of
 from hyperseek.store.info import ROUNDING
 
