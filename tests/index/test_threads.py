@@ -19,8 +19,8 @@ import torch
 from index_fakes import FakeRetriever
 
 import hyperseek.models
-from hyperseek import _kept
-from hyperseek._kept import Kept
+from hyperseek import _machine
+from hyperseek._machine import Kept
 from hyperseek.index import Index
 from hyperseek.plan import Dense, Engine, FullText, Rescore, Surrogate, _open_index
 from hyperseek.plan._surrogates import landmarks_of
@@ -304,10 +304,10 @@ def test_landmarks_masks_and_attachments_are_forgotten(tmp_path: Path, monkeypat
 def test_an_index_that_is_gone_keeps_nothing(tmp_path: Path) -> None:
     index = make(tmp_path / "index")
     index.search("river", where="n > 3", plan=Surrogate(n=20, landmarks=40) >> Rescore())
-    before = len(_kept._all)
+    before = len(_machine._all_kept)
     del index
     gc.collect()
-    assert len(_kept._all) < before
+    assert len(_machine._all_kept) < before
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")

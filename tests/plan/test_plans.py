@@ -31,7 +31,7 @@ from hyperseek.plan import (
     Surrogate,
     Union,
 )
-from hyperseek.plan._fusion import fuse
+from hyperseek.plan._open_index import fuse
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Space
 from hyperseek.types import Document
 

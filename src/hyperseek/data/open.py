@@ -51,7 +51,7 @@ _OURS = {
     "files": "hyperseek.data._text_files:FILES",
     "folder": "hyperseek.data._text_files:FOLDER",
     "hub": "hyperseek.data.hub:HUB",
-    "ir_datasets": "hyperseek.data._ir_datasets:IR_DATASETS",
+    "ir_datasets": "hyperseek.data.hub:IR_DATASETS",
     "pydocs": "hyperseek.data._pydocs:PYDOCS",
 }
 SOURCES: Registry[Any] = Registry("data source", "hyperseek.sources", _OURS, check=_check)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, overload
 
 from hyperseek._folders import Hold, files_within, folder_path
-from hyperseek._kept import Kept
+from hyperseek._machine import Kept
 from hyperseek.errors import FingerprintError, InputError, MissingDocumentError, StoreError, shown
 from hyperseek.index._arguments import check_id_lists
 from hyperseek.index._token_files import write_token_files

@@ -26,8 +26,7 @@ from hyperseek._order import NOTHING
 from hyperseek._registry import Registry
 from hyperseek.errors import ConfigError, InputError, shown, suggestion
 from hyperseek.plan._described import Described, option_names
-from hyperseek.plan._fusion import fuse
-from hyperseek.plan._open_index import Candidates, Search
+from hyperseek.plan._open_index import Candidates, Search, fuse
 
 StageT = TypeVar("StageT", bound="Stage")
 

@@ -18,8 +18,7 @@ from hyperseek.engines.structure import EXHAUSTIVE
 from hyperseek.errors import StoreError
 from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig
 from hyperseek.plan._engine_search import ENOUGH, EngineName, search_linear, search_structure
-from hyperseek.plan._fusion import HEAVIEST, Method, fuse
-from hyperseek.plan._open_index import Candidates, OpenIndex, Search
+from hyperseek.plan._open_index import HEAVIEST, Candidates, Method, OpenIndex, Search, fuse
 from hyperseek.plan._plan import Combination, Plan, Source, Step, as_plan, found_by
 from hyperseek.plan._surrogates import Surrogate
 from hyperseek.plan.exhaustive import exact_scores

@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
-from hyperseek._kept import Kept
+from hyperseek._machine import Kept
 from hyperseek.scoring import Points, Space
 from hyperseek.store.rows import check_id
 from hyperseek.store.table import Store

@@ -1,7 +1,6 @@
 """Losses: functions of score matrices, so that every kind of scorer can be trained with every loss."""
 
 from hyperseek.training.losses._base import NO_DOCUMENT, Loss, LossConfig, Material, ScoredBatch
-from hyperseek.training.losses._coarse_to_fine import CoarseToFineConfig, CoarseToFineLoss
 from hyperseek.training.losses._contrastive import (
     ContrastiveConfig,
     ContrastiveLoss,
@@ -16,7 +15,14 @@ from hyperseek.training.losses._distillation import (
     MarginMSEConfig,
     MarginMSELoss,
 )
-from hyperseek.training.losses._hierarchy import EntailmentConfig, EntailmentLoss, RadiusConfig, RadiusLoss
+from hyperseek.training.losses._hierarchy import (
+    CoarseToFineConfig,
+    CoarseToFineLoss,
+    EntailmentConfig,
+    EntailmentLoss,
+    RadiusConfig,
+    RadiusLoss,
+)
 from hyperseek.training.losses._objective import (
     LOSSES,
     LossesConfig,

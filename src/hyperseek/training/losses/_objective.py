@@ -38,7 +38,7 @@ _OURS = {
     "anchor": f"{_HOME}._distillation:AnchorLoss",
     "entailment": f"{_HOME}._hierarchy:EntailmentLoss",
     "radius": f"{_HOME}._hierarchy:RadiusLoss",
-    "coarse_to_fine": f"{_HOME}._coarse_to_fine:CoarseToFineLoss",
+    "coarse_to_fine": f"{_HOME}._hierarchy:CoarseToFineLoss",
 }
 LOSSES: Registry[type[Loss[Any]]] = Registry("loss", "hyperseek.losses", _OURS, check=_check_loss)
 """Classes of losses by the names that recipes give; packages add theirs as entry points of `hyperseek.losses`."""
