@@ -17,9 +17,8 @@ from hyperseek.data import ExampleItem, TrainingExample, read_prepared, trained_
 from hyperseek.evaluation import Evaluation, Protocol
 from hyperseek.models import ModelConfig, build, import_hypencoder, load
 from hyperseek.pretraining._recipe import TextSourceConfig, VocabularyConfig
-from hyperseek.pretraining._texts import open_texts
-from hyperseek.pretraining._token_cache import token_cache
-from hyperseek.pretraining._vocabulary import make_tokenizer
+from hyperseek.pretraining._texts import make_tokenizer, open_texts
+from hyperseek.pretraining._token_rows import token_cache
 from hyperseek.runs.loop import Reached, finish_checkpoint, last_checkpoint
 from hyperseek.runs.record import RunRecord, Validated, read_record
 from hyperseek.scoring import QNetScorer, Space, VectorPoints, load_scorer

@@ -23,7 +23,7 @@ from hyperseek import _machine
 from hyperseek._machine import Kept
 from hyperseek.index import Index
 from hyperseek.plan import Dense, Engine, FullText, Rescore, Surrogate, _open_index
-from hyperseek.plan._surrogates import landmarks_of
+from hyperseek.plan._engine_search import landmarks_of
 from hyperseek.scoring import FunctionScorer, LinearScorer, Points, Scorer
 from hyperseek.store import Store
 from hyperseek.types import Document

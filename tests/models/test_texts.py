@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from hyperseek.models import ModelConfig, Retriever, build, load
 from hyperseek.models.encoding import cut, divides_at_blanks
 from hyperseek.pretraining._recipe import VocabularyConfig
-from hyperseek.pretraining._vocabulary import make_tokenizer
+from hyperseek.pretraining._texts import make_tokenizer
 
 PIECES = [
     "the", "cat", "Dog", "don't", "naïve", "e\u0301", "ΑΣ", "日本語", "हिन्दी", "👩\u200d👩", "a" * 150, "1234567",

@@ -13,8 +13,7 @@ from scipy.spatial.distance import squareform
 from torch import Tensor
 
 from hyperseek.errors import ConfigError, InputError, UnknownNameError
-from hyperseek.geometry import token_clusters
-from hyperseek.geometry.token_clusters import hierarchical_labels, k_means_labels, sequential_labels
+from hyperseek.geometry.tokens import hierarchical_labels, k_means_labels, sequential_labels
 from hyperseek.nn.token_pooling import PoolingConfig, TokenPooling
 from hyperseek.scoring import MaxSimScorer, Space, TokenPoints
 
@@ -89,7 +88,7 @@ class TestClusters:
     @given(st.integers(2, 80), st.integers(2, 12), st.integers(0, 2**32 - 1), st.data())
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_fast_linkages_are_scipys(self, monkeypatch, count, size, seed, data):
-        monkeypatch.setattr(token_clusters, "_FEW_TOKENS", 2)
+        monkeypatch.setattr("hyperseek.geometry.tokens._FEW_TOKENS", 2)
         clusters = data.draw(st.integers(1, count))
         generator = np.random.default_rng(seed)
         vectors = generator.normal(size=(count, size)).astype(np.float32)
@@ -109,7 +108,7 @@ class TestClusters:
     @pytest.mark.parametrize("method", ["average", "ward"])
     @pytest.mark.parametrize("few", [2, 512])
     def test_equal_tokens(self, method, distance, few, monkeypatch):
-        monkeypatch.setattr(token_clusters, "_FEW_TOKENS", few)
+        monkeypatch.setattr("hyperseek.geometry.tokens._FEW_TOKENS", few)
         repeated = tokens(12).repeat_interleave(7, dim=0)
         found = hierarchical_labels(repeated, 12, linkage=method, distance=distance)
         assert torch.equal(found.unique_consecutive().unique(), torch.arange(12))
@@ -119,7 +118,7 @@ class TestClusters:
 
     @pytest.mark.parametrize("few", [2, 512])
     def test_labels_are_numbered_by_first_member(self, few, monkeypatch):
-        monkeypatch.setattr(token_clusters, "_FEW_TOKENS", few)
+        monkeypatch.setattr("hyperseek.geometry.tokens._FEW_TOKENS", few)
         found = hierarchical_labels(tokens(60), 9).tolist()
         assert list(dict.fromkeys(found)) == list(range(9))
 

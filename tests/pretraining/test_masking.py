@@ -8,9 +8,9 @@ import torch
 
 from hyperseek import HyperseekError
 from hyperseek.pretraining import MaskingConfig
-from hyperseek.pretraining._masking import IGNORED, VALIDATION, Masker, RowBatches
 from hyperseek.pretraining._recipe import VocabularyConfig
-from hyperseek.pretraining._vocabulary import make_tokenizer
+from hyperseek.pretraining._texts import make_tokenizer
+from hyperseek.pretraining._token_rows import IGNORED, VALIDATION, Masker, RowBatches
 
 
 @pytest.fixture(scope="module")

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from hyperseek import HyperseekError
-from hyperseek.pretraining import _token_cache as module
+from hyperseek.pretraining import _token_rows as module
 from hyperseek.pretraining._recipe import VocabularyConfig
-from hyperseek.pretraining._texts import TextSource
-from hyperseek.pretraining._token_cache import TokenCache, TokenRows, token_cache
-from hyperseek.pretraining._vocabulary import make_tokenizer
+from hyperseek.pretraining._texts import TextSource, make_tokenizer
+from hyperseek.pretraining._token_rows import TokenCache, TokenRows, token_cache
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from hyperseek._config import Config, meaningless
 from hyperseek.geometry.euclidean import unit_vectors
-from hyperseek.geometry.token_clusters import (
+from hyperseek.geometry.tokens import (
     Distance,
     Linkage,
     hierarchical_labels,

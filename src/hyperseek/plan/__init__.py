@@ -1,6 +1,7 @@
 """Search plans: where candidates come from, how they are fused, and what scores them in the end."""
 
 from hyperseek._order import NOTHING
+from hyperseek.plan._engine_search import Surrogate
 from hyperseek.plan._open_index import Candidates, OpenIndex, Search
 from hyperseek.plan._plan import (
     Plan,
@@ -14,7 +15,6 @@ from hyperseek.plan._plan import (
     hybrid,
     register_stage,
 )
-from hyperseek.plan._surrogates import Surrogate
 from hyperseek.plan.exhaustive import scan
 from hyperseek.plan.stages import (
     AUTO,

@@ -149,7 +149,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "graph": "hyperseek.plan.stages:Graph",
         "nearest": "hyperseek.plan.stages:Nearest",
         "rescore": "hyperseek.plan.stages:Rescore",
-        "surrogate": "hyperseek.plan._surrogates:Surrogate",
+        "surrogate": "hyperseek.plan._engine_search:Surrogate",
         "union": "hyperseek.plan._plan:Union",
     },
     check=_check_stage,

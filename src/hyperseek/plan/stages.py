@@ -17,10 +17,9 @@ from hyperseek._machine import one_core
 from hyperseek.engines.structure import EXHAUSTIVE
 from hyperseek.errors import StoreError
 from hyperseek.graph import GRAPH_PRESETS, GraphSearchConfig
-from hyperseek.plan._engine_search import ENOUGH, EngineName, search_linear, search_structure
+from hyperseek.plan._engine_search import ENOUGH, EngineName, Surrogate, search_linear, search_structure
 from hyperseek.plan._open_index import HEAVIEST, Candidates, Method, OpenIndex, Search, fuse
 from hyperseek.plan._plan import Combination, Plan, Source, Step, as_plan, found_by
-from hyperseek.plan._surrogates import Surrogate
 from hyperseek.plan.exhaustive import exact_scores
 from hyperseek.scoring import Scorer
 from hyperseek.store.attachments import Attachment, TunedPlan

@@ -23,13 +23,11 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from hyperseek._files import read_json
 from hyperseek.errors import ConfigError, require
 from hyperseek.models import load
-from hyperseek.pretraining._masking import MaskedRows, Masker, RowBatches
 from hyperseek.pretraining._model import build_masked_lm, save_encoder
 from hyperseek.pretraining._recipe import PretrainConfig, PretrainRecipe
-from hyperseek.pretraining._texts import open_texts
-from hyperseek.pretraining._token_cache import TokenCache, token_cache
+from hyperseek.pretraining._texts import get_tokenizer, open_texts
+from hyperseek.pretraining._token_rows import MaskedRows, Masker, RowBatches, TokenCache, token_cache
 from hyperseek.pretraining._trainer import MaskedTrainer, Validate
-from hyperseek.pretraining._vocabulary import get_tokenizer
 from hyperseek.runs.arguments import (
     board,
     device_of_process,

@@ -21,8 +21,8 @@ from transformers import (
     TrainingArguments,
 )
 
-from hyperseek.pretraining._masking import IGNORED, VALIDATION, MaskedRows, RowBatches, stacked
 from hyperseek.pretraining._recipe import PretrainConfig, PretrainValidationConfig
+from hyperseek.pretraining._token_rows import IGNORED, VALIDATION, MaskedRows, RowBatches, stacked
 from hyperseek.runs.loop import Clock, EpochOfBatches, Loop, Reached, TimeLimit
 from hyperseek.runs.record import Validated
 
