@@ -249,6 +249,38 @@ def polar_distance_own(queries: Tensor, documents: Tensor, radius_squared: float
     return 2 * root(radius_squared) * _half_distance(*_own(queries, documents))
 
 
+@full_precision
+def polar_between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """Return the points that divide the geodesics from some points to others.
+
+    They are sinh((1 - t) D) / sinh(D) x + sinh(t D) / sinh(D) y on the hyperboloid, for points x and y at the distance
+    D. Both terms are positive, and they are computed by their logarithms, so far points neither cancel nor overflow.
+
+    Args:
+        first: `(Q, d + 2)` polar points.
+        second: `(Q, d + 2)` polar points.
+        share: `(Q,)` how far to go, t in [0, 1] of the way.
+
+    Returns:
+        `(Q, d + 2)` polar points, in float64 if one of the points is, else in float32.
+    """
+    check_fits("share", share, first.shape[:-1])
+    (u, rho_u), (v, rho_v) = split_polar(first.double()), split_polar(second.double())
+    apart = 2 * _half_distance(norm(u - v) / 2, rho_u, rho_v)
+    same = apart <= _TINY
+    apart, part = torch.where(same, 1, apart), share.double()[..., None]
+    along = torch.cat(
+        [_log_sinh((1 - part) * apart) + _log_sinh(rho_u), _log_sinh(part * apart) + _log_sinh(rho_v)], -1
+    )
+    largest = along.amax(dim=-1, keepdim=True).clamp_min(_NONE)  # both are 0 where the point is the origin
+    terms = (along - largest).exp()
+    direction, length = directions(terms[..., :1] * u + terms[..., 1:] * v)
+    long = length.log() + largest - _log_sinh(apart)  # the logarithm of sinh(rho)
+    rho = torch.where(long > _LONG, long + math.log(2), torch.asinh(long.clamp(max=_LONG).exp()))
+    dtype = torch.promote_types(first.dtype, second.dtype)
+    return torch.where(same, first, _polar(direction, rho).to(dtype))
+
+
 def _pairs(queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return |u - v| / 2 of all pairs, and radii that broadcast to it."""
     (u, rho_u), (v, rho_v) = split_polar(queries), split_polar(documents)

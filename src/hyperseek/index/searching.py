@@ -175,12 +175,13 @@ def find(
                 if explanation is not None:
                     explanation.append(told)
             texts = None if asked is None else asked[done : done + len(scorer)]
-            search = Search(opened, scorer, texts, request.where, k)
+            others = unwanted[done : done + len(scorer)] if unwanted.shape[1] else None
+            search = Search(opened, scorer, texts, request.where, k, unwanted=others)
             opened.snapshot.load(scan=False)
             reports = None if explanation is None else told.stages
             found = told.plan.run(search, reports=reports, measure=request.measure)
-            if unwanted.shape[1]:
-                found = found.without(unwanted[done : done + len(scorer)]).first(request.k)
+            if others is not None:
+                found = found.without(others).first(request.k)
             yield scorer, found
             done += len(scorer)
             bar.advance(len(scorer))

@@ -2,6 +2,7 @@
 
 from hyperseek._order import NOTHING
 from hyperseek.plan._engine_search import Surrogate
+from hyperseek.plan._feedback import Feedback
 from hyperseek.plan._open_index import Candidates, OpenIndex, Search
 from hyperseek.plan._plan import (
     Plan,
@@ -39,6 +40,7 @@ __all__ = [
     "Dense",
     "Engine",
     "Exhaustive",
+    "Feedback",
     "FullText",
     "Fusion",
     "Graph",

@@ -126,6 +126,7 @@ class Search:
         k: Documents that the search is to end with; of a stage with options of its own, those that it hands on.
         notes: Filled by stages with what they did, for explanations: numbers, averaged over queries.
         found: What a scan of all documents that may be found has found, if there was one; see `truth`.
+        unwanted: `(Q, m)` rows of documents that are left out in the end, padded with `NOTHING`; None for none.
     """
 
     index: OpenIndex
@@ -135,6 +136,7 @@ class Search:
     k: int
     notes: dict[str, float] = field(default_factory=dict)
     found: list[Candidates] = field(default_factory=list)
+    unwanted: Tensor | None = None
 
     @property
     def snapshot(self) -> Snapshot:

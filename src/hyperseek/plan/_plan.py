@@ -50,6 +50,11 @@ class Stage(Described):
         options = getattr(self, "options", None)
         return f"{self.title} ({options})" if options else self.title
 
+    @property
+    def exact(self) -> bool:
+        """Whether the scores that it hands on are those of the queries as they are asked."""
+        return False
+
 
 class Source(Stage):
     """A stage that finds candidates. `a | b` is the union of two, `a >> stage` a plan.
@@ -78,6 +83,19 @@ class Step(Stage):
     @abstractmethod
     def apply(self, search: Search, candidates: Candidates) -> Candidates:
         """Turn candidates into others."""
+
+    def follow(self, search: Search, candidates: Candidates, before: Sequence[Stage]) -> tuple[Search, Candidates]:
+        """Follow other stages of a plan.
+
+        Args:
+            search: The search.
+            candidates: What the stages before found.
+            before: Those stages, without those that changed the queries.
+
+        Returns:
+            The search that later stages continue, itself unless the stage changes its queries; and the candidates.
+        """
+        return search, _checked(self, self.apply(search, candidates))
 
 
 class Combination(Source):
@@ -144,6 +162,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "dense": "hyperseek.plan.stages:Dense",
         "engine": "hyperseek.plan.stages:Engine",
         "exhaustive": "hyperseek.plan.stages:Exhaustive",
+        "feedback": "hyperseek.plan._feedback:Feedback",
         "full_text": "hyperseek.plan.stages:FullText",
         "fusion": "hyperseek.plan.stages:Fusion",
         "graph": "hyperseek.plan.stages:Graph",
@@ -335,22 +354,24 @@ class Plan(Described):
             The best `search.k` documents of each query.
         """
         found: Candidates | None = None
-        did: list[tuple[Candidates, float, dict[str, float]]] = []
+        before: list[Stage] = []
+        did: list[tuple[Candidates, float, dict[str, float], Search]] = []
         for stage in self.stages:
-            start = time.perf_counter()
+            start, asked = time.perf_counter(), search
             search.notes.clear()
             if isinstance(stage, Step):
                 assert found is not None
-                found = _checked(stage, stage.apply(search, found))
+                search, found = stage.follow(search, found, before)
             else:
                 found = found_by(cast("Source", stage), search)
-            did.append((found, time.perf_counter() - start, dict(search.notes)))
+            if search is asked:
+                before.append(stage)
+            did.append((found, time.perf_counter() - start, dict(search.notes), search))
         assert found is not None
         if reports is not None:
-            truth = search.truth() if measure else None
             reports += [StageReport(stage.label) for stage in self.stages[len(reports) :]]
-            for report, (part, seconds, notes) in zip(reports, did, strict=True):
-                _add(report, part, seconds, notes, truth)
+            for report, (part, seconds, notes, after) in zip(reports, did, strict=True):
+                _add(report, part, seconds, notes, after.truth() if measure else None)
         return found.first(search.k)
 
     @classmethod

@@ -54,6 +54,11 @@ class Exhaustive(Source):
     n: int | None = Field(default=None, ge=1)  # type: ignore[assignment]  # the search's k
     options: QueryOptions | None = None
 
+    @property
+    def exact(self) -> bool:
+        """Whether it asks with the options of the search."""
+        return self.options is None
+
     def find(self, search: Search) -> Candidates:
         """Score all documents."""
         search = search.with_options(self.options)
@@ -73,6 +78,11 @@ class Auto(Source):
     n: int = Field(default=100, ge=1)
     engine: str = "auto"
     options: QueryOptions | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether it asks with the options of the search."""
+        return self.options is None
 
     def find(self, search: Search) -> Candidates:
         """Choose a plan and run it."""
@@ -266,6 +276,11 @@ class Graph(Source):
     walk: GraphSearchConfig = GraphSearchConfig()
     options: QueryOptions | None = None
 
+    @property
+    def exact(self) -> bool:
+        """Whether it asks with the options of the search."""
+        return self.options is None
+
     def find(self, search: Search) -> Candidates:
         """Walk, and score documents that are newer than the graph."""
         search = search.with_options(self.options)
@@ -370,6 +385,11 @@ class Rescore(Step):
     n: int | None = Field(default=None, ge=1)
     model: str | None = None
     options: QueryOptions | None = None
+
+    @property
+    def exact(self) -> bool:
+        """Whether the model that searches scores, with the options of the search."""
+        return self.model is None and self.options is None
 
     def apply(self, search: Search, candidates: Candidates) -> Candidates:
         """Score the candidates."""

@@ -259,6 +259,10 @@ class Geometry:
         """Return the part of stored points that belongs to a level, 1 to `levels`."""
         return vectors
 
+    def moved(self, queries: Tensor, documents: Tensor, weights: Tensor) -> Tensor:
+        """Move `(Q, w)` query points towards the mean of `(Q, n, w)` documents; see `Space.moved`."""
+        return queries * (1 - weights.sum(dim=1, keepdim=True)) + _weighted_sum(documents, weights)
+
     def distances(self, first: Tensor, second: Tensor) -> Tensor:
         """Return all distances between stored points, each exact for near points, too; see `distance_name`."""
         return -negative_distance(first, second)
@@ -267,6 +271,10 @@ class Geometry:
         """Return the distances of stored points from the origin; in flat spaces the norms, in float64."""
         norms: Tensor = torch.linalg.vector_norm(vectors.double(), dim=-1)
         return norms
+
+
+def _weighted_sum(documents: Tensor, weights: Tensor) -> Tensor:
+    return torch.einsum("qn,qnw->qw", weights, documents)
 
 
 class Dot(Geometry):
@@ -279,6 +287,13 @@ class Dot(Geometry):
     def score(self, queries: Tensor, points: Points) -> Tensor:
         """Return inner products."""
         return geometry.inner_product(queries, vectors_of(points))
+
+    def moved(self, queries: Tensor, documents: Tensor, weights: Tensor) -> Tensor:
+        """Move query points, with documents scaled to the norm of the query: models may give theirs quite another."""
+        total = weights.sum(dim=1, keepdim=True)
+        lengths = torch.linalg.vector_norm(queries, dim=1, keepdim=True)
+        moved: Tensor = queries * (1 - total) + total * lengths * unit_vectors(_weighted_sum(documents, weights))
+        return moved
 
 
 class Cosine(Geometry):
@@ -305,6 +320,10 @@ class Cosine(Geometry):
     def query_features(self, queries: Tensor, parameters: Mapping[str, Any]) -> Tensor:
         """Return unit vectors."""
         return unit_vectors(queries)
+
+    def moved(self, queries: Tensor, documents: Tensor, weights: Tensor) -> Tensor:
+        """Move unit vectors, and scale them to norm 1 again."""
+        return unit_vectors(super().moved(unit_vectors(queries), unit_vectors(documents), weights))
 
     def distances(self, first: Tensor, second: Tensor) -> Tensor:
         """Return angles."""

@@ -22,6 +22,7 @@ from hyperseek.geometry.polar import (
     half_chord_own,
     lorentz_to_polar,
     poincare_to_polar,
+    polar_between,
     polar_distance,
     polar_distance_own,
     polar_to_lorentz,
@@ -174,6 +175,14 @@ class Lorentz(Geometry):
             return polar_to_poincare(vectors_of(points))
 
         return {"poincare": L2Lift(documents, polar_to_poincare, within)}
+
+    def moved(self, queries: Tensor, documents: Tensor, weights: Tensor) -> Tensor:
+        """Move along the geodesic to the mean of the documents, which is found by such steps from one to the next."""
+        mean, total = documents[:, 0], weights[:, 0]
+        for own, weight in zip(documents.unbind(1)[1:], weights.unbind(1)[1:], strict=True):
+            total = total + weight
+            mean = polar_between(mean, own, weight / torch.where(total > 0, total, 1))
+        return polar_between(queries, mean, total)
 
     def distances(self, first: Tensor, second: Tensor) -> Tensor:
         """Return geodesic distances, whatever the space scores by."""

@@ -117,6 +117,11 @@ class Levels(Geometry):
         width = self.dimension + POLAR_EXTRA
         return vectors[..., (level - 1) * width : level * width]
 
+    def with_level(self, vectors: Tensor, level: int, polar: Tensor) -> Tensor:
+        """Return points with the polar points of a level replaced."""
+        start = (level - 1) * polar.shape[-1]
+        return torch.cat([vectors[..., :start], polar, vectors[..., start + polar.shape[-1] :]], dim=-1)
+
     def shorten(self, vectors: Tensor, dimension: int) -> Tensor:
         """Cut the tangent of each level."""
         direction, rho = split_polar(vectors.reshape(*vectors.shape[:-1], self.levels, -1))
@@ -169,6 +174,12 @@ class Levels(Geometry):
             )
 
         return {name: of_level(lift) for name, lift in self._each.l2_lifts({}).items()}
+
+    def moved(self, queries: Tensor, documents: Tensor, weights: Tensor) -> Tensor:
+        """Move the points of the last level."""
+        last = self.levels
+        moved = self._each.moved(self.at_level(queries, last), self.at_level(documents, last), weights)
+        return self.with_level(queries, last, moved)
 
     def distances(self, first: Tensor, second: Tensor) -> Tensor:
         """Return geodesic distances at the last level."""
@@ -395,6 +406,15 @@ class LevelScorer(Scorer):
         """Return the `(Q, 1)` scale of scores at a level, in units of R; angles are on one scale already."""
         rho = split_polar(self.space.at_level(queries, level))[1]
         return torch.ones_like(rho) if self.relation == "cone" else 1 + 2 * rho
+
+    def moved_towards(self, documents: Points, weights: Tensor) -> LevelScorer:
+        """Move the points of the levels that are asked with towards those of the documents at the levels asked for."""
+        own, queries = own_vectors(documents, len(self)).float(), self.queries.float()
+        for level, document_level, _ in self._parts():
+            towards = self.space.at_level(own, document_level)
+            moved = self.space.one_level.moved(self.space.at_level(queries, level), towards, weights)
+            queries = cast("Levels", self.space.geometry).with_level(queries, level, moved)
+        return self._with({"queries": queries})
 
     def linear(self) -> Tensor | None:
         """Return queries that the space's plain score compares as this scorer does; None where it cannot."""

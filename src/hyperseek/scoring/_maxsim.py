@@ -108,6 +108,25 @@ class MaxSimScorer(Scorer):
         weights = self.mask[..., None]
         return chart.lift_queries(torch.where(weights != 0, self.queries.float() * weights, 0.0))
 
+    def moved_towards(self, documents: Points, weights: Tensor) -> Self:
+        """Append the documents' tokens; those of one share its weight, which counts as that of the query's tokens.
+
+        Weights of 0.2 for one document leave the query's own tokens 0.8 of what they weighed, and give the document's
+        0.2 of that, whatever their numbers.
+        """
+        tokens, present = token_points(documents).padded()
+        counts = present.sum(dim=1).reshape(weights.shape)
+        given = torch.where(counts > 0, weights.to(counts.device), 0)
+        each = given * self.mask.sum(dim=1, keepdim=True) / counts.clamp_min(1)
+        appended = (present.reshape(*weights.shape, -1) * each[..., None]).flatten(1)
+        rest = 1 - given.sum(dim=1, keepdim=True)
+        return self._with(
+            {
+                "queries": torch.cat([self.queries.float(), tokens.float().reshape(len(self), -1, tokens.shape[2])], 1),
+                "mask": torch.cat([self.mask * rest, appended], dim=1),
+            }
+        )
+
     def token_vectors(self) -> tuple[Tensor, Tensor]:
         """Return `queries` and `mask`."""
         return self.queries, self.mask

@@ -125,6 +125,27 @@ class QNetScorer(Scorer):
         vectors = self.matrices[0][..., 0]
         return vectors if self.base is None else vectors + self.base
 
+    def moved_towards(self, documents: Points, weights: Tensor) -> QNetScorer:
+        """Add the similarity to the documents, as long as the q-net's own gradient at them.
+
+        Near a document a q-net scores as the inner product with its gradient there, and this is the point that is
+        moved. Without hidden layers the gradient is the query vector everywhere, and the queries are ranked as if that
+        were moved.
+        """
+        own = own_vectors(documents, len(self)).float()
+        with torch.inference_mode(False), torch.enable_grad():
+            # Tensors of inference mode take part in no gradient, and their clones do.
+            places = own.clone().requires_grad_()
+            scored = self._map(torch.clone).score_own(places)
+            (gradients,) = torch.autograd.grad(scored.sum(), places)
+        weights = weights.to(own.device)
+        total = weights.sum(dim=1, keepdim=True)
+        lengths = torch.linalg.vector_norm(gradients, dim=2)
+        length = (weights * lengths).sum(dim=1, keepdim=True) / torch.where(total > 0, total, 1)
+        towards = torch.nn.functional.normalize(torch.einsum("qn,qnd->qd", weights, own), dim=1)
+        added = total / (1 - total) * length * towards
+        return self._with({**self.tensors(), "base": added if self.base is None else self.base.float() + added})
+
     def tensors(self) -> dict[str, Tensor]:
         """Return `matrix.I`, `vector.I` and, if there is one, `base`."""
         named = {f"matrix.{index}": tensor for index, tensor in enumerate(self.matrices)}

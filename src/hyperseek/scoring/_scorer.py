@@ -129,6 +129,25 @@ class Scorer(ABC):
         """
         raise InputError(f"only queries of token vectors retrieve {top_k} document tokens each, not {self.kind!r} ones")
 
+    def moved_towards(self, documents: Points, weights: Tensor) -> Scorer:
+        """Return the queries moved towards documents of their own, as feedback does.
+
+        Args:
+            documents: `Q * n` documents, those of the first query first; `n` is at least 1.
+            weights: `(Q, n)`, at least 0: the share of the way that each document stands for. Each query's sum to less
+                than 1, and a query whose sum is 0 stays as it is.
+
+        Returns:
+            Queries of the same kind and options.
+
+        Raises:
+            InputError: Nothing is known of these queries that could be moved.
+        """
+        raise InputError(
+            f"queries of the kind {self.kind!r} cannot be moved towards documents, since nothing is known of how they "
+            f"score; leave the stage feedback out, or give their class the method moved_towards"
+        )
+
     def lift(self, chart: Chart) -> Tensor | None:
         """Return `(Q, e)` queries with which an engine on a chart finds this scorer's candidates.
 
@@ -399,6 +418,10 @@ class LinearScorer(Scorer):
     def linear(self) -> Tensor:
         """Return the queries themselves."""
         return self.queries
+
+    def moved_towards(self, documents: Points, weights: Tensor) -> Self:
+        """Return the query points moved as `Space.moved` does."""
+        return self._with({"queries": self.space.moved(self.queries, own_vectors(documents, len(self)), weights)})
 
     def shortened(self, dimension: int) -> LinearScorer:
         """Return the queries cut to the first dimensions of their space."""

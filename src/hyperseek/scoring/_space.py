@@ -274,6 +274,15 @@ class Space:
             raise InputError(f"a {self.kind!r} space has no distance between documents")
         return self.geometry.distances(first, second)
 
+    def moved(self, queries: Tensor, documents: Tensor, weights: Tensor) -> Tensor:
+        """Move `(Q, w)` query points towards the mean of `(Q, n, w)` documents of their own, along the geodesic.
+
+        The `(Q, n)` weights of the documents, at least 0, sum to the share of the way, at most 1. In a `dot` space
+        documents are scaled to the norm of the query before.
+        """
+        self._check_pair(queries, documents, ndim=3)
+        return self.geometry.moved(queries.float(), documents.float(), weights.to(queries.device))
+
     def at_level(self, vectors: Tensor, level: int | None = None) -> Tensor:
         """Return one level of stored points.
 
