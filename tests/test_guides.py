@@ -78,7 +78,7 @@ def test_a_guide_runs_as_written(empty_folder: Path, guide: str, capsys: pytest.
             output += run_commands(text)
     if guide == "search":
         STAGES.unregister("pinned")  # which the guide registers
-        assert len(blocks) == 9
+        assert len(blocks) == 11
         assert "1 hashes Keys A password hash" in capsys.readouterr().out
         assert "hnsw" in output
         assert Plan.load("cascade.yaml") == names["plan"]
