@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hyperseek.data import ErrorReport, KalmOptions, PrepareOptions, examples_from_kalm, prepare
-from hyperseek.data.tables import kalm
+from hyperseek.data.tables import instructed
 from hyperseek.errors import DataError, InputError
 
 Write = Callable[..., Path]
@@ -78,8 +78,8 @@ def test_files_of_the_hub_are_chosen_before_they_are_downloaded(monkeypatch: pyt
         return folder / path
 
     paths = ["README.md", *(str(file.relative_to(folder)) for file in sorted(folder.rglob("*.jsonl")))]
-    monkeypatch.setattr(kalm, "hub_paths", lambda name: paths)
-    monkeypatch.setattr(kalm, "hub_file", download)
+    monkeypatch.setattr(instructed, "hub_paths", lambda name: paths)
+    monkeypatch.setattr(instructed, "hub_file", download)
     options = KalmOptions(exclude=("fever",))
     examples = list(examples_from_kalm("hub:KaLM/finetuning", options=options))
     assert asked == ["arxiv_qa/train.jsonl", "nq/train.jsonl"]

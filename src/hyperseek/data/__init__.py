@@ -37,8 +37,7 @@ from hyperseek.data.tables.columns import (
     examples_from_columns,
     examples_from_hypencoder,
 )
-from hyperseek.data.tables.kalm import KalmOptions, examples_from_kalm
-from hyperseek.data.tables.reasonir import ReasonIROptions, examples_from_reasonir
+from hyperseek.data.tables.instructed import KalmOptions, ReasonIROptions, examples_from_kalm, examples_from_reasonir
 
 __all__ = [
     "BRIGHT_GROUPS",

@@ -9,7 +9,7 @@ from hyperseek._config import Config
 from hyperseek._relevance import is_relevant, text_key
 from hyperseek.data._dataset import Dataset
 from hyperseek.data.examples import TrainingExample
-from hyperseek.data.tables.reasonir import INSTRUCTION
+from hyperseek.data.tables.instructed import INSTRUCTION
 from hyperseek.errors import InputError
 
 _KEPT = 5  # messages of a report

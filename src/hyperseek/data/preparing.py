@@ -51,8 +51,7 @@ from hyperseek.data.tables.columns import (
     examples_from_hypencoder,
     table_name,
 )
-from hyperseek.data.tables.kalm import KalmOptions, examples_from_kalm
-from hyperseek.data.tables.reasonir import ReasonIROptions, examples_from_reasonir
+from hyperseek.data.tables.instructed import KalmOptions, ReasonIROptions, examples_from_kalm, examples_from_reasonir
 from hyperseek.errors import DataError, InputError, UnknownNameError, shown
 
 
