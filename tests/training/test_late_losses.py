@@ -59,6 +59,8 @@ def step(
         "spared": torch.full((len(items), 1), NO_DOCUMENT),
         "scores": torch.full((len(items), len(items[0])), torch.nan) if labels is None else torch.tensor(labels),
         "coarse": None,
+        "weights": torch.ones(len(items)),
+        "cards": None,
         "base_query": None,
         "base_document": None,
     }

@@ -84,6 +84,8 @@ def test_gradients_of_the_imported_model(case: str, mini_batch: int | None) -> N
         "spared": torch.tensor([[0], [2], [4]]),
         "scores": arrays["labels_3q2i"],
         "coarse": None,
+        "weights": torch.ones(3),
+        "cards": None,
         "base_query": None,
         "base_document": None,
     }

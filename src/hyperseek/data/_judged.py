@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from pydantic import Field, field_validator
 
-from hyperseek._ancestors import Hierarchy, hops_above
+from hyperseek._ancestors import hops_above
 from hyperseek._config import Config
 from hyperseek._relevance import Relevance, is_relevant, text_key
 from hyperseek.data._coarse import CoarseOptions, with_coarse
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._text_files import read_id_list
 from hyperseek.data.examples import ExampleItem, TrainingExample, cleaned, qualified
-from hyperseek.data.hierarchy.edges import parent_edges, read_hierarchy
+from hyperseek.data.hierarchy.edges import hierarchy_of
 from hyperseek.data.reading import ErrorReport
-from hyperseek.errors import InputError
 from hyperseek.types import Document, Qrels, Query
 
 
@@ -88,7 +87,7 @@ def examples_from_qrels(
     relevant = _relevant(queries, qrels, options)
     wanted = {document_id for judged in chosen.values() for document_id in judged}
     further = {document_id for own in relevant.values() for document_id in own} - wanted
-    hierarchy = None if options.hierarchy is None else _hierarchy(dataset, options.hierarchy, wanted)
+    hierarchy = None if options.hierarchy is None else hierarchy_of(dataset, options.hierarchy, wanted)
     above = set() if hierarchy is None else {name for one in wanted for name in hierarchy.parents.get(one, ())}
     texts: dict[str, str] = {}
     keys: dict[str, int] = {}
@@ -131,29 +130,6 @@ def examples_from_qrels(
             relevance.add(text_key(query.text), example.relevant_keys())
     if report is None:
         dropped.log(f"{dataset.name}:{split}")
-
-
-def _hierarchy(dataset: Dataset, source: str, documents: Iterable[str]) -> Hierarchy:
-    """Read what is above documents; InputError if the hierarchy knows none of some."""
-    place = os.path.expandvars(source)
-    if os.path.isfile(place):
-        hierarchy = read_hierarchy(place)
-    else:
-        edges = list(parent_edges(dataset.documents(), source))
-        if not edges:
-            raise InputError(
-                f"qrels.hierarchy {source!r} is neither a file nor a metadata field of {dataset.name} that names "
-                f"parents"
-            )
-        hierarchy = Hierarchy.from_edges(edges)
-    known = set(hierarchy.nodes)
-    wanted = list(documents)
-    if wanted and not any(one in known for one in wanted):
-        raise InputError(
-            f"qrels.hierarchy {source!r} has none of the judged documents of {dataset.name}: its ids are like "
-            f"{hierarchy.nodes[0]!r}, theirs like {wanted[0]!r}"
-        )
-    return hierarchy
 
 
 def _relevant(queries: Sequence[Query], qrels: Qrels, options: QrelsOptions) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from hyperseek.training._routes import TrainedPart
 from hyperseek.training._run import dry_run, train
 from hyperseek.training.losses import (
     AnchorConfig,
+    CardContrastConfig,
     ContrastiveConfig,
     EntailmentConfig,
     KLConfig,
@@ -18,14 +19,17 @@ from hyperseek.training.losses import (
     MarginMSEConfig,
     MatryoshkaConfig,
     OwnCrossEntropyConfig,
+    PreferenceConfig,
     RadiusConfig,
     ScoredBatch,
+    WrongCardConfig,
     XTRConfig,
     register_loss,
 )
 
 __all__ = [
     "AnchorConfig",
+    "CardContrastConfig",
     "ContrastiveConfig",
     "EntailmentConfig",
     "Forecast",
@@ -36,11 +40,13 @@ __all__ = [
     "MarginMSEConfig",
     "MatryoshkaConfig",
     "OwnCrossEntropyConfig",
+    "PreferenceConfig",
     "RadiusConfig",
     "Recipe",
     "RunRecord",
     "ScoredBatch",
     "TrainedPart",
+    "WrongCardConfig",
     "XTRConfig",
     "dry_run",
     "find_recipe",

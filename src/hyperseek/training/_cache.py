@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import torch
@@ -41,6 +41,7 @@ from hyperseek.training._routes import prefix_fingerprint, reads_only_states
 
 if TYPE_CHECKING:
     from hyperseek.index import Index
+    from hyperseek.training._recipe import CacheConfig
 
 _LAYOUT = 1  # raise it when the file format changes
 _BATCH_TOKENS = 8192
@@ -112,6 +113,12 @@ class FeatureCache:
         self._store = ShardStore(self.folder)
         self._identity = identity
         self._keys: dict[str, bytes] = {}
+
+    @classmethod
+    def of(cls, config: CacheConfig, retriever: Retriever, side: Side, stop: int, *, tokens: bool) -> Self:
+        """Return the cache that a recipe describes; other arguments as for the class."""
+        folder = config.resolved_folder()
+        return cls(folder, retriever, side, stop=stop, tokens=tokens, storage=config.storage, dtype=config.dtype)
 
     def ensure(self, texts: Sequence[str]) -> None:
         """Compute the missing features; every process of a distributed run computes its share.
@@ -202,6 +209,13 @@ class FeatureCache:
     def vectors(self, texts: Sequence[str]) -> Tensor:
         """Return `(B, d)` float32 vectors of texts that `ensure` has seen, on the CPU."""
         return torch.from_numpy(self._store.rows("sentence_embedding", [self._key(text) for text in texts]))
+
+    def look_up(self, texts: Sequence[str]) -> Tensor:
+        """Return `(B, d)` vectors like `vectors`, but compute those it lacks, in this process alone, and keep them."""
+        missing = list(dict.fromkeys(text for text in texts if self._key(text) not in self._store))
+        if missing:
+            self._store.add(self._compute(sorted(missing, key=len, reverse=True)))
+        return self.vectors(texts)
 
     def _key(self, text: str) -> bytes:
         key = self._keys.get(text)

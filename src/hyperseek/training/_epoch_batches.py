@@ -24,7 +24,7 @@ class EpochBatches(BatchSampler):
         batch_size: Most queries of a batch.
         composition: `mixed` draws a batch from all sources, `one_source` from one at a time, so that in-batch
             negatives are of the same kind; or another registered name.
-        repeat: How often an epoch goes through each source.
+        repeat: How often an epoch goes through each source; None for once.
         length_buckets: How many batches of drawn examples are sorted by length at a time; 0 for none.
         seed: Seed of the order.
         processes: How many share the batches; each gets the same number.
@@ -88,7 +88,7 @@ class EpochBatches(BatchSampler):
         draw = random.Random(f"{self._seed}-{epoch}")
         batches: list[list[int]] = []
         for group, sizes in zip(self._groups, self._sizes, strict=True):
-            order = draw.sample(group, len(group))
+            order = _order(group, draw)
             order += list(islice(cycle(order), sum(sizes) - len(order)))
             if self._bucket:
                 buckets = (order[start : start + self._bucket] for start in range(0, len(order), self._bucket))
@@ -107,6 +107,16 @@ class EpochBatches(BatchSampler):
         """Return the size of the smallest batch that each example can be in, by its position."""
         groups = zip(self._groups, self._sizes, strict=True)
         return {position: min(sizes) for group, sizes in groups for position in group}
+
+
+def _order(group: Sequence[int], draw: random.Random) -> list[int]:
+    """Return the positions in random order; where each is there equally often, one pass through them after another."""
+    distinct = list(dict.fromkeys(group))
+    passes = len(group) // max(1, len(distinct))
+    if passes < 2 or sorted(group) != sorted(distinct * passes):
+        return draw.sample(group, len(group))
+    # A batch then hardly has an example twice, which would tell no more than once.
+    return list(chain.from_iterable(draw.sample(distinct, len(distinct)) for _ in range(passes)))
 
 
 def _sizes(examples: int, batch_size: int, processes: int) -> list[int]:

@@ -17,6 +17,7 @@ from hyperseek._config import Config, meaningless
 from hyperseek._recipe_files import recipe_values
 from hyperseek._registry import Registry, check_function
 from hyperseek._relevance import known_measure
+from hyperseek.cards import Card
 from hyperseek.data import PrepareOptions
 from hyperseek.errors import ConfigError, UnknownNameError
 from hyperseek.models import ModelConfig
@@ -62,6 +63,12 @@ def _hop_range(name: str) -> str:
     return name
 
 
+def _card_fields(given: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+    if isinstance(given, dict):
+        Card.from_mapping({"name": "card", **given}, source="card")
+    return given
+
+
 HopRange = Annotated[str, BeforeValidator(str), AfterValidator(_hop_range)]
 
 
@@ -76,6 +83,8 @@ class SourceConfig(Config):
         limit: Use only this many examples, drawn by seed.
         repeat: How often an epoch goes through this source.
         anchor_only: Whether to drop the judgements and keep the queries, for the anchor loss alone.
+        card: For models with cards, the card of its queries: a file, or its fields, as in `{description: ...}`. A card
+            without examples gets some of the training examples; None also makes up the description, from the name.
         options: How the source is turned into examples; not for prepared folders.
     """
 
@@ -83,6 +92,7 @@ class SourceConfig(Config):
     limit: int | None = Field(default=None, ge=1)
     repeat: int = Field(default=1, ge=1)
     anchor_only: bool = False
+    card: Annotated[str | dict[str, Any] | None, AfterValidator(_card_fields)] = None
     options: PrepareOptions = PrepareOptions()
 
     def check_options(self, kind: str) -> None:
@@ -103,6 +113,31 @@ class SourceConfig(Config):
             raise ConfigError(f"the source {self.source!r} is {what}: options.{unread[0]} means nothing; leave it out")
 
 
+class SlicesConfig(Config):
+    """Tasks made of parts of the sources, for models with cards to see more tasks than there are sources.
+
+    A slice is a task of its own: its card has the words of the source's card and examples of the slice, and its batches
+    hold nothing else.
+
+    Attributes:
+        queries: How many clusters of similar queries each source is cut into; 0 for none.
+        documents: The same by the queries' first positives.
+        difficulty: How many bands of equal size: by how far a teacher scores the first positive above the best
+            negative, where examples have scores, or else by the positive's rank by BM25 among the source's documents.
+        branches: How many branches of the hierarchy of a source (`options.qrels.hierarchy`): the branch with most
+            examples is cut into those below it, until there are as many. Their cards name the branch.
+        least: Slices of fewer examples are left out.
+        share: Share of the batches that are of slices, with `data.balance`; in (0, 1).
+    """
+
+    queries: int = Field(default=0, ge=0)
+    documents: int = Field(default=0, ge=0)
+    difficulty: int = Field(default=0, ge=0)
+    branches: int = Field(default=0, ge=0)
+    least: int = Field(default=50, ge=2)
+    share: float = Field(default=0.5, gt=0, lt=1)
+
+
 class DataConfig(Config):
     """The training data.
 
@@ -110,6 +145,9 @@ class DataConfig(Config):
         sources: Sources by a name of your choice.
         batches: `mixed` draws every batch from all sources, `one_source` from one at a time, or another name
             registered by `register_batches` or an entry point of `hyperseek.batches`.
+        balance: Whether an epoch goes through small sources more often, until all have about as many batches; `repeat`
+            of a source then counts beside that. For batches of one source at a time.
+        slices: For models with cards: parts of the sources as tasks of their own.
         positives: `random` draws one of a query's positives every epoch, `first` always takes the first.
         negatives: How many of a query's own negatives an epoch draws.
         hops: For positives with hops (`qrels.hierarchy`, or prepared hierarchies) and `positives: random`: `balanced`
@@ -133,6 +171,8 @@ class DataConfig(Config):
 
     sources: Annotated[dict[str, SourceConfig], BeforeValidator(without_removed)] = Field(min_length=1)
     batches: Annotated[str, AfterValidator(COMPOSITIONS.checked)] = "mixed"
+    balance: bool = False
+    slices: SlicesConfig | None = None
     positives: Literal["random", "first"] = "random"
     negatives: int = Field(default=0, ge=0)
     hops: Literal["balanced"] | dict[HopRange, Annotated[float, Field(ge=0, allow_inf_nan=False)]] | None = None
@@ -149,6 +189,14 @@ class DataConfig(Config):
         for setting, default in (("length_percentile", 0.95), ("length_sample", 500)):
             values = with_default(values, setting, default, where=("auto_lengths", True))
         return values
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> Self:
+        if self.batches == "mixed" and self.balance:
+            raise meaningless("balance", "with batches of one source at a time, as batches: one_source, not mixed")
+        if self.batches == "mixed" and self.slices is not None:
+            raise meaningless("slices", "with batches of one task at a time, as batches: one_source, not mixed")
+        return self
 
     @model_validator(mode="after")
     def _check_hops(self) -> Self:
@@ -220,6 +268,37 @@ class CacheConfig(Config):
         return cache_folder(self.folder)
 
 
+class CardsConfig(Config):
+    """How the card of a batch is drawn, for models with cards.
+
+    Unless it is left out, a card holds examples drawn from other training examples of the task, never a query of the
+    batch nor a document relevant to one.
+
+    Attributes:
+        support: Fewest and most queries of a card; it has as many documents, if they are distinct.
+        dropout: Share of batches whose card says nothing about the task.
+        without_examples: Share of the other cards that are words alone.
+        without_description: Share of the other cards that are examples alone.
+        wrong: Share of batches that `losses.wrong_card` compares with the card of another task.
+        contrasted: How many tasks `losses.card_contrast` draws two cards of for each batch.
+    """
+
+    support: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=1000)]] = (5, 20)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
+    without_examples: float = Field(default=0.2, ge=0, le=1)
+    without_description: float = Field(default=0.2, ge=0, le=1)
+    wrong: float = Field(default=0.1, ge=0, le=1)
+    contrasted: int = Field(default=8, ge=2)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.support[0] > self.support[1]:
+            raise ValueError(f"support says the fewest first, then the most, not {self.support}")
+        if self.without_examples + self.without_description > 1:
+            raise ValueError("without_examples and without_description are shares that add up to at most 1")
+        return self
+
+
 class TrainConfig(LoopConfig):
     """Which parts of the model are trained, and the loop (see `LoopConfig`).
 
@@ -236,6 +315,7 @@ class TrainConfig(LoopConfig):
         gradient_checkpointing: Whether each layer of the trunk drops its activations and computes them again in the
             backward pass: less memory for a second forward pass. Not for a frozen trunk, which keeps none.
         cache: The cache of frozen modules' outputs.
+        cards: How cards are drawn, for models with cards only; None means the defaults.
     """
 
     trunk: Literal["frozen", "full", "last_layers", "lora"] = "frozen"
@@ -245,6 +325,7 @@ class TrainConfig(LoopConfig):
     mini_batch: int | None = Field(default=None, ge=1)
     gradient_checkpointing: bool = False
     cache: CacheConfig = CacheConfig()
+    cards: CardsConfig | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -28,9 +28,17 @@ from hyperseek.runs.arguments import (
 from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
 from hyperseek.runs.record import CHECKPOINTS, RunRecord
 from hyperseek.training._cache import FeatureCache, SideFeatures
+from hyperseek.training._cards import (
+    CardDraws,
+    card_head,
+    dev_options,
+    held_out_sets,
+    read_from_caches,
+    tasks_of,
+)
 from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._forecast import Forecast, forecast
-from hyperseek.training._recipe import HOLDOUT, CacheConfig, Recipe
+from hyperseek.training._recipe import CacheConfig, CardsConfig, Recipe
 from hyperseek.training._routes import (
     TrainedPart,
     base_stop,
@@ -40,6 +48,7 @@ from hyperseek.training._routes import (
     reads_tokens,
     trained_parts,
 )
+from hyperseek.training._slices import add_slices, repeats
 from hyperseek.training._trainer import RetrieverTrainer, TrainedStack, TrainingModule, training_arguments
 from hyperseek.training._training_data import (
     ReadSources,
@@ -47,14 +56,13 @@ from hyperseek.training._training_data import (
     checked,
     data_fingerprint,
     ended,
-    held_out_set,
     read_dev_set,
     read_sources,
     set_lengths,
     used,
     write_training_data,
 )
-from hyperseek.training._training_set import Collator, TrainingSet
+from hyperseek.training._training_set import Collator
 from hyperseek.training._validation import DevSet, KeepBest, Validator
 from hyperseek.training.losses import Objective
 
@@ -113,7 +121,7 @@ def dry_run(recipe: Recipe) -> Forecast:
         ModelError: The trunk cannot be loaded.
     """
     config = recipe.train
-    ready = _prepared(recipe, {})
+    ready = _prepared(recipe, {}, encodes=False)
     retriever = ready.retriever
     choose_trainable(retriever, config)
     cached = config.cache.enabled
@@ -162,7 +170,10 @@ class _Run:
             for side, texts in (("query", training_set.queries), ("document", training_set.documents)):
                 sides[side].ensure(texts)  # type: ignore[index]
             validator = self._validator(dev_sets, sides)
-        trainer = self._trainer(retriever, objective, training_set, batches, sides, validator)
+            if ready.cards is not None:
+                read_from_caches(card_head(retriever), sides)
+                card_head(retriever).fit_cards(ready.cards.fitting())
+        trainer = self._trainer(ready, sides, validator)
         start = {name: tensor.clone() for name, tensor in trainer.module.trainable_state().items()}
         if self.tell is not None and is_first_process():
             self.tell(trained_parts(retriever, objective))
@@ -177,6 +188,8 @@ class _Run:
             changed = _differs(trainer.module.trainable_state(), start) and share != 0
             if not changed:
                 logger.warning("%s: this run changed nothing: %s", self.folder, _reason(steps, best_step))
+            if ready.cards is not None:
+                card_head(retriever).keep_tasks([task.card for task in ready.cards.tasks])
             self._save(retriever)
             seen = self._used(ready, steps)
             trained = {name: entry.restricted(seen) for name, entry in read.trained.items()}
@@ -211,15 +224,10 @@ class _Run:
         return validator
 
     def _trainer(
-        self,
-        retriever: Retriever,
-        objective: Objective,
-        training_set: TrainingSet,
-        batches: EpochBatches,
-        sides: dict[Side, SideFeatures],
-        validator: Validator | None,
+        self, ready: _Prepared, sides: dict[Side, SideFeatures], validator: Validator | None
     ) -> RetrieverTrainer:
         data, config = self.recipe.data, self.recipe.train
+        retriever, objective, batches = ready.retriever, ready.objective, ready.batches
         starts: dict[Side, int] = {side: 0 if (cache := sides[side].cache) is None else cache.stop for side in SIDES}
         module = TrainingModule(TrainedStack(retriever, starts, mini_batch=config.mini_batch), objective)
         arguments = training_arguments(
@@ -234,13 +242,14 @@ class _Run:
         return RetrieverTrainer(
             module,
             arguments,
-            training_set=training_set,
+            training_set=ready.read.training_set,
             batches=batches,
             collator=Collator(
-                training_set,
+                ready.read.training_set,
                 *sides.values(),
                 extra_documents=data.extra_documents,
                 coarse=objective.needs_coarse,
+                cards=ready.cards,
             ),
             config=config,
             clock=clock,
@@ -297,10 +306,11 @@ class _Prepared:
     dev_sets: dict[str, DevSet]
     batches: EpochBatches
     objective: Objective
+    cards: CardDraws | None = None
 
 
-def _prepared(recipe: Recipe, seconds: dict[str, float]) -> _Prepared:
-    """Build the model and read the data, noting the time that takes."""
+def _prepared(recipe: Recipe, seconds: dict[str, float], *, encodes: bool = True) -> _Prepared:
+    """Build the model and read the data, noting the time that takes; texts are encoded for slices unless it is told."""
     config = recipe.train
     prepare_process(config)
     with timed(seconds, "reading"):
@@ -313,27 +323,49 @@ def _prepared(recipe: Recipe, seconds: dict[str, float]) -> _Prepared:
         for module in retriever.route("document"):
             if hasattr(module, "fit_importance") and not module.is_fitted:
                 module.fit_importance(training_set.documents)
-        dev_sets = {name: read_dev_set(dev_set, seed=config.seed) for name, dev_set in recipe.validation.sets.items()}
+        tasks = tasks_of(recipe, retriever, training_set)
+        cards = dict(zip(recipe.data.sources, (task.card for task in tasks), strict=False))
+        dev_sets = {
+            name: read_dev_set(
+                dev_set,
+                seed=config.seed,
+                options=retriever.check_options(dev_options(dev_set.options, cards.get(name))),
+            )
+            for name, dev_set in recipe.validation.sets.items()
+        }
         most: dict[Side, int | None] = {
             "query": recipe.model.query_length,
             "document": recipe.model.document_length,
         }
         set_lengths(retriever, training_set, recipe.data, most=most)
-        if read.held_out:
-            dev_sets[HOLDOUT] = held_out_set(read, max_documents=recipe.validation.holdout_documents, seed=config.seed)
+        dev_sets |= held_out_sets(recipe, retriever, read, cards)
+    objective = Objective(recipe.losses)
+    draws = None
+    if tasks:
+        with timed(seconds, "slicing"):
+            tasks += add_slices(recipe, retriever, read, tasks, encodes=encodes)
+        draws = CardDraws(
+            training_set,
+            tasks,
+            config.cards or CardsConfig(),
+            wrong=objective.needs_wrong_card,
+            views=objective.needs_views,
+            seed=config.seed,
+        )
+    elif objective.needs_wrong_card or objective.needs_views:
+        raise ConfigError("losses.wrong_card and losses.card_contrast are for models with cards, as family: card")
     batches = EpochBatches(
         training_set,
         config.batch_size,
         composition=recipe.data.batches,
-        repeat=[source.repeat for source in recipe.data.sources.values()],
+        repeat=repeats(training_set, recipe.data),
         length_buckets=recipe.data.length_buckets,
         seed=config.seed,
         processes=process_count(),
     )
-    objective = Objective(recipe.losses)
     if recipe.losses.xtr is not None and not retriever.space.ragged:
         raise ConfigError("losses.xtr is for models of token vectors; take family: late, or leave it out")
-    return _Prepared(retriever, read, dev_sets, batches, objective)
+    return _Prepared(retriever, read, dev_sets, batches, objective, draws)
 
 
 def _differs(state: dict[str, Tensor], start: dict[str, Tensor]) -> bool:
@@ -358,14 +390,18 @@ def _sides(retriever: Retriever, recipe: Recipe, *, needs_base: bool) -> dict[Si
             modules = retriever.route(side)
             stop = base_stop(modules)
             whole = stop == len(modules)
-            base[side] = _cache(cache, retriever, side, stop, tokens=whole and reads_tokens((), retriever.outputs))
+            base[side] = FeatureCache.of(
+                cache, retriever, side, stop, tokens=whole and reads_tokens((), retriever.outputs)
+            )
     choose_trainable(retriever, recipe.train)
     sides: dict[Side, SideFeatures] = {}
     for side in SIDES:
         modules, frozen, start = retriever.route(side), None, base[side]
         stop = frozen_prefix(modules)
         if stop and cache.enabled:
-            frozen = _cache(cache, retriever, side, stop, tokens=reads_tokens(modules[stop:], retriever.outputs))
+            frozen = FeatureCache.of(
+                cache, retriever, side, stop, tokens=reads_tokens(modules[stop:], retriever.outputs)
+            )
             # A frozen prefix that reaches as far as the base holds its vectors too.
             start = frozen if start is not None and start.stop == stop else start
         sides[side] = SideFeatures(retriever, side, frozen, start)
@@ -379,18 +415,6 @@ def _adopt_indexes(documents: SideFeatures, config: CacheConfig) -> None:
         if documents.cache is None:
             raise ConfigError("train.cache.indexes needs a frozen document route; but documents are trained")
         documents.cache.adopt(Index.open(Path(os.path.expandvars(path)).expanduser()))
-
-
-def _cache(config: CacheConfig, retriever: Retriever, side: Side, stop: int, *, tokens: bool) -> FeatureCache:
-    return FeatureCache(
-        config.resolved_folder(),
-        retriever,
-        side,
-        stop=stop,
-        tokens=tokens,
-        storage=config.storage,
-        dtype=config.dtype,
-    )
 
 
 class Interpolation:

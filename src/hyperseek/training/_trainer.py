@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hyperseek._files import read_tensors, write_tensors
+from hyperseek.cards import Card
 from hyperseek.errors import ModelError
 from hyperseek.geometry.polar import split_polar
 from hyperseek.models import Retriever
@@ -31,10 +33,11 @@ from hyperseek.runs.arguments import is_distributed, loop_arguments, one_gpu_a_p
 from hyperseek.runs.loop import Clock, EpochOfBatches, Loop, Reached, TimeLimit
 from hyperseek.runs.recipe import OutputConfig
 from hyperseek.scoring import Points, Scorer, vectors_of
+from hyperseek.training._cards import card_head
 from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._recipe import TrainConfig
 from hyperseek.training._routes import before_training, is_frozen
-from hyperseek.training._training_set import Batch, Collator, TrainingSet
+from hyperseek.training._training_set import Batch, BatchCards, Collator, TrainingSet
 from hyperseek.training._validation import KeepBest
 from hyperseek.training.losses import Objective, ScoredBatch
 
@@ -141,8 +144,14 @@ class TrainingModule(nn.Module):
         queries, documents = model(batch["query"], batch["document"])
         # Scores are float32 whatever the trunk's number format.
         with torch.autocast(retriever.device.type, enabled=False):
-            scorer, points = retriever.scorer(queries), retriever.points(documents)
-            total, parts = self.objective(_scored(retriever, scorer, points, batch))
+            cards, points = batch["cards"], retriever.points(documents)
+            scorer = retriever.scorer(queries, None if cards is None else {"card": cards["own"]})
+            scored = _scored(retriever, scorer, points, batch)
+            if cards is not None:
+                scored = replace(scored, **_under_other_cards(retriever, queries, cards))
+            total, parts = self.objective(scored)
+            if cards is not None and is_distributed():
+                total = total + _nothing(self.model)
             parts |= diagnose(retriever, scorer, points)
         return total, parts
 
@@ -308,7 +317,27 @@ def _scored(retriever: Retriever, scorer: Scorer, points: Points, batch: Batch) 
         base_scorer=base_scorer,
         base_points=base_points,
         coarse=batch["coarse"],
+        weights=batch["weights"],
     )
+
+
+def _under_other_cards(retriever: Retriever, queries: dict[str, Tensor], cards: BatchCards) -> dict[str, Any]:
+    """Return the fields of a `ScoredBatch` that cards of other tasks are needed for."""
+    found: dict[str, Any] = {}
+    if cards["wrong"] is not None:
+        found["wrong_scorer"] = retriever.scorer(queries, {"card": cards["wrong"]})
+    if cards["views"]:
+        condition = card_head(retriever).condition
+        found["views"] = torch.stack(
+            [torch.stack([condition(Card.from_json_text(text)) for text in views]) for views in cards["views"]]
+        )
+    return found
+
+
+def _nothing(model: nn.Module) -> Tensor:
+    """Return 0 with a gradient of 0 for each trained parameter: a card without examples does not use all of them."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return torch.stack([parameter.sum() * 0 for parameter in trained]).sum()
 
 
 def _by_length(features: dict[str, Any], count: int) -> Tensor:

@@ -36,7 +36,7 @@ from hyperseek.training._recipe import DataConfig, DevSetConfig, SourceConfig
 from hyperseek.training._training_set import Example, TrainingSet, check_not_empty
 from hyperseek.training._validation import DevSet, make_dev_set
 from hyperseek.training.losses import NO_DOCUMENT, Objective
-from hyperseek.types import Query
+from hyperseek.types import NO_OPTIONS, Query, QueryOptions
 
 _DOCUMENTS = "training_documents"
 
@@ -172,13 +172,16 @@ def _kept_out(examples: Sequence[TrainingExample], share: float, seed: int) -> s
     return set(random.Random(f"{seed}-held out").sample(queries, max(1, round(share * len(queries)))))
 
 
-def held_out_set(read: ReadSources, *, max_documents: int | None, seed: int) -> DevSet:
+def held_out_set(
+    read: ReadSources, *, max_documents: int | None, seed: int, options: QueryOptions = NO_OPTIONS
+) -> DevSet:
     """Make a dev set of the examples that `read_sources` held out.
 
     Args:
         read: Sources with at least one example held out.
         max_documents: How many of the training set's documents are searched; None for all.
         seed: Seed of the draw.
+        options: Options of the model for every query.
 
     Returns:
         The dev set; the positives of all of a query's examples are relevant to it.
@@ -191,6 +194,7 @@ def held_out_set(read: ReadSources, *, max_documents: int | None, seed: int) -> 
         [Query(query, query) for query in relevant],
         relevant,
         max_documents=max_documents,
+        options=options,
         seed=seed,
     )
 
@@ -219,12 +223,13 @@ def set_lengths(
         set_length(retriever, side, length if limit is None else min(length, limit))
 
 
-def read_dev_set(config: DevSetConfig, *, seed: int) -> DevSet:
+def read_dev_set(config: DevSetConfig, *, seed: int, options: QueryOptions | None = None) -> DevSet:
     """Read a dev set.
 
     Args:
         config: The collection and its split.
         seed: Seed of the draws.
+        options: Options of the model for every query; None for those of `config`.
 
     Returns:
         The dev set.
@@ -243,7 +248,7 @@ def read_dev_set(config: DevSetConfig, *, seed: int) -> DevSet:
         max_queries=config.max_queries,
         max_documents=config.max_documents,
         exclude_same_id=config.exclude_same_id,
-        options=config.options,
+        options=config.options if options is None else options,
         seed=seed,
     )
 
@@ -255,6 +260,7 @@ def data_fingerprint(training_set: TrainingSet) -> str:
         (
             *(example.query, example.positives, example.negatives, sorted(example.scores.items())),
             *([example.coarse, sorted(example.hops.items())] if example.coarse or example.hops else []),
+            *([example.weight] if example.weight != 1 else []),
         )
         for example in training_set.examples
     ]
@@ -309,7 +315,7 @@ def _numbered(training_set: TrainingSet, example: TrainingExample, source: int, 
     scores = {number: item.score for number, item in items if item.score is not None}
     coarse = tuple(dict.fromkeys(training_set.number(item.text) for item in example.coarse))
     hops = {number: item.hops for number, item in items[: len(positives)] if item.hops is not None}
-    return Example(example.query.text, positives, negatives, scores, source, coarse, hops)
+    return Example(example.query.text, positives, negatives, scores, source, coarse, hops, example.weight)
 
 
 def _record(records: dict[str, Trained], training_set: TrainingSet, example: TrainingExample) -> None:
@@ -456,6 +462,7 @@ def used(training_set: TrainingSet, batches: EpochBatches, *, epochs: int, more:
             examples.update(position for _, position in batch)
             for index in batch:
                 positives.update(training_set.asks_for(index, coarse=coarse))
+    examples |= {training_set.copies[position] for position in examples if position in training_set.copies}
     return Used(frozenset(examples), frozenset(positives - {NO_DOCUMENT}))
 
 

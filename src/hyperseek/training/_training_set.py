@@ -10,7 +10,7 @@ documents.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
@@ -43,6 +43,7 @@ class Example:
         source: Position of the source it came from.
         coarse: Numbers of coarse positives, the coarsest first.
         hops: How far above the query positives are in a hierarchy, by document number.
+        weight: How much it counts in losses that weigh examples, above 0.
     """
 
     query: str
@@ -52,6 +53,7 @@ class Example:
     source: int
     coarse: tuple[int, ...] = ()
     hops: Mapping[int, int] = field(default_factory=dict)
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,8 @@ class Drawn:
         labels: Teacher scores in the same order; None if missing.
         draw: A random number for further draws, different for each epoch and example.
         coarse: Number of the coarse positive; `NO_DOCUMENT` for none.
+        source: Position of the source it came from.
+        weight: How much it counts.
     """
 
     query: str
@@ -71,6 +75,8 @@ class Drawn:
     labels: tuple[float | None, ...]
     draw: int
     coarse: int = NO_DOCUMENT
+    source: int = 0
+    weight: float = 1.0
 
 
 class TrainingSet(Dataset[Drawn]):
@@ -98,6 +104,8 @@ class TrainingSet(Dataset[Drawn]):
         self.documents: list[str] = []
         self.examples: list[Example] = []
         self.sources: list[str] = []
+        # Positions of examples that are in a slice too, by those of their copies there.
+        self.copies: dict[int, int] = {}
         # By key of the text: the first document with it, and its variants.
         self._first: dict[int, int] = {}
         self._others: dict[int, list[int]] = {}
@@ -205,7 +213,8 @@ class TrainingSet(Dataset[Drawn]):
             negatives = self.negatives(example)
             items += draw.sample(negatives, min(self._negatives, len(negatives)))
         labels = tuple(example.scores.get(number) for number in items)
-        return Drawn(example.query, tuple(items), labels, draw.getrandbits(32), _coarser(example, items[0], draw))
+        number, coarse = draw.getrandbits(32), _coarser(example, items[0], draw)
+        return Drawn(example.query, tuple(items), labels, number, coarse, example.source, example.weight)
 
     def asks_for(self, index: Index, *, coarse: bool) -> tuple[int, ...]:
         """Return the numbers of an example's positives in an epoch, the coarse one included if losses read it.
@@ -290,6 +299,20 @@ def check_not_empty(training_set: TrainingSet) -> None:
         )
 
 
+class BatchCards(TypedDict):
+    """The cards of a batch, as the option `card` of queries holds them.
+
+    Attributes:
+        own: The card of the batch's task.
+        wrong: The card of another task, or None.
+        views: Two cards of each of several tasks; empty for none.
+    """
+
+    own: str
+    wrong: str | None
+    views: list[list[str]]
+
+
 class Batch(TypedDict):
     """A batch of the data loader.
 
@@ -302,6 +325,8 @@ class Batch(TypedDict):
         spared: `(Q, S)` numbers of all documents that are never their negatives, the positives included.
         scores: `(Q, n)` teacher scores, NaN if missing.
         coarse: `(Q,)` positions of the coarse positives among the `D` documents, or None.
+        weights: `(Q,)` how much the examples count.
+        cards: The cards that its queries are asked with, or None.
         base_query: Features of the `Q` queries before training, or None.
         base_document: Features of the `D` documents before training, or None.
     """
@@ -314,6 +339,8 @@ class Batch(TypedDict):
     spared: Tensor
     scores: Tensor
     coarse: Tensor | None
+    weights: Tensor
+    cards: BatchCards | None
     base_query: dict[str, Tensor] | None
     base_document: dict[str, Tensor] | None
 
@@ -328,6 +355,7 @@ class Collator:
         extra_documents: How many additional documents of the training set every query is scored with: cheap negatives
             if documents are cached.
         coarse: Whether coarse positives are among the documents.
+        cards: Draws the cards of a batch; None for none.
     """
 
     def __init__(
@@ -338,8 +366,10 @@ class Collator:
         *,
         extra_documents: int = 0,
         coarse: bool = False,
+        cards: Callable[[Sequence[Drawn]], BatchCards] | None = None,
     ) -> None:
         self._set = training_set
+        self._cards = cards
         self._query = query
         self._document = document
         self._extra = extra_documents
@@ -370,6 +400,8 @@ class Collator:
                 torch.nan,
             ),
             "coarse": torch.tensor([places[example.coarse] for example in drawn]) if self._coarse else None,
+            "weights": torch.tensor([example.weight for example in drawn]),
+            "cards": None if self._cards is None else self._cards(drawn),
             "base_query": self._query.base_features(queries),
             "base_document": self._document.base_features(documents),
         }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from hyperseek.errors import DataError, InputError, UnknownNameError, shown
 from hyperseek.types import Document
 
 if TYPE_CHECKING:
+    from hyperseek.data._dataset import Dataset
     from hyperseek.index import Index
 
 _HEADERS = frozenset(
@@ -104,6 +106,42 @@ def _without_circles(edges: Iterable[tuple[str, str]], path: Path, faults: Fault
                 if parent not in done:
                     walked[parent] = iter(parents.get(parent, ()))
     return kept
+
+
+def hierarchy_of(dataset: Dataset, source: str, documents: Iterable[str]) -> Hierarchy:
+    """Read what is above documents of a collection.
+
+    Args:
+        dataset: The collection.
+        source: A file of children and parents, or the metadata field that names each document's parent or parents.
+            Environment variables are filled in.
+        documents: Ids of documents that the hierarchy is read for.
+
+    Returns:
+        The hierarchy.
+
+    Raises:
+        InputError: There is neither such a file nor such a field, or the hierarchy knows none of the documents.
+    """
+    place = os.path.expandvars(source)
+    if os.path.isfile(place):
+        hierarchy = read_hierarchy(place)
+    else:
+        edges = list(parent_edges(dataset.documents(), source))
+        if not edges:
+            raise InputError(
+                f"qrels.hierarchy {source!r} is neither a file nor a metadata field of {dataset.name} that names "
+                f"parents"
+            )
+        hierarchy = Hierarchy.from_edges(edges)
+    known = set(hierarchy.nodes)
+    wanted = list(documents)
+    if wanted and not any(one in known for one in wanted):
+        raise InputError(
+            f"qrels.hierarchy {source!r} has none of the judged documents of {dataset.name}: its ids are like "
+            f"{hierarchy.nodes[0]!r}, theirs like {wanted[0]!r}"
+        )
+    return hierarchy
 
 
 def open_hierarchy(index: Index, source: str) -> Hierarchy:

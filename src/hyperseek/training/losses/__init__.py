@@ -1,6 +1,14 @@
 """Losses: functions of score matrices, so that every kind of scorer can be trained with every loss."""
 
 from hyperseek.training.losses._base import NO_DOCUMENT, Loss, LossConfig, Material, ScoredBatch
+from hyperseek.training.losses._cards import (
+    CardContrastConfig,
+    CardContrastLoss,
+    PreferenceConfig,
+    PreferenceLoss,
+    WrongCardConfig,
+    WrongCardLoss,
+)
 from hyperseek.training.losses._contrastive import (
     ContrastiveConfig,
     ContrastiveLoss,
@@ -37,6 +45,8 @@ __all__ = [
     "NO_DOCUMENT",
     "AnchorConfig",
     "AnchorLoss",
+    "CardContrastConfig",
+    "CardContrastLoss",
     "CoarseToFineConfig",
     "CoarseToFineLoss",
     "ContrastiveConfig",
@@ -55,9 +65,13 @@ __all__ = [
     "Objective",
     "OwnCrossEntropyConfig",
     "OwnCrossEntropyLoss",
+    "PreferenceConfig",
+    "PreferenceLoss",
     "RadiusConfig",
     "RadiusLoss",
     "ScoredBatch",
+    "WrongCardConfig",
+    "WrongCardLoss",
     "XTRConfig",
     "register_loss",
 ]

@@ -68,12 +68,16 @@ class Loss(nn.Module, ABC, Generic[C]):
         needs_in_batch: Whether it reads the scores of every query with every document of the batch.
         needs_base: Whether it reads the scores before training.
         needs_coarse: Whether it reads the coarse positives, which are then among the documents of the batch.
+        needs_wrong_card: Whether it reads the queries under the card of another task, in models with cards.
+        needs_views: Whether it reads what two cards of each of several tasks condition, in models with cards.
     """
 
     config_class: ClassVar[type[LossConfig]] = LossConfig
     needs_in_batch: bool = False
     needs_base: bool = False
     needs_coarse: bool = False
+    needs_wrong_card: bool = False
+    needs_views: bool = False
 
     def __init__(self, config: C) -> None:
         super().__init__()
@@ -123,6 +127,9 @@ class ScoredBatch:
         firsts: `(F,)` numbers of the documents that are item 0 of a query; None to derive them.
         coarse: `(Q,)` positions of the coarse positives among the `D` documents, `NO_DOCUMENT` for none; None if no
             loss reads them.
+        weights: `(Q,)` how much the queries' examples count, above 0; None for all alike.
+        wrong_scorer: The queries compiled with the card of another task, or None.
+        views: `(T, 2, w)` conditioning vectors of two cards of each of `T` tasks, or None.
     """
 
     scorer: Scorer
@@ -136,6 +143,9 @@ class ScoredBatch:
     spared: Tensor | None = None
     firsts: Tensor | None = None
     coarse: Tensor | None = None
+    weights: Tensor | None = None
+    wrong_scorer: Scorer | None = None
+    views: Tensor | None = None
 
     @cached_property
     def in_batch(self) -> Tensor:

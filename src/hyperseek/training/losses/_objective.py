@@ -39,6 +39,9 @@ _OURS = {
     "entailment": f"{_HOME}._hierarchy:EntailmentLoss",
     "radius": f"{_HOME}._hierarchy:RadiusLoss",
     "coarse_to_fine": f"{_HOME}._hierarchy:CoarseToFineLoss",
+    "preference": f"{_HOME}._cards:PreferenceLoss",
+    "wrong_card": f"{_HOME}._cards:WrongCardLoss",
+    "card_contrast": f"{_HOME}._cards:CardContrastLoss",
 }
 LOSSES: Registry[type[Loss[Any]]] = Registry("loss", "hyperseek.losses", _OURS, check=_check_loss)
 """Classes of losses by the names that recipes give; packages add theirs as entry points of `hyperseek.losses`."""
@@ -102,7 +105,9 @@ class LossesConfig(OpenConfig):
     pooled), `own_cross_entropy` (among the query's own items), `margin_mse` and `kl` (distillation of score
     differences, and of distributions over own items), `anchor` (keeps scores close to those before training),
     `entailment` and `radius` (of a query and its positive, the specific one lies in the cone of the general one, or
-    farther out), and `coarse_to_fine` (early levels find the coarse positive, late levels the fine one).
+    farther out), `coarse_to_fine` (early levels find the coarse positive, late levels the fine one), `preference` (of
+    pairs of own items), and, for models with cards, `wrong_card` (the own card scores the positive higher than another
+    task's) and `card_contrast` (cards of different tasks differ).
 
     Attributes:
         matryoshka: Not a loss itself: all others again at fewer dimensions.
@@ -153,6 +158,16 @@ class Objective(nn.Module):
     def needs_coarse(self) -> bool:
         """Whether a loss reads coarse positives."""
         return any(loss.needs_coarse for loss in self._each())
+
+    @property
+    def needs_wrong_card(self) -> bool:
+        """Whether a loss reads the queries under the card of another task."""
+        return any(loss.needs_wrong_card for loss in self._each())
+
+    @property
+    def needs_views(self) -> bool:
+        """Whether a loss reads two cards of each of several tasks."""
+        return any(loss.needs_views for loss in self._each())
 
     def learns_from(self, material: Material) -> bool:
         """Return whether any loss can learn from an example."""
@@ -209,5 +224,10 @@ def shortened(batch: ScoredBatch, dimension: int) -> ScoredBatch:
     Raises:
         InputError: The queries are not points, or have fewer dimensions.
     """
-    scorer, space = batch.scorer.shortened(dimension), batch.scorer.space
-    return replace(batch, scorer=scorer, points=VectorPoints(space.shorten(vectors_of(batch.points), dimension)))
+    space = batch.scorer.space
+    return replace(
+        batch,
+        scorer=batch.scorer.shortened(dimension),
+        points=VectorPoints(space.shorten(vectors_of(batch.points), dimension)),
+        wrong_scorer=None if batch.wrong_scorer is None else batch.wrong_scorer.shortened(dimension),
+    )

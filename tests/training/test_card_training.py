@@ -1,0 +1,211 @@
+"""Training with cards: which cards batches get, what validation asks with, slices, and whole runs."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperseek._ancestors import Hierarchy
+from hyperseek._relevance import text_key
+from hyperseek.cards import GENERIC, Card
+from hyperseek.errors import ConfigError, InputError
+from hyperseek.training import Recipe
+from hyperseek.training._cards import CardDraws, Task, generic_card, with_examples
+from hyperseek.training._epoch_batches import EpochBatches
+from hyperseek.training._recipe import CardsConfig, DataConfig
+from hyperseek.training._slices import branches_of, cut_slices, repeats
+from hyperseek.training._training_set import Drawn, Example, TrainingSet
+
+MakeRecipe = Callable[..., Recipe]
+WORDS = {"a": "animals", "b": "stars"}
+
+
+@pytest.fixture
+def two_tasks() -> tuple[TrainingSet, list[Task]]:
+    """Two sources of 30 and of 10 examples; every fifth document is relevant to two queries."""
+    training_set = TrainingSet(seed=1)
+    tasks = []
+    for source, (name, count) in enumerate((("a", 30), ("b", 10))):
+        assert training_set.add_source(name) == source
+        for place in range(count):
+            documents = {training_set.number(f"{name} document {place}")}
+            if place % 5 == 1:
+                documents.add(training_set.number(f"{name} document {place - 1}"))
+            training_set.add(Example(f"{name} query {place}", tuple(sorted(documents)), (), {}, source))
+        tasks.append(Task(Card(name=name, description=f"About {WORDS[name]}"), source))
+    return training_set, tasks
+
+
+def draws(training_set: TrainingSet, source: int, *, size: int = 4, batches: int = 60) -> list[list[Drawn]]:
+    positions = [place for place, example in enumerate(training_set.examples) if example.source == source]
+    draw = random.Random(0)
+    return [[training_set[epoch, place] for place in draw.sample(positions, size)] for epoch in range(batches)]
+
+
+def test_a_card_never_holds_a_query_or_a_document_of_its_batch(two_tasks: tuple[TrainingSet, list[Task]]) -> None:
+    training_set, tasks = two_tasks
+    cards = CardDraws(training_set, tasks, CardsConfig(support=(3, 6), wrong=1.0), wrong=True, views=True)
+    seen: Counter[str] = Counter()
+    for drawn in draws(training_set, 0):
+        queries = {text_key(example.query) for example in drawn}
+        known = {number for example in drawn for number in training_set.known(example.query)}
+        documents = {text_key(training_set.documents[number]) for number in known}
+        made = cards(drawn)
+        assert made == cards(drawn)
+        assert made["wrong"] is not None
+        of_views = [text for views in made["views"] for text in views]
+        for text in (made["own"], made["wrong"], *of_views):
+            card = Card.from_json_text(text)
+            assert queries.isdisjoint(map(text_key, card.query_examples))
+            assert documents.isdisjoint(map(text_key, card.doc_examples))
+            assert len(card.query_examples) in (0, 3, 4, 5, 6)
+            assert len(card.doc_examples) <= len(card.query_examples)
+        own, wrong = Card.from_json_text(made["own"]), Card.from_json_text(made["wrong"])
+        assert [{Card.from_json_text(text).name for text in views} for views in made["views"]] == [{"a"}, {"b"}]
+        assert wrong.name == "b"
+        assert all(query.startswith("a ") for query in own.query_examples)
+        seen["generic"] += own == generic_card()
+        seen["words"] += own.description == "About animals" and not own.query_examples
+        seen["examples"] += own.description == GENERIC and bool(own.query_examples)
+        seen["both"] += own.description == "About animals" and bool(own.query_examples)
+    assert sum(seen.values()) == 60
+    assert min(seen.values()) > 0
+    assert seen["both"] > 20
+    quiet = CardDraws(training_set, tasks, CardsConfig(dropout=0, without_examples=0, without_description=0))
+    for drawn in draws(training_set, 1):
+        made = quiet(drawn)
+        card = Card.from_json_text(made["own"])
+        assert card.name == "b"
+        assert len(card.query_examples) >= 5
+        assert (made["wrong"], made["views"]) == (None, [])
+
+
+def test_a_batch_has_one_task(two_tasks: tuple[TrainingSet, list[Task]]) -> None:
+    training_set, tasks = two_tasks
+    mixed = [training_set[0, 0], training_set[0, 35]]
+    with pytest.raises(InputError, match=r"several tasks: a, b; set data\.batches"):
+        CardDraws(training_set, tasks, CardsConfig())(mixed)
+
+
+def test_a_written_card_gets_examples_of_the_training_part(two_tasks: tuple[TrainingSet, list[Task]]) -> None:
+    training_set, tasks = two_tasks
+    own = [example for example in training_set.examples if example.source == 1]
+    card = with_examples(tasks[1].card, training_set, own, seed=0)
+    assert sorted(card.query_examples) == sorted(example.query for example in own)
+    assert len(set(card.doc_examples)) == len(card.doc_examples)
+    assert all(text.startswith("b document") for text in card.doc_examples)
+
+
+def config(**slices: Any) -> DataConfig:
+    sources = {name: {"source": f"{name}:train"} for name in ("a", "b")}
+    values: dict[str, Any] = {"sources": sources, "batches": "one_source", "balance": True}
+    return DataConfig.from_mapping({**values, "slices": slices} if slices else values)
+
+
+def test_slices_are_tasks_of_their_own(two_tasks: tuple[TrainingSet, list[Task]]) -> None:
+    training_set, tasks = two_tasks
+
+    def encode(texts: Any, side: str) -> Tensor:
+        # Queries are alike by the parity of their number, documents by whether it is below 10.
+        numbers = torch.tensor([int(text.split()[-1]) for text in texts])
+        label = numbers % 2 if side == "query" else (numbers < 10).long()
+        return torch.nn.functional.one_hot(label, 2).float()
+
+    found = cut_slices(
+        training_set, tasks, config(queries=2, documents=2, difficulty=2, least=8), encode=encode, identities={}
+    )
+    groups: dict[str, set[int]] = {}
+    for position, example in enumerate(training_set.examples):
+        if position >= 40:
+            original = training_set.copies[position]
+            assert replace(example, source=0) == training_set.examples[original]
+            groups.setdefault(training_set.sources[example.source], set()).add(original)
+    parity = [{place for place in range(30) if place % 2 == rest} for rest in (0, 1)]
+    below = [set(range(10)), set(range(10, 30))]
+    assert [own for name, own in groups.items() if "query" in name] in (parity, parity[::-1])
+    # The two lowest documents of a pair are the first: document 9 belongs to query 9 and to no other.
+    of_documents = [own for name, own in groups.items() if "document" in name]
+    assert sorted(map(sorted, of_documents))[0][:10] == sorted(below[0])
+    assert [len(own) for name, own in groups.items() if "difficulty" in name] == [15, 15]
+    assert len(found) == 6  # the source b has fewer than two slices of 8
+    assert {task.origin for task in found} == {0}
+    assert all(task.card.description == "About animals" for task in found)
+    assert all(
+        {*task.card.query_examples} <= {training_set.examples[place].query for place in groups[task.card.name]}
+        for task in found
+    )
+    with pytest.raises(ConfigError, match="no slice has 31 examples"):
+        cut_slices(*two_tasks, config(queries=2, least=31), encode=None, identities={})
+    with pytest.raises(ConfigError, match="no source has one"):
+        cut_slices(*two_tasks, config(branches=2), encode=None, identities={})
+
+
+def test_difficulty_is_a_teachers_lead_where_there_is_one(two_tasks: tuple[TrainingSet, list[Task]]) -> None:
+    training_set = TrainingSet()
+    training_set.add_source("a")
+    for place in range(12):
+        own, other = training_set.number(f"own {place}"), training_set.number(f"other {place}")
+        scores = {own: float(place), other: float(2 * (place % 3))}
+        training_set.add(Example(f"query {place}", (own,), (other,), scores, 0))
+    training_set.add_source("b")
+    data = DataConfig.from_mapping(
+        {
+            "sources": {"a": {"source": "a"}, "b": {"source": "b"}},
+            "batches": "one_source",
+            "slices": {"difficulty": 3, "least": 2},
+        }
+    )
+    cut_slices(training_set, two_tasks[1], data, encode=None, identities={})
+    lead = {place: place - 2 * (place % 3) for place in range(12)}
+    bands = [
+        [lead[training_set.copies[position]] for position in training_set.copies if _in(training_set, position, band)]
+        for band in (1, 2, 3)
+    ]
+    assert list(map(len, bands)) == [4, 4, 4]
+    assert min(bands[0]) >= max(bands[1])
+    assert min(bands[1]) >= max(bands[2])
+
+
+def _in(training_set: TrainingSet, position: int, band: int) -> bool:
+    return training_set.sources[training_set.examples[position].source].endswith(f"difficulty {band}")
+
+
+def test_the_largest_branch_is_cut_until_there_are_enough() -> None:
+    edges = [("animal", "thing"), ("star", "thing"), ("cat", "animal"), ("dog", "animal"), ("lion", "cat")]
+    hierarchy = Hierarchy.from_edges(edges)
+    nodes = [["lion", "animal"], ["cat"], ["dog", "thing"], ["star"], ["unknown"], ["animal"]]
+    assert branches_of(hierarchy, nodes, 1) == [*["thing"] * 4, None, "thing"]
+    assert branches_of(hierarchy, nodes, 2) == ["animal", "animal", "animal", "star", None, "animal"]
+    assert branches_of(hierarchy, nodes, 4) == ["cat", "cat", "dog", "star", None, "animal"]
+    assert branches_of(hierarchy, nodes, 9) == ["lion", "cat", "dog", "star", None, "animal"]
+
+
+def test_tasks_are_balanced(two_tasks: tuple[TrainingSet, list[Task]]) -> None:
+    training_set, tasks = two_tasks
+    assert repeats(training_set, config()) == [1, 3]
+    unbalanced = DataConfig.from_mapping({"sources": {"a": {"source": "a", "repeat": 2}, "b": {"source": "b"}}})
+    assert repeats(training_set, unbalanced) == [2, 1]
+    data = config(queries=3, least=3, share=0.75)
+    cut_slices(training_set, tasks, data, encode=None, identities={})
+    times = repeats(training_set, data)
+    sizes = Counter(example.source for example in training_set.examples)
+    totals = [times[place] * sizes[place] for place in range(len(times))]
+    assert sum(totals[2:]) / sum(totals) == pytest.approx(0.75, abs=0.05)
+    assert max(totals[2:]) <= 1.25 * min(totals[2:])
+    batches = EpochBatches(training_set, 5, composition="one_source", repeat=times, seed=0)
+    counted: Counter[int] = Counter()
+    for batch in batches:
+        positions = [position for _, position in batch]
+        counted.update(positions)
+        assert len({training_set.examples[position].source for position in positions}) == 1
+    assert {count for position, count in counted.items() if position < 30} == {times[0]}
+    # A source is gone through, and then again: a batch of half of it hardly holds an example twice.
+    of_b = [[position for _, position in batch] for batch in batches if 30 <= batch[0][1] < 40]
+    assert sum(len(set(batch)) == len(batch) for batch in of_b) > 0.7 * len(of_b)
