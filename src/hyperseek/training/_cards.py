@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 _WRITTEN_QUERIES, _WRITTEN_DOCUMENTS = 20, 10
 _LONGEST_EXAMPLE = 100_000  # characters that a card takes of an example
-_FITTED = 8  # episodes of each task that features are whitened by
 
 
 def card_head(retriever: Retriever) -> Any:
@@ -135,7 +134,6 @@ class CardDraws:
         config: How cards are drawn.
         wrong: Whether a loss reads queries under the card of another task.
         views: Whether a loss reads two cards of each of several tasks.
-        seed: Seed of the cards that are the same in all batches.
     """
 
     def __init__(
@@ -146,14 +144,12 @@ class CardDraws:
         *,
         wrong: bool = False,
         views: bool = False,
-        seed: int = 0,
     ) -> None:
         self.tasks = tasks
         self._set = training_set
         self._config = config
         self._wrong = wrong and len(tasks) > 1
         self._views = views and len(tasks) > 1
-        self._seed = seed
         self._examples: list[list[Example]] = [[] for _ in tasks]
         for example in training_set.examples:
             self._examples[example.source].append(example)
@@ -192,12 +188,6 @@ class CardDraws:
             "wrong": None if wrong is None else wrong.to_json_text(),
             "views": views,
         }
-
-    def fitting(self) -> list[Card]:
-        """Return cards like those of training, some of each task, for features to be centred and whitened by."""
-        draw = random.Random(f"{self._seed}-fitting")
-        cards = [task.card for task in self.tasks]
-        return cards + [self._episode(place, draw) for place in range(len(cards)) for _ in range(_FITTED)]
 
     def _other(self, source: int, draw: random.Random) -> int:
         """Draw another task: of another source, if there is one, since slices of one source are alike."""

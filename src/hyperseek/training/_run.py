@@ -172,7 +172,7 @@ class _Run:
             validator = self._validator(dev_sets, sides)
             if ready.cards is not None:
                 read_from_caches(card_head(retriever), sides)
-                card_head(retriever).fit_cards(ready.cards.fitting())
+                card_head(retriever).fit_cards([task.card for task in ready.cards.tasks])
         trainer = self._trainer(ready, sides, validator)
         start = {name: tensor.clone() for name, tensor in trainer.module.trainable_state().items()}
         if self.tell is not None and is_first_process():
@@ -188,8 +188,6 @@ class _Run:
             changed = _differs(trainer.module.trainable_state(), start) and share != 0
             if not changed:
                 logger.warning("%s: this run changed nothing: %s", self.folder, _reason(steps, best_step))
-            if ready.cards is not None:
-                card_head(retriever).keep_tasks([task.card for task in ready.cards.tasks])
             self._save(retriever)
             seen = self._used(ready, steps)
             trained = {name: entry.restricted(seen) for name, entry in read.trained.items()}
@@ -350,7 +348,6 @@ def _prepared(recipe: Recipe, seconds: dict[str, float], *, encodes: bool = True
             config.cards or CardsConfig(),
             wrong=objective.needs_wrong_card,
             views=objective.needs_views,
-            seed=config.seed,
         )
     elif objective.needs_wrong_card or objective.needs_views:
         raise ConfigError("losses.wrong_card and losses.card_contrast are for models with cards, as family: card")

@@ -24,7 +24,6 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hyperseek._files import read_tensors, write_tensors
-from hyperseek.cards import Card
 from hyperseek.errors import ModelError
 from hyperseek.geometry.polar import split_polar
 from hyperseek.models import Retriever
@@ -327,10 +326,9 @@ def _under_other_cards(retriever: Retriever, queries: dict[str, Tensor], cards: 
     if cards["wrong"] is not None:
         found["wrong_scorer"] = retriever.scorer(queries, {"card": cards["wrong"]})
     if cards["views"]:
-        condition = card_head(retriever).condition
-        found["views"] = torch.stack(
-            [torch.stack([condition(Card.from_json_text(text)) for text in views]) for views in cards["views"]]
-        )
+        head = card_head(retriever)
+        features = [[head.card_features(head.find(text)) for text in views] for views in cards["views"]]
+        found["views"] = torch.stack([torch.stack([head.compiler.vector(one) for one in own]) for own in features])
     return found
 
 
