@@ -16,6 +16,7 @@ _VERBS = (
     "demo",
     "prepare",
     "prepare hierarchy",
+    "prepare preferences",
     "mine",
     "recipes",
     "pretrain",
@@ -29,7 +30,7 @@ _VERBS = (
     "export",
 )
 # The files of verbs that share one with another.
-_FILES = {"recipes": "train", "pretrain": "train", "export": "convert"}
+_FILES = {"prepare_preferences": "mine", "recipes": "train", "pretrain": "train", "export": "convert"}
 
 
 class _Group(TyperGroup):

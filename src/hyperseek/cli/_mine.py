@@ -1,4 +1,4 @@
-"""`hyperseek mine`: hard negatives and filters for prepared training data."""
+"""`hyperseek mine` and `hyperseek prepare preferences`: training data that models and teachers find."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hyperseek.cli._echo import echo_json
+from hyperseek.cli._echo import echo, echo_json
 from hyperseek.cli._prepare import Json, OnError, Overwrite, divided, echo_prepared
 
 if TYPE_CHECKING:
@@ -82,6 +82,100 @@ def mine(
     if json_output:
         echo_json(info.model_dump(mode="json"), indent=2)
     echo_prepared(out, info)
+
+
+def prepare_preferences(
+    collection: Annotated[
+        str,
+        typer.Argument(
+            help="What is ranked: a BEIR folder, pydocs, ir_datasets:ID, hub:NAME or another data source, with :SPLIT "
+            "after it (train if not given; all queries if there are no judgements).",
+            show_default=False,
+        ),
+    ],
+    settings: Annotated[list[str] | None, typer.Argument(help="Settings, as in pairs=8.", show_default=False)] = None,
+    teacher: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="bm25; dense (the model of --index); another index of the collection; a cross-encoder or retriever; "
+            "cohere:MODEL or openai:MODEL behind --url. Give it once for each teacher.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The folder to write.", show_default=False)] = Path(),
+    index: Annotated[
+        str | None,
+        typer.Option(help="Finds candidates beside BM25: an index of the collection, or a model, which encodes it."),
+    ] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="Folder that keeps the teachers' scores for further commands.")
+    ] = None,
+    url: Annotated[
+        str | None, typer.Option(envvar="HYPERSEEK_TEACHER_URL", help="Endpoint, as in https://api.example.com/v1.")
+    ] = None,
+    key: Annotated[
+        str | None,
+        typer.Option(envvar="HYPERSEEK_TEACHER_KEY", help="Its key; rather set the variable, others see options."),
+    ] = None,
+    allow_test: Annotated[bool, typer.Option("--allow-test", help="Take a test split nevertheless.")] = False,
+    recipe: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
+    device: Annotated[str | None, typer.Option(help="For models, as in cuda:0; a GPU if there is one.")] = None,
+    on_error: OnError = "raise",
+    overwrite: Overwrite = False,
+    json_output: Json = False,
+) -> None:
+    """Let teachers rank candidates for queries, and write what they prefer as training examples with weights.
+
+    \b
+    hyperseek prepare preferences medquad --teacher bm25 --teacher dense --index medquad.index -o preferences
+    hyperseek prepare preferences medquad --teacher bm25 --teacher cross-encoder/ms-marco-MiniLM-L6-v2 \\
+        weights=[1,3] form=lists -o lists
+    hyperseek prepare preferences medquad --teacher cohere:rerank-v3.5 --url https://api.cohere.com/v2 -o reranked
+
+    \b
+    bm25, dense, candidates   candidates by words (50), by the index (50), in
+                              all, the others at random (100)
+    weights                   one for each teacher
+    fusion, rrf_k             zscore, minmax or rrf (60)
+    form                      pairs or lists
+    sampling                  confident or hydra
+    pairs, negatives          pairs of a query (16), negatives of a list (15)
+    positives, skip, hard     places in the teachers' order: positives (3),
+                              neither (2), hard negatives (15)
+    hard_ratio                share of hard negatives (0.5)
+    least_confidence          what pairs and lists must exceed (0)
+    judged                    whether relevant documents are the positives (true)
+    exclude_same_id, options, task, seed
+    """  # noqa: D301 (click's mark for unwrapped lines is the character itself)
+    from hyperseek._config import apply_overrides
+    from hyperseek._recipe_files import recipe_values
+    from hyperseek.errors import InputError
+    from hyperseek.mining import PreferenceOptions
+    from hyperseek.mining import prepare_preferences as write
+
+    if output == Path():
+        raise InputError("preferences need a folder to be written to; give --output FOLDER")
+    values = apply_overrides({}, settings or ()) if recipe is None else recipe_values(recipe, settings or ())
+    options = PreferenceOptions.from_mapping(values, source="the command line" if recipe is None else str(recipe))
+    info = write(
+        collection,
+        output,
+        teachers=teacher or (),
+        dense=index,
+        options=options,
+        scores=scores,
+        url=url,
+        key=key,
+        allow_test=allow_test,
+        device=device,
+        on_error=on_error,
+        overwrite=overwrite,
+    )
+    if json_output:
+        echo_json(info.model_dump(mode="json"), indent=2)
+    echo_prepared(output, info)
+    weights = info.options["preferences"]["weights_given"]
+    echo("  " + ", ".join(f"{name.replace('_', ' ')} weight {value:.3f}" for name, value in weights.items()), err=True)
 
 
 def _judged(named: list[str]) -> dict[str, Qrels]:

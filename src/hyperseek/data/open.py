@@ -12,7 +12,7 @@ from hyperseek._bounded import LONGEST_PATH, PathLike, path_text
 from hyperseek._registry import Registry
 from hyperseek.data._dataset import Dataset
 from hyperseek.data.reading import FieldKeys, OnError
-from hyperseek.errors import DataError, HyperseekError, InputError, brief, shown, suggestion
+from hyperseek.errors import DataError, HyperseekError, InputError, UnknownNameError, brief, shown, suggestion
 
 _NAMED = re.compile(r"([\w.-]+)=(.+)")
 TableKind: TypeAlias = Literal["hypencoder", "columns", "reasonir", "kalm"]
@@ -220,6 +220,34 @@ def open_dataset(
         )
     opened = _opened(registered, kind, place, arguments)
     return opened.reopened(name=name or parsed.name, on_error=on_error, check=check)
+
+
+def training_split(collection: Dataset, split: str | None, *, allow_test: bool = False) -> str | None:
+    """Return the split that a program may learn from.
+
+    Args:
+        collection: Any.
+        split: The wanted one; None takes `train`.
+        allow_test: Whether it may be one for tests.
+
+    Returns:
+        The split; None for a collection without judgements, all of whose queries may be used.
+
+    Raises:
+        UnknownNameError: There is no such split.
+        InputError: Its name says that it is for tests.
+    """
+    if not collection.splits and split is None:
+        return None
+    chosen = split or "train"
+    if chosen not in collection.splits:
+        raise UnknownNameError(f"split of {collection.name}", chosen, collection.splits)
+    if "test" in re.split(r"[^a-z]+", chosen.lower()) and not allow_test:
+        raise InputError(
+            f"the split {chosen!r} of {collection.name} is for measuring, and what has learned from it cannot be "
+            f"measured on it; name another of {list(collection.splits)}, or insist with allow_test= or --allow-test"
+        )
+    return chosen
 
 
 def _opened(name: str, kind: SourceKind, place: str, arguments: Mapping[str, Any]) -> Dataset:

@@ -32,7 +32,7 @@ from hyperseek._documents import EMOJI
 from hyperseek._long_work import progress
 from hyperseek._order import best_places
 from hyperseek._relevance import excluded_ids
-from hyperseek.errors import InputError, UnknownNameError, require
+from hyperseek.errors import InputError, MissingDocumentError, UnknownNameError, require
 from hyperseek.types import Document, Query, Run
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -115,6 +115,7 @@ class BM25:
     ) -> None:
         self.settings = settings or BM25Settings()
         self.ids: list[str] = []
+        self._places: dict[str, int] | None = None
         self._tokenizer = _tokenizer(self.settings)
         found = list(self._tokenizer.streaming_tokenize(self._texts(documents, total), allow_empty=False))
         vocabulary = self._tokenizer.get_vocab_dict()
@@ -163,6 +164,28 @@ class BM25:
                 ranking[identifier] = {self.ids[place]: float(scores[place]) for place in best}
                 bar.advance()
         return ranking
+
+    def scores(self, queries: Sequence[str], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+        """Score documents of the caller's choice.
+
+        Args:
+            queries: Texts.
+            ids: For each query the ids of its documents.
+
+        Returns:
+            For each query its documents' scores, in the order of the ids; 0 without a common term.
+
+        Raises:
+            MissingDocumentError: An id is not in the corpus.
+        """
+        if self._places is None:
+            self._places = {identifier: place for place, identifier in enumerate(self.ids)}
+        try:
+            chosen = [[self._places[one] for one in own] for own in ids]
+        except KeyError as error:
+            raise MissingDocumentError(f"the document {error.args[0]!r} is not in the corpus of BM25") from None
+        found = zip(chosen, self._score(queries), strict=True)
+        return [[float(score) for score in scores[places]] for places, scores in found]
 
     def _index(self, documents: Sequence[Sequence[int]], vocabulary: Mapping[str, int]) -> Any:
         if not any(documents):

@@ -161,7 +161,7 @@ def _opened(mine: Sequence[Mine], device: str | None) -> tuple[list[tuple[str | 
         value: Any = given
         if isinstance(given, str | os.PathLike):
             name, text = without_name(os.fspath(given))
-            value = _open(text, device)
+            value = opened(text, device)
         if isinstance(value, Index):
             indexes.append((name, value))
         elif name is not None:
@@ -173,12 +173,15 @@ def _opened(mine: Sequence[Mine], device: str | None) -> tuple[list[tuple[str | 
     return indexes, models[0] if models else None
 
 
-def _open(path: str, device: str | None) -> Index | Retriever:
+def opened(given: Mine, device: str | None) -> Index | Retriever:
+    """Return an index or a model, opened or loaded where a path or a name is given."""
     from hyperseek.index import Index
     from hyperseek.models import load
 
-    is_index = (Path(path) / "index.json").is_file()
-    return Index.open(path, device=device) if is_index else load(path, device=device)
+    if not isinstance(given, str | os.PathLike):
+        return given
+    is_index = (Path(given) / "index.json").is_file()
+    return Index.open(given, device=device) if is_index else load(given, device=device)
 
 
 def _identified(name: str | None, index: Index, prepared: Prepared, sources: Sequence[str]) -> Corpus:

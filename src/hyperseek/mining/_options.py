@@ -1,4 +1,4 @@
-"""Settings of mining and filtering."""
+"""Settings of mining, of filtering, and of preferences."""
 
 from __future__ import annotations
 
@@ -103,3 +103,53 @@ class RefineOptions(Config):
     mining: MiningOptions | None = None
     teacher: TeacherOptions | None = None
     options: QueryOptions = NO_OPTIONS
+
+
+class PreferenceOptions(Config):
+    """How preferences are made.
+
+    Attributes:
+        bm25: Candidates from BM25 for each query.
+        dense: Candidates from the index.
+        candidates: Candidates in all: those of both, those judged relevant, and as many at random as are missing.
+        weights: One per teacher; None weighs all alike.
+        fusion: `zscore`, the weighted mean of standardised scores; `minmax`, of scores moved to [0, 1]; `rrf`, the sum
+            of weight / (`rrf_k` + rank), ranks from 1, which the original uses.
+        rrf_k: Larger values flatten the differences between first ranks.
+        form: `pairs`, an example for each pair; `lists`, one for each query, whose items have the fused scores.
+        sampling: `confident` draws different pairs and drops those of too little confidence; `hydra` draws as the
+            original does, with repetition, by differences of fused scores, which are then the weights, at least 0.1.
+        pairs: Pairs of each query.
+        positives: The best candidates are positives, of queries without a relevant one; in lists, at most so many.
+        skip: Candidates after the positives that are neither: they may be relevant.
+        hard: Candidates after these that hard negatives are drawn from; easy ones come from the worse half of all.
+        hard_ratio: Share of hard negatives.
+        negatives: Negatives of each list.
+        least_confidence: Pairs and lists need more.
+        judged: Whether documents judged relevant are the positives of their query.
+        exclude_same_id: Whether documents are queries, so that the one with a query's id is no candidate.
+        options: Options of the index's model for every query, as in `{level: 2}`.
+        task: Name of the task card of all examples, or None.
+        seed: Of all draws.
+    """
+
+    bm25: int = Field(default=50, ge=0)
+    dense: int = Field(default=50, ge=0)
+    candidates: int = Field(default=100, ge=2)
+    weights: tuple[float, ...] | None = None
+    fusion: Literal["zscore", "minmax", "rrf"] = "zscore"
+    rrf_k: int = Field(default=60, ge=0)
+    form: Literal["pairs", "lists"] = "pairs"
+    sampling: Literal["confident", "hydra"] = "confident"
+    pairs: int = Field(default=16, ge=1)
+    positives: int = Field(default=3, ge=1)
+    skip: int = Field(default=2, ge=0)
+    hard: int = Field(default=15, ge=1)
+    hard_ratio: float = Field(default=0.5, ge=0, le=1)
+    negatives: int = Field(default=15, ge=1)
+    least_confidence: float = Field(default=0.0, ge=0, lt=1)
+    judged: bool = True
+    exclude_same_id: bool = False
+    options: QueryOptions = NO_OPTIONS
+    task: str | None = None
+    seed: int = Field(default=42, ge=0, le=LARGEST_SEED)
