@@ -15,6 +15,7 @@ from typer.core import TyperGroup
 _VERBS = (
     "demo",
     "prepare",
+    "prepare card",
     "prepare hierarchy",
     "prepare preferences",
     "mine",

@@ -8,6 +8,7 @@ prepare("training", ["pydocs:train"])
 """
 
 from hyperseek.data._bright import BRIGHT_GROUPS
+from hyperseek.data._cards import CardComparison, CardFinding, check_card, compare_cards, draft_card
 from hyperseek.data._coarse import CoarseOptions
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._judged import QrelsOptions, examples_from_qrels
@@ -41,6 +42,8 @@ from hyperseek.data.tables.instructed import KalmOptions, ReasonIROptions, examp
 
 __all__ = [
     "BRIGHT_GROUPS",
+    "CardComparison",
+    "CardFinding",
     "CoarseOptions",
     "ColumnsOptions",
     "CorpusInfo",
@@ -64,6 +67,9 @@ __all__ = [
     "SourceInfo",
     "TrainingExample",
     "automatic_lengths",
+    "check_card",
+    "compare_cards",
+    "draft_card",
     "examples_from_columns",
     "examples_from_hypencoder",
     "examples_from_kalm",

@@ -222,13 +222,13 @@ def open_dataset(
     return opened.reopened(name=name or parsed.name, on_error=on_error, check=check)
 
 
-def training_split(collection: Dataset, split: str | None, *, allow_test: bool = False) -> str | None:
+def training_split(collection: Dataset, split: str | None, *, allow_test: bool | None = False) -> str | None:
     """Return the split that a program may learn from.
 
     Args:
         collection: Any.
         split: The wanted one; None takes `train`.
-        allow_test: Whether it may be one for tests.
+        allow_test: Whether it may be one for tests; None refuses it without saying how to insist.
 
     Returns:
         The split; None for a collection without judgements, all of whose queries may be used.
@@ -245,7 +245,8 @@ def training_split(collection: Dataset, split: str | None, *, allow_test: bool =
     if "test" in re.split(r"[^a-z]+", chosen.lower()) and not allow_test:
         raise InputError(
             f"the split {chosen!r} of {collection.name} is for measuring, and what has learned from it cannot be "
-            f"measured on it; name another of {list(collection.splits)}, or insist with allow_test= or --allow-test"
+            f"measured on it; name another of {list(collection.splits)}"
+            + ("" if allow_test is None else ", or insist with allow_test= or --allow-test")
         )
     return chosen
 
