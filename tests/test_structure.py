@@ -29,6 +29,7 @@ LAYERS = [
     "mining",
     "runs",
     "training",
+    "adapting",
     "pretraining",
     "evaluation",
     "analysis",

@@ -23,6 +23,7 @@ _VERBS = (
     "pretrain",
     "train",
     "encode",
+    "adapt",
     "update",
     "search",
     "evaluate",
