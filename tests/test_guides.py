@@ -27,8 +27,8 @@ from hyperseek.scoring import LinearScorer, VectorPoints
 from hyperseek.training.losses import LOSSES, NO_DOCUMENT, LossesConfig, Objective, ScoredBatch
 
 DOCS = Path(__file__).parent.parent / "docs"
-FAST = ("graph", "search")
-SLOW = ("graph", "indexing", "search")
+FAST = ("adapting", "graph", "search")
+SLOW = ("adapting", "graph", "indexing", "search")
 
 
 def snippets(guide: str) -> list[tuple[str, str]]:

@@ -186,7 +186,7 @@ def adapt(
         points = model.encode_documents(card.doc_examples)
         examples = towards(material, points.rows)
     tried = kinds_for(len(material), examples is not None) if kinds is None else kinds
-    fits = Fits(rank, depth, seed, examples)
+    fits = Fits(rank, depth, seed, examples=examples)
     choice = choose(material, checked_kinds(tried, examples=examples is not None), fits, certain=certain)
     costs = [
         _beside(name, choice, material_of(other, theirs, model)) for name, (other, theirs) in (beside or {}).items()

@@ -116,12 +116,14 @@ class Fits:
         rank: Of low-rank maps and of adapters.
         depth: Hidden layers of q-nets.
         seed: Of all draws.
+        steps: Of contrastive fits.
         examples: `(d,)` direction towards example documents; None for none.
     """
 
     rank: int = 32
     depth: int = 0
     seed: int = 0
+    steps: int = 600
     examples: torch.Tensor | None = None
 
 
@@ -132,13 +134,13 @@ def _ridge(material: Material, rows: Sequence[int], fits: Fits) -> Head:
 
 def _low_rank(material: Material, rows: Sequence[int], fits: Fits) -> Head:
     head = LowRank(material, rank=fits.rank, seed=fits.seed)
-    train(material, rows, head, Steps(seed=fits.seed))
+    train(material, rows, head, Steps(fits.steps, seed=fits.seed))
     return head.map()
 
 
 def _linear(material: Material, rows: Sequence[int], fits: Fits) -> Head:
     head = LowRank(material, rank=None)
-    train(material, rows, head, Steps(seed=fits.seed))
+    train(material, rows, head, Steps(fits.steps, seed=fits.seed))
     return head.map()
 
 
@@ -149,13 +151,13 @@ def _examples(material: Material, rows: Sequence[int], fits: Fits) -> Head:
 
 def _q_net(material: Material, rows: Sequence[int], fits: Fits) -> Head:
     head = Tuned.q_net(material, depth=fits.depth, seed=fits.seed)
-    train(material, rows, head, Steps(batch=64, rate=1e-4, seed=fits.seed))
+    train(material, rows, head, Steps(fits.steps, batch=64, rate=1e-4, seed=fits.seed))
     return head
 
 
 def _lora(material: Material, rows: Sequence[int], fits: Fits) -> Head:
     head = Tuned.adapters(material, rank=fits.rank, seed=fits.seed)
-    train(material, rows, head, Steps(steps=min(300, 3 * len(rows)), batch=32, rate=1e-4, seed=fits.seed))
+    train(material, rows, head, Steps(min(fits.steps, 3 * len(rows)), batch=32, rate=1e-4, seed=fits.seed))
     return head
 
 
@@ -203,7 +205,7 @@ class Choice:
     Attributes:
         candidate: The candidate; `"none"` without feedback for the index as it is.
         head: Its head; None for none.
-        proven: Whether its gain is proven on these queries; else it is the default, which gained elsewhere.
+        proven: Whether its gain is proven on these queries; else it is one of those that gained elsewhere.
         gains: Of all candidates, on queries that they were not fitted on.
         fitted: How many queries the head was fitted on.
         seconds: That fitting and choosing took.
@@ -219,6 +221,17 @@ class Choice:
 
 NOTHING = Candidate("none")
 DEFAULT = Candidate("ridge", feedback=True)
+"""What may be chosen unproven: it gained elsewhere."""
+
+PRIORS: Mapping[Candidate, tuple[float, float]] = {
+    Candidate("none", feedback=True): (0.005, 0.01),
+    Candidate("ridge"): (0.005, 0.01),
+    DEFAULT: (0.01, 0.01),
+}
+"""The mean and the deviation of what candidates gained with 20 pairs on each of the collections of docs/LOG.md."""
+
+# What is assumed of the gains of others, before they are measured: nothing, within this deviation.
+_OPEN = (0.0, 0.05)
 
 
 def choose(material: Material, kinds: Sequence[str], fits: Fits, *, certain: bool) -> Choice:
@@ -231,8 +244,8 @@ def choose(material: Material, kinds: Sequence[str], fits: Fits, *, certain: boo
         certain: Whether an unproven candidate is never chosen.
 
     Returns:
-        The choice: the candidate whose lower bound is highest, if it is above 0. Else the default, if it does not lose
-        on these queries and `certain` is off; else nothing.
+        The choice: of those that are proven and, unless `certain`, the default, the candidate whose expected gain is
+        highest, if it is above 0; else nothing.
     """
     start = time.perf_counter()
     candidates = [
@@ -262,11 +275,11 @@ def choose(material: Material, kinds: Sequence[str], fits: Fits, *, certain: boo
         gain_of(one.name, all_before, matrix[:, place], seed=fits.seed).model_copy(update={"low": float(bounds[place])})
         for place, one in enumerate(candidates)
     ]
-    best = int(bounds.argmax())
-    chosen, proven = candidates[best], bool(bounds[best] > 0)
-    if not proven:
-        default = candidates.index(DEFAULT) if DEFAULT in candidates else 0
-        chosen = candidates[default] if not certain and matrix[:, default].mean() >= 0 else NOTHING
+    expected = [expected_gain(one, matrix[:, place]) for place, one in enumerate(candidates)]
+    able = [place for place, one in enumerate(candidates) if bounds[place] > 0 or (not certain and one == DEFAULT)]
+    best = max(able, key=expected.__getitem__, default=None)
+    chosen = NOTHING if best is None or expected[best] <= 0 else candidates[best]
+    proven = best is not None and bool(bounds[best] > 0)
     everything = list(range(len(material)))
     head, fitted_on = None, 0
     if chosen.kind != "none":
@@ -275,6 +288,17 @@ def choose(material: Material, kinds: Sequence[str], fits: Fits, *, certain: boo
         head = kept[chosen.kind] if alone else KINDS[chosen.kind](material, everything, fits)
         fitted_on = len(parts[0][1]) if alone else len(everything)
     return Choice(chosen, head, proven, measured, fitted_on, time.perf_counter() - start)
+
+
+def expected_gain(candidate: Candidate, differences: _Floats) -> float:
+    """Return what a candidate is expected to gain, given `(n,)` differences: few of them change the prior little."""
+    mean, deviation = PRIORS.get(candidate, _OPEN)
+    if len(differences) < 3:
+        return mean
+    # One query more of the prior's own spread, since few differences may all be 0 by chance.
+    variance = (differences.var(ddof=1) + deviation**2) / len(differences)
+    trust = deviation**2 / (deviation**2 + variance)
+    return float((1 - trust) * mean + trust * differences.mean())
 
 
 def gains(scorer: Scorer, material: Material, rows: Sequence[int]) -> _Floats:
@@ -305,8 +329,8 @@ def gain_of(name: str, before: _Floats, differences: _Floats, *, seed: int = 0) 
 def lower_bounds(differences: _Floats, *, confidence: float = 0.95, seed: int = 0) -> _Floats:
     """Return lower bounds of the means of `(n, m)` differences, which hold for all columns at once.
 
-    The bound is mean - c · standard error, with c the quantile of the largest studentised error of a bootstrap; columns
-    that are much alike cost little.
+    The bound is mean - c · standard error, with c the quantile of the largest studentised error of a bootstrap, whose
+    samples have standard errors of their own; columns that are much alike cost little.
 
     Args:
         differences: `(n, m)`.
@@ -320,8 +344,12 @@ def lower_bounds(differences: _Floats, *, confidence: float = 0.95, seed: int = 
     if count < 3:
         return np.full(columns, -np.inf)
     errors = differences.std(axis=0, ddof=1) / np.sqrt(count)
-    known = np.where(errors > 0, errors, np.inf)
-    largest = ((_drawn_means(differences, seed) - differences.mean(axis=0)) / known).max(axis=1)
+    centred = differences - differences.mean(axis=0)
+    means = _drawn_means(np.concatenate([centred, centred**2], axis=1), seed)
+    spread = np.sqrt(np.maximum(means[:, columns:] - means[:, :columns] ** 2, 0) / (count - 1))
+    # A sample of the few queries that do not differ at all has no spread; a floor keeps it from deciding.
+    known = np.where(errors > 0, np.maximum(spread, errors / 4), np.inf)
+    largest = (means[:, :columns] / known).max(axis=1)
     bounds: _Floats = differences.mean(axis=0) - np.quantile(largest, confidence) * errors
     return bounds
 
@@ -341,7 +369,8 @@ def _drawn_means(differences: _Floats, seed: int) -> _Floats:
 def folds(material: Material, *, seed: int) -> Iterator[tuple[list[int], list[int]]]:
     """Yield queries to measure on and queries to fit on.
 
-    Queries that share a relevant document stay together: a head that has seen the document would look too good.
+    Queries that share a relevant document stay together, where that leaves several parts: a head that has seen the
+    document would look too good.
 
     Args:
         material: The queries.
@@ -381,7 +410,9 @@ def _groups(material: Material) -> list[list[int]]:
     groups: dict[int, list[int]] = {}
     for row in range(len(material)):
         groups.setdefault(root(row), []).append(row)
-    return list(groups.values())
+    # Where most queries share documents, as in pooled judgements of a narrow subject, nothing could be held out.
+    largest = max(map(len, groups.values()), default=0)
+    return list(groups.values()) if 2 * largest <= len(material) else [[row] for row in range(len(material))]
 
 
 def towards(material: Material, examples: torch.Tensor, *, share: float = 0.2) -> torch.Tensor:

@@ -14,7 +14,6 @@ from typing import Protocol, Self
 import torch
 from sentence_transformers.base.modules import Dense as LinearMap
 from torch import Tensor
-from torch.nn.utils import parametrize
 
 from hyperseek._long_work import progress
 from hyperseek.errors import InputError
@@ -192,9 +191,13 @@ def train(material: Material, rows: Sequence[int], head: Trained, how: Steps) ->
             documents, found = torch.unique(torch.cat([positives, *others]), return_inverse=True)
             scores = head.scores([rows[place] for place in places.tolist()], material.documents[documents])
             columns = {document: column for column, document in enumerate(documents.tolist())}
+            known = [
+                (line, columns[one])
+                for line, place in enumerate(places.tolist())
+                for one in judged[place] & columns.keys()
+            ]
             ignored = torch.zeros_like(scores, dtype=torch.bool)
-            for line, place in enumerate(places.tolist()):
-                ignored[line, [columns[one] for one in judged[place] if one in columns]] = True
+            ignored[tuple(torch.tensor(known).T)] = True
             wanted = found[: len(places)]
             ignored[torch.arange(len(places)), wanted] = False
             logits = (scores / _TEMPERATURE).masked_fill(ignored, -torch.inf)
@@ -302,11 +305,11 @@ class Tuned:
         own = copy.deepcopy(torch.nn.ModuleList(material.model.route("query"))).requires_grad_(False)
         first = own[0]
         generator = torch.Generator().manual_seed(seed)
-        linear = [module for module in first.modules() if isinstance(module, torch.nn.Linear)]
-        if not linear:
+        for parent, name, module in _children(first):
+            if isinstance(module, torch.nn.Linear):
+                setattr(parent, name, _Adapter(module, rank, generator))
+        if not any(isinstance(module, _Adapter) for module in first.modules()):
             raise InputError(f"a {type(first).__name__} has no linear maps for adapters; choose other kinds")
-        for module in linear:
-            parametrize.register_parametrization(module, "weight", _Adapter(module.weight, rank, generator))
         model = join_routes(list(own), material.model.route("document"), material.model)
         return cls(model, material, start=0)
 
@@ -370,22 +373,41 @@ class Tuned:
     def model(self, material: Material, share: float) -> Retriever:
         """Return the model, with adapters merged into the weights."""
         model = self._blended(share)
-        for module in model.model.modules():
-            if parametrize.is_parametrized(module, "weight"):
-                parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+        for parent, name, module in _children(model.model):
+            if isinstance(module, _Adapter):
+                setattr(parent, name, module.merged())
         model.model.requires_grad_(False)
         return model
 
 
 class _Adapter(torch.nn.Module):
-    """W becomes W + share · 2 B A, with B zero at first."""
+    """A linear map W x + b that becomes (W + share · 2 B A) x + b, with B zero at first.
 
-    def __init__(self, weight: Tensor, rank: int, generator: torch.Generator) -> None:
+    Args:
+        linear: The map.
+        rank: Of B A.
+        generator: Draws A.
+    """
+
+    def __init__(self, linear: torch.nn.Linear, rank: int, generator: torch.Generator) -> None:
         super().__init__()
-        outputs, inputs = weight.shape
+        self.linear = linear
         self.share = 1.0
-        self.down = torch.nn.Parameter(torch.randn(rank, inputs, generator=generator) / inputs**0.5)
-        self.up = torch.nn.Parameter(torch.zeros(outputs, rank))
+        self.down = torch.nn.Parameter(
+            torch.randn(rank, linear.in_features, generator=generator) / linear.in_features**0.5
+        )
+        self.up = torch.nn.Parameter(torch.zeros(linear.out_features, rank))
 
-    def forward(self, weight: Tensor) -> Tensor:
-        return weight + 2 * self.share * self.up @ self.down
+    def forward(self, states: Tensor) -> Tensor:
+        output: Tensor = self.linear(states) + 2 * self.share * (states @ self.down.T) @ self.up.T
+        return output
+
+    @torch.no_grad()
+    def merged(self) -> torch.nn.Linear:
+        """Return the one linear map that it is."""
+        self.linear.weight += 2 * self.share * self.up @ self.down
+        return self.linear
+
+
+def _children(root: torch.nn.Module) -> list[tuple[torch.nn.Module, str, torch.nn.Module]]:
+    return [(parent, name, child) for parent in root.modules() for name, child in parent.named_children()]
