@@ -174,13 +174,10 @@ def adapt(
         if card is not None and card.doc_examples:
             source, documents = "examples", _documents_of(card, index)
         judged = pseudo_queries(documents, seed)
+    _check_enough(len(judged))
     model = index.model
     material = material_of(index, judged, model)
-    if len(material) < 2:
-        raise InputError(
-            f"there are {len(material)} queries with a relevant document in the index; adapting needs at least 2, and "
-            f"some 20 to tell what helps"
-        )
+    _check_enough(len(material))
     examples = None
     if card is not None and card.doc_examples:
         points = model.encode_documents(card.doc_examples)
@@ -192,6 +189,14 @@ def adapt(
         _beside(name, choice, material_of(other, theirs, model)) for name, (other, theirs) in (beside or {}).items()
     ]
     return _adaptation(index, material, choice, source, costs)
+
+
+def _check_enough(queries: int) -> None:
+    if queries < 2:
+        raise InputError(
+            f"there are {queries} queries with a relevant document in the index; adapting needs at least 2, and some 20 "
+            f"to tell what helps"
+        )
 
 
 def _adaptation(
