@@ -194,8 +194,8 @@ def adapt(
 def _check_enough(queries: int) -> None:
     if queries < 2:
         raise InputError(
-            f"there are {queries} queries with a relevant document in the index; adapting needs at least 2, and some 20 "
-            f"to tell what helps"
+            f"there are {queries} queries with a relevant document in the index; adapting needs at least 2, and some "
+            f"20 to tell what helps"
         )
 
 
