@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from hyperseek import Document, HyperseekError, Index, load
 from hyperseek.adapting import Adaptation, AdaptRecord, Gain, adapt, read_judged
-from hyperseek.adapting._adapt import material_of, pseudo_queries
+from hyperseek.adapting._adaptation import material_of, pseudo_queries
 from hyperseek.adapting._choosing import (
     DEFAULT,
     NOTHING,
