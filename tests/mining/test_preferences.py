@@ -14,6 +14,7 @@ import pytest
 from mining_fakes import ReadableRetriever
 from typer.testing import CliRunner
 
+from hyperseek._relevance import text_key
 from hyperseek.cli import app
 from hyperseek.data import open_dataset, read_examples, read_prepared
 from hyperseek.errors import DataError, InputError, MissingDocumentError, UnknownNameError
@@ -152,6 +153,9 @@ def test_lists(words: Path, tmp_path: Path) -> None:
     assert [item.id for item in examples["words/q1"].positives] == ["words/d29"]
     # q3 is relevant to d3, which no teacher likes: no confidence, no example.
     assert "words/q3" not in examples
+    # But what is relevant to it is remembered.
+    known = read_prepared(tmp_path / "out").relevance()
+    assert known.of(text_key("about 1 word3 3")) == {text_key("0.03@1 word3 river !3")}
 
 
 def test_hydra_draws_with_repetition_and_weighs_by_margin(words: Path, tmp_path: Path) -> None:

@@ -30,10 +30,10 @@ import numpy.typing as npt
 from hyperseek._bounded import PathLike
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._long_work import progress, stop_here, stoppable
-from hyperseek._relevance import excluded_ids, is_relevant, text_key
+from hyperseek._relevance import Relevance, excluded_ids, is_relevant, text_key
 from hyperseek.data import Dataset, ErrorReport, ExampleItem, PreparedInfo, SourceInfo, TrainingExample, open_dataset
 from hyperseek.data.examples import cleaned, qualified
-from hyperseek.data.open import ParsedSource, parse_source, training_split
+from hyperseek.data.open import parse_source, training_split
 from hyperseek.data.preparing import example_writer
 from hyperseek.data.reading import OnError
 from hyperseek.errors import DataError, InputError
@@ -317,48 +317,47 @@ def prepare_preferences(
                 found.append(_teacher(given, asked, work, device=device, url=url, key=key))
         stored = [StoredScores(kept, one, asked.texts) for one in found]
         report, weights = ErrorReport(), []
-
-        def told() -> str:
-            return f"the teachers' scores so far are kept in {kept}; run the same command again to resume"
-
-        draw = random.Random(options.seed)
-        with stoppable(told), progress("asking teachers", len(asked.queries), unit="queries") as bar:
-            for start in range(0, len(asked.queries), _BATCH):
-                batch = asked.queries[start : start + _BATCH]
-                lists = [asked.candidates(query, [ranking[query.id] for ranking in rankings]) for query in batch]
-                names, texts = [query.id for query in batch], [query.text for query in batch]
-                given_scores = []
-                for one in stored:
-                    given_scores.append(one.score(names, texts, lists))
-                    stop_here()
-                for query, ids, own in zip(batch, lists, zip(*given_scores, strict=True), strict=True):
-                    for example in asked.examples(query, ids, np.stack(own), draw, report):
-                        writer.add(example)
-                        weights.append(example.weight)
-                    bar.advance()
+        with stoppable(lambda: f"the teachers' scores so far are kept in {kept}; run the same command again to resume"):
+            for example in _preferred(asked, rankings, stored, report):
+                writer.add(example)
+                weights.append(example.weight)
         report.log(parsed.given, level=logging.INFO)
-        made = {
-            **options.model_dump(mode="json"),
-            "teachers": [{"name": one.name, "fingerprint": one.fingerprint} for one in found],
-            "weights_given": _summary(weights),
-        }
-        info = writer.finish([_info(parsed, collection, split, writer.examples, report)], {"preferences": made})
+        writer.relevance.merge(asked.lost)
+        named = [{"name": one.name, "fingerprint": one.fingerprint} for one in found]
+        made = {**options.model_dump(mode="json"), "teachers": named, "weights_given": _summary(weights)}
+        about = SourceInfo(
+            name=collection.name,
+            source=parsed.given,
+            kind="qrels",
+            split=split,
+            fingerprint=collection.fingerprint(),
+            examples=writer.examples,
+            dropped=report.to_dict(),
+        )
+        info = writer.finish([about], {"preferences": made})
     shutil.rmtree(work, ignore_errors=True)
     return info
 
 
-def _info(
-    parsed: ParsedSource, collection: Dataset, split: str | None, examples: int, report: ErrorReport
-) -> SourceInfo:
-    return SourceInfo(
-        name=collection.name,
-        source=parsed.given,
-        kind="qrels",
-        split=split,
-        fingerprint=collection.fingerprint(),
-        examples=examples,
-        dropped=report.to_dict(),
-    )
+def _preferred(
+    asked: _Asked,
+    rankings: Sequence[Mapping[str, Mapping[str, float]]],
+    stored: Sequence[StoredScores],
+    report: ErrorReport,
+) -> Iterator[TrainingExample]:
+    """Yield the examples of all queries; after each teacher's answer for a few of them it may be stopped."""
+    draw = random.Random(asked.options.seed)
+    with progress("asking teachers", len(asked.queries), unit="queries") as bar:
+        for start in range(0, len(asked.queries), _BATCH):
+            batch = asked.queries[start : start + _BATCH]
+            lists = [asked.candidates(query, [ranking[query.id] for ranking in rankings]) for query in batch]
+            scores = []
+            for one in stored:
+                scores.append(one.score([query.id for query in batch], [query.text for query in batch], lists))
+                stop_here()
+            for query, ids, own in zip(batch, lists, zip(*scores, strict=True), strict=True):
+                yield from asked.examples(query, ids, np.stack(own), draw, report)
+                bar.advance()
 
 
 def _summary(weights: Sequence[float]) -> dict[str, float]:
@@ -379,6 +378,7 @@ class _Asked:
         self.queries = collection.queries(split)
         self._grades = {} if split is None else collection.qrels(split)
         self._excluded = excluded_ids(self.queries)
+        self.lost = Relevance()  # of queries without an example
         self._relevant: defaultdict[int, dict[str, None]] = defaultdict(dict)
         for query in self.queries:
             own = [one for one, grade in self._grades.get(query.id, {}).items() if is_relevant(grade)]
@@ -430,6 +430,7 @@ class _Asked:
             chosen = [([pair.better], [pair.worse], max(pair.weight, least)) for pair in pairs]
         if not chosen:
             report.add("no_confident_preference", f"query {query.id}")
+            self.lost.add(key, (text_key(self.texts[one]) for one in self._relevant[key]))
         grades, name = self._grades.get(query.id, {}), self.collection.name
         items = [
             ExampleItem(qualified(name, one), self.texts[one], float(score), grades.get(one))
