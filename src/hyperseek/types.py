@@ -199,6 +199,16 @@ class LevelOptions(TypedDict, total=False):
     radius_weight: float | None
 
 
+class NamedOptions(LevelOptions, total=False):
+    """The options of queries that searches take by name.
+
+    Attributes:
+        card: For models with cards, the task; see `QueryOptions`.
+    """
+
+    card: _IsText | str | None
+
+
 @runtime_checkable
 class _IsText(Protocol):
     """A card, which cannot be imported here: what its text is."""

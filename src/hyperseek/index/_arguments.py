@@ -18,7 +18,7 @@ from hyperseek.errors import ArgumentError, InputError, brief, shown, suggestion
 from hyperseek.plan import AUTO, EXACT, PlanLike
 from hyperseek.scoring import MaxSimScorer, Scorer, Space, point_scorer
 from hyperseek.store.rows import check_text
-from hyperseek.types import LevelOptions, Query, QueryOptions
+from hyperseek.types import NamedOptions, Query, QueryOptions
 
 Vectors: TypeAlias = npt.NDArray[Any] | Tensor
 """Coordinates of one query, `(d,)`, or of many, `(Q, d)`; in token spaces `(t, d)` and `(Q, t, d)`."""
@@ -29,17 +29,18 @@ HABITS = {
     **dict.fromkeys(("query", "text", "q", "question", "queries_", "query_text", "query_texts"), "queries"),
     **dict.fromkeys(("engine_name", "index", "method"), "engine"),
     **dict.fromkeys(("stages", "pipeline"), "plan"),
-    **dict.fromkeys(("option", "query_options", "card", "task"), "options"),
+    **dict.fromkeys(("option", "query_options"), "options"),
+    **dict.fromkeys(("task", "task_card"), "card"),
     **dict.fromkeys(("documents", "doc_ids", "document_ids"), "ids"),
     **dict.fromkeys(("with_texts", "include_texts", "return_texts"), "texts"),
 }
 """Argument names that people type by habit, and their names here."""
 
-LEVELS = tuple(LevelOptions.__annotations__)
+NAMED = tuple(NamedOptions.__annotations__)
 """Options of queries that searches take by name."""
 
 
-class SearchArguments(LevelOptions, total=False):
+class SearchArguments(NamedOptions, total=False):
     """What `Index.search` takes besides the queries, for its overloads."""
 
     k: int
@@ -152,14 +153,14 @@ def check_engine(engine: object) -> None:
 
 
 def check_options(
-    options: object, queries: Sequence[str] | Scorer, levels: LevelOptions | None = None
+    options: object, queries: Sequence[str] | Scorer, named: NamedOptions | None = None
 ) -> tuple[Sequence[str] | Scorer, QueryOptions]:
     """Return queries and the options that they are asked with.
 
     Args:
         options: A mapping, or None.
         queries: The queries.
-        levels: Options that were given by name.
+        named: Options that were given by name.
 
     Returns:
         The queries, compiled ones asked with the options; and the options, which the model has not checked for texts.
@@ -169,11 +170,12 @@ def check_options(
             asked otherwise.
     """
     checked = QueryOptions.of(options)
-    named = QueryOptions.of(levels)
-    twice = [name for name in named if name in checked and named[name] != checked[name]]
+    given = QueryOptions.of(named)
+    twice = [name for name in given if name in checked and given[name] != checked[name]]
     if twice:
-        raise InputError(f"{twice[0]} is given as {shown(named[twice[0]])} and in options as {checked[twice[0]]!r}")
-    checked = QueryOptions(**{**checked, **named})
+        one, other = shown(given[twice[0]]), shown(checked[twice[0]])
+        raise InputError(f"{twice[0]} is given as {one} and in options as {other}")
+    checked = QueryOptions(**{**checked, **given})
     if not isinstance(queries, Scorer):
         return queries, checked
     if not checked:

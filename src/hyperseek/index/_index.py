@@ -21,7 +21,7 @@ from hyperseek.engines import StructureConfig
 from hyperseek.errors import InputError, shown
 from hyperseek.index._arguments import (
     HABITS,
-    LEVELS,
+    NAMED,
     SearchArguments,
     Vectors,
     check_flag,
@@ -42,7 +42,7 @@ from hyperseek.scoring import Scorer, Space
 from hyperseek.store.attachments import Attachment, keep_up
 from hyperseek.store.info import Storage
 from hyperseek.store.snapshot import Snapshot
-from hyperseek.types import Document, Hit, LevelOptions, Query, Run
+from hyperseek.types import Document, Hit, NamedOptions, Query, Run
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder, Retriever
@@ -215,7 +215,7 @@ class Index(IndexReader):
     @overload
     def search(self, queries: Vectors, **rest: Unpack[SearchArguments]) -> list[Any]: ...
 
-    @meant(*LEVELS, **HABITS)
+    @meant(*NAMED, **HABITS)
     def search(
         self,
         queries: str | Sequence[str] | Scorer | Vectors,
@@ -227,7 +227,7 @@ class Index(IndexReader):
         options: Mapping[str, Any] | None = None,
         exclude: Sequence[str | Collection[str] | None] | None = None,
         texts: bool = True,
-        **levels: Unpack[LevelOptions],
+        **named: Unpack[NamedOptions],
     ) -> list[Hit] | list[list[Hit]]:
         """Find the best documents of one or many queries.
 
@@ -245,7 +245,7 @@ class Index(IndexReader):
             exclude: For each query the id of a document to leave out, several ids, or None. The others move up, so `k`
                 remain. See `excluded_ids` for what queries of a collection leave out.
             texts: Whether the hits carry their documents.
-            **levels: Options of a model with levels, as in `level=1`; see `LevelOptions`.
+            **named: Options of the model, as in `card="task.yaml"` or `level=1`; see `NamedOptions`.
 
         Returns:
             For one text its hits, best first, ties in the order of the index; for others a list of hits per query.
@@ -259,11 +259,11 @@ class Index(IndexReader):
         """
         asked, single = compiled_queries(queries, self._opened.snapshot.space)
         given = {"exclude": exclude, "engine": engine, "plan": plan, "where": where, "options": options}
-        request = Request.checked(asked, k, **given, levels=levels)
+        request = Request.checked(asked, k, **given, named=named)
         hits = self._hits(request, texts=check_flag(texts, "texts"))
         return hits[0] if single else hits
 
-    @meant(*LEVELS, **HABITS)
+    @meant(*NAMED, **HABITS)
     def explain(
         self,
         queries: str | Sequence[str] | Scorer | Vectors,
@@ -276,7 +276,7 @@ class Index(IndexReader):
         exclude: Sequence[str | Collection[str] | None] | None = None,
         texts: bool = False,
         recall: bool = False,
-        **levels: Unpack[LevelOptions],
+        **named: Unpack[NamedOptions],
     ) -> Explanation:
         """Search, and say which stages ran, why, how long they took, and what they found.
 
@@ -290,7 +290,7 @@ class Index(IndexReader):
             exclude: As in `search`.
             texts: Whether the hits carry their documents.
             recall: Whether to search exhaustively too, and report the recall of every stage.
-            **levels: As in `search`.
+            **named: As in `search`.
 
         Returns:
             The explanation, with the hits of every query; `lines` prints it.
@@ -300,7 +300,7 @@ class Index(IndexReader):
         """
         asked, _ = compiled_queries(queries, self._opened.snapshot.space)
         given = {"exclude": exclude, "engine": engine, "plan": plan, "where": where, "options": options}
-        request = Request.checked(asked, k, **given, levels=levels, measure=check_flag(recall, "recall"))
+        request = Request.checked(asked, k, **given, named=named, measure=check_flag(recall, "recall"))
         told: list[Explanation] = []
         hits = self._hits(request, texts=check_flag(texts, "texts"), explanation=told)
         if not told:
@@ -308,7 +308,7 @@ class Index(IndexReader):
         told[0].hits = hits
         return told[0]
 
-    @meant(*LEVELS, **HABITS)
+    @meant(*NAMED, **HABITS)
     def run(
         self,
         queries: Mapping[str, str] | Sequence[Query],
@@ -320,7 +320,7 @@ class Index(IndexReader):
         plan: PlanLike | None = None,
         options: Mapping[str, Any] | None = None,
         exclude_same_id: bool = False,
-        **levels: Unpack[LevelOptions],
+        **named: Unpack[NamedOptions],
     ) -> Run:
         """Search with named queries, for evaluation.
 
@@ -335,7 +335,7 @@ class Index(IndexReader):
             plan: As in `search`.
             options: As in `search`.
             exclude_same_id: Leave out of each ranking the document whose id is the query's.
-            **levels: As in `search`.
+            **named: As in `search`.
 
         Returns:
             Scores by query and document, best first.
@@ -363,19 +363,19 @@ class Index(IndexReader):
             plan=plan,
             where=where,
             options=options,
-            levels=levels,
+            named=named,
         )
         found = self._hits(request, texts=False)
         return {name: {hit.id: hit.score for hit in hits} for name, hits in zip(texts, found, strict=True)}
 
-    @meant(*LEVELS, **HABITS)
+    @meant(*NAMED, **HABITS)
     def score(
         self,
         queries: Sequence[str] | Scorer | Vectors,
         ids: Sequence[Sequence[str]],
         *,
         options: Mapping[str, Any] | None = None,
-        **levels: Unpack[LevelOptions],
+        **named: Unpack[NamedOptions],
     ) -> list[list[float]]:
         """Score documents of the caller's choice exactly, each by the query it is listed for.
 
@@ -383,7 +383,7 @@ class Index(IndexReader):
             queries: Many texts, queries that are compiled already, or `(Q, d)` vectors, as in `search`.
             ids: For each query the ids of its documents; any number, none included.
             options: As in `search`.
-            **levels: As in `search`.
+            **named: As in `search`.
 
         Returns:
             For each query its documents' scores, in the order of the ids; higher is better.
@@ -398,7 +398,7 @@ class Index(IndexReader):
         lists = check_id_lists(ids)
         if len(asked) != len(lists):
             raise InputError(f"there are {len(asked)} queries and {len(lists)} lists of ids; give one each")
-        asked, checked = check_options(options, asked, levels)
+        asked, checked = check_options(options, asked, named)
         scorers = [asked] if isinstance(asked, Scorer) else self._groups(asked, checked)
         return score_chosen(self._opened, scorers, lists)
 

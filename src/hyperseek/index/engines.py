@@ -25,7 +25,7 @@ from hyperseek.engines.structure import (
 from hyperseek.errors import HyperseekError, InputError
 from hyperseek.index._arguments import (
     HABITS,
-    LEVELS,
+    NAMED,
     check_count,
     check_engine,
     check_options,
@@ -41,7 +41,7 @@ from hyperseek.scoring import MaxSimScorer, Points, Scorer, Space, TokenPoints, 
 from hyperseek.store.attachments import Attachment, Attachments, Recall, TunedPlan, attach
 from hyperseek.store.lance import writer_lock
 from hyperseek.store.snapshot import Snapshot
-from hyperseek.types import NO_OPTIONS, LevelOptions, QueryOptions
+from hyperseek.types import NO_OPTIONS, NamedOptions, QueryOptions
 
 logger = logging.getLogger(__name__)
 
@@ -400,7 +400,7 @@ class Engines:
         config = parse_structure(engine, **({} if charts is None else {"charts": tuple(charts)}))
         return config if level is None else config.of_level(self._index.space, level)
 
-    @meant(*LEVELS, **HABITS)
+    @meant(*NAMED, **HABITS)
     def tune(
         self,
         queries: Sequence[str] | Scorer,
@@ -410,7 +410,7 @@ class Engines:
         engine: str | None = None,
         options: Mapping[str, Any] | None = None,
         save: bool = True,
-        **levels: Unpack[LevelOptions],
+        **named: Unpack[NamedOptions],
     ) -> Tuning:
         """Measure recall and latency of engine settings against exhaustive search, and keep the cheapest good one.
 
@@ -421,7 +421,7 @@ class Engines:
             engine: Measure only this structure; None for all.
             options: As in `search`; the chosen plan applies only to searches with these options.
             save: Whether `engine="auto"` uses the chosen plan from then on.
-            **levels: Options of a model with levels, by name.
+            **named: Options of the model, by name.
 
         Returns:
             The measurements.
@@ -437,7 +437,7 @@ class Engines:
         if not len(asked):
             raise InputError("there are no queries to tune with; give some that represent future ones")
         texts = None if isinstance(asked, Scorer) else asked
-        asked, checked = check_options(options, asked, levels)
+        asked, checked = check_options(options, asked, named)
         scorers = [asked] if isinstance(asked, Scorer) else list(self._index._groups(asked, checked))
         opened = self._index._opened
         tuning = _measured_plans(opened, scorers, texts, k=count, recall=wanted, engine=engine)

@@ -129,7 +129,7 @@ class IndexReader:
         def recompile(texts: Sequence[str], options: QueryOptions) -> Scorer:
             index = own()
             assert index is not None
-            return index.model.compile(texts, options)
+            return index._beside(index.model).compile(texts, options)
 
         snapshot = Snapshot(store, info.space, cache_bytes=self._cache_bytes)
         return _State(info, OpenIndex(self.path, snapshot, compile_, recompile))
@@ -283,8 +283,14 @@ class IndexReader:
         """Compile queries for a stage with its own model; None is the index's model."""
         name = info.source if model is None else model
         if self._model is not None and (name is None or name == self._model.source):
-            return self._model.compile(texts, options)
-        return (self.model if name is None else self._load(info, name)).compile(texts, options)
+            return self._beside(self._model).compile(texts, options)
+        return self._beside(self.model if name is None else self._load(info, name)).compile(texts, options)
+
+    def _beside(self, model: Retriever) -> Retriever:
+        """Let a model keep what it compiles with this index, and return it."""
+        if hasattr(model, "keeps_in"):
+            model.keeps_in(self.path)
+        return model
 
     def _load(self, info: IndexInfo, source: str) -> Retriever:
         def load() -> Retriever:
@@ -310,7 +316,7 @@ class IndexReader:
         return list(hits)
 
     def _groups(self, texts: Sequence[str], options: QueryOptions) -> Iterable[Scorer]:
-        return scorer_groups(self.model, texts, options)
+        return scorer_groups(self._beside(self.model), texts, options)
 
 
 def _weight_bytes(model: Retriever) -> int:

@@ -106,7 +106,7 @@ class Request:
         Args:
             queries: As for a search: texts, or compiled queries.
             k: Documents of each.
-            **options: The other attributes; `plan` may be anything that `as_plan` takes, and `levels` are options that
+            **options: The other attributes; `plan` may be anything that `as_plan` takes, and `named` are options that
                 were given by name.
 
         Returns:
@@ -121,7 +121,7 @@ class Request:
         check_where(options.get("where"))
         if options.get("plan") is not None:
             options["plan"] = as_plan(options["plan"])
-        asked, options["options"] = check_options(options.get("options"), asked, options.pop("levels", None))
+        asked, options["options"] = check_options(options.get("options"), asked, options.pop("named", None))
         exclude, texts = options.get("exclude"), options.get("texts")
         if exclude is not None:
             options["exclude"] = check_excluded(exclude)

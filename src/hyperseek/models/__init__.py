@@ -7,6 +7,7 @@ if importlib.util.find_spec("peft") and not importlib.util.find_spec("accelerate
     # transformers imports peft wherever it is found, and peft cannot be imported without accelerate.
     sys.modules["peft"] = None  # type: ignore[assignment]
 
+from hyperseek.models.families.card_head import CardConfig, CardHead
 from hyperseek.models.families.dense import LinearHeadConfig
 from hyperseek.models.families.late import LateConfig, LateRetriever
 from hyperseek.models.families.level_head import LevelsConfig, LevelsHead
@@ -29,14 +30,16 @@ from hyperseek.models.importers.hrm import import_hrm
 from hyperseek.models.importers.hypencoder import import_hypencoder
 from hyperseek.models.importers.hyprag import import_hyprag, read_hyprag
 from hyperseek.models.loading import build, load
-from hyperseek.models.modules import Blends, CompilesQueries, PlacesDocuments, SavedModule, route_width
-from hyperseek.models.retriever import Encoder, Retriever
+from hyperseek.models.modules import Blends, CompilesQueries, Encoder, PlacesDocuments, SavedModule, route_width
+from hyperseek.models.retriever import Retriever
 from hyperseek.nn.token_pooling import TokenPooling
 from hyperseek.nn.token_pruning import PruningTransformer
 
 __all__ = [
     "FAMILIES",
     "Blends",
+    "CardConfig",
+    "CardHead",
     "CompilesQueries",
     "Encoder",
     "Family",

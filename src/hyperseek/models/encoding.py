@@ -116,6 +116,36 @@ def _spans(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[int, int] | 
     return list(read["offset_mapping"]) if list(read["input_ids"]) == ids else [None] * len(ids)
 
 
+def windows(text: str, tokenizer: Any, limit: int, prompt: str = "") -> list[str]:
+    """Divide a text into parts that a model reads whole, at blanks where there are any.
+
+    Args:
+        text: Any length.
+        tokenizer: A tokenizer of transformers.
+        limit: Number of tokens that are kept, with those of the prompt and special ones.
+        prompt: The text before each part.
+
+    Returns:
+        The parts, of similar length, in order; together they are the text, but for blanks between them.
+    """
+
+    def count(part: str) -> int:
+        return len(tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"])
+
+    room = max(1, limit - tokenizer.num_special_tokens_to_add() - count(prompt))
+
+    def divided(part: str) -> list[str]:
+        if len(part) < 2 or count(part) <= room:
+            return [part]
+        middle = len(part) // 2
+        blanks = (part.rfind(_BLANK, 1, middle + 1), part.find(_BLANK, middle, len(part) - 1))
+        place = min((blank for blank in blanks if blank > 0), key=lambda blank: abs(blank - middle), default=middle)
+        halves = (part[:place].strip(), part[place:].strip())
+        return [piece for half in halves if half for piece in divided(half)]
+
+    return divided(text)
+
+
 _CHARACTERS = 12  # per token, at first; English has four to five
 _FACTOR = 4
 _SPARE = 32  # tokens beyond those that are kept: special ones, and those that the model's modules add

@@ -7,6 +7,8 @@ below and never for their class, so a module of any family or package takes part
 |---|---|---|
 | the last of a query route | `scorer(rows)`, see `CompilesQueries` | a query is a point |
 | the same | `query_options`: types of options by name; it then has `scorer(rows, options)` | it takes none |
+| the same | `reads_texts(encode, divide)`: takes functions that encode texts of its own, as a card's | it reads none |
+| the same | `keeps_in(folder, fingerprint)`: keeps what it compiles beside an index | it keeps nothing |
 | the last of a document route | `points(rows)` and `space`, see `PlacesDocuments` | the container says the space |
 | the last of a route | `base_space`: the space of the vectors before it | the model's own space |
 | the last of a document route | `diagnostics()`: 0-dim tensors by name, logged in training | nothing is logged |
@@ -25,12 +27,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
+import torch
 from sentence_transformers.base import BaseModel
 from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from hyperseek._files import add_checksum, take_umask, writing
-from hyperseek.errors import ModelError
+from hyperseek._registry import foreign_place
+from hyperseek.errors import HyperseekError, ModelError, brief
 from hyperseek.scoring import Points, Scorer, Space
 
 
@@ -62,6 +66,39 @@ class Blends(Protocol):
         """Return a function that moves to a share of what was learned: 0 is the start, 1 the module as it is now.
 
         None means that its weights must be interpolated like all others.
+        """
+
+
+class Encoder(Protocol):
+    """Anything that can build an index: a `Retriever`, or an encoder of another kind.
+
+    If it also has `compile_batches(queries, options)`, as a `Retriever` does, it can search by text.
+    """
+
+    @property
+    def space(self) -> Space:
+        """The geometry of its points."""
+
+    @property
+    def source(self) -> str | None:
+        """The path or name that `load` opens it by; None for an encoder that `load` does not know."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the encoder's content: encoders with equal fingerprints turn a text into equal points."""
+
+    def protocol(self) -> dict[str, Any]:
+        """Return what is recorded with every measured result, as plain values."""
+
+    def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:
+        """Encode documents.
+
+        Args:
+            texts: Any number.
+            dtype: Number type to compute in; an encoder may ignore it.
+
+        Returns:
+            `N` points of `space`, in the order of `texts`, on the CPU.
         """
 
 
@@ -139,3 +176,24 @@ def route_width(modules: Sequence[nn.Module]) -> int:
     raise ModelError(
         f"none of the modules {names} knows the size of its vectors; define get_embedding_dimension() in one"
     )
+
+
+def run_modules(modules: Sequence[nn.Module], features: dict[str, Any], side: str | None) -> dict[str, Any]:
+    """Return the features after the last of some modules; ModelError where one of ours fails."""
+    for module in modules:
+        told = {"task": side} if "task" in getattr(module, "forward_kwargs", ()) else {}
+        try:
+            features = module(features, **told)
+        except HyperseekError:
+            raise
+        except (RuntimeError, IndexError, ValueError, KeyError, TypeError) as error:
+            # The message below would put the blame in the wrong place: on the model's files, instead of on memory or on
+            # the package that the module comes from.
+            if isinstance(error, torch.OutOfMemoryError) or foreign_place(error.__traceback__):
+                raise
+            batch = f" on a batch of size {tuple(features['input_ids'].shape)}" if "input_ids" in features else ""
+            raise ModelError(
+                f"the module {type(module).__name__} failed{batch} ({type(error).__name__}: {brief(error)}); the "
+                f"files of the model may not belong together, or its maximum length exceeds what the module can read"
+            ) from error
+    return features

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import copy
 import math
+import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from sentence_transformers.base.modules import Module, Router
@@ -21,8 +22,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import Tensor, nn
 
 from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
-from hyperseek._registry import foreign_place
-from hyperseek.errors import HyperseekError, InputError, ModelError, brief
+from hyperseek.errors import InputError, ModelError
 from hyperseek.models.encoding import (
     CPU_BATCH_TOKENS,
     GPU_BATCH_TOKENS,
@@ -31,8 +31,9 @@ from hyperseek.models.encoding import (
     divides_at_blanks,
     fill_empty,
     resolve_dtype,
+    windows,
 )
-from hyperseek.models.modules import CompilesQueries, PlacesDocuments, route_width, save_model
+from hyperseek.models.modules import CompilesQueries, PlacesDocuments, route_width, run_modules, save_model
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints, vectors_of
 from hyperseek.types import QueryOptions
 
@@ -49,39 +50,6 @@ _PACKAGES = ("hyperseek", "sentence-transformers", "torch", "transformers")
 _COMPILED_NUMBERS = 1 << 26
 _LARGEST_QUERY_BATCH = 64
 _SPACES = {"cosine": "cosine", "dot": "dot", "euclidean": "euclidean"}
-
-
-class Encoder(Protocol):
-    """Anything that can build an index: a `Retriever`, or an encoder of another kind.
-
-    If it also has `compile_batches(queries, options)`, as a `Retriever` does, it can search by text.
-    """
-
-    @property
-    def space(self) -> Space:
-        """The geometry of its points."""
-
-    @property
-    def source(self) -> str | None:
-        """The path or name that `load` opens it by; None for an encoder that `load` does not know."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identifies the encoder's content: encoders with equal fingerprints turn a text into equal points."""
-
-    def protocol(self) -> dict[str, Any]:
-        """Return what is recorded with every measured result, as plain values."""
-
-    def encode_documents(self, texts: Sequence[str], *, dtype: str = "auto") -> Points:
-        """Encode documents.
-
-        Args:
-            texts: Any number.
-            dtype: Number type to compute in; an encoder may ignore it.
-
-        Returns:
-            `N` points of `space`, in the order of `texts`, on the CPU.
-        """
 
 
 class Retriever:
@@ -111,12 +79,18 @@ class Retriever:
         self.source = source
         self.truncated = 0
         self._named: dict[Side, tuple[object, str]] = {}
-        last = self.route("query")[-1]
+        last: Any = self.route("query")[-1]
         self._compiler: Any = last if isinstance(last, CompilesQueries) else None
         self._understood: Mapping[str, Any] = {} if self._compiler is None else getattr(last, "query_options", {})
         documents = self.route("document")
         self._placer = documents[-1] if isinstance(documents[-1], PlacesDocuments) else None
         self._flat_space = None if self._placer else Space(self._space_kind(), route_width(documents))
+        if hasattr(last, "reads_texts"):
+            own = weakref.ref(self)  # a closure, which copies of the module share, and not the model itself
+            last.reads_texts(
+                lambda texts, side: _alive(own)._base_vectors(texts, side),
+                lambda text, side: _alive(own)._windows(text, side),
+            )
 
     def __repr__(self) -> str:
         sides = [" → ".join(type(module).__name__ for module in self.route(side)) for side in SIDES]
@@ -284,6 +258,43 @@ class Retriever:
                 yield batch, points
 
         return self._gather(encode(), len(texts))
+
+    def _base_vectors(self, texts: Sequence[str], side: Side) -> Tensor:
+        """Encode texts to what the modules before a compiler of queries make of them: `(N, d)` float32 on the CPU."""
+        modules = self.route(side)
+        modules = modules[:-1] if modules[-1] is self._compiler else modules
+        training = [module for module in modules if module.training]
+        for module in training:
+            module.eval()
+        try:
+            vectors: list[tuple[int, Tensor]] = []
+            for batch in batches_by_tokens([max(1, len(text) // 4) for text in texts], CPU_BATCH_TOKENS):
+                with torch.no_grad():
+                    features = run_modules(modules, self.preprocess([texts[place] for place in batch], side), side)
+                rows = features["sentence_embedding"].float().cpu()
+                vectors += zip(batch, rows, strict=True)
+        finally:
+            for module in training:
+                module.train()
+        return torch.stack([vector for _, vector in sorted(vectors, key=lambda pair: pair[0])])
+
+    def _windows(self, text: str, side: Side) -> list[str]:
+        """Divide a text into parts that the model reads whole."""
+        tokenizer: Any = getattr(self.route(side)[0], "tokenizer", None)
+        limit = self.max_length[side]
+        if limit is None or not callable(tokenizer) or not hasattr(tokenizer, "num_special_tokens_to_add"):
+            return [text]
+        return windows(text, tokenizer, limit, self._prompt(side))
+
+    def keeps_in(self, folder: str | os.PathLike[str]) -> None:
+        """Let the model keep what it compiles beside an index, where it keeps anything.
+
+        Args:
+            folder: That of the index.
+        """
+        if hasattr(self._compiler, "keeps_in"):
+            own = weakref.ref(self)
+            self._compiler.keeps_in(Path(folder), lambda: _alive(own)._side_fingerprint("query"))
 
     def encode_features(self, texts: Sequence[str], *, batch_tokens: int | None = None) -> Tensor:
         """Encode texts to vectors for Euclidean tools, such as classifiers, clustering and plots.
@@ -461,25 +472,11 @@ class Retriever:
         return list(cast)
 
 
-def run_modules(modules: Sequence[nn.Module], features: dict[str, Any], side: Side | None) -> dict[str, Any]:
-    """Return the features after the last of some modules; ModelError where one of ours fails."""
-    for module in modules:
-        told = {"task": side} if "task" in getattr(module, "forward_kwargs", ()) else {}
-        try:
-            features = module(features, **told)
-        except HyperseekError:
-            raise
-        except (RuntimeError, IndexError, ValueError, KeyError, TypeError) as error:
-            # The message below would put the blame in the wrong place: on the model's files, instead of on memory or on
-            # the package that the module comes from.
-            if isinstance(error, torch.OutOfMemoryError) or foreign_place(error.__traceback__):
-                raise
-            batch = f" on a batch of size {tuple(features['input_ids'].shape)}" if "input_ids" in features else ""
-            raise ModelError(
-                f"the module {type(module).__name__} failed{batch} ({type(error).__name__}: {brief(error)}); the "
-                f"files of the model may not belong together, or its maximum length exceeds what the module can read"
-            ) from error
-    return features
+def _alive(own: weakref.ref[Retriever]) -> Retriever:
+    retriever = own()
+    if retriever is None:
+        raise ModelError("the model that a head belongs to is gone; keep the object that hyperseek.load returned")
+    return retriever
 
 
 def _content_config(module: nn.Module) -> dict[str, Any]:

@@ -11,6 +11,7 @@ Shapes: `d` numbers of a text's vector, `n` texts of a set, `w` the width of a c
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -328,7 +329,8 @@ def distances(one: Sequence[Tensor], others: Sequence[Sequence[Tensor]]) -> Tens
     """Return how far a card is from others, `1 - cosine` on average over what both have.
 
     Args:
-        one: Its whitened description, mean query and mean document, `(d,)` each; zeros for what is missing.
+        one: Its description, mean query and mean document, `(d,)` each, not whitened, since unlike cards would all be
+            equally far then; zeros for what is missing.
         others: The same of others.
 
     Returns:
@@ -360,3 +362,53 @@ def _frozen(module: nn.Module) -> nn.Module:
             del part._parameters[name]
             part.register_buffer(name, parameter.detach())
     return copied
+
+
+class CardQNet(nn.Module):
+    """A q-net for each query, generated from the query and the card together; its score starts at exactly 0.
+
+    Its last matrix has a gradient at once; the others, which a matrix of zeros follows, from the second step on.
+
+    Args:
+        dimension: Numbers of a vector.
+        width: Numbers of a card's vector.
+        sizes: `[d, hidden, ..., 1]`.
+        seed: Of the initial weights.
+    """
+
+    def __init__(self, dimension: int, width: int, sizes: Sequence[int], *, seed: int) -> None:
+        super().__init__()
+        self.shapes = list(itertools.pairwise(sizes))
+        self.counts = [*(rows * columns for rows, columns in self.shapes), *sizes[1:-1]]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.read = nn.Linear(dimension + width, width, bias=False)
+            starts = [torch.randn(rows * columns) / math.sqrt(rows) for rows, columns in self.shapes[:-1]]
+        self.starts = nn.ParameterList(starts)
+        self.initial = _frozen(self.read)
+        self.last = nn.Linear(width, sum(self.counts))
+        nn.init.zeros_(self.last.weight)
+        nn.init.zeros_(self.last.bias)
+        self.scale = 1 / math.sqrt(dimension)
+
+    def forward(self, queries: Tensor, card: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Generate.
+
+        Args:
+            queries: `(Q, d)`.
+            card: `(w,)`, a card's vector.
+
+        Returns:
+            Matrices `(Q, in, out)` and vectors `(Q, size, 1)` for a `QNetScorer`.
+        """
+        read = torch.cat([_even(queries), card.expand(len(queries), -1)], dim=1)
+        state = torch.tanh(self.read(read))
+        with torch.no_grad():
+            first = torch.tanh(self.initial(read))
+        parts = list(torch.split(self.scale * self.last(state), self.counts, dim=1))
+        matrices, vectors = parts[: len(self.shapes)], parts[len(self.shapes) :]
+        for place, start in enumerate(self.starts):
+            matrices[place] = matrices[place] + start
+        matrices[-1] = matrices[-1] + self.scale * repeated(state - first, matrices[-1].shape[1])
+        shaped = [part.view(-1, *shape) for part, shape in zip(matrices, self.shapes, strict=True)]
+        return shaped, [part[..., None] for part in vectors]

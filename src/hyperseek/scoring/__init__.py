@@ -1,5 +1,6 @@
 """The form of documents (Points), how they compare (Space), and what queries become (Scorer)."""
 
+from hyperseek.scoring._card import CardScorer, DocumentHead
 from hyperseek.scoring._function import FunctionScorer, OnnxScorer
 from hyperseek.scoring._geometries import Chart, Geometry, register_space
 from hyperseek.scoring._levels import LevelScorer, level_options
@@ -18,7 +19,9 @@ from hyperseek.scoring._surrogate import Landmarks, SurrogateScorer, surrogate
 
 __all__ = [
     "EMPTY_SCORE",
+    "CardScorer",
     "Chart",
+    "DocumentHead",
     "FunctionScorer",
     "Geometry",
     "Landmarks",

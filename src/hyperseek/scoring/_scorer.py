@@ -307,6 +307,7 @@ SCORERS: Registry[type[Scorer]] = Registry(
     "scorer",
     "hyperseek.scorers",
     {
+        "card": "hyperseek.scoring._card:CardScorer",
         "function": "hyperseek.scoring._function:FunctionScorer",
         "level": "hyperseek.scoring._levels:LevelScorer",
         "linear": "hyperseek.scoring._scorer:LinearScorer",

@@ -29,7 +29,8 @@ from hyperseek.models.encoding import described_tokens, resolve_dtype
 from hyperseek.models.family import Family, ModelConfig, transformer_of
 from hyperseek.models.loading import load_container
 from hyperseek.models.model_files import MOST_TOKENS
-from hyperseek.models.retriever import Retriever, Side, run_modules
+from hyperseek.models.modules import run_modules
+from hyperseek.models.retriever import Retriever, Side
 from hyperseek.nn.token_pooling import GROUPS, PoolingConfig, TokenPooling
 from hyperseek.nn.token_pruning import PruningConfig, PruningTransformer
 from hyperseek.scoring import MaxSimScorer, Points, TokenPoints

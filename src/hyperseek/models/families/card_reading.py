@@ -1,0 +1,116 @@
+"""Reading a task card: its texts become vectors of the frozen encoder, once for each card."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from hyperseek._config import Config
+from hyperseek._fingerprint import fingerprint_json
+from hyperseek._machine import Kept
+from hyperseek.cards import Card
+from hyperseek.errors import ModelError
+from hyperseek.models.retriever import Side
+from hyperseek.nn.card_encoder import CardFeatures, EncoderName
+
+logger = logging.getLogger(__name__)
+
+Encode: TypeAlias = Callable[[Sequence[str], Side], Tensor]
+Divide: TypeAlias = Callable[[str, Side], list[str]]
+
+_REMEMBERED = 1 << 26  # bytes of vectors
+_READ_SETS = ("attention", "statistics")
+
+
+class SeenCard(Config):
+    """A card of the training.
+
+    Attributes:
+        card: The card.
+        means: Its description, mean query and mean document, as the encoder gives them.
+    """
+
+    card: Card
+    means: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+
+
+class CardReader:
+    """Reads cards, and remembers what they say.
+
+    Args:
+        dimension: Numbers of a vector.
+        kind: The card encoder, which decides what is read.
+        unit: Whether vectors have norm 1.
+    """
+
+    def __init__(self, dimension: int, kind: EncoderName, *, unit: bool) -> None:
+        self._dimension = dimension
+        self._kind = kind
+        self._unit = unit
+        self._encode: Encode | None = None
+        self._divide: Divide = _whole
+        self._known = Kept(most_bytes=_REMEMBERED)
+
+    def take(self, encode: Encode, divide: Divide | None) -> None:
+        """Take the functions that read texts; see `CardHead.reads_texts`."""
+        self._encode = encode
+        self._divide = divide or self._divide
+        self._known = Kept(most_bytes=_REMEMBERED)
+
+    def name(self, card: Card) -> str:
+        """Return what identifies a card: its content, and its name where that is read, as in Hydra's text."""
+        return fingerprint_json([card.name, card.fingerprint]) if self._kind == "text" else card.fingerprint
+
+    def features(self, card: Card) -> CardFeatures:
+        """Return the vectors of a card's texts; see `CardHead.card_features`."""
+
+        def make() -> CardFeatures:
+            with torch.inference_mode(False), torch.no_grad():  # training uses them, too
+                return self._read(card)
+
+        found: CardFeatures = self._known.get(
+            self.name(card), make, size=lambda made: sum(part.nbytes for part in made.parts)
+        )
+        return found
+
+    def _read(self, card: Card) -> CardFeatures:
+        if self._encode is None:
+            raise ModelError("a card cannot be read: ask through hyperseek.load(...), whose model encodes its texts")
+        none = torch.empty(0, self._dimension)
+        if self._kind == "text":
+            text = card.to_text()
+            if (parts := len(self._divide(text, "document"))) > 1:
+                logger.warning(
+                    "the text of the card %r is cut, as in Hydra: it is about %d times as long as what the model "
+                    "reads; other card encoders read all of a card",
+                    card.name,
+                    parts,
+                )
+            return CardFeatures(self._encode([text], "document")[0].float(), none, none)
+        description = self._vectors(self._encode, [card.about], "query")[0]
+        if self._kind not in _READ_SETS:
+            return CardFeatures(description, none, none)
+        queries = [*card.query_examples, *(pair.query for pair in card.judged)]
+        documents = [*card.doc_examples, *(pair.document for pair in card.judged if pair.grade)]
+        return CardFeatures(
+            description,
+            self._vectors(self._encode, queries, "query"),
+            self._vectors(self._encode, documents, "document"),
+        )
+
+    def _vectors(self, encode: Encode, texts: Sequence[str], side: Side) -> Tensor:
+        """Encode distinct texts, each as the mean of its parts."""
+        if not texts:
+            return torch.empty(0, self._dimension)
+        parts = [self._divide(text, side) for text in dict.fromkeys(texts)]
+        vectors = encode([part for own in parts for part in own], side).float()
+        means = torch.stack([part.mean(dim=0) for part in torch.split(vectors, [len(own) for own in parts])])
+        return nn.functional.normalize(means, dim=-1) if self._unit else means
+
+
+def _whole(text: str, side: Side) -> list[str]:
+    return [text]

