@@ -14,13 +14,14 @@ def convert(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            help="Folder of a Hypencoder, BE-base or HypRAG checkpoint, or file of an HRM one; with --to, of a model."
+            help="Folder of a Hypencoder, BE-base or HypRAG checkpoint, file of an HRM one, or Hydra's hypernet.pt; "
+            "with --to, a model."
         ),
     ],
     output: Annotated[Path, typer.Argument(help="Folder to write, for `hyperseek encode`, `search` and `train`.")],
     to: Annotated[str | None, typer.Option(help="Export a late-interaction model instead: pylate or stanford.")] = None,
     trunk: Annotated[
-        str | None, typer.Option(help="Folder or Hub name of the trunk's configuration, if not as in the checkpoint.")
+        str | None, typer.Option(help="Folder or name of the trunk, if not as in the checkpoint; minilm for Hydra.")
     ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="HypRAG: folder or Hub name of the tokenizer, if the folder has none.")
@@ -37,14 +38,15 @@ def convert(
         int | None, typer.Option(help="Maximum tokens per document; 512 for Hypencoder, 256 for HypRAG.")
     ] = None,
 ) -> None:
-    """Convert a checkpoint of the original Hypencoder, of BE-base, of HypRAG or of HRM to a hyperseek model.
+    """Convert a checkpoint of the original Hypencoder, of BE-base, of HypRAG, of HRM or of Hydra to a hyperseek model.
 
     Checkpoints of PyLate and of Stanford's ColBERT need no conversion: every command reads them. `--to` writes a
     late-interaction model in their format.
     """
     from hyperseek._files import write_json
-    from hyperseek.models import export_colbert, import_hrm, import_hypencoder, import_hyprag, load
+    from hyperseek.models import export_colbert, import_hrm, import_hydra, import_hypencoder, import_hyprag, load
     from hyperseek.models.importers.hrm import HRMCheckpoint, is_hrm
+    from hyperseek.models.importers.hydra import is_hydra
     from hyperseek.models.importers.hyprag import is_hyprag
 
     if to is not None:
@@ -65,12 +67,16 @@ def convert(
         return
     lengths = {"query_length": query_length, "document_length": document_length}
     options: dict[str, Any] = {name: value for name, value in lengths.items() if value is not None}
-    hrm = is_hrm(checkpoint)
-    hyprag = not hrm and is_hyprag(checkpoint)
+    hydra = is_hydra(checkpoint)
+    hrm = not hydra and is_hrm(checkpoint)
+    hyprag = not hydra and not hrm and is_hyprag(checkpoint)
     others = {"trunk": trunk, "legacy_padded_mean": legacy_padded_mean}
     _refuse(others if hyprag else {"tokenizer": tokenizer, "pooling": pooling})
     settings = None
-    if hrm:
+    if hydra:
+        _refuse({"weights": weights, "legacy_padded_mean": legacy_padded_mean, **lengths})
+        retriever = import_hydra(checkpoint, **({} if trunk is None else {"trunk": trunk}))
+    elif hrm:
         _refuse({"weights": weights, "legacy_padded_mean": legacy_padded_mean})
         original = HRMCheckpoint.read(checkpoint)
         settings = original.settings

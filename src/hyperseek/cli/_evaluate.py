@@ -20,7 +20,7 @@ from hyperseek.cli._evaluate_hierarchy import (
     write_hops,
 )
 from hyperseek.cli._evaluate_systems import SET, Asked, System, file_systems, filled, short_names
-from hyperseek.cli._search import Options, query_options
+from hyperseek.cli._search import CardOption, Options, query_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -66,6 +66,7 @@ def evaluate(
     hybrid: Annotated[
         bool, typer.Option("--hybrid", help="Add full-text search fused with the first model's own search, by rank.")
     ] = False,
+    card: CardOption = None,
     option: Options = None,
     query_length: Annotated[
         list[str] | None,
@@ -156,7 +157,7 @@ def evaluate(
             radius_weight=radius_weight,
             pairs=pairs,
             levels=levels,
-            options=query_options(option),
+            options=query_options(option, card),
             baseline=baseline,
             statistics=statistics,
             allow_unlike=allow_unlike,
@@ -180,7 +181,7 @@ def evaluate(
         bm25=bm25,
         bm25q=bm25q,
         engine=engine,
-        options=query_options(option),
+        options=query_options(option, card),
         searching=searching,
         load=load if lengths else cache(load),  # a length changes the model
         levels=levels,
@@ -194,8 +195,9 @@ def evaluate(
         opened, judged = _judgements(own, place, split, None if qrels is None else Path(filled(qrels, subset)))
         if opened is None:
             asked_for = {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q}
-            _refuse({**asked_for, "--option": option, "--query-length": query_length, "--levels": levels,
-                     "--beside": beside}, "only for searches; give INDEX and DATASET, or leave it out")  # fmt: skip
+            _refuse({**asked_for, "--option": option, "--card": card, "--query-length": query_length,
+                     "--levels": levels, "--beside": beside},
+                    "only for searches; give INDEX and DATASET, or leave it out")  # fmt: skip
         systems = file_systems(runs or [], subset, judged, opened, split)
         if own is not None and opened is not None:
             systems = asked.systems(own, opened, lengths.get(subset, lengths.get(None)), subset) + systems

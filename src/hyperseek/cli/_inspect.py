@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hyperseek.cli._echo import echo, echo_json, shown_text
-from hyperseek.cli._search import Options, query_options
+from hyperseek.cli._search import CardOption, Options, query_options
 
 if TYPE_CHECKING:
     from hyperseek.analysis import LevelPath, LevelsReport, SpaceReport, SpecificityReport
@@ -54,6 +54,7 @@ def recall(
         str | None, typer.Option(help="Compile queries with this model instead of the index's own.")
     ] = None,
     engine: Annotated[str | None, typer.Option(help="Measure only this engine or graph.")] = None,
+    card: CardOption = None,
     option: Options = None,
     limit: Annotated[int, typer.Option(min=1, help="Maximum number of queries, from the start of the file.")] = 100,
     save: Annotated[bool, typer.Option(help="Store the cheapest sufficient plan in the index.")] = True,
@@ -69,7 +70,9 @@ def recall(
 
     opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)
     texts = [query.text for query in islice(read_queries(queries), limit)]
-    tuning = opened.engines.tune(texts, k=k, recall=target, engine=engine, options=query_options(option), save=save)
+    tuning = opened.engines.tune(
+        texts, k=k, recall=target, engine=engine, options=query_options(option, card), save=save
+    )
     _print_tuning(tuning, saved=save, as_json=json)
 
 

@@ -29,8 +29,14 @@ Options = Annotated[
 ]
 
 
-def query_options(given: Sequence[str] | None) -> QueryOptions:
-    """Parse query options, each `name=value` with the value read as YAML."""
+CardOption = Annotated[
+    str | None,
+    typer.Option("--card", help="For models with task cards: a file of a card, or the name of one of the training."),
+]
+
+
+def query_options(given: Sequence[str] | None, card: str | None = None) -> QueryOptions:
+    """Parse query options, each `name=value` with the value read as YAML; a card is one of them."""
     from hyperseek._config import apply_overrides
     from hyperseek.errors import ConfigError, shown
     from hyperseek.types import QueryOptions
@@ -39,7 +45,10 @@ def query_options(given: Sequence[str] | None) -> QueryOptions:
         name, equals, value = option.partition("=")
         if not equals or not name.strip().isidentifier() or not value.strip():
             raise ConfigError(f"--option is NAME=VALUE, as in level=2, not {shown(option)}")
-    return QueryOptions.of(apply_overrides({}, given or ()))
+    options = QueryOptions.of(apply_overrides({}, given or ()))
+    if card is not None and options.card is not None:
+        raise ConfigError("give --card or --option card=..., not both")
+    return options if card is None else QueryOptions(**{**options, "card": card})
 
 
 def hybrid_plan(k: int, engine: str) -> Plan:
@@ -101,6 +110,7 @@ def search(
         bool,
         typer.Option("--broad-to-narrow", help="Find the neighbourhood at level 1, then the best documents within it."),
     ] = False,
+    card: CardOption = None,
     option: Options = None,
     group_by: Annotated[
         str | None,
@@ -141,7 +151,7 @@ def search(
         stages = hybrid_plan(k, engine)
     elif broad_to_narrow:
         stages = broad_to_narrow_plan(k, engine)
-    asked_of_model = query_options(option)
+    asked_of_model = query_options(option, card)
     asked = _read(text, queries)
     excluded = excluded_ids(asked)
     opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)

@@ -23,6 +23,7 @@ from hyperseek.types import Qrels, QueryOptions, Run
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.index import Index
+    from hyperseek.models import Retriever
     from hyperseek.plan import PlanLike
     from hyperseek.scoring import Scorer
 
@@ -67,10 +68,10 @@ def rank_index(
         InputError: The index holds none of the relevant documents, or `dataset` is not an open collection.
     """
     _check_dataset(dataset)
-    asked = QueryOptions.of(options) if scorer is None else scorer.options
     qrels = dataset.qrels(split)
     notes = _index_notes(index, dataset, qrels)
     model = index.model
+    asked = _options(model, options) if scorer is None else scorer.options
     system = {
         "kind": "index",
         "model": _unversioned(model.protocol()),
@@ -95,6 +96,12 @@ def rank_index(
         trained=trained,
         notes=(*notes, *training_notes),
     )
+
+
+def _options(model: Retriever, given: Mapping[str, Any] | None) -> QueryOptions:
+    """Return options as the model understands them, so that a card is named by its content and not by its file."""
+    options = QueryOptions.of(given)
+    return model.check_options(options) if options and hasattr(model, "check_options") else options
 
 
 def describe_index(index: Index) -> dict[str, Any]:

@@ -89,7 +89,7 @@ class RetrieverTeacher:
 
     def __init__(self, model: Retriever, *, name: str | None = None, options: Mapping[str, Any] | None = None) -> None:
         self.model = model
-        self.options = QueryOptions.of(options)
+        self.options = model.check_options(options)
         self.name = name or model.source or model.fingerprint
 
     @property

@@ -27,6 +27,7 @@ from hyperseek.models.family import (
 )
 from hyperseek.models.importers.colbert import export_colbert
 from hyperseek.models.importers.hrm import import_hrm
+from hyperseek.models.importers.hydra import import_hydra
 from hyperseek.models.importers.hypencoder import import_hypencoder
 from hyperseek.models.importers.hyprag import import_hyprag, read_hyprag
 from hyperseek.models.loading import build, load
@@ -70,6 +71,7 @@ __all__ = [
     "encoder_modules",
     "export_colbert",
     "import_hrm",
+    "import_hydra",
     "import_hypencoder",
     "import_hyprag",
     "join_routes",

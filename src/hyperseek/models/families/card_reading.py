@@ -90,7 +90,7 @@ class CardReader:
                     card.name,
                     parts,
                 )
-            return CardFeatures(self._encode([text], "document")[0].float(), none, none)
+            return CardFeatures(self._unit_length(self._encode([text], "document"))[0], none, none)
         description = self._vectors(self._encode, [card.about], "query")[0]
         if self._kind not in _READ_SETS:
             return CardFeatures(description, none, none)
@@ -107,9 +107,13 @@ class CardReader:
         if not texts:
             return torch.empty(0, self._dimension)
         parts = [self._divide(text, side) for text in dict.fromkeys(texts)]
-        vectors = encode([part for own in parts for part in own], side).float()
+        vectors = self._unit_length(encode([part for own in parts for part in own], side))
         means = torch.stack([part.mean(dim=0) for part in torch.split(vectors, [len(own) for own in parts])])
-        return nn.functional.normalize(means, dim=-1) if self._unit else means
+        return self._unit_length(means)
+
+    def _unit_length(self, vectors: Tensor) -> Tensor:
+        """Return vectors as points of the space are: of norm 1 where it is one of unit vectors."""
+        return nn.functional.normalize(vectors.float(), dim=-1) if self._unit else vectors.float()
 
 
 def _whole(text: str, side: Side) -> list[str]:
