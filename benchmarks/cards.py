@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
+from _hardware import describe_hardware
 from hyperseek import Document, Index, Space
-from hyperseek._machine import installed_versions
 from hyperseek.cards import Card
 from hyperseek.models import ModelConfig, build
 
@@ -35,13 +35,12 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=200_000)
-    parser.add_argument("--dimension", type=int, default=384)
     count = parser.parse_args().documents
     drawn = random.Random(0)
     model = build(ModelConfig.from_mapping({"trunk": "minilm", "family": "card"}), device="cpu")
     head: Any = model.route("query")[-1]
     cards = [card(drawn, f"task {number}") for number in range(RUNS + 2)]
-    print(f"{machine()}; {torch.get_num_threads()} threads; {installed_versions()}")
+    print(describe_hardware())
     with tempfile.TemporaryDirectory() as folder:
         index = Index.open(made(Path(folder) / "index", count), model=model)
         query = "what is a sea"
@@ -110,14 +109,6 @@ def median(run: Callable[[int], object]) -> float:
         run(number)
         times.append(time.perf_counter() - start)
     return statistics.median(times)
-
-
-def machine() -> str:
-    """Return the processor's name."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return "unknown processor"
 
 
 if __name__ == "__main__":

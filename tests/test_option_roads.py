@@ -90,8 +90,10 @@ def test_queries_that_are_compiled_keep_their_own_options(index: Index) -> None:
     assert index.search(scorer) == index.search(scorer, options=OPTIONS) == index.search(QUERIES, options=OPTIONS)
     with pytest.raises(InputError, match=r"already compiled, so QueryOptions\(level=1\) comes too late"):
         index.search(scorer, options={"level": 1})
-    with pytest.raises(InputError, match="it is called 'options' here"):
-        index.search(QUERIES, card="any")  # type: ignore[call-overload]
+    with pytest.raises(InputError, match="it is called 'card' here"):
+        index.search(QUERIES, task="any")  # type: ignore[call-overload]
+    with pytest.raises(UnknownNameError, match="known: level, sign"):
+        index.search(QUERIES, card="any")
     with pytest.raises(UnknownNameError, match="known: level, sign"):
         index.search(QUERIES, options={"card": "any"})
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from typer.testing import CliRunner
 
 from hyperseek.cards import Card, JudgedPair, hydra_card, hydra_templates
+from hyperseek.cli import app
+from hyperseek.data import Dataset
 from hyperseek.errors import ConfigError, InputError, ModelError
+from hyperseek.evaluation import rank_index
 from hyperseek.index import Index
 from hyperseek.models import CardConfig, CardHead, ModelConfig, Retriever, build, load
 from hyperseek.models.families.card import CardFamily
 from hyperseek.scoring import CardScorer, LinearScorer, QNetScorer, load_scorer
-from hyperseek.types import QueryOptions
+from hyperseek.types import Document, Query, QueryOptions
 
 TEXTS = ["the cat and the dog", "a small neural network " * 8, "sea", "what is the name of the song", "moon and star"]
 QUERIES = ["who is the author of the book", "neural search"]
@@ -346,3 +351,28 @@ def test_minilm_keeps_hydras_cards_apart() -> None:
     assert mean_cosine(vectors) == pytest.approx(0.46, abs=0.08)
     assert new < 0.6  # Hydra's projection: 0.97
     assert whitened < 0.05
+
+
+def test_the_command_line_and_protocols_take_a_card(tiny_encoder: str, index: Index, tmp_path: Path) -> None:
+    retriever = shake(make(tiny_encoder))
+    retriever.save(tmp_path / "model")
+    SEA.write(tmp_path / "sea.yaml")
+    opened = Index.open(index.path, model=retriever)
+    expected = opened.search(QUERIES[0], card=SEA)
+    command = ["search", str(index.path), QUERIES[0], "--model", str(tmp_path / "model"), "-f", "json"]
+    ran = CliRunner().invoke(app, [*command, "--card", str(tmp_path / "sea.yaml")])
+    assert ran.exit_code == 0, ran.output
+    assert [hit["id"] for hit in json.loads(ran.stdout)[0]["hits"]] == [hit.id for hit in expected]
+    twice = CliRunner().invoke(app, [*command, "--card", "a.yaml", "--option", "card=b.yaml"])
+    assert "not both" in str(twice.exception)
+    corpus = [Document(str(place), text) for place, text in enumerate(TEXTS)]
+    judged = {"test": {"q": {"2": 1}}}
+    dataset = Dataset.from_records("sea", corpus, queries=[Query("q", QUERIES[0])], qrels=judged)
+    ranking = rank_index(opened, dataset, options={"card": str(tmp_path / "sea.yaml")})
+    assert ranking.protocol.options == QueryOptions(card=SEA)
+    assert list(ranking.run["q"]) == [hit.id for hit in expected]
+    opened.build_engine("flat")
+    tuning = opened.engines.tune(QUERIES, k=2, card=str(tmp_path / "sea.yaml"))
+    assert tuning.options == QueryOptions(card=SEA)
+    assert "tuned on this index" in opened.explain(QUERIES, k=2, card=SEA).reason
+    assert "tuned" not in opened.explain(QUERIES, k=2, card=CODE).reason

@@ -173,6 +173,9 @@ def refine(
             corpora = opened_corpora(mine, prepared, relevant.sources, work=work, device=device, on_error=on_error)
         for corpus in _distinct(corpora):
             relevant.learn(corpus.items)
+            if options.options:  # a card is recorded by its content, not by its file
+                asked = corpus.index.model.check_options(options.options)
+                options = options.model_copy(update={"options": asked})
         listed = _listed(prepared)
         info = RefinedInfo(
             before=prepared.info.fingerprint,
