@@ -3,26 +3,27 @@
     python benchmarks/cards.py                       # 200,000 documents of 384 numbers, MiniLM
     python benchmarks/cards.py --documents 20000
 
-Vectors of documents are random: how long a search takes does not depend on them. The time to encode them again is
-extrapolated from the rate at which MiniLM encodes 256 texts of 100 words. A switch is what a search under another card
-takes beyond one under the card before: from memory, from the folder of the index, and, once per card, by encoding its
-20 queries and 10 documents.
+Vectors of documents are random: how long a search takes does not depend on them. Each row is a median of runs that take
+turns. A card has 20 queries and 10 documents; it is compiled from memory, from the folder of the index, and, once per
+card, by encoding its texts. The time to encode the documents again is extrapolated from the rate at which MiniLM
+encodes 256 texts of 100 words.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import random
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from _hardware import describe_hardware
+from _hardware import describe_hardware, take_turns
 from hyperseek import Document, Index, Space
 from hyperseek.cards import Card
 from hyperseek.models import ModelConfig, build
@@ -39,36 +40,40 @@ def main() -> None:
     drawn = random.Random(0)
     model = build(ModelConfig.from_mapping({"trunk": "minilm", "family": "card"}), device="cpu")
     head: Any = model.route("query")[-1]
-    cards = [card(drawn, f"task {number}") for number in range(RUNS + 2)]
+    cards = [card(drawn, f"task {number}") for number in range(RUNS + 5)]
     print(describe_hardware())
     with tempfile.TemporaryDirectory() as folder:
         index = Index.open(made(Path(folder) / "index", count), model=model)
-        query = "what is a sea"
-        index.search(query, card=cards[0])  # vectors are in memory now
-        index.search(query, card=cards[1])
-        rows = {
-            "search without a card": median(lambda _: index.search(query)),
-            "search, the same card": median(lambda _: index.search(query, card=cards[0])),
-            "search, another card each time, from memory": median(lambda run: index.search(query, card=cards[run % 2])),
-        }
+        query = ["what is a sea"]
+        for known in cards[:4]:  # vectors are in memory afterwards, and four cards in the folder
+            index.search(query, card=known)
+        others, stored, new = itertools.cycle(cards[:2]), itertools.cycle(cards[2:4]), iter(cards[4:])
 
-        def forgotten(run: int) -> None:
-            head._forget_compiled()
-            index.search(query, card=cards[run % 2])
+        def from_folder() -> None:
+            known = next(stored)
+            head._compiled.forget(lambda key: key[0] == head._reader.name(known))
+            model.compile(query, {"card": known})
 
-        rows["search, another card each time, from the index folder"] = median(forgotten)
-        rows["search, a card for the first time"] = median(lambda run: index.search(query, card=cards[run + 2]))
+        seconds = take_turns(
+            {
+                "compile a query without a card": lambda: model.compile(query),
+                "compile it with another card each time, from memory": lambda: model.compile(
+                    query, {"card": next(others)}
+                ),
+                "the same, from the folder of the index": from_folder,
+                "the same, with a card that is new": lambda: model.compile(query, {"card": next(new)}),
+                "search without a card": lambda: index.search(query),
+                "search with another card each time": lambda: index.search(query, card=next(others)),
+            },
+            RUNS,
+        )
     texts = [words(drawn, 100) for _ in range(256)]
     start = time.perf_counter()
     model.encode_documents(texts)
     rate = len(texts) / (time.perf_counter() - start)
-    for name, seconds in rows.items():
-        print(f"{1000 * seconds:12.1f} ms  {name}")
-    same = rows["search, the same card"]
-    print(f"{1000 * (rows['search, another card each time, from memory'] - same):12.1f} ms  switching, from memory")
-    kept = rows["search, another card each time, from the index folder"]
-    print(f"{1000 * (kept - same):12.1f} ms  switching, from the index folder")
-    print(f"{count / rate:12.0f} s   encoding {count:,} documents again, extrapolated from {rate:.0f} a second")
+    for name, times in seconds.items():
+        print(f"{1000 * statistics.median(times):12.1f} ms  {name}")
+    print(f"{count / rate:12.0f} s   encode {count:,} documents again, extrapolated from {rate:.0f} a second")
 
 
 def card(drawn: random.Random, name: str) -> Card:
@@ -99,16 +104,6 @@ def made(path: Path, count: int) -> Path:
 
     Index.from_vectors(path, documents(), Space("cosine", 384), total=count)
     return path
-
-
-def median(run: Callable[[int], object]) -> float:
-    """Return the median time of a few runs."""
-    times = []
-    for number in range(RUNS):
-        start = time.perf_counter()
-        run(number)
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

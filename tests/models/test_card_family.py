@@ -20,7 +20,7 @@ from hyperseek.evaluation import rank_index
 from hyperseek.index import Index
 from hyperseek.models import CardConfig, CardHead, ModelConfig, Retriever, build, load
 from hyperseek.models.families.card import CardFamily
-from hyperseek.scoring import CardScorer, LinearScorer, QNetScorer, load_scorer
+from hyperseek.scoring import CardScorer, LinearScorer, QNetScorer, VectorPoints, load_scorer
 from hyperseek.types import Document, Query, QueryOptions
 
 TEXTS = ["the cat and the dog", "a small neural network " * 8, "sea", "what is the name of the song", "moon and star"]
@@ -68,8 +68,17 @@ def dense(trunk: str) -> Retriever:
     return build(ModelConfig(trunk=trunk, family="dense", pooling="mean", normalize=True), device="cpu")
 
 
-@pytest.mark.parametrize("head", ["shift", "film", "low_rank", "full", "householder"])
-@pytest.mark.parametrize("sides", ["query", "both", "separate"])
+@pytest.mark.parametrize(
+    ("head", "sides"),
+    [
+        ("shift", "query"),
+        ("film", "both"),
+        ("low_rank", "query"),
+        ("low_rank", "separate"),
+        ("full", "both"),
+        ("householder", "query"),
+    ],
+)
 def test_a_new_model_and_one_without_a_card_are_the_trunk(tiny_encoder: str, head: str, sides: str) -> None:
     trunk, retriever = dense(tiny_encoder), make(tiny_encoder, head=head, sides=sides)
     assert retriever.fingerprint == trunk.fingerprint  # its indexes stay valid
@@ -149,6 +158,8 @@ def test_documents_that_change_are_scored_as_the_head_says(tiny_encoder: str, tm
     assert read.options == scorer.options
     both = CardScorer.concatenate([scorer[:1], scorer[1:]])
     torch.testing.assert_close(both.score(documents), expected, atol=1e-5, rtol=0)
+    moved = scorer.moved_towards(VectorPoints(documents.vectors[:2]), torch.ones(2, 1))  # type: ignore[attr-defined]
+    torch.testing.assert_close(moved.score(documents)[0, 0], torch.tensor(1.0))  # all of the way
     lifted = scorer.lift(scorer.space.chart("inner_product"))
     assert (lifted is None) == (head == "hydra_projection")
     if lifted is not None:  # the affine part, but for the norms of documents

@@ -115,6 +115,12 @@ class CardScorer(Scorer):
             return None
         return chart.lift_weights(self.queries.float() @ self.head.matrix.T)
 
+    def moved_towards(self, documents: Points, weights: Tensor) -> Self:
+        """Return the queries moved towards changed documents, as `Space.moved` does."""
+        changed = self._changed(own_vectors(documents, len(self)))
+        space = Space(self.space.kind, changed.shape[-1])
+        return self._with({"queries": space.moved(self.queries, changed, weights)})
+
     def tensors(self) -> dict[str, Tensor]:
         """Return `queries`."""
         return {"queries": self.queries}

@@ -357,7 +357,8 @@ class CardHead(SavedModule):
         path = None
         if self._kept_in is not None:
             folder, named = self._kept_in
-            path = folder / f"{fingerprint_json([self._reader.name(card), named()])}.safetensors"
+            model = self._compiled.get(("model", self._state()), named)  # takes as long as reading a card
+            path = folder / f"{fingerprint_json([self._reader.name(card), model])}.safetensors"
             if path.is_file():
                 try:
                     tensors, _ = read_tensors(path, "a compiled card", device=device)
