@@ -117,6 +117,7 @@ class SetPooling(nn.Module):
         mean = vectors.mean(dim=0)
         seen = self.directions(vectors - mean)
         covariance = seen.T @ seen / len(vectors)
+        covariance = covariance - covariance.diagonal().mean() * torch.eye(_SPREAD).to(seen)  # which all sets have
         rows, columns = torch.triu_indices(_SPREAD, _SPREAD)
         return torch.cat([mean, covariance[rows, columns]])
 
@@ -155,8 +156,8 @@ class CardEncoder(nn.Module):
         description, *sets = (_even(part) for part in parts)
         pooled = [description]
         for pool, part in zip(self.pools, sets[: len(self.pools)], strict=True):
-            # Whether there are examples, as large as a vector, so that it counts.
-            there = part.new_full((1,), math.sqrt(self.dimension) if len(part) else 0.0)
+            # Whether there are examples, no larger than that: what all cards have in common pulls them together.
+            there = part.new_full((1,), float(len(part) > 0))
             pooled += [_even(pool(part)), there]
         return _even(self.project(torch.cat(pooled)))
 
