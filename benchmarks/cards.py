@@ -4,9 +4,9 @@
     python benchmarks/cards.py --documents 20000
 
 Vectors of documents are random: how long a search takes does not depend on them. Each row is a median of runs that take
-turns, in processor time of all cores together, which other work on the machine changes little. A card has 20 queries and
-10 documents; it is compiled from memory, from the folder of the index, and, once per card, by encoding its texts. The
-time to encode the documents again is extrapolated from the rate at which MiniLM encodes 256 texts of 100 words.
+turns, in processor time of all cores together, which other work on the machine changes little. A card has 20 queries
+and 10 documents; it is compiled from memory, from the folder of the index, and, once per card, by encoding its texts.
+The time to encode the documents again is extrapolated from the rate at which MiniLM encodes 256 texts of 100 words.
 """
 
 from __future__ import annotations
