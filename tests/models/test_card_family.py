@@ -20,6 +20,7 @@ from hyperseek.evaluation import rank_index
 from hyperseek.index import Index
 from hyperseek.models import CardConfig, CardHead, ModelConfig, Retriever, build, load
 from hyperseek.models.families.card import CardFamily
+from hyperseek.models.families.card_reading import read_seen
 from hyperseek.scoring import CardScorer, LinearScorer, QNetScorer, VectorPoints, load_scorer
 from hyperseek.types import Document, Query, QueryOptions
 
@@ -115,6 +116,10 @@ def test_a_saved_model_is_the_same_and_knows_its_cards(tiny_encoder: str, tmp_pa
     assert head_of(loaded).nearest_tasks(SEA)[0] == ("sea", pytest.approx(0, abs=1e-5))
     with pytest.raises(InputError, match="unknown card 'see'; did you mean 'sea'"):
         loaded.compile(QUERIES, {"card": "see"})
+    with pytest.raises(ModelError, match="must hold a list of cards"):
+        read_seen(str(next((tmp_path / "model").rglob("config_sentence_transformers.json"))), 32)
+    with pytest.raises(ModelError, match="vectors of another size"):
+        read_seen(str(next((tmp_path / "model").rglob("cards.json"))), 31)
     plain = dense(tiny_encoder).model.encode(QUERIES, convert_to_tensor=True)
     torch.testing.assert_close(loaded.model.encode(QUERIES, convert_to_tensor=True), plain)  # in any tool
 
@@ -230,7 +235,9 @@ def test_hydras_text_is_cut_with_a_warning(tiny_encoder: str, caplog: pytest.Log
     assert "is cut, as in Hydra" in caplog.text
 
 
-def test_cards_unlike_those_of_training_are_told_once(tiny_encoder: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_cards_unlike_those_of_training_are_told_once(
+    tiny_encoder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     retriever = shake(make(tiny_encoder))
     near = SEA.model_copy(update={"name": "near", "description": "documents about the sea and the fish"})
     head_of(retriever).fit_cards([SEA, near])
@@ -239,6 +246,12 @@ def test_cards_unlike_those_of_training_are_told_once(tiny_encoder: str, caplog:
             scores(retriever, card)
     assert len(caplog.records) == 1
     assert "the card 'code' is unlike all cards" in caplog.text
+    head_of(retriever).keeps_in(tmp_path, lambda: "model")
+    for _ in range(2):  # compiled, then read from the folder
+        caplog.clear()
+        head_of(retriever)._forget_compiled()
+        head_of(retriever).compile_card(CODE)
+        assert "the card 'code' is unlike all cards" in caplog.text
     assert [name for name, _ in head_of(retriever).nearest_tasks(near)] == ["near", "sea"]
     assert 0 < head_of(retriever).confidence(CODE) < 1
     with pytest.raises(InputError, match="distinct names"):

@@ -17,12 +17,20 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from hyperseek._config import LARGEST_SEED, Config
-from hyperseek._files import read_json, read_tensors, write_json, write_tensors
+from hyperseek._files import read_tensors, write_json, write_tensors
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._machine import Kept
 from hyperseek.cards import Card, is_card_file, read_card
-from hyperseek.errors import ConfigError, HyperseekError, InputError, ModelError, UnknownNameError, WriteError, shown
-from hyperseek.models.families.card_reading import CardReader, Divide, Encode, SeenCard
+from hyperseek.errors import (
+    ConfigError,
+    HyperseekError,
+    InputError,
+    UnknownNameError,
+    WriteError,
+    shortened,
+    shown,
+)
+from hyperseek.models.families.card_reading import CardReader, Divide, Encode, SeenCard, read_seen
 from hyperseek.models.modules import SavedModule
 from hyperseek.models.retriever import Side
 from hyperseek.nn.card_encoder import CardCompiler, CardFeatures, CardQNet, EncoderName, HydraCompiler, distances
@@ -40,7 +48,6 @@ _QNET_HIDDEN = 32
 _REMEMBERED = 1 << 26  # bytes of compiled heads
 _CARDS = "cards.json"  # in the module's folder
 _COMPILED = "cards"  # in the folder of an index
-_LARGEST_CARDS = 1 << 28
 _ORIGINAL = ("hydra", "hydra_projection")
 
 
@@ -289,22 +296,25 @@ class CardHead(SavedModule):
         others = [place for place, seen in enumerate(self.seen) if self._reader.name(seen.card) != name]
         return far[others].min() if others else far.new_zeros(())
 
-    def _warn_if_unlike(self, card: Card) -> None:
+    def _unlike(self, card: Card) -> str:
+        """Return a warning about a card that is farther from those of the training than they are; else nothing."""
         name = self._reader.name(card)
-        if len(self.seen) < 2 or name in self._warned or any(name == self._reader.name(one.card) for one in self.seen):
-            return
-        self._warned.add(name)
+        if len(self.seen) < 2 or any(name == self._reader.name(seen.card) for seen in self.seen):
+            return ""
         nearest, distance = self.nearest_tasks(card)[0]
         limit = self._compiled.get("farthest", lambda: max(float(self._nearest_other(seen.card)) for seen in self.seen))
-        if distance > limit:
-            logger.warning(
-                "the card %r is unlike all cards of the model's training: its distance to the nearest, %r, is %.2f, "
-                "and none of theirs is above %.2f; measure before you rely on it",
-                card.name,
-                nearest,
-                distance,
-                limit,
-            )
+        if distance <= limit:
+            return ""
+        return (
+            f"the card {card.name!r} is unlike all cards of the model's training: its distance to the nearest, "
+            f"{nearest!r}, is {distance:.2f}, and none of theirs is above {limit:.2f}; measure before you rely on it"
+        )
+
+    def _warn(self, card: Card, unlike: str) -> None:
+        name = self._reader.name(card)
+        if unlike and name not in self._warned:
+            self._warned.add(name)
+            logger.warning("%s", unlike)
 
     def compile_card(self, card: Card) -> Tensor:
         """Compile a card.
@@ -361,17 +371,19 @@ class CardHead(SavedModule):
             path = folder / f"{fingerprint_json([self._reader.name(card), model])}.safetensors"
             if path.is_file():
                 try:
-                    tensors, _ = read_tensors(path, "a compiled card", device=device)
+                    tensors, notes = read_tensors(path, "a compiled card", device=device)
                     numbers = tensors["numbers"]
                     if numbers.shape == (self.count,) and numbers.isfinite().all():
+                        self._warn(card, shortened(notes.get("unlike", "")))
                         return numbers.float()
                 except (HyperseekError, KeyError) as error:
                     logger.warning("%s; the card is compiled again", error)
-        self._warn_if_unlike(card)
+        unlike = self._unlike(card)
+        self._warn(card, unlike)
         numbers = self.compile_features(self.card_features(card), self._nearest_other(card))
         if path is not None:
             try:
-                write_tensors(path, {"numbers": numbers}, {"card": card.name})
+                write_tensors(path, {"numbers": numbers}, {"card": card.name, "unlike": unlike})
             except WriteError as error:
                 logger.info("the compiled card is not kept: %s", error)
         return numbers
@@ -483,10 +495,5 @@ class CardHead(SavedModule):
         where = {name: kwargs[name] for name in ("subfolder", "revision") if name in kwargs}
         path = cls.load_file_path(model_name_or_path, _CARDS, **where)
         if path is not None:
-            listed = read_json(path, "the cards of a model", error=ModelError, largest=_LARGEST_CARDS)
-            if not isinstance(listed, list):
-                raise ModelError(f"{path} must hold a list of cards, not {shown(listed)}")
-            module.seen = tuple(SeenCard.from_mapping(each, source=path, error=ModelError) for each in listed)
-            if any(len(part) != module.dimension for seen in module.seen for part in seen.means):
-                raise ModelError(f"{path} holds vectors of another size than the model's, {module.dimension}")
+            module.seen = read_seen(path, module.dimension)
         return module

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from hyperseek._config import Config
+from hyperseek._files import read_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._machine import Kept
 from hyperseek.cards import Card
-from hyperseek.errors import ModelError
+from hyperseek.errors import ModelError, shown
 from hyperseek.models.retriever import Side
 from hyperseek.nn.card_encoder import CardFeatures, EncoderName
 
@@ -23,6 +24,7 @@ Encode: TypeAlias = Callable[[Sequence[str], Side], Tensor]
 Divide: TypeAlias = Callable[[str, Side], list[str]]
 
 _REMEMBERED = 1 << 26  # bytes of vectors
+_LARGEST_CARDS = 1 << 28  # bytes of a file of them
 _READ_SETS = ("attention", "statistics")
 
 
@@ -36,6 +38,28 @@ class SeenCard(Config):
 
     card: Card
     means: tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...]]
+
+
+def read_seen(path: str, dimension: int) -> tuple[SeenCard, ...]:
+    """Read the cards that are saved with a model.
+
+    Args:
+        path: Their file.
+        dimension: Numbers of a vector.
+
+    Returns:
+        The cards.
+
+    Raises:
+        ModelError: The file is damaged, or of another model.
+    """
+    listed = read_json(path, "the cards of a model", error=ModelError, largest=_LARGEST_CARDS)
+    if not isinstance(listed, list):
+        raise ModelError(f"{path} must hold a list of cards, not {shown(listed)}")
+    found = tuple(SeenCard.from_mapping(each, source=path, error=ModelError) for each in listed)
+    if any(len(part) != dimension for seen in found for part in seen.means):
+        raise ModelError(f"{path} holds vectors of another size than the model's, {dimension}")
+    return found
 
 
 class CardReader:
