@@ -48,6 +48,18 @@ def test_ndcg_and_rel_variants_against_their_definitions():
         assert values["R(rel=2)@20"][query] == pytest.approx(sum(g >= 2 for g in gains[:20]) / relevant)
 
 
+def test_ndcg_with_exponential_gain_takes_any_grade():
+    name = "nDCG(dcg='exp-log2')@10"
+    run = {"q": {"a": 3.0, "b": 2.0, "c": 1.0}}
+    found = (2**1 - 1) / math.log2(2) + (2**3 - 1) / math.log2(4)
+    best = (2**3 - 1) / math.log2(2) + (2**1 - 1) / math.log2(3)
+    assert calculate(run, {"q": {"a": 1, "b": 0, "c": 3, "x": -2}}, [name])[name]["q"] == pytest.approx(found / best)
+    large = calculate(run, {"q": {"a": 7, "b": 1000, "c": 2000, "x": 3000}}, [name, "nDCG@10"])
+    assert large[name]["q"] == 0
+    assert 0 < large["nDCG@10"]["q"] < 1
+    assert calculate(run, {"q": {"a": 0, "b": 0}}, [name])[name]["q"] == 0
+
+
 def test_names_are_canonical_sets_expand_and_repetitions_go():
     assert measure_names("MRR MRR@10 RR nDCG@10") == ("RR", "RR@10", "nDCG@10")
     assert measure_names(["hypencoder", "AP"])[-2:] == ("RR@10", "AP")

@@ -42,7 +42,7 @@ MEASURE_SETS: Mapping[str, tuple[str, ...]] = {
 
 _NOT_JUDGED = -1  # a grade as trec_eval knows it
 _LARGE = 1000  # grades and levels of relevance beyond this are counted, not measured
-_EXPONENTIAL = 4  # highest grade of measures whose gain is 2 to the power of it
+_EXPONENTIAL = 4  # highest grade for ERR, whose gain is 2 to the power of it
 _FULL_DEPTH = 1000  # depth of TREC runs, and so the assumed depth of measures without a cut-off
 
 logger = logging.getLogger(__name__)
@@ -111,8 +111,8 @@ def calculate(run: Run, qrels: Qrels, names: str | Iterable[str]) -> PerQuery:
     values: PerQuery = {str(measure): dict.fromkeys(qrels, float(measure.DEFAULT)) for measure in measures}
     others = []
     for measure in measures:
-        if measure.NAME == "nDCG" and measure["dcg"] == "log2":
-            # Computed here, since it alone depends on the size of grades, and pytrec_eval reserves memory for each.
+        if measure.NAME == "nDCG":
+            # Computed here, since its gains depend on the size of grades; pytrec_eval reserves memory for each.
             values[str(measure)] |= {query: _ndcg(measure, ids, grades[query]) for query, ids in ranked.items()}
         elif isinstance(measure, _Registered):
             values[str(measure)] |= {query: measure.value(ids, grades[query]) for query, ids in ranked.items()}
@@ -168,7 +168,7 @@ def _parse(name: str) -> Any:
     level = measure.params.get("rel")
     if level is not None and not 1 <= level <= _LARGE:
         raise InputError(f"{name}: rel must be a grade from 1 to {_LARGE:,}, not {level}")
-    if not ir_measures.DefaultPipeline.supports(measure):
+    if measure.NAME != "nDCG" and not ir_measures.DefaultPipeline.supports(measure):
         raise InputError(f"{name} needs a program that is not installed here; see ir-measures' list of providers")
     return measure
 
@@ -255,8 +255,16 @@ def _ndcg(measure: Any, ranked: Sequence[str], grades: Mapping[str, int]) -> flo
         gains = {document: measure["gains"].get(grade, grade) for document, grade in grades.items()}
     if measure["judged_only"]:
         ranked = [document for document in ranked if gains.get(document, _NOT_JUDGED) > _NOT_JUDGED]
+    if measure["dcg"] == "exp-log2":
+        highest = max([0, *gains.values()])
+        gains = {document: _exponential(gain, highest) for document, gain in gains.items()}
     found = [gains.get(document, 0) for document in ranked]
     return normalized_gain(found, list(gains.values()), _cutoff(measure))
+
+
+def _exponential(grade: float, highest: float) -> float:
+    """Return 2 to the power of a grade, less 1, as a share of 2 to the power of the highest, so that all are finite."""
+    return 2.0 ** max(grade - highest, -_LARGE) - 2.0 ** max(-highest, -_LARGE) if grade > 0 else 0.0
 
 
 def _provided(
@@ -265,7 +273,7 @@ def _provided(
     """Yield measure, query and value, as ir-measures' providers compute them."""
     highest = max((grade for judged in grades.values() for grade in judged.values()), default=0)
     for measure in measures:
-        if measure.NAME in ("ERR", "nDCG") and highest > _EXPONENTIAL:  # linear nDCG is not computed here
+        if measure.NAME == "ERR" and highest > _EXPONENTIAL:
             raise InputError(f"{measure} takes grades up to {_EXPONENTIAL}, but the judgements have {highest}")
     queries, scores, levels = list(grades), {}, {}
     for number, query in enumerate(queries):
