@@ -1,10 +1,11 @@
-"""The shape of a space: radii by specificity, Gromov's delta, Ollivier-Ricci curvature, pictures of the Poincaré disk.
+"""Looking at spaces, their levels, and task cards: radii, Gromov's delta, Ollivier-Ricci curvature, pictures, gains.
 
 ```python
 report = inspect_space(Index.open("wordnet.index"), hierarchy="edges.tsv", output="pictures")
 ```
 """
 
+from hyperseek.analysis._cards import CardReport, HeadChange, QueryChange, inspect_card
 from hyperseek.analysis._curvature import CurvatureEstimate, DeltaEstimate, delta_hyperbolicity, ollivier_ricci
 from hyperseek.analysis._disk import DiskFit
 from hyperseek.analysis._level_paths import LevelPath, LevelsReport, NearDocument, inspect_levels
@@ -12,17 +13,21 @@ from hyperseek.analysis._radii import RadiusReport, SpecificityLevel, Specificit
 from hyperseek.analysis._shape import SpaceReport, inspect_space
 
 __all__ = [
+    "CardReport",
     "CurvatureEstimate",
     "DeltaEstimate",
     "DiskFit",
+    "HeadChange",
     "LevelPath",
     "LevelsReport",
     "NearDocument",
+    "QueryChange",
     "RadiusReport",
     "SpaceReport",
     "SpecificityLevel",
     "SpecificityReport",
     "delta_hyperbolicity",
+    "inspect_card",
     "inspect_levels",
     "inspect_space",
     "ollivier_ricci",

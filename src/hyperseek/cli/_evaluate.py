@@ -93,6 +93,17 @@ def evaluate(
     pairs: Annotated[
         Path | None, typer.Option(help="Folder of validation and test pairs of ids for --hierarchy, in HiT's form.")
     ] = None,
+    cards: Annotated[
+        Path | None,
+        typer.Option(
+            help="YAML file of tasks (index, dataset, card) and of models: what cards are worth beside all that "
+            "does without; without INDEX. Rankings are kept in --output."
+        ),
+    ] = None,
+    card_field: Annotated[
+        str | None,
+        typer.Option(help="Ask each query with a card of its own, which this field of its metadata describes."),
+    ] = None,
     bm25: Annotated[bool, typer.Option("--bm25", help="Add BM25 (Lucene variant, k1 0.9, b 0.4).")] = False,
     bm25q: Annotated[
         bool, typer.Option("--bm25q", help="Add BM25 whose query terms are weighted as those of documents are.")
@@ -124,11 +135,22 @@ def evaluate(
 ) -> None:
     """Measure rankings, and compare them query by query: INDEX DATASET, or --runs FILE --qrels FILE."""
     from hyperseek._long_work import Interrupted
-    from hyperseek.errors import require
+    from hyperseek.errors import InputError, require
     from hyperseek.evaluation import Statistics, choose_k, compare, measure_names
     from hyperseek.models import load
 
     # Errors in the options are found before the first search.
+    if cards is not None:
+        _refuse(
+            {"INDEX": index, "--sets": sets, "--model": model, "--plan": plan, "--hybrid": hybrid, "--card": card,
+             "--option": option, "--levels": levels, "--beside": beside, "--hierarchy": hierarchy, "--bm25": bm25,
+             "--bm25q": bm25q, "--runs": runs, "--qrels": qrels, "--card-field": card_field, "--measures": measures,
+             "--query-length": query_length, "--top-k": k, "--exclude-same-id": exclude_same_id,
+             "--baseline": baseline, "--test": test, "--run-out": run_out, "--hypencoder-files": hypencoder_files},
+            "the file of --cards says what is measured",
+        )  # fmt: skip
+        _evaluate_cards(cards, output, json)
+        return
     names = measure_names([part for item in measures or ["default"] for part in item.split()])
     statistics: dict[str, Any] = {
         "tests": test or ["permutation"],
@@ -172,6 +194,8 @@ def evaluate(
     groups, chosen = _sets(sets or [])
     if chosen:
         _check_sets([index, dataset, qrels, *(runs or [])], run_out, hypencoder_files)
+    if card is not None and card_field is not None:
+        raise InputError("give --card, or --card-field for a card of each query, not both")
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
     lengths = _query_lengths(query_length or [], chosen)
     asked = Asked(
@@ -182,6 +206,7 @@ def evaluate(
         bm25q=bm25q,
         engine=engine,
         options=query_options(option, card),
+        card_field=card_field,
         searching=searching,
         load=load if lengths else cache(load),  # a length changes the model
         levels=levels,
@@ -194,10 +219,18 @@ def evaluate(
         place = None if dataset is None else filled(dataset, subset)
         opened, judged = _judgements(own, place, split, None if qrels is None else Path(filled(qrels, subset)))
         if opened is None:
-            asked_for = {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q}
-            _refuse({**asked_for, "--option": option, "--card": card, "--query-length": query_length,
-                     "--levels": levels, "--beside": beside},
-                    "only for searches; give INDEX and DATASET, or leave it out")  # fmt: skip
+            asked_for: dict[str, Any] = {
+                "--model": model,
+                "--plan": plan,
+                "--hybrid": hybrid,
+                "--bm25": bm25,
+                "--bm25q": bm25q,
+            }
+            asked_for |= {"--option": option, "--query-length": query_length, "--levels": levels, "--beside": beside}
+            _refuse(
+                {**asked_for, "--card": card, "--card-field": card_field},
+                "only for searches; give INDEX and DATASET, or leave it out",
+            )
         systems = file_systems(runs or [], subset, judged, opened, split)
         if own is not None and opened is not None:
             systems = asked.systems(own, opened, lengths.get(subset, lengths.get(None)), subset) + systems
@@ -234,6 +267,15 @@ def evaluate(
             results[subset] = evaluations, comparison, hops
     if results:
         _show_sets(results, groups, output, json)
+
+
+def _evaluate_cards(file: Path, output: Path | None, as_json: bool) -> None:
+    from hyperseek.evaluation import CardStudy, evaluate_cards
+
+    table = evaluate_cards(CardStudy.from_yaml(file), output=output)
+    _console(as_json).print(table)
+    if as_json:
+        echo_json(table.model_dump(mode="json"), indent=2)
 
 
 def _sets(given: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:

@@ -37,6 +37,7 @@ class Asked:
         bm25q: Whether to rank by BM25 with a weighted query side, too.
         engine: For the models' searches.
         options: Of the queries.
+        card_field: Field of the queries' metadata that describes the card of each; None for no cards of their own.
         searching: Keywords of all rankings: split, k, and what is left out.
         load: Loads a model.
         levels: Whether to search at all levels.
@@ -50,6 +51,7 @@ class Asked:
     bm25q: bool
     engine: str
     options: QueryOptions
+    card_field: str | None
     searching: dict[str, Any]
     load: Callable[[str], Retriever]
     levels: bool
@@ -74,7 +76,7 @@ class Asked:
         how: dict[str, Any] = {"engine": self.engine, "options": self.options, **self.searching}
 
         def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
-            return rank_index(opened(source), dataset, name=name, plan=plan, **how)
+            return rank_index(opened(source), dataset, name=name, plan=plan, card_field=self.card_field, **how)
 
         given: list[tuple[str, str | None]] = [*short_names(self.models)]
         given = given or [(Path(index.info.source or "index").name, None)]

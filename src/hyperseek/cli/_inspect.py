@@ -12,7 +12,7 @@ from hyperseek.cli._echo import echo, echo_json, shown_text
 from hyperseek.cli._search import CardOption, Options, query_options
 
 if TYPE_CHECKING:
-    from hyperseek.analysis import LevelPath, LevelsReport, SpaceReport, SpecificityReport
+    from hyperseek.analysis import CardReport, LevelPath, LevelsReport, QueryChange, SpaceReport, SpecificityReport
     from hyperseek.data import LengthReport
     from hyperseek.index import Index, Tuning
 
@@ -25,7 +25,7 @@ _Hierarchy = Annotated[
 ]
 
 inspect = typer.Typer(
-    help="Show an index, the recall and cost of its engines, the shape of its space, its levels, and lengths of texts.",
+    help="Show an index, the recall and cost of its engines, its space, its levels, task cards, and lengths of texts.",
     no_args_is_help=True,
 )
 
@@ -137,6 +137,51 @@ def levels(
         output=output,
     )
     _print_level_report(report, as_json=json)
+
+
+@inspect.command("card")
+def card(
+    card: Annotated[Path, typer.Argument(help="File of a task card, .yaml or .json.")],
+    model: Annotated[str, typer.Option(help="Model with cards: a folder or Hub name.")],
+    index: Annotated[
+        Path | None, typer.Option(help="Index of the model's trunk: which rankings change, by the card's own queries.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Judged queries of that index, in place of the card's: what gains and loses.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split of the judgements.")] = "test",
+    k: Annotated[int, typer.Option("-k", "--top-k", min=1, help="Documents per query.")] = 10,
+    exclude_same_id: Annotated[
+        bool, typer.Option("--exclude-same-id", help="Exclude the document with the query's id.")
+    ] = False,
+    show: Annotated[int, typer.Option(min=1, help="How many tasks and queries to print.")] = 5,
+    device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, on standard output, with all queries.")] = False,
+) -> None:
+    """Show what a model makes of a task card: nearest tasks, confidence, distance from the identity, gains, losses."""
+    from hyperseek.analysis import inspect_card
+    from hyperseek.cards import read_card
+    from hyperseek.data import open_dataset
+    from hyperseek.errors import InputError
+    from hyperseek.index import Index
+    from hyperseek.models import load
+
+    if dataset is not None and index is None:
+        raise InputError("--dataset asks an index; give --index too")
+    loaded = load(model, device=device)
+    report = inspect_card(
+        read_card(card),
+        loaded,
+        index=None if index is None else Index.open(index, model=loaded),
+        dataset=None if dataset is None else open_dataset(dataset),
+        split=split,
+        k=k,
+        exclude_same_id=exclude_same_id,
+    )
+    if json:
+        echo_json(report.to_json(), indent=2)
+    else:
+        _print_card(report, show)
 
 
 @inspect.command("lengths")
@@ -351,6 +396,42 @@ def _print_path(path: LevelPath) -> None:
     if not console.is_terminal:
         console.width = 40 * len(path.near)
     console.print(table)
+
+
+def _print_card(report: CardReport, show: int) -> None:
+    echo(f"{report.card}: confidence {report.confidence:.2f}, fingerprint {report.fingerprint}")
+    for name, distance in report.nearest[:show]:
+        echo(f"  {distance:.3f} from {name}")
+    if not report.nearest:
+        echo("  the model keeps no tasks of its training")
+    if report.is_unlike:
+        echo(f"  unlike all of them: none is farther than {report.farthest:.3f} from its nearest other", err=True)
+    change = report.change
+    if change is not None:
+        echo(
+            f"the head moves {change.texts:,} queries by {change.length:.1%} of their length, {change.angle:.2f}° on "
+            f"average, {change.largest_angle:.2f}° at most; {change.common:.0%} of the change is the same for all"
+        )
+    if not report.queries:
+        return
+    overlap = sum(query.overlap for query in report.queries) / len(report.queries)
+    echo(f"{overlap:.1%} of the best {report.k} documents stay, over {len(report.queries):,} queries")
+    if report.difference is None or report.interval is None:
+        for query in report.queries[:show]:
+            echo(f"  {query.overlap:.0%} stay: {shown_text(query.text)}")
+        return
+    low, high = report.interval
+    echo(
+        f"{report.measure}: {report.difference:+.4f} ({low:+.4f} to {high:+.4f}, p {report.p_value:.3f}); "
+        f"{len(report.gained):,} queries gain, {len(report.lost):,} lose"
+    )
+    for title, queries in (("gain", report.gained), ("lose", report.lost)):
+        for query in queries[:show]:
+            echo(f"  {title} {_change_of(query)}: {shown_text(query.text)}")
+
+
+def _change_of(query: QueryChange) -> str:
+    return f"{query.before:.3f} → {query.after:.3f}"
 
 
 def _print_levels(report: SpecificityReport) -> None:

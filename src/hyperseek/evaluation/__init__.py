@@ -1,12 +1,13 @@
 """Measuring rankings: measures, protocols, paired comparisons, seen and unseen slices."""
 
 from hyperseek._relevance import excluded_ids, register_measure
+from hyperseek.evaluation._card_rows import CardStudy, CardTask, card_rows
+from hyperseek.evaluation._cards import CardTable, evaluate_cards
 from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistics, compare
-from hyperseek.evaluation._export import write_original_files, write_results
+from hyperseek.evaluation._export import MtebEncoder, write_original_files, write_results
 from hyperseek.evaluation._hierarchy_measures import EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
-from hyperseek.evaluation._mteb import MtebEncoder
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_file, rank_index
 from hyperseek.evaluation._result import Evaluation, Protocol, SetMeans, set_means
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
@@ -21,6 +22,9 @@ from hyperseek.evaluation.hierarchy_rankings import (
 )
 
 __all__ = [
+    "CardStudy",
+    "CardTable",
+    "CardTask",
     "Comparison",
     "EntityPairs",
     "Evaluation",
@@ -39,11 +43,13 @@ __all__ = [
     "ancestor_qrels",
     "bootstrap_intervals",
     "calculate",
+    "card_rows",
     "choose_k",
     "classify_pairs",
     "compare",
     "evaluate",
     "evaluate_by_hops",
+    "evaluate_cards",
     "excluded_ids",
     "holm",
     "measure_hierarchy",

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._relevance import is_relevant
+from hyperseek.cards import Card
 from hyperseek.data import read_run
 from hyperseek.errors import InputError, shown
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, cutoffs, depth, measure_names
@@ -18,14 +21,16 @@ from hyperseek.evaluation._result import Evaluation, Protocol, measuring_version
 from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
 from hyperseek.mining import BM25, BM25Settings
 from hyperseek.plan import as_plan
-from hyperseek.types import Qrels, QueryOptions, Run
+from hyperseek.scoring import Scorer
+from hyperseek.types import NO_OPTIONS, Qrels, Query, QueryOptions, Run
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.index import Index
     from hyperseek.models import Retriever
     from hyperseek.plan import PlanLike
-    from hyperseek.scoring import Scorer
+
+_BATCH = 64
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +47,7 @@ def rank_index(
     plan: PlanLike | None = None,
     options: Mapping[str, Any] | None = None,
     scorer: Scorer | None = None,
+    card_field: str | None = None,
 ) -> Ranking:
     """Search an index with the queries of a split, exhaustively by default.
 
@@ -59,19 +65,26 @@ def rank_index(
         plan: The plan to search by instead.
         options: Options of the model for the queries, as in `Index.search`.
         scorer: The queries of the split, compiled already, in order; None compiles them.
+        card_field: For models with task cards, the field of the queries' metadata that says what is relevant to each,
+            as the narratives of FollowIR do: every query is asked with a card of its own.
 
     Returns:
         The ranking, with the documents that were relevant in the model's training if its folder has them.
 
     Raises:
         UnknownNameError: There is no such split, or the model does not understand an option.
-        InputError: The index holds none of the relevant documents, or `dataset` is not an open collection.
+        InputError: The index holds none of the relevant documents, `dataset` is not an open collection, or a query has
+            no text in `card_field`.
     """
     _check_dataset(dataset)
     qrels = dataset.qrels(split)
     notes = _index_notes(index, dataset, qrels)
     model = index.model
     asked = _options(model, options) if scorer is None else scorer.options
+    if card_field is not None:
+        compiled = compile_instructed(model, dataset.queries(split), card_field, asked)
+        asked = QueryOptions(**asked, card_field=card_field)
+        scorer = compiled.with_options(asked)
     system = {
         "kind": "index",
         "model": _unversioned(model.protocol()),
@@ -96,6 +109,73 @@ def rank_index(
         trained=trained,
         notes=(*notes, *training_notes),
     )
+
+
+class EncodedQueries:
+    """Queries that a model has read once, to be compiled under many options.
+
+    Args:
+        model: The model.
+        texts: At least one.
+    """
+
+    def __init__(self, model: Retriever, texts: Sequence[str]) -> None:
+        self._model = model
+        self._count = len(texts)
+        self._parts: list[dict[str, Any]] = []
+        with torch.inference_mode():
+            for start in range(0, len(texts), _BATCH):
+                self._parts.append(model.forward(model.preprocess(texts[start : start + _BATCH], "query"), "query"))
+
+    def scorer(self, options: Mapping[str, Any] | None = None) -> Scorer:
+        """Compile all of them under the same options."""
+        with torch.inference_mode():
+            return _joined([self._model.scorer(dict(part), options) for part in self._parts])
+
+    def scorer_each(self, options: Sequence[Mapping[str, Any]]) -> Scorer:
+        """Compile each under options of its own; the scorer itself records none."""
+        parts: list[Scorer] = []
+        with torch.inference_mode():
+            for place in range(self._count):
+                features = self._parts[place // _BATCH]
+                row = place % _BATCH
+                own = {name: features[name][row : row + 1] for name in self._model.outputs}
+                parts.append(self._model.scorer(own, options[place]).with_options(NO_OPTIONS))
+        return _joined(parts)
+
+
+def _joined(parts: Sequence[Scorer]) -> Scorer:
+    return parts[0] if len(parts) == 1 else type(parts[0]).concatenate(parts)
+
+
+def compile_instructed(
+    model: Retriever, queries: Sequence[Query], field: str, options: Mapping[str, Any] | None = None
+) -> Scorer:
+    """Compile queries, each with a card of its own: what a field of its metadata says is relevant.
+
+    Args:
+        model: A model with task cards.
+        queries: At least one.
+        field: Name of the field, as in `narrative`.
+        options: Further options of all queries.
+
+    Returns:
+        The queries, in order; their options are not recorded, since they differ.
+
+    Raises:
+        InputError: A query has no text in the field.
+        UnknownNameError: The model has no cards.
+    """
+    asked = []
+    for query in queries:
+        text = query.metadata.get(field)
+        if not isinstance(text, str) or not text.strip():
+            raise InputError(
+                f"query {query.id!r} has no text in the field {field!r} of its metadata, which has "
+                f"{list(query.metadata)}; name the field that holds its instruction"
+            )
+        asked.append(model.check_options({**(options or {}), "card": Card(name=field, description=text.strip())}))
+    return EncodedQueries(model, [query.text for query in queries]).scorer_each(asked)
 
 
 def _options(model: Retriever, given: Mapping[str, Any] | None) -> QueryOptions:
