@@ -83,7 +83,7 @@ def test_a_family_of_another_package_trains_encodes_and_searches(installed: Path
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert "model.families dense late levels lorentz qnet weighted\n" in done.stdout
+    assert "model.families card dense late levels lorentz qnet weighted\n" in done.stdout
     assert "the entry point qnet = 'weighted:Weighted' of the package weighted is ignored" in done.stderr
 
 
@@ -95,7 +95,7 @@ def test_a_taken_name_and_what_is_no_family_are_refused() -> None:
     for section in ("linear", "trunk"):
         with pytest.raises(InputError, match=f"the section '{section}' .* is taken"):
             register_family(section, Family)
-    assert sorted(FAMILIES) == ["dense", "late", "levels", "lorentz", "qnet"]
+    assert sorted(FAMILIES) == ["card", "dense", "late", "levels", "lorentz", "qnet"]
 
 
 def test_a_family_that_cannot_be_imported_stops_only_what_needs_it(
@@ -153,7 +153,7 @@ def test_unknown_families_and_sections_name_the_known_ones() -> None:
         ModelConfig.from_mapping({"trunk": "minilm", "family": "qnt"})
     with pytest.raises(ConfigError, match="did you mean 'lorentz'"):
         ModelConfig.from_mapping({"trunk": "minilm", "lorents": {}})
-    with pytest.raises(UnknownNameError, match="known: dense, late, levels, lorentz, qnet"):
+    with pytest.raises(UnknownNameError, match="known: card, dense, late, levels, lorentz, qnet"):
         FAMILIES["other"]
 
 

@@ -164,7 +164,7 @@ def test_a_copied_head_scores_like_its_source(tiny_encoder: str, tmp_path: Path)
         ({"family": "qnet", "qnet": {"vector_dimensions": [31, 1]}}, "begins with 31"),
         ({"family": "dense", "linear": {"dimension": 5}}, "does not fit documents"),
         ({"linear": {}}, "needs family: dense"),
-        ({"family": "dense", "head_from": "x"}, "needs family: levels or qnet"),
+        ({"family": "dense", "head_from": "x"}, "needs family: card or levels or qnet"),
         ({"famly": "dense"}, "did you mean 'family'"),
         ({"qnet": {"dept": 1}}, "did you mean 'depth'"),
     ],
