@@ -25,7 +25,7 @@ from hyperseek.adapting._choosing import (
     gains,
     lower_bounds,
 )
-from hyperseek.adapting._fitting import LowRank, Material, Steps, Tuned, best_rows, ridge, targets_of, train
+from hyperseek.adapting._fitting import LowRank, Material, Steps, Tuned, best_rows, card_map, ridge, targets_of, train
 from hyperseek.cards import Card, JudgedPair
 from hyperseek.cli import app
 from hyperseek.models import ModelConfig, Retriever, build
@@ -230,6 +230,31 @@ def test_deep_heads_start_as_the_model_and_learn(index: Index, model: Retriever,
     assert opened.fingerprint == model.fingerprint
     scored = opened.compile(material.texts[:3]).score(material.documents)
     assert torch.allclose(scored, head.scorer(material, [0, 1, 2], 0.5).score(material.documents), atol=1e-4)
+
+
+def test_a_compiled_card_is_where_a_fit_begins(index: Index, model: Retriever, tmp_path: Path) -> None:
+    config = {"trunk": model.source, "family": "card", "card": {"head": "low_rank", "rank": 4}}
+    made = build(ModelConfig.from_mapping(config))
+    with torch.no_grad():
+        for place, parameter in enumerate(made.route("query")[-1].parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(place))
+            parameter += 0.1 * noise
+    made.save(tmp_path / "cards")
+    opened = Index.open(index.path, model=load(str(tmp_path / "cards")))
+    card = Card(name="next", description="What comes next", query_examples=tuple(pairs(9)))
+    adapted = adapt(opened, pairs(60), card=card, kinds=["card", "card_ridge"], certain=True)
+    assert {"card", "card_ridge", "0.5 of card + feedback"} <= {gain.name for gain in adapted.record.candidates}
+    material = material_of(opened, pairs(20), opened.model)
+    mapped = card_map(opened.model, card)
+    assert mapped is not None
+    assert not torch.allclose(mapped.matrix, torch.eye(32), atol=1e-3)
+    alone = mapped.model(material, 1.0)
+    assert alone.fingerprint == model.fingerprint
+    wanted = opened.model.compile(material.texts, {"card": card}).linear()
+    vectors = alone.compile(material.texts).linear()
+    assert wanted is not None
+    assert vectors is not None
+    assert torch.allclose(unit(vectors.clone()), unit(wanted.clone()), atol=1e-4)
 
 
 def test_cards_and_documents_alone(index: Index) -> None:

@@ -31,7 +31,7 @@ from hyperseek.adapting._choosing import (
     kinds_for,
     towards,
 )
-from hyperseek.adapting._fitting import Material
+from hyperseek.adapting._fitting import Material, card_map
 from hyperseek.cards import Card
 from hyperseek.data import open_dataset, read_prepared
 from hyperseek.data.examples import source_and_id
@@ -148,8 +148,8 @@ def adapt(
             sentences of documents stand for queries that these documents answer.
         card: A task card. Its judged pairs are used where `judged` is not given; its example documents are a direction
             that queries can be moved in.
-        kinds: What to try, of `ridge`, `low_rank`, `linear`, `examples`, `qnet` and `lora`; None chooses by the number
-            of queries.
+        kinds: What to try, of `ridge`, `low_rank`, `linear`, `examples`, `card`, `card_ridge`, `qnet` and `lora`; None
+            chooses by the number of queries and what is given.
         beside: Further indexes of the same model with judgements, to measure what the head costs elsewhere.
         certain: Whether to keep only what is proven on these queries, and not the default.
         rank: Of low-rank maps and adapters, at least 1.
@@ -182,9 +182,11 @@ def adapt(
     if card is not None and card.doc_examples:
         points = model.encode_documents(card.doc_examples)
         examples = towards(material, points.rows)
-    tried = kinds_for(len(material), examples is not None) if kinds is None else kinds
-    fits = Fits(rank, depth, seed, examples=examples)
-    choice = choose(material, checked_kinds(tried, examples=examples is not None), fits, certain=certain)
+    compiled = None if card is None else card_map(model, card)
+    given = {"examples": examples is not None, "card": compiled is not None}
+    tried = kinds_for(len(material), **given) if kinds is None else kinds
+    fits = Fits(rank, depth, seed, examples=examples, card=compiled)
+    choice = choose(material, checked_kinds(tried, **given), fits, certain=certain)
     costs = [
         _beside(name, choice, material_of(other, theirs, model)) for name, (other, theirs) in (beside or {}).items()
     ]

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +119,7 @@ class Fits:
         seed: Of all draws.
         steps: Of contrastive fits.
         examples: `(d,)` direction towards example documents; None for none.
+        card: What the compiled card does; None for no card, or a model that compiles none.
     """
 
     rank: int = 32
@@ -125,6 +127,7 @@ class Fits:
     seed: int = 0
     steps: int = 600
     examples: torch.Tensor | None = None
+    card: Map | None = None
 
 
 def _ridge(material: Material, rows: Sequence[int], fits: Fits) -> Head:
@@ -149,6 +152,18 @@ def _examples(material: Material, rows: Sequence[int], fits: Fits) -> Head:
     return Map(torch.eye(len(fits.examples)), fits.examples)
 
 
+def _card(material: Material, rows: Sequence[int], fits: Fits) -> Head:
+    assert fits.card is not None
+    return fits.card
+
+
+def _card_ridge(material: Material, rows: Sequence[int], fits: Fits) -> Head:
+    assert fits.card is not None
+    queries = fits.card(material.queries)
+    moved = replace(material, queries=material.space.canonical(queries) if material.space.unit_norm else queries)
+    return fits.card.then(cast("Map", _ridge(moved, rows, fits)))
+
+
 def _q_net(material: Material, rows: Sequence[int], fits: Fits) -> Head:
     head = Tuned.q_net(material, depth=fits.depth, seed=fits.seed)
     train(material, rows, head, Steps(fits.steps, batch=64, rate=1e-4, seed=fits.seed))
@@ -166,35 +181,42 @@ KINDS: Mapping[str, Callable[[Material, Sequence[int], Fits], Head]] = {
     "low_rank": _low_rank,
     "linear": _linear,
     "examples": _examples,
+    "card": _card,
+    "card_ridge": _card_ridge,
     "qnet": _q_net,
     "lora": _lora,
 }
 """The kinds of heads, and how each is fitted."""
 
-_WHOLE = ("ridge",)  # held at the identity by what it is
+_WHOLE = ("ridge", "card_ridge")  # held at the identity by what it is
 
 
-def kinds_for(queries: int, examples: bool) -> tuple[str, ...]:
+def kinds_for(queries: int, *, examples: bool = False, card: bool = False) -> tuple[str, ...]:
     """Return the kinds that are tried where none is named.
 
     Args:
         queries: How many there are to fit on.
         examples: Whether there are example documents.
+        card: Whether the model compiles the card that was given.
 
     Returns:
         Names of `KINDS`.
     """
     many = ("low_rank", "linear") if queries >= _ENOUGH else ()
-    return ("ridge", *many, *(("examples",) if examples else ()))
+    return ("ridge", *many, *(("examples",) if examples else ()), *(("card", "card_ridge") if card else ()))
 
 
-def checked_kinds(kinds: Sequence[str], *, examples: bool) -> tuple[str, ...]:
+def checked_kinds(kinds: Sequence[str], *, examples: bool, card: bool) -> tuple[str, ...]:
     """Return kinds that a caller named, or raise InputError or UnknownNameError."""
     for kind in kinds:
         if kind not in KINDS:
             raise UnknownNameError("kind of head", kind, KINDS)
     if "examples" in kinds and not examples:
         raise InputError("the kind 'examples' moves queries towards example documents; give a card that has some")
+    if not card and not {"card", "card_ridge"}.isdisjoint(kinds):
+        raise InputError(
+            "the kinds 'card' and 'card_ridge' start from a compiled card; give --card and a model of cards"
+        )
     return tuple(dict.fromkeys(kinds))
 
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Protocol, Self, runtime_checkable
 
 import torch
 from sentence_transformers.base.modules import Dense as LinearMap
 from torch import Tensor
 
 from hyperseek._long_work import progress
+from hyperseek.cards import Card
 from hyperseek.errors import InputError
 from hyperseek.models import Blends, ModelConfig, Retriever, build, join_routes
 from hyperseek.models.modules import run_modules
@@ -94,6 +95,10 @@ class Map:
     def __call__(self, queries: Tensor) -> Tensor:
         return queries @ self.matrix + self.shift
 
+    def then(self, other: Map) -> Map:
+        """Return this map followed by another one."""
+        return Map(self.matrix @ other.matrix, self.shift @ other.matrix + other.shift)
+
     def scorer(self, material: Material, rows: Sequence[int], share: float) -> Scorer:
         """See `Head`."""
         return material.scorer(self.partly(share)(material.queries[list(rows)]))
@@ -110,8 +115,33 @@ class Map:
             init_bias=mapped.shift.clone() if mapped.shift.any() else None,
         )
         linear.requires_grad_(False)
-        model = material.model
-        return join_routes([*model.route("query"), linear], model.route("document"), model)
+        model, route = material.model, material.model.route("query")
+        # The map takes the place of a head that cards are compiled by, whose own map it includes.
+        route = route[:-1] if isinstance(route[-1], MapsQueries) else route
+        return join_routes([*route, linear], model.route("document"), model)
+
+
+def card_map(model: Retriever, card: Card) -> Map | None:
+    """Return what a compiled card does to query vectors.
+
+    Args:
+        model: The model.
+        card: The card.
+
+    Returns:
+        The map; None if the model compiles no cards, or to something that is no map of queries alone.
+    """
+    compiler = model.route("query")[-1]
+    found = compiler.query_map(card) if isinstance(compiler, MapsQueries) else None
+    return None if found is None else Map(found[0].float().cpu(), found[1].float().cpu())
+
+
+@runtime_checkable
+class MapsQueries(Protocol):
+    """The last module of a query route that compiles cards to maps of query vectors, which pass through it unchanged."""
+
+    def query_map(self, card: Card) -> tuple[Tensor, Tensor] | None:
+        """Return the map of a card."""
 
 
 def ridge(queries: Tensor, targets: Tensor, *, weights: Tensor, strength: float) -> Map:
