@@ -25,10 +25,11 @@ from hyperseek.adapting._choosing import (
     gains,
     lower_bounds,
 )
-from hyperseek.adapting._fitting import LowRank, Material, Steps, Tuned, best_rows, card_map, ridge, targets_of, train
+from hyperseek.adapting._fitting import LowRank, Map, Material, Steps, Tuned, best_rows, ridge, targets_of, train
 from hyperseek.cards import Card, JudgedPair
 from hyperseek.cli import app
 from hyperseek.models import ModelConfig, Retriever, build
+from hyperseek.models.families.card import query_map
 from hyperseek.plan import Plan
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 
@@ -245,8 +246,9 @@ def test_a_compiled_card_is_where_a_fit_begins(index: Index, model: Retriever, t
     adapted = adapt(opened, pairs(60), card=card, kinds=["card", "card_ridge"], certain=True)
     assert {"card", "card_ridge", "0.5 of card + feedback"} <= {gain.name for gain in adapted.record.candidates}
     material = material_of(opened, pairs(20), opened.model)
-    mapped = card_map(opened.model, card)
-    assert mapped is not None
+    found = query_map(opened.model, card)
+    assert found is not None
+    mapped = Map(*found)
     assert not torch.allclose(mapped.matrix, torch.eye(32), atol=1e-3)
     alone = mapped.model(material, 1.0)
     assert alone.fingerprint == model.fingerprint
@@ -281,7 +283,10 @@ def test_cards_and_documents_alone(index: Index) -> None:
         ({"kinds": ["rigde"]}, "did you mean 'ridge'"),
         ({"kinds": ["examples"]}, "give a card that has some"),
         ({"rank": 0}, "rank must be at least 1"),
-        ({"judged": {"a": {"nothing": 1.0}}}, "none of the judged documents is relevant and in the index"),
+        (
+            {"judged": {"a": {"nothing": 1.0}, "b": {"nothing": 1.0}}},
+            "none of the judged documents is relevant and in the index",
+        ),
     ],
 )
 def test_mistakes_are_named(index: Index, arguments: dict[str, Any], message: str) -> None:

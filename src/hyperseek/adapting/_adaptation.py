@@ -31,7 +31,7 @@ from hyperseek.adapting._choosing import (
     kinds_for,
     towards,
 )
-from hyperseek.adapting._fitting import Material, card_map
+from hyperseek.adapting._fitting import Map, Material
 from hyperseek.cards import Card
 from hyperseek.data import open_dataset, read_prepared
 from hyperseek.data.examples import source_and_id
@@ -42,6 +42,7 @@ from hyperseek.data.row_files import file_rows, is_table
 from hyperseek.errors import DataError, InputError, shown
 from hyperseek.index import Index
 from hyperseek.models import Retriever
+from hyperseek.models.families.card import query_map
 from hyperseek.plan import Auto, Feedback, Plan
 from hyperseek.scoring import Points
 from hyperseek.types import Document
@@ -182,7 +183,8 @@ def adapt(
     if card is not None and card.doc_examples:
         points = model.encode_documents(card.doc_examples)
         examples = towards(material, points.rows)
-    compiled = None if card is None else card_map(model, card)
+    found = None if card is None else query_map(model, card)
+    compiled = None if found is None else Map(*(part.float().cpu() for part in found))
     given = {"examples": examples is not None, "card": compiled is not None}
     tried = kinds_for(len(material), **given) if kinds is None else kinds
     fits = Fits(rank, depth, seed, examples=examples, card=compiled)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self, runtime_checkable
+from typing import Protocol, Self
 
 import torch
 from sentence_transformers.base.modules import Dense as LinearMap
 from torch import Tensor
 
 from hyperseek._long_work import progress
-from hyperseek.cards import Card
 from hyperseek.errors import InputError
 from hyperseek.models import Blends, ModelConfig, Retriever, build, join_routes
+from hyperseek.models.families.card import without_cards
 from hyperseek.models.modules import run_modules
 from hyperseek.scoring import Points, Scorer, Space, point_scorer, vectors_of
 
@@ -115,33 +115,9 @@ class Map:
             init_bias=mapped.shift.clone() if mapped.shift.any() else None,
         )
         linear.requires_grad_(False)
-        model, route = material.model, material.model.route("query")
-        # The map takes the place of a head that cards are compiled by, whose own map it includes.
-        route = route[:-1] if isinstance(route[-1], MapsQueries) else route
-        return join_routes([*route, linear], model.route("document"), model)
-
-
-def card_map(model: Retriever, card: Card) -> Map | None:
-    """Return what a compiled card does to query vectors.
-
-    Args:
-        model: The model.
-        card: The card.
-
-    Returns:
-        The map; None if the model compiles no cards, or to something that is no map of queries alone.
-    """
-    compiler = model.route("query")[-1]
-    found = compiler.query_map(card) if isinstance(compiler, MapsQueries) else None
-    return None if found is None else Map(found[0].float().cpu(), found[1].float().cpu())
-
-
-@runtime_checkable
-class MapsQueries(Protocol):
-    """The last module of a query route that compiles cards to maps of query vectors, which pass through it unchanged."""
-
-    def query_map(self, card: Card) -> tuple[Tensor, Tensor] | None:
-        """Return the map of a card."""
+        model = material.model
+        # The map takes the place of a head that compiles cards, whose own map it includes.
+        return join_routes([*without_cards(model), linear], model.route("document"), model)
 
 
 def ridge(queries: Tensor, targets: Tensor, *, weights: Tensor, strength: float) -> Map:

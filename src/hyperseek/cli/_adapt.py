@@ -25,7 +25,10 @@ def adapt(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder for the adapted model.")] = Path("adapted"),
     card: Annotated[Path | None, typer.Option(help="A task card: its pairs and example documents are used.")] = None,
     kinds: Annotated[
-        str | None, typer.Option(help="Heads to try: ridge, low_rank, linear, examples, qnet, lora; with commas.")
+        str | None,
+        typer.Option(
+            help="Heads to try: ridge, low_rank, linear, examples, card, card_ridge, qnet, lora; with commas."
+        ),
     ] = None,
     beside: Annotated[
         list[str] | None,

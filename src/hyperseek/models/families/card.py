@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor, nn
+
+from hyperseek.cards import Card
 from hyperseek.errors import ConfigError
 from hyperseek.models.families.card_head import CardConfig, CardHead
 from hyperseek.models.family import Family, ModelConfig, encoder_modules, join_routes
@@ -44,3 +48,31 @@ class CardFamily(Family):
             raise ConfigError(f"the head of head_from has {', '.join(different)}; set these under model.card")
         ours.load_state_dict(theirs.state_dict())
         ours.seen, ours.share = theirs.seen, theirs.share
+
+
+def query_map(model: Retriever, card: Card) -> tuple[Tensor, Tensor] | None:
+    """Return what a compiled card does to query vectors.
+
+    Args:
+        model: Any model.
+        card: The card.
+
+    Returns:
+        Matrix `(d, d)` and shift `(d,)` of x M + b; None if the model compiles no cards, or to something else.
+    """
+    compiler = model.route("query")[-1]
+    if not isinstance(compiler, CardHead) or compiler.config.sides != "query" or compiler.qnet is not None:
+        return None
+    numbers = compiler.compile_card(card).detach()
+    affine = compiler.head.affine(numbers[: compiler.head.count])
+    if affine is None:
+        return None
+    matrix, shift = affine
+    gate, eye = compiler.share * numbers[-1], torch.eye(compiler.dimension, device=matrix.device)
+    return eye + gate * (matrix - eye), gate * shift
+
+
+def without_cards(model: Retriever) -> list[nn.Module]:
+    """Return the query route of a model up to a head that compiles cards: all of it where there is none."""
+    route = model.route("query")
+    return route[:-1] if isinstance(route[-1], CardHead) else route

@@ -425,15 +425,6 @@ class CardHead(FullPrecision, SavedModule):
         eye = torch.eye(self.dimension, device=matrix.device)
         return DocumentHead(eye + gate * (matrix - eye), gate * bias)
 
-    def query_map(self, card: Card) -> tuple[Tensor, Tensor] | None:
-        """Return what a card does to queries as `(d, d)` M and `(d,)` b of x M + b; None where that is not all it does."""
-        own, gate = self._of_side(numbers := self.compile_card(card).detach(), "query")[1:]
-        affine = None if self.config.sides != "query" or self.qnet is not None else self.head.affine(own)
-        if affine is None or len(affine[0]) != affine[0].shape[1]:
-            return None
-        eye = torch.eye(self.dimension, device=numbers.device)
-        return eye + gate * (affine[0] - eye), gate * affine[1]
-
     def forward(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Return the features as they are."""
         return features
