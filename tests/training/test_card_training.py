@@ -6,17 +6,23 @@ import random
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from hyperseek._ancestors import Hierarchy
 from hyperseek._relevance import text_key
 from hyperseek.cards import GENERIC, Card
+from hyperseek.data import open_dataset
 from hyperseek.errors import ConfigError, InputError
-from hyperseek.training import Recipe
+from hyperseek.models import load
+from hyperseek.runs.loop import ShowProgress
+from hyperseek.training import Recipe, dry_run, train
+from hyperseek.training._cache import FeatureCache
 from hyperseek.training._cards import CardDraws, Task, generic_card, with_examples
 from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._recipe import CardsConfig, DataConfig
@@ -209,3 +215,98 @@ def test_tasks_are_balanced(two_tasks: tuple[TrainingSet, list[Task]]) -> None:
     # A source is gone through, and then again: a batch of half of it hardly holds an example twice.
     of_b = [[position for _, position in batch] for batch in batches if 30 <= batch[0][1] < 40]
     assert sum(len(set(batch)) == len(batch) for batch in of_b) > 0.7 * len(of_b)
+
+
+def card_recipe(make_recipe: MakeRecipe, collection: Path, **changes: dict[str, Any]) -> Recipe:
+    """Two sources, which are the even and the odd training queries of the toy collection."""
+    model = {**make_recipe().model.model_dump(exclude_unset=True), "family": "card", "card": {"width": 8, "rank": 2}}
+    sources = {
+        "toy": {"source": f"{collection}:train", "card": {"description": "Find texts with these words"}},
+        "again": {"source": f"{collection}:train", "limit": 14},
+    }
+    data = {"sources": sources, "batches": "one_source", "balance": True, "slices": {"queries": 2, "least": 4}}
+    train = {**make_recipe().train.model_dump(exclude_unset=True), "learning_rate": 1e-2}
+    values: dict[str, dict[str, Any]] = {
+        "model": model,
+        "data": {**data, **changes.pop("data", {})},
+        "losses": {"contrastive": {"temperature": 0.1}, "wrong_card": {}, "card_contrast": {"weight": 0.1}},
+        "train": {**train, "cards": {"support": [2, 4], "wrong": 0.5}, **changes.pop("train", {})},
+    }
+    return make_recipe(**{**values, **changes})
+
+
+def test_a_run_trains_the_head_alone_and_saves_its_cards(
+    make_recipe: MakeRecipe, collection: Path, tmp_path: Path, dev: dict[str, Any]
+) -> None:
+    recipe = card_recipe(make_recipe, collection, validation={**dev, "holdout": 0.2})
+    record = train(recipe, output=tmp_path / "run")
+    assert record.document_fingerprint["before"] == record.document_fingerprint["after"]
+    assert record.changed
+    scores = {name for entry in record.validation for name in entry.scores}
+    assert scores == {"toy", "holdout: toy", "holdout: again", "mean"}
+    sliced = [name for name in record.sources if ":" in name]
+    assert {name.partition(": ")[0] for name in sliced} <= {"toy", "again"}
+    assert len(sliced) >= 2
+    assert record.training_data["toy"]["examples"] <= 28 + 14
+    retriever = load(tmp_path / "run", device="cpu")
+    head: Any = retriever.route("query")[-1]
+    assert [seen.card.name for seen in head.seen] == ["toy", "again", *sliced]
+    toy = head.find("toy")
+    assert toy.description == "Find texts with these words"
+    train_queries = {query.text for query in open_dataset(collection).queries("train")}
+    assert {*toy.query_examples} <= train_queries
+    points = retriever.encode_documents(["cat dog", "sea sun"])
+    scores_of = [retriever.compile(["cat dog"], options).score(points) for options in ({"card": "toy"}, None)]
+    assert not torch.equal(*scores_of)
+
+
+def test_a_killed_run_resumes_with_the_same_cards(
+    make_recipe: MakeRecipe, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = card_recipe(make_recipe, collection)
+    train(recipe, output=tmp_path / "whole")
+    advance = ShowProgress.on_step_end
+
+    def killed(self: ShowProgress, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step == 5:
+            raise SystemExit(9)
+        advance(self, args, state, control, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShowProgress, "on_step_end", killed)
+        with pytest.raises(SystemExit):
+            train(recipe, output=tmp_path / "killed")
+    train(recipe, output=tmp_path / "killed")
+    left, right = (
+        load_file(sorted((tmp_path / name / "checkpoints").glob("checkpoint-*"))[-1] / "trainable.safetensors")
+        for name in ("killed", "whole")
+    )
+    assert left.keys() == right.keys()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_dry_run_encodes_nothing(make_recipe: MakeRecipe, collection: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FeatureCache, "_compute", None)
+    told = dry_run(card_recipe(make_recipe, collection))
+    assert told.steps == 6
+    assert any(part.trained for part in told.parts)
+
+
+def test_what_cards_cannot_be_trained_with_is_refused(make_recipe: MakeRecipe, collection: Path) -> None:
+    source = {"source": f"{collection}:train"}
+    two = {"sources": {"toy": source, "again": source}}
+    for changes, word in (
+        ({"data": {**two, "batches": "mixed", "balance": False, "slices": None}}, "mixes the tasks"),
+        ({"train": {"trunk": "full"}}, "read by a frozen trunk"),
+        ({"data": {"sources": {"toy": {**source, "card": "nowhere.yaml"}}}}, "nowhere"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            dry_run(card_recipe(make_recipe, collection, **changes))
+    for changes, word in (
+        ({"data": {"sources": {"toy": {**source, "card": {"description": "x"}}}}}, "for models with cards"),
+        ({"losses": {"wrong_card": {}}}, "for models with cards"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            dry_run(make_recipe(**changes))
+    with pytest.raises(ConfigError, match="descriptoin"):
+        make_recipe(data={"sources": {"toy": {**source, "card": {"descriptoin": "x"}}}})

@@ -158,3 +158,30 @@ def test_training_with_two_processes_equals_training_with_one(
         assert "objective.losses.contrastive.log_temperature" in one
         for name in one:
             torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_train_on_cards_of_a_task_each(
+    make_recipe: Callable[..., Recipe], collection: Path, dev: dict[str, Any], tmp_path: Path
+) -> None:
+    source = {"source": f"{collection}:train"}
+    recipe = make_recipe(
+        model={"family": "card", "card": {"width": 8, "rank": 2}},
+        data={"sources": {"one": source, "two": source}, "batches": "one_source", "slices": {"queries": 2, "least": 4}},
+        losses={"contrastive": {"temperature": 0.1}, "wrong_card": {}, "card_contrast": {}},
+        # Cards without examples, which leave a part of the head without a gradient.
+        train={
+            **make_recipe().train.model_dump(),
+            "batch_size": 4,
+            "cards": {"support": [2, 4], "without_examples": 0.5},
+        },
+        validation=dev,
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    run_two(_TRAINING, [json.dumps(recipe.model_dump(mode="json")), str(tmp_path / "two")], environment)
+    record = read_record(tmp_path / "two")
+    assert record is not None
+    assert (record.status, record.steps, record.changed) == ("finished", 6, True)

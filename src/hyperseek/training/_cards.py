@@ -7,6 +7,7 @@ task's other training examples, so that a model learns to read cards and not to 
 from __future__ import annotations
 
 import random
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from hyperseek.training._cache import SideFeatures
 
 _WRITTEN_QUERIES, _WRITTEN_DOCUMENTS = 20, 10
+_MOST_EXAMPLES = 1000  # that a card can have
 _LONGEST_EXAMPLE = 100_000  # characters that a card takes of an example
 
 
@@ -134,6 +136,7 @@ class CardDraws:
         config: How cards are drawn.
         wrong: Whether a loss reads queries under the card of another task.
         views: Whether a loss reads two cards of each of several tasks.
+        seed: Seed of the examples that cards are made of.
     """
 
     def __init__(
@@ -144,15 +147,23 @@ class CardDraws:
         *,
         wrong: bool = False,
         views: bool = False,
+        seed: int = 0,
     ) -> None:
         self.tasks = tasks
         self._set = training_set
         self._config = config
         self._wrong = wrong and len(tasks) > 1
         self._views = views and len(tasks) > 1
+        origins = defaultdict(list)
+        for position, example in enumerate(training_set.examples):
+            if position not in training_set.copies:
+                origins[example.source].append(position)
+        draw = random.Random(f"{seed}-cards")
+        pool = {one for own in origins.values() for one in draw.sample(own, min(len(own), config.pool))}
         self._examples: list[list[Example]] = [[] for _ in tasks]
-        for example in training_set.examples:
-            self._examples[example.source].append(example)
+        for position, example in enumerate(training_set.examples):
+            if training_set.copies.get(position, position) in pool:
+                self._examples[example.source].append(example)
 
     def __call__(self, drawn: Sequence[Drawn]) -> BatchCards:
         """Draw the cards of a batch.
@@ -189,6 +200,18 @@ class CardDraws:
             "views": views,
         }
 
+    def whole(self) -> list[Card]:
+        """Return cards that together hold every text of those that are drawn, and of the tasks' own."""
+        known = [task.card for task in self.tasks]
+        chosen = [example for own in self._examples for example in own]
+        numbers = dict.fromkeys(number for example in chosen for number in example.positives)
+        queries = [*(text for card in known for text in card.query_examples), *(example.query for example in chosen)]
+        documents = [text for card in known for text in card.doc_examples]
+        documents += [self._set.documents[number] for number in numbers]
+        distinct = list(dict.fromkeys(queries)), list(dict.fromkeys(documents))
+        parts = (slice(start, start + _MOST_EXAMPLES) for start in range(0, max(map(len, distinct)), _MOST_EXAMPLES))
+        return [*known, *(_filled(generic_card(), *(texts[part] for texts in distinct)) for part in parts)][::-1]
+
     def _other(self, source: int, draw: random.Random) -> int:
         """Draw another task: of another source, if there is one, since slices of one source are alike."""
         others = [place for place in range(len(self.tasks)) if place != source]
@@ -202,17 +225,19 @@ class CardDraws:
         style = draw.random()
         if style < config.without_examples:
             return words
-        queries, documents = self._support(self._examples[source], draw, kept_out)
-        if not queries:
+        if config.support is None:
+            queries, documents = _others(card.query_examples, kept_out), _others(card.doc_examples, kept_out)
+        else:
+            queries, documents = self._support(self._examples[source], draw, kept_out, *config.support)
+        if not (queries or documents):
             return words
         if style < config.without_examples + config.without_description:
             words = generic_card().model_copy(update={"name": card.name})
         return _filled(words, queries, documents)
 
     def _support(
-        self, examples: Sequence[Example], draw: random.Random, kept_out: frozenset[int]
+        self, examples: Sequence[Example], draw: random.Random, kept_out: frozenset[int], least: int, most: int
     ) -> tuple[list[str], list[str]]:
-        least, most = self._config.support
         count = draw.randint(least, most)
         queries: dict[int, str] = {}
         documents: dict[int, str] = {}
@@ -230,6 +255,10 @@ class CardDraws:
             if len(queries) == count:
                 break
         return list(queries.values()), list(documents.values())
+
+
+def _others(texts: Sequence[str], kept_out: frozenset[int]) -> list[str]:
+    return [text for text in texts if text_key(text) not in kept_out]
 
 
 def _texts_of(training_set: TrainingSet, drawn: Sequence[Drawn]) -> frozenset[int]:
@@ -277,20 +306,24 @@ def held_out_sets(
     return found
 
 
-def read_from_caches(head: Any, sides: Mapping[Side, SideFeatures]) -> None:
-    """Let a head read the texts of cards from the caches of the trunk's vectors, which encode those they lack.
+def read_from_caches(head: Any, sides: Mapping[Side, SideFeatures], cards: Sequence[Card]) -> None:
+    """Let a head read the texts of cards from the caches of the trunk's vectors.
 
     Args:
         head: From `card_head`.
         sides: The frozen routes up to the head; without caches the head encodes texts itself.
+        cards: Their texts are cached now, by all processes together; other texts when they are read, by the process
+            that does.
     """
-    caches = {side: features.cache for side, features in sides.items()}
-    if any(cache is None for cache in caches.values()):
+    caches = {side: features.cache for side, features in sides.items() if features.cache is not None}
+    if len(caches) < len(sides):
         return
 
     def encode(texts: Sequence[str], side: Side) -> Tensor:
-        cache = caches[side]
-        assert cache is not None  # else the function is not used
-        return cache.look_up(texts)
+        caches[side].ensure(texts)
+        return caches[side].vectors(texts)
 
     head.reads_texts(encode)
+    for card in cards:
+        head.card_features(card)
+    head.reads_texts(lambda texts, side: caches[side].look_up(texts))

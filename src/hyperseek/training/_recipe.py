@@ -275,7 +275,10 @@ class CardsConfig(Config):
     batch nor a document relevant to one.
 
     Attributes:
-        support: Fewest and most queries of a card; it has as many documents, if they are distinct.
+        support: Fewest and most queries of a card; it has as many documents, if they are distinct. None keeps the
+            examples of the task's own card, but for those of the batch.
+        pool: From how many training examples of each source, drawn by seed, these are taken: their documents are read
+            in parts, to the end, which takes a while the first time.
         dropout: Share of batches whose card says nothing about the task.
         without_examples: Share of the other cards that are words alone.
         without_description: Share of the other cards that are examples alone.
@@ -283,7 +286,8 @@ class CardsConfig(Config):
         contrasted: How many tasks `losses.card_contrast` draws two cards of for each batch.
     """
 
-    support: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=1000)]] = (5, 20)
+    support: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1, le=1000)]] | None = (5, 20)
+    pool: int = Field(default=500, ge=2, le=1000)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     without_examples: float = Field(default=0.2, ge=0, le=1)
     without_description: float = Field(default=0.2, ge=0, le=1)
@@ -292,7 +296,7 @@ class CardsConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.support[0] > self.support[1]:
+        if self.support is not None and self.support[0] > self.support[1]:
             raise ValueError(f"support says the fewest first, then the most, not {self.support}")
         if self.without_examples + self.without_description > 1:
             raise ValueError("without_examples and without_description are shares that add up to at most 1")

@@ -171,7 +171,7 @@ class _Run:
                 sides[side].ensure(texts)  # type: ignore[index]
             validator = self._validator(dev_sets, sides)
             if ready.cards is not None:
-                read_from_caches(card_head(retriever), sides)
+                read_from_caches(card_head(retriever), sides, ready.cards.whole())
                 card_head(retriever).fit_cards([task.card for task in ready.cards.tasks])
         trainer = self._trainer(ready, sides, validator)
         start = {name: tensor.clone() for name, tensor in trainer.module.trainable_state().items()}
@@ -348,6 +348,7 @@ def _prepared(recipe: Recipe, seconds: dict[str, float], *, encodes: bool = True
             config.cards or CardsConfig(),
             wrong=objective.needs_wrong_card,
             views=objective.needs_views,
+            seed=config.seed,
         )
     elif objective.needs_wrong_card or objective.needs_views:
         raise ConfigError("losses.wrong_card and losses.card_contrast are for models with cards, as family: card")

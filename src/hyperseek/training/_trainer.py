@@ -63,6 +63,7 @@ class TrainedStack(SentenceTransformer):
             side: not any(getattr(module, "reads_padding", False) for module in retriever.route(side))
             for side in starts
         }
+        self._compiles_cards = card_head(retriever) is not None
         self._frozen = {side: all(map(is_frozen, retriever.route(side))) for side in starts}
 
     def forward(  # type: ignore[override]
@@ -77,7 +78,13 @@ class TrainedStack(SentenceTransformer):
         Returns:
             The output features of each route, of `Q` queries and of `D` documents.
         """
-        return self._through(query, "query"), self._through(document, "document")
+        queries, documents = self._through(query, "query"), self._through(document, "document")
+        if self._compiles_cards and is_distributed():
+            # Data-parallel wrappers expect gradients of what their output depends on, each once. Cards are compiled
+            # outside, and one without examples does not even use all parameters.
+            trained = [parameter.sum() for parameter in self.parameters() if parameter.requires_grad]
+            queries["sentence_embedding"] = queries["sentence_embedding"] + 0 * torch.stack(trained).sum()
+        return queries, documents
 
     def train(self, mode: bool = True) -> TrainedStack:
         """Switch dropout on, but not in frozen modules, whose output must equal the cached features."""
@@ -149,8 +156,6 @@ class TrainingModule(nn.Module):
             if cards is not None:
                 scored = replace(scored, **_under_other_cards(retriever, queries, cards))
             total, parts = self.objective(scored)
-            if cards is not None and is_distributed():
-                total = total + _nothing(self.model)
             parts |= diagnose(retriever, scorer, points)
         return total, parts
 
@@ -330,12 +335,6 @@ def _under_other_cards(retriever: Retriever, queries: dict[str, Tensor], cards: 
         features = [[head.card_features(head.find(text)) for text in views] for views in cards["views"]]
         found["views"] = torch.stack([torch.stack([head.compiler.vector(one) for one in own]) for own in features])
     return found
-
-
-def _nothing(model: nn.Module) -> Tensor:
-    """Return 0 with a gradient of 0 for each trained parameter: a card without examples does not use all of them."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return torch.stack([parameter.sum() * 0 for parameter in trained]).sum()
 
 
 def _by_length(features: dict[str, Any], count: int) -> Tensor:
