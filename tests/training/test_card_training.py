@@ -111,7 +111,7 @@ def test_a_written_card_gets_examples_of_the_training_part(two_tasks: tuple[Trai
 
 def config(**slices: Any) -> DataConfig:
     sources = {name: {"source": f"{name}:train"} for name in ("a", "b")}
-    values: dict[str, Any] = {"sources": sources, "batches": "one_source", "balance": True}
+    values: dict[str, Any] = {"sources": sources, "batches": "one_source", "balance": 1}
     return DataConfig.from_mapping({**values, "slices": slices} if slices else values)
 
 
@@ -196,6 +196,7 @@ def test_the_largest_branch_is_cut_until_there_are_enough() -> None:
 def test_tasks_are_balanced(two_tasks: tuple[TrainingSet, list[Task]]) -> None:
     training_set, tasks = two_tasks
     assert repeats(training_set, config()) == [1, 3]
+    assert repeats(training_set, config().model_copy(update={"balance": 0.5})) == [1, 2]  # the root of 3
     unbalanced = DataConfig.from_mapping({"sources": {"a": {"source": "a", "repeat": 2}, "b": {"source": "b"}}})
     assert repeats(training_set, unbalanced) == [2, 1]
     data = config(queries=3, least=3, share=0.75)
@@ -224,7 +225,7 @@ def card_recipe(make_recipe: MakeRecipe, collection: Path, **changes: dict[str, 
         "toy": {"source": f"{collection}:train", "card": {"description": "Find texts with these words"}},
         "again": {"source": f"{collection}:train", "limit": 14},
     }
-    data = {"sources": sources, "batches": "one_source", "balance": True, "slices": {"queries": 2, "least": 4}}
+    data = {"sources": sources, "batches": "one_source", "balance": 1, "slices": {"queries": 2, "least": 4}}
     train = {**make_recipe().train.model_dump(exclude_unset=True), "learning_rate": 1e-2}
     values: dict[str, dict[str, Any]] = {
         "model": model,
@@ -258,6 +259,26 @@ def test_a_run_trains_the_head_alone_and_saves_its_cards(
     points = retriever.encode_documents(["cat dog", "sea sun"])
     scores_of = [retriever.compile(["cat dog"], options).score(points) for options in ({"card": "toy"}, None)]
     assert not torch.equal(*scores_of)
+
+
+def test_the_saved_head_is_the_one_that_was_validated(
+    make_recipe: MakeRecipe, collection: Path, tmp_path: Path, dev: dict[str, Any]
+) -> None:
+    # Queries that are trained on: a random trunk learns nothing that helps with others.
+    on_itself = {**dev, "sets": {"toy": {"source": f"{collection}:train"}}}
+    record = train(card_recipe(make_recipe, collection, validation=on_itself), output=tmp_path / "run")
+    assert record.best_step != 0
+    retriever = load(tmp_path / "run", device="cpu")
+    documents = list(open_dataset(collection).documents())
+    queries = list(open_dataset(collection).queries("train"))
+    points = retriever.encode_documents([document.full_text for document in documents], dtype="float32")
+    scores = retriever.compile([query.text for query in queries], {"card": "toy"}).score(points)
+    gains = []
+    for query, own in zip(queries, scores, strict=True):
+        place = [document.id for document in documents].index(f"d{query.id[1:]}")
+        rank = int((own > own[place]).sum()) + 1
+        gains.append(1 / float(torch.log2(torch.tensor(rank + 1.0))) if rank <= 10 else 0.0)
+    assert sum(gains) / len(gains) == pytest.approx(record.final_scores["toy"], abs=1e-5)
 
 
 def test_a_killed_run_resumes_with_the_same_cards(
@@ -296,7 +317,7 @@ def test_what_cards_cannot_be_trained_with_is_refused(make_recipe: MakeRecipe, c
     source = {"source": f"{collection}:train"}
     two = {"sources": {"toy": source, "again": source}}
     for changes, word in (
-        ({"data": {**two, "batches": "mixed", "balance": False, "slices": None}}, "mixes the tasks"),
+        ({"data": {**two, "batches": "mixed", "balance": 0, "slices": None}}, "mixes the tasks"),
         ({"train": {"trunk": "full"}}, "read by a frozen trunk"),
         ({"data": {"sources": {"toy": {**source, "card": "nowhere.yaml"}}}}, "nowhere"),
     ):

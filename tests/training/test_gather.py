@@ -162,7 +162,7 @@ def test_training_with_two_processes_equals_training_with_one(
 
 @pytest.mark.slow
 def test_two_processes_train_on_cards_of_a_task_each(
-    make_recipe: Callable[..., Recipe], collection: Path, dev: dict[str, Any], tmp_path: Path
+    make_recipe: Callable[..., Recipe], collection: Path, tmp_path: Path
 ) -> None:
     source = {"source": f"{collection}:train"}
     recipe = make_recipe(
@@ -175,7 +175,6 @@ def test_two_processes_train_on_cards_of_a_task_each(
             "batch_size": 4,
             "cards": {"support": [2, 4], "without_examples": 0.5},
         },
-        validation=dev,
     )
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -145,8 +145,9 @@ class DataConfig(Config):
         sources: Sources by a name of your choice.
         batches: `mixed` draws every batch from all sources, `one_source` from one at a time, or another name
             registered by `register_batches` or an entry point of `hyperseek.batches`.
-        balance: Whether an epoch goes through small sources more often, until all have about as many batches; `repeat`
-            of a source then counts beside that. For batches of one source at a time.
+        balance: How far an epoch makes up for the size of small sources, by going through them more often: 0 for not at
+            all, 1 until all have about as many batches, 0.5 until these are as the roots of their sizes. `repeat`
+            of a source counts beside that. For batches of one source at a time.
         slices: For models with cards: parts of the sources as tasks of their own.
         positives: `random` draws one of a query's positives every epoch, `first` always takes the first.
         negatives: How many of a query's own negatives an epoch draws.
@@ -171,7 +172,7 @@ class DataConfig(Config):
 
     sources: Annotated[dict[str, SourceConfig], BeforeValidator(without_removed)] = Field(min_length=1)
     batches: Annotated[str, AfterValidator(COMPOSITIONS.checked)] = "mixed"
-    balance: bool = False
+    balance: float = Field(default=0.0, ge=0, le=1)
     slices: SlicesConfig | None = None
     positives: Literal["random", "first"] = "random"
     negatives: int = Field(default=0, ge=0)

@@ -289,7 +289,7 @@ def repeats(training_set: TrainingSet, config: DataConfig) -> list[int]:
     for group in (whole, parts):
         largest = max((sizes[place] for place in group), default=0)
         for place in group:
-            times[place] = max(1, round(times[place] * largest / max(1, sizes[place])))
+            times[place] = max(1, round(times[place] * (largest / max(1, sizes[place])) ** config.balance))
     if parts and config.slices is not None:
         totals = [sum(times[place] * sizes[place] for place in group) for group in (whole, parts)]
         factor = config.slices.share / (1 - config.slices.share) * totals[0] / max(1, totals[1])
