@@ -267,6 +267,12 @@ class CardHead(FullPrecision, SavedModule):
         )
         self._forget_compiled()
 
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or back; cards are then compiled anew, as fused optimisers do not tell of their steps."""
+        if mode:
+            self._compiled = Kept(most_bytes=_REMEMBERED)
+        return super().train(mode)
+
     def _forget_compiled(self) -> None:
         self._compiled = Kept(most_bytes=_REMEMBERED)
         self._warned: set[str] = set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TypeAlias
 
 import torch
@@ -25,6 +26,7 @@ Divide: TypeAlias = Callable[[str, Side], list[str]]
 
 _REMEMBERED = 1 << 26  # bytes of vectors
 _LARGEST_CARDS = 1 << 28  # bytes of a file of them
+_DIVIDED = 1 << 13  # texts whose parts are remembered
 _READ_SETS = ("attention", "statistics")
 
 
@@ -82,7 +84,9 @@ class CardReader:
     def take(self, encode: Encode, divide: Divide | None) -> None:
         """Take the functions that read texts; see `CardHead.reads_texts`."""
         self._encode = encode
-        self._divide = divide or self._divide
+        if divide is not None:
+            # Cards of training have the same examples again and again, and dividing a text is tokenising it.
+            self._divide = lru_cache(maxsize=_DIVIDED)(divide)
         self._known = Kept(most_bytes=_REMEMBERED)
 
     def name(self, card: Card) -> str:
