@@ -242,7 +242,6 @@ def test_a_run_trains_the_head_alone_and_saves_its_cards(
     recipe = card_recipe(make_recipe, collection, validation={**dev, "holdout": 0.2})
     record = train(recipe, output=tmp_path / "run")
     assert record.document_fingerprint["before"] == record.document_fingerprint["after"]
-    assert record.changed
     scores = {name for entry in record.validation for name in entry.scores}
     assert scores == {"toy", "holdout: toy", "holdout: again", "mean"}
     sliced = [name for name in record.sources if ":" in name]
@@ -256,9 +255,6 @@ def test_a_run_trains_the_head_alone_and_saves_its_cards(
     assert toy.description == "Find texts with these words"
     train_queries = {query.text for query in open_dataset(collection).queries("train")}
     assert {*toy.query_examples} <= train_queries
-    points = retriever.encode_documents(["cat dog", "sea sun"])
-    scores_of = [retriever.compile(["cat dog"], options).score(points) for options in ({"card": "toy"}, None)]
-    assert not torch.equal(*scores_of)
 
 
 def test_the_saved_head_is_the_one_that_was_validated(
@@ -272,7 +268,9 @@ def test_the_saved_head_is_the_one_that_was_validated(
     documents = list(open_dataset(collection).documents())
     queries = list(open_dataset(collection).queries("train"))
     points = retriever.encode_documents([document.full_text for document in documents], dtype="float32")
-    scores = retriever.compile([query.text for query in queries], {"card": "toy"}).score(points)
+    texts = [query.text for query in queries]
+    scores = retriever.compile(texts, {"card": "toy"}).score(points)
+    assert not torch.equal(scores, retriever.compile(texts).score(points))
     gains = []
     for query, own in zip(queries, scores, strict=True):
         place = [document.id for document in documents].index(f"d{query.id[1:]}")
