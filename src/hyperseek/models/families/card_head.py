@@ -267,12 +267,6 @@ class CardHead(FullPrecision, SavedModule):
         )
         self._forget_compiled()
 
-    def train(self, mode: bool = True) -> Self:
-        """Switch to training or back; cards are then compiled anew, as fused optimisers do not tell of their steps."""
-        if mode:
-            self._compiled = Kept(most_bytes=_REMEMBERED)
-        return super().train(mode)
-
     def _forget_compiled(self) -> None:
         self._compiled = Kept(most_bytes=_REMEMBERED)
         self._warned: set[str] = set()
@@ -336,6 +330,7 @@ class CardHead(FullPrecision, SavedModule):
             ModelError: The head belongs to no `Retriever`.
         """
         if self.training and torch.is_grad_enabled():
+            self._compiled = Kept(most_bytes=_REMEMBERED)  # fused optimisers do not tell of the step that follows
             return self.compile_features(self.card_features(card), self._nearest_other(card))
 
         def make() -> Tensor:
