@@ -21,15 +21,7 @@ from hyperseek._files import read_tensors, write_json, write_tensors
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._machine import Kept
 from hyperseek.cards import Card, is_card_file, read_card
-from hyperseek.errors import (
-    ConfigError,
-    HyperseekError,
-    InputError,
-    UnknownNameError,
-    WriteError,
-    shortened,
-    shown,
-)
+from hyperseek.errors import ConfigError, HyperseekError, InputError, UnknownNameError, WriteError, shortened, shown
 from hyperseek.models.families.card_reading import CardReader, Divide, Encode, SeenCard, read_seen
 from hyperseek.models.modules import SavedModule
 from hyperseek.models.retriever import Side
