@@ -128,7 +128,8 @@ def test_lower_bounds_hold_for_the_best_of_many() -> None:
 
 
 def test_few_queries_change_what_is_expected_little() -> None:
-    few, many = np.array([-0.05, 0.0, -0.04, 0.01]), np.tile([-0.05, 0.0, -0.04, 0.01], 500)
+    few = np.array([-0.3, 0.25, -0.1, 0.1])
+    many = np.tile(few, 500)
     assert expected_gain(DEFAULT, few) > 0 > expected_gain(DEFAULT, many)
     assert expected_gain(Candidate("linear"), many) == pytest.approx(many.mean(), abs=1e-3)
 

@@ -161,7 +161,7 @@ class Steps:
         seed: Of all draws.
     """
 
-    steps: int = 600
+    steps: int = 300
     batch: int = 256
     rate: float = 1e-3
     hard: int = 4
