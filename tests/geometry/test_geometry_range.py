@@ -33,6 +33,7 @@ from hyperseek.geometry.polar import (
     half_chord_own,
     lorentz_to_polar,
     poincare_to_polar,
+    polar_between,
     polar_distance,
     polar_distance_own,
     polar_to_lorentz,
@@ -110,6 +111,7 @@ FUNCTIONS: dict[str, Function] = {
     "poincare_project": lambda x, y, r2: geometry.poincare_project(x, 1 / r2),
     "poincare_to_lorentz": lambda x, y, r2: geometry.poincare_to_lorentz(x, r2),
     "poincare_to_polar": lambda x, y, r2: poincare_to_polar(geometry.poincare_project(x, 1 / r2), 1 / r2),  # type: ignore[arg-type]
+    "polar_between": lambda x, y, r2: polar_between(polar(x, r2), polar(y, r2), torch.full((len(x),), 0.3)),
     "polar_distance": lambda x, y, r2: polar_distance(polar(x, r2), polar(y, r2), r2),  # type: ignore[arg-type]
     "polar_distance_own": lambda x, y, r2: polar_distance_own(polar(x, r2), polar(y, r2)[:, None], r2),  # type: ignore[arg-type]
     "polar_to_lorentz": lambda x, y, r2: polar_to_lorentz(polar(x, r2), r2),  # type: ignore[arg-type]

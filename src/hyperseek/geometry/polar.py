@@ -255,6 +255,7 @@ def polar_between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
 
     They are sinh((1 - t) D) / sinh(D) x + sinh(t D) / sinh(D) y on the hyperboloid, for points x and y at the distance
     D. Both terms are positive, and they are computed by their logarithms, so far points neither cancel nor overflow.
+    No gradient flows, since only compiled queries are moved, and logarithms have none at the origin.
 
     Args:
         first: `(Q, d + 2)` polar points.
@@ -265,10 +266,10 @@ def polar_between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
         `(Q, d + 2)` polar points, in float64 if one of the points is, else in float32.
     """
     check_fits("share", share, first.shape[:-1])
-    (u, rho_u), (v, rho_v) = split_polar(first.double()), split_polar(second.double())
+    (u, rho_u), (v, rho_v) = split_polar(first.detach().double()), split_polar(second.detach().double())
     apart = 2 * _half_distance(norm(u - v) / 2, rho_u, rho_v)
     same = apart <= _TINY
-    apart, part = torch.where(same, 1, apart), share.double()[..., None]
+    apart, part = torch.where(same, 1, apart), share.detach().double()[..., None]
     along = torch.cat(
         [_log_sinh((1 - part) * apart) + _log_sinh(rho_u), _log_sinh(part * apart) + _log_sinh(rho_v)], -1
     )
@@ -278,7 +279,7 @@ def polar_between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     long = length.log() + largest - _log_sinh(apart)  # the logarithm of sinh(rho)
     rho = torch.where(long > _LONG, long + math.log(2), torch.asinh(long.clamp(max=_LONG).exp()))
     dtype = torch.promote_types(first.dtype, second.dtype)
-    return torch.where(same, first, _polar(direction, rho).to(dtype))
+    return torch.where(same, first.detach(), _polar(direction, rho).to(dtype))
 
 
 def _pairs(queries: Tensor, documents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
