@@ -275,8 +275,9 @@ def test_what_is_given_wrongly_is_an_input_error_or_works(name: str) -> None:
     bare = next(getattr(home, name) for home in homes if hasattr(home, name))
     for x, y in bad:
         given = (x,) if name in ONE else (x, 1.0) if name == "balanced_documents" else (x, y)
+        further = {"lorentz_transport": (y,), "polar_between": (torch.tensor(0.3),)}.get(name, ())
         with contextlib.suppress(InputError):
-            bare(*given, y) if name == "lorentz_transport" else bare(*given)
+            bare(*given, *further)
 
 
 ONE = {

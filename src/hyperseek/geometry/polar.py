@@ -265,6 +265,9 @@ def polar_between(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     Returns:
         `(Q, d + 2)` polar points, in float64 if one of the points is, else in float32.
     """
+    if first.is_complex() or second.is_complex():
+        raise InputError(f"points are real numbers, not {first.dtype} and {second.dtype}")
+    check_fits("second", second, first.shape)
     check_fits("share", share, first.shape[:-1])
     (u, rho_u), (v, rho_v) = split_polar(first.detach().double()), split_polar(second.detach().double())
     apart = 2 * _half_distance(norm(u - v) / 2, rho_u, rho_v)
