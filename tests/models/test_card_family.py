@@ -254,6 +254,12 @@ def test_cards_unlike_those_of_training_are_told_once(
         head_of(retriever)._forget_compiled()
         head_of(retriever).compile_card(CODE)
         assert "the card 'code' is unlike all cards" in caplog.text
+    with caplog.at_level(logging.WARNING):
+        caplog.clear()
+        for number in range(20):
+            head_of(retriever).compile_card(CODE.model_copy(update={"description": f"code of number {number}"}))
+    assert len(caplog.records) < 10
+    assert "are not named" in caplog.text
     assert [name for name, _ in head_of(retriever).nearest_tasks(near)] == ["near", "sea"]
     assert 0 < head_of(retriever).confidence(CODE) < 1
     with pytest.raises(InputError, match="distinct names"):

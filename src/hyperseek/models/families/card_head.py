@@ -40,6 +40,7 @@ _MOST_PARAMETERS = 1 << 28  # 1 GiB
 _QNET_HIDDEN = 32
 _REMEMBERED = 1 << 26  # bytes of compiled heads
 _CARDS = "cards.json"  # in the module's folder
+_NAMED = 8  # cards that warnings are given about: an evaluation asks with hundreds
 _COMPILED = "cards"  # in the folder of an index
 _ORIGINAL = ("hydra", "hydra_projection")
 
@@ -306,7 +307,10 @@ class CardHead(FullPrecision, SavedModule):
         name = self._reader.name(card)
         if unlike and name not in self._warned:
             self._warned.add(name)
-            logger.warning("%s", unlike)
+            if len(self._warned) <= _NAMED:
+                logger.warning("%s", unlike)
+            if len(self._warned) == _NAMED:
+                logger.warning("further cards unlike those of the training are not named")
 
     def compile_card(self, card: Card) -> Tensor:
         """Compile a card.
