@@ -315,11 +315,19 @@ def _fitted(kind: str) -> Callable[[Session, Draw], Run]:
 
 
 def _adapted(session: Session, draw: Draw) -> Run:
+    return _adapt(session, session.index, draw)
+
+
+def _adapted_from_card(session: Session, draw: Draw) -> Run:
+    return _adapt(session, Index.open(session.task.index, model=draw.model), draw)
+
+
+def _adapt(session: Session, index: Index, draw: Draw) -> Run:
     judged: dict[str, dict[str, float]] = {}
     for pair in draw.pairs:
         judged.setdefault(pair.query.text, {})[pair.document] = float(pair.grade)
     with draw.timed():
-        adaptation = adapt(session.index, judged, card=session.card, seed=draw.seed)
+        adaptation = adapt(index, judged, card=session.card, seed=draw.seed)
     texts = [query.text for query in session.queries]
     return session.search(EncodedQueries(adaptation.model, texts).scorer(), plan=adaptation.plan)
 
@@ -375,6 +383,7 @@ ROWS: Mapping[str, Row] = {
     "linear adapter": Row(_fitted("ridge"), pairs=True, drawn=True, fits=True),
     "lora": Row(_fitted("lora"), pairs=True, drawn=True, fits=True, slow=True),
     "adapt": Row(_adapted, pairs=True, drawn=True, fits=True),
+    "adapt from card": Row(_adapted_from_card, pairs=True, drawn=True, card=True, fits=True),
     "card": Row(_card, card=True),
     "card with pairs": Row(_card, pairs=True, drawn=True, card=True),
     "another task's card": Row(_other_card, pairs=None, drawn=True, card=True),
