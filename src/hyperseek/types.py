@@ -298,7 +298,8 @@ class QueryOptions(Mapping[str, Any]):
             try:
                 values[name] = TypeAdapter(understood[name]).validate_python(value, strict=True)
             except ValidationError as error:
-                faults = shortened("; ".join(fault["msg"] for fault in error.errors(include_url=False)))
+                said = (fault["msg"].removeprefix("Value error, ") for fault in error.errors(include_url=False))
+                faults = shortened("; ".join(said))
                 raise InputError(f"the option {name}={shown(value)} does not fit: {faults}") from None
         return type(self)(**values)
 

@@ -278,6 +278,12 @@ def test_cards_and_documents_alone(index: Index) -> None:
     assert alone.record.queries == len(pseudo_queries(index.documents()))
 
 
+def test_documents_without_titles_stand_for_no_queries(index: Index, tmp_path: Path) -> None:
+    short = [Document(str(number), "sea") for number in range(5)]
+    with pytest.raises(HyperseekError, match="no judged queries, and 0 documents have a title or a first sentence"):
+        adapt(Index.build(tmp_path / "short", short, index.model))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

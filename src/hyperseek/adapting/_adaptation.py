@@ -175,6 +175,11 @@ def adapt(
         if card is not None and card.doc_examples:
             source, documents = "examples", _documents_of(card, index)
         judged = pseudo_queries(documents, seed)
+        if len(judged) < 2:
+            raise InputError(
+                f"there are no judged queries, and {len(judged)} documents have a title or a first sentence of "
+                f"{_SHORTEST} to {_LONGEST} characters to stand for one; give judged pairs"
+            )
     _check_enough(len(judged))
     model = index.model
     material = material_of(index, judged, model)

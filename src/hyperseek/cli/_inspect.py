@@ -409,13 +409,13 @@ def _print_card(report: CardReport, show: int) -> None:
     change = report.change
     if change is not None:
         echo(
-            f"the head moves {change.texts:,} queries by {change.length:.1%} of their length, {change.angle:.2f}° on "
+            f"the head moves {_queries(change.texts)} by {change.length:.1%} of their length, {change.angle:.2f}° on "
             f"average, {change.largest_angle:.2f}° at most; {change.common:.0%} of the change is the same for all"
         )
     if not report.queries:
         return
     overlap = sum(query.overlap for query in report.queries) / len(report.queries)
-    echo(f"{overlap:.1%} of the best {report.k} documents stay, over {len(report.queries):,} queries")
+    echo(f"{overlap:.1%} of the best {report.k} documents stay, over {_queries(len(report.queries))}")
     if report.difference is None or report.interval is None:
         for query in report.queries[:show]:
             echo(f"  {query.overlap:.0%} stay: {shown_text(query.text)}")
@@ -461,3 +461,7 @@ def _line(value: Any) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{key} {_line(part)}" for key, part in value.items() if part not in (None, [], {}))
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+def _queries(count: int) -> str:
+    return "1 query" if count == 1 else f"{count:,} queries"
