@@ -292,6 +292,12 @@ def test_a_query_without_a_narrative(instructed: tuple[Index, Dataset], study: d
     index, dataset = instructed
     with pytest.raises(InputError, match=r"query 'q0' has no text in the field 'instruction'.*narrative"):
         rank_index(index, dataset, card_field="instruction")
+    told = Dataset.from_records(
+        "long", [Document("d0", "sea")], queries=[Query("q0", "sea", {"narrative": "not the sea " * 1000})],
+        qrels={"test": {"q0": {"d0": 1}}},
+    )  # fmt: skip
+    with pytest.raises(InputError, match=r"(?s)card of query 'q0', from its 'narrative'.*at most 10000 characters"):
+        rank_index(index, told, card_field="narrative")
     plain = Index.open(study["tasks"]["code"]["index"])
     with pytest.raises(UnknownNameError, match="card"):
         rank_index(Index.open(index.path, model=plain.model), dataset, card_field="narrative")
@@ -308,9 +314,12 @@ def test_the_command(study: dict[str, Any], instructed: tuple[Index, Dataset], t
     assert found == json.loads((tmp_path / "out/cards.json").read_text())
     assert {row["row"] for row in found["results"]} == {"frozen", "card", "random text"}
     assert "nDCG@10, 2 tasks" in result.stderr
-    refused = CliRunner().invoke(app, ["evaluate", "--cards", str(tmp_path / "study.yaml"), "--bm25"])
-    assert isinstance(refused.exception, InputError)
-    assert "--bm25: the file of --cards says what is measured" in str(refused.exception)
+    for more in (["--bm25"], ["--split", "dev"], ["-k", "3"], ["--confidence", "0.9"]):
+        refused = CliRunner().invoke(app, ["evaluate", "--cards", str(tmp_path / "study.yaml"), *more])
+        assert isinstance(refused.exception, InputError)
+        assert "the file of --cards says what is measured" in str(refused.exception)
+    refused = CliRunner().invoke(app, ["evaluate", "x.index", "-k", "3", "--cards", str(tmp_path / "study.yaml")])
+    assert str(refused.exception).startswith("INDEX, --top-k: the file of --cards")
     index, dataset = instructed
     write_beir(dataset, tmp_path / "told")
     result = CliRunner().invoke(

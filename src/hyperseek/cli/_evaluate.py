@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -34,6 +34,7 @@ _Result: TypeAlias = "tuple[list[Evaluation], Comparison, dict[str, Compared]]"
 
 
 def evaluate(
+    context: typer.Context,
     index: Annotated[Path | None, typer.Argument(help="Index to search with the data set's queries.")] = None,
     dataset: Annotated[
         str | None,
@@ -141,14 +142,7 @@ def evaluate(
 
     # Errors in the options are found before the first search.
     if cards is not None:
-        _refuse(
-            {"INDEX": index, "--sets": sets, "--model": model, "--plan": plan, "--hybrid": hybrid, "--card": card,
-             "--option": option, "--levels": levels, "--beside": beside, "--hierarchy": hierarchy, "--bm25": bm25,
-             "--bm25q": bm25q, "--runs": runs, "--qrels": qrels, "--card-field": card_field, "--measures": measures,
-             "--query-length": query_length, "--top-k": k, "--exclude-same-id": exclude_same_id,
-             "--baseline": baseline, "--test": test, "--run-out": run_out, "--hypencoder-files": hypencoder_files},
-            "the file of --cards says what is measured",
-        )  # fmt: skip
+        _refuse(_given(context, besides=("cards", "output", "json")), "the file of --cards says what is measured")
         _evaluate_cards(cards, output, json)
         return
     names = measure_names([part for item in measures or ["default"] for part in item.split()])
@@ -219,18 +213,12 @@ def evaluate(
         place = None if dataset is None else filled(dataset, subset)
         opened, judged = _judgements(own, place, split, None if qrels is None else Path(filled(qrels, subset)))
         if opened is None:
-            asked_for: dict[str, Any] = {
-                "--model": model,
-                "--plan": plan,
-                "--hybrid": hybrid,
-                "--bm25": bm25,
-                "--bm25q": bm25q,
-            }
-            asked_for |= {"--option": option, "--query-length": query_length, "--levels": levels, "--beside": beside}
             _refuse(
-                {**asked_for, "--card": card, "--card-field": card_field},
+                {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q, "--card": card,
+                 "--card-field": card_field, "--option": option, "--query-length": query_length, "--levels": levels,
+                 "--beside": beside},
                 "only for searches; give INDEX and DATASET, or leave it out",
-            )
+            )  # fmt: skip
         systems = file_systems(runs or [], subset, judged, opened, split)
         if own is not None and opened is not None:
             systems = asked.systems(own, opened, lengths.get(subset, lengths.get(None)), subset) + systems
@@ -339,6 +327,17 @@ def _judgements(
     if index is None and qrels is not None:
         return None, read_qrels(qrels)
     raise InputError("give INDEX and DATASET, or --runs FILE and --qrels FILE")
+
+
+def _given(context: typer.Context, besides: Collection[str]) -> dict[str, Any]:
+    """Return what the command line sets besides some parameters, as it is written there."""
+    written = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if source is not None and source.name == "COMMANDLINE" and parameter.name not in besides:
+            name = max(parameter.opts, key=len)
+            written[name if name.startswith("-") else name.upper()] = True
+    return written
 
 
 def _refuse(given: dict[str, Any], reason: str) -> None:

@@ -74,7 +74,7 @@ def rank_index(
     Raises:
         UnknownNameError: There is no such split, or the model does not understand an option.
         InputError: The index holds none of the relevant documents, `dataset` is not an open collection, or a query has
-            no text in `card_field`.
+            no text in `card_field`, or more than a description may have.
     """
     _check_dataset(dataset)
     qrels = dataset.qrels(split)
@@ -163,7 +163,7 @@ def compile_instructed(
         The queries, in order; their options are not recorded, since they differ.
 
     Raises:
-        InputError: A query has no text in the field.
+        InputError: A query has no text in the field, or more than a description may have.
         UnknownNameError: The model has no cards.
     """
     asked = []
@@ -174,7 +174,9 @@ def compile_instructed(
                 f"query {query.id!r} has no text in the field {field!r} of its metadata, which has "
                 f"{list(query.metadata)}; name the field that holds its instruction"
             )
-        asked.append(model.check_options({**(options or {}), "card": Card(name=field, description=text.strip())}))
+        said = {"name": field, "description": text.strip()}
+        card = Card.from_mapping(said, source=f"the card of query {query.id!r}, from its {field!r}", error=InputError)
+        asked.append(model.check_options({**(options or {}), "card": card}))
     return EncodedQueries(model, [query.text for query in queries]).scorer_each(asked)
 
 
