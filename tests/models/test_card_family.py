@@ -266,6 +266,23 @@ def test_cards_unlike_those_of_training_are_told_once(
         head_of(retriever).fit_cards([SEA, SEA])
 
 
+def test_cards_of_the_training_are_compared_by_what_is_saved_of_them(tiny_encoder: str, tmp_path: Path) -> None:
+    retriever = make(tiny_encoder)
+    head_of(retriever).fit_cards([SEA, CODE])
+    retriever.save(tmp_path / "model")
+    loaded = load(tmp_path / "model", device="cpu")
+    head, read = head_of(loaded), []
+    encode = head._reader._encode
+    assert encode is not None
+    head.reads_texts(lambda texts, side: read.extend(texts) or encode(texts, side))  # type: ignore[func-returns-value]
+    head.compile_card(Card(name="other", description="moon and star"))
+    assert read == ["moon and star"]  # and no text of theirs
+    expected = head_of(retriever).nearest_tasks(SEA)
+    assert head.nearest_tasks(SEA) == [(name, pytest.approx(distance, abs=1e-6)) for name, distance in expected]
+    head_of(retriever).fit_cards([CODE])
+    assert [name for name, _ in head_of(retriever).nearest_tasks(SEA)] == ["code"]
+
+
 def test_a_share_of_what_was_learned(tiny_encoder: str) -> None:
     retriever = shake(make(tiny_encoder))
     base, full = scores(retriever), scores(retriever, SEA)

@@ -208,9 +208,10 @@ def test_a_card_without_examples_is_encoded(kind: str) -> None:
 def test_distances_compare_what_two_cards_have() -> None:
     zero = torch.zeros(DIMENSION)
     one = [units(DIMENSION, seed=seed) for seed in range(3)]
-    found = distances(one, [one, [one[0], zero, zero], [-one[0], zero, one[2]], [-part for part in one]])
+    others = [one, [one[0], zero, zero], [-one[0], zero, one[2]], [-part for part in one]]
+    found = distances(one, torch.stack([torch.stack(other) for other in others]))
     torch.testing.assert_close(found, torch.tensor([0.0, 0.0, 1.0, 2.0]), atol=1e-6, rtol=0)
-    assert len(distances(one, [])) == 0
+    assert len(distances(one, torch.empty(0, 3, DIMENSION))) == 0
 
 
 def test_repeated_states_differ_in_their_signs() -> None:

@@ -326,23 +326,20 @@ def repeated(state: Tensor, count: int) -> Tensor:
     return state[..., places % width] * signs
 
 
-def distances(one: Sequence[Tensor], others: Sequence[Sequence[Tensor]]) -> Tensor:
+def distances(one: Sequence[Tensor] | Tensor, others: Tensor) -> Tensor:
     """Return how far a card is from others, `1 - cosine` on average over what both have.
 
     Args:
         one: Its description, mean query and mean document, `(d,)` each, not whitened, since unlike cards would all be
             equally far then; zeros for what is missing.
-        others: The same of others.
+        others: `(n, 3, d)`, the same of others.
 
     Returns:
-        `(len(others),)`, from 0 to 2.
+        `(n,)`, from 0 to 2.
     """
-    if not others:
-        return one[0].new_zeros(0)
-    both = torch.stack([torch.stack(list(other)) for other in others])
-    mine = torch.stack(list(one)).to(both)
-    there = both.any(dim=-1) & mine.any(dim=-1)
-    cosines = nn.functional.cosine_similarity(both, mine, dim=-1)
+    mine = torch.stack(list(one)).to(others)
+    there = others.any(dim=-1) & mine.any(dim=-1)
+    cosines = nn.functional.cosine_similarity(others, mine, dim=-1)
     return 1 - (cosines * there).sum(dim=1) / there.sum(dim=1).clamp(min=1)
 
 

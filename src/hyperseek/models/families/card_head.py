@@ -22,10 +22,10 @@ from hyperseek._fingerprint import fingerprint_json
 from hyperseek._machine import Kept
 from hyperseek.cards import Card, is_card_file, read_card
 from hyperseek.errors import ConfigError, HyperseekError, InputError, UnknownNameError, WriteError, shortened, shown
-from hyperseek.models.families.card_reading import CardReader, Divide, Encode, SeenCard, read_seen
+from hyperseek.models.families.card_reading import CardReader, Comparison, Divide, Encode, SeenCard, read_seen
 from hyperseek.models.modules import SavedModule
 from hyperseek.models.retriever import Side
-from hyperseek.nn.card_encoder import CardCompiler, CardFeatures, CardQNet, EncoderName, HydraCompiler, distances
+from hyperseek.nn.card_encoder import CardCompiler, CardFeatures, CardQNet, EncoderName, HydraCompiler
 from hyperseek.nn.heads import HeadName, HydraProjectionHead, build_head
 from hyperseek.nn.tangent_projection import FullPrecision
 from hyperseek.scoring import CardScorer, DocumentHead, LinearScorer, QNetScorer, Scorer, Space
@@ -168,6 +168,7 @@ class CardHead(FullPrecision, SavedModule):
         self.count = len(starts) + 1 + (config.width if self.qnet is not None else 0)
         """Numbers that a card is compiled to."""
         self.seen: tuple[SeenCard, ...] = ()
+        self._compared: Comparison | None = None  # with those in `seen`
         self._reader = CardReader(dimension, config.encoder, unit=self.base_space.unit_norm)
         self._kept_in: tuple[Path, Callable[[], str]] | None = None
         self._forget_compiled()
@@ -273,35 +274,18 @@ class CardHead(FullPrecision, SavedModule):
         Returns:
             Names and distances, from 0 for the same to 2, the nearest first.
         """
-        far = self._distances(card).tolist()
-        named = [(seen.card.name, distance) for seen, distance in zip(self.seen, far, strict=True)]
-        return sorted(named, key=lambda pair: pair[1])
-
-    def _distances(self, card: Card) -> Tensor:
         with torch.no_grad():
-            means = self.card_features(card).means
-            others = [[torch.tensor(part, device=means[0].device) for part in seen.means] for seen in self.seen]
-            return distances(means, others)
+            return self._comparison().named(self.card_features(card).means)
 
-    def _nearest_other(self, card: Card) -> Tensor:
-        """Return the distance to the nearest task that has another card; 0 without one."""
-        far, name = self._distances(card), self._reader.name(card)
-        others = [place for place, seen in enumerate(self.seen) if self._reader.name(seen.card) != name]
-        return far[others].min() if others else far.new_zeros(())
+    def _comparison(self) -> Comparison:
+        known = self._compared
+        if known is None or known.seen is not self.seen:
+            self._compared = known = Comparison(self.seen, self._reader)
+        return known
 
-    def _unlike(self, card: Card) -> str:
-        """Return a warning about a card that is farther from those of the training than they are; else nothing."""
-        name = self._reader.name(card)
-        if len(self.seen) < 2 or any(name == self._reader.name(seen.card) for seen in self.seen):
-            return ""
-        nearest, distance = self.nearest_tasks(card)[0]
-        limit = self._compiled.get("farthest", lambda: max(float(self._nearest_other(seen.card)) for seen in self.seen))
-        if distance <= limit:
-            return ""
-        return (
-            f"the card {card.name!r} is unlike all cards of the model's training: its distance to the nearest, "
-            f"{nearest!r}, is {distance:.2f}, and none of theirs is above {limit:.2f}; measure before you rely on it"
-        )
+    def _distance(self, card: Card) -> Tensor:
+        with torch.no_grad():
+            return self._comparison().nearest_other(self._reader.name(card), self.card_features(card).means)
 
     def _warn(self, card: Card, unlike: str) -> None:
         name = self._reader.name(card)
@@ -327,7 +311,7 @@ class CardHead(FullPrecision, SavedModule):
         """
         if self.training and torch.is_grad_enabled():
             self._compiled = Kept(most_bytes=_REMEMBERED)  # fused optimisers do not tell of the step that follows
-            return self.compile_features(self.card_features(card), self._nearest_other(card))
+            return self.compile_features(self.card_features(card), self._distance(card))
 
         def make() -> Tensor:
             with torch.inference_mode(False), torch.no_grad():  # also used where gradients are
@@ -375,9 +359,9 @@ class CardHead(FullPrecision, SavedModule):
                         return numbers.float()
                 except (HyperseekError, KeyError) as error:
                     logger.warning("%s; the card is compiled again", error)
-        unlike = self._unlike(card)
+        unlike = self._comparison().unlike(card, self.card_features(card).means)
         self._warn(card, unlike)
-        numbers = self.compile_features(self.card_features(card), self._nearest_other(card))
+        numbers = self.compile_features(self.card_features(card), self._distance(card))
         if path is not None:
             try:
                 write_tensors(path, {"numbers": numbers}, {"card": card.name, "unlike": unlike})

@@ -1,10 +1,13 @@
-"""Reading a task card: its texts become vectors of the frozen encoder, once for each card."""
+"""Reading a task card: its texts become vectors of the frozen encoder, once for each card.
+
+A card is compared with those of the training by what is saved of them, so that their texts are not encoded again.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import TypeAlias
 
 import torch
@@ -17,7 +20,7 @@ from hyperseek._machine import Kept
 from hyperseek.cards import Card
 from hyperseek.errors import ModelError, shown
 from hyperseek.models.retriever import Side
-from hyperseek.nn.card_encoder import CardFeatures, EncoderName
+from hyperseek.nn.card_encoder import CardFeatures, EncoderName, distances
 
 logger = logging.getLogger(__name__)
 
@@ -142,6 +145,61 @@ class CardReader:
     def _unit_length(self, vectors: Tensor) -> Tensor:
         """Return vectors as points of the space are: of norm 1 where it is one of unit vectors."""
         return nn.functional.normalize(vectors.float(), dim=-1) if self._unit else vectors.float()
+
+
+class Comparison:
+    """How far cards are from those of the training.
+
+    Args:
+        seen: The cards of the training.
+        reader: Says what identifies a card.
+    """
+
+    def __init__(self, seen: tuple[SeenCard, ...], reader: CardReader) -> None:
+        self.seen = seen
+        self._names = [reader.name(each.card) for each in seen]
+        self._name = reader.name
+        self._means = torch.tensor([each.means for each in seen])  # (n, 3, d)
+
+    def named(self, means: Sequence[Tensor]) -> list[tuple[str, float]]:
+        """Return names and distances, the nearest first; see `CardHead.nearest_tasks`."""
+        far = self._distances(means).tolist()
+        named = [(each.card.name, distance) for each, distance in zip(self.seen, far, strict=True)]
+        return sorted(named, key=lambda pair: pair[1])
+
+    def nearest_other(self, name: str, means: Sequence[Tensor] | Tensor) -> Tensor:
+        """Return the distance to the nearest task that has another card; 0 without one.
+
+        Args:
+            name: What identifies the card.
+            means: Of the card, as in `CardFeatures`.
+
+        Returns:
+            0-dim.
+        """
+        others = [place for place, known in enumerate(self._names) if known != name]
+        return self._distances(means)[others].min() if others else means[0].new_zeros(())
+
+    def unlike(self, card: Card, means: Sequence[Tensor]) -> str:
+        """Return a warning about a card that is farther from those of the training than they are; else nothing."""
+        if len(self.seen) < 2 or self._name(card) in self._names:
+            return ""
+        nearest, distance = self.named(means)[0]
+        if distance <= self._farthest:
+            return ""
+        return (
+            f"the card {card.name!r} is unlike all cards of the model's training: its distance to the nearest, "
+            f"{nearest!r}, is {distance:.2f}, and none of theirs is above {self._farthest:.2f}; measure before you "
+            f"rely on it"
+        )
+
+    @cached_property
+    def _farthest(self) -> float:
+        """The largest distance from a card of the training to the nearest other one."""
+        return max(float(self.nearest_other(*one)) for one in zip(self._names, self._means, strict=True))
+
+    def _distances(self, means: Sequence[Tensor] | Tensor) -> Tensor:
+        return distances(means, self._means.to(means[0].device)) if self.seen else means[0].new_zeros(0)
 
 
 def _whole(text: str, side: Side) -> list[str]:
