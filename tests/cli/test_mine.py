@@ -81,6 +81,12 @@ def test_filtering_alone(mined, tmp_path, tiny_encoder):
         (["index", "mining.negative=2"], "mining.negative: unknown key; did you mean 'negatives'"),
         (["index", "mining.plan=nowhere.yaml"], "mining.plan: .*nowhere.yaml: no such file"),
         (["index", "options.level=2"], "understands? no option.*level"),
+        (["index", "--card", "claims.yaml"], "understands? no option.*card"),
+        (
+            ["index", "--card", "claims.yaml", "options.card=other.yaml"],
+            r"give --card or options\.card=\.\.\., not both",
+        ),
+        (["--card", "claims.yaml", "--teacher", "cohere:any"], "options are for the model that searches"),
         (["index", "teacher.max_score=2"], "filtering by a teacher needs one"),
         (["index", "--exclude-relevant", "more.tsv"], "must name its collection"),
         ([], "there is nothing to do"),
@@ -88,6 +94,7 @@ def test_filtering_alone(mined, tmp_path, tiny_encoder):
 )
 def test_what_cannot_be_mined(mined, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYPERSEEK_TEACHER_URL", "http://localhost:1")  # never asked
     with pytest.raises(InputError, match=message):
         run(mined, tmp_path / "out", *arguments)
     assert not (tmp_path / "out").exists()

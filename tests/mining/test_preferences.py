@@ -20,7 +20,7 @@ from hyperseek.data import open_dataset, read_examples, read_prepared
 from hyperseek.errors import DataError, InputError, MissingDocumentError, UnknownNameError
 from hyperseek.index import Index
 from hyperseek.mining import BM25, PreferenceOptions, fuse_scores, preference_pairs, prepare_preferences
-from hyperseek.types import Document
+from hyperseek.types import Document, QueryOptions
 
 EVERYTHING = {"bm25": 0, "dense": 0, "candidates": 50}
 
@@ -183,6 +183,22 @@ def test_candidates_come_from_words_an_index_and_chance(words: Path, tmp_path: P
         prepare_preferences(words, tmp_path / "no", teachers=["dense"], dense=other)
 
 
+def test_a_card_is_known_by_its_content(words: Path, tmp_path: Path) -> None:
+    class Understanding(ReadableRetriever):
+        def check_options(self, options: QueryOptions) -> QueryOptions:
+            return QueryOptions(card=Path(options["card"]).read_text())
+
+    model, card = Understanding(), tmp_path / "card.yaml"
+    index = Index.build(tmp_path / "index", open_dataset(words).documents(), model)  # type: ignore[arg-type]
+    options, recorded = PreferenceOptions(bm25=0, options={"card": str(card)}), []
+    for content in ("one", "two"):
+        card.write_text(content)
+        info = prepare_preferences(words, tmp_path / content, teachers=["dense"], dense=index, options=options)
+        recorded.append(info.options["preferences"])
+    assert [one["options"] for one in recorded] == [{"card": "one"}, {"card": "two"}]
+    assert len({one["teachers"][0]["fingerprint"] for one in recorded}) == 2
+
+
 @pytest.mark.parametrize("kind", [ByNumber, TogetherByNumber])
 def test_a_killed_run_asks_only_for_what_is_missing(words: Path, tmp_path: Path, kind: type[ByNumber]) -> None:
     options = PreferenceOptions(**EVERYTHING)
@@ -231,6 +247,8 @@ def test_what_preferences_are_not_made_of(words: Path, tmp_path: Path) -> None:
         prepare_preferences(words, tmp_path / "no", teachers=[])
     with pytest.raises(InputError, match="the teacher 'dense' is the model of an index"):
         prepare_preferences(words, tmp_path / "no", teachers=["dense"])
+    with pytest.raises(InputError, match="options are for the model of an index"):
+        prepare_preferences(words, tmp_path / "no", teachers=["bm25"], options=PreferenceOptions(options={"level": 2}))
     with pytest.raises(InputError, match="1 teachers and 2 weights"):
         prepare_preferences(words, tmp_path / "no", teachers=["bm25"], options=PreferenceOptions(weights=(1, 2)))
 

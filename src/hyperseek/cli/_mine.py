@@ -9,6 +9,7 @@ import typer
 
 from hyperseek.cli._echo import echo, echo_json
 from hyperseek.cli._prepare import Json, OnError, Overwrite, divided, echo_prepared
+from hyperseek.cli._search import CardOption, with_card
 
 if TYPE_CHECKING:
     from hyperseek.types import Qrels
@@ -28,7 +29,10 @@ def mine(
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Cross-encoder or retriever that scores positives and negatives and drops false negatives."),
+        typer.Option(
+            help="Cross-encoder, retriever, or cohere:MODEL or openai:MODEL behind $HYPERSEEK_TEACHER_URL, that scores "
+            "positives and negatives and drops false negatives."
+        ),
     ] = None,
     exclude_relevant: Annotated[
         list[str] | None,
@@ -36,6 +40,7 @@ def mine(
             help="Further judgements of the collection NAME, NAME=FILE: their relevant documents are never negatives."
         ),
     ] = None,
+    card: CardOption = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     device: Annotated[str | None, typer.Option(help="For models, as in cuda:0; a GPU if there is one.")] = None,
     on_error: OnError = "raise",
@@ -68,6 +73,7 @@ def mine(
     named, settings = divided(corpora or (), RefineOptions.model_fields)
     values = apply_overrides({}, settings) if recipe is None else recipe_values(recipe, settings)
     options = RefineOptions.from_mapping(values, source="the command line" if recipe is None else str(recipe))
+    options = options.model_copy(update={"options": with_card(options.options, card, "options.card=...")})
     info = refine(
         prepared,
         out,
@@ -118,6 +124,7 @@ def prepare_preferences(
         typer.Option(envvar="HYPERSEEK_TEACHER_KEY", help="Its key; rather set the variable, others see options."),
     ] = None,
     allow_test: Annotated[bool, typer.Option("--allow-test", help="Take a test split nevertheless.")] = False,
+    card: CardOption = None,
     recipe: Annotated[Path | None, typer.Option(help="YAML file of settings.")] = None,
     device: Annotated[str | None, typer.Option(help="For models, as in cuda:0; a GPU if there is one.")] = None,
     on_error: OnError = "raise",
@@ -157,6 +164,7 @@ def prepare_preferences(
         raise InputError("preferences need a folder to be written to; give --output FOLDER")
     values = apply_overrides({}, settings or ()) if recipe is None else recipe_values(recipe, settings or ())
     options = PreferenceOptions.from_mapping(values, source="the command line" if recipe is None else str(recipe))
+    options = options.model_copy(update={"options": with_card(options.options, card, "options.card=...")})
     info = write(
         collection,
         output,

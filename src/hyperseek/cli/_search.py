@@ -45,9 +45,16 @@ def query_options(given: Sequence[str] | None, card: str | None = None) -> Query
         name, equals, value = option.partition("=")
         if not equals or not name.strip().isidentifier() or not value.strip():
             raise ConfigError(f"--option is NAME=VALUE, as in level=2, not {shown(option)}")
-    options = QueryOptions.of(apply_overrides({}, given or ()))
+    return with_card(QueryOptions.of(apply_overrides({}, given or ())), card, "--option card=...")
+
+
+def with_card(options: QueryOptions, card: str | None, other: str) -> QueryOptions:
+    """Add `--card` to options; ConfigError if the `other` way gave one too."""
+    from hyperseek.errors import ConfigError
+    from hyperseek.types import QueryOptions
+
     if card is not None and options.card is not None:
-        raise ConfigError("give --card or --option card=..., not both")
+        raise ConfigError(f"give --card or {other}, not both")
     return options if card is None else QueryOptions(**{**options, "card": card})
 
 

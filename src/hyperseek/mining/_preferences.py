@@ -286,6 +286,8 @@ def prepare_preferences(
         DataError: The collection has a bad record, or the index is of another collection.
         ModelError: A teacher cannot be loaded, or its endpoint does not answer.
     """
+    from hyperseek.index import Index
+
     options = options or PreferenceOptions()
     if isinstance(teachers, str) or not teachers:
         raise InputError("preferences need a list of teachers, as in ['bm25', 'dense']")
@@ -293,6 +295,8 @@ def prepare_preferences(
         raise InputError(f"there are {len(teachers)} teachers and {len(options.weights)} weights; give one each")
     if "dense" in teachers and dense is None:
         raise InputError("the teacher 'dense' is the model of an index; give one, dense= or --index")
+    if options.options and dense is None:
+        raise InputError("options are for the model of an index, and there is none; give one, dense= or --index")
     parsed = parse_source(source)
     if parsed.kind != "qrels":
         raise InputError(f"preferences need a collection, not the table {parsed.given!r}")
@@ -302,8 +306,12 @@ def prepare_preferences(
     work = target.parent / f".{target.name}.preferences"
     kept = work / "scores" if scores is None else Path(scores)
     with example_writer(folder, overwrite=overwrite) as writer:
+        handle = None if dense is None else opened(dense, device)
+        if handle is not None and options.options:  # a card is recorded by its content, not by its file
+            model = handle.model if isinstance(handle, Index) else handle
+            options = options.model_copy(update={"options": model.check_options(options.options)})
         asked = _Asked(collection, split, options)
-        index = None if dense is None else _index(opened(dense, device), asked, work)
+        index = None if handle is None else _index(handle, asked, work)
         words = (Document(one, text) for one, text in asked.texts.items())
         ranker = BM25(words, total=len(asked.texts)) if options.bm25 or "bm25" in teachers else None
         rankings = _rankings(asked, ranker, index)

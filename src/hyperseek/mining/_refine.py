@@ -245,6 +245,8 @@ def check_refining(
         raise InputError("filtering by a teacher needs one: teacher= or --teacher")
     if mine is None and teacher is None:
         raise InputError("there is nothing to do; give an index or a model to mine with, or a teacher that filters")
+    if options.options and mine is None:
+        raise InputError("options are for the model that searches, and there is none; give an index or a model")
     if mine is not None and not searches:
         options = options.model_copy(update={"mining": MiningOptions()})
     if teacher is not None and options.teacher is None:
