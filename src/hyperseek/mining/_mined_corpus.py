@@ -1,10 +1,10 @@
-"""The corpora to mine: which index is searched for the queries of which source."""
+"""The corpora to mine, and their indexes: which one is searched for the queries of which source."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 from hyperseek._bounded import PathLike
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek.data import Dataset
 from hyperseek.data.examples import ExampleItem, qualified, source_and_id
 from hyperseek.data.open import open_dataset, parse_source, without_name
 from hyperseek.data.prepared import CorpusInfo, Prepared, SourceInfo
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 else:
     Mine: TypeAlias = Any
 
-# Positives looked up to recognise the collection of an index.
+# Documents looked up to recognise the collection of an index.
 _LOOKED_UP = 200
 
 logger = logging.getLogger(__name__)
@@ -182,6 +183,37 @@ def opened(given: Mine, device: str | None) -> Index | Retriever:
         return given
     is_index = (Path(given) / "index.json").is_file()
     return Index.open(given, device=device) if is_index else load(given, device=device)
+
+
+def index_of(collection: Dataset, texts: Mapping[str, str], handle: Index | Retriever, work: Path) -> Index:
+    """Return an index of a collection, encoding it where a model is given.
+
+    Args:
+        collection: The collection.
+        texts: Its texts by id.
+        handle: An index of it, or a model.
+        work: Where the collection is encoded.
+
+    Returns:
+        The index.
+
+    Raises:
+        DataError: The index lacks the first documents, or has other texts.
+    """
+    from hyperseek.index import Index
+
+    if not isinstance(handle, Index):
+        folder = work / f"index-{fingerprint_json([handle.fingerprint, collection.fingerprint()])[:12]}"
+        total = collection.count()
+        return Index.build(folder, collection.documents(), handle, name=collection.name, total=total)
+    found = handle.get(list(islice(texts, _LOOKED_UP)))
+    if not found or any(one.full_text.strip() != texts[key].strip() for key, one in found.items()):
+        raise DataError(
+            f"{'has other texts than' if found else 'lacks the first documents of'} {collection.name!r}; give an index "
+            f"of that collection, or a model, which encodes it",
+            path=handle.path,
+        )
+    return handle
 
 
 def _identified(name: str | None, index: Index, prepared: Prepared, sources: Sequence[str]) -> Corpus:

@@ -19,7 +19,6 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from statistics import quantiles
 from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
@@ -28,7 +27,6 @@ import numpy as np
 import numpy.typing as npt
 
 from hyperseek._bounded import PathLike
-from hyperseek._fingerprint import fingerprint_json
 from hyperseek._long_work import progress, stop_here, stoppable
 from hyperseek._relevance import Relevance, excluded_ids, is_relevant, text_key
 from hyperseek.data import Dataset, ErrorReport, ExampleItem, PreparedInfo, SourceInfo, TrainingExample, open_dataset
@@ -36,9 +34,9 @@ from hyperseek.data.examples import cleaned, qualified
 from hyperseek.data.open import parse_source, training_split
 from hyperseek.data.preparing import example_writer
 from hyperseek.data.reading import OnError
-from hyperseek.errors import DataError, InputError
+from hyperseek.errors import InputError
 from hyperseek.mining._bm25 import BM25
-from hyperseek.mining._mined_corpus import Mine, opened
+from hyperseek.mining._mined_corpus import Mine, index_of, opened
 from hyperseek.mining._negatives import Teacher
 from hyperseek.mining._options import PreferenceOptions
 from hyperseek.mining._teachers import (
@@ -54,10 +52,8 @@ from hyperseek.types import Document, Query
 
 if TYPE_CHECKING:
     from hyperseek.index import Index
-    from hyperseek.models import Retriever
 
 _BATCH = 16  # queries that a kill makes a teacher read again
-_LOOKED_UP = 200  # documents compared with an index
 _LEAST_MARGIN = 0.1  # of the original's weights
 
 Floats: TypeAlias = npt.NDArray[np.float64]
@@ -311,7 +307,7 @@ def prepare_preferences(
             model = handle.model if isinstance(handle, Index) else handle
             options = options.model_copy(update={"options": model.check_options(options.options)})
         asked = _Asked(collection, split, options)
-        index = None if handle is None else _index(handle, asked, work)
+        index = None if handle is None else index_of(collection, asked.texts, handle, work)
         words = (Document(one, text) for one, text in asked.texts.items())
         ranker = BM25(words, total=len(asked.texts)) if options.bm25 or "bm25" in teachers else None
         rankings = _rankings(asked, ranker, index)
@@ -473,25 +469,6 @@ def _rankings(asked: _Asked, ranker: BM25 | None, index: Index | None) -> list[M
     return found
 
 
-def _index(handle: Index | Retriever, asked: _Asked, work: Path) -> Index:
-    """Return an index of the collection, encoding it where a model is given."""
-    from hyperseek.index import Index
-
-    collection = asked.collection
-    if not isinstance(handle, Index):
-        folder = work / f"index-{fingerprint_json([handle.fingerprint, collection.fingerprint()])[:12]}"
-        total = collection.count()
-        return Index.build(folder, collection.documents(), handle, name=collection.name, total=total)
-    found = handle.get(list(islice(asked.texts, _LOOKED_UP)))
-    if not found or any(one.full_text.strip() != asked.texts[key].strip() for key, one in found.items()):
-        raise DataError(
-            f"{'has other texts than' if found else 'lacks the first documents of'} {collection.name!r}; give an index "
-            f"of that collection, or a model, which encodes it",
-            path=handle.path,
-        )
-    return handle
-
-
 def _teacher(
     given: str | Teacher, asked: _Asked, work: Path, *, device: str | None, url: str | None, key: str | None
 ) -> CollectionTeacher:
@@ -499,10 +476,10 @@ def _teacher(
         return TextTeacher(given, asked.texts)
     name = os.fspath(given)
     if (Path(name) / "index.json").is_file():
-        return IndexTeacher(_index(opened(name, device), asked, work), name=name)
+        return IndexTeacher(index_of(asked.collection, asked.texts, opened(name, device), work), name=name)
     teacher = load_teacher(name, device=device, url=url, key=key)
     pairs = len(asked.queries) * asked.options.candidates
     if isinstance(teacher, RetrieverTeacher) and pairs > len(asked.texts):
         # Each document would be encoded for each query that it is a candidate of.
-        return IndexTeacher(_index(teacher.model, asked, work), name=name)
+        return IndexTeacher(index_of(asked.collection, asked.texts, teacher.model, work), name=name)
     return TextTeacher(teacher, asked.texts)
