@@ -266,16 +266,26 @@ def test_cards_and_documents_alone(index: Index) -> None:
     adapted = adapt(index, card=card)
     assert adapted.record.source == "examples"
     assert any(gain.name.startswith("0.25 of examples") for gain in adapted.record.candidates)
-    judged = [
-        JudgedPair(query=query, document=f"{' '.join(next(iter(graded)).split('-'))}")
-        for query, graded in pairs(9).items()
-    ]
     with pytest.raises(HyperseekError, match="there are 0 queries with a relevant document"):
         adapt(index, card=card.model_copy(update={"judged": (JudgedPair(query="a", document="b"),)}))
-    assert len(judged) > 3
+    judged = tuple(
+        JudgedPair(query=query, document=found.full_text)
+        for query, graded in pairs(9).items()
+        if (found := index.get(next(iter(graded)))) is not None
+    )
+    given = adapt(index, card=card.model_copy(update={"judged": judged}))
+    assert given.record.source == "judged"
+    assert given.record.queries == len(judged) > 3
     alone = adapt(index, certain=True)
     assert alone.record.source == "documents"
     assert alone.record.queries == len(pseudo_queries(index.documents()))
+
+
+def test_bounds_of_two_queries_are_numbers_that_json_has(index: Index, tmp_path: Path) -> None:
+    adapt(index, dict(list(pairs(9).items())[:2])).save(tmp_path / "adapted")
+    text = (tmp_path / "adapted" / "adapt.json").read_text()
+    assert "Infinity" not in text
+    assert {gain["low"] for gain in json.loads(text)["candidates"]} == {-1}
 
 
 def test_documents_without_titles_stand_for_no_queries(index: Index, tmp_path: Path) -> None:
@@ -341,6 +351,18 @@ def test_the_command_line(index: Index, tmp_path: Path) -> None:
         search += ["--plan", f"{folder}/plan.yaml"]
     found = CliRunner().invoke(app, search, catch_exceptions=False)
     assert found.exit_code == 0, found.output
-    path.write_text('{"query": "a"}\n')
-    with pytest.raises(HyperseekError, match="a judged pair has a text `query`"):
-        read_judged(path, index)
+    for row in ('{"query": "a"}', '{"query": "a", "document": "b", "grade": [1]}'):
+        path.write_text(f"{row}\n")
+        with pytest.raises(HyperseekError, match="a judged pair has a text `query`"):
+            read_judged(path, index)
+
+
+def test_the_same_pair_twice_is_not_missing(index: Index, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    name, path = next(iter(index.ids)), tmp_path / "pairs.jsonl"
+    twice = [{"query": "a", "document": name}] * 2
+    path.write_text("".join(json.dumps(row) + "\n" for row in twice))
+    assert read_judged(path, index) == {"a": {name: 1.0}}
+    assert not caplog.records
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*twice, {"query": "a", "document": "nothing"}]))
+    read_judged(path, index)
+    assert "1 judged documents are not in the index" in caplog.text

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -338,9 +339,11 @@ def _read_rows(path: Path, index: Index) -> dict[str, dict[str, float]]:
     rows: list[tuple[str, str, float]] = []
     for line, row in file_rows(path, Faults()):
         query, document, grade = row.get("query"), row.get("document"), row.get("grade", 1)
-        if not isinstance(query, str) or not isinstance(document, str) or isinstance(grade, bool | str | None):
+        number = isinstance(grade, int | float) and not isinstance(grade, bool) and abs(grade) <= sys.float_info.max
+        if not isinstance(query, str) or not isinstance(document, str) or not number:
             raise DataError(
-                f"a judged pair has a text `query`, an id or text `document` and a number `grade`, not {shown(row)}",
+                f"a judged pair has a text `query`, an id or text `document` and a finite number `grade`, not "
+                f"{shown(row)}",
                 path=path,
                 line=line,
             )
@@ -358,11 +361,13 @@ def _by_id(rows: Sequence[tuple[str, str, float]], index: Index) -> dict[str, di
     unknown = {text_key(document) for _, document, _ in rows if document not in known}
     by_text = _ids_of_texts(unknown, index) if unknown else {}
     judged: dict[str, dict[str, float]] = {}
+    missing = 0
     for query, document, grade in rows:
         name = document if document in known else by_text.get(text_key(document))
-        if name is not None:
+        if name is None:
+            missing += 1
+        else:
             judged.setdefault(query, {})[name] = grade
-    missing = len(rows) - sum(map(len, judged.values()))
     if missing:
         logger.warning("%d judged documents are not in the index %s, and are left out", missing, index.path)
     return judged

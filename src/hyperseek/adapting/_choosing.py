@@ -293,9 +293,10 @@ def choose(material: Material, kinds: Sequence[str], fits: Fits, *, certain: boo
         rows.append(before)
     all_before, matrix = np.concatenate(rows), np.concatenate(differences)
     bounds = lower_bounds(matrix, seed=fits.seed)
+    # No gain is below -1; minus infinity is no JSON.
     measured = [
-        gain_of(one.name, all_before, matrix[:, place], seed=fits.seed).model_copy(update={"low": float(bounds[place])})
-        for place, one in enumerate(candidates)
+        gain_of(one.name, all_before, matrix[:, place], seed=fits.seed).model_copy(update={"low": max(-1.0, low)})
+        for place, (one, low) in enumerate(zip(candidates, bounds.tolist(), strict=True))
     ]
     expected = [expected_gain(one, matrix[:, place]) for place, one in enumerate(candidates)]
     able = [place for place, one in enumerate(candidates) if bounds[place] > 0 or (not certain and one == DEFAULT)]
