@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
+from hyperseek._files import write_tensors
 from hyperseek.cards import Card, JudgedPair, hydra_card, hydra_templates
 from hyperseek.cli import app
 from hyperseek.data import Dataset
@@ -120,6 +122,11 @@ def test_a_saved_model_is_the_same_and_knows_its_cards(tiny_encoder: str, tmp_pa
         read_seen(str(next((tmp_path / "model").rglob("config_sentence_transformers.json"))), 32)
     with pytest.raises(ModelError, match="vectors of another size"):
         read_seen(str(next((tmp_path / "model").rglob("cards.json"))), 31)
+    cards = json.loads(next((tmp_path / "model").rglob("cards.json")).read_text())
+    cards[0]["means"][0][0] = 1e300
+    (tmp_path / "cards.json").write_text(json.dumps(cards))
+    with pytest.raises(ModelError, match="too large for vectors"):
+        read_seen(str(tmp_path / "cards.json"), 32)
     plain = dense(tiny_encoder).model.encode(QUERIES, convert_to_tensor=True)
     torch.testing.assert_close(loaded.model.encode(QUERIES, convert_to_tensor=True), plain)  # in any tool
 
@@ -361,6 +368,39 @@ def test_compiled_cards_are_kept_with_the_index(
     shake(retriever)  # other weights, another file
     assert Index.open(index.path, model=retriever).search(QUERIES[0], card=SEA) != expected
     assert len(list((index.path / "cards").glob("*.safetensors"))) == 2
+
+
+def test_compiled_cards_that_are_kept_are_bounded(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hyperseek.models.families.card_head._MOST_KEPT", 2)
+    retriever = make(tiny_encoder)
+    head_of(retriever).keeps_in(tmp_path, lambda: "model")
+    folder = tmp_path / "cards"
+    folder.mkdir()
+    (folder / "own.safetensors").touch()  # of the user's
+    written: list[Path] = []
+    for number in range(4):
+        head_of(retriever).compile_card(Card(name="c", description=f"task {number}"))
+        [new] = {path for path in folder.iterdir() if path.stem != "own"} - set(written)
+        os.utime(new, (number, number))  # clocks of file systems may be coarse
+        written.append(new)
+    assert [path.exists() for path in written] == [False, False, True, True]
+    assert (folder / "own.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", [torch.float8_e4m3fn, torch.float64, torch.complex64])
+def test_a_kept_card_of_another_number_format_is_compiled_again(
+    tiny_encoder: str, tmp_path: Path, kind: torch.dtype
+) -> None:
+    retriever = shake(make(tiny_encoder))
+    head = head_of(retriever)
+    head.keeps_in(tmp_path, lambda: "model")
+    expected = head.compile_card(SEA)
+    [kept] = (tmp_path / "cards").iterdir()
+    write_tensors(kept, {"numbers": torch.zeros_like(expected).to(kind)})
+    head._forget_compiled()
+    assert torch.equal(head.compile_card(SEA), expected)
 
 
 @pytest.mark.parametrize("sides", ["query", "both"])

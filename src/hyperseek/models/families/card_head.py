@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -42,6 +43,8 @@ _REMEMBERED = 1 << 26  # bytes of compiled heads
 _CARDS = "cards.json"  # in the module's folder
 _NAMED = 8  # cards that warnings are given about: an evaluation asks with hundreds
 _COMPILED = "cards"  # in the folder of an index
+_MOST_KEPT = 256  # files there
+_KEPT_FILES = "[0-9a-f]" * 32 + ".safetensors"  # named by fingerprints
 _ORIGINAL = ("hydra", "hydra_projection")
 
 
@@ -354,9 +357,10 @@ class CardHead(FullPrecision, SavedModule):
                 try:
                     tensors, notes = read_tensors(path, "a compiled card", device=device)
                     numbers = tensors["numbers"]
-                    if numbers.shape == (self.count,) and numbers.isfinite().all():
+                    fits = numbers.dtype == torch.float32 and numbers.shape == (self.count,)
+                    if fits and numbers.isfinite().all():
                         self._warn(card, shortened(notes.get("unlike", "")))
-                        return numbers.float()
+                        return numbers
                 except (HyperseekError, KeyError) as error:
                     logger.warning("%s; the card is compiled again", error)
         unlike = self._comparison().unlike(card, self.card_features(card).means)
@@ -365,6 +369,7 @@ class CardHead(FullPrecision, SavedModule):
         if path is not None:
             try:
                 write_tensors(path, {"numbers": numbers}, {"card": card.name, "unlike": unlike})
+                _delete_oldest(path.parent)
             except WriteError as error:
                 logger.info("the compiled card is not kept: %s", error)
         return numbers
@@ -479,3 +484,14 @@ class CardHead(FullPrecision, SavedModule):
         if path is not None:
             module.seen = read_seen(path, module.dimension)
         return module
+
+
+def _delete_oldest(folder: Path) -> None:
+    """Delete compiled cards beyond the newest; who misses one compiles it again."""
+    found = []
+    for path in folder.glob(_KEPT_FILES):
+        with suppress(OSError):  # another process has deleted it
+            found.append((path.stat().st_mtime_ns, path))
+    for _, path in sorted(found)[:-_MOST_KEPT]:
+        with suppress(OSError):  # or has it open, on Windows
+            path.unlink()

@@ -64,6 +64,8 @@ def read_seen(path: str, dimension: int) -> tuple[SeenCard, ...]:
     found = tuple(SeenCard.from_mapping(each, source=path, error=ModelError) for each in listed)
     if any(len(part) != dimension for seen in found for part in seen.means):
         raise ModelError(f"{path} holds vectors of another size than the model's, {dimension}")
+    if not all(torch.tensor(seen.means).norm(dim=-1).isfinite().all() for seen in found):
+        raise ModelError(f"{path} holds numbers that are too large for vectors")
     return found
 
 
