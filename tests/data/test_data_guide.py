@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
+import shlex
 from pathlib import Path
 
+from typer.testing import CliRunner
+
+from hyperseek.cli import app
+
 GUIDES = Path(__file__).parents[2] / "docs"
+
+
+def run_commands(block):
+    """Run commands of ours in this process, which has imported the encoder; `> FILE` takes what one prints."""
+    for line in block.splitlines():
+        command, arrow, file = line.partition(" > ")
+        program, *arguments = shlex.split(command)
+        assert program == "hyperseek", f"this test runs no {program}"
+        result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        if arrow:
+            Path(file).write_text(result.stdout)
 
 
 def test_snippets_run(tmp_path, monkeypatch, capsys):
@@ -22,8 +36,7 @@ def test_snippets_run(tmp_path, monkeypatch, capsys):
         if language == "python":
             exec(compile(code, str(GUIDES), "exec"), names)
         else:
-            environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-            subprocess.run(["bash", "-ec", code], check=True, env=environment, capture_output=True)
+            run_commands(code)
     printed = capsys.readouterr().out
     assert "Soup Boil water. {'minutes': 5}" in printed
     assert "broken.jsonl:2: id 'a' appears a second time" in printed

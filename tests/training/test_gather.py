@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -20,14 +22,26 @@ from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import ContrastiveConfig, Recipe, ScoredBatch, read_record, train
 from hyperseek.training.losses import CoarseToFineConfig, CoarseToFineLoss, ContrastiveLoss
 
-_PROCESS = """
-import sys
-import torch
-import torch.distributed as dist
+# Forks, so that the two processes share what they import.
+_FORKED = """
+import json, os, sys
 sys.path.insert(0, sys.argv[1])
-from test_gather import LOSSES, batch_of, tensors
-rank = int(sys.argv[2])
-dist.init_process_group("gloo", init_method="file://" + sys.argv[3], rank=rank, world_size=2)
+import torch.distributed as dist
+from hyperseek.training import Recipe, train
+from test_gather import LOSSES, batch_of, tensors, torch
+children = []
+for rank in (0, 1):
+    child = os.fork()
+    if child == 0:
+        break
+    children.append(child)
+else:
+    sys.exit(any([os.waitpid(child, 0)[1] for child in children]))
+os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+"""
+
+_PROCESS = """
+dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
 results = []
 for loss_of in LOSSES:
     queries, documents = (tensor.requires_grad_() for tensor in tensors())
@@ -37,7 +51,7 @@ for loss_of in LOSSES:
     for tensor in results[-1]:
         dist.all_reduce(tensor)
         tensor /= 2
-torch.save(results, sys.argv[4] + str(rank))
+torch.save(results, sys.argv[3] + str(rank))
 """
 
 # Two queries for each process; document 2 is in both processes' batches, and 4 is also relevant to query 0.
@@ -80,17 +94,16 @@ def batch_of(queries: Tensor, documents: Tensor, half: int | None) -> ScoredBatc
 
 
 def run_two(script: str, arguments: list[str], environment: dict[str, str] | None = None) -> None:
-    """Run a script in two processes that know their rank as its second argument."""
+    """Run a script in two processes, each of which knows its `rank`."""
     here = str(Path(__file__).parent)
-    base = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", script, here, str(rank), *arguments],
-            env={**base, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-        )
-        for rank in (0, 1)
-    ]
-    assert [process.wait(200) for process in processes] == [0, 0]
+    command = [sys.executable, "-c", _FORKED + script, here, *arguments]
+    everything = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    with subprocess.Popen(command, env=everything, start_new_session=True) as process:
+        try:
+            assert process.wait(200) == 0
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 def test_two_processes_equal_one(tmp_path: Path) -> None:
@@ -111,9 +124,7 @@ def test_one_process_gathers_nothing(make_batch: Callable[..., ScoredBatch]) -> 
 
 
 _TRAINING = """
-import json, sys
-from hyperseek.training import Recipe, train
-train(Recipe.from_mapping(json.loads(sys.argv[3])), output=sys.argv[4])
+train(Recipe.from_mapping(json.loads(sys.argv[2])), output=sys.argv[3])
 """
 
 
