@@ -247,11 +247,10 @@ class CardDraws:
             if key in kept_out or key in queries:
                 continue
             queries[key] = example.query
-            positives = [self._set.documents[number] for number in example.positives]
-            free = [text for text in positives if text_key(text) not in kept_out]
+            free = [number for number in example.positives if self._set.key(number) not in kept_out]
             if free:
                 chosen = draw.choice(free)
-                documents[text_key(chosen)] = chosen
+                documents[self._set.key(chosen)] = self._set.documents[chosen]
             if len(queries) == count:
                 break
         return list(queries.values()), list(documents.values())
@@ -266,8 +265,7 @@ def _texts_of(training_set: TrainingSet, drawn: Sequence[Drawn]) -> frozenset[in
     numbers = {number for example in drawn for number in (*example.items, example.coarse) if number >= 0}
     for example in drawn:
         numbers |= training_set.spared(example.query)
-    texts = (training_set.documents[number] for number in numbers)
-    return frozenset(map(text_key, (*texts, *(example.query for example in drawn))))
+    return frozenset((*map(training_set.key, numbers), *(text_key(example.query) for example in drawn)))
 
 
 def dev_options(options: QueryOptions, card: Card | None) -> QueryOptions:

@@ -102,6 +102,7 @@ class TrainingSet(Dataset[Drawn]):
         hops: Mapping[str, float] | None = None,
     ) -> None:
         self.documents: list[str] = []
+        self._keys: list[int] = []  # of the documents' texts
         self.examples: list[Example] = []
         self.sources: list[str] = []
         # Positions of examples that are in a slice too, by those of their copies there.
@@ -135,15 +136,18 @@ class TrainingSet(Dataset[Drawn]):
         """Return the number of a document; equal texts are one document, even from different sources."""
         key, new = text_key(text), len(self.documents)
         first = self._first.setdefault(key, new)
-        if first == new:
-            self.documents.append(text)
-            return new
-        for number in self._written(key):
-            if self.documents[number] == text:
-                return number
+        if first != new:
+            for number in self._written(key):
+                if self.documents[number] == text:
+                    return number
+            self._others.setdefault(key, []).append(new)
         self.documents.append(text)
-        self._others.setdefault(key, []).append(new)
+        self._keys.append(key)
         return new
+
+    def key(self, number: int) -> int:
+        """Return the `text_key` of a document, worked out once."""
+        return self._keys[number]
 
     def add(self, example: Example) -> None:
         """Add an example; its positives are known from now on for every example with the same query."""
@@ -151,7 +155,7 @@ class TrainingSet(Dataset[Drawn]):
         self.examples.append(example)
         self._known.setdefault(query, set()).update(example.positives)
         relevant = (*example.positives, *example.coarse)
-        self._relevance.add(query, (text_key(self.documents[number]) for number in relevant))
+        self._relevance.add(query, map(self.key, relevant))
 
     def add_relevant(self, relevance: Relevance) -> None:
         """Add documents that are relevant without being a positive of any example: they are never negatives.
