@@ -17,7 +17,7 @@ from hyperseek.data import Dataset, write_beir
 from hyperseek.errors import InputError
 from hyperseek.evaluation import calculate
 from hyperseek.index import Index
-from hyperseek.models import ModelConfig, Retriever, build
+from hyperseek.models import ModelConfig, Retriever, build, load
 from hyperseek.types import Document, Query
 
 WORDS = ["cat", "dog", "bird", "fish", "sea", "sun", "moon", "star", "tree", "leaf"]
@@ -65,12 +65,24 @@ def test_a_card_of_the_training(model: Retriever) -> None:
     assert {name for name, _ in report.nearest} == {"nature", "code", "town"}
     assert 0 < report.confidence < 1
     assert not report.is_unlike
+    head: Any = model.route("query")[-1]
+    others = [min(far for name, far in head.nearest_tasks(card) if name != card.name) for card in CARDS]
+    assert report.farthest == pytest.approx(max(others), abs=1e-5)
     assert report.change is not None
     assert report.change.texts == 2
     assert 0 < report.change.angle <= report.change.largest_angle
     assert report.change.length > 0
     assert 0 < report.change.common <= 1
     assert report.queries == ()
+
+
+def test_cards_of_the_training_are_not_encoded_again(model: Retriever, monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded = load(str(model.source), device="cpu")
+    head: Any = loaded.route("query")[-1]
+    asked, read = [], head.card_features
+    monkeypatch.setattr(head, "card_features", lambda card: asked.append(card.name) or read(card))
+    inspect_card(CARDS[0].model_copy(update={"description": "documents about the moon"}), loaded)
+    assert set(asked) == {"nature"}
 
 
 def test_a_fresh_head_is_the_identity(tiny_encoder: str) -> None:

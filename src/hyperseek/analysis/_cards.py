@@ -156,7 +156,7 @@ def inspect_card(
         fingerprint=card.fingerprint,
         confidence=head.confidence(card),
         nearest=head.nearest_tasks(card),
-        farthest=_farthest(head),
+        farthest=head.comparison().farthest,
         change=_change(model, head, card, texts),
     )
     if index is None:
@@ -187,15 +187,6 @@ def inspect_card(
             "p_value": float(paired_test("permutation", gains)[0]),
         }
     )
-
-
-def _farthest(head: Any) -> float | None:
-    """Return the largest distance of a card of the training to its nearest other."""
-    cards = [seen.card for seen in head.seen]
-    if len(cards) < 2:
-        return None
-    others: list[list[float]] = [[far for name, far in head.nearest_tasks(card) if name != card.name] for card in cards]
-    return max(min(far) for far in others)
 
 
 def _change(model: Retriever, head: Any, card: Card, texts: Sequence[str]) -> HeadChange | None:

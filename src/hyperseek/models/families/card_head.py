@@ -278,9 +278,10 @@ class CardHead(FullPrecision, SavedModule):
             Names and distances, from 0 for the same to 2, the nearest first.
         """
         with torch.no_grad():
-            return self._comparison().named(self.card_features(card).means)
+            return self.comparison().named(self.card_features(card).means)
 
-    def _comparison(self) -> Comparison:
+    def comparison(self) -> Comparison:
+        """Return what compares cards with those of the training."""
         known = self._compared
         if known is None or known.seen is not self.seen:
             self._compared = known = Comparison(self.seen, self._reader)
@@ -288,7 +289,7 @@ class CardHead(FullPrecision, SavedModule):
 
     def _distance(self, card: Card) -> Tensor:
         with torch.no_grad():
-            return self._comparison().nearest_other(self._reader.name(card), self.card_features(card).means)
+            return self.comparison().nearest_other(self._reader.name(card), self.card_features(card).means)
 
     def _warn(self, card: Card, unlike: str) -> None:
         name = self._reader.name(card)
@@ -363,7 +364,7 @@ class CardHead(FullPrecision, SavedModule):
                         return numbers
                 except (HyperseekError, KeyError) as error:
                     logger.warning("%s; the card is compiled again", error)
-        unlike = self._comparison().unlike(card, self.card_features(card).means)
+        unlike = self.comparison().unlike(card, self.card_features(card).means)
         self._warn(card, unlike)
         numbers = self.compile_features(self.card_features(card), self._distance(card))
         if path is not None:

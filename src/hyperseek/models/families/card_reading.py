@@ -184,20 +184,22 @@ class Comparison:
 
     def unlike(self, card: Card, means: Sequence[Tensor]) -> str:
         """Return a warning about a card that is farther from those of the training than they are; else nothing."""
-        if len(self.seen) < 2 or self._name(card) in self._names:
+        if self.farthest is None or self._name(card) in self._names:
             return ""
         nearest, distance = self.named(means)[0]
-        if distance <= self._farthest:
+        if distance <= self.farthest:
             return ""
         return (
             f"the card {card.name!r} is unlike all cards of the model's training: its distance to the nearest, "
-            f"{nearest!r}, is {distance:.2f}, and none of theirs is above {self._farthest:.2f}; measure before you "
+            f"{nearest!r}, is {distance:.2f}, and none of theirs is above {self.farthest:.2f}; measure before you "
             f"rely on it"
         )
 
     @cached_property
-    def _farthest(self) -> float:
-        """The largest distance from a card of the training to the nearest other one."""
+    def farthest(self) -> float | None:
+        """The largest distance from a card of the training to the nearest other one; None for fewer than two."""
+        if len(self.seen) < 2:
+            return None
         return max(float(self.nearest_other(*one)) for one in zip(self._names, self._means, strict=True))
 
     def _distances(self, means: Sequence[Tensor] | Tensor) -> Tensor:
