@@ -10,6 +10,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from hyperseek.cli import app
+from hyperseek.data import _pydocs
 
 GUIDES = Path(__file__).parents[2] / "docs"
 
@@ -28,6 +29,8 @@ def run_commands(block):
 
 def test_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    docstrings = list(_pydocs.standard_library())  # parsed once, though the guide opens the corpus five times
+    monkeypatch.setattr(_pydocs, "standard_library", lambda: iter(docstrings))
     text = "".join((GUIDES / name).read_text() for name in ("data.md", "mining.md"))
     blocks = re.findall(r"```(python|sh)\n(.*?)```", text, re.DOTALL)
     assert {language for language, _ in blocks} == {"python", "sh"}

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 
 import pytest
+from typer.testing import CliRunner
 
+from hyperseek.cli import app
 from hyperseek.data import Dataset, open_dataset, prepare, read_examples, register_source
 from hyperseek.data.open import SOURCES, parse_source
 from hyperseek.errors import DataError, InputError
@@ -26,16 +26,6 @@ def open_words(place):
     return Dataset.from_records(f"words-{place}", documents, queries=queries, qrels=qrels)
 """
 POINTS = "[hyperseek.sources]\nwords = word_source:open_words\npydocs = word_source:open_words\n"
-# Gives several commands in one process, which imports torch once.
-COMMANDS = """
-import json, sys
-from hyperseek.cli import app
-for command in json.loads(sys.argv[1]):
-    try:
-        app(command)
-    except SystemExit as end:
-        assert not end.code, command
-"""
 TRAIN = """
 model: {{trunk: {trunk}, family: dense, linear: {{sides: query}}}}
 data: {{sources: {{toy: {{source: "words:net:train"}}}}}}
@@ -53,7 +43,16 @@ output: {{report_to: []}}
 """
 
 
-def test_a_package_outside_the_project(tmp_path, tiny_encoder):
+@pytest.fixture
+def nothing_found_yet(monkeypatch):
+    """As in a new process, no package has been looked for."""
+    monkeypatch.setattr(SOURCES, "_points", None)
+    monkeypatch.setattr(SOURCES, "_values", dict(SOURCES._values))
+    yield
+    sys.modules.pop("word_source", None)
+
+
+def test_a_package_outside_the_project(nothing_found_yet, tmp_path, tiny_encoder, monkeypatch, caplog):
     site = tmp_path / "site"
     (site / "words-1.0.dist-info").mkdir(parents=True)
     (site / "word_source.py").write_text(PACKAGE)
@@ -70,20 +69,18 @@ def test_a_package_outside_the_project(tmp_path, tiny_encoder):
         ["train", "train.yaml", "--output", "trained"],
         ["pretrain", "pretrain.yaml", "--output", "pretrained"],
     ]  # fmt: skip
-    paths = os.pathsep.join([str(site), *filter(None, sys.path)])
-    done = subprocess.run(
-        [sys.executable, "-c", COMMANDS, json.dumps(commands)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": paths},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert "pydocs = 'word_source:open_words' of the package words is ignored: the name" in done.stderr
+    monkeypatch.syspath_prepend(site)
+    monkeypatch.chdir(tmp_path)
+    shown = ""
+    for command in commands:
+        result = CliRunner().invoke(app, command, catch_exceptions=False)
+        assert result.exit_code == 0, result.stderr
+        shown += result.stderr
+    assert "pydocs = 'word_source:open_words' of the package words is ignored: the name" in caplog.text
     assert {example.source for example in read_examples(tmp_path / "prepared")} == {"words-net", "other"}
     assert all(len(example.negatives) == 1 for example in read_examples(tmp_path / "mined"))
     assert open_dataset(tmp_path / "copy").count() == 12
-    assert "12 documents" in done.stderr
+    assert "12 documents" in shown
     record = json.loads((tmp_path / "trained/run.json").read_text())
     assert record["steps"] == 1
     assert "toy" in record["validation"][0]["scores"]
