@@ -142,6 +142,10 @@ def test_the_command(model: Retriever, index: Index, dataset: Dataset, tmp_path:
     assert isinstance(expected, CardReport)
     assert values["difference"] == pytest.approx(expected.difference, abs=1e-6)
     assert len(values["queries"]) == 10
+    CARDS[1].write(tmp_path / "words.yaml")
+    one = CliRunner().invoke(app, ["inspect", "card", str(tmp_path / "words.yaml"), "--model", str(model.source)])
+    assert "the head moves 1 query by" in one.stdout
+    assert "their" not in one.stdout
     moved = CliRunner().invoke(app, [*asked, "--index", str(index.path)])
     assert "stay: what is the sea" in moved.stdout
     wrong = CliRunner().invoke(app, [*asked, "--dataset", str(tmp_path / "data")])

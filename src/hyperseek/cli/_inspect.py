@@ -408,10 +408,13 @@ def _print_card(report: CardReport, show: int) -> None:
         echo(f"  unlike all of them: none is farther than {report.farthest:.3f} from its nearest other", err=True)
     change = report.change
     if change is not None:
-        echo(
-            f"the head moves {_queries(change.texts)} by {change.length:.1%} of their length, {change.angle:.2f}° on "
-            f"average, {change.largest_angle:.2f}° at most; {change.common:.0%} of the change is the same for all"
-        )
+        if change.texts == 1:
+            echo(f"the head moves 1 query by {change.length:.1%} of its length, {change.angle:.2f}°")
+        else:
+            echo(
+                f"the head moves {_queries(change.texts)} by {change.length:.1%} of their length, {change.angle:.2f}° "
+                f"on average, {change.largest_angle:.2f}° at most; {change.common:.0%} of it is the same for all"
+            )
     if not report.queries:
         return
     overlap = sum(query.overlap for query in report.queries) / len(report.queries)
