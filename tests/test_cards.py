@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,14 @@ def test_files_that_cannot_be_cards(tmp_path: Path) -> None:
     assert not (tmp_path / "large.yaml").exists()
     large.write(tmp_path / "large.json")
     assert read_card(tmp_path / "large.json") == large
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+@pytest.mark.parametrize("name", ["card.yaml", "card.json"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(ConfigError, match="a pipe or a device"):
+        read_card(tmp_path / name)
 
 
 def test_queries_take_a_card_as_its_json() -> None:

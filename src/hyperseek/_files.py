@@ -189,12 +189,12 @@ def read_json(
         HyperseekError: `error`: it is missing, is not JSON, or exceeds these bounds.
     """
     with reading(path, what, error=error, remedy=remedy):
-        _check_regular(path)
+        check_regular(path)
         # Of duplicate keys the last one counts; a file may have as many brackets as bytes.
         return json_value(bounded_text(Path(path), largest), dict, most_parts=largest)
 
 
-def _check_regular(path: str | os.PathLike[str]) -> None:
+def check_regular(path: str | os.PathLike[str]) -> None:
     """Raise ValueError for a pipe or a device, which could be waited for without end."""
     mode = os.stat(path).st_mode
     if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -335,7 +335,7 @@ def check_checksum(
 ) -> None:
     """Raise `error` if a safetensors file does not match its checksum; a file without one passes."""
     with reading(path, what, error=error, remedy=remedy):
-        _check_regular(path)
+        check_regular(path)
         with Path(path).open("rb") as file:
             header = _header(file)
             recorded = header.get(_METADATA, {}).get(_CHECKSUM)
@@ -376,7 +376,7 @@ def read_array(
     import numpy as np
 
     with reading(path, what, error=error, remedy=remedy):
-        _check_regular(path)
+        check_regular(path)
         # The header is checked against the size of the file before memory is allocated.
         array: np.ndarray = np.load(path, mmap_mode=mode, allow_pickle=False)
         if not isinstance(array, np.ndarray):

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -23,7 +24,7 @@ from pydantic import Field, StringConstraints
 
 from hyperseek._bounded import json_value, path_text
 from hyperseek._config import LARGEST_YAML, Config, read_yaml
-from hyperseek._files import LARGEST_JSON, atomic_write, read_json
+from hyperseek._files import LARGEST_JSON, atomic_write, check_regular, read_json, reading
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import ConfigError, InputError, UnknownNameError, brief, shown
 
@@ -191,9 +192,11 @@ def read_card(place: str | os.PathLike[str]) -> Card:
         ConfigError: The file is missing, is neither YAML nor JSON, or is not a card; all mistakes are listed.
     """
     named = path_text(place)
-    is_json = named.lower().endswith(_JSON)
-    values: object = read_json(named, "a card", error=ConfigError) if is_json else read_yaml(named)
-    return Card.from_mapping(values, source=named)
+    if named.lower().endswith(_JSON):
+        return Card.from_mapping(read_json(named, "a card", error=ConfigError), source=named)
+    with reading(named, "a card", error=ConfigError), suppress(FileNotFoundError):  # which read_yaml says
+        check_regular(named)
+    return Card.from_mapping(read_yaml(named), source=named)
 
 
 # Description, domain and type of queries of BEIR's collections, as Hydra has them.
