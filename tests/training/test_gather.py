@@ -52,6 +52,7 @@ for loss_of in LOSSES:
         dist.all_reduce(tensor)
         tensor /= 2
 torch.save(results, sys.argv[3] + str(rank))
+dist.destroy_process_group()
 """
 
 # Two queries for each process; document 2 is in both processes' batches, and 4 is also relevant to query 0.
@@ -106,14 +107,14 @@ def run_two(script: str, arguments: list[str], environment: dict[str, str] | Non
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-def test_two_processes_equal_one(tmp_path: Path) -> None:
-    run_two(_PROCESS, [str(tmp_path / "store"), str(tmp_path / "result")])
+def check_losses(result: str) -> None:
+    """Compare what two processes found with what one does."""
     for position, loss_of in enumerate(LOSSES):
         queries, documents = (tensor.requires_grad_() for tensor in tensors())
         loss = loss_of(batch_of(queries, documents, half=None))
         loss.backward()
         for rank in (0, 1):
-            found = torch.load(tmp_path / f"result{rank}", weights_only=True)[position]
+            found = torch.load(f"{result}{rank}", weights_only=True)[position]
             for value, wanted in zip(found, (loss.detach(), queries.grad, documents.grad), strict=True):
                 torch.testing.assert_close(value, wanted, rtol=1e-5, atol=1e-6)
 
@@ -124,7 +125,7 @@ def test_one_process_gathers_nothing(make_batch: Callable[..., ScoredBatch]) -> 
 
 
 _TRAINING = """
-train(Recipe.from_mapping(json.loads(sys.argv[2])), output=sys.argv[3])
+train(Recipe.from_mapping(json.loads(sys.argv[-2])), output=sys.argv[-1])
 """
 
 
@@ -136,7 +137,7 @@ train(Recipe.from_mapping(json.loads(sys.argv[2])), output=sys.argv[3])
         pytest.param("full", "qnet", marks=pytest.mark.slow),
     ],
 )
-def test_training_with_two_processes_equals_training_with_one(
+def test_losses_and_training_of_two_processes_equal_those_of_one(
     make_recipe: Callable[..., Recipe], dev: dict[str, Any], tmp_path: Path, trunk: str, family: str
 ) -> None:
     # A trained curvature is read inside of the data-parallel model and outside of it.
@@ -152,7 +153,9 @@ def test_training_with_two_processes_equals_training_with_one(
         port = free.getsockname()[1]
     environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     values = json.dumps(recipe(4).model_dump(mode="json"))
-    run_two(_TRAINING, [values, str(tmp_path / "two")], environment)
+    result = str(tmp_path / "result")
+    run_two(_PROCESS + _TRAINING, [str(tmp_path / "store"), result, values, str(tmp_path / "two")], environment)
+    check_losses(result)
     record = train(recipe(8), output=tmp_path / "one")
     theirs = read_record(tmp_path / "two")
     assert theirs is not None
