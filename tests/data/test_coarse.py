@@ -21,8 +21,7 @@ from hyperseek.data import (
     read_prepared,
     write_examples,
 )
-from hyperseek.data._coarse import COARSE_RULES, first_sentence, truncated, with_coarse
-from hyperseek.data.examples import without_instruction
+from hyperseek.data.examples import COARSE_RULES, first_sentence, truncated, with_coarse, without_instruction
 from hyperseek.errors import HyperseekError
 from hyperseek.types import Document, Query
 

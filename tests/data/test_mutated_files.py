@@ -30,7 +30,7 @@ from hyperseek.data import (
 from hyperseek.data.hierarchy.edges import read_hierarchy
 from hyperseek.errors import DataError, HyperseekError
 from hyperseek.graph import NeighbourGraph
-from hyperseek.models.importers.docs import read_docs
+from hyperseek.index.vector_files import read_docs
 from hyperseek.pretraining._recipe import TextSourceConfig
 from hyperseek.pretraining._texts import open_texts
 

@@ -10,7 +10,7 @@ import torch
 
 from hyperseek.errors import DataError
 from hyperseek.index import Index
-from hyperseek.models.importers.docs import read_docs
+from hyperseek.index.vector_files import read_docs
 from hyperseek.scoring import Space
 
 

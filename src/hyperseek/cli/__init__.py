@@ -32,7 +32,16 @@ _VERBS = (
     "export",
 )
 # The files of verbs that share one with another.
-_FILES = {"prepare_preferences": "mine", "recipes": "train", "pretrain": "train", "export": "convert"}
+_FILES = {
+    "prepare_card": "prepare",
+    "prepare_hierarchy": "prepare",
+    "prepare_preferences": "mine",
+    "recipes": "train",
+    "pretrain": "train",
+    "adapt": "train",
+    "update": "encode",
+    "export": "convert",
+}
 
 
 class _Group(TyperGroup):
@@ -116,7 +125,7 @@ def _register() -> None:
         if isinstance(function, typer.Typer):
             app.add_typer(function, name=verb)
         else:
-            app.command(name=verb, cls=getattr(module, "Command", None))(function)
+            app.command(name=verb, cls=getattr(module, f"{name.capitalize()}Command", None))(function)
 
 
 _register()

@@ -11,15 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 import typer
 
 from hyperseek.cli._echo import echo_json
-from hyperseek.cli._evaluate_hierarchy import (
+from hyperseek.cli._evaluate_rankings import (
+    SET,
+    Asked,
     Compared,
+    System,
     evaluate_nodes,
+    file_systems,
+    filled,
     measure_hops,
     plain_result,
+    short_names,
     show_hops,
     write_hops,
 )
-from hyperseek.cli._evaluate_systems import SET, Asked, System, file_systems, filled, short_names
 from hyperseek.cli._search import CardOption, Options, query_options
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""`hyperseek prepare`: training data, or a collection as a BEIR folder."""
+"""`hyperseek prepare`: training data, or a collection as a BEIR folder; hierarchies; and cards of tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from typer.core import TyperCommand
 from hyperseek.cli._echo import echo, echo_json
 
 if TYPE_CHECKING:
+    from hyperseek.cards import Card
     from hyperseek.data import ErrorReport, PreparedInfo
+    from hyperseek.models import Retriever
 
 OnError = Annotated[Literal["raise", "skip"], typer.Option(help="On an invalid record: stop, or skip and count it.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the output of an earlier run.")]
@@ -58,8 +60,8 @@ _FORMER = {
 }
 
 
-class Command(TyperCommand):
-    """The verb, with replacements for options of earlier versions."""
+class PrepareCommand(TyperCommand):
+    """`prepare`, with replacements for options of earlier versions."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse the arguments; an InputError names the replacement of an option of earlier versions."""
@@ -214,3 +216,184 @@ def echo_dropped(report: ErrorReport) -> None:
         echo(f"  left out {report.total:,}:", err=True)
     for line in report.lines():
         echo(f"    {line}", err=True)
+
+
+def prepare_hierarchy(
+    edges: Annotated[
+        Path,
+        typer.Argument(
+            help="Tab-separated file of children and parents, or a folder with edges.tsv and nodes.jsonl or "
+            "corpus.jsonl; each may be .gz.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Argument(help="The folder to write.", show_default=False)],
+    settings: Annotated[list[str] | None, typer.Argument(help="Settings, as in share=0.1.", show_default=False)] = None,
+    nodes: Annotated[
+        Path | None,
+        typer.Option(help="Names (titles) and definitions (texts) of nodes: a corpus file.", show_default=False),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the collection.", show_default=False)] = None,
+    on_error: OnError = "raise",
+    overwrite: Overwrite = False,
+    json_output: Json = False,
+) -> None:
+    """Write a hierarchy as training data with hops, as a collection of ancestors, and as the pairs of HiT.
+
+    \b
+    hyperseek prepare hierarchy edges.tsv animals --nodes nodes.jsonl --name animals
+    hyperseek train recipe.yaml data.sources.animals.source=animals/train
+    hyperseek evaluate INDEX animals/animals --split test --hierarchy animals/animals/edges.tsv.gz
+
+    \b
+    share               of leaves and pairs held out, twice (0.05)
+    seed                of all draws (42)
+    negatives           of a pair and of a training example (10)
+    training_negatives  hard (siblings) or random
+    itself              whether a node is its own nearest positive (false)
+    queries             text (name and definition) or name
+    entities            in HiT's files: name, text or id
+    coarse              rules of coarse positives ([far])
+    hit                 whether HiT's files are written (true)
+    """  # noqa: D301 (the mark for lines as they are is the character itself)
+    from hyperseek._config import apply_overrides
+    from hyperseek.data import ErrorReport, HierarchyOptions
+    from hyperseek.data import prepare_hierarchy as write
+
+    options = HierarchyOptions.from_mapping(apply_overrides({}, settings or ()), source="the command line")
+    info = write(edges, output, nodes=nodes, name=name, options=options, on_error=on_error, overwrite=overwrite)
+    if json_output:
+        echo_json(info.model_dump(mode="json"), indent=2)
+    echo(
+        f"{output}: {info.nodes:,} nodes, {info.edges:,} edges, {info.pairs:,} pairs of a node and an ancestor, "
+        f"{info.roots:,} roots, {info.deepest} edges deep",
+        err=True,
+    )
+    echo(f"  {output / 'train'}: {info.examples:,} examples", err=True)
+    asked = ", ".join(f"{count:,} queries in {split}" for split, count in info.queries.items())
+    echo(f"  {output / info.name}: {asked}", err=True)
+    for task, counts in info.hit.items():
+        pairs = ", ".join(f"{count:,} pairs in {split}" for split, count in counts.items())
+        echo(f"  {output / 'hit' / task}-random, -hard: {pairs}", err=True)
+    echo_dropped(ErrorReport.from_dict(info.dropped))
+
+
+def prepare_card(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="What to draft from: a BEIR folder, pydocs, ir_datasets:ID, hub:NAME or another data source, with "
+            ":SPLIT after it (train if not given; never a test). With --check or --compare, a card's file.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The card to write, .yaml or .json.", show_default=False)
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Check a card instead; exit code 1 if it is wrong.")] = False,
+    against: Annotated[
+        list[str] | None,
+        typer.Option(help="Evaluation whose queries and answers the card must not hold, as in scifact:test."),
+    ] = None,
+    compare: Annotated[
+        Path | None, typer.Option(help="Compare a card with this one instead.", show_default=False)
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="For --check, tells which parts are too long for it; for --compare, gives cosines."),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="The card's name; that of the collection if not given.")] = None,
+    queries: Annotated[int, typer.Option(help="Example queries.")] = 20,
+    documents: Annotated[int, typer.Option(help="Example documents.")] = 10,
+    judged: Annotated[int, typer.Option(help="Judged pairs.")] = 0,
+    characters: Annotated[int, typer.Option(help="Longest example document; longer ones end before.")] = 600,
+    seed: Annotated[int, typer.Option(help="Of the sample that examples are chosen from.")] = 0,
+    device: Annotated[str | None, typer.Option(help="For the model, as in cuda:0; a GPU if there is one.")] = None,
+    overwrite: Overwrite = False,
+    json_output: Json = False,
+) -> None:
+    """Draft the card of a task, check one, or compare two.
+
+    \b
+    hyperseek prepare card medquad --output medquad.yaml
+    hyperseek prepare card medquad.yaml --check --against medquad:test --model minilm
+    hyperseek prepare card medquad.yaml --compare scifact.yaml --model minilm
+
+    A draft is printed if no output is given. What it does not know begins with TODO, and the check reports that.
+    """  # noqa: D301 (click's mark for unwrapped lines is the character itself)
+    from hyperseek.cards import read_card
+    from hyperseek.data import draft_card
+    from hyperseek.errors import InputError
+
+    if check and compare is not None:
+        raise InputError("--check and --compare are two things; give one of them")
+    if not check and (against or (model is not None and compare is None)):
+        raise InputError("--against is for --check, and --model for --check or --compare; give one of these too")
+    if (check or compare is not None) and output is not None:
+        raise InputError("--output is for a draft; leave it out with --check and --compare")
+    if check:
+        _check(read_card(source), against or [], _loaded(model, device), json_output)
+    elif compare is not None:
+        _compare(read_card(source), read_card(compare), _loaded(model, device), json_output)
+    else:
+        if output is not None and output.exists() and not overwrite:
+            raise InputError(f"{output} exists; name another file, or replace it with --overwrite")
+        card = draft_card(
+            source, name=name, queries=queries, documents=documents, judged=judged, characters=characters, seed=seed
+        )
+        if output is not None:
+            card.write(output)
+        if output is None or json_output:
+            echo_json(card.to_mapping(), indent=2)
+        _echo_draft(card, output)
+
+
+def _echo_draft(card: Card, output: Path | None) -> None:
+    from hyperseek.data import check_card
+
+    echo(
+        f"{output or card.name}: {len(card.query_examples)} example queries, {len(card.doc_examples)} example "
+        f"documents, {len(card.judged)} judged pairs",
+        err=True,
+    )
+    for found in check_card(card):
+        echo(f"  {found.place} {found.message}", err=True)
+
+
+def _check(card: Card, against: list[str], model: Retriever | None, json_output: bool) -> None:
+    from hyperseek.data import check_card
+
+    findings = check_card(card, against=against, model=model)
+    if json_output:
+        echo_json([one.model_dump(mode="json") for one in findings], indent=2)
+    else:
+        for one in findings:
+            echo(f"{'wrong' if one.wrong else 'advice'}: {one.place} {one.message}")
+        if not findings:
+            echo(f"{card.name}: nothing to mend")
+    if any(one.wrong for one in findings):
+        raise typer.Exit(1)
+
+
+def _compare(first: Card, second: Card, model: Retriever | None, json_output: bool) -> None:
+    from hyperseek.data import compare_cards
+
+    found = compare_cards(first, second, model=model)
+    if json_output:
+        echo_json(found.model_dump(mode="json"), indent=2)
+        return
+    if found.same:
+        echo("the cards differ in their names at most")
+    for what, shared, overlap in (
+        ("queries", found.shared_queries, found.query_overlap),
+        ("documents", found.shared_documents, found.document_overlap),
+    ):
+        echo(f"{len(shared)} shared example {what}, {overlap:.0%} of all")
+    for what, cosine in found.cosines.items():
+        echo(f"cosine of {what}: {cosine:.3f}")
+
+
+def _loaded(name: str | None, device: str | None) -> Retriever | None:
+    from hyperseek.models import load
+
+    return None if name is None else load(name, device=device)

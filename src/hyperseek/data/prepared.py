@@ -1,4 +1,4 @@
-"""Prepared training data on disk: every text once, examples by id.
+"""Prepared training data on disk: every text once, examples by id; and what of it evaluations know.
 
 ```
 prepared.json            description: fingerprint, counts, sources, what was dropped and why
@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from hyperseek._bounded import PathLike
 from hyperseek._config import Config
 from hyperseek._files import read_json
-from hyperseek._relevance import Relevance, key_of_name
+from hyperseek._relevance import Relevance, is_relevant, key_of_name, text_key
 from hyperseek._version import __version__
-from hyperseek.data._leaks import LeakInfo
+from hyperseek.data._dataset import Dataset
 from hyperseek.data.examples import TrainingExample, example_from_record
 from hyperseek.data.reading import ErrorReport, Faults, json_lines
-from hyperseek.errors import DataError, brief, shown
+from hyperseek.data.tables.instructed import INSTRUCTION
+from hyperseek.errors import DataError, InputError, brief, shown
 from hyperseek.types import Document
 
 INFO, DOCUMENTS, EXAMPLES, RELEVANT, TRAINED = (
@@ -42,6 +43,108 @@ FORMAT = 1
 _REMEDY = "prepare the folder again"
 _LARGEST = 1 << 28  # bytes of the list of documents, which may name millions
 _MALFORMED = (KeyError, TypeError, ValueError, AttributeError, ArithmeticError)
+_KEPT = 5  # messages about leaks
+
+
+class LeakOptions(Config):
+    """Which evaluations training examples are compared with.
+
+    Attributes:
+        against: Collections and their splits, as in `beir/scifact:test`; the split is `test` if not given.
+        action: What happens to an example that an evaluation knows: `report` it, `drop` it, or `fail`.
+    """
+
+    against: tuple[str, ...] = ()
+    action: Literal["report", "drop", "fail"] = "report"
+
+
+class LeakInfo(Config):
+    """What examples and an evaluation have in common; texts are compared as `normal_text` writes them.
+
+    Attributes:
+        against: The collection and its split, as given.
+        queries: Examples whose query is one of its queries, with or without the instruction before it.
+        documents: Examples with a positive that it judges relevant to one of its queries.
+        examples: Examples that are counted in either.
+        action: What happened to them.
+        first: The first of them.
+    """
+
+    against: str
+    queries: int
+    documents: int
+    examples: int
+    action: Literal["report", "drop", "fail"]
+    first: tuple[str, ...]
+
+    def line(self) -> str:
+        """Return a line for people to read."""
+        first = f" (first: {self.first[0]})" if self.first else ""
+        return (
+            f"{self.against}: {self.examples:,} examples {'left out' if self.action == 'drop' else 'known to it'}, "
+            f"{self.queries:,} by their query, {self.documents:,} by a document that is relevant there{first}"
+        )
+
+
+class LeakCheck:
+    """The queries and relevant documents of one evaluation; memory holds hashes of their texts.
+
+    Args:
+        given: The source, as given.
+        dataset: The collection, whose documents are read once.
+        split: The judgements.
+        action: For the report.
+    """
+
+    def __init__(
+        self, given: str, dataset: Dataset, split: str, action: Literal["report", "drop", "fail"] = "report"
+    ) -> None:
+        self._given, self._action = given, action
+        self._queries = {text_key(query.text): query.id for query in dataset.queries(split)}
+        relevant = {
+            one for judged in dataset.qrels(split).values() for one, grade in judged.items() if is_relevant(grade)
+        }
+        self._documents = {
+            text_key(text): document.id
+            for document in dataset.documents()
+            if document.id in relevant
+            for text in (document.full_text, document.text)
+        }
+        self._counts = {"queries": 0, "documents": 0, "examples": 0}
+        self._first: list[str] = []
+
+    def finds(self, example: TrainingExample) -> bool:
+        """Count an example and return whether the evaluation knows its query or one of its positives."""
+        text = example.query.text
+        instruction = example.query.metadata.get(INSTRUCTION)
+        forms = [text, text.removeprefix(instruction)] if isinstance(instruction, str) else [text]
+        query = next((self._queries[key] for key in map(text_key, forms) if key in self._queries), None)
+        keys = (text_key(item.text) for item in example.positives)
+        document = next((self._documents[key] for key in keys if key in self._documents), None)
+        if query is None and document is None:
+            return False
+        self._counts["queries"] += query is not None
+        self._counts["documents"] += document is not None
+        self._counts["examples"] += 1
+        if len(self._first) < _KEPT:
+            shared = [f"query {query!r}"] if query is not None else []
+            shared += [f"document {document!r}"] if document is not None else []
+            self._first.append(f"{example.query.id} has the text of {' and '.join(shared)}")
+        return True
+
+    def info(self) -> LeakInfo:
+        """Return what was counted."""
+        return LeakInfo(against=self._given, action=self._action, first=tuple(self._first), **self._counts)
+
+
+def refuse_leaks(found: Sequence[LeakInfo]) -> None:
+    """Raise InputError if an evaluation knows examples and that is to be an error."""
+    for one in found:
+        if one.examples and one.action == "fail":
+            raise InputError(
+                f"examples would leak into an evaluation; {one.line()}; leave them out with leaks.action=drop, or "
+                f"count them with leaks.action=report"
+            )
 
 
 def _reported(value: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -18,16 +18,16 @@ from hyperseek._fingerprint import fingerprint_json
 from hyperseek._folders import staged_folder
 from hyperseek._long_work import progress
 from hyperseek._relevance import Relevance, key_name, text_key
-from hyperseek.data._coarse import CoarseOptions, with_coarse
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._judged import QrelsOptions, examples_from_qrels
-from hyperseek.data._leaks import LeakCheck, LeakInfo, LeakOptions, refuse_leaks
 from hyperseek.data.examples import (
+    CoarseOptions,
     ExampleItem,
     TrainingExample,
     cleaned,
     example_record,
     source_and_id,
+    with_coarse,
 )
 from hyperseek.data.open import ParsedSource, open_dataset, parse_source
 from hyperseek.data.prepared import (
@@ -37,10 +37,14 @@ from hyperseek.data.prepared import (
     PREPARED_FILES,
     RELEVANT,
     TRAINED,
+    LeakCheck,
+    LeakInfo,
+    LeakOptions,
     PreparedInfo,
     RefinedInfo,
     SourceInfo,
     read_prepared,
+    refuse_leaks,
 )
 from hyperseek.data.reading import ErrorReport, OnError, gzip_json_lines
 from hyperseek.data.row_files import rows_fingerprint

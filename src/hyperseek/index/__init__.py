@@ -4,11 +4,11 @@ from hyperseek.engines import ChartRecord
 from hyperseek.index._build import Estimate, estimate
 from hyperseek.index._hits import HitGroup, grouped
 from hyperseek.index._index import Index
-from hyperseek.index._token_files import is_token_files, read_token_files
 from hyperseek.index._writing import stored_documents
 from hyperseek.index.engines import Engines, Measured, Tuning
 from hyperseek.index.reader import check_model
 from hyperseek.index.searching import Explanation
+from hyperseek.index.vector_files import is_token_files, read_token_files
 from hyperseek.plan import scan
 from hyperseek.store import IndexInfo
 

@@ -16,8 +16,8 @@ from hyperseek._folders import Hold, files_within, folder_path
 from hyperseek._machine import Kept
 from hyperseek.errors import FingerprintError, InputError, MissingDocumentError, StoreError, shown
 from hyperseek.index._arguments import check_id_lists
-from hyperseek.index._token_files import write_token_files
 from hyperseek.index.searching import Explanation, Request, check_points, documents_by_id, find, hits_of, scorer_groups
+from hyperseek.index.vector_files import write_token_files
 from hyperseek.plan import OpenIndex
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import IndexInfo, Snapshot

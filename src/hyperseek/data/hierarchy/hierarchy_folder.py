@@ -23,18 +23,17 @@ from hyperseek._config import Config
 from hyperseek._files import write_json
 from hyperseek._folders import staged_folder
 from hyperseek._long_work import progress
-from hyperseek.data._coarse import CoarseOptions, with_coarse
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._text_files import read_corpus, write_beir
-from hyperseek.data.examples import ExampleItem, TrainingExample, qualified
-from hyperseek.data.hierarchy.edges import read_hierarchy
-from hyperseek.data.hierarchy.subsumptions import (
+from hyperseek.data.examples import CoarseOptions, ExampleItem, TrainingExample, qualified, with_coarse
+from hyperseek.data.hierarchy.edges import (
     NEGATIVES,
     SPLITS,
     Negatives,
     NegativeSampler,
     PairSplits,
     held_out_leaves,
+    read_hierarchy,
     split_pairs,
 )
 from hyperseek.data.preparing import write_examples
