@@ -11,10 +11,11 @@ Token vectors in plain files are the form that other engines read and write.
 
 Shapes: `N` documents, `T` vectors of all together, `d` dimensions.
 
-The original Hypencoder writes `.docs` files when it encodes a corpus. They are what docarray's file store writes: records of a 4-byte big-endian length and a gzip-compressed
-protobuf `DocProto`, closed by a record of length 0. A `DocProto` is a map from field names to nodes; Hypencoder's have
-the text nodes `id` and `text` and the array node `representation`. A protobuf message is a sequence of fields: a key
-(number and wire type, as a variable-length integer) and a value. Neither docarray nor protobuf is needed.
+The original Hypencoder writes `.docs` files when it encodes a corpus. They are what docarray's file store writes:
+records of a 4-byte big-endian length and a gzip-compressed protobuf `DocProto`, closed by a record of length 0. A
+`DocProto` is a map from field names to nodes; Hypencoder's have the text nodes `id` and `text` and the array node
+`representation`. A protobuf message is a sequence of fields: a key (number and wire type, as a variable-length integer)
+and a value. Neither docarray nor protobuf is needed.
 """
 
 from __future__ import annotations
@@ -43,13 +44,14 @@ _REMEDY = "export the token vectors again"
 
 Vector: TypeAlias = NDArray[np.float32]
 
-# Of messages in `.docs` files: field numbers of docarray's messages DocProto, its map entries, NodeProto, NdArrayProto and DenseNdArrayProto.
+# Field numbers of docarray's messages DocProto, its map entries, NodeProto, NdArrayProto and DenseNdArrayProto.
 _DATA, _KEY, _VALUE = 1, 1, 2
 _TEXT, _ARRAY = 1, 6
 _DENSE, _BUFFER, _SHAPE, _DTYPE = 1, 1, 2, 3
 LARGEST_RECORD = 1 << 26
 """Maximum bytes of one document with its vector, compressed and uncompressed."""
 _FIELDS = ("id", "text", "representation")
+# Wire types of protobuf.
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LONGEST_VARINT = 10
 
