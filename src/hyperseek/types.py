@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Protocol, Self, TypeAlias, TypedDict
 
 from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
-__all__ = ["Document", "Hit", "Metric", "Qrels", "Query", "Run", "Token", "TokenMatch"]
+__all__ = ["Document", "Hit", "Metric", "Passage", "Qrels", "Query", "Run", "Token", "TokenMatch"]
 
 # Characters of a document in the repr of a hit.
 _SHOWN = 60
@@ -112,6 +112,29 @@ class TokenMatch:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Passage:
+    """A part of a document, in an index of passages.
+
+    Attributes:
+        text: What it says: `text[start:end]` of the document.
+        start: Where it begins, in characters of the document's text.
+        end: Where it ends, exclusive.
+        score: Higher is better.
+        headings: The headings that it stands under, the outermost first.
+    """
+
+    text: str
+    start: int
+    end: int
+    score: float
+    headings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "headings": list(self.headings)}
+
+
 class _Matched:
     """Holds the function that finds a hit's matches, outside of the fields, which are compared, copied and pickled."""
 
@@ -126,13 +149,17 @@ class Hit(_Matched):
         id: The document's id.
         score: Higher is better.
         rank: From 1.
-        document: The stored document, or None if the search had `texts=False`.
+        document: The stored document, or None if the search had `texts=False`. Its text is that of the best passage in
+            an index of passages, where `index[hit.id]` is the whole document.
+        passages: The best passages that were found, at most 3, best first; none in an index of whole documents, or if
+            the search had `texts=False`.
     """
 
     id: str
     score: float
     rank: int
     document: Document | None = None
+    passages: tuple[Passage, ...] = ()
 
     @property
     def title(self) -> str:

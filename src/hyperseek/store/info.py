@@ -65,12 +65,14 @@ class IndexInfo(Config):
         storage: Number type of the stored vectors.
         dtype: Number type the model computed in; None for vectors from elsewhere.
         pooling: How the model's token vectors were made fewer, as options of `TokenPooling`; None if they were not.
+        passages: How documents were split, as `{"tokens": 256, "overlap": 0}`; None if each row is a whole document.
+            Else a row is a passage, and its id that of its document, `#`, and its number from 0.
         protocol: What the model says about itself: prompts, lengths, versions.
         name: Name of the corpus, for people.
         table: Folder of the table, within the index.
         version: Version of the table that `count` and `data` describe; documents may have changed since.
         data: Fingerprint of the stored documents, in order; None until finished.
-        count: Number of documents; 0 until finished.
+        count: Number of rows; 0 until finished.
         created: When building began.
     """
 
@@ -82,6 +84,7 @@ class IndexInfo(Config):
     storage: Storage = "float32"
     dtype: str | None = None
     pooling: dict[str, Any] | None = None
+    passages: dict[str, int] | None = None
     protocol: dict[str, Any] = Field(default_factory=dict)
     name: str | None = None
     table: str = FIRST_TABLE
