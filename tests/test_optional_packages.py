@@ -101,8 +101,7 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
     from hyperseek.demo import draw_map
     from hyperseek.pretraining._recipe import PretrainConfig
     from hyperseek.pretraining._run import check_deepspeed
-    from hyperseek.runs.arguments import board, trackers
-    from hyperseek.runs.recipe import OutputConfig
+    from hyperseek.runs.recipe import OutputConfig, board, trackers
     from hyperseek.scoring import OnnxScorer, Space
 
     (folder / "deepspeed.json").write_text("{}")

@@ -10,7 +10,7 @@ import pytest
 
 from hyperseek import HyperseekError
 from hyperseek._ancestors import HOP_RANGES, Hierarchy, hop_range
-from hyperseek.data.hierarchy.edges import parent_edges, read_hierarchy
+from hyperseek.data.hierarchy import parent_edges, read_hierarchy
 from hyperseek.types import Document
 
 

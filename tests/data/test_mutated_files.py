@@ -27,7 +27,7 @@ from hyperseek.data import (
     read_queries,
     read_run,
 )
-from hyperseek.data.hierarchy.edges import read_hierarchy
+from hyperseek.data.hierarchy import read_hierarchy
 from hyperseek.errors import DataError, HyperseekError
 from hyperseek.graph import NeighbourGraph
 from hyperseek.index.vector_files import read_docs

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hyperseek._ancestors import Hierarchy, hops_above
 from hyperseek.cli import app
 from hyperseek.data import ErrorReport, HierarchyOptions, open_dataset, prepare_hierarchy, read_prepared
-from hyperseek.data.hierarchy.edges import NegativeSampler, held_out_leaves, read_hierarchy, split_pairs
+from hyperseek.data.hierarchy import NegativeSampler, held_out_leaves, read_hierarchy, split_pairs
 from hyperseek.data.reading import Faults, json_lines
 from hyperseek.errors import DataError, HyperseekError, InputError
 

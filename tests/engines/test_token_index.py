@@ -17,7 +17,7 @@ from hyperseek.engines import _centroids as module
 from hyperseek.engines import _token_parts as parts_module
 from hyperseek.engines._centroids import Centroids
 from hyperseek.engines._token_codes import Codebook, Reservoir
-from hyperseek.engines._token_search import Walk
+from hyperseek.engines._token_parts import Walk
 from hyperseek.errors import InputError, StoreError
 from hyperseek.scoring import LinearScorer, MaxSimScorer, Space, TokenPoints
 

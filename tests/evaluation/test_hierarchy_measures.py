@@ -14,7 +14,7 @@ from scipy.stats import spearmanr
 from hyperseek import HyperseekError
 from hyperseek._ancestors import Hierarchy, hop_range
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek.data.hierarchy.edges import NEGATIVES, NegativeSampler
+from hyperseek.data.hierarchy import NEGATIVES, NegativeSampler
 from hyperseek.evaluation import (
     Protocol,
     Ranking,

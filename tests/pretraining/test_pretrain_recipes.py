@@ -13,7 +13,7 @@ from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
 from hyperseek import HyperseekError
 from hyperseek.errors import MissingExtraError
 from hyperseek.pretraining import PretrainRecipe, pretrain, read_pretrain_recipe
-from hyperseek.pretraining._model import build_masked_lm
+from hyperseek.pretraining._masked_lm import build_masked_lm
 
 MakeRecipe = Callable[..., PretrainRecipe]
 

@@ -39,7 +39,7 @@ from hyperseek.data.examples import source_and_id
 from hyperseek.data.open import parse_source
 from hyperseek.data.prepared import INFO
 from hyperseek.data.reading import Faults
-from hyperseek.data.row_files import file_rows, is_table
+from hyperseek.data.tables import file_rows, is_table
 from hyperseek.errors import DataError, InputError, shown
 from hyperseek.index import Index
 from hyperseek.models import Retriever

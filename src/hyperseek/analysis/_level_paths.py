@@ -21,7 +21,7 @@ from hyperseek.analysis._disk import best_scale, project
 from hyperseek.analysis._pictures import write_levels_html
 from hyperseek.analysis._radii import RadiusReport, SpecificityReport, radius_by_specificity, read_specificity, title_of
 from hyperseek.analysis._shape import plain_values
-from hyperseek.data.hierarchy.edges import open_hierarchy
+from hyperseek.data.hierarchy import open_hierarchy
 from hyperseek.errors import InputError, require
 from hyperseek.evaluation.hierarchy_rankings import stored_points
 from hyperseek.geometry.polar import split_polar

@@ -28,7 +28,7 @@ from hyperseek.analysis._radii import (
     radius_by_specificity,
     read_specificity,
 )
-from hyperseek.data.hierarchy.edges import open_hierarchy
+from hyperseek.data.hierarchy import open_hierarchy
 from hyperseek.errors import InputError, require
 from hyperseek.index import Index
 from hyperseek.scoring import Space, vectors_of

@@ -354,7 +354,7 @@ def _refuse(given: dict[str, Any], reason: str) -> None:
 
 
 def _hierarchy(source: str | None, index: Path | None, subset: str | None) -> Hierarchy | None:
-    from hyperseek.data.hierarchy.edges import open_hierarchy, read_hierarchy
+    from hyperseek.data.hierarchy import open_hierarchy, read_hierarchy
     from hyperseek.index import Index
 
     if source is None:

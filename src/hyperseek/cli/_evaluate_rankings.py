@@ -236,7 +236,7 @@ def evaluate_nodes(
 ) -> None:
     """Let nodes ask by their points: rankings of ancestors by hops, and reports of the indexes."""
     from hyperseek._files import write_json
-    from hyperseek.data.hierarchy.edges import open_hierarchy
+    from hyperseek.data.hierarchy import open_hierarchy
     from hyperseek.evaluation import compare, measure_hierarchy, write_results
     from hyperseek.index import Index
 

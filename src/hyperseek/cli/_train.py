@@ -30,7 +30,7 @@ def folder_of(recipe: str, named: str | None, output: Path | None) -> Path:
 
 def tell(folder: Path, record: RunRecord) -> bool:
     """Report a run, and return whether this process is the one that reports, as only it has the whole record."""
-    from hyperseek.runs.arguments import is_first_process
+    from hyperseek.runs.recipe import is_first_process
 
     if not is_first_process():
         return False

@@ -14,7 +14,7 @@ from hyperseek.data._judged import QrelsOptions, examples_from_qrels
 from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, write_qrels, write_run
 from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
 from hyperseek.data.examples import CoarseOptions, ExampleItem, TrainingExample
-from hyperseek.data.hierarchy.edges import read_hierarchy
+from hyperseek.data.hierarchy import read_hierarchy
 from hyperseek.data.hierarchy.hierarchy_folder import HierarchyInfo, HierarchyOptions, prepare_hierarchy
 from hyperseek.data.lengths import LengthReport, Lengths, automatic_lengths, measure_lengths, token_lengths
 from hyperseek.data.open import open_dataset, register_source

@@ -18,7 +18,7 @@ from hyperseek.data._qrels_and_runs import Judgement
 from hyperseek.data.hub import hub_rows
 from hyperseek.data.open import SourceKind
 from hyperseek.data.reading import Faults, FieldKeys, Row, base_stem, documents_from_rows, queries_from_rows
-from hyperseek.data.row_files import file_rows, row_files
+from hyperseek.data.tables import file_rows, row_files
 from hyperseek.errors import DataError, InputError, UnknownNameError, shown
 from hyperseek.types import Document, Query
 

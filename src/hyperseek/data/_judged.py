@@ -14,7 +14,7 @@ from hyperseek._relevance import Relevance, is_relevant, text_key
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._text_files import read_id_list
 from hyperseek.data.examples import CoarseOptions, ExampleItem, TrainingExample, cleaned, qualified, with_coarse
-from hyperseek.data.hierarchy.edges import hierarchy_of
+from hyperseek.data.hierarchy import hierarchy_of
 from hyperseek.data.reading import ErrorReport
 from hyperseek.types import Document, Qrels, Query
 

@@ -47,7 +47,7 @@ from hyperseek.data.prepared import (
     refuse_leaks,
 )
 from hyperseek.data.reading import ErrorReport, OnError, gzip_json_lines
-from hyperseek.data.row_files import rows_fingerprint
+from hyperseek.data.tables import rows_fingerprint
 from hyperseek.data.tables.columns import (
     ColumnsOptions,
     HypencoderOptions,

@@ -1,6 +1,6 @@
 """A token index: late interaction that looks only at documents with tokens near those of the query.
 
-After PLAID (Santhanam and others, arXiv 2205.09707); `_token_search.py` says how it is searched.
+After PLAID (Santhanam and others, arXiv 2205.09707); `_token_parts.py` says how it is searched.
 
 Centroids are learned on a sample of fixed size, then documents are assigned and appended, so building takes the same
 memory whatever their number. Documents that are added later are appended as parts of their own; small parts are joined
@@ -32,8 +32,7 @@ from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek._machine import run_on_cores
 from hyperseek._order import best_positions
 from hyperseek.engines._token_codes import Codebook, Reservoir
-from hyperseek.engines._token_parts import Part, PartNotes, PartWriter, write_joined
-from hyperseek.engines._token_search import Walk
+from hyperseek.engines._token_parts import Part, PartNotes, PartWriter, Walk, write_joined
 from hyperseek.engines.engine import ASSUMED_TOKENS, BASE_BYTES, TOKEN_CHUNK, build_seconds, check_tokens
 from hyperseek.engines.structure import (
     KEYS_FILE,

@@ -19,7 +19,7 @@ from pydantic import Field
 from hyperseek._ancestors import Hierarchy
 from hyperseek._config import Config
 from hyperseek._long_work import progress
-from hyperseek.data.hierarchy.edges import NEGATIVES, Negatives, NegativeSampler
+from hyperseek.data.hierarchy import NEGATIVES, Negatives, NegativeSampler
 from hyperseek.errors import InputError
 from hyperseek.evaluation._hierarchy_measures import (
     WEIGHTS,

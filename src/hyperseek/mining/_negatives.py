@@ -14,8 +14,16 @@ from hyperseek._relevance import text_key
 from hyperseek.data.examples import ExampleItem, TrainingExample, source_and_id
 from hyperseek.data.reading import ErrorReport
 from hyperseek.errors import InputError
-from hyperseek.mining._candidates import Candidate, Found, Relevant, query_item
-from hyperseek.mining._options import ConsistencyOptions, MiningOptions, RefineOptions, TeacherOptions
+from hyperseek.mining._candidates import (
+    Candidate,
+    ConsistencyOptions,
+    Found,
+    MiningOptions,
+    RefineOptions,
+    Relevant,
+    TeacherOptions,
+    query_item,
+)
 
 
 @dataclass(slots=True)

@@ -36,9 +36,9 @@ from hyperseek.data.preparing import example_writer
 from hyperseek.data.reading import OnError
 from hyperseek.errors import InputError
 from hyperseek.mining._bm25 import BM25
+from hyperseek.mining._candidates import PreferenceOptions
 from hyperseek.mining._mined_corpus import Mine, index_of, opened
 from hyperseek.mining._negatives import Teacher
-from hyperseek.mining._options import PreferenceOptions
 from hyperseek.mining._teachers import (
     BM25Teacher,
     CollectionTeacher,

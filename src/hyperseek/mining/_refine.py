@@ -23,10 +23,16 @@ from hyperseek.data.prepared import CorpusInfo, Prepared, PreparedInfo, RefinedI
 from hyperseek.data.preparing import example_writer
 from hyperseek.data.reading import ErrorReport, Faults, OnError, gzip_json_lines, json_lines
 from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.mining._candidates import CorpusSearch, Found, RelevantByQuery
+from hyperseek.mining._candidates import (
+    CorpusSearch,
+    Found,
+    MiningOptions,
+    RefineOptions,
+    RelevantByQuery,
+    TeacherOptions,
+)
 from hyperseek.mining._mined_corpus import Corpus, Mine, opened_corpora
 from hyperseek.mining._negatives import Teacher, choose, draft
-from hyperseek.mining._options import MiningOptions, RefineOptions, TeacherOptions
 from hyperseek.types import Qrels
 
 # Queries whose candidates, with their texts, are in memory at a time; a kill costs at most their searches.

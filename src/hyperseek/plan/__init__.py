@@ -2,7 +2,6 @@
 
 from hyperseek._order import NOTHING
 from hyperseek.plan._engine_search import Surrogate
-from hyperseek.plan._feedback import Feedback
 from hyperseek.plan._open_index import Candidates, OpenIndex, Search
 from hyperseek.plan._plan import (
     Plan,
@@ -24,6 +23,7 @@ from hyperseek.plan.stages import (
     Dense,
     Engine,
     Exhaustive,
+    Feedback,
     FullText,
     Fusion,
     Graph,

@@ -162,7 +162,7 @@ STAGES: Registry[type[Stage]] = Registry(
         "dense": "hyperseek.plan.stages:Dense",
         "engine": "hyperseek.plan.stages:Engine",
         "exhaustive": "hyperseek.plan.stages:Exhaustive",
-        "feedback": "hyperseek.plan._feedback:Feedback",
+        "feedback": "hyperseek.plan.stages:Feedback",
         "full_text": "hyperseek.plan.stages:FullText",
         "fusion": "hyperseek.plan.stages:Fusion",
         "graph": "hyperseek.plan.stages:Graph",

@@ -23,13 +23,14 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 from hyperseek._files import read_json
 from hyperseek.errors import ConfigError, require
 from hyperseek.models import load
-from hyperseek.pretraining._model import build_masked_lm, save_encoder
+from hyperseek.pretraining._masked_lm import MaskedTrainer, Validate, build_masked_lm, save_encoder
 from hyperseek.pretraining._recipe import PretrainConfig, PretrainRecipe
 from hyperseek.pretraining._texts import get_tokenizer, open_texts
 from hyperseek.pretraining._token_rows import MaskedRows, Masker, RowBatches, TokenCache, token_cache
-from hyperseek.pretraining._trainer import MaskedTrainer, Validate
-from hyperseek.runs.arguments import (
+from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
+from hyperseek.runs.recipe import (
     board,
+    cache_folder,
     device_of_process,
     is_distributed,
     is_first_process,
@@ -39,8 +40,6 @@ from hyperseek.runs.arguments import (
     process_count,
     recompute_activations,
 )
-from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
-from hyperseek.runs.recipe import cache_folder
 from hyperseek.runs.record import RunRecord
 
 # Parts of the names that torch gives a parametrised parameter.

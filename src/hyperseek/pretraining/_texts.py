@@ -24,7 +24,7 @@ from hyperseek.data import open_dataset
 from hyperseek.data.hub import hub_fingerprint, streamed_hub_rows
 from hyperseek.data.open import registered_source
 from hyperseek.data.reading import Faults, Row, base_suffix, json_lines, numbered_lines, paragraphs
-from hyperseek.data.row_files import mds_fingerprint, mds_rows
+from hyperseek.data.tables import mds_fingerprint, mds_rows
 from hyperseek.errors import ConfigError, DataError, shown
 from hyperseek.models.loading import loading, resolve_name
 from hyperseek.pretraining._recipe import TRAIN_TOKENIZER, EncoderConfig, TextSourceConfig, VocabularyConfig

@@ -36,7 +36,7 @@ from hyperseek.errors import ConfigError, DataError, ModelError
 from hyperseek.models import Retriever
 from hyperseek.models.encoding import resolve_dtype
 from hyperseek.models.retriever import Side
-from hyperseek.runs.arguments import is_distributed
+from hyperseek.runs.recipe import is_distributed
 from hyperseek.training._routes import prefix_fingerprint, reads_only_states
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from hyperseek._fingerprint import fingerprint_json, fingerprint_weights
 from hyperseek.errors import ConfigError, require
 from hyperseek.models import Retriever
 from hyperseek.models.retriever import SIDES, Side
-from hyperseek.runs.arguments import recompute_activations
+from hyperseek.runs.recipe import recompute_activations
 from hyperseek.scoring import LinearScorer, Points, Scorer, Space, VectorPoints
 from hyperseek.training._recipe import LoraConfig, TrainConfig
 

@@ -16,7 +16,8 @@ from hyperseek.errors import ConfigError
 from hyperseek.models import Retriever, build
 from hyperseek.models.modules import Blends
 from hyperseek.models.retriever import SIDES, Side
-from hyperseek.runs.arguments import (
+from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
+from hyperseek.runs.recipe import (
     board,
     device_of_process,
     is_first_process,
@@ -25,7 +26,6 @@ from hyperseek.runs.arguments import (
     process_count,
     steps_per_epoch,
 )
-from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
 from hyperseek.runs.record import CHECKPOINTS, RunRecord
 from hyperseek.training._cache import FeatureCache, SideFeatures
 from hyperseek.training._cards import (

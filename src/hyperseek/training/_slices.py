@@ -15,7 +15,7 @@ from torch import Tensor
 
 from hyperseek._ancestors import Hierarchy
 from hyperseek.data import Dataset, open_dataset
-from hyperseek.data.hierarchy.edges import hierarchy_of
+from hyperseek.data.hierarchy import hierarchy_of
 from hyperseek.data.open import parse_source
 from hyperseek.errors import ConfigError
 from hyperseek.geometry.tokens import k_means_labels

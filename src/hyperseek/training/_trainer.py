@@ -28,9 +28,8 @@ from hyperseek.errors import ModelError
 from hyperseek.geometry.polar import split_polar
 from hyperseek.models import Retriever
 from hyperseek.models.retriever import Side
-from hyperseek.runs.arguments import is_distributed, loop_arguments, one_gpu_a_process
 from hyperseek.runs.loop import Clock, EpochOfBatches, Loop, Reached, TimeLimit
-from hyperseek.runs.recipe import OutputConfig
+from hyperseek.runs.recipe import OutputConfig, is_distributed, loop_arguments, one_gpu_a_process
 from hyperseek.scoring import Points, Scorer, vectors_of
 from hyperseek.training._cards import card_head
 from hyperseek.training._epoch_batches import EpochBatches

@@ -23,13 +23,12 @@ from hyperseek.data import (
 from hyperseek.data.lengths import automatic_lengths, every_nth
 from hyperseek.data.open import parse_source
 from hyperseek.data.preparing import examples_from_table
-from hyperseek.data.row_files import rows_fingerprint
+from hyperseek.data.tables import rows_fingerprint
 from hyperseek.errors import ConfigError
 from hyperseek.models import Retriever
 from hyperseek.models.loading import set_length
 from hyperseek.models.retriever import SIDES, Side
-from hyperseek.runs.arguments import is_first_process
-from hyperseek.runs.recipe import expanded
+from hyperseek.runs.recipe import expanded, is_first_process
 from hyperseek.runs.record import SourceUse
 from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._recipe import DataConfig, DevSetConfig, SourceConfig

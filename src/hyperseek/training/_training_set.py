@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 from hyperseek._ancestors import hop_range
 from hyperseek._relevance import Relevance, text_key
 from hyperseek.errors import DataError
-from hyperseek.runs.arguments import is_distributed
+from hyperseek.runs.recipe import is_distributed
 from hyperseek.training.losses import NO_DOCUMENT, Material
 
 if TYPE_CHECKING:  # the cache reads recipes, which read the compositions of batches

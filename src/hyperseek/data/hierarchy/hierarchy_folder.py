@@ -26,7 +26,7 @@ from hyperseek._long_work import progress
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._text_files import read_corpus, write_beir
 from hyperseek.data.examples import CoarseOptions, ExampleItem, TrainingExample, qualified, with_coarse
-from hyperseek.data.hierarchy.edges import (
+from hyperseek.data.hierarchy import (
     NEGATIVES,
     SPLITS,
     Negatives,

@@ -16,7 +16,7 @@ from hyperseek._documents import id_of, number_of
 from hyperseek.data.examples import ExampleItem, TrainingExample, cleaned, content_id, qualified
 from hyperseek.data.hub import hub_rows
 from hyperseek.data.reading import ErrorReport, Faults, OnError, Row, base_stem
-from hyperseek.data.row_files import file_rows
+from hyperseek.data.tables import file_rows
 from hyperseek.errors import InputError, shown
 from hyperseek.types import Query
 

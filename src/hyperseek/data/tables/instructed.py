@@ -24,7 +24,7 @@ from hyperseek._documents import ID_KEYS, TEXT_KEYS, find_key, id_of
 from hyperseek.data.examples import ExampleItem, TrainingExample, content_id, instruction_before, qualified
 from hyperseek.data.hub import hub_file, hub_paths, hub_rows
 from hyperseek.data.reading import ErrorReport, Faults, OnError, Row
-from hyperseek.data.row_files import file_rows, is_table, row_files
+from hyperseek.data.tables import file_rows, is_table, row_files
 from hyperseek.data.tables.columns import BadRow, Table, examples_of_rows, optional_text, table_name, table_rows
 from hyperseek.errors import DataError, InputError, shown
 from hyperseek.types import Query

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field
 from torch import Tensor, nn
 
 from hyperseek._config import Config
-from hyperseek.runs.arguments import is_distributed
+from hyperseek.runs.recipe import is_distributed
 from hyperseek.scoring import Points, Scorer
 
 
