@@ -29,7 +29,7 @@ from hyperseek.adapting._fitting import LowRank, Map, Material, Steps, Tuned, be
 from hyperseek.cards import Card, JudgedPair
 from hyperseek.cli import app
 from hyperseek.models import ModelConfig, Retriever, build
-from hyperseek.models.families.card import query_map
+from hyperseek.models.families.dense import query_map
 from hyperseek.plan import Plan
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 

@@ -81,7 +81,7 @@ def test_the_hub_is_read_by_configuration_and_set(monkeypatch):
         asked.append((name, split))
         yield from enumerate(DOCUMENTS if name.endswith("#documents") else EXAMPLES, start=1)
 
-    monkeypatch.setattr("hyperseek.data._bright.hub_rows", hub_rows)
+    monkeypatch.setattr("hyperseek.data._known_collections.hub_rows", hub_rows)
     assert open_dataset("bright:pony").count() == 6
     assert open_dataset("bright:mine/copy#own+grit_reason").qrels("test")["0"] == {"d2": 1}
     assert {name for name, _ in asked} == {

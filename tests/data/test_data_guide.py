@@ -10,7 +10,7 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from hyperseek.cli import app
-from hyperseek.data import _pydocs
+from hyperseek.data import _known_collections
 
 GUIDES = Path(__file__).parents[2] / "docs"
 
@@ -29,8 +29,10 @@ def run_commands(block):
 
 def test_snippets_run(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    docstrings = list(_pydocs.standard_library())  # parsed once, though the guide opens the corpus five times
-    monkeypatch.setattr(_pydocs, "standard_library", lambda: iter(docstrings))
+    docstrings = list(
+        _known_collections.standard_library()
+    )  # parsed once, though the guide opens the corpus five times
+    monkeypatch.setattr(_known_collections, "standard_library", lambda: iter(docstrings))
     text = "".join((GUIDES / name).read_text() for name in ("data.md", "mining.md"))
     blocks = re.findall(r"```(python|sh)\n(.*?)```", text, re.DOTALL)
     assert {language for language, _ in blocks} == {"python", "sh"}

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from hyperseek.data import open_dataset, write_beir
-from hyperseek.data._pydocs import Docstring, build_pydocs, divide, installed_package, split_of
+from hyperseek.data._known_collections import Docstring, build_pydocs, divide, installed_package, split_of
 from hyperseek.data.reading import Faults
 from hyperseek.errors import DataError
 

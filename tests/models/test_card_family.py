@@ -21,8 +21,8 @@ from hyperseek.errors import ConfigError, InputError, ModelError
 from hyperseek.evaluation import rank_index
 from hyperseek.index import Index
 from hyperseek.models import CardConfig, CardHead, ModelConfig, Retriever, build, load
-from hyperseek.models.families.card import CardFamily
 from hyperseek.models.families.card_reading import read_seen
+from hyperseek.models.families.dense import CardFamily
 from hyperseek.scoring import CardScorer, LinearScorer, QNetScorer, VectorPoints, load_scorer
 from hyperseek.types import Document, Query, QueryOptions
 

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from hyperseek.cli import app
 from hyperseek.errors import HyperseekError, ModelError
 from hyperseek.models import import_hrm, load
-from hyperseek.models.importers.hrm import HRMCheckpoint
+from hyperseek.models.importers.one_file import HRMCheckpoint
 from hyperseek.nn.levels import Refinement, TokenAttentionPooler, at_radius
 from hyperseek.scoring import vectors_of
 

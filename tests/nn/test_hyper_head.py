@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hyperseek import HyperseekError
-from hyperseek.nn.hyper_head import HyperHead
+from hyperseek.models.families.qnet import HyperHead
 
 SHAPES = ([(16, 12), (12, 20), (20, 1)], [(12, 1), (20, 1)])
 

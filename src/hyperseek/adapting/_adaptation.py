@@ -43,7 +43,7 @@ from hyperseek.data.tables import file_rows, is_table
 from hyperseek.errors import DataError, InputError, shown
 from hyperseek.index import Index
 from hyperseek.models import Retriever
-from hyperseek.models.families.card import query_map
+from hyperseek.models.families.dense import query_map
 from hyperseek.plan import Auto, Feedback, Plan
 from hyperseek.scoring import Points
 from hyperseek.types import Document

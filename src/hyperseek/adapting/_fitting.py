@@ -18,7 +18,7 @@ from torch import Tensor
 from hyperseek._long_work import progress
 from hyperseek.errors import InputError
 from hyperseek.models import Blends, ModelConfig, Retriever, build, join_routes
-from hyperseek.models.families.card import without_cards
+from hyperseek.models.families.dense import without_cards
 from hyperseek.models.modules import run_modules
 from hyperseek.scoring import Points, Scorer, Space, point_scorer, vectors_of
 

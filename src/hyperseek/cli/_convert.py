@@ -45,9 +45,8 @@ def convert(
     """
     from hyperseek._files import write_json
     from hyperseek.models import export_colbert, import_hrm, import_hydra, import_hypencoder, import_hyprag, load
-    from hyperseek.models.importers.hrm import HRMCheckpoint, is_hrm
-    from hyperseek.models.importers.hydra import is_hydra
     from hyperseek.models.importers.hyprag import is_hyprag
+    from hyperseek.models.importers.one_file import HRMCheckpoint, is_hrm, is_hydra
 
     if to is not None:
         _refuse(

@@ -7,10 +7,10 @@ prepare("training", ["pydocs:train"])
 ```
 """
 
-from hyperseek.data._bright import BRIGHT_GROUPS
 from hyperseek.data._cards import CardComparison, CardFinding, check_card, compare_cards, draft_card
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._judged import QrelsOptions, examples_from_qrels
+from hyperseek.data._known_collections import BRIGHT_GROUPS
 from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, write_qrels, write_run
 from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
 from hyperseek.data.examples import CoarseOptions, ExampleItem, TrainingExample

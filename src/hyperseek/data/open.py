@@ -47,12 +47,12 @@ def _check(name: str, value: object) -> None:
 
 
 _OURS = {
-    "bright": "hyperseek.data._bright:BRIGHT",
+    "bright": "hyperseek.data._known_collections:BRIGHT",
     "files": "hyperseek.data._text_files:FILES",
     "folder": "hyperseek.data._text_files:FOLDER",
     "hub": "hyperseek.data.hub:HUB",
     "ir_datasets": "hyperseek.data.hub:IR_DATASETS",
-    "pydocs": "hyperseek.data._pydocs:PYDOCS",
+    "pydocs": "hyperseek.data._known_collections:PYDOCS",
 }
 SOURCES: Registry[Any] = Registry("data source", "hyperseek.sources", _OURS, check=_check)
 

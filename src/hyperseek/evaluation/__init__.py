@@ -9,8 +9,15 @@ from hyperseek.evaluation._hierarchy_measures import EntityPairs, PairScores, cl
 from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_file, rank_index
-from hyperseek.evaluation._result import Evaluation, Protocol, SetMeans, set_means
-from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
+from hyperseek.evaluation._result import (
+    Evaluation,
+    Protocol,
+    SetMeans,
+    Slices,
+    set_means,
+    slice_by_training,
+    trained_on,
+)
 from hyperseek.evaluation._significance import bootstrap_intervals, holm, paired_test
 from hyperseek.evaluation.hierarchy_rankings import (
     ancestor_hops,

@@ -19,8 +19,7 @@ from rich.text import Text
 from hyperseek._config import LARGEST_SEED, Config
 from hyperseek._files import write_json
 from hyperseek.errors import InputError, UnknownNameError, printable
-from hyperseek.evaluation._result import Evaluation, check_alike, recorded_differences, unlike_keys
-from hyperseek.evaluation._seen import SLICES
+from hyperseek.evaluation._result import SLICES, Evaluation, check_alike, recorded_differences, unlike_keys
 from hyperseek.evaluation._significance import RESAMPLES, Floats, bootstrap_intervals, holm, paired_test, settled
 
 _NOTABLE = 0.05  # p-values below are set in bold

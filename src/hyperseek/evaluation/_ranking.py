@@ -17,8 +17,7 @@ from hyperseek.cards import Card
 from hyperseek.data import read_run
 from hyperseek.errors import InputError, shown
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, cutoffs, depth, measure_names
-from hyperseek.evaluation._result import Evaluation, Protocol, measuring_versions
-from hyperseek.evaluation._seen import Slices, slice_by_training, trained_on
+from hyperseek.evaluation._result import Evaluation, Protocol, Slices, measuring_versions, slice_by_training, trained_on
 from hyperseek.mining import BM25, BM25Settings
 from hyperseek.plan import as_plan
 from hyperseek.scoring import Scorer

@@ -26,10 +26,9 @@ from hyperseek.models.family import (
     transformer_of,
 )
 from hyperseek.models.importers.colbert import export_colbert
-from hyperseek.models.importers.hrm import import_hrm
-from hyperseek.models.importers.hydra import import_hydra
 from hyperseek.models.importers.hypencoder import import_hypencoder
 from hyperseek.models.importers.hyprag import import_hyprag, read_hyprag
+from hyperseek.models.importers.one_file import import_hrm, import_hydra
 from hyperseek.models.loading import build, load
 from hyperseek.models.modules import Blends, CompilesQueries, Encoder, PlacesDocuments, SavedModule, route_width
 from hyperseek.models.retriever import Retriever

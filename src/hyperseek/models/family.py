@@ -135,7 +135,7 @@ def _check_family(name: str, value: Any) -> None:
 
 
 _OWN = {
-    "card": "hyperseek.models.families.card:CardFamily",
+    "card": "hyperseek.models.families.dense:CardFamily",
     "dense": "hyperseek.models.families.dense:Dense",
     "late": "hyperseek.models.families.late:Late",
     "levels": "hyperseek.models.families.level_head:LevelsFamily",

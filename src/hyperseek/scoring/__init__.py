@@ -1,7 +1,7 @@
 """The form of documents (Points), how they compare (Space), and what queries become (Scorer)."""
 
 from hyperseek.scoring._card import CardScorer, DocumentHead
-from hyperseek.scoring._function import FunctionScorer, OnnxScorer
+from hyperseek.scoring._functions import FunctionScorer, Landmarks, OnnxScorer, SurrogateScorer, surrogate
 from hyperseek.scoring._geometries import Chart, Geometry, register_space
 from hyperseek.scoring._levels import LevelScorer, level_options
 from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer, XTRScorer, xtr_scores
@@ -15,7 +15,6 @@ from hyperseek.scoring._qnet import (
 )
 from hyperseek.scoring._scorer import LinearScorer, Scorer, load_scorer, point_scorer, register_scorer
 from hyperseek.scoring._space import Space
-from hyperseek.scoring._surrogate import Landmarks, SurrogateScorer, surrogate
 
 __all__ = [
     "EMPTY_SCORE",

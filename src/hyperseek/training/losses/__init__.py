@@ -9,20 +9,6 @@ from hyperseek.training.losses._cards import (
     WrongCardConfig,
     WrongCardLoss,
 )
-from hyperseek.training.losses._contrastive import (
-    ContrastiveConfig,
-    ContrastiveLoss,
-    OwnCrossEntropyConfig,
-    OwnCrossEntropyLoss,
-)
-from hyperseek.training.losses._distillation import (
-    AnchorConfig,
-    AnchorLoss,
-    KLConfig,
-    KLLoss,
-    MarginMSEConfig,
-    MarginMSELoss,
-)
 from hyperseek.training.losses._hierarchy import (
     CoarseToFineConfig,
     CoarseToFineLoss,
@@ -38,6 +24,18 @@ from hyperseek.training.losses._objective import (
     Objective,
     XTRConfig,
     register_loss,
+)
+from hyperseek.training.losses._score_losses import (
+    AnchorConfig,
+    AnchorLoss,
+    ContrastiveConfig,
+    ContrastiveLoss,
+    KLConfig,
+    KLLoss,
+    MarginMSEConfig,
+    MarginMSELoss,
+    OwnCrossEntropyConfig,
+    OwnCrossEntropyLoss,
 )
 
 __all__ = [

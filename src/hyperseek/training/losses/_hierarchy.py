@@ -20,7 +20,7 @@ from hyperseek.geometry.polar import split_polar
 from hyperseek.nn.levels import fine_shares, weights_of_levels
 from hyperseek.scoring import Scorer, vectors_of
 from hyperseek.training.losses._base import Loss, LossConfig, Material, ScoredBatch, masked_mean
-from hyperseek.training.losses._contrastive import NegativesConfig, NegativesLoss
+from hyperseek.training.losses._score_losses import NegativesConfig, NegativesLoss
 
 
 class HierarchyConfig(LossConfig):

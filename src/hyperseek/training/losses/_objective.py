@@ -30,12 +30,12 @@ def _check_loss(name: str, value: Any) -> None:
 
 
 _OURS = {
-    "contrastive": f"{_HOME}._contrastive:ContrastiveLoss",
-    "pooled": f"{_HOME}._contrastive:PooledLoss",
-    "own_cross_entropy": f"{_HOME}._contrastive:OwnCrossEntropyLoss",
-    "margin_mse": f"{_HOME}._distillation:MarginMSELoss",
-    "kl": f"{_HOME}._distillation:KLLoss",
-    "anchor": f"{_HOME}._distillation:AnchorLoss",
+    "contrastive": f"{_HOME}._score_losses:ContrastiveLoss",
+    "pooled": f"{_HOME}._score_losses:PooledLoss",
+    "own_cross_entropy": f"{_HOME}._score_losses:OwnCrossEntropyLoss",
+    "margin_mse": f"{_HOME}._score_losses:MarginMSELoss",
+    "kl": f"{_HOME}._score_losses:KLLoss",
+    "anchor": f"{_HOME}._score_losses:AnchorLoss",
     "entailment": f"{_HOME}._hierarchy:EntailmentLoss",
     "radius": f"{_HOME}._hierarchy:RadiusLoss",
     "coarse_to_fine": f"{_HOME}._hierarchy:CoarseToFineLoss",

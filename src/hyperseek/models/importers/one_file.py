@@ -1,8 +1,11 @@
-"""Import of checkpoints of the Hierarchical Reasoning Embedding Model, which its own evaluation cannot read.
+"""Import of checkpoints that are one file of torch: of the Hierarchical Reasoning Embedding Model, and of Hydra.
 
-A checkpoint is one file of torch: `model_state` with all weights, those of the frozen trunk included, and `args`, the
-flags of its training. Some forks write `hrm_state_dict`, without the trunk, and the trunk's name beside it; their
-`proj_scale` is not read, as only directions of tangents count.
+HRM's have `model_state` with all weights, those of the frozen trunk included, and `args`, the flags of its training;
+its own evaluation cannot read them. Some forks write `hrm_state_dict`, without the trunk, and the trunk's name beside
+it; their `proj_scale` is not read, as only directions of tangents count.
+
+Hydra's, `hypernet.pt`, which no code of its own can load, have `task_encoder_proj`, the projection of a card's vector,
+and `head_gen`, the generator. They name neither the encoder nor the cards; sizes tell which of the two heads it is.
 """
 
 from __future__ import annotations
@@ -22,12 +25,14 @@ from hyperseek._config import Config
 from hyperseek._files import reading
 from hyperseek._machine import check_device
 from hyperseek.errors import ModelError, shown
+from hyperseek.models.families.card_head import CardHead
 from hyperseek.models.families.level_head import LevelsConfig, LevelsFamily, LevelsHead
-from hyperseek.models.family import ModelConfig, transformer_of
+from hyperseek.models.family import ModelConfig, join_routes, transformer_of
 from hyperseek.models.importers.hypencoder import is_stored_in_full, read_pickled
 from hyperseek.models.loading import load, loading, set_length
 from hyperseek.models.model_files import check_usable
 from hyperseek.models.retriever import SIDES, Retriever
+from hyperseek.nn.heads import HydraHead, HydraProjectionHead
 from hyperseek.nn.levels import fine_shares, radii_of_levels, weights_of_levels
 
 _NAMES = ("checkpoint_best.pt", "checkpoint_final.pt", "checkpoint_last.pt")
@@ -37,6 +42,11 @@ _WRAPPERS = ("module.", "_orig_mod.")
 _TRUNK = "backbone."
 # How much a trunk's weights may differ where they were saved in half precision.
 _ROUNDED = 4e-3
+
+_HYDRA_NAME = "hypernet.pt"
+_HYDRA_PARTS = {"task_encoder_proj": "projection", "head_gen": "param_gen"}
+# A module of torch puts its attribute's name in front.
+_HYDRA_PREFIXES = ("module.", "_orig_mod.", "projection.", "param_gen.")
 
 
 class HRMSettings(Config, extra="ignore"):
@@ -130,7 +140,7 @@ class HRMCheckpoint:
             ModelError: There is no such file, or it is not such a checkpoint.
         """
         file = _file(Path(path))
-        content = _read(file)
+        content = _read_hrm(file)
         state = next((content[name] for name in _STATES if name in content), None)
         if not isinstance(state, dict) or not isinstance(content.get("args", {}), dict):
             raise ModelError(
@@ -211,7 +221,7 @@ def _file(path: Path) -> Path:
     return found
 
 
-def _read(file: Path) -> dict[str, Any]:
+def _read_hrm(file: Path) -> dict[str, Any]:
     with reading(file, "a checkpoint", error=ModelError):
         if not zipfile.is_zipfile(file):
             raise ModelError(f"{file} is not a file of torch.save; give a checkpoint_*.pt of the original")
@@ -283,3 +293,78 @@ def _is_alike(ours: Tensor, theirs: Tensor) -> bool:
     if ours.shape != theirs.shape:
         return False
     return torch.allclose(ours.cpu().float(), theirs.float(), rtol=_ROUNDED, atol=_ROUNDED)
+
+
+def is_hydra(path: Path) -> bool:
+    """Return whether a path may be a checkpoint of Hydra, by its name: `hypernet.pt`, or a folder with it."""
+    return (path.is_file() and path.name == _HYDRA_NAME) or (path / _HYDRA_NAME).is_file()
+
+
+def import_hydra(
+    checkpoint: str | os.PathLike[str],
+    *,
+    trunk: str | os.PathLike[str] = "minilm",
+    device: str | None = "cpu",
+) -> Retriever:
+    """Read a checkpoint as a retriever, which is asked with a card.
+
+    Args:
+        checkpoint: `hypernet.pt`, or a folder with it.
+        trunk: Folder or name of the frozen encoder, which the checkpoint does not name; the original's default is
+            all-MiniLM-L6-v2.
+        device: Device of the model; None takes a GPU if there is one.
+
+    Returns:
+        The retriever, in float32; `save` writes it in this library's format.
+
+    Raises:
+        ModelError: It is not such a checkpoint, or belongs to an encoder of another size.
+    """
+    given = Path(checkpoint)
+    file = given / _HYDRA_NAME if given.is_dir() else given
+    tensors = _read_hydra(file)
+    dimension, width = tensors["projection.0.weight"].shape[1], tensors["projection.0.weight"].shape[0]
+    hidden, count = tensors["param_gen.0.weight"].shape[0], tensors["param_gen.4.weight"].shape[0]
+    with loading("a checkpoint", checkpoint, str(file)):
+        encoder = load(trunk, device=check_device(device))
+        if encoder.space.dimension != dimension:
+            raise ModelError(
+                f"{file} belongs to an encoder of {dimension} dimensions, and {trunk} has {encoder.space.dimension}; "
+                f"give its own with trunk= or --trunk"
+            )
+        kinds = {HydraHead(dimension).count: "hydra", HydraProjectionHead(dimension).count: "hydra_projection"}
+        if count not in kinds:
+            raise ModelError(f"{file} generates {count:,} numbers, and Hydra's heads have {shown(list(kinds))}")
+        similarity = str(encoder.model.similarity_fn_name)
+        head = CardHead(dimension, similarity, head=kinds[count], width=width, generator=hidden)
+        head.compiler.load_state_dict(tensors)
+        return join_routes([*encoder.route("query"), head], encoder.route("document"), encoder)
+
+
+def _read_hydra(file: Path) -> dict[str, Tensor]:
+    """Return the tensors by our names; ModelError unless they are those of a checkpoint."""
+    content: Any = read_pickled(file, "a checkpoint of Hydra")
+    if not isinstance(content, Mapping) or not all(isinstance(content.get(part), Mapping) for part in _HYDRA_PARTS):
+        names = sorted(map(str, content)) if isinstance(content, Mapping) else type(content).__name__
+        raise ModelError(
+            f"{file} is not a checkpoint of Hydra: it holds no {' and '.join(_HYDRA_PARTS)}, but {shown(names)}"
+        )
+    found: dict[str, Tensor] = {}
+    for part, ours in _HYDRA_PARTS.items():
+        for name, tensor in content[part].items():
+            plain = str(name)
+            for prefix in _HYDRA_PREFIXES:
+                plain = plain.removeprefix(prefix)
+            if not isinstance(tensor, Tensor) or not is_stored_in_full(tensor) or not tensor.is_floating_point():
+                raise ModelError(f"{file}: {part} holds {shown(name)}, which is not a whole tensor of numbers")
+            found[f"{ours}.{plain}"] = tensor.float()
+    layers = {"projection": (0, 2, 3), "param_gen": (0, 2, 4)}
+    wanted = {f"{ours}.{layer}.{kind}" for ours, own in layers.items() for layer in own for kind in ("weight", "bias")}
+    if found.keys() != wanted:
+        odd = sorted(found.keys() ^ wanted)
+        raise ModelError(f"{file} is not a checkpoint of Hydra: missing or unknown tensors {shown(odd)}")
+    for name in wanted:
+        axes = 2 if name.endswith("weight") and name != "projection.3.weight" else 1
+        if found[name].ndim != axes:
+            raise ModelError(f"{file}: {name} has the shape {tuple(found[name].shape)}, which Hydra's has not")
+    return found
