@@ -48,7 +48,6 @@ NAMED_ALIKE = {
     "_search.py",
     "_sources.py",
     "_trainer.py",
-    "family.py",
 }
 
 

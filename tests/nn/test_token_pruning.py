@@ -16,7 +16,7 @@ from sentence_transformers.base.modules import Transformer
 
 from hyperseek.errors import ConfigError, InputError, ModelError
 from hyperseek.models import ModelConfig, build
-from hyperseek.models.family import FAMILIES
+from hyperseek.models.families import FAMILIES
 from hyperseek.nn.token_pruning import PruningTransformer, generate_pruning_mask
 
 IMPORTANCES = ["idf", "first_layer", "gate"]

@@ -7,6 +7,15 @@ if importlib.util.find_spec("peft") and not importlib.util.find_spec("accelerate
     # transformers imports peft wherever it is found, and peft cannot be imported without accelerate.
     sys.modules["peft"] = None  # type: ignore[assignment]
 
+from hyperseek.models.families import (
+    FAMILIES,
+    Family,
+    ModelConfig,
+    encoder_modules,
+    join_routes,
+    register_family,
+    transformer_of,
+)
 from hyperseek.models.families.card_head import CardConfig, CardHead
 from hyperseek.models.families.dense import LinearHeadConfig
 from hyperseek.models.families.late import LateConfig, LateRetriever
@@ -16,15 +25,6 @@ from hyperseek.models.families.lorentz.encoder import LorentzEncoder, LorentzEnc
 from hyperseek.models.families.lorentz.head import LorentzHead
 from hyperseek.models.families.lorentz.transformer import LorentzPoints, LorentzPooling, LorentzTransformer
 from hyperseek.models.families.qnet import PaddedMeanPooling, QNetConfig, QNetHead
-from hyperseek.models.family import (
-    FAMILIES,
-    Family,
-    ModelConfig,
-    encoder_modules,
-    join_routes,
-    register_family,
-    transformer_of,
-)
 from hyperseek.models.importers.colbert import export_colbert
 from hyperseek.models.importers.hypencoder import import_hypencoder
 from hyperseek.models.importers.hyprag import import_hyprag, read_hyprag

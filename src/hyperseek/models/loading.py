@@ -34,7 +34,7 @@ from hyperseek.errors import (
     shortened,
     suggestion,
 )
-from hyperseek.models.family import FAMILIES, ModelConfig, usable_families
+from hyperseek.models.families import FAMILIES, ModelConfig, usable_families
 from hyperseek.models.model_files import ModelFiles, check_complete, check_usable
 from hyperseek.models.retriever import SIDES, Retriever, Side
 

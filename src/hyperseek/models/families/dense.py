@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from hyperseek._config import Config
 from hyperseek.cards import Card
 from hyperseek.errors import ConfigError
+from hyperseek.models.families import Family, ModelConfig, encoder_modules, join_routes
 from hyperseek.models.families.card_head import CardConfig, CardHead
-from hyperseek.models.family import Family, ModelConfig, encoder_modules, join_routes
 from hyperseek.models.modules import route_width
 from hyperseek.models.retriever import Retriever
 

@@ -26,7 +26,7 @@ from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import ConfigError, InputError
 from hyperseek.geometry.euclidean import unit_vectors
 from hyperseek.models.encoding import described_tokens, resolve_dtype
-from hyperseek.models.family import Family, ModelConfig, transformer_of
+from hyperseek.models.families import Family, ModelConfig, transformer_of
 from hyperseek.models.loading import load_container
 from hyperseek.models.model_files import MOST_TOKENS
 from hyperseek.models.modules import run_modules

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from hyperseek._config import LARGEST_SEED, Config, meaningless
 from hyperseek.errors import ConfigError, ModelError, shown
 from hyperseek.geometry.polar import FARTHEST
-from hyperseek.models.family import Family, ModelConfig, encoder_modules, join_routes, transformer_of
+from hyperseek.models.families import Family, ModelConfig, encoder_modules, join_routes, transformer_of
 from hyperseek.models.modules import SavedModule, route_width
 from hyperseek.models.retriever import Retriever
 from hyperseek.nn.levels import (

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from hyperseek._config import Config
 from hyperseek.errors import ConfigError, InputError, UnknownNameError
-from hyperseek.models.family import Family, ModelConfig, encoder_modules, join_routes, transformer_of
+from hyperseek.models.families import Family, ModelConfig, encoder_modules, join_routes, transformer_of
 from hyperseek.models.modules import SavedModule, route_width
 from hyperseek.models.retriever import Retriever
 from hyperseek.scoring import LinearScorer, QNetScorer, Scorer, Space, build_converter

@@ -25,9 +25,9 @@ from hyperseek._config import Config
 from hyperseek._files import reading
 from hyperseek._machine import check_device
 from hyperseek.errors import ModelError, shown
+from hyperseek.models.families import ModelConfig, join_routes, transformer_of
 from hyperseek.models.families.card_head import CardHead
 from hyperseek.models.families.level_head import LevelsConfig, LevelsFamily, LevelsHead
-from hyperseek.models.family import ModelConfig, join_routes, transformer_of
 from hyperseek.models.importers.hypencoder import is_stored_in_full, read_pickled
 from hyperseek.models.loading import load, loading, set_length
 from hyperseek.models.model_files import check_usable
