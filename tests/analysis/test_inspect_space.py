@@ -195,7 +195,7 @@ def test_a_missing_package_is_found_before_the_work(
     def work(*_: Any, **__: Any) -> None:
         pytest.fail("the work began")
 
-    monkeypatch.setattr("hyperseek.analysis._shape.require", missing)
-    monkeypatch.setattr("hyperseek.analysis._shape._read_points", work)
+    monkeypatch.setattr("hyperseek.analysis._reports.require", missing)
+    monkeypatch.setattr("hyperseek.analysis._reports._read_points", work)
     with pytest.raises(MissingExtraError):
         inspect_space(lorentz_index, output=tmp_path if output else None)

@@ -1,7 +1,14 @@
 """The form of documents (Points), how they compare (Space), and what queries become (Scorer)."""
 
-from hyperseek.scoring._card import CardScorer, DocumentHead
-from hyperseek.scoring._functions import FunctionScorer, Landmarks, OnnxScorer, SurrogateScorer, surrogate
+from hyperseek.scoring._functions import (
+    CardScorer,
+    DocumentHead,
+    FunctionScorer,
+    Landmarks,
+    OnnxScorer,
+    SurrogateScorer,
+    surrogate,
+)
 from hyperseek.scoring._geometries import Chart, Geometry, register_space
 from hyperseek.scoring._levels import LevelScorer, level_options
 from hyperseek.scoring._maxsim import EMPTY_SCORE, MaxSimScorer, XTRScorer, xtr_scores

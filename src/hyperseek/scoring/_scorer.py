@@ -307,7 +307,7 @@ SCORERS: Registry[type[Scorer]] = Registry(
     "scorer",
     "hyperseek.scorers",
     {
-        "card": "hyperseek.scoring._card:CardScorer",
+        "card": "hyperseek.scoring._functions:CardScorer",
         "function": "hyperseek.scoring._functions:FunctionScorer",
         "level": "hyperseek.scoring._levels:LevelScorer",
         "linear": "hyperseek.scoring._scorer:LinearScorer",
