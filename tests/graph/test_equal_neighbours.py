@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from hyperseek.graph.neighbours import nearest
+from hyperseek.graph.building import nearest
 
 
 def test_equals_are_taken_by_row() -> None:

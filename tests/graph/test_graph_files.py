@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hyperseek.errors import DataError, InputError, StoreError
-from hyperseek.graph import NeighbourGraph, building, estimate_graph, neighbours
+from hyperseek.graph import NeighbourGraph, building, estimate_graph
 
 
 @pytest.fixture
@@ -30,9 +30,8 @@ def small_blocks() -> Iterator[None]:
 @contextmanager
 def few_documents() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        for module in (building, neighbours):
-            patch.setattr(module, "ROWS", 16, raising=False)
-            patch.setattr(module, "COLUMNS", 24, raising=False)
+        patch.setattr(building, "ROWS", 16)
+        patch.setattr(building, "COLUMNS", 24)
         yield
 
 
@@ -107,13 +106,13 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, method):
     expected = NeighbourGraph.build(tmp_path / "whole", vectors, degree=5, method=method).neighbours
     monkeypatch.setattr(building, "_COMMIT_EVERY", 0.0)
     monkeypatch.setattr(building, "_BATCH", 1)
-    calls = []
+    calls, nearest = [], building.nearest
 
     def die_at_the_fifth(*arguments, **options):
         calls.append(None)
         if len(calls) == 5:
             raise KeyboardInterrupt
-        return neighbours.nearest(*arguments, **options)
+        return nearest(*arguments, **options)
 
     monkeypatch.setattr(building, "nearest", die_at_the_fifth)
     with pytest.raises(KeyboardInterrupt, match=r"4 of .* blocks of the graph are kept in .*killed"):
@@ -124,7 +123,7 @@ def test_a_killed_build_goes_on(tmp_path, monkeypatch, method):
 
     def count(*arguments, **options):
         blocks.append(None)
-        return neighbours.nearest(*arguments, **options)
+        return nearest(*arguments, **options)
 
     monkeypatch.setattr(building, "nearest", count)
     graph = NeighbourGraph.build(tmp_path / "killed", vectors, degree=5, method=method)

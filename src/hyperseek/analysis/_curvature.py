@@ -26,7 +26,7 @@ from hyperseek._long_work import progress
 from hyperseek.analysis._radii import distances
 from hyperseek.errors import InputError, require
 from hyperseek.geometry.euclidean import unit_vectors
-from hyperseek.graph.neighbours import nearest
+from hyperseek.graph.building import nearest
 from hyperseek.scoring import Space
 
 Floats = NDArray[np.float64]

@@ -2,8 +2,8 @@
 
 from hyperseek.graph._graph import NeighbourGraph
 from hyperseek.graph._search import GRAPH_PRESETS, GraphSearchConfig, GraphSearchResult, graph_search
-from hyperseek.graph.building import GraphEstimate, GraphInfo, estimate_graph
-from hyperseek.graph.index_graph import GraphConfig
+from hyperseek.graph.building import GraphInfo
+from hyperseek.graph.index_graph import GraphConfig, GraphEstimate, estimate_graph
 
 __all__ = [
     "GRAPH_PRESETS",

@@ -23,11 +23,11 @@ from hyperseek.graph.building import (
     MATRIX,
     REMEDY,
     GraphInfo,
+    Vectors,
     build_graph,
     finish,
     new_matrix,
 )
-from hyperseek.graph.neighbours import Vectors
 from hyperseek.types import Metric
 
 _CHUNK = 8192  # lists written at once

@@ -1,14 +1,16 @@
-"""The neighbour graph as a structure of an index."""
+"""The neighbour graph as a structure of an index, and what it costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import Field
 
 from hyperseek._files import new_array
@@ -16,12 +18,49 @@ from hyperseek.engines import CandidateRequest, Documents, Structure, StructureC
 from hyperseek.engines.structure import Ranking
 from hyperseek.graph._graph import NeighbourGraph
 from hyperseek.graph._search import GraphSearchConfig, graph_search
-from hyperseek.graph.building import GraphInfo, estimate_graph
+from hyperseek.graph.building import COLUMNS, QUERIES_TOGETHER, ROWS, GraphInfo, clustering_bytes, choose_method
 from hyperseek.scoring import Scorer, Space, vectors_of
 
 _FOLDER = "graph"
 _CHUNK = 8192  # documents written at once
 _CANDIDATES = (16, 64, 328)  # values of `ncandidates` that tuning tries
+
+
+@dataclass(frozen=True, slots=True)
+class GraphEstimate:
+    """What a graph will cost.
+
+    Attributes:
+        memory_bytes: Memory of a search: the graph, which is in the page cache and can be read from the disk instead,
+            and the marks of what each query has seen.
+        building_bytes: Peak memory of building it, without the vectors.
+        disk_bytes: Size on disk.
+    """
+
+    memory_bytes: int
+    building_bytes: int
+    disk_bytes: int
+
+
+def estimate_graph(
+    *, count: int, dimension: int, degree: int = 99, method: Literal["auto", "exact", "approximate"] = "auto"
+) -> GraphEstimate:
+    """Estimate what a graph will cost.
+
+    Args:
+        count: `N`.
+        dimension: `d`.
+        degree: Neighbours of a document.
+        method: As for `NeighbourGraph.build`.
+
+    Returns:
+        Bytes of memory and disk.
+    """
+    disk = count * degree * 4 + 128
+    cores = torch.get_num_threads()
+    compared = cores * 4 * (2 * ROWS * COLUMNS + 4 * (ROWS + COLUMNS) * dimension + 12 * ROWS * degree)
+    clusters = 0 if choose_method(method, count) == "exact" else clustering_bytes(count, dimension)
+    return GraphEstimate(disk + count * (QUERIES_TOGETHER + 4), compared + clusters, disk)
 
 
 class GraphConfig(StructureConfig):
