@@ -43,12 +43,6 @@ COLUMNS = 8192
 
 Vectors = Tensor | NDArray[np.floating[Any]]
 
-logger = logging.getLogger(__name__)
-
-_SAMPLE = 64  # sampled documents per cluster
-_ROUNDS = 8  # of k-means
-_PROBES = 64  # clusters in which neighbours are searched for
-
 QUERIES_TOGETHER = 32
 """Queries of a search that walk side by side."""
 
@@ -60,13 +54,17 @@ REMEDY = "delete the folder and build the graph again"
 _STATE = "building.json"
 _CLUSTERS = "clusters.npz"
 _COMMIT_EVERY = 5.0  # seconds
+_SAMPLE = 64  # sampled documents per cluster
+_ROUNDS = 8  # of k-means
+_PROBES = 64  # clusters in which neighbours are searched for
 _BATCH = 32  # blocks that the cores share; a run may commit after each batch
-
 
 _Block = tuple[NDArray[np.integer[Any]], Callable[[], Iterator[NDArray[np.integer[Any]]]]]
 """Rows whose neighbours are wanted, and the rows to search, in chunks."""
 
 Method = Literal["exact", "approximate"]
+
+logger = logging.getLogger(__name__)
 
 
 def read_rows(vectors: Vectors, rows: slice | NDArray[np.integer[Any]]) -> Tensor:

@@ -18,7 +18,7 @@ from hyperseek.engines import CandidateRequest, Documents, Structure, StructureC
 from hyperseek.engines.structure import Ranking
 from hyperseek.graph._graph import NeighbourGraph
 from hyperseek.graph._search import GraphSearchConfig, graph_search
-from hyperseek.graph.building import COLUMNS, QUERIES_TOGETHER, ROWS, GraphInfo, clustering_bytes, choose_method
+from hyperseek.graph.building import COLUMNS, QUERIES_TOGETHER, ROWS, GraphInfo, choose_method, clustering_bytes
 from hyperseek.scoring import Scorer, Space, vectors_of
 
 _FOLDER = "graph"
