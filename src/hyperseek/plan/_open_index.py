@@ -18,7 +18,7 @@ from hyperseek._machine import Kept
 from hyperseek._order import NOTHING, best_positions, without_rounding
 from hyperseek.errors import InputError, StoreError
 from hyperseek.plan._rounding import product_scan
-from hyperseek.plan.exhaustive import exact_scores, longest_norm, whole_scan, wide_scan
+from hyperseek.plan.exhaustive import exact_scores, longest_norm, uneven_norms, whole_scan, wide_scan
 from hyperseek.scoring import EMPTY_SCORE, Points, Scorer
 from hyperseek.store.attachments import Attached, Attachment, Attachments, open_attached
 from hyperseek.store.snapshot import Snapshot
@@ -207,9 +207,15 @@ class Search:
 
     def _scan_whole(self, points: Points, scorer: Scorer, *, k: int) -> tuple[Tensor, Tensor]:
         """Score all documents, which are in memory."""
-        key, measure = ("longest norm", scorer.space), partial(longest_norm, scorer.space, points.rows)
-        longest = self.index.keep(key, measure, size=sys.getsizeof)
-        return whole_scan(scorer, points, k=k, longest=longest, chunk_rows=self.snapshot.chunk_rows)
+
+
+        def kept(name: str, measure: Callable[[Space, Tensor], float]) -> float:
+            key, measured = (name, scorer.space), partial(measure, scorer.space, points.rows)
+            return self.index.keep(key, measured, size=sys.getsizeof)
+
+        longest, uneven = kept("longest norm", longest_norm), kept("uneven norms", uneven_norms)
+        rows = self.snapshot.chunk_rows
+        return whole_scan(scorer, points, k=k, longest=longest, chunk_rows=rows, uneven=uneven)
 
 
 @dataclass(frozen=True, slots=True)

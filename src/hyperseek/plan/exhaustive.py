@@ -10,6 +10,8 @@ Shapes: `Q` queries, `N` documents, `n` documents of a chunk or candidates of a 
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
@@ -26,8 +28,13 @@ from hyperseek.store.snapshot import Snapshot
 
 # Queries of a group, which are scored together: with 32,768 documents, 4 MiB of scores.
 _QUERIES = 32
+# Queries that share one product of a whole scan, and the scores of a block: larger products pack documents less often.
+_TOGETHER = 128
+_SCORES = 1 << 20
 # Largest difference of equal documents' scores, relative to the highest: float32 sums differ by less.
 _UNEVEN = 2.0**-12
+# Differences of norms from 1 that are as small as the rounding of a product.
+_EVEN = 2.0**-18
 # How many more than k are scored in float64 at first: enough that a second pass is rare.
 _SPARE = 16
 # Points of candidates gathered at a time.
@@ -85,7 +92,9 @@ def wide_scan(
     return _stream(scorer, chunks, k, PreciseQueries.of(scorer), longest)
 
 
-def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_rows: int) -> tuple[Tensor, Tensor]:
+def whole_scan(
+    scorer: Scorer, points: Points, *, k: int, longest: float, chunk_rows: int, uneven: float = math.inf
+) -> tuple[Tensor, Tensor]:
     """Return the result of `wide_scan` for documents in memory, in less time.
 
     Float64 scores are computed once, for the best by float32 scores; if these rule out too few documents, `wide_scan`
@@ -97,6 +106,7 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
         k: At least 1.
         longest: `longest_norm` of all documents.
         chunk_rows: Documents of a chunk.
+        uneven: `uneven_norms` of all documents, if known: where it is small, they need not be scaled to norm 1.
 
     Returns:
         As `wide_scan`.
@@ -108,7 +118,8 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
     precise, kept = PreciseQueries.of(scorer), k + max(_SPARE, k // 8)
     if precise is None or kept >= len(points) or scorer.device.type != "cpu":
         return wide_scan(scorer, chunks, k=k, longest=longest)
-    top, rows = _stream(scorer, chunks, kept, None, None, levelled=False)  # float64 scores make equal documents equal
+    as_stored = uneven <= _EVEN
+    top, rows = _highest(scorer, points, kept, chunk_rows, as_stored=as_stored)  # float64 scores make equal documents equal
     scores = torch.empty(rows.shape, dtype=torch.float64)
     groups = [slice(start, start + _QUERIES) for start in range(0, len(scorer), _QUERIES)]
     pending = iter(groups)
@@ -121,10 +132,66 @@ def whole_scan(scorer: Scorer, points: Points, *, k: int, longest: float, chunk_
     scale = precise.scale(longest)
     best, found = _exact_first(scores, rows, scale, k)
     # Unchosen documents score at most as high as the last chosen one.
-    unsure = (precise.highest(top[:, -1:], scale) >= best[:, -1:])[:, 0].nonzero()[:, 0]
+    highest = precise.highest(top[:, -1:], scale) + (uneven if as_stored else 0.0)
+    unsure = (highest >= best[:, -1:])[:, 0].nonzero()[:, 0]
     if len(unsure):
         best[unsure], found[unsure] = wide_scan(scorer[unsure], chunks, k=k, longest=longest)
     return best, found
+
+
+def _highest(
+    scorer: Scorer, points: Points, kept: int, chunk_rows: int, *, as_stored: bool
+) -> tuple[Tensor, Tensor]:
+    """Return each query's `kept` highest float32 scores, best first, and their rows; equal scores in any order.
+
+    A product of many queries reads and packs the documents once for all, so that cores share documents, not queries.
+    """
+    with torch.inference_mode():
+        starts = range(0, len(scorer), _TOGETHER)
+        prepare, scored = _compiled(scorer, starts, as_stored=as_stored)
+        rows = min(chunk_rows, max(1, _SCORES // min(len(scorer), _TOGETHER)))
+        best = [_Highest(range(start, min(start + _TOGETHER, len(scorer))), kept) for start in starts]
+        places = range(0, len(points), rows)
+        pending = iter([(place, found, score) for place in places for found, score in zip(best, scored, strict=True)])
+        lock = threading.Lock()
+
+        def work() -> None:
+            while True:
+                with lock:
+                    task = next(pending, None)
+                if task is None:
+                    return
+                place, found, score = task
+                found.add(score(prepare(points[place : place + rows])), place)
+
+        run_on_cores(work, at_most=len(places) * len(best))
+        return torch.cat([found.scores for found in best]), torch.cat([found.rows for found in best])
+
+
+class _Highest:
+    """The highest scores of a group of queries, from blocks in any order."""
+
+    def __init__(self, queries: range, kept: int) -> None:
+        self._queries, self._kept = queries, kept
+        self._lock = threading.Lock()
+        self.scores, self.rows = torch.empty(len(queries), 0), torch.empty(len(queries), 0, dtype=torch.int64)
+
+    def add(self, scores: Tensor, row: int) -> None:
+        """Merge the `(Q, n)` scores of a block that begins at a row."""
+        top, columns = best_columns(scores, self._kept)
+        _check_defined(top, self._queries)
+        with self._lock:
+            joined, rows = torch.cat([self.scores, top], dim=1), torch.cat([self.rows, columns + row], dim=1)
+            self.scores, order = joined.topk(min(self._kept, joined.shape[1]), dim=1)
+            self.rows = rows.gather(1, order)
+
+
+def _check_defined(top: Tensor, queries: range) -> None:
+    """Raise InputError if a score is not a number: such scores are chosen first, so none is missed."""
+    undefined = top.isnan().any(dim=1)
+    if undefined.any():
+        query = queries[int(undefined.nonzero()[0])]
+        raise InputError(f"query {query} (from 0) scores documents as not-a-number; are its own numbers finite?")
 
 
 def _stream(
@@ -133,20 +200,13 @@ def _stream(
     k: int,
     precise: PreciseQueries | None,
     longest: float | None,
-    *,
-    levelled: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """Find the best `k` of chunks of documents: by float64 scores with `precise`, otherwise by levelled or raw ones."""
+    """Find the best `k` of chunks of documents: by float64 scores with `precise`, otherwise by levelled ones."""
     with torch.inference_mode():
         starts = range(0, len(scorer), _QUERIES)
         prepare, scored = _compiled(scorer, starts)
         best = [
-            _Best(
-                k,
-                range(start, min(start + _QUERIES, len(scorer))),
-                precise and precise[start : start + _QUERIES],
-                levelled=levelled,
-            )
+            _Best(k, range(start, min(start + _QUERIES, len(scorer))), precise and precise[start : start + _QUERIES])
             for start in starts
         ]
         row = 0
@@ -167,15 +227,22 @@ def _stream(
     return scores.cpu().clone(), rows.cpu().clone()
 
 
-def _compiled(scorer: Scorer, starts: range) -> tuple[Callable[[Points], Any], list[Callable[[Any], Tensor]]]:
-    """Return a function that prepares a chunk, and for each group of queries one that scores a prepared chunk."""
+def _compiled(
+    scorer: Scorer, starts: range, *, as_stored: bool = False
+) -> tuple[Callable[[Points], Any], list[Callable[[Any], Tensor]]]:
+    """Return a function that prepares a chunk, and for each group of queries one that scores a prepared chunk.
+
+    With `as_stored`, products are of documents as they are stored: scaling them to norm 1 again takes as long as the
+    product with a hundred queries.
+    """
+    size = starts.step
     vectors = scorer.linear() if scorer.space.plain_product else None
     if vectors is None:
-        return _same, [scorer[start : start + _QUERIES].score for start in starts]
+        return _same, [scorer[start : start + size].score for start in starts]
     chart = scorer.space.chart("inner_product")
     lifted = chart.lift_queries(vectors.float())
-    groups: list[Callable[[Any], Tensor]] = [lifted[start : start + _QUERIES].matmul for start in starts]
-    return lambda chunk: chart.lift_documents(chunk).T, groups
+    groups: list[Callable[[Any], Tensor]] = [lifted[start : start + size].matmul for start in starts]
+    return lambda chunk: (vectors_of(chunk).float() if as_stored else chart.lift_documents(chunk)).T, groups
 
 
 def _same(chunk: Points) -> Points:
@@ -208,11 +275,10 @@ def _add(
 class _Best:
     """The best `k` so far of a group of queries, sorted; equal scores by row."""
 
-    def __init__(self, k: int, queries: range, precise: PreciseQueries | None, *, levelled: bool) -> None:
+    def __init__(self, k: int, queries: range, precise: PreciseQueries | None) -> None:
         self._k = k
         self._queries = queries
         self._precise = precise
-        self._levelled = levelled
         self._longest = 0.0
         self._marks = torch.empty(len(queries), 0, dtype=torch.int64)
         self.scores = torch.empty(len(queries), 0, dtype=torch.float32 if precise is None else torch.float64)
@@ -222,18 +288,12 @@ class _Best:
         """Merge the `(Q, n)` float32 scores of a chunk's documents."""
         spare = 0 if self._precise is None else max(_SPARE, self._k // 8)
         top, columns = best_columns(scores, self._k + spare)
-        undefined = top.isnan().any(dim=1)  # NaN scores are chosen first, so none is missed
-        if undefined.any():
-            query = self._queries[int(undefined.nonzero()[0])]
-            raise InputError(f"query {query} (from 0) scores documents as not-a-number; are its own numbers finite?")
+        _check_defined(top, self._queries)
         self.scores, self.rows = self.scores.to(scores.device), self.rows.to(scores.device)
         if self._precise is not None:
             self._add_exactly(self._precise, scores, top, columns, chunk)
-        elif self._levelled:
-            self._add_levelled(scores, top, columns, chunk)
         else:
-            joined, rows = self._with(slice(None), top, columns + chunk.row)
-            self._keep(joined, rows)
+            self._add_levelled(scores, top, columns, chunk)
 
     def _add_levelled(self, scores: Tensor, top: Tensor, columns: Tensor, chunk: _Chunk) -> None:
         """Level equal documents among all that may be among the best but for rounding."""
@@ -433,6 +493,17 @@ def longest_norm(space: Space, documents: Tensor) -> float:
     if space.rounding != "norms" or not len(documents):
         return 0.0
     return float(torch.linalg.vector_norm(documents.float(), dim=1).max()) * (1 + 2.0**-12)
+
+
+def uneven_norms(space: Space, documents: Tensor) -> float:
+    """Return the largest difference of norms of `(N, w)` documents from 1; infinity if the space does not scale them.
+
+    Cosines differ from products with documents as they are stored by no more than that.
+    """
+    if not (space.unit_norm and space.plain_product) or not len(documents):
+        return math.inf
+    parts = torch.split(documents, max(1, _GATHERED_BYTES // (8 * documents.shape[1])))
+    return max(float((torch.linalg.vector_norm(part.double(), dim=1) - 1).abs().max()) for part in parts)
 
 
 def _exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | None = None) -> tuple[Tensor, Tensor]:
