@@ -1,15 +1,18 @@
 """What the order of results costs: an exhaustive search of an index beside a plain float32 top-k of the same scores.
 
-    python benchmarks/order.py [--documents 100000] [--dimension 384] [--queries 1 32] [--depths 10 100 1000]
+    python benchmarks/order.py [--documents 100000] [--queries 1 32 64] [--kinds cosine] [--depths 10 100 1000]
 
 Documents and queries are random vectors of about norm 1. What takes turns:
 
 * "plain": the same float32 scores (products of stored vectors, distances by explicit differences), `topk` of each
-  block, and equal scores by row among those that it took; blocks and groups of queries are those of the scan;
+  block of documents, and equal scores by row among those that it took; each core takes groups of 32 queries;
+* "bare": the product of all queries with all documents and its `topk`, two calls of torch; cosines as products of unit
+  vectors; not for distances;
 * "scan": the scan of an index, which ranks by float64 scores and makes those equal that differ by rounding alone;
 * "search": `Index.search(engine="exact")`, which also looks up ids and makes a `Hit` of each result.
 
-The table shows medians; "scan of plain" and "search of plain" are medians of the rounds' ratios.
+The table shows medians; the ratios are medians of the rounds'. "bare / search" is the share of a search's time that
+the bare product would take: above 1, the search is faster.
 """
 
 from __future__ import annotations
@@ -29,7 +32,8 @@ from _hardware import describe_hardware, median_ratio, take_turns
 from hyperseek._machine import run_on_cores
 from hyperseek.index import Index
 from hyperseek.plan import EXACT
-from hyperseek.plan.exhaustive import _QUERIES, longest_norm, whole_scan
+from hyperseek.plan._rounding import longest_norm, uneven_norms
+from hyperseek.plan.exhaustive import whole_scan
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.store.snapshot import CHUNK
 from hyperseek.types import Document
@@ -46,7 +50,7 @@ def draw(count: int, dimension: int, seed: int) -> Tensor:
 
 def plain_top(kind: str, queries: Tensor, documents: Tensor, k: int) -> Callable[[], None]:
     """Return a function that finds the best `k` by float32 scores."""
-    groups = torch.split(queries, _QUERIES)
+    groups = torch.split(queries, 32)
 
     def top(group: Tensor) -> tuple[Tensor, Tensor]:
         best, rows = torch.empty(len(group), 0), torch.empty(len(group), 0, dtype=torch.int64)
@@ -77,13 +81,20 @@ def plain_top(kind: str, queries: Tensor, documents: Tensor, k: int) -> Callable
     return run
 
 
+def bare_top(queries: Tensor, documents: Tensor, k: int) -> None:
+    """Multiply and choose."""
+    with torch.inference_mode():
+        (queries @ documents.T).topk(min(k, len(documents)), dim=1)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=int, default=100_000)
     parser.add_argument("--dimension", type=int, default=384)
-    parser.add_argument("--queries", type=int, nargs="+", default=[1, 32])
+    parser.add_argument("--queries", type=int, nargs="+", default=[1, 32, 64])
     parser.add_argument("--depths", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--processor-time", action="store_true", help="of all threads, for machines with other work")
@@ -95,11 +106,11 @@ def main() -> None:
     print(describe_hardware())
     print(f"\n{count:,} vectors of {dimension} dimensions, ms of {clock} for all queries,")
     print(f"median of {arguments.repeats} rounds\n")
-    print("| space | queries | k | plain | scan | search | scan of plain | search of plain |")
-    print("|" + "---|" * 8)
+    print("| space | queries | k | plain | bare | scan | search | scan / plain | search / plain | bare / search |")
+    print("|" + "---|" * 10)
     vectors = draw(count, dimension, 0)
     documents = [Document(str(row), "") for row in range(count)]
-    for kind in KINDS:
+    for kind in arguments.kinds:
         space = Space(kind, dimension)
         stored = space.canonical(vectors)
         with tempfile.TemporaryDirectory() as folder:
@@ -113,18 +124,24 @@ def main() -> None:
 def print_line(index: Index, scorer: LinearScorer, stored: Tensor, k: int, arguments: argparse.Namespace) -> None:
     """Measure one number of queries and documents."""
     kind, points = index.space.kind, VectorPoints(stored)
-    longest = longest_norm(index.space, stored)
+    measured = {"longest": longest_norm(index.space, stored), "uneven": uneven_norms(index.space, stored)}
+    bare = {"bare": partial(bare_top, scorer.queries, stored, k)} if index.space.plain_product else {}
     seconds = take_turns(
         {
             "plain": plain_top(kind, scorer.queries, stored, k),
-            "scan": partial(whole_scan, scorer, points, k=k, longest=longest, chunk_rows=CHUNK),
+            **bare,
+            "scan": partial(whole_scan, scorer, points, k=k, chunk_rows=CHUNK, **measured),
             "search": partial(index.search, scorer, k=k, engine=EXACT, texts=False),
         },
         arguments.repeats,
         clock=time.process_time if arguments.processor_time else time.perf_counter,
     )
-    times = " | ".join(f"{1000 * statistics.median(rounds):.1f}" for rounds in seconds.values())
-    ratios = " | ".join(f"{median_ratio(seconds[name], seconds['plain']):.2f}" for name in ("scan", "search"))
+    times = " | ".join(
+        f"{1000 * statistics.median(seconds[name]):.1f}" if name in seconds else "-"
+        for name in ("plain", "bare", "scan", "search")
+    )
+    compared = [("scan", "plain"), ("search", "plain"), ("bare", "search")]
+    ratios = " | ".join(f"{median_ratio(seconds[a], seconds[b]):.2f}" if a in seconds else "-" for a, b in compared)
     print(f"| {kind} | {len(scorer)} | {k:,} | {times} | {ratios} |", flush=True)
 
 

@@ -17,9 +17,9 @@ from torch import Tensor
 from hyperseek._machine import Kept
 from hyperseek._order import NOTHING, best_positions, without_rounding
 from hyperseek.errors import InputError, StoreError
-from hyperseek.plan._rounding import product_scan
-from hyperseek.plan.exhaustive import exact_scores, longest_norm, uneven_norms, whole_scan, wide_scan
-from hyperseek.scoring import EMPTY_SCORE, Points, Scorer
+from hyperseek.plan._rounding import longest_norm, product_scan, uneven_norms
+from hyperseek.plan.exhaustive import exact_scores, whole_scan, wide_scan
+from hyperseek.scoring import EMPTY_SCORE, Points, Scorer, Space
 from hyperseek.store.attachments import Attached, Attachment, Attachments, open_attached
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.types import QueryOptions
@@ -207,7 +207,6 @@ class Search:
 
     def _scan_whole(self, points: Points, scorer: Scorer, *, k: int) -> tuple[Tensor, Tensor]:
         """Score all documents, which are in memory."""
-
 
         def kept(name: str, measure: Callable[[Space, Tensor], float]) -> float:
             key, measured = (name, scorer.space), partial(measure, scorer.space, points.rows)

@@ -7,19 +7,24 @@ In curved spaces, products of float32 features lose the order of near documents,
 their rounding error has a proven bound, so that they bound scores from above: exact scores decide on the few documents
 that are left. Where the bounds do not tell enough documents apart, every document is scored.
 
+In flat spaces the same is true of near ties alone, which `PreciseQueries` scores in float64.
+
 Shapes: `Q` queries, `N` documents, `n` documents of a query's own, `f` features.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from hyperseek._machine import run_on_cores
 from hyperseek._order import best_columns, best_positions
-from hyperseek.scoring import Chart, Points, Scorer, VectorPoints, vectors_of
+from hyperseek.scoring import Chart, Points, Scorer, Space, VectorPoints, vectors_of
 from hyperseek.store.snapshot import Snapshot
 
 ROUNDING = {"highest": 0.0, "high": 2.0**-10, "medium": 2.0**-7}
@@ -38,6 +43,12 @@ _LIFTED = 8192
 _LONGEST = 1e15
 # Roundings of a feature, in units of the last place: its radius, of at most 35, and the functions of it.
 _OPERATIONS = 64
+# Points of candidates scored in float64 at a time: they stay in a core's cache.
+_PRECISE_BYTES = 1 << 20
+# Operations on a coordinate in addition to its sum: scaling to norm 1, a difference, a root.
+_STEPS = 32
+# Relative differences of float64 scores up to this come from the order of their sums.
+_SAME = 2.0**-46
 # Relative rounding of exact scores, with room.
 _EXACT = 2.0**-16
 
@@ -206,3 +217,134 @@ def _highest(queries: Tensor, features: Tensor, kept: int) -> tuple[Tensor, Tens
 
     run_on_cores(work, at_most=len(groups))
     return least, rows
+
+
+@dataclass(frozen=True)
+class PreciseQueries:
+    """Linear queries of a space with known rounding of float32 scores, whose near ties float64 resolves.
+
+    Attributes:
+        space: A space whose `rounding` is not None.
+        vectors: `(Q, w)` float32.
+    """
+
+    space: Space
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, scorer: Scorer) -> Self | None:
+        """Return a scorer's queries; None if it is not linear, or the rounding of its space is unknown."""
+        vectors = None if scorer.space.rounding is None else scorer.linear()
+        return None if vectors is None else cls(scorer.space, vectors.detach().float())
+
+    def __getitem__(self, queries: slice | Tensor) -> PreciseQueries:
+        return PreciseQueries(self.space, self.vectors[queries])
+
+    def scale(self, longest: float) -> Tensor | None:
+        """Bound the terms that scores are summed from.
+
+        Args:
+            longest: `longest_norm` of the documents.
+
+        Returns:
+            `(Q, 1)` float64 bounds of their size; None if they are as large as the scores themselves.
+        """
+        if self.space.rounding == "score":
+            return None
+        norms = torch.linalg.vector_norm(self.vectors.double(), dim=1, keepdim=True)
+        return norms * longest if self.space.rounding == "norms" else torch.ones_like(norms)
+
+    def highest(self, scores: Tensor, scale: Tensor | None) -> Tensor:
+        """Return upper bounds of the true scores from `(Q, n)` float32 ones; monotonic in these."""
+        # The error of summing d products of rounded numbers, in any order, is below this (Higham, Accuracy and
+        # Stability of Numerical Algorithms, section 3.1); for cosines three times, as both norms are such sums.
+        unit = (3 * self.space.dimension + _STEPS) * 2.0**-24 + 2 * ROUNDING[torch.get_float32_matmul_precision()]
+        wide = scores.double()
+        return wide + (unit * (wide.abs() if scale is None else scale)).nan_to_num(torch.inf, torch.inf)
+
+    def score(self, vectors: Tensor, rows: Tensor) -> Tensor:
+        """Score each query's documents, given by rows, in float64.
+
+        Args:
+            vectors: `(N, w)` documents.
+            rows: `(Q, n)`, from 0.
+
+        Returns:
+            `(Q, n)` float64.
+        """
+        scores = torch.empty(rows.shape, dtype=torch.float64, device=vectors.device)
+        width = max(1, min(rows.shape[1], _PRECISE_BYTES // (8 * vectors.shape[1])))
+        height = max(1, _PRECISE_BYTES // (8 * width * vectors.shape[1]))
+        for start in range(0, len(rows), height):
+            queries = self.vectors[start : start + height].double()
+            for column in range(0, rows.shape[1], width):
+                part = rows[start : start + height, column : column + width]
+                own = vectors.index_select(0, part.flatten()).double()
+                scores[start : start + height, column : column + width] = self.space.score_own_precisely(
+                    queries, own.view(*part.shape, -1)
+                )
+        return scores
+
+
+def longest_norm(space: Space, documents: Tensor) -> float:
+    """Return an upper bound of the norms of `(N, w)` documents; 0 if rounding does not depend on them."""
+    if space.rounding != "norms" or not len(documents):
+        return 0.0
+    return float(torch.linalg.vector_norm(documents.float(), dim=1).max()) * (1 + 2.0**-12)
+
+
+def uneven_norms(space: Space, documents: Tensor) -> float:
+    """Return the largest difference of norms of `(N, w)` documents from 1; infinity if the space does not scale them.
+
+    Cosines differ from products with documents as they are stored by no more than that.
+    """
+    if not (space.unit_norm and space.plain_product) or not len(documents):
+        return math.inf
+    parts = torch.split(documents, max(1, _PRECISE_BYTES // (8 * documents.shape[1])))
+    return max(float((torch.linalg.vector_norm(part.double(), dim=1) - 1).abs().max()) for part in parts)
+
+
+def exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | None = None) -> tuple[Tensor, Tensor]:
+    """Sort rows by float64 scores; those that differ by rounding alone are made equal, and equal ones rank by row.
+
+    Args:
+        scores: `(Q, n)`.
+        rows: `(Q, n)`, from 0.
+        scale: As returned by `PreciseQueries.scale`.
+        k: How many to keep; None for all.
+
+    Returns:
+        Scores and rows `(Q, min(k, n))`.
+    """
+    falling, order = scores.sort(dim=1, descending=True)
+    together = _together(falling, scale)
+    if together.any():
+        return best_positions(_merged(falling, together), rows.gather(1, order), k)
+    return falling[:, :k], rows.gather(1, order[:, :k])
+
+
+def equalised(scores: Tensor, scale: Tensor | None) -> Tensor:
+    """Make float64 scores equal if they differ by rounding alone.
+
+    Args:
+        scores: `(Q, n)`.
+        scale: As returned by `PreciseQueries.scale`.
+
+    Returns:
+        `(Q, n)`: such neighbours all get the highest one's score.
+    """
+    falling, order = scores.sort(dim=1, descending=True)
+    together = _together(falling, scale)
+    return torch.empty_like(scores).scatter_(1, order, _merged(falling, together)) if together.any() else scores
+
+
+def _together(falling: Tensor, scale: Tensor | None) -> Tensor:
+    """Return `(Q, n - 1)`: which scores equal the one before them."""
+    size = falling[:, 1:].abs() if scale is None else scale
+    return (falling[:, :-1] - falling[:, 1:] <= _SAME * size) | (falling[:, :-1] == falling[:, 1:])
+
+
+def _merged(falling: Tensor, together: Tensor) -> Tensor:
+    places = torch.arange(falling.shape[1], device=falling.device).expand_as(falling).clone()
+    places[:, 1:].masked_fill_(together, 0)
+    return falling.gather(1, places.cummax(dim=1).values)

@@ -13,17 +13,16 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from hyperseek._machine import one_core, run_on_cores
-from hyperseek._order import NOTHING, best_columns, best_positions
+from hyperseek._order import NOTHING, best_columns
 from hyperseek.errors import InputError
-from hyperseek.plan._rounding import ROUNDING, level, marks_of
-from hyperseek.scoring import Points, Scorer, Space, vectors_of
+from hyperseek.plan._rounding import PreciseQueries, equalised, exact_first, level, longest_norm, marks_of
+from hyperseek.scoring import Points, Scorer, vectors_of
 from hyperseek.store.snapshot import Snapshot
 
 # Queries of a group, which are scored together: with 32,768 documents, 4 MiB of scores.
@@ -39,12 +38,6 @@ _EVEN = 2.0**-18
 _SPARE = 16
 # Points of candidates gathered at a time.
 _GATHERED_BYTES = 16 << 20
-# Points of candidates scored in float64 at a time: they stay in a core's cache.
-_PRECISE_BYTES = 1 << 20
-# Operations on a coordinate in addition to its sum: scaling to norm 1, a difference, a root.
-_OPERATIONS = 32
-# Relative differences of float64 scores up to this come from the order of their sums.
-_SAME = 2.0**-46
 
 
 def scan(scorer: Scorer, chunks: Iterable[Points], *, k: int, excluded: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -119,7 +112,9 @@ def whole_scan(
     if precise is None or kept >= len(points) or scorer.device.type != "cpu":
         return wide_scan(scorer, chunks, k=k, longest=longest)
     as_stored = uneven <= _EVEN
-    top, rows = _highest(scorer, points, kept, chunk_rows, as_stored=as_stored)  # float64 scores make equal documents equal
+    top, rows = _highest(
+        scorer, points, kept, chunk_rows, as_stored=as_stored
+    )  # float64 scores make equal documents equal
     scores = torch.empty(rows.shape, dtype=torch.float64)
     groups = [slice(start, start + _QUERIES) for start in range(0, len(scorer), _QUERIES)]
     pending = iter(groups)
@@ -130,7 +125,7 @@ def whole_scan(
 
     run_on_cores(work, at_most=len(groups))
     scale = precise.scale(longest)
-    best, found = _exact_first(scores, rows, scale, k)
+    best, found = exact_first(scores, rows, scale, k)
     # Unchosen documents score at most as high as the last chosen one.
     highest = precise.highest(top[:, -1:], scale) + (uneven if as_stored else 0.0)
     unsure = (highest >= best[:, -1:])[:, 0].nonzero()[:, 0]
@@ -139,9 +134,7 @@ def whole_scan(
     return best, found
 
 
-def _highest(
-    scorer: Scorer, points: Points, kept: int, chunk_rows: int, *, as_stored: bool
-) -> tuple[Tensor, Tensor]:
+def _highest(scorer: Scorer, points: Points, kept: int, chunk_rows: int, *, as_stored: bool) -> tuple[Tensor, Tensor]:
     """Return each query's `kept` highest float32 scores, best first, and their rows; equal scores in any order.
 
     A product of many queries reads and packs the documents once for all, so that cores share documents, not queries.
@@ -162,7 +155,9 @@ def _highest(
                 if task is None:
                     return
                 place, found, score = task
-                found.add(score(prepare(points[place : place + rows])), place)
+                scores = score(prepare(points[place : place + rows]))
+                with one_core():
+                    found.add(scores, place)
 
         run_on_cores(work, at_most=len(places) * len(best))
         return torch.cat([found.scores for found in best]), torch.cat([found.rows for found in best])
@@ -323,7 +318,7 @@ class _Best:
         width = int((highest >= self._least()).sum(dim=1).max()) if len(top) else 0  # the first ones of each
         exact = precise.score(vectors_of(chunk.points), columns[:, :width])
         before = self.scores, self.rows
-        self.scores, self.rows = _exact_first(
+        self.scores, self.rows = exact_first(
             *self._with(slice(None), exact, columns[:, :width] + chunk.row), scale, self._k
         )
         if top.shape[1] == scores.shape[1]:
@@ -337,7 +332,7 @@ class _Best:
             own, ranges = precise[one], None if known is None else known[one]
             near = (own.highest(scores[one], ranges) >= least[one])[0].nonzero().T
             joined = self._with(one, own.score(vectors_of(chunk.points), near), near + chunk.row)
-            found[0][one], found[1][one] = _exact_first(*joined, None if scale is None else scale[one], self._k)
+            found[0][one], found[1][one] = exact_first(*joined, None if scale is None else scale[one], self._k)
         self.scores, self.rows = found
 
     def _keep(self, scores: Tensor, rows: Tensor) -> Tensor:
@@ -402,7 +397,7 @@ def _score_precisely(precise: PreciseQueries, vectors: Tensor, places: Tensor, r
     with one_core():
         scores = precise.score(vectors, places.to(vectors.device)).cpu().masked_fill(rows == NOTHING, -torch.inf)
         scale = precise.scale(longest_norm(precise.space, vectors))
-        return _equalised(scores, None if scale is None else scale.cpu())
+        return equalised(scores, None if scale is None else scale.cpu())
 
 
 def _score_together(scorer: Scorer, vectors: Tensor, places: Tensor, scores: Tensor) -> None:
@@ -419,134 +414,3 @@ def _score_in_turn(scorer: Scorer, points: Points, places: Tensor, present: Tens
         if present[query].any():
             part = points[own[present[query]]].to(scorer.device)
             scores[query, present[query]] = scorer[query : query + 1].score(part)[0].float().cpu()
-
-
-@dataclass(frozen=True)
-class PreciseQueries:
-    """Linear queries of a space with known rounding of float32 scores, whose near ties float64 resolves.
-
-    Attributes:
-        space: A space whose `rounding` is not None.
-        vectors: `(Q, w)` float32.
-    """
-
-    space: Space
-    vectors: Tensor
-
-    @classmethod
-    def of(cls, scorer: Scorer) -> Self | None:
-        """Return a scorer's queries; None if it is not linear, or the rounding of its space is unknown."""
-        vectors = None if scorer.space.rounding is None else scorer.linear()
-        return None if vectors is None else cls(scorer.space, vectors.detach().float())
-
-    def __getitem__(self, queries: slice | Tensor) -> PreciseQueries:
-        return PreciseQueries(self.space, self.vectors[queries])
-
-    def scale(self, longest: float) -> Tensor | None:
-        """Bound the terms that scores are summed from.
-
-        Args:
-            longest: `longest_norm` of the documents.
-
-        Returns:
-            `(Q, 1)` float64 bounds of their size; None if they are as large as the scores themselves.
-        """
-        if self.space.rounding == "score":
-            return None
-        norms = torch.linalg.vector_norm(self.vectors.double(), dim=1, keepdim=True)
-        return norms * longest if self.space.rounding == "norms" else torch.ones_like(norms)
-
-    def highest(self, scores: Tensor, scale: Tensor | None) -> Tensor:
-        """Return upper bounds of the true scores from `(Q, n)` float32 ones; monotonic in these."""
-        # The error of summing d products of rounded numbers, in any order, is below this (Higham, Accuracy and
-        # Stability of Numerical Algorithms, section 3.1); for cosines three times, as both norms are such sums.
-        unit = (3 * self.space.dimension + _OPERATIONS) * 2.0**-24 + 2 * ROUNDING[torch.get_float32_matmul_precision()]
-        wide = scores.double()
-        return wide + (unit * (wide.abs() if scale is None else scale)).nan_to_num(torch.inf, torch.inf)
-
-    def score(self, vectors: Tensor, rows: Tensor) -> Tensor:
-        """Score each query's documents, given by rows, in float64.
-
-        Args:
-            vectors: `(N, w)` documents.
-            rows: `(Q, n)`, from 0.
-
-        Returns:
-            `(Q, n)` float64.
-        """
-        scores = torch.empty(rows.shape, dtype=torch.float64, device=vectors.device)
-        width = max(1, min(rows.shape[1], _PRECISE_BYTES // (8 * vectors.shape[1])))
-        height = max(1, _PRECISE_BYTES // (8 * width * vectors.shape[1]))
-        for start in range(0, len(rows), height):
-            queries = self.vectors[start : start + height].double()
-            for column in range(0, rows.shape[1], width):
-                part = rows[start : start + height, column : column + width]
-                own = vectors.index_select(0, part.flatten()).double()
-                scores[start : start + height, column : column + width] = self.space.score_own_precisely(
-                    queries, own.view(*part.shape, -1)
-                )
-        return scores
-
-
-def longest_norm(space: Space, documents: Tensor) -> float:
-    """Return an upper bound of the norms of `(N, w)` documents; 0 if rounding does not depend on them."""
-    if space.rounding != "norms" or not len(documents):
-        return 0.0
-    return float(torch.linalg.vector_norm(documents.float(), dim=1).max()) * (1 + 2.0**-12)
-
-
-def uneven_norms(space: Space, documents: Tensor) -> float:
-    """Return the largest difference of norms of `(N, w)` documents from 1; infinity if the space does not scale them.
-
-    Cosines differ from products with documents as they are stored by no more than that.
-    """
-    if not (space.unit_norm and space.plain_product) or not len(documents):
-        return math.inf
-    parts = torch.split(documents, max(1, _GATHERED_BYTES // (8 * documents.shape[1])))
-    return max(float((torch.linalg.vector_norm(part.double(), dim=1) - 1).abs().max()) for part in parts)
-
-
-def _exact_first(scores: Tensor, rows: Tensor, scale: Tensor | None, k: int | None = None) -> tuple[Tensor, Tensor]:
-    """Sort rows by float64 scores; those that differ by rounding alone are made equal, and equal ones rank by row.
-
-    Args:
-        scores: `(Q, n)`.
-        rows: `(Q, n)`, from 0.
-        scale: As returned by `PreciseQueries.scale`.
-        k: How many to keep; None for all.
-
-    Returns:
-        Scores and rows `(Q, min(k, n))`.
-    """
-    falling, order = scores.sort(dim=1, descending=True)
-    together = _together(falling, scale)
-    if together.any():
-        return best_positions(_merged(falling, together), rows.gather(1, order), k)
-    return falling[:, :k], rows.gather(1, order[:, :k])
-
-
-def _equalised(scores: Tensor, scale: Tensor | None) -> Tensor:
-    """Make float64 scores equal if they differ by rounding alone.
-
-    Args:
-        scores: `(Q, n)`.
-        scale: As returned by `PreciseQueries.scale`.
-
-    Returns:
-        `(Q, n)`: such neighbours all get the highest one's score.
-    """
-    falling, order = scores.sort(dim=1, descending=True)
-    together = _together(falling, scale)
-    return torch.empty_like(scores).scatter_(1, order, _merged(falling, together)) if together.any() else scores
-
-
-def _together(falling: Tensor, scale: Tensor | None) -> Tensor:
-    """Return `(Q, n - 1)`: which scores equal the one before them."""
-    size = falling[:, 1:].abs() if scale is None else scale
-    return (falling[:, :-1] - falling[:, 1:] <= _SAME * size) | (falling[:, :-1] == falling[:, 1:])
-
-
-def _merged(falling: Tensor, together: Tensor) -> Tensor:
-    places = torch.arange(falling.shape[1], device=falling.device).expand_as(falling).clone()
-    places[:, 1:].masked_fill_(together, 0)
-    return falling.gather(1, places.cummax(dim=1).values)
