@@ -5,16 +5,24 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+if TYPE_CHECKING:
+    from programs import Programs
+
 ROOT = Path(__file__).parent.parent
+sys.path.append(str(Path(__file__).parent))  # for `programs`
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# Programs that tests start, and the next run, need not compile this project again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores, and threads of all of them would wait for each other
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -73,6 +81,19 @@ def tiny_encoder(tmp_path_factory: pytest.TempPathFactory) -> str:
     tokenizer = BertTokenizer(vocab={word: index for index, word in enumerate(vocabulary)}, model_max_length=64)
     tokenizer.save_pretrained(folder)
     return str(folder)
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Programs]:
+    """Starts Python programs without the seconds that imports of large packages take; see `programs`."""
+    if not hasattr(os, "fork"):
+        pytest.skip("this system does not fork")
+    from programs import Programs
+
+    folder = tmp_path_factory.getbasetemp()
+    started = Programs(folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder)  # one for all workers
+    yield started
+    started.close()
 
 
 WriteLines = Callable[..., Path]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import typer
 
 from hyperseek.cli import app
 from hyperseek.training import read_recipe
+from programs import Programs
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -31,17 +31,17 @@ def user(tmp_path: Path) -> dict[str, str]:
     return {**os.environ, "PATH": path, "HYPERSEEK_CACHE": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1"}
 
 
-def run(command: list[str], folder: Path, environment: dict[str, str]) -> str:
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+def run(programs: Programs, arguments: list[str], folder: Path, environment: dict[str, str]) -> str:
+    result = programs.run(arguments, cwd=folder, env=environment)
     assert result.returncode == 0, result.stdout + result.stderr
     return result.stdout + result.stderr
 
 
 @pytest.mark.timeout(300)
-def test_python_snippets(tmp_path: Path, user: dict[str, str]) -> None:
+def test_python_snippets(tmp_path: Path, user: dict[str, str], programs: Programs) -> None:
     blocks = snippets("python")
     assert len(blocks) == 2
-    output = run([sys.executable, "-c", "\n".join(blocks)], tmp_path, user)
+    output = run(programs, ["-c", "\n".join(blocks)], tmp_path, user)
     lines = [line for line in output.splitlines() if "difflib" in line]
     # The search finds it first, and so do the untrained q-net through the index and its compiled scorer.
     assert lines[0].startswith("1 ")
@@ -72,7 +72,7 @@ def test_shell_commands_have_verbs_arguments_and_recipes_that_exist() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
-def test_shell_snippets(tmp_path: Path, user: dict[str, str]) -> None:
+def test_shell_snippets(tmp_path: Path, user: dict[str, str], programs: Programs) -> None:
     [block] = snippets("shell")
     output = run(["bash", "-euo", "pipefail", "-c", block], tmp_path, user)
     assert "difflib.get_close_matches" in output

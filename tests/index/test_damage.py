@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from hyperseek.errors import StoreError, UnknownNameError, WriteError
 from hyperseek.index import Index
 from hyperseek.plan import Graph
 from hyperseek.types import Document
+from programs import Programs
 
 DOCUMENTS = [
     Document(f"d{n}", f"river stone {n} road {n % 7} " + "text " * 20, f"Title {n}", {"n": n, "tags": ["a", "b"]})
@@ -201,14 +200,13 @@ def open_place() -> Iterator[Path]:
         yield Path(folder)
 
 
-def test_a_disk_that_cannot_be_written_is_an_error_of_ours(whole: Path, open_place: Path) -> None:
+def test_a_disk_that_cannot_be_written_is_an_error_of_ours(whole: Path, open_place: Path, programs: Programs) -> None:
     # Files of at most so many bytes; and a user who may not write there, whom only root can become.
     cases = ["100", "3000", *(["forbidden"] if os.getuid() == 0 else [])]
     for copy in ("warm", *cases):
         shutil.copytree(whole, open_place / copy)
     before = answers(Index.open(whole, model=FakeRetriever(), verify=True))  # type: ignore[arg-type]
-    command = [sys.executable, "-c", _LIMITED, str(open_place), __file__, *cases]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    result = programs.run(["-c", _LIMITED, str(open_place), __file__, *cases], timeout=200)
     assert result.returncode == 0, result.stderr[-2000:]
     ends = [line.split(" ", 2) for line in result.stdout.splitlines()]
     assert len(ends) == 10 * len(cases)

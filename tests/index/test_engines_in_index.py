@@ -258,7 +258,13 @@ CONDITIONS: list[tuple[str | None, Callable[[int], bool]]] = [
 ]
 
 
-@pytest.mark.parametrize("which", CASES)
+# Numbers of half precision are read in one way for all spaces; the fast suite has one space of each kind of scores.
+SLOW = {"cosine-float16", "euclidean-float16", "poincare-float16"}
+
+
+@pytest.mark.parametrize(
+    "which", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
+)
 def test_every_way_equals_the_oracle(which: str, tmp_path: Path) -> None:
     kind, make, storage = CASES[which]
     space = SPACES[kind]

@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 import hyperseek
+from programs import Programs
 
 
-def run(folder: Path, seconds: float) -> None:
+def run(programs: Programs, folder: Path, seconds: float) -> None:
     program = Path(__file__).with_name("filtered_readers.py")
-    command = [sys.executable, str(program), str(folder / "index"), str(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + 90, check=False)
+    done = programs.run([str(program), str(folder / "index"), str(seconds)], timeout=seconds + 90)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_filtered_readers_a_writer_and_a_compactor_neither_hang_nor_err(tmp_path: Path) -> None:
-    run(tmp_path, 6)
+def test_filtered_readers_a_writer_and_a_compactor_neither_hang_nor_err(tmp_path: Path, programs: Programs) -> None:
+    run(programs, tmp_path, 3)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(0)
-def test_filtered_readers_beside_a_writer_for_minutes(tmp_path: Path) -> None:
-    run(tmp_path, float(os.environ.get("HYPERSEEK_READERS_SECONDS", "180")))
+def test_filtered_readers_beside_a_writer_for_minutes(tmp_path: Path, programs: Programs) -> None:
+    run(programs, tmp_path, float(os.environ.get("HYPERSEEK_READERS_SECONDS", "180")))
 
 
 def test_no_fragment_is_asked_to_count_by_a_condition() -> None:

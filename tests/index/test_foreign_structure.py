@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import hyperseek
+from programs import Programs
 
 PACKAGE = '''
 """Documents by the signs of their first coordinates."""
@@ -165,15 +165,17 @@ assert [item.config.bits for item in index.attachments[:2]] == [2, 3]
 """
 
 
-def run_python(code: str, folder: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
+def run_python(programs: Programs, code: str, folder: Path, *paths: Path) -> subprocess.CompletedProcess[str]:
     source = Path(hyperseek.__file__).parent.parent
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (*paths, source)))}
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True)
+    done = programs.run(["-c", code], cwd=folder, env=environment)
     assert done.returncode == 0, done.stderr
     return done
 
 
-def test_a_structure_of_another_package_is_built_searched_tuned_and_inspected(tmp_path: Path) -> None:
+def test_a_structure_of_another_package_is_built_searched_tuned_and_inspected(
+    tmp_path: Path, programs: Programs
+) -> None:
     site = tmp_path / "site"
     (site / "signs-1.0.dist-info").mkdir(parents=True)
     (site / "signs.py").write_text(PACKAGE)
@@ -181,7 +183,7 @@ def test_a_structure_of_another_package_is_built_searched_tuned_and_inspected(tm
     (site / "signs-1.0.dist-info" / "entry_points.txt").write_text(
         "[hyperseek.structures]\nsigns = signs:Signs\nflat = signs:Taken\n"
     )
-    done = run_python(PROGRAM, tmp_path, site)
+    done = run_python(programs, PROGRAM, tmp_path, site)
     told = json.loads(done.stdout)
     assert told["kinds"] == ["centroids", "flat", "graph", "hnsw", "ivf", "lance", "qdrant", "qdrant-tokens", "signs"]
     assert "the entry point flat = 'signs:Taken' of the package signs is ignored" in done.stderr
@@ -206,5 +208,5 @@ def test_a_structure_of_another_package_is_built_searched_tuned_and_inspected(tm
     assert "bit: unknown key; did you mean 'bits'" in told["wrong"]
     assert told["ours"]
     # Where the package is missing, the index is searched and changed all the same.
-    done = run_python(WITHOUT, tmp_path)
+    done = run_python(programs, WITHOUT, tmp_path)
     assert "is not used: it searches an engine of the kind 'signs', whose package is not installed" in done.stderr

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -21,6 +20,7 @@ from hyperseek.plan import Engine, Rescore, stages
 from hyperseek.scoring import MaxSimScorer, Space
 from hyperseek.store.attachments import Attachments
 from hyperseek.types import Document
+from programs import Programs
 
 DIMENSION = 8
 SPACE = Space("tokens", DIMENSION)
@@ -193,10 +193,10 @@ Index.open(sys.argv[1]).build_engine({"kind": "centroids", "bits": 4})
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
-def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, programs: Programs) -> None:
     whole, index = make(tmp_path / "whole"), make(tmp_path / "index")
     index.drop("centroids")
-    done = subprocess.run([sys.executable, "-c", KILLED_BUILD, str(index.path)], env=dict(os.environ))
+    done = programs.run(["-c", KILLED_BUILD, str(index.path)])
     assert done.returncode == -9
     assert not Index.open(index.path, verify=True).attachments  # what is unfinished is in no list
     monkeypatch.setattr(Codebook, "learn", None)  # nothing is learned again
@@ -235,10 +235,10 @@ tests.add(index, tests.named(60, 75))
 
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by a signal")
 @pytest.mark.parametrize("moment", ["writing", "keys"])
-def test_a_killed_update_loses_nothing(moment: str, tmp_path: Path) -> None:
+def test_a_killed_update_loses_nothing(moment: str, tmp_path: Path, programs: Programs) -> None:
     index = make(tmp_path / "index")
     source = str(Path(__file__).parent)
-    done = subprocess.run([sys.executable, "-c", KILLED, str(index.path), moment, source], env=dict(os.environ))
+    done = programs.run(["-c", KILLED, str(index.path), moment, source])
     assert done.returncode == -9
     index = Index.open(index.path, verify=True)
     assert len(index) == 75

@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import random
 import re
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 import torch
@@ -17,39 +16,41 @@ from slow_build import COUNT, SHARD, corpus, main
 
 from hyperseek.errors import StoreError
 from hyperseek.index import Index, stored_documents
+from programs import Program, Programs
 
 KILLS = 3
 
 
-def start(folder: Path, log: Path) -> subprocess.Popen[str]:
-    program = Path(__file__).with_name("slow_build.py")
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
-    return subprocess.Popen(
-        [sys.executable, str(program), str(folder), str(log)], stdout=subprocess.PIPE, text=True, env=environment
-    )
+def start(programs: Programs, folder: Path, log: Path) -> tuple[Program, TextIO]:
+    """Start a writer; return it with what it reports."""
+    reading, writing = os.pipe()
+    program = programs.start([str(Path(__file__).with_name("slow_build.py")), str(folder), str(log)], stdout=writing)
+    os.close(writing)
+    return program, os.fdopen(reading)
 
 
-def killed_after(folder: Path, log: Path, wait: float) -> int:
+def killed_after(programs: Programs, folder: Path, log: Path, wait: float) -> int:
     """Kill a writer some time after its first report; return how many documents it had reported."""
     reported = stored_documents(folder)
-    with start(folder, log) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline()
+    process, reports = start(programs, folder, log)
+    with reports:
+        line = reports.readline()
         with pytest.raises(StoreError, match="in use by another writer"):
             main(folder, log)
         time.sleep(wait)
         process.kill()
-        for text in [line, *process.stdout]:
+        process.wait()
+        for text in [line, *reports]:
             if match := re.match(r"stored (\d+) documents", text):
                 reported = int(match[1])
     return reported
 
 
-def test_killed_at_random_moments(tmp_path: Path) -> None:
+def test_killed_at_random_moments(tmp_path: Path, programs: Programs) -> None:
     folder, log = tmp_path / "index", tmp_path / "encoded.txt"
     generator = random.Random(0)
     for _ in range(KILLS):
-        reported = killed_after(folder, log, generator.uniform(0, 0.3))
+        reported = killed_after(programs, folder, log, generator.uniform(0, 0.3))
         stored = stored_documents(folder)
         assert reported <= stored <= reported + SHARD
         assert stored % SHARD == 0

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -15,13 +12,14 @@ from index_fakes import FakeRetriever
 
 from hyperseek.index import Index
 from hyperseek.types import Document
+from programs import Program, Programs
 
 Acknowledged = dict[str, str | None]
 
 
-def start(folder: Path, journal: Path, seed: int) -> subprocess.Popen[bytes]:
+def start(programs: Programs, folder: Path, journal: Path, seed: int) -> Program:
     program = Path(__file__).with_name("changing_writer.py")
-    return subprocess.Popen([sys.executable, str(program), str(folder), str(journal), str(seed)], env={**os.environ})
+    return programs.start([str(program), str(folder), str(journal), str(seed)])
 
 
 def read(journal: Path) -> tuple[Acknowledged, set[str], int]:
@@ -65,7 +63,7 @@ def check(index: Index, journal: Path) -> int:
     return len(settled)
 
 
-def run(tmp_path: Path, seconds: float) -> tuple[int, int]:
+def run(programs: Programs, tmp_path: Path, seconds: float) -> tuple[int, int]:
     folder, journal = tmp_path / "index", tmp_path / "journal"
     model = FakeRetriever()
     Index.build(folder, [Document(name, f"river {name} v0") for name in NAMES[:20]], model)  # type: ignore[arg-type]
@@ -75,31 +73,32 @@ def run(tmp_path: Path, seconds: float) -> tuple[int, int]:
     kills = settled = 0
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        with start(folder, journal, seed=kills) as writer:
-            try:
-                lines = read(journal)[2]
-                while read(journal)[2] == lines and writer.poll() is None:  # it takes its time to import
-                    time.sleep(0.05)
-                kill_at = time.monotonic() + draw.uniform(0.2, 1.5)
-                while time.monotonic() < kill_at:
-                    settled += check(reader, journal)
-                assert writer.poll() is None, "the writer ended by itself"
-            finally:
-                writer.kill()
+        writer = start(programs, folder, journal, seed=kills)
+        try:
+            lines = read(journal)[2]
+            while read(journal)[2] == lines and writer.poll() is None:  # it takes its time to import
+                time.sleep(0.05)
+            kill_at = time.monotonic() + draw.uniform(0.2, 1.5)
+            while time.monotonic() < kill_at:
+                settled += check(reader, journal)
+            assert writer.poll() is None, "the writer ended by itself"
+        finally:
+            writer.kill()
+            writer.wait()
         kills += 1
         settled += check(reader, journal)
     assert read(journal)[2] > 10 * kills
     return kills, settled
 
 
-def test_nothing_acknowledged_is_lost(tmp_path: Path) -> None:
-    kills, settled = run(tmp_path, 6)
+def test_nothing_acknowledged_is_lost(tmp_path: Path, programs: Programs) -> None:
+    kills, settled = run(programs, tmp_path, 3)
     assert kills >= 1
     assert settled > 20
 
 
 @pytest.mark.slow
-def test_nothing_acknowledged_is_lost_in_a_minute(tmp_path: Path) -> None:
-    kills, settled = run(tmp_path, 60)
+def test_nothing_acknowledged_is_lost_in_a_minute(tmp_path: Path, programs: Programs) -> None:
+    kills, settled = run(programs, tmp_path, 60)
     assert kills >= 5
     assert settled > 500

@@ -6,8 +6,6 @@ import ast
 import os
 import re
 import shutil
-import subprocess
-import sys
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import hyperseek
 from hyperseek import _registry
 from hyperseek.errors import ConfigError, InputError, ModelError, UnknownNameError
 from hyperseek.models import FAMILIES, Family, LateConfig, ModelConfig, QNetConfig, SavedModule, build, register_family
+from programs import Programs
 
 ROOT = Path(__file__).parents[2]
 SOURCE = Path(hyperseek.__file__).parent
@@ -70,17 +69,17 @@ def installed(tmp_path: Path) -> Path:
     return folder
 
 
-def test_a_family_of_another_package_trains_encodes_and_searches(installed: Path, tmp_path: Path) -> None:
+def test_a_family_of_another_package_trains_encodes_and_searches(
+    installed: Path, tmp_path: Path, programs: Programs
+) -> None:
     for name in ("trunk", "collection"):
         shutil.copytree(SAVED / name, tmp_path / name, copy_function=shutil.copyfile)
     (tmp_path / "weighted.yaml").write_text(RECIPE)
     path = os.pathsep.join([str(SOURCE.parent), str(installed)])
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
+    done = programs.run(
+        ["-c", SCRIPT],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HYPERSEEK_CACHE": str(tmp_path / "cache")},
-        capture_output=True,
-        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "model.families card dense late levels lorentz qnet weighted\n" in done.stdout

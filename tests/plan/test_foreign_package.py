@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from hyperseek.plan._plan import STAGES
 from hyperseek.scoring import Geometry, LinearScorer, Space, register_scorer, register_space
 from hyperseek.scoring._geometries import SPACES
 from hyperseek.types import Document
+from programs import Programs
 
 PACKAGE = '''
 """A source of documents that are always offered, and a space of inner products times a scale."""
@@ -99,7 +99,9 @@ print(json.dumps(told))
 """
 
 
-def test_a_source_and_a_space_of_another_package_work_everywhere(tmp_path: Path, tiny_encoder: str) -> None:
+def test_a_source_and_a_space_of_another_package_work_everywhere(
+    tmp_path: Path, tiny_encoder: str, programs: Programs
+) -> None:
     site = tmp_path / "site"
     (site / "pins-1.0.dist-info").mkdir(parents=True)
     (site / "pins.py").write_text(PACKAGE)
@@ -110,12 +112,10 @@ def test_a_source_and_a_space_of_another_package_work_everywhere(tmp_path: Path,
     (tmp_path / "plan.yaml").write_text(
         "stages:\n- {kind: union, sources: [{kind: pinned, ids: [d7, d2]}]}\n- rescore\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", PROGRAM, tiny_encoder],
+    done = programs.run(
+        ["-c", PROGRAM, tiny_encoder],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": os.pathsep.join([str(site), *filter(None, sys.path)])},
-        capture_output=True,
-        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "the entry point graph = 'pins:Taken' of the package pins is ignored" in done.stderr

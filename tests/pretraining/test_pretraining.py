@@ -7,8 +7,6 @@ import math
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from hyperseek.models import load
 from hyperseek.pretraining import PretrainRecipe, pretrain
 from hyperseek.training import Recipe, read_record, train
 from hyperseek.types import Document, Query
+from programs import Programs
 
 MakeRecipe = Callable[..., PretrainRecipe]
 
@@ -108,15 +107,15 @@ pretrain(PretrainRecipe.from_mapping(json.loads(sys.argv[1])), output=sys.argv[2
 
 @pytest.mark.parametrize(("steps", "kills"), [(40, (3,)), pytest.param(120, (3, 30), marks=pytest.mark.slow)])
 def test_a_killed_run_ends_like_an_uninterrupted_one(
-    make_recipe: MakeRecipe, tmp_path: Path, steps: int, kills: tuple[int, ...]
+    make_recipe: MakeRecipe, tmp_path: Path, steps: int, kills: tuple[int, ...], programs: Programs
 ) -> None:
     """On one core in both processes: sums over several threads round otherwise."""
     recipe = make_recipe(train=train_section(make_recipe, max_steps=steps, save_every=3))
     with one_core():
         pretrain(recipe, output=tmp_path / "whole")
-    command = [sys.executable, "-c", _KILLED, json.dumps(recipe.model_dump(mode="json")), str(tmp_path / "cut")]
+    command = ["-c", _KILLED, json.dumps(recipe.model_dump(mode="json")), str(tmp_path / "cut")]
     for wanted in kills:
-        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        process = programs.start(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
         deadline = time.monotonic() + 100
         while process.poll() is None and time.monotonic() < deadline:
             saved = [
@@ -125,7 +124,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
             if max(saved, default=0) >= wanted:
                 break
             time.sleep(0.02)
-        process.send_signal(signal.SIGKILL)
+        process.kill()
         assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
     with one_core():
         pretrain(recipe, output=tmp_path / "cut")
@@ -133,7 +132,7 @@ def test_a_killed_run_ends_like_an_uninterrupted_one(
 
 
 @pytest.mark.slow  # the fast suite trains with two processes in tests/training/test_gather.py
-def test_two_processes_learn_what_one_does(make_recipe: MakeRecipe, tmp_path: Path) -> None:
+def test_two_processes_learn_what_one_does(make_recipe: MakeRecipe, tmp_path: Path, programs: Programs) -> None:
     def recipe(batch_size: int) -> PretrainRecipe:
         return make_recipe(
             model=model_section(make_recipe, **NO_DROPOUT),
@@ -147,8 +146,8 @@ def test_two_processes_learn_what_one_does(make_recipe: MakeRecipe, tmp_path: Pa
     values = json.dumps(recipe(4).model_dump(mode="json"))
     environment = {**os.environ, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", _KILLED, values, str(tmp_path / "two")],
+        programs.start(
+            ["-c", _KILLED, values, str(tmp_path / "two")],
             env={**environment, "RANK": str(rank), "LOCAL_RANK": str(rank), "OMP_NUM_THREADS": "1"},
         )
         for rank in (0, 1)

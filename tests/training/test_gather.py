@@ -7,8 +7,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from torch import Tensor
 from hyperseek.scoring import LinearScorer, Space, VectorPoints
 from hyperseek.training import ContrastiveConfig, Recipe, ScoredBatch, read_record, train
 from hyperseek.training.losses import CoarseToFineConfig, CoarseToFineLoss, ContrastiveLoss
+from programs import Programs
 
 # Forks, so that the two processes share what they import.
 _FORKED = """
@@ -94,17 +93,16 @@ def batch_of(queries: Tensor, documents: Tensor, half: int | None) -> ScoredBatc
     )
 
 
-def run_two(script: str, arguments: list[str], environment: dict[str, str] | None = None) -> None:
+def run_two(programs: Programs, script: str, arguments: list[str], environment: dict[str, str] | None = None) -> None:
     """Run a script in two processes, each of which knows its `rank`."""
     here = str(Path(__file__).parent)
-    command = [sys.executable, "-c", _FORKED + script, here, *arguments]
     everything = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
-    with subprocess.Popen(command, env=everything, start_new_session=True) as process:
-        try:
-            assert process.wait(200) == 0
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
+    process = programs.start(["-c", _FORKED + script, here, *arguments], env=everything)
+    try:
+        assert process.wait(200) == 0
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)  # each program has a group of its own
 
 
 def check_losses(result: str) -> None:
@@ -138,7 +136,7 @@ train(Recipe.from_mapping(json.loads(sys.argv[-2])), output=sys.argv[-1])
     ],
 )
 def test_losses_and_training_of_two_processes_equal_those_of_one(
-    make_recipe: Callable[..., Recipe], dev: dict[str, Any], tmp_path: Path, trunk: str, family: str
+    make_recipe: Callable[..., Recipe], dev: dict[str, Any], tmp_path: Path, trunk: str, family: str, programs: Programs
 ) -> None:
     # A trained curvature is read inside of the data-parallel model and outside of it.
     model = {"family": family, "lorentz": {"dimension": 6, "trainable_curvature": True}}
@@ -154,7 +152,9 @@ def test_losses_and_training_of_two_processes_equal_those_of_one(
     environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     values = json.dumps(recipe(4).model_dump(mode="json"))
     result = str(tmp_path / "result")
-    run_two(_PROCESS + _TRAINING, [str(tmp_path / "store"), result, values, str(tmp_path / "two")], environment)
+    run_two(
+        programs, _PROCESS + _TRAINING, [str(tmp_path / "store"), result, values, str(tmp_path / "two")], environment
+    )
     check_losses(result)
     record = train(recipe(8), output=tmp_path / "one")
     theirs = read_record(tmp_path / "two")
@@ -176,7 +176,7 @@ def test_losses_and_training_of_two_processes_equal_those_of_one(
 
 @pytest.mark.slow
 def test_two_processes_train_on_cards_of_a_task_each(
-    make_recipe: Callable[..., Recipe], collection: Path, tmp_path: Path
+    make_recipe: Callable[..., Recipe], collection: Path, tmp_path: Path, programs: Programs
 ) -> None:
     source = {"source": f"{collection}:train"}
     recipe = make_recipe(
@@ -194,7 +194,7 @@ def test_two_processes_train_on_cards_of_a_task_each(
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    run_two(_TRAINING, [json.dumps(recipe.model_dump(mode="json")), str(tmp_path / "two")], environment)
+    run_two(programs, _TRAINING, [json.dumps(recipe.model_dump(mode="json")), str(tmp_path / "two")], environment)
     record = read_record(tmp_path / "two")
     assert record is not None
     assert (record.status, record.steps, record.changed) == ("finished", 6, True)

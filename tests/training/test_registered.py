@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,6 +30,7 @@ from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._recipe import COMPOSITIONS
 from hyperseek.training._training_set import TrainingSet
 from hyperseek.training.losses import LOSSES, Objective
+from programs import Programs
 
 PACKAGE = """
 from hyperseek.training import Loss, LossConfig
@@ -92,7 +91,7 @@ def outside(tmp_path: Path) -> Path:
 
 
 def test_a_package_outside_the_project_trains_with_its_own_loss(
-    make_recipe: Callable[..., Recipe], dev: dict[str, Any], outside: Path, tmp_path: Path
+    make_recipe: Callable[..., Recipe], dev: dict[str, Any], outside: Path, tmp_path: Path, programs: Programs
 ) -> None:
     values = make_recipe(validation=dev, train={"max_steps": 4, "epochs": None}).model_dump(
         mode="json", exclude_none=True
@@ -103,11 +102,9 @@ def test_a_package_outside_the_project_trains_with_its_own_loss(
     values["validation"]["metric"] = "Found@2"
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(values))
-    run = subprocess.run(
-        [sys.executable, "-m", "hyperseek", "-v", "train", str(recipe), "--output", str(tmp_path / "model")],
+    run = programs.run(
+        ["-m", "hyperseek", "-v", "train", str(recipe), "--output", str(tmp_path / "model")],
         env={**os.environ, "PYTHONPATH": f"{os.environ.get('PYTHONPATH', '')}{os.pathsep}{outside}"},
-        capture_output=True,
-        text=True,
         timeout=120,
     )
     assert run.returncode == 0, run.stderr

@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +23,7 @@ from hyperseek.models import load
 from hyperseek.runs.loop import ShowProgress
 from hyperseek.training import Recipe, dry_run, read_record, train
 from hyperseek.training._training_data import held_out_set, read_sources
+from programs import Programs
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -245,7 +244,7 @@ train(Recipe.from_mapping(json.loads(sys.argv[1])), output=sys.argv[2])
 
 @pytest.mark.parametrize("trunk", ["full"])
 def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
-    make_recipe: MakeRecipe, tmp_path: Path, dev: dict[str, Any], trunk: str
+    make_recipe: MakeRecipe, tmp_path: Path, dev: dict[str, Any], trunk: str, programs: Programs
 ) -> None:
     recipe = make_recipe(
         train={**_train(make_recipe), "trunk": trunk, "max_steps": 40, "schedule": "linear", "save_every": 3},
@@ -253,17 +252,15 @@ def test_a_run_killed_at_any_moment_ends_with_the_same_weights(
     )
     environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
     checkpoints = tmp_path / "killed" / "checkpoints"
-    with subprocess.Popen(
-        [sys.executable, "-c", _SCRIPT, json.dumps(recipe.model_dump(mode="json")), str(tmp_path / "killed")],
-        env=environment,
-        stderr=subprocess.DEVNULL,
-    ) as process:
-        limit = time.monotonic() + 120
-        while not list(checkpoints.glob("checkpoint-*")) and process.poll() is None and time.monotonic() < limit:
-            time.sleep(0.01)
-        time.sleep(random.Random().uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    process = programs.start(
+        ["-c", _SCRIPT, json.dumps(recipe.model_dump(mode="json")), str(tmp_path / "killed")], env=environment
+    )
+    limit = time.monotonic() + 120
+    while not list(checkpoints.glob("checkpoint-*")) and process.poll() is None and time.monotonic() < limit:
+        time.sleep(0.01)
+    time.sleep(random.Random().uniform(0, 0.3))
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
     record = read_record(tmp_path / "killed")
     assert record is not None
     assert record.status == "running"
