@@ -195,7 +195,7 @@ def test_a_q_net_is_made_from_card_and_query(tiny_encoder: str) -> None:
         assert isinstance(scorer, QNetScorer)
         (scorer.score(documents) * torch.arange(10.0).view(2, 5).sin()).sum().backward()
         silent = {name for name, value in head.named_parameters() if value.grad is None or not value.grad.any()}
-        assert silent == ({"qnet.starts.0"} if step == 0 else set())
+        assert silent == {"compiler.encoder.confidence.level", *(["qnet.starts.0"] if step == 0 else [])}
         optimiser.step()
     head.eval()
     assert not torch.allclose(scores(retriever, SEA), scores(retriever, CODE), atol=1e-5)
@@ -248,6 +248,8 @@ def test_cards_unlike_those_of_training_are_told_once(
     tiny_encoder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     retriever = shake(make(tiny_encoder))
+    with torch.no_grad():  # as in a new head, where it is neither 0 nor 1
+        head_of(retriever).compiler.encoder.confidence.level.zero_()
     near = SEA.model_copy(update={"name": "near", "description": "documents about the sea and the fish"})
     head_of(retriever).fit_cards([SEA, near])
     with caplog.at_level(logging.WARNING):
@@ -269,6 +271,7 @@ def test_cards_unlike_those_of_training_are_told_once(
     assert "are not named" in caplog.text
     assert [name for name, _ in head_of(retriever).nearest_tasks(near)] == ["near", "sea"]
     assert 0 < head_of(retriever).confidence(CODE) < 1
+    assert head_of(retriever).confidence(SEA) == pytest.approx(1, abs=1e-5)
     with pytest.raises(InputError, match="distinct names"):
         head_of(retriever).fit_cards([SEA, SEA])
 
@@ -373,7 +376,7 @@ def test_compiled_cards_are_kept_with_the_index(
 def test_compiled_cards_that_are_kept_are_bounded(
     tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hyperseek.models.families.card_head._MOST_KEPT", 2)
+    monkeypatch.setattr("hyperseek.models.families.card_reading._MOST_KEPT", 2)
     retriever = make(tiny_encoder)
     head_of(retriever).keeps_in(tmp_path, lambda: "model")
     folder = tmp_path / "cards"

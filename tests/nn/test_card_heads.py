@@ -50,7 +50,13 @@ def test_a_new_head_is_the_identity_and_all_of_it_can_learn(name: str, kind: str
     assert torch.equal(result, x)  # bit by bit, for every card
     (result * torch.randn(5, DIMENSION, generator=torch.Generator().manual_seed(3))).sum().backward()
     learned = dict(head.named_parameters(prefix="head")) | dict(compiler.named_parameters(prefix="compiler"))
-    assert {name for name, value in learned.items() if value.grad is None or not value.grad.any()} == set()
+    # Confidence scales a change, which is 0 at first: it is no part of the head, and learns once there is one.
+    confidence = "compiler.encoder.confidence.level"
+    assert {name for name, value in learned.items() if value.grad is None or not value.grad.any()} == {confidence}
+    shifted = torch.randn(5, DIMENSION, generator=torch.Generator().manual_seed(3))
+    torch.nn.init.normal_(compiler.last.weight)
+    (asked(head, compiler(features(9), torch.tensor(0.3)), x) * shifted).sum().backward()
+    assert learned[confidence].grad != 0
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -80,10 +86,23 @@ def test_no_confidence_is_the_identity() -> None:
     torch.nn.init.normal_(compiler.last.weight)
     x = units(5, DIMENSION)
     assert not torch.allclose(asked(head, compiler(features(9), torch.tensor(0.0)), x), x)
-    assert compiler.encoder.gate is not None
-    torch.nn.init.constant_(compiler.encoder.gate.bias, -200.0)
-    assert torch.equal(asked(head, compiler(features(9), torch.tensor(0.0)), x), x)
-    assert compiler_for(head, gate=False)(features(9), torch.tensor(0.0))[-1] == 1
+    torch.testing.assert_close(asked(head, compiler(features(9), torch.tensor(100.0)), x), x)
+    assert compiler_for(head, gate=False)(features(9), torch.tensor(0.3))[-1] == 1
+
+
+def test_confidence_falls_with_the_distance_and_can_be_learned_alone() -> None:
+    head = build_head("low_rank", DIMENSION, rank=3, seed=1)
+    compiler = compiler_for(head)
+    torch.nn.init.normal_(compiler.last.weight)
+    found = [compiler(features(9), torch.tensor(distance))[-1] for distance in (0.0, 0.1, 0.3, 2.0)]
+    assert found[0] == 1
+    assert found == sorted(found, reverse=True)
+    assert found[-1] > 0
+    numbers = compiler(features(9), torch.tensor(0.3), confidence_alone=True)
+    assert torch.equal(numbers, compiler(features(9), torch.tensor(0.3)))
+    asked(head, numbers, units(5, DIMENSION)).sum().backward()
+    with_gradient = {name for name, value in compiler.named_parameters() if value.grad is not None and value.grad.any()}
+    assert with_gradient == {"encoder.confidence.level"}
 
 
 def steps(head: GeneratedHead, compiler: torch.nn.Module, count: int) -> Tensor:

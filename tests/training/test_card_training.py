@@ -93,6 +93,16 @@ def test_a_card_never_holds_a_query_or_a_document_of_its_batch(two_tasks: tuple[
         assert (made["wrong"], made["views"]) == (None, [])
 
 
+def test_strangers_are_told_of_no_other_task_and_are_none(two_tasks: tuple[TrainingSet, list[Task]]) -> None:
+    training_set, (known, other) = two_tasks
+    tasks = [known, replace(other, stranger=True)]
+    cards = CardDraws(training_set, tasks, CardsConfig(wrong=1.0), wrong=True, views=True)
+    for source, stranger in enumerate((False, True)):
+        for drawn in draws(training_set, source, batches=5):
+            made = cards(drawn)
+            assert (made["stranger"], made["wrong"], made["views"]) == (stranger, None, [])
+
+
 def test_a_batch_has_one_task(two_tasks: tuple[TrainingSet, list[Task]]) -> None:
     training_set, tasks = two_tasks
     mixed = [training_set[0, 0], training_set[0, 35]]
@@ -257,6 +267,20 @@ def test_a_run_trains_the_head_alone_and_saves_its_cards(
     assert {*toy.query_examples} <= train_queries
 
 
+def test_a_stranger_teaches_confidence_alone(
+    make_recipe: MakeRecipe, collection: Path, tmp_path: Path, dev: dict[str, Any]
+) -> None:
+    sources = {
+        "toy": {"source": f"{collection}:train", "card": {"description": "Find texts with these words"}},
+        "far": {"source": f"{collection}:train", "stranger": True},
+    }
+    data = {"sources": sources, "slices": None}
+    train(card_recipe(make_recipe, collection, validation=dev, data=data), output=tmp_path / "run")
+    head: Any = load(tmp_path / "run", device="cpu").route("query")[-1]
+    assert [seen.card.name for seen in head.seen] == ["toy"]
+    assert head.compiler.encoder.confidence.level != 0
+
+
 def test_the_saved_head_is_the_one_that_was_validated(
     make_recipe: MakeRecipe, collection: Path, tmp_path: Path, dev: dict[str, Any]
 ) -> None:
@@ -318,11 +342,13 @@ def test_what_cards_cannot_be_trained_with_is_refused(make_recipe: MakeRecipe, c
         ({"data": {**two, "batches": "mixed", "balance": 0, "slices": None}}, "mixes the tasks"),
         ({"train": {"trunk": "full"}}, "read by a frozen trunk"),
         ({"data": {"sources": {"toy": {**source, "card": "nowhere.yaml"}}}}, "nowhere"),
+        ({"data": {"sources": {"toy": {**source, "stranger": True}}}}, "every source is a stranger"),
     ):
         with pytest.raises(ConfigError, match=word):
             dry_run(card_recipe(make_recipe, collection, **changes))
     for changes, word in (
         ({"data": {"sources": {"toy": {**source, "card": {"description": "x"}}}}}, "for models with cards"),
+        ({"data": {"sources": {"toy": {**source, "stranger": True}}}}, "for models with cards"),
         ({"losses": {"wrong_card": {}}}, "for models with cards"),
     ):
         with pytest.raises(ConfigError, match=word):

@@ -24,7 +24,8 @@ EncoderName: TypeAlias = Literal["attention", "statistics", "description", "text
 
 _PROBES = 4  # learned questions that a set is pooled by
 _SPREAD = 16  # directions whose covariance statistics have
-_GATE = 2.0  # logit of a new gate: 0.88
+_DECAY = 10.0  # of a new head's confidence: one third at a distance of 0.11
+_DECAY_RATE = 30.0  # optimisers like Adam move a number by the learning rate at a time, and this one must go far
 _HYDRA_WIDTH, _HYDRA_HIDDEN = 256, 512
 
 
@@ -122,6 +123,22 @@ class SetPooling(nn.Module):
         return torch.cat([mean, covariance[rows, columns]])
 
 
+class Confidence(nn.Module):
+    """Confidence in a card: `exp(-decay * distance)`, of its distance to the nearest task of the training.
+
+    One number is learned, so that it cannot know by heart which cards are strange.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.level = nn.Parameter(torch.zeros(()))
+
+    def forward(self, distance: Tensor) -> Tensor:
+        """Return the confidence at a 0-dim distance, 0-dim, from 0 to 1."""
+        decay = _DECAY * (_DECAY_RATE * self.level).exp()
+        return (-decay * distance).exp()
+
+
 class CardEncoder(nn.Module):
     """A card's vector `(w,)` and its confidence, of the vectors of its texts.
 
@@ -140,9 +157,7 @@ class CardEncoder(nn.Module):
         read = dimension + sum(pool.outputs + 1 for pool in pools)
         self.project = nn.Linear(read, width, bias=False)
         self.hidden = nn.Linear(width, width, bias=False)
-        self.gate = nn.Linear(width + 1, 1) if gate else None
-        if self.gate is not None:
-            nn.init.constant_(self.gate.bias, _GATE)
+        self.confidence = Confidence() if gate else None
 
     def vector(self, parts: Sequence[Tensor]) -> Tensor:
         """Return the card's vector `(w,)`, of root mean square 1.
@@ -173,17 +188,16 @@ class CardEncoder(nn.Module):
         """
         vector = self.vector(parts)
         state = torch.tanh(self.hidden(vector))
-        if self.gate is None:
-            return vector, state, vector.new_ones(())
-        return vector, state, self.gate(torch.cat([vector, distance.reshape(1)])).sigmoid()[0]
+        return vector, state, vector.new_ones(()) if self.confidence is None else self.confidence(distance)
 
 
 class CardCompiler(nn.Module):
     """Generates the numbers of a head, and the card's confidence.
 
-    `numbers = start + scale (U h + R (g h - g' h'))`, where `h` is the hidden state, `g` the confidence, `U` the last
-    layer, which starts at 0, and `R` a fixed matrix of signs that repeats the hidden state; `h'` and `g'` are those of
-    the encoder as it was initialised. A new head is therefore exactly its start, and yet the encoder has a gradient.
+    `numbers = start + scale (U h + R (h - h'))`, where `h` is the hidden state, `U` the last layer, which starts at 0,
+    and `R` a fixed matrix of signs that repeats the hidden state; `h'` is that of the encoder as it was initialised. A
+    new head is therefore exactly its start, and yet the encoder has a gradient. The confidence scales what the head
+    changes, so it has one as soon as that is something.
 
     Args:
         dimension: Numbers of a text's vector.
@@ -244,12 +258,13 @@ class CardCompiler(nn.Module):
         vector: Tensor = self.encoder.vector(self.whitened(features.parts))
         return vector
 
-    def forward(self, features: CardFeatures, distance: Tensor) -> Tensor:
+    def forward(self, features: CardFeatures, distance: Tensor, *, confidence_alone: bool = False) -> Tensor:
         """Generate.
 
         Args:
             features: Of a card.
             distance: 0-dim, to the nearest task of the training.
+            confidence_alone: Whether the confidence alone has a gradient.
 
         Returns:
             `(P + 1,)`: the numbers, and the confidence, from 0 to 1.
@@ -257,9 +272,10 @@ class CardCompiler(nn.Module):
         parts = self.whitened(features.parts)
         _, state, gate = self.encoder(parts, distance)
         with torch.no_grad():
-            _, first, first_gate = self.initial(parts, distance)
-        moved = gate * state - first_gate * first
-        own = self.last(state) + repeated(moved, len(self.start))
+            _, first, _ = self.initial(parts, distance)
+        own = self.last(state) + repeated(state - first, len(self.start))
+        if confidence_alone:
+            own = own.detach()
         return torch.cat([self.start + self.scale * own, gate[None]])
 
 
@@ -303,9 +319,11 @@ class HydraCompiler(nn.Module):
         vector: Tensor = self.projection(features.description)
         return vector
 
-    def forward(self, features: CardFeatures, distance: Tensor) -> Tensor:
+    def forward(self, features: CardFeatures, distance: Tensor, *, confidence_alone: bool = False) -> Tensor:
         """Generate `(P + 1,)` numbers; the confidence is 1."""
         numbers = self.param_gen(self.vector(features))
+        if confidence_alone:
+            numbers = numbers.detach()
         return torch.cat([numbers, numbers.new_ones(1)])
 
 

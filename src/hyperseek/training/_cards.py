@@ -47,10 +47,12 @@ class Task:
     Attributes:
         card: What validation asks with, and what is saved with the model.
         origin: Position of the source that it is, or is a slice of.
+        stranger: Whether confidence alone is learned from it.
     """
 
     card: Card
     origin: int
+    stranger: bool = False
 
 
 def tasks_of(recipe: Recipe, retriever: Retriever, training_set: TrainingSet) -> list[Task]:
@@ -71,6 +73,7 @@ def tasks_of(recipe: Recipe, retriever: Retriever, training_set: TrainingSet) ->
     sources, data, config = recipe.data.sources, recipe.data, recipe.train
     if card_head(retriever) is None:
         said = [f"data.sources.{name}.card" for name, source in sources.items() if source.card is not None]
+        said += [f"data.sources.{name}.stranger" for name, source in sources.items() if source.stranger]
         said += ["data.slices"] if data.slices is not None else []
         said += ["train.cards"] if config.cards is not None else []
         if said:
@@ -85,8 +88,13 @@ def tasks_of(recipe: Recipe, retriever: Retriever, training_set: TrainingSet) ->
         raise ConfigError(
             "a batch has one card, and data.batches: mixed mixes the tasks of several sources; set it to one_source"
         )
+    if all(source.stranger for source in sources.values()):
+        raise ConfigError("every source is a stranger, so there is no task to learn; leave stranger out of one")
+    gate = getattr(getattr(card_head(retriever), "config", None), "gate", True)
+    if not gate and any(source.stranger for source in sources.values()):
+        raise ConfigError("strangers teach confidence, and model.card.gate is false; leave stranger out, or set gate")
     return [
-        Task(_card_of_source(name, source, training_set, origin, seed=config.seed), origin)
+        Task(_card_of_source(name, source, training_set, origin, seed=config.seed), origin, source.stranger)
         for origin, (name, source) in enumerate(sources.items())
     ]
 
@@ -152,8 +160,9 @@ class CardDraws:
         self.tasks = tasks
         self._set = training_set
         self._config = config
-        self._wrong = wrong and len(tasks) > 1
-        self._views = views and len(tasks) > 1
+        self._known = [place for place, task in enumerate(tasks) if not task.stranger]
+        self._wrong = wrong and len(self._known) > 1
+        self._views = views and len(self._known) > 1
         origins = defaultdict(list)
         for position, example in enumerate(training_set.examples):
             if position not in training_set.copies:
@@ -186,16 +195,19 @@ class CardDraws:
         draw = random.Random(f"cards-{drawn[0].draw}")
         kept_out = _texts_of(self._set, drawn)
         own = generic_card() if draw.random() < self._config.dropout else self._episode(source, draw, kept_out)
+        if self.tasks[source].stranger:  # which the losses of cards are not about
+            return {"own": own.to_json_text(), "stranger": True, "wrong": None, "views": []}
         wrong: Card | None = None
         if self._wrong and draw.random() < self._config.wrong:
             wrong = self._episode(self._other(source, draw), draw, kept_out)
         views: list[list[str]] = []
         if self._views:
-            others = [place for place in range(len(self.tasks)) if place != source]
+            others = [place for place in self._known if place != source]
             shown = [source, *draw.sample(others, min(len(others), self._config.contrasted - 1))]
             views = [[self._episode(place, draw, kept_out).to_json_text() for _ in range(2)] for place in shown]
         return {
             "own": own.to_json_text(),
+            "stranger": False,
             "wrong": None if wrong is None else wrong.to_json_text(),
             "views": views,
         }
@@ -214,7 +226,7 @@ class CardDraws:
 
     def _other(self, source: int, draw: random.Random) -> int:
         """Draw another task: of another source, if there is one, since slices of one source are alike."""
-        others = [place for place in range(len(self.tasks)) if place != source]
+        others = [place for place in self._known if place != source]
         origin = self.tasks[source].origin
         return draw.choice([place for place in others if self.tasks[place].origin != origin] or others)
 

@@ -85,6 +85,8 @@ class SourceConfig(Config):
         anchor_only: Whether to drop the judgements and keep the queries, for the anchor loss alone.
         card: For models with cards, the card of its queries: a file, or its fields, as in `{description: ...}`. A card
             without examples gets some of the training examples; None also makes up the description, from the name.
+        stranger: For models with cards: the head does not learn this task, and does not know its card; what it does to
+            the task all the same teaches it how far to trust a card that is unlike those of the training.
         options: How the source is turned into examples; not for prepared folders.
     """
 
@@ -93,6 +95,7 @@ class SourceConfig(Config):
     repeat: int = Field(default=1, ge=1)
     anchor_only: bool = False
     card: Annotated[str | dict[str, Any] | None, AfterValidator(_card_fields)] = None
+    stranger: bool = False
     options: PrepareOptions = PrepareOptions()
 
     def check_options(self, kind: str) -> None:

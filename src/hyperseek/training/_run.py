@@ -172,7 +172,7 @@ class _Run:
             validator = self._validator(dev_sets, sides)
             if ready.cards is not None:
                 read_from_caches(card_head(retriever), sides, ready.cards.whole())
-                card_head(retriever).fit_cards([task.card for task in ready.cards.tasks])
+                card_head(retriever).fit_cards([task.card for task in ready.cards.tasks if not task.stranger])
         trainer = self._trainer(ready, sides, validator)
         start = {name: tensor.clone() for name, tensor in trainer.module.trainable_state().items()}
         if self.tell is not None and is_first_process():

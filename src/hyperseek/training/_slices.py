@@ -145,7 +145,7 @@ def cut_slices(
             for place, example in zip(part.places, own, strict=True):
                 training_set.copies[len(training_set)] = positions[place]
                 training_set.add(example)
-            found.append(Task(with_examples(card, training_set, own, seed=seed), origin))
+            found.append(Task(with_examples(card, training_set, own, seed=seed), origin, task.stranger))
     if not found:
         raise ConfigError(f"data.slices: no slice has {wanted.least} examples; lower least, or leave slices out")
     logger.info("%d slices of %d sources are tasks of their own", len(found), len(tasks))

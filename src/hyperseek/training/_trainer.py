@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -150,7 +151,8 @@ class TrainingModule(nn.Module):
         # Scores are float32 whatever the trunk's number format.
         with torch.autocast(retriever.device.type, enabled=False):
             cards, points = batch["cards"], retriever.points(documents)
-            scorer = retriever.scorer(queries, None if cards is None else {"card": cards["own"]})
+            with card_head(retriever).learning_confidence() if cards and cards["stranger"] else nullcontext():
+                scorer = retriever.scorer(queries, None if cards is None else {"card": cards["own"]})
             scored = _scored(retriever, scorer, points, batch)
             if cards is not None:
                 scored = replace(scored, **_under_other_cards(retriever, queries, cards))

@@ -308,11 +308,13 @@ class BatchCards(TypedDict):
 
     Attributes:
         own: The card of the batch's task.
+        stranger: Whether the task is one that confidence alone is learned from.
         wrong: The card of another task, or None.
         views: Two cards of each of several tasks; empty for none.
     """
 
     own: str
+    stranger: bool
     wrong: str | None
     views: list[list[str]]
 

@@ -8,8 +8,8 @@ compiled to, a few thousand numbers, is remembered, and kept on disk beside an i
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -18,12 +18,20 @@ from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, nn
 
 from hyperseek._config import LARGEST_SEED, Config
-from hyperseek._files import read_tensors, write_json, write_tensors
+from hyperseek._files import write_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._machine import Kept
 from hyperseek.cards import Card, is_card_file, read_card
-from hyperseek.errors import ConfigError, HyperseekError, InputError, UnknownNameError, WriteError, shortened, shown
-from hyperseek.models.families.card_reading import CardReader, Comparison, Divide, Encode, SeenCard, read_seen
+from hyperseek.errors import ConfigError, InputError, UnknownNameError, shown
+from hyperseek.models.families.card_reading import (
+    CardReader,
+    Comparison,
+    CompiledFile,
+    Divide,
+    Encode,
+    SeenCard,
+    read_seen,
+)
 from hyperseek.models.modules import SavedModule
 from hyperseek.models.retriever import Side
 from hyperseek.nn.card_encoder import CardCompiler, CardFeatures, CardQNet, EncoderName, HydraCompiler
@@ -43,8 +51,6 @@ _REMEMBERED = 1 << 26  # bytes of compiled heads
 _CARDS = "cards.json"  # in the module's folder
 _NAMED = 8  # cards that warnings are given about: an evaluation asks with hundreds
 _COMPILED = "cards"  # in the folder of an index
-_MOST_KEPT = 256  # files there
-_KEPT_FILES = "[0-9a-f]" * 32 + ".safetensors"  # named by fingerprints
 _ORIGINAL = ("hydra", "hydra_projection")
 
 
@@ -174,6 +180,7 @@ class CardHead(FullPrecision, SavedModule):
         self._compared: Comparison | None = None  # with those in `seen`
         self._reader = CardReader(dimension, config.encoder, unit=self.base_space.unit_norm)
         self._kept_in: tuple[Path, Callable[[], str]] | None = None
+        self._confidence_alone = False
         self._forget_compiled()
 
     @property
@@ -289,7 +296,7 @@ class CardHead(FullPrecision, SavedModule):
 
     def _distance(self, card: Card) -> Tensor:
         with torch.no_grad():
-            return self.comparison().nearest_other(self._reader.name(card), self.card_features(card).means)
+            return self.comparison().nearest(self.card_features(card).means)
 
     def _warn(self, card: Card, unlike: str) -> None:
         name = self._reader.name(card)
@@ -315,7 +322,9 @@ class CardHead(FullPrecision, SavedModule):
         """
         if self.training and torch.is_grad_enabled():
             self._compiled = Kept(most_bytes=_REMEMBERED)  # fused optimisers do not tell of the step that follows
-            return self.compile_features(self.card_features(card), self._distance(card))
+            # A task that is being learned is not far from those of the training, whatever its card was drawn from.
+            distance, alone = (self._distance(card), True) if self._confidence_alone else (None, False)
+            return self.compile_features(self.card_features(card), distance, confidence_alone=alone)
 
         def make() -> Tensor:
             with torch.inference_mode(False), torch.no_grad():  # also used where gradients are
@@ -325,22 +334,35 @@ class CardHead(FullPrecision, SavedModule):
         found: Tensor = self._compiled.get(key, make, size=lambda tensor: tensor.nbytes)
         return found
 
-    def compile_features(self, features: CardFeatures, distance: Tensor | None = None) -> Tensor:
+    @contextmanager
+    def learning_confidence(self) -> Iterator[None]:
+        """Let compiled cards have a gradient of the confidence alone, as for tasks that the head is not to learn."""
+        self._confidence_alone = True
+        try:
+            yield
+        finally:
+            self._confidence_alone = False
+
+    def compile_features(
+        self, features: CardFeatures, distance: Tensor | None = None, *, confidence_alone: bool = False
+    ) -> Tensor:
         """Compile the vectors of a card's texts, as of one drawn from examples in training.
 
         Args:
             features: The vectors.
-            distance: 0-dim, to the nearest other task of the training; None takes 0.
+            distance: 0-dim, to the nearest task of the training; None takes 0.
+            confidence_alone: Whether the confidence alone has a gradient.
 
         Returns:
             `(count,)` numbers, as of `compile_card`; differentiable.
         """
         if distance is None:
             distance = features.description.new_zeros(())
-        numbers: Tensor = self.compiler(features, distance)
+        numbers: Tensor = self.compiler(features, distance, confidence_alone=confidence_alone)
         if self.qnet is None:
             return numbers
-        return torch.cat([numbers[:-1], self.compiler.vector(features), numbers[-1:]])
+        vector = self.compiler.vector(features)
+        return torch.cat([numbers[:-1], vector.detach() if confidence_alone else vector, numbers[-1:]])
 
     def _state(self) -> tuple[object, ...]:
         """Return what changes with the weights."""
@@ -349,30 +371,20 @@ class CardHead(FullPrecision, SavedModule):
 
     def _from_disk(self, card: Card) -> Tensor:
         device = next(self.parameters()).device
-        path = None
+        kept = None
         if self._kept_in is not None:
             folder, named = self._kept_in
             model = self._compiled.get(("model", self._state()), named)  # takes as long as reading a card
-            path = folder / f"{fingerprint_json([self._reader.name(card), model])}.safetensors"
-            if path.is_file():
-                try:
-                    tensors, notes = read_tensors(path, "a compiled card", device=device)
-                    numbers = tensors["numbers"]
-                    fits = numbers.dtype == torch.float32 and numbers.shape == (self.count,)
-                    if fits and numbers.isfinite().all():
-                        self._warn(card, shortened(notes.get("unlike", "")))
-                        return numbers
-                except (HyperseekError, KeyError) as error:
-                    logger.warning("%s; the card is compiled again", error)
+            kept = CompiledFile(folder / f"{fingerprint_json([self._reader.name(card), model])}.safetensors")
+            found = kept.read(self.count, device)
+            if found is not None:
+                self._warn(card, found[1])
+                return found[0]
         unlike = self.comparison().unlike(card, self.card_features(card).means)
         self._warn(card, unlike)
         numbers = self.compile_features(self.card_features(card), self._distance(card))
-        if path is not None:
-            try:
-                write_tensors(path, {"numbers": numbers}, {"card": card.name, "unlike": unlike})
-                _delete_oldest(path.parent)
-            except WriteError as error:
-                logger.info("the compiled card is not kept: %s", error)
+        if kept is not None:
+            kept.write(numbers, card, unlike)
         return numbers
 
     def confidence(self, card: Card) -> float:
@@ -485,14 +497,3 @@ class CardHead(FullPrecision, SavedModule):
         if path is not None:
             module.seen = read_seen(path, module.dimension)
         return module
-
-
-def _delete_oldest(folder: Path) -> None:
-    """Delete compiled cards beyond the newest; who misses one compiles it again."""
-    found = []
-    for path in folder.glob(_KEPT_FILES):
-        with suppress(OSError):  # another process has deleted it
-            found.append((path.stat().st_mtime_ns, path))
-    for _, path in sorted(found)[:-_MOST_KEPT]:
-        with suppress(OSError):  # or has it open, on Windows
-            path.unlink()

@@ -1,24 +1,28 @@
 """Reading a task card: its texts become vectors of the frozen encoder, once for each card.
 
-A card is compared with those of the training by what is saved of them, so that their texts are not encoded again.
+A card is compared with those of the training by what is saved of them, so that their texts are not encoded again. What
+it was compiled to is kept in a file, which saves reading it.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from pathlib import Path
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
 
 from hyperseek._config import Config
-from hyperseek._files import read_json
+from hyperseek._files import read_json, read_tensors, write_tensors
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._machine import Kept
 from hyperseek.cards import Card
-from hyperseek.errors import ModelError, shown
+from hyperseek.errors import HyperseekError, ModelError, WriteError, shortened, shown
 from hyperseek.models.retriever import Side
 from hyperseek.nn.card_encoder import CardFeatures, EncoderName, distances
 
@@ -31,6 +35,8 @@ _REMEMBERED = 1 << 26  # bytes of vectors
 _LARGEST_CARDS = 1 << 28  # bytes of a file of them
 _DIVIDED = 1 << 13  # texts whose parts are remembered
 _READ_SETS = ("attention", "statistics")
+_MOST_KEPT = 256  # files of compiled cards in a folder
+_KEPT_FILES = "[0-9a-f]" * 32 + ".safetensors"  # named by fingerprints
 
 
 class SeenCard(Config):
@@ -169,6 +175,10 @@ class Comparison:
         named = [(each.card.name, distance) for each, distance in zip(self.seen, far, strict=True)]
         return sorted(named, key=lambda pair: pair[1])
 
+    def nearest(self, means: Sequence[Tensor] | Tensor) -> Tensor:
+        """Return the distance to the nearest task, 0-dim; 0 where none is known."""
+        return self._distances(means).min() if self.seen else means[0].new_zeros(())
+
     def nearest_other(self, name: str, means: Sequence[Tensor] | Tensor) -> Tensor:
         """Return the distance to the nearest task that has another card; 0 without one.
 
@@ -208,3 +218,42 @@ class Comparison:
 
 def _whole(text: str, side: Side) -> list[str]:
     return [text]
+
+
+@dataclass(frozen=True)
+class CompiledFile:
+    """The file of a compiled card; who misses one compiles the card again.
+
+    Attributes:
+        path: Its place.
+    """
+
+    path: Path
+
+    def read(self, count: int, device: torch.device) -> tuple[Tensor, str] | None:
+        """Return the `(count,)` numbers, and the warning about the card or nothing; None without a file that fits."""
+        if not self.path.is_file():
+            return None
+        try:
+            tensors, notes = read_tensors(self.path, "a compiled card", device=device)
+            numbers = tensors["numbers"]
+        except (HyperseekError, KeyError) as error:
+            logger.warning("%s; the card is compiled again", error)
+            return None
+        fits = numbers.dtype == torch.float32 and numbers.shape == (count,) and bool(numbers.isfinite().all())
+        return (numbers, shortened(notes.get("unlike", ""))) if fits else None
+
+    def write(self, numbers: Tensor, card: Card, unlike: str) -> None:
+        """Keep numbers, if the disk lets us, and delete the oldest files beyond the newest 256."""
+        try:
+            write_tensors(self.path, {"numbers": numbers}, {"card": card.name, "unlike": unlike})
+        except WriteError as error:
+            logger.info("the compiled card is not kept: %s", error)
+            return
+        found = []
+        for path in self.path.parent.glob(_KEPT_FILES):
+            with suppress(OSError):  # another process has deleted it
+                found.append((path.stat().st_mtime_ns, path))
+        for _, path in sorted(found)[:-_MOST_KEPT]:
+            with suppress(OSError):  # or has it open, on Windows
+                path.unlink()
