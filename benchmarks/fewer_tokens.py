@@ -21,7 +21,7 @@ from sentence_transformers.multi_vector_encoder.modules import HierarchicalToken
 from _hardware import describe_hardware, median_ratio, take_turns
 from hyperseek import open_dataset
 from hyperseek.models import LateRetriever
-from hyperseek.models.loading import resolve_name
+from hyperseek.models.light import resolve_name
 from hyperseek.nn.token_pooling import TokenPooling
 from hyperseek.nn.token_pruning import PruningTransformer
 

@@ -29,7 +29,7 @@ from _hardware import describe_hardware, take_turns
 from hyperseek import load, open_dataset
 from hyperseek.geometry.tokens import TokenEncoding
 from hyperseek.models import LateRetriever
-from hyperseek.models.loading import resolve_name
+from hyperseek.models.light import resolve_name
 from hyperseek.scoring import MaxSimScorer, TokenPoints
 
 # Repetitions, bits, projected, sketched; the first is one mean a document.

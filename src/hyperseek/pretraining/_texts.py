@@ -26,7 +26,8 @@ from hyperseek.data.open import registered_source
 from hyperseek.data.reading import Faults, Row, base_suffix, json_lines, numbered_lines, paragraphs
 from hyperseek.data.tables import mds_fingerprint, mds_rows
 from hyperseek.errors import ConfigError, DataError, shown
-from hyperseek.models.loading import loading, resolve_name
+from hyperseek.models.light import resolve_name
+from hyperseek.models.loading import loading
 from hyperseek.pretraining._recipe import TRAIN_TOKENIZER, EncoderConfig, TextSourceConfig, VocabularyConfig
 from hyperseek.runs.recipe import expanded
 

@@ -27,7 +27,8 @@ from hyperseek._files import read_json, read_tensors, reading
 from hyperseek._machine import check_device
 from hyperseek.errors import ModelError, shown
 from hyperseek.models.families.qnet import PaddedMeanPooling, QNetHead
-from hyperseek.models.loading import loading, resolve_name
+from hyperseek.models.light import resolve_name
+from hyperseek.models.loading import loading
 from hyperseek.models.model_files import check_layers, check_usable, check_vocabulary
 from hyperseek.models.retriever import Retriever
 

@@ -26,7 +26,8 @@ from hyperseek.models.families.lorentz.config import Distance, LorentzEncoderCon
 from hyperseek.models.families.lorentz.encoder import LorentzEncoder, LorentzForMaskedLM
 from hyperseek.models.families.lorentz.transformer import lorentz_model, pooling_module, transformer_module
 from hyperseek.models.importers.hypencoder import read_weights
-from hyperseek.models.loading import loading, resolve_name
+from hyperseek.models.light import resolve_name
+from hyperseek.models.loading import loading
 from hyperseek.models.model_files import check_usable, check_vocabulary
 from hyperseek.models.retriever import Retriever
 from hyperseek.nn.lorentz import LorentzPooler, PoolingName
