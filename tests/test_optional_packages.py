@@ -26,6 +26,7 @@ DISTRIBUTIONS = {
     "faiss": "faiss-cpu",
     "lance": "pylance",
     "ot": "pot",
+    "pdfminer": "pdfminer.six",
     "pydantic_core": "pydantic",  # as its documentation imports it
     "sklearn": "scikit-learn",
     "stemmer": "pystemmer",
@@ -97,7 +98,8 @@ def lora(encoder: str) -> None:
 
 def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
     from hyperseek import evaluation
-    from hyperseek.data import open_dataset
+    from hyperseek.data import File, open_dataset
+    from hyperseek.data.files._converter import Converter
     from hyperseek.demo import draw_map
     from hyperseek.pretraining._recipe import PretrainConfig
     from hyperseek.pretraining._run import check_deepspeed
@@ -123,6 +125,8 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
                 torch.zeros(1, 1, 2)
             )
         ],
+        "markitdown": [lambda: Converter().convert(".pdf", b"")],
+        "charset_normalizer": [lambda: File(folder / "deepspeed.json", "").decoded("é".encode("latin-1"))],
         "mteb": [lambda: evaluation.MtebEncoder(load(encoder))],
         "peft": [lambda: lora(encoder)],
         "tensorboard": [

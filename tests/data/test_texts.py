@@ -139,7 +139,7 @@ def test_missing_file_is_told_at_once(tmp_path):
 
 
 def test_other_suffix(write_lines):
-    path = write_lines("corpus.csv", ["a,b"])
+    path = write_lines("corpus.xls", ["a,b"])
     with pytest.raises(DataError, match=r"\.jsonl or \.tsv"):
         list(read_corpus(path))
 

@@ -47,6 +47,19 @@ def collection(folder: Path) -> Path:
     return folder
 
 
+def files(folder: Path) -> None:
+    from hyperseek.data import open_dataset
+
+    place = folder / "files"
+    place.mkdir()
+    (place / "a.html").write_text("<title>Snails</title><p>They are slow.")
+    (place / "b.txt").write_bytes("Grüße aus Köln, schöne Bäume".encode("latin-1"))
+    dataset = open_dataset(place)
+    found = {document.id: document for document in dataset.documents()}
+    assert found["a.html"].text == "They are slow.", (found, dataset.report)
+    assert found["b.txt"].text.startswith("Grüße"), (found, dataset.report)
+
+
 def index_of_points(folder: Path, kind: str = "cosine"):  # type: ignore[no-untyped-def]
     """Return an index of 20 documents with vectors of three dimensions."""
     import torch

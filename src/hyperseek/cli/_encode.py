@@ -23,9 +23,9 @@ def encode(
     corpus: Annotated[
         str,
         typer.Argument(
-            help="BEIR folder, folder of text files, FILE.jsonl or .tsv (plain or .gz), ir_datasets:ID, hub:NAME, "
-            "pydocs, NAME:PLACE of a registered data source, a .docs file of the original Hypencoder, or a folder that "
-            "`hyperseek export` made."
+            help="Folder of files of any usual kind, BEIR folder, FILE.jsonl, .tsv, .csv or .parquet, ir_datasets:ID, "
+            "hub:NAME, pydocs, NAME:PLACE of a registered data source, a .docs file of the original Hypencoder, or a "
+            "folder that `hyperseek export` made."
         ),
     ],
     index: Annotated[Path, typer.Option("--index", "-i", help="Folder of the index to create.", show_default=False)],

@@ -14,6 +14,7 @@ from hyperseek.data._known_collections import BRIGHT_GROUPS
 from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, write_qrels, write_run
 from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
 from hyperseek.data.examples import CoarseOptions, ExampleItem, TrainingExample
+from hyperseek.data.files.readers import File, register_reader
 from hyperseek.data.hierarchy import read_hierarchy
 from hyperseek.data.hierarchy.hierarchy_folder import HierarchyInfo, HierarchyOptions, prepare_hierarchy
 from hyperseek.data.lengths import LengthReport, Lengths, automatic_lengths, measure_lengths, token_lengths
@@ -50,6 +51,7 @@ __all__ = [
     "Dataset",
     "ErrorReport",
     "ExampleItem",
+    "File",
     "HierarchyInfo",
     "HierarchyOptions",
     "HypencoderOptions",
@@ -88,6 +90,7 @@ __all__ = [
     "read_queries",
     "read_run",
     "read_source",
+    "register_reader",
     "register_source",
     "token_lengths",
     "trained_documents",

@@ -20,8 +20,10 @@ from hyperseek._documents import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, repea
 from hyperseek._folders import staged_folder
 from hyperseek._long_work import progress
 from hyperseek.data._dataset import Dataset
-from hyperseek.data._notes import NOTES, NotesSource
 from hyperseek.data._qrels_and_runs import Judgement, read_judgements, write_qrels
+from hyperseek.data.files.folder import FilesSource
+from hyperseek.data.files.formats import row_documents, separated_rows
+from hyperseek.data.files.readers import reader_of
 from hyperseek.data.open import SourceKind
 from hyperseek.data.reading import (
     ErrorReport,
@@ -37,11 +39,16 @@ from hyperseek.data.reading import (
     numbered_lines,
     queries_from_rows,
 )
+from hyperseek.data.row_files import file_rows
 from hyperseek.errors import DataError, InputError, shown
 from hyperseek.types import Document, Query
 
 _QRELS_SUFFIXES = (".tsv", ".txt", ".qrels", ".trec", ".json")
 TEXT_SUFFIXES = (".jsonl", ".tsv")
+_ROW_SUFFIXES = (".csv", ".parquet", ".arrow")  # of tables whose columns may be any
+
+# A file of such a kind that is called `corpus` or `queries` is not part of a BEIR folder.
+_PROSE = (".txt", ".md", ".markdown", ".rst", ".text", ".org", ".adoc", ".html", ".pdf", ".docx", ".py")
 
 # For a table's first line, which may name the columns.
 _COMPARED = 20  # lines after the first to look at
@@ -127,7 +134,7 @@ class FolderSource:
         if corpus is None:
             raise DataError(
                 f"has no corpus{'|'.join(TEXT_SUFFIXES)}[.gz] but {sorted(p.name for p in folder.iterdir())}; "
-                f"give a BEIR folder, the corpus file itself, or a folder of text files ({', '.join(NOTES)})",
+                f"give a BEIR folder, the corpus file itself, or a folder of files of known kinds",
                 path=folder,
             )
         queries = _only(folder, "queries")
@@ -138,7 +145,7 @@ class FolderSource:
 
 
 def open_folder(place: str, keys: FieldKeys) -> Dataset:
-    """Open a BEIR folder, or a folder of text files.
+    """Open a BEIR folder, or a folder of files.
 
     Args:
         place: The folder.
@@ -148,28 +155,26 @@ def open_folder(place: str, keys: FieldKeys) -> Dataset:
         The collection.
 
     Raises:
-        DataError: It is prepared training data, or has neither a corpus nor text files.
-        InputError: There are keys, but texts have no fields.
+        DataError: It is prepared training data, or has neither a corpus nor files of a known kind.
+        InputError: There are keys, but files have no fields.
     """
     folder = Path(place)
     if (folder / "prepared.json").exists():
         raise DataError("is a prepared training folder; read it with read_prepared", path=folder)
-    if not _is_beir(folder) and NotesSource.reads(folder):
+    if not _is_beir(folder) and FilesSource.reads(folder):
         if keys.named:
-            raise InputError(
-                f"{place} is a folder of text files; id_key, text_key and title_key apply to other sources"
-            )
-        return Dataset(folder.resolve().name, NotesSource(folder))
+            raise InputError(f"{place} is a folder of files; id_key, text_key and title_key apply to other sources")
+        return Dataset(folder.resolve().name, FilesSource(folder))
     return Dataset(folder.resolve().name, FolderSource.from_folder(folder, keys))
 
 
 def open_files(
     place: str, keys: FieldKeys, queries: PathLike | None, qrels: PathLike | Mapping[str, PathLike] | None
 ) -> Dataset:
-    """Open a corpus file.
+    """Open a corpus file, or any other file of a known kind.
 
     Args:
-        place: The corpus.
+        place: The file.
         keys: Keys of the documents' fields.
         queries: The queries, or None.
         qrels: The judgements, one file or files by split, or None.
@@ -188,6 +193,9 @@ def open_files(
     elif qrels is not None:
         files = {base_stem(qrels): existing_file(qrels)}
     asked = None if queries is None else existing_file(queries)
+    suffix = base_suffix(place)
+    if suffix not in (*TEXT_SUFFIXES, *_ROW_SUFFIXES) and not (queries or keys.named) and reader_of(Path(place)):
+        return Dataset(base_stem(place), FilesSource(existing_file(place)))
     return Dataset(base_stem(place), FolderSource(Path(place), asked, files, keys))
 
 
@@ -198,7 +206,7 @@ FILES = SourceKind(open_files, fields=True, beside=True)
 def _is_beir(folder: Path) -> bool:
     """Return whether a folder has any part of a BEIR folder, in any format, and so is meant as one."""
     return any(
-        name.name == "qrels" or (base_stem(name) in ("corpus", "queries") and base_suffix(name) not in NOTES)
+        name.name == "qrels" or (base_stem(name) in ("corpus", "queries") and base_suffix(name) not in _PROSE)
         for name in folder.iterdir()
     )
 
@@ -303,7 +311,10 @@ def read_id_list(path: PathLike) -> list[str]:
 
 def read_document_rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Document]:
     """Stream the documents of a file; bad ones go to `faults`."""
-    return documents_from_rows(_rows(path, keys, faults), path, keys, faults)
+    rows = _rows(path, keys, faults)
+    if base_suffix(path) in _ROW_SUFFIXES and not keys.named:
+        return row_documents(rows)
+    return documents_from_rows(rows, path, keys, faults)
 
 
 def read_query_rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Query]:
@@ -312,6 +323,8 @@ def read_query_rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Que
 
 
 def _rows(path: Path, keys: FieldKeys, faults: Faults) -> Iterator[Row]:
+    if base_suffix(path) in _ROW_SUFFIXES:
+        return separated_rows(path, faults) if base_suffix(path) == ".csv" else file_rows(path, faults)
     if base_suffix(path) not in TEXT_SUFFIXES:
         raise DataError(f"is not a text file: those are {' or '.join(TEXT_SUFFIXES)}, plain or .gz", path=path)
     return json_lines(path, faults) if base_suffix(path) == ".jsonl" else tab_separated(path, keys.named, faults)

@@ -168,7 +168,8 @@ def open_dataset(
     """Open a collection; nothing is read until it is needed.
 
     Args:
-        source: A BEIR folder; a folder of text files; a corpus file (`.jsonl`, `.tsv`, plain or `.gz`);
+        source: A folder of files; a BEIR folder; a corpus file (`.jsonl`, `.tsv`, plain or `.gz`, `.csv`, `.parquet`,
+            `.arrow`); any other file of a known kind;
             `ir_datasets:ID`; `hub:NAME`; `pydocs`, the docstrings of the Python standard library;
             `pydocs:PACKAGE,PACKAGE` to add those of installed packages; or `NAME:PLACE` of another registered data
             source. `NAME=` may precede it.
@@ -269,7 +270,7 @@ def _opened(name: str, kind: SourceKind, place: str, arguments: Mapping[str, Any
 def _nothing_there(given: str) -> DataError:
     prefix, colon, _ = given.partition(":")
     return DataError(
-        f"no such file or folder; give a BEIR folder, a folder of texts, a corpus file, or NAME:PLACE with the name "
+        f"no such file or folder; give a folder of files, a BEIR folder, a corpus file, or NAME:PLACE with the name "
         f"of a data source ({', '.join(SOURCES)}){suggestion(prefix, SOURCES) if colon else ''}",
         path=given[:LONGEST_PATH],
     )

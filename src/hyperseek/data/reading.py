@@ -21,6 +21,7 @@ OnError: TypeAlias = Literal["raise", "skip"]
 """`"raise"` stops at the first bad record; `"skip"` skips and counts bad records."""
 
 _EXAMPLES_KEPT = 3
+_NOTES_KEPT = 1_000
 _LONGEST_MESSAGE = 1_000  # characters; records can be very long
 _LONGEST_PARAGRAPH = 1_000_000  # characters; a file without empty lines must not fill memory
 
@@ -34,10 +35,12 @@ class ErrorReport:
     Attributes:
         counts: Number of records left out, by reason.
         examples: First messages by reason, with file and line where known.
+        notes: What a reader had to guess about records that were read, as an encoding.
     """
 
     counts: dict[str, int] = field(default_factory=dict)
     examples: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def total(self) -> int:
@@ -47,25 +50,33 @@ class ErrorReport:
     def __bool__(self) -> bool:
         return bool(self.counts)
 
-    def add(self, reason: str, message: str, *, count: int = 1) -> None:
+    def add(self, reason: str, message: str, *, count: int = 1, kept: int = _EXAMPLES_KEPT) -> None:
         """Count `count` records as left out.
 
         Args:
             reason: A short stable name, as in `"duplicate_id"`.
-            message: The exact problem; the first three per reason are kept.
+            message: The exact problem.
             count: Number of records that the message stands for.
+            kept: How many messages of this reason are kept.
         """
         self.counts[reason] = self.counts.get(reason, 0) + count
-        kept = self.examples.setdefault(reason, [])
-        if len(kept) < _EXAMPLES_KEPT:
-            kept.append(message)
+        examples = self.examples.setdefault(reason, [])
+        if len(examples) < kept:
+            examples.append(message)
+
+    def note(self, message: str) -> None:
+        """Keep a remark about a record that was read; the first thousand are kept."""
+        if len(self.notes) < _NOTES_KEPT:
+            self.notes.append(message)
 
     def merge(self, other: ErrorReport) -> None:
         """Add everything in `other` to this report."""
         for reason, count in other.counts.items():
             self.counts[reason] = self.counts.get(reason, 0) + count
             kept = self.examples.setdefault(reason, [])
-            kept.extend(other.examples[reason][: _EXAMPLES_KEPT - len(kept)])
+            kept.extend(other.examples[reason][: max(_EXAMPLES_KEPT, len(other.examples[reason])) - len(kept)])
+        for message in other.notes:
+            self.note(message)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values: `{"counts": ..., "examples": ...}`."""
