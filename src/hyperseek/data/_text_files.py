@@ -39,7 +39,7 @@ from hyperseek.data.reading import (
     numbered_lines,
     queries_from_rows,
 )
-from hyperseek.data.tables.__init__ import file_rows
+from hyperseek.data.tables import file_rows
 from hyperseek.errors import DataError, InputError, shown
 from hyperseek.types import Document, Query
 

@@ -18,7 +18,7 @@ from hyperseek._bounded import json_value
 from hyperseek._documents import ID_KEYS, TEXT_KEYS, TITLE_KEYS, find_key, id_of, plain_values
 from hyperseek.data.files.readers import LARGEST_FILE, File, FileError, ReaderKind
 from hyperseek.data.reading import Faults, Row
-from hyperseek.data.tables.__init__ import file_rows
+from hyperseek.data.tables import file_rows
 from hyperseek.errors import brief
 from hyperseek.types import Document
 
