@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import gzip
 import json
 import os
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import typer.main
+import typer.testing
 
 if TYPE_CHECKING:
     from programs import Programs
@@ -33,6 +37,15 @@ _LINES = (
     "python module function class string list number file path error value key name time date type object",
 )
 WORDS = [word for line in _LINES for word in line.split()]
+
+# Typer reads the annotations of every command each time that an app is called; they never change.
+typer.main.get_command = typer.testing._get_command = functools.cache(typer.main.get_command)
+
+
+def pytest_collection_finish() -> None:
+    """Leave what was imported out of garbage collections, of which each training asks for a full one."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:

@@ -63,19 +63,23 @@ def test_the_recorded_runs_are_possible(tools, recorded, row_of, graph, setting)
     for query, best in recorded["exhaustive_top20"].items():
         expected = run["results"][query]
         worst = min(score for _, score in best)
-        table = worst - 1e-3 - 4 * torch.rand(COMPLETIONS, len(row_of), generator=generator)
-        for document, score in [*best, *expected]:
-            table[:, row_of[document]] = score
-        found = graph_search(
-            tools.TableScorer(table),
-            tools.row_points(len(row_of)),
-            graph,
-            k=10,
-            config=GraphSearchConfig(**run["params"]),
-            entry_points=entries,
-        )
         rows = torch.tensor([row_of[document] for document, _ in expected])
-        assert (found.rows == rows).all(dim=1).any(), f"no completion of {query}'s scores leads to the recorded results"
+        for _ in range(COMPLETIONS // 100):  # until one does
+            table = worst - 1e-3 - 4 * torch.rand(100, len(row_of), generator=generator)
+            for document, score in [*best, *expected]:
+                table[:, row_of[document]] = score
+            found = graph_search(
+                tools.TableScorer(table),
+                tools.row_points(len(row_of)),
+                graph,
+                k=10,
+                config=GraphSearchConfig(**run["params"]),
+                entry_points=entries,
+            )
+            if (found.rows == rows).all(dim=1).any():
+                break
+        else:
+            pytest.fail(f"no completion of {query}'s scores leads to the recorded results")
 
 
 def test_entry_points_are_drawn_as_recorded(recorded, row_of):
