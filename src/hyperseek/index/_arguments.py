@@ -6,7 +6,7 @@ import functools
 import inspect
 import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from typing import Any, ParamSpec, TypeAlias, TypeVar
+from typing import Any, Literal, ParamSpec, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -50,6 +50,7 @@ class SearchArguments(NamedOptions, total=False):
     options: Mapping[str, Any] | None
     exclude: Sequence[str | Collection[str] | None] | None
     texts: bool
+    combine: Literal["best", "soft"]
 
 
 P = ParamSpec("P")

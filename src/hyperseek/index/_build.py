@@ -19,6 +19,8 @@ from torch import Tensor
 from hyperseek._documents import as_documents, with_vectors
 from hyperseek.errors import FingerprintError, InputError, UnknownNameError, shown, size_in_words, time_in_words
 from hyperseek.index._arguments import as_numbers
+from hyperseek.index._passages import split_documents
+from hyperseek.index._splitting import Splitter, as_passages
 from hyperseek.index._writing import PIECE, SHARD, Item, write_index
 from hyperseek.index.reader import check_retriever
 from hyperseek.scoring import Points, Space, TokenPoints, VectorPoints
@@ -52,16 +54,19 @@ def build_index(
     resume: bool,
     overwrite: bool,
     pooling: Mapping[str, Any] | None = None,
+    passages: object = None,
     shard: int = SHARD,
 ) -> None:
     """Encode a corpus into an index; see `Index.build`."""
     check_retriever(model)
     pooler = _pooler(pooling, model)
     number = resolve_dtype(dtype, model)
-    items = ((document, None) for document in as_documents(documents))
+    split = as_passages(passages, model)
+    items = ((row, None) for row in rows_of(as_documents(documents), model, split))
     _check_storage(storage)
     options = None if pooler is None else pooler.get_config_dict()
-    wanted = IndexInfo(dtype=number, name=name, storage=storage, pooling=options, **_identity(model))
+    identity = _identity(model)
+    wanted = IndexInfo(dtype=number, name=name, storage=storage, pooling=options, passages=split, **identity)
     with truncation_reported(model):
         write_index(
             path,
@@ -74,6 +79,12 @@ def build_index(
             piece=piece_for(model),
             shard=shard,
         )
+
+
+def rows_of(documents: Iterable[Document], model: Encoder, passages: Mapping[str, int] | None) -> Iterable[Document]:
+    """Return documents as the rows of an index: themselves, or their passages."""
+    splitter = Splitter.of(model, passages)
+    return documents if splitter is None else split_documents(documents, splitter)
 
 
 def import_vectors(

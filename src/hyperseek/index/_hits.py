@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from hyperseek._ancestors import path_parts
 from hyperseek.errors import InputError, UnknownNameError, shown
+from hyperseek.index._passages import best_passage
 from hyperseek.scoring import Scorer
 from hyperseek.store.table import Store
-from hyperseek.types import Hit, Token, TokenMatch
+from hyperseek.types import Document, Hit, Token, TokenMatch
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder
@@ -142,6 +143,8 @@ class Matching:
         members = asked.document_tokens(text.full_text)
         if members is not None and len(members) != len(document.rows):
             members = None  # vectors that were made elsewhere, or pooled since
+        if members is not None and self._store.passages:
+            members = [tuple(_in_hit(token, text) for token in tokens) for tokens in members]
         return tuple(
             TokenMatch(
                 query=() if queries is None else queries[number],
@@ -152,3 +155,20 @@ class Matching:
             )
             for number, place in enumerate(matched)
         )
+
+
+def _in_hit(token: Token, row: Document) -> Token:
+    """Return a token of a passage with its place in the full text of the hit, whose title lacks the headings."""
+    hit = best_passage(row)
+    if token.start is None or token.end is None or row.title == hit.title:
+        return token
+    before, after = _text_start(row), _text_start(hit)
+    if token.start < before:
+        return replace(token, start=None, end=None)
+    return replace(token, start=token.start - before + after, end=token.end - before + after)
+
+
+def _text_start(document: Document) -> int:
+    """Return where the text begins in `full_text`, below 0 if blanks at its beginning are left out."""
+    whole = f"{document.title} "
+    return len(whole) - len(whole + document.text) + len((whole + document.text).lstrip())

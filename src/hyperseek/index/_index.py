@@ -17,7 +17,6 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Self, Unpack, overload
 
 from hyperseek._documents import as_documents, joined
-from hyperseek.engines import StructureConfig
 from hyperseek.errors import InputError, shown
 from hyperseek.index._arguments import (
     HABITS,
@@ -32,14 +31,23 @@ from hyperseek.index._arguments import (
     meant,
     named_queries,
 )
-from hyperseek.index._build import build_index, encoding, import_vectors, piece_for, stack_points, truncation_reported
+from hyperseek.index._build import (
+    build_index,
+    encoding,
+    import_vectors,
+    piece_for,
+    rows_of,
+    stack_points,
+    truncation_reported,
+)
+from hyperseek.index._passages import Combine
 from hyperseek.index._writing import SHARD, add_documents, compact_index, delete_documents
-from hyperseek.index.engines import Engines
-from hyperseek.index.reader import CACHE_BYTES, IndexReader
+from hyperseek.index.engines import IndexWithEngines
+from hyperseek.index.reader import CACHE_BYTES
 from hyperseek.index.searching import Explanation, Request, score_chosen
 from hyperseek.plan import AUTO, PlanLike
 from hyperseek.scoring import Scorer, Space
-from hyperseek.store.attachments import Attachment, keep_up
+from hyperseek.store.attachments import keep_up
 from hyperseek.store.info import Storage
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.types import Document, Hit, NamedOptions, Query, Run
@@ -48,7 +56,7 @@ if TYPE_CHECKING:
     from hyperseek.models import Encoder, Retriever
 
 
-class Index(IndexReader):
+class Index(IndexWithEngines):
     """A finished index, open for search. Make one with `build`, `from_vectors` or `open`.
 
     Any number of threads may search it, also while one of them changes or refreshes it: each search is answered from
@@ -100,6 +108,7 @@ class Index(IndexReader):
         storage: Storage = "float32",
         dtype: str = "auto",
         pooling: Mapping[str, Any] | None = None,
+        passages: bool | Mapping[str, int] | None = None,
         name: str | None = None,
         total: int | None = None,
         resume: bool = True,
@@ -121,6 +130,8 @@ class Index(IndexReader):
             dtype: Number type the model computes in; see `Retriever.encode_documents`.
             pooling: How the token vectors of a document are made fewer, as in `{"pool_factor": 5}`; see
                 `TokenPooling`. The index remembers it, and pools documents that are added later. None keeps them all.
+            passages: Whether to split documents into passages that the model reads whole: True, or as in
+                `{"tokens": 256, "overlap": 32}`. Searches still find documents, by their passages.
             name: The corpus' name, for people.
             total: Number of documents, for the progress bar; None where that is unknown.
             resume: Whether to resume an index that is there; False makes that an error.
@@ -142,6 +153,7 @@ class Index(IndexReader):
             storage=storage,
             dtype=dtype,
             pooling=pooling,
+            passages=passages,
             name=name,
             total=total,
             resume=resume,
@@ -201,11 +213,6 @@ class Index(IndexReader):
         )
         return cls(path, model=model)
 
-    @property
-    def engines(self) -> Engines:
-        """Engines and neighbour graphs: `index.engines.build("hnsw")`, `.tune(queries)`, `.drop(name)` and more."""
-        return Engines(self)
-
     @overload
     def search(self, queries: str, **rest: Unpack[SearchArguments]) -> list[Hit]: ...  # type: ignore[overload-overlap]
 
@@ -227,6 +234,7 @@ class Index(IndexReader):
         options: Mapping[str, Any] | None = None,
         exclude: Sequence[str | Collection[str] | None] | None = None,
         texts: bool = True,
+        combine: Combine = "best",
         **named: Unpack[NamedOptions],
     ) -> list[Hit] | list[list[Hit]]:
         """Find the best documents of one or many queries.
@@ -245,6 +253,8 @@ class Index(IndexReader):
             exclude: For each query the id of a document to leave out, several ids, or None. The others move up, so `k`
                 remain. See `excluded_ids` for what queries of a collection leave out.
             texts: Whether the hits carry their documents.
+            combine: In an index of passages, `"best"` for the score of a document's best passage, or `"soft"` for the
+                soft maximum of the scores of all its passages.
             **named: Options of the model, as in `card="task.yaml"` or `level=1`; see `NamedOptions`.
 
         Returns:
@@ -259,7 +269,7 @@ class Index(IndexReader):
         """
         asked, single = compiled_queries(queries, self._opened.snapshot.space)
         given = {"exclude": exclude, "engine": engine, "plan": plan, "where": where, "options": options}
-        request = Request.checked(asked, k, **given, named=named)
+        request = Request.checked(asked, k, **given, named=named, combine=combine)
         hits = self._hits(request, texts=check_flag(texts, "texts"))
         return hits[0] if single else hits
 
@@ -276,6 +286,7 @@ class Index(IndexReader):
         exclude: Sequence[str | Collection[str] | None] | None = None,
         texts: bool = False,
         recall: bool = False,
+        combine: Combine = "best",
         **named: Unpack[NamedOptions],
     ) -> Explanation:
         """Search, and say which stages ran, why, how long they took, and what they found.
@@ -290,6 +301,7 @@ class Index(IndexReader):
             exclude: As in `search`.
             texts: Whether the hits carry their documents.
             recall: Whether to search exhaustively too, and report the recall of every stage.
+            combine: As in `search`.
             **named: As in `search`.
 
         Returns:
@@ -300,7 +312,7 @@ class Index(IndexReader):
         """
         asked, _ = compiled_queries(queries, self._opened.snapshot.space)
         given = {"exclude": exclude, "engine": engine, "plan": plan, "where": where, "options": options}
-        request = Request.checked(asked, k, **given, named=named, measure=check_flag(recall, "recall"))
+        request = Request.checked(asked, k, **given, named=named, combine=combine, measure=check_flag(recall, "recall"))
         told: list[Explanation] = []
         hits = self._hits(request, texts=check_flag(texts, "texts"), explanation=told)
         if not told:
@@ -320,6 +332,7 @@ class Index(IndexReader):
         plan: PlanLike | None = None,
         options: Mapping[str, Any] | None = None,
         exclude_same_id: bool = False,
+        combine: Combine = "best",
         **named: Unpack[NamedOptions],
     ) -> Run:
         """Search with named queries, for evaluation.
@@ -335,6 +348,7 @@ class Index(IndexReader):
             plan: As in `search`.
             options: As in `search`.
             exclude_same_id: Leave out of each ranking the document whose id is the query's.
+            combine: As in `search`.
             **named: As in `search`.
 
         Returns:
@@ -364,6 +378,7 @@ class Index(IndexReader):
             where=where,
             options=options,
             named=named,
+            combine=combine,
         )
         found = self._hits(request, texts=False)
         return {name: {hit.id: hit.score for hit in hits} for name, hits in zip(texts, found, strict=True)}
@@ -400,7 +415,7 @@ class Index(IndexReader):
             raise InputError(f"there are {len(asked)} queries and {len(lists)} lists of ids; give one each")
         asked, checked = check_options(options, asked, named)
         scorers = [asked] if isinstance(asked, Scorer) else self._groups(asked, checked)
-        return score_chosen(self._opened, scorers, lists)
+        return score_chosen(self._opened, scorers, lists, self._documents)
 
     def add(
         self,
@@ -435,8 +450,10 @@ class Index(IndexReader):
         model: Retriever | None
         if vectors is None:
             model = self.model
-            items = ((document, None) for document in given)
+            items = ((row, None) for row in rows_of(given, model, self.info.passages))
             encode, piece = encoding(model, self.info.dtype or "auto", self.info.pooling), piece_for(model)
+        elif self.info.passages is not None:
+            raise InputError("vectors are of whole documents, and this index has passages, which its model encodes")
         else:
             model = None
             items = joined(given, vectors)
@@ -476,22 +493,3 @@ class Index(IndexReader):
         """
         compact_index(self.path)
         self.refresh()
-
-    # Short forms of the methods of `engines`.
-
-    @property
-    def attachments(self) -> tuple[Attachment, ...]:
-        """Engines and graphs of this index, in the order in which they were built."""
-        return tuple(self.engines)
-
-    def build_engine(self, engine: str | Mapping[str, Any] | StructureConfig = "auto", **settings: Any) -> Attachment:
-        """Build an engine for all documents; see `Engines.build`."""
-        return self.engines.build(engine, **settings)
-
-    def build_graph(self, *, name: str | None = None, **settings: Any) -> Attachment:
-        """Build the neighbour graph of all documents, or import one; `settings` are those of `GraphConfig`."""
-        return self.engines.build({"kind": "graph", **settings}, name=name)
-
-    def drop(self, name: str) -> None:
-        """Delete an engine or a graph of this index; see `Engines.drop`."""
-        self.engines.drop(name)

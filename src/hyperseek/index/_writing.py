@@ -26,7 +26,7 @@ from hyperseek.scoring import Points
 from hyperseek.store.attachments import keep_up
 from hyperseek.store.info import IndexInfo, record_commit
 from hyperseek.store.lance import writer_lock
-from hyperseek.store.rows import check_documents, encode_metadata
+from hyperseek.store.rows import check_documents, document_id_of, encode_metadata
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.store.table import Store
 from hyperseek.types import Document
@@ -97,16 +97,18 @@ def write_index(
             logger.info("%s is finished already: %d documents", folder, info.count)
             return
 
+        unit = "documents" if wanted.passages is None else "passages"
+
         def stored() -> str:
             of = "" if total is None else f" of {total:,}"
-            return f"{len(store):,}{of} documents are stored in {folder}; run the same again to resume"
+            return f"{len(store):,}{of} {unit} are stored in {folder}; run the same again to resume"
 
         def check(documents: list[Document]) -> None:
             # One hash per document seen so far, but for the rare two that share one.
             check_documents(documents, start=len(seen))
-            _check_unique(documents, seen, store)
+            _check_unique(documents, seen, store, passages=wanted.passages is not None)
 
-        with stoppable(stored), progress("encoding", total, unit="documents", done=len(store)) as bar:
+        with stoppable(stored), progress("encoding", total, unit=unit, done=len(store)) as bar:
             for documents, points in commits(
                 corpus, encode, check=check, piece=piece, shard=shard, advance=bar.advance
             ):
@@ -133,6 +135,7 @@ def commits(
     piece: int,
     shard: int,
     advance: Callable[[int], None],
+    whole: bool = False,
 ) -> Iterator[tuple[list[Document], Points]]:
     """Encode items piece by piece, and join successive pieces to commits.
 
@@ -143,6 +146,7 @@ def commits(
         piece: Items to encode at a time, at least 1.
         shard: Most documents of a commit, at least 1.
         advance: Called with the number of documents of a piece when it is encoded.
+        whole: Whether items are passages, and those of a document stay in one commit, however many they are.
 
     Yields:
         The documents of a commit and their points: as many as there is room for, fewer where they took long or Ctrl-C
@@ -152,12 +156,15 @@ def commits(
     documents: list[Document] = []
     parts: list[Points] = []
     start = time.monotonic()
-    while batch := list(islice(stream, size)):
+    for batch in _whole_pieces(stream, size) if whole else iter(lambda: list(islice(stream, size)), []):
         new = [document for document, _ in batch]
         check(new)
-        parts.append(encode(batch))
+        for first in range(0, len(batch), size):
+            if first:
+                stop_here()  # a document of very many passages, of which nothing is stored yet
+            parts.append(encode(batch[first : first + size]))
+            advance(len(batch[first : first + size]))
         documents += new
-        advance(len(batch))
         if len(documents) + size > shard or time.monotonic() - start >= _COMMIT_SECONDS or stop_asked():
             yield documents, type(parts[0]).concatenate(parts)
             documents, parts, start = [], [], time.monotonic()
@@ -165,8 +172,20 @@ def commits(
         yield documents, type(parts[0]).concatenate(parts)
 
 
+def _whole_pieces(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    """Divide passages into pieces of whole documents, of at least `size` passages but for the last."""
+    piece: list[Item] = []
+    for item in items:
+        if len(piece) >= size and document_id_of(piece[-1][0].id) != document_id_of(item[0].id):
+            yield piece
+            piece = []
+        piece.append(item)
+    if piece:
+        yield piece
+
+
 def stored_documents(path: str | os.PathLike[str]) -> int:
-    """Return how many documents a folder's index holds, finished or not; 0 where there is none."""
+    """Return how many rows a folder's index holds, finished or not: documents or passages; 0 where there is none."""
     folder = Path(path)
     if not IndexInfo.exists(folder):
         return 0
@@ -199,7 +218,7 @@ def _check_settings(folder: Path, info: IndexInfo, wanted: IndexInfo) -> None:
             f"the index {folder} was begun with another model: {info.source} (fingerprint {info.fingerprint}), not "
             f"{wanted.source} (fingerprint {wanted.fingerprint}); give that model, another folder, or --overwrite"
         )
-    for key in ("space", "storage", "dtype", "pooling"):
+    for key in ("space", "storage", "dtype", "pooling", "passages"):
         there, here = getattr(info, key), getattr(wanted, key)
         if there != here:
             raise StoreError(
@@ -242,12 +261,13 @@ def _check_ended(folder: Path, store: Store, rest: Iterator[Item]) -> None:
         )
 
 
-def _check_unique(documents: list[Document], seen: set[int], store: Store) -> None:
+def _check_unique(documents: list[Document], seen: set[int], store: Store, *, passages: bool) -> None:
     # Hashes take a tenth of the ids' memory; where two ids share one, which is rare, the stored ids decide.
     ids: set[str] = set()
     for document in documents:
         if document.id in ids or (hash(document.id) in seen and store.stored_ids([document.id])):
-            raise InputError(f"document id {document.id!r} appears twice in the corpus; ids must be unique")
+            name = document_id_of(document.id) if passages else document.id
+            raise InputError(f"document id {name!r} appears twice in the corpus; ids must be unique")
         ids.add(document.id)
     seen.update(map(hash, ids))
 
@@ -289,29 +309,41 @@ def add_documents(
         done = "added or replaced" if replace else "added"
         return f"{added:,} documents were {done} in {store.path.parent}, and stay there"
 
-    with stoppable(stored), progress("adding", total, unit="documents") as bar:
+    def named(rows: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys(map(document_id_of, rows))) if store.passages else list(rows)
+
+    unit = "passages" if store.passages else "documents"
+    with stoppable(stored), progress("adding", total, unit=unit) as bar:
 
         def check(documents: list[Document]) -> None:
             check_documents(documents, start=len(seen))
             for document in documents:
                 if document.id in seen:
+                    [name] = named([document.id])
                     raise InputError(
-                        f"document id {document.id!r} appears twice among the documents to add; ids must be unique"
+                        f"document id {name!r} appears twice among the documents to add; ids must be unique"
                     )
                 seen.add(document.id)
-            if not replace and (there := store.stored_ids([document.id for document in documents])):
+            if not replace and (there := named(store.stored_ids([document.id for document in documents]))):
                 raise InputError(
                     f"document id {there[0]!r} is stored already, and {len(there) - 1} others of this batch; "
                     f"use replace to put new documents in their place"
                 )
 
-        for documents, points in commits(items, encode, check=check, piece=piece, shard=shard, advance=bar.advance):
+        given: dict[str, Any] = {
+            "check": check,
+            "piece": piece,
+            "shard": shard,
+            "advance": bar.advance,
+            "whole": store.passages,
+        }
+        for documents, points in commits(items, encode, **given):
             if replace:
                 store.replace(documents, points)
             else:
                 store.append(documents, points)
             record_commit(store.path, store.version)
-            added += len(documents)
+            added += len(named(document.id for document in documents))
             stop_here()
     return added
 

@@ -445,3 +445,29 @@ class Engines:
             tuning.save(opened.folder)
             opened.reread()
         return tuning
+
+
+class IndexWithEngines(IndexReader):
+    """An index, its engines, and short forms of their methods."""
+
+    @property
+    def engines(self) -> Engines:
+        """Engines and neighbour graphs: `index.engines.build("hnsw")`, `.tune(queries)`, `.drop(name)` and more."""
+        return Engines(self)
+
+    @property
+    def attachments(self) -> tuple[Attachment, ...]:
+        """Engines and graphs of this index, in the order in which they were built."""
+        return tuple(self.engines)
+
+    def build_engine(self, engine: str | Mapping[str, Any] | StructureConfig = "auto", **settings: Any) -> Attachment:
+        """Build an engine for all documents; see `Engines.build`."""
+        return self.engines.build(engine, **settings)
+
+    def build_graph(self, *, name: str | None = None, **settings: Any) -> Attachment:
+        """Build the neighbour graph of all documents, or import one; `settings` are those of `GraphConfig`."""
+        return self.engines.build({"kind": "graph", **settings}, name=name)
+
+    def drop(self, name: str) -> None:
+        """Delete an engine or a graph of this index; see `Engines.drop`."""
+        self.engines.drop(name)

@@ -17,6 +17,7 @@ from hyperseek._folders import Hold, files_within, folder_path
 from hyperseek._machine import Kept
 from hyperseek.errors import FingerprintError, InputError, MissingDocumentError, StoreError, shown
 from hyperseek.index._arguments import check_id_lists
+from hyperseek.index._passages import Passages, whole_documents
 from hyperseek.index.searching import Explanation, Request, check_points, documents_by_id, find, hits_of, scorer_groups
 from hyperseek.index.vector_files import write_token_files
 from hyperseek.plan import OpenIndex
@@ -47,6 +48,7 @@ class _State:
 
     info: IndexInfo
     opened: OpenIndex
+    passages: Passages | None
 
 
 class IndexReader:
@@ -134,7 +136,8 @@ class IndexReader:
             return index._beside(index.model).compile(texts, options)
 
         snapshot = Snapshot(store, info.space, cache_bytes=self._cache_bytes)
-        return _State(info, OpenIndex(self.path, snapshot, compile_, recompile))
+        passages = None if info.passages is None else Passages(snapshot)
+        return _State(info, OpenIndex(self.path, snapshot, compile_, recompile), passages)
 
     @property
     def info(self) -> IndexInfo:
@@ -146,14 +149,26 @@ class IndexReader:
         use_tables()
         return self._state.opened
 
+    @property
+    def _documents(self) -> Passages | None:
+        """Which rows are of which document; None if each is one."""
+        use_tables()
+        return self._state.passages
+
     def __len__(self) -> int:
-        return len(self._opened.snapshot)
+        documents = self._documents
+        return len(self._opened.snapshot if documents is None else documents)
+
+    @property
+    def passages(self) -> int | None:
+        """Number of passages; None in an index of whole documents."""
+        return None if self._documents is None else len(self._opened.snapshot)
 
     def __repr__(self) -> str:
-        snapshot = self._opened.snapshot
+        passages = "" if self.passages is None else f" in {self.passages:,} passages"
         engines = ", ".join(item.name for item in self._opened.attachments.items) or "no engine"
         return (
-            f"{type(self).__name__}({str(self.path)!r}: {len(snapshot):,} documents in {self.info.space}, "
+            f"{type(self).__name__}({str(self.path)!r}: {len(self):,} documents{passages} in {self.info.space}, "
             f"model {self.info.source or 'unknown'}, {engines})"
         )
 
@@ -161,7 +176,7 @@ class IndexReader:
         return self.documents()
 
     def __contains__(self, document_id: object) -> bool:
-        return isinstance(document_id, str) and bool(documents_by_id(self._opened.snapshot, [document_id]))
+        return isinstance(document_id, str) and bool(self._by_id([document_id]))
 
     def __getitem__(self, document_id: str) -> Document:
         document = self.get(document_id) if isinstance(document_id, str) else None
@@ -178,7 +193,8 @@ class IndexReader:
     @property
     def ids(self) -> list[str]:
         """The documents' ids, in order."""
-        ids: list[str] = self._opened.snapshot.ids.to_pylist()
+        documents = self._documents
+        ids: list[str] = (self._opened.snapshot if documents is None else documents).ids.to_pylist()
         return ids
 
     @property
@@ -206,7 +222,8 @@ class IndexReader:
 
     def documents(self) -> Iterator[Document]:
         """Stream the stored documents in order."""
-        return self._opened.snapshot.store.documents()
+        rows = self._opened.snapshot.store.documents()
+        return rows if self._documents is None else whole_documents(rows)
 
     @overload
     def get(self, ids: str) -> Document | None: ...  # type: ignore[overload-overlap]  # a string is one id
@@ -228,12 +245,18 @@ class IndexReader:
             InputError: An item is not an id.
         """
         if isinstance(ids, str):
-            return documents_by_id(self._opened.snapshot, [ids]).get(ids)
+            return self._by_id([ids]).get(ids)
         [listed] = check_id_lists([ids])
-        return documents_by_id(self._opened.snapshot, listed)
+        return self._by_id(listed)
+
+    def _by_id(self, ids: Sequence[str]) -> dict[str, Document]:
+        documents = self._documents
+        if documents is None:
+            return documents_by_id(self._opened.snapshot, ids)
+        return documents.documents_by_id(ids)
 
     def points(self, *, rows: int = CHUNK) -> Iterator[tuple[list[str], Points]]:
-        """Stream ids and points in order.
+        """Stream ids and points in order; in an index of passages they are those of passages, as `"d1#0"`.
 
         Args:
             rows: Most documents of a chunk, at least 1.
@@ -305,15 +328,19 @@ class IndexReader:
         return self._models.get((source, info.fingerprint), load, size=_weight_bytes)
 
     def _hits(self, request: Request, *, texts: bool, explanation: list[Explanation] | None = None) -> list[list[Hit]]:
-        opened, texts_asked = self._opened, None if isinstance(request.queries, Scorer) else request.queries
-        found = find(opened, request, self._groups, explanation=explanation)
+        use_tables()
+        state, texts_asked = self._state, None if isinstance(request.queries, Scorer) else request.queries
+        opened, passages = state.opened, state.passages
+        found = find(opened, request, self._groups, explanation=explanation, passages=passages)
+        ranked = None if passages is None else partial(passages.ranked, k=request.k, combine=request.combine)
         hits = hits_of(
             opened,
             found,
             texts=texts,
             queries=texts_asked,
             model=lambda: self._model if texts_asked is None else self.model,
-            encoded={"dtype": self.info.dtype or "float32", "pooling": self.info.pooling},
+            encoded={"dtype": state.info.dtype or "float32", "pooling": state.info.pooling},
+            ranked=ranked,
         )
         return list(hits)
 
@@ -370,6 +397,7 @@ def open_finished(folder: Path, *, verify: bool = False) -> tuple[IndexInfo, Sto
         if IndexInfo.read(folder).table == info.table:
             raise
         return open_finished(folder, verify=verify)  # it was compacted in the meantime
+    store.passages = info.passages is not None
     unchanged = store.version == info.version
     if (unchanged and len(store) != info.count) or store.width != info.space.width:
         raise StoreError(

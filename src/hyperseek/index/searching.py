@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 import pyarrow as pa
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hyperseek._long_work import progress
-from hyperseek.errors import InputError
+from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.index._arguments import (
     check_count,
     check_engine,
@@ -23,6 +23,7 @@ from hyperseek.index._arguments import (
     check_where,
 )
 from hyperseek.index._hits import AskedTokens, Matching
+from hyperseek.index._passages import Combine, FoundDocument, Passages, as_passage, best_passage
 from hyperseek.plan import AUTO, NOTHING, Candidates, OpenIndex, Plan, Search, StageReport, as_plan
 from hyperseek.plan.exhaustive import exact_scores
 from hyperseek.plan.stages import choose_plan
@@ -39,6 +40,12 @@ if TYPE_CHECKING:
 # Numbers of the queries that one scan holds: 16 MiB, some ten thousand query vectors. A q-net has more by itself.
 _NUMBERS = 1 << 22
 
+# Passages that are looked for at first, for each document, and how many times more where that was too few.
+_PASSAGES = 4
+_AGAIN = 4
+
+_NONE = np.empty(0, np.int64)
+
 
 @dataclass(slots=True)
 class Explanation:
@@ -50,6 +57,7 @@ class Explanation:
         stages: What each stage did, over all queries.
         documents: In the index.
         hits: What was found, for each query.
+        passages: In the index; None for one of whole documents. Candidates of stages are passages, if there are any.
     """
 
     plan: Plan
@@ -57,10 +65,12 @@ class Explanation:
     documents: int
     stages: list[StageReport] = field(default_factory=list)
     hits: list[list[Hit]] = field(default_factory=list)
+    passages: int | None = None
 
     def lines(self) -> Iterator[str]:
         """Yield one line per stage: milliseconds and candidates per query, and recall where it was measured."""
-        yield f"{self.documents:,} documents; {self.reason}"
+        passages = "" if self.passages is None else f" in {self.passages:,} passages"
+        yield f"{self.documents:,} documents{passages}; {self.reason}"
         for stage in self.stages:
             queries = max(1, stage.queries)
             line = (
@@ -87,6 +97,7 @@ class Request:
         where: SQL that documents must meet.
         options: That texts are compiled with.
         measure: Whether to search exhaustively too, and report each stage's recall.
+        combine: What the score of a document of several passages is.
     """
 
     queries: Sequence[str] | Scorer
@@ -99,6 +110,7 @@ class Request:
     where: str | None = None
     options: QueryOptions = NO_OPTIONS
     measure: bool = False
+    combine: Combine = "best"
 
     @classmethod
     def checked(cls, queries: object, k: object, **options: Any) -> Request:
@@ -120,6 +132,8 @@ class Request:
         asked, names = check_queries(queries, options.get("names")), options.get("names")
         check_engine(options.get("engine", AUTO))
         check_where(options.get("where"))
+        if options.get("combine", "best") not in get_args(Combine):
+            raise UnknownNameError("way to combine passages", str(options["combine"]), get_args(Combine))
         if options.get("plan") is not None:
             options["plan"] = as_plan(options["plan"])
         asked, options["options"] = check_options(options.get("options"), asked, options.pop("named", None))
@@ -141,6 +155,7 @@ def find(
     groups: Callable[[Sequence[str], QueryOptions], Iterable[Scorer]],
     *,
     explanation: list[Explanation] | None = None,
+    passages: Passages | None = None,
 ) -> Iterator[tuple[Scorer, Candidates]]:
     """Search, a group of queries at a time.
 
@@ -149,13 +164,15 @@ def find(
         request: What to search for.
         groups: Compiles texts to scorers of successive queries.
         explanation: An empty list, to which what was done is added.
+        passages: The documents that rows are passages of; None if they are whole.
 
     Yields:
-        Successive queries, compiled, and their best documents.
+        Successive queries, compiled, and their best rows: of passages as many as it takes for `k` documents.
     """
     most = max(1, len(opened.snapshot))
-    unwanted = _rows_to_exclude(opened.snapshot, request.exclude or ())
-    k = min(request.k + unwanted.shape[1], most)
+    unwanted = _rows_to_exclude(opened.snapshot, request.exclude or (), passages)
+    wanted = request.k if passages is None else _PASSAGES * passages.wanted(request.k, request.combine)
+    k = min(wanted + unwanted.shape[1], most)
     scorers: Iterable[Scorer] = (
         ([request.queries] if len(request.queries) else [])
         if isinstance(request.queries, Scorer)
@@ -168,11 +185,10 @@ def find(
         for scorer in scorers:
             check_points(scorer.space, opened.snapshot.space)
             if told is None:
-                if request.plan is not None:
-                    plan, reason = request.plan, "the plan that was given"
-                else:
-                    plan, reason = choose_plan(opened, scorer, request.engine, k)
+                plan, reason = _choose(opened, scorer, request, k)
                 told = Explanation(plan, reason, len(opened.snapshot))
+                if passages is not None:
+                    told.documents, told.passages = len(passages), told.documents
                 if explanation is not None:
                     explanation.append(told)
             texts = None if asked is None else asked[done : done + len(scorer)]
@@ -182,14 +198,48 @@ def find(
             reports = None if explanation is None else told.stages
             found = told.plan.run(search, reports=reports, measure=request.measure)
             if others is not None:
-                found = found.without(others).first(request.k)
+                found = found.without(others)
+            found = found.first(request.k) if passages is None else _enough(search, found, request, passages)
             yield scorer, found
             done += len(scorer)
             bar.advance(len(scorer))
 
 
-def _rows_to_exclude(snapshot: Snapshot, exclude: Sequence[Collection[str]]) -> Tensor:
+def _choose(opened: OpenIndex, scorer: Scorer, request: Request, k: int) -> tuple[Plan, str]:
+    if request.plan is not None:
+        return request.plan, "the plan that was given"
+    return choose_plan(opened, scorer, request.engine, k)
+
+
+def _enough(search: Search, found: Candidates, request: Request, passages: Passages) -> Candidates:
+    """Search again for more passages where the best ones are of fewer documents than are wanted."""
+    opened, rows, scores = search.index, [*found.rows], [*found.scores]
+    left, k, wanted = torch.arange(len(found)), search.k, passages.wanted(request.k, request.combine)
+    while True:
+        # A plan that finds fewer rows than it may has no more.
+        ended = found.counts + (0 if search.unwanted is None else search.unwanted.shape[1]) < k
+        lacking = passages.lacking(found, wanted) & ~ended
+        if k >= len(opened.snapshot) or not lacking.any():
+            return Candidates.of_lists(rows, scores)
+        left, k = left[lacking], min(len(opened.snapshot), _AGAIN * k)
+        texts = None if search.texts is None else [search.texts[place] for place in lacking.nonzero()[:, 0].tolist()]
+        others = None if search.unwanted is None else search.unwanted[lacking]
+        search = Search(opened, search.scorer[lacking], texts, request.where, k, unwanted=others)
+        plan, _ = _choose(opened, search.scorer, request, k)
+        found = plan.run(search)
+        if others is not None:
+            found = found.without(others)
+        for place, own, their in zip(left.tolist(), found.rows, found.scores, strict=True):
+            rows[place], scores[place] = own, their
+
+
+def _rows_to_exclude(
+    snapshot: Snapshot, exclude: Sequence[Collection[str]], passages: Passages | None = None
+) -> Tensor:
     """Return `(Q, m)` rows of each query's excluded documents that are stored, padded with `NOTHING`."""
+    if passages is not None:
+        own = [torch.from_numpy(np.concatenate([_NONE, *passages.rows_of([*ids])])) for ids in exclude]
+        return torch.nn.utils.rnn.pad_sequence(own, True, NOTHING) if own else torch.empty(0, 0, dtype=torch.int64)
     rows = torch.from_numpy(snapshot.rows_of_ids([name for ids in exclude for name in ids]))
     parts = [part[part != NOTHING] for part in torch.split(rows, [len(ids) for ids in exclude])]
     return torch.nn.utils.rnn.pad_sequence(parts, True, NOTHING) if parts else torch.empty(0, 0, dtype=torch.int64)
@@ -203,6 +253,7 @@ def hits_of(
     queries: Sequence[str] | None = None,
     model: Callable[[], Encoder | None] = lambda: None,
     encoded: Mapping[str, Any] | None = None,
+    ranked: Callable[[Scorer, Candidates], list[list[FoundDocument]]] | None = None,
 ) -> Iterator[list[Hit]]:
     """Turn candidates into hits.
 
@@ -213,13 +264,20 @@ def hits_of(
         queries: Texts of the queries, which matches name tokens by; None for none.
         model: Returns what splits texts into tokens, if anything does; asked only where queries have tokens.
         encoded: How documents were encoded, as keywords of `LateRetriever.row_tokens`.
+        ranked: Ranks documents by the rows of their passages; None where rows are documents.
 
     Yields:
         The hits of each query.
     """
     snapshot, done = opened.snapshot, 0
     for scorer, part in found:
-        hits = _collect_hits(snapshot.store, snapshot.ids, part.scores, part.rows, texts=texts)
+        if ranked is None:
+            hits = _collect_hits(snapshot.store, snapshot.ids, part.scores, part.rows, texts=texts)
+        else:
+            documents = ranked(scorer, part)
+            hits = _collect_passages(snapshot.store, documents, texts=texts)
+            best = [torch.tensor([one.passages[0][0] for one in own], dtype=torch.int64) for own in documents]
+            part = Candidates(torch.nn.utils.rnn.pad_sequence(best, True, NOTHING), part.scores)
         if scorer.token_vectors() is not None:
             reader = model()
             for place, (own, rows) in enumerate(zip(hits, part.rows.tolist(), strict=True)):
@@ -277,6 +335,27 @@ def _collect_hits(store: Store, ids: Any, scores: Tensor, rows: Tensor, *, texts
     ]
 
 
+def _collect_passages(store: Store, found: Sequence[Sequence[FoundDocument]], *, texts: bool) -> list[list[Hit]]:
+    """Turn ranked documents into hits; each row is read once."""
+    wanted = sorted({row for own in found for one in own for row, _ in one.passages}) if texts else []
+    rows = dict(zip(wanted, store.take(wanted), strict=True))
+    return [
+        [
+            Hit(one.id, one.score, rank)
+            if not texts
+            else Hit(
+                one.id,
+                one.score,
+                rank,
+                best_passage(rows[one.passages[0][0]]),
+                tuple(as_passage(rows[row], score) for row, score in one.passages),
+            )
+            for rank, one in enumerate(own, 1)
+        ]
+        for own in found
+    ]
+
+
 def scorer_groups(
     model: Retriever | LightCompiler, queries: Sequence[str], options: Mapping[str, Any] | None = None
 ) -> Iterator[Scorer]:
@@ -322,13 +401,19 @@ def documents_by_id(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, Documen
     return {identity: documents[place] for identity, place in zip(stored, places, strict=True)}
 
 
-def score_chosen(opened: OpenIndex, scorers: Iterable[Scorer], ids: Sequence[Sequence[str]]) -> list[list[float]]:
+def score_chosen(
+    opened: OpenIndex,
+    scorers: Iterable[Scorer],
+    ids: Sequence[Sequence[str]],
+    passages: Passages | None = None,
+) -> list[list[float]]:
     """Score documents, each by the query it is listed for.
 
     Args:
         opened: The index.
         scorers: Compiled queries, in successive groups.
         ids: For each query the ids of its documents.
+        passages: The documents that rows are passages of, scored by the best; None if they are whole.
 
     Returns:
         For each query its documents' scores.
@@ -339,7 +424,8 @@ def score_chosen(opened: OpenIndex, scorers: Iterable[Scorer], ids: Sequence[Seq
     snapshot = opened.snapshot
     snapshot.load()
     flat = [identity for own in ids for identity in own]
-    found = snapshot.rows_of_ids(flat)
+    whole = None if passages is None else passages.rows_of(flat)
+    found = snapshot.rows_of_ids(flat) if whole is None else np.array([len(rows) - 1 for rows in whole], np.int64)
     if (found < 0).any():
         raise InputError(f"the index {opened.folder} holds no document {flat[int((found < 0).argmax())]!r}")
     scores: list[list[float]] = []
@@ -347,6 +433,12 @@ def score_chosen(opened: OpenIndex, scorers: Iterable[Scorer], ids: Sequence[Seq
     for scorer in scorers:
         check_points(scorer.space, opened.snapshot.space)
         lists = ids[len(scores) : len(scores) + len(scorer)]
+        if passages is not None and whole is not None:
+            members = iter(whole[used:])
+            own_rows = [[next(members) for _ in own] for own in lists]
+            used += sum(map(len, lists))
+            scores += passages.best_scores(scorer, own_rows)
+            continue
         rows = torch.full((len(lists), max(1, *map(len, lists))), NOTHING)
         for line, own in zip(rows, lists, strict=True):
             line[: len(own)] = torch.from_numpy(found[used : used + len(own)])

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from hyperseek.errors import shown
 from hyperseek.store._conditions import Field, digit_array, is_rounded, number_array
-from hyperseek.store.rows import BASE_COLUMNS, CHECKSUM_COLUMNS
+from hyperseek.store.rows import BASE_COLUMNS, CHECKSUM_COLUMNS, PASSAGE
 from hyperseek.types import Document
 
 MOST_FIELDS = 256
@@ -140,7 +140,7 @@ def grow_fields(dataset: Any, documents: Sequence[Document]) -> bool:
 
 def _note_left_out(dataset: Any, documents: Iterable[Document], beyond: Sequence[str]) -> bool:
     known = left_out_fields(dataset)
-    odd = {key for document in documents for key in document.metadata if not can_be_field(key)}
+    odd = {key for document in documents for key in document.metadata if key != PASSAGE and not can_be_field(key)}
     new = sorted({_short(key) for key in (*odd, *beyond)} - {*known})[: max(0, _MOST_LEFT_OUT - len(known))]
     if new:
         dataset.update_config({_LEFT_OUT: json.dumps([*known, *new])})

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 
 from hyperseek.errors import InputError, StoreError, shown
@@ -32,6 +33,12 @@ BASE_COLUMNS = ("key", *TEXT_COLUMNS, "vector")
 TEXT_CHECKSUM, VECTOR_CHECKSUM = "text_checksum", "vector_checksum"
 CHECKSUM_COLUMNS = (TEXT_CHECKSUM, VECTOR_CHECKSUM)
 """Columns of int64: checksums of each row's texts and vectors."""
+
+PASSAGE = "hyperseek:passage"
+"""Key of the metadata of a passage: its place in its document, `start` and `end`, and `headings` and `title` if any.
+
+Filters cannot name it, since it has a colon.
+"""
 
 _DEEPEST = 64  # levels of metadata
 _LONGEST_INTEGER = 4_000  # digits of an integer in metadata
@@ -126,6 +133,40 @@ def read_points(column: Any, width: int) -> Points:
         return VectorPoints(vectors)
     offsets = column.offsets.to_numpy().astype(np.int64)
     return TokenPoints(vectors, torch.from_numpy(offsets - offsets[0]))
+
+
+def row_id(document_id: str, number: int) -> str:
+    """Return the id of a passage, whatever that of its document is like."""
+    return f"{document_id}#{number}"
+
+
+def document_id_of(row: str) -> str:
+    """Return the id of the document that a row is a passage of."""
+    return row.rpartition("#")[0]
+
+
+def document_ids(rows: Any) -> Any:
+    """Return the ids of the documents that rows are passages of, for an Arrow array of the rows' ids."""
+    return pc.replace_substring_regex(rows, "#[0-9]+$", "")
+
+
+def as_documents(rows: Any) -> Any:
+    """Return passages with the ids and titles of their documents, as filters name them.
+
+    Args:
+        rows: Arrow batch; `title` needs `metadata`.
+
+    Returns:
+        The batch.
+    """
+    names = rows.schema.names
+    if "id" in names:
+        rows = rows.set_column(names.index("id"), "id", document_ids(rows.column("id")))
+    if "title" in names:
+        pairs = zip(rows.column("title").to_pylist(), rows.column("metadata").to_pylist(), strict=True)
+        titles = [json.loads(metadata)[PASSAGE].get("title", title) for title, metadata in pairs]
+        rows = rows.set_column(names.index("title"), "title", pa.array(titles, pa.string()))
+    return rows
 
 
 def with_checksum(columns: Sequence[str], schema: Any) -> list[str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import lance
 import numpy as np
@@ -36,11 +36,13 @@ from hyperseek.store.lance import check_places, guarded, reading_table, use_tabl
 from hyperseek.store.rows import (
     BASE_COLUMNS,
     TEXT_COLUMNS,
+    as_documents,
     base_schema,
     check_id,
     check_rows,
     check_text,
     checksum_columns,
+    document_id_of,
     encode_metadata,
     points_array,
     read_documents,
@@ -49,6 +51,9 @@ from hyperseek.store.rows import (
     with_checksum,
 )
 from hyperseek.types import Document
+
+_Integers: TypeAlias = npt.NDArray[np.int64]
+_Scores: TypeAlias = npt.NDArray[np.float32]
 
 _NEXT_KEY = "hyperseek.next_key"
 
@@ -69,12 +74,16 @@ class Store:
         path: The Lance data set.
         dataset: The same, open.
         hold: Keeps its files from being deleted.
+
+    Attributes:
+        passages: Whether rows are passages, which are replaced, deleted and filtered by their documents' ids.
     """
 
     def __init__(self, path: Path, dataset: Any, hold: Hold | None = None) -> None:
         self.path = path
         self._dataset = dataset
         self._hold = hold
+        self.passages = False
 
     @classmethod
     def create(cls, path: Path, *, space: Space, storage: Storage) -> Self:
@@ -167,7 +176,7 @@ class Store:
         self.__dict__["next_key"] = following  # known without reading all keys
 
     def replace(self, documents: Sequence[Document], points: Points) -> None:
-        """Delete the rows with the same ids and add these documents at the end, in one atomic commit.
+        """Delete the rows with the same ids and add these at the end, in one atomic commit; see `passages`.
 
         Args:
             documents: `N` documents.
@@ -177,7 +186,8 @@ class Store:
             InputError: A vector is not finite in the stored number type; the message names the document.
         """
         table = self._new_rows(documents, points)
-        keys, fragments, _ = self._stored([document.id for document in documents])
+        ids = [document_id_of(document.id) if self.passages else document.id for document in documents]
+        keys, fragments, _ = self._stored(ids, whole=self.passages)
         # Lance's own `merge_insert` joins by hash, which would lose the order of the new rows.
         removed, updated = self._without(keys, fragments)
         added = lance.fragment.write_fragments(table, self._dataset, mode="append")
@@ -185,18 +195,17 @@ class Store:
         self._set(lance.LanceDataset.commit(self._dataset, operation, read_version=self.version))
 
     def delete(self, ids: Sequence[str]) -> int:
-        """Delete rows in one atomic commit, and return how many there were."""
-        keys, fragments, _ = self._stored(ids)
+        """Delete documents in one atomic commit, and return how many there were."""
+        keys, fragments, found = self._stored(ids, whole=self.passages)
         if not len(keys):
             return 0
-        last = self.next_key - 1
-        if last in keys:
+        if (last := self.next_key - 1) in keys:
             # The highest key is about to disappear; record that it was used.
             self._dataset.update_config({_NEXT_KEY: str(last + 1)})
         removed, updated = self._without(keys, fragments)
         operation = lance.LanceOperation.Delete(updated, removed, _is_one_of(keys))
         self._set(lance.LanceDataset.commit(self._dataset, operation, read_version=self.version))
-        return len(keys)
+        return len(set(found))
 
     def copy(self, path: Path) -> Store:
         """Write all rows to a new table without deleted rows or old versions."""
@@ -229,10 +238,10 @@ class Store:
     # Reading.
 
     @cached_property
-    def keys(self) -> npt.NDArray[np.int64]:
+    def keys(self) -> _Integers:
         """Keys of all rows."""
         table = self._dataset.to_table(columns=["key"], scan_in_order=True, **_READING)
-        keys: npt.NDArray[np.int64] = table["key"].to_numpy()
+        keys: _Integers = table["key"].to_numpy()
         return keys
 
     def stored_ids(self, ids: Sequence[str]) -> list[str]:
@@ -318,7 +327,7 @@ class Store:
         }
         return {reason: names for reason, names in reasons.items() if names}
 
-    def keys_where(self, condition: str) -> npt.NDArray[np.int64]:
+    def keys_where(self, condition: str) -> _Integers:
         """Return the keys of all rows that meet a condition.
 
         Args:
@@ -332,17 +341,15 @@ class Store:
         """
         tree = self._read_filter(condition)
         columns = set(tree.columns())
-        size = _READING["batch_size"] if "text" in columns else _ROWS_AT_ONCE
-        options = {**_READING, "batch_size": size}
+        options = {**_READING, "batch_size": _READING["batch_size"] if "text" in columns else _ROWS_AT_ONCE}
         keys = [np.empty(0, np.int64)]
-        for batch in self._dataset.to_batches(columns=["key", *sorted(columns)], **options):
-            met = tree.evaluate(batch).fill_null(False)
+        read = {"key", *columns} | ({"metadata"} if self.passages and "title" in columns else set())
+        for batch in self._dataset.to_batches(columns=sorted(read), **options):
+            met = tree.evaluate(as_documents(batch) if self.passages else batch).fill_null(False)
             keys.append(batch.column("key").filter(met).to_numpy())
         return np.concatenate(keys)
 
-    def search_texts(
-        self, query: str, *, k: int, among: npt.NDArray[np.int64] | None = None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    def search_texts(self, query: str, *, k: int, among: _Integers | None = None) -> tuple[_Integers, _Scores]:
         """Find documents by their words, with BM25 over titles and texts.
 
         Args:
@@ -376,9 +383,7 @@ class Store:
             if len(keys) < most or most == len(self) or met.sum() >= k:
                 return keys[met][:k], scores[met][:k]
 
-    def _matches(
-        self, words: str, most: int, condition: str | None = None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    def _matches(self, words: str, most: int, condition: str | None = None) -> tuple[_Integers, _Scores]:
         from lance.query import MultiMatchQuery
 
         table = self._dataset.to_table(
@@ -390,9 +395,7 @@ class Store:
         )
         return table["key"].to_numpy(), table["_score"].to_numpy()
 
-    def _containing(
-        self, symbols: set[str], most: int, among: npt.NDArray[np.int64] | None
-    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    def _containing(self, symbols: set[str], most: int, among: _Integers | None) -> tuple[_Integers, _Scores]:
         """Find documents by symbols, which the full-text index leaves out; the score is the number they contain.
 
         All texts are read once, however many symbols there are.
@@ -448,8 +451,8 @@ class Store:
         ]
         return pa.table(columns, schema=schema)
 
-    def _stored(self, ids: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], list[str]]:
-        """Return keys, fragments and ids of the stored documents among `ids`.
+    def _stored(self, ids: Sequence[str], *, whole: bool = False) -> tuple[_Integers, _Integers, list[str]]:
+        """Return keys, fragments and ids of the stored documents among `ids`; of rows, unless these are whole ones.
 
         Ids are compared here and never written into SQL. Nor does Lance count by a condition: a fragment's
         `count_rows(filter=...)` holds the interpreter's lock while it waits for threads that may wait for that lock.
@@ -461,13 +464,14 @@ class Store:
         if len(wanted):
             options = {**_READING, "batch_size": _ROWS_AT_ONCE}
             for batch in self._dataset.to_batches(columns=["id", "key"], with_row_address=True, **options):
+                batch = as_documents(batch) if whole else batch
                 rows = batch.filter(pc.is_in(batch.column("id"), value_set=wanted))
                 keys.append(rows.column("key").to_numpy())
                 fragments.append((rows.column("_rowaddr").to_numpy() >> 32).astype(np.int64))
                 found += rows.column("id").to_pylist()
         return np.concatenate(keys), np.concatenate(fragments), found
 
-    def _without(self, keys: npt.NDArray[np.int64], fragments: npt.NDArray[np.int64]) -> tuple[list[int], list[Any]]:
+    def _without(self, keys: _Integers, fragments: _Integers) -> tuple[list[int], list[Any]]:
         """Mark rows as deleted; return the numbers of fragments that this empties, and the other changed fragments."""
         removed, updated = [], []
         for number in np.unique(fragments).tolist():
