@@ -65,6 +65,12 @@ _lock = threading.Lock()
 _FORBIDDEN = set('\\:*?"<>|') | {chr(code) for code in range(32)}
 
 
+def cache_folder(chosen: str | None = None) -> Path:
+    """Return the cache folder, variables filled in: the chosen one, `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`."""
+    place = chosen or os.environ.get("HYPERSEEK_CACHE") or "~/.cache/hyperseek"
+    return Path(os.path.expandvars(place)).expanduser()
+
+
 def folder_path(path: str | os.PathLike[str], what: str) -> Path:
     """Return the path of a folder that exists or could be created, judging by its name.
 

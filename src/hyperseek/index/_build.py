@@ -327,12 +327,8 @@ def piece_for(model: Encoder) -> int:
 
 def resolve_dtype(dtype: str, model: Encoder) -> str:
     """Return the name of the number type that `dtype` means for this model on this machine."""
-    device = getattr(model, "device", None)
-    if dtype != "auto" or device is None:  # an encoder without a device decides by itself
-        return dtype
-    from hyperseek.models.encoding import resolve_dtype as resolve
-
-    return str(resolve(dtype, device)).removeprefix("torch.")
+    own: Callable[[str], str] | None = getattr(model, "number_type", None)
+    return dtype if own is None else own(dtype)  # other encoders decide by themselves
 
 
 def _identity(model: Encoder) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class Index(IndexWithEngines):
         *,
         model: Retriever | Encoder | None = None,
         device: str | None = None,
+        backend: str | None = None,
         cache_bytes: int = CACHE_BYTES,
         verify: bool = False,
     ) -> Self:
@@ -82,6 +83,7 @@ class Index(IndexWithEngines):
             path: Its folder.
             model: Compiles queries; None loads the model that the index names when it is first needed.
             device: Where to load that model, as in `"cuda:0"`; None takes a GPU if there is one.
+            backend: What runs that model, as for `hyperseek.load`; None for torch.
             cache_bytes: Largest float32 matrix of vectors to keep in memory, in bytes.
             verify: Whether to compare all files, those of engines and graphs included, with the checksums that were
                 recorded when they were written, which takes a second for some 2 GB. Without it that is done for up to
@@ -96,7 +98,7 @@ class Index(IndexWithEngines):
             FingerprintError: The document side of `model` is not the one that made the index.
             InputError: `model` was not loaded, or `path` is not a path.
         """
-        return cls(path, model=model, device=device, cache_bytes=cache_bytes, verify=verify)
+        return cls(path, model=model, device=device, backend=backend, cache_bytes=cache_bytes, verify=verify)
 
     @classmethod
     def build(

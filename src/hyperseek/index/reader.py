@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import threading
@@ -51,6 +52,9 @@ class _State:
     passages: Passages | None
 
 
+logger = logging.getLogger(__name__)
+
+
 class IndexReader:
     """The documents of a finished index, open in one version until `refresh`, and the model that made them.
 
@@ -58,6 +62,7 @@ class IndexReader:
         path: Its folder.
         model: Compiles queries; None loads the model that the index names when it is first needed.
         device: Device of that model; None takes a GPU if there is one.
+        backend: What runs that model, as for `hyperseek.load`; None for torch.
         cache_bytes: Vectors are kept in memory as one float32 matrix after the first scan if it is no larger than
             this; larger ones are read from disk at every scan.
         verify: Whether to verify the checksums of all files first.
@@ -72,13 +77,14 @@ class IndexReader:
         *,
         model: Retriever | Encoder | None = None,
         device: str | None = None,
+        backend: str | None = None,
         cache_bytes: int = CACHE_BYTES,
         verify: bool = False,
     ) -> None:
         self.path = folder_path(path, "an index")
         if model is not None:
             check_retriever(model)
-        self._device = device
+        self._device, self._backend = device, backend
         self._cache_bytes = cache_bytes
         # An encoder that cannot compile queries is refused when they are compiled.
         self._model = cast("Retriever | None", model)
@@ -321,8 +327,10 @@ class IndexReader:
         def load() -> Retriever:
             from hyperseek.models import load
 
-            model = load(source, device=self._device)
+            model = load(source, device=self._device, backend=self._backend)
             check_model(self.path, info, model)
+            if info.dtype == "int8" != model.number_type():
+                logger.info("documents were encoded in int8, and queries are not; their vectors differ a little")
             return model
 
         return self._models.get((source, info.fingerprint), load, size=_weight_bytes)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from hyperseek.errors import UnknownNameError
+from hyperseek.errors import InputError, UnknownNameError, shown
 from hyperseek.types import Token
 
 logger = logging.getLogger(__name__)
@@ -217,7 +217,9 @@ def _divides(state: dict[str, Any]) -> bool:
     return kind in _DIVIDING
 
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_INT8 = "int8"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+"""Number types that torch computes in, by name."""
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
@@ -239,9 +241,40 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
         chosen = torch.bfloat16 if native else torch.float32
         logger.info("dtype auto: %s, since %s %s bfloat16 natively", chosen, device, "has" if native else "lacks")
         return chosen
-    if name not in _DTYPES:
-        raise UnknownNameError("dtype", name, ["auto", *_DTYPES])
-    return _DTYPES[name]
+    if name not in DTYPES:
+        raise UnknownNameError("dtype", name, ["auto", *DTYPES])
+    return DTYPES[name]
+
+
+def number_type(dtype: str, device: torch.device, backend: str | None, own: str | None) -> str:
+    """Return the name of the number type that a model encodes in.
+
+    Args:
+        dtype: As for `resolve_dtype`, or that of a backend.
+        device: Where the model computes.
+        backend: Name of its backend; None for torch.
+        own: The number type of that backend.
+
+    Returns:
+        The name, which is not `"auto"`.
+
+    Raises:
+        UnknownNameError: torch computes, and knows no such type.
+        InputError: The type is that of a backend, and the model has none, or another.
+    """
+    if backend is not None and own is not None:
+        if dtype in ("auto", own):
+            return own
+        raise InputError(
+            f"the backend {backend} computes in {own}, not in {shown(dtype)}; leave dtype out, or load the model "
+            f"without this backend"
+        )
+    if dtype == _INT8:
+        raise InputError(
+            "int8 is the number type of a backend; load the model with backend='onnx-int8' or 'openvino-int8' "
+            "(--backend onnx-int8 or openvino-int8)"
+        )
+    return str(resolve_dtype(dtype, device)).removeprefix("torch.")
 
 
 def _cpu_multiplies_bfloat16(device: torch.device) -> bool:

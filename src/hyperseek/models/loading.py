@@ -20,6 +20,7 @@ from sentence_transformers.util import import_from_string
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from hyperseek._folders import cache_folder
 from hyperseek._machine import check_device
 from hyperseek.errors import (
     ConfigError,
@@ -31,6 +32,7 @@ from hyperseek.errors import (
     shortened,
     suggestion,
 )
+from hyperseek.models.backends import BACKENDS, run_by
 from hyperseek.models.families import FAMILIES, ModelConfig, usable_families
 from hyperseek.models.light import PACKAGED, resolve_name
 from hyperseek.models.model_files import ModelFiles, check_complete, check_usable
@@ -47,6 +49,7 @@ def load(
     device: str | None = None,
     trust_remote_code: bool = False,
     revision: str | None = None,
+    backend: str | None = None,
 ) -> Retriever:
     """Load a retriever.
 
@@ -56,16 +59,24 @@ def load(
         device: Where to put it, as in `"cuda:0"`; None takes a GPU if there is one.
         trust_remote_code: Whether code that comes with the model may run. Never needed for hyperseek's own models.
         revision: Branch, tag or commit on the Hub.
+        backend: What runs its transformers on a CPU: `"onnx"`, `"onnx-int8"`, `"openvino"`, `"openvino-bfloat16"`,
+            `"openvino-int8"`, or another that is registered; None for torch. The first time they are exported into the
+            cache folder, and compared with torch. The model can then encode and search, but not be trained.
 
     Returns:
         The retriever, in float32 unless it was saved in lower precision.
 
     Raises:
-        InputError: There is no such device.
+        InputError: There is no such device, or a backend cannot compute there.
+        UnknownNameError: There is no such backend.
         MissingExtraError: A package that the model needs is not installed.
         ModelError: There is no such model, it cannot be read, or its files have changed since they were saved.
     """
     location = resolve_name(path_or_name)
+    if backend is not None:
+        BACKENDS.checked(backend)
+        if (device := device or "cpu") != "cpu":
+            raise InputError(f"backends compute on the CPU, not on {device}; leave the device or the backend out")
     options: dict[str, Any] = {
         "device": check_device(device),
         "trust_remote_code": trust_remote_code,
@@ -78,6 +89,8 @@ def load(
         check_complete(retriever.model, files)
         _choose_padding(retriever)
         check_usable(retriever)
+        if backend is not None:
+            run_by(retriever, backend, cache=cache_folder() / "backends")
     return retriever
 
 

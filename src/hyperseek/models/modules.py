@@ -16,6 +16,7 @@ below and never for their class, so a module of any family or package takes part
 | any | `reads_padding`: whether the width that a batch is padded to changes its result | False is assumed |
 | any | `blending()`, see `Blends` | its weights are interpolated |
 | any of a document route | `fit_importance(texts)`, `is_fitted`: fitted to the documents before training | nothing |
+| the first of a route | `reaches_inside`: it does more with its encoder than call it, so torch must run it | False |
 | the first of a route | `only_family`: the one family whose heads can read its states | any family may follow |
 """
 

@@ -30,6 +30,7 @@ from hyperseek.models.encoding import (
     cut,
     divides_at_blanks,
     fill_empty,
+    number_type,
     resolve_dtype,
     windows,
 )
@@ -65,6 +66,7 @@ class Retriever:
     Attributes:
         model: The module container; train it, save it, or use it in plain sentence-transformers.
         source: As given.
+        backend: Name of the backend that runs its transformers; None for torch. See `hyperseek.models.load`.
         truncated: How many of the documents encoded so far had more tokens than the model reads, and lost the rest.
 
     Raises:
@@ -78,6 +80,8 @@ class Retriever:
         self.model = model.eval()
         self.source = source
         self.truncated = 0
+        self.backend: str | None = None
+        self.backend_dtype: str | None = None
         self._named: dict[Side, tuple[object, str]] = {}
         last: Any = self.route("query")[-1]
         self._compiler: Any = last if isinstance(last, CompilesQueries) else None
@@ -243,13 +247,14 @@ class Retriever:
 
         Args:
             texts: Any number, of any length; texts that are too long for the model are truncated.
-            dtype: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`: what the weights are cast to for this call.
+            dtype: `"auto"`, `"float32"`, `"bfloat16"` or `"float16"`: what the weights are cast to for this call; with
+                a backend, `"auto"` or the backend's own.
             batch_tokens: Most tokens in a batch; None chooses by device.
 
         Returns:
             `N` points in the order of `texts`, float32, on the CPU.
         """
-        modules = self._document_modules(resolve_dtype(dtype, self.device))
+        modules = self._document_modules(dtype)
 
         def encode() -> Iterator[tuple[list[int], Points]]:
             for batch, features in self._document_features(texts, modules, "document", batch_tokens):
@@ -417,7 +422,8 @@ class Retriever:
             "space": self.space.to_json(),
             "max_length": self.max_length,
             "prompts": {side: self._prompt(side) for side in SIDES},
-            "dtype": str(self.model.dtype).removeprefix("torch."),
+            "dtype": self.backend_dtype or str(self.model.dtype).removeprefix("torch."),
+            **({} if self.backend is None else {"backend": self.backend}),
             "versions": {name: version(name) for name in _PACKAGES},
         }
 
@@ -462,9 +468,16 @@ class Retriever:
             counts.extend(max(1, min(limit, length)) for length in lengths)
         return counts
 
-    def _document_modules(self, dtype: torch.dtype) -> list[nn.Module]:
-        """Return the document route in `dtype`: the route itself if it has that dtype already, else a cast copy."""
-        modules = self.route("document")
+    def number_type(self, dtype: str = "auto") -> str:
+        """Return the number type that documents are encoded in where `dtype` is asked for; InputError if it cannot."""
+        return number_type(dtype, self.device, self.backend, self.backend_dtype)
+
+    def _document_modules(self, wanted: str) -> list[nn.Module]:
+        """Return the document route in a dtype: the route itself if it has that dtype already, else a cast copy."""
+        modules, name = self.route("document"), self.number_type(wanted)
+        if self.backend is not None:
+            return modules
+        dtype = resolve_dtype(name, self.device)
         present = {parameter.dtype for module in modules for parameter in module.parameters()}
         if present <= {dtype} or torch.float32 not in present:
             return modules

@@ -140,6 +140,8 @@ class PruningTransformer(Transformer):
 
     __module__ = "hyperseek.models"  # what modules.json calls it
 
+    reaches_inside = True  # tokens are chosen by positions, hooks and the first layer
+
     forward_kwargs = {"task"}  # noqa: RUF012  # as other modules declare it; without it queries count as documents
 
     def __init__(self, *args: Any, pruning: Mapping[str, Any] | None = None, **kwargs: Any) -> None:

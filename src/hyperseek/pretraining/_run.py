@@ -21,6 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArgum
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from hyperseek._files import read_json
+from hyperseek._folders import cache_folder
 from hyperseek.errors import ConfigError, require
 from hyperseek.models import load
 from hyperseek.pretraining._masked_lm import MaskedTrainer, Validate, build_masked_lm, save_encoder
@@ -30,7 +31,6 @@ from hyperseek.pretraining._token_rows import MaskedRows, Masker, RowBatches, To
 from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
 from hyperseek.runs.recipe import (
     board,
-    cache_folder,
     device_of_process,
     is_distributed,
     is_first_process,

@@ -138,12 +138,6 @@ def with_default(values: Any, setting: str, default: Any, *, where: tuple[str, A
     return values
 
 
-def cache_folder(chosen: str | None) -> Path:
-    """Return the cache folder, variables filled in: the chosen one, `$HYPERSEEK_CACHE`, or `~/.cache/hyperseek`."""
-    place = chosen or os.environ.get("HYPERSEEK_CACHE") or "~/.cache/hyperseek"
-    return Path(os.path.expandvars(place)).expanduser()
-
-
 def expanded(source: str) -> str:
     """Fill in environment variables.
 

@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from hyperseek._ancestors import HOP_RANGES
 from hyperseek._config import Config, meaningless
+from hyperseek._folders import cache_folder
 from hyperseek._recipe_files import recipe_values
 from hyperseek._registry import Registry, check_function
 from hyperseek._relevance import known_measure
@@ -21,7 +22,7 @@ from hyperseek.cards import Card
 from hyperseek.data import PrepareOptions
 from hyperseek.errors import ConfigError, UnknownNameError
 from hyperseek.models import ModelConfig
-from hyperseek.runs.recipe import LoopConfig, OutputConfig, cache_folder, with_default, without_removed
+from hyperseek.runs.recipe import LoopConfig, OutputConfig, with_default, without_removed
 from hyperseek.training.losses import LossesConfig, Material, Objective
 from hyperseek.types import NO_OPTIONS, QueryOptions
 

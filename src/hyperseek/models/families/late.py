@@ -25,7 +25,7 @@ from hyperseek._config import LARGEST_SEED, Config, meaningless
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import ConfigError, InputError
 from hyperseek.geometry.euclidean import unit_vectors
-from hyperseek.models.encoding import described_tokens, resolve_dtype
+from hyperseek.models.encoding import DTYPES, described_tokens
 from hyperseek.models.families import Family, ModelConfig, transformer_of
 from hyperseek.models.loading import load_container
 from hyperseek.models.model_files import MOST_TOKENS
@@ -116,7 +116,9 @@ class LateRetriever(Retriever):
         """
         read = self.preprocess([text], side)
         known = described_tokens(self.model.tokenizer, self._prompt(side), text, read)
-        modules = self._document_modules(resolve_dtype(dtype, self.device)) if side == "document" else self.route(side)
+        if self.backend is not None or dtype not in DTYPES:
+            dtype = "auto" if self.backend is not None else "float32"  # of an index that a backend has encoded
+        modules = self._document_modules(dtype) if side == "document" else self.route(side)
         if pooling is not None and side == "document":
             modules = [*modules, TokenPooling(**pooling)]
         read[_PLACES] = torch.arange(len(known), device=self.device)[None]
