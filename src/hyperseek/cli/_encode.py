@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hyperseek.cli._echo import echo
+from hyperseek.cli._echo import BackendOption, echo
 
 if TYPE_CHECKING:
     from hyperseek.engines import StructureEstimate
@@ -58,6 +58,7 @@ def encode(
         int | None, typer.Option(min=1, help="Level that the engine finds by; the narrowest unless given.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
+    backend: BackendOption = None,
 ) -> None:
     """Encode a corpus into an index; an interrupted run resumes without encoding anything twice."""
     from itertools import islice
@@ -73,12 +74,13 @@ def encode(
         raise InputError("--level is that of an engine; also give --engine")
     if engine is not None:
         check_engine(engine, chart)  # before all documents are encoded, not after
-    retriever = load(model, device=device)
+    retriever = load(model, device=device, backend=backend)
     if corpus.endswith(_DOCARRAY) or is_token_files(corpus):
         given = {
             "--id-key": id_key,
             "--text-key": text_key,
             "--dtype": dtype != "auto",
+            "--backend": backend,
             "--pooling": pooling,
             "--on-error": on_error == "skip",
         }
@@ -172,6 +174,7 @@ def update(
     max_gigabytes: Annotated[float | None, typer.Option(min=0, help="Memory limit for building an engine.")] = None,
     compact: Annotated[bool, typer.Option("--compact", help="Rewrite without deleted and replaced documents.")] = False,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
+    backend: BackendOption = None,
 ) -> None:
     """Change an index: delete, replace and add documents, then compact, then build engines; in this order."""
     from hyperseek.data import open_dataset, read_id_list
@@ -198,7 +201,7 @@ def update(
     if engine is not None:
         check_engine(engine, chart)
     corpora = [(open_dataset(source), replaces) for source, replaces in ((replace, True), (add, False)) if source]
-    opened = Index.open(index, device=device)
+    opened = Index.open(index, device=device, backend=backend)
     gone = [*(delete or []), *(read_id_list(delete_file) if delete_file else [])]
     if gone:
         echo(f"deleted {opened.delete(gone):,} of {len(gone):,} ids", err=True)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from hyperseek.cli._echo import echo_json
+from hyperseek.cli._echo import BackendOption, echo_json
 from hyperseek.cli._evaluate_rankings import (
     SET,
     Asked,
@@ -78,6 +78,7 @@ def evaluate(
         list[str] | None,
         typer.Option(help="Tokens of a query that models read, and to which they lengthen it: N, or SET=N; repeat."),
     ] = None,
+    backend: BackendOption = None,
     levels: Annotated[
         bool, typer.Option("--levels", help="Every level of queries with every level of documents; encodes once.")
     ] = False,
@@ -197,6 +198,7 @@ def evaluate(
         raise InputError("give --card, or --card-field for a card of each query, not both")
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
     lengths = _query_lengths(query_length or [], chosen)
+    loaded = partial(load, backend=backend)
     asked = Asked(
         models=model or [],
         plans=plan or [],
@@ -207,7 +209,8 @@ def evaluate(
         options=query_options(option, card),
         card_field=card_field,
         searching=searching,
-        load=load if lengths else cache(load),  # a length changes the model
+        load=loaded if lengths else cache(loaded),  # a length changes the model
+        backend=backend,
         levels=levels,
         beside=beside or [],
     )
@@ -221,7 +224,7 @@ def evaluate(
             _refuse(
                 {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q, "--card": card,
                  "--card-field": card_field, "--option": option, "--query-length": query_length, "--levels": levels,
-                 "--beside": beside},
+                 "--beside": beside, "--backend": backend},
                 "only for searches; give INDEX and DATASET, or leave it out",
             )  # fmt: skip
         systems = file_systems(runs or [], subset, judged, opened, split)

@@ -47,6 +47,7 @@ class Asked:
         card_field: Field of the queries' metadata that describes the card of each; None for no cards of their own.
         searching: Keywords of all rankings: split, k, and what is left out.
         load: Loads a model.
+        backend: What runs the model of the index; None for torch.
         levels: Whether to search at all levels.
         beside: Further indexes of the same documents.
     """
@@ -61,6 +62,7 @@ class Asked:
     card_field: str | None
     searching: dict[str, Any]
     load: Callable[[str], Retriever]
+    backend: str | None
     levels: bool
     beside: list[Path]
 
@@ -72,7 +74,7 @@ class Asked:
         from hyperseek.models.loading import set_query_length
         from hyperseek.plan import Plan
 
-        index = Index.open(path)
+        index = Index.open(path, backend=self.backend)
 
         def opened(source: str | None) -> Index:
             chosen = index if source is None else Index.open(path, model=self.load(source))

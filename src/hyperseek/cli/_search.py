@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hyperseek.cli._echo import echo, echo_exactly, echo_json, shown_text
+from hyperseek.cli._echo import BackendOption, echo, echo_exactly, echo_json, shown_text
 
 if TYPE_CHECKING:
     from rich.text import Text
@@ -141,6 +141,7 @@ def search(
     ] = False,
     tag: Annotated[str, typer.Option(help="Last column of the TREC run.")] = "hyperseek",
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
+    backend: BackendOption = None,
 ) -> None:
     """Find the best documents for one query or a file of queries."""
     from hyperseek._relevance import excluded_ids
@@ -161,7 +162,9 @@ def search(
     asked_of_model = query_options(option, card)
     asked = _read(text, queries)
     excluded = excluded_ids(asked)
-    opened = Index.open(index, model=None if model is None else _loaded(model, device), device=device)
+    opened = Index.open(
+        index, model=None if model is None else _loaded(model, device, backend), device=device, backend=backend
+    )
     options: dict[str, Any] = {
         "k": k,
         "where": where,
@@ -197,10 +200,10 @@ def search(
             _print_matches(asked, hits)
 
 
-def _loaded(model: str, device: str | None) -> Retriever:
+def _loaded(model: str, device: str | None, backend: str | None) -> Retriever:
     from hyperseek.models import load  # which takes seconds
 
-    return load(model, device=device)
+    return load(model, device=device, backend=backend)
 
 
 def _read(text: str | None, path: Path | None) -> list[Query]:

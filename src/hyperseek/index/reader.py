@@ -358,7 +358,12 @@ class IndexReader:
     def _light(self) -> LightCompiler | None:
         """Return what compiles queries as the model does, without imports that take longer than a search."""
         info = self.info
-        if self._model is not None or info.source is None or "sentence_transformers" in sys.modules:
+        if (
+            self._model is not None
+            or self._backend is not None
+            or info.source is None
+            or "sentence_transformers" in sys.modules
+        ):
             return None
 
         def load() -> LightCompiler | None:

@@ -16,6 +16,7 @@ if importlib.util.find_spec("peft") and not importlib.util.find_spec("accelerate
     sys.modules["peft"] = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
+    from hyperseek.models.backends import BACKENDS, Backend
     from hyperseek.models.families import (
         FAMILIES,
         Family,
@@ -45,6 +46,8 @@ if TYPE_CHECKING:
     from hyperseek.nn.token_pruning import PruningTransformer
 
 _HOMES = {
+    "BACKENDS": "hyperseek.models.backends",
+    "Backend": "hyperseek.models.backends",
     "Blends": "hyperseek.models.modules",
     "CardConfig": "hyperseek.models.families.card_head",
     "CardHead": "hyperseek.models.families.card_head",
@@ -91,7 +94,9 @@ _HOMES = {
 }
 
 __all__ = [
+    "BACKENDS",
     "FAMILIES",
+    "Backend",
     "Blends",
     "CardConfig",
     "CardHead",

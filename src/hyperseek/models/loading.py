@@ -25,6 +25,7 @@ from hyperseek._machine import check_device
 from hyperseek.errors import (
     ConfigError,
     HyperseekError,
+    InputError,
     MissingExtraError,
     ModelError,
     brief,
