@@ -30,6 +30,8 @@ _QUERIES = 32
 # Queries that share one product of a whole scan, and the scores of a block: larger products pack documents less often.
 _TOGETHER = 128
 _SCORES = 1 << 20
+# Folds of the scores of a block, whose maxima are compared first.
+_FOLDS = 16
 # Largest difference of equal documents' scores, relative to the highest: float32 sums differ by less.
 _UNEVEN = 2.0**-12
 # Differences of norms from 1 that are as small as the rounding of a product.
@@ -173,12 +175,41 @@ class _Highest:
 
     def add(self, scores: Tensor, row: int) -> None:
         """Merge the `(Q, n)` scores of a block that begins at a row."""
-        top, columns = best_columns(scores, self._kept)
+        top, columns = self._risen(scores) or best_columns(scores, self._kept)
         _check_defined(top, self._queries)
         with self._lock:
             joined, rows = torch.cat([self.scores, top], dim=1), torch.cat([self.rows, columns + row], dim=1)
             self.scores, order = joined.topk(min(self._kept, joined.shape[1]), dim=1)
             self.rows = rows.gather(1, order)
+
+    def _risen(self, scores: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return the scores of a block that reach those kept so far, and their columns; None where they are many.
+
+        After the first block few do. Folded scores tell where they are after reading all scores once.
+        """
+        with self._lock:
+            known = self.scores
+        if known.shape[1] < self._kept or scores.shape[1] < _FOLDS or not known.isfinite().all():
+            return None
+        least, size = known[:, -1:], scores.shape[1] // _FOLDS
+        whole = size * _FOLDS
+        folded = scores[:, :whole].view(len(scores), _FOLDS, size)
+        query, place = (~(folded.amax(dim=1) < least)).nonzero(as_tuple=True)  # with those that are not a number
+        entries = folded[query, :, place]
+        which, fold = (~(entries < least[query])).nonzero(as_tuple=True)
+        rest_query, rest = (~(scores[:, whole:] < least)).nonzero(as_tuple=True)
+        queries = torch.cat([query[which], rest_query])
+        columns = torch.cat([fold * size + place[which], rest + whole])
+        counts = torch.bincount(queries, minlength=len(scores))
+        width = int(counts.max())
+        if width > self._kept:
+            return None
+        queries, order = queries.sort()
+        columns = columns[order]
+        slots = torch.arange(len(queries)) - (counts.cumsum(0) - counts)[queries]
+        top = torch.full((len(scores), width), -torch.inf)  # never kept: those that are kept are finite
+        top[queries, slots] = scores[queries, columns]
+        return top, torch.zeros(len(scores), width, dtype=torch.int64).index_put_((queries, slots), columns)
 
 
 def _check_defined(top: Tensor, queries: range) -> None:
