@@ -216,7 +216,7 @@ def mteb(folder: Path) -> None:
 TRIALS: dict[str, Callable[[Path], None]] = {
     "core": core,
     "eval": evaluate,
-    **{trial.__name__: trial for trial in (train, faiss, hub, plot, local, onnx, openvino, qdrant, mteb)},
+    **{trial.__name__: trial for trial in (train, faiss, files, hub, plot, local, onnx, openvino, qdrant, mteb)},
 }
 
 

@@ -66,7 +66,7 @@ class Retriever:
     Attributes:
         model: The module container; train it, save it, or use it in plain sentence-transformers.
         source: As given.
-        backend: Name of the backend that runs its transformers; None for torch. See `hyperseek.models.load`.
+        backend, backend_dtype: What runs its transformers, and in which number type; None for torch. See `load`.
         truncated: How many of the documents encoded so far had more tokens than the model reads, and lost the rest.
 
     Raises:
