@@ -12,8 +12,12 @@ import torch
 
 import hyperseek
 from hyperseek import Document, Index, Retriever, load
+from hyperseek.adapting import adapt
+from hyperseek.analysis import inspect_space
 from hyperseek.errors import InputError, StoreError, UnknownNameError
+from hyperseek.index import LongDocuments, estimate
 from hyperseek.index._passages import soft_maximum
+from hyperseek.index._splitting import Splitter, TokenCounter
 from hyperseek.models import ModelConfig, build
 from hyperseek.plan import Exhaustive, FullText, hybrid
 
@@ -54,7 +58,7 @@ def passage_scores(index: Index, query: Any) -> dict[str, list[float]]:
     """Scores of all passages of each document, in the order of the index."""
     scorer = index.model.compile([query]) if isinstance(query, str) else query
     found: dict[str, list[float]] = {}
-    for ids, points in index.points():
+    for ids, points in index.points(passages=True):
         for row, score in zip(ids, scorer.score(points)[0].tolist(), strict=True):
             found.setdefault(row.rpartition("#")[0], []).append(score)
     return found
@@ -146,6 +150,49 @@ def test_filters_and_exclusions_name_documents(built: Index) -> None:
     # Each passage meets a condition on texts by itself.
     for hit in built.search(query, k=30, where="text LIKE '%music%'"):
         assert all("music" in passage.text for passage in hit.passages)
+
+
+def test_what_needs_a_point_of_each_document_says_so(built: Index, model: Retriever) -> None:
+    with pytest.raises(InputError, match="has points of passages, and this needs one of each document"):
+        next(built.points())
+    with pytest.raises(InputError, match="points of passages"):
+        adapt(built, {f"{query} {number}": {"d2": 1.0} for query in QUERIES for number in range(30)})
+    with pytest.raises(InputError, match="points of passages"):
+        inspect_space(built)
+
+
+def test_what_would_be_cut_is_said_before(model: Retriever) -> None:
+    documents = some_documents()
+    lengths = TokenCounter(model).lengths([document.full_text for document in documents])
+    long = sorted(length for length in lengths if length > 64)
+    cost = estimate(documents, model, passages={"tokens": 32})
+    assert cost.long == LongDocuments(
+        limit=64,
+        documents=30,
+        sample=30,
+        long=len(long),
+        median=long[len(long) // 2],
+        longest=long[-1],
+        share=sum(length - 64 for length in long) / sum(lengths),
+    )
+    said = f"{len(long) / 30:.0%} of the documents are longer than the 64 tokens that the model reads"
+    assert str(cost.long).startswith(said)
+    rows = sum(len(Splitter(model, tokens=32).split(document)) for document in documents)
+    assert (cost.documents, cost.passages, cost.rows, cost.remaining) == (30, rows, rows, rows)
+    assert str(cost).startswith(f"30 documents in {rows} passages: about")
+    whole = estimate(documents[:2], model)
+    assert (whole.passages, whole.rows) == (None, 2)
+    assert str(whole.long) == "no document is longer than the 64 tokens that the model reads"
+
+
+def test_tuning_measures_passages(model: Retriever, tmp_path: Path) -> None:
+    index = Index.build(tmp_path / "index", some_documents(), model, passages={"tokens": 16}, dtype="float32")
+    index.build_engine("flat")
+    tuning = index.engines.tune(QUERIES, k=10, recall=0.9)
+    assert tuning
+    truth = [{hit.id for hit in hits} for hits in index.search(QUERIES, k=10, engine="exact")]
+    found = [{hit.id for hit in hits} for hits in index.search(QUERIES, k=10)]
+    assert sum(len(one & other) for one, other in zip(truth, found, strict=True)) >= 0.8 * sum(map(len, truth))
 
 
 def test_scores_of_chosen_documents(built: Index) -> None:

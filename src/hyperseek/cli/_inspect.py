@@ -216,6 +216,7 @@ def _describe_index(index: Index) -> dict[str, Any]:
     return {
         "path": str(index.path),
         "documents": len(index),
+        **({} if index.passages is None else {"passages": index.passages, "split": info.passages}),
         "space": index.space.to_json(),
         "storage": info.storage,
         "model": info.source,
@@ -223,7 +224,7 @@ def _describe_index(index: Index) -> dict[str, Any]:
         "created": info.created.isoformat(),
         "fields": index.fields,
         **({"unusable_fields": index.unusable_fields} if index.unusable_fields else {}),
-        "engines": {item.name: _attachment(item, len(index)) for item in index.attachments},
+        "engines": {item.name: _attachment(item, index.passages or len(index)) for item in index.attachments},
         "plans": index.engines.plans,
     }
 

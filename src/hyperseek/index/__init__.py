@@ -4,6 +4,7 @@ from hyperseek.engines import ChartRecord
 from hyperseek.index._build import Estimate, estimate
 from hyperseek.index._hits import HitGroup, grouped
 from hyperseek.index._index import Index
+from hyperseek.index._splitting import LongDocuments
 from hyperseek.index._writing import stored_documents
 from hyperseek.index.engines import Engines, Measured, Tuning
 from hyperseek.index.reader import check_model
@@ -20,6 +21,7 @@ __all__ = [
     "HitGroup",
     "Index",
     "IndexInfo",
+    "LongDocuments",
     "Measured",
     "Tuning",
     "check_model",

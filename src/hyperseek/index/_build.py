@@ -20,7 +20,7 @@ from hyperseek._documents import as_documents, with_vectors
 from hyperseek.errors import FingerprintError, InputError, UnknownNameError, shown, size_in_words, time_in_words
 from hyperseek.index._arguments import as_numbers
 from hyperseek.index._passages import split_documents
-from hyperseek.index._splitting import Splitter, as_passages
+from hyperseek.index._splitting import LongDocuments, Splitter, Survey, as_passages
 from hyperseek.index._writing import PIECE, SHARD, Item, write_index
 from hyperseek.index.reader import check_retriever
 from hyperseek.scoring import Points, Space, TokenPoints, VectorPoints
@@ -126,11 +126,13 @@ class Estimate:
 
     Attributes:
         documents: Documents of the corpus.
-        remaining: Those not encoded yet.
+        remaining: Documents, or passages of them, that are not encoded yet.
         sample: How many were encoded to measure the speed; 0 where nothing remains.
-        documents_per_second: Measured speed; 0 where nothing remains.
+        documents_per_second: Measured speed, also of passages; 0 where nothing remains.
         vector_bytes: Size of all vectors on the disk; 0 for token sets of which none remains to be encoded.
         text_bytes: Size of all ids, titles, texts and metadata before compression.
+        passages: Passages of all documents; None if they stay whole.
+        long: How much of the documents the model does not read; None if it has no limit, or no tokenizer that counts.
     """
 
     documents: int
@@ -139,18 +141,27 @@ class Estimate:
     documents_per_second: float
     vector_bytes: int
     text_bytes: int
+    passages: int | None = None
+    long: LongDocuments | None = None
 
     @property
     def seconds(self) -> float:
         """Expected time for the remaining documents."""
         return self.remaining / self.documents_per_second if self.remaining else 0.0
 
+    @property
+    def rows(self) -> int:
+        """Passages, or documents if they stay whole."""
+        return self.documents if self.passages is None else self.passages
+
     def __str__(self) -> str:
-        done = f", {self.documents - self.remaining:,} of them done" if self.remaining < self.documents else ""
-        measured = f"{self.documents_per_second:.1f} documents/s, measured on {self.sample}"
+        unit = "documents" if self.passages is None else "passages"
+        split = "" if self.passages is None else f" in {self.passages:,} passages"
+        done = f", {self.rows - self.remaining:,} of them done" if self.remaining < self.rows else ""
+        measured = f"{self.documents_per_second:.1f} {unit}/s, measured on {self.sample}"
         time_needed = f"about {time_in_words(self.seconds)} ({measured})" if self.remaining else "nothing to encode"
         sizes = f"{size_in_words(self.vector_bytes)} of vectors and {size_in_words(self.text_bytes)} of text"
-        return f"{self.documents:,} documents{done}: {time_needed}, {sizes}"
+        return f"{self.documents:,} documents{split}{done}: {time_needed}, {sizes}"
 
 
 def estimate(
@@ -160,6 +171,7 @@ def estimate(
     storage: Storage = "float32",
     dtype: str = "auto",
     pooling: Mapping[str, Any] | None = None,
+    passages: bool | Mapping[str, int] | None = None,
     done: int = 0,
     sample: int = 64,
     seed: int = 0,
@@ -172,7 +184,8 @@ def estimate(
         storage: How vectors will be stored.
         dtype: What the model will compute in; see `Retriever.encode_documents`.
         pooling: How token vectors will be pooled; as for `Index.build`.
-        done: Documents that an earlier run has encoded.
+        passages: How documents will be split; as for `Index.build`.
+        done: Documents, or passages of them, that an earlier run has encoded.
         sample: Documents to encode, at least 1; more make the estimate better and slower.
         seed: Of the sample.
 
@@ -180,15 +193,17 @@ def estimate(
         The estimate.
 
     Raises:
-        InputError: `sample` is below 1, or pooling does not fit the model.
+        InputError: `sample` is below 1, or pooling or passages do not fit the model.
     """
     pooler = _pooler(pooling, model)
+    split = as_passages(passages, model)
     if sample < 1:
         raise InputError(f"a sample needs at least 1 document, not {sample}")
     generator = random.Random(seed)
     chosen: list[str] = []
     count = text_bytes = 0
-    for document in documents:
+    survey = Survey.of(model, seed)
+    for document in rows_of(survey.passing(documents), model, split):
         text = document.full_text
         fields = (document.id, document.title, document.text, encode_metadata(document))
         text_bytes += sum(len(field.encode(errors="replace")) for field in fields)
@@ -203,12 +218,14 @@ def estimate(
         chosen = []
     rate, vectors = _measure(chosen, model, dtype, pooler) if chosen else (0.0, float(not model.space.ragged))
     return Estimate(
-        documents=count,
+        documents=survey.documents,
         remaining=remaining,
         sample=len(chosen),
         documents_per_second=rate,
         vector_bytes=int(count * vectors * model.space.width * _BYTES[storage]),
         text_bytes=text_bytes,
+        passages=None if split is None else count,
+        long=survey.result(),
     )
 
 

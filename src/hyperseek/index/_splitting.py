@@ -6,6 +6,7 @@ The packages that find boundaries see a document in blocks, so that one line of 
 from __future__ import annotations
 
 import importlib
+import random
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +33,10 @@ _CHARACTERS = 32
 _BLOCK = 16_384
 # Characters of Markdown that are parsed at a time.
 _PARSED = 1 << 20
+
+# Documents whose tokens are counted before encoding, and characters of each that are.
+_SURVEYED = 1000
+_COUNTED = 1 << 20
 
 _NEW_LINE = re.compile(r"\r\n?|\n")  # as Markdown has them
 _LONGEST_FRONT_MATTER = 10_000  # characters
@@ -83,7 +88,28 @@ class _Section:
     path: tuple[str, ...]
 
 
-class Splitter:
+class TokenCounter:
+    """Counts the tokens of texts as the document side of a model reads them, without a limit.
+
+    Args:
+        model: The model.
+
+    Raises:
+        InputError: It has no tokenizer.
+    """
+
+    def __init__(self, model: Encoder) -> None:
+        self._tokenizer, self._prompt, self._special = _tokenizer_of(model)
+
+    def lengths(self, texts: Sequence[str]) -> list[int]:
+        """Return how many tokens texts have, with prompt and special tokens."""
+        return [self._special + count for count in self._count([self._prompt + text for text in texts])]
+
+    def _count(self, texts: Sequence[str]) -> list[int]:
+        return [len(one.ids) for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
+
+
+class Splitter(TokenCounter):
     """Splits documents for a model.
 
     Args:
@@ -97,8 +123,8 @@ class Splitter:
     """
 
     def __init__(self, model: Encoder, *, tokens: int, overlap: int = 0) -> None:
+        super().__init__(model)
         self.tokens, self.overlap = tokens, overlap
-        self._tokenizer, self._prompt, self._special = _tokenizer_of(model)
         self._characters = _CHARACTERS * tokens
         self._room = tokens - self.lengths([""])[0]
         limit = longest(model)
@@ -116,10 +142,6 @@ class Splitter:
     def of(cls, model: Encoder, passages: Mapping[str, int] | None) -> Self | None:
         """Return the splitter of an index, None for one of whole documents."""
         return None if passages is None else cls(model, **passages)
-
-    def lengths(self, texts: Sequence[str]) -> list[int]:
-        """Return how many tokens texts have, with prompt and special tokens, without a limit."""
-        return [self._special + count for count in self._count([self._prompt + text for text in texts])]
 
     def split(self, document: Document) -> list[Part]:
         """Return the passages of a document, at least one.
@@ -200,9 +222,6 @@ class Splitter:
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return text if len(encoded.ids) <= most else text[: encoded.offsets[most - 1][1]]
 
-    def _count(self, texts: Sequence[str]) -> list[int]:
-        return [len(one.ids) for one in self._tokenizer.encode_batch(list(texts), add_special_tokens=False)]
-
     def _splitter(self, suffix: object, capacity: int) -> Any:
         language = _language(suffix) if isinstance(suffix, str) else None
         kind = "code" if language is not None else "markdown" if suffix in _MARKDOWN else "text"
@@ -218,6 +237,98 @@ class Splitter:
                 made = self._make.TextSplitter.from_huggingface_tokenizer(*given, **options)
             self._splitters[key] = made
         return self._splitters[key]
+
+
+@dataclass(frozen=True, slots=True)
+class LongDocuments:
+    """How much of a corpus is beyond what a model reads of a document.
+
+    Attributes:
+        limit: Tokens that the model reads, special ones included.
+        documents: Documents of the corpus.
+        sample: Documents that were counted; the longest is one of them.
+        long: How many of these are longer.
+        median: Tokens of a long document, in the middle of all; 0 if there is none.
+        longest: Tokens of the longest document.
+        share: Share of all tokens of the sample that are beyond the limit, in [0, 1].
+    """
+
+    limit: int
+    documents: int
+    sample: int
+    long: int
+    median: int
+    longest: int
+    share: float
+
+    def __str__(self) -> str:
+        if not self.long:
+            return f"no document is longer than the {self.limit} tokens that the model reads"
+        sampled = "" if self.sample >= self.documents else f", in a sample of {self.sample:,}"
+        return (
+            f"{self.long / self.sample:.0%} of the documents{sampled} are longer than the {self.limit} tokens that the "
+            f"model reads ({self.median:,} in the middle, at most {self.longest:,}): {self.share:.0%} of all tokens "
+            f"would be cut off without passages"
+        )
+
+
+class Survey:
+    """Measures documents that pass by: some, by chance, and the one with the most characters."""
+
+    def __init__(self, counter: TokenCounter | None, limit: int | None, seed: int) -> None:
+        self.documents = 0
+        self._counter, self._limit = counter, limit
+        self._random = random.Random(seed)
+        self._lengths: list[int] = []
+        self._most = 0
+        self._longest = 0
+
+    @classmethod
+    def of(cls, model: Encoder, seed: int) -> Survey:
+        """Return what measures documents for a model; without a tokenizer it only counts them."""
+        try:
+            return cls(TokenCounter(model), longest(model), seed)
+        except InputError:
+            return cls(None, None, seed)
+
+    def passing(self, documents: Iterable[Document]) -> Iterator[Document]:
+        """Pass documents on."""
+        for document in documents:
+            self.documents += 1
+            if self._limit is not None:
+                self._measure(document.full_text)
+            yield document
+
+    def result(self) -> LongDocuments | None:
+        """Return what was found; None if the model reads documents of any length, or there were none."""
+        if self._limit is None or not self._lengths:
+            return None
+        long = [length for length in self._lengths if length > self._limit]
+        return LongDocuments(
+            limit=self._limit,
+            documents=self.documents,
+            sample=len(self._lengths),
+            long=len(long),
+            median=sorted(long)[len(long) // 2] if long else 0,
+            longest=max(self._longest, *self._lengths),
+            share=sum(length - self._limit for length in long) / sum(self._lengths),
+        )
+
+    def _measure(self, text: str) -> None:
+        # Reservoir sampling, as in an estimate.
+        full = len(self._lengths) == _SURVEYED
+        place = self._random.randrange(self.documents) if full else len(self._lengths)
+        if place < _SURVEYED or len(text) > self._most:
+            length = self._length(text)
+            self._longest = max(self._longest, length)
+            if place < _SURVEYED:
+                self._lengths[place : place + 1] = [length]
+        self._most = max(self._most, len(text))
+
+    def _length(self, text: str) -> int:
+        assert self._counter is not None
+        [length] = self._counter.lengths([text[:_COUNTED]])
+        return length if len(text) <= _COUNTED else length * len(text) // _COUNTED
 
 
 def as_passages(given: object, model: Encoder) -> dict[str, int] | None:

@@ -261,20 +261,26 @@ class IndexReader:
             return documents_by_id(self._opened.snapshot, ids)
         return documents.documents_by_id(ids)
 
-    def points(self, *, rows: int = CHUNK) -> Iterator[tuple[list[str], Points]]:
-        """Stream ids and points in order; in an index of passages they are those of passages, as `"d1#0"`.
+    def points(self, *, rows: int = CHUNK, passages: bool = False) -> Iterator[tuple[list[str], Points]]:
+        """Stream ids and points in order.
 
         Args:
             rows: Most documents of a chunk, at least 1.
+            passages: Whether they may be those of passages, with ids such as `"d1#0"`.
 
         Yields:
             Ids and their points, float32 on the CPU.
 
         Raises:
-            InputError: `rows` is below 1.
+            InputError: `rows` is below 1, or the index is one of passages and they are not wanted.
         """
         if rows < 1:
             raise InputError(f"a chunk must have at least 1 row, not {rows}")
+        if self._documents is not None and not passages:
+            raise InputError(
+                f"the index {self.path} has points of passages, and this needs one of each document; build it "
+                f"without passages"
+            )
         snapshot, row = self._opened.snapshot, 0
         for chunk in snapshot.chunks(rows):
             yield snapshot.ids.slice(row, len(chunk)).to_pylist(), chunk
