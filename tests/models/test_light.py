@@ -158,3 +158,21 @@ def test_one_search_imports_no_more_than_it_needs(tiny_encoder: str, tmp_path: P
     [found] = json.loads(told.stdout)
     expected = index.search("cat", texts=False)
     assert [(hit["id"], hit["score"]) for hit in found["hits"]] == [(hit.id, hit.score) for hit in expected]
+
+
+def test_queries_that_are_cut_are_told_by_both_roads(
+    tiny_encoder: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = str(_saved(tiny_encoder, tmp_path / "model", query_length=9))
+    light, retriever = light_compiler(folder, "cpu"), load(folder, device="cpu")
+    assert light is not None
+    for compiler in (light, retriever):
+        for queries, told in (
+            (["a"] * 3, ""),
+            ([*["a"] * 70, "the moon " * 40], "1 of 71 queries is longer than the 9 tokens"),
+            (["the moon " * 40], "the query is longer than the 9 tokens"),
+        ):
+            caplog.clear()
+            list(compiler.compile_batches(queries))
+            assert told in caplog.text
+            assert bool(caplog.text) == bool(told)

@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
 from hyperseek.errors import InputError, UnknownNameError, shown
 from hyperseek.types import Token
@@ -162,6 +161,8 @@ def divides_at_blanks(tokenizer: Any) -> bool:
     Returns:
         False if that is not certain.
     """
+    from transformers import PreTrainedTokenizerBase  # which a search of one query may do without
+
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(tokenizer, PreTrainedTokenizerBase) or backend is None or backend.pre_tokenizer is None:
         return False
@@ -192,6 +193,40 @@ def cut(text: str, tokenizer: Any, limit: int, prompt: str = "") -> str:
             return text[:end]
         size *= _FACTOR
     return text
+
+
+def warn_of_long_queries(texts: Sequence[str], trunk: Any, limit: int | None, prompt: str = "") -> None:
+    """Warn of queries that have more tokens than a model reads; not for unusual tokenizers.
+
+    Args:
+        texts: The queries.
+        trunk: The module that tokenises them.
+        limit: Most tokens, special ones included; None for no limit.
+        prompt: What the model puts before each query.
+    """
+    tokenizer: Any = getattr(trunk, "tokenizer", None)
+    if limit is None or not hasattr(tokenizer, "num_special_tokens_to_add"):
+        return
+    special = tokenizer.num_special_tokens_to_add()
+    # A token has a character or more, so most queries need no second look, and no more of a long one than this.
+    long = [(prompt + text)[: _CHARACTERS * (limit + _SPARE)] for text in texts]
+    long = [text for text in long if len(text) + special > limit]
+    if long:
+        read = tokenizer(long, add_special_tokens=False, truncation=True, max_length=limit, return_attention_mask=False)
+        warn_of_cut_queries(sum(len(ids) + special > limit for ids in read["input_ids"]), len(texts), limit)
+
+
+def warn_of_cut_queries(count: int, of: int, limit: int | None) -> None:
+    """Warn that a model reads some queries only in part, if it does.
+
+    Args:
+        count: How many.
+        of: Of how many.
+        limit: Tokens that the model reads.
+    """
+    if count:
+        which = "the query is" if of == 1 else f"{count:,} of {of:,} queries {'are' if count > 1 else 'is'}"
+        logger.warning("%s longer than the %s tokens that the model reads of a query, and cut there", which, limit)
 
 
 def _last_word(text: str, size: int) -> int:

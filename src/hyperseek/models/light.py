@@ -26,6 +26,7 @@ from hyperseek._config import Config
 from hyperseek._files import check_checksum, read_json
 from hyperseek._fingerprint import fingerprint_json, fingerprint_tensors
 from hyperseek.errors import InputError, MissingExtraError, ModelError, shortened
+from hyperseek.models.encoding import warn_of_cut_queries
 from hyperseek.scoring import LinearScorer, Space
 from hyperseek.types import QueryOptions
 
@@ -152,7 +153,8 @@ class LightCompiler:
         self._mode = _pooling_mode(folder / kinds[1][1] / "config.json", self._bert.hidden_size)
         self._tokenizer, length = _tokenizer(folder, self._bert)
         length = settings.max_seq_length or length
-        self._tokenizer.enable_truncation(settings.query_length or length)
+        self._limit = settings.query_length or length
+        self._tokenizer.enable_truncation(self._limit)
         self._tokenizer.enable_padding(pad_id=self._tokenizer.token_to_id("[PAD]"), pad_token="[PAD]")
         prompts = container.prompts or {}
         self._prompt = prompts.get("query") or ""
@@ -195,13 +197,18 @@ class LightCompiler:
         return self._compile_batches(queries)
 
     def _compile_batches(self, queries: Sequence[str]) -> Iterator[LinearScorer]:
+        long = 0
         for start in range(0, len(queries), _BATCH):
             with torch.inference_mode():
-                yield LinearScorer(self.space, self._encode(queries[start : start + _BATCH]))
+                read = self._tokenizer.encode_batch([self._prompt + text for text in queries[start : start + _BATCH]])
+                long += sum(bool(one.overflowing) for one in read)
+                vectors = self._encode(read)
+            if start + _BATCH >= len(queries):
+                warn_of_cut_queries(long, len(queries), self._limit)
+            yield LinearScorer(self.space, vectors)
 
-    def _encode(self, texts: Sequence[str]) -> Tensor:
-        """Return the vectors `(B, d)` of texts."""
-        read = self._tokenizer.encode_batch([self._prompt + text for text in texts])
+    def _encode(self, read: Sequence[Any]) -> Tensor:
+        """Return the vectors `(B, d)` of texts that the tokenizer has read."""
         ids, mask, kinds = (
             torch.tensor([getattr(one, name) for one in read]) for name in ("ids", "attention_mask", "type_ids")
         )

@@ -32,6 +32,7 @@ from hyperseek.models.encoding import (
     fill_empty,
     number_type,
     resolve_dtype,
+    warn_of_long_queries,
     windows,
 )
 from hyperseek.models.modules import CompilesQueries, PlacesDocuments, route_width, run_modules, save_model
@@ -376,6 +377,7 @@ class Retriever:
 
     def _compile_batches(self, queries: Sequence[str], options: QueryOptions) -> Iterator[Scorer]:
         size = max(1, min(_LARGEST_QUERY_BATCH, _COMPILED_NUMBERS // route_width(self.route("query"))))
+        warn_of_long_queries(queries, self.route("query")[0], self.max_length["query"], self._prompt("query"))
         for start in range(0, len(queries), size):
             with torch.inference_mode():
                 features = self.preprocess(queries[start : start + size], "query")
@@ -481,8 +483,7 @@ class Retriever:
         present = {parameter.dtype for module in modules for parameter in module.parameters()}
         if present <= {dtype} or torch.float32 not in present:
             return modules
-        cast = nn.ModuleList(copy.deepcopy(modules)).to(dtype).eval()
-        return list(cast)
+        return list(nn.ModuleList(copy.deepcopy(modules)).to(dtype).eval())
 
 
 def _alive(own: weakref.ref[Retriever]) -> Retriever:
