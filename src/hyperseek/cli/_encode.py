@@ -11,11 +11,14 @@ import typer
 from hyperseek.cli._echo import BackendOption, echo
 
 if TYPE_CHECKING:
+    from hyperseek.data import Dataset
     from hyperseek.engines import StructureEstimate
     from hyperseek.index import Index
     from hyperseek.models import Retriever
 
 _DOCARRAY = ".docs"
+# Reasons for which files are left out by design, and counted rather than named.
+_COUNTED = ("other_kind_of_file", "hidden_or_cache", "attachment")
 
 
 def encode(
@@ -40,7 +43,9 @@ def encode(
         list[str] | None,
         typer.Option(help="Fewer token vectors: pool_factor=5, budget=32, linkage=ward ...; may be repeated."),
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N documents.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Only the first N documents; of a folder of files, whole files.")
+    ] = None,
     id_key: Annotated[str | None, typer.Option(help="Key or column of ids, or its number; found if not given.")] = None,
     text_key: Annotated[str | None, typer.Option(help="Key or column of texts; found if not given.")] = None,
     on_error: Annotated[
@@ -57,14 +62,20 @@ def encode(
     level: Annotated[
         int | None, typer.Option(min=1, help="Level that the engine finds by; the narrowest unless given.")
     ] = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep an index of files up to date until Ctrl-C is pressed.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
     backend: BackendOption = None,
 ) -> None:
-    """Encode a corpus into an index; an interrupted run resumes without encoding anything twice."""
+    """Encode a corpus into an index; an interrupted run resumes without encoding anything twice.
+
+    An index of a folder of files is brought up to date by the same command.
+    """
     from itertools import islice
 
     from hyperseek._config import apply_overrides
-    from hyperseek.errors import InputError
+    from hyperseek.errors import InputError, require
     from hyperseek.index import is_token_files
     from hyperseek.models import load
 
@@ -74,6 +85,8 @@ def encode(
         raise InputError("--level is that of an engine; also give --engine")
     if engine is not None:
         check_engine(engine, chart)  # before all documents are encoded, not after
+    if watch:
+        require("watchfiles", extra="files")
     retriever = load(model, device=device, backend=backend)
     if corpus.endswith(_DOCARRAY) or is_token_files(corpus):
         given = {
@@ -83,6 +96,7 @@ def encode(
             "--backend": backend,
             "--pooling": pooling,
             "--on-error": on_error == "skip",
+            "--watch": watch,
         }
         if useless := [option for option, value in given.items() if value]:
             raise InputError(f"{corpus} has vectors and fixed field names; leave out {', '.join(useless)}")
@@ -94,16 +108,26 @@ def encode(
         dataset = open_dataset(corpus, id_key=id_key, text_key=text_key, on_error=on_error)
         done = 0 if overwrite else stored_documents(index)
         pooled = None if pooling is None else apply_overrides({}, pooling)
+        settings: dict[str, Any] = {"storage": storage, "dtype": dtype, "pooling": pooled}
+        files = dataset.file_reader()
+        if files is not None:
+            made = _opened(index, retriever, settings, name=dataset.name, resume=resume, overwrite=overwrite)
+            changed = _synchronise(made, dataset, limit, settings) or not made.attachments
+            if engine is not None and changed:
+                build_engine(made, engine, chart=chart, level=level)
+            if watch:
+                _watch(made, dataset, files.place, settings)
+            return
+        if watch:
+            raise InputError(f"--watch follows a folder of files, and {corpus} is another kind of source")
         read = islice(dataset.documents(), limit)
-        cost = estimate(read, retriever, storage=storage, dtype=dtype, pooling=pooled, done=done)
+        cost = estimate(read, retriever, **settings, done=done)
         echo(str(cost), err=True)
         made = Index.build(
             index,
             islice(dataset.documents(), limit),
             retriever,
-            storage=storage,
-            dtype=dtype,
-            pooling=pooled,
+            **settings,
             name=dataset.name,
             total=cost.documents,
             resume=resume,
@@ -114,6 +138,77 @@ def encode(
     echo(f"{index}: {len(made):,} documents, {made.space}, fingerprint {made.info.fingerprint}", err=True)
     if engine is not None:
         build_engine(made, engine, chart=chart, level=level)
+
+
+def _opened(
+    path: Path, retriever: Retriever, settings: dict[str, Any], *, name: str, resume: bool, overwrite: bool
+) -> Index:
+    """Open the index of a folder of files, or make an empty one."""
+    from hyperseek.errors import StoreError
+    from hyperseek.index import Index, IndexInfo
+
+    if overwrite or not resume or not IndexInfo.exists(path) or IndexInfo.read(path).state != "finished":
+        return Index.build(path, [], retriever, **settings, name=name, resume=resume, overwrite=overwrite)
+    made = Index.open(path, model=retriever)
+    for key in ("storage", "pooling"):
+        there, here = getattr(made.info, key), settings[key]
+        if (there != here) if key == "storage" else (here is not None and not here.items() <= (there or {}).items()):
+            raise StoreError(
+                f"the index {path} was made with {key} {there} and is now to be brought up to date with {here}; give "
+                f"{key} {there} again, another folder, or --overwrite"
+            )
+    return made
+
+
+def _synchronise(index: Index, dataset: Dataset, limit: int | None, settings: dict[str, Any]) -> bool:
+    """Bring an index of files up to date, and say what changed and what was not read."""
+    from hyperseek.index import estimate, sync
+
+    changes = sync(
+        index,
+        dataset,
+        limit=limit,
+        before=lambda documents: echo(str(estimate(documents, index.model, **settings)), err=True),
+    )
+    for reason, count in changes.report.counts.items():
+        told = changes.report.examples[reason]
+        if reason.startswith(_COUNTED):
+            echo(f"left out: {count:,} {reason} (first: {told[0]})", err=True)
+            continue
+        for message in told:
+            echo(f"not read, {reason}: {message}", err=True)
+        if count > len(told):
+            echo(f"not read, {reason}: and {count - len(told):,} others", err=True)
+    for note in changes.report.notes:
+        echo(f"note: {note}", err=True)
+    echo(f"{index.path}: {changes}; {len(index):,} documents", err=True)
+    return bool(changes)
+
+
+def _watch(index: Index, dataset: Dataset, place: Path, settings: dict[str, Any]) -> None:
+    from watchfiles import DefaultFilter, watch
+
+    from hyperseek.errors import HyperseekError
+
+    echo(f"watching {place}; press Ctrl-C to stop", err=True)
+    own = str(index.path.resolve())
+    usual = DefaultFilter()
+    failed = False
+    # Once a minute without changes, what failed before is tried again.
+    for changes in watch(
+        place,
+        watch_filter=lambda change, path: not path.startswith(own) and usual(change, path),
+        rust_timeout=60_000,
+        yield_on_timeout=True,
+    ):
+        if not (changes or failed):
+            continue
+        try:
+            _synchronise(index, dataset, None, settings)
+            failed = False
+        except HyperseekError as error:
+            failed = True
+            echo(f"not up to date: {error}", err=True)
 
 
 def _import(

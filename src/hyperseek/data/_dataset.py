@@ -110,6 +110,11 @@ class Dataset:
         """Return `report` by part: `documents`, `queries` and `qrels SPLIT`, for the parts that have been read."""
         return dict(self._reports)
 
+    def file_reader(self) -> Any:
+        """Return a reader of its files one by one, for `hyperseek.index.sync`; None if it is not made of files."""
+        reader = getattr(self._source, "reader", None)
+        return None if reader is None else reader()
+
     def documents(self) -> Iterator[Document]:
         """Stream the documents in their order.
 

@@ -5,6 +5,7 @@ from hyperseek.index._build import Estimate, estimate
 from hyperseek.index._hits import HitGroup, grouped
 from hyperseek.index._index import Index
 from hyperseek.index._splitting import LongDocuments
+from hyperseek.index._sync import Changes, sync
 from hyperseek.index._writing import stored_documents
 from hyperseek.index.engines import Engines, Measured, Tuning
 from hyperseek.index.reader import check_model
@@ -14,6 +15,7 @@ from hyperseek.plan import scan
 from hyperseek.store import IndexInfo
 
 __all__ = [
+    "Changes",
     "ChartRecord",
     "Engines",
     "Estimate",
@@ -31,4 +33,5 @@ __all__ = [
     "read_token_files",
     "scan",
     "stored_documents",
+    "sync",
 ]

@@ -24,7 +24,7 @@ from hyperseek.errors import FingerprintError, InputError, StoreError
 from hyperseek.index.reader import open_finished
 from hyperseek.scoring import Points
 from hyperseek.store.attachments import keep_up
-from hyperseek.store.info import IndexInfo, record_commit
+from hyperseek.store.info import IndexInfo, Mirror, record_commit
 from hyperseek.store.lance import writer_lock
 from hyperseek.store.rows import check_documents, document_id_of, encode_metadata
 from hyperseek.store.snapshot import Snapshot
@@ -208,6 +208,7 @@ def _begin(folder: Path, wanted: IndexInfo, *, resume: bool, overwrite: bool) ->
         if Store.exists(table := info.place(folder)):
             return info, Store.open(table)
     refuse_link(table := wanted.place(folder))
+    Mirror.forget(folder)
     wanted.write(folder)
     return wanted, Store.create(table, space=wanted.space, storage=wanted.storage)
 
@@ -281,6 +282,7 @@ def add_documents(
     total: int | None,
     piece: int = SHARD,
     shard: int = SHARD,
+    committed: Callable[[int], None] = lambda count: None,
 ) -> int:
     """Add documents to a finished index, whose writer lock the caller holds.
 
@@ -292,6 +294,7 @@ def add_documents(
         total: Number of items, for the progress bar.
         piece: Items that are encoded at a time, at least 1.
         shard: Most documents of a commit, at least 1.
+        committed: Called after each commit with the number of documents so far.
 
     Returns:
         How many were added; all of them are on the disk.
@@ -344,6 +347,7 @@ def add_documents(
                 store.append(documents, points)
             record_commit(store.path, store.version)
             added += len(named(document.id for document in documents))
+            committed(added)
             stop_here()
     return added
 

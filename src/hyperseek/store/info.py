@@ -1,4 +1,4 @@
-"""What an index says about itself: `index.json`, and beside the table's files `checksums.json`.
+"""What an index says about itself: `index.json`, beside the table's files `checksums.json`, and of files `files.json`.
 
 Lance never changes a file that it has written, so every commit adds some, and the record of their checksums grows. The
 record is written after the commit: if a writer is killed between the two, the newest files are in no record until the
@@ -48,6 +48,8 @@ _REMEDY = "take the file from a copy, or build the index again with --overwrite"
 
 _RECORD = "checksums.json"
 _RECORD_REMEDY = "take the folder from a copy, or build the index again with --overwrite"
+_FILES = "files.json"
+_FILES_REMEDY = "delete it; the next update then takes the stored files as they are"
 # Lance's note of the newest version is the one file that it rewrites. What it says is checked by the number of the
 # version that is found.
 _CHANGING = ("latest_version_hint.json",)
@@ -164,6 +166,50 @@ class Written(Config):
         """
         limit = None if whole else CHECKED_AT_ONCE
         check_files(table, self.files, source=table / _RECORD, remedy=_RECORD_REMEDY, at_most=limit)
+
+
+class StoredFile(Config):
+    """A file whose documents are all stored.
+
+    Attributes:
+        hash: Of its bytes.
+        documents: How many documents it has.
+    """
+
+    hash: str
+    documents: int
+
+
+class Mirror(Config):
+    """Which folder an index mirrors, and what of it is stored: `files.json`.
+
+    Attributes:
+        folder: The folder, or a single file.
+        files: The files whose documents are all stored, by their paths below the folder.
+    """
+
+    folder: str
+    files: dict[str, StoredFile] = Field(default_factory=dict)
+
+    @classmethod
+    def exists(cls, index: Path) -> bool:
+        """Return whether an index mirrors a folder."""
+        return (index / _FILES).exists()
+
+    @classmethod
+    def read(cls, index: Path) -> Mirror:
+        """Read the record of an index."""
+        return read_description(cls, index / _FILES, "a record of files", remedy=_FILES_REMEDY)
+
+    def write(self, index: Path) -> None:
+        """Write the record, atomically."""
+        with writing(index):
+            write_sealed(index / _FILES, self.model_dump(mode="json"))
+
+    @staticmethod
+    def forget(index: Path) -> None:
+        """Delete the record of an index, if there is one."""
+        (index / _FILES).unlink(missing_ok=True)
 
 
 def record_commit(table: Path, version: int) -> None:

@@ -95,6 +95,9 @@ class FilesSource:
 class FolderReader:
     """Reads the files of a folder one by one.
 
+    Attributes:
+        failed: Whether the file that was read last could not be read, or only in part.
+
     Args:
         place: The folder, or a single file.
         report: Takes what is left out.
@@ -103,6 +106,7 @@ class FolderReader:
     def __init__(self, place: Path, report: ErrorReport) -> None:
         self.place = place
         self.report = report
+        self.failed = False
         self._single = place.is_file()
         self._root = place.parent if self._single else place
         self._closing = ExitStack()
@@ -238,6 +242,10 @@ def _files(folder: Path, report: ErrorReport) -> Iterator[Path | str]:
         unlisted.append("/" if path == folder else f"{path.relative_to(folder).as_posix()}/")
 
     for place, folders, names in os.walk(folder, onerror=unreadable):
+        if "index.json" in names and any(name.endswith(".lance") for name in folders):
+            report.add("hidden_or_cache", place)  # an index, perhaps of this folder
+            folders.clear()
+            continue
         entered = []
         for name in sorted(folders):
             if name.startswith(".") or name in _NOT_ENTERED:
