@@ -17,6 +17,7 @@ from index_fakes import FakeRetriever
 from hyperseek.data import open_dataset
 from hyperseek.errors import InputError, StoreError
 from hyperseek.index import Changes, Index, sync
+from hyperseek.models import load
 
 PROGRAM = Path(__file__).with_name("slow_sync.py")
 FILES = 40
@@ -204,3 +205,17 @@ def test_an_update_that_is_killed_is_finished_by_the_next(tmp_path: Path) -> Non
         assert not sync(index, open_dataset(folder))
     record = json.loads((path / "files.json").read_text())
     assert set(record["files"]) == set(state)
+
+
+def test_an_index_of_passages_follows_its_folder(folder: Path, tiny_encoder: str, tmp_path: Path) -> None:
+    model = load(tiny_encoder, device="cpu")
+    index = Index.build(tmp_path / "index", [], model, passages={"tokens": 16, "overlap": 0})
+    (folder / "long.md").write_text("# Part\n\n" + "A sentence of some words. " * 30)
+    assert len(follow(index, folder).added) == 4
+    assert (len(index), index.passages > 8) == (6, True)
+    assert not follow(index, folder)
+    (folder / "long.md").write_text("# Part\n\nshort now")
+    (folder / "a.md").unlink()
+    changes = follow(index, folder)
+    assert (changes.changed, changes.gone, changes.same) == (("long.md",), ("a.md",), 3)
+    assert (len(index), index.passages) == (5, 5)

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from hyperseek._long_work import progress
 from hyperseek.errors import InputError, StoreError, shown
-from hyperseek.index._build import encoding, piece_for, truncation_reported
+from hyperseek.index._build import encoding, piece_for, rows_of, truncation_reported
 from hyperseek.index._writing import SHARD, add_documents, delete_documents
 from hyperseek.store.attachments import keep_up
 from hyperseek.store.info import IndexInfo, Mirror, StoredFile, record_commit
+from hyperseek.store.rows import document_ids
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.store.table import Store
 from hyperseek.types import Document
@@ -255,12 +256,12 @@ class _Sync:
         new: dict[str, set[str]] = {file.name: set() for file in files if file.name in self._stored}
         model, info = self._index.model, self._index.info
 
-        def items() -> Iterator[tuple[Document, Any]]:
+        def documents() -> Iterator[Document]:
             for document in _documents(waiting):
                 path = document.metadata["path"]
                 if path in new:
                     new[path].add(document.id)
-                yield document, None
+                yield document
 
         def committed(count: int) -> None:
             while pending and pending[0].end <= count:
@@ -279,10 +280,10 @@ class _Sync:
         if total:
             add_documents(
                 self._store,
-                items(),
+                ((row, None) for row in rows_of(documents(), model, info.passages)),
                 encode,
                 replace=True,
-                total=total,
+                total=None if info.passages else total,
                 piece=piece_for(model),
                 shard=self._shard,
                 committed=committed,
@@ -301,7 +302,8 @@ class _Sync:
 
 
 def _document_ids(store: Store) -> list[str]:
-    found: list[str] = store.ids().to_pylist()
+    ids = store.ids()
+    found: list[str] = (document_ids(ids).unique() if store.passages else ids).to_pylist()
     return found
 
 
