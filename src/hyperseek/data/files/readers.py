@@ -32,6 +32,7 @@ _BOMS = (
     (b"\xff\xfe", "utf-16"),
     (b"\xfe\xff", "utf-16"),
 )
+_MOST_CONTROL = 50  # characters of a text for each control character; some manual pages have a few
 _NOT_TEXT = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 _NO_NAME = re.compile(r"[A-Z][A-Z0-9_-]*|[Rr]eadme|[Mm]akefile|[Cc]opyright|[Cc]hangelog|[Tt]odo|[Nn]ews")
 
@@ -122,7 +123,8 @@ class File:
             FileError: It is not text.
         """
         text = self._decoded(content, declared)
-        if _NOT_TEXT.search(text, 0, _SAMPLE) or "\0" in text:
+        sample = text[:_SAMPLE]
+        if "\0" in text or _MOST_CONTROL * len(_NOT_TEXT.findall(sample)) > len(sample):
             raise FileError("not_text", "is not text: it has control characters", path=self.path)
         return text.replace("\r\n", "\n").replace("\r", "\n")
 
