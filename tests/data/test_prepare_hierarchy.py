@@ -241,10 +241,13 @@ def test_the_command_reports_what_it_wrote(made: tuple[Path, Edges], tmp_path: P
     assert (tmp_path / "out" / "hierarchy.json").is_file()
 
 
-def test_chains_with_too_many_pairs_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_chains_with_too_many_pairs_are_refused_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hyperseek.data.hierarchy.hierarchy_folder._MOST_PAIRS", 2_000_000)  # a tenth, to be quick
     edges = tmp_path / "edges.tsv"
-    edges.write_text("".join(f"n{node + 1}\tn{node}\n" for node in range(7_000)))
-    with pytest.raises(DataError, match=r"more than 20,000,000 pairs .* 7,000 edges deep"):
+    edges.write_text("".join(f"n{node + 1}\tn{node}\n" for node in range(100_000)))
+    with pytest.raises(DataError, match=r"more than 2,000,000 pairs .* 100,000 edges deep"):
         prepare_hierarchy(edges, tmp_path / "made")
     assert list(tmp_path.iterdir()) == [edges]
 

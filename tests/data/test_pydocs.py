@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import shutil
+import sysconfig
 import time
+from pathlib import Path
 
 import pytest
 
@@ -77,6 +80,15 @@ def test_beir_folder(pydocs, tmp_path):
     assert open_dataset(tmp_path / "out").fingerprint() == pydocs.fingerprint()
 
 
+def few_modules(folder):
+    """Return a function for that of sysconfig: where a library of few of Python's modules is."""
+    source, library = Path(sysconfig.get_path("stdlib")), folder / "library"
+    shutil.copytree(source / "json", library / "json")
+    for name in ("textwrap.py", "difflib.py"):
+        shutil.copy(source / name, library)
+    return lambda name: str(library)
+
+
 @pytest.fixture
 def package(tmp_path, monkeypatch):
     folder = tmp_path / "strange_fruit"
@@ -139,7 +151,10 @@ def test_installed_package_is_parsed_but_not_imported(package):
     assert found["strange_fruit"].kind == "module"
 
 
-def test_installed_packages_join_the_standard_library(package, pydocs):
+def test_installed_packages_join_the_standard_library(package, tmp_path, monkeypatch):
+    monkeypatch.setattr("sysconfig.get_path", few_modules(tmp_path))
+    pydocs = open_dataset("pydocs")
+    assert pydocs.count() > 10
     dataset = open_dataset(f"pydocs:{package}")
     assert dataset.name == "pydocs-strange_fruit"
     assert dataset.count() == pydocs.count() + 4
