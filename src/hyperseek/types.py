@@ -14,10 +14,12 @@ from typing import Annotated, Any, Literal, Protocol, Self, TypeAlias, TypedDict
 
 from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
-__all__ = ["Document", "Hit", "Metric", "Passage", "Qrels", "Query", "Run", "Token", "TokenMatch"]
+__all__ = ["Document", "Hit", "Metric", "Passage", "Qrels", "Query", "Run", "Snippet", "Token", "TokenMatch"]
 
 # Characters of a document in the repr of a hit.
 _SHOWN = 60
+# Characters of a document that are its snippet where no query is known.
+_BEGINNING = 240
 
 Metric: TypeAlias = Literal["inner_product", "l2"]
 """What an engine ranks by: the largest inner product, or the smallest Euclidean distance."""
@@ -135,10 +137,31 @@ class Passage:
         return {**asdict(self), "headings": list(self.headings)}
 
 
-class _Matched:
-    """Holds the function that finds a hit's matches, outside of the fields, which are compared, copied and pickled."""
+@dataclass(frozen=True, slots=True)
+class Snippet:
+    """The part of a hit's text that says most about the query.
 
-    __slots__ = ("_find",)
+    Attributes:
+        text: What is shown, some 240 characters at most.
+        start: Where it begins, in characters of the document's text.
+        end: Where it ends, exclusive.
+        highlights: Start and end of each word that matches the query, in characters of `text`, in order.
+    """
+
+    text: str
+    start: int
+    end: int
+    highlights: tuple[tuple[int, int], ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return {**asdict(self), "highlights": [list(span) for span in self.highlights]}
+
+
+class _Matched:
+    """Holds what finds a hit's matches and its snippet, outside of the fields, which are compared, copied, pickled."""
+
+    __slots__ = ("_excerpt", "_find")
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,6 +212,26 @@ class Hit(_Matched):
     def matched_by(self, find: Callable[[], tuple[TokenMatch, ...]]) -> Self:
         """Let a function find `matches`, and return the hit itself."""
         object.__setattr__(self, "_find", find)
+        return self
+
+    @property
+    def snippet(self) -> Snippet:
+        """The part of the text that says most about the query, found when it is asked for.
+
+        It is of the best passage, where there are any, and its words that match the query are marked: for late
+        interaction by `matches`. The beginning of the text where nothing matches, and for copies of a hit. InputError
+        where texts were not asked for.
+        """
+        text = self.text
+        excerpt: Callable[[Hit], Snippet] | None = getattr(self, "_excerpt", None)
+        if excerpt is not None:
+            return excerpt(self)
+        offset = self.passages[0].start if self.passages else 0
+        return Snippet(text[:_BEGINNING], offset, offset + len(text[:_BEGINNING]))
+
+    def excerpted_by(self, excerpt: Callable[[Hit], Snippet]) -> Self:
+        """Let a function find `snippet`, given the hit, and return the hit itself."""
+        object.__setattr__(self, "_excerpt", excerpt)
         return self
 
     def _stored(self, what: str) -> Document:

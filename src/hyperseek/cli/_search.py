@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hyperseek.cli._echo import BackendOption, echo, echo_exactly, echo_json, shown_text
+from hyperseek.cli._echo import BackendOption, echo, echo_exactly, echo_json
+from hyperseek.cli._shown_hits import plain_rows, print_matches, print_tables
 
 if TYPE_CHECKING:
-    from rich.text import Text
-
     from hyperseek.models import Retriever
     from hyperseek.plan import Plan
-    from hyperseek.types import Hit, Query, QueryOptions, Token, TokenMatch
+    from hyperseek.types import Hit, Query, QueryOptions
 
-_SNIPPET = 160
-_NEAR = 80  # characters of context shown before and after a match
 # Candidates of each half of a hybrid search, at least.
 _CANDIDATES = 100
 # Documents of a neighbourhood, at least.
@@ -77,7 +74,7 @@ def broad_to_narrow_plan(k: int, engine: str) -> Plan:
 
 def search(
     index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
-    text: Annotated[str | None, typer.Argument(help="The query; or give --queries.")] = None,
+    text: Annotated[str | None, typer.Argument(help="The query; without it, and without --queries, a prompt.")] = None,
     queries: Annotated[
         Path | None, typer.Option("--queries", "-Q", help="File of queries: JSONL or TSV, plain or .gz.")
     ] = None,
@@ -88,6 +85,7 @@ def search(
         Literal["table", "trec", "jsonl", "json"],
         typer.Option("--format", "-f", help="A table to read, a TREC run, one JSON line per query, or one JSON list."),
     ] = "table",
+    json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
     where: Annotated[
         str | None, typer.Option(help="SQL condition on documents, as in \"year > 2015 AND venue = 'ACL'\".")
     ] = None,
@@ -143,24 +141,33 @@ def search(
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
     backend: BackendOption = None,
 ) -> None:
-    """Find the best documents for one query or a file of queries."""
+    """Find the best documents for one query, a file of queries, or those that are typed at a prompt.
+
+    Without TEXT and --queries, queries are read from standard input, one on a line: on a terminal it is a prompt, whose
+    commands :help lists.
+    """
     from hyperseek._relevance import excluded_ids
     from hyperseek.errors import InputError
     from hyperseek.index import Index
     from hyperseek.plan import Plan
 
-    if (text is None) == (queries is None):
-        raise InputError("give one query as TEXT, or a file of queries with --queries")
+    if text is not None and queries is not None:
+        raise InputError("give one query as TEXT, or a file of queries with --queries, not both")
+    if json:
+        if format not in ("table", "json"):
+            raise InputError(f"give --json or --format {format}, not both")
+        format = "json"
     if hybrid + broad_to_narrow + (plan is not None) > 1:
         raise InputError("--hybrid, --broad-to-narrow and --plan exclude each other; give one of them")
     grouping = None if group_by is None else _grouping(group_by, format)
     stages = None if plan is None else Plan.load(plan)
-    if hybrid:
+    prompt = text is None and queries is None
+    if hybrid and not prompt:  # at a prompt, by the number of documents that each query asks for
         stages = hybrid_plan(k, engine)
     elif broad_to_narrow:
         stages = broad_to_narrow_plan(k, engine)
     asked_of_model = query_options(option, card)
-    asked = _read(text, queries)
+    asked = [] if prompt else _read(text, queries)
     excluded = excluded_ids(asked)
     opened = Index.open(
         index, model=None if model is None else _loaded(model, device, backend), device=device, backend=backend
@@ -179,6 +186,12 @@ def search(
         "relation": relation,
         "radius_weight": radius_weight,
     }
+    if prompt:
+        from hyperseek.cli._prompt import Session, run_prompt
+
+        options.pop("exclude")
+        run_prompt(Session(opened, options, format, explain=explain, hybrid=hybrid, tag=tag, grouping=grouping))
+        return
     texts_asked = [query.text for query in asked]
     if explain:
         told = opened.explain(texts_asked, recall=True, **options)
@@ -190,14 +203,14 @@ def search(
     if format == "trec":
         _print_trec(asked, hits, tag)
     elif format == "jsonl":
-        for row in _rows(asked, hits, matches=explain):
+        for row in plain_rows(asked, hits, matches=explain):
             echo_json(row)
     elif format == "json":
-        echo_json(_rows(asked, hits, matches=explain), indent=2)
+        echo_json(plain_rows(asked, hits, matches=explain), indent=2)
     else:
-        _print_tables(asked, hits, grouping)
+        print_tables(asked, hits, grouping)
         if explain:
-            _print_matches(asked, hits)
+            print_matches(asked, hits)
 
 
 def _loaded(model: str, device: str | None, backend: str | None) -> Retriever:
@@ -224,22 +237,6 @@ def _print_trec(queries: list[Query], hits: list[list[Hit]], tag: str) -> None:
         echo_exactly(line, instead="--format jsonl")
 
 
-def _rows(queries: list[Query], hits: list[list[Hit]], *, matches: bool) -> list[dict[str, object]]:
-    return [
-        {"query": {"id": query.id, "text": query.text}, "hits": [_plain(hit, matches=matches) for hit in found]}
-        for query, found in zip(queries, hits, strict=True)
-    ]
-
-
-def _plain(hit: Hit, *, matches: bool) -> dict[str, object]:
-    plain: dict[str, object] = {"id": hit.id, "score": hit.score, "rank": hit.rank}
-    if hit.document is not None:
-        plain |= {"title": hit.document.title, "text": hit.document.text, "metadata": dict(hit.document.metadata)}
-    if matches and hit.matches:
-        plain["matches"] = [match.to_json() for match in hit.matches]
-    return plain
-
-
 def _grouping(given: str, format: str) -> tuple[str, int | None]:
     """Read FIELD or FIELD:DEPTH."""
     from hyperseek.errors import InputError, shown
@@ -250,89 +247,3 @@ def _grouping(given: str, format: str) -> tuple[str, int | None]:
     if not name or (colon and not depth.isdecimal()):
         raise InputError(f"--group-by is FIELD or FIELD:DEPTH, as in path:2, not {shown(given)}")
     return name, int(depth) if colon else None
-
-
-def _print_tables(queries: list[Query], hits: list[list[Hit]], grouping: tuple[str, int | None] | None) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from hyperseek.index import HitGroup, grouped
-
-    console = Console()
-    for query, found in zip(queries, hits, strict=True):
-        table = Table(
-            title=shown_text(query.text), title_justify="left", box=None, pad_edge=False, show_header=bool(found)
-        )
-        table.add_column("", justify="right", style="dim")
-        table.add_column("score", justify="right")
-        table.add_column("document", style="bold", overflow="fold")
-        table.add_column("text", style="dim")
-        groups = [HitGroup((), found)] if grouping is None else grouped(found, grouping[0], depth=grouping[1])
-        for group in groups:
-            if grouping is not None:
-                table.add_row("", "", shown_text(" > ".join(group.path) or f"no {grouping[0]}", style="underline"), "")
-            for hit in group.hits:
-                table.add_row(str(hit.rank), f"{hit.score:.3f}", shown_text(hit.id), shown_text(_snippet(hit)))
-        console.print(table if found else shown_text(f"{query.text}: no documents"))
-        if query is not queries[-1]:
-            console.print()
-
-
-def _print_matches(queries: list[Query], hits: list[list[Hit]]) -> None:
-    """Print the match of each query token, and the texts of the hits with matches highlighted."""
-    from rich.console import Console
-    from rich.table import Table
-
-    console = Console()
-    for query, found in zip(queries, hits, strict=True):
-        for hit in found:
-            if not hit.matches:
-                continue
-            console.print()
-            console.print(shown_text(f"{query.text} → {hit.id}", style="bold"))
-            if hit.document is not None:
-                console.print(_highlighted(hit.document.full_text, hit.matches))
-            table = Table(box=None, pad_edge=False)
-            table.add_column("query")
-            table.add_column("document")
-            table.add_column("similarity", justify="right")
-            table.add_column("share", justify="right")
-            for match in hit.matches:
-                sides = (shown_text(_spelt(tokens)) for tokens in (match.query, match.document))
-                table.add_row(*sides, f"{match.similarity:.3f}", f"{match.share:.3f}")
-            console.print(table)
-
-
-def _spelt(tokens: Sequence[Token]) -> str:
-    return " ".join(token.text if token.kind == "text" else f"{token.text} ({token.kind})" for token in tokens) or "?"
-
-
-def _highlighted(text: str, matches: Sequence[TokenMatch]) -> Text:
-    """Return the parts of a text around matches, with the matches highlighted."""
-    places = {
-        (token.start, token.end)
-        for match in matches
-        for token in match.document
-        if token.start is not None and token.end is not None
-    }
-    shown, done = shown_text(""), 0
-    for start, end in sorted(places):
-        if start < done:
-            continue  # within a match that was shown
-        if start - done > 2 * _NEAR:
-            head = text[done : done + _NEAR] if done else ""
-            shown.append_text(shown_text(f"{head} … {text[start - _NEAR : start]}"))
-        else:
-            shown.append_text(shown_text(text[done:start]))
-        shown.append_text(shown_text(text[start:end], style="bold reverse"))
-        done = end
-    rest = text[done:]
-    return shown.append_text(shown_text(rest if len(rest) <= _NEAR else f"{rest[:_NEAR]} …"))
-
-
-def _snippet(hit: Hit) -> str:
-    if hit.document is None:
-        return ""
-    parts: Iterable[str] = (hit.document.title if hit.document.title != hit.id else "", hit.document.text)
-    words = " ".join(" ".join(parts).split())
-    return words if len(words) <= _SNIPPET else words[: _SNIPPET - 1].rstrip() + "…"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -24,6 +25,7 @@ from hyperseek.index._arguments import (
 )
 from hyperseek.index._hits import AskedTokens, Matching
 from hyperseek.index._passages import Combine, FoundDocument, Passages, as_passage, best_passage
+from hyperseek.index._snippets import snippet_of
 from hyperseek.plan import AUTO, NOTHING, Candidates, OpenIndex, Plan, Search, StageReport, as_plan
 from hyperseek.plan.exhaustive import exact_scores
 from hyperseek.plan.stages import choose_plan
@@ -278,6 +280,10 @@ def hits_of(
             hits = _collect_passages(snapshot.store, documents, texts=texts)
             best = [torch.tensor([one.passages[0][0] for one in own], dtype=torch.int64) for own in documents]
             part = Candidates(torch.nn.utils.rnn.pad_sequence(best, True, NOTHING), part.scores)
+        for place, own in enumerate(hits):
+            excerpt = partial(snippet_of, None if queries is None else queries[done + place])
+            for hit in own:
+                hit.excerpted_by(excerpt)
         if scorer.token_vectors() is not None:
             reader = model()
             for place, (own, rows) in enumerate(zip(hits, part.rows.tolist(), strict=True)):
