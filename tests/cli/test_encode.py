@@ -108,3 +108,72 @@ def test_an_engine_is_built_too(tmp_path: Path, tiny_encoder: str, corpus: Path)
     result = CliRunner().invoke(app, [*arguments, "hnsw"], catch_exceptions=False)
     assert "engine hnsw: about" in result.stderr
     assert [item.name for item in Index.open(tmp_path / "index").attachments] == ["hnsw"]
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    folder = tmp_path / "notes"
+    folder.mkdir()
+    (folder / "cats.md").write_text("# Cats\n\nthe cat")
+    (folder / "rows.csv").write_text("text\nthe dog\nthe sea\n")
+    (folder / "zero\nline.txt").write_bytes(b"\0")
+    (folder / "photo.png").write_bytes(b"\x89PNG")
+    return folder
+
+
+def test_the_same_command_brings_an_index_of_files_up_to_date(tmp_path: Path, tiny_encoder: str, notes: Path) -> None:
+    arguments = ["encode", tiny_encoder, str(notes), "--index", str(tmp_path / "index")]
+    first = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert (first.exit_code, first.stdout) == (0, "")
+    assert "+2 files, ~0 changed, -0 gone, 0 as before; 3 documents" in first.stderr
+    assert f"not read, not_text: {notes}/zero␊line.txt: is not text" in first.stderr
+    assert "left out: 1 other_kind_of_file .png" in first.stderr
+    (notes / "cats.md").write_text("# Cats\n\nthe dog")
+    (notes / "new.md").write_text("the moon")
+    (notes / "rows.csv").unlink()
+    again = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "+1 files, ~1 changed, -1 gone, 0 as before; 2 documents" in again.stderr
+    assert "0 as before" in CliRunner().invoke(app, [*arguments, "--overwrite"], catch_exceptions=False).stderr
+    for options, words in (
+        (["--storage", "float16"], "storage float32 again"),
+        (["--no-resume"], "holds an index already"),
+    ):
+        with pytest.raises(HyperseekError, match=words):
+            CliRunner().invoke(app, [*arguments, *options], catch_exceptions=False)
+
+
+def test_watching_follows_the_folder_whatever_happens(
+    tmp_path: Path, tiny_encoder: str, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watchfiles = pytest.importorskip("watchfiles")
+    moved = tmp_path / "moved"
+
+    def watch(place: Path, **options: object):  # type: ignore[no-untyped-def]
+        assert place == notes
+        chosen = options["watch_filter"]
+        assert chosen(watchfiles.Change.added, str(notes / "a.md"))  # type: ignore[operator]
+        assert not chosen(watchfiles.Change.added, str(tmp_path / "index" / "index.json"))  # type: ignore[operator]
+        (notes / "new.md").write_text("the moon")
+        yield {(watchfiles.Change.added, str(notes / "new.md"))}
+        notes.rename(moved)
+        notes.mkdir()
+        yield {(watchfiles.Change.deleted, str(notes))}
+        notes.rmdir()
+        moved.rename(notes)
+        (notes / "cats.md").unlink()
+        yield set()  # a minute later
+        (notes / "new.md").unlink()
+        yield set()  # nothing failed, so nothing is done
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(watchfiles, "watch", watch)
+    arguments = ["encode", tiny_encoder, str(notes), "--index", str(tmp_path / "index"), "--watch"]
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "not up to date:" in result.stderr
+    assert "+1 files, ~0 changed, -0 gone, 2 as before" in result.stderr
+    assert "+0 files, ~0 changed, -1 gone, 2 as before" in result.stderr
+    assert sorted(Index.open(tmp_path / "index").ids) == ["new.md", "rows.csv#1", "rows.csv#2"]
+    with pytest.raises(HyperseekError, match="another kind of source"):
+        CliRunner().invoke(
+            app, ["encode", tiny_encoder, "pydocs", "-i", str(tmp_path / "x"), "--watch"], catch_exceptions=False
+        )
