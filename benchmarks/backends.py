@@ -1,14 +1,16 @@
 """Backends: documents a second, and nDCG@10, of torch, ONNX Runtime and OpenVINO, in one run.
 
-    python benchmarks/backends.py [--texts 60] [--repeats 5] [--threads 1] [--quality COLLECTION] [--only torch ...]
+    python benchmarks/backends.py [--texts 60] [--threads 1] [--quality COLLECTION [--every 3]] [--only onnx ...]
 
 Texts are SciFact's abstracts and NFCorpus's from HYPERSEEK_DATA (default ../shared/data), every n-th. The systems take
 turns, so that other work on the machine hits all alike; ratios are medians of the rounds', of wall time and, in
 parentheses, of the processor time of all threads. `sentence-transformers` is its own `encode`, with torch in float32.
 
-With `--quality` all documents of a collection (`cranfield`) are encoded by each, too, and its queries by the same
-model: nDCG@10 of the test split. `ONEDNN_MAX_CPU_ISA=AVX512_CORE` or `AVX2` keeps torch from instructions that other
-processors lack; ONNX Runtime and OpenVINO do not read it.
+With `--quality` the documents of a collection (`cranfield`), or every n-th of them, are encoded by each, too, and its
+queries by the same model: nDCG@10 of the test split, by judgements of these documents.
+
+`ONEDNN_MAX_CPU_ISA=AVX512_CORE` keeps bfloat16 of torch from instructions that other processors lack. Its float32 goes
+through another library, and ONNX Runtime and OpenVINO do not read it.
 """
 
 from __future__ import annotations
@@ -58,17 +60,23 @@ def texts(count: int) -> list[str]:
     return chosen
 
 
-def quality(model: Retriever, dtype: str, name: str) -> float:
-    """Return nDCG@10 of the test split of a collection, all of whose documents this model encodes."""
+def quality(model: Retriever, dtype: str, name: str, every: int) -> float:
+    """Return nDCG@10 of the test split of a collection, every n-th of whose documents this model encodes."""
     dataset = open_dataset(data(name))
-    documents, queries = list(dataset.documents()), list(dataset.queries("test"))
+    documents, queries = list(dataset.documents())[::every], list(dataset.queries("test"))
+    there = {document.id for document in documents}
+    qrels = {
+        query: own
+        for query, judged in dataset.qrels("test").items()
+        if any((own := {id: grade for id, grade in judged.items() if id in there}).values())
+    }
     points = model.encode_documents([document.full_text for document in documents], dtype=dtype)
     scores, rows = scan(model.compile([query.text for query in queries]), [points], k=100)
     run = {
         query.id: {documents[row].id: float(score) for row, score in zip(own, values, strict=True)}
         for query, own, values in zip(queries, rows.tolist(), scores.tolist(), strict=True)
     }
-    return statistics.fmean(calculate(run, dataset.qrels("test"), "nDCG@10")["nDCG@10"].values())
+    return statistics.fmean(calculate(run, qrels, "nDCG@10")["nDCG@10"].values())
 
 
 def main() -> None:
@@ -77,6 +85,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--threads", type=int)
     parser.add_argument("--quality", metavar="COLLECTION")
+    parser.add_argument("--every", type=int, default=1)
     parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     arguments = parser.parse_args()
     if arguments.threads:
@@ -111,7 +120,7 @@ def main() -> None:
         measured = "-"
         if arguments.quality and name in chosen:
             backend, dtype = chosen[name]
-            measured = f"{quality(models[backend], dtype, arguments.quality):.4f}"
+            measured = f"{quality(models[backend], dtype, arguments.quality, arguments.every):.4f}"
         rate = len(documents) / statistics.median(wall[name])
         print(f"| {name} | {rate:.1f} | {ratio:.2f} ({share:.2f}) | {cosine:.5f} | {measured} |", flush=True)
 
