@@ -11,9 +11,10 @@ import pytest
 import torch
 
 import hyperseek
-from hyperseek import Document, Index, Retriever, load
+from hyperseek import Document, Index, Query, Retriever, load
 from hyperseek.adapting import adapt
 from hyperseek.analysis import inspect_space
+from hyperseek.data import Dataset
 from hyperseek.errors import InputError, StoreError, UnknownNameError
 from hyperseek.index import LongDocuments, estimate
 from hyperseek.index._passages import soft_maximum
@@ -120,7 +121,7 @@ def test_the_soft_maximum_is_exact(built: Index) -> None:
         scores = passage_scores(built, query)
         every = np.array([score for own in scores.values() for score in own])
         rows = np.unique(np.linspace(0, len(every) - 1, 256).astype(int))
-        temperature = every[rows].std() / 4
+        temperature = every[rows].std() / 10
         soft = {
             name: temperature * np.log(np.exp(np.array(own, np.float64) / temperature).sum())
             for name, own in scores.items()
@@ -183,6 +184,16 @@ def test_what_would_be_cut_is_said_before(model: Retriever) -> None:
     whole = estimate(documents[:2], model)
     assert (whole.passages, whole.rows) == (None, 2)
     assert str(whole.long) == "no document is longer than the 64 tokens that the model reads"
+
+
+def test_evaluation_ranks_documents(built: Index) -> None:
+    queries = [Query(f"q{number}", text) for number, text in enumerate(QUERIES)]
+    judged = {query.id: {hit.id: 1} for query, (_, hit, *_) in zip(queries, built.search(QUERIES), strict=True)}
+    dataset = Dataset.from_records("made", some_documents(), queries=queries, qrels={"test": judged})
+    result = hyperseek.evaluate(built, dataset, measures="RR@10")
+    assert result.means == {"RR@10": 0.5}
+    assert not [note for note in result.notes if "the index has" in note]
+    assert hyperseek.evaluate(built, dataset, measures="RR@10", combine="soft").protocol != result.protocol
 
 
 def test_tuning_measures_passages(model: Retriever, tmp_path: Path) -> None:

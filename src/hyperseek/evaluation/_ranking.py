@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
@@ -47,6 +47,7 @@ def rank_index(
     options: Mapping[str, Any] | None = None,
     scorer: Scorer | None = None,
     card_field: str | None = None,
+    combine: Literal["best", "soft"] = "best",
 ) -> Ranking:
     """Search an index with the queries of a split, exhaustively by default.
 
@@ -66,6 +67,7 @@ def rank_index(
         scorer: The queries of the split, compiled already, in order; None compiles them.
         card_field: For models with task cards, the field of the queries' metadata that says what is relevant to each,
             as the narratives of FollowIR do: every query is asked with a card of its own.
+        combine: How the scores of a document's passages are combined, as in `Index.search`.
 
     Returns:
         The ranking, with the documents that were relevant in the model's training if its folder has them.
@@ -89,6 +91,7 @@ def rank_index(
         "model": _unversioned(model.protocol()),
         "index": _unversioned(describe_index(index)),
         "search": engine if plan is None else as_plan(plan).model_dump(mode="json"),
+        **({} if index.passages is None else {"combine": combine}),
     }
     trained, training_notes = trained_on(model.source, dataset)
     queries = dataset.queries(split)
@@ -100,6 +103,7 @@ def rank_index(
         engine=engine,
         plan=plan,
         options=asked,
+        combine=combine,
     )
     return Ranking(
         name=name or Path(model.source or "index").name,
@@ -273,6 +277,7 @@ def evaluate(
     exclude_same_id: bool = False,
     name: str | None = None,
     options: Mapping[str, Any] | None = None,
+    combine: Literal["best", "soft"] = "best",
 ) -> Evaluation:
     """Search an index with a data set's queries and measure the result.
 
@@ -285,6 +290,7 @@ def evaluate(
         exclude_same_id: Leave out a document whose id is the query's.
         name: The system's name; None takes the model's.
         options: Options of the model for the queries, as in `Index.search`.
+        combine: How the scores of a document's passages are combined, as in `Index.search`.
 
     Returns:
         The result.
@@ -294,9 +300,8 @@ def evaluate(
         InputError: A measure reads deeper than `k`, or the index holds none of the relevant documents.
     """
     chosen = choose_k(measures, k)
-    ranking = rank_index(
-        index, dataset, split=split, k=chosen, exclude_same_id=exclude_same_id, name=name, options=options
-    )
+    given: dict[str, Any] = {"exclude_same_id": exclude_same_id, "options": options, "combine": combine}
+    ranking = rank_index(index, dataset, split=split, k=chosen, name=name, **given)
     return ranking.evaluate(dataset.qrels(split), measures=measures)
 
 

@@ -32,8 +32,9 @@ Combine: TypeAlias = Literal["best", "soft"]
 MOST_SHOWN = 3
 """Passages that a hit names."""
 
-# The temperature of the soft maximum, in standard deviations of the query's scores over passages of all kinds.
-_TEMPERATURE = 0.25
+# The temperature of the soft maximum, in standard deviations of the query's scores over passages of all kinds: more
+# favours long documents (docs/LOG.md, 30 November).
+_TEMPERATURE = 0.1
 _SAMPLE = 256
 # Documents that are found by their best passages for a soft maximum, beyond those asked for.
 _MORE = 50
