@@ -191,7 +191,7 @@ def test_evaluation_ranks_documents(built: Index) -> None:
     judged = {query.id: {hit.id: 1} for query, (_, hit, *_) in zip(queries, built.search(QUERIES), strict=True)}
     dataset = Dataset.from_records("made", some_documents(), queries=queries, qrels={"test": judged})
     result = hyperseek.evaluate(built, dataset, measures="RR@10")
-    assert result.means == {"RR@10": 0.5}
+    assert result.aggregate == {"RR@10": 0.5}
     assert not [note for note in result.notes if "the index has" in note]
     assert hyperseek.evaluate(built, dataset, measures="RR@10", combine="soft").protocol != result.protocol
 

@@ -126,6 +126,18 @@ def test_headings(model: Retriever, line_end: str) -> None:
     assert {part.title for part in parts if part.headings == ("City",)} == {f"The guide{SEPARATOR}City"}
 
 
+def test_a_heading_stays_with_what_follows(model: Retriever) -> None:
+    text = "# Music\n\n" + "river stone city. " * 60 + "\n\n## road\n\n" + "house door window. " * 60
+    for suffix in (".md", ".txt"):
+        for overlap in (0, 8):
+            document = Document("d", text, "", {"suffix": suffix})
+            splitter = Splitter(model, tokens=40, overlap=overlap)
+            found = [text[part.start : part.end].split() for part in check(splitter, document)]
+            assert found[0][:3] == ["#", "Music", "river"]
+            assert suffix == ".txt" or any(words[:3] == ["##", "road", "house"] for words in found)
+            assert not any(words in (["#", "Music"], ["##", "road"]) for words in found)
+
+
 def test_a_title_is_shortened_from_the_outside(model: Retriever) -> None:
     text = "# stone\n\n## road\n\n" + "river " * 60
     splitter = Splitter(model, tokens=40)

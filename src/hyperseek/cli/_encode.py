@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,7 +14,7 @@ from hyperseek.cli._echo import BackendOption, echo
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.engines import StructureEstimate
-    from hyperseek.index import Index
+    from hyperseek.index import Estimate, Index
     from hyperseek.models import Retriever
 
 _DOCARRAY = ".docs"
@@ -42,6 +43,14 @@ def encode(
     pooling: Annotated[
         list[str] | None,
         typer.Option(help="Fewer token vectors: pool_factor=5, budget=32, linkage=ward ...; may be repeated."),
+    ] = None,
+    passages: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|off|TOKENS[:OVERLAP]",
+            help="Split long documents into passages: auto for as long as the model reads, off for whole documents. "
+            "Without it: auto for a new index of files, off for other collections.",
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, help="Only the first N documents; of a folder of files, whole files.")
@@ -85,6 +94,7 @@ def encode(
         raise InputError("--level is that of an engine; also give --engine")
     if engine is not None:
         check_engine(engine, chart)  # before all documents are encoded, not after
+    split = None if passages is None else _split(passages)
     if watch:
         require("watchfiles", extra="files")
     retriever = load(model, device=device, backend=backend)
@@ -95,6 +105,7 @@ def encode(
             "--dtype": dtype != "auto",
             "--backend": backend,
             "--pooling": pooling,
+            "--passages": split,
             "--on-error": on_error == "skip",
             "--watch": watch,
         }
@@ -108,10 +119,12 @@ def encode(
         dataset = open_dataset(corpus, id_key=id_key, text_key=text_key, on_error=on_error)
         done = 0 if overwrite else stored_documents(index)
         pooled = None if pooling is None else apply_overrides({}, pooling)
-        settings: dict[str, Any] = {"storage": storage, "dtype": dtype, "pooling": pooled}
+        settings: dict[str, Any] = {"storage": storage, "dtype": dtype, "pooling": pooled, "passages": split or None}
         files = dataset.file_reader()
         if files is not None:
+            settings["passages"] = split
             made = _opened(index, retriever, settings, name=dataset.name, resume=resume, overwrite=overwrite)
+            settings["passages"] = made.info.passages
             changed = _synchronise(made, dataset, limit, settings) or not made.attachments
             if engine is not None and changed:
                 build_engine(made, engine, chart=chart, level=level)
@@ -122,34 +135,68 @@ def encode(
             raise InputError(f"--watch follows a folder of files, and {corpus} is another kind of source")
         read = islice(dataset.documents(), limit)
         cost = estimate(read, retriever, **settings, done=done)
-        echo(str(cost), err=True)
+        _say(cost)
         made = Index.build(
             index,
             islice(dataset.documents(), limit),
             retriever,
             **settings,
             name=dataset.name,
-            total=cost.documents,
+            total=cost.rows,
             resume=resume,
             overwrite=overwrite,
         )
         for line in dataset.report.lines():
             echo(f"skipped: {line}", err=True)
-    echo(f"{index}: {len(made):,} documents, {made.space}, fingerprint {made.info.fingerprint}", err=True)
+    parts = "" if made.passages is None else f" in {made.passages:,} passages"
+    echo(f"{index}: {len(made):,} documents{parts}, {made.space}, fingerprint {made.info.fingerprint}", err=True)
     if engine is not None:
         build_engine(made, engine, chart=chart, level=level)
+
+
+def _split(given: str) -> bool | dict[str, int]:
+    """Read `--passages`; False for whole documents."""
+    from hyperseek.errors import InputError, shown
+
+    if given in ("auto", "off"):
+        return given == "auto"
+    tokens, colon, overlap = given.partition(":")
+    if not tokens.isdecimal() or (colon and not overlap.isdecimal()):
+        raise InputError(f"--passages is auto, off, TOKENS or TOKENS:OVERLAP, as in 256:32, not {shown(given)}")
+    return {"tokens": int(tokens), **({"overlap": int(overlap)} if colon else {})}
+
+
+def _say(cost: Estimate) -> None:
+    if cost.long is not None and cost.long.long:
+        echo(f"{cost.long}{'; --passages auto searches them' if cost.passages is None else ''}", err=True)
+    echo(str(cost), err=True)
 
 
 def _opened(
     path: Path, retriever: Retriever, settings: dict[str, Any], *, name: str, resume: bool, overwrite: bool
 ) -> Index:
     """Open the index of a folder of files, or make an empty one."""
-    from hyperseek.errors import StoreError
+    from hyperseek.errors import MissingExtraError, StoreError
     from hyperseek.index import Index, IndexInfo
 
+    given = settings["passages"]
     if overwrite or not resume or not IndexInfo.exists(path) or IndexInfo.read(path).state != "finished":
-        return Index.build(path, [], retriever, **settings, name=name, resume=resume, overwrite=overwrite)
+        build = partial(Index.build, path, [], retriever, name=name, resume=resume, overwrite=overwrite)
+        try:
+            return build(**{**settings, "passages": True if given is None else given})
+        except MissingExtraError as error:
+            if given is not None:
+                raise
+            echo(f"documents stay whole, and what the model does not read of them is not searched: {error}", err=True)
+            return build(**settings)
     made = Index.open(path, model=retriever)
+    there = made.info.passages
+    fits = there is not None if given is True else there is None if not given else {**(there or {}), **given} == there
+    if given is not None and not fits:
+        raise StoreError(
+            f"the index {path} was made with passages {there}; leave --passages out, or give another folder or "
+            f"--overwrite"
+        )
     for key in ("storage", "pooling"):
         there, here = getattr(made.info, key), settings[key]
         if (there != here) if key == "storage" else (here is not None and not here.items() <= (there or {}).items()):
@@ -168,7 +215,7 @@ def _synchronise(index: Index, dataset: Dataset, limit: int | None, settings: di
         index,
         dataset,
         limit=limit,
-        before=lambda documents: echo(str(estimate(documents, index.model, **settings)), err=True),
+        before=lambda documents: _say(estimate(documents, index.model, **settings)),
     )
     for reason, count in changes.report.counts.items():
         told = changes.report.examples[reason]
@@ -181,7 +228,8 @@ def _synchronise(index: Index, dataset: Dataset, limit: int | None, settings: di
             echo(f"not read, {reason}: and {count - len(told):,} others", err=True)
     for note in changes.report.notes:
         echo(f"note: {note}", err=True)
-    echo(f"{index.path}: {changes}; {len(index):,} documents", err=True)
+    parts = "" if index.passages is None else f" in {index.passages:,} passages"
+    echo(f"{index.path}: {changes}; {len(index):,} documents{parts}", err=True)
     return bool(changes)
 
 

@@ -6,7 +6,6 @@ The packages that find boundaries see a document in blocks, so that one line of 
 from __future__ import annotations
 
 import importlib
-import random
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,10 +32,6 @@ _CHARACTERS = 32
 _BLOCK = 16_384
 # Characters of Markdown that are parsed at a time.
 _PARSED = 1 << 20
-
-# Documents whose tokens are counted before encoding, and characters of each that are.
-_SURVEYED = 1000
-_COUNTED = 1 << 20
 
 _NEW_LINE = re.compile(r"\r\n?|\n")  # as Markdown has them
 _LONGEST_FRONT_MATTER = 10_000  # characters
@@ -159,7 +154,7 @@ class Splitter(TokenCounter):
         step = max(1, self.tokens // 16)
         used = max(self._count(list(titles.values())))
         capacity = max(1, self._room - step * -(-(used + (used > 0)) // step))
-        spans = _joined(text, self._spans(text, sections, suffix, capacity))
+        spans = self._filled(text, self._spans(text, sections, suffix, capacity), sections, capacity)
         return list(self._parts(text, spans, sections, titles, document.title))
 
     def _parts(
@@ -189,6 +184,34 @@ class Splitter(TokenCounter):
         for start, end in _blocks(text, starts, max(_BLOCK, self._characters)):
             for offset, chunk in splitter.chunk_indices(text[start:end]):
                 yield start + offset, start + offset + len(chunk)
+
+    def _filled(
+        self, text: str, spans: Iterable[tuple[int, int]], sections: Sequence[_Section], capacity: int
+    ) -> Iterator[tuple[int, int]]:
+        """Add to small spans what fits of the next: a heading before a long paragraph is a span of its own."""
+        starts = [section.start for section in sections]
+        step = max(1, self.tokens // 8)
+        own: tuple[int, int] | None = None
+        for start, end in _joined(text, spans):
+            if own is None:
+                own = start, end
+                continue
+            behind = text[own[1] : end]
+            used = self._count([text[own[0] : own[1]]])[0]
+            first = own[1] + len(behind) - len(behind.lstrip())
+            together = bisect_right(starts, own[1] - 1) == bisect_right(starts, first) or used < self.tokens // 16
+            room = (capacity - used) // step * step
+            if used >= capacity // 4 or not together or not room:
+                yield own
+                own = (start if start > own[0] else own[1]), end
+            elif len(behind) <= self._characters and self._count([behind])[0] <= room:
+                own = own[0], end
+            else:
+                cut = own[1] + len(self._splitter(None, room).chunk_indices(behind)[0][1])
+                yield own[0], cut
+                own = (cut, end) if cut < end else None
+        if own is not None:
+            yield own
 
     def _fitting(self, title: str, text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         """Yield a span, or parts of it if it is too long."""
@@ -237,98 +260,6 @@ class Splitter(TokenCounter):
                 made = self._make.TextSplitter.from_huggingface_tokenizer(*given, **options)
             self._splitters[key] = made
         return self._splitters[key]
-
-
-@dataclass(frozen=True, slots=True)
-class LongDocuments:
-    """How much of a corpus is beyond what a model reads of a document.
-
-    Attributes:
-        limit: Tokens that the model reads, special ones included.
-        documents: Documents of the corpus.
-        sample: Documents that were counted; the longest is one of them.
-        long: How many of these are longer.
-        median: Tokens of a long document, in the middle of all; 0 if there is none.
-        longest: Tokens of the longest document.
-        share: Share of all tokens of the sample that are beyond the limit, in [0, 1].
-    """
-
-    limit: int
-    documents: int
-    sample: int
-    long: int
-    median: int
-    longest: int
-    share: float
-
-    def __str__(self) -> str:
-        if not self.long:
-            return f"no document is longer than the {self.limit} tokens that the model reads"
-        sampled = "" if self.sample >= self.documents else f", in a sample of {self.sample:,}"
-        return (
-            f"{self.long / self.sample:.0%} of the documents{sampled} are longer than the {self.limit} tokens that the "
-            f"model reads ({self.median:,} in the middle, at most {self.longest:,}): {self.share:.0%} of all tokens "
-            f"would be cut off without passages"
-        )
-
-
-class Survey:
-    """Measures documents that pass by: some, by chance, and the one with the most characters."""
-
-    def __init__(self, counter: TokenCounter | None, limit: int | None, seed: int) -> None:
-        self.documents = 0
-        self._counter, self._limit = counter, limit
-        self._random = random.Random(seed)
-        self._lengths: list[int] = []
-        self._most = 0
-        self._longest = 0
-
-    @classmethod
-    def of(cls, model: Encoder, seed: int) -> Survey:
-        """Return what measures documents for a model; without a tokenizer it only counts them."""
-        try:
-            return cls(TokenCounter(model), longest(model), seed)
-        except InputError:
-            return cls(None, None, seed)
-
-    def passing(self, documents: Iterable[Document]) -> Iterator[Document]:
-        """Pass documents on."""
-        for document in documents:
-            self.documents += 1
-            if self._limit is not None:
-                self._measure(document.full_text)
-            yield document
-
-    def result(self) -> LongDocuments | None:
-        """Return what was found; None if the model reads documents of any length, or there were none."""
-        if self._limit is None or not self._lengths:
-            return None
-        long = [length for length in self._lengths if length > self._limit]
-        return LongDocuments(
-            limit=self._limit,
-            documents=self.documents,
-            sample=len(self._lengths),
-            long=len(long),
-            median=sorted(long)[len(long) // 2] if long else 0,
-            longest=max(self._longest, *self._lengths),
-            share=sum(length - self._limit for length in long) / sum(self._lengths),
-        )
-
-    def _measure(self, text: str) -> None:
-        # Reservoir sampling, as in an estimate.
-        full = len(self._lengths) == _SURVEYED
-        place = self._random.randrange(self.documents) if full else len(self._lengths)
-        if place < _SURVEYED or len(text) > self._most:
-            length = self._length(text)
-            self._longest = max(self._longest, length)
-            if place < _SURVEYED:
-                self._lengths[place : place + 1] = [length]
-        self._most = max(self._most, len(text))
-
-    def _length(self, text: str) -> int:
-        assert self._counter is not None
-        [length] = self._counter.lengths([text[:_COUNTED]])
-        return length if len(text) <= _COUNTED else length * len(text) // _COUNTED
 
 
 def as_passages(given: object, model: Encoder) -> dict[str, int] | None:
