@@ -96,6 +96,10 @@ def search(
     hybrid: Annotated[
         bool, typer.Option("--hybrid", help="Fuse full-text search (BM25) with the model's own, by reciprocal rank.")
     ] = False,
+    combine: Annotated[
+        Literal["best", "soft"],
+        typer.Option(help="Score of a document of passages: that of the best, or the soft maximum of all."),
+    ] = "best",
     level: Annotated[
         int | None, typer.Option(min=1, help="Level of the query, for models with levels: 1 is the broadest.")
     ] = None,
@@ -180,6 +184,7 @@ def search(
         "options": asked_of_model,
         "exclude": [{*excluded.get(query.id, ()), *([query.id] if exclude_same_id else [])} for query in asked],
         "texts": format == "table" or (format in ("jsonl", "json") and texts),
+        "combine": combine,
         "level": level,
         "document_level": document_level,
         "broaden": broaden,
