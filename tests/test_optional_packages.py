@@ -17,7 +17,7 @@ import torch
 import hyperseek
 from hyperseek.errors import MissingExtraError
 from hyperseek.models import ModelConfig, build, load
-from hyperseek.types import Document, Query
+from hyperseek.types import Document, Hits, Query
 
 SOURCE = Path(hyperseek.__file__).parent
 PROJECT = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -114,6 +114,7 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
         "Stemmer": [lambda: bm25("english")],
         "ir_measures": [lambda: evaluation.calculate(run, qrels, "RR")],
         "scipy": [lambda: evaluation.paired_test("wilcoxon", [1.0, 2.0])],
+        "pandas": [Hits().to_pandas],
         "faiss": [lambda: engine("hnsw", folder), lambda: engine("ivf", folder)],
         "qdrant_client": [lambda: engine("qdrant", folder)],
         "ir_datasets": [lambda: open_dataset("ir_datasets:beir/scifact/test")],

@@ -10,11 +10,26 @@ import json
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Annotated, Any, Literal, Protocol, Self, TypeAlias, TypedDict, Unpack, overload, runtime_checkable
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    Protocol,
+    Self,
+    TypeAlias,
+    TypedDict,
+    Unpack,
+    overload,
+    runtime_checkable,
+)
 
 from hyperseek.errors import InputError, UnknownNameError, shortened, shown
 
-__all__ = ["Document", "Hit", "Metric", "Passage", "Qrels", "Query", "Run", "Snippet", "Token", "TokenMatch"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Document", "Hit", "Hits", "Metric", "Passage", "Qrels", "Query", "Run", "Snippet", "Token", "TokenMatch"]
 
 # Characters of a document in the repr of a hit.
 _SHOWN = 60
@@ -239,11 +254,61 @@ class Hit(_Matched):
             raise InputError(f"the hit {self.id!r} has no {what}, since the search had texts=False; search with texts")
         return self.document
 
+    def _repr_html_(self) -> str:
+        return Hits([self])._repr_html_()
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return the hit as a data frame of one row; see `Hits`."""
+        return Hits([self]).to_pandas()
+
     def __repr__(self) -> str:
         said = (
             "" if self.document is None else f", {textwrap.shorten(self.document.full_text, _SHOWN, placeholder='…')!r}"
         )
         return f"Hit({self.rank}, {self.id!r}, score={self.score:.6g}{said})"
+
+
+class Hits(list[Hit]):
+    """The hits of one query, best first: a list, which notebooks show as a table with marked snippets."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        from hyperseek._notebook import escaped, html_table, marked
+
+        def row(hit: Hit) -> list[str]:
+            cells = [escaped(hit.id), f"{hit.score:.4f}"]
+            if hit.document is None:
+                return [str(hit.rank), *cells, ""]
+            headings = hit.passages[0].headings if hit.passages else ()
+            above = " \u203a ".join(part for part in (hit.title, *headings) if part.strip())
+            title = f"<b>{escaped(above)}</b><br>" if above else ""
+            return [str(hit.rank), *cells, title + marked(hit.snippet.text, hit.snippet.highlights)]
+
+        return html_table(["", "document", "score", "text"], map(row, self), left=4)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame of the hits.
+
+        Returns:
+            Columns `rank`, `id` and `score`, and where the hits have their documents `title`, `text`, `snippet`, and
+            one for each field of their metadata, as `metadata.NAME` where the name is one of these.
+
+        Raises:
+            MissingExtraError: pandas is not installed.
+        """
+        from hyperseek._notebook import data_frame
+
+        return data_frame(map(_frame_row, self), columns=["rank", "id", "score"])
+
+
+def _frame_row(hit: Hit) -> dict[str, Any]:
+    row: dict[str, Any] = {"rank": hit.rank, "id": hit.id, "score": hit.score}
+    if hit.document is not None:
+        row |= {"title": hit.title, "text": hit.text, "snippet": hit.snippet.text}
+        own = set(row)
+        row |= {f"metadata.{name}" if name in own else name: value for name, value in hit.metadata.items()}
+    return row
 
 
 Relation: TypeAlias = Literal["distance", "is_a", "cone"]

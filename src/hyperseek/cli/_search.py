@@ -234,7 +234,7 @@ def _read(text: str | None, path: Path | None) -> list[Query]:
     return list(read_queries(path))
 
 
-def _print_trec(queries: list[Query], hits: list[list[Hit]], tag: str) -> None:
+def _print_trec(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], tag: str) -> None:
     from hyperseek.data import trec_lines
 
     run = {query.id: {hit.id: hit.score for hit in found} for query, found in zip(queries, hits, strict=True)}

@@ -25,7 +25,7 @@ from hyperseek.index import Index
 from hyperseek.models import Retriever, load
 from hyperseek.scoring import Points, vectors_of
 from hyperseek.training import read_recipe, train
-from hyperseek.types import Hit
+from hyperseek.types import Hits
 
 __all__ = ["DemoResult", "run_demo"]
 
@@ -57,7 +57,7 @@ class DemoResult:
     """
 
     folder: Path
-    hits: dict[str, list[Hit]]
+    hits: dict[str, Hits]
     comparison: Comparison
     picture: Path
     seconds: dict[str, float]

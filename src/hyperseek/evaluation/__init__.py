@@ -12,12 +12,11 @@ from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25
 from hyperseek.evaluation._result import (
     Evaluation,
     Protocol,
-    SetMeans,
     Slices,
-    set_means,
     slice_by_training,
     trained_on,
 )
+from hyperseek.evaluation._set_means import SetMeans, set_means
 from hyperseek.evaluation._significance import bootstrap_intervals, holm, paired_test
 from hyperseek.evaluation.hierarchy_rankings import (
     ancestor_hops,

@@ -18,15 +18,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderResult
-from rich.table import Table
-from rich.text import Text
 
 from hyperseek._config import Config
 from hyperseek._files import atomic_write, write_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._long_work import progress, stop_here, stoppable
+from hyperseek._notebook import ShowsTables
 from hyperseek.errors import UnknownNameError, printable
 from hyperseek.evaluation._card_rows import ROWS, CardStudy, Draw, Session
 from hyperseek.evaluation._measures import calculate, measure_names
@@ -99,7 +96,7 @@ class CardContrast(Config):
     lost: tuple[str, ...]
 
 
-class CardTable(Config):
+class CardTable(ShowsTables, Config):
     """What `evaluate_cards` measured.
 
     Attributes:
@@ -140,7 +137,7 @@ class CardTable(Config):
         with atomic_write(Path(folder) / "cards.md") as file:
             file.write(self.to_markdown())
 
-    def _tables(self) -> Iterator[tuple[str, list[str], list[list[str]]]]:
+    def _shown_tables(self) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
         """Yield title, headings and rows of each table."""
         for measure in self.measures:
             beside = {one.row: one for one in self.contrasts if one.against == "frozen" and one.measure == measure}
@@ -164,31 +161,24 @@ class CardTable(Config):
         ]
         yield f"{first} by task", ["row", *self.tasks], own
 
-    def _remarks(self) -> list[str]:
+    def _frame_rows(self) -> Iterator[dict[str, Any]]:
+        for result in self.results:
+            for task, means in result.means.items():
+                row = {"row": result.row, "pairs": result.pairs, "regime": result.regime, "task": task}
+                yield {**row, **means, "seconds": result.seconds}
+
+    def _shown_remarks(self) -> Sequence[str]:
         return [*(f"left out: {name}: {reason}" for name, reason in self.left_out.items()), *self.notes]
 
     def to_markdown(self) -> str:
         """Return the tables in Markdown."""
         lines: list[str] = []
-        for title, headings, rows in self._tables():
+        for title, headings, rows in self._shown_tables():
             lines += [f"**{printable(title)}**", "", "| " + " | ".join(headings) + " |"]
             lines.append("| --- |" + " ---: |" * (len(headings) - 1))
             lines += ["| " + " | ".join(printable(cell).replace("|", r"\|") for cell in row) + " |" for row in rows]
             lines.append("")
-        return "\n".join([*lines, *(f"- {printable(remark)}" for remark in self._remarks())]).rstrip() + "\n"
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the tables and the remarks, for Rich to print."""
-        for title, headings, rows in self._tables():
-            table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-            for place, heading in enumerate(headings):
-                table.add_column(Text(printable(heading)), justify="right" if place else "left", overflow="fold")
-            for row in rows:
-                table.add_row(*(Text(printable(cell)) for cell in row))
-            yield Text(printable(title), style="bold")
-            yield table
-        for remark in self._remarks():
-            yield Text(printable(remark))
+        return "\n".join([*lines, *(f"- {printable(remark)}" for remark in self._shown_remarks())]).rstrip() + "\n"
 
 
 def _compared(one: CardContrast) -> list[str]:

@@ -6,7 +6,7 @@ Shapes: `n` queries, `m` measures, `s` systems with the baseline first.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +18,7 @@ from rich.text import Text
 
 from hyperseek._config import LARGEST_SEED, Config
 from hyperseek._files import write_json
+from hyperseek._notebook import ShowsTables
 from hyperseek.errors import InputError, UnknownNameError, printable
 from hyperseek.evaluation._result import SLICES, Evaluation, check_alike, recorded_differences, unlike_keys
 from hyperseek.evaluation._significance import RESAMPLES, Floats, bootstrap_intervals, holm, paired_test, settled
@@ -105,7 +106,7 @@ class Statistics(Config):
     seed: int = Field(default=0, ge=0, le=LARGEST_SEED)
 
 
-class Comparison(Config):
+class Comparison(ShowsTables, Config):
     """Several systems compared with one of them.
 
     Attributes:
@@ -139,6 +140,24 @@ class Comparison(Config):
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield one table per section, as wide as the console allows, and the notes, for Rich to print."""
         return rich_tables(self, console, options)
+
+    def _shown_tables(self) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+        for section in self.sections:
+            yield _title(section), _headings(self), [_cells(row, self) for row in section.rows]
+
+    def _shown_remarks(self) -> Sequence[str]:
+        return _remarks(self)
+
+    def _frame_rows(self) -> Iterator[dict[str, Any]]:
+        for section in self.sections:
+            for row in section.rows:
+                yield {
+                    "queries": section.title,
+                    "count": section.queries,
+                    **row.model_dump(exclude={"p_values", "p_corrected"}),
+                    **{f"p_{test}": value for test, value in (row.p_values or {}).items()},
+                    **{f"p_{test}_corrected": value for test, value in (row.p_corrected or {}).items()},
+                }
 
 
 def compare(

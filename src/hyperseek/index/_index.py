@@ -50,7 +50,7 @@ from hyperseek.scoring import Scorer, Space
 from hyperseek.store.attachments import keep_up
 from hyperseek.store.info import Storage
 from hyperseek.store.snapshot import Snapshot
-from hyperseek.types import Document, Hit, NamedOptions, Query, Run
+from hyperseek.types import Document, Hits, NamedOptions, Query, Run
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder, Retriever
@@ -216,10 +216,10 @@ class Index(IndexWithEngines):
         return cls(path, model=model)
 
     @overload
-    def search(self, queries: str, **rest: Unpack[SearchArguments]) -> list[Hit]: ...  # type: ignore[overload-overlap]
+    def search(self, queries: str, **rest: Unpack[SearchArguments]) -> Hits: ...  # type: ignore[overload-overlap]
 
     @overload
-    def search(self, queries: Sequence[str] | Scorer, **rest: Unpack[SearchArguments]) -> list[list[Hit]]: ...
+    def search(self, queries: Sequence[str] | Scorer, **rest: Unpack[SearchArguments]) -> list[Hits]: ...
 
     @overload
     def search(self, queries: Vectors, **rest: Unpack[SearchArguments]) -> list[Any]: ...
@@ -238,7 +238,7 @@ class Index(IndexWithEngines):
         texts: bool = True,
         combine: Combine = "best",
         **named: Unpack[NamedOptions],
-    ) -> list[Hit] | list[list[Hit]]:
+    ) -> Hits | list[Hits]:
         """Find the best documents of one or many queries.
 
         Args:
@@ -260,7 +260,7 @@ class Index(IndexWithEngines):
             **named: Options of the model, as in `card="task.yaml"` or `level=1`; see `NamedOptions`.
 
         Returns:
-            For one text its hits, best first, ties in the order of the index; for others a list of hits per query.
+            For one text its hits, best first, ties in the order of the index; for others a list of such `Hits`.
 
         Raises:
             InputError: A query is not a text or is blank, `k` is not a whole number of at least 1, the number of

@@ -231,21 +231,23 @@ def _check_settings(folder: Path, info: IndexInfo, wanted: IndexInfo) -> None:
 def _check_stored(folder: Path, store: Store, corpus: Iterator[Item]) -> set[int]:
     """Take from the corpus what is stored, compare it, and return the hashes of its ids."""
     seen = set()
-    for row, stored in enumerate(store.documents()):
-        item = next(corpus, None)
-        if item is None:
-            raise StoreError(
-                f"the index {folder} has {len(store)} documents but the corpus ends after {row}; {_OTHER_CORPUS}"
-            )
-        document, _ = item
-        if document.id != stored.id:
-            raise StoreError(
-                f"document {row} of the index {folder} is {stored.id!r} but in the corpus it is {document.id!r}; "
-                f"{_OTHER_CORPUS}"
-            )
-        if _content(document) != _content(stored):
-            raise StoreError(f"document {stored.id!r} of the index {folder} has another text now; {_OTHER_CORPUS}")
-        seen.add(hash(stored.id))
+    with progress("comparing with what is stored", len(store), unit="documents") as bar:
+        for row, stored in enumerate(store.documents()):
+            item = next(corpus, None)
+            if item is None:
+                raise StoreError(
+                    f"the index {folder} has {len(store)} documents but the corpus ends after {row}; {_OTHER_CORPUS}"
+                )
+            document, _ = item
+            if document.id != stored.id:
+                raise StoreError(
+                    f"document {row} of the index {folder} is {stored.id!r} but in the corpus it is {document.id!r}; "
+                    f"{_OTHER_CORPUS}"
+                )
+            if _content(document) != _content(stored):
+                raise StoreError(f"document {stored.id!r} of the index {folder} has another text now; {_OTHER_CORPUS}")
+            seen.add(hash(stored.id))
+            bar.advance()
     return seen
 
 

@@ -29,7 +29,7 @@ from hyperseek.store.info import Written
 from hyperseek.store.lance import use_tables, writer_lock
 from hyperseek.store.snapshot import CHUNK
 from hyperseek.store.table import Store
-from hyperseek.types import Document, Hit, QueryOptions
+from hyperseek.types import Document, Hits, QueryOptions
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder, Retriever
@@ -341,7 +341,7 @@ class IndexReader:
 
         return self._models.get((source, info.fingerprint), load, size=_weight_bytes)
 
-    def _hits(self, request: Request, *, texts: bool, explanation: list[Explanation] | None = None) -> list[list[Hit]]:
+    def _hits(self, request: Request, *, texts: bool, explanation: list[Explanation] | None = None) -> list[Hits]:
         use_tables()
         state, texts_asked = self._state, None if isinstance(request.queries, Scorer) else request.queries
         opened, passages = state.opened, state.passages

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from hyperseek._long_work import progress
+from hyperseek._notebook import ShowsTables
 from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.index._arguments import (
     check_count,
@@ -32,7 +33,7 @@ from hyperseek.plan.stages import choose_plan
 from hyperseek.scoring import Scorer, Space
 from hyperseek.store.snapshot import Snapshot
 from hyperseek.store.table import Store
-from hyperseek.types import NO_OPTIONS, Document, Hit, QueryOptions
+from hyperseek.types import NO_OPTIONS, Document, Hit, Hits, QueryOptions
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder, Retriever
@@ -50,7 +51,7 @@ _NONE = np.empty(0, np.int64)
 
 
 @dataclass(slots=True)
-class Explanation:
+class Explanation(ShowsTables):
     """What a search did, for people.
 
     Attributes:
@@ -66,7 +67,7 @@ class Explanation:
     reason: str
     documents: int
     stages: list[StageReport] = field(default_factory=list)
-    hits: list[list[Hit]] = field(default_factory=list)
+    hits: list[Hits] = field(default_factory=list)
     passages: int | None = None
 
     def lines(self) -> Iterator[str]:
@@ -82,6 +83,18 @@ class Explanation:
                 line += f", recall {stage.recall:.4f}"
             notes = ", ".join(f"{name} {value:,.0f}" for name, value in stage.notes.items())
             yield f"{line} ({notes})" if notes else line
+
+    def _shown_tables(self) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+        """Yield the stages, as `lines` does."""
+        first, *rest = self.lines()
+        rows = [[line.partition(": ")[0], line.partition(": ")[2]] for line in rest]
+        yield first, ["stage", "per query"], rows
+
+    def _frame_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield a row for each stage, its times and candidates over all queries."""
+        for stage in self.stages:
+            row = {"stage": stage.title, "seconds": stage.seconds, "queries": stage.queries}
+            yield {**row, "candidates": stage.candidates, "recall": stage.recall, **stage.notes}
 
 
 @dataclass(frozen=True)
@@ -256,7 +269,7 @@ def hits_of(
     model: Callable[[], Encoder | None] = lambda: None,
     encoded: Mapping[str, Any] | None = None,
     ranked: Callable[[Scorer, Candidates], list[list[FoundDocument]]] | None = None,
-) -> Iterator[list[Hit]]:
+) -> Iterator[Hits]:
     """Turn candidates into hits.
 
     Args:
@@ -292,7 +305,7 @@ def hits_of(
                 for hit, row in zip(own, (row for row in rows if row >= 0), strict=True):
                     hit.matched_by(Matching(asked, snapshot.store, row))
         done += len(part.rows)
-        yield from hits
+        yield from map(Hits, hits)
 
 
 def check_points(queries: Space, points: Space, source: str = "") -> None:
