@@ -25,6 +25,7 @@ PROJECT = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encodin
 DISTRIBUTIONS = {
     "faiss": "faiss-cpu",
     "lance": "pylance",
+    "markdown_it": "markdown-it-py",
     "ot": "pot",
     "pdfminer": "pdfminer.six",
     "pydantic_core": "pydantic",  # as its documentation imports it
@@ -101,6 +102,7 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
     from hyperseek.data import File, open_dataset
     from hyperseek.data.files._converter import Converter
     from hyperseek.demo import draw_map
+    from hyperseek.index._splitting import Splitter
     from hyperseek.pretraining._recipe import PretrainConfig
     from hyperseek.pretraining._run import check_deepspeed
     from hyperseek.runs.recipe import OutputConfig, board, trackers
@@ -108,6 +110,7 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
 
     (folder / "deepspeed.json").write_text("{}")
     deepspeed = PretrainConfig(max_steps=1, deepspeed=str(folder / "deepspeed.json"))
+    splitter = Splitter(load(encoder), tokens=32)
     qrels, run = {"q": {"d": 1}}, {"q": {"d": 1.0}}
     return {
         "bm25s": [bm25],
@@ -130,6 +133,8 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
             ),
         ],
         "markitdown": [lambda: Converter().convert(".pdf", b"")],
+        "semantic_text_splitter": [lambda: Splitter(load(encoder), tokens=32)],
+        "markdown_it": [lambda: splitter.split(Document("d", "# A\n" + "a cat. " * 100, metadata={"suffix": ".md"}))],
         "charset_normalizer": [lambda: File(folder / "deepspeed.json", "").decoded("é".encode("latin-1"))],
         "mteb": [lambda: evaluation.MtebEncoder(load(encoder))],
         "peft": [lambda: lora(encoder)],

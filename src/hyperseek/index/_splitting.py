@@ -324,9 +324,8 @@ def _tokenizer_of(model: Encoder) -> tuple[Any, str, int]:
 
 def _sections(text: str) -> list[_Section]:
     """Return the sections of a Markdown text, the first from 0 with what is before all headings."""
-    from markdown_it import MarkdownIt
-
-    parser, inner = MarkdownIt("commonmark"), MarkdownIt("commonmark")
+    make = require("markdown_it", extra="files").MarkdownIt
+    parser, inner = make("commonmark"), make("commonmark")
     parser.core.ruler.disable("inline")  # which is of use in headings alone
     found = [_Section(0, ())]
     open_headings: list[tuple[int, str]] = []
