@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 __all__ = ["Document", "Hit", "Hits", "Metric", "Passage", "Qrels", "Query", "Run", "Snippet", "Token", "TokenMatch"]
 
 # Characters of a document in the repr of a hit.
+MARKDOWN_TEXT: Mapping[str, str] = {"format": "markdown"}
+"""Metadata of documents whose text is Markdown."""
+
 _SHOWN = 60
 # Characters of a document that are its snippet where no query is known.
 _BEGINNING = 240

@@ -151,6 +151,10 @@ def test_files_of_all_kinds_that_need_no_other_package(tmp_path):
     )
     found, report = read(tmp_path)
     assert found["cat.1"].title == "cat - concatenate files"
+    assert {name for name, document in found.items() if document.metadata.get("format") == "markdown"} == {
+        "cat.1",
+        "book.ipynb",
+    }
     assert found["cat.1"].text.split("\n\n") == [
         "## NAME",
         "cat - concatenate files",

@@ -14,7 +14,8 @@ import hyperseek
 from hyperseek import Document, Index, Query, Retriever, load
 from hyperseek.adapting import adapt
 from hyperseek.analysis import inspect_space
-from hyperseek.data import Dataset
+from hyperseek.data import Dataset, open_dataset, register_reader
+from hyperseek.data.files.readers import READERS
 from hyperseek.errors import InputError, StoreError, UnknownNameError
 from hyperseek.index import LongDocuments, estimate
 from hyperseek.index._passages import soft_maximum
@@ -240,7 +241,7 @@ def test_late_interaction_and_matches(tiny_encoder: str, tmp_path: Path) -> None
     prompts = {"query": "search ", "document": "index "}
     config = ModelConfig(trunk=tiny_encoder, family="late", late={"dimension": 8}, prompts=prompts, document_length=40)
     model = build(config, device="cpu")
-    markdown = Document("m", f"# Stone {WORDS[0]}\n\n" + a_text(random.Random(1), 90), "City", {"suffix": ".md"})
+    markdown = Document("m", f"# Stone {WORDS[0]}\n\n" + a_text(random.Random(1), 90), "City", {"format": "markdown"})
     index = Index.build(
         tmp_path / "index", [markdown, *some_documents(12)], model, passages={"tokens": 32}, dtype="float32"
     )
@@ -257,6 +258,26 @@ def test_late_interaction_and_matches(tiny_encoder: str, tmp_path: Path) -> None
                         assert hit.document.full_text[token.start : token.end].lower() == token.text
                         compared += 1
     assert compared > 20
+
+
+def test_converted_files_have_headings(model: Retriever, tmp_path: Path) -> None:
+    pytest.importorskip("markitdown", reason="needs markitdown")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "house.1").write_text(".TH HOUSE 1\n.SH NAME\nhouse\n.SH STONE\n" + "road river\n" * 60)
+    (folder / "notes.1").write_text("# no heading\n" + "road river " * 60)
+    (folder / "city.html").write_text(f"<h1>City</h1><p>{'door ' * 60}</p><h2>Music</h2><p>{'window ' * 90}</p>")
+    register_reader(".own", lambda file: [Document("", file.text, metadata={"format": "markdown"})])
+    try:
+        (folder / "door.own").write_text("# Door\n" + "road river " * 60)
+        index = Index.build(tmp_path / "index", open_dataset(folder), model, passages={"tokens": 32}, dtype="float32")
+    finally:
+        READERS.unregister("own")
+    hits = index.search("road window", k=4)
+    found = {hit.id: {passage.headings for passage in hit.passages} for hit in hits}
+    assert ("City", "Music") in found["city.html"]
+    assert ("STONE",) in found["house.1"]
+    assert (found["door.own"], found["notes.1"]) == ({("Door",)}, {()})
 
 
 def test_changes_are_of_whole_documents(model: Retriever, tmp_path: Path) -> None:

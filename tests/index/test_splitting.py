@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -70,11 +71,13 @@ def check(splitter: Splitter, document: Document) -> list[Part]:
     text=TEXTS,
     title=st.sampled_from(["", "river", "stone road " * 30, "y" * 300]),
     overlap=st.sampled_from([0, 8]),
-    suffix=st.sampled_from([None, ".md", ".txt", ".py"]),
+    metadata=st.sampled_from([{}, {"format": "markdown"}, {"format": [1]}, {"suffix": ".py"}, {"suffix": 1}]),
 )
-def test_passages_tile_any_text(model: Retriever, text: str, title: str, overlap: int, suffix: str | None) -> None:
+def test_passages_tile_any_text(
+    model: Retriever, text: str, title: str, overlap: int, metadata: dict[str, Any]
+) -> None:
     splitter = Splitter(model, tokens=40, overlap=overlap)
-    document = Document("d", text, title, {} if suffix is None else {"suffix": suffix})
+    document = Document("d", text, title, metadata)
     assert check(splitter, document) == check(Splitter(model, tokens=40, overlap=overlap), document)
 
 
@@ -111,7 +114,7 @@ string string string string string string string string string string string str
 @pytest.mark.parametrize("line_end", ["\n", "\r\n"])
 def test_headings(model: Retriever, line_end: str) -> None:
     text = MARKDOWN.replace("\n", line_end)
-    document = Document("d", text, "The guide", {"suffix": ".md"})
+    document = Document("d", text, "The guide", {"format": "markdown"})
     parts = check(Splitter(model, tokens=40), document)
 
     def headings_of(words: str) -> tuple[str, ...]:
@@ -128,29 +131,29 @@ def test_headings(model: Retriever, line_end: str) -> None:
 
 def test_a_heading_stays_with_what_follows(model: Retriever) -> None:
     text = "# Music\n\n" + "river stone city. " * 60 + "\n\n## road\n\n" + "house door window. " * 60
-    for suffix in (".md", ".txt"):
+    for markdown in (True, False):
         for overlap in (0, 8):
-            document = Document("d", text, "", {"suffix": suffix})
+            document = Document("d", text, "", {"format": "markdown"} if markdown else {})
             splitter = Splitter(model, tokens=40, overlap=overlap)
             found = [text[part.start : part.end].split() for part in check(splitter, document)]
             assert found[0][:3] == ["#", "Music", "river"]
-            assert suffix == ".txt" or any(words[:3] == ["##", "road", "house"] for words in found)
+            assert not markdown or any(words[:3] == ["##", "road", "house"] for words in found)
             assert not any(words in (["#", "Music"], ["##", "road"]) for words in found)
 
 
 def test_a_title_is_shortened_from_the_outside(model: Retriever) -> None:
     text = "# stone\n\n## road\n\n" + "river " * 60
     splitter = Splitter(model, tokens=40)
-    parts = check(splitter, Document("d", text, "city " * 8 + "house", {"suffix": ".md"}))
+    parts = check(splitter, Document("d", text, "city " * 8 + "house", {"format": "markdown"}))
     assert parts[-1].headings == ("stone", "road")
     assert parts[-1].title == f"stone{SEPARATOR}road"
-    assert check(splitter, Document("d", text, "stone", {"suffix": ".md"}))[-1].title == f"stone{SEPARATOR}road"
+    assert check(splitter, Document("d", text, "stone", {"format": "markdown"}))[-1].title == f"stone{SEPARATOR}road"
     [long] = {part.title for part in check(splitter, Document("d", text, "city " * 30))}
     assert long.split() == ["city"] * 10
 
 
 def test_a_document_that_fits_is_one_passage_as_it_is(model: Retriever) -> None:
-    document = Document("d", "# Music\n\nriver stone", "city " * 20, {"suffix": ".md"})
+    document = Document("d", "# Music\n\nriver stone", "city " * 20, {"format": "markdown"})
     assert Splitter(model, tokens=40).split(document) == [Part(0, len(document.text), document.title)]
     assert Splitter(model, tokens=40).split(Document("d", "")) == [Part(0, 0, "")]
 
@@ -162,7 +165,7 @@ def test_a_long_line_is_seen_in_blocks(model: Retriever, unit: str) -> None:
     assert "".join(text[start:end] for start, end in blocks) == text
     assert all(0 < end - start <= 16_384 for start, end in blocks)
     assert len(blocks) == 4
-    check(Splitter(model, tokens=64), Document("d", text, "", {"suffix": ".md"}))
+    check(Splitter(model, tokens=64), Document("d", text, "", {"format": "markdown"}))
 
 
 def test_what_cannot_be_split(model: Retriever) -> None:

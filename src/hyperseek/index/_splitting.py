@@ -15,7 +15,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Self
 
 from hyperseek.errors import InputError, UnknownNameError, require, shown
-from hyperseek.types import Document
+from hyperseek.types import MARKDOWN_TEXT, Document
 
 if TYPE_CHECKING:
     from hyperseek.models import Encoder
@@ -35,9 +35,6 @@ _PARSED = 1 << 20
 
 _NEW_LINE = re.compile(r"\r\n?|\n")  # as Markdown has them
 _LONGEST_FRONT_MATTER = 10_000  # characters
-
-_MARKDOWN = frozenset({".md", ".markdown", ".mdown", ".mkd", ".htm", ".html", ".xhtml", ".docx", ".ipynb"})
-"""Suffixes of files whose text is Markdown, or has been made into it."""
 
 _GRAMMARS = {
     ".c": "c",
@@ -147,14 +144,14 @@ class Splitter(TokenCounter):
         text = document.text
         if len(text) <= self._characters and self._fits(document.title, text):
             return [Part(0, len(text), document.title)]
-        suffix = document.metadata.get("suffix")
-        sections = _sections(text) if suffix in _MARKDOWN else [_Section(0, ())]
+        kind = _kind_of(document)
+        sections = _sections(text) if kind == "markdown" else [_Section(0, ())]
         titles = self._titles(document.title, {section.path for section in sections})
         # Few distinct capacities, since a splitter of each is kept.
         step = max(1, self.tokens // 16)
         used = max(self._count(list(titles.values())))
         capacity = max(1, self._room - step * -(-(used + (used > 0)) // step))
-        spans = self._filled(text, self._spans(text, sections, suffix, capacity), sections, capacity)
+        spans = self._filled(text, self._spans(text, sections, kind, capacity), sections, capacity)
         return list(self._parts(text, spans, sections, titles, document.title))
 
     def _parts(
@@ -176,10 +173,8 @@ class Splitter(TokenCounter):
                 yield Part(first, last, titles[path], path)
             behind = end
 
-    def _spans(
-        self, text: str, sections: Sequence[_Section], suffix: object, capacity: int
-    ) -> Iterator[tuple[int, int]]:
-        splitter = self._splitter(suffix, capacity)
+    def _spans(self, text: str, sections: Sequence[_Section], kind: str, capacity: int) -> Iterator[tuple[int, int]]:
+        splitter = self._splitter(kind, capacity)
         starts = [section.start for section in sections]
         for start, end in _blocks(text, starts, max(_BLOCK, self._characters)):
             for offset, chunk in splitter.chunk_indices(text[start:end]):
@@ -207,7 +202,7 @@ class Splitter(TokenCounter):
             elif len(behind) <= self._characters and self._count([behind])[0] <= room:
                 own = own[0], end
             else:
-                cut = own[1] + len(self._splitter(None, room).chunk_indices(behind)[0][1])
+                cut = own[1] + len(self._splitter("", room).chunk_indices(behind)[0][1])
                 yield own[0], cut
                 own = (cut, end) if cut < end else None
         if own is not None:
@@ -245,17 +240,15 @@ class Splitter(TokenCounter):
         encoded = self._tokenizer.encode(text, add_special_tokens=False)
         return text if len(encoded.ids) <= most else text[: encoded.offsets[most - 1][1]]
 
-    def _splitter(self, suffix: object, capacity: int) -> Any:
-        language = _language(suffix) if isinstance(suffix, str) else None
-        kind = "code" if language is not None else "markdown" if suffix in _MARKDOWN else "text"
-        key = (f"{kind} {suffix}" if kind == "code" else kind, capacity)
+    def _splitter(self, kind: str, capacity: int) -> Any:
+        key = kind, capacity
         if key not in self._splitters:
             options = {"overlap": min(self.overlap, capacity // 2), "trim": False}
             given = (self._tokenizer, capacity)
-            if language is not None:
-                made = self._make.CodeSplitter.from_huggingface_tokenizer(language, *given, **options)
-            elif kind == "markdown":
+            if kind == "markdown":
                 made = self._make.MarkdownSplitter.from_huggingface_tokenizer(*given, **options)
+            elif kind:
+                made = self._make.CodeSplitter.from_huggingface_tokenizer(_language(kind), *given, **options)
             else:
                 made = self._make.TextSplitter.from_huggingface_tokenizer(*given, **options)
             self._splitters[key] = made
@@ -407,6 +400,14 @@ def _joined(text: str, spans: Iterable[tuple[int, int]]) -> Iterator[tuple[int, 
             yield waiting
             waiting = start, end
     yield waiting or (0, len(text))
+
+
+def _kind_of(document: Document) -> str:
+    """Return what a text is: `markdown`, source code with a grammar by its suffix as in `.py`, or "" for any other."""
+    if MARKDOWN_TEXT.items() <= document.metadata.items():
+        return "markdown"
+    suffix = document.metadata.get("suffix")
+    return suffix if isinstance(suffix, str) and _language(suffix) is not None else ""
 
 
 @cache

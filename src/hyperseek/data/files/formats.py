@@ -20,7 +20,7 @@ from hyperseek.data.files.readers import LARGEST_FILE, File, FileError, ReaderKi
 from hyperseek.data.reading import Faults, Row
 from hyperseek.data.tables import file_rows
 from hyperseek.errors import brief
-from hyperseek.types import Document
+from hyperseek.types import MARKDOWN_TEXT, Document
 
 _HEAD = 4_000  # characters in which a title is looked for
 _MARKED_HEADING = re.compile(r"^(?:#\+title:|=|#)\s+(\S.*?)[\s#=]*$", re.IGNORECASE | re.MULTILINE)
@@ -44,7 +44,8 @@ def _markdown(file: File) -> Iterator[Document]:
     text = file.text
     front = _FRONT_TITLE.search(text[:_HEAD])
     found = _LINED_HEADING.match(text.lstrip()[:_HEAD])
-    yield Document("", text, front[1] if front else _marked(text) or (found[2].strip() if found else ""))
+    title = front[1] if front else _marked(text) or (found[2].strip() if found else "")
+    yield Document("", text, title, MARKDOWN_TEXT)
 
 
 def _marked(text: str) -> str:
@@ -60,13 +61,18 @@ def _html(file: File) -> Iterator[Document]:
 
 def _html_document(file: File, source: str) -> Document:
     title, text = file.converted(".html", source.encode(errors="replace"))
-    return Document("", text, title or _marked(text))
+    return Document("", text, title or _marked(text), MARKDOWN_TEXT)
 
 
 def _converted(file: File) -> Iterator[Document]:
     title, text = file.converted(file.suffix, file.content)
-    text = text.replace("\f", "\n\n")
-    yield Document("", text, title or _marked(text))
+    yield Document("", text, title or _marked(text), MARKDOWN_TEXT)
+
+
+def _pdf(file: File) -> Iterator[Document]:
+    # Not marked as Markdown: its headings look like any other line, and `# ` begins a comment in a program.
+    title, text = file.converted(file.suffix, file.content)
+    yield Document("", text.replace("\f", "\n\n"), title)
 
 
 # Manual pages.
@@ -115,10 +121,11 @@ def _manual(file: File) -> Iterator[Document]:
             joined = ("" if macro in _JOINED else " ").join(words)
             blocks[-1] += ("\n" if literal else " ") + _unescaped(joined)
     text = "\n\n".join(block for each in blocks if (block := each.strip()))
+    metadata = {**MARKDOWN_TEXT}
     if "\n## " not in f"\n{text}":
-        text = file.text  # no manual page, but a file such as `notes.1`
+        text, metadata = file.text, {}  # no manual page, but a file such as `notes.1`
     named = re.search(r"^## NAME\s+(.+)$", text, re.MULTILINE | re.IGNORECASE)
-    yield Document("", text, named[1] if named else "")
+    yield Document("", text, named[1] if named else "", metadata)
 
 
 _JOINED = ("BR", "RB", "IR", "RI", "BI", "IB")
@@ -216,7 +223,7 @@ def _notebook(file: File) -> Iterator[Document]:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise FileError("damaged", f"is not a notebook ({brief(error)})", path=file.path) from None
     text = "\n\n".join(parts)
-    yield Document("", text, _marked(text))
+    yield Document("", text, _marked(text), MARKDOWN_TEXT)
 
 
 # Tables.
@@ -303,7 +310,7 @@ def separated_rows(path: Path, faults: Faults) -> Iterator[Row]:
     return _separated(File(path, path.name, faults.report))
 
 
-TEXT, MARKDOWN, HTML, CONVERTED, MANUAL, MAIL, MAILBOX, NOTEBOOK = map(
-    ReaderKind, (_text, _markdown, _html, _converted, _manual, _mail, _mailbox, _notebook)
+TEXT, MARKDOWN, HTML, CONVERTED, PDF, MANUAL, MAIL, MAILBOX, NOTEBOOK = map(
+    ReaderKind, (_text, _markdown, _html, _converted, _pdf, _manual, _mail, _mailbox, _notebook)
 )
 ROWS = ReaderKind(_rows, rows=True)

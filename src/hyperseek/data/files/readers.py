@@ -195,7 +195,8 @@ _SUFFIXES = {
     """,
     "MARKDOWN": "md markdown mdx",
     "HTML": "html htm xhtml",
-    "CONVERTED": "pdf docx epub",
+    "CONVERTED": "docx epub",
+    "PDF": "pdf",
     "MANUAL": "1 2 3 4 5 6 7 8",
     "MAIL": "eml",
     "MAILBOX": "mbox",
@@ -214,8 +215,8 @@ def register_reader(suffix: str, reader: Callable[[File], Read] | None = None) -
     Args:
         suffix: The suffix, as in `".xyz"`.
         reader: A function of a `File` that returns its text, or documents whose ids are within the file (an empty one
-            for the file as a whole). What it raises is reported as that file's fault. None to use the result as a
-            decorator.
+            for the file as a whole), with `{"format": "markdown"}` as metadata of those whose texts are Markdown. What
+            it raises is reported as that file's fault. None to use the result as a decorator.
 
     Returns:
         The reader, or a decorator.
