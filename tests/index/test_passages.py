@@ -142,6 +142,10 @@ def test_filters_and_exclusions_name_documents(built: Index) -> None:
     left = {name: score for name, score in truth.items() if name not in best[:3]}
     [hits] = built.search([query], k=10, exclude=[best[:3]])
     check_ranking(hits, left, 10)
+    excluded = [["d2", "nothing"], None, [], best[:2]]
+    for text, hits, own in zip(QUERIES, built.search(QUERIES, k=10, exclude=excluded), excluded, strict=True):
+        scores = {name: max(found) for name, found in passage_scores(built, text).items()}
+        check_ranking(hits, {name: score for name, score in scores.items() if name not in (own or ())}, 10)
     chosen = {name: score for name, score in truth.items() if int(name[1:]) > 20}
     check_ranking(built.search(query, k=30, where="year > 2020"), chosen, 30)
     check_ranking(built.search(query, k=3, where="year > 2020"), chosen, 3)
@@ -235,6 +239,13 @@ def test_an_engine_is_asked_for_more(model: Retriever, tmp_path: Path) -> None:
     truth = {name: max(own) for name, own in passage_scores(index, "river stone").items()}
     for engine in ("exact", "flat"):
         check_ranking(index.search("river stone", k=20, engine=engine), truth, 20)
+
+
+def test_an_index_without_documents(model: Retriever, tmp_path: Path) -> None:
+    index = Index.build(tmp_path / "index", [], model, passages={"tokens": 32}, dtype="float32")
+    for combine in ("best", "soft"):
+        assert index.search(QUERIES, combine=combine, exclude=[["d1"]] * len(QUERIES)) == [[]] * len(QUERIES)  # type: ignore[call-overload]
+    assert (len(index), index.passages, index.ids) == (0, 0, [])
 
 
 def test_late_interaction_and_matches(tiny_encoder: str, tmp_path: Path) -> None:

@@ -215,7 +215,7 @@ class Passages:
         """
         scores = found.scores + 0.0  # 0.0, not -0.0
         grouped = [self._by_document(rows, own) for rows, own in zip(found.rows.tolist(), scores.tolist(), strict=True)]
-        if combine == "soft":
+        if combine == "soft" and len(self):
             return self._softly(scorer, [list(own)[: self.wanted(k, combine)] for own in grouped], k)
         best = [list(own.items())[:k] for own in grouped]
         names = self._names({number for own in best for number, _ in own})

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
@@ -253,7 +254,8 @@ def _rows_to_exclude(
 ) -> Tensor:
     """Return `(Q, m)` rows of each query's excluded documents that are stored, padded with `NOTHING`."""
     if passages is not None:
-        own = [torch.from_numpy(np.concatenate([_NONE, *passages.rows_of([*ids])])) for ids in exclude]
+        members = iter(passages.rows_of([name for ids in exclude for name in ids]))
+        own = [torch.from_numpy(np.concatenate([_NONE, *islice(members, len(ids))])) for ids in exclude]
         return torch.nn.utils.rnn.pad_sequence(own, True, NOTHING) if own else torch.empty(0, 0, dtype=torch.int64)
     rows = torch.from_numpy(snapshot.rows_of_ids([name for ids in exclude for name in ids]))
     parts = [part[part != NOTHING] for part in torch.split(rows, [len(ids) for ids in exclude])]
