@@ -69,7 +69,9 @@ def test_it_understands_no_options(tiny_encoder: str, tmp_path: Path) -> None:
 def _edit(name: str, **values: Any) -> Callable[[Path], object]:
     def edit(folder: Path) -> None:
         path = folder / name
-        path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+        before = json.loads(path.read_text()) if path.is_file() else {}
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({**before, **values}))
 
     return edit
 
@@ -102,13 +104,26 @@ def _normalizer(folder: Path) -> None:
         _edit("config.json", is_decoder=True),
         _edit("config.json", dtype="float16"),
         _edit("config.json", vocab_size=3),
+        _edit("config.json", is_causal=True),
+        _edit("config.json", _attn_implementation="eager"),
+        _edit("config.json", max_position_embeddings=20),
         _edit("config_sentence_transformers.json", truncate_dim=8),
         _edit("config_sentence_transformers.json", similarity_fn_name="manhattan"),
         _edit("sentence_bert_config.json", do_lower_case=True),
         _edit("sentence_bert_config.json", something_new=1),
+        _edit("sentence_bert_config.json", query_length=1000),
+        lambda folder: (folder / "sentence_bert_config.json").rename(folder / "sentence_roberta_config.json"),
         _edit("1_Pooling/config.json", pooling_mode="max"),
         _edit("1_Pooling/config.json", include_prompt=False),
+        _edit("2_Normalize/config.json", module_input_name="token_embeddings"),
         _edit("tokenizer_config.json", padding_side="left"),
+        _edit("tokenizer_config.json", split_special_tokens=True),
+        _edit("tokenizer_config.json", additional_special_tokens=["cat"]),
+        _edit("tokenizer_config.json", added_tokens_decoder={"4": {"content": "[MASK]", "single_word": True}}),
+        _edit("tokenizer.json", truncation={"direction": "Left", "max_length": 9, "strategy": "LongestFirst"}),
+        _edit("special_tokens_map.json", cls_token="cat"),
+        _edit("added_tokens.json", cat=7),
+        _edit("adapter_config.json", peft_type="LORA"),
         _edit("tokenizer_config.json", tokenizer_class="RobertaTokenizer"),
         _normalizer,
         _reweigh(_half),
@@ -123,6 +138,22 @@ def test_other_models_take_the_other_road(tiny_encoder: str, tmp_path: Path, cha
     assert light_compiler(str(folder), "cpu") is not None
     change(folder)
     assert light_compiler(str(folder), "cpu") is None
+
+
+def test_settings_that_change_nothing_make_no_other_model(tiny_encoder: str, tmp_path: Path) -> None:
+    folder = _saved(tiny_encoder, tmp_path / "model")
+    added = json.loads((folder / "tokenizer.json").read_text())["added_tokens"]
+    flags = {str(token.pop("id")): token for token in added}
+    _edit("config.json", _name_or_path="x", hidden_dropout_prob=0.5, id2label={"0": "a"}, use_cache=True)(folder)
+    _edit("tokenizer_config.json", added_tokens_decoder=flags, max_length=5, stride=0, never_split=None)(folder)
+    _edit(
+        "tokenizer.json", truncation={"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    )(folder)
+    _edit("special_tokens_map.json", cls_token="[CLS]", mask_token={"content": "[MASK]", "lstrip": True})(folder)
+    light, retriever = light_compiler(str(folder), "cpu"), load(str(folder), device="cpu")
+    assert light is not None
+    [one], [other] = light.compile_batches(QUERIES), retriever.compile_batches(QUERIES)
+    assert torch.equal(one.tensors()["queries"], other.tensors()["queries"])
 
 
 def test_so_do_models_with_further_modules_and_names_without_a_folder(tiny_encoder: str, tmp_path: Path) -> None:

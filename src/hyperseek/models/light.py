@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -46,6 +46,15 @@ _NORMALIZE = {"module_input_name": "sentence_embedding", "module_output_name": "
 _MODES = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls"}
 _SPACES = {None: "cosine", "cosine": "cosine", "dot": "dot", "euclidean": "euclidean"}
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Files that make a model another one.
+_OTHER_FILES = (
+    "adapter_config.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
 _LAYER = (
     "attention.self.query",
     "attention.self.key",
@@ -62,32 +71,73 @@ class _OtherModelError(Exception):
     """The model is not one that is read here."""
 
 
-class _Bert(Config, extra="ignore", strict=True):
-    """The fields of a BERT's `config.json` that its computation depends on."""
+class _Settings(Config, strict=True):
+    """Settings of a file; any that is neither a field nor `unread` makes it another model.
+
+    Attributes:
+        unread: Names of settings that change no vector.
+    """
+
+    unread: ClassVar[frozenset[str]] = frozenset()
+
+
+class _Bert(_Settings):
+    """Those of a BERT's `config.json`."""
+
+    unread = frozenset(
+        {
+            "_name_or_path",
+            "architectures",
+            "attention_probs_dropout_prob",
+            "bos_token_id",
+            "classifier_dropout",
+            "directionality",
+            "eos_token_id",
+            "gradient_checkpointing",
+            "hidden_dropout_prob",
+            "id2label",
+            "initializer_range",
+            "intermediate_size",
+            "label2id",
+            "pad_token_id",
+            "pooler_fc_size",
+            "pooler_num_attention_heads",
+            "pooler_num_fc_layers",
+            "pooler_size_per_head",
+            "pooler_type",
+            "problem_type",
+            "tie_word_embeddings",
+            "transformers_version",
+            "use_cache",
+        }
+    )
 
     model_type: Literal["bert"]
     hidden_size: int = Field(ge=1)
     num_hidden_layers: int = Field(ge=1, le=1000)
     num_attention_heads: int = Field(ge=1)
     max_position_embeddings: int = Field(ge=1)
+    type_vocab_size: int = Field(default=2, ge=1)
     vocab_size: int = Field(ge=1)
     layer_norm_eps: float = 1e-12
     hidden_act: Literal["gelu"] = "gelu"
     position_embedding_type: Literal["absolute"] = "absolute"
     is_decoder: Literal[False] = False
+    is_encoder_decoder: Literal[False] = False
     add_cross_attention: Literal[False] = False
+    cross_attention_hidden_size: None = None
     chunk_size_feed_forward: Literal[0] = 0
     dtype: Literal["float32"] | None = None
     torch_dtype: Literal["float32"] | None = None
+    output_attentions: Literal[False] = False
     output_hidden_states: Literal[False] = False
-    quantization_config: None = None
-    auto_map: None = None
-    attn_implementation: None = None
+    return_dict: Literal[True] = True
+    torchscript: Literal[False] = False
     pruned_heads: dict[str, Any] = Field(default_factory=dict, max_length=0)
 
 
-class _Transformer(Config, strict=True):
-    """The fields of `sentence_bert_config.json`; any other makes it another model."""
+class _Transformer(_Settings):
+    """Those of `sentence_bert_config.json`."""
 
     max_seq_length: int | None = Field(default=None, ge=1)
     query_length: int | None = Field(default=None, ge=1)
@@ -100,15 +150,34 @@ class _Transformer(Config, strict=True):
     unpad_inputs: None = None
 
 
-class _Container(Config, extra="ignore", strict=True):
+class _Container(_Settings):
+    """Those of `config_sentence_transformers.json`."""
+
+    unread = frozenset({"__version__", "default_prompt_name"})
+
     model_type: Literal["SentenceTransformer"] | None = None
     prompts: dict[str, str | None] | None = None
     similarity_fn_name: Literal["cosine", "dot", "euclidean"] | None = None
     truncate_dim: None = None
 
 
-class _TokenizerConfig(Config, extra="ignore", strict=True):
-    """The settings of a tokenizer that change what its `tokenizer.json` says."""
+class _TokenizerConfig(_Settings):
+    """Those of a tokenizer's `tokenizer_config.json`, which change what its `tokenizer.json` says."""
+
+    unread = frozenset(
+        {
+            "backend",
+            "clean_up_tokenization_spaces",
+            "do_basic_tokenize",
+            "is_local",
+            "local_files_only",
+            "max_length",
+            "name_or_path",
+            "pad_token_type_id",
+            "special_tokens_map_file",
+            "tokenizer_file",
+        }
+    )
 
     tokenizer_class: Literal["BertTokenizer", "BertTokenizerFast"]
     model_max_length: int | float | None = None
@@ -120,9 +189,16 @@ class _TokenizerConfig(Config, extra="ignore", strict=True):
     pad_token: Literal["[PAD]"] = "[PAD]"
     cls_token: Literal["[CLS]"] = "[CLS]"
     mask_token: Literal["[MASK]"] = "[MASK]"
+    never_split: None = None
+    split_special_tokens: Literal[False] = False
+    additional_special_tokens: list[Any] = Field(default_factory=list, max_length=0)
+    extra_special_tokens: list[Any] | dict[str, Any] = Field(default_factory=list, max_length=0)
+    added_tokens_decoder: dict[str, dict[str, Any]] | None = None
     padding_side: Literal["right"] = "right"
+    pad_to_multiple_of: None = None
     truncation_side: Literal["right"] = "right"
-    auto_map: None = None
+    truncation_strategy: Literal["longest_first"] = "longest_first"
+    stride: Literal[0] = 0
 
 
 class LightCompiler:
@@ -145,15 +221,22 @@ class LightCompiler:
         self.source = source
         kinds = [(each["type"], each["path"]) for each in read_json(folder / "modules.json", error=ModelError)]
         normalized = _kinds(kinds)
+        if any((folder / name).exists() for name in _OTHER_FILES):
+            raise _OtherModelError
+        path = folder / kinds[-1][1] / "config.json"
+        if normalized and path.is_file() and read_json(path, error=ModelError) != _NORMALIZE:
+            raise _OtherModelError
         container = _read(_Container, folder / "config_sentence_transformers.json")
         self._bert = _read(_Bert, folder / "config.json", needed=True)
-        settings = _read(_Transformer, folder / "sentence_bert_config.json")
+        settings = _read(_Transformer, folder / "sentence_bert_config.json", needed=True)
         if settings.modality_config != _TRANSFORMER["modality_config"]:
             raise _OtherModelError
         self._mode = _pooling_mode(folder / kinds[1][1] / "config.json", self._bert.hidden_size)
         self._tokenizer, length = _tokenizer(folder, self._bert)
         length = settings.max_seq_length or length
         self._limit = settings.query_length or length
+        if not 2 < self._limit <= self._bert.max_position_embeddings:  # special tokens are two
+            raise _OtherModelError
         self._tokenizer.enable_truncation(self._limit)
         self._tokenizer.enable_padding(pad_id=self._tokenizer.token_to_id("[PAD]"), pad_token="[PAD]")
         prompts = container.prompts or {}
@@ -307,9 +390,11 @@ def _kinds(modules: Sequence[tuple[str, str]]) -> bool:
 def _read(kind: Any, path: Path, *, needed: bool = False) -> Any:
     """Read a file of settings; those of another model raise ModelError, which is not shown."""
     values = read_json(path, error=ModelError) if needed or path.is_file() else {}
-    if "__version__" in values and isinstance(values["__version__"], dict):
-        values = {name: value for name, value in values.items() if name != "__version__"}
-    return kind.from_mapping(values, source=str(path), error=ModelError)
+    return kind.from_mapping(_without(values, kind.unread), source=str(path), error=ModelError)
+
+
+def _without(values: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in names}
 
 
 def _pooling_mode(path: Path, width: int) -> str:
@@ -329,6 +414,7 @@ def _tokenizer(folder: Path, bert: _Bert) -> tuple[Tokenizer, int]:
     from tokenizers import Tokenizer
 
     says = _read(_TokenizerConfig, folder / "tokenizer_config.json", needed=True)
+    _check_names(folder / "special_tokens_map.json")
     described = read_json(folder / "tokenizer.json", error=ModelError)
     model, added = described["model"], described["added_tokens"]
     lower = says.do_lower_case
@@ -343,7 +429,9 @@ def _tokenizer(folder: Path, bert: _Bert) -> tuple[Tokenizer, int]:
         and sorted(token["content"] for token in added) == sorted(_SPECIAL)
         and all(token["special"] and token["id"] == words[token["content"]] for token in added)
         and not any(token[name] for token in added for name in ("single_word", "lstrip", "rstrip", "normalized"))
+        and says.added_tokens_decoder in (None, {str(token["id"]): _without(token, {"id"}) for token in added})
         and max(model["vocab"].values()) < bert.vocab_size
+        and _cuts_and_pads_ends(**described)
         and described["post_processor"]["type"] == "TemplateProcessing"
         and described["post_processor"]["single"] == _template("[CLS]", "A", "[SEP]")
         and {name: each["ids"] for name, each in described["post_processor"]["special_tokens"].items()}
@@ -354,6 +442,26 @@ def _tokenizer(folder: Path, bert: _Bert) -> tuple[Tokenizer, int]:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     length = says.model_max_length or bert.max_position_embeddings
     return tokenizer, int(min(length, bert.max_position_embeddings))
+
+
+def _check_names(path: Path) -> None:
+    """Check that a file of names of special tokens, where there is one, gives them their usual names."""
+    named = read_json(path, error=ModelError) if path.is_file() else {}
+    usual = {f"{name[1:-1].lower()}_token": name for name in _SPECIAL}
+    if any((each["content"] if isinstance(each, dict) else each) != usual.get(key) for key, each in named.items()):
+        raise _OtherModelError
+
+
+def _cuts_and_pads_ends(
+    *, truncation: Mapping[str, Any] | None = None, padding: Mapping[str, Any] | None = None, **_: object
+) -> bool:
+    cut, padded = truncation or {}, padding or {}
+    return (
+        (cut.get("direction", "Right"), cut.get("stride", 0), cut.get("strategy", "LongestFirst"))
+        == ("Right", 0, "LongestFirst")
+        and padded.get("direction", "Right") == "Right"
+        and padded.get("pad_to_multiple_of") is None
+    )
 
 
 def _template(first: str, text: str, last: str) -> list[dict[str, dict[str, object]]]:
@@ -374,6 +482,9 @@ def _weights(path: Path, bert: _Bert) -> dict[str, Tensor]:
         f"{name}.{part}" for name in (*layers, "embeddings.LayerNorm", "pooler.dense") for part in ("weight", "bias")
     }
     if found.keys() != names or any(tensor.dtype != torch.float32 for tensor in found.values()):
+        raise _OtherModelError
+    rows = {"word": bert.vocab_size, "position": bert.max_position_embeddings, "token_type": bert.type_vocab_size}
+    if any(len(found[f"embeddings.{name}_embeddings.weight"]) != count for name, count in rows.items()):
         raise _OtherModelError
     return found
 
