@@ -280,6 +280,19 @@ def test_bombs_and_long_lines_are_bounded(tmp_path, monkeypatch):
     assert report.counts == {"too_large": 2}
 
 
+def test_time_grows_with_the_length_of_a_text(tmp_path):
+    line = "Nov 30 host: something happened\n"  # of a rotated log, which has the suffix of a manual page
+    (tmp_path / "system.log.1").write_text(line * 200_000)
+    (tmp_path / "a.md").write_text(f"---\ntitle: {' ' * 3_900}\n\n# After a title that never ends")
+    (tmp_path / "b.md").write_text("---\ndate: today\ntitle: 'An \"odd\" one' \n---\n# Another\n")
+    start = time.monotonic()
+    found, report = read(tmp_path)
+    assert time.monotonic() - start < 60
+    assert found["system.log.1"].text == line * 200_000
+    assert (found["a.md"].title, found["b.md"].title) == ("After a title that never ends", 'An "odd" one')
+    assert not report
+
+
 def test_an_email_is_a_document_with_all_its_texts(tmp_path):
     (tmp_path / "a.eml").write_bytes(
         b"From: =?utf-8?q?J=C3=BCrgen?= <j@example.org>\nSubject: =?latin-1?q?gr=FC=DFe?=\n"

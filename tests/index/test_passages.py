@@ -244,7 +244,7 @@ def test_an_engine_is_asked_for_more(model: Retriever, tmp_path: Path) -> None:
 def test_an_index_without_documents(model: Retriever, tmp_path: Path) -> None:
     index = Index.build(tmp_path / "index", [], model, passages={"tokens": 32}, dtype="float32")
     for combine in ("best", "soft"):
-        assert index.search(QUERIES, combine=combine, exclude=[["d1"]] * len(QUERIES)) == [[]] * len(QUERIES)  # type: ignore[call-overload]
+        assert index.search(QUERIES, combine=combine, exclude=[["d1"]] * len(QUERIES)) == [[]] * len(QUERIES)
     assert (len(index), index.passages, index.ids) == (0, 0, [])
 
 

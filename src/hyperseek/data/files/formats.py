@@ -24,7 +24,8 @@ from hyperseek.types import MARKDOWN_TEXT, Document
 
 _HEAD = 4_000  # characters in which a title is looked for
 _MARKED_HEADING = re.compile(r"^(?:#\+title:|=|#)\s+(\S.*?)[\s#=]*$", re.IGNORECASE | re.MULTILINE)
-_FRONT_TITLE = re.compile(r"\A---\n(?:.*\n)*?title:[ \t]*[\"']?(.+?)[\"']?[ \t]*\n(?:.*\n)*?---\n")
+_FRONT_TITLE = re.compile(r"\A---\n(?:.*\n)*?title:[ \t]*(\S.*)\n(?:.*\n)*?---\n")
+_QUOTED = re.compile(r"[\"']?(.+?)[\"']?[ \t]*")
 _LINED_HEADING = re.compile(r"^(?:([=\-~*#^\"+])\1{2,}\n)?[ \t]*(\S.*)\n([=\-~*#^\"+])\3{2,}[ \t]*$", re.MULTILINE)
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 _DEEPEST_MAIL = 20
@@ -42,10 +43,15 @@ def _text(file: File) -> Iterator[Document]:
 
 def _markdown(file: File) -> Iterator[Document]:
     text = file.text
-    front = _FRONT_TITLE.search(text[:_HEAD])
     found = _LINED_HEADING.match(text.lstrip()[:_HEAD])
-    title = front[1] if front else _marked(text) or (found[2].strip() if found else "")
+    title = _front_title(text) or _marked(text) or (found[2].strip() if found else "")
     yield Document("", text, title, MARKDOWN_TEXT)
+
+
+def _front_title(text: str) -> str:
+    front = _FRONT_TITLE.search(text[:_HEAD])
+    value = front and _QUOTED.fullmatch(front[1])
+    return value[1] if value else ""
 
 
 def _marked(text: str) -> str:
@@ -97,33 +103,36 @@ _DROPPED = re.compile(
 
 
 def _manual(file: File) -> Iterator[Document]:
-    blocks: list[str] = [""]  # paragraphs and headings
+    source = file.text
+    blocks: list[list[str]] = [[]]  # paragraphs and headings
     heading = skipping = literal = False  # the next line is a heading's text; a macro is defined; lines are kept
-    for line in file.text.split("\n"):
+    for line in source.split("\n"):
         if skipping or re.match(r"[.']\s*(?:de|am|ig)\b", line):
             skipping = not re.match(r"\.\s*\.\s*$", line)
             continue
         if not line.startswith((".", "'")):
-            blocks[-1] += ("\n" if literal else " ") + _unescaped(line)
+            blocks[-1] += ["\n" if literal else " ", _unescaped(line)]
             if not line or heading:
-                blocks.append("")
+                blocks.append([])
             heading = False
             continue
         macro, _, rest = line[1:].strip().partition(" ")
         words = [part.strip('"') for part in re.findall(r'"[^"]*"|\S+', rest)]
         literal = macro in ("nf", "EX") or (literal and macro not in ("fi", "EE"))
         if macro in _HEADINGS:
-            blocks += [_HEADINGS[macro] + _unescaped(" ".join(words))] + ([""] if words else [])
+            blocks += [[_HEADINGS[macro] + _unescaped(" ".join(words))]] + ([[]] if words else [])
             heading = not words
         elif macro in _BREAKS:
-            blocks.append(_unescaped(" ".join(words if macro == "It" else words[:1])) if macro in ("IP", "It") else "")
+            blocks.append(
+                [_unescaped(" ".join(words if macro == "It" else words[:1]))] if macro in ("IP", "It") else []
+            )
         elif words and not _DROPPED.match(line):
             joined = ("" if macro in _JOINED else " ").join(words)
-            blocks[-1] += ("\n" if literal else " ") + _unescaped(joined)
-    text = "\n\n".join(block for each in blocks if (block := each.strip()))
+            blocks[-1] += ["\n" if literal else " ", _unescaped(joined)]
+    text = "\n\n".join(block for each in blocks if (block := "".join(each).strip()))
     metadata = {**MARKDOWN_TEXT}
     if "\n## " not in f"\n{text}":
-        text, metadata = file.text, {}  # no manual page, but a file such as `notes.1`
+        text, metadata = source, {}  # no manual page, but a file such as `notes.1`
     named = re.search(r"^## NAME\s+(.+)$", text, re.MULTILINE | re.IGNORECASE)
     yield Document("", text, named[1] if named else "", metadata)
 
