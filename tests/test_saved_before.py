@@ -94,6 +94,22 @@ def test_indexes_with_engines_graphs_and_plans(saved: Path, name: str) -> None:
         assert index.explain(queries, k=k).plan == as_plan(expected["tuned"])
 
 
+@pytest.mark.parametrize("name", [name for name, index in EXPECTED["indexes"].items() if index["vectors"] is None])
+def test_an_index_of_whole_documents_is_what_it_was_before_passages(saved: Path, name: str) -> None:
+    before = hyperseek.Index.open(f"indexes/{name}", device="cpu")
+    index = hyperseek.Index.build("again", list(before), before.model, dtype="float32", passages=None)
+    assert (index.passages, index.info.passages, before.passages) == (None, None, None)
+    assert list(index) == list(before)
+    for (ids, points), (old_ids, old_points) in zip(index.points(), before.points(), strict=True):
+        assert ids == old_ids
+        torch.testing.assert_close(points.rows, old_points.rows, atol=1e-5, rtol=1e-4)
+    [exact, *_] = EXPECTED["indexes"][name]["searches"]
+    assert exact["options"] == {"engine": "exact"}
+    hits = index.search(QUERIES, k=len(exact["hits"][0]))
+    check_hits([[(hit.id, hit.score) for hit in own] for own in hits], exact["hits"])
+    assert all(hit.passages == () and hit.text == before[hit.id].text for own in hits for hit in own)
+
+
 def test_an_index_is_searched_and_changed_from_the_command_line(saved: Path) -> None:
     [exact, *_] = EXPECTED["indexes"]["qnet"]["searches"]
     found = json.loads(run("search", "indexes/qnet", QUERIES[0], "-k", "4", "-f", "json", "--engine", "exact"))
