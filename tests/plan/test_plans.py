@@ -8,6 +8,7 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -326,3 +327,16 @@ def test_fusion_refuses_what_is_no_number() -> None:
         fuse([candidates([(1, math.nan)])], method="minmax")
     with pytest.raises(HyperseekError, match="weights must be finite"):
         Plan.from_mapping({"stages": [{"kind": "fusion", "sources": [{"kind": "scan"}], "weights": [math.nan]}]})
+
+
+@pytest.mark.parametrize("unwanted", [0, 1, 7, 200])
+def test_unwanted_rows_are_left_out(unwanted: int) -> None:
+    draw = np.random.default_rng(unwanted)
+    rows = torch.from_numpy(np.array([draw.permutation(150)[:40] for _ in range(3)]))
+    rows[1, 30:] = NOTHING
+    scores = torch.arange(40.0).neg().expand(3, -1)
+    others = torch.from_numpy(draw.integers(NOTHING, 150, (3, unwanted)))
+    found = Candidates(rows, scores).without(others)
+    for own, left, kept in zip(rows.tolist(), others.tolist(), found.rows.tolist(), strict=True):
+        expected = [row for row in own if row != NOTHING and row not in left]
+        assert kept == expected + [NOTHING] * (40 - len(expected))
