@@ -228,6 +228,8 @@ class FeatureCache:
         start = 0
         while start < len(texts):
             count = _SHARD_TEXTS
+            if self.retriever.device.type == "cpu":  # where these take minutes, without a word of progress
+                count = max(1, count // 4)
             if self._token_names:
                 count = max(1, min(count, _SHARD_TOKENS // self._estimated_tokens(texts[start])))
             yield range(start, min(start + count, len(texts)))
