@@ -18,7 +18,7 @@ from hyperseek._ancestors import Hierarchy
 from hyperseek._relevance import text_key
 from hyperseek.cards import GENERIC, Card
 from hyperseek.data import open_dataset
-from hyperseek.errors import ConfigError, InputError
+from hyperseek.errors import ConfigError, InputError, StoreError
 from hyperseek.models import load
 from hyperseek.runs.loop import ShowProgress
 from hyperseek.training import Recipe, dry_run, train
@@ -333,6 +333,15 @@ def test_a_dry_run_encodes_nothing(make_recipe: MakeRecipe, collection: Path, mo
     told = dry_run(card_recipe(make_recipe, collection))
     assert told.steps == 6
     assert any(part.trained for part in told.parts)
+
+
+def test_indexes_that_do_not_fit_are_refused_before_slices_are_encoded(
+    make_recipe: MakeRecipe, collection: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FeatureCache, "_compute", None)
+    cache = {**make_recipe().train.cache.model_dump(), "indexes": [str(tmp_path / "nowhere")]}
+    with pytest.raises(StoreError, match="holds no index"):
+        train(card_recipe(make_recipe, collection, train={"cache": cache}), output=tmp_path / "run")
 
 
 def test_what_cards_cannot_be_trained_with_is_refused(make_recipe: MakeRecipe, collection: Path) -> None:

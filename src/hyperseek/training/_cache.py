@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import shutil
 import time
 import uuid
@@ -146,6 +147,13 @@ class FeatureCache:
         if is_distributed():
             dist.barrier()
             self._store.refresh()
+
+    def adopt_indexes(self, config: CacheConfig) -> None:
+        """Take over the vectors of the indexes that a recipe names, with the errors of `adopt`."""
+        for path in config.indexes:
+            from hyperseek.index import Index
+
+            self.adopt(Index.open(Path(os.path.expandvars(path)).expanduser()))
 
     def adopt(self, index: Index) -> None:
         """Take over the vectors of an index, so that indexed documents are not encoded again.

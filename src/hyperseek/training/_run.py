@@ -38,7 +38,7 @@ from hyperseek.training._cards import (
 )
 from hyperseek.training._epoch_batches import EpochBatches
 from hyperseek.training._forecast import Forecast, forecast
-from hyperseek.training._recipe import CacheConfig, CardsConfig, Recipe
+from hyperseek.training._recipe import CardsConfig, Recipe
 from hyperseek.training._routes import (
     TrainedPart,
     base_stop,
@@ -166,7 +166,10 @@ class _Run:
         before = retriever.fingerprint
         with timed(self.seconds, "caching"):
             sides = _sides(retriever, recipe, needs_base=objective.needs_base)
-            _adopt_indexes(sides["document"], config.cache)
+            if config.cache.indexes and sides["document"].cache is None:
+                raise ConfigError("train.cache.indexes needs a frozen document route; but documents are trained")
+            if (of_documents := sides["document"].cache) is not None:
+                of_documents.adopt_indexes(config.cache)
             for side, texts in (("query", training_set.queries), ("document", training_set.documents)):
                 sides[side].ensure(texts)  # type: ignore[index]
             validator = self._validator(dev_sets, sides)
@@ -404,15 +407,6 @@ def _sides(retriever: Retriever, recipe: Recipe, *, needs_base: bool) -> dict[Si
             start = frozen if start is not None and start.stop == stop else start
         sides[side] = SideFeatures(retriever, side, frozen, start)
     return sides
-
-
-def _adopt_indexes(documents: SideFeatures, config: CacheConfig) -> None:
-    for path in config.indexes:
-        from hyperseek.index import Index
-
-        if documents.cache is None:
-            raise ConfigError("train.cache.indexes needs a frozen document route; but documents are trained")
-        documents.cache.adopt(Index.open(Path(os.path.expandvars(path)).expanduser()))
 
 
 class Interpolation:

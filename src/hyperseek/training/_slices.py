@@ -71,6 +71,10 @@ def add_slices(
     if (wanted.queries or wanted.documents) and not config.cache.enabled:
         raise ConfigError("data.slices clusters the vectors that train.cache keeps; set train.cache.enabled to true")
 
+    if encodes and config.cache.indexes:  # before anything is encoded that they hold
+        stop = base_stop(retriever.route("document"))
+        FeatureCache.of(config.cache, retriever, "document", stop, tokens=False).adopt_indexes(config.cache)
+
     def encode(texts: Sequence[str], side: Side) -> Tensor:
         cache = FeatureCache.of(config.cache, retriever, side, base_stop(retriever.route(side)), tokens=False)
         cache.ensure(texts)
