@@ -144,6 +144,7 @@ def test_files_of_all_kinds_that_need_no_other_package(tmp_path):
         '{"cell_type": "code", "source": "1"}]}'
     )
     (tmp_path / "t.csv").write_text('id;title;body;path\n7;A;"one; two\nlines";x\n7;B\n8;C;three;y;more\n')
+    (tmp_path / "x.csv").write_text("column_3,a,a,b\n1,2,3,4\n")
     (tmp_path / "u.tsv").write_text('country\tcapital\nFrance\tParis "city"\n')
     (tmp_path / "v.jsonl").write_text('{"_id": "a", "text": "row"}\nno row\n{"_id": "b", "text": "\\ud800"}\n')
     pq.write_table(
@@ -171,6 +172,7 @@ def test_files_of_all_kinds_that_need_no_other_package(tmp_path):
     assert rows[2].metadata["path"] == "t.csv"
     assert rows[2].metadata["column_5"] == "more"
     assert found["u.tsv#1"].text == 'country: France\ncapital: Paris "city"'
+    assert found["x.csv#1"].text == "column_3: 1\na: 2\ncolumn_3_: 3\nb: 4"
     assert found["v.jsonl#a"].text == "row"
     assert (found["w.parquet#1"].metadata["n"], found["w.parquet#2"].metadata["n"]) == (1.5, None)
     assert set(report.counts) == {"bad_json", "bad_encoding"}
@@ -242,11 +244,14 @@ def test_encodings_are_recognised_and_guesses_are_told(tmp_path):
     (tmp_path / "e.txt").write_bytes(text.encode("utf-16-le"))
     (tmp_path / "f.txt").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "g.md").write_bytes(gzip.compress(b"text"))
+    header = b"Content-Type: text/plain; charset=undefined\nSubject: x\n\n"
+    (tmp_path / "h.eml").write_bytes(header + text.encode("latin-1"))
     found, report = read(tmp_path)
-    assert list(found) == ["a.txt", "b.txt", "c.txt"]
+    assert list(found) == ["a.txt", "b.txt", "c.txt", "h.eml"]
     assert found["a.txt"].text == found["b.txt"].text == text
     assert "Grüße aus Köln" in found["c.txt"].text
-    assert len(report.notes) == 1
+    assert "Grüße aus Köln" in found["h.eml"].text
+    assert len(report.notes) == 2
     assert "c.txt: not UTF-8; read as" in report.notes[0]
     assert report.counts == {"not_text": 3, "bad_encoding": 1}
 
@@ -285,12 +290,18 @@ def test_time_grows_with_the_length_of_a_text(tmp_path):
     (tmp_path / "system.log.1").write_text(line * 200_000)
     (tmp_path / "a.md").write_text(f"---\ntitle: {' ' * 3_900}\n\n# After a title that never ends")
     (tmp_path / "b.md").write_text("---\ndate: today\ntitle: 'An \"odd\" one' \n---\n# Another\n")
-    start = time.monotonic()
+    (tmp_path / "marks.1").write_text(".SH NAME\n" + "\\m[" * 150_000)
+    names = ",".join(f"c{number}" for number in range(90_000))
+    (tmp_path / "wide.csv").write_text(f"{names}\n{'1,' * 90_000}\n")
+    (tmp_path / "wider.csv").write_text(f"{',' * 100_000}\n1\n")
+    start = time.process_time()
     found, report = read(tmp_path)
-    assert time.monotonic() - start < 60
+    assert time.process_time() - start < 30  # some four seconds; over a minute if one of them is quadratic
+    assert found["wide.csv#1"].metadata["c89999"] == "1"
     assert found["system.log.1"].text == line * 200_000
     assert (found["a.md"].title, found["b.md"].title) == ("After a title that never ends", 'An "odd" one')
-    assert not report
+    assert report.counts == {"too_large": 1}
+    assert "wider.csv: has more than 100,000 columns" in left_out(report, "too_large")
 
 
 def test_an_email_is_a_document_with_all_its_texts(tmp_path):

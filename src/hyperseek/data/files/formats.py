@@ -29,6 +29,7 @@ _QUOTED = re.compile(r"[\"']?(.+?)[\"']?[ \t]*")
 _LINED_HEADING = re.compile(r"^(?:([=\-~*#^\"+])\1{2,}\n)?[ \t]*(\S.*)\n([=\-~*#^\"+])\3{2,}[ \t]*$", re.MULTILINE)
 _CHARSET = re.compile(rb"<(?:meta|\?xml)[^>]{0,200}?(?:charset|encoding)\s*=\s*[\"']?([\w.:-]+)", re.IGNORECASE)
 _DEEPEST_MAIL = 20
+_MOST_COLUMNS = 100_000
 
 
 def _text(file: File) -> Iterator[Document]:
@@ -84,7 +85,7 @@ def _pdf(file: File) -> Iterator[Document]:
 # Manual pages.
 
 _ESCAPES: tuple[tuple[str, str], ...] = (
-    (r"\\f(?:\[\w*\]|\(..|.)|\\s[-+]?\d|\\[&|^/,:%)c]|\\[mM]\[[^\]]*\]|\\d|\\u", ""),
+    (r"\\f(?:\[\w*\]|\(..|.)|\\s[-+]?\d|\\[&|^/,:%)c]|\\[mM]\[[^\]]{0,40}\]|\\d|\\u", ""),
     (r"\\\*?\((?:lq|rq)|\\\*?\[(?:lq|rq)\]|\\\(dq|\\\[dq\]", '"'),
     (r"\\\((?:aq|cq|oq)|\\\[(?:aq|cq|oq)\]", "'"),
     (r"\\(?:\((?:em|en|hy|mi)|\[(?:em|en|hy|mi)\]|-)", "-"),
@@ -296,6 +297,8 @@ def _separated(file: File) -> Iterator[Row]:
     names: list[str] = []
     try:
         for number, cells in enumerate(table):
+            if len(cells) > _MOST_COLUMNS:
+                raise FileError("too_large", f"has more than {_MOST_COLUMNS:,} columns", path=file.path)
             if not names:
                 names = _columns(cells)
             elif cells:
@@ -308,9 +311,15 @@ def _separated(file: File) -> Iterator[Row]:
 
 def _columns(cells: list[str]) -> list[str]:
     names: list[str] = []
+    taken: set[str] = set()
     for place, cell in enumerate(cells, start=1):
         name = cell.strip()
-        names.append(f"column_{place}" if not name or name in names else name)
+        if not name or name in taken:
+            name = f"column_{place}"
+        while name in taken:
+            name += "_"
+        names.append(name)
+        taken.add(name)
     return names
 
 

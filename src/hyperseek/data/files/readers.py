@@ -133,7 +133,7 @@ class File:
         for encoding in filter(None, (marked, "utf-8", declared)):
             try:
                 return content.decode(encoding).removeprefix("\ufeff")
-            except (UnicodeDecodeError, LookupError):  # an unknown name
+            except (UnicodeError, LookupError):  # an unknown name, or one such as `undefined`
                 if encoding == marked:
                     raise FileError(
                         "bad_encoding", f"begins as {marked} and goes on otherwise", path=self.path
