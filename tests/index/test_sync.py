@@ -145,6 +145,23 @@ def test_what_was_deleted_by_hand_comes_back(folder: Path, index: Index) -> None
     assert follow(index, folder).changed == ("t.csv",)
 
 
+def test_engines_take_in_what_an_interrupted_update_has_stored(
+    folder: Path, index: Index, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    given: list[int] = []
+    monkeypatch.setattr("hyperseek.index._sync.keep_up", lambda path, snapshot: given.append(len(snapshot)))
+    (folder / "c.md").write_text("new")
+    with monkeypatch.context() as patch:
+        patch.setattr("hyperseek.index._sync._Sync._finish", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sync(index, open_dataset(folder))
+    assert not sync(index, open_dataset(folder))
+    assert given == [len(index)] == [6]
+
+
 def test_a_limit_leaves_the_rest_for_later(folder: Path, model: FakeRetriever, tmp_path: Path) -> None:
     index = Index.build(tmp_path / "index", [], model)  # type: ignore[arg-type]
     assert sync(index, open_dataset(folder), limit=1).added == ("a.md",)

@@ -179,6 +179,8 @@ class _Sync:
         changes = Changes(tuple(self._added), tuple(self._changed), tuple(gone), tuple(kept), len(same), report)
         if changes:
             self._finish(first)
+        # Also with what an update that was interrupted has stored.
+        keep_up(self._path, Snapshot(self._store, self._index.space, cache_bytes=0))
         return changes
 
     def _versions(self) -> Iterator[Any]:
@@ -298,7 +300,6 @@ class _Sync:
             info = IndexInfo.read(self._path)
             update = {"count": len(store), "data": store.fingerprint(), "version": store.version}
             info.model_copy(update=update).write(self._path)
-        keep_up(self._path, Snapshot(store, self._index.space, cache_bytes=0))
 
 
 def _document_ids(store: Store) -> list[str]:

@@ -295,7 +295,7 @@ def hits_of(
             hits = _collect_passages(snapshot.store, documents, texts=texts)
             best = [torch.tensor([one.passages[0][0] for one in own], dtype=torch.int64) for own in documents]
             part = Candidates(torch.nn.utils.rnn.pad_sequence(best, True, NOTHING), part.scores)
-        for place, own in enumerate(hits):
+        for place, own in enumerate(hits if texts else ()):
             excerpt = partial(snippet_of, None if queries is None else queries[done + place])
             for hit in own:
                 hit.excerpted_by(excerpt)
