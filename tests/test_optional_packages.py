@@ -17,7 +17,7 @@ import torch
 import hyperseek
 from hyperseek.errors import MissingExtraError
 from hyperseek.models import ModelConfig, build, load
-from hyperseek.types import Document, Hits, Query
+from hyperseek.types import MARKDOWN_TEXT, Document, Hits, Query
 
 SOURCE = Path(hyperseek.__file__).parent
 PROJECT = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -134,7 +134,7 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
         ],
         "markitdown": [lambda: Converter().convert(".pdf", b"")],
         "semantic_text_splitter": [lambda: Splitter(load(encoder), tokens=32)],
-        "markdown_it": [lambda: splitter.split(Document("d", "# A\n" + "a cat. " * 100, metadata={"suffix": ".md"}))],
+        "markdown_it": [lambda: splitter.split(Document("d", "# A\n" + "a cat. " * 100, metadata=MARKDOWN_TEXT))],
         "charset_normalizer": [lambda: File(folder / "deepspeed.json", "").decoded("é".encode("latin-1"))],
         "mteb": [lambda: evaluation.MtebEncoder(load(encoder))],
         "peft": [lambda: lora(encoder)],

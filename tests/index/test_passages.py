@@ -22,6 +22,7 @@ from hyperseek.index._passages import soft_maximum
 from hyperseek.index._splitting import Splitter, TokenCounter
 from hyperseek.models import ModelConfig, build
 from hyperseek.plan import Exhaustive, FullText, hybrid
+from hyperseek.store.info import IndexInfo
 
 pytest.importorskip("semantic_text_splitter", reason="needs semantic-text-splitter")
 
@@ -387,3 +388,10 @@ def test_overlaps_and_odd_ids(model: Retriever, tmp_path: Path) -> None:
     assert {hit.id for hit in index.search("river", k=10)} == set(names)
     assert index.delete(["a"]) == 1
     assert list(index) == documents[1:]
+
+
+def test_a_description_with_other_settings_of_passages_is_refused(built: Index) -> None:
+    values = built.info.model_dump()
+    assert IndexInfo(**values) == built.info
+    with pytest.raises(ValueError, match="it has tokens and overlap"):
+        IndexInfo(**{**values, "passages": {"x": 1}})

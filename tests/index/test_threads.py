@@ -98,7 +98,7 @@ def test_threads_load_a_model_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             super().__init__()
             self.model = torch.nn.Linear(2, 2)
 
-    def load(source: str, *, device: str | None = None) -> Loaded:
+    def load(source: str, *, device: str | None = None, backend: str | None = None) -> Loaded:
         loads.append(source)
         time.sleep(0.02)
         return Loaded()

@@ -241,7 +241,7 @@ def _watch(index: Index, dataset: Dataset, place: Path, settings: dict[str, Any]
     echo(f"watching {place}; press Ctrl-C to stop", err=True)
     own = str(index.path.resolve())
     usual = DefaultFilter()
-    failed = False
+    failed = True  # what changed while the index was brought up to date has not been reported
     # Once a minute without changes, what failed before is tried again.
     for changes in watch(
         place,

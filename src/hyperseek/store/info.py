@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from hyperseek._config import Config
 from hyperseek._files import writing
@@ -28,7 +28,7 @@ from hyperseek._folders import (
     validated,
     write_sealed,
 )
-from hyperseek.errors import StoreError
+from hyperseek.errors import StoreError, shown
 from hyperseek.scoring import Space
 
 FORMAT = 2
@@ -94,6 +94,13 @@ class IndexInfo(Config):
     data: str | None = None
     count: int = 0
     created: datetime = Field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+
+    @field_validator("passages")
+    @classmethod
+    def _check_passages(cls, passages: dict[str, int] | None) -> dict[str, int] | None:
+        if passages is not None and not set(passages) <= {"tokens", "overlap"}:
+            raise ValueError(f"it has tokens and overlap, not {shown(sorted(passages))}")
+        return passages
 
     @classmethod
     def exists(cls, folder: Path) -> bool:
