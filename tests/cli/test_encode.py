@@ -177,3 +177,12 @@ def test_watching_follows_the_folder_whatever_happens(
         CliRunner().invoke(
             app, ["encode", tiny_encoder, "pydocs", "-i", str(tmp_path / "x"), "--watch"], catch_exceptions=False
         )
+
+
+def test_passages_of_too_many_digits_are_a_mistake() -> None:
+    from hyperseek.cli._encode import _split
+
+    assert _split("256:32") == {"tokens": 256, "overlap": 32}
+    for given in ("9" * 5000, "1:" + "9" * 5000, "256:", "few"):
+        with pytest.raises(HyperseekError, match="--passages is auto, off"):
+            _split(given)

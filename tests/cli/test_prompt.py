@@ -128,6 +128,28 @@ def test_one_of_text_and_queries_and_one_format(index: Path) -> None:
     assert "--json or --format trec" in str(ask(index, "", "cat", "--json", "-f", "trec").exception)
 
 
+@pytest.mark.parametrize("error", [OSError("no space"), RuntimeError("Could not determine home directory.")])
+def test_a_prompt_does_without_a_history(
+    error: Exception, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hyperseek.cli import _prompt
+
+    def fail() -> Path:
+        raise error
+
+    def end(self: object) -> str:
+        raise EOFError
+
+    monkeypatch.setattr(_prompt, "_history_file", fail)
+    monkeypatch.setattr("prompt_toolkit.PromptSession.prompt", end)
+    assert not list(_prompt._typed(_prompt.Session([], {})))  # type: ignore[arg-type]
+    assert f"not remembered: {error}" in capsys.readouterr().err
+
+
+def test_a_depth_of_many_digits_is_a_mistake(index: Path) -> None:
+    assert "--group-by is FIELD or FIELD:DEPTH" in str(ask(index, "", "cat", "--group-by", "n:" + "9" * 5000).exception)
+
+
 def test_json_has_snippets(index: Path) -> None:
     [row] = json.loads(ask(index, "", "window", "--json", "-k", 1, "--where", "n = 1").stdout)
     [hit] = row["hits"]

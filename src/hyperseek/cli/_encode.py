@@ -161,7 +161,7 @@ def _split(given: str) -> bool | dict[str, int]:
     if given in ("auto", "off"):
         return given == "auto"
     tokens, colon, overlap = given.partition(":")
-    if not tokens.isdecimal() or (colon and not overlap.isdecimal()):
+    if not tokens.isdecimal() or (colon and not overlap.isdecimal()) or max(len(tokens), len(overlap)) > 9:
         raise InputError(f"--passages is auto, off, TOKENS or TOKENS:OVERLAP, as in 256:32, not {shown(given)}")
     return {"tokens": int(tokens), **({"overlap": int(overlap)} if colon else {})}
 

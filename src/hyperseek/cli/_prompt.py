@@ -249,7 +249,7 @@ def _typed(session: Session) -> Iterator[str]:
 
     try:
         history: History = FileHistory(str(_history_file()))
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the latter for a user without a home
         echo(f"queries of this session are not remembered: {error}", err=True)
         history = InMemoryHistory()
     echo(f"{len(session.index):,} documents; a query, or :help", err=True)

@@ -249,6 +249,6 @@ def _grouping(given: str, format: str) -> tuple[str, int | None]:
     name, colon, depth = given.partition(":")
     if format != "table":
         raise InputError(f"--group-by is for tables, not for --format {format}; hits of JSON carry their metadata")
-    if not name or (colon and not depth.isdecimal()):
+    if not name or (colon and not depth.isdecimal()) or len(depth) > 9:
         raise InputError(f"--group-by is FIELD or FIELD:DEPTH, as in path:2, not {shown(given)}")
     return name, int(depth) if colon else None
