@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from hyperseek import HyperseekError
 from hyperseek.cli import app
+from hyperseek.errors import InputError
 from hyperseek.index import Index
 from hyperseek.models import ModelConfig, build
 
@@ -110,6 +111,21 @@ def test_an_engine_is_built_too(tmp_path: Path, tiny_encoder: str, corpus: Path)
     assert [item.name for item in Index.open(tmp_path / "index").attachments] == ["hnsw"]
 
 
+def test_a_folder_is_encoded_whole_where_a_model_cannot_split(
+    tmp_path: Path, tiny_encoder: str, notes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(model: object) -> None:
+        raise InputError("passages are measured in tokens, and this model has no tokenizer")
+
+    monkeypatch.setattr("hyperseek.index._splitting._tokenizer_of", fail)
+    arguments = ["encode", tiny_encoder, str(notes), "--index", str(tmp_path / "index")]
+    with pytest.raises(InputError, match="has no tokenizer"):
+        CliRunner().invoke(app, [*arguments, "--passages", "auto"], catch_exceptions=False)
+    result = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert "documents stay whole" in result.stderr
+    assert Index.open(tmp_path / "index").passages is None
+
+
 @pytest.fixture
 def notes(tmp_path: Path) -> Path:
     folder = tmp_path / "notes"
@@ -128,6 +144,7 @@ def test_the_same_command_brings_an_index_of_files_up_to_date(tmp_path: Path, ti
     assert "+2 files, ~0 changed, -0 gone, 0 as before; 3 documents" in first.stderr
     assert f"not read, not_text: {notes}/zero␊line.txt: is not text" in first.stderr
     assert "left out: 1 other_kind_of_file .png" in first.stderr
+    assert "measured on" not in first.stderr  # few documents are not encoded twice to say how long they take
     (notes / "cats.md").write_text("# Cats\n\nthe dog")
     (notes / "new.md").write_text("the moon")
     (notes / "rows.csv").unlink()

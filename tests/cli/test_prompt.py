@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -144,6 +145,21 @@ def test_a_prompt_does_without_a_history(
     monkeypatch.setattr("prompt_toolkit.PromptSession.prompt", end)
     assert not list(_prompt._typed(_prompt.Session([], {})))  # type: ignore[arg-type]
     assert f"not remembered: {error}" in capsys.readouterr().err
+
+
+def test_a_prompt_goes_on_where_a_query_cannot_be_written_down(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hyperseek.cli import _prompt
+
+    def typed(self: Any) -> str:
+        self.history.store_string("a query")
+        raise EOFError
+
+    monkeypatch.setattr(_prompt, "_history_file", lambda: tmp_path / "gone" / "history")
+    monkeypatch.setattr("prompt_toolkit.PromptSession.prompt", typed)
+    assert not list(_prompt._typed(_prompt.Session([], {})))  # type: ignore[arg-type]
+    assert "the query is not remembered: " in capsys.readouterr().err
 
 
 def test_a_depth_of_many_digits_is_a_mistake(index: Path) -> None:

@@ -145,6 +145,7 @@ def test_files_of_all_kinds_that_need_no_other_package(tmp_path):
     )
     (tmp_path / "t.csv").write_text('id;title;body;path\n7;A;"one; two\nlines";x\n7;B\n8;C;three;y;more\n')
     (tmp_path / "x.csv").write_text("column_3,a,a,b\n1,2,3,4\n")
+    (tmp_path / "y.csv").write_text("a,column_3\n1,2\n3,4,5\n")
     (tmp_path / "u.tsv").write_text('country\tcapital\nFrance\tParis "city"\n')
     (tmp_path / "v.jsonl").write_text('{"_id": "a", "text": "row"}\nno row\n{"_id": "b", "text": "\\ud800"}\n')
     pq.write_table(
@@ -173,6 +174,7 @@ def test_files_of_all_kinds_that_need_no_other_package(tmp_path):
     assert rows[2].metadata["column_5"] == "more"
     assert found["u.tsv#1"].text == 'country: France\ncapital: Paris "city"'
     assert found["x.csv#1"].text == "column_3: 1\na: 2\ncolumn_3_: 3\nb: 4"
+    assert found["y.csv#2"].text == "a: 3\ncolumn_3: 4\ncolumn_3_: 5"
     assert found["v.jsonl#a"].text == "row"
     assert (found["w.parquet#1"].metadata["n"], found["w.parquet#2"].metadata["n"]) == (1.5, None)
     assert set(report.counts) == {"bad_json", "bad_encoding"}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,10 +17,14 @@ if TYPE_CHECKING:
     from hyperseek.engines import StructureEstimate
     from hyperseek.index import Estimate, Index
     from hyperseek.models import Retriever
+    from hyperseek.types import Document
 
 _DOCARRAY = ".docs"
 # Reasons for which files are left out by design, and counted rather than named.
 _COUNTED = ("other_kind_of_file", "hidden_or_cache", "attachment")
+
+
+_FEW = 64  # documents whose cost is not estimated: they are encoded as soon as a sample of them
 
 
 def encode(
@@ -167,16 +172,20 @@ def _split(given: str) -> bool | dict[str, int]:
 
 
 def _say(cost: Estimate) -> None:
+    _say_cut(cost)
+    echo(str(cost), err=True)
+
+
+def _say_cut(cost: Estimate) -> None:
     if cost.long is not None and cost.long.long:
         echo(f"{cost.long}{'; --passages auto searches them' if cost.passages is None else ''}", err=True)
-    echo(str(cost), err=True)
 
 
 def _opened(
     path: Path, retriever: Retriever, settings: dict[str, Any], *, name: str, resume: bool, overwrite: bool
 ) -> Index:
     """Open the index of a folder of files, or make an empty one."""
-    from hyperseek.errors import MissingExtraError, StoreError
+    from hyperseek.errors import InputError, MissingExtraError, StoreError
     from hyperseek.index import Index, IndexInfo
 
     given = settings["passages"]
@@ -184,7 +193,7 @@ def _opened(
         build = partial(Index.build, path, [], retriever, name=name, resume=resume, overwrite=overwrite)
         try:
             return build(**{**settings, "passages": True if given is None else given})
-        except MissingExtraError as error:
+        except (MissingExtraError, InputError) as error:  # the latter for a model whose tokens cannot be counted
             if given is not None:
                 raise
             echo(f"documents stay whole, and what the model does not read of them is not searched: {error}", err=True)
@@ -209,14 +218,19 @@ def _opened(
 
 def _synchronise(index: Index, dataset: Dataset, limit: int | None, settings: dict[str, Any]) -> bool:
     """Bring an index of files up to date, and say what changed and what was not read."""
+    from itertools import chain, islice
+
     from hyperseek.index import estimate, sync
 
-    changes = sync(
-        index,
-        dataset,
-        limit=limit,
-        before=lambda documents: _say(estimate(documents, index.model, **settings)),
-    )
+    def say_cost(documents: Iterable[Document]) -> None:
+        stream = iter(documents)
+        first = list(islice(stream, _FEW + 1))
+        if len(first) > _FEW:
+            _say(estimate(chain(first, stream), index.model, **settings))
+        else:
+            _say_cut(estimate(first, index.model, **settings, done=sys.maxsize))  # which encodes nothing
+
+    changes = sync(index, dataset, limit=limit, before=say_cost)
     for reason, count in changes.report.counts.items():
         told = changes.report.examples[reason]
         if reason.startswith(_COUNTED):

@@ -247,8 +247,15 @@ def _typed(session: Session) -> Iterator[str]:
     from prompt_toolkit.completion import WordCompleter
     from prompt_toolkit.history import FileHistory, History, InMemoryHistory
 
+    class Remembered(FileHistory):
+        def store_string(self, string: str) -> None:
+            try:
+                super().store_string(string)
+            except OSError as error:
+                echo(f"the query is not remembered: {brief(error)}", err=True)
+
     try:
-        history: History = FileHistory(str(_history_file()))
+        history: History = Remembered(str(_history_file()))
     except (OSError, RuntimeError) as error:  # the latter for a user without a home
         echo(f"queries of this session are not remembered: {error}", err=True)
         history = InMemoryHistory()

@@ -302,8 +302,8 @@ def _separated(file: File) -> Iterator[Row]:
             if not names:
                 names = _columns(cells)
             elif cells:
-                # A row may be longer or shorter than the first.
-                names += [f"column_{place}" for place in range(len(names) + 1, len(cells) + 1)]
+                if len(cells) > len(names):  # a row may be longer or shorter than the first
+                    names = _columns([*names, *[""] * (len(cells) - len(names))])
                 yield number, {**dict.fromkeys(names), **dict(zip(names, cells, strict=False))}
     except csv.Error as error:
         raise FileError("damaged", f"is not a table ({error})", path=file.path) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -252,8 +253,7 @@ def opened(path: Path) -> io.BufferedReader:
     except PermissionError:
         raise FileError("no_permission", "may not be read; check its permissions", path=path) from None
     except (OSError, ValueError) as error:
-        circle = "link" in str(error).lower()
-        reason = "link_in_a_circle" if circle else "unreadable"
+        reason = "link_in_a_circle" if getattr(error, "errno", None) == errno.ELOOP else "unreadable"
         raise FileError(reason, f"cannot be read ({getattr(error, 'strerror', error)})", path=path) from None
     if not stat.S_ISREG(os.fstat(number).st_mode):
         os.close(number)
