@@ -213,9 +213,13 @@ class SpaceReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; NaN and infinities become None."""
-        values = {**asdict(self), "space": self.space.to_json(), "files": [str(path) for path in self.files]}
-        plain: dict[str, Any] = plain_values(values)
-        return plain
+        return _plain_report(self)
+
+
+def _plain_report(report: SpaceReport | LevelsReport) -> dict[str, Any]:
+    values = {**asdict(report), "space": report.space.to_json(), "files": [str(path) for path in report.files]}
+    plain: dict[str, Any] = plain_values(values)
+    return plain
 
 
 def plain_values(value: Any) -> Any:
@@ -322,9 +326,7 @@ class LevelsReport:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values; NaN and infinities become None."""
-        values = {**asdict(self), "space": self.space.to_json(), "files": [str(path) for path in self.files]}
-        plain: dict[str, Any] = plain_values(values)
-        return plain
+        return _plain_report(self)
 
 
 def inspect_levels(
