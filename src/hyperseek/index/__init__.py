@@ -4,7 +4,7 @@ from hyperseek.engines import ChartRecord
 from hyperseek.index._build import Estimate, estimate
 from hyperseek.index._hits import HitGroup, grouped
 from hyperseek.index._index import Index
-from hyperseek.index._passages import LongDocuments
+from hyperseek.index._long_documents import LongDocuments
 from hyperseek.index._sync import Changes, sync
 from hyperseek.index._writing import stored_documents
 from hyperseek.index.engines import Engines, Measured, Tuning
