@@ -189,3 +189,13 @@ def test_openvino_sends_nothing(tiny_encoder: str, tmp_path: Path, cache: Path) 
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert result.returncode == 0, result.stderr[-2000:]
     assert not (tmp_path / "intel").exists()  # where it keeps the number of a machine
+
+
+def test_what_a_backend_raises_is_an_error_of_ours(tiny_encoder: str) -> None:
+    def fail(inputs: object) -> None:
+        raise RuntimeError("no memory")
+
+    model = load(tiny_encoder, backend="onnx")
+    model.route("document")[0].model.forward._run = fail
+    with pytest.raises(ModelError, match=r"the backend onnx cannot run this model \(RuntimeError: no memory\)"):
+        model.encode_documents(TEXTS)

@@ -392,7 +392,8 @@ class _Runner:
                 f"the encoder was exported for {', '.join(self._names)} and is given {', '.join(tensors)}; load the "
                 f"model without backend={self._backend!r}"
             )
-        states = self._run([tensors[name].long().numpy() for name in self._names])
+        with _explained(self._backend):
+            states = self._run([tensors[name].long().numpy() for name in self._names])
         return {self._output: torch.from_numpy(states).to(self._dtype)}
 
 
