@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
@@ -17,6 +18,9 @@ from hyperseek import Document, HyperseekError, Index
 from hyperseek.errors import InputError, ModelError
 from hyperseek.models import ModelConfig, Retriever, build, load
 from hyperseek.models.backends import BACKENDS, Backend, Onnx, Run
+
+if TYPE_CHECKING:
+    from programs import Programs
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnx")
@@ -45,6 +49,28 @@ def apart(model: Retriever, other: Retriever) -> float:
         each.encode_documents(TEXTS, dtype="auto" if each.backend else "float32") for each in (model, other)
     )
     return float((found.rows - wanted.rows).norm(dim=1).div(wanted.rows.norm(dim=1)).max())
+
+
+_INTERRUPTED = """
+import gc, signal, sys
+from hyperseek import load
+first = load(sys.argv[1], backend="openvino")
+first.encode_documents(["cat"])
+second = load(sys.argv[1], backend="openvino-bfloat16")
+second.encode_documents(["cat"])
+del first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_after_models_are_released_is_no_crash(tiny_encoder: str, programs: Programs) -> None:
+    needs("openvino")
+    done = programs.run(["-c", _INTERRUPTED, tiny_encoder])
+    assert "KeyboardInterrupt" in done.stderr
+    assert done.returncode in (1, 130, -signal.SIGINT)
 
 
 @pytest.mark.parametrize("backend", ALL)

@@ -19,6 +19,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
@@ -183,14 +184,10 @@ class OpenVino(Backend):
 
     def open(self, folder: Path, names: Sequence[str]) -> Run:
         """Compile the model for the CPU, with as many threads as torch has."""
-        model = (
-            _openvino()
-            .Core()
-            .compile_model(
-                folder / "model.xml",
-                "CPU",
-                {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(), **self.settings},
-            )
+        model = _core().compile_model(
+            folder / "model.xml",
+            "CPU",
+            {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": torch.get_num_threads(), **self.settings},
         )
         count = len(model.inputs)
         if count != len(names):
@@ -260,6 +257,17 @@ BACKENDS: Registry[type[Backend]] = Registry(
     check=_check_backend,
 )
 """All backends by name."""
+
+
+@cache
+def _core() -> Any:
+    """Return OpenVINO's core, one for all models and for good.
+
+    On processors with AMX, its plugin for processors gives the thread another stack for signals, and gives back the
+    earlier one when it is unloaded. Several plugins that are unloaded in another order leave one that is gone, and then
+    Ctrl-C is a crash.
+    """
+    return _openvino().Core()
 
 
 def _openvino() -> Any:
