@@ -15,6 +15,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(BIN)/python || { command -v $(PYTHON) >/dev/null || { echo "need $(PYTHON); set PYTHON=/path/to/python" >&2; exit 1; }; $(PYTHON) -m venv $(VENV); }
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@# Its files are those of docstring-parser, which haystack brings and pydoclint cannot use; it serves both.
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps --force-reinstall docstring_parser_fork
 	@touch $@
 
 .PHONY: install
