@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from hyperseek import HyperseekError
 from hyperseek.cli import app
-from hyperseek.index import Index
+from hyperseek.index import Index, _writing
 
 TEXTS = {
     "house.md": "# House\n\n" + "stone river " * 80 + "\n\n## Door\n\n" + "window door " * 80,
@@ -34,12 +34,19 @@ def run(*arguments: object) -> Result:
     return result
 
 
-def test_what_many_files_cost_is_said_before(folder: Path, tmp_path: Path, tiny_encoder: str) -> None:
+def test_what_many_files_cost_is_said_before(
+    folder: Path, tmp_path: Path, tiny_encoder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("semantic_text_splitter", reason="needs semantic-text-splitter")
     for number in range(70):
         (folder / f"{number}.txt").write_text("stone river " * 40)
+    totals = []
+    reported = _writing.progress
+    monkeypatch.setattr(_writing, "progress", lambda *of, **rest: totals.append(of[1]) or reported(*of, **rest))
     said = run("encode", tiny_encoder, folder, "-i", tmp_path / "index", "--dtype", "float32").stderr
-    assert f"73 documents in {Index.open(tmp_path / 'index').passages} passages: about" in said
+    passages = Index.open(tmp_path / "index").passages
+    assert f"73 documents in {passages} passages: about" in said
+    assert totals[-1] == passages
 
 
 def test_files_have_passages_unless_told_otherwise(folder: Path, tmp_path: Path, tiny_encoder: str) -> None:

@@ -222,13 +222,16 @@ def _synchronise(index: Index, dataset: Dataset, limit: int | None, settings: di
 
     from hyperseek.index import estimate, sync
 
-    def say_cost(documents: Iterable[Document]) -> None:
+    def say_cost(documents: Iterable[Document]) -> int:
         stream = iter(documents)
         first = list(islice(stream, _FEW + 1))
         if len(first) > _FEW:
-            _say(estimate(chain(first, stream), index.model, **settings))
+            cost = estimate(chain(first, stream), index.model, **settings)
+            _say(cost)
         else:
-            _say_cut(estimate(first, index.model, **settings, done=sys.maxsize))  # which encodes nothing
+            cost = estimate(first, index.model, **settings, done=sys.maxsize)  # which encodes nothing
+            _say_cut(cost)
+        return cost.rows
 
     changes = sync(index, dataset, limit=limit, before=say_cost)
     for reason, count in changes.report.counts.items():

@@ -88,7 +88,7 @@ def sync(
     dataset: Any,
     *,
     limit: int | None = None,
-    before: Callable[[Iterable[Document]], object] | None = None,
+    before: Callable[[Iterable[Document]], int | None] | None = None,
 ) -> Changes:
     """Bring an index up to date with a folder of files: what is new, has changed or is gone there.
 
@@ -101,7 +101,7 @@ def sync(
         dataset: `open_dataset(FOLDER)`, of a folder of files or a single one.
         limit: Read no further file once there are as many documents; None for all. What is left out is neither deleted.
         before: Called with the documents that are about to be encoded, which it may iterate over; in several parts if
-            there are very many.
+            there are very many. It may return how many rows of the index they make, for reports of progress.
 
     Returns:
         What changed.
@@ -143,7 +143,7 @@ class _Sync:
         self._added: list[str] = []
         self._changed: list[str] = []
 
-    def run(self, before: Callable[[Iterable[Document]], object] | None) -> Changes:
+    def run(self, before: Callable[[Iterable[Document]], int | None] | None) -> Changes:
         first = not len(self._store)
         versions = list(self._versions())
         here = {version.name: version.hash for version in versions if not version.name.endswith("/")}
@@ -168,9 +168,8 @@ class _Sync:
             with tempfile.TemporaryFile("w+b", dir=self._path) as waiting:
                 read, failed = self._read(names, here, waiting)
                 kept += failed
-                if before is not None and read and read[-1].end:
-                    before(_documents(waiting))
-                self._encode(read, waiting)
+                some = bool(read and read[-1].end)
+                self._encode(read, waiting, before(_documents(waiting)) if before is not None and some else None)
         delete_documents(self._store, [one for name in gone for one in self._stored.get(name, ())])
         for name in gone:
             files.pop(name, None)
@@ -252,7 +251,7 @@ class _Sync:
                 bar.advance()
         return files, failed
 
-    def _encode(self, files: list[_File], waiting: Any) -> None:
+    def _encode(self, files: list[_File], waiting: Any, rows: int | None) -> None:
         """Store the documents of files, and note each file when all of its documents are stored."""
         pending = deque(files)
         new: dict[str, set[str]] = {file.name: set() for file in files if file.name in self._stored}
@@ -285,7 +284,7 @@ class _Sync:
                 ((row, None) for row in rows_of(documents(), model, info.passages)),
                 encode,
                 replace=True,
-                total=None if info.passages else total,
+                total=rows if rows is not None else None if info.passages else total,
                 piece=piece_for(model),
                 shard=self._shard,
                 committed=committed,
