@@ -20,6 +20,7 @@ from hyperseek.data import open_dataset
 from hyperseek.errors import DataError
 from hyperseek.evaluation import trained_on
 from hyperseek.models import load
+from hyperseek.models.modules import shorter_dimensions
 from hyperseek.runs.loop import ShowProgress
 from hyperseek.training import Recipe, dry_run, read_record, train
 from hyperseek.training._training_data import held_out_set, read_sources
@@ -115,9 +116,13 @@ def test_trained_trunks_are_saved_whole(make_recipe: MakeRecipe, tmp_path: Path,
 def test_a_linear_head_keeps_the_document_side(make_recipe: MakeRecipe, tmp_path: Path) -> None:
     recipe = make_recipe()
     model = {**recipe.model.model_dump(), "family": "dense", "linear": {"sides": "query"}}
-    record = train(make_recipe(model=model, losses={"anchor": {"weight": 0.1}}), output=tmp_path / "run")
+    losses = {"anchor": {"weight": 0.1}, "matryoshka": {"dimensions": [16, 8]}}
+    record = train(make_recipe(model=model, losses=losses), output=tmp_path / "run")
     assert record.document_fingerprint["before"] == record.document_fingerprint["after"]
     assert record.parameters == 32 * 32
+    # The saved model says to which dimensions its vectors may be cut.
+    saved = load(tmp_path / "run", device="cpu")
+    assert [shorter_dimensions(saved.route(side)) for side in ("query", "document")] == [(8, 16), (8, 16)]
 
 
 def test_a_finished_run_is_not_repeated_and_another_recipe_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:

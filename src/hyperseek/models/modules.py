@@ -179,6 +179,32 @@ def route_width(modules: Sequence[nn.Module]) -> int:
     )
 
 
+def shorter_dimensions(modules: Sequence[nn.Module]) -> tuple[int, ...]:
+    """Return how many first numbers of a vector are a vector too, as Matryoshka training (arXiv 2205.13147) makes them.
+
+    Args:
+        modules: A route, in order.
+
+    Returns:
+        The dimensions below the whole one that `matryoshka_dimensions` in the configuration of the route's transformer
+        lists, in rising order; all of them where it only says `is_matryoshka`, and none where it says neither.
+    """
+    config = getattr(getattr(modules[0], "model", None), "config", None)
+    whole = route_width(modules)
+    given = getattr(config, "matryoshka_dimensions", None)
+    if isinstance(given, list | tuple):
+        known = (size for size in given if isinstance(size, int) and not isinstance(size, bool))
+        return tuple(sorted({size for size in known if 1 <= size < whole}))
+    return tuple(range(1, whole)) if getattr(config, "is_matryoshka", False) is True else ()
+
+
+def declare_shorter_dimensions(modules: Sequence[nn.Module], dimensions: Sequence[int]) -> None:
+    """Let the configuration of a route's transformer list what `shorter_dimensions` returns; saved with the model."""
+    config = getattr(getattr(modules[0], "model", None), "config", None)
+    if config is not None:
+        config.matryoshka_dimensions = sorted(dimensions)
+
+
 def run_modules(modules: Sequence[nn.Module], features: dict[str, Any], side: str | None) -> dict[str, Any]:
     """Return the features after the last of some modules; ModelError where one of ours fails."""
     for module in modules:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hyperseek.errors import ConfigError
 from hyperseek.models import Retriever, build
-from hyperseek.models.modules import Blends
+from hyperseek.models.modules import Blends, declare_shorter_dimensions
 from hyperseek.models.retriever import SIDES, Side
 from hyperseek.runs.loop import Clock, resumable_run, run_with_progress, timed
 from hyperseek.runs.recipe import (
@@ -294,6 +294,9 @@ class _Run:
     def _save(self, retriever: Retriever) -> None:
         if self.recipe.train.trunk == "lora":
             merge_adapters(retriever)
+        if self.recipe.losses.matryoshka is not None:
+            for side in SIDES:
+                declare_shorter_dimensions(retriever.route(side), self.recipe.losses.matryoshka.dimensions)
         with timed(self.seconds, "saving"):
             retriever.save(self.folder)
 
