@@ -265,6 +265,13 @@ def test_a_tree_in_a_space_of_levels(tmp_path: Path, tree: Hierarchy) -> None:
     assert report.broad.p_value < 0.02
     again = measure_hierarchy(index, tree, sample=80, resamples=100)
     assert again == report
+    shown = report._repr_html_()
+    assert shown.count("<table>") == 3
+    assert f"{report.pairs[0].scores.f1:.3f} (" in shown
+    frame = report.to_pandas()
+    [share] = frame[(frame.part == "broad") & (frame.level == 1)].value
+    assert share == report.broad.levels[0].share
+    assert len(frame[frame.measure == "f1"]) == len(report.pairs)
 
 
 def test_distances_and_radii_of_pairs_are_those_of_their_levels(tree: Hierarchy) -> None:

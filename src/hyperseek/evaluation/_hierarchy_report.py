@@ -19,6 +19,7 @@ from pydantic import Field
 from hyperseek._ancestors import Hierarchy
 from hyperseek._config import Config
 from hyperseek._long_work import progress
+from hyperseek._notebook import ShowsTables
 from hyperseek.data.hierarchy import NEGATIVES, Negatives, NegativeSampler
 from hyperseek.errors import InputError
 from hyperseek.evaluation._hierarchy_measures import (
@@ -101,7 +102,7 @@ class BroadToNarrow(Config):
     p_value: float | None = None
 
 
-class HierarchyReport(Config):
+class HierarchyReport(ShowsTables, Config):
     """How an index follows a hierarchy.
 
     Attributes:
@@ -123,6 +124,69 @@ class HierarchyReport(Config):
     pairs: tuple[PairResult, ...] = ()
     broad: BroadToNarrow | None = None
     left_out: dict[str, str] = Field(default_factory=dict)
+
+    def _shown_tables(self) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+        """Yield a table for each part that was measured."""
+        if self.radii:
+            hops = list(dict.fromkeys(number for order in self.radii for number in order.by_hops))
+            headings = ["level", "Spearman with depth", "ancestors nearer", *(f"{number} hops" for number in hops)]
+            yield "radii", headings, [
+                [
+                    str(order.level),
+                    _with_interval(order.spearman, order.spearman_interval),
+                    _with_interval(order.ordered.share, order.ordered.interval),
+                    *(f"{order.by_hops[number].share:.3f}" if number in order.by_hops else "" for number in hops),
+                ]
+                for order in self.radii
+            ]
+        if self.pairs:
+            headings = ["level", "with level", "negatives", "F1", "precision", "recall", "radius weight", "threshold"]
+            yield "pairs", headings, [
+                [
+                    str(pair.level),
+                    str(pair.document_level),
+                    pair.negatives,
+                    _with_interval(pair.scores.f1, pair.scores.f1_interval),
+                    f"{pair.scores.precision:.3f}",
+                    f"{pair.scores.recall:.3f}",
+                    f"{pair.scores.weight:g}",
+                    f"{pair.scores.threshold:.4g}",
+                ]
+                for pair in self.pairs
+            ]
+        if self.broad is not None:
+            yield "ancestors above leaves", ["level", "share"], [
+                [str(level.level), _with_interval(level.share, level.interval)] for level in self.broad.levels
+            ]
+
+    def _shown_remarks(self) -> Sequence[str]:
+        return [f"no {what}: {reason}" for what, reason in self.left_out.items()]
+
+    def _frame_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield a row for each number that was measured, with its interval where there is one."""
+        for order in self.radii:
+            of = {"part": "radii", "level": order.level}
+            low, high = order.spearman_interval
+            yield {**of, "measure": "spearman", "value": order.spearman, "low": low, "high": high}
+            low, high = order.ordered.interval
+            yield {**of, "measure": "ordered", "value": order.ordered.share, "low": low, "high": high}
+            for hops, share in order.by_hops.items():
+                low, high = share.interval
+                yield {**of, "measure": "ordered", "hops": hops, "value": share.share, "low": low, "high": high}
+        for pair in self.pairs:
+            of = {"part": f"pairs, {pair.negatives}", "level": pair.level, "document_level": pair.document_level}
+            low, high = pair.scores.f1_interval
+            yield {**of, "measure": "f1", "value": pair.scores.f1, "low": low, "high": high}
+            yield {**of, "measure": "precision", "value": pair.scores.precision}
+            yield {**of, "measure": "recall", "value": pair.scores.recall}
+        for level in () if self.broad is None else self.broad.levels:
+            low, high = level.interval
+            of = {"part": "broad", "level": level.level}
+            yield {**of, "measure": "share", "value": level.share, "low": low, "high": high}
+
+
+def _with_interval(value: float, interval: tuple[float, float]) -> str:
+    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def measure_hierarchy(
