@@ -130,34 +130,44 @@ class HierarchyReport(ShowsTables, Config):
         if self.radii:
             hops = list(dict.fromkeys(number for order in self.radii for number in order.by_hops))
             headings = ["level", "Spearman with depth", "ancestors nearer", *(f"{number} hops" for number in hops)]
-            yield "radii", headings, [
+            yield (
+                "radii",
+                headings,
                 [
-                    str(order.level),
-                    _with_interval(order.spearman, order.spearman_interval),
-                    _with_interval(order.ordered.share, order.ordered.interval),
-                    *(f"{order.by_hops[number].share:.3f}" if number in order.by_hops else "" for number in hops),
-                ]
-                for order in self.radii
-            ]
+                    [
+                        str(order.level),
+                        _with_interval(order.spearman, order.spearman_interval),
+                        _with_interval(order.ordered.share, order.ordered.interval),
+                        *(f"{order.by_hops[number].share:.3f}" if number in order.by_hops else "" for number in hops),
+                    ]
+                    for order in self.radii
+                ],
+            )
         if self.pairs:
             headings = ["level", "with level", "negatives", "F1", "precision", "recall", "radius weight", "threshold"]
-            yield "pairs", headings, [
+            yield (
+                "pairs",
+                headings,
                 [
-                    str(pair.level),
-                    str(pair.document_level),
-                    pair.negatives,
-                    _with_interval(pair.scores.f1, pair.scores.f1_interval),
-                    f"{pair.scores.precision:.3f}",
-                    f"{pair.scores.recall:.3f}",
-                    f"{pair.scores.weight:g}",
-                    f"{pair.scores.threshold:.4g}",
-                ]
-                for pair in self.pairs
-            ]
+                    [
+                        str(pair.level),
+                        str(pair.document_level),
+                        pair.negatives,
+                        _with_interval(pair.scores.f1, pair.scores.f1_interval),
+                        f"{pair.scores.precision:.3f}",
+                        f"{pair.scores.recall:.3f}",
+                        f"{pair.scores.weight:g}",
+                        f"{pair.scores.threshold:.4g}",
+                    ]
+                    for pair in self.pairs
+                ],
+            )
         if self.broad is not None:
-            yield "ancestors above leaves", ["level", "share"], [
-                [str(level.level), _with_interval(level.share, level.interval)] for level in self.broad.levels
-            ]
+            yield (
+                "ancestors above leaves",
+                ["level", "share"],
+                [[str(level.level), _with_interval(level.share, level.interval)] for level in self.broad.levels],
+            )
 
     def _shown_remarks(self) -> Sequence[str]:
         return [f"no {what}: {reason}" for what, reason in self.left_out.items()]
