@@ -34,6 +34,8 @@ LAYERS = [
     "evaluation",
     "analysis",
     "demo",
+    "serve",
+    "integrations",
     "cli",
 ]
 LONGEST_FILE = 500

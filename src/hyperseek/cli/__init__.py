@@ -26,6 +26,7 @@ _VERBS = (
     "adapt",
     "update",
     "search",
+    "serve",
     "evaluate",
     "inspect",
     "convert",

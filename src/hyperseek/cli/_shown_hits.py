@@ -19,21 +19,9 @@ _MARKED = "bold reverse"
 def plain_rows(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], *, matches: bool) -> list[dict[str, object]]:
     """Return queries and their hits as plain JSON values."""
     return [
-        {"query": {"id": query.id, "text": query.text}, "hits": [_plain(hit, matches=matches) for hit in found]}
+        {"query": {"id": query.id, "text": query.text}, "hits": [hit.to_json(matches=matches) for hit in found]}
         for query, found in zip(queries, hits, strict=True)
     ]
-
-
-def _plain(hit: Hit, *, matches: bool) -> dict[str, object]:
-    plain: dict[str, object] = {"id": hit.id, "score": hit.score, "rank": hit.rank}
-    if hit.document is not None:
-        plain |= {"title": hit.document.title, "text": hit.document.text, "metadata": dict(hit.document.metadata)}
-        plain["snippet"] = hit.snippet.to_json()
-        if hit.passages:
-            plain["passages"] = [passage.to_json() for passage in hit.passages]
-    if matches and hit.matches:
-        plain["matches"] = [match.to_json() for match in hit.matches]
-    return plain
 
 
 def print_tables(

@@ -1,0 +1,1 @@
+"""Adapters that let other programs and frameworks search: each module needs the extra of its name."""

@@ -1,0 +1,202 @@
+"""The server's app: its routes, its gate, and what is done when it starts and stops."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from functools import lru_cache
+from pathlib import Path
+
+import uvicorn
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse, Response
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from hyperseek._version import __version__
+from hyperseek.errors import InputError
+from hyperseek.serve._limits import (
+    Gate,
+    ServeSettings,
+    Shape,
+    is_loopback,
+    keys_of_environment,
+    our_shape,
+    problem_of,
+    response_of,
+    routes,
+)
+from hyperseek.serve._metrics import JsonLines, Metrics
+from hyperseek.serve._search import router as search_router
+from hyperseek.serve._shelf import Shelf, named
+
+# Routers of the other wire formats are added here.
+ROUTERS: tuple[APIRouter, ...] = (search_router,)
+
+_PAGE = Path(__file__).parent / "page"
+
+# The page holds no data, and asks for a key itself.
+_OPEN_PATHS = ("/health", "/page/")
+
+own = APIRouter(route_class=routes())
+
+
+def create_app(
+    indexes: Mapping[str, str],
+    *,
+    models: Mapping[str, str] | None = None,
+    settings: ServeSettings | None = None,
+    keys: tuple[str, ...] | None = None,
+    device: str | None = None,
+    backend: str | None = None,
+) -> FastAPI:
+    """Make the app of a server, for uvicorn or another server of ASGI apps.
+
+    Args:
+        indexes: Folders of indexes by name; the first one is for requests that name none.
+        models: Folders or names of models that have no index here, by name.
+        settings: Limits and addresses; None for the defaults.
+        keys: API keys; None for those that the environment variable `HYPERSEEK_API_KEYS` names.
+        device: Where models are loaded; None takes a GPU if there is one.
+        backend: What runs models, as for `hyperseek.load`; None for torch.
+
+    Returns:
+        The app. Indexes and models are loaded when it starts, and requests before that are answered with status 503.
+    """
+    settings = settings or ServeSettings()
+    metrics = Metrics()
+    shelf = Shelf(indexes, models or {}, settings, metrics.observe, device=device, backend=backend)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await asyncio.to_thread(shelf.open)
+        app.state.shelf = shelf
+        try:
+            yield
+        finally:
+            app.state.shelf = None
+            await shelf.close()
+
+    app = FastAPI(title="hyperseek", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
+    app.state.shelf, app.state.metrics = None, metrics
+    for router in (own, *ROUTERS):
+        app.include_router(router)
+    if (_PAGE / "index.html").exists():
+        app.mount("/page", StaticFiles(directory=_PAGE))
+
+    async def refused(request: Request, error: Exception) -> Response:
+        return response_of(problem_of(error), shape_of(request.url.path))
+
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(RequestValidationError, refused)
+    shapes: dict[str, Shape] = {
+        getattr(route, "path", ""): route.error_shape for route in app.routes if hasattr(route, "error_shape")
+    }
+
+    @lru_cache(maxsize=256)
+    def shape_of(path: str) -> Shape:
+        return shapes.get(path, our_shape)
+
+    app.add_middleware(
+        Gate,
+        settings=settings,
+        keys=keys_of_environment() if keys is None else keys,
+        shape_of=shape_of,
+        open_paths=_OPEN_PATHS,
+        passed=metrics.passed,
+    )
+    return app
+
+
+@own.get("/health")
+async def health(request: Request) -> Response:
+    """Say whether the server answers: 200, or 503 while it loads or stops."""
+    return Response(status_code=503 if request.app.state.shelf is None else 200)
+
+
+@own.get("/metrics")
+async def metrics(request: Request) -> PlainTextResponse:
+    """Return metrics in the text format of Prometheus."""
+    return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
+
+
+@own.get("/", include_in_schema=False)
+async def page() -> Response:
+    """Return the page."""
+    path = _PAGE / "index.html"
+    text = await asyncio.to_thread(path.read_bytes) if path.exists() else b"hyperseek"
+    return Response(text, media_type="text/html")
+
+
+class _Server(uvicorn.Server):
+    """Answers the requests that run when it is told to stop, and then ends as a program that has done its work."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at Ctrl-C and SIGTERM, without raising them again."""
+        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run(
+    indexes: Sequence[str],
+    models: Sequence[str] = (),
+    settings: ServeSettings | None = None,
+    *,
+    device: str | None = None,
+    backend: str | None = None,
+    ready: Callable[[str], None] = lambda url: None,
+) -> None:
+    """Serve indexes and models until Ctrl-C or SIGTERM; requests that run then are answered.
+
+    Args:
+        indexes: Folders, or `NAME=FOLDER`.
+        models: Names or folders of models, or `NAME=MODEL`.
+        settings: Limits and addresses; None for the defaults.
+        device: Where models are loaded; None takes a GPU if there is one.
+        backend: What runs models, as for `hyperseek.load`; None for torch.
+        ready: Called with the server's URL when it listens.
+
+    Raises:
+        InputError: The address cannot be listened at, or two indexes have one name.
+        HyperseekError: An index or a model cannot be opened.
+    """
+    settings = settings or ServeSettings()
+    keys = keys_of_environment()
+    app = create_app(named(indexes), models=named(models), settings=settings, keys=keys, device=device, backend=backend)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines())
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("hyperseek.serve").setLevel(logging.INFO)
+    if not keys and not is_loopback(settings.host):
+        logging.getLogger("hyperseek.serve").warning("anybody who reaches this address may ask: no API keys are set")
+    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
+    with _listening(settings) as listening:
+        host, port = listening.getsockname()[:2]
+        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
+        _Server(config).run(sockets=[listening])
+
+
+@contextmanager
+def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    with socket.socket(family) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((settings.host, settings.port))
+            listening.listen(1024)
+        except OSError as error:
+            raise InputError(
+                f"cannot listen at {settings.host}:{settings.port} ({error.strerror}); give another --port or --host"
+            ) from None
+        yield listening

@@ -1,0 +1,228 @@
+"""Requests that come at the same time are computed together.
+
+An item waits for others of its key, at most `longest_wait` seconds, and while an earlier batch is computed. A batch is
+then made of those that are most alike in length, the one that waits longest among them, and is computed in a thread, so
+that the event loop never waits for a model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Hashable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_PATIENCE = 30  # seconds that `Retry-After` never exceeds
+
+
+class Busy(Exception):
+    """As many requests wait as may wait.
+
+    Args:
+        seconds: After how many to ask again.
+    """
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"the server is busy; ask again in {seconds} s")
+        self.seconds = seconds
+
+
+@dataclass(eq=False, slots=True)
+class _Asked(Generic[Item, Result]):
+    item: Item
+    key: Hashable
+    cost: int
+    since: float
+    answer: asyncio.Future[Result]
+
+
+class Batcher(Generic[Item, Result]):
+    """Computes items in batches.
+
+    Args:
+        run: Computes the results of items of one key, in their order; called in a thread, one call at a time.
+        budget: Largest sum of the costs of a batch; a single item may exceed it.
+        longest_wait: Seconds that an item waits for others while nothing is computed.
+        most_waiting: How many requests may wait for answers at a time.
+        observe: Called with the name of a measurement and its value: `queue`, seconds that an item waited, and `batch`,
+            the number of items computed together.
+    """
+
+    def __init__(
+        self,
+        run: Callable[[Any, list[Item]], Sequence[Result]],
+        *,
+        budget: int,
+        longest_wait: float,
+        most_waiting: int,
+        observe: Callable[[str, float], None] = lambda name, value: None,
+    ) -> None:
+        self._run = run
+        self._budget = budget
+        self._longest_wait = longest_wait
+        self._most_waiting = most_waiting
+        self._observe = observe
+        self._waiting: dict[Hashable, list[_Asked[Item, Result]]] = {}
+        self._requests = 0
+        self._seconds = 0.0  # that a request took lately, from its arrival to its answer
+        self._arrived = asyncio.Event()
+        self._worker: asyncio.Task[None] | None = None
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hyperseek-batch")
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for their answers."""
+        return self._requests
+
+    async def ask(self, item: Item, key: Hashable = None, cost: int = 1) -> Result:
+        """Compute one item together with others of its key.
+
+        Args:
+            item: What `run` is given.
+            key: Items of different keys are never computed together.
+            cost: Its share of the budget, as its number of tokens.
+
+        Returns:
+            Its result.
+
+        Raises:
+            Busy: As many requests wait as may wait.
+        """
+        [result] = await self.ask_all([item], key, [cost])
+        return result
+
+    async def ask_all(self, items: Sequence[Item], key: Hashable, costs: Sequence[int]) -> list[Result]:
+        """Compute the items of one request, which may end up in different batches.
+
+        Args:
+            items: What `run` is given.
+            key: As in `ask`.
+            costs: Of each item.
+
+        Returns:
+            Their results, in order.
+
+        Raises:
+            Busy: As many requests wait as may wait.
+        """
+        if not items:
+            return []
+        if self._requests >= self._most_waiting:
+            raise Busy(min(_PATIENCE, max(1, math.ceil(self._seconds))))
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        loop, since = asyncio.get_running_loop(), time.monotonic()
+        asked = [_Asked(item, key, cost, since, loop.create_future()) for item, cost in zip(items, costs, strict=True)]
+        self._waiting.setdefault(key, []).extend(asked)
+        self._requests += 1
+        self._arrived.set()
+        try:
+            return [await one.answer for one in asked]
+        finally:
+            self._requests -= 1
+            self._seconds += 0.1 * (time.monotonic() - since - self._seconds)
+            for one in asked:
+                one.answer.cancel()  # those whose client has gone are never computed
+                if one.answer.done() and not one.answer.cancelled():
+                    one.answer.exception()  # it was noticed
+
+    async def close(self) -> None:
+        """Stop; whoever still waits is cancelled."""
+        if self._worker is not None:
+            self._worker.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._worker
+        for group in self._waiting.values():
+            for one in group:
+                one.answer.cancel()
+        self._waiting.clear()
+        await asyncio.to_thread(self._thread.shutdown)
+
+    async def _work(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            oldest = self._oldest()
+            if oldest is None:
+                self._arrived.clear()
+                await self._arrived.wait()
+                continue
+            await self._gather(oldest)
+            batch = self._take(oldest)
+            if not batch:
+                continue
+            now = time.monotonic()
+            for one in batch:
+                self._observe("queue", now - one.since)
+            self._observe("batch", len(batch))
+            outcomes = await loop.run_in_executor(self._thread, self._outcomes, oldest.key, [one.item for one in batch])
+            for one, (result, error) in zip(batch, outcomes, strict=True):
+                if one.answer.done():
+                    continue
+                if error is not None:
+                    one.answer.set_exception(error)
+                else:
+                    one.answer.set_result(result)
+
+    def _oldest(self) -> _Asked[Item, Result] | None:
+        """Return the item that waits longest, after those whose clients have gone are dropped."""
+        self._waiting = {
+            key: left
+            for key, group in self._waiting.items()
+            if (left := [one for one in group if not one.answer.done()])
+        }
+        return min((group[0] for group in self._waiting.values()), key=lambda one: one.since, default=None)
+
+    async def _gather(self, oldest: _Asked[Item, Result]) -> None:
+        """Wait until there is enough for a batch, or until the oldest item has waited long enough."""
+        deadline = oldest.since + self._longest_wait
+        while (left := deadline - time.monotonic()) > 0:
+            if sum(one.cost for one in self._waiting[oldest.key]) >= self._budget:
+                return
+            self._arrived.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._arrived.wait()
+
+    def _take(self, oldest: _Asked[Item, Result]) -> list[_Asked[Item, Result]]:
+        """Take the items for one batch: the oldest, and those whose lengths are nearest to its own."""
+        group = sorted(
+            (one for one in self._waiting.pop(oldest.key, ()) if not one.answer.done()), key=lambda one: one.cost
+        )
+        if not group:
+            return []
+        first = group.index(oldest) if oldest in group else bisect_left(group, oldest.cost, key=lambda one: one.cost)
+        low = min(first, len(group) - 1)
+        high, total = low + 1, group[low].cost
+        while True:
+            below = group[low - 1].cost if low > 0 else None
+            above = group[high].cost if high < len(group) else None
+            if below is None and above is None:
+                break
+            down = above is None or (below is not None and oldest.cost - below <= above - oldest.cost)
+            chosen = below if down else above
+            assert chosen is not None
+            if total + chosen > self._budget:
+                break
+            total += chosen
+            low, high = (low - 1, high) if down else (low, high + 1)
+        left = sorted([*group[:low], *group[high:]], key=lambda one: one.since)
+        if left:
+            self._waiting[oldest.key] = left
+        return group[low:high]
+
+    def _outcomes(self, key: Hashable, items: list[Item]) -> list[tuple[Any, Exception | None]]:
+        """Compute a batch; where that fails, each item by itself, so that none fails for another's sake."""
+        try:
+            return [(result, None) for result in self._run(key, items)]
+        except BaseException as error:  # a panic of a library written in Rust is no Exception
+            if len(items) == 1:
+                return [(None, error if isinstance(error, Exception) else RuntimeError(str(error)))]
+        return [outcome for item in items for outcome in self._outcomes(key, [item])]
