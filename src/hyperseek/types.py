@@ -253,10 +253,13 @@ class Hit(_Matched):
         return self
 
     def to_json(self, *, matches: bool = False) -> dict[str, Any]:
-        """Return plain JSON values: title, text, metadata, snippet and passages if texts were asked for.
+        """Turn the hit into plain JSON values.
 
         Args:
             matches: Whether to include `matches`, if there are any.
+
+        Returns:
+            Id, score and rank; and if texts were asked for, title, text, metadata, snippet and passages.
         """
         plain: dict[str, Any] = {"id": self.id, "score": self.score, "rank": self.rank}
         if self.document is not None:

@@ -320,10 +320,16 @@ class Shelf:
             served(name, place)
 
     def index(self, name: str | None = None) -> Served:
-        """Return an index; UnknownNameError where there is none of this name.
+        """Find an index.
 
         Args:
             name: Its name; None for the first.
+
+        Returns:
+            The index.
+
+        Raises:
+            UnknownNameError: There is none of this name.
         """
         if not self.indexes:
             raise UnknownNameError("index", name, [], hint="this server has models only")
@@ -334,10 +340,16 @@ class Shelf:
         return self.indexes[name]
 
     def model(self, name: str | None = None) -> ServedModel:
-        """Return a model; UnknownNameError where there is none of this name.
+        """Find a model.
 
         Args:
             name: Its name, or that of an index; None for the first.
+
+        Returns:
+            The model.
+
+        Raises:
+            UnknownNameError: There is none of this name.
         """
         if not self.models:
             raise UnknownNameError("model", name, [], hint="this server has no models")
