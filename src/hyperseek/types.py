@@ -252,25 +252,6 @@ class Hit(_Matched):
         object.__setattr__(self, "_excerpt", excerpt)
         return self
 
-    def to_json(self, *, matches: bool = False) -> dict[str, Any]:
-        """Turn the hit into plain JSON values.
-
-        Args:
-            matches: Whether to include `matches`, if there are any.
-
-        Returns:
-            Id, score and rank; and if texts were asked for, title, text, metadata, snippet and passages.
-        """
-        plain: dict[str, Any] = {"id": self.id, "score": self.score, "rank": self.rank}
-        if self.document is not None:
-            plain |= {"title": self.title, "text": self.text, "metadata": dict(self.metadata)}
-            plain["snippet"] = self.snippet.to_json()
-            if self.passages:
-                plain["passages"] = [passage.to_json() for passage in self.passages]
-        if matches and self.matches:
-            plain["matches"] = [match.to_json() for match in self.matches]
-        return plain
-
     def _stored(self, what: str) -> Document:
         if self.document is None:
             raise InputError(f"the hit {self.id!r} has no {what}, since the search had texts=False; search with texts")

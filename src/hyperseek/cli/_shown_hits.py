@@ -18,8 +18,10 @@ _MARKED = "bold reverse"
 
 def plain_rows(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], *, matches: bool) -> list[dict[str, object]]:
     """Return queries and their hits as plain JSON values."""
+    from hyperseek.index.searching import plain_hit
+
     return [
-        {"query": {"id": query.id, "text": query.text}, "hits": [hit.to_json(matches=matches) for hit in found]}
+        {"query": {"id": query.id, "text": query.text}, "hits": [plain_hit(hit, matches=matches) for hit in found]}
         for query, found in zip(queries, hits, strict=True)
     ]
 

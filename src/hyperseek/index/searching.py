@@ -412,6 +412,19 @@ def _joined(parts: Sequence[Scorer]) -> Scorer:
     return parts[0] if len(parts) == 1 else type(parts[0]).concatenate(parts)
 
 
+def plain_hit(hit: Hit, *, matches: bool = False) -> dict[str, Any]:
+    """Return a hit as plain JSON values, with what it has: texts, snippet, passages and, if so asked, matches."""
+    plain: dict[str, Any] = {"id": hit.id, "score": hit.score, "rank": hit.rank}
+    if hit.document is not None:
+        plain |= {"title": hit.title, "text": hit.text, "metadata": dict(hit.metadata)}
+        plain["snippet"] = hit.snippet.to_json()
+        if hit.passages:
+            plain["passages"] = [passage.to_json() for passage in hit.passages]
+    if matches and hit.matches:
+        plain["matches"] = [match.to_json() for match in hit.matches]
+    return plain
+
+
 def documents_by_id(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, Document]:
     """Return stored documents by id; those that are not stored are missing."""
     distinct = list(dict.fromkeys(ids))

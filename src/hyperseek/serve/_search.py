@@ -10,6 +10,7 @@ from fastapi import APIRouter, Depends, Query, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from hyperseek.errors import InputError, shown
+from hyperseek.index.searching import plain_hit
 from hyperseek.serve._limits import Refused, routes
 from hyperseek.serve._shelf import Served, Shelf, describe
 from hyperseek.types import Document, Hits
@@ -232,7 +233,7 @@ def _answer(served: Served, body: SearchBody, hits: list[Hits], start: float) ->
         "index": served.name,
         "documents": len(served.index),
         "queries": [
-            {"query": query, "hits": [hit.to_json(matches=body.matches) for hit in found]}
+            {"query": query, "hits": [plain_hit(hit, matches=body.matches) for hit in found]}
             for query, found in zip(body.texts_asked, hits, strict=True)
         ],
         "milliseconds": round(1000 * (time.perf_counter() - start), 3),
