@@ -156,6 +156,14 @@ def test_unknown_families_and_sections_name_the_known_ones() -> None:
         FAMILIES["other"]
 
 
+@pytest.mark.parametrize("side", ["query", "document"])
+def test_a_length_leaves_room_for_a_text(tiny_encoder: str, side: str) -> None:
+    for length in (1, 2):
+        with pytest.raises(ConfigError, match=f"{side}_length is {length}, and 2 special tokens .*; give at least 3"):
+            build(ModelConfig.from_mapping({"trunk": tiny_encoder, f"{side}_length": length}))
+    assert build(ModelConfig.from_mapping({"trunk": tiny_encoder, f"{side}_length": 3})).max_length[side] == 3
+
+
 def test_every_module_of_ours_is_saved_under_a_public_name() -> None:
     names = {name: module for family in FAMILIES.values() for name, module in family.module_names().items()}
     public = {name for name in names if re.fullmatch(r"hyperseek\.models\.[A-Z]\w+", name)}

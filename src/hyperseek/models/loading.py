@@ -233,14 +233,21 @@ def set_length(retriever: Retriever, side: Side, length: int) -> None:
     Args:
         retriever: Changed in place.
         side: `"query"` or `"document"`.
-        length: At least 1; a query expansion that is longer is shortened to it.
+        length: More than there are special tokens; a query expansion that is longer is shortened to it.
 
     Raises:
-        ConfigError: The route begins with something that reads no tokens of a tokenizer.
+        ConfigError: The route begins with something that reads no tokens of a tokenizer, or the special tokens alone
+            are as many.
     """
     first: Any = retriever.route(side)[0]
     if not isinstance(first, Transformer):
         raise ConfigError(f"{side}_length can be set for transformer trunks only, not for {type(first).__name__}")
+    special = getattr(first.tokenizer, "num_special_tokens_to_add", lambda: 0)()
+    if length <= special:
+        raise ConfigError(
+            f"{side}_length is {length}, and {special} special tokens leave no room for a text; give at least "
+            f"{special + 1}"
+        )
     expansion = getattr(first, "query_expansion", None)
     if side == "query" and expansion is not None and length < (expansion["length"] or 0):
         first.query_length = None
