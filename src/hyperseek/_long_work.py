@@ -1,4 +1,4 @@
-"""Progress of long work, and Ctrl-C handling that stops it at a point where everything is stored.
+"""Progress of long work, times of its stages, and Ctrl-C handling that stops it at a point where everything is stored.
 
 A long step runs inside `stoppable`, and calls `stop_here` wherever all previous work is on disk. The first Ctrl-C waits
 for the next such point; the second stops at once. Both raise `Interrupted`, a `KeyboardInterrupt` whose message says
@@ -190,6 +190,46 @@ def progress(text: str, total: int | None = None, *, unit: str = "", done: int =
                 bar.update(task, description=printable(text))
 
         yield _Shown()
+
+
+class _Listening(threading.local):
+    tell: Callable[[str, float], None] | None = None
+    stage: str | None = None
+
+
+_listening = _Listening()
+
+
+@contextmanager
+def listening(tell: Callable[[str, float], None]) -> Iterator[None]:
+    """Be told how long the stages of the work take that this thread does while the block runs.
+
+    Args:
+        tell: Called with the name of a stage and its seconds.
+
+    Yields:
+        Nothing.
+    """
+    before, _listening.tell = _listening.tell, tell
+    try:
+        yield
+    finally:
+        _listening.tell = before
+
+
+@contextmanager
+def timed(stage: str) -> Iterator[None]:
+    """Tell who listens how long the block takes; a stage within a stage is a part of it."""
+    tell = _listening.tell
+    if tell is None or _listening.stage is not None:
+        yield
+        return
+    _listening.stage, start = stage, time.perf_counter()
+    try:
+        yield
+    finally:
+        _listening.stage = None
+        tell(stage, time.perf_counter() - start)
 
 
 _NOTE = b"\nhyperseek: storing what is done; press Ctrl-C again to stop at once\n"

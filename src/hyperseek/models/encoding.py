@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
+from hyperseek._long_work import timed
 from hyperseek.errors import InputError, UnknownNameError, shown
 from hyperseek.types import Token
 
@@ -25,6 +29,35 @@ logger = logging.getLogger(__name__)
 # best at 1,024 to 4,096 in both precisions); a GPU needs more of them.
 CPU_BATCH_TOKENS = 2048
 GPU_BATCH_TOKENS = 65536
+
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_one_thread = threading.RLock()
+
+
+def _renew() -> None:
+    global _one_thread
+    _one_thread = threading.RLock()  # in a forked child, where another thread of its parent may have held it
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew)
+
+
+def tokenising(function: Callable[P, T]) -> Callable[P, T]:
+    """Let one thread at a time run a function that tokenises.
+
+    A tokenizer keeps truncation and padding as its own state, which another thread could change before it is used.
+    """
+
+    @wraps(function)
+    def call(*arguments: P.args, **options: P.kwargs) -> T:
+        with timed("tokenise"), _one_thread:
+            return function(*arguments, **options)
+
+    return call
 
 
 def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:
@@ -107,6 +140,7 @@ def described_tokens(tokenizer: Any, prompt: str, text: str, features: dict[str,
     return tokens
 
 
+@tokenising
 def _spans(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[int, int] | None]:
     """Return where each of these tokens is in a text; None where the tokenizer reads others or does not say."""
     if not getattr(tokenizer, "is_fast", False) or not ids:
@@ -115,6 +149,7 @@ def _spans(tokenizer: Any, text: str, ids: list[int]) -> list[tuple[int, int] | 
     return list(read["offset_mapping"]) if list(read["input_ids"]) == ids else [None] * len(ids)
 
 
+@tokenising
 def windows(text: str, tokenizer: Any, limit: int, prompt: str = "") -> list[str]:
     """Divide a text into parts that a model reads whole, at blanks where there are any.
 
@@ -174,6 +209,7 @@ def divides_at_blanks(tokenizer: Any) -> bool:
     return _divides(json.loads(backend.pre_tokenizer.__getstate__()))
 
 
+@tokenising
 def cut(text: str, tokenizer: Any, limit: int, prompt: str = "") -> str:
     """Return a prefix of a text that has the same first tokens.
 
@@ -195,6 +231,7 @@ def cut(text: str, tokenizer: Any, limit: int, prompt: str = "") -> str:
     return text
 
 
+@tokenising
 def warn_of_long_queries(texts: Sequence[str], trunk: Any, limit: int | None, prompt: str = "") -> None:
     """Warn of queries that have more tokens than a model reads; not for unusual tokenizers.
 

@@ -34,6 +34,7 @@ from sentence_transformers.base.modules import Module
 from torch import Tensor, nn
 
 from hyperseek._files import add_checksum, take_umask, writing
+from hyperseek._long_work import timed
 from hyperseek._registry import foreign_place
 from hyperseek.errors import HyperseekError, ModelError, brief
 from hyperseek.scoring import Points, Scorer, Space
@@ -205,6 +206,7 @@ def declare_shorter_dimensions(modules: Sequence[nn.Module], dimensions: Sequenc
         config.matryoshka_dimensions = sorted(dimensions)
 
 
+@timed("encode")
 def run_modules(modules: Sequence[nn.Module], features: dict[str, Any], side: str | None) -> dict[str, Any]:
     """Return the features after the last of some modules; ModelError where one of ours fails."""
     for module in modules:

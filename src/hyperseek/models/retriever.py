@@ -32,6 +32,7 @@ from hyperseek.models.encoding import (
     fill_empty,
     number_type,
     resolve_dtype,
+    tokenising,
     warn_of_long_queries,
     windows,
 )
@@ -163,6 +164,7 @@ class Retriever:
 
         return dict(batch_to_device(self.tokenize(texts, side), self.device))
 
+    @tokenising
     def tokenize(self, texts: Sequence[str], side: Side) -> dict[str, Any]:
         """Do what `preprocess` does, but leave the features on the CPU."""
         prompt = self.model.prompts.get(side) or None
@@ -293,11 +295,7 @@ class Retriever:
         return windows(text, tokenizer, limit, self._prompt(side))
 
     def keeps_in(self, folder: str | os.PathLike[str]) -> None:
-        """Let the model keep what it compiles beside an index, where it keeps anything.
-
-        Args:
-            folder: That of the index.
-        """
+        """Let the model keep what it compiles in the folder of an index, where it keeps anything."""
         if hasattr(self._compiler, "keeps_in"):
             own = weakref.ref(self)
             self._compiler.keeps_in(Path(folder), lambda: _alive(own)._side_fingerprint("query"))
@@ -447,6 +445,7 @@ class Retriever:
     def _prompt(self, side: Side) -> str:
         return self.model.prompts.get(side) or ""
 
+    @tokenising
     def _token_counts(self, texts: Sequence[str]) -> list[int]:
         tokenizer: Any = getattr(self.route("document")[0], "tokenizer", None)
         limit = self.max_length["document"] or 1 << 20
