@@ -147,7 +147,7 @@ def test_every_verb_prints_through_one_function() -> None:
 def test_pictures_show_hostile_texts(tmp_path: Path) -> None:
     import numpy as np
 
-    from hyperseek.analysis._disk import Disk, Layout
+    from hyperseek.analysis.disk import Disk, Layout
     from hyperseek.analysis._pictures import draw_disk, write_disk_html
 
     pytest.importorskip("matplotlib")

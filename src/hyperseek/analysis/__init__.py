@@ -7,7 +7,7 @@ report = inspect_space(Index.open("wordnet.index"), hierarchy="edges.tsv", outpu
 
 from hyperseek.analysis._cards import CardReport, HeadChange, QueryChange, inspect_card
 from hyperseek.analysis._curvature import CurvatureEstimate, DeltaEstimate, delta_hyperbolicity, ollivier_ricci
-from hyperseek.analysis._disk import DiskFit
+from hyperseek.analysis.disk import DiskFit
 from hyperseek.analysis._radii import RadiusReport, SpecificityLevel, SpecificityReport
 from hyperseek.analysis._reports import (
     LevelPath,

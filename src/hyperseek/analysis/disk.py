@@ -307,15 +307,27 @@ def project(space: Space, vectors: Tensor) -> tuple[Floats, Floats, float]:
         raise InputError(f"a Poincaré disk shows points of hyperbolic spaces, not of a {space.kind!r} one")
     directions, rho = split_polar(space.at_level(vectors).double())
     tangent = (directions * rho).numpy()
-    values, axes = np.linalg.eigh(tangent.T @ tangent)
-    axes = axes[:, ::-1][:, :2]
-    # Eigenvectors have no sign of their own; the mean points to the right and up, so that pictures do not flip.
-    axes = axes * np.where(tangent.sum(axis=0) @ axes < 0, -1, 1)
+    axes, share = plane_of(tangent)
     flat = np.zeros((len(tangent), 2))
     flat[:, : axes.shape[1]] = tangent @ axes
-    total = float(values.sum())
-    share = float(values[::-1][:2].sum() / total) if total > 0 else 1.0
     return np.arctan2(flat[:, 1], flat[:, 0]), rho[:, 0].numpy(), share
+
+
+def plane_of(tangents: Floats) -> tuple[Floats, float]:
+    """Return the plane through the origin in which tangent vectors vary most.
+
+    Args:
+        tangents: `(n, d)`, at least one.
+
+    Returns:
+        Its axes `(d, 2)`, `(d, 1)` for d = 1, and the share of the variance in it, in 0 to 1.
+    """
+    values, axes = np.linalg.eigh(tangents.T @ tangents)
+    axes = axes[:, ::-1][:, :2]
+    # Eigenvectors have no sign of their own; the mean points to the right and up, so that pictures do not flip.
+    axes = axes * np.where(tangents.sum(axis=0) @ axes < 0, -1, 1)
+    total = float(values.sum())
+    return axes, float(values[::-1][:2].sum() / total) if total > 0 else 1.0
 
 
 def fan(parents: Rows, angles: Floats) -> Floats:

@@ -1,0 +1,267 @@
+// The reader: a whole document with its passages marked, and why it was found.
+
+import {ask} from "./server.js";
+import {titleOf} from "./settings.js";
+import {Characters, count, el, foreign, oneLine, plural, shown} from "./text.js";
+
+const CHUNK = 3000; // characters of a part that the browser may leave out of its layout
+
+export class Reader {
+  /** @param {HTMLDialogElement} dialog @param {object} page As for Side; also `closed` and `beside`. */
+  constructor(dialog, page) {
+    Object.assign(this, {dialog, page, side: null, hit: null, passage: 0, marks: [], running: null});
+    dialog.addEventListener("close", () => { this.running?.abort(); page.closed(this.side, this.hit); });
+    dialog.addEventListener("click", event => { if (event.target === dialog) dialog.close(); });
+    dialog.addEventListener("keydown", event => this.key(event));
+  }
+
+  get isOpen() { return this.dialog.open; }
+
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, [role=tab]")) return;
+    if (event.key === "ArrowRight" || event.key === "ArrowLeft") {
+      event.preventDefault();
+      this.page.beside(this.side, this.hit, event.key === "ArrowRight" ? 1 : -1);
+    } else if (event.key === "n" || event.key === "p") {
+      event.preventDefault();
+      this.go(this.passage + (event.key === "n" ? 1 : -1));
+    }
+  }
+
+  /** Open a hit of a side; a hit of a link is only an id. */
+  async open(side, hit) {
+    this.running?.abort();
+    const running = this.running = new AbortController();
+    const changed = this.hit?.id !== hit.id || this.side !== side;
+    Object.assign(this, {side, hit});
+    if (changed || !this.dialog.open) this.frame(hit);
+    if (!this.dialog.open) this.dialog.showModal();
+    if (changed) this.dialog.querySelector("#reader-title").focus();
+    try {
+      const id = hit.id.split("/").map(encodeURIComponent).join("/");
+      const found = await ask(`documents/${id}?index=${encodeURIComponent(side.index.name)}`, {signal: running.signal});
+      if (this.running === running) this.fill(found, hit, changed);
+    } catch (error) {
+      if (error.name === "AbortError") return;
+      const gone = error.status === 404;
+      this.text.replaceChildren(el("p", {class: "wrong", role: "alert"},
+        gone ? "This document is no longer in the index." : shown(error.message)));
+    }
+  }
+
+  /** Show the frame, with what the hit has already. */
+  frame(hit) {
+    const title = oneLine(hit.title ?? "") ? hit.title : hit.id;
+    this.text = el("div", {class: "text", dir: "auto"});
+    this.why = el("div", {class: "why"});
+    this.passages = el("div", {class: "passages"});
+    this.fields = el("details", {class: "metadata", hidden: true});
+    const tab = (name, label, panel) => {
+      panel.id = `reader-${name}`;
+      panel.setAttribute("role", "tabpanel");
+      panel.setAttribute("aria-labelledby", `reader-tab-${name}`);
+      return el("button", {type: "button", role: "tab", id: `reader-tab-${name}`, "aria-controls": panel.id,
+        click: () => this.choose(name)}, label);
+    };
+    const document_ = el("div", {}, this.passages, this.fields, this.text);
+    this.tabs = {document: [tab("document", "Document", document_), document_], why: [tab("why", "Why it was found", this.why), this.why]};
+    const bar = el("div", {role: "tablist", "aria-label": "What is shown", keydown: event => {
+      if (!["ArrowLeft", "ArrowRight"].includes(event.key)) return;
+      event.preventDefault();
+      this.choose(this.chosen === "document" ? "why" : "document");
+      this.tabs[this.chosen][0].focus();
+    }}, this.tabs.document[0], this.tabs.why[0]);
+    const step = (label, sign, by) => el("button", {type: "button", class: "plain", "aria-label": label, title: label,
+      click: () => this.page.beside(this.side, this.hit, by)}, sign);
+    this.dialog.replaceChildren(
+      el("header", {},
+        el("div", {class: "row"},
+          el("p", {class: "above"}, hit.rank ? el("span", {}, `Rank ${hit.rank}`) : null, foreign("bdi", {}, hit.id)),
+          el("div", {class: "buttons"}, step("Previous hit", "←", -1), step("Next hit", "→", 1),
+            el("button", {type: "button", class: "plain", "aria-label": "Close", title: "Close (Esc)",
+              click: () => this.dialog.close()}, "✕"))),
+        el("h2", {id: "reader-title", tabindex: -1, dir: "auto"}, oneLine(title)), bar),
+      document_, this.why);
+    this.choose("document");
+    this.explained = false;
+  }
+
+  choose(name) {
+    this.chosen = name;
+    for (const [own, [tab, panel]] of Object.entries(this.tabs)) {
+      tab.setAttribute("aria-selected", String(own === name));
+      tab.tabIndex = own === name ? 0 : -1;
+      panel.hidden = own !== name;
+    }
+    if (name === "why" && !this.explained) this.explain();
+  }
+
+  /** Show a document, with the passages of the hit marked as far as they are still in it. */
+  fill(found, hit, scroll) {
+    const title = this.dialog.querySelector("#reader-title");
+    if (oneLine(found.title)) title.textContent = oneLine(found.title);
+    const text = new Characters(found.text), {spans, stale} = this.spans(text, hit);
+    this.text.replaceChildren(...parts(text, spans));
+    this.text.classList.toggle("code", found.metadata.format === undefined && /\.(py|js|c|rs|go|java|ts|cpp|h|sh|json|ya?ml|toml)$/.test(found.id));
+    this.marks = [...new Set(spans.filter(span => span.passage !== undefined).map(span => span.passage))].sort((a, b) => a - b);
+    this.showFields(found.metadata);
+    this.passages.replaceChildren();
+    if (stale) this.passages.append(el("p", {class: "hint", role: "status"}, "This document has changed since it was found."));
+    if (this.marks.length > 1) {
+      const told = el("span", {role: "status"});
+      this.passages.append(el("div", {class: "row"},
+        told, el("div", {class: "buttons"},
+          el("button", {type: "button", class: "plain", title: "Previous passage (p)", click: () => this.go(this.passage - 1)}, "Previous"),
+          el("button", {type: "button", class: "plain", title: "Next passage (n)", click: () => this.go(this.passage + 1)}, "Next"))));
+      this.passageTold = told;
+    } else this.passageTold = null;
+    if (scroll) this.go(0);
+    else this.tell();
+  }
+
+  /** Return what is marked: passages, the best one first, and the words of the snippet. */
+  spans(text, hit) {
+    const spans = [], snippet = hit.snippet;
+    let stale = false;
+    const place = (part, start) => {
+      if (text.slice(start, start + new Characters(part).length) === part) return start;
+      const found = text.find(part, start);
+      stale = true;
+      return found;
+    };
+    const wanted = hit.passages?.length ? hit.passages : snippet ? [snippet] : [];
+    wanted.forEach((passage, number) => {
+      const start = place(passage.text, passage.start);
+      if (start >= 0) spans.push({start, end: start + new Characters(passage.text).length, passage: number});
+    });
+    if (snippet) {
+      const start = place(snippet.text, snippet.start);
+      if (start >= 0) for (const [from, to] of snippet.highlights) spans.push({start: start + from, end: start + to, word: true});
+    }
+    return {spans, stale};
+  }
+
+  showFields(metadata) {
+    const names = Object.entries(metadata);
+    this.fields.hidden = !names.length;
+    this.fields.replaceChildren(el("summary", {}, plural(names.length, "field")),
+      el("dl", {}, names.map(([name, value]) => [foreign("dt", {}, name),
+        foreign("dd", {}, typeof value === "string" ? value : JSON.stringify(value))])));
+  }
+
+  /** Scroll to a passage. */
+  go(number) {
+    if (!this.marks.length) return;
+    this.passage = (number + this.marks.length) % this.marks.length;
+    const own = this.text.querySelectorAll(`[data-passage="${this.marks[this.passage]}"]`);
+    for (const part of this.text.querySelectorAll(".at")) part.classList.remove("at");
+    for (const part of own) part.classList.add("at");
+    const target = [...own].flatMap(part => [...part.querySelectorAll("mark")])[0] ?? own[0];
+    // Twice, since parts that were left out of the layout have their height only once they are near.
+    for (let turn = 0; turn < 2; turn += 1) target?.scrollIntoView({block: "center", behavior: "auto"});
+    this.tell();
+  }
+
+  tell() {
+    if (this.passageTold) {
+      this.passageTold.textContent = this.passage === 0 ? `The best of ${this.marks.length} passages`
+        : `Passage ${this.passage + 1} of ${this.marks.length}, by score`;
+    }
+  }
+
+  async explain() {
+    this.explained = true;
+    const {side, hit} = this;
+    this.why.replaceChildren(el("p", {class: "hint", role: "status"}, "Asking…"));
+    try {
+      const body = {...side.request(), matches: true};
+      const {explanation, queries} = await ask("explain", {body, signal: this.running?.signal});
+      const own = queries[0].hits.find(one => one.id === hit.id);
+      this.why.replaceChildren(...whyOf(explanation, own, queries[0].hits, titleOf(side.settings, side.index)));
+    } catch (error) {
+      if (error.name === "AbortError") { this.explained = false; return; }
+      this.why.replaceChildren(el("p", {class: "wrong", role: "alert"}, shown(error.message)));
+    }
+  }
+}
+
+/** Return the nodes of a text, in parts that end with lines, its spans marked. */
+function parts(text, spans) {
+  const cuts = new Set([0, text.length]);
+  for (const {start, end} of spans) cuts.add(start).add(end);
+  const places = [...cuts].sort((a, b) => a - b), chunks = [];
+  let chunk = el("div", {class: "chunk"}), size = 0;
+  const next = () => {
+    if (size) chunks.push(chunk);
+    [chunk, size] = [el("div", {class: "chunk"}), 0];
+  };
+  for (let place = 0; place + 1 < places.length; place += 1) {
+    const [start, end] = [places[place], places[place + 1]];
+    const over = spans.filter(span => span.start <= start && span.end >= end);
+    const passage = over.filter(span => span.passage !== undefined).map(span => span.passage).sort((a, b) => a - b)[0];
+    const word = over.some(span => span.word);
+    let rest = text.slice(start, end);
+    while (rest) {
+      const line = rest.length + size > CHUNK ? rest.indexOf("\n", Math.max(0, CHUNK - size)) : -1;
+      const piece = line < 0 ? rest : rest.slice(0, line), node = word ? el("mark", {}, shown(piece)) : shown(piece);
+      chunk.append(passage === undefined ? node : el("span", {class: "passage", "data-passage": passage}, node));
+      size += piece.length;
+      rest = line < 0 ? "" : rest.slice(line + 1);
+      if (line >= 0) next();
+    }
+  }
+  next();
+  return chunks;
+}
+
+/** Return what a search did, and what it has to do with one hit. */
+function whyOf({plan, reason, documents, passages, stages}, hit, hits, title) {
+  const nodes = [], total = stages.reduce((sum, stage) => sum + stage.seconds, 0) || 1;
+  if (hit) {
+    const place = hits.indexOf(hit), [above, below] = [hits[place - 1], hits[place + 1]];
+    const gap = [above && `${(above.score - hit.score).toPrecision(2)} below the hit before`, below && `${(hit.score - below.score).toPrecision(2)} above the next`];
+    nodes.push(el("p", {class: "verdict"}, `Rank ${place + 1} of ${hits.length} with a score of ${hit.score.toFixed(4)}`,
+      gap.some(Boolean) ? `: ${gap.filter(Boolean).join(", ")}.` : "."));
+  } else nodes.push(el("p", {class: "verdict"}, "The search does not find this document any more."));
+  nodes.push(el("h3", {}, "How it was searched"),
+    el("p", {class: "hint"}, `${title}: ${shown(reason)}. ${plural(documents, "document")}${passages ? ` in ${plural(passages, "passage")}` : ""}.`),
+    el("ol", {class: "stages"}, stages.map(stage => {
+      const queries = Math.max(1, stage.queries), bar = el("i", {"aria-hidden": "true"});
+      bar.style.setProperty("--share", stage.seconds / total);
+      const notes = Object.entries(stage.notes ?? {}).map(([name, value]) => `${shown(name)} ${count(Math.round(value))}`);
+      return el("li", {}, bar, el("b", {}, shown(stage.title)), el("span", {class: "numbers"},
+        el("span", {}, `${(1000 * stage.seconds / queries).toFixed(2)} ms`),
+        el("span", {}, plural(Math.round(stage.candidates / queries), "candidate")),
+        stage.recall === null || stage.recall === undefined ? null
+          : el("span", {class: stage.recall < 0.95 ? "low" : ""}, `recall ${stage.recall.toFixed(3)}`),
+        notes.length ? el("span", {}, notes.join(", ")) : null));
+    })),
+    el("details", {}, el("summary", {}, "The plan"), el("pre", {class: "code"}, shown(typeof plan === "string" ? plan : JSON.stringify(plan, null, 2)))));
+  if (hit?.passages?.length) {
+    const most = Math.max(...hit.passages.map(passage => passage.score)), least = Math.min(0, ...hit.passages.map(passage => passage.score));
+    nodes.push(el("h3", {}, "Its passages"), el("ol", {class: "stages"}, hit.passages.map(passage => {
+      const bar = el("i", {"aria-hidden": "true"});
+      bar.style.setProperty("--share", most > least ? (passage.score - least) / (most - least) : 1);
+      return el("li", {}, bar, foreign("b", {}, passage.headings.at(-1) ?? passage.text.slice(0, 80)),
+        el("span", {class: "numbers"}, el("span", {}, `score ${passage.score.toFixed(4)}`),
+          el("span", {}, `characters ${count(passage.start)} to ${count(passage.end)}`)));
+    })));
+  }
+  if (hit?.matches?.length) nodes.push(...matchesOf(hit.matches));
+  return nodes;
+}
+
+const spelt = tokens => tokens.map(({text, kind}) => kind === "text" ? text : `${text} (${kind})`).join(" ") || "?";
+
+/** Return the token of the document that each token of the query found. */
+function matchesOf(matches) {
+  const most = Math.max(...matches.map(match => Math.abs(match.share))) || 1;
+  return [el("h3", {}, "What each token found"), el("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": "Matched tokens"},
+    el("table", {}, el("thead", {}, el("tr", {}, ["Query", "Document", "Similarity", "Share of the score"].map(name => el("th", {scope: "col"}, name)))),
+      el("tbody", {}, matches.map(match => {
+        const bar = el("i", {class: "bar", "aria-hidden": "true"});
+        bar.style.setProperty("--share", Math.max(0, match.share) / most);
+        return el("tr", {}, foreign("td", {}, spelt(match.query)), foreign("td", {}, spelt(match.document)),
+          el("td", {}, match.similarity.toFixed(3)), el("td", {}, bar, match.share.toFixed(3)));
+      }))))];
+}
