@@ -166,6 +166,12 @@ class IndexReader:
         return len(self._opened.snapshot if documents is None else documents)
 
     @property
+    def version(self) -> int:
+        """Which version of the documents is open; it grows with every change of them."""
+        version: int = self._opened.snapshot.store.version
+        return version
+
+    @property
     def passages(self) -> int | None:
         """Number of passages; None in an index of whole documents."""
         return None if self._documents is None else len(self._opened.snapshot)

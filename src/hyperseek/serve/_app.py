@@ -32,14 +32,26 @@ from hyperseek.serve._limits import (
     response_of,
     routes,
 )
+from hyperseek.serve._map import router as map_router
 from hyperseek.serve._metrics import JsonLines, Metrics
 from hyperseek.serve._search import router as search_router
 from hyperseek.serve._shelf import Shelf, named
 
 # Routers of the other wire formats are added here.
-ROUTERS: tuple[APIRouter, ...] = (search_router,)
+ROUTERS: tuple[APIRouter, ...] = (search_router, map_router)
 
 _PAGE = Path(__file__).parent / "page"
+# Nothing from other hosts, no script but the page's own, and no text as HTML or script.
+_PAGE_HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
+    ),
+    "cache-control": "no-cache",
+    "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "x-content-type-options": "nosniff",
+}
 
 # The page holds no data, and asks for a key itself.
 _OPEN_PATHS = ("/health", "/page/")
@@ -87,8 +99,7 @@ def create_app(
     app.state.shelf, app.state.metrics = None, metrics
     for router in (own, *ROUTERS):
         app.include_router(router)
-    if (_PAGE / "index.html").exists():
-        app.mount("/page", StaticFiles(directory=_PAGE))
+    app.mount("/page", StaticFiles(directory=_PAGE))
 
     async def refused(request: Request, error: Exception) -> Response:
         return response_of(problem_of(error), shape_of(request.url.path))
@@ -129,9 +140,8 @@ async def metrics(request: Request) -> PlainTextResponse:
 @own.get("/", include_in_schema=False)
 async def page() -> Response:
     """Return the page."""
-    path = _PAGE / "index.html"
-    text = await asyncio.to_thread(path.read_bytes) if path.exists() else b"hyperseek"
-    return Response(text, media_type="text/html")
+    text = await asyncio.to_thread((_PAGE / "index.html").read_bytes)
+    return Response(text, media_type="text/html", headers=_PAGE_HEADERS)
 
 
 class _Server(uvicorn.Server):

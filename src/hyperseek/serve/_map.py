@@ -9,13 +9,16 @@ Shapes: `N` documents, `n` of a sample, `w` numbers of a point, `c` principal co
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
+from fastapi import APIRouter
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,16 +26,56 @@ from hyperseek.analysis.disk import best_scale, plane_of, to_disk
 from hyperseek.geometry.polar import split_polar
 from hyperseek.index import Index
 from hyperseek.scoring import Points, Space
+from hyperseek.serve._limits import routes
+from hyperseek.serve._search import Body, TheShelf
+from hyperseek.serve._shelf import Served
 from hyperseek.store.rows import document_id_of
 
 Floats = NDArray[np.float64]
 
+router = APIRouter(route_class=routes())
+
 _SHOWN = 1_000  # documents that are drawn: as many as a t-SNE takes two seconds of one core for
 _COMPONENTS = 50
-_FEWEST = 12  # documents, below which a t-SNE says nothing
+_FEWEST = 50  # documents, below which a t-SNE says nothing
 _PERPLEXITY = 30
 _NEIGHBOURS = 3  # documents of the sample that another one stands between
 _CHUNK = 8_192
+
+
+# The maps of each index in its newest version, by version and level; those that are being made are waited for.
+_maps: WeakKeyDictionary[Served, dict[tuple[int, int | None], asyncio.Task[CorpusMap]]] = WeakKeyDictionary()
+
+
+class PlacesBody(Body):
+    """Documents whose places are wanted."""
+
+    index: str | None = None
+    ids: list[str]
+    level: int | None = None
+
+
+@router.get("/map")
+async def get_map(shelf: TheShelf, index: str | None = None, level: int | None = None) -> dict[str, Any]:
+    """Return the map of an index, and some of its documents on it."""
+    found = await _map_of(shelf.index(index), level)
+    return await asyncio.to_thread(found.to_json)
+
+
+@router.post("/map")
+async def get_places(body: PlacesBody, shelf: TheShelf) -> dict[str, Any]:
+    """Return the places of documents on the map, those that are stored."""
+    found = await _map_of(shelf.index(body.index), body.level)
+    return {"places": await asyncio.to_thread(found.find, body.ids)}
+
+
+async def _map_of(served: Served, level: int | None) -> CorpusMap:
+    maps, key = _maps.setdefault(served, {}), (served.index.version, level)
+    if key not in maps or (maps[key].done() and maps[key].exception() is not None):
+        for old in [other for other in maps if other[0] != key[0]]:
+            del maps[old]
+        maps[key] = asyncio.create_task(asyncio.to_thread(map_corpus, served.index, level=level))
+    return await asyncio.shield(maps[key])  # a client that goes leaves the map to the others
 
 
 @dataclass(frozen=True)

@@ -394,14 +394,16 @@ def describe(served: Served) -> dict[str, Any]:
     except StoreError:
         model = None
     compiler: Any = None if model is None else model.route("query")[-1]
+    takes_cards = "card" in getattr(compiler, "query_options", {})
     return {
         "name": served.name,
+        "version": index.version,
         "documents": len(index),
         "passages": index.passages,
         "model": plain_source(index.info.source),
-        "space": str(index.space),
+        "space": index.space.to_json(),
         "fields": index.fields,
         "levels": index.space.levels,
-        "cards": [each.card.name for each in getattr(compiler, "seen", ())],
+        "cards": [each.card.name for each in compiler.seen] if takes_cards else None,
         "engines": [one.name for one in index.attachments],
     }

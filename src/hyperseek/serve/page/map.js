@@ -36,7 +36,7 @@ export class CorpusMap {
     const button = (sign, label, does) => el("button", {type: "button", class: "plain", "aria-label": label, title: label, click: does}, sign);
     this.zooms = [button("+", "Nearer", () => this.zoom(1.4)), button("−", "Farther", () => this.zoom(1 / 1.4))];
     this.stage = el("div", {class: "stage"}, this.canvas, this.marks, this.tip,
-      el("div", {class: "buttons"}, ...this.zooms, button("⌖", "All of the map", () => { this.view = {...START}; this.draw(); })));
+      el("div", {class: "buttons"}, ...this.zooms, button("All", "All of the map", () => { this.view = {...START}; this.draw(); })));
     place.replaceChildren(this.stage, this.note, this.told);
     this.canvas.addEventListener("pointerdown", event => this.grab(event));
     this.canvas.addEventListener("pointermove", event => this.move(event));

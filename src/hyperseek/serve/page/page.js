@@ -167,7 +167,11 @@ function setSides(both) {
   if (both && page.sides.length < 2) {
     const [first] = page.sides, other = first.settings.method === "words" ? "auto" : "words";
     page.sides.push(new Side(page, "B", json("b") ?? {...structuredClone(first.settings), method: other}));
-  } else if (!both && page.sides.length > 1) page.sides.pop().stop();
+  } else if (!both && page.sides.length > 1) {
+    page.sides.pop().stop();
+    page.sides[0].told.textContent = "";
+    page.sides[0].place.querySelector("details").open = false;
+  }
   document.body.classList.toggle("two", both);
   find("show-other").setAttribute("aria-pressed", String(both));
   find("sides").replaceChildren(...(both ? [page.sides[0].place, moves, page.sides[1].place] : [page.sides[0].place]));

@@ -1,10 +1,11 @@
 // The reader: a whole document with its passages marked, and why it was found.
 
+import {documentNodes} from "./document.js";
 import {ask} from "./server.js";
 import {titleOf} from "./settings.js";
 import {Characters, count, el, foreign, oneLine, plural, shown} from "./text.js";
 
-const CHUNK = 3000; // characters of a part that the browser may leave out of its layout
+const CODE = /\.(py|js|ts|c|h|cc|cpp|rs|go|java|rb|sh|sql|json|ya?ml|toml|tex|log|csv|tsv)$/;
 
 export class Reader {
   /** @param {HTMLDialogElement} dialog @param {object} page As for Side; also `closed` and `beside`. */
@@ -101,8 +102,10 @@ export class Reader {
     const title = this.dialog.querySelector("#reader-title");
     if (oneLine(found.title)) title.textContent = oneLine(found.title);
     const text = new Characters(found.text), {spans, stale} = this.spans(text, hit);
-    this.text.replaceChildren(...parts(text, spans));
-    this.text.classList.toggle("code", found.metadata.format === undefined && /\.(py|js|c|rs|go|java|ts|cpp|h|sh|json|ya?ml|toml)$/.test(found.id));
+    const form = found.metadata.format === "markdown" ? "markdown" : CODE.test(found.metadata.path ?? found.id) ? "code" : "text";
+    this.text.className = `text ${form}`;
+    this.text.replaceChildren(...documentNodes(found.text, spans.map(span => (
+      {...span, start: text.unit(span.start), end: text.unit(span.end)})), form));
     this.marks = [...new Set(spans.filter(span => span.passage !== undefined).map(span => span.passage))].sort((a, b) => a - b);
     this.showFields(found.metadata);
     this.passages.replaceChildren();
@@ -183,35 +186,6 @@ export class Reader {
       this.why.replaceChildren(el("p", {class: "wrong", role: "alert"}, shown(error.message)));
     }
   }
-}
-
-/** Return the nodes of a text, in parts that end with lines, its spans marked. */
-function parts(text, spans) {
-  const cuts = new Set([0, text.length]);
-  for (const {start, end} of spans) cuts.add(start).add(end);
-  const places = [...cuts].sort((a, b) => a - b), chunks = [];
-  let chunk = el("div", {class: "chunk"}), size = 0;
-  const next = () => {
-    if (size) chunks.push(chunk);
-    [chunk, size] = [el("div", {class: "chunk"}), 0];
-  };
-  for (let place = 0; place + 1 < places.length; place += 1) {
-    const [start, end] = [places[place], places[place + 1]];
-    const over = spans.filter(span => span.start <= start && span.end >= end);
-    const passage = over.filter(span => span.passage !== undefined).map(span => span.passage).sort((a, b) => a - b)[0];
-    const word = over.some(span => span.word);
-    let rest = text.slice(start, end);
-    while (rest) {
-      const line = rest.length + size > CHUNK ? rest.indexOf("\n", Math.max(0, CHUNK - size)) : -1;
-      const piece = line < 0 ? rest : rest.slice(0, line), node = word ? el("mark", {}, shown(piece)) : shown(piece);
-      chunk.append(passage === undefined ? node : el("span", {class: "passage", "data-passage": passage}, node));
-      size += piece.length;
-      rest = line < 0 ? "" : rest.slice(line + 1);
-      if (line >= 0) next();
-    }
-  }
-  next();
-  return chunks;
 }
 
 /** Return what a search did, and what it has to do with one hit. */

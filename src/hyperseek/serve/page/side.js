@@ -22,7 +22,7 @@ export class Side {
     this.empty = el("p", {class: "empty", hidden: true});
     this.told = el("p", {class: "moved"});
     this.place = el("section", {class: "side", "aria-label": `Side ${name}`},
-      el("details", {class: "how"}, el("summary", {}, el("i", {"aria-hidden": "true"}, name), this.title), this.how),
+      el("details", {class: "how"}, el("summary", {}, el("i", {"aria-hidden": "true"}, name), el("small", {}, "Method"), this.title), this.how),
       this.told, this.list, this.empty);
   }
 
@@ -187,7 +187,7 @@ export function drawMoves(svg, first, second) {
   if (!box.width || !box.height || first.asked !== second.asked) return;
   svg.setAttribute("viewBox", `0 0 ${box.width} ${box.height}`);
   const middle = item => {
-    const own = item.querySelector(".rank").getBoundingClientRect();
+    const own = item.querySelector(".rank span").getBoundingClientRect();
     return own.top + own.height / 2 - box.top;
   };
   for (const [id, item] of first.items ?? []) {

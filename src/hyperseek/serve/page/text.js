@@ -43,6 +43,8 @@ export class Characters {
   }
   get length() { return this.all === null ? this.text.length : this.all.length; }
   slice(start, end) { return this.all === null ? this.text.slice(start, end) : this.all.slice(start, end).join(""); }
+  /** The unit of the string at which a character begins. */
+  unit(place) { return this.all === null ? place : this.all.slice(0, place).join("").length; }
   /** Where a part begins, nearest to a place at which it was; -1 if it is not there. */
   find(part, near) {
     let best = -1;

@@ -1,0 +1,79 @@
+// A document's text as blocks, with spans of it marked. Markdown keeps its characters and gets the look of its blocks.
+
+import {el, shown} from "./text.js";
+
+const GROUP = 6000; // characters of a part that the browser may leave out of its layout
+
+/**
+ * Return the nodes of a text.
+ * @param {string} text
+ * @param {{start: number, end: number, passage?: number, word?: boolean}[]} spans In units of the string.
+ * @param {"markdown" | "code" | "text"} form
+ */
+export function documentNodes(text, spans, form) {
+  const groups = [];
+  let group = null, size = Infinity;
+  for (const block of form === "markdown" ? markdownBlocks(text) : plainBlocks(text)) {
+    if (size > GROUP) {
+      group = el("div", {class: "chunk"});
+      groups.push(group);
+      size = 0;
+    }
+    size += block.end - block.start;
+    group.append(el(block.element, {class: block.kind, dir: "auto"}, ...marksOf(text, block, spans)));
+  }
+  return groups;
+}
+
+/** Blocks of whole lines. */
+function* plainBlocks(text) {
+  for (let start = 0; start < text.length;) {
+    const line = text.indexOf("\n", start + GROUP), end = line < 0 ? text.length : line;
+    yield {element: "div", kind: "lines", start, end};
+    start = end + 1;
+  }
+}
+
+const HEADING = /^ {0,3}(#{1,6})[ \t]/, FENCE = /^ {0,3}(```+|~~~+)/, ITEM = /^\s*([-*+]|\d+[.)])\s/, TABLE = /^\s*\|/;
+
+/** Headings, code, tables, items of lists and paragraphs; lines of the last two flow. */
+function* markdownBlocks(text) {
+  let open = null, fence = "";
+  const close = end => { const done = open; open = null; return done && {...done, end}; };
+  for (let start = 0; start <= text.length;) {
+    const stop = text.indexOf("\n", start), end = stop < 0 ? text.length : stop, line = text.slice(start, end);
+    const opened = line.match(FENCE)?.[1] ?? "";
+    let next = null;
+    if (fence) {
+      if (opened.startsWith(fence) && line.trim() === opened) fence = "";
+      next = open;
+    } else if (opened) {
+      fence = opened;
+      next = {element: "pre", kind: "code", start};
+    } else if (HEADING.test(line)) next = {element: `h${Math.min(6, 2 + line.match(HEADING)[1].length)}`, kind: "heading", start, alone: true};
+    else if (TABLE.test(line)) next = open?.kind === "table" ? open : {element: "pre", kind: "table", start};
+    else if (ITEM.test(line)) next = {element: "p", kind: "item flows", start};
+    else if (line.trim()) next = open && open.kind.includes("flows") ? open : {element: "p", kind: "flows", start};
+    if (open && next !== open) yield close(start - 1);
+    open = next;
+    if (open && !fence && (open.alone || open.kind === "code")) yield close(end);
+    start = end + 1;
+  }
+  if (open) yield close(text.length);
+}
+
+/** The nodes of a block: its text, cut where spans begin and end. */
+function marksOf(text, {start, end, kind}, spans) {
+  const own = spans.filter(span => span.start < end && span.end > start), cuts = new Set([start, end]);
+  for (const span of own) for (const place of [span.start, span.end]) if (place > start && place < end) cuts.add(place);
+  const places = [...cuts].sort((a, b) => a - b), nodes = [];
+  for (let place = 0; place + 1 < places.length; place += 1) {
+    const [from, to] = [places[place], places[place + 1]], over = own.filter(span => span.start <= from && span.end >= to);
+    const passages = over.filter(span => span.passage !== undefined).map(span => span.passage);
+    let piece = shown(text.slice(from, to));
+    if (kind.includes("flows")) piece = piece.replace(/\n[ \t]*/g, " ");
+    const node = over.some(span => span.word) ? el("mark", {}, piece) : piece;
+    nodes.push(passages.length ? el("span", {class: "passage", "data-passage": Math.min(...passages)}, node) : node);
+  }
+  return nodes;
+}
