@@ -9,8 +9,8 @@ from scipy.stats import spearmanr
 
 from hyperseek import HyperseekError
 from hyperseek._ancestors import Hierarchy
-from hyperseek.analysis.disk import agreement, arcs, best_scale, choose_view, fan, project, to_disk
 from hyperseek.analysis._radii import distances, radius_by_specificity
+from hyperseek.analysis.disk import agreement, arcs, best_scale, choose_view, fan, project, to_disk
 from hyperseek.scoring import Space
 
 

@@ -147,8 +147,8 @@ def test_every_verb_prints_through_one_function() -> None:
 def test_pictures_show_hostile_texts(tmp_path: Path) -> None:
     import numpy as np
 
-    from hyperseek.analysis.disk import Disk, Layout
     from hyperseek.analysis._pictures import draw_disk, write_disk_html
+    from hyperseek.analysis.disk import Disk, Layout
 
     pytest.importorskip("matplotlib")
     evil = "</script><img src=x onerror=alert(1)>@DATA@@TITLE@$\\frac{$ \x1b[2J\u202e"

@@ -7,7 +7,6 @@ report = inspect_space(Index.open("wordnet.index"), hierarchy="edges.tsv", outpu
 
 from hyperseek.analysis._cards import CardReport, HeadChange, QueryChange, inspect_card
 from hyperseek.analysis._curvature import CurvatureEstimate, DeltaEstimate, delta_hyperbolicity, ollivier_ricci
-from hyperseek.analysis.disk import DiskFit
 from hyperseek.analysis._radii import RadiusReport, SpecificityLevel, SpecificityReport
 from hyperseek.analysis._reports import (
     LevelPath,
@@ -17,6 +16,7 @@ from hyperseek.analysis._reports import (
     inspect_levels,
     inspect_space,
 )
+from hyperseek.analysis.disk import DiskFit
 
 __all__ = [
     "CardReport",

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperseek._files import atomic_write
-from hyperseek.analysis.disk import PALETTE, Disk, Layout, arcs, to_disk, top_down
 from hyperseek.analysis._radii import SpecificityReport
+from hyperseek.analysis.disk import PALETTE, Disk, Layout, arcs, to_disk, top_down
 from hyperseek.errors import printable, require
 
 Floats = NDArray[np.float64]

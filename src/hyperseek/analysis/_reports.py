@@ -22,7 +22,6 @@ from torch import Tensor
 
 from hyperseek._files import write_json
 from hyperseek.analysis._curvature import CurvatureEstimate, DeltaEstimate, delta_hyperbolicity, estimate_curvature
-from hyperseek.analysis.disk import DiskFit, View, best_scale, choose_view, fit_disk, project
 from hyperseek.analysis._pictures import draw_charts, draw_disk, write_disk_html, write_levels_html
 from hyperseek.analysis._radii import (
     RadiusReport,
@@ -35,6 +34,7 @@ from hyperseek.analysis._radii import (
     read_specificity,
     title_of,
 )
+from hyperseek.analysis.disk import DiskFit, View, best_scale, choose_view, fit_disk, project
 from hyperseek.data.hierarchy import open_hierarchy
 from hyperseek.errors import InputError, require
 from hyperseek.evaluation.hierarchy_rankings import stored_points
