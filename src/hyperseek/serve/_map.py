@@ -229,7 +229,7 @@ def _components(sample: Floats) -> tuple[Floats, Floats]:
     if not len(sample):
         return np.zeros(sample.shape[1]), np.zeros((sample.shape[1], 2))
     middle = sample.mean(axis=0)
-    values, axes = np.linalg.eigh((sample - middle).T @ (sample - middle))
+    _, axes = np.linalg.eigh((sample - middle).T @ (sample - middle))
     components = axes[:, ::-1][:, :_COMPONENTS]
     # Of either direction; the one whose largest number is positive, so that maps do not flip.
     signs = np.sign(components[np.abs(components).argmax(axis=0), np.arange(components.shape[1])])

@@ -1,4 +1,4 @@
-// A document's text as blocks, with spans of it marked. Markdown keeps its characters and gets the look of its blocks.
+// A document's text as blocks, with spans of it marked. Markdown gets the look of its blocks; within them it stays as it is.
 
 import {el, shown} from "./text.js";
 
@@ -36,7 +36,7 @@ function* plainBlocks(text) {
 
 const HEADING = /^ {0,3}(#{1,6})[ \t]/, FENCE = /^ {0,3}(```+|~~~+)/, ITEM = /^\s*([-*+]|\d+[.)])\s/, TABLE = /^\s*\|/;
 
-/** Headings, code, tables, items of lists and paragraphs; lines of the last two flow. */
+/** Headings and code without their marks, tables, items of lists and paragraphs; lines of the last two flow. */
 function* markdownBlocks(text) {
   let open = null, fence = "";
   const close = end => { const done = open; open = null; return done && {...done, end}; };
@@ -45,21 +45,27 @@ function* markdownBlocks(text) {
     const opened = line.match(FENCE)?.[1] ?? "";
     let next = null;
     if (fence) {
-      if (opened.startsWith(fence) && line.trim() === opened) fence = "";
-      next = open;
+      if (opened.startsWith(fence) && line.trim() === opened) {
+        fence = "";
+        if (start > open.start) yield close(start - 1);
+        open = null;
+      } else next = open;
     } else if (opened) {
       fence = opened;
-      next = {element: "pre", kind: "code", start};
-    } else if (HEADING.test(line)) next = {element: `h${Math.min(6, 2 + line.match(HEADING)[1].length)}`, kind: "heading", start, alone: true};
+      next = {element: "pre", kind: "code", start: Math.min(text.length, end + 1)};
+    } else if (HEADING.test(line)) {
+      const [mark, signs] = line.match(HEADING);
+      next = {element: `h${Math.min(6, 2 + signs.length)}`, kind: "heading", start: start + mark.length};
+    }
     else if (TABLE.test(line)) next = open?.kind === "table" ? open : {element: "pre", kind: "table", start};
     else if (ITEM.test(line)) next = {element: "p", kind: "item flows", start};
     else if (line.trim()) next = open && open.kind.includes("flows") ? open : {element: "p", kind: "flows", start};
     if (open && next !== open) yield close(start - 1);
     open = next;
-    if (open && !fence && (open.alone || open.kind === "code")) yield close(end);
+    if (open?.kind === "heading") yield close(end);
     start = end + 1;
   }
-  if (open) yield close(text.length);
+  if (open && open.start < text.length) yield close(text.length);
 }
 
 /** The nodes of a block: its text, cut where spans begin and end. */

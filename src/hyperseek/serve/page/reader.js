@@ -55,7 +55,7 @@ export class Reader {
     const title = oneLine(hit.title ?? "") ? hit.title : hit.id;
     this.text = el("div", {class: "text", dir: "auto"});
     this.why = el("div", {class: "why"});
-    this.passages = el("div", {class: "passages"});
+    this.passages = el("div", {class: "passages buttons"});
     this.fields = el("details", {class: "metadata", hidden: true});
     const tab = (name, label, panel) => {
       panel.id = `reader-${name}`;
@@ -64,7 +64,8 @@ export class Reader {
       return el("button", {type: "button", role: "tab", id: `reader-tab-${name}`, "aria-controls": panel.id,
         click: () => this.choose(name)}, label);
     };
-    const document_ = el("div", {}, this.passages, this.fields, this.text);
+    this.stale = el("p", {class: "hint", role: "status"});
+    const document_ = el("div", {}, this.stale, this.fields, this.text);
     this.tabs = {document: [tab("document", "Document", document_), document_], why: [tab("why", "Why it was found", this.why), this.why]};
     const bar = el("div", {role: "tablist", "aria-label": "What is shown", keydown: event => {
       if (!["ArrowLeft", "ArrowRight"].includes(event.key)) return;
@@ -81,7 +82,7 @@ export class Reader {
           el("div", {class: "buttons"}, step("Previous hit", "←", -1), step("Next hit", "→", 1),
             el("button", {type: "button", class: "plain", "aria-label": "Close", title: "Close (Esc)",
               click: () => this.dialog.close()}, "✕"))),
-        el("h2", {id: "reader-title", tabindex: -1, dir: "auto"}, oneLine(title)), bar),
+        el("h2", {id: "reader-title", tabindex: -1, dir: "auto"}, oneLine(title)), el("div", {class: "row"}, bar, this.passages)),
       document_, this.why);
     this.choose("document");
     this.explained = false;
@@ -94,6 +95,7 @@ export class Reader {
       tab.tabIndex = own === name ? 0 : -1;
       panel.hidden = own !== name;
     }
+    this.passages.hidden = name !== "document";
     if (name === "why" && !this.explained) this.explain();
   }
 
@@ -109,14 +111,12 @@ export class Reader {
     this.marks = [...new Set(spans.filter(span => span.passage !== undefined).map(span => span.passage))].sort((a, b) => a - b);
     this.showFields(found.metadata);
     this.passages.replaceChildren();
-    if (stale) this.passages.append(el("p", {class: "hint", role: "status"}, "This document has changed since it was found."));
+    this.stale.textContent = stale ? "This document has changed since it was found." : "";
     if (this.marks.length > 1) {
-      const told = el("span", {role: "status"});
-      this.passages.append(el("div", {class: "row"},
-        told, el("div", {class: "buttons"},
-          el("button", {type: "button", class: "plain", title: "Previous passage (p)", click: () => this.go(this.passage - 1)}, "Previous"),
-          el("button", {type: "button", class: "plain", title: "Next passage (n)", click: () => this.go(this.passage + 1)}, "Next"))));
-      this.passageTold = told;
+      const button = (label, sign, by) => el("button", {type: "button", class: "plain", "aria-label": label, title: `${label} (${by < 0 ? "p" : "n"})`,
+        click: () => this.go(this.passage + by)}, sign);
+      this.passageTold = el("span", {role: "status"});
+      this.passages.append(this.passageTold, button("Previous passage", "↑", -1), button("Next passage", "↓", 1));
     } else this.passageTold = null;
     if (scroll) this.go(0);
     else this.tell();
@@ -167,8 +167,7 @@ export class Reader {
 
   tell() {
     if (this.passageTold) {
-      this.passageTold.textContent = this.passage === 0 ? `The best of ${this.marks.length} passages`
-        : `Passage ${this.passage + 1} of ${this.marks.length}, by score`;
+      this.passageTold.textContent = this.passage ? `Passage ${this.passage + 1} of ${this.marks.length}` : `Best of ${this.marks.length} passages`;
     }
   }
 
