@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import APIRouter, FastAPI, Request
@@ -34,11 +35,22 @@ from hyperseek.serve._limits import (
 )
 from hyperseek.serve._map import router as map_router
 from hyperseek.serve._metrics import JsonLines, Metrics
+from hyperseek.serve._openai import router as openai_router
+from hyperseek.serve._rerank import plain as plain_rerank_router
+from hyperseek.serve._rerank import router as rerank_router
 from hyperseek.serve._search import router as search_router
 from hyperseek.serve._shelf import Shelf, named
+from hyperseek.serve._tei import router as tei_router
 
 # Routers of the other wire formats are added here.
-ROUTERS: tuple[APIRouter, ...] = (search_router, map_router)
+ROUTERS: tuple[APIRouter, ...] = (
+    search_router,
+    map_router,
+    openai_router,
+    rerank_router,
+    plain_rerank_router,
+    tei_router,
+)
 
 _PAGE = Path(__file__).parent / "page"
 # Nothing from other hosts, no script but the page's own, and no text as HTML or script.
@@ -106,13 +118,12 @@ def create_app(
 
     app.add_exception_handler(HTTPException, refused)
     app.add_exception_handler(RequestValidationError, refused)
-    shapes: dict[str, Shape] = {
-        getattr(route, "path", ""): route.error_shape for route in app.routes if hasattr(route, "error_shape")
-    }
+    # Of the routers themselves: what an app lists of those that it includes is FastAPI's own business.
+    shaped: list[Any] = [route for router in (own, *ROUTERS) for route in router.routes]
 
     @lru_cache(maxsize=256)
     def shape_of(path: str) -> Shape:
-        return shapes.get(path, our_shape)
+        return next((route.error_shape for route in shaped if route.path_regex.match(path)), our_shape)
 
     app.add_middleware(
         Gate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hmac
 import ipaddress
 import logging
@@ -11,8 +12,8 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -54,11 +55,14 @@ class ServeSettings(Config):
         watch: Whether indexes that mirror a folder of files follow it.
         most_body_bytes: Bytes of the body of a request.
         most_k: Documents of a query.
-        most_queries: Queries, or texts, of a request.
+        most_queries: Queries of a request.
+        most_texts: Texts of a request that are embedded, or ranked.
         most_waiting: Requests that may wait for an index, or for a model, at a time.
         seconds: Time for a request, its body included.
         batch_tokens: Tokens that are computed together.
         longest_wait: Seconds that a request waits for others to be computed with.
+        dtype: Number type in which texts of requests are encoded, where torch runs the model. `auto` is faster on many
+            machines, and lets vectors differ in the third digit by what they are computed together with.
     """
 
     host: str = "127.0.0.1"
@@ -69,10 +73,12 @@ class ServeSettings(Config):
     most_body_bytes: int = Field(default=8 << 20, ge=1)
     most_k: int = Field(default=1000, ge=1)
     most_queries: int = Field(default=256, ge=1)
+    most_texts: int = Field(default=2048, ge=1)
     most_waiting: int = Field(default=256, ge=1)
     seconds: float = Field(default=60.0, gt=0)
     batch_tokens: int = Field(default=8192, ge=1)
     longest_wait: float = Field(default=0.002, ge=0)
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
 
 
 def keys_of_environment() -> tuple[str, ...]:
@@ -89,12 +95,14 @@ class Problem:
         kind: Name of the class of the error in `hyperseek.errors`, or of what it is.
         message: What was given, what is allowed, what to do.
         headers: Of the answer.
+        field: The part of the body that is at fault, if one is.
     """
 
     status: int
     kind: str
     message: str
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    field: str | None = None
 
 
 class Refused(Exception):
@@ -104,25 +112,27 @@ class Refused(Exception):
         status: HTTP status.
         message: For the client.
         kind: As in `Problem`.
+        field: As in `Problem`.
     """
 
-    def __init__(self, status: int, message: str, kind: str = "InputError") -> None:
+    def __init__(self, status: int, message: str, kind: str = "InputError", *, field: str | None = None) -> None:
         super().__init__(message)
-        self.problem = Problem(status, kind, message)
+        self.problem = Problem(status, kind, message, field=field)
 
 
-Shape: TypeAlias = Callable[[Problem], Mapping[str, Any]]
-"""Makes the body of an answer of a problem."""
+Shape: TypeAlias = Callable[[Problem], tuple[int, Mapping[str, Any]]]
+"""Returns the status and the body of the answer of a problem."""
 
 
-def our_shape(problem: Problem) -> Mapping[str, Any]:
-    """Return the body of an error of our own API."""
-    return {"error": {"type": problem.kind, "message": problem.message}}
+def our_shape(problem: Problem) -> tuple[int, Mapping[str, Any]]:
+    """Return the status and the body of an error of our own API."""
+    return problem.status, {"error": {"type": problem.kind, "message": problem.message}}
 
 
 def response_of(problem: Problem, shape: Shape = our_shape) -> Response:
     """Return the answer of a problem, in the shape of its route."""
-    return JSONResponse(shape(problem), problem.status, dict(problem.headers))
+    status, body = shape(problem)
+    return JSONResponse(body, status, dict(problem.headers))
 
 
 # Paths of files in messages about the server's own folders, which are not a client's business.
@@ -143,7 +153,7 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, Busy):
         return Problem(429, "Busy", str(error), {"Retry-After": str(error.seconds)})
     if isinstance(error, RequestValidationError):
-        return Problem(422, "InputError", _faults(error))
+        return Problem(422, "InputError", _faults(error), field=_place(error.errors()[0]))
     if isinstance(error, HTTPException):
         return Problem(error.status_code, "InputError", str(error.detail), error.headers or {})
     if isinstance(error, TimeoutError):
@@ -170,15 +180,23 @@ _MOST_FAULTS = 5
 def _faults(error: RequestValidationError) -> str:
     said = []
     for fault in error.errors()[:_MOST_FAULTS]:
-        place = ".".join(str(part) for part in fault["loc"] if part != "body")
+        place = _place(fault)
         if fault["type"] == "json_invalid":
             said.append(f"the body is not valid JSON: {fault.get('ctx', {}).get('error', '')}")
         elif fault["type"] == "missing" and not place:
             said.append("there is no body; send an object of JSON")
         else:
-            said.append(f"{shortened(place, 100) or 'the body'}: {shortened(fault['msg'])}")
+            said.append(f"{shortened(place, 100) or 'the body'}: {_said(fault)}")
     more = len(error.errors()) - _MOST_FAULTS
     return "; ".join(said) + (f"; and {more} more" if more > 0 else "")
+
+
+def _said(fault: Mapping[str, Any]) -> str:
+    return shortened(fault["msg"].removeprefix("Value error, "))
+
+
+def _place(fault: Mapping[str, Any]) -> str:
+    return ".".join(str(part) for part in fault["loc"] if part != "body")
 
 
 class _Request(Request):

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from hyperseek.models import Retriever
     from hyperseek.models.retriever import Side
+    from hyperseek.scoring import Points, Scorer
 
 logger = logging.getLogger("hyperseek.serve")
 
@@ -61,6 +62,10 @@ class ServedModel:
         model: The model.
         settings: The limits.
         observe: Is told of times; see `Batcher`.
+
+    Attributes:
+        retriever: The model.
+        dtype: Number type in which documents are encoded.
     """
 
     def __init__(
@@ -68,6 +73,7 @@ class ServedModel:
     ) -> None:
         self.name = name
         self.retriever = model
+        self.dtype = settings.dtype if model.backend is None else "auto"
         limits: dict[str, Any] = {
             "budget": settings.batch_tokens,
             "longest_wait": settings.longest_wait,
@@ -75,6 +81,21 @@ class ServedModel:
             "observe": observe,
         }
         self._batcher: Batcher[Any, Any] = Batcher(self._run, **limits)
+
+    async def each(self, function: Callable[[Retriever, list[str]], Sequence[Any]], texts: Sequence[str]) -> list[Any]:
+        """Compute something of each text, together with other requests that want the same.
+
+        Args:
+            function: Computes it for a batch of texts; equal functions are called once for texts of several requests.
+            texts: Any number.
+
+        Returns:
+            What was computed, in the order of the texts.
+
+        Raises:
+            Busy: Too many requests wait.
+        """
+        return await self._batcher.ask_all(list(texts), function, [self._cost(text) for text in texts])
 
     async def embed(self, texts: Sequence[str], side: Side) -> list[NDArray[Any]]:
         """Encode texts.
@@ -114,11 +135,7 @@ class ServedModel:
             self._batcher.ask(query, ("compile",), self._cost(query)),
         )
 
-        def scored() -> list[float]:
-            scores: list[float] = scorer.score(type(points[0]).concatenate(points)).tolist()[0]
-            return scores
-
-        return await asyncio.to_thread(scored) if points else []
+        return await asyncio.to_thread(scored, scorer, points) if points else []
 
     async def tokenize(self, texts: Sequence[str], side: Side = "document") -> list[list[int]]:
         """Return the numbers of the tokens of texts, as the model reads them; padding is left out."""
@@ -132,13 +149,16 @@ class ServedModel:
         """Return about how many tokens a text has."""
         return max(1, min(len(text) // 4, self.retriever.max_length["document"] or len(text)))
 
-    def _run(self, key: tuple[str, ...], texts: list[str]) -> list[Any]:
+    def _run(self, key: Any, texts: list[str]) -> Sequence[Any]:
+        if callable(key):
+            found: Sequence[Any] = key(self.retriever, texts)
+            return found
         model, what = self.retriever, key[0]
         if what == "compile":
             scorer = model.compile(texts)
             return [scorer[place : place + 1] for place in range(len(texts))]
         if what == "points":
-            points = model.encode_documents(texts)
+            points = model.encode_documents(texts, dtype=self.dtype)
             return [points[place : place + 1] for place in range(len(texts))]
         if what == "tokenize":
             return self._tokens(texts, key[1])
@@ -151,7 +171,7 @@ class ServedModel:
 
     def _vectors(self, texts: list[str], side: str) -> list[Any]:
         if side == "document":
-            points = self.retriever.encode_documents(texts)
+            points = self.retriever.encode_documents(texts, dtype=self.dtype)
             if points.rows.ndim != 2 or not hasattr(points, "offsets"):
                 return list(points.rows.numpy())
             return [points[place : place + 1].rows.numpy() for place in range(len(texts))]
@@ -162,6 +182,20 @@ class ServedModel:
         if plain is None:
             raise InputError("the queries of this model are functions, not vectors; ask for vectors of documents")
         return list(plain.cpu().float().numpy())
+
+
+def scored(scorer: Scorer, points: Sequence[Points]) -> list[float]:
+    """Return the scores of documents by the one query of a scorer.
+
+    Args:
+        scorer: The query.
+        points: At least one, a document each.
+
+    Returns:
+        A score for each document, higher is better.
+    """
+    scores: list[float] = scorer.score(type(points[0]).concatenate(points).to(scorer.device))[0].tolist()
+    return scores
 
 
 @dataclass(frozen=True)
