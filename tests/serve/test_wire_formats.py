@@ -6,7 +6,9 @@ import base64
 import json
 import math
 import random
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -175,12 +177,14 @@ def test_openai_clients_raise_their_own_errors(asked: Any, server: str, tiny_mod
             with pytest.raises(openai.AuthenticationError) as caught:
                 ask()
             assert caught.value.code == "invalid_api_key"
-    busy = ServeSettings(most_waiting=0)
+    busy = ServeSettings(most_waiting=1, longest_wait=1.0)
     with (
         running(create_app({}, models={"tiny": tiny_model}, settings=busy, keys=())) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
         cohere.Client("any", base_url=url) as reranker,
     ):
+        waiting = ThreadPoolExecutor(1).submit(client.embeddings.create, model="tiny", input="cat")
+        time.sleep(0.2)  # it waits for others to be computed with
         with pytest.raises(openai.RateLimitError) as refused:
             client.embeddings.create(model="tiny", input="cat")
         assert int(refused.value.response.headers["Retry-After"]) >= 1
@@ -188,6 +192,7 @@ def test_openai_clients_raise_their_own_errors(asked: Any, server: str, tiny_mod
             reranker.rerank(query="cat", documents=["dog"], request_options={"max_retries": 0})
         answer = httpx.post(f"{url}/embed", json={"inputs": "cat"})
         assert (answer.status_code, answer.json()["error_type"]) == (429, "Overloaded")
+        assert len(waiting.result().data) == 1
 
 
 @pytest.mark.parametrize("name", ["lorentz", "levels"])

@@ -269,11 +269,12 @@ class _Encode:
         made: Any = (
             retriever.compile(texts) if self.side == "query" else retriever.encode_documents(texts, dtype=self.dtype)
         )
-        counts = _token_counts(retriever, texts, self.side)
+        counts = token_counts(retriever, texts, self.side)
         return [Counted(made[place : place + 1], count) for place, count in enumerate(counts)]
 
 
-def _token_counts(retriever: Retriever, texts: list[str], side: Side) -> list[int]:
+def token_counts(retriever: Retriever, texts: list[str], side: Side) -> list[int]:
+    """Return how many tokens the model reads of each text, with its prompt and special tokens."""
     features = retriever.tokenize(texts, side)
     mask, ids = features.get("attention_mask"), features.get("input_ids")
     if mask is not None:

@@ -6,11 +6,11 @@ All three have a `/rerank`; a request of text-embeddings-inference is known by i
 
 from __future__ import annotations
 
-import asyncio
 import math
 import uuid
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,10 +19,13 @@ from pydantic import Field, ValidationError
 
 from hyperseek.errors import shown
 from hyperseek.serve._limits import Problem, Refused, routes
-from hyperseek.serve._openai import check_number, encoded, json_response
+from hyperseek.serve._openai import Counted, check_number, json_response, token_counts
 from hyperseek.serve._search import Body, TheShelf
-from hyperseek.serve._shelf import ServedModel, Shelf, scored
+from hyperseek.serve._shelf import ServedModel, Shelf
 from hyperseek.serve._tei import TeiBody, check_batch, check_length, tei_shape
+
+if TYPE_CHECKING:
+    from hyperseek.models import Retriever
 
 
 def cohere_shape(problem: Problem) -> tuple[int, Mapping[str, Any]]:
@@ -139,12 +142,27 @@ async def scores(model: ServedModel, query: str, texts: list[str]) -> tuple[list
 
     Returns:
         Place and score of each text, the highest score first and of equal ones the earlier text; and how many tokens
-        the model read.
+        were read, where each text is read with the query as others' rerankers do.
     """
-    [asked], documents = await asyncio.gather(encoded(model, [query], "query"), encoded(model, texts, "document"))
-    found = await asyncio.to_thread(scored, asked.made, [one.made for one in documents])
-    ranked = sorted(enumerate(found), key=lambda pair: (-pair[1], pair[0]))
-    return ranked, asked.tokens + sum(one.tokens for one in documents)
+    found: list[Counted] = await model.each(_Score(query, model.dtype), texts)
+    ranked = sorted(enumerate(one.made for one in found), key=lambda pair: (-pair[1], pair[0]))
+    return ranked, sum(one.tokens for one in found)
+
+
+@dataclass(frozen=True, slots=True)
+class _Score:
+    """Scores texts by a query; for `ServedModel.each`."""
+
+    query: str
+    dtype: str
+
+    def __call__(self, retriever: Retriever, texts: list[str]) -> list[Counted]:
+        scorer = retriever.compile([self.query])
+        points = retriever.encode_documents(texts, dtype=self.dtype)
+        [row] = scorer.score(points.to(scorer.device)).tolist()
+        [asked] = token_counts(retriever, [self.query], "query")
+        counts = token_counts(retriever, texts, "document")
+        return [Counted(score, asked + count) for score, count in zip(row, counts, strict=True)]
 
 
 def _text(given: str | dict[str, Any], fields: list[str] | None, place: str) -> str:

@@ -20,11 +20,7 @@ from hyperseek.serve._limits import ServeSettings
 from hyperseek.types import Document, Hits
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from hyperseek.models import Retriever
-    from hyperseek.models.retriever import Side
-    from hyperseek.scoring import Points, Scorer
 
 logger = logging.getLogger("hyperseek.serve")
 
@@ -97,50 +93,6 @@ class ServedModel:
         """
         return await self._batcher.ask_all(list(texts), function, [self._cost(text) for text in texts])
 
-    async def embed(self, texts: Sequence[str], side: Side) -> list[NDArray[Any]]:
-        """Encode texts.
-
-        Args:
-            texts: Any number.
-            side: `"query"` or `"document"`.
-
-        Returns:
-            For each text its vector `(d,)`, or `(t, d)` of a model of token vectors, float32.
-
-        Raises:
-            InputError: The queries of this model are no vectors.
-            Busy: Too many requests wait.
-        """
-        return await self._batcher.ask_all(list(texts), ("embed", side), [self._cost(text) for text in texts])
-
-    async def score(self, query: str, texts: Sequence[str]) -> list[float]:
-        """Score texts by a query.
-
-        Args:
-            query: The query.
-            texts: Any number.
-
-        Returns:
-            A score for each text, higher is better.
-
-        Raises:
-            InputError: The query is blank.
-            Busy: Too many requests wait.
-        """
-        if not query.strip():
-            raise InputError("the query is blank; give it a text")
-        costs = [self._cost(text) for text in texts]
-        points, scorer = await asyncio.gather(
-            self._batcher.ask_all(list(texts), ("points",), costs),
-            self._batcher.ask(query, ("compile",), self._cost(query)),
-        )
-
-        return await asyncio.to_thread(scored, scorer, points) if points else []
-
-    async def tokenize(self, texts: Sequence[str], side: Side = "document") -> list[list[int]]:
-        """Return the numbers of the tokens of texts, as the model reads them; padding is left out."""
-        return await self._batcher.ask_all(list(texts), ("tokenize", side), [1] * len(texts))
-
     async def close(self) -> None:
         """Stop."""
         await self._batcher.close()
@@ -149,53 +101,9 @@ class ServedModel:
         """Return about how many tokens a text has."""
         return max(1, min(len(text) // 4, self.retriever.max_length["document"] or len(text)))
 
-    def _run(self, key: Any, texts: list[str]) -> Sequence[Any]:
-        if callable(key):
-            found: Sequence[Any] = key(self.retriever, texts)
-            return found
-        model, what = self.retriever, key[0]
-        if what == "compile":
-            scorer = model.compile(texts)
-            return [scorer[place : place + 1] for place in range(len(texts))]
-        if what == "points":
-            points = model.encode_documents(texts, dtype=self.dtype)
-            return [points[place : place + 1] for place in range(len(texts))]
-        if what == "tokenize":
-            return self._tokens(texts, key[1])
-        return self._vectors(texts, key[1])
-
-    def _tokens(self, texts: list[str], side: Any) -> list[list[int]]:
-        features = self.retriever.tokenize(texts, side)
-        ids, mask = features["input_ids"], features["attention_mask"].bool()
-        return [row[kept].tolist() for row, kept in zip(ids, mask, strict=True)]
-
-    def _vectors(self, texts: list[str], side: str) -> list[Any]:
-        if side == "document":
-            points = self.retriever.encode_documents(texts, dtype=self.dtype)
-            if points.rows.ndim != 2 or not hasattr(points, "offsets"):
-                return list(points.rows.numpy())
-            return [points[place : place + 1].rows.numpy() for place in range(len(texts))]
-        scorer = self.retriever.compile(texts)
-        tokens, plain = scorer.token_vectors(), scorer.linear()
-        if tokens is not None:
-            return [own[kept > 0].cpu().numpy() for own, kept in zip(*tokens, strict=True)]
-        if plain is None:
-            raise InputError("the queries of this model are functions, not vectors; ask for vectors of documents")
-        return list(plain.cpu().float().numpy())
-
-
-def scored(scorer: Scorer, points: Sequence[Points]) -> list[float]:
-    """Return the scores of documents by the one query of a scorer.
-
-    Args:
-        scorer: The query.
-        points: At least one, a document each.
-
-    Returns:
-        A score for each document, higher is better.
-    """
-    scores: list[float] = scorer.score(type(points[0]).concatenate(points).to(scorer.device))[0].tolist()
-    return scores
+    def _run(self, function: Any, texts: list[str]) -> Sequence[Any]:
+        found: Sequence[Any] = function(self.retriever, texts)
+        return found
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from fastapi.responses import Response
 from pydantic import Field
 
 from hyperseek._version import __version__
+from hyperseek.models.encoding import tokenising
 from hyperseek.serve._limits import Problem, Refused, ServeSettings, routes
 from hyperseek.serve._openai import (
     AskedSide,
@@ -263,6 +264,7 @@ class _Tokens:
         return [_tokens(tokenizer, prompt + text, self.marks) for text in texts]
 
 
+@tokenising
 def _tokens(tokenizer: Any, text: str, marks: bool) -> list[dict[str, Any]]:
     if hasattr(tokenizer, "encode_batch"):  # the bare tokenizer of static embeddings
         read = tokenizer.encode(text, add_special_tokens=marks)
