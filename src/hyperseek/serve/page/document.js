@@ -2,7 +2,8 @@
 
 import {el, shown} from "./text.js";
 
-const GROUP = 6000; // characters of a part that the browser may leave out of its layout
+const GROUP = 6000; // characters of a part that the browser may leave out of its layout,
+const LONG = 100_000; // in texts of more than these
 
 /**
  * Return the nodes of a text.
@@ -15,7 +16,7 @@ export function documentNodes(text, spans, form) {
   let group = null, size = Infinity;
   for (const block of form === "markdown" ? markdownBlocks(text) : plainBlocks(text)) {
     if (size > GROUP) {
-      group = el("div", {class: "chunk"});
+      group = el("div", {class: text.length > LONG ? "chunk" : null});
       groups.push(group);
       size = 0;
     }

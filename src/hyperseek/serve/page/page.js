@@ -9,7 +9,8 @@ import {compare, drawMoves, Side} from "./side.js";
 import {count, el, plural, shown} from "./text.js";
 
 const TYPING = 120; // milliseconds after a key before the search
-const LOOK = 2500; // milliseconds between looks at the indexes
+const LOOK = 4000; // milliseconds between looks at the indexes, and eight times as long where nobody has done anything
+const IDLE = 300_000; // for this long
 const COUNTS = [5, 10, 20, 50, 100];
 const find = id => document.getElementById(id);
 const address = new URLSearchParams(location.search);
@@ -20,6 +21,7 @@ const page = {
   query: "",
   k: 10,
   get where() { return filters.where; },
+  show: name => { find("sides").dataset.shown = name; },
   link, changed, open, openId, found, failed, pointed, closed, beside, level,
 };
 const filters = new Filters(find("filters"), () => later());
@@ -78,8 +80,8 @@ function search() {
   tellFilters();
   note();
   if (!asked) { find("status").textContent = ""; moves.replaceChildren(); }
-  for (const side of page.sides) side.search();
   if (!asked) map.update();
+  return Promise.all(page.sides.map(side => side.search()));
 }
 
 /** A side has an answer. */
@@ -95,6 +97,10 @@ function found(side) {
     find("status").textContent = first.hits.length
       ? `${plural(first.hits.length, "hit")} of ${plural(answer.documents ?? first.index.documents, "document")}${filtered}, in ${Math.max(1, Math.round(answer.milliseconds))} ms`
       : `Nothing found${filtered}`;
+  }
+  if (side.renewed) {
+    side.renewed = false;
+    if (reader.isOpen && reader.side === side) reader.open(side, side.hits.find(hit => hit.id === reader.hit.id) ?? reader.hit);
   }
   map.update();
 }
@@ -173,6 +179,7 @@ function setSides(both) {
     page.sides[0].place.querySelector("details").open = false;
   }
   document.body.classList.toggle("two", both);
+  if (!both) page.show("A");
   find("show-other").setAttribute("aria-pressed", String(both));
   find("sides").replaceChildren(...(both ? [page.sides[0].place, moves, page.sides[1].place] : [page.sides[0].place]));
   for (const side of page.sides) side.settle();
@@ -230,8 +237,8 @@ async function look() {
     // Editors keep what is being written in them.
     if (first || !side.how.contains(document.activeElement)) side.settle();
     if (!first && others.get(side.index.name) !== JSON.stringify(side.index)) {
+      side.renewed = true;
       side.search();
-      if (reader.isOpen && reader.side === side) reader.open(side, reader.hit);
     }
   }
   if (first || !find("filters").contains(document.activeElement)) filters.of(page.sides[0].index);
@@ -311,12 +318,17 @@ function begin() {
     if (!history.state?.open && reader.isOpen) reader.dialog.close();
   });
   document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
-  setInterval(() => { if (!document.hidden) look(); }, LOOK);
+  let turn = 0, last = Date.now();
+  for (const name of ["keydown", "pointermove"]) addEventListener(name, () => { last = Date.now(); }, {passive: true});
+  setInterval(() => {
+    turn += 1;
+    if (!document.hidden && (Date.now() - last < IDLE || turn % 8 === 0)) look();
+  }, LOOK);
   new ResizeObserver(drawLines).observe(find("sides"));
   const shownId = address.get("open"), mapped = address.get("map") === "1";
-  look().then(() => {
+  look().then(async () => {
     if (mapped) showMap(true);
-    search();
+    await search();
     if (shownId !== null && page.sides[0].index) openId(shownId);
   });
 }

@@ -118,8 +118,9 @@ export class Reader {
       this.passageTold = el("span", {role: "status"});
       this.passages.append(this.passageTold, button("Previous passage", "↑", -1), button("Next passage", "↓", 1));
     } else this.passageTold = null;
+    this.passage = Math.min(this.passage, Math.max(0, this.marks.length - 1));
     if (scroll) this.go(0);
-    else this.tell();
+    else this.stand();
   }
 
   /** Return what is marked: passages, the best one first, and the words of the snippet. */
@@ -152,23 +153,33 @@ export class Reader {
         foreign("dd", {}, typeof value === "string" ? value : JSON.stringify(value))])));
   }
 
+  /** Let the passage that is read stand out, and return its parts. */
+  stand() {
+    const own = this.text.querySelectorAll(`[data-passage="${this.marks[this.passage]}"]`);
+    for (const part of this.text.querySelectorAll(".at")) part.classList.remove("at");
+    for (const part of own) part.classList.add("at");
+    if (this.passageTold) {
+      this.passageTold.textContent = this.passage ? `Passage ${this.passage + 1} of ${this.marks.length}` : `Best of ${this.marks.length} passages`;
+    }
+    return own;
+  }
+
   /** Scroll to a passage. */
   go(number) {
     if (!this.marks.length) return;
     this.passage = (number + this.marks.length) % this.marks.length;
-    const own = this.text.querySelectorAll(`[data-passage="${this.marks[this.passage]}"]`);
-    for (const part of this.text.querySelectorAll(".at")) part.classList.remove("at");
-    for (const part of own) part.classList.add("at");
-    const target = [...own].flatMap(part => [...part.querySelectorAll("mark")])[0] ?? own[0];
-    // Twice, since parts that were left out of the layout have their height only once they are near.
-    for (let turn = 0; turn < 2; turn += 1) target?.scrollIntoView({block: "center", behavior: "auto"});
-    this.tell();
-  }
-
-  tell() {
-    if (this.passageTold) {
-      this.passageTold.textContent = this.passage ? `Passage ${this.passage + 1} of ${this.marks.length}` : `Best of ${this.marks.length} passages`;
-    }
+    const own = this.stand(), target = [...own].flatMap(part => [...part.querySelectorAll("mark")])[0] ?? own[0];
+    let before = NaN, turns = 20;
+    // Again until it stays: parts that were left out of the layout have their height only once they are near.
+    const bring = () => {
+      if (!target?.isConnected) return;
+      target.scrollIntoView({block: "center", behavior: "auto"});
+      const {scrollTop} = this.dialog;
+      if (Math.abs(scrollTop - before) < 1 || (turns -= 1) < 0) return;
+      before = scrollTop;
+      requestAnimationFrame(bring);
+    };
+    bring();
   }
 
   async explain() {

@@ -3,7 +3,7 @@
 import {count, el, shown} from "./text.js";
 import {select} from "./filters.js";
 
-const FUSED = {stages: [{kind: "fusion", sources: [{kind: "full_text", n: 100}, {kind: "auto", n: 100}]}]};
+const fused = n => ({stages: [{kind: "fusion", sources: [{kind: "full_text", n}, {kind: "auto", n}]}]});
 const RELATIONS = [["distance", "near the query"], ["is_a", "what the query is a kind of"], ["cone", "whose cone holds the query"]];
 const CARD_FIELDS = [
   ["name", "Name", "A short name of one line"],
@@ -15,15 +15,16 @@ const CARD_FIELDS = [
 ];
 const LISTS = new Set(["query_examples", "doc_examples"]);
 
-/** Return the ways to search an index: `[name, label, what it is, what a request has]`. */
-export function methods(index) {
+/** Return the ways to search an index for `k` documents: `[name, label, what it is, what a request has]`. */
+export function methods(index, k = 10) {
+  const n = Math.max(100, (index.passages ? 10 : 1) * k); // candidates, which may be passages
   const found = [
     ["auto", "Automatic", "the tuned plan of the index, or what its size suggests", {}],
     ["exact", "Exact", "every document scored by the model", {engine: "exact"}],
-    ["hybrid", "Hybrid", "the words of the query and the model, fused by rank", {plan: FUSED}],
-    ["words", "Words only", "BM25 over titles and texts", {plan: {kind: "full_text"}}],
+    ["hybrid", "Hybrid", "the words of the query and the model, fused by rank", {plan: fused(n)}],
+    ["words", "Words only", "BM25 over titles and texts", {plan: {kind: "full_text", n}}],
     ["feedback", "Feedback", "the query moved towards its best document, then asked again",
-      {plan: {stages: [{kind: "auto"}, {kind: "feedback"}]}}],
+      {plan: {stages: [{kind: "auto", n}, {kind: "feedback"}]}}],
   ];
   if (index.levels > 1) {
     found.push(["broad", "Broad to narrow", "a neighbourhood at level 1, decided at the level of the search",
@@ -50,8 +51,8 @@ export function readSettings(given) {
 }
 
 /** Return what a request has for these settings of an index. */
-export function requested(settings, index) {
-  const chosen = methods(index).find(([name]) => name === settings.method) ?? methods(index)[0];
+export function requested(settings, index, k) {
+  const known = methods(index, k), chosen = known.find(([name]) => name === settings.method) ?? known[0];
   const request = {index: index.name, ...chosen[3]};
   if (chosen[0] === "plan" && settings.plan?.trim()) request.plan = JSON.parse(settings.plan);
   if (index.levels > 1 && Object.keys(settings.options).length) request.options = settings.options;
@@ -94,7 +95,7 @@ export function showSettings(place, settings, indexes, index, changed) {
   }
   parts.push(select("How to search", known.map(([name, label]) => [name, label]), settings.method, value => {
     settings.method = value;
-    if (value === "plan") settings.plan ??= JSON.stringify(FUSED, null, 2);
+    if (value === "plan") settings.plan ??= JSON.stringify(fused(100), null, 2);
     again(); changed();
   }));
   parts.push(el("p", {class: "about"}, known.find(([name]) => name === settings.method)[2]));

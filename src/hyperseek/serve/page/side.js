@@ -21,7 +21,9 @@ export class Side {
     this.list = el("ol", {class: "hits", "aria-label": "Hits"});
     this.empty = el("p", {class: "empty", hidden: true});
     this.told = el("p", {class: "moved"});
-    this.place = el("section", {class: "side", "aria-label": `Side ${name}`},
+    const other = name === "A" ? "B" : "A";
+    this.place = el("section", {class: "side", "data-side": name, "aria-label": `Side ${name}`},
+      el("button", {type: "button", class: "switch", click: () => page.show(other)}, `Show side ${other}`),
       el("details", {class: "how"}, el("summary", {}, el("i", {"aria-hidden": "true"}, name), el("small", {}, "Method"), this.title), this.how),
       this.told, this.list, this.empty);
   }
@@ -46,7 +48,7 @@ export class Side {
   /** Return what is asked; a Failure of the settings is thrown. */
   request() {
     const {query, k, where} = this.page;
-    return {query, k, where, ...requested(this.settings, this.index)};
+    return {query, k, where, ...requested(this.settings, this.index, k)};
   }
 
   /** Search; an answer that came too late is dropped, and a request that nobody waits for is ended. */

@@ -7,11 +7,8 @@ const UNSEEN = new RegExp(
 
 /** Return a text that is safe to show; tabs and line ends are left to the style sheet. */
 export function shown(text) {
-  return String(text).replace(/\r\n?/g, "\n").replace(UNSEEN, found => {
-    const code = found.codePointAt(0);
-    if (code < 0x20) return String.fromCodePoint(0x2400 + code);
-    return code === 0x7f ? "␡" : `\\u${code.toString(16).padStart(4, "0")}`;
-  });
+  return String(text).replace(/\r\n?/g, "\n")
+    .replace(UNSEEN, found => `\\u${found.codePointAt(0).toString(16).padStart(4, "0")}`);
 }
 
 /** Return a text on one line. */
