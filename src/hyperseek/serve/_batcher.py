@@ -1,8 +1,8 @@
 """Requests that come at the same time are computed together.
 
-An item waits for others of its key, at most `longest_wait` seconds, and while an earlier batch is computed. A batch is
-then made of those that are most alike in length, the one that waits longest among them, and is computed in a thread, so
-that the event loop never waits for a model.
+An item waits for others of its key, at most `longest_wait` seconds, or as long as an earlier batch is computed. A batch
+is then made of the one that waits longest and those whose lengths are nearest to its own, since a model pads all to the
+longest. It is computed in a thread, so that the event loop never waits for a model.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from bisect import bisect_left
 from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -39,7 +38,8 @@ class Busy(Exception):
 class _Asked(Generic[Item, Result]):
     item: Item
     key: Hashable
-    cost: int
+    length: int
+    count: int
     since: float
     answer: asyncio.Future[Result]
 
@@ -49,7 +49,7 @@ class Batcher(Generic[Item, Result]):
 
     Args:
         run: Computes the results of items of one key, in their order; called in a thread, one call at a time.
-        budget: Largest sum of the costs of a batch; a single item may exceed it.
+        budget: Most tokens of a batch, padding included; a single item may have more.
         longest_wait: Seconds that an item waits for others while nothing is computed.
         most_waiting: How many requests may wait for answers at a time.
         observe: Called with the name of a measurement and its value: `queue`, seconds that an item waited, and `batch`,
@@ -82,13 +82,14 @@ class Batcher(Generic[Item, Result]):
         """How many requests wait for their answers."""
         return self._requests
 
-    async def ask(self, item: Item, key: Hashable = None, cost: int = 1) -> Result:
+    async def ask(self, item: Item, key: Hashable = None, length: int = 1, *, count: int = 1) -> Result:
         """Compute one item together with others of its key.
 
         Args:
             item: What `run` is given.
             key: Items of different keys are never computed together.
-            cost: Its share of the budget, as its number of tokens.
+            length: Tokens of its longest text.
+            count: How many texts it has.
 
         Returns:
             Its result.
@@ -96,16 +97,16 @@ class Batcher(Generic[Item, Result]):
         Raises:
             Busy: As many requests wait as may wait.
         """
-        [result] = await self.ask_all([item], key, [cost])
+        [result] = await self._answers([item], key, [length], count)
         return result
 
-    async def ask_all(self, items: Sequence[Item], key: Hashable, costs: Sequence[int]) -> list[Result]:
+    async def ask_all(self, items: Sequence[Item], key: Hashable, lengths: Sequence[int]) -> list[Result]:
         """Compute the items of one request, which may end up in different batches.
 
         Args:
             items: What `run` is given.
             key: As in `ask`.
-            costs: Of each item.
+            lengths: Tokens of each.
 
         Returns:
             Their results, in order.
@@ -113,14 +114,18 @@ class Batcher(Generic[Item, Result]):
         Raises:
             Busy: As many requests wait as may wait.
         """
-        if not items:
-            return []
+        return await self._answers(items, key, lengths, 1) if items else []
+
+    async def _answers(self, items: Sequence[Item], key: Hashable, lengths: Sequence[int], count: int) -> list[Result]:
         if self._requests >= self._most_waiting:
             raise Busy(min(_PATIENCE, max(1, math.ceil(self._seconds))))
-        if self._worker is None or self._worker.done():
+        if self._worker is None:
             self._worker = asyncio.create_task(self._work())
         loop, since = asyncio.get_running_loop(), time.monotonic()
-        asked = [_Asked(item, key, cost, since, loop.create_future()) for item, cost in zip(items, costs, strict=True)]
+        asked = [
+            _Asked(item, key, length, count, since, loop.create_future())
+            for item, length in zip(items, lengths, strict=True)
+        ]
         self._waiting.setdefault(key, []).extend(asked)
         self._requests += 1
         self._arrived.set()
@@ -129,10 +134,10 @@ class Batcher(Generic[Item, Result]):
         finally:
             self._requests -= 1
             self._seconds += 0.1 * (time.monotonic() - since - self._seconds)
-            for one in asked:
-                one.answer.cancel()  # those whose client has gone are never computed
-                if one.answer.done() and not one.answer.cancelled():
-                    one.answer.exception()  # it was noticed
+            for one in asked:  # those whose client has gone, or whose neighbour has failed, are not computed
+                one.answer.cancel()
+                if not one.answer.cancelled():
+                    one.answer.exception()  # asyncio warns of errors that nobody looked at
 
     async def close(self) -> None:
         """Stop; whoever still waits is cancelled."""
@@ -162,7 +167,13 @@ class Batcher(Generic[Item, Result]):
             for one in batch:
                 self._observe("queue", now - one.since)
             self._observe("batch", len(batch))
-            outcomes = await loop.run_in_executor(self._thread, self._outcomes, oldest.key, [one.item for one in batch])
+            items = [one.item for one in batch]
+            try:
+                outcomes = await loop.run_in_executor(self._thread, self._outcomes, oldest.key, items)
+            except asyncio.CancelledError:
+                for one in batch:
+                    one.answer.cancel()
+                raise
             for one, (result, error) in zip(batch, outcomes, strict=True):
                 if one.answer.done():
                     continue
@@ -184,7 +195,7 @@ class Batcher(Generic[Item, Result]):
         """Wait until there is enough for a batch, or until the oldest item has waited long enough."""
         deadline = oldest.since + self._longest_wait
         while (left := deadline - time.monotonic()) > 0:
-            if sum(one.cost for one in self._waiting[oldest.key]) >= self._budget:
+            if oldest.answer.done() or _tokens(self._waiting[oldest.key]) >= self._budget:
                 return
             self._arrived.clear()
             with suppress(TimeoutError):
@@ -193,30 +204,18 @@ class Batcher(Generic[Item, Result]):
 
     def _take(self, oldest: _Asked[Item, Result]) -> list[_Asked[Item, Result]]:
         """Take the items for one batch: the oldest, and those whose lengths are nearest to its own."""
-        group = sorted(
-            (one for one in self._waiting.pop(oldest.key, ()) if not one.answer.done()), key=lambda one: one.cost
-        )
-        if not group:
-            return []
-        first = group.index(oldest) if oldest in group else bisect_left(group, oldest.cost, key=lambda one: one.cost)
-        low = min(first, len(group) - 1)
-        high, total = low + 1, group[low].cost
-        while True:
-            below = group[low - 1].cost if low > 0 else None
-            above = group[high].cost if high < len(group) else None
-            if below is None and above is None:
+        waiting = [one for one in self._waiting.pop(oldest.key) if not one.answer.done()]
+        near = sorted(waiting, key=lambda one: (one is not oldest, abs(one.length - oldest.length)))
+        count, longest, taken = 0, 0, 0
+        for one in near:
+            count, longest = count + one.count, max(longest, one.length)
+            if taken and count * longest > self._budget:
                 break
-            down = above is None or (below is not None and oldest.cost - below <= above - oldest.cost)
-            chosen = below if down else above
-            assert chosen is not None
-            if total + chosen > self._budget:
-                break
-            total += chosen
-            low, high = (low - 1, high) if down else (low, high + 1)
-        left = sorted([*group[:low], *group[high:]], key=lambda one: one.since)
+            taken += 1
+        left = set(near[taken:])
         if left:
-            self._waiting[oldest.key] = left
-        return group[low:high]
+            self._waiting[oldest.key] = [one for one in waiting if one in left]
+        return sorted(near[:taken], key=lambda one: one.length)
 
     def _outcomes(self, key: Hashable, items: list[Item]) -> list[tuple[Any, Exception | None]]:
         """Compute a batch; where that fails, each item by itself, so that none fails for another's sake."""
@@ -226,3 +225,7 @@ class Batcher(Generic[Item, Result]):
             if len(items) == 1:
                 return [(None, error if isinstance(error, Exception) else RuntimeError(str(error)))]
         return [outcome for item in items for outcome in self._outcomes(key, [item])]
+
+
+def _tokens(items: Sequence[_Asked[Any, Any]]) -> int:
+    return sum(one.count for one in items) * max(one.length for one in items)
