@@ -24,7 +24,7 @@ from hyperseek.index.vector_files import write_token_files
 from hyperseek.plan import OpenIndex
 from hyperseek.scoring import Points, Scorer, Space
 from hyperseek.store import IndexInfo, Snapshot
-from hyperseek.store.attachments import verify_attachments
+from hyperseek.store.attachments import Attachments, verify_attachments
 from hyperseek.store.info import Written
 from hyperseek.store.lance import use_tables, writer_lock
 from hyperseek.store.snapshot import CHUNK
@@ -103,6 +103,16 @@ class IndexReader:
         """
         with self._refreshing:  # one at a time, so that no thread goes back to an older version
             self._show(self._newest())
+
+    def is_current(self) -> bool:
+        """Whether the version that is shown is the newest one, with its engines and graphs."""
+        state, info = self._state, IndexInfo.read(self.path, sealed=False)
+        store = state.opened.snapshot.store
+        return (
+            info == state.info
+            and Store.open(info.place(self.path)).version == store.version
+            and Attachments.read(self.path) == state.opened.attachments
+        )
 
     @contextmanager
     def _changing(self) -> Iterator[Store]:

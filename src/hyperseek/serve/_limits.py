@@ -24,6 +24,7 @@ from pydantic import Field
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from hyperseek import errors
 from hyperseek._bounded import json_value
 from hyperseek._config import Config
 from hyperseek.errors import (
@@ -59,7 +60,7 @@ class ServeSettings(Config):
         most_texts: Texts of a request that are embedded, or ranked.
         most_waiting: Requests that may wait for an index, or for a model, at a time.
         seconds: Time for a request, its body included.
-        batch_tokens: Tokens that are computed together.
+        batch_tokens: Tokens that are computed together, padding included; None for what suits the device.
         longest_wait: Seconds that a request waits for others to be computed with.
         dtype: Number type in which texts of requests are encoded, where torch runs the model. `auto` is faster on many
             machines, and lets vectors differ in the third digit by what they are computed together with.
@@ -76,7 +77,7 @@ class ServeSettings(Config):
     most_texts: int = Field(default=2048, ge=1)
     most_waiting: int = Field(default=256, ge=1)
     seconds: float = Field(default=60.0, gt=0)
-    batch_tokens: int = Field(default=8192, ge=1)
+    batch_tokens: int | None = Field(default=None, ge=1)
     longest_wait: float = Field(default=0.002, ge=0)
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
 
@@ -158,7 +159,8 @@ def problem_of(error: BaseException) -> Problem:
         return Problem(error.status_code, "InputError", str(error.detail), error.headers or {})
     if isinstance(error, TimeoutError):
         return Problem(504, "Timeout", "the time for a request is over; ask for less, or again later")
-    kind = type(error).__name__
+    # A class of ours that is not public is told as the public one that it extends.
+    kind = next((cls.__name__ for cls in type(error).__mro__ if cls.__name__ in errors.__all__), type(error).__name__)
     if isinstance(error, UnknownNameError | MissingDocumentError):
         return Problem(404, kind, str(error))
     if isinstance(error, InputError):
@@ -230,7 +232,10 @@ def routes(shape: Shape = our_shape) -> type[APIRoute]:
                         _check_type(request)
                     return await original(request)
                 except Exception as error:
-                    return response_of(problem_of(error), getattr(request.state, "shape", shape))
+                    problem = problem_of(error)
+                    if (shelf := request.app.state.shelf) is not None:
+                        problem = dataclasses.replace(problem, message=shelf.without_paths(problem.message))
+                    return response_of(problem, getattr(request.state, "shape", shape))
 
             return answer
 

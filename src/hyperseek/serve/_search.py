@@ -1,4 +1,7 @@
-"""Our own API: `/search`, `/explain`, `/documents`, `/indexes`."""
+"""Our own API: `/search`, `/explain`, `/documents`, `/indexes`.
+
+A request never names a file or a model to load: plans and cards are values, and names are those that the server knows.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,16 @@ import asyncio
 import time
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from hyperseek.cards import Card, is_card_file
 from hyperseek.errors import InputError, shown
-from hyperseek.index.searching import plain_hit
+from hyperseek.index import Explanation
+from hyperseek.plan import as_plan
 from hyperseek.serve._limits import Refused, routes
 from hyperseek.serve._shelf import Served, Shelf, describe
-from hyperseek.types import Document, Hits
+from hyperseek.types import Document
 
 router = APIRouter(route_class=routes())
 
@@ -44,7 +49,7 @@ class SearchBody(Body):
     k: int = 10
     where: str | None = None
     engine: str = "auto"
-    plan: dict[str, Any] | list[Any] | str | None = None
+    plan: dict[str, Any] | list[Any] | Literal["hybrid", "broad_to_narrow"] | None = None
     combine: Literal["best", "soft"] = "best"
     options: dict[str, Any] = Field(default_factory=dict)
     level: int | None = None
@@ -95,50 +100,55 @@ class IdsBody(Body):
 @router.post("/search")
 async def search(body: SearchBody, shelf: TheShelf) -> dict[str, Any]:
     """Find the best documents of one or many queries."""
-    start = time.perf_counter()
-    served = shelf.index(body.index)
-    hits = await served.search(body.texts_asked, **_arguments(body, shelf))
-    return await asyncio.to_thread(_answer, served, body, hits, start)
+    return await _found(body, shelf)
 
 
 @router.get("/search")
 async def search_one(
     shelf: TheShelf,
     q: str,
-    k: Annotated[int, Query(ge=1)] = 10,
+    k: int = 10,
     index: str | None = None,
     where: str | None = None,
 ) -> dict[str, Any]:
     """Find the best documents of one query."""
-    return await search(SearchBody(query=q, k=k, index=index, where=where), shelf)
+    return await _found(SearchBody(query=q, k=k, index=index, where=where), shelf)
 
 
 @router.post("/explain")
 async def explain(body: SearchBody, shelf: TheShelf) -> dict[str, Any]:
-    """Search, and say what was done; it searches exhaustively too, to tell the recall of each stage."""
+    """Search, and say what was done; documents are searched exhaustively too, to tell the recall of each stage."""
+    if not body.texts_asked:
+        raise InputError("there are no queries to explain a search for; give at least one")
+    return await _found(body, shelf, explain=True)
+
+
+async def _found(body: SearchBody, shelf: Shelf, *, explain: bool = False) -> dict[str, Any]:
     start = time.perf_counter()
     served = shelf.index(body.index)
-    told = await served.explain(body.texts_asked, recall=True, **_arguments(body, shelf))
-    answer = await asyncio.to_thread(_answer, served, body, told.hits, start)
-    stages = [
-        {
-            "title": stage.title,
-            "queries": stage.queries,
-            "seconds": stage.seconds,
-            "candidates": stage.candidates,
-            "recall": stage.recall,
-            "notes": stage.notes,
-        }
-        for stage in told.stages
-    ]
-    answer["explanation"] = {
+    arguments = _arguments(body, shelf)
+    found = await served.find(
+        body.texts_asked, rows="matches" if body.matches else "plain", alone=explain, recall=explain, **arguments
+    )
+    told = found.explanation
+    return {
+        "index": served.name,
+        "documents": found.documents,
+        "queries": [{"query": query, "hits": hits} for query, hits in zip(body.texts_asked, found.rows, strict=True)],
+        "milliseconds": round(1000 * (time.perf_counter() - start), 3),
+        **({} if told is None else {"explanation": _explained(told)}),
+    }
+
+
+def _explained(told: Explanation) -> dict[str, Any]:
+    names = ("title", "queries", "seconds", "candidates", "recall", "notes")
+    return {
         "plan": repr(told.plan),
         "reason": told.reason,
         "documents": told.documents,
         "passages": told.passages,
-        "stages": stages,
+        "stages": [{name: getattr(stage, name) for name in names} for stage in told.stages],
     }
-    return answer
 
 
 @router.get("/indexes")
@@ -191,7 +201,10 @@ class UnknownDocument(Refused):
 def _writable(shelf: Shelf, index: str | None) -> Served:
     if not shelf.settings.writable:
         raise Refused(403, "this server changes no documents; start it with --writable", "Refused")
-    return shelf.index(index)
+    served = shelf.index(index)
+    if served.mirrors:
+        raise Refused(409, f"the index {served.name!r} follows a folder of files; change the files", "Refused")
+    return served
 
 
 def _plain(document: Document) -> dict[str, Any]:
@@ -204,37 +217,74 @@ def _plain(document: Document) -> dict[str, Any]:
 
 
 _OPTIONS = ("level", "document_level", "broaden", "relation", "radius_weight")
+_LONGEST_QUERY = 1 << 16  # characters; models read far fewer
+_LONGEST_CONDITION = 1 << 14
+_LONGEST_CARD = 1 << 17
+_MOST_PARTS = 200  # of a plan: stages, their options, and lists
 
 
 def _arguments(body: SearchBody, shelf: Shelf) -> dict[str, Any]:
     """Return the arguments of `Index.search`, within the limits of the server."""
-    settings = shelf.settings
+    settings, texts = shelf.settings, body.texts_asked
     if body.k > settings.most_k:
-        raise InputError(f"k is {body.k}, and this server returns at most {settings.most_k} documents of a query")
-    if len(body.texts_asked) > settings.most_queries:
         raise InputError(
-            f"there are {len(body.texts_asked)} queries, and a request may have {settings.most_queries}; send several"
+            f"k is {shown(body.k)}, and this server returns at most {settings.most_k} documents of a query"
         )
+    if len(texts) > settings.most_queries:
+        raise InputError(
+            f"there are {len(texts):,} queries, and a request may have {settings.most_queries}; send several"
+        )
+    if max(map(len, texts), default=0) > _LONGEST_QUERY:
+        raise InputError(f"a query may have {_LONGEST_QUERY:,} characters; models read far fewer")
+    if body.where is not None and len(body.where) > _LONGEST_CONDITION:
+        raise InputError(f"a condition may have {_LONGEST_CONDITION:,} characters")
     given = {name: value for name in _OPTIONS if (value := getattr(body, name)) is not None}
+    card = _card(body.card)
+    options = {**body.options, **({"card": _card(body.options["card"])} if "card" in body.options else {})}
     return {
         "k": body.k,
         "where": body.where,
         "engine": body.engine,
-        "plan": body.plan,
+        "plan": None if body.plan is None else as_plan(_plan(body.plan, shelf)),
         "combine": body.combine,
-        "options": body.options,
+        "options": options or None,
         "texts": body.texts,
         **given,
+        **({} if card is None else {"card": card}),
     }
 
 
-def _answer(served: Served, body: SearchBody, hits: list[Hits], start: float) -> dict[str, Any]:
-    return {
-        "index": served.name,
-        "documents": len(served.index),
-        "queries": [
-            {"query": query, "hits": [plain_hit(hit, matches=body.matches) for hit in found]}
-            for query, found in zip(body.texts_asked, hits, strict=True)
-        ],
-        "milliseconds": round(1000 * (time.perf_counter() - start), 3),
-    }
+def _card(given: object) -> str | None:
+    """Return a card as JSON, or the name of one that the model knows."""
+    if isinstance(given, dict):
+        given = Card.from_mapping(given, source="the card").to_json_text()
+    if given is None:
+        return None
+    if not isinstance(given, str) or is_card_file(given):
+        raise InputError(f"a card is an object, or the name of a card of the model, not {shown(given)}")
+    if len(given) > _LONGEST_CARD:
+        raise InputError(f"a card may have {_LONGEST_CARD:,} characters here")
+    return given
+
+
+def _plan(given: Any, shelf: Shelf) -> Any:
+    """Return a plan's plain values, in which models are those of the server; UnknownNameError for any other."""
+    parts = 0
+
+    def checked(value: Any) -> Any:
+        nonlocal parts
+        parts += 1
+        if parts > _MOST_PARTS:
+            raise InputError(f"the plan has more than {_MOST_PARTS} parts; give a shorter one")
+        if isinstance(value, list):
+            return [checked(part) for part in value]
+        if not isinstance(value, dict):
+            return value
+        plain = {name: checked(part) for name, part in value.items()}
+        if plain.get("model") is not None:
+            plain["model"] = shelf.model(str(plain["model"])).retriever.source
+        if "card" in plain:
+            plain["card"] = _card(plain["card"])
+        return plain
+
+    return checked(given)

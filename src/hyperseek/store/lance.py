@@ -115,6 +115,10 @@ def use_tables() -> None:
         )
 
 
+class InUseError(StoreError):
+    """Another writer is at work on an index."""
+
+
 @contextmanager
 def writer_lock(folder: Path) -> Iterator[None]:
     """Keep other writers out of a folder while the block runs.
@@ -140,7 +144,7 @@ def writer_lock(folder: Path) -> Iterator[None]:
         with writing(folder):
             lock.acquire()
     except Timeout:
-        raise StoreError(f"the index {folder} is in use by another writer; wait until it is done") from None
+        raise InUseError(f"the index {folder} is in use by another writer; wait until it is done") from None
     try:
         yield
     finally:
