@@ -305,7 +305,10 @@ class Served:
         return Mirror.exists(self.index.path)
 
     def follow(self) -> bool:
-        """Show the newest version of the index, if another process has written one; return whether that is so.
+        """Show the newest version of the index.
+
+        Returns:
+            Whether another process has written a newer one than was shown.
 
         Raises:
             HyperseekError: The newest version cannot be shown.
