@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import math
@@ -15,6 +16,8 @@ import httpx
 import numpy as np
 import pytest
 import torch
+
+from conftest import WORDS
 
 from .conftest import running
 
@@ -98,6 +101,11 @@ def test_openai_gives_the_vectors_of_the_model(asked: Any, retrievers: dict[str,
             vectors @ documents_of(dense).T,
             dense.compile(QUERIES).score(dense.encode_documents(TEXTS, dtype="float32")),
         )
+    jina = {"model": "dense", "input": [{"text": QUERIES[0]}], "task": "retrieval.query", "embedding_type": "float"}
+    close(
+        httpx.post(f"{asked.base_url}embeddings", json=jina, headers={"api-key": KEY}).json()["data"][0]["embedding"],
+        vectors[0],
+    )
     [single] = asked.embeddings.create(model="dense", input=TEXTS[0]).data
     close(single.embedding, documents_of(dense)[0])
     assert not np.allclose(vectors[0], asked.embeddings.create(model="dense", input=QUERIES[:1]).data[0].embedding)
@@ -110,6 +118,29 @@ async def test_the_asynchronous_client_of_openai(server: str, retrievers: dict[s
         assert {one.id async for one in client.models.list()} >= {"dense", "late"}
         with pytest.raises(openai.BadRequestError, match="token ids"):
             await client.embeddings.create(model="dense", input=[[1, 2]])
+
+
+async def test_many_clients_at_once_get_the_answers_to_their_own_texts(server: str, retrievers: dict[str, Any]) -> None:
+    dense, late = retrievers["dense"], retrievers["late"]
+    own = [f"{first} {second}" for first in ("cat", "dog sea", "moon star tree stone") for second in WORDS[:30]]
+    documents, queries = documents_of(dense, own), dense.compile(own).linear()
+    scores = late.compile(["cat"]).score(late.encode_documents(own, dtype="float32"))[0].tolist()
+    async with (
+        openai.AsyncOpenAI(base_url=f"{server}/v1", api_key=KEY, max_retries=0) as client,
+        cohere.AsyncClientV2(KEY, base_url=server) as reranker,
+    ):
+
+        async def check(place: int) -> None:
+            embedded, asked, ranked = await asyncio.gather(
+                client.embeddings.create(model="dense", input=own[place]),
+                client.embeddings.create(model="dense", input=own[place], extra_body={"input_type": "query"}),
+                reranker.rerank(model="late", query="cat", documents=[own[place]]),
+            )
+            close(embedded.data[0].embedding, documents[place])
+            close(asked.data[0].embedding, torch.nn.functional.normalize(queries[place], dim=0))
+            close(ranked.results[0].relevance_score, scores[place])
+
+        await asyncio.gather(*map(check, range(len(own))))
 
 
 def test_models_of_openai(asked: Any, retrievers: dict[str, Any]) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 import numpy as np
 from fastapi import APIRouter
 from fastapi.responses import Response
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from pydantic_core import to_json
 
 from hyperseek.errors import UnknownNameError, shown
@@ -103,15 +103,22 @@ Texts = Annotated[list[str], BeforeValidator(_texts)]
 """Texts, given as one or as a list."""
 
 
+# What Jina AI names otherwise than others do.
+_Format: TypeAlias = Annotated[
+    Literal["float", "base64"] | None, Field(validation_alias=AliasChoices("encoding_format", "embedding_type"))
+]
+_InputType: TypeAlias = Annotated[AskedSide, Field(validation_alias=AliasChoices("input_type", "task"))]
+
+
 class EmbeddingsBody(Body):
     """A request for vectors, as OpenAI publishes it, with two fields of ours: `input_type` and `level`."""
 
     model: str
     input: Annotated[Texts, AfterValidator(_not_empty)]
-    encoding_format: Literal["float", "base64"] | None = None
+    encoding_format: _Format = None
     dimensions: int | None = Field(default=None, ge=1)
     user: str | None = None
-    input_type: AskedSide = "document"
+    input_type: _InputType = "document"
     level: int | None = None
 
 
@@ -120,9 +127,8 @@ class MultiVectorBody(Body):
 
     model: str
     input: Annotated[Texts, AfterValidator(_not_empty)]
-    input_type: AskedSide = "document"
-    embedding_type: Literal["float", "base64"] | None = None
-    encoding_format: Literal["float", "base64"] | None = None
+    input_type: _InputType = "document"
+    encoding_format: _Format = None
     dimensions: int | None = Field(default=None, ge=1)
 
 
@@ -159,7 +165,7 @@ async def multi_vector(body: MultiVectorBody, shelf: TheShelf) -> Response:
     if body.dimensions not in (None, space.dimension):
         raise Refused(400, f"the token vectors of this model have {space.dimension} dimensions", field="dimensions")
     found, tokens = await token_vectors(model, body.input, body.input_type)
-    spelt = _SPELT[body.embedding_type or body.encoding_format or "float"]
+    spelt = _SPELT[body.encoding_format or "float"]
     return await json_response(
         lambda: {
             "object": "list",
