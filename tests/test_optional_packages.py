@@ -24,12 +24,15 @@ PROJECT = tomllib.loads((SOURCE.parents[1] / "pyproject.toml").read_text(encodin
 # Distributions whose modules are called otherwise.
 DISTRIBUTIONS = {
     "faiss": "faiss-cpu",
+    "haystack": "haystack-ai",
     "lance": "pylance",
+    "llama_index": "llama-index-core",
     "markdown_it": "markdown-it-py",
     "ot": "pot",
     "pdfminer": "pdfminer.six",
     "pydantic_core": "pydantic",  # as its documentation imports it
     "sklearn": "scikit-learn",
+    "starlette": "fastapi",  # which is made of it
     "stemmer": "pystemmer",
     "yaml": "pyyaml",
 }

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hyperseek.index import Index
     from hyperseek.models import Retriever, load
     from hyperseek.scoring import Points, Scorer, Space
+    from hyperseek.serve import connect
     from hyperseek.training import read_recipe, train
     from hyperseek.types import Document, Hit, Query
 
@@ -31,6 +32,7 @@ _HOMES = {
     "Scorer": "hyperseek.scoring",
     "Space": "hyperseek.scoring",
     "compare": "hyperseek.evaluation",
+    "connect": "hyperseek.serve",
     "evaluate": "hyperseek.evaluation",
     "load": "hyperseek.models",
     "open_dataset": "hyperseek.data",
@@ -50,6 +52,7 @@ __all__ = [
     "Space",
     "__version__",
     "compare",
+    "connect",
     "evaluate",
     "load",
     "open_dataset",

@@ -1,4 +1,4 @@
-"""Results in notebooks: HTML in which every text is escaped, and tables of pandas.
+"""Results for people and programs: groups of hits, plain values, HTML for notebooks, and tables of pandas.
 
 Texts, ids and names come from unknown sources: control characters are made visible, as on a terminal, and nothing of
 them is HTML.
@@ -8,16 +8,79 @@ from __future__ import annotations
 
 import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from hyperseek.errors import printable, require
+from hyperseek._ancestors import path_parts
+from hyperseek.errors import InputError, UnknownNameError, printable, require, shown
 
 if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console, ConsoleOptions, RenderResult
 
+    from hyperseek.types import Hit
+
 _LEFT = "text-align:left;vertical-align:top"
 _RIGHT = "text-align:right;vertical-align:top"
+
+
+@dataclass(frozen=True, slots=True)
+class HitGroup:
+    """Hits with the same value of a field, or the same beginning of a path.
+
+    Attributes:
+        path: The value, as names from the root of a hierarchy; empty for hits without the field.
+        hits: In the order of their ranks.
+    """
+
+    path: tuple[str, ...]
+    hits: list[Hit] = field(default_factory=list)
+
+
+def grouped(hits: Iterable[Hit], by: str = "path", *, depth: int | None = None) -> list[HitGroup]:
+    """Group the hits of a query by a metadata field.
+
+    Args:
+        hits: With their documents.
+        by: The field. A list of names from the root, or a text of names separated by `" > "` or else by `"/"`, is a
+            path; other values are paths of one name.
+        depth: Names from the root that hits of a group share, at least 1; None for whole paths.
+
+    Returns:
+        The groups in the order of their best hits, those without the field included.
+
+    Raises:
+        InputError: The hits carry no documents, or `depth` is not a whole number of at least 1.
+        UnknownNameError: No hit has the field.
+    """
+    if depth is not None and (isinstance(depth, bool) or not isinstance(depth, int) or depth < 1):
+        raise InputError(f"depth must be a whole number of at least 1, or None for whole paths; given {shown(depth)}")
+    groups: dict[tuple[str, ...], HitGroup] = {}
+    known: set[str] = set()
+    for hit in hits:
+        if hit.document is None:
+            raise InputError(
+                "these hits carry no documents, so they have no fields to group by; search with texts=True"
+            )
+        known |= set(hit.document.metadata)
+        path = tuple(path_parts(hit.document.metadata.get(by)))[:depth]
+        groups.setdefault(path, HitGroup(path)).hits.append(hit)
+    if groups and by not in known:
+        raise UnknownNameError("metadata field of these hits", by, sorted(known))
+    return list(groups.values())
+
+
+def plain_hit(hit: Hit, *, matches: bool = False) -> dict[str, Any]:
+    """Return a hit as plain JSON values, with what it has: texts, snippet, passages and, if so asked, matches."""
+    plain: dict[str, Any] = {"id": hit.id, "score": hit.score, "rank": hit.rank}
+    if hit.document is not None:
+        plain |= {"title": hit.title, "text": hit.text, "metadata": dict(hit.metadata)}
+        plain["snippet"] = hit.snippet.to_json()
+        if hit.passages:
+            plain["passages"] = [passage.to_json() for passage in hit.passages]
+    if matches and hit.matches:
+        plain["matches"] = [match.to_json() for match in hit.matches]
+    return plain
 
 
 def escaped(text: object) -> str:
@@ -104,6 +167,50 @@ class ShowsTables:
     def to_pandas(self) -> pd.DataFrame:
         """Return the numbers as a data frame, unrounded; MissingExtraError if pandas is not installed."""
         return data_frame(self._frame_rows())
+
+
+class ShowsStages(ShowsTables):
+    """Base of what a search did, stage by stage.
+
+    Attributes:
+        reason: Why it was done so.
+        documents: In the index.
+        passages: Likewise; None for an index of whole documents.
+        stages: Each has `title`, `seconds`, `queries`, `candidates`, `recall` and `notes`.
+    """
+
+    __slots__ = ()
+
+    reason: str
+    documents: int
+    passages: int | None
+    stages: Sequence[Any]
+
+    def lines(self) -> Iterator[str]:
+        """Yield one line per stage: milliseconds and candidates per query, and recall where it was measured."""
+        passages = "" if self.passages is None else f" in {self.passages:,} passages"
+        yield f"{self.documents:,} documents{passages}; {self.reason}"
+        for stage in self.stages:
+            queries = max(1, stage.queries)
+            line = (
+                f"{stage.title}: {1000 * stage.seconds / queries:.2f} ms, {stage.candidates / queries:.0f} candidates"
+            )
+            if stage.recall is not None:
+                line += f", recall {stage.recall:.4f}"
+            notes = ", ".join(f"{name} {value:,.0f}" for name, value in stage.notes.items())
+            yield f"{line} ({notes})" if notes else line
+
+    def _shown_tables(self) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+        """Yield the stages, as `lines` does."""
+        first, *rest = self.lines()
+        rows = [[line.partition(": ")[0], line.partition(": ")[2]] for line in rest]
+        yield first, ["stage", "per query"], rows
+
+    def _frame_rows(self) -> Iterator[dict[str, Any]]:
+        """Yield a row for each stage, its times and candidates over all queries."""
+        for stage in self.stages:
+            row = {"stage": stage.title, "seconds": stage.seconds, "queries": stage.queries}
+            yield {**row, "candidates": stage.candidates, "recall": stage.recall, **stage.notes}
 
 
 def data_frame(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] = ()) -> pd.DataFrame:

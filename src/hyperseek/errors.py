@@ -11,6 +11,7 @@ HyperseekError
 ├── ModelError                     a checkpoint that cannot be read or does not fit
 │   └── FingerprintError           a model and an index that do not match
 ├── StoreError                     an index folder that is missing, damaged or in use
+├── ServerError                    a server that cannot be reached, refuses, is busy, or failed
 ├── ProtocolError                  two results that were measured differently
 ├── WriteError                     a file that cannot be written: no space, read-only, no permission
 └── MissingExtraError (ImportError)  an optional dependency; names the pip command that brings it
@@ -26,7 +27,7 @@ import importlib
 import json
 import re
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -41,6 +42,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "ProtocolError",
+    "ServerError",
     "StoreError",
     "UnknownNameError",
     "WriteError",
@@ -94,6 +96,9 @@ class DataError(InputError):
         line: Its line, counted from 1.
     """
 
+    path: object = None
+    line: int | None = None
+
     def __init__(self, message: str, *, path: object = None, line: int | None = None) -> None:
         self.path = path
         self.line = line
@@ -110,6 +115,9 @@ class UnknownNameError(InputError, LookupError):
         known: The names that exist.
         hint: Advice for when there are none.
     """
+
+    name: object = None
+    known: Sequence[str] = ()
 
     def __init__(self, kind: str, name: object, known: Iterable[str], *, hint: str = "") -> None:
         self.name = name
@@ -134,6 +142,10 @@ class StoreError(HyperseekError):
     """An index folder that is missing, damaged or in use."""
 
 
+class ServerError(HyperseekError):
+    """A server that cannot be reached, refuses a request, is busy for too long, or failed."""
+
+
 class ProtocolError(HyperseekError):
     """Two results that were measured differently and cannot be compared."""
 
@@ -144,6 +156,16 @@ class WriteError(HyperseekError):
 
 class MissingExtraError(HyperseekError, ImportError):
     """An optional dependency that is not installed."""
+
+
+def error_named(kind: str, message: str) -> HyperseekError | None:
+    """Return the error of a class of this module, which another process raised; None if there is no such class."""
+    known = globals()[kind] if kind in __all__ else None
+    if known is None:
+        return None
+    error: HyperseekError = known.__new__(known)
+    error.args = (message,)  # of which names and files are a part already
+    return error
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from hyperseek import Document, Hit, Index, load
 from hyperseek.errors import InputError
-from hyperseek.index._snippets import snippet_of
+from hyperseek.index._hits import snippet_of
 from hyperseek.types import Passage, Token, TokenMatch
 
 FILLER = "Nothing of interest stands in this sentence about rivers. " * 20

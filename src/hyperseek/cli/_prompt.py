@@ -12,8 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hyperseek.cli._echo import echo, echo_exactly, echo_json
-from hyperseek.cli._shown_hits import plain_rows, print_matches, print_tables, print_whole
+from hyperseek.cli._echo import echo, echo_exactly, echo_json, plain_rows, print_matches, print_tables, print_whole
 from hyperseek.errors import HyperseekError, InputError, UnknownNameError, brief, shown
 from hyperseek.types import Hit, Query
 

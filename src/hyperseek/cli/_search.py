@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from hyperseek.cli._echo import BackendOption, echo, echo_exactly, echo_json
-from hyperseek.cli._shown_hits import plain_rows, print_matches, print_tables
+from hyperseek.cli._echo import BackendOption, echo, echo_exactly, echo_json, plain_rows, print_matches, print_tables
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever

@@ -1,8 +1,8 @@
 """Points on the disk with their texts, and search among them."""
 
+from hyperseek._notebook import HitGroup, grouped
 from hyperseek.engines import ChartRecord
 from hyperseek.index._build import Estimate, estimate
-from hyperseek.index._hits import HitGroup, grouped
 from hyperseek.index._index import Index
 from hyperseek.index._long_documents import LongDocuments
 from hyperseek.index._sync import Changes, sync

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hyperseek._long_work import progress
-from hyperseek._notebook import ShowsTables
+from hyperseek._notebook import ShowsStages
 from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.index._arguments import (
     check_count,
@@ -25,9 +25,8 @@ from hyperseek.index._arguments import (
     check_queries,
     check_where,
 )
-from hyperseek.index._hits import AskedTokens, Matching
+from hyperseek.index._hits import AskedTokens, Matching, snippet_of
 from hyperseek.index._passages import Combine, FoundDocument, Passages, as_passage, best_passage
-from hyperseek.index._snippets import snippet_of
 from hyperseek.plan import AUTO, NOTHING, Candidates, OpenIndex, Plan, Search, StageReport, as_plan
 from hyperseek.plan.exhaustive import exact_scores
 from hyperseek.plan.stages import choose_plan
@@ -52,7 +51,7 @@ _NONE = np.empty(0, np.int64)
 
 
 @dataclass(slots=True)
-class Explanation(ShowsTables):
+class Explanation(ShowsStages):
     """What a search did, for people.
 
     Attributes:
@@ -70,32 +69,6 @@ class Explanation(ShowsTables):
     stages: list[StageReport] = field(default_factory=list)
     hits: list[Hits] = field(default_factory=list)
     passages: int | None = None
-
-    def lines(self) -> Iterator[str]:
-        """Yield one line per stage: milliseconds and candidates per query, and recall where it was measured."""
-        passages = "" if self.passages is None else f" in {self.passages:,} passages"
-        yield f"{self.documents:,} documents{passages}; {self.reason}"
-        for stage in self.stages:
-            queries = max(1, stage.queries)
-            line = (
-                f"{stage.title}: {1000 * stage.seconds / queries:.2f} ms, {stage.candidates / queries:.0f} candidates"
-            )
-            if stage.recall is not None:
-                line += f", recall {stage.recall:.4f}"
-            notes = ", ".join(f"{name} {value:,.0f}" for name, value in stage.notes.items())
-            yield f"{line} ({notes})" if notes else line
-
-    def _shown_tables(self) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-        """Yield the stages, as `lines` does."""
-        first, *rest = self.lines()
-        rows = [[line.partition(": ")[0], line.partition(": ")[2]] for line in rest]
-        yield first, ["stage", "per query"], rows
-
-    def _frame_rows(self) -> Iterator[dict[str, Any]]:
-        """Yield a row for each stage, its times and candidates over all queries."""
-        for stage in self.stages:
-            row = {"stage": stage.title, "seconds": stage.seconds, "queries": stage.queries}
-            yield {**row, "candidates": stage.candidates, "recall": stage.recall, **stage.notes}
 
 
 @dataclass(frozen=True)
@@ -410,19 +383,6 @@ def _numbers(parts: Sequence[Scorer]) -> int:
 
 def _joined(parts: Sequence[Scorer]) -> Scorer:
     return parts[0] if len(parts) == 1 else type(parts[0]).concatenate(parts)
-
-
-def plain_hit(hit: Hit, *, matches: bool = False) -> dict[str, Any]:
-    """Return a hit as plain JSON values, with what it has: texts, snippet, passages and, if so asked, matches."""
-    plain: dict[str, Any] = {"id": hit.id, "score": hit.score, "rank": hit.rank}
-    if hit.document is not None:
-        plain |= {"title": hit.title, "text": hit.text, "metadata": dict(hit.metadata)}
-        plain["snippet"] = hit.snippet.to_json()
-        if hit.passages:
-            plain["passages"] = [passage.to_json() for passage in hit.passages]
-    if matches and hit.matches:
-        plain["matches"] = [match.to_json() for match in hit.matches]
-    return plain
 
 
 def documents_by_id(snapshot: Snapshot, ids: Sequence[str]) -> dict[str, Document]:

@@ -12,14 +12,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hyperseek.serve._app import create_app, run
     from hyperseek.serve._limits import ServeSettings
+    from hyperseek.serve.client import RemoteIndex, connect
 
 _HOMES = {
+    "RemoteIndex": "hyperseek.serve.client",
     "ServeSettings": "hyperseek.serve._limits",
+    "connect": "hyperseek.serve.client",
     "create_app": "hyperseek.serve._app",
     "run": "hyperseek.serve._app",
 }
 
-__all__ = ["ServeSettings", "create_app", "run"]
+__all__ = ["RemoteIndex", "ServeSettings", "connect", "create_app", "run"]
 
 
 def __getattr__(name: str) -> Any:

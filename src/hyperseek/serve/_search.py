@@ -58,6 +58,7 @@ class SearchBody(Body):
     relation: Literal["distance", "is_a", "cone"] | None = None
     radius_weight: float | None = None
     card: dict[str, Any] | str | None = None
+    exclude: list[str | list[str] | None] | None = None
     texts: bool = True
     matches: bool = False
 
@@ -115,22 +116,32 @@ async def search_one(
     return await _found(SearchBody(query=q, k=k, index=index, where=where), shelf)
 
 
+class ExplainBody(SearchBody):
+    """A search that is explained."""
+
+    recall: bool = True
+
+
 @router.post("/explain")
-async def explain(body: SearchBody, shelf: TheShelf) -> dict[str, Any]:
-    """Search, and say what was done; documents are searched exhaustively too, to tell the recall of each stage."""
+async def explain(body: ExplainBody, shelf: TheShelf) -> dict[str, Any]:
+    """Search, and say what was done; exhaustively too, for the recall of each stage, unless `recall` is false."""
     if not body.texts_asked:
         raise InputError("there are no queries to explain a search for; give at least one")
-    return await _found(body, shelf, explain=True)
+    return await _found(body, shelf, explain=True, recall=body.recall)
 
 
-async def _found(body: SearchBody, shelf: Shelf, *, explain: bool = False) -> dict[str, Any]:
+async def _found(body: SearchBody, shelf: Shelf, *, explain: bool = False, recall: bool = False) -> dict[str, Any]:
     start = time.perf_counter()
     served = shelf.index(body.index)
     arguments = _arguments(body, shelf)
     found = await served.find(
-        body.texts_asked, rows="matches" if body.matches else "plain", alone=explain, recall=explain, **arguments
+        body.texts_asked,
+        rows="matches" if body.matches else "plain",
+        alone=explain or body.exclude is not None,
+        recall=recall,
+        **arguments,
     )
-    told = found.explanation
+    told = found.explanation if explain else None
     return {
         "index": served.name,
         "documents": found.documents,
@@ -248,6 +259,7 @@ def _arguments(body: SearchBody, shelf: Shelf) -> dict[str, Any]:
         "plan": None if body.plan is None else as_plan(_plan(body.plan, shelf)),
         "combine": body.combine,
         "options": options or None,
+        "exclude": body.exclude,
         "texts": body.texts,
         **given,
         **({} if card is None else {"card": card}),

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from hyperseek._long_work import listening
+from hyperseek._notebook import plain_hit
 from hyperseek.errors import InputError, StoreError, shown
 from hyperseek.index import Explanation, Index
-from hyperseek.index.searching import plain_hit
 from hyperseek.models.encoding import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS
 from hyperseek.serve._batcher import Batcher
 from hyperseek.serve._limits import ServeSettings
@@ -207,7 +207,7 @@ class Served:
             queries: Any number.
             rows: Whether hits are wanted as JSON values too, and whether with matches.
             alone: Whether to search by itself, and explain.
-            **arguments: Of `Index.explain`, but for `exclude`.
+            **arguments: Of `Index.explain`; `exclude` is for a request that is searched by itself.
 
         Returns:
             What was found.
@@ -227,8 +227,12 @@ class Served:
             return [Found([], len(self.index)) for _ in requests]
         # The model pads each batch to its longest query.
         order = sorted(range(len(queries)), key=lambda place: len(queries[place]))
+        arguments = dict(key.arguments)
+        exclude = arguments.get("exclude")
+        if exclude is not None and len(exclude) == len(queries):  # other lengths are refused by the search
+            arguments["exclude"] = [exclude[place] for place in order]
         with listening(self._observe):
-            told = self.index.explain([queries[place] for place in order], **key.arguments)
+            told = self.index.explain([queries[place] for place in order], **arguments)
         for stage in told.stages:
             self._observe("rescore" if stage.title.startswith("rescore") else "search", stage.seconds)
         hits = [told.hits[place] for place in sorted(range(len(order)), key=order.__getitem__)]

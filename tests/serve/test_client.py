@@ -1,0 +1,247 @@
+"""The client has the methods, results and errors of an index: against a real server, and against ones that are odd."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+from tests.serve.conftest import running
+
+import hyperseek
+from hyperseek import Document, Index
+from hyperseek.errors import (
+    ArgumentError,
+    ConfigError,
+    InputError,
+    MissingDocumentError,
+    ServerError,
+    UnknownNameError,
+)
+from hyperseek.plan import Auto, FullText, Rescore
+from hyperseek.serve import RemoteIndex
+
+
+@pytest.fixture(scope="module")
+def folder(make_index: Callable[..., Path]) -> Path:
+    return make_index("long", 40, passages={"tokens": 16, "overlap": 2})
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path, make_index: Callable[..., Path]) -> Iterator[str]:
+    from hyperseek.serve import ServeSettings, create_app
+
+    places = {"notes": str(folder), "other": str(make_index("other", 5))}
+    with running(create_app(places, settings=ServeSettings(writable=True), keys=("right",))) as url:
+        yield url
+
+
+@pytest.fixture
+def remote(address: str) -> Iterator[RemoteIndex]:
+    with hyperseek.connect(address, "notes", api_key="right", timeout=20) as index:
+        yield index
+
+
+QUERIES = ["cat dog sea", "python module", "sun moon star tree"]
+
+
+def test_hits_are_those_of_the_index(remote: RemoteIndex, folder: Path) -> None:
+    index = Index.open(folder)
+    for arguments in (
+        {"k": 3},
+        {"k": 50, "where": "year > 2004", "combine": "soft"},
+        {"plan": [Auto(n=5) | FullText(n=5), Rescore()]},
+        {"plan": "hybrid", "texts": False},
+        {"engine": "exact", "exclude": [["d1", "d2"], None, "d3"], "options": {}, "level": None},
+    ):
+        ours: Any = index.search(QUERIES, **arguments)  # type: ignore[arg-type]
+        theirs: Any = remote.search(QUERIES, **arguments)  # type: ignore[arg-type]
+        assert theirs == ours
+        for one, other in zip(ours, theirs, strict=True):
+            assert [hit.rank for hit in other] == list(range(1, len(one) + 1))
+            if arguments.get("texts", True):
+                assert [hit.snippet for hit in other] == [hit.snippet for hit in one]
+                assert [hit.passages for hit in other] == [hit.passages for hit in one]
+    single = remote.search("cat dog sea", k=2)
+    assert single == index.search("cat dog sea", k=2)
+    assert type(single).__name__ == "Hits"
+    assert single[0].matches == ()
+    many = ["cat", "dog sea"] * 70  # of several requests
+    assert remote.search(many, k=1, exclude=[["d0"]] * 140) == index.search(many, k=1, exclude=[["d0"]] * 140)
+
+
+def test_an_explanation_has_the_lines_of_one(remote: RemoteIndex, folder: Path) -> None:
+    told, ours = remote.explain(QUERIES, recall=True, k=5), Index.open(folder).explain(QUERIES, recall=True, k=5)
+    assert told.hits == ours.hits
+    assert (told.documents, told.passages, told.reason) == (ours.documents, ours.passages, ours.reason)
+    assert [stage.recall for stage in told.stages] == [stage.recall for stage in ours.stages]
+    without = [[line.partition(":")[0] for line in each.lines()] for each in (told, ours)]
+    assert without[0] == without[1]
+    assert "stage" in told._repr_html_()
+    assert remote.explain("cat").stages[0].recall is None
+    with pytest.raises(InputError, match="no queries to explain"):
+        remote.explain([])
+
+
+def test_documents_are_added_replaced_got_and_deleted(address: str) -> None:
+    index = hyperseek.connect(address, "other", api_key="right")
+    before = len(index)
+    new = [Document("a/b c?ü", "cat cat", "Cat", {"year": 3, "deep": {"x": [None, 1.5]}}), ("p", "sea")]
+    assert index.add(new) == 2
+    assert len(index) == before + 2
+    assert index["a/b c?ü"] == new[0]
+    assert "p" in index
+    assert "q" not in index
+    assert index.get("q") is None
+    assert list(index.get(["p", "q", "a/b c?ü"])) == ["p", "a/b c?ü"]
+    assert index.search("cat cat", k=1, where="year = 3")[0].metadata == new[0].metadata
+    with pytest.raises(InputError, match=r"replace"):
+        index.add([("p", "moon")])
+    assert index.add([("p", "moon")], replace=True) == 1
+    assert index["p"].text == "moon"
+    assert index.add((f"many{number}", "tree") for number in range(600)) == 600
+    assert index.delete(f"many{number}" for number in range(700)) == 600
+    assert index.delete(["a/b c?ü", "p", "q"]) == 2
+    assert len(index) == before
+    assert "year" in index.fields
+    with pytest.raises(MissingDocumentError, match="holds no document 'p'"):
+        index["p"]
+    with pytest.raises(InputError, match=r"give \['p'\]"):
+        index.delete("p")
+
+
+def test_errors_are_those_of_the_index(remote: RemoteIndex) -> None:
+    for error, match, arguments in (
+        (UnknownNameError, "unknown engine 'hnws'", {"engine": "hnws"}),
+        (UnknownNameError, "understands no options", {"level": 2}),
+        (InputError, "there is no field nope", {"where": "nope = 1"}),
+        (ConfigError, "there is no stage of the kind", {"plan": {"stages": [{"kind": "nowhere"}]}}),
+        (ArgumentError, "has no argument 'top_k'", {"top_k": 3}),
+        (InputError, "1 queries; give exclude", {"exclude": []}),
+        (InputError, "cannot be sent", {"where": object()}),
+        (InputError, "k ", {"k": 0}),
+    ):
+        with pytest.raises(error, match=match):
+            remote.search("cat", **arguments)  # type: ignore[call-overload]
+    with pytest.raises(InputError, match="is blank"):
+        remote.search(["cat", " "])
+    with pytest.raises(InputError, match="a text or a list of texts"):
+        remote.search([1.0, 2.0])  # type: ignore[list-item]
+    with pytest.raises(InputError, match=r"holds 3"):
+        remote.add([3])
+    with pytest.raises(InputError, match="ids must be strings"):
+        remote.get([3])  # type: ignore[list-item]
+
+
+def test_connecting_says_what_is_wrong_and_no_key(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HYPERSEEK_API_KEY", raising=False)
+    with pytest.raises(UnknownNameError, match="known: notes, other"):
+        hyperseek.connect(address, "note", api_key="right")
+    with pytest.raises(ServerError, match="send a valid key") as refused:
+        hyperseek.connect(address, api_key="wr0ng-secret")
+    assert "wr0ng-secret" not in f"{refused.value!r}{refused.value.__cause__!r}{refused.value.__context__!r}"
+    monkeypatch.setenv("HYPERSEEK_API_KEY", "right")
+    index = hyperseek.connect(f"{address}/")
+    assert index.name == "notes"
+    assert repr(index) == f"RemoteIndex({address!r}, 'notes')"
+    assert "right" not in str(vars(index))
+    for url in ("127.0.0.1:1", "ftp://x", "http://", 3, "http://user:pw@127.0.0.1", "http://[::1"):
+        with pytest.raises(InputError, match="address of a server"):
+            hyperseek.connect(url)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="timeout"):
+        hyperseek.connect(address, timeout=0)
+    with pytest.raises(ServerError, match="cannot be reached"):
+        hyperseek.connect("http://127.0.0.1:9")
+
+
+class Odd(BaseHTTPRequestHandler):
+    """Answers with what a test puts here, one after the other."""
+
+    answers: ClassVar[list[tuple[int, dict[str, str], bytes]]] = []
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        type(self).asked.append(self.path)
+        self.rfile.read(int(self.headers.get("content-length", 0)))
+        status, headers, body = self.answers.pop(0)
+        if status == 0:  # as if the connection had been closed meanwhile
+            self.close_connection = True
+            return
+        self.send_response(status)
+        for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_POST = do_GET
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def odd(*answers: tuple[int, dict[str, str], bytes]) -> Iterator[str]:
+    Odd.answers, Odd.asked = [*answers], []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(5)
+
+
+LISTED = (200, {}, json.dumps([{"name": "n", "documents": 1, "passages": None, "fields": {}}]).encode())
+BUSY = (429, {"Retry-After": "0"}, json.dumps({"error": {"type": "Busy", "message": "try later"}}).encode())
+
+
+def test_a_busy_server_is_asked_again_until_the_time_is_over() -> None:
+    with odd(BUSY, BUSY, (503, {"Retry-After": "0"}, b""), LISTED, LISTED, (0, {}, b""), LISTED) as url:
+        index = hyperseek.connect(url)
+        assert len(Odd.asked) == 4
+        assert len(index) == 1
+        assert index.passages is None  # asked again after the connection had been closed
+    with odd(BUSY, (429, {"Retry-After": "60"}, BUSY[2])) as url, pytest.raises(ServerError, match="try later"):
+        hyperseek.connect(url, timeout=1)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>",
+        b"[" * 100_000,
+        b"{}",
+        b'{"queries": 3}',
+        b'{"queries": []}',
+        b'{"queries": [{"hits": [{"id": "a"}]}]}',
+        b'{"queries": [{"hits": [{"id": "a", "score": "x", "rank": 1}]}]}',
+    ],
+)
+def test_answers_of_other_programs_are_errors_of_ours(answer: bytes) -> None:
+    with odd(LISTED, (200, {}, answer), (500, {}, answer), (302, {"Location": "http://127.0.0.1:9/"}, b"")) as url:
+        index = hyperseek.connect(url)
+        with pytest.raises(ServerError, match="did not answer as a server of hyperseek"):
+            index.search("cat")
+        with pytest.raises(ServerError, match="status 500"):
+            index.search("cat")
+        with pytest.raises(ServerError, match="status 302"):
+            index.search("cat")
+
+
+def test_a_client_loads_no_model() -> None:
+    program = (
+        "import sys, hyperseek\n"
+        "hyperseek.connect\n"
+        "print([name for name in ('torch', 'numpy', 'pyarrow', 'fastapi', 'transformers') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert result.stdout == "[]\n"
