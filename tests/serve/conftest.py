@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-import time
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from conftest import WORDS
-
 pytest.importorskip("fastapi", reason="needs the extra serve")
 pytest.importorskip("prometheus_client", reason="needs the extra serve")
-uvicorn = pytest.importorskip("uvicorn", reason="needs the extra serve")
+pytest.importorskip("uvicorn", reason="needs the extra serve")
 
-
-@contextmanager
-def running(app: Any) -> Iterator[str]:
-    """Serve an app by uvicorn in a thread, at a free port; the URL."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        assert thread.is_alive(), "the server did not start"
-        time.sleep(0.01)
-    try:
-        port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        assert not thread.is_alive()
+sys.path.append(str(Path(__file__).parent))
+from serve_fixtures import running, texts
 
 
 @pytest.fixture(scope="session")
@@ -45,14 +26,6 @@ def tiny_model(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> s
     folder = str(tmp_path_factory.mktemp("serving") / "tiny-model")
     load(tiny_encoder).save(folder)
     return folder
-
-
-def texts(count: int, *, seed: int = 0) -> list[str]:
-    """Return texts of known words, all different."""
-    import random
-
-    chosen = random.Random(seed)
-    return [" ".join(chosen.choices(WORDS, k=chosen.randint(4, 30))) for _ in range(count)]
 
 
 @pytest.fixture(scope="session")

@@ -95,7 +95,15 @@ def create_app(
     """
     settings = settings or ServeSettings()
     metrics = Metrics()
-    shelf = Shelf(indexes, models or {}, settings, metrics.observe, device=device, backend=backend)
+    shelf = Shelf(
+        indexes,
+        models or {},
+        settings,
+        metrics.observe,
+        reloaded=lambda name: metrics.reloads.labels(name).inc(),
+        device=device,
+        backend=backend,
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -145,7 +153,8 @@ async def health(request: Request) -> Response:
 @own.get("/metrics")
 async def metrics(request: Request) -> PlainTextResponse:
     """Return metrics in the text format of Prometheus."""
-    return PlainTextResponse(request.app.state.metrics.text(), media_type="text/plain; version=0.0.4")
+    text = await asyncio.to_thread(request.app.state.metrics.text, request.app.state.shelf)
+    return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
 @own.get("/", include_in_schema=False)

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from hyperseek.errors import printable, shortened
 from hyperseek.serve._limits import Passed
+from hyperseek.serve._shelf import Shelf
 
 logger = logging.getLogger("hyperseek.serve")
 
@@ -64,8 +65,12 @@ class Metrics:
         }
         logger.info("request", extra={"fields": fields})
 
-    def text(self) -> bytes:
-        """Return all metrics in the text format of Prometheus."""
+    def text(self, shelf: Shelf | None) -> bytes:
+        """Return all metrics in the text format of Prometheus, with those of a shelf as they are now."""
+        if shelf is not None:
+            for name, served in shelf.indexes.items():
+                self.documents.labels(name).set(len(served.index))
+            self.waiting.set(shelf.waiting)
         return generate_latest(self.registry)
 
 

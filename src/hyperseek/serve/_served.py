@@ -74,6 +74,11 @@ class ServedModel:
         """
         return await self._batcher.ask_all(list(texts), function, [*map(self._length, texts)])
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for answers."""
+        return self._batcher.waiting
+
     async def close(self) -> None:
         """Stop."""
         await self._batcher.close()
@@ -325,6 +330,11 @@ class Served:
             self.index.refresh()
         self._seen = state
         return outdated
+
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for answers."""
+        return self._batcher.waiting
 
     async def close(self) -> None:
         """Stop."""

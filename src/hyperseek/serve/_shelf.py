@@ -238,6 +238,12 @@ class Shelf:
             message = message.replace(str(served.index.path), name)
         return message
 
+    @property
+    def waiting(self) -> int:
+        """How many requests wait for answers."""
+        searches = sum(served.waiting for served in self.indexes.values())
+        return searches + sum(model.waiting for model in self._by_source.values())
+
     async def close(self) -> None:
         """Stop all."""
         self._stopping.set()
@@ -245,5 +251,5 @@ class Shelf:
             await asyncio.to_thread(thread.join)
         for served in self.indexes.values():
             await served.close()
-        for model in dict.fromkeys(self.models.values()):
+        for model in self._by_source.values():
             await model.close()
