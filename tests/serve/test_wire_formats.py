@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from conftest import WORDS
+from hyperseek.cards import Card
 
 from .conftest import running
 
@@ -41,12 +42,17 @@ def retrievers(tiny_encoder: str) -> dict[str, Any]:
         "qnet": {"family": "qnet", "qnet": {"depth": 1, "initialisation": "scaled"}},
         "lorentz": {"family": "lorentz"},
         "levels": {"family": "levels", "pooling": "mean", "levels": {"d_hrm": 32, "num_segments": 3}},
+        "cards": {"family": "card", "pooling": "mean", "normalize": True, "card": {"width": 16}},
         "late": {"family": "late", "late": {"dimension": 8, "query_expansion": {"length": 8}}},
     }
     made = {
         name: build(ModelConfig.from_mapping({"trunk": tiny_encoder, **values}), device="cpu")
         for name, values in families.items()
     }
+    torch.manual_seed(1)
+    with torch.no_grad():
+        for weight in made["cards"].route("query")[-1].parameters():
+            weight.add_(0.3 * torch.randn_like(weight))  # an untrained head changes nothing
     declare_shorter_dimensions(made["nested"].route("document"), [16, 8])
     return made
 
@@ -122,7 +128,7 @@ async def test_the_asynchronous_client_of_openai(server: str, retrievers: dict[s
 
 async def test_many_clients_at_once_get_the_answers_to_their_own_texts(server: str, retrievers: dict[str, Any]) -> None:
     dense, late = retrievers["dense"], retrievers["late"]
-    own = [f"{first} {second}" for first in ("cat", "dog sea", "moon star tree stone") for second in WORDS[:30]]
+    own = [f"{first} {second}" for first in ("cat", "dog sea", "moon star tree stone") for second in WORDS[:12]]
     documents, queries = documents_of(dense, own), dense.compile(own).linear()
     scores = late.compile(["cat"]).score(late.encode_documents(own, dtype="float32"))[0].tolist()
     async with (
@@ -238,6 +244,38 @@ def test_vectors_of_curved_spaces_rank_by_inner_product(asked: Any, retrievers: 
         )
         scores = retriever.compile(QUERIES, extra).score(retriever.encode_documents(TEXTS, dtype="float32"))
         assert (products.argsort(axis=1) == scores.numpy().argsort(axis=1)).all()
+
+
+def test_cards_and_levels_are_options_of_queries(
+    asked: Any, client: httpx.Client, retrievers: dict[str, Any], tmp_path: Any
+) -> None:
+    card = {"name": "sea", "description": "documents about the sea", "query_examples": ["what is the sea"]}
+    for name, options in (("cards", {"card": card}), ("levels", {"level": 1, "document_level": 3})):
+        retriever = retrievers[name]
+        own = {**options, "card": Card.from_mapping(card).to_json_text()} if "card" in options else options
+        expected = retriever.compile(QUERIES[:1], own).score(retriever.encode_documents(TEXTS, dtype="float32"))[0]
+        body = {"model": name, "query": QUERIES[0], "options": options}
+        jina = client.post("/v1/rerank", json={**body, "documents": TEXTS}).raise_for_status().json()["results"]
+        close([one["relevance_score"] for one in jina], expected.sort(descending=True).values)
+        tei = client.post("/rerank", json={**body, "texts": TEXTS, "raw_scores": True}).raise_for_status().json()
+        close([one["score"] for one in tei], expected.sort(descending=True).values)
+    extra = {"input_type": "query", "options": {"card": card}}
+    vector = asked.embeddings.create(model="cards", input=QUERIES[0], extra_body=extra).data[0].embedding
+    own = {"card": Card.from_mapping(card).to_json_text()}
+    points = retrievers["cards"].encode_documents(TEXTS, dtype="float32")
+    close(points.rows @ torch.tensor(vector), retrievers["cards"].compile(QUERIES[:1], own).score(points)[0])
+    file = tmp_path / "card.json"
+    file.write_text(json.dumps(card))
+    for options, said in (
+        ({"card": str(file)}, "a card is an object, or the name"),
+        ({"level": 1}, "unknown option"),
+        ({"card": 5}, "a card is an object"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=said) as caught:
+            asked.embeddings.create(model="cards", input="x", extra_body={"input_type": "query", "options": options})
+        assert caught.value.param == "options"
+        with pytest.raises(openai.BadRequestError):
+            asked.embeddings.create(model="cards", input="x", extra_body={"options": options})
 
 
 def test_what_is_no_vector_is_refused_with_the_route_to_use(asked: Any, retrievers: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from fastapi import Request
@@ -62,8 +62,6 @@ class ServeSettings(Config):
         seconds: Time for a request, its body included.
         batch_tokens: Tokens that are computed together, padding included; None for what suits the device.
         longest_wait: Seconds that a request waits for others to be computed with.
-        dtype: Number type in which texts of requests are encoded, where torch runs the model. `auto` is faster on many
-            machines, and lets vectors differ in the third digit by what they are computed together with.
     """
 
     host: str = "127.0.0.1"
@@ -79,7 +77,6 @@ class ServeSettings(Config):
     seconds: float = Field(default=60.0, gt=0)
     batch_tokens: int | None = Field(default=None, ge=1)
     longest_wait: float = Field(default=0.002, ge=0)
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
 
 
 def keys_of_environment() -> tuple[str, ...]:

@@ -19,10 +19,11 @@ from fastapi.responses import Response
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from pydantic_core import to_json
 
-from hyperseek.errors import UnknownNameError, shown
+from hyperseek.errors import InputError, UnknownNameError, shown
 from hyperseek.serve._limits import Problem, Refused, ServeSettings, routes
-from hyperseek.serve._search import Body, TheShelf
+from hyperseek.serve._search import Body, TheShelf, plain_options
 from hyperseek.serve._shelf import ServedModel, Shelf
+from hyperseek.types import NO_OPTIONS, QueryOptions
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -111,7 +112,7 @@ _InputType: TypeAlias = Annotated[AskedSide, Field(validation_alias=AliasChoices
 
 
 class EmbeddingsBody(Body):
-    """A request for vectors, as OpenAI publishes it, with two fields of ours: `input_type` and `level`."""
+    """A request for vectors, as OpenAI publishes it, with fields of ours: `input_type`, `level` and `options`."""
 
     model: str
     input: Annotated[Texts, AfterValidator(_not_empty)]
@@ -120,6 +121,7 @@ class EmbeddingsBody(Body):
     user: str | None = None
     input_type: _InputType = "document"
     level: int | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 class MultiVectorBody(Body):
@@ -137,8 +139,11 @@ async def embeddings(body: EmbeddingsBody, shelf: TheShelf) -> Response:
     """Return a vector for each text."""
     model = shelf.model(body.model)
     check_number(body.input, shelf.settings, "input")
+    options = checked_options(model, body.options)
+    if options and body.input_type == "document":
+        raise Refused(400, "options are of queries; leave them out, or give input_type 'query'", field="options")
     vectors, tokens = await plain_vectors(
-        model, body.input, body.input_type, dimension=body.dimensions, level=body.level
+        model, body.input, body.input_type, dimension=body.dimensions, level=body.level, options=options
     )
     spelt = _SPELT[body.encoding_format or "float"]
     return await json_response(
@@ -234,6 +239,14 @@ def check_number(texts: Sequence[str], settings: ServeSettings, field: str) -> N
         raise Refused(400, f"there are {len(texts):,} texts, and {most}; send several requests", field=field)
 
 
+def checked_options(model: ServedModel, given: Mapping[str, Any]) -> QueryOptions:
+    """Return options of queries as the model understands them; Refused where it does not."""
+    try:
+        return model.retriever.check_options(plain_options(given))
+    except InputError as error:  # also of an unknown name, whose status would be that of an unknown model
+        raise Refused(400, str(error), field="options") from None
+
+
 async def json_response(make: Callable[[], Any]) -> Response:
     """Return plain values as JSON, both made in a thread: millions of numbers take a second."""
     return Response(await asyncio.to_thread(lambda: to_json(make())), media_type="application/json")
@@ -259,9 +272,11 @@ class Counted:
     tokens: int
 
 
-async def encoded(model: ServedModel, texts: Sequence[str], side: Side) -> list[Counted]:
+async def encoded(
+    model: ServedModel, texts: Sequence[str], side: Side, options: QueryOptions = NO_OPTIONS
+) -> list[Counted]:
     """Encode documents, each to points of its own, or compile queries, each to a scorer of its own."""
-    return await model.each(_Encode(side, model.dtype), texts)
+    return await model.each(_Encode(side, model.dtype, options), texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,10 +285,13 @@ class _Encode:
 
     side: Side
     dtype: str
+    options: QueryOptions
 
     def __call__(self, retriever: Retriever, texts: list[str]) -> list[Counted]:
         made: Any = (
-            retriever.compile(texts) if self.side == "query" else retriever.encode_documents(texts, dtype=self.dtype)
+            retriever.compile(texts, self.options)
+            if self.side == "query"
+            else retriever.encode_documents(texts, dtype=self.dtype)
         )
         counts = token_counts(retriever, texts, self.side)
         return [Counted(made[place : place + 1], count) for place, count in enumerate(counts)]
@@ -293,7 +311,13 @@ def token_counts(retriever: Retriever, texts: list[str], side: Side) -> list[int
 
 
 async def plain_vectors(
-    model: ServedModel, texts: Sequence[str], side: Side, *, dimension: int | None = None, level: int | None = None
+    model: ServedModel,
+    texts: Sequence[str],
+    side: Side,
+    *,
+    dimension: int | None = None,
+    level: int | None = None,
+    options: QueryOptions = NO_OPTIONS,
 ) -> tuple[NDArray[np.float32], int]:
     """Return a vector for each text.
 
@@ -303,6 +327,7 @@ async def plain_vectors(
         side: `"query"` or `"document"`.
         dimension: To which the vectors are cut, where the model was trained for it; None for all numbers.
         level: Of a model with levels; None for the narrowest.
+        options: Of queries.
 
     Returns:
         `(N, d)`, and how many tokens the model read.
@@ -322,7 +347,7 @@ async def plain_vectors(
         raise Refused(400, f"level {level} is not one of this model's, which are 1 to {space.levels}", field="level")
     if dimension is not None:
         dimension = _checked_dimension(retriever, side, dimension)
-    found = await encoded(model, texts, side)
+    found = await encoded(model, texts, side, options)
 
     def vectors() -> NDArray[np.float32]:
         parts = [one.made for one in found]

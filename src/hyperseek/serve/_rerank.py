@@ -10,7 +10,7 @@ import math
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
@@ -19,13 +19,14 @@ from pydantic import Field, ValidationError
 
 from hyperseek.errors import shown
 from hyperseek.serve._limits import Problem, Refused, routes
-from hyperseek.serve._openai import Counted, check_number, json_response, token_counts
+from hyperseek.serve._openai import Counted, check_number, checked_options, json_response, token_counts
 from hyperseek.serve._search import Body, TheShelf
 from hyperseek.serve._shelf import ServedModel, Shelf
 from hyperseek.serve._tei import TeiBody, check_batch, check_length, tei_shape
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
+    from hyperseek.types import QueryOptions
 
 
 def cohere_shape(problem: Problem) -> tuple[int, Mapping[str, Any]]:
@@ -47,7 +48,7 @@ plain = APIRouter(route_class=routes(either_shape))
 class RerankBody(Body):
     """A request of Cohere's or Jina's clients.
 
-    What has no meaning for our models is read, and named in the warnings of the answer.
+    What has no meaning for our models is read, and named in the warnings of the answer. `options` is a field of ours.
     """
 
     model: str | None = None
@@ -60,16 +61,18 @@ class RerankBody(Body):
     max_tokens_per_doc: int | None = None
     relevant_spans: dict[str, Any] | None = None
     priority: int | None = None
-    truncation: bool | None = None
+    options: dict[str, Any] = Field(default_factory=dict)
+    truncation: Literal[True] | None = None
 
 
 class TeiRerankBody(TeiBody):
-    """A request of clients of text-embeddings-inference."""
+    """A request of clients of text-embeddings-inference, with the field `options` of ours."""
 
     query: str
     texts: list[str]
     raw_scores: bool = False
     return_text: bool = False
+    options: dict[str, Any] = Field(default_factory=dict)
 
 
 @router.post("/v1/rerank")
@@ -82,7 +85,7 @@ async def rerank(body: RerankBody, shelf: TheShelf, request: Request) -> Respons
     if not query.strip():
         raise Refused(400, "query is blank; give it a text", field="query")
     texts = [_text(one, body.rank_fields, f"documents.{place}") for place, one in enumerate(body.documents)]
-    ranked, tokens = await scores(model, query, texts)
+    ranked, tokens = await scores(model, query, texts, checked_options(model, body.options))
     results = []
     for place, score in ranked[: body.top_n]:
         result: dict[str, Any] = {"index": place, "relevance_score": score}
@@ -122,7 +125,7 @@ async def rerank_tei(body: TeiRerankBody, shelf: Shelf) -> Response:
     check_batch(body.texts, shelf.settings, "texts")
     await check_length(model, [body.query], "query", body)
     await check_length(model, body.texts, "document", body)
-    ranked, _ = await scores(model, body.query, body.texts)
+    ranked, _ = await scores(model, body.query, body.texts, checked_options(model, body.options))
     results = []
     for place, score in ranked:
         result: dict[str, Any] = {"index": place}
@@ -132,19 +135,22 @@ async def rerank_tei(body: TeiRerankBody, shelf: Shelf) -> Response:
     return await json_response(lambda: results)
 
 
-async def scores(model: ServedModel, query: str, texts: list[str]) -> tuple[list[tuple[int, float]], int]:
+async def scores(
+    model: ServedModel, query: str, texts: list[str], options: QueryOptions
+) -> tuple[list[tuple[int, float]], int]:
     """Score texts by a query.
 
     Args:
         model: A model of any family.
         query: The query.
         texts: At least one.
+        options: Of the query.
 
     Returns:
         Place and score of each text, the highest score first and of equal ones the earlier text; and how many tokens
         were read, where each text is read with the query as others' rerankers do.
     """
-    found: list[Counted] = await model.each(_Score(query, model.dtype), texts)
+    found: list[Counted] = await model.each(_Score(query, model.dtype, options), texts)
     ranked = sorted(enumerate(one.made for one in found), key=lambda pair: (-pair[1], pair[0]))
     return ranked, sum(one.tokens for one in found)
 
@@ -155,9 +161,10 @@ class _Score:
 
     query: str
     dtype: str
+    options: QueryOptions
 
     def __call__(self, retriever: Retriever, texts: list[str]) -> list[Counted]:
-        scorer = retriever.compile([self.query])
+        scorer = retriever.compile([self.query], self.options)
         points = retriever.encode_documents(texts, dtype=self.dtype)
         [row] = scorer.score(points.to(scorer.device)).tolist()
         [asked] = token_counts(retriever, [self.query], "query")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Request
@@ -251,7 +252,7 @@ def _arguments(body: SearchBody, shelf: Shelf) -> dict[str, Any]:
         raise InputError(f"a condition may have {_LONGEST_CONDITION:,} characters")
     given = {name: value for name in _OPTIONS if (value := getattr(body, name)) is not None}
     card = _card(body.card)
-    options = {**body.options, **({"card": _card(body.options["card"])} if "card" in body.options else {})}
+    options = plain_options(body.options)
     return {
         "k": body.k,
         "where": body.where,
@@ -264,6 +265,11 @@ def _arguments(body: SearchBody, shelf: Shelf) -> dict[str, Any]:
         **given,
         **({} if card is None else {"card": card}),
     }
+
+
+def plain_options(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return options of queries, in which no card is the path of a file."""
+    return {**given, **({"card": _card(given["card"])} if "card" in given else {})}
 
 
 def _card(given: object) -> str | None:

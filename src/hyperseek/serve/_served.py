@@ -55,7 +55,8 @@ class ServedModel:
     def __init__(self, name: str, model: Retriever, settings: ServeSettings, observe: Observe) -> None:
         self.name = name
         self.retriever = model
-        self.dtype = settings.dtype if model.backend is None else "auto"
+        # In fewer bits, a vector would depend on those that it is computed together with, in the third digit.
+        self.dtype = "float32" if model.backend is None else "auto"
         self._observe = observe
         self._batcher: Batcher[str, Any] = Batcher(self._run, **_limits(settings, model, observe))
 
