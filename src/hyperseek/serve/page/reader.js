@@ -39,15 +39,19 @@ export class Reader {
     if (!this.dialog.open) this.dialog.showModal();
     if (changed) this.dialog.querySelector("#reader-title").focus();
     try {
-      const id = hit.id.split("/").map(encodeURIComponent).join("/");
-      const found = await ask(`documents/${id}?index=${encodeURIComponent(side.index.name)}`, {signal: running.signal});
-      if (this.running === running) this.fill(found, hit, changed);
+      // Not by its address, in which browsers resolve an id such as `../notes`.
+      const {documents: [found]} = await ask("documents/get", {body: {index: side.index.name, ids: [hit.id]}, signal: running.signal});
+      if (this.running !== running) return;
+      if (found) this.fill(found, hit, changed);
+      else this.fail("This document is no longer in the index.");
     } catch (error) {
-      if (error.name === "AbortError") return;
-      const gone = error.status === 404;
-      this.text.replaceChildren(el("p", {class: "wrong", role: "alert"},
-        gone ? "This document is no longer in the index." : shown(error.message)));
+      if (error.name !== "AbortError") this.fail(error.message);
     }
+  }
+
+  fail(message) {
+    this.text.replaceChildren(el("p", {class: "wrong", role: "alert"}, shown(message)));
+    this.passages.replaceChildren();
   }
 
   /** Show the frame, with what the hit has already. */
