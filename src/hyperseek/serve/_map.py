@@ -28,7 +28,7 @@ from hyperseek.index import Index
 from hyperseek.scoring import Points, Space
 from hyperseek.serve._limits import routes
 from hyperseek.serve._search import Body, TheShelf
-from hyperseek.serve._shelf import Served
+from hyperseek.serve._served import Served
 from hyperseek.store.rows import document_id_of
 
 Floats = NDArray[np.float64]
