@@ -98,7 +98,7 @@ class Asked:
         systems += [(name, partial(_rank_beside, Index.open(other), dataset, how)) for name, other in others]
         stages = [(file.stem, Plan.load(file)) for file in self.plans]
         if self.hybrid:
-            stages.append(("hybrid", hybrid_plan(self.searching["k"], self.engine)))
+            stages.append(("hybrid", Plan(**hybrid_plan(self.searching["k"], self.engine))))
         systems += [(name, partial(search, next(iter(self.models), None), plan=plan)) for name, plan in stages]
         if self.bm25:
             systems.append(("BM25", partial(_named, rank_bm25, dataset, **self.searching)))

@@ -18,6 +18,7 @@ from hyperseek.types import Hit, Query
 
 if TYPE_CHECKING:
     from hyperseek.index import Index
+    from hyperseek.serve import RemoteIndex
 
 _MOST = 10_000  # hits that one query may ask for; more belong into a file
 _HELP = """\
@@ -52,7 +53,7 @@ class Session:
         hits: Its hits that were shown.
     """
 
-    index: Index
+    index: Index | RemoteIndex
     options: dict[str, Any]
     format: str = "table"
     explain: bool = False
@@ -144,9 +145,9 @@ class Session:
 
     def set_plan(self, rest: str) -> None:
         """Set the plan."""
-        from hyperseek.plan import Plan
+        from hyperseek.cli._search import read_plan
 
-        self.options["plan"] = Plan.load(Path(rest)) if rest else None
+        self.options["plan"] = read_plan(Path(rest), server=hasattr(self.index, "url")) if rest else None
         self.hybrid = False
 
     def toggle_hybrid(self, rest: str) -> None:

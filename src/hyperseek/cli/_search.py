@@ -11,8 +11,9 @@ import typer
 from hyperseek.cli._echo import BackendOption, echo, echo_exactly, echo_json, plain_rows, print_matches, print_tables
 
 if TYPE_CHECKING:
+    from hyperseek.index import Index
     from hyperseek.models import Retriever
-    from hyperseek.plan import Plan
+    from hyperseek.serve import RemoteIndex
     from hyperseek.types import Hit, Query, QueryOptions
 
 # Candidates of each half of a hybrid search, at least.
@@ -55,24 +56,35 @@ def with_card(options: QueryOptions, card: str | None, other: str) -> QueryOptio
     return options if card is None else QueryOptions(**{**options, "card": card})
 
 
-def hybrid_plan(k: int, engine: str) -> Plan:
-    """Return the plan of `--hybrid` for `k` documents per query."""
-    from hyperseek.plan import hybrid
+def hybrid_plan(k: int, engine: str) -> dict[str, Any]:
+    """Return the plan of `--hybrid` for `k` documents per query, as plain values, which need no import."""
+    n = max(_CANDIDATES, k)
+    sources = [{"kind": "full_text", "n": n}, {"kind": "auto", "n": n, "engine": engine}]
+    return {"stages": [{"kind": "fusion", "sources": sources}]}
 
-    return hybrid(max(_CANDIDATES, k), engine=engine)
+
+def broad_to_narrow_plan(k: int, engine: str) -> dict[str, Any]:
+    """Return the plan of `--broad-to-narrow` for `k` documents per query, as plain values."""
+    named = {"auto": None, "exact": "exhaustive"}.get(engine, engine)
+    nearest = {"kind": "nearest", "n": max(_NEIGHBOURHOOD, 10 * k), "engine": named, "options": {"level": 1}}
+    return {"stages": [nearest, {"kind": "rescore"}]}
 
 
-def broad_to_narrow_plan(k: int, engine: str) -> Plan:
-    """Return the plan of `--broad-to-narrow` for `k` documents per query."""
-    from hyperseek.engines.structure import EXHAUSTIVE
-    from hyperseek.plan import AUTO, EXACT, broad_to_narrow
+def read_plan(path: Path, *, server: bool) -> Any:
+    """Read a plan from a file; its values, for a server, which checks them."""
+    if server:
+        from hyperseek._config import read_yaml_value
 
-    named = {AUTO: None, EXACT: EXHAUSTIVE}.get(engine, engine)
-    return broad_to_narrow(max(_NEIGHBOURHOOD, 10 * k), engine=named)
+        return read_yaml_value(path)
+    from hyperseek.plan import Plan
+
+    return Plan.load(path)
 
 
 def search(
-    index: Annotated[Path, typer.Argument(help="Folder that `hyperseek encode` made.")],
+    index: Annotated[
+        str | None, typer.Argument(help="Folder that `hyperseek encode` made; left out where --server is given.")
+    ] = None,
     text: Annotated[str | None, typer.Argument(help="The query; without it, and without --queries, a prompt.")] = None,
     queries: Annotated[
         Path | None, typer.Option("--queries", "-Q", help="File of queries: JSONL or TSV, plain or .gz.")
@@ -143,6 +155,16 @@ def search(
     tag: Annotated[str, typer.Option(help="Last column of the TREC run.")] = "hyperseek",
     device: Annotated[str | None, typer.Option(help="As in cuda:0; a GPU if there is one.")] = None,
     backend: BackendOption = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Ask a server instead, as http://127.0.0.1:8080; its key is read from HYPERSEEK_API_KEY.",
+        ),
+    ] = None,
+    index_name: Annotated[
+        str | None, typer.Option("--index", metavar="NAME", help="Index of the server; the first unless given.")
+    ] = None,
 ) -> None:
     """Find the best documents for one query, a file of queries, or those that are typed at a prompt.
 
@@ -151,9 +173,15 @@ def search(
     """
     from hyperseek._relevance import excluded_ids
     from hyperseek.errors import InputError
-    from hyperseek.index import Index
-    from hyperseek.plan import Plan
 
+    if server is not None:
+        if text is not None or any(given is not None for given in (model, device, backend)):
+            raise InputError("with --server give neither INDEX nor --model, --device, --backend: it has its own")
+        text = index
+    elif index is None or index_name is not None:
+        raise InputError(
+            "give INDEX, the folder of an index; or --server URL, with --index NAME for one of its indexes"
+        )
     if text is not None and queries is not None:
         raise InputError("give one query as TEXT, or a file of queries with --queries, not both")
     if json:
@@ -163,7 +191,7 @@ def search(
     if hybrid + broad_to_narrow + (plan is not None) > 1:
         raise InputError("--hybrid, --broad-to-narrow and --plan exclude each other; give one of them")
     grouping = None if group_by is None else _grouping(group_by, format)
-    stages = None if plan is None else Plan.load(plan)
+    stages = None if plan is None else read_plan(plan, server=server is not None)
     prompt = text is None and queries is None
     if hybrid and not prompt:  # at a prompt, by the number of documents that each query asks for
         stages = hybrid_plan(k, engine)
@@ -172,9 +200,7 @@ def search(
     asked_of_model = query_options(option, card)
     asked = [] if prompt else _read(text, queries)
     excluded = excluded_ids(asked)
-    opened = Index.open(
-        index, model=None if model is None else _loaded(model, device, backend), device=device, backend=backend
-    )
+    opened: Any = _opened(index or "", model, device, backend) if server is None else _connected(server, index_name)
     options: dict[str, Any] = {
         "k": k,
         "where": where,
@@ -215,6 +241,20 @@ def search(
         print_tables(asked, hits, grouping)
         if explain:
             print_matches(asked, hits)
+
+
+def _opened(index: str, model: str | None, device: str | None, backend: str | None) -> Index:
+    from hyperseek.index import Index
+
+    return Index.open(
+        index, model=None if model is None else _loaded(model, device, backend), device=device, backend=backend
+    )
+
+
+def _connected(server: str, index: str | None) -> RemoteIndex:
+    from hyperseek.serve.client import connect
+
+    return connect(server, index)
 
 
 def _loaded(model: str, device: str | None, backend: str | None) -> Retriever:

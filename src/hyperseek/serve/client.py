@@ -415,7 +415,7 @@ def _requests(
         raise InputError(f"there are {len(texts)} queries; give exclude as a list with an id, ids, or None for each")
     for start in range(0, len(texts), max(1, at_once)):
         body = request | {"queries": list(texts[start : start + at_once])}
-        if exclude is not None:
+        if exclude is not None and any(exclude):
             part = exclude[start : start + at_once]
             body["exclude"] = [[own] if isinstance(own, str) else sorted(own or ()) for own in part]
         yield body
