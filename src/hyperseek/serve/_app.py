@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import signal
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from fastapi.responses import PlainTextResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
+from hyperseek._long_work import is_quiet, set_quiet
 from hyperseek._version import __version__
 from hyperseek.errors import InputError
 from hyperseek.serve._limits import (
@@ -64,6 +66,8 @@ _PAGE_HEADERS = {
     "cross-origin-opener-policy": "same-origin",
     "x-content-type-options": "nosniff",
 }
+
+_LEAVE = 5  # seconds for the last answers to be sent
 
 # The page holds no data, and asks for a key itself.
 _OPEN_PATHS = ("/health", "/page/")
@@ -116,7 +120,7 @@ def create_app(
             await shelf.close()
 
     app = FastAPI(title="hyperseek", version=__version__, lifespan=lifespan, docs_url=None, redoc_url=None)
-    app.state.shelf, app.state.metrics = None, metrics
+    app.state.shelf, app.state.opening, app.state.metrics = None, shelf, metrics
     for router in (own, *ROUTERS):
         app.include_router(router)
     app.mount("/page", StaticFiles(directory=_PAGE))
@@ -167,6 +171,15 @@ async def page() -> Response:
 class _Server(uvicorn.Server):
     """Answers the requests that run when it is told to stop, and then ends as a program that has done its work."""
 
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to listen, and say so."""
+        await super().startup(sockets)
+        self._ready()
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at Ctrl-C and SIGTERM, without raising them again."""
@@ -195,7 +208,7 @@ def run(
         settings: Limits and addresses; None for the defaults.
         device: Where models are loaded; None takes a GPU if there is one.
         backend: What runs models, as for `hyperseek.load`; None for torch.
-        ready: Called with the server's URL when it listens.
+        ready: Called with the server's URL when it answers.
 
     Raises:
         InputError: The address cannot be listened at, or two indexes have one name.
@@ -207,14 +220,22 @@ def run(
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
-    logging.getLogger("hyperseek.serve").setLevel(logging.INFO)
+    logging.getLogger("hyperseek.serve").setLevel(logging.WARNING if is_quiet() else logging.INFO)
+    set_quiet(True)  # progress of searches
     if not keys and not is_loopback(settings.host):
         logging.getLogger("hyperseek.serve").warning("anybody who reaches this address may ask: no API keys are set")
-    config = uvicorn.Config(app, log_config=None, access_log=False, server_header=False, lifespan="on")
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        lifespan="on",
+        timeout_graceful_shutdown=math.ceil(settings.seconds) + _LEAVE,
+    )
     with _listening(settings) as listening:
         host, port = listening.getsockname()[:2]
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        _Server(config).run(sockets=[listening])
+        app.state.opening.open()
+        _Server(config, partial(ready, f"http://{f'[{host}]' if ':' in host else host}:{port}")).run([listening])
 
 
 @contextmanager
@@ -224,7 +245,6 @@ def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((settings.host, settings.port))
-            listening.listen(1024)
         except OSError as error:
             raise InputError(
                 f"cannot listen at {settings.host}:{settings.port} ({error.strerror}); give another --port or --host"

@@ -75,6 +75,7 @@ class Batcher(Generic[Item, Result]):
         self._seconds = 0.0  # that a request took lately, from its arrival to its answer
         self._arrived = asyncio.Event()
         self._worker: asyncio.Task[None] | None = None
+        self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="hyperseek-batch")
 
     @property
@@ -119,7 +120,9 @@ class Batcher(Generic[Item, Result]):
     async def _answers(self, items: Sequence[Item], key: Hashable, lengths: Sequence[int], count: int) -> list[Result]:
         if self._requests >= self._most_waiting:
             raise Busy(min(_PATIENCE, max(1, math.ceil(self._seconds))))
-        if self._worker is None:
+        if self._closed:
+            raise Busy(_PATIENCE)
+        if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
         loop, since = asyncio.get_running_loop(), time.monotonic()
         asked = [
@@ -141,6 +144,7 @@ class Batcher(Generic[Item, Result]):
 
     async def close(self) -> None:
         """Stop; whoever still waits is cancelled."""
+        self._closed = True
         if self._worker is not None:
             self._worker.cancel()
             with suppress(asyncio.CancelledError):

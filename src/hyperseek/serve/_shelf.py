@@ -89,11 +89,13 @@ class Shelf:
         self.models: dict[str, ServedModel] = {}
 
     def open(self) -> None:
-        """Open all indexes, load their models, and begin to follow what other processes write.
+        """Open all indexes, load their models, and begin to follow what other processes write, unless that is done.
 
         Raises:
             HyperseekError: One of them cannot be opened.
         """
+        if self.indexes or self.models:
+            return
         for name, place in self._places.items():
             index, model = self._opened(Path(place))
             self.indexes[name] = Served(name, index, model, self.settings, self._observe)
