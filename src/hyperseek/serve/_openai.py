@@ -200,13 +200,12 @@ def _described(name: str, shelf: Shelf) -> dict[str, Any]:
     """Describe a model: OpenAI's fields, then ours."""
     retriever = shelf.model(name).retriever
     space = retriever.space
-    vector = None if space.ragged else space.dimension if is_flat(retriever) else space.dimension + 1
     return {
         "id": name,
         "object": "model",
         "created": _STARTED,
         "owned_by": "hyperseek",
-        "dimensions": vector,
+        "dimensions": vector_size(retriever),
         "similarity": similarity(retriever),
         "levels": space.levels,
         "max_length": retriever.max_length,
@@ -230,6 +229,14 @@ def is_flat(retriever: Retriever) -> bool:
     """Whether a model's stored points are its vectors, not the vectors of a chart."""
     space = retriever.space
     return not space.ragged and space.width == space.dimension
+
+
+def vector_size(retriever: Retriever) -> int | None:
+    """Return how many numbers a model's vectors have; None where it has none for a text, or that is not known."""
+    space = retriever.space
+    if is_flat(retriever):
+        return space.dimension
+    return space.dimension + 1 if space.hyperbolic else None
 
 
 def check_number(texts: Sequence[str], settings: ServeSettings, field: str) -> None:
@@ -364,16 +371,15 @@ def _checked_dimension(retriever: Retriever, side: Side, dimension: int) -> int 
     """Return a dimension to cut vectors to, None for no cut; Refused where the model was not trained for it."""
     from hyperseek.models.modules import shorter_dimensions
 
-    flat = is_flat(retriever)
-    if dimension == retriever.space.dimension + (not flat):
+    whole = vector_size(retriever)
+    if dimension == whole:
         return None
-    known = shorter_dimensions(retriever.route(side)) if flat else ()
+    known = shorter_dimensions(retriever.route(side)) if is_flat(retriever) else ()
     if dimension in known:
         return dimension
-    whole = retriever.space.dimension + (not flat)
     if not known:
         allowed = f"only {whole}, since its first numbers alone were not trained to be a vector"
-    elif len(known) == whole - 1:
+    elif len(known) + 1 == whole:
         allowed = f"1 to {whole}"
     else:
         allowed = ", ".join(map(str, (*known, whole)))

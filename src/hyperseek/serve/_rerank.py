@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import torch
 from fastapi import APIRouter, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
@@ -150,26 +151,34 @@ async def scores(
         Place and score of each text, the highest score first and of equal ones the earlier text; and how many tokens
         were read, where each text is read with the query as others' rerankers do.
     """
-    found: list[Counted] = await model.each(_Score(query, model.dtype, options), texts)
+    found: list[Counted] = await model.each(
+        _Score(model.dtype, options), texts, items=[(query, text) for text in texts]
+    )
     ranked = sorted(enumerate(one.made for one in found), key=lambda pair: (-pair[1], pair[0]))
     return ranked, sum(one.tokens for one in found)
 
 
 @dataclass(frozen=True, slots=True)
 class _Score:
-    """Scores texts by a query; for `ServedModel.each`."""
+    """Scores pairs of a query and a text; for `ServedModel.each`."""
 
-    query: str
     dtype: str
     options: QueryOptions
 
-    def __call__(self, retriever: Retriever, texts: list[str]) -> list[Counted]:
-        scorer = retriever.compile([self.query], self.options)
-        points = retriever.encode_documents(texts, dtype=self.dtype)
-        [row] = scorer.score(points.to(scorer.device)).tolist()
-        [asked] = token_counts(retriever, [self.query], "query")
-        counts = token_counts(retriever, texts, "document")
-        return [Counted(score, asked + count) for score, count in zip(row, counts, strict=True)]
+    def __call__(self, retriever: Retriever, pairs: list[tuple[str, str]]) -> list[Counted]:
+        queries, texts = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
+        scorer = retriever.compile(queries, self.options)
+        points = retriever.encode_documents(texts, dtype=self.dtype).to(scorer.device)
+        row_of = {text: row for row, text in enumerate(texts)}
+        scores: dict[tuple[str, str], float] = {}
+        for place, query in enumerate(queries):
+            own = list(dict.fromkeys(text for asked, text in pairs if asked == query))
+            rows = torch.tensor([row_of[text] for text in own], device=scorer.device)
+            [found] = scorer[place : place + 1].score(points[rows]).tolist()
+            scores |= zip(((query, text) for text in own), found, strict=True)
+        asked = dict(zip(queries, token_counts(retriever, queries, "query"), strict=True))
+        read = dict(zip(texts, token_counts(retriever, texts, "document"), strict=True))
+        return [Counted(scores[pair], asked[pair[0]] + read[pair[1]]) for pair in pairs]
 
 
 def _text(given: str | dict[str, Any], fields: list[str] | None, place: str) -> str:

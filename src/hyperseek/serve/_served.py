@@ -50,6 +50,7 @@ class ServedModel:
     Attributes:
         retriever: The model.
         dtype: Number type in which documents are encoded.
+        batch_tokens: Tokens that are computed together.
     """
 
     def __init__(self, name: str, model: Retriever, settings: ServeSettings, observe: Observe) -> None:
@@ -58,14 +59,23 @@ class ServedModel:
         # In fewer bits, a vector would depend on those that it is computed together with, in the third digit.
         self.dtype = "float32" if model.backend is None else "auto"
         self._observe = observe
-        self._batcher: Batcher[str, Any] = Batcher(self._run, **_limits(settings, model, observe))
+        limits = _limits(settings, model, observe)
+        self.batch_tokens: int = limits["budget"]
+        self._batcher: Batcher[Any, Any] = Batcher(self._run, **limits)
 
-    async def each(self, function: Callable[[Retriever, list[str]], Sequence[Any]], texts: Sequence[str]) -> list[Any]:
+    async def each(
+        self,
+        function: Callable[[Retriever, list[Any]], Sequence[Any]],
+        texts: Sequence[str],
+        *,
+        items: Sequence[Any] | None = None,
+    ) -> list[Any]:
         """Compute something of each text, together with other requests that want the same.
 
         Args:
             function: Computes it for a batch of texts; equal functions are called once for texts of several requests.
             texts: Any number.
+            items: What `function` is given in place of the texts, of whose lengths they are.
 
         Returns:
             What was computed, in the order of the texts.
@@ -73,7 +83,7 @@ class ServedModel:
         Raises:
             Busy: Too many requests wait.
         """
-        return await self._batcher.ask_all(list(texts), function, [*map(self._length, texts)])
+        return await self._batcher.ask_all(list(items or texts), function, [*map(self._length, texts)])
 
     @property
     def waiting(self) -> int:
@@ -89,9 +99,9 @@ class ServedModel:
         length = 1 + len(text) // _CHARACTERS
         return min(length, self.retriever.max_length["document"] or length)
 
-    def _run(self, function: Any, texts: list[str]) -> Sequence[Any]:
+    def _run(self, function: Any, items: list[Any]) -> Sequence[Any]:
         with listening(self._observe):
-            found: Sequence[Any] = function(self.retriever, texts)
+            found: Sequence[Any] = function(self.retriever, items)
         return found
 
 

@@ -194,7 +194,7 @@ async def info(shelf: TheShelf, model: str | None = None) -> dict[str, Any]:
         "model_type": {"embedding": {"pooling": str(pooling or "none")}},
         "max_concurrent_requests": settings.most_waiting,
         "max_input_length": settings.most_body_bytes if longest is None else longest,
-        "max_batch_tokens": settings.batch_tokens,
+        "max_batch_tokens": served.batch_tokens,
         "max_batch_requests": None,
         "max_client_batch_size": settings.most_texts,
         "auto_truncate": True,
