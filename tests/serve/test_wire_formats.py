@@ -215,7 +215,7 @@ def test_openai_clients_raise_their_own_errors(asked: Any, server: str, tiny_mod
             with pytest.raises(openai.AuthenticationError) as caught:
                 ask()
             assert caught.value.code == "invalid_api_key"
-    busy = ServeSettings(most_waiting=1, longest_wait=1.0)
+    busy = ServeSettings(most_waiting=1, longest_wait=1.0, most_body_bytes=10_000)
     with (
         running(create_app({}, models={"tiny": tiny_model}, settings=busy, keys=())) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
@@ -231,6 +231,13 @@ def test_openai_clients_raise_their_own_errors(asked: Any, server: str, tiny_mod
         answer = httpx.post(f"{url}/embed", json={"inputs": "cat"})
         assert (answer.status_code, answer.json()["error_type"]) == (429, "Overloaded")
         assert len(waiting.result().data) == 1
+        with pytest.raises(openai.APIStatusError, match="10,000 bytes") as large:
+            client.embeddings.create(model="tiny", input="cat " * 4000)
+        assert (large.value.status_code, large.value.type) == (413, "invalid_request_error")
+        answer = httpx.post(f"{url}/embed", json={"inputs": "cat " * 4000})
+        assert (answer.status_code, answer.json()["error_type"]) == (413, "Validation")
+        with pytest.raises(openai.NotFoundError):  # a route that this server does not have
+            client.completions.create(model="tiny", prompt="cat")
 
 
 @pytest.mark.parametrize("name", ["lorentz", "levels"])
@@ -410,6 +417,10 @@ def test_the_client_of_hugging_face(server: str, retrievers: dict[str, Any], mon
     with pytest.raises(HfHubHTTPError) as caught:
         hub.feature_extraction("text " * 40, truncate=False)
     assert caught.value.response.status_code == 413
+    close(InferenceClient(model=server, token=KEY).feature_extraction("sea"), vectors[2:3])
+    with pytest.raises(HfHubHTTPError, match="401"):
+        InferenceClient(model=server, token="another").feature_extraction("sea")
+    assert httpx.get(server).headers["content-type"].startswith("text/html")
     alike = InferenceClient(model=f"{server}/similarity", token=KEY).sentence_similarity(TEXTS[0], TEXTS[1:])
     close(alike, vectors[1:] @ vectors[0])
 

@@ -275,7 +275,7 @@ class Gate:
         settings: The limits.
         keys: API keys; none where requests need no key.
         shape_of: Returns the shape of errors by path.
-        open_paths: Beginnings of paths that need no key, such as that of a page without data.
+        open_paths: Beginnings of paths that may be read without a key, such as that of a page without data; `/` is too.
         passed: Called after each request.
     """
 
@@ -341,7 +341,9 @@ class Gate:
         origin = headers.get("origin")
         if origin is not None and scope["method"] not in ("GET", "HEAD") and urlsplit(origin).netloc != headers["host"]:
             raise Refused(403, "pages of other sites may not ask this server", "Refused")
-        if self._keys and not scope["path"].startswith(self._open_paths) and scope["path"] != "/":
+        path = scope["path"]
+        is_open = scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith(self._open_paths))
+        if self._keys and not is_open:
             given = _key(headers).encode()
             # All are compared, so that the time says nothing about which.
             if not sum(hmac.compare_digest(given, key) for key in self._keys):

@@ -117,6 +117,7 @@ class TokenizeBody(Body):
     model: str | None = None
 
 
+@router.post("/", include_in_schema=False)
 @router.post("/embed")
 async def embed(body: EmbedBody, shelf: TheShelf) -> Response:
     """Return a vector for each text, scaled to norm 1 unless the request says otherwise."""
