@@ -46,6 +46,7 @@ def blocks(heading: str) -> list[str]:
     ("heading", "place", "package"),
     [
         ("A Python client", 0, "httpx"),
+        ("MCP", 0, "mcp"),
         ("LangChain, LlamaIndex, Haystack", 0, "langchain_core"),
         ("LangChain, LlamaIndex, Haystack", 1, "llama_index.core"),
         ("LangChain, LlamaIndex, Haystack", 2, "haystack"),

@@ -27,6 +27,7 @@ _VERBS = (
     "update",
     "search",
     "serve",
+    "mcp",
     "evaluate",
     "inspect",
     "convert",
@@ -42,6 +43,7 @@ _FILES = {
     "adapt": "train",
     "update": "encode",
     "export": "convert",
+    "mcp": "serve",
 }
 
 
