@@ -393,7 +393,7 @@ def test_filters_find_what_they_say(opened: Callable[..., Any], url: str) -> Non
     assert set(ids(again)) == expected(lambda one: one.metadata["year"] < 2002)
 
 
-def test_a_hit_is_explained(opened: Callable[..., Any]) -> None:
+def test_a_hit_is_explained(opened: Callable[..., Any], url: str) -> None:
     page = opened(f"?q=cat+dog&a={side(index='late')}")
     page.wait_for_selector(".hit")
     page.click(".hit .title")
@@ -407,6 +407,16 @@ def test_a_hit_is_explained(opened: Callable[..., Any]) -> None:
     shares = [float(text) for text in page.locator("#reader td:last-child").all_inner_texts()]
     score = float(page.inner_text(".verdict").split("score of ")[1].split(":")[0])
     assert sum(shares) == pytest.approx(score, abs=0.01)
+    words = {"query": "cat dog", "index": "late", "k": 100, "texts": False, "plan": {"kind": "full_text", "n": 100}}
+    found = [hit["id"] for hit in httpx.post(f"{url}/search", json=words).json()["queries"][0]["hits"]]
+    ranks = dict(
+        zip(*(page.locator(f".elsewhere {part}").all_inner_texts() for part in ("b", "span > span:first-child")), strict=True)
+    )
+    assert ranks.keys() == {"Exact", "Words only"}
+    assert ranks["Exact"].startswith("rank 1,")
+    own = ids(page)[0]
+    told = f"rank {found.index(own) + 1}," if own in found else "not among"
+    assert ranks["Words only"].startswith(told)
 
 
 @pytest.mark.parametrize(("name", "kind"), [("kinds", "plane"), ("levels", "disk")])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import mimetypes
 import signal
 import socket
 import sys
@@ -123,6 +124,7 @@ def create_app(
     app.state.shelf, app.state.opening, app.state.metrics = None, shelf, metrics
     for router in (own, *ROUTERS):
         app.include_router(router)
+    mimetypes.add_type("text/javascript", ".js")  # which is another one on some systems, and then not run
     app.mount("/page", StaticFiles(directory=_PAGE))
 
     async def refused(request: Request, error: Exception) -> Response:

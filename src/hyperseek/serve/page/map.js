@@ -4,6 +4,7 @@ import {ask} from "./server.js";
 import {count, el, oneLine, shown} from "./text.js";
 
 const NEAR = 14; // pixels within which a document is pointed at
+const WIDE = 21; // pixels between the marks of two hits
 const RINGS = [0.5, 1, 1.5, 2]; // radii of the disk's rings, as drawn
 const START = {a: [1, 0], b: [0, 0], x: 0, y: 0, zoom: 1};
 
@@ -21,6 +22,20 @@ function composed(m, n) {
 function translation(from, to) {
   const out = z => { const n = 1 / Math.sqrt(1 - z[0] ** 2 - z[1] ** 2); return {a: [n, 0], b: [z[0] * n, z[1] * n]}; };
   return composed(out(to), out([-from[0], -from[1]]));
+}
+
+/** Move points that would cover each other a little apart. */
+function apart(points) {
+  const moved = points.map(([x, y], number) => [x + Math.cos(number), y + Math.sin(number)]);
+  for (let turn = 0; turn < 30; turn += 1) {
+    for (let one = 0; one < moved.length; one += 1) for (let other = 0; other < one; other += 1) {
+      const [p, q] = [moved[one], moved[other]], x = p[0] - q[0], y = p[1] - q[1], far = Math.hypot(x, y) || 1, lack = (WIDE - far) / 2;
+      if (lack <= 0) continue;
+      p[0] += x / far * lack; p[1] += y / far * lack;
+      q[0] -= x / far * lack; q[1] -= y / far * lack;
+    }
+  }
+  return moved;
 }
 
 export class CorpusMap {
@@ -145,8 +160,9 @@ export class CorpusMap {
     pen.fill();
     pen.globalAlpha = 1;
     this.paintNames(pen, colour);
-    for (const mark of this.marks.children) {
-      const [x, y] = this.pixel(this.found.get(mark.hit));
+    const marks = [...this.marks.children], spots = apart(marks.map(mark => this.pixel(this.found.get(mark.hit))));
+    for (const [number, mark] of marks.entries()) {
+      const [x, y] = spots[number];
       mark.style.setProperty("translate", `${x}px ${y}px`);
       mark.hidden = x < 0 || y < 0 || x > this.width || y > this.height;
     }
@@ -193,7 +209,7 @@ export class CorpusMap {
     pen.lineWidth = 3;
     pen.strokeStyle = colour(this.disk ? "disk" : "paper");
     pen.fillStyle = colour("faint");
-    const most = Math.round(this.width * this.height / 12000);
+    const most = Math.round(this.width * this.height / 20000);
     let written = 0;
     for (const place of order.slice(0, 400)) {
       const [x, below] = this.pixels[place], y = below - 8, title = oneLine(this.data.shown[place].title);

@@ -315,7 +315,9 @@ function begin() {
   find("show-map").addEventListener("click", () => { showMap(find("map").hidden); note(); });
   document.addEventListener("keydown", keys);
   addEventListener("popstate", () => {
-    if (!history.state?.open && reader.isOpen) reader.dialog.close();
+    const id = new URLSearchParams(location.search).get("open"), [side] = page.sides;
+    if (id === null && reader.isOpen) reader.dialog.close();
+    else if (id !== null) reader.open(side, side.hits.find(hit => hit.id === id) ?? {id});
   });
   document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
   let turn = 0, last = Date.now();

@@ -2,7 +2,7 @@
 
 import {documentNodes} from "./document.js";
 import {ask} from "./server.js";
-import {titleOf} from "./settings.js";
+import {methods, titleOf} from "./settings.js";
 import {Characters, count, el, foreign, oneLine, plural, shown} from "./text.js";
 
 const CODE = /\.(py|js|ts|c|h|cc|cpp|rs|go|java|rb|sh|sql|json|ya?ml|toml|tex|log|csv|tsv)$/;
@@ -186,6 +186,21 @@ export class Reader {
     bring();
   }
 
+  /** Say where the model alone, and the words alone, rank the document. */
+  async elsewhere(body) {
+    const {side, hit} = this, others = methods(side.index, FAR).filter(([name]) => ["exact", "words"].includes(name) && name !== side.settings.method);
+    const rows = await Promise.all(others.map(async ([, label, about, how]) => {
+      const {queries: [{hits}]} = await ask("search", {
+        body: {...body, engine: "auto", plan: null, ...how, k: FAR, texts: false, matches: false}, signal: this.running?.signal});
+      const place = hits.findIndex(one => one.id === hit.id);
+      const told = place < 0 ? `not among its best ${hits.length}` : `rank ${place + 1}, score ${hits[place].score.toFixed(4)}`;
+      const bar = el("i", {"aria-hidden": "true"});
+      bar.style.setProperty("--share", place < 0 ? 0 : 1 / (place + 1));
+      return el("li", {}, bar, el("b", {}, label), el("span", {class: "numbers"}, el("span", {}, told), el("span", {}, about)));
+    }));
+    return el("section", {class: "elsewhere"}, el("h3", {}, "Where others rank it"), el("ol", {class: "stages"}, rows));
+  }
+
   async explain() {
     this.explained = true;
     const {side, hit} = this;
@@ -194,13 +209,16 @@ export class Reader {
       const body = {...side.request(), matches: true};
       const {explanation, queries} = await ask("explain", {body, signal: this.running?.signal});
       const own = queries[0].hits.find(one => one.id === hit.id);
-      this.why.replaceChildren(...whyOf(explanation, own, queries[0].hits, titleOf(side.settings, side.index)));
+      this.why.replaceChildren(...whyOf(explanation, own, queries[0].hits, titleOf(side.settings, side.index)), await this.elsewhere(body));
     } catch (error) {
       if (error.name === "AbortError") { this.explained = false; return; }
       this.why.replaceChildren(el("p", {class: "wrong", role: "alert"}, shown(error.message)));
     }
   }
 }
+
+/** The documents that other methods are asked for, to tell where they rank one. */
+const FAR = 100;
 
 /** Return what a search did, and what it has to do with one hit. */
 function whyOf({plan, reason, documents, passages, stages}, hit, hits, title) {
