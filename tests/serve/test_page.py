@@ -409,9 +409,10 @@ def test_a_hit_is_explained(opened: Callable[..., Any], url: str) -> None:
     assert sum(shares) == pytest.approx(score, abs=0.01)
     words = {"query": "cat dog", "index": "late", "k": 100, "texts": False, "plan": {"kind": "full_text", "n": 100}}
     found = [hit["id"] for hit in httpx.post(f"{url}/search", json=words).json()["queries"][0]["hits"]]
-    ranks = dict(
-        zip(*(page.locator(f".elsewhere {part}").all_inner_texts() for part in ("b", "span > span:first-child")), strict=True)
+    names, told_ranks = (
+        page.locator(f".elsewhere {part}").all_inner_texts() for part in ("b", "span > span:first-child")
     )
+    ranks = dict(zip(names, told_ranks, strict=True))
     assert ranks.keys() == {"Exact", "Words only"}
     assert ranks["Exact"].startswith("rank 1,")
     own = ids(page)[0]
