@@ -146,6 +146,7 @@ def create_app(
         shape_of=shape_of,
         open_paths=_OPEN_PATHS,
         passed=metrics.passed,
+        span=metrics.span,
     )
     return app
 

@@ -8,6 +8,7 @@ longest. It is computed in a thread, so that the event loop never waits for a mo
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import math
 import time
 from collections.abc import Callable, Hashable, Sequence
@@ -42,6 +43,7 @@ class _Asked(Generic[Item, Result]):
     count: int
     since: float
     answer: asyncio.Future[Result]
+    context: contextvars.Context  # of the request: times are told within it
 
 
 class Batcher(Generic[Item, Result]):
@@ -124,9 +126,9 @@ class Batcher(Generic[Item, Result]):
             raise Busy(_PATIENCE)
         if self._worker is None or self._worker.done():
             self._worker = asyncio.create_task(self._work())
-        loop, since = asyncio.get_running_loop(), time.monotonic()
+        loop, since, context = asyncio.get_running_loop(), time.monotonic(), contextvars.copy_context()
         asked = [
-            _Asked(item, key, length, count, since, loop.create_future())
+            _Asked(item, key, length, count, since, loop.create_future(), context)
             for item, length in zip(items, lengths, strict=True)
         ]
         self._waiting.setdefault(key, []).extend(asked)
@@ -169,11 +171,12 @@ class Batcher(Generic[Item, Result]):
                 continue
             now = time.monotonic()
             for one in batch:
-                self._observe("queue", now - one.since)
+                one.context.copy().run(self._observe, "queue", now - one.since)
             self._observe("batch", len(batch))
             items = [one.item for one in batch]
             try:
-                outcomes = await loop.run_in_executor(self._thread, self._outcomes, oldest.key, items)
+                run = oldest.context.copy().run
+                outcomes = await loop.run_in_executor(self._thread, run, self._outcomes, oldest.key, items)
             except asyncio.CancelledError:
                 for one in batch:
                     one.answer.cancel()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import hashlib
 import hmac
 import ipaddress
 import logging
@@ -12,9 +13,9 @@ import re
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
-from urllib.parse import urlsplit
 
 from fastapi import Request
 from fastapi.exceptions import RequestValidationError
@@ -59,7 +60,7 @@ class ServeSettings(Config):
         most_queries: Queries of a request.
         most_texts: Texts of a request that are embedded, or ranked.
         most_waiting: Requests that may wait for an index, or for a model, at a time.
-        seconds: Time for a request, its body included.
+        seconds: Time for the body of a request to arrive, and as much for its answer.
         batch_tokens: Tokens that are computed together, padding included; None for what suits the device.
         longest_wait: Seconds that a request waits for others to be computed with.
     """
@@ -111,11 +112,20 @@ class Refused(Exception):
         message: For the client.
         kind: As in `Problem`.
         field: As in `Problem`.
+        headers: As in `Problem`.
     """
 
-    def __init__(self, status: int, message: str, kind: str = "InputError", *, field: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        kind: str = "InputError",
+        *,
+        field: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(message)
-        self.problem = Problem(status, kind, message, field=field)
+        self.problem = Problem(status, kind, message, headers or {}, field)
 
 
 Shape: TypeAlias = Callable[[Problem], tuple[int, Mapping[str, Any]]]
@@ -174,6 +184,7 @@ def problem_of(error: BaseException) -> Problem:
 
 
 _MOST_FAULTS = 5
+_MOST_BODIES = 32  # of the largest size that may be in memory at a time
 
 
 def _faults(error: RequestValidationError) -> str:
@@ -276,7 +287,8 @@ class Gate:
         keys: API keys; none where requests need no key.
         shape_of: Returns the shape of errors by path.
         open_paths: Beginnings of paths that may be read without a key, such as that of a page without data; `/` is too.
-        passed: Called after each request.
+        passed: Called after each request, with its span.
+        span: Begins the span of a request, by its method and headers.
     """
 
     def __init__(
@@ -287,14 +299,17 @@ class Gate:
         keys: tuple[str, ...],
         shape_of: Callable[[str], Shape],
         open_paths: tuple[str, ...],
-        passed: Callable[[Passed], None],
+        passed: Callable[[Passed, Any], None],
+        span: Callable[[str, Mapping[str, str]], AbstractContextManager[Any]],
     ) -> None:
         self._app = app
         self._settings = settings
-        self._keys = [key.encode() for key in keys]
+        self._keys = [_digest(key.encode()) for key in keys]
         self._shape_of = shape_of
         self._open_paths = open_paths
         self._passed = passed
+        self._span = span
+        self._held = 0
         self._hosts = _host_names(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -303,73 +318,87 @@ class Gate:
             await self._app(scope, receive, send)
             return
         if scope["type"] != "http":
-            return  # which closes it
+            await send({"type": "websocket.close", "code": 1008})
+            return
         start = time.monotonic()
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         passed = Passed(_request_id(headers.get("x-request-id")), scope["method"], None, 499, 0.0)
-        started = False
+        started, held = False, _Held()
 
         async def answer(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started, passed.status = True, message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", passed.id.encode())]
+                # Nobody reads the rest of a body that is refused.
+                ending = [] if held.whole else [(b"connection", b"close")]
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", passed.id.encode()), *ending]
             await send(message)
 
-        shape = self._shape_of(scope["path"])
-        try:
-            self._check(scope, headers)
-            async with asyncio.timeout(self._settings.seconds):
-                body = await self._body(headers, receive)
-                if body is not None:
-                    await self._answered(scope, body, receive, answer)
-        except Exception as error:
-            if not started:
-                await response_of(problem_of(error), shape)(scope, receive, answer)
-            else:
-                problem_of(error)  # which notes what is unexpected
-        finally:
-            passed.route = getattr(scope.get("route"), "path", None)
-            passed.seconds = time.monotonic() - start
-            self._passed(passed)
+        with self._span(scope["method"], headers) as span:
+            try:
+                self._check(scope, headers)
+                await self._taken(scope, headers, receive, answer, held)
+            except Exception as error:
+                problem = problem_of(error)  # which notes what is unexpected
+                if not started:
+                    await response_of(problem, self._shape_of(scope["path"]))(scope, receive, answer)
+            finally:
+                passed.route = getattr(scope.get("route"), "path", None)
+                passed.seconds = time.monotonic() - start
+                self._passed(passed, span)
 
     def _check(self, scope: Scope, headers: Mapping[str, str]) -> None:
         host = _host_name(headers.get("host", ""))
         if self._hosts is not None and host not in self._hosts:
             # A page of another site whose name was made to lead here.
             raise Refused(403, f"this server is not {shortened(host, 100)!r}; name it with --name if it is", "Refused")
-        origin = headers.get("origin")
-        if origin is not None and scope["method"] not in ("GET", "HEAD") and urlsplit(origin).netloc != headers["host"]:
+        origin, reads = headers.get("origin"), scope["method"] in ("GET", "HEAD")
+        if origin is not None and not reads and origin.partition("://")[2].lower() != headers.get("host", "").lower():
             raise Refused(403, "pages of other sites may not ask this server", "Refused")
         path = scope["path"]
-        is_open = scope["method"] in ("GET", "HEAD") and (path == "/" or path.startswith(self._open_paths))
-        if self._keys and not is_open:
-            given = _key(headers).encode()
-            # All are compared, so that the time says nothing about which.
+        if self._keys and not (reads and (path == "/" or path.startswith(self._open_paths))):
+            given = _digest(_key(headers).encode("latin-1"))
+            # All are compared, and whole, so that the time says nothing about them.
             if not sum(hmac.compare_digest(given, key) for key in self._keys):
-                problem = Problem(
-                    401, "Refused", "send a valid key: Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
-                )
-                raise _WithProblem(problem)
+                bearer = {"WWW-Authenticate": "Bearer"}
+                raise Refused(401, "send a valid key: Authorization: Bearer KEY", "Refused", headers=bearer)
 
-    async def _body(self, headers: Mapping[str, str], receive: Receive) -> bytes | None:
+    async def _taken(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send, held: _Held) -> None:
+        """Read the body and answer, unless the client goes first."""
+        try:
+            try:
+                async with asyncio.timeout(self._settings.seconds):
+                    body = await self._body(headers, receive, held)
+            except TimeoutError:
+                raise Refused(408, f"the body did not arrive within {self._settings.seconds:g} s", "Timeout") from None
+            if body is not None:
+                async with asyncio.timeout(self._settings.seconds):
+                    await self._answered(scope, body, receive, send)
+        finally:
+            self._held -= held.bytes
+
+    async def _body(self, headers: Mapping[str, str], receive: Receive, held: _Held) -> bytes | None:
         """Read the whole body; None if the client has gone."""
         most = self._settings.most_body_bytes
         too_large = Refused(413, f"the body has more than {most:,} bytes; send less at a time")
         length = headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > 18 or int(length) > most:
             raise too_large
-        parts, size = [], 0
+        parts: list[bytes] = []
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 return None
             part = message.get("body", b"")
-            size += len(part)
-            if size > most:
+            held.bytes += len(part)
+            self._held += len(part)
+            if held.bytes > most:
                 raise too_large
+            if self._held > _MOST_BODIES * most:
+                raise Busy(1)
             parts.append(part)
             if not message.get("more_body", False):
+                held.whole = True
                 return b"".join(parts)
 
     async def _answered(self, scope: Scope, body: bytes, receive: Receive, send: Send) -> None:
@@ -394,10 +423,21 @@ class Gate:
             await asyncio.gather(answered, gone, return_exceptions=True)
 
 
-class _WithProblem(Refused):
-    def __init__(self, problem: Problem) -> None:
-        super().__init__(problem.status, problem.message, problem.kind)
-        self.problem = problem
+@dataclass
+class _Held:
+    """What of a body is in memory.
+
+    Attributes:
+        bytes: How many bytes.
+        whole: Whether that is all of it.
+    """
+
+    bytes: int = 0
+    whole: bool = False
+
+
+def _digest(key: bytes) -> bytes:
+    return hashlib.sha256(key).digest()
 
 
 async def _run(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:

@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+try:
+    from opentelemetry import trace
+except ImportError:  # spans are for those who have it
+    trace = None  # type: ignore[assignment]
 
 from hyperseek.errors import printable, shortened
 from hyperseek.serve._limits import Passed
 from hyperseek.serve._shelf import Shelf
 
+_SERVER = None if trace is None else trace.SpanKind.SERVER
 logger = logging.getLogger("hyperseek.serve")
 
 _SECONDS = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60)
@@ -26,6 +32,7 @@ class Metrics:
     """Counters and times of one server."""
 
     def __init__(self) -> None:
+        self._tracer: Any = None if trace is None else trace.get_tracer("hyperseek")
         self.registry = CollectorRegistry()
         registry = self.registry
         self.requests = Counter(
@@ -45,14 +52,37 @@ class Metrics:
             self.stages.labels(stage)
 
     def observe(self, name: str, value: float) -> None:
-        """Add a measurement of a stage in seconds, or of `batch` in items."""
+        """Add a measurement of a stage in seconds, which has just ended, or of `batch` in items."""
         if name == "batch":
             self.batches.observe(value)
-        else:
-            self.stages.labels(name).observe(value)
+            return
+        self.stages.labels(name).observe(value)
+        if self._tracer is not None:
+            now = time.time_ns()
+            self._tracer.start_span(f"hyperseek.{name}", start_time=now - int(1e9 * value)).end(now)
 
-    def passed(self, request: Passed) -> None:
-        """Count and log a request."""
+    @contextmanager
+    def span(self, method: str, headers: Mapping[str, str]) -> Iterator[Any]:
+        """Begin the span of a request, as a part of the trace that its headers name; None without OpenTelemetry."""
+        if self._tracer is None:
+            yield None
+            return
+        from opentelemetry.propagate import extract
+
+        with self._tracer.start_as_current_span(method, context=extract(headers), kind=_SERVER) as span:
+            yield span
+
+    def passed(self, request: Passed, span: Any) -> None:
+        """Count and log a request, and complete its span."""
+        if span is not None:
+            span.update_name(f"{request.method} {request.route or 'none'}")
+            span.set_attributes(
+                {
+                    "http.request.method": request.method,
+                    "http.route": request.route or "none",
+                    "http.response.status_code": request.status,
+                }
+            )
         route = request.route or "none"
         self.requests.labels(route, request.method, str(request.status)).inc()
         self.seconds.labels(route).observe(request.seconds)
@@ -72,25 +102,6 @@ class Metrics:
                 self.documents.labels(name).set(len(served.index))
             self.waiting.set(shelf.waiting)
         return generate_latest(self.registry)
-
-
-def tracer() -> Callable[[str], Any]:
-    """Return what starts a span by its name: of OpenTelemetry if its API is installed, else nothing."""
-    try:
-        from opentelemetry import trace
-    except ImportError:
-        return lambda name: nullcontext()
-    return trace.get_tracer("hyperseek").start_as_current_span
-
-
-@contextmanager
-def timed(observe: Callable[[str, float], None], stage: str) -> Iterator[None]:
-    """Measure the time of a block."""
-    start = time.perf_counter()
-    try:
-        yield
-    finally:
-        observe(stage, time.perf_counter() - start)
 
 
 class JsonLines(logging.Formatter):
