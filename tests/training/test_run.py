@@ -123,6 +123,10 @@ def test_a_linear_head_keeps_the_document_side(make_recipe: MakeRecipe, tmp_path
     # The saved model says to which dimensions its vectors may be cut.
     saved = load(tmp_path / "run", device="cpu")
     assert [shorter_dimensions(saved.route(side)) for side in ("query", "document")] == [(8, 16), (8, 16)]
+    # A head on top of it that is not trained so does not.
+    wider = {**model, "trunk": str(tmp_path / "run"), "linear": {"sides": "both", "dimension": 24}}
+    train(make_recipe(model=wider, losses={"own_cross_entropy": {}}), output=tmp_path / "wider")
+    assert shorter_dimensions(load(tmp_path / "wider", device="cpu").route("document")) == ()
 
 
 def test_a_finished_run_is_not_repeated_and_another_recipe_is_refused(make_recipe: MakeRecipe, tmp_path: Path) -> None:

@@ -202,7 +202,7 @@ def shorter_dimensions(modules: Sequence[nn.Module]) -> tuple[int, ...]:
 def declare_shorter_dimensions(modules: Sequence[nn.Module], dimensions: Sequence[int]) -> None:
     """Let the configuration of a route's transformer list what `shorter_dimensions` returns; saved with the model."""
     config = getattr(getattr(modules[0], "model", None), "config", None)
-    if config is not None:
+    if config is not None and (dimensions or shorter_dimensions(modules)):
         config.matryoshka_dimensions = sorted(dimensions)
 
 

@@ -191,7 +191,7 @@ class _Run:
             changed = _differs(trainer.module.trainable_state(), start) and share != 0
             if not changed:
                 logger.warning("%s: this run changed nothing: %s", self.folder, _reason(steps, best_step))
-            self._save(retriever)
+            self._save(retriever, before)
             seen = self._used(ready, steps)
             trained = {name: entry.restricted(seen) for name, entry in read.trained.items()}
             record = record.finished(
@@ -291,12 +291,13 @@ class _Run:
             Interpolation(trainer.module, start), config.interpolate, keeper.validator, trained=trained, floor=floor
         )
 
-    def _save(self, retriever: Retriever) -> None:
+    def _save(self, retriever: Retriever, before: str) -> None:
         if self.recipe.train.trunk == "lora":
             merge_adapters(retriever)
-        if self.recipe.losses.matryoshka is not None:
+        nested = self.recipe.losses.matryoshka
+        if nested is not None or retriever.fingerprint != before:  # documents trained otherwise lose what the trunk had
             for side in SIDES:
-                declare_shorter_dimensions(retriever.route(side), self.recipe.losses.matryoshka.dimensions)
+                declare_shorter_dimensions(retriever.route(side), () if nested is None else nested.dimensions)
         with timed(self.seconds, "saving"):
             retriever.save(self.folder)
 
