@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import os
 import re
 import subprocess
@@ -34,8 +35,11 @@ DISTRIBUTIONS = {
     "sklearn": "scikit-learn",
     "starlette": "fastapi",  # which is made of it
     "stemmer": "pystemmer",
+    "threadpoolctl": "scikit-learn",  # which needs it
     "yaml": "pyyaml",
 }
+# What is used where it is installed, and nothing asks for.
+USED_IF_THERE = {"opentelemetry"}
 
 
 def distribution(module: str) -> str:
@@ -64,8 +68,10 @@ def test_every_package_that_is_imported_is_declared() -> None:
     for path in SOURCE.rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         for module in imported(path):
-            assert distribution(module) in core | optional, f"{path} imports {module}, which is not declared"
-        for module, extra in re.findall(r'require\("([\w.]+)", extra="(\w+)"\)', text):
+            assert distribution(module) in core | optional | USED_IF_THERE, (
+                f"{path} imports {module}, which is not declared"
+            )
+        for module, extra in re.findall(r'require\("([\w.]+)", extra="([\w-]+)"\)', text):
             assert distribution(module) in extras[extra], f"{path} says that {module} comes with {extra}"
     # What only an extra brings is imported on demand, and by `require` first.
     lazily = optional - core - {"hyperseek"}
@@ -74,7 +80,7 @@ def test_every_package_that_is_imported_is_declared() -> None:
         for node in tree.body:
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            if path.parent.name not in ("training", "pretraining"):
+            if path.parent.name not in ("training", "pretraining", "serve"):
                 assert not {distribution(module) for module in modules} & lazily, f"{path} imports {modules} at once"
 
 
@@ -92,6 +98,12 @@ def engine(kind: str, folder: Path) -> object:
     return build_engine(folder / kind, [torch.eye(4)], config, metric="l2", count=4, dimension=4)
 
 
+def imported_anew(module: str) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delitem(sys.modules, module, raising=False)
+        importlib.import_module(module)
+
+
 def lora(encoder: str) -> None:
     from hyperseek.training._recipe import TrainConfig
     from hyperseek.training._routes import choose_trainable
@@ -102,6 +114,7 @@ def lora(encoder: str) -> None:
 
 def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
     from hyperseek import evaluation
+    from hyperseek.cli._serve import mcp, serve
     from hyperseek.data import File, open_dataset
     from hyperseek.data.files._converter import Converter
     from hyperseek.demo import draw_map
@@ -147,6 +160,11 @@ def uses(encoder: str, folder: Path) -> dict[str, list[Callable[[], object]]]:
         ],
         "wandb": [lambda: trackers(("wandb",))],
         "deepspeed": [lambda: check_deepspeed(deepspeed)],
+        "fastapi": [lambda: serve(["notes.index"])],
+        "langchain_core": [lambda: imported_anew("hyperseek.integrations.langchain")],
+        "llama_index": [lambda: imported_anew("hyperseek.integrations.llama_index")],
+        "haystack": [lambda: imported_anew("hyperseek.integrations.haystack")],
+        "mcp": [lambda: imported_anew("hyperseek.integrations.mcp"), lambda: mcp("notes.index")],
     }
 
 
@@ -157,7 +175,7 @@ def test_what_needs_a_missing_package_says_how_to_install_it(tiny_encoder: str, 
                 patch.delitem(sys.modules, name)
             patch.setitem(sys.modules, package, None)
             for call in calls:
-                with pytest.raises(MissingExtraError, match=r"pip install 'hyperseek\[\w+\]'"):
+                with pytest.raises(MissingExtraError, match=r"pip install 'hyperseek\[[\w-]+\]'"):
                     call()
 
 

@@ -244,7 +244,12 @@ class HyperseekVectorStore(VectorStore):
 
         Returns:
             True.
+
+        Raises:
+            InputError: All documents of a server are to be deleted.
         """
+        if ids is None and not hasattr(self.index, "ids"):
+            raise InputError("an index on a server is not emptied at once; give the ids of the documents")
         self.index.delete(self.index.ids if ids is None else ids)
         return True
 

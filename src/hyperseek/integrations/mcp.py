@@ -7,6 +7,7 @@ and results of `id`, `title` and `url`, whose documents are fetched by id. `simi
 from __future__ import annotations
 
 import hmac
+import logging
 import os
 import socket
 from collections.abc import Callable, Mapping
@@ -35,6 +36,8 @@ except ImportError:
 if TYPE_CHECKING:
     from hyperseek.integrations import IndexLike
     from hyperseek.types import Document, Hit
+
+logger = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -272,4 +275,6 @@ def run_http(
         raise InputError(f"cannot listen at {host}:{port} ({error.strerror}); give another --port or --host") from None
     with listening:
         ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/mcp")
+        if host not in ("127.0.0.1", "::1", "localhost") and not os.environ.get(_KEYS_VARIABLE, "").strip(" ,"):
+            logger.warning("anybody who reaches this address may ask: no API keys are set")
         uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on")).run(sockets=[listening])
