@@ -203,6 +203,11 @@ def test_the_keyboard_is_enough(opened: Callable[..., Any]) -> None:
     page.wait_for_selector("#reader .text :text('')")
     assert page.inner_text("#reader-title") == f"title {second[1:]}"
     assert "open=" in page.url
+    page.go_back()
+    page.wait_for_selector("#reader", state="hidden")
+    page.go_forward()
+    page.wait_for_selector("#reader .text :text('')")
+    assert page.inner_text("#reader-title") == f"title {second[1:]}"
     page.keyboard.press("ArrowRight")
     third = ids(page)[2]
     wait_until(page, f"document.querySelector('#reader-title').textContent === 'title {third[1:]}'")
@@ -433,7 +438,7 @@ def test_the_map_has_the_hits_on_it(opened: Callable[..., Any], url: str, name: 
     first = page.get_by_label("Rank 1: ", exact=False).first
     first.focus()
     assert page.locator(".hit.at").count() == 1
-    assert page.inner_text(".tip") in page.inner_text(".hit.at h3") + "\n" + page.inner_text(".hit.at .above")
+    assert page.inner_text(".tip") in page.inner_text(".hit.at h2") + "\n" + page.inner_text(".hit.at .above")
     page.focus("#map canvas")
     page.keyboard.press("ArrowRight")
     title = page.inner_text(".tip")

@@ -13,6 +13,8 @@ import asyncio
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -23,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hyperseek.analysis.disk import best_scale, plane_of, to_disk
+from hyperseek.errors import InputError
 from hyperseek.geometry.polar import split_polar
 from hyperseek.index import Index
 from hyperseek.scoring import Points, Space
@@ -36,6 +39,7 @@ Floats = NDArray[np.float64]
 router = APIRouter(route_class=routes())
 
 _SHOWN = 1_000  # documents that are drawn: as many as a t-SNE takes two seconds of one core for
+_MOST = 2_000_000  # documents, each of which has a place
 _COMPONENTS = 50
 _FEWEST = 50  # documents, below which a t-SNE says nothing
 _PERPLEXITY = 30
@@ -71,11 +75,21 @@ async def get_places(body: PlacesBody, shelf: TheShelf) -> dict[str, Any]:
 
 async def _map_of(served: Served, level: int | None) -> CorpusMap:
     maps, key = _maps.setdefault(served, {}), (served.index.version, level)
-    if key not in maps or (maps[key].done() and maps[key].exception() is not None):
+    if key not in maps:
         for old in [other for other in maps if other[0] != key[0]]:
             del maps[old]
-        maps[key] = asyncio.create_task(asyncio.to_thread(map_corpus, served.index, level=level))
-    return await asyncio.shield(maps[key])  # a client that goes leaves the map to the others
+        maps[key] = asyncio.create_task(asyncio.to_thread(_draw, served.index.path, level))
+    making = maps[key]
+    try:
+        return await asyncio.shield(making)  # a client that goes leaves the map to the others
+    finally:
+        if making.done() and (making.cancelled() or making.exception() is not None) and maps.get(key) is making:
+            del maps[key]
+
+
+def _draw(path: Path, level: int | None) -> CorpusMap:
+    # Opened once more, so that all is read of one version while the server goes on to newer ones.
+    return map_corpus(Index.open(path, cache_bytes=0), level=level)
 
 
 @dataclass(frozen=True)
@@ -114,9 +128,12 @@ class CorpusMap:
 
     def find(self, ids: list[str]) -> dict[str, list[float]]:
         """Return the places of documents by their ids; those of other ids are missing."""
-        wanted = set(ids)
-        rows = [row for row, name in enumerate(self.ids) if name in wanted]
-        return {self.ids[row]: self.places[row].round(4).tolist() for row in rows}
+        rows = {name: row for name in ids if (row := self._rows.get(name)) is not None}
+        return {name: self.places[row].round(4).tolist() for name, row in rows.items()}
+
+    @cached_property
+    def _rows(self) -> dict[str, int]:
+        return {name: row for row, name in enumerate(self.ids)}
 
 
 def map_corpus(index: Index, *, level: int | None = None, seed: int = 0) -> CorpusMap:
@@ -131,8 +148,10 @@ def map_corpus(index: Index, *, level: int | None = None, seed: int = 0) -> Corp
         The map.
 
     Raises:
-        InputError: The space has no such level.
+        InputError: The space has no such level, or there are too many documents.
     """
+    if len(index) > _MOST:
+        raise InputError(f"a map is drawn of at most {_MOST:,} documents, and this index has {len(index):,}")
     ids = index.ids
     shown = np.sort(np.random.default_rng(seed).permutation(len(ids))[:_SHOWN])
     sample = _chosen(index, level, shown)

@@ -76,7 +76,8 @@ function search() {
   document.body.classList.toggle("asked", asked);
   find("welcome").hidden = asked;
   find("sides").hidden = !asked;
-  find("failure").hidden = true;
+  for (const side of page.sides) side.failure = null;
+  tellFailures();
   tellFilters();
   note();
   if (!asked) { find("status").textContent = ""; moves.replaceChildren(); }
@@ -84,12 +85,21 @@ function search() {
   return Promise.all(page.sides.map(side => side.search()));
 }
 
+/** Say what failed, of all sides. */
+function tellFailures() {
+  const told = page.sides.filter(side => side.failure).map(({name, failure}) => (
+    (page.sides.length > 1 ? `Side ${name}: ` : "") + shown(failure.message) + (failure.wait ? " Trying again in a moment." : "")));
+  find("failure").textContent = told.join(" ");
+  find("failure").hidden = !told.length;
+}
+
 /** A side has an answer. */
 function found(side) {
-  find("failure").hidden = true;
+  side.failure = null;
+  tellFailures();
   filters.learn(side.hits);
   const [first, second] = page.sides;
-  if (second && !first.running?.signal.aborted) compare(first, second);
+  if (second) compare(first, second);
   drawLines();
   const {answer} = first;
   if (answer && side === first) {
@@ -106,9 +116,8 @@ function found(side) {
 }
 
 function failed(side, error) {
-  const where = page.sides.length > 1 ? `Side ${side.name}: ` : "";
-  find("failure").textContent = where + shown(error.message) + (error.wait ? " Trying again in a moment." : "");
-  find("failure").hidden = false;
+  side.failure = error;
+  tellFailures();
   if (error.status === 404) look(); // an index or an engine is gone
 }
 
@@ -229,6 +238,7 @@ async function look() {
     return;
   }
   const before = JSON.stringify(page.indexes), first = !page.indexes.length;
+  for (const side of page.sides) if (side.failure?.status === 0) side.search(); // the server is back
   if (JSON.stringify(listed) === before) return;
   page.indexes = listed;
   const others = new Map((first ? [] : JSON.parse(before)).map(one => [one.name, JSON.stringify(one)]));

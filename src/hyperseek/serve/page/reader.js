@@ -3,7 +3,7 @@
 import {documentNodes} from "./document.js";
 import {ask} from "./server.js";
 import {methods, titleOf} from "./settings.js";
-import {Characters, count, el, foreign, oneLine, plural, shown} from "./text.js";
+import {Characters, count, el, foreign, oneLine, plural, scored, shown} from "./text.js";
 
 const CODE = /\.(py|js|ts|c|h|cc|cpp|rs|go|java|rb|sh|sql|json|ya?ml|toml|tex|log|csv|tsv)$/;
 
@@ -193,7 +193,7 @@ export class Reader {
       const {queries: [{hits}]} = await ask("search", {
         body: {...body, engine: "auto", plan: null, ...how, k: FAR, texts: false, matches: false}, signal: this.running?.signal});
       const place = hits.findIndex(one => one.id === hit.id);
-      const told = place < 0 ? `not among its best ${hits.length}` : `rank ${place + 1}, score ${hits[place].score.toFixed(4)}`;
+      const told = place < 0 ? `not among its best ${hits.length}` : `rank ${place + 1}, score ${scored(hits[place].score, 4)}`;
       const bar = el("i", {"aria-hidden": "true"});
       bar.style.setProperty("--share", place < 0 ? 0 : 1 / (place + 1));
       return el("li", {}, bar, el("b", {}, label), el("span", {class: "numbers"}, el("span", {}, told), el("span", {}, about)));
@@ -226,7 +226,7 @@ function whyOf({plan, reason, documents, passages, stages}, hit, hits, title) {
   if (hit) {
     const place = hits.indexOf(hit), [above, below] = [hits[place - 1], hits[place + 1]];
     const gap = [above && `${(above.score - hit.score).toPrecision(2)} below the hit before`, below && `${(hit.score - below.score).toPrecision(2)} above the next`];
-    nodes.push(el("p", {class: "verdict"}, `Rank ${place + 1} of ${hits.length} with a score of ${hit.score.toFixed(4)}`,
+    nodes.push(el("p", {class: "verdict"}, `Rank ${place + 1} of ${hits.length} with a score of ${scored(hit.score, 4)}`,
       gap.some(Boolean) ? `: ${gap.filter(Boolean).join(", ")}.` : "."));
   } else nodes.push(el("p", {class: "verdict"}, "The search does not find this document any more."));
   nodes.push(el("h3", {}, "How it was searched"),
@@ -249,7 +249,7 @@ function whyOf({plan, reason, documents, passages, stages}, hit, hits, title) {
       const bar = el("i", {"aria-hidden": "true"});
       bar.style.setProperty("--share", most > least ? (passage.score - least) / (most - least) : 1);
       return el("li", {}, bar, foreign("b", {}, passage.headings.at(-1) ?? passage.text.slice(0, 80)),
-        el("span", {class: "numbers"}, el("span", {}, `score ${passage.score.toFixed(4)}`),
+        el("span", {class: "numbers"}, el("span", {}, `score ${scored(passage.score, 4)}`),
           el("span", {}, `characters ${count(passage.start)} to ${count(passage.end)}`)));
     })));
   }

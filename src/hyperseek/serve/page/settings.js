@@ -1,5 +1,6 @@
 // How one side searches: its index, its scorer or plan, levels, and card, as far as the index has them.
 
+import {Failure} from "./server.js";
 import {count, el, shown} from "./text.js";
 import {select} from "./filters.js";
 
@@ -54,7 +55,9 @@ export function readSettings(given) {
 export function requested(settings, index, k) {
   const known = methods(index, k), chosen = known.find(([name]) => name === settings.method) ?? known[0];
   const request = {index: index.name, ...chosen[3]};
-  if (chosen[0] === "plan" && settings.plan?.trim()) request.plan = JSON.parse(settings.plan);
+  if (chosen[0] === "plan" && settings.plan?.trim()) {
+    try { request.plan = JSON.parse(settings.plan); } catch (error) { throw new Failure(`The plan is not JSON: ${error.message}`); }
+  }
   if (index.levels > 1 && Object.keys(settings.options).length) request.options = settings.options;
   if (index.cards && settings.card) request.card = settings.card;
   return request;

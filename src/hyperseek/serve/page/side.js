@@ -2,7 +2,7 @@
 
 import {ask} from "./server.js";
 import {readSettings, requested, showSettings, titleOf} from "./settings.js";
-import {Characters, count, el, foreign, marked, oneLine} from "./text.js";
+import {Characters, count, el, foreign, marked, oneLine, scored} from "./text.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -14,7 +14,7 @@ export class Side {
    * @param {unknown} given Settings, of a link.
    */
   constructor(page, name, given) {
-    Object.assign(this, {page, name, hits: [], asked: "", answer: null, running: null, again: 0});
+    Object.assign(this, {page, name, hits: [], asked: "", answer: null, failure: null, running: null, again: 0});
     this.settings = readSettings(given);
     this.title = el("span", {});
     this.how = el("div", {class: "how-body"});
@@ -113,10 +113,10 @@ export class Side {
     const item = el("li", {class: "hit"},
       el("div", {class: "rank"}, el("span", {}, el("span", {class: "unseen"}, "Rank "), String(hit.rank)), el("b", {class: "move"})),
       el("div", {class: "body"},
-        el("h3", {}, open),
+        el("h2", {}, open),
         above.length ? el("p", {class: "above"}, above.map(part => foreign("bdi", {}, part))) : null,
         hit.snippet ? el("p", {class: "snippet", dir: "auto"}, snippetOf(hit)) : null),
-      el("span", {class: "score", title: `Score ${hit.score}`}, el("span", {class: "unseen"}, "Score "), hit.score.toFixed(3)));
+      el("span", {class: "score", title: `Score ${hit.score}`}, el("span", {class: "unseen"}, "Score "), scored(hit.score)));
     item.hit = hit;
     item.addEventListener("mouseenter", () => this.page.pointed(hit.id, true));
     item.addEventListener("mouseleave", () => this.page.pointed(hit.id, false));

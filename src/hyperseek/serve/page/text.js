@@ -35,22 +35,25 @@ export const foreign = (name, properties, text) => el(name, {dir: "auto", ...pro
 /** A text by characters as Python counts them, which are one or two units of JavaScript's strings. */
 export class Characters {
   constructor(text) {
-    this.text = text;
-    this.all = /[\ud800-\udbff][\udc00-\udfff]/.test(text) ? Array.from(text) : null;
+    Object.assign(this, {text, plain: !/[\ud800-\udbff][\udc00-\udfff]/.test(text), last: [0, 0]});
   }
-  get length() { return this.all === null ? this.text.length : this.all.length; }
-  slice(start, end) { return this.all === null ? this.text.slice(start, end) : this.all.slice(start, end).join(""); }
-  /** The unit of the string at which a character begins. */
-  unit(place) { return this.all === null ? place : this.all.slice(0, place).join("").length; }
+  get length() { return this.place(this.text.length); }
+  slice(start, end) { return this.text.slice(this.unit(start), this.unit(end)); }
+  /** The unit at which a character begins. */
+  unit(place) { return this.plain ? place : this.walk((characters, units) => characters < place && units < this.text.length, this.last[0] <= place)[1]; }
+  /** The character that begins at a unit. */
+  place(unit) { return this.plain ? unit : this.walk((characters, units) => units < unit, this.last[1] <= unit)[0]; }
+  /** Go on from the last place, since places are mostly asked for in order. */
+  walk(before, onwards) {
+    let [characters, units] = onwards ? this.last : [0, 0];
+    for (; before(characters, units); characters += 1) units += this.text.codePointAt(units) > 0xffff ? 2 : 1;
+    return (this.last = [characters, units]);
+  }
   /** Where a part begins, nearest to a place at which it was; -1 if it is not there. */
   find(part, near) {
-    let best = -1;
-    for (let unit = this.text.indexOf(part); unit >= 0; unit = this.text.indexOf(part, unit + 1)) {
-      const place = this.all === null ? unit : Array.from(this.text.slice(0, unit)).length;
-      if (best >= 0 && Math.abs(best - near) <= Math.abs(place - near)) break;
-      best = place;
-    }
-    return best;
+    const from = this.unit(near), after = this.text.indexOf(part, from), before = this.text.lastIndexOf(part, from);
+    if (after < 0 || before < 0) return Math.max(after, before) < 0 ? -1 : this.place(Math.max(after, before));
+    return this.place(after - from < from - before ? after : before);
   }
 }
 
@@ -70,3 +73,6 @@ const oneLineInside = text => shown(text.replace(/\s+/g, " "));
 
 export const count = number => Number(number).toLocaleString("en");
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
+
+/** Return a score in few digits. */
+export const scored = (score, digits = 3) => Math.abs(score) < 1e6 ? Number(score).toFixed(digits) : Number(score).toExponential(2);
