@@ -483,6 +483,8 @@ def test_the_routes_of_text_embeddings_inference(client: httpx.Client, retriever
         ("/embed", {"inputs": "cat", "model": "lorentz", "normalize": True}, 424, "Backend"),
         ("/embed", {"inputs": "cat", "model": "other"}, 404, "Validation"),
         ("/embed_all", {"inputs": []}, 400, "Empty"),
+        ("/embed", {"inputs": "text " * 4000, "truncate": False}, 413, "Validation"),
+        ("/tokenize", {"inputs": "text " * 250_000}, 413, "Validation"),
         ("/similarity", {"inputs": {"source_sentence": "cat", "sentences": []}}, 400, "Empty"),
         ("/similarity", {"inputs": {"source_sentence": "cat", "sentences": ["x"]}, "model": "lorentz"}, 424, "Backend"),
         ("/tokenize", {"inputs": []}, 400, "Empty"),
@@ -507,6 +509,17 @@ RIGHT: dict[str, dict[str, Any]] = {
     "/similarity": {"inputs": {"source_sentence": "cat", "sentences": ["dog"]}},
     "/tokenize": {"inputs": ["cat"]},
 }
+
+
+def test_answers_of_many_token_vectors_are_bounded(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hyperseek.serve._openai._MOST_NUMBERS", 500)
+    for route, body in (("/embed_all", {"inputs": TEXTS}), ("/v1/multi-vector", {"input": TEXTS * 4, "model": "late"})):
+        answer = client.post(route, json=body)
+        assert answer.status_code == 413
+        assert "an answer may hold 500; send fewer texts" in answer.text
+    assert client.post("/v1/multi-vector", json={"input": TEXTS, "model": "late"}).status_code == 200
+
+
 ROUTES = [*RIGHT]
 
 

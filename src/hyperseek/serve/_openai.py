@@ -33,6 +33,9 @@ if TYPE_CHECKING:
 
 _STARTED = int(time.time())  # what clients are told as the time of models
 
+_CHARACTERS = 4  # of a token, about
+_MOST_NUMBERS = 1 << 23
+
 _KINDS = {401: ("invalid_request_error", "invalid_api_key"), 429: ("requests", "rate_limit_exceeded")}
 
 
@@ -169,6 +172,7 @@ async def multi_vector(body: MultiVectorBody, shelf: TheShelf) -> Response:
         raise Refused(400, "this model has one vector for a text; ask /v1/embeddings for it", "NoVectors")
     if body.dimensions not in (None, space.dimension):
         raise Refused(400, f"the token vectors of this model have {space.dimension} dimensions", field="dimensions")
+    check_tokens(model, body.input, body.input_type)
     found, tokens = await token_vectors(model, body.input, body.input_type)
     spelt = _SPELT[body.encoding_format or "float"]
     return await json_response(
@@ -246,6 +250,17 @@ def check_number(texts: Sequence[str], settings: ServeSettings, field: str) -> N
         raise Refused(400, f"there are {len(texts):,} texts, and {most}; send several requests", field=field)
 
 
+def check_tokens(model: ServedModel, texts: Sequence[str], side: Side) -> None:
+    """Refuse texts whose token vectors are more numbers, as far as can be told, than one answer may hold."""
+    retriever = model.retriever
+    longest = retriever.max_length[side] or _MOST_NUMBERS
+    width = retriever.space.dimension
+    count = width * sum(min(longest, 1 + len(text) // _CHARACTERS) for text in texts)
+    if count > _MOST_NUMBERS:
+        message = f"the vectors of all tokens are about {count:,} numbers, and an answer may hold {_MOST_NUMBERS:,}"
+        raise Refused(413, f"{message}; send fewer texts")
+
+
 def checked_options(model: ServedModel, given: Mapping[str, Any]) -> QueryOptions:
     """Return options of queries as the model understands them; Refused where it does not."""
     try:
@@ -255,20 +270,24 @@ def checked_options(model: ServedModel, given: Mapping[str, Any]) -> QueryOption
 
 
 async def json_response(make: Callable[[], Any]) -> Response:
-    """Return plain values as JSON, both made in a thread: millions of numbers take a second."""
-    return Response(await asyncio.to_thread(lambda: to_json(make())), media_type="application/json")
+    """Return plain values and arrays as JSON, both made in a thread: millions of numbers take a second."""
+
+    def text() -> bytes:
+        # An array is made a list when it is written: as objects, its numbers take eight times the memory.
+        return to_json(make(), fallback=lambda array: array.tolist())
+
+    return Response(await asyncio.to_thread(text), media_type="application/json")
 
 
-def _as_list(vector: NDArray[np.float32]) -> list[float]:
-    numbers: list[float] = vector.tolist()
-    return numbers
+def _as_it_is(vector: NDArray[np.float32]) -> NDArray[np.float32]:
+    return vector
 
 
 def _as_base64(vector: NDArray[np.float32]) -> str:
     return base64.b64encode(np.ascontiguousarray(vector, "<f4").tobytes()).decode()
 
 
-_SPELT: dict[str, Callable[[NDArray[np.float32]], Any]] = {"float": _as_list, "base64": _as_base64}
+_SPELT: dict[str, Callable[[NDArray[np.float32]], Any]] = {"float": _as_it_is, "base64": _as_base64}
 
 
 @dataclass(frozen=True, slots=True)

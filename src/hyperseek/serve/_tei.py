@@ -24,6 +24,7 @@ from hyperseek.serve._openai import (
     AskedSide,
     Side,
     Texts,
+    check_tokens,
     is_flat,
     json_response,
     plain_vectors,
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from hyperseek.models import Retriever
+
+_CHARACTERS = 250  # of a token at most, where no more than so many tokens may be given
+_MOST_CHARACTERS = 1 << 20  # of the texts whose tokens are listed: an object each
 
 _OF_MODELS = ("FingerprintError", "ModelError", "NoVectors")
 _TYPES = {413: "Validation", 422: "Validation", 424: "Backend", 429: "Overloaded", 500: "Backend", 503: "Unhealthy"}
@@ -135,7 +139,7 @@ async def embed(body: EmbedBody, shelf: TheShelf) -> Response:
     vectors, _ = await plain_vectors(model, body.inputs, body.prompt_name, dimension=body.dimensions)
     if body.normalize is not False and flat:
         vectors = _normal(vectors)
-    return await json_response(vectors.tolist)
+    return await json_response(lambda: vectors)
 
 
 @router.post("/embed_all")
@@ -148,11 +152,12 @@ async def embed_all(body: EmbedAllBody, shelf: TheShelf) -> Response:
     model = shelf.model(body.model)
     check_batch(body.inputs, shelf.settings, "inputs")
     await check_length(model, body.inputs, body.prompt_name, body)
+    check_tokens(model, body.inputs, body.prompt_name)
     if model.retriever.space.ragged:
         found, _ = await token_vectors(model, body.inputs, body.prompt_name)
     else:
         found = await model.each(_States(body.prompt_name), body.inputs)
-    return await json_response(lambda: [vectors.tolist() for vectors in found])
+    return await json_response(lambda: found)
 
 
 @router.post("/similarity")
@@ -177,6 +182,10 @@ async def tokenize(body: TokenizeBody, shelf: TheShelf) -> Response:
     """Return all tokens of each text, also those that the model would not read any more."""
     model = shelf.model(body.model)
     check_batch(body.inputs, shelf.settings, "inputs")
+    if (count := sum(map(len, body.inputs))) > _MOST_CHARACTERS:
+        raise Refused(
+            413, f"`inputs` must have less than {_MOST_CHARACTERS} characters. Given: {count}", field="inputs"
+        )
     found = await model.each(_Tokens(body.prompt_name, body.add_special_tokens), body.inputs)
     return await json_response(lambda: found)
 
@@ -191,7 +200,7 @@ async def info(shelf: TheShelf, model: str | None = None) -> dict[str, Any]:
     return {
         "model_id": served.name,
         "model_sha": None,
-        "model_dtype": str(retriever.protocol()["dtype"]),
+        "model_dtype": retriever.backend_dtype or served.dtype,
         "model_type": {"embedding": {"pooling": str(pooling or "none")}},
         "max_concurrent_requests": settings.most_waiting,
         "max_input_length": settings.most_body_bytes if longest is None else longest,
@@ -221,8 +230,9 @@ async def check_length(model: ServedModel, texts: Sequence[str], side: Side, bod
     left = body.truncation_direction.lower() == "left"
     if longest is None or not (body.truncate is False or left):
         return
-    most = max(map(len, await model.each(_Tokens(side, True), texts)), default=0)
-    if most > longest:
+    if (most := max(map(len, texts))) > longest * _CHARACTERS:
+        raise Refused(413, f"`inputs` must have less than {longest * _CHARACTERS} characters. Given: {most}")
+    if (most := max(map(len, await model.each(_Tokens(side, True), texts)))) > longest:
         end = "; texts can be cut at the right only" if body.truncate is not False else ""
         raise Refused(413, f"`inputs` must have less than {longest} tokens. Given: {most}{end}")
 
