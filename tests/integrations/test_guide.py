@@ -12,9 +12,10 @@ import pytest
 pytest.importorskip("fastapi")
 pytest.importorskip("prometheus_client")
 
-from tests.serve.conftest import running
+from serve_fixtures import running
 
 from hyperseek import Document, Index, Retriever
+from hyperseek.errors import InputError, ServerError
 from hyperseek.serve import create_app
 
 GUIDE = Path(__file__).parents[2] / "docs" / "serving.md"
@@ -68,3 +69,37 @@ def test_an_example_runs(
     exec(compile(text, f"{GUIDE.name}: {heading}", "exec", dont_inherit=True), {})
     assert "cat dog sea" in capsys.readouterr().out
     assert sys.modules[package]
+
+
+def test_retrievers_ask_a_server(server: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hyperseek
+
+    monkeypatch.setenv("HYPERSEEK_API_KEY", "secret-key")  # which this server does not ask for
+    here = [hit.id for hit in Index.open(folder / "notes.index").search("cat dog sea 2", k=3)]
+    place = f"{server}#notes"
+    pytest.importorskip("langchain_core")
+    from hyperseek.integrations.langchain import HyperseekRetriever, HyperseekVectorStore
+
+    retriever = HyperseekRetriever(index=place, k=3)
+    assert [found.id for found in retriever.invoke("cat dog sea 2")] == here
+    assert "secret-key" not in repr(retriever)
+    store = HyperseekVectorStore(hyperseek.connect(server))
+    assert store.embeddings is None
+    assert [found.id for found in store.as_retriever(search_kwargs={"k": 3}).invoke("cat dog sea 2")] == here
+    assert [found.id for found in store.get_by_ids(["d2", "none"])] == ["d2"]
+    with pytest.raises(InputError, match="not emptied at once"):
+        store.delete()
+    with pytest.raises(ServerError, match="--writable"):
+        store.add_texts(["new"])
+    pytest.importorskip("llama_index.core")
+    from hyperseek.integrations.llama_index import HyperseekRetriever as LlamaIndexRetriever
+
+    assert [found.node.node_id for found in LlamaIndexRetriever(place, k=3).retrieve("cat dog sea 2")] == here
+    pytest.importorskip("haystack")
+    from hyperseek.integrations.haystack import HyperseekRetriever as HaystackRetriever
+
+    component = HaystackRetriever(hyperseek.connect(server, "notes", api_key="secret-key"), top_k=3)
+    again = HaystackRetriever.from_dict(component.to_dict())
+    assert again.index == place
+    assert [found.id for found in again.run("cat dog sea 2")["documents"]] == here
+    assert "secret-key" not in str(component.to_dict())

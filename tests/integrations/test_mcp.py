@@ -15,7 +15,7 @@ pytest.importorskip("uvicorn")
 pytest.importorskip("fastapi")
 
 from mcp import Client, StdioServerParameters
-from tests.serve.conftest import running
+from serve_fixtures import running
 from typer.testing import CliRunner
 
 from hyperseek import Document, Index

@@ -6,17 +6,20 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import pytest
-from tests.serve.conftest import running
+import torch
+from serve_fixtures import running
 
 import hyperseek
-from hyperseek import Document, Index
+from hyperseek import Document, HyperseekError, Index
+from hyperseek.cards import Card
 from hyperseek.errors import (
     ArgumentError,
     ConfigError,
@@ -49,6 +52,7 @@ def remote(address: str) -> Iterator[RemoteIndex]:
         yield index
 
 
+Families: TypeAlias = dict[str, tuple[Index, RemoteIndex]]
 QUERIES = ["cat dog sea", "python module", "sun moon star tree"]
 
 
@@ -171,6 +175,9 @@ class Odd(BaseHTTPRequestHandler):
         type(self).asked.append(self.path)
         self.rfile.read(int(self.headers.get("content-length", 0)))
         status, headers, body = self.answers.pop(0)
+        if status == 1:  # too late
+            time.sleep(0.5)
+            return
         if status == 0:  # as if the connection had been closed meanwhile
             self.close_connection = True
             return
@@ -212,6 +219,8 @@ def test_a_busy_server_is_asked_again_until_the_time_is_over() -> None:
         assert index.passages is None  # asked again after the connection had been closed
     with odd(BUSY, (429, {"Retry-After": "60"}, BUSY[2])) as url, pytest.raises(ServerError, match="try later"):
         hyperseek.connect(url, timeout=1)
+    with odd((1, {}, b"")) as url, pytest.raises(ServerError, match=r"did not answer within 0\.2 s"):
+        hyperseek.connect(url, timeout=0.2)
 
 
 @pytest.mark.parametrize(
@@ -245,3 +254,60 @@ def test_a_client_loads_no_model() -> None:
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout == "[]\n"
+
+
+@pytest.fixture(scope="module")
+def families(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Families]:
+    """An index of each kind of model whose queries have options or tokens, here and on a server."""
+    from hyperseek.models import ModelConfig, build
+    from hyperseek.serve import create_app
+
+    folder = tmp_path_factory.mktemp("families")
+    settings: dict[str, dict[str, Any]] = {
+        "late": {"late": {"dimension": 8}},
+        "card": {"pooling": "mean", "normalize": True, "card": {"width": 16}},
+        "levels": {"pooling": "mean", "levels": {"d_hrm": 32, "num_segments": 3}},
+    }
+    texts = ["the cat and the tree", "a dog on the sun", "deep neural network weights", "bird fish star leaf"]
+    for name, values in settings.items():
+        torch.manual_seed(0)
+        model = build(ModelConfig.from_mapping({"trunk": tiny_encoder, "family": name, **values}), device="cpu")
+        for weight in model.route("query")[-1].parameters():  # as training does
+            weight.data += 0.3 * torch.randn_like(weight)
+        model.save(folder / name)
+        Index.build(folder / f"{name}.index", texts, hyperseek.load(str(folder / name), device="cpu"))
+    places = {name: str(folder / f"{name}.index") for name in settings}
+    with running(create_app(places, keys=())) as url:
+        yield {name: (Index.open(place), hyperseek.connect(url, name)) for name, place in places.items()}
+
+
+def test_matches_of_tokens_come_when_they_are_needed(families: Families) -> None:
+    ours, theirs = families["late"]
+    for one, other in zip(ours.search("the cat", k=3), theirs.search("the cat", k=3), strict=True):
+        assert one.matches
+        assert other.matches == one.matches
+        assert other.snippet == one.snippet
+    told = theirs.explain(["a dog", "the cat"], k=2)
+    assert [[hit.matches for hit in hits] for hits in told.hits] == [
+        [hit.matches for hit in hits] for hits in ours.search(["a dog", "the cat"], k=2)
+    ]
+
+
+def test_cards_and_levels_are_passed_on(families: Families, tmp_path: Path) -> None:
+    ours, theirs = families["card"]
+    card = Card(name="sea", description="about the sea", query_examples=("what is the sea",))
+    card.write(tmp_path / "sea.yaml")
+    expected = ours.search("fish", card=card)
+    assert expected != ours.search("fish")
+    for given in (card, str(tmp_path / "sea.yaml"), card.to_json_text()):
+        assert theirs.search("fish", card=given) == expected
+        assert theirs.search("fish", options={"card": given}) == expected
+    with pytest.raises(InputError, match="by name or in options"):
+        theirs.search("fish", card=card, options={"card": card})
+    with pytest.raises(HyperseekError, match=r"none\.yaml"):
+        theirs.search("fish", card=str(tmp_path / "none.yaml"))
+    ours, theirs = families["levels"]
+    for options in ({"level": 1}, {"broaden": 0.5}, {"relation": "is_a", "radius_weight": 2.0}):
+        assert theirs.search("fish", **options) == ours.search("fish", **options)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="level is given as 1"):
+        theirs.search("fish", level=1, options={"level": 2})

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from tests.serve.conftest import running
+from serve_fixtures import running
 from typer.testing import CliRunner, Result
 
 from hyperseek.cli import app
