@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
@@ -292,35 +292,53 @@ _SPELT: dict[str, Callable[[NDArray[np.float32]], Any]] = {"float": _as_it_is, "
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What a model makes of a text, and how many tokens it read."""
+    """What a model makes of a text, and how many tokens it read.
+
+    Attributes:
+        made: What it makes.
+        tokens: With the prompt and special tokens.
+    """
 
     made: Any
     tokens: int
 
 
-async def encoded(
-    model: ServedModel, texts: Sequence[str], side: Side, options: QueryOptions = NO_OPTIONS
-) -> list[Counted]:
-    """Encode documents, each to points of its own, or compile queries, each to a scorer of its own."""
-    return await model.each(_Encode(side, model.dtype, options), texts)
-
-
 @dataclass(frozen=True, slots=True)
-class _Encode:
-    """Encodes texts of a side; for `ServedModel.each`."""
+class _Vectors:
+    """Makes the vectors of texts; for `ServedModel.each`.
+
+    Attributes:
+        side: Of the texts.
+        dtype: In which documents are encoded.
+        tokens: Whether those of tokens are wanted, `(t, d)` for each text, in place of one of the text, `(d,)`.
+        dimension, level, options: As in `plain_vectors`.
+    """
 
     side: Side
     dtype: str
-    options: QueryOptions
+    tokens: bool = False
+    dimension: int | None = None
+    level: int | None = None
+    options: QueryOptions = NO_OPTIONS
 
     def __call__(self, retriever: Retriever, texts: list[str]) -> list[Counted]:
-        made: Any = (
-            retriever.compile(texts, self.options)
-            if self.side == "query"
-            else retriever.encode_documents(texts, dtype=self.dtype)
-        )
-        counts = token_counts(retriever, texts, self.side)
-        return [Counted(made[place : place + 1], count) for place, count in enumerate(counts)]
+        made = self._of_documents(retriever, texts) if self.side == "document" else self._of_queries(retriever, texts)
+        return list(map(Counted, made, token_counts(retriever, texts, self.side)))
+
+    def _of_documents(self, retriever: Retriever, texts: list[str]) -> Iterable[NDArray[np.float32]]:
+        points = retriever.encode_documents(texts, dtype=self.dtype)
+        if not self.tokens:
+            return _document_vectors(points, retriever, self.dimension, self.level)
+        return [points[place : place + 1].rows.numpy() for place in range(len(points))]
+
+    def _of_queries(self, retriever: Retriever, texts: list[str]) -> Iterable[NDArray[np.float32]]:
+        # A batch at a time, since some models make millions of numbers of a query.
+        for scorer in retriever.compile_batches(texts, self.options):
+            if not self.tokens:
+                yield from _query_vectors(scorer, retriever, self.dimension, self.level)
+            elif (found := scorer.token_vectors()) is not None:
+                for vectors, weights in zip(*found, strict=True):
+                    yield vectors[weights > 0].float().cpu().numpy()
 
 
 def token_counts(retriever: Retriever, texts: list[str], side: Side) -> list[int]:
@@ -373,17 +391,8 @@ async def plain_vectors(
         raise Refused(400, f"level {level} is not one of this model's, which are 1 to {space.levels}", field="level")
     if dimension is not None:
         dimension = _checked_dimension(retriever, side, dimension)
-    found = await encoded(model, texts, side, options)
-
-    def vectors() -> NDArray[np.float32]:
-        parts = [one.made for one in found]
-        if side == "document":
-            rows = _document_vectors(type(parts[0]).concatenate(parts), retriever, dimension, level)
-        else:
-            rows = np.concatenate([_query_vectors(part, retriever, dimension, level) for part in parts])
-        return rows
-
-    return await asyncio.to_thread(vectors), sum(one.tokens for one in found)
+    found = await model.each(_Vectors(side, model.dtype, dimension=dimension, level=level, options=options), texts)
+    return np.stack([one.made for one in found]), sum(one.tokens for one in found)
 
 
 def _checked_dimension(retriever: Retriever, side: Side, dimension: int) -> int | None:
@@ -458,12 +467,5 @@ async def token_vectors(model: ServedModel, texts: Sequence[str], side: Side) ->
     Returns:
         `(t, d)` for each text, and how many tokens the model read. MaxSim of a query's and a document's is the score.
     """
-    found = await encoded(model, texts, side)
-
-    def rows(made: Any) -> NDArray[np.float32]:
-        if side == "document":
-            return np.asarray(made.rows.float().cpu().numpy())
-        tokens, weights = made.token_vectors()
-        return np.asarray(tokens[0][weights[0] > 0].float().cpu().numpy())
-
-    return await asyncio.to_thread(lambda: [rows(one.made) for one in found]), sum(one.tokens for one in found)
+    found = await model.each(_Vectors(side, model.dtype, tokens=True), texts)
+    return [one.made for one in found], sum(one.tokens for one in found)

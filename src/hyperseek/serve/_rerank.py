@@ -167,15 +167,16 @@ class _Score:
 
     def __call__(self, retriever: Retriever, pairs: list[tuple[str, str]]) -> list[Counted]:
         queries, texts = (list(dict.fromkeys(pair[side] for pair in pairs)) for side in (0, 1))
-        scorer = retriever.compile(queries, self.options)
-        points = retriever.encode_documents(texts, dtype=self.dtype).to(scorer.device)
+        points = retriever.encode_documents(texts, dtype=self.dtype)
         row_of = {text: row for row, text in enumerate(texts)}
         scores: dict[tuple[str, str], float] = {}
-        for place, query in enumerate(queries):
-            own = list(dict.fromkeys(text for asked, text in pairs if asked == query))
-            rows = torch.tensor([row_of[text] for text in own], device=scorer.device)
-            [found] = scorer[place : place + 1].score(points[rows]).tolist()
-            scores |= zip(((query, text) for text in own), found, strict=True)
+        unscored = iter(queries)
+        for compiled in retriever.compile_batches(queries, self.options):
+            for place in range(len(compiled)):
+                scorer, query = compiled[place : place + 1], next(unscored)
+                own = list(dict.fromkeys(text for asked, text in pairs if asked == query))
+                chosen = points[torch.tensor([row_of[text] for text in own])].to(scorer.device)
+                scores |= zip(((query, text) for text in own), scorer.score(chosen)[0].tolist(), strict=True)
         asked = dict(zip(queries, token_counts(retriever, queries, "query"), strict=True))
         read = dict(zip(texts, token_counts(retriever, texts, "document"), strict=True))
         return [Counted(scores[pair], asked[pair[0]] + read[pair[1]]) for pair in pairs]
