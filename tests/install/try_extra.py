@@ -213,10 +213,72 @@ def mteb(folder: Path) -> None:
     assert encoder.mteb_model_meta is not None
 
 
+def index_of_texts(folder: Path) -> str:
+    """Return the folder of an index of texts."""
+    import hyperseek
+
+    model = hyperseek.load(tiny_encoder(folder / "encoder"), device="cpu")
+    documents = [hyperseek.Document(name, text) for name, text in TEXTS.items()]
+    return str(hyperseek.Index.build(folder / "toy.index", documents, model).path)
+
+
+def serve(folder: Path) -> None:
+    from starlette.testclient import TestClient
+
+    from hyperseek.serve import create_app
+
+    with TestClient(create_app({"toy": index_of_texts(folder)}), base_url="http://127.0.0.1") as client:
+        answer = client.get("/search", params={"q": TEXTS["moon"]})
+        assert answer.json()["queries"][0]["hits"][0]["id"] == "moon", answer.text
+        assert "<title>" in client.get("/").text
+        page = client.get("/page/page.css")
+        assert page.status_code == 200, page.text
+
+
+def mcp(folder: Path) -> None:
+    import asyncio
+
+    from mcp import Client
+
+    from hyperseek.integrations.mcp import mcp_server
+
+    async def found() -> list[str]:
+        async with Client(mcp_server(index_of_texts(folder))) as client:
+            answer = await client.call_tool("search", {"query": TEXTS["moon"]})
+        return [each["id"] for each in answer.structured_content["results"]]
+
+    assert asyncio.run(found())[0] == "moon"
+
+
+def langchain(folder: Path) -> None:
+    from hyperseek import Index
+    from hyperseek.integrations.langchain import HyperseekRetriever
+
+    retriever = HyperseekRetriever(index=Index.open(index_of_texts(folder)))
+    assert retriever.invoke(TEXTS["moon"])[0].page_content == TEXTS["moon"]
+
+
+def llama_index(folder: Path) -> None:
+    from hyperseek import Index
+    from hyperseek.integrations.llama_index import HyperseekRetriever
+
+    retriever = HyperseekRetriever(Index.open(index_of_texts(folder)))
+    assert retriever.retrieve(TEXTS["moon"])[0].node.get_content() == TEXTS["moon"]
+
+
+def haystack(folder: Path) -> None:
+    from hyperseek.integrations.haystack import HyperseekRetriever
+
+    retriever = HyperseekRetriever(index_of_texts(folder))
+    assert retriever.run(query=TEXTS["moon"])["documents"][0].content == TEXTS["moon"]
+
+
 TRIALS: dict[str, Callable[[Path], None]] = {
     "core": core,
     "eval": evaluate,
+    "llama-index": llama_index,
     **{trial.__name__: trial for trial in (train, faiss, files, hub, plot, local, onnx, openvino, qdrant, mteb)},
+    **{trial.__name__: trial for trial in (serve, mcp, langchain, haystack)},
 }
 
 
