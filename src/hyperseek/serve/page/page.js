@@ -20,9 +20,22 @@ const page = {
   sides: [],
   query: "",
   k: 10,
-  get where() { return filters.where; },
-  show: name => { find("sides").dataset.shown = name; },
-  link, changed, open, openId, found, failed, pointed, closed, beside, level,
+  get where() {
+    return filters.where;
+  },
+  show: name => {
+    find("sides").dataset.shown = name;
+  },
+  link,
+  changed,
+  open,
+  openId,
+  found,
+  failed,
+  pointed,
+  closed,
+  beside,
+  level,
 };
 const filters = new Filters(find("filters"), () => later());
 const reader = new Reader(find("reader"), page);
@@ -30,10 +43,16 @@ const map = new CorpusMap(find("map"), page);
 const moves = document.createElementNS("http://www.w3.org/2000/svg", "svg");
 moves.setAttribute("class", "moves");
 moves.setAttribute("aria-hidden", "true");
-let timer = 0, composing = false, opener = null;
+let timer = 0,
+  composing = false,
+  opener = null;
 
 function json(name) {
-  try { return JSON.parse(address.get(name)); } catch { return null; }
+  try {
+    return JSON.parse(address.get(name));
+  } catch {
+    return null;
+  }
 }
 
 /** Return the address of what is shown, with a document open or without. */
@@ -44,7 +63,8 @@ function link(id = null) {
   if (filters.plain.length) now.set("filters", JSON.stringify(filters.plain));
   if (filters.sql) now.set("where", filters.sql);
   page.sides.forEach((side, place) => {
-    const {index, method, plan, options, card} = side.settings, kept = {};
+    const {index, method, plan, options, card} = side.settings,
+      kept = {};
     if (index !== undefined && index !== page.indexes[0]?.name) kept.index = index;
     if (method !== "auto") kept.method = method;
     if (method === "plan") kept.plan = plan;
@@ -80,15 +100,24 @@ function search() {
   tellFailures();
   tellFilters();
   note();
-  if (!asked) { find("status").textContent = ""; moves.replaceChildren(); }
+  if (!asked) {
+    find("status").textContent = "";
+    moves.replaceChildren();
+  }
   if (!asked) map.update();
   return Promise.all(page.sides.map(side => side.search()));
 }
 
 /** Say what failed, of all sides. */
 function tellFailures() {
-  const told = page.sides.filter(side => side.failure).map(({name, failure}) => (
-    (page.sides.length > 1 ? `Side ${name}: ` : "") + shown(failure.message) + (failure.wait ? " Trying again in a moment." : "")));
+  const told = page.sides
+    .filter(side => side.failure)
+    .map(
+      ({name, failure}) =>
+        (page.sides.length > 1 ? `Side ${name}: ` : "") +
+        shown(failure.message) +
+        (failure.wait ? " Trying again in a moment." : ""),
+    );
   find("failure").textContent = told.join(" ");
   find("failure").hidden = !told.length;
 }
@@ -104,13 +133,16 @@ function found(side) {
   const {answer} = first;
   if (answer && side === first) {
     const filtered = filters.active ? `, ${plural(filters.active, "filter")}` : "";
+    const all = plural(answer.documents ?? first.index.documents, "document");
+    const took = `in ${Math.max(1, Math.round(answer.milliseconds))} ms`;
     find("status").textContent = first.hits.length
-      ? `${plural(first.hits.length, "hit")} of ${plural(answer.documents ?? first.index.documents, "document")}${filtered}, in ${Math.max(1, Math.round(answer.milliseconds))} ms`
+      ? `${plural(first.hits.length, "hit")} of ${all}${filtered}, ${took}`
       : `Nothing found${filtered}`;
   }
   if (side.renewed) {
     side.renewed = false;
-    if (reader.isOpen && reader.side === side) reader.open(side, side.hits.find(hit => hit.id === reader.hit.id) ?? reader.hit);
+    if (reader.isOpen && reader.side === side)
+      reader.open(side, side.hits.find(hit => hit.id === reader.hit.id) ?? reader.hit);
   }
   map.update();
 }
@@ -126,7 +158,14 @@ function changed(side, soon = false) {
   side.retitle();
   if (side === page.sides[0]) filters.of(side.index);
   clearTimeout(side.timer);
-  side.timer = setTimeout(() => { note(); tellIndex(); side.search(); }, soon ? TYPING : 0);
+  side.timer = setTimeout(
+    () => {
+      note();
+      tellIndex();
+      side.search();
+    },
+    soon ? TYPING : 0,
+  );
 }
 
 function drawLines() {
@@ -180,7 +219,8 @@ function level() {
 /** Show one side, or two. */
 function setSides(both) {
   if (both && page.sides.length < 2) {
-    const [first] = page.sides, other = first.settings.method === "words" ? "auto" : "words";
+    const [first] = page.sides,
+      other = first.settings.method === "words" ? "auto" : "words";
     page.sides.push(new Side(page, "B", json("b") ?? {...structuredClone(first.settings), method: other}));
   } else if (!both && page.sides.length > 1) {
     page.sides.pop().stop();
@@ -220,12 +260,29 @@ function tellIndex() {
   find("welcome").replaceChildren(
     el("h2", {}, shown(index.name)),
     el("p", {}, `${described(index)}.`),
-    el("dl", {},
-      el("dt", {}, "Model"), el("dd", {}, shown(index.model ?? "none")),
-      el("dt", {}, "Space"), el("dd", {}, typeof space === "string" ? shown(space) : `${shown(space.kind)}, ${count(space.dimension)} dimensions`),
+    el(
+      "dl",
+      {},
+      el("dt", {}, "Model"),
+      el("dd", {}, shown(index.model ?? "none")),
+      el("dt", {}, "Space"),
+      el(
+        "dd",
+        {},
+        typeof space === "string" ? shown(space) : `${shown(space.kind)}, ${count(space.dimension)} dimensions`,
+      ),
       index.levels > 1 ? [el("dt", {}, "Levels"), el("dd", {}, String(index.levels))] : null,
-      el("dt", {}, "Fields"), el("dd", {}, Object.keys(index.fields ?? {}).map(shown).join(", ") || "none")),
-    el("p", {class: "hint"}, "Begin to type. Results come as you do."));
+      el("dt", {}, "Fields"),
+      el(
+        "dd",
+        {},
+        Object.keys(index.fields ?? {})
+          .map(shown)
+          .join(", ") || "none",
+      ),
+    ),
+    el("p", {class: "hint"}, "Begin to type. Results come as you do."),
+  );
 }
 
 /** Look whether an index changed, came or went, and search again where it did. */
@@ -234,10 +291,14 @@ async function look() {
   try {
     listed = await ask("indexes");
   } catch (error) {
-    if (!page.indexes.length) { find("failure").textContent = shown(error.message); find("failure").hidden = false; }
+    if (!page.indexes.length) {
+      find("failure").textContent = shown(error.message);
+      find("failure").hidden = false;
+    }
     return;
   }
-  const before = JSON.stringify(page.indexes), first = !page.indexes.length;
+  const before = JSON.stringify(page.indexes),
+    first = !page.indexes.length;
   for (const side of page.sides) if (side.failure?.status === 0) side.search(); // the server is back
   if (JSON.stringify(listed) === before) return;
   page.indexes = listed;
@@ -257,8 +318,10 @@ async function look() {
 }
 
 function keys(event) {
-  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing || composing) return;
-  const {target} = event, writing = target.closest("input, textarea, select, [contenteditable]");
+  if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.isComposing || composing)
+    return;
+  const {target} = event,
+    writing = target.closest("input, textarea, select, [contenteditable]");
   if (document.querySelector("dialog[open]")) return;
   const query = find("query");
   if (event.key === "/" && !writing) {
@@ -266,20 +329,34 @@ function keys(event) {
     query.focus();
     query.select();
   } else if (event.key === "Escape") {
-    if (target === query && query.value) { query.value = ""; search(); }
-    else if (find("filters").contains(target)) { showFilters(false); find("show-filters").focus(); }
-    else { query.focus(); query.select(); }
+    if (target === query && query.value) {
+      query.value = "";
+      search();
+    } else if (find("filters").contains(target)) {
+      showFilters(false);
+      find("show-filters").focus();
+    } else {
+      query.focus();
+      query.select();
+    }
     event.preventDefault();
   } else if (target === query || !writing) moveThroughHits(event, query);
 }
 
 function moveThroughHits(event, query) {
-  const side = page.sides.find(one => one.focused >= 0), place = side ? side.focused : -1, [first] = page.sides;
+  const side = page.sides.find(one => one.focused >= 0),
+    place = side ? side.focused : -1,
+    [first] = page.sides;
   const steps = {ArrowDown: 1, ArrowUp: -1, j: 1, k: -1};
   if (event.key in steps && (event.target !== query || event.key.startsWith("Arrow"))) {
     if (side && place === 0 && steps[event.key] < 0) query.focus();
     else if (side) side.focus(place + steps[event.key]);
-    else if (steps[event.key] > 0 && event.target.closest("header, main, body") && !event.target.closest("summary, button")) first.focus(0);
+    else if (
+      steps[event.key] > 0 &&
+      event.target.closest("header, main, body") &&
+      !event.target.closest("summary, button")
+    )
+      first.focus(0);
     else return;
     event.preventDefault();
   } else if (side && (event.key === "Home" || event.key === "End")) {
@@ -301,43 +378,73 @@ function begin() {
   query.value = page.query = address.get("q") ?? "";
   const asked = Number(address.get("k"));
   if (Number.isInteger(asked) && asked >= 1 && asked <= 1000) page.k = asked;
-  const k = find("k"), counts = [...new Set([...COUNTS, page.k])].sort((a, b) => a - b);
+  const k = find("k"),
+    counts = [...new Set([...COUNTS, page.k])].sort((a, b) => a - b);
   k.replaceChildren(...counts.map(one => el("option", {value: one, selected: one === page.k}, `${one} hits`)));
-  k.addEventListener("change", () => { page.k = Number(k.value); search(); });
+  k.addEventListener("change", () => {
+    page.k = Number(k.value);
+    search();
+  });
   filters.read(json("filters"), address.get("where"));
   page.sides.push(new Side(page, "A", json("a")));
   setSides(address.has("b"));
   address.delete("b"); // a second side that is opened later is a copy of the first
   showFilters(filters.active > 0);
-  query.addEventListener("compositionstart", () => { composing = true; });
-  query.addEventListener("compositionend", () => { composing = false; later(); });
-  query.addEventListener("input", event => { if (!event.isComposing) later(); });
-  find("form").addEventListener("submit", event => { event.preventDefault(); search(); });
+  query.addEventListener("compositionstart", () => {
+    composing = true;
+  });
+  query.addEventListener("compositionend", () => {
+    composing = false;
+    later();
+  });
+  query.addEventListener("input", event => {
+    if (!event.isComposing) later();
+  });
+  find("form").addEventListener("submit", event => {
+    event.preventDefault();
+    search();
+  });
   find("show-filters").addEventListener("click", () => {
     showFilters(find("filters").hidden);
     if (!find("filters").hidden && !filters.rows.length) find("filters").querySelector("button").click();
   });
   find("show-other").addEventListener("click", () => {
     setSides(page.sides.length < 2);
-    if (page.sides[1]) page.sides[0].place.querySelector("details").open = page.sides[1].place.querySelector("details").open = true;
+    if (page.sides[1])
+      page.sides[0].place.querySelector("details").open = page.sides[1].place.querySelector("details").open = true;
     search();
   });
-  find("show-map").addEventListener("click", () => { showMap(find("map").hidden); note(); });
+  find("show-map").addEventListener("click", () => {
+    showMap(find("map").hidden);
+    note();
+  });
   document.addEventListener("keydown", keys);
   addEventListener("popstate", () => {
-    const id = new URLSearchParams(location.search).get("open"), [side] = page.sides;
+    const id = new URLSearchParams(location.search).get("open"),
+      [side] = page.sides;
     if (id === null && reader.isOpen) reader.dialog.close();
     else if (id !== null) reader.open(side, side.hits.find(hit => hit.id === id) ?? {id});
   });
-  document.addEventListener("visibilitychange", () => { if (!document.hidden) look(); });
-  let turn = 0, last = Date.now();
-  for (const name of ["keydown", "pointermove"]) addEventListener(name, () => { last = Date.now(); }, {passive: true});
+  document.addEventListener("visibilitychange", () => {
+    if (!document.hidden) look();
+  });
+  let turn = 0,
+    last = Date.now();
+  for (const name of ["keydown", "pointermove"])
+    addEventListener(
+      name,
+      () => {
+        last = Date.now();
+      },
+      {passive: true},
+    );
   setInterval(() => {
     turn += 1;
     if (!document.hidden && (Date.now() - last < IDLE || turn % 8 === 0)) look();
   }, LOOK);
   new ResizeObserver(drawLines).observe(find("sides"));
-  const shownId = address.get("open"), mapped = address.get("map") === "1";
+  const shownId = address.get("open"),
+    mapped = address.get("map") === "1";
   look().then(async () => {
     if (mapped) showMap(true);
     await search();

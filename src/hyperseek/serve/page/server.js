@@ -18,15 +18,23 @@ export class Failure extends Error {
  * @returns {Promise<any>} The answer.
  */
 export async function ask(path, {body, signal} = {}) {
-  const key = sessionStorage.getItem(KEPT), headers = {accept: "application/json"};
+  const key = sessionStorage.getItem(KEPT),
+    headers = {accept: "application/json"};
   if (key) headers.authorization = `Bearer ${key}`;
   if (body) headers["content-type"] = "application/json";
   let answer, values;
   try {
     answer = await fetch(new URL(path, document.baseURI), {
-      method: body ? "POST" : "GET", headers, signal, body: body && JSON.stringify(body), cache: "no-store",
+      method: body ? "POST" : "GET",
+      headers,
+      signal,
+      body: body && JSON.stringify(body),
+      cache: "no-store",
     });
-    values = await answer.json().catch(error => { if (error.name === "AbortError") throw error; return null; });
+    values = await answer.json().catch(error => {
+      if (error.name === "AbortError") throw error;
+      return null;
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Failure("The server does not answer. It may have been stopped, or the connection is down.");
@@ -40,7 +48,8 @@ export async function ask(path, {body, signal} = {}) {
 }
 
 function failure(answer, values) {
-  const told = values && values.error && values.error.message, {status} = answer;
+  const told = values && values.error && values.error.message,
+    {status} = answer;
   const wait = Number(answer.headers.get("retry-after")) || (status === 429 || status === 503 ? 1 : null);
   const plain = {
     403: "The server does not allow this.",
@@ -57,13 +66,17 @@ function failure(answer, values) {
 function newKey(refused, signal) {
   if (sessionStorage.getItem(KEPT) !== refused) return Promise.resolve(); // it was given in the meantime
   asking ??= new Promise(resolve => {
-    const dialog = document.getElementById("ask-key"), field = document.getElementById("key");
+    const dialog = document.getElementById("ask-key"),
+      field = document.getElementById("key");
     const before = document.activeElement;
     dialog.querySelector(".wrong").hidden = !refused;
     field.value = "";
     dialog.oncancel = event => event.preventDefault(); // without a key there is nothing behind it
     dialog.onclose = () => {
-      if (!field.value.trim()) { dialog.showModal(); return; }
+      if (!field.value.trim()) {
+        dialog.showModal();
+        return;
+      }
       sessionStorage.setItem(KEPT, field.value.trim());
       field.value = "";
       asking = null;

@@ -22,10 +22,20 @@ export class Side {
     this.empty = el("p", {class: "empty", hidden: true});
     this.told = el("p", {class: "moved"});
     const other = name === "A" ? "B" : "A";
-    this.place = el("section", {class: "side", "data-side": name, "aria-label": `Side ${name}`},
+    this.place = el(
+      "section",
+      {class: "side", "data-side": name, "aria-label": `Side ${name}`},
       el("button", {type: "button", class: "switch", click: () => page.show(other)}, `Show side ${other}`),
-      el("details", {class: "how"}, el("summary", {}, el("i", {"aria-hidden": "true"}, name), el("small", {}, "Method"), this.title), this.how),
-      this.told, this.list, this.empty);
+      el(
+        "details",
+        {class: "how"},
+        el("summary", {}, el("i", {"aria-hidden": "true"}, name), el("small", {}, "Method"), this.title),
+        this.how,
+      ),
+      this.told,
+      this.list,
+      this.empty,
+    );
   }
 
   get index() {
@@ -55,7 +65,7 @@ export class Side {
   async search() {
     this.running?.abort();
     clearTimeout(this.again);
-    const running = this.running = new AbortController();
+    const running = (this.running = new AbortController());
     if (!this.page.query.trim() || !this.index) {
       this.running = null;
       this.show({hits: []}, "");
@@ -63,7 +73,8 @@ export class Side {
     }
     this.place.setAttribute("aria-busy", "true");
     try {
-      const request = this.request(), start = performance.now();
+      const request = this.request(),
+        start = performance.now();
       const answer = await ask("search", {body: request, signal: running.signal});
       if (this.running !== running) return;
       const {hits} = answer.queries[0];
@@ -88,7 +99,8 @@ export class Side {
   }
 
   show({hits}, asked) {
-    const held = document.activeElement, kept = this.list.contains(held) ? held.closest("li")?.hit : null;
+    const held = document.activeElement,
+      kept = this.list.contains(held) ? held.closest("li")?.hit : null;
     this.hits = hits.map((hit, place) => ({...hit, rank: place + 1}));
     this.asked = asked;
     this.items = new Map(this.hits.map(hit => [hit.id, this.item(hit)]));
@@ -100,23 +112,52 @@ export class Side {
   }
 
   item(hit) {
-    const best = hit.passages?.[0], title = hit.title && oneLine(hit.title) ? hit.title : hit.id;
-    const open = el("a", {
-      href: this.page.link(hit.id), class: "title", dir: "auto",
-      click: event => {
-        if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // in a tab of its own
-        event.preventDefault();
-        this.page.open(this, hit);
+    const best = hit.passages?.[0],
+      title = hit.title && oneLine(hit.title) ? hit.title : hit.id;
+    const open = el(
+      "a",
+      {
+        href: this.page.link(hit.id),
+        class: "title",
+        dir: "auto",
+        click: event => {
+          if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // in a tab of its own
+          event.preventDefault();
+          this.page.open(this, hit);
+        },
       },
-    }, oneLine(title) || "(no title)");
+      oneLine(title) || "(no title)",
+    );
     const above = [...(title === hit.id ? [] : [hit.id]), ...(best?.headings ?? []).filter(part => part !== hit.title)];
-    const item = el("li", {class: "hit"},
-      el("div", {class: "rank"}, el("span", {}, el("span", {class: "unseen"}, "Rank "), String(hit.rank)), el("b", {class: "move"})),
-      el("div", {class: "body"},
+    const item = el(
+      "li",
+      {class: "hit"},
+      el(
+        "div",
+        {class: "rank"},
+        el("span", {}, el("span", {class: "unseen"}, "Rank "), String(hit.rank)),
+        el("b", {class: "move"}),
+      ),
+      el(
+        "div",
+        {class: "body"},
         el("h2", {}, open),
-        above.length ? el("p", {class: "above"}, above.map(part => foreign("bdi", {}, part))) : null,
-        hit.snippet ? el("p", {class: "snippet", dir: "auto"}, snippetOf(hit)) : null),
-      el("span", {class: "score", title: `Score ${hit.score}`}, el("span", {class: "unseen"}, "Score "), scored(hit.score)));
+        above.length
+          ? el(
+              "p",
+              {class: "above"},
+              above.map(part => foreign("bdi", {}, part)),
+            )
+          : null,
+        hit.snippet ? el("p", {class: "snippet", dir: "auto"}, snippetOf(hit)) : null,
+      ),
+      el(
+        "span",
+        {class: "score", title: `Score ${hit.score}`},
+        el("span", {class: "unseen"}, "Score "),
+        scored(hit.score),
+      ),
+    );
     item.hit = hit;
     item.addEventListener("mouseenter", () => this.page.pointed(hit.id, true));
     item.addEventListener("mouseleave", () => this.page.pointed(hit.id, false));
@@ -147,7 +188,8 @@ export class Side {
 /** Return the nodes of a hit's snippet, with dots where its text goes on. */
 function snippetOf({snippet, passages, text}) {
   const nodes = marked(snippet.text, snippet.highlights);
-  const begins = passages?.length ? passages[0].start : 0, whole = new Characters(text ?? "");
+  const begins = passages?.length ? passages[0].start : 0,
+    whole = new Characters(text ?? "");
   if (snippet.start > begins && whole.slice(0, snippet.start - begins).trim()) nodes.unshift("… ");
   if (snippet.end - begins < whole.length && whole.slice(snippet.end - begins, whole.length).trim()) nodes.push(" …");
   return nodes;
@@ -156,7 +198,8 @@ function snippetOf({snippet, passages, text}) {
 /** Say at each hit where it was on the other side, and above the lists what they have in common. */
 export function compare(first, second) {
   if (!first.asked || first.asked !== second.asked) return;
-  const before = new Map(first.hits.map(hit => [hit.id, hit.rank])), after = new Map(second.hits.map(hit => [hit.id, hit.rank]));
+  const before = new Map(first.hits.map(hit => [hit.id, hit.rank])),
+    after = new Map(second.hits.map(hit => [hit.id, hit.rank]));
   const tell = (item, text, kind, words) => {
     const badge = item.querySelector(".move");
     badge.className = `move ${kind}`;
@@ -166,10 +209,16 @@ export function compare(first, second) {
     if (after.has(id)) tell(item, "", "", `rank ${after.get(id)} on the other side`);
     else tell(item, "left", "left", "not found by the other side");
   }
-  let up = 0, down = 0, common = 0;
+  let up = 0,
+    down = 0,
+    common = 0;
   for (const [id, item] of second.items) {
-    const was = before.get(id), now = after.get(id);
-    if (was === undefined) { tell(item, "new", "new", "not found by the first side"); continue; }
+    const was = before.get(id),
+      now = after.get(id);
+    if (was === undefined) {
+      tell(item, "new", "new", "not found by the first side");
+      continue;
+    }
     common += 1;
     up += was > now;
     down += was < now;
@@ -177,7 +226,8 @@ export function compare(first, second) {
     else if (was < now) tell(item, `▼ ${now - was}`, "down", `down by ${now - was}`);
     else tell(item, "=", "same", "the same rank");
   }
-  const gone = first.hits.length - common, entered = second.hits.length - common;
+  const gone = first.hits.length - common,
+    entered = second.hits.length - common;
   first.told.textContent = `${count(common)} in common, ${count(gone)} left`;
   second.told.textContent = `${count(up)} up, ${count(down)} down, ${count(entered)} entered`;
 }
@@ -194,14 +244,23 @@ export function drawMoves(svg, first, second) {
   };
   for (const [id, item] of first.items ?? []) {
     const other = second.items?.get(id);
-    const line = document.createElementNS(SVG, "path"), start = middle(item), end = other ? middle(other) : start;
+    const line = document.createElementNS(SVG, "path"),
+      start = middle(item),
+      end = other ? middle(other) : start;
     const wide = box.width;
-    line.setAttribute("d", other
-      ? `M0 ${start}C${wide / 2} ${start} ${wide / 2} ${end} ${wide} ${end}` : `M0 ${start}h${wide * 0.3}`);
-    const kind = !other ? "left" : other.hit.rank < item.hit.rank ? "up" : other.hit.rank > item.hit.rank ? "down" : "same";
+    line.setAttribute(
+      "d",
+      other ? `M0 ${start}C${wide / 2} ${start} ${wide / 2} ${end} ${wide} ${end}` : `M0 ${start}h${wide * 0.3}`,
+    );
+    const kind = !other
+      ? "left"
+      : other.hit.rank < item.hit.rank
+        ? "up"
+        : other.hit.rank > item.hit.rank
+          ? "down"
+          : "same";
     line.setAttribute("class", kind);
     line.dataset.id = id;
     svg.append(line);
   }
 }
-

@@ -3,11 +3,14 @@
 // As `printable` of hyperseek.errors: control characters, overrides of direction, zero-width and tag characters.
 const UNSEEN = new RegExp(
   "[\\u0000-\\u0008\\u000b-\\u001f\\u007f-\\u009f\\u061c\\u200b\\u200e\\u200f\\u2028-\\u202e\\u2060-\\u206f\\ufeff" +
-  "\\ufff9-\\ufffb\\ud800-\\udfff\\u{e0000}-\\u{e007f}]", "gu");
+    "\\ufff9-\\ufffb\\ud800-\\udfff\\u{e0000}-\\u{e007f}]",
+  "gu",
+);
 
 /** Return a text that is safe to show; tabs and line ends are left to the style sheet. */
 export function shown(text) {
-  return String(text).replace(/\r\n?/g, "\n")
+  return String(text)
+    .replace(/\r\n?/g, "\n")
     .replace(UNSEEN, found => `\\u${found.codePointAt(0).toString(16).padStart(4, "0")}`);
 }
 
@@ -37,12 +40,22 @@ export class Characters {
   constructor(text) {
     Object.assign(this, {text, plain: !/[\ud800-\udbff][\udc00-\udfff]/.test(text), last: [0, 0]});
   }
-  get length() { return this.place(this.text.length); }
-  slice(start, end) { return this.text.slice(this.unit(start), this.unit(end)); }
+  get length() {
+    return this.place(this.text.length);
+  }
+  slice(start, end) {
+    return this.text.slice(this.unit(start), this.unit(end));
+  }
   /** The unit at which a character begins. */
-  unit(place) { return this.plain ? place : this.walk((characters, units) => characters < place && units < this.text.length, this.last[0] <= place)[1]; }
+  unit(place) {
+    return this.plain
+      ? place
+      : this.walk((characters, units) => characters < place && units < this.text.length, this.last[0] <= place)[1];
+  }
   /** The character that begins at a unit. */
-  place(unit) { return this.plain ? unit : this.walk((characters, units) => units < unit, this.last[1] <= unit)[0]; }
+  place(unit) {
+    return this.plain ? unit : this.walk((characters, units) => units < unit, this.last[1] <= unit)[0];
+  }
   /** Go on from the last place, since places are mostly asked for in order. */
   walk(before, onwards) {
     let [characters, units] = onwards ? this.last : [0, 0];
@@ -51,7 +64,9 @@ export class Characters {
   }
   /** Where a part begins, nearest to a place at which it was; -1 if it is not there. */
   find(part, near) {
-    const from = this.unit(near), after = this.text.indexOf(part, from), before = this.text.lastIndexOf(part, from);
+    const from = this.unit(near),
+      after = this.text.indexOf(part, from),
+      before = this.text.lastIndexOf(part, from);
     if (after < 0 || before < 0) return Math.max(after, before) < 0 ? -1 : this.place(Math.max(after, before));
     return this.place(after - from < from - before ? after : before);
   }
@@ -59,7 +74,8 @@ export class Characters {
 
 /** Return the nodes of a text, with its spans `[start, end]` marked. */
 export function marked(text, spans, clean = oneLineInside) {
-  const characters = new Characters(text), nodes = [];
+  const characters = new Characters(text),
+    nodes = [];
   let done = 0;
   for (const [start, end] of spans) {
     if (start < done) continue;
@@ -75,4 +91,5 @@ export const count = number => Number(number).toLocaleString("en");
 export const plural = (number, one, many = `${one}s`) => `${count(number)} ${number === 1 ? one : many}`;
 
 /** Return a score in few digits. */
-export const scored = (score, digits = 3) => Math.abs(score) < 1e6 ? Number(score).toFixed(digits) : Number(score).toExponential(2);
+export const scored = (score, digits = 3) =>
+  Math.abs(score) < 1e6 ? Number(score).toFixed(digits) : Number(score).toExponential(2);
