@@ -138,6 +138,8 @@ def test_errors_are_those_of_the_index(remote: RemoteIndex) -> None:
         remote.search(["cat", " "])
     with pytest.raises(InputError, match="a text or a list of texts"):
         remote.search([1.0, 2.0])  # type: ignore[list-item]
+    with pytest.raises(InputError, match="a text or a list of texts"):
+        remote.explain(3)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"holds 3"):
         remote.add([3])
     with pytest.raises(InputError, match="ids must be strings"):

@@ -40,8 +40,9 @@ T = TypeVar("T")
 
 _MOST_BYTES = 1 << 28  # of an answer
 _QUERIES = 64  # of a request
-_DOCUMENTS = 500  # of a request that adds some, or asks for some
-_CHARACTERS = 1 << 20  # of the documents of a request, unless one has more
+_DOCUMENTS = 100  # of a request that adds some, so that a slow machine encodes them in time
+_CHARACTERS = 1 << 18  # of the documents of a request, unless one has more
+_IDS = 1000  # of a request
 _LONGEST_WAIT = 10.0  # seconds between attempts, where the server does not say
 
 
@@ -160,16 +161,18 @@ class RemoteIndex:
             ServerError: The server cannot be reached, is busy for longer than the timeout, or failed.
         """
         hits: list[Hits] = []
-        for request in _requests(queries, asked, "search"):
-            hits += self._hits(request, self._ask("/search", request))
+        requests = [*_requests(queries, asked, "search")]
+        with progress("searching", len(requests), unit="requests") as bar:
+            for request in requests:
+                hits += self._hits(request, self._ask("/search", request))
+                bar.advance()
         return hits[0] if isinstance(queries, str) else hits
 
     def explain(
         self, queries: str | Sequence[str], *, recall: bool = False, **asked: Unpack[RemoteArguments]
     ) -> RemoteExplanation:
         """Search, and say what was done, as `Index.explain` does; errors are those of `search`."""
-        texts = [queries] if isinstance(queries, str) else queries
-        requests = list(_requests(texts, {"texts": False, **asked}, "explain", at_once=len(texts)))
+        requests = [*_requests(queries, {"texts": False, **asked}, "explain", at_once=1 << 30)]
         if not requests:
             raise InputError("there are no queries to explain a search for; give at least one")
         answer = self._ask("/explain", requests[0] | {"recall": recall, "matches": True})
@@ -179,7 +182,7 @@ class RemoteIndex:
     def add(self, documents: Iterable[Any], *, replace: bool = False, total: int | None = None) -> int:
         """Add documents, as `Index.add` does: when this returns, all of them are on the server's disk.
 
-        They are sent some hundreds at a time; where one request is refused, those before it stay. ServerError if the
+        They are sent a hundred at a time; where one request is refused, those before it stay. ServerError if the
         server was started without `--writable`.
         """
         added = 0
@@ -458,7 +461,7 @@ def _ids(ids: object) -> Iterator[list[str]]:
     if not isinstance(ids, Iterable) or isinstance(ids, Mapping | bytes):
         raise InputError(f"ids must be a collection of strings, not {shown(ids)}")
     rest = iter(ids)
-    while part := list(islice(rest, _DOCUMENTS)):
+    while part := list(islice(rest, _IDS)):
         if odd := [one for one in part if not isinstance(one, str)]:
             raise InputError(f"ids must be strings, and one is {shown(odd[0])}")
         yield part
