@@ -34,7 +34,8 @@ def encoder(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Retr
     for ours, theirs in (("error", "foo"), ("value", "bar"), ("object", "baz")):
         words = words.replace(f'"{ours}"', f'"{theirs}"')
     (folder / "tokenizer.json").write_text(words)
-    return hyperseek.load(str(folder), device="cpu")
+    hyperseek.load(str(folder), device="cpu").save(folder.with_name("model"))
+    return hyperseek.load(str(folder.with_name("model")), device="cpu")
 
 
 @pytest.fixture(scope="session")
