@@ -221,8 +221,8 @@ def test_the_keyboard_is_enough(opened: Callable[..., Any]) -> None:
     wait_until(page, f"document.querySelector('#reader-title').textContent === 'title {third[1:]}'")
     page.keyboard.press("Escape")
     page.wait_for_selector("#reader", state="hidden")
-    assert page.evaluate("document.activeElement.closest('li').hit.id") == third
-    assert "open=" not in page.url
+    wait_until(page, f"document.activeElement.closest('li').hit.id === '{third}'")
+    wait_until(page, "!location.search.includes('open=')")
     for _ in range(3):
         page.keyboard.press("ArrowUp")
     assert page.evaluate("document.activeElement.id") == "query"
@@ -540,6 +540,28 @@ def test_a_busy_server_is_asked_again_and_a_lost_one_is_said(opened: Callable[..
     page.context.set_offline(False)
     page.fill("#query", "dogs")
     wait_until(page, "document.querySelector('#failure').hidden")
+
+
+def test_a_server_that_is_starting_is_waited_for(opened: Callable[..., Any]) -> None:
+    page = opened(expected="503")
+    answers = [json.dumps({"error": {"type": "Loading", "message": "the server is loading its indexes"}})]
+
+    def loading(route: Any) -> None:
+        if answers:
+            route.fulfill(status=503, body=answers.pop(), content_type="application/json")
+        else:
+            route.continue_()
+
+    page.route("**/indexes", loading)
+    page.goto(page.url + f"?q=cat&open=d1&a={side(index='kinds')}")
+    page.wait_for_selector("#failure:not([hidden])")
+    assert page.inner_text("#failure") == "The server is loading its indexes"
+    page.wait_for_selector("#reader[open]")
+    assert page.is_hidden("#failure")
+    page.unroute("**/indexes")
+    page.route("**/indexes", lambda route: route.fulfill(json=[]))
+    page.goto(page.url)
+    page.wait_for_selector("#failure:has-text('no index')")
 
 
 def test_a_key_is_asked_for_once_and_kept_in_the_tab(

@@ -45,7 +45,8 @@ moves.setAttribute("class", "moves");
 moves.setAttribute("aria-hidden", "true");
 let timer = 0,
   composing = false,
-  opener = null;
+  opener = null,
+  start = null; // what the address asks for, to be done once the indexes are known
 
 function json(name) {
   try {
@@ -219,9 +220,11 @@ function level() {
 /** Show one side, or two. */
 function setSides(both) {
   if (both && page.sides.length < 2) {
-    const [first] = page.sides,
-      other = first.settings.method === "words" ? "auto" : "words";
-    page.sides.push(new Side(page, "B", json("b") ?? {...structuredClone(first.settings), method: other}));
+    const [{settings, index}] = page.sides,
+      other = settings.method === "words" ? "auto" : "words";
+    // With levels or cards of its own, which are what is compared there, the same method is a better beginning.
+    const method = index?.levels > 1 || index?.cards ? settings.method : other;
+    page.sides.push(new Side(page, "B", json("b") ?? {...structuredClone(settings), method}));
   } else if (!both && page.sides.length > 1) {
     page.sides.pop().stop();
     page.sides[0].told.textContent = "";
@@ -300,7 +303,7 @@ async function look() {
   const before = JSON.stringify(page.indexes),
     first = !page.indexes.length;
   for (const side of page.sides) if (side.failure?.status === 0) side.search(); // the server is back
-  if (JSON.stringify(listed) === before) return;
+  if (JSON.stringify(listed) === before && listed.length) return;
   page.indexes = listed;
   const others = new Map((first ? [] : JSON.parse(before)).map(one => [one.name, JSON.stringify(one)]));
   for (const side of page.sides) {
@@ -315,6 +318,13 @@ async function look() {
   if (first || !find("filters").contains(document.activeElement)) filters.of(page.sides[0].index);
   tellIndex();
   if (!first) map.update();
+  if (!listed.length) {
+    find("failure").textContent = "This server has no index to search; it has models for other programs.";
+    find("failure").hidden = false;
+  } else if (first) {
+    tellFailures();
+    await start();
+  }
 }
 
 function keys(event) {
@@ -445,11 +455,12 @@ function begin() {
   new ResizeObserver(drawLines).observe(find("sides"));
   const shownId = address.get("open"),
     mapped = address.get("map") === "1";
-  look().then(async () => {
+  start = async () => {
     if (mapped) showMap(true);
     await search();
-    if (shownId !== null && page.sides[0].index) openId(shownId);
-  });
+    if (shownId !== null) openId(shownId);
+  };
+  look();
 }
 
 begin();
