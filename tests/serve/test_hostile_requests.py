@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import random
@@ -248,6 +249,46 @@ def test_nonsense_gets_clear_answers(client: httpx.Client, caplog: pytest.LogCap
 @pytest.mark.timeout(900)
 def test_ten_thousand_requests_of_nonsense(client: httpx.Client) -> None:
     assert sum(ask_nonsense(str(client.base_url), 10_000, seed=1).values()) == 10_000
+
+
+@pytest.mark.parametrize(
+    ("route", "status", "kind"),
+    [("/search", 422, "InputError"), ("/v1/embeddings", 400, "invalid_request_error"), ("/embed", 422, "Validation")],
+)
+def test_what_is_wrong_with_a_body_that_is_not_json_is_said(
+    client: httpx.Client, route: str, status: int, kind: str
+) -> None:
+    for body, said in (
+        (b'{"query', "not valid JSON"),
+        (b'{"query": "a\xff"}', "not UTF-8"),
+        (b'{"query": "a", "query": "b"}', "query"),
+        (b'{"query": "\\ud800"}', "surrogate"),
+        (b"[" * 3000, "64"),
+    ):
+        answer = client.post(route, content=body, headers={"Content-Type": "application/json"})
+        assert (answer.status_code, kind in answer.text, said in answer.text) == (status, True, True), answer.text
+
+
+def test_answers_are_sent_without_waiting_for_acknowledgements() -> None:
+    """Otherwise the body of an answer stays for 40 ms, until the client has acknowledged its head."""
+    from hyperseek.serve import ServeSettings
+    from hyperseek.serve._app import _listening
+
+    async def at_once() -> int:
+        accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+
+        def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            connection = writer.get_extra_info("socket")
+            accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        with _listening(ServeSettings(port=0)) as listening:
+            async with await asyncio.start_server(answer, sock=listening):
+                _, writer = await asyncio.open_connection(*listening.getsockname())
+                writer.close()
+                return await asyncio.wait_for(accepted, 10)
+
+    assert asyncio.run(at_once())
 
 
 def test_what_is_not_http_does_not_disturb(strict: str, connect: Callable[[bytes], socket.socket]) -> None:

@@ -269,11 +269,15 @@ def run_http(
     import uvicorn
 
     app = http_app(server, host=host, hosts=hosts)
-    try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise InputError(f"cannot listen at {host}:{port} ({error.strerror}); give another --port or --host") from None
-    with listening:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # asyncio sends at once, instead of waiting for the client's acknowledgement (40 ms), only where TCP is named.
+    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listening.bind((host, port))
+        except OSError as error:
+            said = f"cannot listen at {host}:{port} ({error.strerror}); give another --port or --host"
+            raise InputError(said) from None
         ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/mcp")
         if host not in ("127.0.0.1", "::1", "localhost") and not os.environ.get(_KEYS_VARIABLE, "").strip(" ,"):
             logger.warning("anybody who reaches this address may ask: no API keys are set")

@@ -156,6 +156,8 @@ def problem_of(error: BaseException) -> Problem:
     Returns:
         The problem; what is not meant for clients is in none of its parts.
     """
+    if isinstance(error, HTTPException) and isinstance(error.__cause__, Refused):
+        error = error.__cause__  # FastAPI has words of its own for whatever fails while a body is read
     if isinstance(error, Refused):
         return error.problem
     if isinstance(error, Busy):
