@@ -152,7 +152,8 @@ class Passage:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**asdict(self), "headings": list(self.headings)}
+        own = {"text": self.text, "start": self.start, "end": self.end, "score": self.score}
+        return {**own, "headings": list(self.headings)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +174,8 @@ class Snippet:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        return {**asdict(self), "highlights": [list(span) for span in self.highlights]}
+        own = {"text": self.text, "start": self.start, "end": self.end}
+        return {**own, "highlights": [list(span) for span in self.highlights]}
 
 
 class _Matched:

@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, cast
 
 from hyperseek.index._passages import best_passage
@@ -176,15 +176,12 @@ def _found(query: str, text: str) -> list[tuple[int, int, str]]:
     """Return the places in a text of the words of a query, each with the word's stem."""
     wanted = {stem: word for word, stem in _stems(query)}
     telling = {stem for stem, word in wanted.items() if word not in _STOP_WORDS} or wanted.keys()
-    stem_of = _stemmer()
-    known: dict[str, str] = {}
     places = []
     for match in _WORD.finditer(text):
         word = match[0]
-        if word not in known:
-            known[word] = stem_of(_folded(word))
-        if known[word] in telling:
-            places.append((*match.span(), known[word]))
+        stem = _stem(word) if len(word) <= _LONGEST_KEPT else _stem.__wrapped__(word)
+        if stem in telling:
+            places.append((*match.span(), stem))
     return places
 
 
@@ -283,6 +280,15 @@ def _stems(text: str) -> Iterator[tuple[str, str]]:
     for match in _WORD.finditer(text):
         word = _folded(match[0])
         yield word, stem_of(word)
+
+
+_LONGEST_KEPT = 32  # characters of a word
+
+
+@lru_cache(maxsize=1 << 16)
+def _stem(word: str) -> str:
+    """Return the stem of a word; hits of many searches have the same words."""
+    return _stemmer()(_folded(word))
 
 
 @cache
