@@ -152,8 +152,7 @@ class Passage:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        own = {"text": self.text, "start": self.start, "end": self.end, "score": self.score}
-        return {**own, "headings": list(self.headings)}
+        return {name: getattr(self, name) for name in self.__slots__} | {"headings": list(self.headings)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +173,7 @@ class Snippet:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain JSON values."""
-        own = {"text": self.text, "start": self.start, "end": self.end}
-        return {**own, "highlights": [list(span) for span in self.highlights]}
+        return {name: getattr(self, name) for name in self.__slots__} | {"highlights": [*map(list, self.highlights)]}
 
 
 class _Matched:
