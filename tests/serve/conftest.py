@@ -10,12 +10,14 @@ from typing import Any
 import httpx
 import pytest
 
-pytest.importorskip("fastapi", reason="needs the extra serve")
-pytest.importorskip("prometheus_client", reason="needs the extra serve")
-pytest.importorskip("uvicorn", reason="needs the extra serve")
-
 sys.path.append(str(Path(__file__).parent))
 from serve_fixtures import running, texts
+
+
+def pytest_runtest_setup() -> None:
+    """Skip all tests of the server where its packages are missing."""
+    for package in ("fastapi", "prometheus_client", "uvicorn"):
+        pytest.importorskip(package, reason="needs the extra serve")
 
 
 @pytest.fixture(scope="session")

@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
-
 from conftest import WORDS
 
 
 @contextmanager
 def running(app: Any) -> Iterator[str]:
     """Serve an app by uvicorn in a thread, at a free port; the URL."""
+    import uvicorn
+
     server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
