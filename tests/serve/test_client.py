@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -79,6 +80,14 @@ def test_hits_are_those_of_the_index(remote: RemoteIndex, folder: Path) -> None:
     assert single[0].matches == ()
     many = ["cat", "dog sea"] * 70  # of several requests
     assert remote.search(many, k=1, exclude=[["d0"]] * 140) == index.search(many, k=1, exclude=[["d0"]] * 140)
+
+
+def test_threads_share_a_connection(remote: RemoteIndex, folder: Path) -> None:
+    expected = [[hit.id for hit in hits] for hits in Index.open(folder).search(QUERIES, k=5)]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda number: remote.search(QUERIES[number % 3], k=5), range(60)))
+    # The last digits of scores depend on what is encoded together.
+    assert [[hit.id for hit in hits] for hits in found] == [expected[number % 3] for number in range(60)]
 
 
 def test_an_explanation_has_the_lines_of_one(remote: RemoteIndex, folder: Path) -> None:
@@ -154,6 +163,7 @@ def test_connecting_says_what_is_wrong_and_no_key(address: str, monkeypatch: pyt
         hyperseek.connect(address, api_key="wr0ng-secret")
     assert "wr0ng-secret" not in f"{refused.value!r}{refused.value.__cause__!r}{refused.value.__context__!r}"
     monkeypatch.setenv("HYPERSEEK_API_KEY", "right")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # which is not asked for this machine
     index = hyperseek.connect(f"{address}/")
     assert index.name == "notes"
     assert repr(index) == f"RemoteIndex({address!r}, 'notes')"
@@ -161,6 +171,9 @@ def test_connecting_says_what_is_wrong_and_no_key(address: str, monkeypatch: pyt
     for url in ("127.0.0.1:1", "ftp://x", "http://", 3, "http://user:pw@127.0.0.1", "http://[::1"):
         with pytest.raises(InputError, match="address of a server"):
             hyperseek.connect(url)  # type: ignore[arg-type]
+    for key in ("ké", "a\nb", 3):
+        with pytest.raises(InputError, match="printable ASCII"):
+            hyperseek.connect(address, api_key=key)  # type: ignore[arg-type]
     with pytest.raises(InputError, match="timeout"):
         hyperseek.connect(address, timeout=0)
     with pytest.raises(ServerError, match="cannot be reached"):

@@ -267,13 +267,14 @@ class Connection:
             raise InputError("the address of a server is as http://127.0.0.1:8080, without a name or a password")
         if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
             raise InputError(f"timeout is a number of seconds above 0, not {shown(timeout)}")
-        if api_key and not (api_key.isascii() and api_key.isprintable()):
+        if api_key and not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()):
             raise InputError("an API key consists of printable ASCII characters")
         self.url = url.rstrip("/")
         self._timeout = float(timeout)
         headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         try:
-            self._client = httpx.Client(base_url=self.url, headers=headers)
+            proxies = parts.hostname not in ("127.0.0.1", "::1", "localhost")  # which no proxy leads to
+            self._client = httpx.Client(base_url=self.url, headers=headers, trust_env=proxies)
         except (httpx.InvalidURL, ValueError) as error:
             raise InputError(f"the address {shown(url)} cannot be used: {brief(error)}") from None
 
@@ -319,18 +320,17 @@ class Connection:
         left = max(0.001, deadline - time.monotonic())
         try:
             with self._client.stream(method, path, content=content, headers=headers, timeout=left) as answer:
-                parts, size = [], 0
+                text = bytearray()
                 for part in answer.iter_bytes():
-                    parts.append(part)
-                    size += len(part)
-                    if size > _MOST_BYTES:
+                    text += part
+                    if len(text) > _MOST_BYTES:
                         raise ServerError(f"the answer of {self.url} has more than {_MOST_BYTES:,} bytes; ask for less")
                     if time.monotonic() > deadline:
                         raise self._late()
-                return answer.status_code, answer.headers, b"".join(parts)
+                return answer.status_code, answer.headers, bytes(text)
         except httpx.TimeoutException:
             raise self._late() from None
-        except httpx.RemoteProtocolError as error:
+        except (httpx.RemoteProtocolError, httpx.ReadError) as error:
             # A server may close a connection that was kept open, just as the next request is sent.
             if again and path != "/documents":
                 return self._sent(method, path, content, deadline, again=False)
