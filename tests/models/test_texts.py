@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from tokenizers import models as token_models
 from tokenizers.trainers import BpeTrainer, UnigramTrainer
 from transformers import PreTrainedTokenizerFast
 
+from hyperseek.errors import InputError
 from hyperseek.models import ModelConfig, Retriever, build, load
 from hyperseek.models.encoding import cut, divides_at_blanks
 from hyperseek.pretraining._recipe import VocabularyConfig
@@ -139,3 +141,11 @@ def test_a_text_without_tokens_does_not_depend_on_its_neighbours(without_special
         for queries in ([""], ["", "cat dog"])
     ]
     torch.testing.assert_close(scores[0][0], scores[1][0])
+
+
+@pytest.mark.parametrize("given", ["one text", b"bytes", None, 5, [None], ["a", b"x"], [["a"]], ["half \ud800"]])
+def test_what_is_no_list_of_texts_is_refused(tiny_encoder: str, given: Any) -> None:
+    model = load(tiny_encoder, device="cpu")
+    for read in (model.encode_documents, model.encode_features, model.compile, model.compile_batches):
+        with pytest.raises(InputError, match=r"^texts? "):
+            read(given)

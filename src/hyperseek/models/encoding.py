@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -58,6 +58,32 @@ def tokenising(function: Callable[P, T]) -> Callable[P, T]:
             return function(*arguments, **options)
 
     return call
+
+
+def checked_texts(texts: object) -> list[str]:
+    """Return texts as a list.
+
+    Args:
+        texts: As a caller gave them.
+
+    Returns:
+        The texts.
+
+    Raises:
+        InputError: It is a single text, or anything but texts, or one of them is not valid Unicode.
+    """
+    if isinstance(texts, str | bytes) or not isinstance(texts, Iterable):
+        raise InputError(f"texts must be a sequence of strings, not {shown(texts)}; for one text give a list of one")
+    found = list(texts)
+    for place, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputError(f"texts must be strings, and number {place} is {shown(text)}")
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise InputError(f"text {place} is not valid Unicode ({error}); repair it or leave it out") from None
+    return found
 
 
 def batches_by_tokens(lengths: Sequence[int], budget: int) -> Iterator[list[int]]:

@@ -27,6 +27,7 @@ from hyperseek.models.encoding import (
     CPU_BATCH_TOKENS,
     GPU_BATCH_TOKENS,
     batches_by_tokens,
+    checked_texts,
     cut,
     divides_at_blanks,
     fill_empty,
@@ -168,7 +169,7 @@ class Retriever:
     def tokenize(self, texts: Sequence[str], side: Side) -> dict[str, Any]:
         """Do what `preprocess` does, but leave the features on the CPU."""
         prompt = self.model.prompts.get(side) or None
-        features = dict(self.model.preprocess(self._cut(texts, side), prompt=prompt, task=side))
+        features = dict(self.model.preprocess(self._cut(checked_texts(texts), side), prompt=prompt, task=side))
         fill_empty(features, getattr(self.route(side)[0], "tokenizer", None))
         return features
 
@@ -256,8 +257,11 @@ class Retriever:
 
         Returns:
             `N` points in the order of `texts`, float32, on the CPU.
+
+        Raises:
+            InputError: These are no texts, or there is no such number type.
         """
-        modules = self._document_modules(dtype)
+        texts, modules = checked_texts(texts), self._document_modules(dtype)
 
         def encode() -> Iterator[tuple[list[int], Points]]:
             for batch, features in self._document_features(texts, modules, "document", batch_tokens):
@@ -313,6 +317,7 @@ class Retriever:
         Returns:
             `(N, d)` float32, in the order of `texts`, on the CPU.
         """
+        texts = checked_texts(texts)
         vectors = torch.empty(len(texts), self.space.dimension)
         for batch, features in self._document_features(texts, self.route("document"), None, batch_tokens):
             vectors[batch] = features["sentence_embedding"].float().cpu()
@@ -325,10 +330,9 @@ class Retriever:
         texts = self._cut(texts, "document")
         budget = batch_tokens or (CPU_BATCH_TOKENS if self.device.type == "cpu" else GPU_BATCH_TOKENS)
         for batch in batches_by_tokens(self._token_counts(texts), budget):
+            own = self.preprocess([texts[position] for position in batch], "document")
             with torch.inference_mode():
-                features = run_modules(
-                    modules, self.preprocess([texts[position] for position in batch], "document"), side
-                )
+                features = run_modules(modules, own, side)
             yield batch, features
 
     def _gather(self, batches: Iterable[tuple[list[int], Points]], count: int) -> Points:
@@ -349,10 +353,8 @@ class Retriever:
             The scorer, in the order of `queries`.
 
         Raises:
-            InputError: There are no queries, or the model does not understand an option.
+            InputError: There are no queries, or these are no texts, or the model does not understand an option.
         """
-        if isinstance(queries, str):
-            raise InputError("queries must be a sequence of strings; for one query give a list of one")
         parts = list(self.compile_batches(queries, options))
         if not parts:
             raise InputError("there are no queries to compile; give at least one")
@@ -371,7 +373,7 @@ class Retriever:
         Raises:
             InputError: The model does not understand an option.
         """
-        return self._compile_batches(queries, self.check_options(options))
+        return self._compile_batches(checked_texts(queries), self.check_options(options))
 
     def _compile_batches(self, queries: Sequence[str], options: QueryOptions) -> Iterator[Scorer]:
         size = max(1, min(_LARGEST_QUERY_BATCH, _COMPILED_NUMBERS // route_width(self.route("query"))))
@@ -448,8 +450,7 @@ class Retriever:
     @tokenising
     def _token_counts(self, texts: Sequence[str]) -> list[int]:
         tokenizer: Any = getattr(self.route("document")[0], "tokenizer", None)
-        limit = self.max_length["document"] or 1 << 20
-        prompt = self._prompt("document")
+        limit, prompt = self.max_length["document"] or 1 << 20, self._prompt("document")
         if not callable(tokenizer) or not hasattr(tokenizer, "num_special_tokens_to_add"):
             # Word lists, and the bare tokenizers of static embeddings: only the order of the lengths matters.
             return [max(1, min(limit, len(text) // 4)) for text in texts]
