@@ -482,6 +482,13 @@ def test_levels_and_cards_are_asked_for(opened: Callable[..., Any], url: str) ->
     }  # fmt: skip
     assert asked.value.post_data_json["card"] == card
     page.click(".card details summary")
+    judged = [{"query": "a", "document": "b", "grade": 2}]
+    page.fill("[aria-label='Card in JSON']", json.dumps(card | {"name": "lake", "judged": judged}))
+    assert page.input_value("[aria-label=Name]") == "lake"
+    page.fill("[aria-label=Domain]", "water")
+    with page.expect_request(lambda asked: asked.url.endswith("/search")) as asked:
+        page.click("text=Apply the card")
+    assert asked.value.post_data_json["card"] == card | {"name": "lake", "judged": judged, "domain": "water"}
     page.fill("[aria-label='Card in JSON']", "{not json")
     page.click("text=Apply the card")
     assert "not JSON" in page.inner_text(".card .wrong")

@@ -305,17 +305,20 @@ async function look() {
   for (const side of page.sides) if (side.failure?.status === 0) side.search(); // the server is back
   if (JSON.stringify(listed) === before && listed.length) return;
   page.indexes = listed;
-  const others = new Map((first ? [] : JSON.parse(before)).map(one => [one.name, JSON.stringify(one)]));
+  const others = new Map((first ? [] : JSON.parse(before)).map(one => [one.name, one]));
+  const differs = (index, ...names) =>
+    names.some(name => JSON.stringify(index[name]) !== JSON.stringify(others.get(index.name)?.[name]));
+  const came = listed.length !== others.size || listed.some(one => !others.has(one.name));
   for (const side of page.sides) {
     if (!side.index) continue;
     // Editors keep what is being written in them.
-    if (first || !side.how.contains(document.activeElement)) side.settle();
-    if (!first && others.get(side.index.name) !== JSON.stringify(side.index)) {
+    if (came || differs(side.index, "levels", "cards", "engines")) side.settle();
+    if (!first && differs(side.index, ...Object.keys(side.index))) {
       side.renewed = true;
       side.search();
     }
   }
-  if (first || !find("filters").contains(document.activeElement)) filters.of(page.sides[0].index);
+  if (first || (page.sides[0].index && differs(page.sides[0].index, "fields"))) filters.of(page.sides[0].index);
   tellIndex();
   if (!first) map.update();
   if (!listed.length) {

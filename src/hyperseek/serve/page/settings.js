@@ -247,47 +247,45 @@ function levelSliders(settings, levels, again, changed) {
 }
 
 function cardEditor(settings, names, changed) {
-  const card = typeof settings.card === "object" ? settings.card : {},
-    known = Array.isArray(names) ? names : [];
+  const known = Array.isArray(names) ? names : [];
   const wrong = el("p", {class: "wrong", role: "alert"});
+  const json = el("textarea", {class: "code", rows: 10, spellcheck: "false", "aria-label": "Card in JSON"});
   const fields = new Map(
     CARD_FIELDS.map(([name, label, hint]) => {
       const long = name === "description" || LISTS.has(name);
-      const field = el(long ? "textarea" : "input", {
-        rows: long ? 3 : null,
-        type: long ? null : "text",
-        placeholder: hint,
-        "aria-label": label,
-      });
-      field.value = LISTS.has(name) ? ((card[name] ?? []).join?.("\n") ?? "") : (card[name] ?? "");
-      return [name, field];
+      const given = {type: long ? null : "text", rows: long ? 3 : null, placeholder: hint, "aria-label": label};
+      return [name, el(long ? "textarea" : "input", given)];
     }),
   );
-  const json = el("textarea", {class: "code", rows: 10, spellcheck: "false", "aria-label": "Card in JSON"});
-  const formed = () => {
-    const made = {version: 1};
-    // What the form has no field for, as judged pairs, is kept.
+  const told = value => (Array.isArray(value) ? value.join("\n") : String(value ?? ""));
+  /** The card as it is written in JSON; null where that cannot be read. */
+  const written = () => {
     try {
-      const kept = JSON.parse(json.value || "{}");
-      if (kept.judged) made.judged = kept.judged;
+      const card = JSON.parse(json.value);
+      return typeof card === "object" && !Array.isArray(card) ? card : null;
     } catch {
-      /* is told when it is applied */
+      return null;
     }
-    for (const [name, field] of fields) {
-      const value = LISTS.has(name)
-        ? field.value
-            .split("\n")
-            .map(line => line.trim())
-            .filter(Boolean)
-        : field.value.trim();
-      if (value.length) made[name] = value;
-    }
-    return made;
   };
+  const fill = card => {
+    for (const [name, field] of fields) field.value = told(card[name]);
+  };
+  // What the form has no field for, as judged pairs and examples of several lines, stays as it is in the JSON.
   const write = () => {
-    json.value = JSON.stringify(formed(), null, 2);
+    const card = {version: 1, ...written()};
+    for (const [name, field] of fields) {
+      if (field.value === told(card[name])) continue;
+      const lines = field.value.split("\n").map(line => line.trim());
+      const value = LISTS.has(name) ? lines.filter(Boolean) : field.value.trim();
+      if (value.length) card[name] = value;
+      else delete card[name];
+    }
+    json.value = JSON.stringify(card, null, 2);
   };
-  json.value = JSON.stringify(Object.keys(card).length ? card : formed(), null, 2);
+  const card = typeof settings.card === "object" ? settings.card : {version: 1};
+  json.value = JSON.stringify(card, null, 2);
+  fill(card);
+  json.addEventListener("input", () => fill(written() ?? {}));
   for (const field of fields.values()) field.addEventListener("input", write);
   const state = el("p", {class: "hint", role: "status"});
   const tell = () => {
@@ -308,8 +306,7 @@ function cardEditor(settings, names, changed) {
       wrong.textContent = `This is not JSON: ${error.message}`;
       return;
     }
-    if (typeof value !== "object" || value === null || Array.isArray(value))
-      wrong.textContent = 'A card is an object, as in {"name": …}.';
+    if (written() === null) wrong.textContent = 'A card is an object, as in {"name": …}.';
     else if (!value.name || !value.description) wrong.textContent = "A card needs at least a name and a description.";
     else use(value);
   };
