@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from serve_fixtures import running
 
 KEY = "right-key"
@@ -289,6 +290,47 @@ def test_answers_are_sent_without_waiting_for_acknowledgements() -> None:
                 return await asyncio.wait_for(accepted, 10)
 
     assert asyncio.run(at_once())
+
+
+async def large(scope: Any, receive: Any, send: Any) -> None:
+    """Answer with more than fits into the buffers of a connection."""
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"30000000")]})
+    await send({"type": "http.response.body", "body": b"a" * 30_000_000})
+
+
+def test_connections_that_neither_ask_nor_read_are_ended() -> None:
+    from hyperseek.serve import ServeSettings
+    from hyperseek.serve._app import _listening, _Server
+
+    ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+
+    async def connections() -> None:
+        server = _Server(uvicorn.Config(large, lifespan="off", log_config=None), lambda: None, seconds=1.5)
+        with _listening(ServeSettings(port=0)) as listening:
+            serving = asyncio.create_task(server.serve([listening]))
+            while not server.started:
+                await asyncio.sleep(0.01)
+            address = listening.getsockname()
+            opened = [await asyncio.open_connection(*address, limit=1024) for _ in range(4)]
+            for (_, writer), sent in zip(opened, (b"", ask[:20], ask, ask), strict=True):
+                writer.write(sent)
+            reader, writer = opened.pop()
+            for _ in range(4):  # one that asks and reads stays
+                await reader.readuntil(b"\r\n\r\n")
+                await reader.readexactly(30_000_000)
+                await asyncio.sleep(0.7)
+                writer.write(ask)
+            end = time.monotonic() + 10
+            while len(server.server_state.connections) > 1 and time.monotonic() < end:
+                await asyncio.sleep(0.05)
+            assert len(server.server_state.connections) == 1
+            await reader.readuntil(b"\r\n\r\n")
+            for _, other in (*opened, (reader, writer)):
+                other.transport.abort()
+            server.should_exit = True
+            await serving
+
+    asyncio.run(connections())
 
 
 def test_what_is_not_http_does_not_disturb(strict: str, connect: Callable[[bytes], socket.socket]) -> None:

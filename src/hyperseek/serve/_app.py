@@ -9,6 +9,7 @@ import mimetypes
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache, partial
@@ -174,14 +175,37 @@ async def page() -> Response:
 class _Server(uvicorn.Server):
     """Answers the requests that run when it is told to stop, and then ends as a program that has done its work."""
 
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
+    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], seconds: float) -> None:
         super().__init__(config)
         self._ready = ready
+        self._seconds = seconds
+        self._idle: dict[Any, tuple[Any, float]] = {}
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to listen, and say so."""
         await super().startup(sockets)
         self._ready()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is to be done ten times a second."""
+        if counter % 10 == 0:
+            self._end_idle()
+        return await super().on_tick(counter)
+
+    def _end_idle(self) -> None:
+        """End connections that send no whole head of a request, or do not read their answer; uvicorn keeps them."""
+        before, now, self._idle = self._idle, time.monotonic(), {}
+        for connection in tuple(self.server_state.connections):
+            transport, request = connection.transport, getattr(connection, "cycle", None)
+            if request is not None and not request.response_complete and not transport.is_closing():
+                continue  # it is answered, within a time that the gate bounds
+            last, since = before.get(connection, (request, now))
+            if last is not request:
+                since = now
+            if now - since > self._seconds:
+                transport.abort()  # closing would wait until the client has read the rest
+            else:
+                self._idle[connection] = (request, since)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -238,7 +262,8 @@ def run(
     with _listening(settings) as listening:
         host, port = listening.getsockname()[:2]
         app.state.opening.open()
-        _Server(config, partial(ready, f"http://{f'[{host}]' if ':' in host else host}:{port}")).run([listening])
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        _Server(config, partial(ready, url), settings.seconds).run([listening])
 
 
 @contextmanager
