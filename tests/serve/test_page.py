@@ -164,6 +164,22 @@ def visible(page: Any, selector: str) -> bool:
     return box is not None and 0 <= box["y"] < size["height"] and 0 <= box["x"] < size["width"]
 
 
+def test_the_files_of_the_page_are_asked_for_again_and_no_others(url: str) -> None:
+    for path in ("", "page/page.js", "page/page.css", "page/icon.svg", "page/index.html"):
+        answer = httpx.get(f"{url}/{path}").raise_for_status()
+        assert answer.headers["cache-control"] == "no-cache"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+    script = httpx.get(f"{url}/page/page.js")
+    assert script.headers["content-type"].startswith("text/javascript")
+    again = httpx.get(f"{url}/page/page.js", headers={"if-none-match": script.headers["etag"]})
+    assert again.status_code == 304
+    for path in ("page/none.js", "page/..%2f_app.py", "page/%2e%2e/_app.py", "page//etc/passwd", "page/"):
+        answer = httpx.get(f"{url}/{path}")
+        assert answer.status_code == 404
+        assert answer.json()["error"]["message"]
+
+
 def test_a_sentence_deep_in_a_long_file_is_found_and_shown(opened: Callable[..., Any]) -> None:
     page = opened(f"?a={side(method='words')}")
     page.fill("#query", SENTENCE)

@@ -126,7 +126,7 @@ def create_app(
     for router in (own, *ROUTERS):
         app.include_router(router)
     mimetypes.add_type("text/javascript", ".js")  # which is another one on some systems, and then not run
-    app.mount("/page", StaticFiles(directory=_PAGE))
+    app.mount("/page", _PageFiles(directory=_PAGE))
 
     async def refused(request: Request, error: Exception) -> Response:
         return response_of(problem_of(error), shape_of(request.url.path))
@@ -170,6 +170,16 @@ async def page() -> Response:
     """Return the page."""
     text = await asyncio.to_thread((_PAGE / "index.html").read_bytes)
     return Response(text, media_type="text/html", headers=_PAGE_HEADERS)
+
+
+class _PageFiles(StaticFiles):
+    """Files of the page, which a browser asks for again after an update of this package."""
+
+    def file_response(self, *given: Any, **rest: Any) -> Response:
+        """Return the file, or that it is as before."""
+        response = super().file_response(*given, **rest)
+        response.headers.update(_PAGE_HEADERS)
+        return response
 
 
 class _Server(uvicorn.Server):
