@@ -143,7 +143,7 @@ def test_errors_are_those_of_the_index(remote: RemoteIndex) -> None:
     ):
         with pytest.raises(error, match=match):
             remote.search("cat", **arguments)  # type: ignore[call-overload]
-    with pytest.raises(InputError, match="is blank"):
+    with pytest.raises(InputError, match=r"query 1 \(from 0\) is blank"):
         remote.search(["cat", " "])
     with pytest.raises(InputError, match="a text or a list of texts"):
         remote.search([1.0, 2.0])  # type: ignore[list-item]

@@ -252,8 +252,12 @@ class Served:
         exclude = arguments.get("exclude")
         if exclude is not None and len(exclude) == len(queries):  # other lengths are refused by the search
             arguments["exclude"] = [exclude[place] for place in order]
-        with listening(self._observe):
-            told = self.index.explain([queries[place] for place in order], **arguments)
+        try:
+            with listening(self._observe):
+                told = self.index.explain([queries[place] for place in order], **arguments)
+        except InputError:
+            self.index.explain(queries, **key.arguments)  # which says the number of a query as it was asked
+            raise
         for stage in told.stages:
             self._observe("rescore" if stage.title.startswith("rescore") else "search", stage.seconds)
         hits = [told.hits[place] for place in sorted(range(len(order)), key=order.__getitem__)]
