@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -229,3 +230,50 @@ def test_a_folder_of_files_is_followed_without_a_restart(tiny_model: str, tmp_pa
 @pytest.fixture(autouse=True)
 def no_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HYPERSEEK_API_KEYS", raising=False)
+
+
+def test_an_index_is_replaced_while_it_is_served(
+    tiny_encoder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By one of a model with the same documents, of one that was trained again in its folder, or by nothing."""
+    from hyperseek import Document, Index, load
+    from hyperseek.models import ModelConfig, build
+    from hyperseek.serve import create_app
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("hyperseek.serve._shelf._LOOK_AGAIN", 0.1)
+    documents = [Document(f"d{number}", text) for number, text in enumerate(texts(10))]
+
+    def built(folder: str, **config: Any) -> Index:
+        build(ModelConfig.from_mapping({"trunk": tiny_encoder, **config})).save(folder)
+        shutil.rmtree("e", ignore_errors=True)
+        return Index.build("e", documents, load(folder))
+
+    built("first")
+    app = create_app({"notes": "e"}, keys=())
+    with running(app) as url, httpx.Client(base_url=url, timeout=30) as client:
+
+        def shows(index: Index) -> bool:
+            answer = client.post("/search", json={"query": "cat dog", "k": 3})
+            assert answer.status_code in (200, 503), answer.text  # while the folder is gone
+            [asked] = answer.json().get("queries", [{"hits": []}])
+            expected = [(hit.id, pytest.approx(hit.score, abs=1e-5)) for hit in index.search("cat dog", k=3)]
+            return [(hit["id"], hit["score"]) for hit in asked["hits"]] == expected
+
+        for folder, config in (
+            ("second", {"family": "qnet", "qnet": {"depth": 1}}),
+            ("third", {"document_length": 5}),
+            ("third", {"document_length": 7}),
+        ):
+            index = built(folder, **config)
+            end = time.monotonic() + 10
+            while client.get("/indexes").json()[0]["model"] != folder or not shows(index):
+                assert time.monotonic() < end, (folder, config)
+                time.sleep(0.05)
+            assert app.state.shelf.index().index.model.source == str(index.info.source)
+        assert "unknown index 'x'" in client.post("/search", json={"query": "cat", "index": "x"}).text
+        shutil.rmtree("e")
+        refused = client.post("/search", json={"query": "cat", "where": "text = 'cat'"})
+        assert refused.status_code == 503
+        assert "notes" in refused.text
+        assert str(tmp_path).removeprefix("/") not in refused.text

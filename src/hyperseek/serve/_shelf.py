@@ -97,7 +97,7 @@ class Shelf:
         if self.indexes or self.models:
             return
         for name, place in self._places.items():
-            index, model = self._opened(Path(place))
+            index, model = self._opened(Path(place).resolve())
             self.indexes[name] = Served(name, index, model, self.settings, self._observe)
             if model is not None:
                 self._serve_model(name, str(index.info.source))
@@ -154,13 +154,25 @@ class Shelf:
                     failed[name] = kind
 
     def _followed(self, served: Served) -> bool:
+        source = served.index.info.source
         try:
-            return served.follow()
-        except FingerprintError:  # it was built again by another model
-            served.index, model = self._opened(served.index.path)
-            if model is not None:
-                self._serve_model(served.name, str(served.index.info.source))
-            return True
+            newer = served.follow()
+            if served.index.info.source == source:
+                return newer
+        except FingerprintError:
+            pass
+        # It was built again by another model, or by one that was trained again in its folder.
+        try:
+            index, model = self._opened(served.index.path)
+        except FingerprintError:
+            source = str(IndexInfo.read(served.index.path).source)
+            self._loaded.pop(source, None)
+            self._by_source.pop(source, None)
+            index, model = self._opened(served.index.path)
+        served.index = index
+        if model is not None:
+            self._serve_model(served.name, str(index.info.source))
+        return True
 
     def _watch(self, served: Served) -> None:
         """Bring an index up to date with its folder of files whenever that changes, until the shelf is closed."""
@@ -237,7 +249,9 @@ class Shelf:
     def without_paths(self, message: str) -> str:
         """Return a message with names of indexes in place of their folders."""
         for name, served in self.indexes.items():
-            message = message.replace(str(served.index.path), name)
+            folder = str(served.index.path)
+            # Some libraries leave out the first slash.
+            message = message.replace(folder, name).replace(folder.removeprefix("/"), name)
         return message
 
     @property
