@@ -1,16 +1,17 @@
 """The server under load: latencies, throughput, memory, and answers while documents change.
 
-    python benchmarks/serve.py [--collection ../shared/data/cranfield] [--documents 1000] [--seconds 8]
-        [--rates 10 20 40 80] [--clients 32] [--requests 0] [--changes 0] [--model minilm]
+    python benchmarks/serve.py [--collection ../shared/data/cranfield] [--queries ../shared/data/cosqa-dev]
+        [--documents 1000] [--seconds 8] [--rates 10 20 40 80] [--clients 32] [--requests 0] [--changes 0]
 
-Three servers of the same model and documents take turns, each a process of its own: `hyperseek` as `hyperseek serve`
-runs it; `one at a time`, the same without batches; and `plain`, sentence-transformers behind a FastAPI handler that
-encodes the query, multiplies it with all vectors and returns the best documents. First `--clients` clients ask as soon
-as they have an answer; then requests arrive at fixed rates, at random moments, whether earlier ones are answered or
-not, and a latency counts from the moment that a request was due. Clients are a process of their own, on the same
-cores. `--requests N` asks N times and reports the memory of the server on the way; `--changes N` adds and deletes N
-documents under load and counts wrong answers: a document that was acknowledged before a request and is not its best
-hit, one that was deleted before and is found, or another wrong ranking of the rest.
+Four servers of the same model and documents take turns, each a process of its own: `hyperseek` as `hyperseek serve`
+runs it; `openvino`, the same with `--backend openvino`; `one at a time`, without batches; and `plain`,
+sentence-transformers behind a FastAPI handler that encodes the query, multiplies it with all vectors and returns the
+best documents. First `--clients` clients ask as soon as they have an answer; then requests arrive at fixed rates, at
+random moments, whether earlier ones are answered or not, and a latency counts from the moment that a request was due.
+Clients are a process of their own, on the same cores. `--requests N` asks N times and reports the memory of the server
+on the way; `--changes N` adds and deletes N documents under load and counts wrong answers: a document that was
+acknowledged before a request and is not its best hit, one that was deleted before and is found, or another wrong
+ranking of the rest.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ import psutil
 
 from _hardware import describe_hardware
 
-SYSTEMS = ("hyperseek", "one at a time", "plain")
+SYSTEMS = ("hyperseek", "openvino", "one at a time", "plain")
 MOST_OPEN = 2000  # connections of the clients
 
 
@@ -55,9 +56,16 @@ class Client:
             f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(text)}\r\n\r\n"
         ).encode() + text
-        reader, writer = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
-        writer.write(request)
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+        while True:
+            kept = self._idle.pop() if self._idle else None
+            reader, writer = kept or await asyncio.open_connection("127.0.0.1", self._port)
+            writer.write(request)
+            try:
+                head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
+                break
+            except (asyncio.IncompleteReadError, ConnectionError):
+                if kept is None:
+                    raise  # else the server had closed it, since nothing was asked for long
         length = next(int(line[16:]) for line in head.split("\r\n") if line.startswith("content-length:"))
         answer = await reader.readexactly(length)
         if "connection: close" in head:
@@ -241,9 +249,10 @@ def run_system(system: str, index: Path, model: str) -> None:
     if system != "plain":
         from hyperseek.serve import ServeSettings, run
 
-        apart: dict[str, Any] = {} if system == "hyperseek" else {"batch_tokens": 1, "longest_wait": 0}
+        apart: dict[str, Any] = {"batch_tokens": 1, "longest_wait": 0} if system == "one at a time" else {}
         settings = ServeSettings(port=0, writable=True, most_waiting=MOST_OPEN, **apart)
-        run([f"served={index}"], settings=settings, ready=lambda url: print(url, flush=True))
+        backend = "openvino" if system == "openvino" else None
+        run([f"served={index}"], settings=settings, backend=backend, ready=lambda url: print(url, flush=True))
         return
     import uvicorn
     from fastapi import FastAPI
@@ -284,7 +293,7 @@ async def measure(options: argparse.Namespace, index: Path, queries: Sequence[st
 
     async def turn(title: str, work: Callable[[Client], Awaitable[tuple[float, list[float], str]]]) -> None:
         for number in range(options.rounds):
-            for system in SYSTEMS:
+            for system in options.systems:
                 async with server(system, index, options.model) as (client, process):
                     before = sum(process.cpu_times()[:2])
                     throughput, latencies, note = await work(client)
@@ -310,8 +319,8 @@ async def measure(options: argparse.Namespace, index: Path, queries: Sequence[st
         await turn(f"{rate:g} requests/s arrive", fixed)
     for title, systems in told.items():
         medians = {system: statistics.median(values) for system, values in systems.items()}
-        ratios = [f"{medians['hyperseek'] / medians[other]:.2f} times {other}" for other in SYSTEMS[1:]]
-        print(f"{title}: hyperseek answers {' and '.join(ratios)}")
+        ratios = [f"{medians[options.systems[0]] / medians[other]:.2f} times {other}" for other in options.systems[1:]]
+        print(f"{title}: {options.systems[0]} answers {' and '.join(ratios)}")
     if options.requests:
         async with server("hyperseek", index, options.model) as (client, process):
             await many(client, queries, options.clients, options.requests, process)
@@ -326,7 +335,9 @@ def main() -> None:
     parser.add_argument("--collection", default="../shared/data/cranfield")
     parser.add_argument("--documents", type=int, default=1000)
     parser.add_argument("--model", default="minilm")
+    parser.add_argument("--queries", help="A collection whose queries are asked; None for those of the first.")
     parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--rates", type=float, nargs="*", default=[10, 20, 40, 80])
@@ -342,13 +353,17 @@ def main() -> None:
 
     print(describe_hardware())
     dataset = open_dataset(options.collection)
-    queries = [query.text for query in dataset.queries()]
+    queries = [query.text for query in open_dataset(options.queries or options.collection).queries()]
     with tempfile.TemporaryDirectory() as folder:
         index = options.index or Path(folder) / "served.index"
         if not options.index:
             documents = [one for one, _ in zip(dataset.documents(), range(options.documents), strict=False)]
             Index.build(index, documents, load(options.model))
-        print(f"{len(Index.open(index)):,} documents of {options.collection}, {len(queries)} queries, {options.model}")
+        print(
+            f"{len(Index.open(index)):,} documents of {options.collection}, {len(queries)} queries of "
+            f"{options.queries or options.collection} ({statistics.mean(map(len, queries)):.0f} characters), "
+            f"{options.model}"
+        )
         asyncio.run(measure(options, index, queries))
 
 
