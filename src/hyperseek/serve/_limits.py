@@ -60,7 +60,7 @@ class ServeSettings(Config):
         most_queries: Queries of a request.
         most_texts: Texts of a request that are embedded, or ranked.
         most_waiting: Requests that may wait for an index, or for a model, at a time.
-        seconds: Time for the body of a request to arrive, and as much for its answer.
+        seconds: Time for the head of a request to arrive, and as much for its body, its answer, and reading that.
         batch_tokens: Tokens that are computed together, padding included; None for what suits the device.
         longest_wait: Seconds that a request waits for others to be computed with.
     """
