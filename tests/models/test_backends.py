@@ -51,28 +51,6 @@ def apart(model: Retriever, other: Retriever) -> float:
     return float((found.rows - wanted.rows).norm(dim=1).div(wanted.rows.norm(dim=1)).max())
 
 
-_INTERRUPTED = """
-import gc, signal, sys
-from hyperseek import load
-first = load(sys.argv[1], backend="openvino")
-first.encode_documents(["cat"])
-second = load(sys.argv[1], backend="openvino-bfloat16")
-second.encode_documents(["cat"])
-del first
-gc.collect()
-del second
-gc.collect()
-signal.raise_signal(signal.SIGINT)
-"""
-
-
-def test_ctrl_c_after_models_are_released_is_no_crash(tiny_encoder: str, programs: Programs) -> None:
-    needs("openvino")
-    done = programs.run(["-c", _INTERRUPTED, tiny_encoder])
-    assert "KeyboardInterrupt" in done.stderr
-    assert done.returncode in (1, 130, -signal.SIGINT)
-
-
 @pytest.mark.parametrize("backend", ALL)
 def test_a_backend_encodes_as_torch_does(tiny_encoder: str, backend: str) -> None:
     plain, model = load(tiny_encoder, device="cpu"), load(tiny_encoder, backend=needs(backend))
@@ -225,3 +203,25 @@ def test_what_a_backend_raises_is_an_error_of_ours(tiny_encoder: str) -> None:
     model.route("document")[0].model.forward._run = fail
     with pytest.raises(ModelError, match=r"the backend onnx cannot run this model \(RuntimeError: no memory\)"):
         model.encode_documents(TEXTS)
+
+
+_INTERRUPTED = """
+import gc, signal, sys
+from hyperseek import load
+first = load(sys.argv[1], backend="openvino")
+first.encode_documents(["cat"])
+second = load(sys.argv[1], backend="openvino")
+second.encode_documents(["cat"])
+del first
+gc.collect()
+del second
+gc.collect()
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_after_models_are_released_is_no_crash(tiny_encoder: str, programs: Programs) -> None:
+    needs("openvino")
+    done = programs.run(["-c", _INTERRUPTED, tiny_encoder])
+    assert "KeyboardInterrupt" in done.stderr
+    assert done.returncode in (1, 130, -signal.SIGINT)
