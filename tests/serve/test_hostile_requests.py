@@ -358,6 +358,20 @@ def test_what_is_not_http_does_not_disturb(strict: str, connect: Callable[[bytes
     assert httpx.get(f"{strict}/indexes", headers=KEYS).status_code == 200
 
 
+def test_messages_of_other_libraries_do_not_flood_the_log() -> None:
+    from hyperseek.serve._metrics import Seldom
+
+    seldom = Seldom()
+
+    def passed(name: str, message: str) -> bool:
+        return bool(seldom.filter(logging.LogRecord(name, logging.ERROR, "", 0, message, None, None)))
+
+    full = "socket.accept() out of system resource"
+    assert [passed("asyncio", full) for _ in range(5)] == [True, False, False, False, False]
+    assert passed("asyncio", "another")
+    assert all(passed("hyperseek.serve", "request") for _ in range(5))
+
+
 def test_spans_are_those_of_the_trace_that_a_request_names(client: httpx.Client) -> None:
     trace = pytest.importorskip("opentelemetry.trace", reason="needs opentelemetry-sdk")
     sdk = pytest.importorskip("opentelemetry.sdk.trace", reason="needs opentelemetry-sdk")

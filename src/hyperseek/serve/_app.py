@@ -38,7 +38,7 @@ from hyperseek.serve._limits import (
     routes,
 )
 from hyperseek.serve._map import router as map_router
-from hyperseek.serve._metrics import JsonLines, Metrics
+from hyperseek.serve._metrics import JsonLines, Metrics, Seldom
 from hyperseek.serve._openai import router as openai_router
 from hyperseek.serve._rerank import plain as plain_rerank_router
 from hyperseek.serve._rerank import router as rerank_router
@@ -256,6 +256,7 @@ def run(
     app = create_app(named(indexes), models=named(models), settings=settings, keys=keys, device=device, backend=backend)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
+    handler.addFilter(Seldom())
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("hyperseek.serve").setLevel(logging.WARNING if is_quiet() else logging.INFO)
     set_quiet(True)  # progress of searches

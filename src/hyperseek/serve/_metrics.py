@@ -117,3 +117,26 @@ class JsonLines(logging.Formatter):
         if record.exc_info is not None and record.exc_info[0] is not None:
             line["error"] = record.exc_info[0].__name__
         return printable(json.dumps({**line, **getattr(record, "fields", {})}, ensure_ascii=True))
+
+
+class Seldom(logging.Filter):
+    """Lets each message of another library pass once a second.
+
+    Where no file can be opened, since too many connections are, asyncio has thousands of messages a second.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed: dict[tuple[str, str], float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is logged."""
+        if record.name.startswith("hyperseek"):
+            return True
+        key, now = (record.name, str(record.msg)), time.monotonic()
+        if now - self._passed.get(key, -1.0) < 1:
+            return False
+        if len(self._passed) >= 100:  # messages with numbers in them
+            self._passed.clear()
+        self._passed[key] = now
+        return True
