@@ -159,7 +159,7 @@ def test_connecting_says_what_is_wrong_and_no_key(address: str, monkeypatch: pyt
     monkeypatch.delenv("HYPERSEEK_API_KEY", raising=False)
     with pytest.raises(UnknownNameError, match="known: notes, other"):
         hyperseek.connect(address, "note", api_key="right")
-    with pytest.raises(ServerError, match="send a valid key") as refused:
+    with pytest.raises(ServerError, match="set HYPERSEEK_API_KEY") as refused:
         hyperseek.connect(address, api_key="wr0ng-secret")
     assert "wr0ng-secret" not in f"{refused.value!r}{refused.value.__cause__!r}{refused.value.__context__!r}"
     monkeypatch.setenv("HYPERSEEK_API_KEY", "right")

@@ -90,7 +90,7 @@ def test_mistakes_are_said(address: str, monkeypatch: pytest.MonkeyPatch) -> Non
         assert said in str(asked(*arguments).exception)
     monkeypatch.setenv("HYPERSEEK_API_KEY", "wrong")
     refused = asked("--server", address, "cat")
-    assert "send a valid key" in str(refused.exception)
+    assert "set HYPERSEEK_API_KEY" in str(refused.exception)
     assert "wrong" not in str(refused.exception)
 
 
