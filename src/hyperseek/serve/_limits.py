@@ -363,7 +363,8 @@ class Gate:
             # All are compared, and whole, so that the time says nothing about them.
             if not sum(hmac.compare_digest(given, key) for key in self._keys):
                 bearer = {"WWW-Authenticate": "Bearer"}
-                raise Refused(401, "send a valid key: Authorization: Bearer KEY", "Refused", headers=bearer)
+                said = "send a valid key: Authorization: Bearer KEY; for hyperseek's own client, set HYPERSEEK_API_KEY"
+                raise Refused(401, said, "Refused", headers=bearer)
 
     async def _taken(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send, held: _Held) -> None:
         """Read the body and answer, unless the client goes first."""

@@ -344,8 +344,6 @@ class Connection:
         )
 
     def _error(self, status: int, text: bytes) -> HyperseekError:
-        if status == 401:
-            return ServerError(f"{self.url} wants a valid key; give api_key, or set HYPERSEEK_API_KEY")
         try:
             said = json.loads(text)["error"]
             kind, message = str(said["type"]), str(said["message"])
