@@ -111,7 +111,7 @@ class UnknownNameError(InputError, LookupError):
 
     Args:
         kind: Expected kind of the name, as in "loss".
-        name: The name, or other value, that was given.
+        name: The name, or other value, that was given; None for whichever there is.
         known: The names that exist.
         hint: Advice for when there are none.
     """
@@ -127,7 +127,8 @@ class UnknownNameError(InputError, LookupError):
             given = f"{shortened(name, _LONGEST_NAME)!r}{suggestion(name, self.known)}"
         else:
             given = shown(name)  # not a name, so there is no suggestion
-        super().__init__(f"unknown {kind} {given}; {names}")
+        nothing = name is None and not self.known
+        super().__init__(f"there is no {kind}; {names}" if nothing else f"unknown {kind} {given}; {names}")
 
 
 class ModelError(HyperseekError):

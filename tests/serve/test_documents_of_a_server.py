@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ import pytest
 from serve_fixtures import running, texts
 
 from hyperseek import Document, Index
+from hyperseek.errors import StoreError
 from programs import Program, Programs
 
 
@@ -55,6 +57,37 @@ def test_documents_are_added_replaced_read_and_deleted(client: httpx.Client) -> 
     bad = client.post("/documents", json={"documents": [{"id": "", "text": "a"}]})
     assert bad.status_code == 400, bad.text
     assert client.post("/documents", json={"documents": []}).json()["added"] == 0
+
+
+def test_a_write_whose_client_has_gone_still_keeps_others_waiting(make_index: Callable[..., Path]) -> None:
+    from hyperseek.serve import ServeSettings
+    from hyperseek.serve._served import Served
+
+    served = Served("notes", Index.open(make_index(count=3)), None, ServeSettings(), lambda name, value: None)
+    written: list[str] = []
+    free = threading.Event()
+
+    def first() -> int:
+        free.wait(10)
+        written.append("first")
+        raise StoreError("nobody hears of this")
+
+    def second() -> int:
+        written.append("second")
+        return 2
+
+    async def write() -> int:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05):
+                await served._written(first)
+        later = asyncio.create_task(served._written(second))
+        await asyncio.sleep(0.05)
+        assert not written
+        free.set()
+        return await later
+
+    assert asyncio.run(write()) == 2
+    assert written == ["first", "second"]
 
 
 def test_a_server_changes_nothing_unless_it_is_writable(make_index: Callable[..., Path]) -> None:

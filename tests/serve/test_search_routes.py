@@ -194,3 +194,14 @@ def test_a_card_is_an_object_or_a_name_that_the_model_knows(tiny_encoder: str, t
         assert ask({"name": "own", "descripton": "x"}).json()["error"]["type"] == "ConfigError"
         long = {"name": "own", "description": "x", "doc_examples": ["a" * 90_000] * 2}
         assert "characters" in ask(long).json()["error"]["message"]
+
+
+def test_addresses_that_are_not_there_are_said_in_words(client: httpx.Client) -> None:
+    missing, wrong = client.get("/nowhere"), client.put("/search", json={})
+    assert missing.status_code == 404
+    assert "no such address" in missing.json()["error"]["message"]
+    assert wrong.status_code == 405
+    assert "header Allow" in wrong.json()["error"]["message"]
+    assert "POST" in wrong.headers["allow"]
+    for address in ("/", "/health"):
+        assert client.head(address).status_code == 200

@@ -152,7 +152,7 @@ def create_app(
     return app
 
 
-@own.get("/health")
+@own.api_route("/health", methods=["GET", "HEAD"])
 async def health(request: Request) -> Response:
     """Say whether the server answers: 200, or 503 while it loads or stops."""
     return Response(status_code=503 if request.app.state.shelf is None else 200)
@@ -165,7 +165,7 @@ async def metrics(request: Request) -> PlainTextResponse:
     return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
 
 
-@own.get("/", include_in_schema=False)
+@own.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
 async def page() -> Response:
     """Return the page."""
     text = await asyncio.to_thread((_PAGE / "index.html").read_bytes)

@@ -38,6 +38,7 @@ from hyperseek.errors import (
     shortened,
 )
 from hyperseek.serve._batcher import Busy
+from hyperseek.store.lance import InUseError
 
 logger = logging.getLogger("hyperseek.serve")
 
@@ -147,6 +148,12 @@ def response_of(problem: Problem, shape: Shape = our_shape) -> Response:
 _PATH = re.compile(r"(?<![\w/])(/[^\s'\",;:()]+){2,}")
 
 
+_SAID = {
+    404: "this server has no such address; its guide and /openapi.json list those that it has",
+    405: "this address is asked by another method; the header Allow says which",
+}
+
+
 def problem_of(error: BaseException) -> Problem:
     """Return what to answer for an error.
 
@@ -165,7 +172,8 @@ def problem_of(error: BaseException) -> Problem:
     if isinstance(error, RequestValidationError):
         return Problem(422, "InputError", _faults(error), field=_place(error.errors()[0]))
     if isinstance(error, HTTPException):
-        return Problem(error.status_code, "InputError", str(error.detail), error.headers or {})
+        said = _SAID.get(error.status_code, str(error.detail))
+        return Problem(error.status_code, "InputError", said, error.headers or {})
     if isinstance(error, TimeoutError):
         return Problem(504, "Timeout", "the time for a request is over; ask for less, or again later")
     # A class of ours that is not public is told as the public one that it extends.
@@ -176,7 +184,8 @@ def problem_of(error: BaseException) -> Problem:
         return Problem(400, kind, str(error))
     if isinstance(error, HyperseekError):
         status = 501 if isinstance(error, MissingExtraError) else 503
-        return Problem(status, kind, _PATH.sub("…", str(error)))
+        later = {"Retry-After": "1"} if isinstance(error, InUseError) else {}
+        return Problem(status, kind, _PATH.sub("…", str(error)), later)
     place = error.__traceback__
     while place is not None and place.tb_next is not None:
         place = place.tb_next

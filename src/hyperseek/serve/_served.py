@@ -319,14 +319,22 @@ class Served:
     async def _written(self, write: Callable[[], int]) -> int:
         """Write when nobody else does."""
         end = time.monotonic() + self._seconds / 2
-        async with self._writing:
-            while True:
-                try:
-                    return await asyncio.to_thread(write)
-                except InUseError:
-                    if time.monotonic() > end:
-                        raise
-                    await asyncio.sleep(_TRY_AGAIN)
+        while True:
+            await self._writing.acquire()
+            work = asyncio.ensure_future(asyncio.to_thread(write))
+            work.add_done_callback(self._wrote)
+            try:
+                # A thread cannot be stopped, so where its client has gone it still has the index to itself.
+                return await asyncio.shield(work)
+            except InUseError:
+                if time.monotonic() > end:
+                    raise
+                await asyncio.sleep(_TRY_AGAIN)
+
+    def _wrote(self, work: asyncio.Future[int]) -> None:
+        self._writing.release()
+        if not work.cancelled():
+            work.exception()  # it was noticed
 
     @property
     def mirrors(self) -> bool:
