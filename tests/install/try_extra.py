@@ -52,7 +52,7 @@ def files(folder: Path) -> None:
 
     place = folder / "files"
     place.mkdir()
-    (place / "a.html").write_text("<title>Snails</title><p>They are slow.")
+    (place / "a.html").write_text("<title>Snails</title><body><p>They are slow.")
     (place / "b.txt").write_bytes("Grüße aus Köln, schöne Bäume".encode("latin-1"))
     dataset = open_dataset(place)
     found = {document.id: document for document in dataset.documents()}
