@@ -134,7 +134,7 @@ class ShowsTables:
         """Yield title, headings and rows of each table, all of them texts."""
         raise NotImplementedError
 
-    def _shown_remarks(self) -> Sequence[str]:
+    def _shown_remarks(self) -> Iterable[str]:
         return ()
 
     def _frame_rows(self) -> Iterable[Mapping[str, Any]]:

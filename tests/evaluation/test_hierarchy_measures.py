@@ -267,6 +267,8 @@ def test_a_tree_in_a_space_of_levels(tmp_path: Path, tree: Hierarchy) -> None:
     assert again == report
     shown = report._repr_html_()
     assert shown.count("<table>") == 3
+    assert "121 of 121 documents are nodes; 80 sampled, seed 0" in shown
+    assert f"level 1 minus level 3: {report.broad.difference:+.3f} (" in shown
     assert f"{report.pairs[0].scores.f1:.3f} (" in shown
     frame = report.to_pandas()
     [share] = frame[(frame.part == "broad") & (frame.level == 1)].value

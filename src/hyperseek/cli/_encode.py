@@ -22,9 +22,7 @@ if TYPE_CHECKING:
 _DOCARRAY = ".docs"
 # Reasons for which files are left out by design, and counted rather than named.
 _COUNTED = ("other_kind_of_file", "hidden_or_cache", "attachment")
-
-
-_FEW = 64  # documents whose cost is not estimated: they are encoded as soon as a sample of them
+_FEW = 64  # documents: so few are encoded as soon as a sample of them would be
 
 
 def encode(

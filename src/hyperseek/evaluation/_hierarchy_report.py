@@ -127,50 +127,56 @@ class HierarchyReport(ShowsTables, Config):
 
     def _shown_tables(self) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
         """Yield a table for each part that was measured."""
-        if self.radii:
-            hops = list(dict.fromkeys(number for order in self.radii for number in order.by_hops))
-            headings = ["level", "Spearman with depth", "ancestors nearer", *(f"{number} hops" for number in hops)]
-            yield (
-                "radii",
-                headings,
-                [
-                    [
-                        str(order.level),
-                        _with_interval(order.spearman, order.spearman_interval),
-                        _with_interval(order.ordered.share, order.ordered.interval),
-                        *(f"{order.by_hops[number].share:.3f}" if number in order.by_hops else "" for number in hops),
-                    ]
-                    for order in self.radii
-                ],
-            )
-        if self.pairs:
+        hops = list(dict.fromkeys(number for order in self.radii for number in order.by_hops))
+        radii = [
+            [
+                str(order.level),
+                _with_interval(order.spearman, order.spearman_interval),
+                _with_interval(order.ordered.share, order.ordered.interval),
+                *(f"{order.by_hops[number].share:.3f}" if number in order.by_hops else "" for number in hops),
+            ]
+            for order in self.radii
+        ]
+        if radii:
+            headings = ["level", "Spearman with depth", "all", *(f"{number} hops" for number in hops)]
+            yield "radius and depth, and ancestors nearer to the origin", headings, radii
+        pairs = [
+            [
+                str(pair.level),
+                str(pair.document_level),
+                pair.negatives,
+                _with_interval(pair.scores.f1, pair.scores.f1_interval),
+                f"{pair.scores.precision:.3f}",
+                f"{pair.scores.recall:.3f}",
+                f"{pair.scores.weight:g}",
+                f"{pair.scores.threshold:.4g}",
+            ]
+            for pair in self.pairs
+        ]
+        if pairs:
             headings = ["level", "with level", "negatives", "F1", "precision", "recall", "radius weight", "threshold"]
-            yield (
-                "pairs",
-                headings,
-                [
-                    [
-                        str(pair.level),
-                        str(pair.document_level),
-                        pair.negatives,
-                        _with_interval(pair.scores.f1, pair.scores.f1_interval),
-                        f"{pair.scores.precision:.3f}",
-                        f"{pair.scores.recall:.3f}",
-                        f"{pair.scores.weight:g}",
-                        f"{pair.scores.threshold:.4g}",
-                    ]
-                    for pair in self.pairs
-                ],
-            )
+            yield "ancestors told from others", headings, pairs
         if self.broad is not None:
-            yield (
-                "ancestors above leaves",
-                ["level", "share"],
-                [[str(level.level), _with_interval(level.share, level.interval)] for level in self.broad.levels],
-            )
+            shares = [[str(one.level), _with_interval(one.share, one.interval)] for one in self.broad.levels]
+            yield "ancestors above leaves", ["level", "share"], shares
 
-    def _shown_remarks(self) -> Sequence[str]:
-        return [f"no {what}: {reason}" for what, reason in self.left_out.items()]
+    def _shown_remarks(self) -> Iterator[str]:
+        yield f"{self.nodes:,} of {self.documents:,} documents are nodes; {self.sampled:,} sampled, seed {self.seed}"
+        broad = self.broad
+        if (
+            broad is not None
+            and broad.difference is not None
+            and broad.difference_interval
+            and broad.p_value is not None
+        ):
+            p_value = "<0.001" if broad.p_value < 0.001 else f"{broad.p_value:.3f}"
+            yield (
+                f"level 1 minus level {broad.levels[-1].level}: "
+                f"{_with_interval(broad.difference, broad.difference_interval, sign='+')}, p {p_value}, "
+                f"{broad.ancestors:,} ancestors of {broad.nodes:,} nodes"
+            )
+        for what, reason in self.left_out.items():
+            yield f"no {what}: {reason}"
 
     def _frame_rows(self) -> Iterator[dict[str, Any]]:
         """Yield a row for each number that was measured, with its interval where there is one."""
@@ -195,8 +201,8 @@ class HierarchyReport(ShowsTables, Config):
             yield {**of, "measure": "share", "value": level.share, "low": low, "high": high}
 
 
-def _with_interval(value: float, interval: tuple[float, float]) -> str:
-    return f"{value:.3f} ({interval[0]:.3f} to {interval[1]:.3f})"
+def _with_interval(value: float, interval: tuple[float, float], sign: str = "") -> str:
+    return f"{value:{sign}.3f} ({interval[0]:{sign}.3f} to {interval[1]:{sign}.3f})"
 
 
 def measure_hierarchy(

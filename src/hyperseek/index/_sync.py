@@ -168,8 +168,8 @@ class _Sync:
             with tempfile.TemporaryFile("w+b", dir=self._path) as waiting:
                 read, failed = self._read(names, here, waiting)
                 kept += failed
-                some = bool(read and read[-1].end)
-                self._encode(read, waiting, before(_documents(waiting)) if before is not None and some else None)
+                rows = before(_documents(waiting)) if before is not None and read and read[-1].end else None
+                self._encode(read, waiting, rows)
         delete_documents(self._store, [one for name in gone for one in self._stored.get(name, ())])
         for name in gone:
             files.pop(name, None)
@@ -279,12 +279,14 @@ class _Sync:
         encode = encoding(model, info.dtype or "auto", info.pooling)
         total = files[-1].end if files else 0
         if total:
+            if rows is None and not info.passages:
+                rows = total
             add_documents(
                 self._store,
                 ((row, None) for row in rows_of(documents(), model, info.passages)),
                 encode,
                 replace=True,
-                total=rows if rows is not None else None if info.passages else total,
+                total=rows,
                 piece=piece_for(model),
                 shard=self._shard,
                 committed=committed,

@@ -371,7 +371,7 @@ class Retriever:
             Scorers of successive queries, on the model's device.
 
         Raises:
-            InputError: The model does not understand an option.
+            InputError: These are no texts, or the model does not understand an option.
         """
         return self._compile_batches(checked_texts(queries), self.check_options(options))
 
