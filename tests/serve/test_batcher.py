@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import threading
+import weakref
 from collections.abc import Hashable, Sequence
 from typing import Any
 
@@ -32,9 +34,14 @@ def batcher(work: Work, **options: Any) -> Batcher[int, int]:
     return Batcher(work, **{"budget": 100, "longest_wait": 0.05, "most_waiting": 50, **options})
 
 
-async def first_is_running(work: Work) -> None:
+async def busy() -> tuple[Work, Batcher[int, int], asyncio.Task[int]]:
+    """A batcher that computes a first request, which is held."""
+    work = Work(held=True)
+    own = batcher(work, longest_wait=0)
+    first = asyncio.create_task(own.ask(1))
     while not work.batches:
         await asyncio.sleep(0.001)
+    return work, own, first
 
 
 async def test_what_comes_together_is_computed_together_by_key() -> None:
@@ -62,10 +69,7 @@ async def test_a_batch_is_within_the_budget_with_padding_and_of_similar_lengths(
 
 
 async def test_nobody_waits_forever_behind_others_that_are_more_alike() -> None:
-    work = Work(held=True)
-    own = batcher(work, longest_wait=0)
-    first = asyncio.create_task(own.ask(1))
-    await first_is_running(work)
+    work, own, first = await busy()
     long = asyncio.create_task(own.ask(2, None, 90))
     await asyncio.sleep(0)
     short = [asyncio.create_task(own.ask(3, None, 1)) for _ in range(20)]
@@ -77,10 +81,7 @@ async def test_nobody_waits_forever_behind_others_that_are_more_alike() -> None:
 
 
 async def test_items_whose_client_has_gone_are_not_computed() -> None:
-    work = Work(held=True)
-    own = batcher(work, longest_wait=0)
-    first = asyncio.create_task(own.ask(1))
-    await first_is_running(work)
+    work, own, first = await busy()
     gone, stays = asyncio.create_task(own.ask(2)), asyncio.create_task(own.ask(3))
     await asyncio.sleep(0.01)
     gone.cancel()
@@ -121,13 +122,23 @@ async def test_an_error_of_one_item_does_not_fail_its_neighbours() -> None:
 
 
 async def test_closing_cancels_who_still_waits() -> None:
-    work = Work(held=True)
-    own = batcher(work, longest_wait=0)
-    first = asyncio.create_task(own.ask(1))
-    await first_is_running(work)
+    work, own, first = await busy()
     second = asyncio.create_task(own.ask(2))
     await asyncio.sleep(0.01)
     work.go.set()
     await own.close()
     answers = await asyncio.gather(first, second, return_exceptions=True)
     assert all(isinstance(answer, asyncio.CancelledError) for answer in answers)
+
+
+async def test_one_that_nobody_holds_any_more_is_freed() -> None:
+    own = batcher(Work())
+    assert await own.ask(1) == 2
+    await asyncio.sleep(0.01)
+    said: list[object] = []  # that a task was destroyed while it waited
+    asyncio.get_running_loop().set_exception_handler(lambda loop, problem: said.append(problem))
+    freed = weakref.ref(own)
+    del own
+    gc.collect()
+    assert freed() is None
+    assert not said

@@ -162,9 +162,7 @@ class Batcher(Generic[Item, Result]):
         while True:
             oldest = self._oldest()
             if oldest is None:
-                self._arrived.clear()
-                await self._arrived.wait()
-                continue
+                return  # the next request starts again, and a batcher that nobody holds any more is freed
             await self._gather(oldest)
             batch = self._take(oldest)
             if not batch:

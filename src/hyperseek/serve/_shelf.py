@@ -10,7 +10,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hyperseek.errors import FingerprintError, InputError, UnknownNameError
 from hyperseek.index import Index, IndexInfo
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Served", "ServedModel", "Shelf", "describe", "named"]
 
 logger = logging.getLogger("hyperseek.serve")
+
+Kept = TypeVar("Kept", Served, ServedModel)
 
 _LOOK_AGAIN = 1.0  # seconds until the disk is looked at again
 _SUFFIX = ".index"
@@ -83,6 +85,7 @@ class Shelf:
         self._model_places = dict(models)
         self._loaded: dict[str, Retriever] = {}
         self._by_source: dict[str, ServedModel] = {}
+        self._by_index: dict[str, ServedModel] = {}
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self.indexes: dict[str, Served] = {}
@@ -100,12 +103,10 @@ class Shelf:
             index, model = self._opened(Path(place).resolve())
             self.indexes[name] = Served(name, index, model, self.settings, self._observe)
             if model is not None:
-                self._serve_model(name, str(index.info.source))
+                self._by_index[name] = self._served_model(name, str(index.info.source))
         for name, place in self._model_places.items():
-            self._load(place)
-            self._serve_model(name, place)
-        for source in self._by_source:
-            self.models.setdefault(str(plain_source(source)), self._by_source[source])
+            self._served_model(name, place)
+        self._name_models()
         follow = [threading.Thread(target=self._follow, name="hyperseek-follow", daemon=True)] if self.indexes else []
         if self.settings.watch:
             follow += [
@@ -122,10 +123,16 @@ class Shelf:
         model = None if source is None else self._load(source)
         return Index.open(folder, model=model), model
 
-    def _serve_model(self, name: str, source: str) -> None:
+    def _served_model(self, name: str, source: str) -> ServedModel:
         if source not in self._by_source:
             self._by_source[source] = ServedModel(name, self._load(source), self.settings, self._observe)
-        self.models[name] = self._by_source[source]
+        return self._by_source[source]
+
+    def _name_models(self) -> None:
+        """Name models by indexes, as they were given, and by their own names."""
+        given = {name: self._by_source[place] for name, place in self._model_places.items()}
+        own = {str(plain_source(source)): model for source, model in reversed(self._by_source.items())}
+        self.models = {**self._by_index, **given, **own, **self._by_index, **given}  # own names are last, and give way
 
     def _load(self, source: str) -> Retriever:
         from hyperseek.models import load
@@ -167,11 +174,12 @@ class Shelf:
         except FingerprintError:
             source = str(IndexInfo.read(served.index.path).source)
             self._loaded.pop(source, None)
-            self._by_source.pop(source, None)
             index, model = self._opened(served.index.path)
-        served.index = index
+            self._by_source.pop(source, None)
         if model is not None:
-            self._serve_model(served.name, str(index.info.source))
+            self._by_index[served.name] = self._served_model(served.name, str(index.info.source))
+            self._name_models()
+        served.index = index
         return True
 
     def _watch(self, served: Served) -> None:
@@ -218,13 +226,7 @@ class Shelf:
         Raises:
             UnknownNameError: There is none of this name.
         """
-        if not self.indexes:
-            raise UnknownNameError("index", name, [], hint="this server has models only")
-        if name is None:
-            return next(iter(self.indexes.values()))
-        if name not in self.indexes:
-            raise UnknownNameError("index", name, self.indexes)
-        return self.indexes[name]
+        return _chosen("index", name, self.indexes, "this server has models only")
 
     def model(self, name: str | None = None) -> ServedModel:
         """Find a model.
@@ -238,13 +240,7 @@ class Shelf:
         Raises:
             UnknownNameError: There is none of this name.
         """
-        if not self.models:
-            raise UnknownNameError("model", name, [], hint="this server has no models")
-        if name is None:
-            return next(iter(self.models.values()))
-        if name not in self.models:
-            raise UnknownNameError("model", name, self.models)
-        return self.models[name]
+        return _chosen("model", name, self.models, "this server has no models")
 
     def without_paths(self, message: str) -> str:
         """Return a message with names of indexes in place of their folders."""
@@ -269,3 +265,13 @@ class Shelf:
             await served.close()
         for model in self._by_source.values():
             await model.close()
+
+
+def _chosen(kind: str, name: str | None, known: Mapping[str, Kept], if_none: str) -> Kept:
+    if not known:
+        raise UnknownNameError(kind, name, [], hint=if_none)
+    if name is None:
+        return next(iter(known.values()))
+    if name not in known:
+        raise UnknownNameError(kind, name, known)
+    return known[name]
