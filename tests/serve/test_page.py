@@ -408,6 +408,10 @@ def test_filters_find_what_they_say(opened: Callable[..., Any], url: str) -> Non
     early = {document.id for document in KINDS if document.metadata["year"] < 2002}
     wait_for_ids(page, early)
     link = page.url
+    rows = quote(json.dumps([["tags", "has", "new"], ["open", "true", ""]]))
+    kept = opened(f"?q=cat&k=50&a={side(index='kinds')}&filters={rows}")
+    wait_for_ids(kept, {one.id for one in KINDS if "new" in one.metadata["tags"] and one.metadata["open"]})
+    assert kept.inner_text("#show-filters b") == "2"
     page.fill("#sql", "nonsense <")
     page.wait_for_selector("#failure:not([hidden])")
     assert "nonsense" in page.inner_text("#failure")
@@ -463,6 +467,9 @@ def test_the_map_has_the_hits_on_it(opened: Callable[..., Any], url: str, name: 
     page.keyboard.press("ArrowLeft")
     page.keyboard.press("Enter")
     page.wait_for_selector("#reader[open]")
+    page.keyboard.press("Escape")
+    page.fill("#query", "")
+    wait_until(page, "document.querySelectorAll('.mark').length === 0")
 
 
 def test_levels_and_cards_are_asked_for(opened: Callable[..., Any], url: str) -> None:

@@ -103,29 +103,24 @@ export class Filters {
 
   /** The condition of all rows and of the SQL, or null for none; rows that are not complete are left out. */
   get where() {
-    const parts = [];
-    for (const row of this.rows) {
-      try {
-        parts.push(condition(row, this.fields[row.field]));
-      } catch {
-        /* the row says so */
-      }
-    }
-    if (this.sql.trim()) parts.push(this.sql.trim());
-    const found = parts.filter(part => part !== null);
-    return found.length > 1 ? found.map(part => `(${part})`).join(" AND ") : (found[0] ?? null);
+    const {parts} = this;
+    return parts.length > 1 ? parts.map(part => `(${part})`).join(" AND ") : (parts[0] ?? null);
   }
 
+  /** How many conditions there are. */
   get active() {
-    return this.where === null ? 0 : this.rows.filter(row => this.complete(row)).length + !!this.sql.trim();
+    return this.parts.length;
   }
 
-  complete(row) {
-    try {
-      return condition(row, this.fields[row.field]) !== null;
-    } catch {
-      return false;
-    }
+  get parts() {
+    const found = this.rows.map(row => {
+      try {
+        return condition(row, this.fields[row.field]);
+      } catch {
+        return null; // the row says so
+      }
+    });
+    return [...found, this.sql.trim() || null].filter(part => part !== null);
   }
 
   /** Remember values of hits, to be suggested. */
@@ -188,7 +183,8 @@ export class Filters {
   row(row, place, names) {
     const kind = this.fields[row.field],
       operators = OPERATORS[kind] ?? OPERATORS.string;
-    if (!operators.some(([name]) => name === row.is)) row.is = operators[0][0];
+    // Until the index is known, so is no field of it.
+    if (kind && !operators.some(([name]) => name === row.is)) row.is = operators[0][0];
     const field = select(
       "Field",
       names.map(name => [name, shown(name)]),

@@ -65,7 +65,6 @@ export class CorpusMap {
       view: {...START},
       at: -1,
       running: null,
-      pinned: null,
     });
     this.canvas = el("canvas", {
       tabindex: 0,
@@ -124,7 +123,9 @@ export class CorpusMap {
         this.note.textContent = "Drawing the map…";
         const asked = new URLSearchParams({index: index.name, ...(level === null ? {} : {level})});
         this.data = await ask(`map?${asked}`, {signal});
-        Object.assign(this, {of, view: {...START}, at: -1});
+        // What was drawn of another map has no place on this one.
+        Object.assign(this, {of, view: {...START}, at: -1, pixels: []});
+        this.marks.replaceChildren();
         this.found = new Map(this.data.shown.map(one => [one.id, one.at]));
         this.note.textContent =
           `${this.data.shown.length < this.data.documents ? `${count(this.data.shown.length)} of ` : ""}` +
@@ -314,14 +315,15 @@ export class CorpusMap {
 
   /** Point at a document that is drawn, by its place in the list; -1 for none. */
   point(place) {
-    if (place === this.at && place >= 0) return;
+    const before = this.at;
+    if (place === before && place >= 0) return;
     this.at = place;
     this.tip.hidden = true;
     if (place >= 0) {
       const {id, title} = this.data.shown[place];
       this.show(id, oneLine(title));
     }
-    this.draw();
+    if (place !== before) this.draw();
   }
 
   /** Say beside a document what it is. */

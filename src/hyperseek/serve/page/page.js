@@ -101,12 +101,13 @@ function search() {
   tellFailures();
   tellFilters();
   note();
+  const searches = page.sides.map(side => side.search());
   if (!asked) {
     find("status").textContent = "";
     moves.replaceChildren();
+    map.update();
   }
-  if (!asked) map.update();
-  return Promise.all(page.sides.map(side => side.search()));
+  return Promise.all(searches);
 }
 
 /** Say what failed, of all sides. */
@@ -200,7 +201,7 @@ function closed(side, hit) {
   if (history.state?.open) history.back();
   else note();
   const item = side?.items?.get(hit.id)?.querySelector("a");
-  if (opener?.closest?.(".map, #map") && opener.isConnected) opener.focus();
+  if (opener?.closest?.("#map") && opener.isConnected) opener.focus();
   else if (item) item.focus();
   else find("query").focus();
 }
@@ -402,7 +403,6 @@ function begin() {
   page.sides.push(new Side(page, "A", json("a")));
   setSides(address.has("b"));
   address.delete("b"); // a second side that is opened later is a copy of the first
-  showFilters(filters.active > 0);
   query.addEventListener("compositionstart", () => {
     composing = true;
   });
@@ -459,6 +459,7 @@ function begin() {
   const shownId = address.get("open"),
     mapped = address.get("map") === "1";
   start = async () => {
+    showFilters(filters.active > 0);
     if (mapped) showMap(true);
     await search();
     if (shownId !== null) openId(shownId);

@@ -73,12 +73,11 @@ export class Side {
     }
     this.place.setAttribute("aria-busy", "true");
     try {
-      const request = this.request(),
-        start = performance.now();
+      const request = this.request();
       const answer = await ask("search", {body: request, signal: running.signal});
       if (this.running !== running) return;
       const {hits} = answer.queries[0];
-      this.answer = {...answer, seen: performance.now() - start};
+      this.answer = answer;
       this.show({hits}, JSON.stringify([request.query, request.k, request.where]));
       this.page.found(this);
     } catch (error) {
