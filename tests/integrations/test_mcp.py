@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -139,6 +143,20 @@ async def test_over_http_with_a_key(address: str, index: Index) -> None:
         assert answer.status_code == 401
     answer = httpx.post(address, json={}, headers={"Authorization": "Bearer right", "Host": "elsewhere.example"})
     assert answer.status_code in (403, 421)
+
+
+async def test_a_program_stops_when_it_is_told_to(index: Index) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "hyperseek", "mcp", str(index.path), "--http", "--port", "0"]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as program:
+        try:
+            assert program.stderr is not None
+            async with Client(program.stderr.readline().strip()) as client:
+                assert (await client.list_tools()).tools
+                program.send_signal(signal.SIGTERM)
+                assert await asyncio.to_thread(program.wait, 30) == 0
+        finally:
+            program.kill()
 
 
 async def test_an_index_on_a_server_has_the_same_tools(index: Index) -> None:

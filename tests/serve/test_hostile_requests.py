@@ -272,8 +272,7 @@ def test_what_is_wrong_with_a_body_that_is_not_json_is_said(
 
 def test_answers_are_sent_without_waiting_for_acknowledgements() -> None:
     """Otherwise the body of an answer stays for 40 ms, until the client has acknowledged its head."""
-    from hyperseek.serve import ServeSettings
-    from hyperseek.serve._app import _listening
+    from hyperseek.serve.listening import listening
 
     async def at_once() -> int:
         accepted: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -283,9 +282,9 @@ def test_answers_are_sent_without_waiting_for_acknowledgements() -> None:
             accepted.set_result(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
             writer.close()
 
-        with _listening(ServeSettings(port=0)) as listening:
-            async with await asyncio.start_server(answer, sock=listening):
-                _, writer = await asyncio.open_connection(*listening.getsockname())
+        with listening("127.0.0.1", 0) as (listener, _):
+            async with await asyncio.start_server(answer, sock=listener):
+                _, writer = await asyncio.open_connection(*listener.getsockname())
                 writer.close()
                 return await asyncio.wait_for(accepted, 10)
 
@@ -299,18 +298,17 @@ async def large(scope: Any, receive: Any, send: Any) -> None:
 
 
 def test_connections_that_neither_ask_nor_read_are_ended() -> None:
-    from hyperseek.serve import ServeSettings
-    from hyperseek.serve._app import _listening, _Server
+    from hyperseek.serve.listening import Server, listening
 
     ask = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
     async def connections() -> None:
-        server = _Server(uvicorn.Config(large, lifespan="off", log_config=None), lambda: None, seconds=1.5)
-        with _listening(ServeSettings(port=0)) as listening:
-            serving = asyncio.create_task(server.serve([listening]))
+        server = Server(uvicorn.Config(large, lifespan="off", log_config=None), lambda: None, seconds=1.5)
+        with listening("127.0.0.1", 0) as (listener, _):
+            serving = asyncio.create_task(server.serve([listener]))
             while not server.started:
                 await asyncio.sleep(0.01)
-            address = listening.getsockname()
+            address = listener.getsockname()
             opened = [await asyncio.open_connection(*address, limit=1024) for _ in range(4)]
             for (_, writer), sent in zip(opened, (b"", ask[:20], ask, ask), strict=True):
                 writer.write(sent)

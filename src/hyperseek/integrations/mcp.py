@@ -6,12 +6,8 @@ and results of `id`, `title` and `url`, whose documents are fetched by id. `simi
 
 from __future__ import annotations
 
-import hmac
-import logging
-import os
-import socket
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 from urllib.parse import quote
@@ -21,6 +17,7 @@ from pydantic import BaseModel, Field
 from hyperseek._version import __version__
 from hyperseek.errors import HyperseekError, InputError, MissingDocumentError, require, shown
 from hyperseek.integrations import opened
+from hyperseek.serve.keys import Keys, keys_of_environment
 
 try:
     from mcp.server import MCPServer
@@ -37,13 +34,11 @@ if TYPE_CHECKING:
     from hyperseek.integrations import IndexLike
     from hyperseek.types import Document, Hit
 
-logger = logging.getLogger(__name__)
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_KEYS_VARIABLE = "HYPERSEEK_API_KEYS"  # as for `hyperseek serve`
 _ASKED = 4000  # characters of a document that similar ones are searched by
+_SECONDS = 60.0  # for a connection to ask, and to read the answer, as for `hyperseek serve`
 _READS = {"read_only_hint": True, "destructive_hint": False, "idempotent_hint": True, "open_world_hint": False}
 
 
@@ -222,27 +217,24 @@ def http_app(server: MCPServer, *, host: str = "127.0.0.1", hosts: tuple[str, ..
         own = [f"{name}:*" for name in ("127.0.0.1", "localhost", "[::1]")]
         origins = [f"{scheme}://{name}" for scheme in ("http", "https") for name in (*own, *hosts)]
         security = TransportSecuritySettings(allowed_hosts=[*own, *hosts], allowed_origins=origins)
-    keys = [key.strip() for key in os.environ.get(_KEYS_VARIABLE, "").split(",") if key.strip()]
-    return _Keyed(server.streamable_http_app(host=host, transport_security=security), keys)
+    return _Keyed(server.streamable_http_app(host=host, transport_security=security), Keys(keys_of_environment()))
 
 
 class _Keyed:
     """ASGI middleware that lets only requests with a key pass, if there are keys."""
 
-    def __init__(self, app: ASGIApp, keys: list[str]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
-        self._keys = [key.encode() for key in keys]
+        self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["type"] == "http" and self._keys:
-            given = dict(scope["headers"]).get(b"authorization", b"").removeprefix(b"Bearer ")
-            # All are compared, so that the time says nothing about which.
-            if not sum(hmac.compare_digest(given, key) for key in self._keys):
-                message = "send a valid key: Authorization: Bearer KEY"
-                refused = JSONResponse({"error": message}, 401, {"WWW-Authenticate": "Bearer"})
-                await refused(scope, receive, send)
-                return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope.get("headers", ())}
+        if scope["type"] == "http" and not self._keys.admit(headers):
+            message = "send a valid key: Authorization: Bearer KEY"
+            refused = JSONResponse({"error": message}, 401, {"WWW-Authenticate": "Bearer"})
+            await refused(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 
@@ -268,17 +260,9 @@ def run_http(
     """
     import uvicorn
 
+    from hyperseek.serve.listening import Server, listening
+
     app = http_app(server, host=host, hosts=hosts)
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # asyncio sends at once, instead of waiting for the client's acknowledgement (40 ms), only where TCP is named.
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((host, port))
-        except OSError as error:
-            said = f"cannot listen at {host}:{port} ({error.strerror}); give another --port or --host"
-            raise InputError(said) from None
-        ready(f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}/mcp")
-        if host not in ("127.0.0.1", "::1", "localhost") and not os.environ.get(_KEYS_VARIABLE, "").strip(" ,"):
-            logger.warning("anybody who reaches this address may ask: no API keys are set")
-        uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="on")).run(sockets=[listening])
+    with listening(host, port) as (listener, url):
+        config = uvicorn.Config(app, log_level="warning", lifespan="on")
+        Server(config, partial(ready, f"{url}/mcp"), _SECONDS).run([listener])

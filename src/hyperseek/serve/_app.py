@@ -6,12 +6,9 @@ import asyncio
 import logging
 import math
 import mimetypes
-import signal
-import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -25,13 +22,10 @@ from starlette.exceptions import HTTPException
 
 from hyperseek._long_work import is_quiet, set_quiet
 from hyperseek._version import __version__
-from hyperseek.errors import InputError
 from hyperseek.serve._limits import (
     Gate,
     ServeSettings,
     Shape,
-    is_loopback,
-    keys_of_environment,
     our_shape,
     problem_of,
     response_of,
@@ -45,6 +39,8 @@ from hyperseek.serve._rerank import router as rerank_router
 from hyperseek.serve._search import router as search_router
 from hyperseek.serve._shelf import Shelf, named
 from hyperseek.serve._tei import router as tei_router
+from hyperseek.serve.keys import keys_of_environment
+from hyperseek.serve.listening import Server, listening
 
 # Routers of the other wire formats are added here.
 ROUTERS: tuple[APIRouter, ...] = (
@@ -182,52 +178,6 @@ class _PageFiles(StaticFiles):
         return response
 
 
-class _Server(uvicorn.Server):
-    """Answers the requests that run when it is told to stop, and then ends as a program that has done its work."""
-
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None], seconds: float) -> None:
-        super().__init__(config)
-        self._ready = ready
-        self._seconds = seconds
-        self._idle: dict[Any, tuple[Any, float]] = {}
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to listen, and say so."""
-        await super().startup(sockets)
-        self._ready()
-
-    async def on_tick(self, counter: int) -> bool:
-        """Do what is to be done ten times a second."""
-        if counter % 10 == 0:
-            self._end_idle()
-        return await super().on_tick(counter)
-
-    def _end_idle(self) -> None:
-        """End connections that send no whole head of a request, or do not read their answer; uvicorn keeps them."""
-        before, now, self._idle = self._idle, time.monotonic(), {}
-        for connection in tuple(self.server_state.connections):
-            transport, request = connection.transport, getattr(connection, "cycle", None)
-            if request is not None and not request.response_complete and not transport.is_closing():
-                continue  # it is answered, within a time that the gate bounds
-            last, since = before.get(connection, (request, now))
-            if last is not request:
-                since = now
-            if now - since > self._seconds:
-                transport.abort()  # closing would wait until the client has read the rest
-            else:
-                self._idle[connection] = (request, since)
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Stop at Ctrl-C and SIGTERM, without raising them again."""
-        before = {number: signal.signal(number, self.handle_exit) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
 def run(
     indexes: Sequence[str],
     models: Sequence[str] = (),
@@ -260,8 +210,6 @@ def run(
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("hyperseek.serve").setLevel(logging.WARNING if is_quiet() else logging.INFO)
     set_quiet(True)  # progress of searches
-    if not keys and not is_loopback(settings.host):
-        logging.getLogger("hyperseek.serve").warning("anybody who reaches this address may ask: no API keys are set")
     config = uvicorn.Config(
         app,
         log_config=None,
@@ -270,23 +218,6 @@ def run(
         lifespan="on",
         timeout_graceful_shutdown=math.ceil(settings.seconds) + _LEAVE,
     )
-    with _listening(settings) as listening:
-        host, port = listening.getsockname()[:2]
+    with listening(settings.host, settings.port) as (listener, url):
         app.state.opening.open()
-        url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-        _Server(config, partial(ready, url), settings.seconds).run([listening])
-
-
-@contextmanager
-def _listening(settings: ServeSettings) -> Iterator[socket.socket]:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    # asyncio sends at once, instead of waiting for the client's acknowledgement (40 ms), only where TCP is named.
-    with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as listening:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listening.bind((settings.host, settings.port))
-        except OSError as error:
-            raise InputError(
-                f"cannot listen at {settings.host}:{settings.port} ({error.strerror}); give another --port or --host"
-            ) from None
-        yield listening
+        Server(config, partial(ready, url), settings.seconds).run([listener])

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import hashlib
-import hmac
-import ipaddress
 import logging
-import os
 import re
 import time
 import uuid
@@ -38,11 +34,11 @@ from hyperseek.errors import (
     shortened,
 )
 from hyperseek.serve._batcher import Busy
+from hyperseek.serve.keys import Keys
+from hyperseek.serve.listening import is_loopback
 from hyperseek.store.lance import InUseError
 
 logger = logging.getLogger("hyperseek.serve")
-
-KEYS_VARIABLE = "HYPERSEEK_API_KEYS"
 
 
 class ServeSettings(Config):
@@ -79,11 +75,6 @@ class ServeSettings(Config):
     seconds: float = Field(default=60.0, gt=0)
     batch_tokens: int | None = Field(default=None, ge=1)
     longest_wait: float = Field(default=0.002, ge=0)
-
-
-def keys_of_environment() -> tuple[str, ...]:
-    """Return the API keys that the environment names; none where requests need no key."""
-    return tuple(key for part in os.environ.get(KEYS_VARIABLE, "").split(",") if (key := part.strip()))
 
 
 @dataclass(frozen=True)
@@ -315,7 +306,7 @@ class Gate:
     ) -> None:
         self._app = app
         self._settings = settings
-        self._keys = [_digest(key.encode()) for key in keys]
+        self._keys = Keys(keys)
         self._shape_of = shape_of
         self._open_paths = open_paths
         self._passed = passed
@@ -367,13 +358,11 @@ class Gate:
         if origin is not None and not reads and origin.partition("://")[2].lower() != headers.get("host", "").lower():
             raise Refused(403, "pages of other sites may not ask this server", "Refused")
         path = scope["path"]
-        if self._keys and not (reads and (path == "/" or path.startswith(self._open_paths))):
-            given = _digest(_key(headers).encode("latin-1"))
-            # All are compared, and whole, so that the time says nothing about them.
-            if not sum(hmac.compare_digest(given, key) for key in self._keys):
-                bearer = {"WWW-Authenticate": "Bearer"}
-                said = "send a valid key: Authorization: Bearer KEY; for hyperseek's own client, set HYPERSEEK_API_KEY"
-                raise Refused(401, said, "Refused", headers=bearer)
+        is_open = reads and (path == "/" or path.startswith(self._open_paths))
+        if not is_open and not self._keys.admit(headers):
+            bearer = {"WWW-Authenticate": "Bearer"}
+            said = "send a valid key: Authorization: Bearer KEY; for hyperseek's own client, set HYPERSEEK_API_KEY"
+            raise Refused(401, said, "Refused", headers=bearer)
 
     async def _taken(self, scope: Scope, headers: Mapping[str, str], receive: Receive, send: Send, held: _Held) -> None:
         """Read the body and answer, unless the client goes first."""
@@ -448,10 +437,6 @@ class _Held:
     whole: bool = False
 
 
-def _digest(key: bytes) -> bytes:
-    return hashlib.sha256(key).digest()
-
-
 async def _run(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None:
     await app(scope, receive, send)
 
@@ -459,11 +444,6 @@ async def _run(app: ASGIApp, scope: Scope, receive: Receive, send: Send) -> None
 async def _gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
-
-
-def _key(headers: Mapping[str, str]) -> str:
-    scheme, _, key = headers.get("authorization", "").partition(" ")
-    return key.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", headers.get("api-key", ""))
 
 
 def _request_id(given: str | None) -> str:
@@ -481,11 +461,3 @@ def _host_names(settings: ServeSettings) -> set[str] | None:
     if not is_loopback(settings.host) and not settings.hosts:
         return None
     return {"localhost", "127.0.0.1", "::1", settings.host.lower(), *(name.lower() for name in settings.hosts)}
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
