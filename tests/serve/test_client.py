@@ -105,6 +105,10 @@ def test_an_explanation_has_the_lines_of_one(remote: RemoteIndex, folder: Path) 
 
 def test_documents_are_added_replaced_got_and_deleted(address: str) -> None:
     index = hyperseek.connect(address, "other", api_key="right")
+    odd_ids = ["../x", "a\nb", "?index=notes", "."]
+    assert index.add((name, "stone") for name in odd_ids) == len(odd_ids)
+    assert [index[name].id for name in odd_ids] == odd_ids
+    assert index.delete(odd_ids) == len(odd_ids)
     before = len(index)
     new = [Document("a/b c?ü", "cat cat", "Cat", {"year": 3, "deep": {"x": [None, 1.5]}}), ("p", "sea")]
     assert index.add(new) == 2
@@ -138,6 +142,9 @@ def test_errors_are_those_of_the_index(remote: RemoteIndex) -> None:
         (ConfigError, "there is no stage of the kind", {"plan": {"stages": [{"kind": "nowhere"}]}}),
         (ArgumentError, "has no argument 'top_k'", {"top_k": 3}),
         (InputError, "1 queries; give exclude", {"exclude": []}),
+        (InputError, "1 queries; give exclude", {"exclude": 3}),
+        (InputError, "ids must be a collection", {"exclude": [3]}),
+        (InputError, "ids must be strings", {"exclude": [[3, "a"]]}),
         (InputError, "cannot be sent", {"where": object()}),
         (InputError, "k ", {"k": 0}),
     ):
@@ -174,8 +181,19 @@ def test_connecting_says_what_is_wrong_and_no_key(address: str, monkeypatch: pyt
     for key in ("ké", "a\nb", 3):
         with pytest.raises(InputError, match="printable ASCII"):
             hyperseek.connect(address, api_key=key)  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="timeout"):
-        hyperseek.connect(address, timeout=0)
+    for timeout in (0, float("nan"), float("inf"), 10**400, True):
+        with pytest.raises(InputError, match="timeout"):
+            hyperseek.connect(address, timeout=timeout)
+    monkeypatch.setenv("ALL_PROXY", "nothing://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"cannot be used: .*proxy"):
+        hyperseek.connect("http://192.0.2.1")
+    monkeypatch.delenv("ALL_PROXY")
+    monkeypatch.setenv("SSL_CERT_FILE", "/nonexistent")
+    with pytest.raises(InputError, match=r"cannot be used: .*No such file"):
+        hyperseek.connect("http://192.0.2.1")
+    index.close()
+    with pytest.raises(InputError, match="was closed; connect again"):
+        index.search("cat")
     with pytest.raises(ServerError, match="cannot be reached"):
         hyperseek.connect("http://127.0.0.1:9")
 
@@ -248,6 +266,10 @@ def test_a_busy_server_is_asked_again_until_the_time_is_over() -> None:
         b'{"queries": []}',
         b'{"queries": [{"hits": [{"id": "a"}]}]}',
         b'{"queries": [{"hits": [{"id": "a", "score": "x", "rank": 1}]}]}',
+        b'{"queries": [{"hits": [{"id": "a", "score": NaN, "rank": 1}]}]}',
+        b'{"queries": [{"hits": [{"id": "a", "score": "NaN", "rank": 1}]}]}',
+        b'{"queries": [{"hits": [{"id": "a", "score": 1e999, "rank": 1}]}]}',
+        b'{"queries": [{"hits": [{"id": "a", "score": 1, "rank": 1e999}]}]}',
     ],
 )
 def test_answers_of_other_programs_are_errors_of_ours(answer: bytes) -> None:
@@ -259,6 +281,15 @@ def test_answers_of_other_programs_are_errors_of_ours(answer: bytes) -> None:
             index.search("cat")
         with pytest.raises(ServerError, match="status 302"):
             index.search("cat")
+
+
+@pytest.mark.parametrize("answer", [b"[]", b'{"queries": []}', b'{"queries": [{"hits": [{"id": "a", "matches": 3}]}]}'])
+def test_matches_of_other_programs_are_errors_of_ours(answer: bytes) -> None:
+    found = b'{"queries": [{"hits": [{"id": "a", "score": 1, "rank": 1}]}]}'
+    with odd(LISTED, (200, {}, found), (200, {}, answer)) as url:
+        [hit] = hyperseek.connect(url).search("cat")
+        with pytest.raises(ServerError, match="did not answer as a server of hyperseek"):
+            hit.matches  # noqa: B018
 
 
 def test_a_client_loads_no_model() -> None:

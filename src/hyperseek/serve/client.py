@@ -6,16 +6,12 @@ import functools
 import json
 import math
 import os
-import random
-import time
 import weakref
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Literal, Self, TypeAlias, TypeVar, Unpack, overload
-from urllib.parse import urlsplit
+from typing import Any, Literal, Self, TypeAlias, Unpack, overload
 
-import httpx
 from pydantic import TypeAdapter
 
 from hyperseek._documents import as_documents
@@ -23,27 +19,23 @@ from hyperseek._long_work import progress
 from hyperseek._notebook import ShowsStages
 from hyperseek.errors import (
     ArgumentError,
-    HyperseekError,
     InputError,
     MissingDocumentError,
     ServerError,
     UnknownNameError,
     brief,
-    error_named,
     shown,
     suggestion,
 )
+from hyperseek.serve._connection import Connection
 from hyperseek.types import Document, Hit, Hits, NamedOptions, Passage, QueryOptions, Snippet, TokenMatch
 
 Matches: TypeAlias = tuple[TokenMatch, ...]
-T = TypeVar("T")
 
-_MOST_BYTES = 1 << 28  # of an answer
 _QUERIES = 64  # of a request
 _DOCUMENTS = 100  # of a request that adds some, so that a slow machine encodes them in time
 _CHARACTERS = 1 << 18  # of the documents of a request, unless one has more
 _IDS = 1000  # of a request
-_LONGEST_WAIT = 10.0  # seconds between attempts, where the server does not say
 
 
 class RemoteArguments(NamedOptions, total=False):
@@ -248,108 +240,12 @@ class RemoteIndex:
 
         @functools.cache
         def found() -> dict[str, Matches]:
-            [answered] = self._ask("/search", {**request, **own, "texts": True, "matches": True})["queries"]
-            return self._connection.read(lambda: {values["id"]: _matches_of(values) for values in answered["hits"]})
+            answer = self._ask("/search", {**request, **own, "texts": True, "matches": True})
+            return self._connection.read(
+                lambda: {values["id"]: _matches_of(values) for values in answer["queries"][0]["hits"]}
+            )
 
         return found
-
-
-class Connection:
-    """Asks a server, again where it is busy, and turns its errors into ours; see `connect` for the arguments."""
-
-    def __init__(self, url: str, *, api_key: str | None, timeout: float) -> None:
-        try:
-            parts = urlsplit(url)
-            known = parts.scheme in ("http", "https") and bool(parts.hostname)
-        except (TypeError, ValueError, AttributeError):
-            known = False
-        if not known or "@" in parts.netloc:
-            raise InputError("the address of a server is as http://127.0.0.1:8080, without a name or a password")
-        if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
-            raise InputError(f"timeout is a number of seconds above 0, not {shown(timeout)}")
-        if api_key and not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()):
-            raise InputError("an API key consists of printable ASCII characters")
-        self.url = url.rstrip("/")
-        self._timeout = float(timeout)
-        headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
-        try:
-            proxies = parts.hostname not in ("127.0.0.1", "::1", "localhost")  # which no proxy leads to
-            self._client = httpx.Client(base_url=self.url, headers=headers, trust_env=proxies)
-        except (httpx.InvalidURL, ValueError) as error:
-            raise InputError(f"the address {shown(url)} cannot be used: {brief(error)}") from None
-
-    def close(self) -> None:
-        """Close it."""
-        self._client.close()
-
-    def indexes(self) -> list[dict[str, Any]]:
-        """Return what the server says of its indexes."""
-        listed = self.ask("GET", "/indexes")
-        return self.read(lambda: [{**one, "name": str(one["name"])} for one in listed])
-
-    def read(self, make: Callable[[], T]) -> T:
-        """Return what is made of an answer; ServerError if it is not one that a server of hyperseek gives."""
-        try:
-            return make()
-        except HyperseekError:
-            raise
-        except (LookupError, TypeError, ValueError, AttributeError, RecursionError):
-            raise ServerError(f"{self.url} did not answer as a server of hyperseek; check the address") from None
-
-    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Any:
-        """Return the value of an answer, or raise the error that the server raised."""
-        try:
-            content = None if body is None else json.dumps(body, allow_nan=False).encode()
-        except (TypeError, ValueError, RecursionError) as error:
-            raise InputError(f"this cannot be sent, since it is not plain JSON: {brief(error)}") from None
-        deadline, attempt = time.monotonic() + self._timeout, 0
-        while True:
-            attempt += 1
-            status, headers, text = self._sent(method, path, content, deadline, again=attempt == 1)
-            if 200 <= status < 300:
-                return self.read(functools.partial(json.loads, text))
-            wait = _wait(status, headers, attempt)
-            if wait is None or time.monotonic() + wait >= deadline:
-                raise self._error(status, text)
-            time.sleep(wait)
-
-    def _sent(
-        self, method: str, path: str, content: bytes | None, deadline: float, *, again: bool
-    ) -> tuple[int, httpx.Headers, bytes]:
-        headers = {} if content is None else {"Content-Type": "application/json"}
-        left = max(0.001, deadline - time.monotonic())
-        try:
-            with self._client.stream(method, path, content=content, headers=headers, timeout=left) as answer:
-                text = bytearray()
-                for part in answer.iter_bytes():
-                    text += part
-                    if len(text) > _MOST_BYTES:
-                        raise ServerError(f"the answer of {self.url} has more than {_MOST_BYTES:,} bytes; ask for less")
-                    if time.monotonic() > deadline:
-                        raise self._late()
-                return answer.status_code, answer.headers, bytes(text)
-        except httpx.TimeoutException:
-            raise self._late() from None
-        except (httpx.RemoteProtocolError, httpx.ReadError) as error:
-            # A server may close a connection that was kept open, just as the next request is sent.
-            if again and path != "/documents":
-                return self._sent(method, path, content, deadline, again=False)
-            raise ServerError(f"the server {self.url} ended the connection: {brief(error)}") from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise ServerError(f"the server {self.url} cannot be reached: {brief(error)}") from None
-
-    def _late(self) -> ServerError:
-        return ServerError(
-            f"the server {self.url} did not answer within {self._timeout:g} s; ask for less, or give a longer timeout"
-        )
-
-    def _error(self, status: int, text: bytes) -> HyperseekError:
-        try:
-            said = json.loads(text)["error"]
-            kind, message = str(said["type"]), str(said["message"])
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return ServerError(f"the server {self.url} answered with status {status}, and not as one of hyperseek does")
-        return error_named(kind, message) or ServerError(f"{self.url}: {message}")
 
 
 def connect(url: str, index: str | None = None, *, api_key: str | None = None, timeout: float = 60.0) -> RemoteIndex:
@@ -384,16 +280,6 @@ def _named(listed: Sequence[dict[str, Any]], name: str | None) -> dict[str, Any]
     raise UnknownNameError("index of this server", name, [one["name"] for one in listed], hint="it has models only")
 
 
-def _wait(status: int, headers: Mapping[str, str], attempt: int) -> float | None:
-    """Return the seconds before the next attempt; None where there is no use in one."""
-    asked = headers.get("retry-after", "")
-    if status not in (429, 503) or (status == 503 and not asked):
-        return None
-    if asked.isascii() and asked.isdecimal() and len(asked) < 6:
-        return max(0.05, float(asked))
-    return min(_LONGEST_WAIT, 0.25 * 2.0**attempt) * random.uniform(0.5, 1)
-
-
 def _requests(
     queries: str | Sequence[str], asked: Mapping[str, Any], function: str, *, at_once: int = _QUERIES
 ) -> Iterator[dict[str, Any]]:
@@ -413,15 +299,24 @@ def _requests(
     request |= {"options": options} | ({"card": _plain_card(QueryOptions(card=cards[0]).card)} if cards else {})
     if "plan" in request:
         request["plan"] = _plain_plan(request["plan"])
-    exclude = asked.get("exclude")
-    if exclude is not None and (isinstance(exclude, str) or len(exclude) != len(texts)):
-        raise InputError(f"there are {len(texts)} queries; give exclude as a list with an id, ids, or None for each")
+    exclude = _excluded(asked.get("exclude"), len(texts))
     for start in range(0, len(texts), max(1, at_once)):
         body = request | {"queries": list(texts[start : start + at_once])}
-        if exclude is not None and any(exclude):
-            part = exclude[start : start + at_once]
-            body["exclude"] = [[own] if isinstance(own, str) else sorted(own or ()) for own in part]
+        if any(exclude):
+            body["exclude"] = exclude[start : start + at_once]
         yield body
+
+
+def _excluded(exclude: object, count: int) -> list[list[str]]:
+    """Return the ids to leave out of the ranking of each query; an empty list for none at all."""
+    if exclude is None:
+        return []
+    if not isinstance(exclude, Sequence) or isinstance(exclude, str) or len(exclude) != count:
+        raise InputError(f"there are {count} queries; give exclude as a list with an id, ids, or None for each")
+    return [
+        [own] if isinstance(own, str) else [id for part in _ids(() if own is None else own) for id in part]
+        for own in exclude
+    ]
 
 
 def _plain_card(card: str) -> Any:
@@ -481,7 +376,10 @@ def _document(values: Mapping[str, Any]) -> Document:
 def _hit(values: Mapping[str, Any], matches: Callable[[], dict[str, Matches]]) -> Hit:
     name, document = str(values["id"]), _document(values) if "text" in values else None
     passages = _PASSAGES.validate_python(values.get("passages", ()))
-    hit = Hit(name, float(values["score"]), int(values["rank"]), document, passages)
+    score = values["score"]
+    if not math.isfinite(score):
+        raise ValueError
+    hit = Hit(name, float(score), int(values["rank"]), document, passages)
     if document is not None:
         snippet = _SNIPPET.validate_python(values["snippet"])
         hit.excerpted_by(lambda _: snippet)
