@@ -5,10 +5,10 @@ from hyperseek.engines import ChartRecord
 from hyperseek.index._build import Estimate, estimate
 from hyperseek.index._index import Index
 from hyperseek.index._long_documents import LongDocuments
+from hyperseek.index._opening import check_model
 from hyperseek.index._sync import Changes, sync
 from hyperseek.index._writing import stored_documents
 from hyperseek.index.engines import Engines, Measured, Tuning
-from hyperseek.index.reader import check_model
 from hyperseek.index.searching import Explanation
 from hyperseek.index.vector_files import is_token_files, read_token_files
 from hyperseek.plan import scan

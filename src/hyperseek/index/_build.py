@@ -20,10 +20,10 @@ from hyperseek._documents import as_documents, with_vectors
 from hyperseek.errors import FingerprintError, InputError, UnknownNameError, shown, size_in_words, time_in_words
 from hyperseek.index._arguments import as_numbers
 from hyperseek.index._long_documents import LongDocuments, Survey
+from hyperseek.index._opening import check_retriever
 from hyperseek.index._passages import split_documents
 from hyperseek.index._splitting import Splitter, as_passages
 from hyperseek.index._writing import PIECE, SHARD, Item, write_index
-from hyperseek.index.reader import check_retriever
 from hyperseek.scoring import Points, Space, TokenPoints, VectorPoints
 from hyperseek.store.info import IndexInfo, Storage
 from hyperseek.store.rows import encode_metadata

@@ -21,7 +21,7 @@ from hyperseek._files import writing
 from hyperseek._folders import folder_path, refuse_link, remove_unheld
 from hyperseek._long_work import progress, stop_asked, stop_here, stoppable
 from hyperseek.errors import FingerprintError, InputError, StoreError
-from hyperseek.index.reader import open_finished
+from hyperseek.index._opening import open_finished
 from hyperseek.scoring import Points
 from hyperseek.store.attachments import keep_up
 from hyperseek.store.info import IndexInfo, Mirror, record_commit
