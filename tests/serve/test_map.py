@@ -107,4 +107,5 @@ def test_the_map_follows_the_index(make_index: Callable[..., Path], monkeypatch:
         places = client.post("/map", json={"ids": ["new/one", "gone"]}).json()["places"]
         assert list(places) == ["new/one"]
         assert client.get("/map", params={"level": "x"}).status_code == 422
+        assert client.get("/map", params={"level": 2}).status_code == 400  # this index has one
         assert client.get("/map", params={"index": "other"}).status_code == 404

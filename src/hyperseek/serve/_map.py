@@ -152,6 +152,7 @@ def map_corpus(index: Index, *, level: int | None = None, seed: int = 0) -> Corp
     """
     if len(index) > _MOST:
         raise InputError(f"a map is drawn of at most {_MOST:,} documents, and this index has {len(index):,}")
+    index.space.at_level(torch.zeros(index.space.width), level)  # of flat spaces, too, which have but one
     ids = index.ids
     shown = np.sort(np.random.default_rng(seed).permutation(len(ids))[:_SHOWN])
     sample = _chosen(index, level, shown)

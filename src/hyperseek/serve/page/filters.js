@@ -1,6 +1,6 @@
 // Filters: a row for each condition, with the operators of its field's kind, and the SQL that they make.
 
-import {el, shown} from "./text.js";
+import {el, select, shown} from "./text.js";
 
 const OWN = {title: "string", text: "string", id: "string"}; // what every index has
 const OPERATORS = {
@@ -251,14 +251,4 @@ export class Filters {
     );
     return el("li", {}, field, is, WITHOUT_VALUE.has(row.is) ? null : [value, known], remove, wrong);
   }
-}
-
-/** Make a list to choose from. */
-export function select(label, options, chosen, changed) {
-  const made = el(
-    "select",
-    {"aria-label": label, change: () => changed(made.value)},
-    options.map(([value, text]) => el("option", {value, selected: value === chosen}, text)),
-  );
-  return made;
 }

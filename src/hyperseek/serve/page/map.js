@@ -247,7 +247,7 @@ export class CorpusMap {
       spots = apart(marks.map(mark => this.pixel(this.found.get(mark.hit))));
     for (const [number, mark] of marks.entries()) {
       const [x, y] = spots[number];
-      mark.style.setProperty("translate", `${x}px ${y}px`);
+      mark.style.setProperty("transform", `translate(${x}px, ${y}px)`);
       mark.hidden = x < 0 || y < 0 || x > this.width || y > this.height;
     }
     if (this.at >= 0) {
@@ -376,10 +376,12 @@ export class CorpusMap {
   }
 
   grab(event) {
-    if (!this.data) return;
+    if (!this.data || event.button) return;
     this.canvas.setPointerCapture(event.pointerId);
     const from = this.where(event),
       before = {...this.view};
+    const held = new AbortController(),
+      {signal} = held;
     let dragged = false;
     const move = moved => {
       const to = this.where(moved);
@@ -393,24 +395,16 @@ export class CorpusMap {
       }
       this.draw();
     };
-    const end = () => {
-      for (const [name, does] of [
-        ["pointermove", move],
-        ["pointerup", end],
-        ["pointercancel", end],
-      ])
-        this.canvas.removeEventListener(name, does);
+    const end = ended => {
+      held.abort();
       this.dragging = false;
-      const place = dragged ? -1 : this.nearest(...from);
+      // A finger that scrolls the page ends by being cancelled.
+      const place = dragged || ended.type === "pointercancel" ? -1 : this.nearest(...from);
       if (place >= 0) this.page.openId(this.data.shown[place].id);
     };
     this.dragging = true;
-    for (const [name, does] of [
-      ["pointermove", move],
-      ["pointerup", end],
-      ["pointercancel", end],
-    ])
-      this.canvas.addEventListener(name, does);
+    this.canvas.addEventListener("pointermove", move, {signal});
+    for (const name of ["pointerup", "pointercancel"]) this.canvas.addEventListener(name, end, {signal});
   }
 
   move(event) {

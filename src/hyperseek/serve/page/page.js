@@ -45,6 +45,7 @@ moves.setAttribute("class", "moves");
 moves.setAttribute("aria-hidden", "true");
 let timer = 0,
   composing = false,
+  looking = null,
   opener = null,
   start = null; // what the address asks for, to be done once the indexes are known
 
@@ -289,8 +290,14 @@ function tellIndex() {
   );
 }
 
-/** Look whether an index changed, came or went, and search again where it did. */
-async function look() {
+/** Look whether an index changed, came or went, and search again where it did; once, however often it is called. */
+function look() {
+  looking ??= compareIndexes().finally(() => {
+    looking = null;
+  });
+}
+
+async function compareIndexes() {
   let listed;
   try {
     listed = await ask("indexes");
@@ -327,7 +334,7 @@ async function look() {
     find("failure").hidden = false;
   } else if (first) {
     tellFailures();
-    await start();
+    start();
   }
 }
 

@@ -2,7 +2,7 @@
 
 import {documentNodes} from "./document.js";
 import {ask} from "./server.js";
-import {methods, titleOf} from "./settings.js";
+import {described, methods, titleOf} from "./settings.js";
 import {Characters, count, el, foreign, oneLine, plural, scored, shown} from "./text.js";
 
 const CODE = /\.(py|js|ts|c|h|cc|cpp|rs|go|java|rb|sh|sql|json|ya?ml|toml|tex|log|csv|tsv)$/;
@@ -44,6 +44,8 @@ export class Reader {
     const changed = this.hit?.id !== hit.id || this.side !== side;
     Object.assign(this, {side, hit});
     if (changed || !this.dialog.open) this.frame(hit);
+    else if (this.chosen === "why") this.explain();
+    else this.explained = false;
     if (!this.dialog.open) this.dialog.showModal();
     if (changed) this.dialog.querySelector("#reader-title").focus();
     try {
@@ -327,10 +329,7 @@ export class Reader {
         await this.elsewhere(body),
       );
     } catch (error) {
-      if (error.name === "AbortError") {
-        this.explained = false;
-        return;
-      }
+      if (error.name === "AbortError") return;
       this.why.replaceChildren(el("p", {class: "wrong", role: "alert"}, shown(error.message)));
     }
   }
@@ -341,7 +340,6 @@ const FAR = 100;
 
 /** Return what a search did, and what it has to do with one hit. */
 function whyOf({plan, reason, documents, passages, stages}, hit, hits, title) {
-  const inPassages = passages ? ` in ${plural(passages, "passage")}` : "";
   const nodes = [],
     total = stages.reduce((sum, stage) => sum + stage.seconds, 0) || 1;
   if (hit) {
@@ -362,7 +360,7 @@ function whyOf({plan, reason, documents, passages, stages}, hit, hits, title) {
   } else nodes.push(el("p", {class: "verdict"}, "The search does not find this document any more."));
   nodes.push(
     el("h3", {}, "How it was searched"),
-    el("p", {class: "hint"}, `${title}: ${shown(reason)}. ${plural(documents, "document")}${inPassages}.`),
+    el("p", {class: "hint"}, `${title}: ${shown(reason)}. ${described({documents, passages})}.`),
     el(
       "ol",
       {class: "stages"},

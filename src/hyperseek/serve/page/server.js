@@ -1,7 +1,13 @@
 // What is asked of the server, with the key if it wants one, and its errors in words.
 
 const KEPT = "hyperseek key";
-let asking = null;
+let asking = null,
+  key = null;
+try {
+  key = sessionStorage.getItem(KEPT);
+} catch {
+  // This browser keeps nothing, and the key is asked for again when the page is loaded.
+}
 
 /** What went wrong, in words for people. */
 export class Failure extends Error {
@@ -18,9 +24,9 @@ export class Failure extends Error {
  * @returns {Promise<any>} The answer.
  */
 export async function ask(path, {body, signal} = {}) {
-  const key = sessionStorage.getItem(KEPT),
+  const given = key,
     headers = {accept: "application/json"};
-  if (key) headers.authorization = `Bearer ${key}`;
+  if (given) headers.authorization = `Bearer ${given}`;
   if (body) headers["content-type"] = "application/json";
   let answer, values;
   try {
@@ -41,7 +47,7 @@ export async function ask(path, {body, signal} = {}) {
   }
   if (answer.ok && values !== null) return values;
   if (answer.status === 401) {
-    await newKey(key, signal);
+    await newKey(given, signal);
     return ask(path, {body, signal});
   }
   throw failure(answer, values);
@@ -64,7 +70,7 @@ function failure(answer, values) {
 
 /** Let the person give a key, once however many requests wait for it. */
 function newKey(refused, signal) {
-  if (sessionStorage.getItem(KEPT) !== refused) return Promise.resolve(); // it was given in the meantime
+  if (key !== refused) return Promise.resolve(); // it was given in the meantime
   asking ??= new Promise(resolve => {
     const dialog = document.getElementById("ask-key"),
       field = document.getElementById("key");
@@ -77,7 +83,12 @@ function newKey(refused, signal) {
         dialog.showModal();
         return;
       }
-      sessionStorage.setItem(KEPT, field.value.trim());
+      key = field.value.trim();
+      try {
+        sessionStorage.setItem(KEPT, key);
+      } catch {
+        // as above
+      }
       field.value = "";
       asking = null;
       before?.focus?.();

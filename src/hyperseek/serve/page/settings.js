@@ -1,8 +1,7 @@
 // How one side searches: its index, its scorer or plan, levels, and card, as far as the index has them.
 
 import {Failure} from "./server.js";
-import {count, el, shown} from "./text.js";
-import {select} from "./filters.js";
+import {el, plural, select, shown} from "./text.js";
 
 const fused = n => ({
   stages: [
@@ -90,7 +89,7 @@ export function requested(settings, index, k) {
     try {
       request.plan = JSON.parse(settings.plan);
     } catch (error) {
-      throw new Failure(`The plan is not JSON: ${error.message}`);
+      throw new Failure(`The plan is not JSON: ${error.message}`, {status: 400});
     }
   }
   if (index.levels > 1 && Object.keys(settings.options).length) request.options = settings.options;
@@ -348,8 +347,6 @@ function cardEditor(settings, names, changed) {
 }
 
 /** Return what an index is, in words. */
-export function described(index) {
-  const parts = [`${count(index.documents)} ${index.documents === 1 ? "document" : "documents"}`];
-  if (index.passages) parts.push(`${count(index.passages)} passages`);
-  return parts.join(" in ");
+export function described({documents, passages}) {
+  return plural(documents, "document") + (passages ? ` in ${plural(passages, "passage")}` : "");
 }

@@ -14,7 +14,7 @@ export class Side {
    * @param {unknown} given Settings, of a link.
    */
   constructor(page, name, given) {
-    Object.assign(this, {page, name, hits: [], asked: "", answer: null, failure: null, running: null, again: 0});
+    Object.assign(this, {page, name, hits: [], asked: "", answer: null, failure: null, running: null, again: 0, timer: 0});
     this.settings = readSettings(given);
     this.title = el("span", {});
     this.how = el("div", {class: "how-body"});
@@ -94,7 +94,7 @@ export class Side {
 
   stop() {
     this.running?.abort();
-    clearTimeout(this.again);
+    for (const timer of [this.again, this.timer]) clearTimeout(timer);
   }
 
   show({hits}, asked) {
@@ -233,16 +233,17 @@ export function compare(first, second) {
 
 /** Draw lines from each hit of the first side to the same of the second. */
 export function drawMoves(svg, first, second) {
-  svg.replaceChildren();
   const box = svg.getBoundingClientRect();
+  svg.replaceChildren();
   if (!box.width || !box.height || first.asked !== second.asked) return;
   svg.setAttribute("viewBox", `0 0 ${box.width} ${box.height}`);
   const middle = item => {
     const own = item.querySelector(".rank span").getBoundingClientRect();
     return own.top + own.height / 2 - box.top;
   };
-  for (const [id, item] of first.items ?? []) {
-    const other = second.items?.get(id);
+  const lines = [];
+  for (const [id, item] of first.items) {
+    const other = second.items.get(id);
     const line = document.createElementNS(SVG, "path"),
       start = middle(item),
       end = other ? middle(other) : start;
@@ -260,6 +261,7 @@ export function drawMoves(svg, first, second) {
           : "same";
     line.setAttribute("class", kind);
     line.dataset.id = id;
-    svg.append(line);
+    lines.push(line);
   }
+  svg.append(...lines); // at the end, or each place that is read would be laid out anew
 }

@@ -32,6 +32,16 @@ export function el(name, properties = {}, ...children) {
   return made;
 }
 
+/** Make a list to choose from. */
+export function select(label, options, chosen, changed) {
+  const made = el(
+    "select",
+    {"aria-label": label, change: () => changed(made.value)},
+    options.map(([value, text]) => el("option", {value, selected: value === chosen}, text)),
+  );
+  return made;
+}
+
 /** Return an element of a stranger's text: its direction is its own and does not reach what stands around it. */
 export const foreign = (name, properties, text) => el(name, {dir: "auto", ...properties}, oneLine(text));
 
