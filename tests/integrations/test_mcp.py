@@ -77,7 +77,8 @@ async def check(client: Client, index: Index) -> None:
     assert len(told["results"]) == 3
     assert "there is no document 'nothing'" in await refused(client, "fetch", id="nothing")
     assert "is blank" in await refused(client, "search", query=" ")
-    assert "query" in await refused(client, "search")
+    assert await refused(client, "search") == "'search' cannot be called so: query: Field required"
+    assert "query: Input should be a valid string" in await refused(client, "search", query=3)
 
 
 async def test_in_memory(index: Index) -> None:

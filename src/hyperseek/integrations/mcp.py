@@ -12,7 +12,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
 from hyperseek._version import __version__
 from hyperseek.errors import HyperseekError, InputError, MissingDocumentError, require, shown
@@ -74,6 +74,21 @@ class Explained(BaseModel):
     plan: str
     stages: Annotated[list[str], Field(description="Time, candidates and recall of each stage")]
     results: list[Result]
+
+
+class _Server(MCPServer):
+    """Says in plain words what is wrong with the arguments of a tool."""
+
+    async def call_tool(self, name: str, arguments: dict[str, Any], *rest: Any, **named: Any) -> Any:
+        """Call a tool."""
+        try:
+            return await super().call_tool(name, arguments, *rest, **named)
+        except ToolError as error:
+            if not isinstance(error.__cause__, ValidationError):
+                raise
+            faults = error.__cause__.errors(include_url=False, include_input=False)
+            said = (f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in faults)
+            raise ToolError(f"{shown(name)} cannot be called so: {'; '.join(said)}") from None
 
 
 def mcp_server(
@@ -172,7 +187,7 @@ def mcp_server(
         hits = [result(hit) for hit in told.hits[0]]
         return Explained(plan=str(told.plan), stages=[*told.lines()], results=hits)
 
-    server = MCPServer(
+    server = _Server(
         "hyperseek",
         title=f"Search of {name}",
         instructions=f"Searches the documents of {name}; fetch a result by its id to read it whole.{covers}",
