@@ -7,7 +7,7 @@ import base64
 import json
 import math
 import random
-import time
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -201,8 +201,11 @@ def test_openai_clients_raise_bad_requests(asked: Any, given: dict[str, Any], sa
     assert caught.value.type == "invalid_request_error"
 
 
-def test_openai_clients_raise_their_own_errors(asked: Any, server: str, tiny_model: str) -> None:
+def test_openai_clients_raise_their_own_errors(
+    asked: Any, server: str, tiny_model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from hyperseek.serve import ServeSettings, create_app
+    from hyperseek.serve._served import ServedModel
 
     with pytest.raises(openai.NotFoundError):
         asked.embeddings.create(model="text-embedding-3-small", input="cat")
@@ -215,14 +218,22 @@ def test_openai_clients_raise_their_own_errors(asked: Any, server: str, tiny_mod
             with pytest.raises(openai.AuthenticationError) as caught:
                 ask()
             assert caught.value.code == "invalid_api_key"
-    busy = ServeSettings(most_waiting=1, longest_wait=1.0, most_body_bytes=10_000)
+    computed, begun, refused_all = ServedModel._run, threading.Event(), threading.Event()
+
+    def compute(self: Any, *batch: Any) -> Any:
+        begun.set()
+        assert refused_all.wait(60)
+        return computed(self, *batch)
+
+    monkeypatch.setattr(ServedModel, "_run", compute)
+    busy = ServeSettings(most_waiting=1, most_body_bytes=10_000)
     with (
         running(create_app({}, models={"tiny": tiny_model}, settings=busy, keys=())) as url,
         openai.OpenAI(base_url=f"{url}/v1", api_key="any", max_retries=0) as client,
         cohere.Client("any", base_url=url) as reranker,
     ):
         waiting = ThreadPoolExecutor(1).submit(client.embeddings.create, model="tiny", input="cat")
-        time.sleep(0.2)  # it waits for others to be computed with
+        assert begun.wait(60)
         with pytest.raises(openai.RateLimitError) as refused:
             client.embeddings.create(model="tiny", input="cat")
         assert int(refused.value.response.headers["Retry-After"]) >= 1
@@ -230,6 +241,7 @@ def test_openai_clients_raise_their_own_errors(asked: Any, server: str, tiny_mod
             reranker.rerank(query="cat", documents=["dog"], request_options={"max_retries": 0})
         answer = httpx.post(f"{url}/embed", json={"inputs": "cat"})
         assert (answer.status_code, answer.json()["error_type"]) == (429, "Overloaded")
+        refused_all.set()
         assert len(waiting.result().data) == 1
         with pytest.raises(openai.APIStatusError, match="10,000 bytes") as large:
             client.embeddings.create(model="tiny", input="cat " * 4000)
@@ -512,7 +524,7 @@ RIGHT: dict[str, dict[str, Any]] = {
 
 
 def test_answers_of_many_token_vectors_are_bounded(client: httpx.Client, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hyperseek.serve._openai._MOST_NUMBERS", 500)
+    monkeypatch.setattr("hyperseek.serve._vectors._MOST_NUMBERS", 500)
     for route, body in (("/embed_all", {"inputs": TEXTS}), ("/v1/multi-vector", {"input": TEXTS * 4, "model": "late"})):
         answer = client.post(route, json=body)
         assert answer.status_code == 413

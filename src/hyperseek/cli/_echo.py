@@ -131,8 +131,6 @@ def print_whole(hit: Hit, document: Document) -> None:
     """Print a hit's whole document, with the words of its snippet marked."""
     from rich.console import Console
 
-    from hyperseek.errors import printable, printable_json
-
     console = Console()
     console.print(shown_text(hit.id, style="bold"), shown_text(document.title if document.title != hit.id else ""))
     if document.metadata:

@@ -20,10 +20,11 @@ from pydantic import Field, ValidationError
 
 from hyperseek.errors import shown
 from hyperseek.serve._limits import Problem, Refused, routes
-from hyperseek.serve._openai import Counted, check_number, checked_options, json_response, token_counts
+from hyperseek.serve._openai import check_number, checked_options, json_response
 from hyperseek.serve._search import Body, TheShelf
 from hyperseek.serve._shelf import ServedModel, Shelf
 from hyperseek.serve._tei import TeiBody, check_batch, check_length, tei_shape
+from hyperseek.serve._vectors import Counted, token_counts
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever

@@ -19,20 +19,12 @@ from pydantic import Field
 
 from hyperseek._version import __version__
 from hyperseek.models.encoding import tokenising
+from hyperseek.models.retriever import Side
 from hyperseek.serve._limits import Problem, Refused, ServeSettings, routes
-from hyperseek.serve._openai import (
-    AskedSide,
-    Side,
-    Texts,
-    check_tokens,
-    is_flat,
-    json_response,
-    plain_vectors,
-    similarity,
-    token_vectors,
-)
+from hyperseek.serve._openai import AskedSide, Texts, json_response
 from hyperseek.serve._search import Body, TheShelf
 from hyperseek.serve._shelf import ServedModel
+from hyperseek.serve._vectors import check_tokens, is_flat, plain_vectors, similarity, token_vectors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
