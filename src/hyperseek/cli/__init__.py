@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import re
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -29,6 +30,7 @@ _VERBS = (
     "serve",
     "mcp",
     "evaluate",
+    "evaluate --cards",
     "inspect",
     "convert",
     "export",
@@ -48,9 +50,16 @@ _FILES = {
 
 
 class _Group(TyperGroup):
-    """Verbs, some of two words, that report what is stored when Ctrl-C stops them."""
+    """Verbs, some of two words, that report what is stored when Ctrl-C stops them.
+
+    A second word that is a flag stands anywhere: `evaluate --cards FILE` has arguments and help of its own.
+    """
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        for place, word in enumerate(args):
+            flag, equals, value = word.partition("=")
+            if flag.startswith("--") and (both := f"{args[0]} {flag}") in self.commands:
+                return both, self.commands[both], [*args[1:place], *([value] if equals else []), *args[place + 1 :]]
         both = " ".join(args[:2])
         if len(args) > 1 and both in self.commands:
             return both, self.commands[both], args[2:]
@@ -122,7 +131,7 @@ def _quiet_dependencies() -> None:
 
 def _register() -> None:
     for verb in _VERBS:
-        name = verb.replace(" ", "_")
+        name = re.sub(r"\W+", "_", verb)
         module = importlib.import_module(f"hyperseek.cli._{_FILES.get(name, name)}")
         function = getattr(module, name)
         if isinstance(function, typer.Typer):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -39,7 +39,6 @@ _Result: TypeAlias = "tuple[list[Evaluation], Comparison, dict[str, Compared]]"
 
 
 def evaluate(
-    context: typer.Context,
     index: Annotated[Path | None, typer.Argument(help="Index to search with the data set's queries.")] = None,
     dataset: Annotated[
         str | None,
@@ -100,13 +99,6 @@ def evaluate(
     pairs: Annotated[
         Path | None, typer.Option(help="Folder of validation and test pairs of ids for --hierarchy, in HiT's form.")
     ] = None,
-    cards: Annotated[
-        Path | None,
-        typer.Option(
-            help="YAML file of tasks (index, dataset, card) and of models: what cards are worth beside all that "
-            "does without; without INDEX. Rankings are kept in --output."
-        ),
-    ] = None,
     card_field: Annotated[
         str | None,
         typer.Option(help="Ask each query with a card of its own, which this field of its metadata describes."),
@@ -147,10 +139,6 @@ def evaluate(
     from hyperseek.models import load
 
     # Errors in the options are found before the first search.
-    if cards is not None:
-        _refuse(_given(context, besides=("cards", "output", "json")), "the file of --cards says what is measured")
-        _evaluate_cards(cards, output, json)
-        return
     names = measure_names([part for item in measures or ["default"] for part in item.split()])
     statistics: dict[str, Any] = {
         "tests": test or ["permutation"],
@@ -265,15 +253,6 @@ def evaluate(
         _show_sets(results, groups, output, json)
 
 
-def _evaluate_cards(file: Path, output: Path | None, as_json: bool) -> None:
-    from hyperseek.evaluation import CardStudy, evaluate_cards
-
-    table = evaluate_cards(CardStudy.from_yaml(file), output=output)
-    _console(as_json).print(table)
-    if as_json:
-        echo_json(table.model_dump(mode="json"), indent=2)
-
-
 def _sets(given: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Return the groups that `--sets` names, and all sets, each once."""
     from hyperseek.data import BRIGHT_GROUPS
@@ -335,17 +314,6 @@ def _judgements(
     if index is None and qrels is not None:
         return None, read_qrels(qrels)
     raise InputError("give INDEX and DATASET, or --runs FILE and --qrels FILE")
-
-
-def _given(context: typer.Context, besides: Collection[str]) -> dict[str, Any]:
-    """Return what the command line sets besides some parameters, as it is written there."""
-    written = {}
-    for parameter in context.command.params:
-        source = context.get_parameter_source(str(parameter.name))
-        if source is not None and source.name == "COMMANDLINE" and parameter.name not in besides:
-            name = max(parameter.opts, key=len)
-            written[name if name.startswith("-") else name.upper()] = True
-    return written
 
 
 def _refuse(given: dict[str, Any], reason: str) -> None:
