@@ -277,7 +277,7 @@ class Hits(list[Hit]):
     __slots__ = ()
 
     def _repr_html_(self) -> str:
-        from hyperseek._notebook import escaped, html_table, marked
+        from hyperseek._display import escaped, html_table, marked
 
         def row(hit: Hit) -> list[str]:
             cells = [escaped(hit.id), f"{hit.score:.4f}"]
@@ -300,7 +300,7 @@ class Hits(list[Hit]):
         Raises:
             MissingExtraError: pandas is not installed.
         """
-        from hyperseek._notebook import data_frame
+        from hyperseek._display import data_frame
 
         return data_frame(map(_frame_row, self), columns=["rank", "id", "score"])
 

@@ -65,7 +65,7 @@ def shown_text(value: str, style: str = "") -> Text:
 
 def plain_rows(queries: Sequence[Query], hits: Sequence[Sequence[Hit]], *, matches: bool) -> list[dict[str, object]]:
     """Return queries and their hits as plain JSON values."""
-    from hyperseek._notebook import plain_hit
+    from hyperseek._display import plain_hit
 
     return [
         {"query": {"id": query.id, "text": query.text}, "hits": [plain_hit(hit, matches=matches) for hit in found]}
@@ -80,7 +80,7 @@ def print_tables(
     from rich.console import Console
     from rich.table import Table
 
-    from hyperseek._notebook import HitGroup, grouped
+    from hyperseek._display import HitGroup, grouped
 
     console = Console()
     for query, found in zip(queries, hits, strict=True):

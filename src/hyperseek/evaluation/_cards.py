@@ -20,10 +20,10 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 
 from hyperseek._config import Config
+from hyperseek._display import ShowsTables
 from hyperseek._files import atomic_write, write_json
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._long_work import progress, stop_here, stoppable
-from hyperseek._notebook import ShowsTables
 from hyperseek.errors import UnknownNameError, printable
 from hyperseek.evaluation._card_rows import ROWS, CardStudy, Draw, Session
 from hyperseek.evaluation._measures import calculate, measure_names

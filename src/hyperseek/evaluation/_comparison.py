@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperseek._config import LARGEST_SEED, Config
+from hyperseek._display import ShowsTables
 from hyperseek._files import write_json
-from hyperseek._notebook import ShowsTables
 from hyperseek.errors import InputError, UnknownNameError, printable
 from hyperseek.evaluation._result import SLICES, Evaluation, check_alike, recorded_differences, unlike_keys
 from hyperseek.evaluation._significance import RESAMPLES, Floats, bootstrap_intervals, holm, paired_test, settled

@@ -18,8 +18,8 @@ from pydantic import Field
 
 from hyperseek._ancestors import Hierarchy
 from hyperseek._config import Config
+from hyperseek._display import ShowsTables
 from hyperseek._long_work import progress
-from hyperseek._notebook import ShowsTables
 from hyperseek.data.hierarchy import NEGATIVES, Negatives, NegativeSampler
 from hyperseek.errors import InputError
 from hyperseek.evaluation._hierarchy_measures import (

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Self
 from pydantic import Field, field_validator, model_validator
 
 from hyperseek._config import Config
+from hyperseek._display import ShowsTables
 from hyperseek._files import atomic_write, reading, write_json
 from hyperseek._machine import installed_versions
-from hyperseek._notebook import ShowsTables
 from hyperseek._relevance import is_relevant
 from hyperseek.errors import DataError, InputError, ProtocolError
 from hyperseek.evaluation._measures import PerQuery, aggregate

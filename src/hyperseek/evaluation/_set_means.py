@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from hyperseek._config import Config
-from hyperseek._notebook import ShowsTables
+from hyperseek._display import ShowsTables
 from hyperseek.errors import InputError, printable
 from hyperseek.evaluation._result import Evaluation
 

@@ -1,6 +1,6 @@
 """Points on the disk with their texts, and search among them."""
 
-from hyperseek._notebook import HitGroup, grouped
+from hyperseek._display import HitGroup, grouped
 from hyperseek.engines import ChartRecord
 from hyperseek.index._build import Estimate, estimate
 from hyperseek.index._index import Index

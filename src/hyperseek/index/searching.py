@@ -14,8 +14,8 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
+from hyperseek._display import ShowsStages
 from hyperseek._long_work import progress
-from hyperseek._notebook import ShowsStages
 from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.index._arguments import (
     check_count,

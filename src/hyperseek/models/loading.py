@@ -33,7 +33,7 @@ from hyperseek.errors import (
     shortened,
     suggestion,
 )
-from hyperseek.models.backends import BACKENDS, run_by
+from hyperseek.models.backends import BACKENDS
 from hyperseek.models.families import FAMILIES, ModelConfig, usable_families
 from hyperseek.models.light import PACKAGED, resolve_name
 from hyperseek.models.model_files import ModelFiles, check_complete, check_usable
@@ -91,6 +91,8 @@ def load(
         _choose_padding(retriever)
         check_usable(retriever)
         if backend is not None:
+            from hyperseek.models.exports import run_by
+
             run_by(retriever, backend, cache=cache_folder() / "backends")
     return retriever
 

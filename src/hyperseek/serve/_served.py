@@ -15,8 +15,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from hyperseek._display import plain_hit
 from hyperseek._long_work import listening
-from hyperseek._notebook import plain_hit
 from hyperseek.errors import InputError, StoreError, shown
 from hyperseek.index import Explanation, Index
 from hyperseek.models.encoding import CPU_BATCH_TOKENS, GPU_BATCH_TOKENS

@@ -14,9 +14,9 @@ from typing import Any, Literal, Self, TypeAlias, Unpack, overload
 
 from pydantic import TypeAdapter
 
+from hyperseek._display import ShowsStages
 from hyperseek._documents import as_documents
 from hyperseek._long_work import progress
-from hyperseek._notebook import ShowsStages
 from hyperseek.errors import (
     ArgumentError,
     InputError,
