@@ -1,6 +1,6 @@
 """A token index beside exact MaxSim and MUVERA: recall against time at equal bytes, and the memory that building takes.
 
-    python benchmarks/token_index.py search [--documents 5000 50000] [--queries 20] [--collection scifact]
+    python benchmarks/token_index.py search [--documents 5000 50000] [--queries 20] [--collection scifact] [--plaid PYTHON]
     python benchmarks/token_index.py memory [--documents 10000 100000]
 
 The tokens are real and the documents are not: MiniLM's states after 3 of its 6 layers, of passages of a collection,
@@ -10,6 +10,8 @@ trained for late interaction.
 
 "search" prints for each structure its bytes a document, and for each plan the share of the exact 10 and 100 best that
 it finds and processor milliseconds a query, searched alone on one thread, with the ratio to the exact search beside it.
+PYTHON is the interpreter of an environment with fast-plaid, which needs another torch than hyperseek: it then builds
+and searches the same vectors in a process of its own, without exact scores at the end, which it does not keep.
 "memory" builds in processes of their own, and prints by how much each rises at its peak.
 """
 
@@ -18,6 +20,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
+import os
 import re
 import shutil
 import statistics
@@ -134,7 +137,9 @@ def recall(found: list[list[str]], truth: list[list[str]], k: int) -> float:
     return statistics.mean(len({*own[:k]} & {*best[:k]}) / k for own, best in zip(found, truth, strict=True))
 
 
-def compare(passages: TokenPoints, scorer: MaxSimScorer, count: int, folder: Path, rounds: int) -> None:
+def compare(
+    passages: TokenPoints, scorer: MaxSimScorer, count: int, folder: Path, rounds: int, plaid: str | None
+) -> None:
     index = build_index(folder, passages, count)
     exact = Plan(stages=(Exhaustive(),))
     ranked(index, scorer[:1], exact)
@@ -168,6 +173,8 @@ def compare(passages: TokenPoints, scorer: MaxSimScorer, count: int, folder: Pat
             settings, close = f"{n}, {effort or '-'}", recall(found, truth, 10)
             row = f"| {name} | {size:,.0f} | {built:.0f} | {settings} | {close:.3f} | {wide} "
             print(f"{row}| {1000 * own:.1f} | {own / other:.3f} |", flush=True)
+    if plaid is not None:
+        compare_plaid(plaid, index, scorer, truth, folder.with_name(f"plaid-{count}"))
 
 
 _BUILD = """
@@ -187,6 +194,55 @@ before, start = resident("VmRSS"), time.perf_counter()
 index.build_engine("centroids")
 print(json.dumps([before, resident("VmHWM"), time.perf_counter() - start, index.attachments[0].details["centroids"]]))
 """
+
+
+_PLAID = """
+import json, os, sys, time
+os.environ["RAYON_NUM_THREADS"] = "1"
+import torch
+from fast_plaid.search import FastPlaid
+
+torch.set_num_threads(1)
+rows, lengths, queries, mask = torch.load(sys.argv[1])
+asked = [query[own.bool()].half() for query, own in zip(queries, mask)]
+for bits in (2, 4):
+    start = time.perf_counter()
+    index = FastPlaid(index=f"{sys.argv[2]}/{bits}", device="cpu")
+    index.create(documents_embeddings=list(rows.split(lengths.tolist())), nbits=bits)
+    built = time.perf_counter() - start
+    for probes, full in ((8, 512), (8, 4096), (32, 4096)):
+        found, seconds = [], []
+        for query in asked[:2] + asked:
+            start = time.process_time()
+            options = {"n_ivf_probe": probes, "n_full_scores": full, "show_progress": False}
+            [hits] = index.search(query[None], top_k=100, **options)
+            seconds.append(time.process_time() - start)
+            found.append([number for number, _ in hits])
+        print(json.dumps([bits, built, probes, full, found[2:], seconds[2:]]), flush=True)
+"""
+
+
+def compare_plaid(python: str, index: Index, scorer: MaxSimScorer, truth: list[list[str]], folder: Path) -> None:
+    """Print the rows of fast-plaid on the same vectors."""
+    parts = [points for _, points in index.points()]
+    lengths = torch.cat([part.lengths for part in parts])
+    rows = torch.cat([part.rows for part in parts]).half()
+    folder.mkdir(parents=True)
+    torch.save((rows, lengths, scorer.queries, scorer.mask), folder / "vectors.pt")
+    command = [python, "-c", _PLAID, str(folder / "vectors.pt"), str(folder)]
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=clean).stdout
+    for line in done.splitlines():
+        if not line.startswith("["):
+            continue
+        bits, built, probes, full, found, seconds = json.loads(line)
+        place = folder / str(bits)
+        size = sum(path.stat().st_size for path in place.rglob("*") if path.is_file()) / len(lengths)
+        named = [[f"d{number}" for number in own] for own in found]
+        _, beside = ranked(index, scorer[:3], Plan(stages=(Exhaustive(),)))
+        own, other = statistics.median(seconds), statistics.median(beside)
+        row = f"| fast-plaid, {bits} bits | {size:,.0f} | {built:.0f} | {full}, {probes} | {recall(named, truth, 10):.3f} "
+        print(f"{row}| {recall(named, truth, K):.3f} | {1000 * own:.1f} | {own / other:.3f} |", flush=True)
 
 
 def measure_memory(passages: TokenPoints, counts: list[int], folder: Path) -> None:
@@ -216,6 +272,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--passages", type=int, default=2000)
     parser.add_argument("--collection", default=str(DATA / "scifact"))
+    parser.add_argument("--plaid", metavar="PYTHON", help="interpreter of an environment with fast-plaid")
     parser.add_argument("--only", default="", help="a pattern of the structures to build")
     arguments = parser.parse_args()
     for name in [name for name in STRUCTURES if not re.search(arguments.only, name)]:
@@ -229,7 +286,7 @@ def main() -> None:
             measure_memory(passages, arguments.documents or [10_000, 100_000], folder)
         else:
             for count in arguments.documents or [5_000, 50_000]:
-                compare(passages, scorer, count, folder / str(count), arguments.rounds)
+                compare(passages, scorer, count, folder / str(count), arguments.rounds, arguments.plaid)
     finally:
         shutil.rmtree(folder)
 
