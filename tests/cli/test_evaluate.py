@@ -284,3 +284,36 @@ def test_sets_that_cannot_be_measured(options, message):
     result = run(*options)
     assert result.exit_code != 0
     assert message in str(result.exception)
+
+
+def test_slices_and_perturbed_queries(collection, tmp_path):
+    index, dataset = collection
+    slices = ("--slice", "length", "--slice", "hardness:BM25")
+    result = run(index, dataset, "-m", "RR@10", "--bm25", *slices, "--perturb", "order", "--output", tmp_path, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    titles = [section["title"] for section in found["comparison"]["sections"]]
+    assert titles[0] == "all queries"
+    assert any(
+        note.startswith("every query is in the slice length: 2 (words)") for note in found["comparison"]["notes"]
+    )
+    drops = found["robustness"]["drops"]
+    assert [drop["system"] for drop in drops] == [Path(found["comparison"]["systems"][0]).name, "BM25"]
+    assert drops[1]["drop"] == 0
+    assert "order: 3 of 3 queries changed" in result.stderr
+    assert json.loads((tmp_path / "robustness.json").read_text()) == found["robustness"]
+
+
+def test_slices_and_perturbations_are_checked_before_the_search(collection, files):
+    index, dataset = collection
+    for option, kind, message in (
+        ("--slice", "lenght", "did you mean 'length'"),
+        ("--perturb", "typo", "did you mean 'typos'"),
+        ("--perturb", "synonyms:none.tsv", "none.tsv"),
+    ):
+        assert message in str(run(index, dataset, option, kind).exception)
+    good, _, qrels = files
+    assert "--perturb: a file of rankings cannot" in str(
+        run("--runs", good, "--qrels", qrels, "--perturb", "order").exception
+    )
+    assert "give INDEX and DATASET" in str(run("--runs", good, "--qrels", qrels, "--slice", "length").exception)

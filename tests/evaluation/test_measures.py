@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 import random
 from collections.abc import Sequence
@@ -149,3 +150,14 @@ def test_a_registered_measure_is_computed_beside_the_others() -> None:
     for name in ("nDCG", "Bpref"):
         with pytest.raises(HyperseekError, match=f"the name '{name}' is taken"):
             register_measure(name)(found)
+
+
+def test_hydras_measures_equal_its_recorded_values(golden):
+    recorded = json.loads((golden / "hydra/golden.json").read_text())["metrics"]
+    run = {
+        query: {name: -float(rank) for rank, name in enumerate(ranking)}
+        for query, ranking in zip(recorded["qrels"], recorded["rankings"], strict=True)
+    }
+    found = aggregate(calculate(run, recorded["qrels"], ["hydra", "nDCG(dcg='exp-log2')@2"]))
+    wanted = [recorded[name] for name in ("ndcg10", "mrr10", "recall100", "ndcg2")]
+    assert list(found.values()) == pytest.approx(wanted, abs=1e-9)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
@@ -25,6 +25,15 @@ from hyperseek.cli._evaluate_rankings import (
     show_hops,
     write_hops,
 )
+from hyperseek.cli._evaluate_variants import (
+    BinsOption,
+    PerturbOption,
+    SliceOption,
+    check_variants,
+    measured_robustness,
+    sliced,
+    write_robustness,
+)
 from hyperseek.cli._search import CardOption, Options, query_options
 
 if TYPE_CHECKING:
@@ -32,10 +41,10 @@ if TYPE_CHECKING:
 
     from hyperseek._ancestors import Hierarchy
     from hyperseek.data import Dataset
-    from hyperseek.evaluation import Comparison, Evaluation, Ranking
+    from hyperseek.evaluation import Comparison, Evaluation, Ranking, Robustness
     from hyperseek.types import Qrels
 
-_Result: TypeAlias = "tuple[list[Evaluation], Comparison, dict[str, Compared]]"
+_Result: TypeAlias = "tuple[list[Evaluation], Comparison, dict[str, Compared], Robustness | None]"
 
 
 def evaluate(
@@ -109,6 +118,9 @@ def evaluate(
     ] = False,
     runs: Annotated[list[Path] | None, typer.Option(help="Measure this TREC run; repeat to compare.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements for --runs, without INDEX and DATASET.")] = None,
+    slice_: SliceOption = None,
+    bins: BinsOption = 3,
+    perturb: PerturbOption = None,
     k: Annotated[
         int | None, typer.Option("-k", "--top-k", help="Documents per query; by default what the measures read.")
     ] = None,
@@ -147,12 +159,14 @@ def evaluate(
         "seed": seed,
     }
     Statistics.from_mapping(statistics, source="the options")
+    check_variants(slice_ or [], perturb or [])
     if bm25 or bm25q:
         for module in ("bm25s", "Stemmer"):
             require(module, extra="eval")
     if hierarchy is not None and index is not None and dataset is None and qrels is None:
         _refuse(
-            {"--sets": sets, "--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q,
+            {"--sets": sets, "--slice": slice_, "--perturb": perturb, "--model": model, "--plan": plan,
+             "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q,
              "--runs": runs, "--query-length": query_length, "--run-out": run_out,
              "--hypencoder-files": hypencoder_files},
             "nodes of --hierarchy ask without texts or models; give DATASET too",
@@ -179,6 +193,8 @@ def evaluate(
         {"--radius-weight": radius_weight is not None, "--pairs": pairs},
         "only for nodes that ask; give INDEX and --hierarchy, and leave DATASET out",
     )
+    if runs:
+        _refuse({"--perturb": perturb}, "a file of rankings cannot be asked again; leave --runs out")
     groups, chosen = _sets(sets or [])
     if chosen:
         _check_sets([index, dataset, qrels, *(runs or [])], run_out, hypencoder_files)
@@ -203,6 +219,7 @@ def evaluate(
         beside=beside or [],
     )
     tasks: list[tuple[str | None, Dataset | None, Qrels, list[System], Hierarchy | None]] = []
+    searches: dict[str | None, Callable[[Dataset], list[System]]] = {}
     each: list[str | None] = [*chosen] or [None]
     for subset in each:
         own = None if index is None else Path(filled(index, subset))
@@ -211,13 +228,16 @@ def evaluate(
         if opened is None:
             _refuse(
                 {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q, "--card": card,
+                 "--perturb": perturb,
                  "--card-field": card_field, "--option": option, "--query-length": query_length, "--levels": levels,
                  "--beside": beside, "--backend": backend},
                 "only for searches; give INDEX and DATASET, or leave it out",
             )  # fmt: skip
         systems = file_systems(runs or [], subset, judged, opened, split)
         if own is not None and opened is not None:
-            systems = asked.systems(own, opened, lengths.get(subset, lengths.get(None)), subset) + systems
+            length = lengths.get(subset, lengths.get(None))
+            searches[subset] = partial(asked.systems, own, query_length=length, subset=subset)
+            systems = searches[subset](opened) + systems
         _check(systems, opened, baseline, run_out, hypencoder_files)
         tasks.append((subset, opened, judged, systems, _hierarchy(hierarchy, index, subset)))
 
@@ -229,9 +249,15 @@ def evaluate(
             what = "an evaluation" if subset is None else f"the set {subset}"
             raise Interrupted(f"{what} stores nothing before it ends; run the same command again") from stopped
         evaluations = [ranking.evaluate(judged, measures=names) for ranking in rankings]
-        comparison = compare(evaluations, baseline=baseline, allow_unlike=allow_unlike, **statistics)
+        parts = sliced(slice_ or [], judged, opened, split, rankings, baseline, bins)
+        comparison = compare(evaluations, baseline=baseline, allow_unlike=allow_unlike, slices=parts, **statistics)
         folder = output if output is None or subset is None else output / subset
         _write(rankings, evaluations, comparison, folder, run_out)
+        robust = None
+        if perturb and opened is not None:
+            robust = measured_robustness(perturb, opened, split, searches[subset], evaluations, baseline, statistics)
+            if folder is not None:
+                write_robustness(folder, robust)
         hops = {}
         if tree is not None:
             hops = measure_hops(tree, rankings, judged, names, baseline, statistics, allow_unlike=allow_unlike)
@@ -245,10 +271,12 @@ def evaluate(
             console = _console(json)
             console.print(comparison)
             show_hops(console, hops)
+            if robust is not None:
+                console.print(robust)
             if json:
-                echo_json(plain_result(evaluations, comparison, hops), indent=2)
+                echo_json(plain_result(evaluations, comparison, hops, robust), indent=2)
         else:
-            results[subset] = evaluations, comparison, hops
+            results[subset] = evaluations, comparison, hops, robust
     if results:
         _show_sets(results, groups, output, json)
 
@@ -381,7 +409,7 @@ def _show_sets(
     from hyperseek._files import atomic_write, write_json
     from hyperseek.evaluation import set_means
 
-    table = set_means({subset: evaluations for subset, (evaluations, _, _) in results.items()}, groups)
+    table = set_means({subset: evaluations for subset, (evaluations, *_) in results.items()}, groups)
     means = table.model_dump(mode="json") | {"means": {measure: table.means(measure) for measure in table.values}}
     if output is not None:
         write_json(output / "sets.json", means)
@@ -389,12 +417,15 @@ def _show_sets(
             file.write(table.to_markdown())
     console = _console(as_json)
     console.print(table)
-    for subset, (_, comparison, hops) in results.items():
+    for subset, (_, comparison, hops, robust) in results.items():
         for note in comparison.notes:
             console.print(f"{subset}: {note}", markup=False)
         if hops:
             console.print(f"\n{subset}", markup=False)
             show_hops(console, hops)
+        if robust is not None:
+            console.print(f"\n{subset}", markup=False)
+            console.print(robust)
     if as_json:
         echo_json({"sets": {subset: plain_result(*result) for subset, result in results.items()}, **means}, indent=2)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hyperseek._ancestors import Hierarchy
     from hyperseek.data import Dataset
-    from hyperseek.evaluation import Comparison, Evaluation, HierarchyReport, Ranking
+    from hyperseek.evaluation import Comparison, Evaluation, HierarchyReport, Ranking, Robustness
     from hyperseek.index import Index
     from hyperseek.models import Retriever
     from hyperseek.plan import Plan
@@ -195,13 +195,17 @@ def show_hops(console: Console, hops: Mapping[str, Compared]) -> None:
 
 
 def plain_result(
-    evaluations: Sequence[Evaluation], comparison: Comparison, hops: Mapping[str, Compared] | None = None
+    evaluations: Sequence[Evaluation],
+    comparison: Comparison,
+    hops: Mapping[str, Compared] | None = None,
+    robustness: Robustness | None = None,
 ) -> dict[str, Any]:
-    """Return evaluations, their comparison and, where there are any, those by hops as plain values."""
+    """Return evaluations, their comparison and, where there are any, those by hops and robustness as plain values."""
     return {
         "evaluations": [evaluation.model_dump(mode="json") for evaluation in evaluations],
         "comparison": comparison.model_dump(mode="json"),
         **({"hops": _plain_hops(hops)} if hops else {}),
+        **({} if robustness is None else {"robustness": robustness.model_dump(mode="json")}),
     }
 
 

@@ -8,6 +8,7 @@ from hyperseek.evaluation._export import MtebEncoder, write_original_files, writ
 from hyperseek.evaluation._hierarchy_measures import EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
+from hyperseek.evaluation._perturbations import perturb, register_perturbation
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_file, rank_index
 from hyperseek.evaluation._result import (
     Evaluation,
@@ -16,8 +17,16 @@ from hyperseek.evaluation._result import (
     slice_by_training,
     trained_on,
 )
+from hyperseek.evaluation._robustness import (
+    Drop,
+    PerturbedQueries,
+    Robustness,
+    measure_robustness,
+    perturbed_dataset,
+)
 from hyperseek.evaluation._set_means import SetMeans, set_means
 from hyperseek.evaluation._significance import bootstrap_intervals, holm, paired_test
+from hyperseek.evaluation._slices import QuerySlice, SliceTask, SliceValues, check_slices, register_slice, slice_queries
 from hyperseek.evaluation.hierarchy_rankings import (
     ancestor_hops,
     ancestor_qrels,
@@ -32,16 +41,22 @@ __all__ = [
     "CardTable",
     "CardTask",
     "Comparison",
+    "Drop",
     "EntityPairs",
     "Evaluation",
     "HierarchyReport",
     "MtebEncoder",
     "PairScores",
+    "PerturbedQueries",
     "Protocol",
+    "QuerySlice",
     "Ranking",
+    "Robustness",
     "Row",
     "Section",
     "SetMeans",
+    "SliceTask",
+    "SliceValues",
     "Slices",
     "Statistics",
     "aggregate",
@@ -50,6 +65,7 @@ __all__ = [
     "bootstrap_intervals",
     "calculate",
     "card_rows",
+    "check_slices",
     "choose_k",
     "classify_pairs",
     "compare",
@@ -60,18 +76,24 @@ __all__ = [
     "holm",
     "measure_hierarchy",
     "measure_names",
+    "measure_robustness",
     "node_scorer",
     "p_mrr",
     "p_mrr_per_query",
     "paired_test",
+    "perturb",
+    "perturbed_dataset",
     "rank_bm25",
     "rank_file",
     "rank_index",
     "rank_levels",
     "rank_nodes",
     "register_measure",
+    "register_perturbation",
+    "register_slice",
     "set_means",
     "slice_by_training",
+    "slice_queries",
     "trained_on",
     "write_original_files",
     "write_results",

@@ -22,6 +22,7 @@ from hyperseek._files import write_json
 from hyperseek.errors import InputError, UnknownNameError, printable
 from hyperseek.evaluation._result import SLICES, Evaluation, check_alike, recorded_differences, unlike_keys
 from hyperseek.evaluation._significance import RESAMPLES, Floats, bootstrap_intervals, holm, paired_test, settled
+from hyperseek.evaluation._slices import FEW, QuerySlice
 
 _NOTABLE = 0.05  # p-values below are set in bold
 _MEAN_INTERVAL, _COUNTS = 3, -1  # columns hidden on narrow terminals, in this order
@@ -114,7 +115,7 @@ class Comparison(ShowsTables, Config):
         systems: Names of all systems, the baseline first.
         measures: Measures that all of them have.
         statistics: Tests, confidence, resamples and seed.
-        sections: All queries first, then the slices by documents relevant in training.
+        sections: All queries first, then the slices: by documents relevant in training, and those that were asked for.
         unlike: Keys of the protocol that should be equal but differ; empty unless `allow_unlike`.
         recorded: Other differences between systems: `recorded[key][system]`.
         notes: Remarks for readers of the numbers.
@@ -169,6 +170,7 @@ def compare(
     resamples: int = RESAMPLES,
     seed: int = 0,
     allow_unlike: bool = False,
+    slices: Sequence[QuerySlice] = (),
 ) -> Comparison:
     """Compare results, query by query, with one of them.
 
@@ -181,6 +183,8 @@ def compare(
         seed: Seed of the draws.
         allow_unlike: Compare results that were not measured alike, over the queries and measures they share; the
             comparison lists the differences.
+        slices: Queries to compare over too, as `slice_queries` returns them; p-values are not corrected for their
+            number.
 
     Returns:
         The comparison.
@@ -191,7 +195,7 @@ def compare(
         InputError: Names repeat, the results share no measure or no query, or a test, the
             confidence, the resamples or the seed is invalid.
     """
-    systems = _named(evaluations, baseline)
+    systems = named_with_baseline(evaluations, baseline)
     statistics = Statistics.from_mapping(
         {
             "tests": (tests,) if isinstance(tests, str) else tuple(tests),
@@ -208,7 +212,7 @@ def compare(
     measures = [name for name in first.measures if all(name in other.per_query for other in systems.values())]
     if not measures:
         raise InputError("these results share no measure; measure them by the same measures")
-    sets, slice_notes = _query_sets(systems)
+    sets, slice_notes = _query_sets(systems, slices)
     sections = [_section(title, queries, systems, measures, statistics) for title, queries in sets.items()]
     return Comparison(
         baseline=first.name,
@@ -222,7 +226,8 @@ def compare(
     )
 
 
-def _named(evaluations: Sequence[Evaluation], baseline: str | None) -> dict[str, Evaluation]:
+def named_with_baseline(evaluations: Sequence[Evaluation], baseline: str | None) -> dict[str, Evaluation]:
+    """Return results by name, the baseline first; an error if names repeat or there is no such baseline."""
     by_name = {evaluation.name: evaluation for evaluation in evaluations}
     if not by_name:
         raise InputError("there is nothing to compare; give at least one evaluation")
@@ -236,8 +241,10 @@ def _named(evaluations: Sequence[Evaluation], baseline: str | None) -> dict[str,
     return {baseline: by_name.pop(baseline), **by_name}
 
 
-def _query_sets(systems: Mapping[str, Evaluation]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Return all shared queries, then each slice, by title; and a note for each slice that is all of them.
+def _query_sets(
+    systems: Mapping[str, Evaluation], slices: Sequence[QuerySlice]
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Return all shared queries, then each slice, by title; and notes on slices that are all of them, or few.
 
     Systems with equal slices share one.
     """
@@ -261,7 +268,20 @@ def _query_sets(systems: Mapping[str, Evaluation]) -> tuple[dict[str, tuple[str,
             notes.append(f"for every query, {title}")
         else:
             sets[title] = queries
-    return sets, notes
+    for given in slices:
+        queries = tuple(query for query in given.queries if query in shared)
+        if len(queries) == len(everything):
+            notes.append(f"every query is in the slice {given.title}")
+        elif queries:
+            sets[given.title] = queries
+            few = (
+                f"{given.title}: {len(queries)} {'query' if len(queries) == 1 else 'queries'}, too few to conclude from"
+            )
+            notes += [few] if len(queries) < FEW else []
+            notes += [given.note] if given.note else []
+    if slices:
+        notes.append("p-values are not corrected for the number of slices")
+    return sets, list(dict.fromkeys(notes))
 
 
 def _section(

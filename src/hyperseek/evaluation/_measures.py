@@ -37,8 +37,10 @@ MEASURE_SETS: Mapping[str, tuple[str, ...]] = {
     "default": ("nDCG@10", "R@100", "RR@10", "AP"),
     "hypencoder": ("nDCG@10", "nDCG@5", "P@10", "P@5", "R@10", "RR", "R@1000", "RR@10"),
     "trec-dl": ("nDCG@10", "RR(rel=2)", "RR(rel=2)@10", "AP(rel=2)", "R(rel=2)@100", "R(rel=2)@1000"),
+    "hydra": ("nDCG(dcg='exp-log2')@10", "RR@10", "R@100"),
 }
-"""Named lists of measures: ours, the Hypencoder repository's defaults, and TREC Deep Learning's (relevant is >= 2)."""
+"""Named lists of measures: ours, the Hypencoder repository's defaults, TREC Deep Learning's (relevant is >= 2), and
+Hydra's, whose nDCG has exponential gain."""
 
 _NOT_JUDGED = -1  # a grade as trec_eval knows it
 _LARGE = 1000  # grades and levels of relevance beyond this are counted, not measured

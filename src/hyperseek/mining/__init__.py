@@ -1,6 +1,6 @@
 """Mining hard negatives, filtering examples, preferences, and the rankers used as teachers and baselines."""
 
-from hyperseek.mining._bm25 import BM25, BM25Settings
+from hyperseek.mining._bm25 import BM25, BM25Settings, stop_words, terms
 from hyperseek.mining._candidates import (
     ConsistencyOptions,
     MiningOptions,
@@ -27,4 +27,6 @@ __all__ = [
     "preference_pairs",
     "prepare_preferences",
     "refine",
+    "stop_words",
+    "terms",
 ]

@@ -251,6 +251,21 @@ def _tokenizer(settings: BM25Settings) -> Any:
         raise InputError(f"stop_words={settings.stop_words!r} cannot be used: {error}") from None
 
 
+def stop_words(language: str = "en") -> frozenset[str]:
+    """Return the stop words of a language, in lower case.
+
+    Args:
+        language: `"en"`, or another language of bm25s.
+
+    Returns:
+        The words.
+
+    Raises:
+        InputError: There is no such list.
+    """
+    return frozenset(_tokenizer(BM25Settings(stemmer=None, stop_words=language)).stopwords)
+
+
 def terms(text: str) -> list[str]:
     """Split a text into its terms, in order.
 
