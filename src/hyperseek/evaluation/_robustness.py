@@ -14,7 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from hyperseek._config import Config
-from hyperseek._notebook import ShowsTables
+from hyperseek._display import ShowsTables
 from hyperseek.data import Dataset
 from hyperseek.errors import InputError
 from hyperseek.evaluation._comparison import Statistics, named_with_baseline
