@@ -51,7 +51,7 @@ CALLS = {
 }
 # None: the list is for people to judge.
 LIMITS = {
-    "source files": 260,  # 240 before there were a server and adapters to frameworks
+    "source files": 285,  # 260 before evaluation had diagnostics, pools, RAG and suites
     "files in the largest folder": 20,
     "private imports across packages": 20,
     "base names that occur more than once": None,

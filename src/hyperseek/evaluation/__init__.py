@@ -9,6 +9,14 @@ from hyperseek.evaluation._hierarchy_measures import EntityPairs, PairScores, cl
 from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
 from hyperseek.evaluation._perturbations import perturb, register_perturbation
+from hyperseek.evaluation._query_slices import (
+    QuerySlice,
+    SliceTask,
+    SliceValues,
+    check_slices,
+    register_slice,
+    slice_queries,
+)
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_file, rank_index
 from hyperseek.evaluation._result import (
     Evaluation,
@@ -26,7 +34,6 @@ from hyperseek.evaluation._robustness import (
 )
 from hyperseek.evaluation._set_means import SetMeans, set_means
 from hyperseek.evaluation._significance import bootstrap_intervals, holm, paired_test
-from hyperseek.evaluation._slices import QuerySlice, SliceTask, SliceValues, check_slices, register_slice, slice_queries
 from hyperseek.evaluation.hierarchy_rankings import (
     ancestor_hops,
     ancestor_qrels,
