@@ -1,4 +1,4 @@
-"""Recipe files, found by path or by name, and the recipes that they are based on.
+"""Recipe files and other YAML files of this project, found by path or by name, and the recipes they are based on.
 
 A recipe may begin with `base: other.yaml` (relative to itself) or `base: NAME` for a recipe of this project. Its own
 values then override those of the base, section by section.
@@ -23,7 +23,7 @@ def list_recipes() -> dict[str, str]:
     Returns:
         Descriptions by name, sorted: the first sentence of each recipe's leading comment.
     """
-    return {name: _first_comment(path) for name, path in sorted(_known().items())}
+    return described_files("recipes")
 
 
 def find_recipe(path: str | os.PathLike[str]) -> Path:
@@ -38,14 +38,36 @@ def find_recipe(path: str | os.PathLike[str]) -> Path:
     Raises:
         UnknownNameError: There is neither a file nor a recipe of that name; the message lists the names.
     """
+    return find_file(path, "recipe", "recipes")
+
+
+def find_file(path: str | os.PathLike[str], what: str, folder: str) -> Path:
+    """Return a YAML file by its path, or by its name among those of this project.
+
+    Args:
+        path: The file, or the name.
+        what: Its kind, for the message.
+        folder: The project's folder of such files.
+
+    Returns:
+        The file.
+
+    Raises:
+        UnknownNameError: There is neither a file nor one of that name; the message lists the names.
+    """
     given = Path(path)
     if _is_file(given):
         return given
-    known = _known()
+    known = _known(folder)
     name = given.name.removesuffix(".yaml")
     if given.parent == Path(".") and name in known:
         return known[name]
-    raise UnknownNameError("recipe", str(path), known)
+    raise UnknownNameError(what, str(path), known)
+
+
+def described_files(folder: str) -> dict[str, str]:
+    """Return the first sentence of the leading comment of each YAML file in a folder of the project, by name."""
+    return {name: _first_comment(path) for name, path in sorted(_known(folder).items())}
 
 
 def recipe_values(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -65,10 +87,10 @@ def recipe_values(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -
     return apply_overrides(_with_bases(find_recipe(path)), overrides)
 
 
-def _known() -> dict[str, Path]:
+def _known(name: str) -> dict[str, Path]:
     package = Path(__file__).parent
-    # In an installation the recipes are inside the package, in a checkout beside its source.
-    folders = [folder for folder in (package / "recipes", package.parents[1] / "recipes") if folder.is_dir()]
+    # In an installation such folders are inside the package, in a checkout beside its source.
+    folders = [folder for folder in (package / name, package.parents[1] / name) if folder.is_dir()]
     return {file.stem: file for folder in folders for file in sorted(folder.glob("*.yaml"))}
 
 
@@ -100,7 +122,7 @@ def _with_bases(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise ConfigError(f"{path}: base must be the path or the name of another recipe, not {shown(base)}")
-    return _merged(_with_bases(_base_file(path, base), (*seen, path.resolve())), values)
+    return merged(_with_bases(_base_file(path, base), (*seen, path.resolve())), values)
 
 
 def _base_file(path: Path, base: str) -> Path:
@@ -114,9 +136,10 @@ def _base_file(path: Path, base: str) -> Path:
         raise ConfigError(f"{path}: base: there is no file {beside}, and {error}") from None
 
 
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
+def merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a base with those of a second mapping instead, section by section."""
+    values = dict(base)
     for key, value in changes.items():
-        old = merged.get(key)
-        merged[key] = _merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
-    return merged
+        old = values.get(key)
+        values[key] = merged(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return values

@@ -31,6 +31,7 @@ _VERBS = (
     "mcp",
     "evaluate",
     "evaluate --cards",
+    "evaluate --suite",
     "inspect",
     "convert",
     "export",

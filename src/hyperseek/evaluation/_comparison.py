@@ -213,7 +213,7 @@ def compare(
     if not measures:
         raise InputError("these results share no measure; measure them by the same measures")
     sets, slice_notes = _query_sets(systems, slices)
-    sections = [_section(title, queries, systems, measures, statistics) for title, queries in sets.items()]
+    sections = [compared_section(title, queries, systems, measures, statistics) for title, queries in sets.items()]
     return Comparison(
         baseline=first.name,
         systems=tuple(systems),
@@ -284,13 +284,14 @@ def _query_sets(
     return sets, list(dict.fromkeys(notes))
 
 
-def _section(
+def compared_section(
     title: str,
     queries: Sequence[str],
     systems: Mapping[str, Evaluation],
     measures: Sequence[str],
     statistics: Statistics,
 ) -> Section:
+    """Compare systems over some queries with the first of them, whatever their protocols say."""
     columns = [[[by.per_query[name][query] for by in systems.values()] for name in measures] for query in queries]
     values = np.array(columns, dtype=np.float64)  # (n, m, s)
     intervals = _intervals(values, statistics)

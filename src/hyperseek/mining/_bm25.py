@@ -187,6 +187,12 @@ class BM25:
         found = zip(chosen, self._score(queries), strict=True)
         return [[float(score) for score in scores[places]] for places, scores in found]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the term weights."""
+        stored = [part.index.scores for part in self._parts if part.index is not None]
+        return sum(array.nbytes for scores in stored for array in scores.values() if hasattr(array, "nbytes"))
+
     def _index(self, documents: Sequence[Sequence[int]], vocabulary: Mapping[str, int]) -> Any:
         if not any(documents):
             return None

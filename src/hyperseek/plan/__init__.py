@@ -2,7 +2,7 @@
 
 from hyperseek._order import NOTHING
 from hyperseek.plan._engine_search import Surrogate
-from hyperseek.plan._open_index import Candidates, OpenIndex, Search
+from hyperseek.plan._open_index import Candidates, OpenIndex, Search, fuse
 from hyperseek.plan._plan import (
     Plan,
     PlanLike,
@@ -57,6 +57,7 @@ __all__ = [
     "Union",
     "as_plan",
     "broad_to_narrow",
+    "fuse",
     "hybrid",
     "register_stage",
     "scan",
