@@ -16,9 +16,9 @@ import numpy as np
 from pydantic import Field
 
 from hyperseek._config import Config
+from hyperseek._display import ShowsTables
 from hyperseek._files import atomic_write, write_json
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek._display import ShowsTables
 from hyperseek.errors import InputError, UnknownNameError
 from hyperseek.evaluation._comparison import Row, Statistics, compared_section
 from hyperseek.evaluation._measures import aggregate
