@@ -116,6 +116,10 @@ def evaluate(
     bm25q: Annotated[
         bool, typer.Option("--bm25q", help="Add BM25 whose query terms are weighted as those of documents are.")
     ] = False,
+    candidates: Annotated[
+        Path | None,
+        typer.Option(help="Rerank what this TREC run, or JSON lines, give for each query, and nothing else."),
+    ] = None,
     runs: Annotated[list[Path] | None, typer.Option(help="Measure this TREC run; repeat to compare.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements for --runs, without INDEX and DATASET.")] = None,
     slice_: SliceOption = None,
@@ -195,9 +199,15 @@ def evaluate(
     )
     if runs:
         _refuse({"--perturb": perturb}, "a file of rankings cannot be asked again; leave --runs out")
+    if candidates is not None:
+        _refuse(
+            {"--runs": runs, "--engine": engine != "exact", "--plan": plan, "--hybrid": hybrid, "--levels": levels},
+            "--candidates are scored exactly, without a search",
+        )
     groups, chosen = _sets(sets or [])
     if chosen:
-        _check_sets([index, dataset, qrels, *(runs or [])], run_out, hypencoder_files)
+        lists = [] if candidates is None else [candidates]
+        _check_sets([index, dataset, qrels, *(runs or []), *lists], run_out, hypencoder_files)
     if card is not None and card_field is not None:
         raise InputError("give --card, or --card-field for a card of each query, not both")
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
@@ -217,6 +227,7 @@ def evaluate(
         backend=backend,
         levels=levels,
         beside=beside or [],
+        candidates=candidates,
     )
     tasks: list[tuple[str | None, Dataset | None, Qrels, list[System], Hierarchy | None]] = []
     searches: dict[str | None, Callable[[Dataset], list[System]]] = {}
@@ -230,7 +241,7 @@ def evaluate(
                 {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q, "--card": card,
                  "--perturb": perturb,
                  "--card-field": card_field, "--option": option, "--query-length": query_length, "--levels": levels,
-                 "--beside": beside, "--backend": backend},
+                 "--beside": beside, "--backend": backend, "--candidates": candidates},
                 "only for searches; give INDEX and DATASET, or leave it out",
             )  # fmt: skip
         systems = file_systems(runs or [], subset, judged, opened, split)

@@ -50,6 +50,7 @@ class Asked:
         backend: What runs the model of the index; None for torch.
         levels: Whether to search at all levels.
         beside: Further indexes of the same documents.
+        candidates: File of the documents to rerank; None to search all.
     """
 
     models: list[str]
@@ -65,10 +66,12 @@ class Asked:
     backend: str | None
     levels: bool
     beside: list[Path]
+    candidates: Path | None
 
     def systems(self, path: Path, dataset: Dataset, query_length: int | None, subset: str | None) -> list[System]:
         """Return what ranks the documents of a data set, by name."""
-        from hyperseek.evaluation import rank_bm25, rank_index
+        from hyperseek.data import read_candidates
+        from hyperseek.evaluation import rank_bm25, rank_candidates, rank_index
         from hyperseek.index import Index
         from hyperseek.mining import BM25Settings
         from hyperseek.models.loading import set_query_length
@@ -82,7 +85,10 @@ class Asked:
                 set_query_length(chosen.model, query_length)
             return chosen
 
-        how: dict[str, Any] = {"engine": self.engine, "options": self.options, **self.searching}
+        searching = self.searching
+        if self.candidates is not None:
+            searching = {**searching, "candidates": read_candidates(filled(self.candidates, subset))}
+        how: dict[str, Any] = {"engine": self.engine, "options": self.options, **searching}
 
         def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
             return rank_index(opened(source), dataset, name=name, plan=plan, card_field=self.card_field, **how)
@@ -101,10 +107,12 @@ class Asked:
             stages.append(("hybrid", Plan(**hybrid_plan(self.searching["k"], self.engine))))
         systems += [(name, partial(search, next(iter(self.models), None), plan=plan)) for name, plan in stages]
         if self.bm25:
-            systems.append(("BM25", partial(_named, rank_bm25, dataset, **self.searching)))
+            systems.append(("BM25", partial(_named, rank_bm25, dataset, **searching)))
         if self.bm25q:
             settings = BM25Settings(query_weights="bm25")
-            systems.append(("BM25Q", partial(_named, rank_bm25, dataset, settings=settings, **self.searching)))
+            systems.append(("BM25Q", partial(_named, rank_bm25, dataset, settings=settings, **searching)))
+        if self.candidates is not None:
+            systems.append(("candidates", partial(_named, rank_candidates, dataset, **searching)))
         return systems
 
 

@@ -13,6 +13,7 @@ from hyperseek.data._judged import QrelsOptions, examples_from_qrels
 from hyperseek.data._known_collections import BRIGHT_GROUPS
 from hyperseek.data._qrels_and_runs import read_qrels, read_run, trec_lines, write_qrels, write_run
 from hyperseek.data._text_files import read_corpus, read_id_list, read_queries, write_beir
+from hyperseek.data.candidate_files import read_candidates
 from hyperseek.data.examples import CoarseOptions, ExampleItem, TrainingExample
 from hyperseek.data.files.readers import File, register_reader
 from hyperseek.data.hierarchy import read_hierarchy
@@ -81,6 +82,7 @@ __all__ = [
     "open_dataset",
     "prepare",
     "prepare_hierarchy",
+    "read_candidates",
     "read_corpus",
     "read_examples",
     "read_hierarchy",

@@ -4,7 +4,7 @@ from hyperseek._relevance import excluded_ids, register_measure
 from hyperseek.evaluation._card_rows import CardStudy, CardTask, card_rows
 from hyperseek.evaluation._cards import CardTable, evaluate_cards
 from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistics, compare
-from hyperseek.evaluation._export import MtebEncoder, write_original_files, write_results
+from hyperseek.evaluation._export import write_original_files, write_results
 from hyperseek.evaluation._hierarchy_measures import EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
@@ -17,7 +17,7 @@ from hyperseek.evaluation._query_slices import (
     register_slice,
     slice_queries,
 )
-from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_file, rank_index
+from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_candidates, rank_file, rank_index
 from hyperseek.evaluation._result import (
     Evaluation,
     Protocol,
@@ -42,6 +42,7 @@ from hyperseek.evaluation.hierarchy_rankings import (
     rank_levels,
     rank_nodes,
 )
+from hyperseek.evaluation.mteb import MtebEncoder, MtebSummary, MtebTask, evaluate_mteb, local_task, mteb_tasks
 
 __all__ = [
     "CardStudy",
@@ -53,6 +54,8 @@ __all__ = [
     "Evaluation",
     "HierarchyReport",
     "MtebEncoder",
+    "MtebSummary",
+    "MtebTask",
     "PairScores",
     "PerturbedQueries",
     "Protocol",
@@ -79,11 +82,14 @@ __all__ = [
     "evaluate",
     "evaluate_by_hops",
     "evaluate_cards",
+    "evaluate_mteb",
     "excluded_ids",
     "holm",
+    "local_task",
     "measure_hierarchy",
     "measure_names",
     "measure_robustness",
+    "mteb_tasks",
     "node_scorer",
     "p_mrr",
     "p_mrr_per_query",
@@ -91,6 +97,7 @@ __all__ = [
     "perturb",
     "perturbed_dataset",
     "rank_bm25",
+    "rank_candidates",
     "rank_file",
     "rank_index",
     "rank_levels",

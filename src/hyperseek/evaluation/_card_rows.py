@@ -22,7 +22,8 @@ from hyperseek.cards import GENERIC, Card, JudgedPair, read_card
 from hyperseek.data import open_dataset
 from hyperseek.errors import DataError
 from hyperseek.evaluation._measures import depth
-from hyperseek.evaluation._ranking import EncodedQueries, describe_index
+from hyperseek.evaluation._ranking import describe_index
+from hyperseek.evaluation.encoded_queries import EncodedQueries
 from hyperseek.index import Index
 from hyperseek.mining import BM25
 from hyperseek.models import Retriever

@@ -4,32 +4,29 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import torch
-
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._relevance import is_relevant
-from hyperseek.cards import Card
 from hyperseek.data import read_run
 from hyperseek.errors import InputError, shown
 from hyperseek.evaluation._measures import aggregate, calculate, check_depth, cutoffs, depth, measure_names
 from hyperseek.evaluation._result import Evaluation, Protocol, Slices, measuring_versions, slice_by_training, trained_on
+from hyperseek.evaluation.candidates import Candidates, as_given, fingerprint_candidates, rerank, rerank_bm25
+from hyperseek.evaluation.encoded_queries import compile_instructed
 from hyperseek.mining import BM25, BM25Settings
 from hyperseek.plan import as_plan
 from hyperseek.scoring import Scorer
-from hyperseek.types import NO_OPTIONS, Qrels, Query, QueryOptions, Run
+from hyperseek.types import Qrels, QueryOptions, Run
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
     from hyperseek.index import Index
     from hyperseek.models import Retriever
     from hyperseek.plan import PlanLike
-
-_BATCH = 64
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +45,9 @@ def rank_index(
     scorer: Scorer | None = None,
     card_field: str | None = None,
     combine: Literal["best", "soft"] = "best",
+    candidates: Candidates | None = None,
 ) -> Ranking:
-    """Search an index with the queries of a split, exhaustively by default.
+    """Search an index with the queries of a split, exhaustively by default, or rerank given documents.
 
     Documents that a query's metadata list as `excluded_ids` are left out of its ranking.
 
@@ -68,16 +66,20 @@ def rank_index(
         card_field: For models with task cards, the field of the queries' metadata that says what is relevant to each,
             as the narratives of FollowIR do: every query is asked with a card of its own.
         combine: How the scores of a document's passages are combined, as in `Index.search`.
+        candidates: Rank these documents only: by query lists of ids, or a run. The protocol names them by their
+            fingerprint, so that reranking is not compared with retrieval.
 
     Returns:
         The ranking, with the documents that were relevant in the model's training if its folder has them.
 
     Raises:
         UnknownNameError: There is no such split, or the model does not understand an option.
-        InputError: The index holds none of the relevant documents, `dataset` is not an open collection, or a query has
-            no text in `card_field`, or more than a description may have.
+        InputError: The index holds none of the relevant documents, `dataset` is not an open collection, a query has
+            no text in `card_field`, or more than a description may have, or a candidate is not in the index.
     """
     _check_dataset(dataset)
+    if candidates is not None and (engine != "exact" or plan is not None or combine != "best"):
+        raise InputError("candidates are scored exactly, without a search; leave out engine=, plan= and combine=")
     qrels = dataset.qrels(split)
     notes = _index_notes(index, dataset, qrels)
     model = index.model
@@ -95,92 +97,19 @@ def rank_index(
     }
     trained, training_notes = trained_on(model.source, dataset)
     queries = dataset.queries(split)
-    run = index.run(
-        queries,
-        k=k,
-        scorer=scorer,
-        exclude_same_id=exclude_same_id,
-        engine=engine,
-        plan=plan,
-        options=asked,
-        combine=combine,
-    )
+    how: dict[str, Any] = {"k": k, "exclude_same_id": exclude_same_id, "options": asked, "scorer": scorer}
+    if candidates is not None:
+        run = rerank(index, queries, candidates, **how)
+    else:
+        run = index.run(queries, engine=engine, plan=plan, combine=combine, **how)
+    given: dict[str, Any] = {"k": k, "exclude_same_id": exclude_same_id, "candidates": candidates}
     return Ranking(
         name=name or Path(model.source or "index").name,
         run=run,
-        protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, options=asked, system=system),
+        protocol=_protocol(dataset, split, qrels, options=asked, system=system, **given),
         trained=trained,
         notes=(*notes, *training_notes),
     )
-
-
-class EncodedQueries:
-    """Queries that a model has read once, to be compiled under many options.
-
-    Args:
-        model: The model.
-        texts: At least one.
-    """
-
-    def __init__(self, model: Retriever, texts: Sequence[str]) -> None:
-        self._model = model
-        self._count = len(texts)
-        self._parts: list[dict[str, Any]] = []
-        with torch.inference_mode():
-            for start in range(0, len(texts), _BATCH):
-                self._parts.append(model.forward(model.preprocess(texts[start : start + _BATCH], "query"), "query"))
-
-    def scorer(self, options: Mapping[str, Any] | None = None) -> Scorer:
-        """Compile all of them under the same options."""
-        with torch.inference_mode():
-            return _joined([self._model.scorer(dict(part), options) for part in self._parts])
-
-    def scorer_each(self, options: Sequence[Mapping[str, Any]]) -> Scorer:
-        """Compile each under options of its own; the scorer itself records none."""
-        parts: list[Scorer] = []
-        with torch.inference_mode():
-            for place in range(self._count):
-                features = self._parts[place // _BATCH]
-                row = place % _BATCH
-                own = {name: features[name][row : row + 1] for name in self._model.outputs}
-                parts.append(self._model.scorer(own, options[place]).with_options(NO_OPTIONS))
-        return _joined(parts)
-
-
-def _joined(parts: Sequence[Scorer]) -> Scorer:
-    return parts[0] if len(parts) == 1 else type(parts[0]).concatenate(parts)
-
-
-def compile_instructed(
-    model: Retriever, queries: Sequence[Query], field: str, options: Mapping[str, Any] | None = None
-) -> Scorer:
-    """Compile queries, each with a card of its own: what a field of its metadata says is relevant.
-
-    Args:
-        model: A model with task cards.
-        queries: At least one.
-        field: Name of the field, as in `narrative`.
-        options: Further options of all queries.
-
-    Returns:
-        The queries, in order; their options are not recorded, since they differ.
-
-    Raises:
-        InputError: A query has no text in the field, or more than a description may have.
-        UnknownNameError: The model has no cards.
-    """
-    asked = []
-    for query in queries:
-        text = query.metadata.get(field)
-        if not isinstance(text, str) or not text.strip():
-            raise InputError(
-                f"query {query.id!r} has no text in the field {field!r} of its metadata, which has "
-                f"{list(query.metadata)}; name the field that holds its instruction"
-            )
-        said = {"name": field, "description": text.strip()}
-        card = Card.from_mapping(said, source=f"the card of query {query.id!r}, from its {field!r}", error=InputError)
-        asked.append(model.check_options({**(options or {}), "card": card}))
-    return EncodedQueries(model, [query.text for query in queries]).scorer_each(asked)
 
 
 def _options(model: Retriever, given: Mapping[str, Any] | None) -> QueryOptions:
@@ -203,6 +132,7 @@ def rank_bm25(
     exclude_same_id: bool = False,
     settings: BM25Settings | None = None,
     name: str = "BM25",
+    candidates: Candidates | None = None,
 ) -> Ranking:
     """Search a data set with BM25, the baseline for every other system.
 
@@ -215,24 +145,60 @@ def rank_bm25(
         exclude_same_id: Leave out a document whose id is the query's.
         settings: None for the defaults.
         name: The system's name.
+        candidates: Rank these documents only, as in `rank_index`.
 
     Returns:
         The ranking.
 
     Raises:
         UnknownNameError: There is no such split.
-        InputError: `dataset` is not an open collection.
+        InputError: `dataset` is not an open collection, or a candidate is not one of its documents.
     """
     _check_dataset(dataset)
     qrels = dataset.qrels(split)
     index = BM25(dataset.documents(), settings=settings, total=dataset.count())
     system = {"kind": "bm25", "settings": index.settings.model_dump(mode="json")}
-    run = index.run(dataset.queries(split), k=k, exclude_same_id=exclude_same_id)
-    return Ranking(
-        name=name,
-        run=run,
-        protocol=_protocol(dataset, split, qrels, k=k, exclude_same_id=exclude_same_id, options=None, system=system),
+    queries = dataset.queries(split)
+    how: dict[str, Any] = {"k": k, "exclude_same_id": exclude_same_id}
+    run = index.run(queries, **how) if candidates is None else rerank_bm25(index, queries, candidates, **how)
+    protocol = _protocol(dataset, split, qrels, options=None, system=system, candidates=candidates, **how)
+    return Ranking(name=name, run=run, protocol=protocol)
+
+
+def rank_candidates(
+    dataset: Dataset,
+    candidates: Candidates,
+    *,
+    split: str = "test",
+    k: int = 1000,
+    exclude_same_id: bool = False,
+    name: str = "candidates",
+) -> Ranking:
+    """Take given documents in their own order, as the baseline of what reranks them.
+
+    Args:
+        dataset: Queries and judgements.
+        candidates: As in `rank_index`.
+        split: The split of the judgements.
+        k: Most documents per query, at least 1.
+        exclude_same_id: Leave out a document whose id is the query's.
+        name: The system's name.
+
+    Returns:
+        The ranking; its scores are places, counted from the end.
+
+    Raises:
+        UnknownNameError: There is no such split.
+        InputError: `dataset` is not an open collection, or no query has candidates.
+    """
+    _check_dataset(dataset)
+    qrels = dataset.qrels(split)
+    how: dict[str, Any] = {"k": k, "exclude_same_id": exclude_same_id}
+    run = as_given(dataset.queries(split), candidates, **how)
+    protocol = _protocol(
+        dataset, split, qrels, options=None, system={"kind": "candidates"}, candidates=candidates, **how
     )
+    return Ranking(name=name, run=run, protocol=protocol)
 
 
 def rank_file(
@@ -278,6 +244,7 @@ def evaluate(
     name: str | None = None,
     options: Mapping[str, Any] | None = None,
     combine: Literal["best", "soft"] = "best",
+    candidates: Candidates | None = None,
 ) -> Evaluation:
     """Search an index with a data set's queries and measure the result.
 
@@ -291,6 +258,7 @@ def evaluate(
         name: The system's name; None takes the model's.
         options: Options of the model for the queries, as in `Index.search`.
         combine: How the scores of a document's passages are combined, as in `Index.search`.
+        candidates: Rank these documents only, as in `rank_index`.
 
     Returns:
         The result.
@@ -301,6 +269,7 @@ def evaluate(
     """
     chosen = choose_k(measures, k)
     given: dict[str, Any] = {"exclude_same_id": exclude_same_id, "options": options, "combine": combine}
+    given["candidates"] = candidates
     ranking = rank_index(index, dataset, split=split, k=chosen, name=name, **given)
     return ranking.evaluate(dataset.qrels(split), measures=measures)
 
@@ -322,6 +291,7 @@ def _protocol(
     exclude_same_id: bool,
     options: QueryOptions | None,
     system: dict[str, Any],
+    candidates: Candidates | None,
 ) -> Protocol:
     return Protocol(
         dataset=dataset.name,
@@ -330,6 +300,7 @@ def _protocol(
         qrels=fingerprint_json(qrels),
         k=k,
         exclude_same_id=exclude_same_id,
+        candidates=None if candidates is None else fingerprint_candidates(candidates),
         options=options,
         system=system,
         versions=measuring_versions(),

@@ -1,7 +1,7 @@
 """Results: the scores of one system, query by query, with their protocol.
 
-Two results are comparable if they agree on the task: the data, the split, the judgements, the depth,
-the exclusions and the options of the queries (`COMPARED`). The systems themselves (model, prompts, truncation, number
+Two results are comparable if they agree on the task: the data, the split, the judgements, the depth, the exclusions,
+the candidates and the options of the queries (`COMPARED`). The systems themselves (model, prompts, truncation, number
 type, versions) may differ, since they are what is compared; a comparison lists the differences.
 
 **Seen and unseen** queries are told apart by how many of their relevant documents were relevant in training. A model
@@ -32,7 +32,7 @@ from hyperseek.types import NO_OPTIONS, Qrels, QueryOptions
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
 
-COMPARED = ("data", "split", "qrels", "k", "exclude_same_id", "options")
+COMPARED = ("data", "split", "qrels", "k", "exclude_same_id", "candidates", "options")
 """The keys of `Protocol` in which compared results must agree."""
 
 _LARGEST = 1 << 28  # bytes, of values for many queries and measures
@@ -180,6 +180,7 @@ class Protocol(Config):
         qrels: Fingerprint of the judgements.
         k: How many documents per query the run keeps.
         exclude_same_id: Whether a document with the query's own id was left out of its ranking.
+        candidates: Fingerprint of the lists of documents that were reranked; None for retrieval from all.
         options: Options of the model for the queries; None for a system without options, such as BM25, which
             may be compared with any.
         system: The system: model, prompts, truncation lengths, number types, parameters.
@@ -192,6 +193,7 @@ class Protocol(Config):
     qrels: str
     k: int | None = None
     exclude_same_id: bool | None = None
+    candidates: str | None = None
     options: QueryOptions | None = NO_OPTIONS
     system: dict[str, Any] = Field(default_factory=dict)
     versions: dict[str, str] = Field(default_factory=dict)

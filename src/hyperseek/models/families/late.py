@@ -100,6 +100,22 @@ class LateRetriever(Retriever):
         """Encode documents to token points, in the order of `texts`, float32, on the CPU; see `Retriever`."""
         return cast("TokenPoints", super().encode_documents(texts, dtype=dtype, batch_tokens=batch_tokens))
 
+    def encode_features(self, texts: Sequence[str], *, batch_tokens: int | None = None) -> torch.Tensor:
+        """Encode texts to one vector each for Euclidean tools: the mean of a document's token vectors.
+
+        Args:
+            texts: Any number, of any length.
+            batch_tokens: As for `encode_documents`.
+
+        Returns:
+            `(N, d)` float32, in the order of `texts`, on the CPU; 0 for a text without tokens.
+        """
+        points = self.encode_documents(texts, dtype="float32", batch_tokens=batch_tokens)
+        lengths = points.lengths
+        owner = torch.arange(len(points)).repeat_interleave(lengths)
+        sums = torch.zeros(len(points), self.space.dimension).index_add_(0, owner, points.vectors.float())
+        return sums / lengths[:, None].clamp_min(1)
+
     def row_tokens(
         self, text: str, side: Side, *, dtype: str = "float32", pooling: Mapping[str, Any] | None = None
     ) -> list[tuple[Token, ...]] | None:
