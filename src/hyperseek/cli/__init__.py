@@ -32,6 +32,7 @@ _VERBS = (
     "evaluate",
     "evaluate --cards",
     "evaluate --suite",
+    "evaluate --mteb",
     "inspect",
     "convert",
     "export",
