@@ -24,11 +24,11 @@ from typing import Any
 from pydantic import Field
 
 from hyperseek._config import Config
+from hyperseek._display import ShowsTables
 from hyperseek._files import read_json, write_json
 from hyperseek._folders import folder_path
 from hyperseek._long_work import Interrupted, progress, stop_here, stoppable
 from hyperseek._machine import installed_versions
-from hyperseek._notebook import ShowsTables
 from hyperseek.errors import DataError, HyperseekError, InputError, brief, require
 from hyperseek.evaluation.mteb._model import MtebEncoder
 from hyperseek.models import Retriever
