@@ -285,7 +285,7 @@ def test_original_files_for_one_system_and_for_several(index, dataset, tmp_path)
 def test_folder_names_are_safe_and_differ(index, dataset):
     names = ["a/b", "A b", "..", "a.b", "a-b"]
     rankings = [rank_bm25(dataset, k=1, name=name) for name in names]
-    assert folder_names(rankings) == ["a-b", "A-b-2", "system", "a.b", "a-b-3"]
+    assert folder_names([ranking.name for ranking in rankings]) == ["a-b", "A-b-2", "system", "a.b", "a-b-3"]
 
 
 def test_unknown_split(index, dataset):

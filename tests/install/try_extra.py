@@ -273,12 +273,35 @@ def haystack(folder: Path) -> None:
     assert retriever.run(query=TEXTS["moon"])["documents"][0].content == TEXTS["moon"]
 
 
+def rag(folder: Path) -> None:
+    import asyncio
+
+    from hyperseek import load
+    from hyperseek.errors import ModelError
+    from hyperseek.evaluation import JUDGED_MEASURES, LocalGenerator, RagasJudge
+
+    model = load(tiny_encoder(folder / "encoder"))
+    judge = RagasJudge("m", url="http://127.0.0.1:9/v1", embeddings=model, retries=0)
+    asked = {"user_input": "who", "response": "a cat", "retrieved_contexts": ["the cat"], "reference": "the cat"}
+    for measure in judge.measures:
+        fields = {name: asked[name] for name in ("user_input", *JUDGED_MEASURES[measure])}
+        said = ""
+        try:
+            asyncio.run(judge.judge(measure, fields))
+        except ModelError as error:
+            said = str(error)
+        assert "cannot be reached" in said, f"{measure}: {said or 'nothing answers there'}"
+    assert find_spec("gguf") is not None
+    assert find_spec("accelerate") is not None
+    assert LocalGenerator(folder / "encoder").name.endswith("encoder")
+
+
 TRIALS: dict[str, Callable[[Path], None]] = {
     "core": core,
     "eval": evaluate,
     "llama-index": llama_index,
     **{trial.__name__: trial for trial in (train, faiss, files, hub, plot, local, onnx, openvino, qdrant, mteb)},
-    **{trial.__name__: trial for trial in (serve, mcp, langchain, haystack)},
+    **{trial.__name__: trial for trial in (serve, mcp, langchain, haystack, rag)},
 }
 
 

@@ -53,6 +53,8 @@ _OURS = {
     "hub": "hyperseek.data.hub:HUB",
     "ir_datasets": "hyperseek.data.hub:IR_DATASETS",
     "pydocs": "hyperseek.data._known_collections:PYDOCS",
+    "ragas": "hyperseek.data.question_tables:QUESTIONS",
+    "ragbench": "hyperseek.data.question_tables:RAGBENCH",
 }
 SOURCES: Registry[Any] = Registry("data source", "hyperseek.sources", _OURS, check=_check)
 

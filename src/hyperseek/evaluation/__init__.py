@@ -1,4 +1,4 @@
-"""Measuring rankings: measures, protocols, paired comparisons, seen and unseen slices."""
+"""Measuring rankings and RAG: measures, protocols, paired comparisons, seen and unseen slices, answers and judges."""
 
 from hyperseek._relevance import excluded_ids, register_measure
 from hyperseek.evaluation._card_rows import CardStudy, CardTask, card_rows
@@ -43,16 +43,48 @@ from hyperseek.evaluation.hierarchy_rankings import (
     rank_nodes,
 )
 from hyperseek.evaluation.mteb import MtebEncoder, MtebSummary, MtebTask, evaluate_mteb, local_task, mteb_tasks
+from hyperseek.evaluation.rag._adherence import AdherenceJudge, AdherenceScores, train_adherence
+from hyperseek.evaluation.rag._answering import Usage
+from hyperseek.evaluation.rag._free_measures import FREE_MEASURES, free_measures, trace_scores
+from hyperseek.evaluation.rag._generators import (
+    EndpointGenerator,
+    Generated,
+    GenerationOptions,
+    Generator,
+    LocalGenerator,
+    load_generator,
+)
+from hyperseek.evaluation.rag._judging import JUDGED_MEASURES, Judge
+from hyperseek.evaluation.rag._measuring import evaluate_rag
+from hyperseek.evaluation.rag._ragas import RagasJudge
+from hyperseek.evaluation.rag._report import RagReport, RagResult
+from hyperseek.evaluation.rag._samples import (
+    RagSample,
+    SentenceLabels,
+    read_samples,
+    recorded_samples,
+    retrieve_contexts,
+)
 
 __all__ = [
+    "FREE_MEASURES",
+    "JUDGED_MEASURES",
+    "AdherenceJudge",
+    "AdherenceScores",
     "CardStudy",
     "CardTable",
     "CardTask",
     "Comparison",
     "Drop",
+    "EndpointGenerator",
     "EntityPairs",
     "Evaluation",
+    "Generated",
+    "GenerationOptions",
+    "Generator",
     "HierarchyReport",
+    "Judge",
+    "LocalGenerator",
     "MtebEncoder",
     "MtebSummary",
     "MtebTask",
@@ -60,15 +92,21 @@ __all__ = [
     "PerturbedQueries",
     "Protocol",
     "QuerySlice",
+    "RagReport",
+    "RagResult",
+    "RagSample",
+    "RagasJudge",
     "Ranking",
     "Robustness",
     "Row",
     "Section",
+    "SentenceLabels",
     "SetMeans",
     "SliceTask",
     "SliceValues",
     "Slices",
     "Statistics",
+    "Usage",
     "aggregate",
     "ancestor_hops",
     "ancestor_qrels",
@@ -83,8 +121,11 @@ __all__ = [
     "evaluate_by_hops",
     "evaluate_cards",
     "evaluate_mteb",
+    "evaluate_rag",
     "excluded_ids",
+    "free_measures",
     "holm",
+    "load_generator",
     "local_task",
     "measure_hierarchy",
     "measure_names",
@@ -102,12 +143,17 @@ __all__ = [
     "rank_index",
     "rank_levels",
     "rank_nodes",
+    "read_samples",
+    "recorded_samples",
     "register_measure",
     "register_perturbation",
     "register_slice",
+    "retrieve_contexts",
     "set_means",
     "slice_by_training",
     "slice_queries",
+    "trace_scores",
+    "train_adherence",
     "trained_on",
     "write_original_files",
     "write_results",

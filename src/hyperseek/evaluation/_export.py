@@ -52,7 +52,8 @@ def write_results(
         comparison: Comparison of the evaluations.
     """
     target = Path(folder)
-    for ranking, evaluation, name in zip(rankings, evaluations, folder_names(rankings), strict=True):
+    names = folder_names([ranking.name for ranking in rankings])
+    for ranking, evaluation, name in zip(rankings, evaluations, names, strict=True):
         evaluation.save(target / name / "evaluation.json")
         evaluation.write_per_query(target / name / "per_query.jsonl")
         write_run(ranking.run, target / name / "run.trec", tag=name)
@@ -81,17 +82,18 @@ def write_original_files(
     wanted = {document for ranking in rankings for hits in ranking.run.values() for document in hits}
     documents = {document.id: document.full_text for document in dataset.documents() if document.id in wanted}
     queries = {query.id: query.text for query in dataset.queries(split)}
-    for ranking, evaluation, name in zip(rankings, evaluations, folder_names(rankings), strict=True):
+    names = folder_names([ranking.name for ranking in rankings])
+    for ranking, evaluation, name in zip(rankings, evaluations, names, strict=True):
         target = Path(folder) if len(rankings) == 1 else Path(folder) / name
         kind = _KINDS.get(ranking.protocol.system.get("kind", ""), "run")
         write_hypencoder_files(target, evaluation, ranking.run, queries=queries, documents=documents, kind=kind)
 
 
-def folder_names(rankings: Sequence[Ranking]) -> list[str]:
+def folder_names(systems: Sequence[str]) -> list[str]:
     """Turn the systems' names into folder names that differ even on case-insensitive file systems."""
     names: list[str] = []
-    for ranking in rankings:
-        plain = re.sub(r"[^\w.@+-]+", "-", ranking.name).strip("-.") or "system"
+    for system in systems:
+        plain = re.sub(r"[^\w.@+-]+", "-", system).strip("-.") or "system"
         name, number = plain, 2
         while name.lower() in {other.lower() for other in names}:
             name, number = f"{plain}-{number}", number + 1

@@ -7,30 +7,19 @@ within bounds, as numbers only.
 
 from __future__ import annotations
 
-import http.client
-import ipaddress
-import json
 import logging
 import math
 import re
-import time
-import urllib.error
-import urllib.request
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
-from urllib.parse import urlsplit
 
-from hyperseek._bounded import json_value
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek.errors import InputError, ModelError, UnknownNameError, brief, shortened, shown
+from hyperseek.errors import InputError, ModelError, UnknownNameError, shown
+from hyperseek.mining.http_endpoint import Endpoint
 
 URL_VARIABLE, KEY_VARIABLE = "HYPERSEEK_TEACHER_URL", "HYPERSEEK_TEACHER_KEY"
-
-_LARGEST_ANSWER = 1 << 24  # bytes
-_LONGEST_WAIT = 60.0  # seconds before another attempt, whatever the server asks for
-_BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # answers that may differ a moment later
 
 logger = logging.getLogger(__name__)
 
@@ -73,16 +62,19 @@ class EndpointTeacher(ABC):
     ) -> None:
         self.model = model
         self.name = f"{self.protocol}:{model}"
-        self.url = _checked(url, key) + ("" if url.rstrip("/").endswith(self.path) else self.path)
         self.window = self.documents if window is None else window
         self.max_chars = max_chars
-        if self.window < 2 or at_once < 1 or retries < 0 or timeout <= 0 or (max_chars is not None and max_chars < 1):
+        if self.window < 2 or at_once < 1 or (max_chars is not None and max_chars < 1):
             raise InputError(
-                f"an endpoint needs a window of 2 or more, at_once of 1 or more, retries of 0 or more, a timeout and "
-                f"max_chars above 0, not {self.window}, {at_once}, {retries}, {timeout} and {max_chars}"
+                f"an endpoint needs a window of 2 or more, at_once of 1 or more and max_chars above 0, not "
+                f"{self.window}, {at_once} and {max_chars}"
             )
-        self._key, self._timeout, self._retries, self._wait, self._at_once = key, timeout, retries, wait, at_once
-        self._opener = urllib.request.build_opener(_NoRedirect())
+        self._at_once = at_once
+        self._endpoint = Endpoint(
+            f"the teacher {self.name}", url, self.path,
+            key=key, key_variable=KEY_VARIABLE, timeout=timeout, retries=retries, wait=wait,
+        )  # fmt: skip
+        self.url = self._endpoint.url
 
     @property
     def fingerprint(self) -> str:
@@ -140,54 +132,10 @@ class EndpointTeacher(ABC):
         """Score the documents of one query."""
 
     def _ask(self, body: Mapping[str, Any]) -> Any:
-        """Return the answer to a request, asking again while the server is busy."""
-        headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "hyperseek"}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self.url, json.dumps(body).encode(), headers, method="POST")
-        wait = self._wait
-        for attempt in range(self._retries + 1):
-            asked_to_wait: float | None = None
-            try:
-                with self._opener.open(request, timeout=self._timeout) as answer:
-                    return self._value(answer.read(_LARGEST_ANSWER + 1))
-            except urllib.error.HTTPError as error:
-                reason = f"answers {error.code} {error.reason}{self._detail(error)}"
-                if error.code not in _BUSY:
-                    raise self._error(f"{reason}{_advice(error.code)}") from None
-                asked_to_wait = _seconds(error.headers.get("Retry-After"))
-            except (OSError, http.client.HTTPException) as error:  # URLError and timeouts are OSErrors
-                reason = f"cannot be reached ({brief(getattr(error, 'reason', None) or error)})"
-            if attempt < self._retries:
-                pause = min(wait if asked_to_wait is None else asked_to_wait, _LONGEST_WAIT)
-                logger.info("%s %s; asking again in %.3g s", self.url, reason, pause)
-                time.sleep(pause)
-                wait *= 2
-        attempts = self._retries + 1
-        raise self._error(
-            f"{reason}, {attempts} time{'s' * (attempts > 1)}; check the address, or run the same command later, which "
-            f"resumes"
-        )
-
-    def _value(self, content: bytes) -> Any:
-        if len(content) > _LARGEST_ANSWER:
-            raise self._error(f"answers with more than {_LARGEST_ANSWER:,} bytes")
-        try:
-            return json_value(content.decode("utf-8"))
-        except ValueError as error:
-            raise self._error(f"answers with something that is not JSON ({brief(error)})") from None
-
-    def _detail(self, error: urllib.error.HTTPError) -> str:
-        try:
-            text = " ".join(error.read(10_000).decode("utf-8", "replace").split())
-        except (OSError, http.client.HTTPException):
-            return ""
-        if self._key:
-            text = text.replace(self._key, "(key)")
-        return f": {shortened(text)}" if text else ""
+        return self._endpoint.ask(body)
 
     def _error(self, reason: str) -> ModelError:
-        return ModelError(f"the teacher {self.name} at {self.url} {reason}")
+        return self._endpoint.error(reason)
 
 
 class CohereTeacher(EndpointTeacher):
@@ -308,48 +256,3 @@ def endpoint_teacher(name: str, *, url: str | None, key: str | None = None, **se
     if not url:
         raise InputError(f"the teacher {name!r} needs an address; give --url, or set {URL_VARIABLE}")
     return _PROTOCOLS[protocol](model, url=url, key=key or None, **settings)
-
-
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects, which would carry the key to another address."""
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> None:
-        return None
-
-
-def _checked(url: str, key: str | None) -> str:
-    try:
-        parts = urlsplit(url)
-        host, _ = parts.hostname, parts.port
-    except ValueError as error:
-        raise InputError(f"{shown(url)} is not an address ({brief(error)}); give https://HOST/PATH") from None
-    if parts.scheme not in ("http", "https") or not host or parts.username or parts.query or parts.fragment:
-        raise InputError(f"{shown(url)} is not an address; give https://HOST/PATH without user, query or fragment")
-    if key and parts.scheme == "http" and not _is_local(host):
-        raise InputError(f"the key would travel unencrypted to {host}; give an https:// address")
-    if key and not (key.isascii() and key.isprintable()):
-        raise InputError("the endpoint's key has characters that no header can carry; set it again")
-    return url.rstrip("/")
-
-
-def _is_local(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def _advice(code: int) -> str:
-    if code in (401, 403):
-        return f"; check the key in {KEY_VARIABLE}"
-    if code == 404:
-        return "; check the address and the model's name"
-    return "; redirects are not followed, give the final address" if 300 <= code < 400 else ""
-
-
-def _seconds(header: str | None) -> float | None:
-    try:
-        seconds = float(header or "")
-    except ValueError:
-        return None  # none, or a date
-    return seconds if 0 <= seconds < math.inf else None
