@@ -57,7 +57,7 @@ from hyperseek.evaluation.rag._generators import (
 from hyperseek.evaluation.rag._judging import JUDGED_MEASURES, Judge
 from hyperseek.evaluation.rag._measuring import evaluate_rag
 from hyperseek.evaluation.rag._ragas import RagasJudge
-from hyperseek.evaluation.rag._report import RagReport, RagResult
+from hyperseek.evaluation.rag._results import RagReport, RagResult
 from hyperseek.evaluation.rag._samples import (
     RagSample,
     SentenceLabels,

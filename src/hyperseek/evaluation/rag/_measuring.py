@@ -17,7 +17,7 @@ from hyperseek.evaluation.rag._free_measures import free_measures
 from hyperseek.evaluation.rag._generators import Generator
 from hyperseek.evaluation.rag._judging import Judge, Judged, judge_samples
 from hyperseek.evaluation.rag._kept import Kept
-from hyperseek.evaluation.rag._report import ADHERENCE, RagReport, RagResult, compare_results
+from hyperseek.evaluation.rag._results import ADHERENCE, RagReport, RagResult, compare_results
 from hyperseek.evaluation.rag._samples import RagSample
 
 if TYPE_CHECKING:
