@@ -35,6 +35,11 @@ test: $(STAMP) ## lint, types, documentation rules, tests
 	$(BIN)/pydoclint src
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
+.PHONY: reproduce
+reproduce: $(STAMP) ## measure a sample of the published results again, and say which row drifted; needs HYPERSEEK_DATA
+	$(BIN)/hyperseek evaluate --suite small --output build/reproduce --check results/small \
+	  --systems minilm+bm25 --systems linear --collections cisi --collections cranfield --collections emanual
+
 .PHONY: docs
 docs: export NO_MKDOCS_2_WARNING ?= 1
 docs: $(STAMP) ## the guides and the reference as a site in build/site, which needs no network

@@ -70,6 +70,36 @@ def test_shell_commands_have_verbs_arguments_and_recipes_that_exist() -> None:
     assert verbs == ["encode", "search", "train", "evaluate"]
 
 
+def rows() -> list[list[str]]:
+    """Return the cells of all rows of tables, without headings."""
+    lines = [line for line in README.splitlines() if line.startswith("|")]
+    rules = {place for place, line in enumerate(lines) if re.fullmatch(r"[|\s:-]+", line)}
+    kept = [line for place, line in enumerate(lines) if not {place, place + 1} & rules]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in kept]
+
+
+def test_every_row_of_a_table_names_its_command() -> None:
+    group = typer.main.get_command(app)
+    options = {name for verb in group.commands.values() for option in verb.params for name in option.opts}  # type: ignore[attr-defined]
+    assert len(rows()) > 20
+    for row in rows():
+        named = re.findall(r"`([^`]+)`", " ".join((row[0], row[-1])))
+        words = [shlex.split(code) for code in named]
+        assert any(first in group.commands or first in options for first, *_ in words), row  # type: ignore[attr-defined]
+
+
+def test_commands_of_numbers_can_be_read() -> None:
+    group = typer.main.get_command(app)
+    found = [row for row in rows() if re.fullmatch(r"`evaluate .*`", row[-1])]
+    assert len(found) >= 4
+    for row in found:
+        verb, *arguments = shlex.split(row[-1].strip("`"))
+        with group.make_context("hyperseek", [verb, *arguments]) as context:
+            command = group.get_command(context, verb)  # type: ignore[attr-defined]
+            assert command is not None
+            command.make_context(verb, arguments, parent=context)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_shell_snippets(tmp_path: Path, user: dict[str, str], programs: Programs) -> None:

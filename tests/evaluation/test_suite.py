@@ -395,3 +395,12 @@ def test_the_command(place: Path, again: Path, tmp_path: Path, monkeypatch: pyte
     result = CliRunner().invoke(app, drifting, catch_exceptions=False)
     assert result.exit_code == 1
     assert "DRIFTED: bm25 on one" in result.stderr
+
+
+def test_the_suite_of_the_guide_is_one(tmp_path: Path) -> None:
+    guide = (Path(__file__).parent.parent.parent / "docs" / "suites.md").read_text()
+    [block] = re.findall(r"```yaml\n(.*?)```", guide, re.DOTALL)
+    (tmp_path / "my.yaml").write_text(block)
+    suite = read_suite(tmp_path / "my.yaml")
+    assert suite.name == "my"
+    assert {system.kind for system in suite.systems.values()} == {"bm25", "model", "recipe", "run", "fusion", "plan"}

@@ -20,7 +20,7 @@ def evaluate_suite(
         list[str] | None, typer.Argument(help="section.field=value, as training.train.max_steps=100.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="Folder of results, models and indexes; by default suites/NAME.")
+        Path | None, typer.Option(help="Folder of results, models and indexes; by default runs/suite-NAME.")
     ] = None,
     systems: Annotated[list[str] | None, typer.Option(help="Only this system; repeat for several.")] = None,
     collections: Annotated[list[str] | None, typer.Option(help="Only this collection; repeat for several.")] = None,
@@ -55,7 +55,7 @@ def evaluate_suite(
         if baseline is not None:
             raise InputError("--baseline is for a folder of results; a suite names its own: baseline=NAME changes it")
         read = read_suite(suite, overrides or [])
-        folder = output or Path("suites") / (read.name or "suite")
+        folder = output or Path("runs") / f"suite-{read.name or 'suite'}"
         tell = (lambda _: None) if is_quiet() else (lambda line: echo(line, err=True))
         table = run_suite(read, output=folder, systems=systems or [], collections=collections or [], tell=tell)
     shown = {(cell.system, cell.column.partition(" ")[0]) for cell in table.cells}

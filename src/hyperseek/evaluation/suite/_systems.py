@@ -16,6 +16,7 @@ import torch
 from hyperseek._files import read_json, write_json
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek._relevance import excluded_ids
+from hyperseek.cards import Card
 from hyperseek.errors import DataError
 from hyperseek.evaluation._ranking import Ranking, rank_file, rank_index
 from hyperseek.evaluation._result import Protocol, measuring_versions
@@ -125,7 +126,8 @@ class Workshop:
         card = column.config.card
         if not system.cards or card is None:
             return system.options
-        return QueryOptions.of({**system.options, "card": {"name": column.name, **card}})
+        read = Card.from_mapping({"name": column.name, **card}, source=f"the card of {column.name}")
+        return QueryOptions.of({**system.options, "card": read})
 
     def _plan(self, entry: Entry) -> Plan:
         given = self.suite.systems[entry.system].plan
