@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from hyperseek._ancestors import path_parts
 from hyperseek.errors import InputError, UnknownNameError, printable, require, shown
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from hyperseek.types import Hit
 
+_LONG_CELL = 26  # characters of a cell that is a text and no number
 _LEFT = "text-align:left;vertical-align:top"
 _RIGHT = "text-align:right;vertical-align:top"
 
@@ -156,7 +157,9 @@ class ShowsTables:
         for title, headings, rows in self._shown_tables():
             table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
             for place, heading in enumerate(headings):
-                table.add_column(Text(printable(heading)), justify="right" if place else "left", overflow="fold")
+                longest = max((len(row[place]) for row in rows), default=0)
+                justify: Literal["left", "right"] = "left" if place == 0 or longest > _LONG_CELL else "right"
+                table.add_column(Text(printable(heading)), justify=justify, overflow="fold")
             for row in rows:
                 table.add_row(*(Text(printable(cell)) for cell in row))
             yield Text(printable(title), style="bold")

@@ -15,7 +15,7 @@ from hyperseek.evaluation import (
     register_slice,
     slice_queries,
 )
-from hyperseek.evaluation._query_slices import SLICERS
+from hyperseek.evaluation.query_slices import SLICERS
 from hyperseek.types import Document, Query
 
 QRELS = {f"q{number}": {f"d{number}": 1, "d0": 0} for number in range(1, 7)}

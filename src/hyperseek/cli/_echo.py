@@ -13,6 +13,7 @@ import typer
 from hyperseek.errors import InputError, printable, printable_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.text import Text
 
     from hyperseek.types import Document, Hit, Query, Token, TokenMatch
@@ -54,6 +55,16 @@ def echo_exactly(line: str, *, instead: str) -> None:
     if printable(line.replace("\t", " ")) != line.replace("\t", " "):
         raise InputError(f"{printable(line)!r} contains control characters; use {instead}")
     typer.echo(line)
+
+
+def result_console(*, stderr: bool = False) -> Console:
+    """Return a console for tables of results; on standard error where JSON goes to standard output."""
+    from rich.console import Console
+
+    console = Console(stderr=stderr)
+    if not console.is_terminal:
+        console.width = 200  # a file or a pipe has no edge to wrap at
+    return console
 
 
 def shown_text(value: str, style: str = "") -> Text:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
-from hyperseek.cli._echo import BackendOption, echo_json
+from hyperseek.cli._echo import BackendOption, echo_json, result_console
 from hyperseek.cli._evaluate_rankings import (
     SET,
     Asked,
@@ -37,8 +37,6 @@ from hyperseek.cli._evaluate_variants import (
 from hyperseek.cli._search import CardOption, Options, query_options
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from hyperseek._ancestors import Hierarchy
     from hyperseek.data import Dataset
     from hyperseek.evaluation import Comparison, Evaluation, Ranking, Robustness
@@ -178,7 +176,7 @@ def evaluate(
         evaluate_nodes(
             [(name, Path(path)) for name, path in short_names([index, *(beside or [])])],
             hierarchy,
-            _console(json),
+            result_console(stderr=json),
             names=names,
             k=choose_k(names, k),
             sample=sample,
@@ -279,7 +277,7 @@ def evaluate(
 
             write_original_files(hypencoder_files, rankings, evaluations, opened, split=split)
         if subset is None:
-            console = _console(json)
+            console = result_console(stderr=json)
             console.print(comparison)
             show_hops(console, hops)
             if robust is not None:
@@ -426,7 +424,7 @@ def _show_sets(
         write_json(output / "sets.json", means)
         with atomic_write(output / "sets.md") as file:
             file.write(table.to_markdown())
-    console = _console(as_json)
+    console = result_console(stderr=as_json)
     console.print(table)
     for subset, (_, comparison, hops, robust) in results.items():
         for note in comparison.notes:
@@ -439,12 +437,3 @@ def _show_sets(
             console.print(robust)
     if as_json:
         echo_json({"sets": {subset: plain_result(*result) for subset, result in results.items()}, **means}, indent=2)
-
-
-def _console(as_json: bool) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=as_json)  # if JSON goes to standard output
-    if not console.is_terminal:
-        console.width = 200  # a file or a pipe has no edge to wrap at
-    return console

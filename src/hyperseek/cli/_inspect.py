@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hyperseek.cli import _diagnose
 from hyperseek.cli._echo import echo, echo_json, shown_text
 from hyperseek.cli._search import CardOption, Options, query_options
 
@@ -25,7 +26,7 @@ _Hierarchy = Annotated[
 ]
 
 inspect = typer.Typer(
-    help="Show an index, the recall and cost of its engines, its space, its levels, task cards, and lengths of texts.",
+    help="Show an index, its engines, space, levels and health, cards, lengths of texts, and systems query by query.",
     no_args_is_help=True,
 )
 
@@ -208,6 +209,10 @@ def lengths(
         echo_json(report.model_dump(mode="json"), indent=2)
     else:
         _print_lengths(report)
+
+
+inspect.command("queries")(_diagnose.queries)
+inspect.command("health")(_diagnose.health)
 
 
 def _describe_index(index: Index) -> dict[str, Any]:

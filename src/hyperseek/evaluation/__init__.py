@@ -9,14 +9,6 @@ from hyperseek.evaluation._hierarchy_measures import EntityPairs, PairScores, cl
 from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
 from hyperseek.evaluation._perturbations import perturb, register_perturbation
-from hyperseek.evaluation._query_slices import (
-    QuerySlice,
-    SliceTask,
-    SliceValues,
-    check_slices,
-    register_slice,
-    slice_queries,
-)
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_candidates, rank_file, rank_index
 from hyperseek.evaluation._result import (
     Evaluation,
@@ -43,6 +35,14 @@ from hyperseek.evaluation.hierarchy_rankings import (
     rank_nodes,
 )
 from hyperseek.evaluation.mteb import MtebEncoder, MtebSummary, MtebTask, evaluate_mteb, local_task, mteb_tasks
+from hyperseek.evaluation.query_slices import (
+    QuerySlice,
+    SliceTask,
+    SliceValues,
+    check_slices,
+    register_slice,
+    slice_queries,
+)
 from hyperseek.evaluation.rag._adherence import AdherenceJudge, AdherenceScores, train_adherence
 from hyperseek.evaluation.rag._answering import Usage
 from hyperseek.evaluation.rag._free_measures import FREE_MEASURES, free_measures, trace_scores

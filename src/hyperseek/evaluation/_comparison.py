@@ -20,9 +20,9 @@ from hyperseek._config import LARGEST_SEED, Config
 from hyperseek._display import ShowsTables
 from hyperseek._files import write_json
 from hyperseek.errors import InputError, UnknownNameError, printable
-from hyperseek.evaluation._query_slices import FEW, QuerySlice
 from hyperseek.evaluation._result import SLICES, Evaluation, check_alike, recorded_differences, unlike_keys
 from hyperseek.evaluation._significance import RESAMPLES, Floats, bootstrap_intervals, holm, paired_test, settled
+from hyperseek.evaluation.query_slices import FEW, QuerySlice
 
 _NOTABLE = 0.05  # p-values below are set in bold
 _MEAN_INTERVAL, _COUNTS = 3, -1  # columns hidden on narrow terminals, in this order

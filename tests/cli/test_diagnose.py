@@ -1,0 +1,62 @@
+"""`hyperseek inspect queries`, `health` and `pool`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from hyperseek.cli import app
+from hyperseek.data import Dataset, write_beir, write_run
+from hyperseek.index import Index
+from hyperseek.models import load
+from hyperseek.types import Document, Query
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def place(tiny_encoder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a collection `toys`, an index `index`, and a run `other.trec`."""
+    folder = tmp_path_factory.mktemp("diagnose")
+    texts = [
+        "the cat and the dog",
+        "a bird by the sea",
+        "the moon and the sun",
+        "a river in the city",
+        "the moon and the sun",
+    ]
+    queries = [Query("q1", "cat dog"), Query("q2", "sea bird"), Query("q3", "moon sun")]
+    qrels = {"q1": {"d0": 1}, "q2": {"d1": 2}, "q3": {"d2": 1, "d3": 0}}
+    dataset = Dataset.from_records(
+        "toys", [Document(f"d{n}", text) for n, text in enumerate(texts)], queries=queries, qrels={"test": qrels}
+    )
+    write_beir(dataset, folder / "toys")
+    Index.build(folder / "index", dataset.documents(), load(tiny_encoder))
+    write_run({"q1": {"d3": 2.0, "d0": 1.0}, "q2": {"d1": 1.0}, "q3": {"d4": 1.0}}, folder / "other.trec")
+    return folder
+
+
+def test_queries_of_an_index_a_run_and_bm25(place, tmp_path):
+    given = ("inspect", "queries", place / "toys", "--index", place / "index", "--runs", place / "other.trec", "--bm25")
+    result = run(*given, "--baseline", "BM25", "-m", "RR@10", "-k", 3, "--output", tmp_path)
+    assert result.exit_code == 0, result.output
+    assert "other.trec beside BM25: 0 queries win, 1 tie, 2 lose by RR@10" in result.stdout
+    assert "Judged@3" in result.stdout
+    assert str(tmp_path / "queries.html") in result.stderr
+    told = run(*given, "--json")
+    assert [system["system"] for system in json.loads(told.stdout)["systems"]] == ["other.trec", "BM25"]
+
+
+def test_health_of_an_index(place):
+    result = run("inspect", "health", place / "index", "--dataset", place / "toys", "-k", 5, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["duplicates"]["groups"] == [["d2", "d4"]]
+    assert found["duplicates"]["queries"] >= 1
+    assert [hubs["of"] for hubs in found["hubness"]] == ["documents", "queries"]
+    assert "1 of 5 documents repeat another" in run("inspect", "health", place / "index").stdout
