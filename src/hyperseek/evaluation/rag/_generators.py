@@ -262,6 +262,7 @@ class LocalGenerator:
     def _loaded(self) -> tuple[Any, Any]:
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers.utils import logging as untyped
 
         if self._gguf:
             for module in ("gguf", "accelerate"):
@@ -271,6 +272,9 @@ class LocalGenerator:
         packed: dict[str, Any] = {"gguf_file": self._gguf} if self._gguf else {}
         packed |= {"trust_remote_code": False}
         kind = torch.float32 if device == "cpu" else torch.bfloat16
+        bars: Any = untyped
+        shown_before = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()  # ours counts answers
         try:
             tokenizer = AutoTokenizer.from_pretrained(self._folder, **packed)
             model: Any = AutoModelForCausalLM.from_pretrained(self._folder, dtype=kind, **packed)
@@ -278,6 +282,9 @@ class LocalGenerator:
             raise ModelError(
                 f"cannot load the generator {self.name!r}: {type(error).__name__}: {brief(error)}"
             ) from error
+        finally:
+            if shown_before:
+                bars.enable_progress_bar()
         settings = model.generation_config
         settings.temperature = settings.top_p = settings.top_k = None  # only the caller's count
         if settings.pad_token_id is None:

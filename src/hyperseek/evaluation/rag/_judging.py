@@ -35,6 +35,10 @@ class NoNumberError(Exception):
     """A judge gives no number for a sample; the message says why."""
 
 
+class JudgeError(Exception):
+    """A judgement failed; the message is the whole reason."""
+
+
 class Judge(Protocol):
     """What judges samples.
 
@@ -156,6 +160,8 @@ async def _judge_all(
                 raise
             except NoNumberError as error:
                 line["nan"] = brief(error)
+            except JudgeError as error:
+                line["failed"] = brief(error)
             except Exception as error:
                 line["failed"] = f"{type(error).__name__}: {brief(error)}"
             kept.put(key, line)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._machine import installed_versions
-from hyperseek.errors import InputError, ModelError, brief, require
-from hyperseek.evaluation.rag._judging import JUDGED_MEASURES, NoNumberError, check_judged
+from hyperseek.errors import InputError, ModelError, brief, require, shown
+from hyperseek.evaluation.rag._judging import JUDGED_MEASURES, JudgeError, NoNumberError, check_judged
 from hyperseek.mining.http_endpoint import check_address
 
 if TYPE_CHECKING:
@@ -108,6 +108,7 @@ class RagasJudge:
 
         Raises:
             NoNumberError: ragas returns NaN; the reason is that of the model's answers, if they could not be read.
+            JudgeError: ragas fails.
             ModelError: The endpoint cannot be used at all.
         """
         troubles: list[Exception] = []
@@ -116,14 +117,12 @@ class RagasJudge:
             result = await self._metrics[measure].ascore(**fields)
         except Exception as error:
             self._check_fatal(error)
-            raise
+            raise JudgeError(_reason(error)) from error
         for trouble in troubles:  # ContextRelevance makes NaN of every exception
             self._check_fatal(trouble)
         value = float(result.value)
         if math.isnan(value):
-            raise NoNumberError(
-                f"{type(troubles[-1]).__name__}: {brief(troubles[-1])}" if troubles else "ragas returns no number"
-            )
+            raise NoNumberError(_reason(troubles[-1]) if troubles else "ragas returns no number")
         return value
 
     @cached_property
@@ -186,6 +185,20 @@ def _embeddings(model: Retriever | None) -> Any:
             return self.embed_text(text)
 
     return Embeddings()
+
+
+def _reason(error: Exception) -> str:
+    """Return why an answer could not be used, and its beginning: instructor's own exceptions hide both."""
+    causes = [*_causes(error)]
+    plain = [one for one in causes if type(one).__module__.split(".")[0] not in ("instructor", "tenacity")]
+    reason = f"{type((plain or causes)[0]).__name__}: {brief((plain or causes)[0])}"
+    for one in causes:
+        try:
+            said = one.last_completion.choices[0].message.content  # type: ignore[attr-defined]
+        except (AttributeError, IndexError, TypeError):
+            continue
+        return f"{reason}; the judge said {shown(said)}"
+    return reason
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
