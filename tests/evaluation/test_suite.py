@@ -153,6 +153,21 @@ def test_a_run_that_was_stopped_goes_on(place: Path, tmp_path: Path) -> None:
     assert heard.measured() == ["trunk on one", "net, seed 0 on one", "both on one"]
 
 
+def test_times_are_measured_again_and_nothing_else(place: Path, again: Path) -> None:
+    before = {one.file_name: one for one in read_results(again)}
+    for one in before.values():
+        one.model_copy(update={"costs": one.costs.model_copy(update={"search_ms": (9e6,), "compile_ms": ()})}).write(
+            again / "results"
+        )
+    heard = Heard()
+    table = run_suite(Suite.from_mapping(values(place)), output=again, retime=True, tell=heard.append)
+    assert not heard.measured()
+    assert all(row.query_ms is not None and row.query_ms < 1e6 for row in table.rows)
+    for one in read_results(again):
+        assert one.rankings == before[one.file_name].rankings
+        assert len(one.costs.search_ms) == 2
+
+
 def test_a_damaged_result_is_measured_again(place: Path, again: Path) -> None:
     file = again / "results" / "one" / "bm25.json.gz"
     file.write_bytes(file.read_bytes()[:-20])

@@ -24,6 +24,9 @@ def evaluate_suite(
     ] = None,
     systems: Annotated[list[str] | None, typer.Option(help="Only this system; repeat for several.")] = None,
     collections: Annotated[list[str] | None, typer.Option(help="Only this collection; repeat for several.")] = None,
+    retime: Annotated[
+        bool, typer.Option("--retime", help="Measure the times of queries again, as of a machine that was busy.")
+    ] = False,
     baseline: Annotated[str | None, typer.Option(help="With a folder: the system to compare with.")] = None,
     check: Annotated[
         Path | None, typer.Option(help="Compare with the published results in this folder; exit code 1 on a drift.")
@@ -46,7 +49,7 @@ def evaluate_suite(
     if rankings and publish is None:
         raise InputError("--rankings says what --publish FOLDER keeps; give that too")
     if Path(suite).is_dir():
-        given = {"section.field=value": overrides, "--output": output}
+        given = {"section.field=value": overrides, "--output": output, "--retime": retime}
         if useless := [name for name, value in given.items() if value]:
             raise InputError(f"{', '.join(useless)}: without effect on a folder of results, where nothing is measured")
         folder = Path(suite)
@@ -57,7 +60,8 @@ def evaluate_suite(
         read = read_suite(suite, overrides or [])
         folder = output or Path("runs") / f"suite-{read.name or 'suite'}"
         tell = (lambda _: None) if is_quiet() else (lambda line: echo(line, err=True))
-        table = run_suite(read, output=folder, systems=systems or [], collections=collections or [], tell=tell)
+        chosen = {"systems": systems or [], "collections": collections or []}
+        table = run_suite(read, output=folder, retime=retime, tell=tell, **chosen)
     shown = {(cell.system, cell.column.partition(" ")[0]) for cell in table.cells}
     results = [one for one in read_results(folder) if (one.system, one.collection) in shown]
     if publish is not None:

@@ -13,6 +13,7 @@ from hyperseek.evaluation.suite._table import SuiteTable
 _WIDTH, _HEIGHT = 640, 400
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 120, 16, 46  # room around the points
 _LABEL = 13  # height of a label
+_LETTER = 7  # width of a letter in it
 
 _STYLE = """
 :root { --back: #ffffff; --text: #1c2330; --faint: #667085; --line: #d8dee9; --front: #0b6bcb; --good: #12733a;
@@ -26,8 +27,9 @@ h1 { font-size: 1.6rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; } p, li {
 th, td { padding: .25rem .7rem; border-bottom: 1px solid var(--line); text-align: left; vertical-align: top; }
 th { font-weight: 600; } tbody th { position: sticky; left: 0; background: var(--back); }
 .better { color: var(--good); } .worse { color: var(--bad); }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; } figure { margin: 0; background: var(--panel); padding: .8rem;
-  border-radius: 8px; } figcaption { color: var(--faint); } svg { max-width: 100%; height: auto; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; }
+figure { margin: 0; flex: 1 1 28rem; max-width: 640px; background: var(--panel); padding: .8rem; border-radius: 8px; }
+figcaption { color: var(--faint); } svg { max-width: 100%; height: auto; }
 svg text { fill: var(--text); font: 12px system-ui, sans-serif; } svg .faint { fill: var(--faint); }
 svg .line { stroke: var(--line); } svg .front { stroke: var(--front); fill: none; stroke-width: 1.6; }
 svg .point { fill: var(--faint); } svg .best { fill: var(--front); }
@@ -44,7 +46,7 @@ def page(table: SuiteTable) -> str:
     """Return the page."""
     parts = [
         f"<h1>The suite {escaped(table.suite)}</h1>",
-        f"<p>{len(table.rows)} systems on {len(table.columns)} collections. Every number is computed from result "
+        f"<p>{len(table.rows)} systems, {len(table.columns)} collections. Every number is computed from result "
         f"files; the baseline is {escaped(table.baseline)}.</p>",
         '<div class="pictures">',
         _figure(table, "query_ms", "milliseconds a query", "Quality and time"),
@@ -100,7 +102,7 @@ def _picture(points: Sequence[_Point], front: Sequence[str], measure: str, unit:
     logs = [math.log10(point.cost) for point in points]
     low, high = min(logs) - 0.1, max(logs) + 0.1
     worst, best = min(point.quality for point in points), max(point.quality for point in points)
-    room = max(0.01, 0.08 * (best - worst))
+    room = max(0.01, 0.12 * (best - worst))
     worst, best = worst - room, best + room
 
     def x(cost: float) -> float:
@@ -125,13 +127,18 @@ def _picture(points: Sequence[_Point], front: Sequence[str], measure: str, unit:
     by_name = {point.name: point for point in points}
     line = " ".join(f"{x(by_name[name].cost):.1f},{y(by_name[name].quality):.1f}" for name in front if name in by_name)
     parts.append(f'<polyline class="front" points="{line}"/>')
-    heights = _apart([y(point.quality) for point in points])
-    for point, height in zip(points, heights, strict=True):
+    places = [(x(point.cost), y(point.quality)) for point in points]
+    for point, (across, down), label in zip(points, places, _labels(points, places), strict=True):
         kind = "best" if point.name in front else "point"
-        place = f'cx="{x(point.cost):.1f}" cy="{y(point.quality):.1f}"'
-        parts.append(f'<circle class="{kind}" {place} r="4.5"><title>{escaped(point.name)}: {point.quality:.3f}, '
-                     f"{point.cost:,.1f} {escaped(unit)}</title></circle>")  # fmt: skip
-        parts.append(f'<text x="{x(point.cost) + 8:.1f}" y="{height + 4:.1f}">{escaped(point.name)}</text>')
+        if label != down:
+            parts.append(
+                f'<line class="line" x1="{across:.1f}" y1="{down:.1f}" x2="{across + 8:.1f}" y2="{label:.1f}"/>'
+            )
+        parts.append(
+            f'<circle class="{kind}" cx="{across:.1f}" cy="{down:.1f}" r="4.5"><title>{escaped(point.name)}: '
+            f"{point.quality:.3f}, {point.cost:,.1f} {escaped(unit)}</title></circle>"
+        )
+        parts.append(f'<text x="{across + 9:.1f}" y="{label + 4:.1f}">{escaped(point.name)}</text>')
     return "".join(parts) + "</svg>"
 
 
@@ -146,11 +153,26 @@ def _decades(low: float, high: float) -> list[float]:
     return [value for value in values if low <= math.log10(value) <= high]
 
 
-def _apart(heights: Sequence[float]) -> list[float]:
-    """Move labels down until none covers another, wherever they are from left to right."""
-    placed: dict[int, float] = {}
-    previous = -math.inf
-    for place in sorted(range(len(heights)), key=lambda place: heights[place]):
-        previous = max(heights[place], previous + _LABEL)
-        placed[place] = previous
-    return [placed[place] for place in range(len(heights))]
+def _labels(points: Sequence[_Point], places: Sequence[tuple[float, float]]) -> list[float]:
+    """Return the height of each label: beside its point, or as near as it covers no other label and no point."""
+    taken = [(across - 5, across + 5, down) for across, down in places]
+    heights = []
+    for place, (point, (across, down)) in enumerate(zip(points, places, strict=True)):
+        left, right = across + 7, across + 9 + _LETTER * len(point.name)
+        others = taken[:place] + taken[place + 1 :]
+        steps = sorted(range(-30, 31), key=lambda step: (abs(step), -step))
+        height = next(
+            (
+                down + step * _LABEL / 2
+                for step in steps
+                if _TOP < down + step * _LABEL / 2 < _HEIGHT - _BOTTOM
+                and not any(
+                    left < end and start < right and abs(down + step * _LABEL / 2 - other) < _LABEL
+                    for start, end, other in others
+                )
+            ),
+            down,
+        )
+        heights.append(height)
+        taken.append((left, right, height))
+    return heights

@@ -28,6 +28,7 @@ def run_suite(
     output: str | os.PathLike[str],
     systems: Sequence[str] = (),
     collections: Sequence[str] = (),
+    retime: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> SuiteTable:
     """Measure every system of a suite on every collection, and compare them.
@@ -41,6 +42,7 @@ def run_suite(
         output: Folder of results, indexes, models, and of the table: `comparison.md`, `.csv`, `.json` and `.html`.
         systems: Only these, and what they are made of; all if empty.
         collections: Only these; all if empty.
+        retime: Measure the milliseconds of queries again where there are results, as of a machine that was busy.
         tell: Is told what is being done, a line each.
 
     Returns:
@@ -67,7 +69,7 @@ def run_suite(
         columns, left_out = open_columns(chosen, wanted)
         for name, reason in left_out.items():
             tell(f"{name} is left out: {reason}")
-        run = _Run(chosen, place, tell)
+        run = _Run(chosen, place, tell, retime=retime)
         with stoppable(lambda: f"{run.done} results are in {place}; the same command goes on"):
             results = run.results(names, columns)
     skipped = {**left_out, **run.left_out}
@@ -126,8 +128,8 @@ class Skipped(Config):
 
 
 class _Run:
-    def __init__(self, suite: Suite, output: Path, tell: Callable[[str], None]) -> None:
-        self.suite, self.output, self.tell = suite, output, tell
+    def __init__(self, suite: Suite, output: Path, tell: Callable[[str], None], *, retime: bool) -> None:
+        self.suite, self.output, self.tell, self.retime = suite, output, tell, retime
         self.done = 0
         self.left_out: dict[str, str] = {}
         self.workshop = Workshop(suite, output, tell, self.stored)
@@ -173,10 +175,15 @@ class _Run:
             result = self._measured(entry, column)
             result.write(self.output / "results")
             return result
+        changes: dict[str, Any] = {}
         missing = [name for name in self.suite.measures if name not in result.values]
         if missing:
-            values = {**result.values, **_values(result.measured(column.qrels, missing), result.queries)}
-            result = result.model_copy(update={"values": values})
+            computed = _values(result.measured(column.qrels, missing), result.queries)
+            changes["values"] = {**result.values, **computed}
+        if self.retime:
+            changes["costs"] = self.workshop.time(entry, column, result.costs)
+        if changes:
+            result = result.model_copy(update=changes)
             result.write(self.output / "results")
         return result.model_copy(update={"values": {name: result.values[name] for name in self.suite.measures}})
 
