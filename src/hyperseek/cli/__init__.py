@@ -35,6 +35,7 @@ _VERBS = (
     "evaluate --mteb",
     "evaluate --rag",
     "evaluate --adherence",
+    "evaluate --followir",
     "inspect",
     "convert",
     "export",

@@ -12,6 +12,7 @@ import typer
 
 from hyperseek.cli._echo import BackendOption, echo_json, result_console
 from hyperseek.cli._evaluate_rankings import (
+    OWN,
     SET,
     Asked,
     Compared,
@@ -54,8 +55,8 @@ def evaluate(
     sets: Annotated[
         list[str] | None,
         typer.Option(
-            help="Sets of a benchmark, each in place of {set} in INDEX, DATASET and files: bright, A,B or GROUP=A,B; "
-            "repeat."
+            help="Sets of a benchmark, each in place of {set} in INDEX, DATASET and files: bright, beir, nanobeir, "
+            "followir, A,B or GROUP=A,B; repeat."
         ),
     ] = None,
     split: Annotated[str, typer.Option(help="Split of the judgements.")] = "test",
@@ -116,7 +117,10 @@ def evaluate(
     ] = False,
     candidates: Annotated[
         Path | None,
-        typer.Option(help="Rerank what this TREC run, or JSON lines, give for each query, and nothing else."),
+        typer.Option(
+            help="Rerank what this TREC run, or JSON lines, give for each query, and nothing else; own: what the data "
+            "set gives."
+        ),
     ] = None,
     runs: Annotated[list[Path] | None, typer.Option(help="Measure this TREC run; repeat to compare.")] = None,
     qrels: Annotated[Path | None, typer.Option(help="Judgements for --runs, without INDEX and DATASET.")] = None,
@@ -204,7 +208,7 @@ def evaluate(
         )
     groups, chosen = _sets(sets or [])
     if chosen:
-        lists = [] if candidates is None else [candidates]
+        lists = [] if candidates is None or str(candidates) == OWN else [candidates]
         _check_sets([index, dataset, qrels, *(runs or []), *lists], run_out, hypencoder_files)
     if card is not None and card_field is not None:
         raise InputError("give --card, or --card-field for a card of each query, not both")
@@ -292,21 +296,22 @@ def evaluate(
 
 def _sets(given: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
     """Return the groups that `--sets` names, and all sets, each once."""
-    from hyperseek.data import BRIGHT_GROUPS
+    from hyperseek.data.open import benchmark_sets
     from hyperseek.errors import InputError
 
     groups: dict[str, tuple[str, ...]] = {}
     chosen: list[str] = []
     for text in given:
-        if text == "bright":
-            groups |= BRIGHT_GROUPS
-            chosen += [subset for group in BRIGHT_GROUPS.values() for subset in group]
+        if known := benchmark_sets(text):
+            groups |= known
+            chosen += [subset for group in known.values() for subset in group]
             continue
         name, equals, rest = text.rpartition("=")
         subsets = rest.split(",")
         if not all(re.fullmatch(r"\w[\w.-]*", subset) for subset in subsets) or (equals and not name):
             raise InputError(
-                f"--sets takes bright, A,B or GROUP=A,B, with names of letters, digits and _.-, not {text!r}"
+                f"--sets takes a benchmark (bright, beir, nanobeir, ...), A,B or GROUP=A,B, with names of letters, "
+                f"digits and _.-, not {text!r}"
             )
         chosen += subsets
         if name:

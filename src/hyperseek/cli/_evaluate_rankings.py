@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 System: TypeAlias = "tuple[str, Callable[[str], Ranking]]"
 """A name, and the function that ranks under that name."""
 
+OWN = "own"
+"""What stands for a data set's own lists of candidates."""
+
 SET = "{set}"
 """What stands for each of `--sets` in names of places."""
 
@@ -70,7 +73,6 @@ class Asked:
 
     def systems(self, path: Path, dataset: Dataset, query_length: int | None, subset: str | None) -> list[System]:
         """Return what ranks the documents of a data set, by name."""
-        from hyperseek.data import read_candidates
         from hyperseek.evaluation import rank_bm25, rank_candidates, rank_index
         from hyperseek.index import Index
         from hyperseek.mining import BM25Settings
@@ -87,7 +89,7 @@ class Asked:
 
         searching = self.searching
         if self.candidates is not None:
-            searching = {**searching, "candidates": read_candidates(filled(self.candidates, subset))}
+            searching = {**searching, "candidates": candidates_of(dataset, filled(self.candidates, subset))}
         how: dict[str, Any] = {"engine": self.engine, "options": self.options, **searching}
 
         def search(source: str | None, name: str, plan: Plan | None = None) -> Ranking:
@@ -114,6 +116,19 @@ class Asked:
         if self.candidates is not None:
             systems.append(("candidates", partial(_named, rank_candidates, dataset, **searching)))
         return systems
+
+
+def candidates_of(dataset: Dataset, given: str) -> dict[str, list[str]]:
+    """Return the documents to rerank: the data set's own, or those of a file."""
+    from hyperseek.data import read_candidates
+    from hyperseek.errors import InputError
+
+    if given != OWN:
+        return read_candidates(given)
+    own = dataset.candidates()
+    if own is None:
+        raise InputError(f"{dataset.name} gives no documents to rerank; name a file of them")
+    return own
 
 
 def _named(function: Callable[..., Ranking], *arguments: Any, **options: Any) -> Ranking:

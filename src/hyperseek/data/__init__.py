@@ -7,6 +7,7 @@ prepare("training", ["pydocs:train"])
 ```
 """
 
+from hyperseek.data._benchmark_collections import BEIR_GROUPS, NANOBEIR_GROUPS
 from hyperseek.data._cards import CardComparison, CardFinding, check_card, compare_cards, draft_card
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._judged import QrelsOptions, examples_from_qrels
@@ -43,7 +44,9 @@ from hyperseek.data.tables.columns import (
 from hyperseek.data.tables.instructed import KalmOptions, ReasonIROptions, examples_from_kalm, examples_from_reasonir
 
 __all__ = [
+    "BEIR_GROUPS",
     "BRIGHT_GROUPS",
+    "NANOBEIR_GROUPS",
     "CardComparison",
     "CardFinding",
     "CoarseOptions",

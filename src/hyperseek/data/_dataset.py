@@ -110,6 +110,16 @@ class Dataset:
         """Return `report` by part: `documents`, `queries` and `qrels SPLIT`, for the parts that have been read."""
         return dict(self._reports)
 
+    @property
+    def source(self) -> Source:
+        """The source of its records."""
+        return self._source
+
+    def candidates(self) -> dict[str, list[str]] | None:
+        """Return the documents to rerank of each query, best first, where the source gives any; otherwise None."""
+        given = getattr(self._source, "candidates", None)
+        return None if given is None else given()
+
     def file_reader(self) -> Any:
         """Return a reader of its files one by one, for `hyperseek.index.sync`; None if it is not made of files."""
         reader = getattr(self._source, "reader", None)

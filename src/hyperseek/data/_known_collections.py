@@ -451,7 +451,7 @@ def open_bright(text: str) -> Dataset:
     return Dataset(f"bright-{subset}{'-long' if long else ''}", source)
 
 
-BRIGHT = SourceKind(open_bright)
+BRIGHT = SourceKind(open_bright, groups=BRIGHT_GROUPS)
 
 
 def _ids(value: object) -> list[str] | None:

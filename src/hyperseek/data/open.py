@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, get_args
 
 from hyperseek._bounded import LONGEST_PATH, PathLike, path_text
@@ -29,12 +29,14 @@ class SourceKind:
         fields: Whether `open` takes the keys of the documents' fields.
         beside: Whether it also takes `queries=` and `qrels=`, separate files.
         splits: Splits that all of its collections have; the place may then be omitted, as in `pydocs:train`.
+        groups: Of a benchmark, its sets, which are places, in the groups over which means are reported.
     """
 
     open: Callable[..., Dataset]
     fields: bool = False
     beside: bool = False
     splits: tuple[str, ...] = ()
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def _check(name: str, value: object) -> None:
@@ -47,14 +49,18 @@ def _check(name: str, value: object) -> None:
 
 
 _OURS = {
+    "beir": "hyperseek.data._benchmark_collections:BEIR",
     "bright": "hyperseek.data._known_collections:BRIGHT",
     "files": "hyperseek.data._text_files:FILES",
+    "followir": "hyperseek.data._followir:FOLLOWIR",
     "folder": "hyperseek.data._text_files:FOLDER",
     "hub": "hyperseek.data.hub:HUB",
     "ir_datasets": "hyperseek.data.hub:IR_DATASETS",
+    "nanobeir": "hyperseek.data._benchmark_collections:NANOBEIR",
     "pydocs": "hyperseek.data._known_collections:PYDOCS",
     "ragas": "hyperseek.data.question_tables:QUESTIONS",
     "ragbench": "hyperseek.data.question_tables:RAGBENCH",
+    "trec": "hyperseek.data._benchmark_collections:TREC",
 }
 SOURCES: Registry[Any] = Registry("data source", "hyperseek.sources", _OURS, check=_check)
 
@@ -80,6 +86,11 @@ def registered_source(text: str) -> SourceKind | None:
     """Return the kind of data source that a text starts with, or None if the text is a path."""
     name, _ = _registered(text)
     return None if name is None else _kind(name)
+
+
+def benchmark_sets(name: str) -> Mapping[str, tuple[str, ...]]:
+    """Return the sets of a benchmark by their groups; empty if no data source of that name has any."""
+    return _kind(name).groups if name in SOURCES else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,7 +184,8 @@ def open_dataset(
         source: A folder of files; a BEIR folder; a corpus file (`.jsonl`, `.tsv`, plain or `.gz`, `.csv`, `.parquet`,
             `.arrow`); any other file of a known kind;
             `ir_datasets:ID`; `hub:NAME`; `pydocs`, the docstrings of the Python standard library;
-            `pydocs:PACKAGE,PACKAGE` to add those of installed packages; or `NAME:PLACE` of another registered data
+            `pydocs:PACKAGE,PACKAGE` to add those of installed packages; `beir:SET`, `nanobeir:SET`, `trec:SET`,
+            `followir:SET` or `bright:SET`, with `FOLDER#` before the set to read a download; or `NAME:PLACE` of another registered data
             source. `NAME=` may precede it.
         name: Its short name; None takes the one in `source`, or derives it.
         queries: The queries of a corpus file.

@@ -7,6 +7,7 @@ from hyperseek.evaluation._comparison import Comparison, Row, Section, Statistic
 from hyperseek.evaluation._export import write_original_files, write_results
 from hyperseek.evaluation._hierarchy_measures import EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
+from hyperseek.evaluation._instructions import InstructionResult, measure_instructions
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
 from hyperseek.evaluation._perturbations import perturb, register_perturbation
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_candidates, rank_file, rank_index
@@ -85,6 +86,7 @@ __all__ = [
     "HierarchyReport",
     "Judge",
     "LocalGenerator",
+    "InstructionResult",
     "MtebEncoder",
     "MtebSummary",
     "MtebTask",
@@ -128,6 +130,7 @@ __all__ = [
     "load_generator",
     "local_task",
     "measure_hierarchy",
+    "measure_instructions",
     "measure_names",
     "measure_robustness",
     "mteb_tasks",
