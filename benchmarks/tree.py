@@ -51,7 +51,7 @@ CALLS = {
 }
 # None: the list is for people to judge.
 LIMITS = {
-    "source files": 300,  # 260 before evaluation had diagnostics, pools, RAG, suites and mteb
+    "source files": 305,  # 260 before evaluation had diagnostics, pools, RAG, suites and mteb
     "files in the largest folder": 20,
     "private imports across packages": 20,
     "base names that occur more than once": None,

@@ -42,6 +42,7 @@ _VERBS = (
 )
 # The files of verbs that share one with another.
 _FILES = {
+    "evaluate_followir": "evaluate_mteb",
     "prepare_card": "prepare",
     "prepare_hierarchy": "prepare",
     "prepare_preferences": "mine",
