@@ -185,8 +185,8 @@ def open_dataset(
             `.arrow`); any other file of a known kind;
             `ir_datasets:ID`; `hub:NAME`; `pydocs`, the docstrings of the Python standard library;
             `pydocs:PACKAGE,PACKAGE` to add those of installed packages; `beir:SET`, `nanobeir:SET`, `trec:SET`,
-            `followir:SET` or `bright:SET`, with `FOLDER#` before the set to read a download; or `NAME:PLACE` of another
-            registered data source. `NAME=` may precede it.
+            `followir:SET`, `ragbench:SET` or `bright:SET`, with `FOLDER#` before the set to read a download;
+            `ragas:FILE`; or `NAME:PLACE` of another registered data source. `NAME=` may precede it.
         name: Its short name; None takes the one in `source`, or derives it.
         queries: The queries of a corpus file.
         qrels: The judgements of a corpus file: one file, whose name becomes the split's, or files by split.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -276,6 +277,31 @@ def test_the_command(index, questions, server, tmp_path, write_lines, monkeypatc
     before = json.loads((tmp_path / "out/rag.json").read_text())["systems"]["words"]["metrics"]
     assert measured["evidence_recall"] == before["evidence_recall"]
     assert measured["rouge_l"] == before["rouge_l"]
+
+
+def test_ragbench_is_encoded_in_passages_and_measured_by_its_sentences(write_lines, tiny_encoder, tmp_path):
+    sea = " ".join(["the cat and the dog with a bird."] * 10)
+    rows = [
+        {"id": "1", "question": "fish", "documents": [sea + " fish in the sea.", "the moon."],
+         "documents_sentences": [[["0a", sea], ["0b", "fish in the sea."]], [["1a", "the moon."]]],
+         "all_relevant_sentence_keys": ["0b"], "all_utilized_sentence_keys": ["0b"], "response": "fish"},
+        {"id": "2", "question": "moon", "documents": ["the moon.", "a star."],
+         "documents_sentences": [[["0a", "the moon."]], [["1a", "a star."]]],
+         "all_relevant_sentence_keys": [], "all_utilized_sentence_keys": [], "response": "none"},
+    ]  # fmt: skip
+    write_lines("bench/emanual/test.jsonl", rows)
+    place, index = f"ragbench:{tmp_path}/bench#emanual", tmp_path / "bench.index"
+    made = CliRunner().invoke(app, ["encode", tiny_encoder, place, "--index", str(index), "--passages", "30"])
+    assert made.exit_code == 0, made.output
+    shown = run(index, place, "-k", 3, "--context", "document", "--json")
+    assert shown.exit_code == 0, shown.output
+    measured = json.loads(shown.stdout)["systems"][Path(tiny_encoder).name]
+    # All three documents of two questions, of which one has evidence: 1 of 4 sentences, and 0 of 4.
+    means = {name: own["mean"] for name, own in measured["metrics"].items()}
+    assert means["evidence_recall"] == means["sentence_recall"] == means["sentence_completeness"] == 1
+    assert measured["per_question"]["evidence_precision"] == {"1": pytest.approx(1 / 3)}
+    assert measured["per_question"]["sentence_relevance"] == {"1": 0.25, "2": 0.0}
+    assert "1 of 2 questions have no evidence, and no measure of it" in measured["notes"]
 
 
 @pytest.mark.parametrize(
