@@ -60,3 +60,33 @@ def test_health_of_an_index(place):
     assert found["duplicates"]["queries"] >= 1
     assert [hubs["of"] for hubs in found["hubness"]] == ["documents", "queries"]
     assert "1 of 5 documents repeat another" in run("inspect", "health", place / "index").stdout
+
+
+def test_a_pool_is_written_judged_and_merged(place, tmp_path):
+    file = tmp_path / "pool.jsonl"
+    result = run(
+        "evaluate", place / "index", place / "toys", "--bm25", "-m", "RR@10", "--pool", file, "--pool-depth", 2
+    )
+    assert result.exit_code == 0, result.output
+    assert f"wrote {file}: " in result.stderr
+    items = [json.loads(line) for line in file.read_text().splitlines()]
+    assert {item["grade"] for item in items} == {None}
+    for name, grade in (("a.jsonl", 2), ("b.jsonl", 1)):
+        (tmp_path / name).write_text("".join(json.dumps(item | {"grade": grade}) + "\n" for item in items))
+    merged = run(
+        "inspect",
+        "pool",
+        tmp_path / "a.jsonl",
+        tmp_path / "b.jsonl",
+        "--conflicts",
+        "highest",
+        "-o",
+        tmp_path / "new.tsv",
+    )
+    assert merged.exit_code == 0, merged.output
+    assert "documents with different grades: the highest grade" in merged.stdout
+    assert (tmp_path / "new.tsv").read_text().splitlines()[1].endswith("\t2")
+    assert "leave-out, lowest" in str(run("inspect", "pool", tmp_path / "a.jsonl", "--conflicts", "mean").exception)
+    assert "a pool is of one set" in str(
+        run("evaluate", place / "{set}", place / "{set}", "--sets", "toys", "--pool", file).exception
+    )

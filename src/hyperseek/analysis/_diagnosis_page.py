@@ -28,7 +28,7 @@ summary { cursor: pointer; overflow-wrap: anywhere; }
 :focus-visible { outline: 2px solid var(--mark); outline-offset: 2px; }
 table { border-collapse: collapse; } th, td { padding: 4px 10px 4px 0; text-align: right; vertical-align: top; }
 th { color: var(--faint); font-weight: normal; } th:first-child, td:first-child { text-align: left; }
-td { overflow-wrap: anywhere; }
+td { overflow-wrap: anywhere; } td.text { text-align: left; } td:first-child { overflow-wrap: normal; }
 p, .faint { color: var(--faint); }
 .columns { display: grid; gap: 14px; grid-template-columns: repeat(auto-fit, minmax(260px, 1fr)); }
 .columns > div { min-width: 0; overflow-wrap: anywhere; } li { padding: 2px 0; }
@@ -40,9 +40,14 @@ def table_of(table: Table, *, level: int = 2) -> str:
     """Return a table under its title as HTML; cells are texts."""
     title, headings, rows = table
     head = "".join(f'<th scope="col">{escaped(cell)}</th>' for cell in headings)
-    body = "".join(f"<tr>{''.join(f'<td>{escaped(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    body = "".join(f"<tr>{''.join(map(_cell, row))}</tr>" for row in rows)
     name = f"<h{level}>{escaped(title)}</h{level}>" if title else ""
     return f"{name}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _cell(text: str) -> str:
+    kind = ' class="text"' if any(map(str.isalpha, text)) else ""
+    return f"<td{kind}>{escaped(text)}</td>"
 
 
 def write_page(

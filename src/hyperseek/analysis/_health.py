@@ -145,14 +145,14 @@ class HealthReport(ShowsTables):
             ],
         )
         for hubs in self.hubness:
+            judged = [] if hubs.of == "documents" else ["relevant to"]
             rows = [
-                [hub.id, hub.title, f"{hub.count:,}", "" if hub.relevant is None else f"{hub.relevant:,}"]
-                for hub in hubs.hubs
+                [hub.id, hub.title, f"{hub.count:,}", f"{hub.relevant or 0:,}"][: 3 + len(judged)] for hub in hubs.hubs
             ]
             yield (
                 f"hubs among the {hubs.k} nearest of {hubs.count:,} {hubs.of}: skewness {hubs.skewness:.2f}, "
                 f"{hubs.never:.1%} of documents near none, the top 1 % in {hubs.top:.1%} of places",
-                ["document", "title", hubs.of, "relevant to"],
+                ["document", "title", hubs.of, *judged],
                 rows,
             )
         yield from self.duplicates.tables()

@@ -1,9 +1,9 @@
-"""`hyperseek inspect queries` and `hyperseek inspect health`."""
+"""`hyperseek inspect queries`, `hyperseek inspect health` and `hyperseek inspect pool`."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
@@ -99,6 +99,30 @@ def health(
     else:
         result_console().print(report)
     _name_files(report.files)
+
+
+def pool(
+    files: Annotated[
+        list[Path], typer.Argument(help="What people judged, one file for each: .jsonl or .csv; or judgements.")
+    ],
+    conflicts: Annotated[
+        str, typer.Option(help="Where grades differ: leave-out, lowest, highest, or median, the lower of two.")
+    ] = "leave-out",
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File of judgements to write, .tsv.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, on standard output.")] = False,
+) -> None:
+    """Merge what people judged from pools of `evaluate --pool`, and show how far they agree."""
+    from hyperseek.data import write_qrels
+    from hyperseek.evaluation import merge_judgements
+
+    merged = merge_judgements(files, conflicts=cast("Any", conflicts))
+    if json:
+        echo_json(merged.model_dump(mode="json"), indent=2)
+    else:
+        result_console().print(merged)
+    if output is not None:
+        write_qrels(merged.qrels, output)
+        _name_files([output])
 
 
 def _name_files(files: list[Path]) -> None:

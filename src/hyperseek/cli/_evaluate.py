@@ -29,11 +29,15 @@ from hyperseek.cli._evaluate_rankings import (
 from hyperseek.cli._evaluate_variants import (
     BinsOption,
     PerturbOption,
+    PoolDepthOption,
+    PoolJudgedOption,
+    PoolOption,
     SliceOption,
     check_variants,
     measured_robustness,
     sliced,
     write_robustness,
+    written_pool,
 )
 from hyperseek.cli._search import CardOption, Options, query_options
 
@@ -127,6 +131,9 @@ def evaluate(
     slice_: SliceOption = None,
     bins: BinsOption = 3,
     perturb: PerturbOption = None,
+    pool: PoolOption = None,
+    pool_depth: PoolDepthOption = 10,
+    pool_judged: PoolJudgedOption = False,
     k: Annotated[
         int | None, typer.Option("-k", "--top-k", help="Documents per query; by default what the measures read.")
     ] = None,
@@ -171,7 +178,7 @@ def evaluate(
             require(module, extra="eval")
     if hierarchy is not None and index is not None and dataset is None and qrels is None:
         _refuse(
-            {"--sets": sets, "--slice": slice_, "--perturb": perturb, "--model": model, "--plan": plan,
+            {"--sets": sets, "--slice": slice_, "--perturb": perturb, "--pool": pool, "--model": model, "--plan": plan,
              "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q,
              "--runs": runs, "--query-length": query_length, "--run-out": run_out,
              "--hypencoder-files": hypencoder_files},
@@ -210,6 +217,7 @@ def evaluate(
     if chosen:
         lists = [] if candidates is None or str(candidates) == OWN else [candidates]
         _check_sets([index, dataset, qrels, *(runs or []), *lists], run_out, hypencoder_files)
+        _refuse({"--pool": pool}, "a pool is of one set; leave --sets out")
     if card is not None and card_field is not None:
         raise InputError("give --card, or --card-field for a card of each query, not both")
     searching = {"split": split, "k": choose_k(names, k), "exclude_same_id": exclude_same_id}
@@ -241,7 +249,7 @@ def evaluate(
         if opened is None:
             _refuse(
                 {"--model": model, "--plan": plan, "--hybrid": hybrid, "--bm25": bm25, "--bm25q": bm25q, "--card": card,
-                 "--perturb": perturb,
+                 "--perturb": perturb, "--pool": pool,
                  "--card-field": card_field, "--option": option, "--query-length": query_length, "--levels": levels,
                  "--beside": beside, "--backend": backend, "--candidates": candidates},
                 "only for searches; give INDEX and DATASET, or leave it out",
@@ -266,6 +274,8 @@ def evaluate(
         comparison = compare(evaluations, baseline=baseline, allow_unlike=allow_unlike, slices=parts, **statistics)
         folder = output if output is None or subset is None else output / subset
         _write(rankings, evaluations, comparison, folder, run_out)
+        if pool is not None and opened is not None:
+            written_pool(pool, rankings, opened, split, pool_depth, seed, judged=pool_judged)
         robust = None
         if perturb and opened is not None:
             robust = measured_robustness(perturb, opened, split, searches[subset], evaluations, baseline, statistics)

@@ -1,4 +1,4 @@
-"""Slices and perturbed queries of `hyperseek evaluate`."""
+"""Slices, perturbed queries and pools of `hyperseek evaluate`."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ PerturbOption: TypeAlias = Annotated[
         help="Measure the drop on perturbed queries too: typos[:WORDS], typo-insert, typo-delete, typo-substitute, "
         "typo-swap, typo-qwerty, order, word-swap, keywords[:LANGUAGE], synonyms:FILE, paraphrases:FILE; repeat."
     ),
+]
+PoolOption: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(help="Write what people should judge: .jsonl, .csv, or .html, a page to judge on."),
+]
+PoolDepthOption: TypeAlias = Annotated[int, typer.Option(min=1, help="Top ranks of each system in --pool.")]
+PoolJudgedOption: TypeAlias = Annotated[
+    bool, typer.Option("--pool-judged", help="Put documents into --pool that are judged already, too.")
 ]
 
 
@@ -83,3 +91,16 @@ def write_robustness(folder: Path, robustness: Robustness) -> None:
     from hyperseek._files import write_json
 
     write_json(folder / "robustness.json", robustness.model_dump(mode="json"))
+
+
+def written_pool(
+    path: Path, rankings: Sequence[Ranking], dataset: Dataset, split: str, depth: int, seed: int, *, judged: bool
+) -> None:
+    """Write a pool of the rankings, and say how large it is."""
+    from hyperseek.cli._echo import echo
+    from hyperseek.evaluation import make_pool, write_pool
+
+    items = make_pool(rankings, dataset, split=split, depth=depth, judged=judged, seed=seed)
+    write_pool(items, path, name=f"{dataset.name}, {split}")
+    queries = len({item.query_id for item in items})
+    echo(f"wrote {path}: {len(items):,} documents of {queries:,} queries to judge", err=True)

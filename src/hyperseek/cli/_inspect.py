@@ -213,6 +213,7 @@ def lengths(
 
 inspect.command("queries")(_diagnose.queries)
 inspect.command("health")(_diagnose.health)
+inspect.command("pool")(_diagnose.pool)
 
 
 def _describe_index(index: Index) -> dict[str, Any]:

@@ -8,8 +8,16 @@ from hyperseek.evaluation._export import write_original_files, write_results
 from hyperseek.evaluation._hierarchy_measures import EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
 from hyperseek.evaluation._instructions import InstructionResult, measure_instructions
+from hyperseek.evaluation._judgements import (
+    Agreement,
+    Conflict,
+    MergedJudgements,
+    cohens_kappa,
+    merge_judgements,
+)
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
 from hyperseek.evaluation._perturbations import perturb, register_perturbation
+from hyperseek.evaluation._pools import PoolItem, make_pool, write_pool
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_candidates, rank_file, rank_index
 from hyperseek.evaluation._result import (
     Evaluation,
@@ -72,10 +80,12 @@ __all__ = [
     "JUDGED_MEASURES",
     "AdherenceJudge",
     "AdherenceScores",
+    "Agreement",
     "CardStudy",
     "CardTable",
     "CardTask",
     "Comparison",
+    "Conflict",
     "Drop",
     "EndpointGenerator",
     "EntityPairs",
@@ -87,11 +97,13 @@ __all__ = [
     "InstructionResult",
     "Judge",
     "LocalGenerator",
+    "MergedJudgements",
     "MtebEncoder",
     "MtebSummary",
     "MtebTask",
     "PairScores",
     "PerturbedQueries",
+    "PoolItem",
     "Protocol",
     "QuerySlice",
     "RagReport",
@@ -118,6 +130,7 @@ __all__ = [
     "check_slices",
     "choose_k",
     "classify_pairs",
+    "cohens_kappa",
     "compare",
     "evaluate",
     "evaluate_by_hops",
@@ -129,10 +142,12 @@ __all__ = [
     "holm",
     "load_generator",
     "local_task",
+    "make_pool",
     "measure_hierarchy",
     "measure_instructions",
     "measure_names",
     "measure_robustness",
+    "merge_judgements",
     "mteb_tasks",
     "node_scorer",
     "p_mrr",
@@ -159,5 +174,6 @@ __all__ = [
     "train_adherence",
     "trained_on",
     "write_original_files",
+    "write_pool",
     "write_results",
 ]
