@@ -8,16 +8,8 @@ from hyperseek.evaluation._export import write_original_files, write_results
 from hyperseek.evaluation._hierarchy_measures import EntityPairs, PairScores, classify_pairs
 from hyperseek.evaluation._hierarchy_report import HierarchyReport, measure_hierarchy
 from hyperseek.evaluation._instructions import InstructionResult, measure_instructions
-from hyperseek.evaluation._judgements import (
-    Agreement,
-    Conflict,
-    MergedJudgements,
-    cohens_kappa,
-    merge_judgements,
-)
 from hyperseek.evaluation._measures import aggregate, calculate, measure_names, p_mrr, p_mrr_per_query
 from hyperseek.evaluation._perturbations import perturb, register_perturbation
-from hyperseek.evaluation._pools import PoolItem, make_pool, write_pool
 from hyperseek.evaluation._ranking import Ranking, choose_k, evaluate, rank_bm25, rank_candidates, rank_file, rank_index
 from hyperseek.evaluation._result import (
     Evaluation,
@@ -44,6 +36,14 @@ from hyperseek.evaluation.hierarchy_rankings import (
     rank_nodes,
 )
 from hyperseek.evaluation.mteb import MtebEncoder, MtebSummary, MtebTask, evaluate_mteb, local_task, mteb_tasks
+from hyperseek.evaluation.pools._judgements import (
+    Agreement,
+    Conflict,
+    MergedJudgements,
+    cohens_kappa,
+    merge_judgements,
+)
+from hyperseek.evaluation.pools._pooling import PoolItem, make_pool, write_pool
 from hyperseek.evaluation.query_slices import (
     QuerySlice,
     SliceTask,
