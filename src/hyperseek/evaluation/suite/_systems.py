@@ -7,7 +7,6 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,6 +71,8 @@ class Workshop:
     tell: Callable[[str], None]
     find: Callable[[Entry, Column], SuiteResult]
     _loaded: dict[Entry, Retriever] = field(default_factory=dict)
+    _of_sources: dict[str, str | None] = field(default_factory=dict)
+    _models: dict[tuple[Any, ...], list[Any]] = field(default_factory=dict)
     _recipes: dict[Entry, tuple[Recipe, str]] = field(default_factory=dict)
 
     def entries(self, chosen: Sequence[str]) -> list[Entry]:
@@ -112,15 +113,18 @@ class Workshop:
                 how = self._plan(entry).model_dump(mode="json")
                 asked = [self._options(entry, column), self._identity(self.needed(entry)[0], column)]
                 return {"plan": how, "of": asked}
-        own = {
+        own: dict[str, Any] = {
             "lengths": self.suite.lengths(column.name),
             "options": self._options(entry, column),
             "storage": system.storage,
         }
         if system.recipe is not None:
             return {"recipe": self._recipe(entry)[1], **own}
-        protocol = self.model(entry, column).protocol()
-        return {"model": [protocol[key] for key in ("fingerprint", "query_fingerprint", "prompts")], **own}
+        known = (entry, *own["lengths"].values())
+        if known not in self._models:
+            protocol = self.model(entry, column).protocol()
+            self._models[known] = [protocol[key] for key in ("fingerprint", "query_fingerprint", "prompts")]
+        return {"model": self._models[known], **own}
 
     def _options(self, entry: Entry, column: Column) -> QueryOptions:
         system = self.suite.systems[entry.system]
@@ -152,10 +156,6 @@ class Workshop:
             placed = recipe.train.model_copy(update={"cache": cache})
             self._recipes[entry] = recipe.model_copy(update={"train": placed}), key
         return self._recipes[entry]
-
-    @cached_property
-    def _of_sources(self) -> dict[str, str | None]:
-        return {}
 
     def _data(self, source: str) -> str | None:
         if source not in self._of_sources:

@@ -407,7 +407,9 @@ def _row(
         if len(each) > 1:
             spread[measure] = statistics.stdev(each)
     costs = [one.costs for one in own]
-    first = {(cost.documents, cost.point_bytes, cost.encoding_seconds): cost for cost in costs}.values()
+    # One result of each column: seeds search indexes of one size.
+    of_columns = [[one.costs for one in results if one.system == name] for results in titled.values()]
+    first = [one[0] for one in of_columns if one]
     seconds = _total([cost.encoding_seconds for cost in first])
     documents = sum(cost.documents for cost in first)
     sizes = _total([cost.point_bytes for cost in first])
