@@ -153,6 +153,19 @@ def test_a_run_that_was_stopped_goes_on(place: Path, tmp_path: Path) -> None:
     assert heard.measured() == ["trunk on one", "net, seed 0 on one", "both on one"]
 
 
+def test_an_encoding_that_another_system_left_unfinished_is_no_obstacle(place: Path, again: Path) -> None:
+    result = again / "results" / "one" / "net.0.json.gz"
+    before = read_result(result)
+    result.unlink()
+    for marker in (again / "indexes" / "one").glob("*.json"):  # written when an encoding has ended
+        marker.unlink()
+    run_suite(Suite.from_mapping(values(place)), output=again, systems=["net"])
+    now = read_result(result)
+    for query, ranking in before.run().items():  # bfloat16 rounds before or after vectors are normalised
+        assert now.run()[query] == pytest.approx(ranking, abs=0.01)
+    assert read_result(result).costs.encoding_seconds is None
+
+
 def test_times_are_measured_again_and_nothing_else(place: Path, again: Path) -> None:
     before = {one.file_name: one for one in read_results(again)}
     for one in before.values():

@@ -22,7 +22,9 @@ def evaluate_suite(
     output: Annotated[
         Path | None, typer.Option(help="Folder of results, models and indexes; by default runs/suite-NAME.")
     ] = None,
-    systems: Annotated[list[str] | None, typer.Option(help="Only this system; repeat for several.")] = None,
+    systems: Annotated[
+        list[str] | None, typer.Option(help="Only this system and the baseline; repeat for several.")
+    ] = None,
     collections: Annotated[list[str] | None, typer.Option(help="Only this collection; repeat for several.")] = None,
     retime: Annotated[
         bool, typer.Option("--retime", help="Measure the times of queries again, as of a machine that was busy.")

@@ -170,8 +170,8 @@ def markdown(table: SuiteTable) -> str:
     lines = [
         f"# Comparison: the suite {printable(table.suite)}",
         "",
-        f"Made by `hyperseek evaluate --suite`, from result files; every number and every sentence below is computed "
-        f"from them. The baseline is {printable(table.baseline)}.",
+        f"Made by `hyperseek evaluate --suite {printable(table.suite)}`, from result files; every number and every "
+        f"sentence below is computed from them. The baseline is {printable(table.baseline)}.",
     ]
     for part in tables(table):
         lines += ["", f"## {printable(part.title)}", ""]

@@ -40,7 +40,7 @@ def run_suite(
     Args:
         suite: The suite, its file, or the name of one of this project.
         output: Folder of results, indexes, models, and of the table: `comparison.md`, `.csv`, `.json` and `.html`.
-        systems: Only these, and what they are made of; all if empty.
+        systems: Only these, the baseline, and what they are made of; all if empty.
         collections: Only these; all if empty.
         retime: Measure the milliseconds of queries again where there are results, as of a machine that was busy.
         tell: Is told what is being done, a line each.
@@ -59,7 +59,7 @@ def run_suite(
         if name not in chosen.collections:
             raise UnknownNameError("collection", name, chosen.collections)
     wanted = {name: one for name, one in chosen.collections.items() if not collections or name in collections}
-    names = chosen.in_order(systems or None)
+    names = chosen.in_order([*systems, chosen.baseline] if systems else None)
     for module in ("ir_measures", *(("bm25s", "Stemmer") if any(chosen.systems[n].bm25 for n in names) else ())):
         require(module, extra="eval")
     place = Path(output)
@@ -93,7 +93,7 @@ def read_table(
 
     Args:
         folder: As `run_suite` or `publish_results` wrote it.
-        systems: Only these; all if empty.
+        systems: Only these and the baseline; all if empty.
         collections: Only these; all if empty.
         baseline: The system that others are compared with; None for the suite's.
 
@@ -105,11 +105,9 @@ def read_table(
         InputError: None is of these systems and collections.
         UnknownNameError: No result is of the baseline.
     """
-    results = [
-        one
-        for one in read_results(folder)
-        if (not systems or one.system in systems) and (not collections or one.collection in collections)
-    ]
+    found = read_results(folder)
+    kept = {*systems, baseline or found[0].baseline} if systems else {one.system for one in found}
+    results = [one for one in found if one.system in kept and (not collections or one.collection in collections)]
     if not results:
         raise InputError(f"{folder} has no result of these systems and collections")
     file = Path(folder) / _SKIPPED

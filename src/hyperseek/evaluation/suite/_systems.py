@@ -16,7 +16,7 @@ from hyperseek._files import read_json, write_json
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek._relevance import excluded_ids
 from hyperseek.cards import Card
-from hyperseek.errors import DataError
+from hyperseek.errors import DataError, StoreError
 from hyperseek.evaluation._ranking import Ranking, rank_file, rank_index
 from hyperseek.evaluation._result import Protocol, measuring_versions
 from hyperseek.evaluation.suite._columns import Column, data_fingerprint
@@ -335,9 +335,12 @@ class Workshop:
         if not times.is_file():  # unfinished, or not begun
             self.tell(f"encoding {column.dataset.count():,} documents of {column.name} with {entry.system}")
             fresh, start = not folder.exists(), time.perf_counter()
-            total = column.dataset.count()
-            documents = column.dataset.documents()
-            Index.build(folder, documents, model, storage=storage, name=column.name, total=total)
+            given: dict[str, Any] = {"storage": storage, "name": column.name, "total": column.dataset.count()}
+            try:
+                Index.build(folder, column.dataset.documents(), model, **given)
+            except StoreError as error:  # begun by a model of another name for the space, or damaged
+                self.tell(f"{error}; it is encoded anew")
+                Index.build(folder, column.dataset.documents(), model, **given, overwrite=True)
             # Of an encoding that was interrupted, the time is not known.
             write_json(times, {"seconds": time.perf_counter() - start if fresh else None})
         # Opened, not built again: equal points are an index of both, also where one model calls their space a cosine
