@@ -419,6 +419,9 @@ def test_the_command(place: Path, again: Path, tmp_path: Path, monkeypatch: pyte
     result = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout)["baseline"] == "trunk"
+    (tmp_path / "mini").mkdir()  # a name is the suite's, also where a folder has it
+    result = CliRunner().invoke(app, ["evaluate", "--suite", "mini", "--baseline", "x"])
+    assert "a suite names its own" in str(result.exception)
     drifting = [*arguments[:3], "systems.bm25={bm25: {b: 1.0, k1: 0.0}}", *arguments[3:-1]]
     result = CliRunner().invoke(app, drifting, catch_exceptions=False)
     assert result.exit_code == 1

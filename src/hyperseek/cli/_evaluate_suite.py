@@ -13,8 +13,8 @@ from hyperseek.cli._echo import echo, echo_json
 def evaluate_suite(
     suite: Annotated[
         str,
-        typer.Argument(help="Name of a suite of this project, a YAML file, or a folder of results, of which only the "
-                            "table is computed.", show_default=False),
+        typer.Argument(help="Name of a suite of this project, a YAML file, or a folder of results (as ./mini), of which "
+                            "only the table is computed.", show_default=False),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="section.field=value, as training.train.max_steps=100.")
@@ -46,11 +46,19 @@ def evaluate_suite(
     from hyperseek._files import atomic_write
     from hyperseek._long_work import is_quiet
     from hyperseek.errors import InputError
-    from hyperseek.evaluation.suite import drifts, publish_results, read_results, read_suite, read_table, run_suite
+    from hyperseek.evaluation.suite import (
+        drifts,
+        list_suites,
+        publish_results,
+        read_results,
+        read_suite,
+        read_table,
+        run_suite,
+    )
 
     if rankings and publish is None:
         raise InputError("--rankings says what --publish FOLDER keeps; give that too")
-    if Path(suite).is_dir():
+    if Path(suite).is_dir() and suite not in list_suites():
         given = {"section.field=value": overrides, "--output": output, "--retime": retime}
         if useless := [name for name, value in given.items() if value]:
             raise InputError(f"{', '.join(useless)}: without effect on a folder of results, where nothing is measured")
