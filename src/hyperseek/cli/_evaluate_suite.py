@@ -13,8 +13,8 @@ from hyperseek.cli._echo import echo, echo_json
 def evaluate_suite(
     suite: Annotated[
         str,
-        typer.Argument(help="Name of a suite of this project, a YAML file, or a folder of results (as ./mini), of which "
-                            "only the table is computed.", show_default=False),
+        typer.Argument(help="Name of a suite of this project, a YAML file, or a folder of results (as ./mini), of "
+                            "which only the table is computed.", show_default=False),
     ],
     overrides: Annotated[
         list[str] | None, typer.Argument(help="section.field=value, as training.train.max_steps=100.")
