@@ -5,6 +5,7 @@ import re
 import stat
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 import torch
 from pydantic import Field
 
-from hyperseek import HyperseekError
+from hyperseek import HyperseekError, _files
 from hyperseek._config import Config, apply_overrides, read_yaml
 from hyperseek._files import atomic_write, read_json, write_json
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json, fingerprint_tensors, fingerprint_texts
@@ -245,3 +246,26 @@ def test_a_missing_field_is_described() -> None:
         ConfigError, match=r"trunk\.path: missing \(Its folder\); write path: VALUE, or trunk\.path=VALUE"
     ):
         Run.from_mapping({"trunk": {}, "loop": {}})
+
+
+def test_who_waits_for_a_lock_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(_files, "_SILENT", 0.05)
+    taken, entered = threading.Event(), []
+
+    def hold() -> None:
+        with _files.locked(tmp_path / "lock"):
+            taken.set()
+            while not caplog.messages:
+                time.sleep(0.01)
+            entered.append("first")
+
+    other = threading.Thread(target=hold)
+    other.start()
+    assert taken.wait(10)
+    with _files.locked(tmp_path / "lock"):
+        entered.append("second")
+    other.join()
+    assert entered == ["first", "second"]
+    assert caplog.messages == [f"another process holds {tmp_path / 'lock'}; waiting until it ends"]

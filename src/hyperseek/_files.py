@@ -13,6 +13,7 @@ import errno
 import hashlib
 import io
 import json
+import logging
 import os
 import re
 import stat
@@ -39,6 +40,9 @@ _METADATA, _CHECKSUM = "__metadata__", "sha256"
 _LARGEST_HEADER = 1 << 25  # names of hundreds of thousands of tensors
 _CHUNK = 1 << 20
 _ALIGNMENT = 8
+_SILENT = 2.0  # seconds of waiting for another process before that is said
+
+logger = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -228,7 +232,7 @@ def take_umask(folder: str | os.PathLike[str]) -> None:
 
 @contextmanager
 def locked(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Hold a lock that other processes wait for.
+    """Hold a lock that other processes wait for; after a moment they say so.
 
     Args:
         path: The file that stands for it.
@@ -239,12 +243,16 @@ def locked(path: str | os.PathLike[str]) -> Iterator[None]:
     Raises:
         WriteError: The file cannot be made.
     """
-    from filelock import FileLock
+    from filelock import FileLock, Timeout
 
     lock = FileLock(path)
     with writing(path):
         Path(path).parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        try:
+            lock.acquire(timeout=_SILENT)
+        except Timeout:
+            logger.warning("another process holds %s; waiting until it ends", path)
+            lock.acquire()
     try:
         yield
     finally:
