@@ -273,8 +273,8 @@ def test_queries_are_as_long_as_each_set_wants_them(sets, tiny_encoder, model):
     [
         (["--sets", "a", "--query-length", "b=3", "{set}.index", "x{set}"], "unknown set of --sets 'b'"),
         (["--query-length", "0", "x", "y"], "--query-length takes N"),
-        (["--sets", "a=", "x"], "--sets takes bright"),
-        (["--sets", "../a", "x"], "--sets takes bright"),
+        (["--sets", "a=", "x"], "--sets takes a benchmark"),
+        (["--sets", "../a", "x"], "--sets takes a benchmark"),
         (["--sets", "a", "x.index", "bright:{set}"], "x.index has none"),
         (["--sets", "a", "{set}.index", "bright:{set}", "--run-out", "x"], "hold one set"),
         (["--sets", "bright", "{set}.index", "nowhere/{set}"], "nowhere/biology"),

@@ -56,6 +56,14 @@ def test_judgements_inside(write_lines, tmp_path, configuration):
     assert dataset.qrels("dev") == {"q1": {"d2": 2}}
 
 
+def test_documents_to_rerank(write_lines, tmp_path):
+    card = "- config_name: top_ranked\n  data_files: [{split: test, path: top.jsonl}]\n"
+    _texts(write_lines, "toy", CARD + QRELS_CARD % "qrels" + card)
+    _judgements(write_lines, "toy")
+    write_lines("toy/top.jsonl", [{"query-id": "q1", "corpus-ids": ["d2", "d1", "d2"]}])
+    assert open_dataset(f"hub:{tmp_path}/toy").candidates() == {"q1": ["d2", "d1"]}
+
+
 def test_judgements_beside(write_lines, tmp_path):
     _texts(write_lines, "toy", CARD)
     write_lines("toy-qrels/README.md", ["---", "configs:", (QRELS_CARD % "default") + "---"])

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from hyperseek.cli import app
 from hyperseek.data import open_dataset
 from hyperseek.errors import InputError
-from hyperseek.evaluation import measure_instructions, p_mrr, p_mrr_per_query, rank_index
+from hyperseek.evaluation import measure_instructions, mteb_tasks, p_mrr, p_mrr_per_query, rank_index
 from hyperseek.index import Index
 from hyperseek.models import ModelConfig, build, load
 
@@ -103,6 +103,13 @@ def test_own_candidates_are_asked_for_by_name(index: Index, place: Path, beir: P
     other = Index.build(tmp_path / "fruit.index", open_dataset(beir), index.model)
     refused = CliRunner().invoke(app, ["evaluate", str(other.path), str(beir), "--candidates", "own"])
     assert "fruit gives no documents to rerank" in str(refused.exception)
+
+
+def test_mteb_reranks_what_the_collection_gives(place: Path) -> None:
+    pytest.importorskip("mteb")
+    (task,) = mteb_tasks([f"local:followir:{place}#core17"], candidates="own")
+    assert task.metadata.type == "Reranking"
+    assert mteb_tasks([f"followir:{place}#core17"])[0].metadata.type == "Retrieval"
 
 
 def test_sets_of_a_benchmark_are_named_by_its_source(tiny_encoder: str, write_lines: Any, tmp_path: Path) -> None:

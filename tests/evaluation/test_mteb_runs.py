@@ -114,6 +114,60 @@ def scores_of(folder: Path, task: str) -> dict[str, float]:
     return scores
 
 
+@pytest.fixture(scope="module")
+def other_tasks() -> list[Any]:
+    """A classification, and pairs of texts with similarities."""
+    from datasets import Dataset as Rows
+    from datasets import DatasetDict
+    from mteb.abstasks.classification import AbsTaskClassification
+    from mteb.abstasks.sts import AbsTaskSTS
+
+    def described(name: str, kind: Any, category: Any, score: str) -> Any:
+        metadata = local_task(collection("x", seed=1, ties=False)).metadata
+        changed = {"name": name, "type": kind, "category": category, "main_score": score}
+        return metadata.model_copy(update=changed)
+
+    class Sorts(AbsTaskClassification):
+        metadata = described("Sorts", "Classification", "t2c", "accuracy")
+        n_experiments = 1
+        samples_per_label = 4
+
+        def load_data(self, *args: Any, **kwargs: Any) -> None:
+            rows = {"text": [f"the {word}" for word in WORDS], "label": [int(word in WORDS[:8]) for word in WORDS]}
+            self.dataset = DatasetDict(train=Rows.from_dict(rows), test=Rows.from_dict(rows))
+            self.data_loaded = True
+
+    class Pairs(AbsTaskSTS):
+        metadata = described("Pairs", "STS", "t2t", "cosine_spearman")
+        min_score, max_score = 0, 3
+
+        def load_data(self, *args: Any, **kwargs: Any) -> None:
+            triples = [WORDS[place : place + 3] for place in range(0, 18, 3)]
+            pairs = [(f"{one} {two} sun", f"{two} {three} sun") for one, two, three in triples]
+            rows = {"sentence1": [a for a, _ in pairs], "sentence2": [b for _, b in pairs]}
+            self.dataset = DatasetDict(test=Rows.from_dict({**rows, "score": [0, 1, 2, 3, 0, 1]}))
+            self.data_loaded = True
+
+    return [Sorts, Pairs]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tasks_without_queries_get_one_vector_per_text(
+    models: dict[str, Retriever], tmp_path: Path, family: str, other_tasks: list[Any]
+) -> None:
+    tasks = [task() for task in other_tasks]
+    summary = evaluate_mteb(models[family], tasks, output=tmp_path, options=OPTIONS.get(family))
+    assert summary.failed == {}
+    assert summary.num_task_types == 2
+    if family == "lorentz":  # the same vectors, compared by the distance of their points
+        plain = scores_of(tmp_path, "Pairs")
+        folder = tmp_path / "geodesic"
+        evaluate_mteb(models[family], tasks, output=folder, scoring="geodesic")
+        placed = scores_of(folder, "Pairs")
+        assert placed["cosine_spearman"] == plain["cosine_spearman"]
+        assert placed["pearson"] != plain["pearson"]
+
+
 @pytest.mark.parametrize("family", ["qnet", "late"])
 def test_given_documents_are_reranked(models: dict[str, Retriever], tmp_path: Path, family: str) -> None:
     dataset = collection("tied", seed=4, ties=True)

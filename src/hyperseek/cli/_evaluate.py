@@ -12,7 +12,6 @@ import typer
 
 from hyperseek.cli._echo import BackendOption, echo_json, result_console
 from hyperseek.cli._evaluate_rankings import (
-    OWN,
     SET,
     Asked,
     Compared,
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from hyperseek.evaluation import Comparison, Evaluation, Ranking, Robustness
     from hyperseek.types import Qrels
 
+_OWN = "own"  # the candidates of the data set itself
 _Result: TypeAlias = "tuple[list[Evaluation], Comparison, dict[str, Compared], Robustness | None]"
 
 
@@ -215,7 +215,7 @@ def evaluate(
         )
     groups, chosen = _sets(sets or [])
     if chosen:
-        lists = [] if candidates is None or str(candidates) == OWN else [candidates]
+        lists = [] if candidates is None or str(candidates) == _OWN else [candidates]
         _check_sets([index, dataset, qrels, *(runs or []), *lists], run_out, hypencoder_files)
         _refuse({"--pool": pool}, "a pool is of one set; leave --sets out")
     if card is not None and card_field is not None:

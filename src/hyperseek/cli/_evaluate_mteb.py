@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from hyperseek.cli._echo import BackendOption, echo_json
-from hyperseek.cli._evaluate_rankings import OWN, candidates_of, short_names
+from hyperseek.cli._evaluate_rankings import short_names
 from hyperseek.cli._search import CardOption, Options, query_options
 
 
@@ -44,7 +44,10 @@ def evaluate_mteb(
     ] = None,
     query_length: Annotated[int | None, typer.Option(min=1, help="Tokens of a query that the model reads.")] = None,
     candidates: Annotated[
-        Path | None, typer.Option(help="Rerank what this TREC run, or JSON lines, give for the one collection.")
+        Path | None,
+        typer.Option(
+            help="Rerank what this TREC run, or JSON lines, or own, its own lists, give for the one collection."
+        ),
     ] = None,
     exclude_same_id: Annotated[
         bool, typer.Option("--exclude-same-id", help="In collections, exclude the document with the query's id.")
@@ -108,7 +111,7 @@ def evaluate_followir(
     ] = None,
     candidates: Annotated[
         str, typer.Option(help="Rerank the data set's own lists, those of a file, or with all, search all documents.")
-    ] = OWN,
+    ] = "own",
     card: CardOption = None,
     option: Options = None,
     card_field: Annotated[
@@ -130,6 +133,7 @@ def evaluate_followir(
     from hyperseek._files import write_json
     from hyperseek.data import open_dataset
     from hyperseek.evaluation import measure_instructions, rank_bm25, rank_index
+    from hyperseek.evaluation.candidates import candidates_of
     from hyperseek.index import Index
     from hyperseek.models import load
 

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 System: TypeAlias = "tuple[str, Callable[[str], Ranking]]"
 """A name, and the function that ranks under that name."""
 
-OWN = "own"
-"""What stands for a data set's own lists of candidates."""
-
 SET = "{set}"
 """What stands for each of `--sets` in names of places."""
 
@@ -74,6 +71,7 @@ class Asked:
     def systems(self, path: Path, dataset: Dataset, query_length: int | None, subset: str | None) -> list[System]:
         """Return what ranks the documents of a data set, by name."""
         from hyperseek.evaluation import rank_bm25, rank_candidates, rank_index
+        from hyperseek.evaluation.candidates import candidates_of
         from hyperseek.index import Index
         from hyperseek.mining import BM25Settings
         from hyperseek.models.loading import set_query_length
@@ -116,19 +114,6 @@ class Asked:
         if self.candidates is not None:
             systems.append(("candidates", partial(_named, rank_candidates, dataset, **searching)))
         return systems
-
-
-def candidates_of(dataset: Dataset, given: str) -> dict[str, list[str]]:
-    """Return the documents to rerank: the data set's own, or those of a file."""
-    from hyperseek.data import read_candidates
-    from hyperseek.errors import InputError
-
-    if given != OWN:
-        return read_candidates(given)
-    own = dataset.candidates()
-    if own is None:
-        raise InputError(f"{dataset.name} gives no documents to rerank; name a file of them")
-    return own
 
 
 def _named(function: Callable[..., Ranking], *arguments: Any, **options: Any) -> Ranking:

@@ -13,6 +13,7 @@ from hyperseek._documents import TITLE_KEYS, find_key, id_of
 from hyperseek._fingerprint import fingerprint_file, fingerprint_json
 from hyperseek.data._dataset import Dataset
 from hyperseek.data._qrels_and_runs import DOCUMENT_NAMES, GRADE_NAMES, QUERY_NAMES, Judgement, grade_of, wrong_grade
+from hyperseek.data.candidate_files import add_candidates
 from hyperseek.data.open import SourceKind
 from hyperseek.data.reading import Faults, FieldKeys, Row, documents_from_rows, queries_from_rows
 from hyperseek.errors import DataError, HyperseekError, UnknownNameError, brief, require, shown
@@ -27,7 +28,8 @@ class HubSource:
     """A collection in BEIR form: the configurations `corpus` and `queries`, and judgements by split.
 
     Judgements are the configuration `qrels` or `default` (as in MTEB), or the dataset `NAME-qrels` (as in
-    BeIR). The tables are memory-mapped, so a corpus need not fit in memory. Cells of CSV files are read as text.
+    BeIR). Documents to rerank are the configuration `top_ranked`, if there is one. The tables are memory-mapped, so a
+    corpus need not fit in memory. Cells of CSV files are read as text.
 
     Args:
         name: `organisation/name`, or a local folder that `datasets.load_dataset` reads.
@@ -50,6 +52,7 @@ class HubSource:
             )
         inside = next((known for known in ("qrels", "default") if known in configurations), None)
         self._qrels = (name, inside) if inside else (f"{name}-qrels", None)
+        self._has_candidates = "top_ranked" in configurations
         self._judgements: dict[str, Any] | None = None
 
     @property
@@ -78,6 +81,16 @@ class HubSource:
                 faults.found("bad_field", f"not a judgement: {shown(row)}", path=place, line=line)
             else:
                 yield Judgement(query_id, document_id, grade, place, line)
+
+    def candidates(self) -> dict[str, list[str]] | None:
+        """Return the documents to rerank of each query, of all splits; None if there are none."""
+        if not self._has_candidates:
+            return None
+        place, lists = f"hub:{self._name} top_ranked", dict[str, list[str]]()
+        for table in _load(self._name, "top_ranked").values():
+            for line, row in _rows(table, self._name):
+                add_candidates(lists, row, place, line)
+        return {query: list(dict.fromkeys(ids)) for query, ids in lists.items()}
 
     def _loaded_qrels(self) -> dict[str, Any]:
         if self._judgements is None:

@@ -5,20 +5,26 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from hyperseek._bounded import PathLike
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._long_work import progress
 from hyperseek._order import best_first
 from hyperseek._relevance import excluded_ids
+from hyperseek.data import read_candidates
 from hyperseek.errors import InputError, shown
 from hyperseek.scoring import Scorer
 from hyperseek.types import Query, Run
 
 if TYPE_CHECKING:
+    from hyperseek.data import Dataset
     from hyperseek.index import Index
     from hyperseek.mining import BM25
 
 Candidates: TypeAlias = Mapping[str, Sequence[str]] | Run
 """Documents to rerank, by query, in their order: lists of ids, or a run, best first."""
+
+OWN = "own"
+"""What stands for a data set's own lists, instead of a file."""
 
 _QUERIES = 64  # of a group, whose documents are in memory together
 
@@ -45,6 +51,28 @@ def candidate_lists(candidates: Candidates) -> dict[str, list[str]]:
             raise InputError(f"candidates of query {query!r} must be a list of ids, not {shown(ids)}")
         lists[query] = list(dict.fromkeys(ids))
     return lists
+
+
+def candidates_of(dataset: Dataset, given: PathLike) -> dict[str, list[str]]:
+    """Read a file of candidates, or with `OWN` take those that the data set gives.
+
+    Args:
+        dataset: The data set.
+        given: The file, or `OWN`.
+
+    Returns:
+        Ids by query, best first.
+
+    Raises:
+        DataError: The file is missing or damaged.
+        InputError: The data set gives none.
+    """
+    if str(given) != OWN:
+        return read_candidates(given)
+    own = dataset.candidates()
+    if own is None:
+        raise InputError(f"{dataset.name} gives no documents to rerank; name a file of them")
+    return own
 
 
 def fingerprint_candidates(candidates: Candidates) -> str:

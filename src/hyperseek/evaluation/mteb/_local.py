@@ -1,4 +1,4 @@
-"""A retrieval task of mteb that is made of a collection; this file needs mteb."""
+"""A retrieval task of mteb that is made of a collection."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
-from mteb.abstasks.retrieval import AbsTaskRetrieval
-from mteb.abstasks.task_metadata import TaskMetadata
 
 from hyperseek._relevance import EXCLUDED_IDS, excluded_ids
+from hyperseek.errors import require
 from hyperseek.evaluation.candidates import Candidates, candidate_lists, fingerprint_candidates
 from hyperseek.types import Qrels
 
@@ -25,10 +24,13 @@ _CORPUS = pa.schema([("id", pa.string()), ("title", pa.string()), ("text", pa.st
 
 def make_task(
     dataset: Dataset, *, split: str, candidates: Candidates | None, exclude_same_id: bool, language: str
-) -> AbsTaskRetrieval:
+) -> Any:
     """Make a task; see `local_task`."""
+    from mteb.abstasks.retrieval import AbsTaskRetrieval
+    from mteb.abstasks.task_metadata import TaskMetadata
+
     content = [dataset.fingerprint(), "" if candidates is None else fingerprint_candidates(candidates)]
-    metadata = TaskMetadata(
+    described = TaskMetadata(
         name="local-" + re.sub(r"[^\w.+-]+", "-", dataset.name),
         description=f"The split {split} of the collection {dataset.name}.",
         reference=None,
@@ -48,65 +50,53 @@ def make_task(
         sample_creation=None,
         bibtex_citation=None,
     )
-    # mteb takes the metadata of a task from its class.
-    described: type[LocalRetrieval] = type("LocalRetrieval", (LocalRetrieval,), {"metadata": metadata})
-    return described(dataset, candidates, exclude_same_id=exclude_same_id)
+    lists = None if candidates is None else candidate_lists(candidates)
+
+    class LocalRetrieval(AbsTaskRetrieval):
+        """A collection as a task of mteb, which takes the metadata of a task from its class."""
+
+        metadata = described
+        ignore_identical_ids = exclude_same_id
+
+        def __init__(self) -> None:
+            self._files: tempfile.TemporaryDirectory[str] | None = None
+            super().__init__()
+            if exclude_same_id:
+                self._top_k += 1  # mteb leaves the document out afterwards
+
+        def load_data(self, *args: Any, **kwargs: Any) -> None:
+            """Write the corpus to a temporary file of Arrow, and read queries and judgements."""
+            if self.data_loaded:
+                return
+            self._files = tempfile.TemporaryDirectory(prefix="hyperseek-mteb-")
+            own: Any = {**_split_data(dataset, split, Path(self._files.name)), "top_ranked": lists}
+            self.dataset = {"default": {split: own}}
+            self.data_loaded = True
+
+        def unload_data(self) -> None:
+            """Drop what `load_data` read, and delete its file."""
+            super().unload_data()
+            if self._files is not None:
+                self._files.cleanup()
+                self._files = None
+
+    return LocalRetrieval()
 
 
-class LocalRetrieval(AbsTaskRetrieval):
-    """A collection as a task of mteb.
-
-    Args:
-        dataset: Documents, queries and judgements.
-        candidates: Documents to rerank; None searches all.
-        exclude_same_id: Leave out a document whose id is the query's.
-    """
-
-    def __init__(self, dataset: Dataset, candidates: Candidates | None, *, exclude_same_id: bool) -> None:
-        self._collection = dataset
-        self._candidates = None if candidates is None else candidate_lists(candidates)
-        self._files: tempfile.TemporaryDirectory[str] | None = None
-        self.ignore_identical_ids = exclude_same_id
-        super().__init__()
-        if exclude_same_id:
-            self._top_k += 1  # mteb leaves the document out afterwards
-
-    def load_data(self, *args: Any, **kwargs: Any) -> None:
-        """Write the corpus to a temporary file of Arrow, and read queries and judgements."""
-        import datasets
-
-        if self.data_loaded:
-            return
-        split = self.metadata.eval_splits[0]
-        queries = self._collection.queries(split)
-        excluded = excluded_ids(queries)
-        columns: dict[str, list[Any]] = {
-            "id": [query.id for query in queries],
-            "text": [query.text for query in queries],
-        }
-        if excluded:
-            columns[EXCLUDED_IDS] = [sorted(excluded.get(query.id, ())) for query in queries]
-        self._files = tempfile.TemporaryDirectory(prefix="hyperseek-mteb-")
-        corpus = Path(self._files.name, "corpus.arrow")
-        _write_corpus(corpus, self._collection)
-        self.dataset = {
-            "default": {
-                split: {
-                    "corpus": datasets.Dataset.from_file(str(corpus)),
-                    "queries": datasets.Dataset.from_dict(columns),
-                    "relevant_docs": _grades(self._collection.qrels(split)),
-                    "top_ranked": self._candidates,
-                }
-            }
-        }
-        self.data_loaded = True
-
-    def unload_data(self) -> None:
-        """Drop what `load_data` read, and delete its file."""
-        super().unload_data()
-        if self._files is not None:
-            self._files.cleanup()
-            self._files = None
+def _split_data(dataset: Dataset, split: str, folder: Path) -> dict[str, Any]:
+    """Return corpus, queries and judgements as mteb has them."""
+    datasets = require("datasets", extra="mteb")
+    queries = dataset.queries(split)
+    excluded = excluded_ids(queries)
+    columns: dict[str, list[Any]] = {"id": [query.id for query in queries], "text": [query.text for query in queries]}
+    if excluded:
+        columns[EXCLUDED_IDS] = [sorted(excluded.get(query.id, ())) for query in queries]
+    _write_corpus(folder / "corpus.arrow", dataset)
+    return {
+        "corpus": datasets.Dataset.from_file(str(folder / "corpus.arrow")),
+        "queries": datasets.Dataset.from_dict(columns),
+        "relevant_docs": _grades(dataset.qrels(split)),
+    }
 
 
 def _write_corpus(path: Path, dataset: Dataset) -> None:

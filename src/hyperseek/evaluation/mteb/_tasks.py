@@ -7,9 +7,11 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from hyperseek.data import open_dataset, read_candidates
+from hyperseek._bounded import PathLike
+from hyperseek.data import open_dataset
 from hyperseek.data.open import parse_source, registered_source
 from hyperseek.errors import InputError, UnknownNameError, require
+from hyperseek.evaluation.candidates import candidates_of
 
 if TYPE_CHECKING:
     from hyperseek.data import Dataset
@@ -60,7 +62,7 @@ def mteb_tasks(
     *,
     splits: Sequence[str] | None = None,
     languages: Sequence[str] | None = None,
-    candidates: str | os.PathLike[str] | None = None,
+    candidates: PathLike | None = None,
     exclude_same_id: bool = False,
 ) -> list[Any]:
     """Find tasks by name.
@@ -70,7 +72,8 @@ def mteb_tasks(
             `"local:SOURCE:SPLIT"`, a folder or file, or `NAME:PLACE` of a data source.
         splits: Evaluate these splits; None takes those of each task.
         languages: Of tasks in several languages, these, as in `"eng"`; None takes those of each task.
-        candidates: File of documents to rerank in the one collection that is named.
+        candidates: File of documents to rerank in the one collection that is named; `"own"` takes those that the
+            collection itself gives.
         exclude_same_id: In collections, leave out a document whose id is the query's.
 
     Returns:
@@ -84,14 +87,13 @@ def mteb_tasks(
     require("mteb", extra="mteb")
     found: list[Any] = []
     local = 0
-    lists = None if candidates is None else read_candidates(candidates)
     for name in names:
         source = _source(name)
         if source is None:
             found += _known(name, splits, languages)
             continue
         local += 1
-        found += _local(source, splits, lists, exclude_same_id=exclude_same_id)
+        found += _local(source, splits, candidates, exclude_same_id=exclude_same_id)
     if candidates is not None and local != 1:
         raise InputError(f"candidates belong to one collection, and {local} are named")
     if exclude_same_id and not local:
@@ -158,7 +160,7 @@ def _known(name: str, splits: Sequence[str] | None, languages: Sequence[str] | N
 
 
 def _local(
-    source: str, splits: Sequence[str] | None, candidates: Candidates | None, *, exclude_same_id: bool
+    source: str, splits: Sequence[str] | None, candidates: PathLike | None, *, exclude_same_id: bool
 ) -> list[Any]:
     parsed = parse_source(source)
     if parsed.kind != "qrels":
@@ -168,4 +170,5 @@ def _local(
     if len(wanted) > 1:
         raise InputError(f"{source!r} is evaluated on one split at a time, not on {', '.join(wanted)}")
     dataset = open_dataset(place)
-    return [local_task(dataset, split=wanted[0], candidates=candidates, exclude_same_id=exclude_same_id)]
+    lists = None if candidates is None else candidates_of(dataset, candidates)
+    return [local_task(dataset, split=wanted[0], candidates=lists, exclude_same_id=exclude_same_id)]
