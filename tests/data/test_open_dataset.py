@@ -68,7 +68,7 @@ def test_nothing_is_read_on_opening(write_lines):
 def test_missing(tmp_path):
     with pytest.raises(
         DataError,
-        match=r"no such file or folder; give a folder of files, .* NAME:PLACE .*\(beir, bright, files, folder, followir, hub",
+        match=r"no such file or folder; give a folder of files, .* NAME:PLACE .*\(beir, bright, files, folder, foll",
     ):
         open_dataset(tmp_path / "nothing")
 
