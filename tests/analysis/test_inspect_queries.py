@@ -11,12 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from hyperseek import Index
 from hyperseek.analysis import inspect_queries
 from hyperseek.analysis._rankings import auroc, find_holes, fusion_bounds, kendall, report_scores
 from hyperseek.data import Dataset, open_dataset
 from hyperseek.errors import InputError, UnknownNameError
-from hyperseek.evaluation import Protocol, Ranking, calculate, rank_bm25
+from hyperseek.evaluation import Protocol, Ranking, calculate, rank_bm25, rank_index
 from hyperseek.mining import BM25Settings
+from hyperseek.models import ModelConfig, build
 from hyperseek.types import Document, Query
 
 SCRIPT = "<script>window.hacked = 1</script>"
@@ -147,3 +149,21 @@ def test_real_rankings_differ_where_words_do(collections: Path, tmp_path: Path):
     assert report.bounds[0].values["best order of both"] > report.bounds[0].values["better of both"]
     assert len(report.systems[0].gains) == 4
     assert (tmp_path / "queries.html").stat().st_size > 10_000
+
+
+def test_matches_of_tokens_are_shown_where_a_model_has_them(tiny_encoder, tmp_path):
+    config = ModelConfig(trunk=tiny_encoder, family="late", late={"dimension": 8}, document_length=40)
+    documents = [Document("d1", "the cat sat"), Document("d2", "a dog by the sea"), Document("d3", "the moon")]
+    toys = Dataset.from_records(
+        "toys", documents, queries=[Query("q1", "cat"), Query("q2", "dog sea")],
+        qrels={"test": {"q1": {"d1": 1}, "q2": {"d2": 1}}},
+    )  # fmt: skip
+    index = Index.build(tmp_path / "late", documents, build(config))
+    nothing = Ranking("nothing", {"q1": {"d3": 1.0}, "q2": {"d3": 1.0}}, Protocol(qrels="x"))
+    late = rank_index(index, toys, name="late")
+    report = inspect_queries([nothing, late], toys, measure="RR@10", indexes={"late": index}, output=tmp_path / "out")
+    shown = report.systems[0].outcomes[0].tops["late"][0].matches
+    assert len(shown) == 4  # one for each token that the model reads of the query
+    assert shown == sorted(shown, key=lambda match: -match[2])
+    assert f"{shown[0][0]} ~ {shown[0][1]}" in (tmp_path / "out/queries.html").read_text()
+    assert report.systems[0].outcomes[0].tops["nothing"][0].matches == []

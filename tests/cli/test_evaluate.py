@@ -308,6 +308,7 @@ def test_slices_and_perturbations_are_checked_before_the_search(collection, file
     index, dataset = collection
     for option, kind, message in (
         ("--slice", "lenght", "did you mean 'length'"),
+        ("--slice", "hardness:BM25Q", "unknown ranking to slice hardness by 'BM25Q'"),
         ("--perturb", "typo", "did you mean 'typos'"),
         ("--perturb", "synonyms:none.tsv", "none.tsv"),
     ):

@@ -153,6 +153,9 @@ def test_mistakes_of_files_bins_and_missing_texts(tmp_path):
         slice_queries("length", QRELS)
     with pytest.raises(UnknownNameError):
         check_slices(["length", "depth"])
+    check_slices(["hardness", "hardness:BM25", "hardness:mine"], ["mine"])
+    with pytest.raises(UnknownNameError, match="unknown ranking to slice hardness by .other."):
+        check_slices(["hardness:other"], ["mine"])
 
 
 def test_a_registered_slice():

@@ -32,7 +32,7 @@ from hyperseek.cli._evaluate_variants import (
     PoolJudgedOption,
     PoolOption,
     SliceOption,
-    check_variants,
+    check_perturbations,
     measured_robustness,
     sliced,
     write_robustness,
@@ -160,7 +160,7 @@ def evaluate(
     """Measure rankings, and compare them query by query: INDEX DATASET, or --runs FILE --qrels FILE."""
     from hyperseek._long_work import Interrupted
     from hyperseek.errors import InputError, require
-    from hyperseek.evaluation import Statistics, choose_k, compare, measure_names
+    from hyperseek.evaluation import Statistics, check_slices, choose_k, compare, measure_names
     from hyperseek.models import load
 
     # Errors in the options are found before the first search.
@@ -172,7 +172,8 @@ def evaluate(
         "seed": seed,
     }
     Statistics.from_mapping(statistics, source="the options")
-    check_variants(slice_ or [], perturb or [])
+    check_slices(slice_ or [])
+    check_perturbations(perturb or [])
     if bm25 or bm25q:
         for module in ("bm25s", "Stemmer"):
             require(module, extra="eval")
@@ -260,6 +261,7 @@ def evaluate(
             searches[subset] = partial(asked.systems, own, query_length=length, subset=subset)
             systems = searches[subset](opened) + systems
         _check(systems, opened, baseline, run_out, hypencoder_files)
+        check_slices(slice_ or [], [name for name, _ in systems])
         tasks.append((subset, opened, judged, systems, _hierarchy(hierarchy, index, subset)))
 
     results: dict[str, _Result] = {}

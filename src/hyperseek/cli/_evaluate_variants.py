@@ -40,12 +40,11 @@ PoolJudgedOption: TypeAlias = Annotated[
 ]
 
 
-def check_variants(slices: Sequence[str], perturbations: Sequence[str]) -> None:
-    """Raise an error for a slice or a perturbation that cannot be made, before the first search."""
-    from hyperseek.evaluation import check_slices, perturb
+def check_perturbations(kinds: Sequence[str]) -> None:
+    """Raise an error for a perturbation that cannot be made, before the first search."""
+    from hyperseek.evaluation import perturb
 
-    check_slices(slices)
-    for kind in perturbations:
+    for kind in kinds:
         perturb((), kind)
 
 

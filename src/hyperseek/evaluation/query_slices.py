@@ -34,6 +34,7 @@ FEW = 20
 """Slices of fewer queries are said to be small."""
 
 _EASY, _MEDIUM = 1, 10  # ranks of the first relevant document
+_REFERENCE = "BM25"  # which can always be made
 _MOST_PARTS = 8  # of a field of words; rarer values are one part
 _OTHERS = "other values"
 
@@ -202,17 +203,22 @@ def slice_queries(
     return tuple(found)
 
 
-def check_slices(by: Iterable[str]) -> None:
+def check_slices(by: Iterable[str], rankings: Iterable[str] = ()) -> None:
     """Check names of slices without reading anything.
 
     Args:
         by: As for `slice_queries`.
+        rankings: Names of the systems that will be compared.
 
     Raises:
-        UnknownNameError: There is no such kind.
+        UnknownNameError: There is no such kind, or no such system for `hardness`.
     """
+    known = dict.fromkeys([*rankings, _REFERENCE])
     for named in by:
-        SLICERS.checked(named.partition(":")[0])
+        kind, _, argument = named.partition(":")
+        SLICERS.checked(kind)
+        if kind == "hardness" and argument and argument not in known:
+            raise UnknownNameError("ranking to slice hardness by", argument, known)
 
 
 def _parts(name: str, told: SliceValues, queries: Sequence[str], bins: int) -> list[QuerySlice]:
@@ -287,17 +293,17 @@ def _relevant(task: SliceTask) -> SliceValues:
 
 def _hardness(task: SliceTask) -> SliceValues:
     by_name = {ranking.name: ranking for ranking in task.rankings}
-    name = task.argument or next(iter(by_name), "BM25")
+    name = task.argument or next(iter(by_name), _REFERENCE)
     note = ""
     if name in by_name:
         note = f"slices by the ranks of {name}, which is compared, favour other systems on hard queries"
         run = by_name[name].run
-    elif name == "BM25":
+    elif name == _REFERENCE:
         from hyperseek.evaluation._ranking import rank_bm25
 
         run = rank_bm25(task.texts(), split=task.split).run
     else:
-        raise UnknownNameError("ranking to slice hardness by", name, [*by_name, "BM25"])
+        raise UnknownNameError("ranking to slice hardness by", name, dict.fromkeys([*by_name, _REFERENCE]))
     easy = f"easy, first relevant document at rank {_EASY} of {name}"
     medium = f"medium, first relevant document at rank {_EASY + 1} to {_MEDIUM} of {name}"
     hard = f"hard, first relevant document beyond rank {_MEDIUM} of {name}, or not found"
