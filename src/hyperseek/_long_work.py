@@ -8,17 +8,22 @@ what is stored. Outside the main thread, or if the program has its own handler, 
 from __future__ import annotations
 
 import os
+import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, TypeVar, cast
 
 from hyperseek.errors import printable, time_in_words
 
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+POLL = 0.2
+"""Seconds between two looks at whether Ctrl-C was pressed, while everything waits for another machine."""
 _quiet = False
 
 # Seconds between two lines if standard error is not a terminal; a shorter step prints nothing.
@@ -310,3 +315,60 @@ def stop_here() -> None:
     step = _running
     if step is not None and step.asked and threading.current_thread() is threading.main_thread():
         raise Interrupted(step.message())
+
+
+def in_threads(work: Callable[[_Item], _Result], items: Sequence[_Item], at_once: int) -> Iterator[tuple[int, _Result]]:
+    """Call a function for each item, several at a time, for calls that wait for another machine.
+
+    Ctrl-C, and an error of a call, do not wait for calls that are running, which may hang: their results are lost.
+
+    Args:
+        work: The function.
+        items: Its arguments.
+        at_once: Calls at a time; 1 makes them in this thread.
+
+    Yields:
+        The place of an item and its result, in the order of completion.
+
+    Raises:
+        Interrupted: Ctrl-C was pressed.
+    """
+    if at_once == 1:
+        for place, item in enumerate(items):
+            stop_here()
+            yield place, work(item)
+        return
+    todo: queue.SimpleQueue[tuple[int, _Item]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[tuple[int, _Result | None, BaseException | None]] = queue.SimpleQueue()
+    for pair in enumerate(items):
+        todo.put(pair)
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.is_set():
+            try:
+                place, item = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                done.put((place, work(item), None))
+            except BaseException as error:
+                done.put((place, None, error))
+
+    try:
+        for _ in range(min(at_once, len(items))):
+            # Daemons, since an executor's threads would be waited for at the end of the process.
+            threading.Thread(target=run, name="hyperseek-call", daemon=True).start()
+        left = len(items)
+        while left:
+            stop_here()
+            try:
+                place, result, error = done.get(timeout=POLL)
+            except queue.Empty:
+                continue
+            if error is not None:
+                raise error
+            left -= 1
+            yield place, cast(_Result, result)
+    finally:
+        ended.set()

@@ -14,6 +14,7 @@ from hyperseek.cli._search import CardOption, Options, query_options
 if TYPE_CHECKING:
     from hyperseek.evaluation import RagasJudge, RagSample
     from hyperseek.index import Index
+    from hyperseek.models import Retriever
 
 
 def evaluate_rag(
@@ -87,6 +88,12 @@ def evaluate_rag(
     judge_embeddings: Annotated[
         str, typer.Option(help="Model that compares questions, for answer_relevancy.")
     ] = "minilm",
+    judge_price_in: Annotated[
+        float | None, typer.Option(min=0, help="Price of a million tokens of the judge's prompts.")
+    ] = None,
+    judge_price_out: Annotated[
+        float | None, typer.Option(min=0, help="Price of a million tokens of the judge's answers.")
+    ] = None,
     again: Annotated[bool, typer.Option("--again", help="Ask again for judgements that failed before.")] = False,
     offline_judge: Annotated[
         Path | None, typer.Option(help="Judge of adherence, as hyperseek evaluate --adherence writes it.")
@@ -118,8 +125,8 @@ def evaluate_rag(
     searches = {"--model": model, "--beside": beside, "--plan": plan, "--card": card, "--option": option}
     if index is None and (useless := [name for name, given in searches.items() if given]):
         raise InputError(f"{', '.join(useless)}: only for searches; give INDEX and DATASET, or leave it out")
-    if (price_in is None) != (price_out is None):
-        raise InputError("give both --price-in and --price-out, of a million tokens each")
+    prices = _prices(price_in, price_out, "--price")
+    judge_prices = _prices(judge_price_in, judge_price_out, "--judge-price")
     if generator is None and (generator_url is not None or prompt is not None):
         raise InputError("--generator-url and --prompt are for a generator; give --generator MODEL too")
     if (judge is None) != (judge_url is None):
@@ -153,19 +160,24 @@ def evaluate_rag(
         offline = trained, embeddings
     systems: dict[str, list[RagSample]] = {}
     described: dict[str, Any] = {}
+    reader = None
     if index is not None and dataset is not None:
         asked = {"split": split, "k": k, "context": context, "questions": questions}
         search = {"engine": engine, "options": query_options(option, card)}
-        systems, described = _retrieve(index, dataset, model or [], beside or [], plan or [], backend, asked, search)
+        systems, described, reader = _retrieve(
+            index, dataset, model or [], beside or [], plan or [], backend, asked, search
+        )
     else:
         systems = _given(answers or [], recorded, split, questions)
     report = measure(
         systems,
         generator=answering,
-        prices=None if price_in is None or price_out is None else (price_in, price_out),
+        prices=prices,
         judge=judging,
+        judge_prices=judge_prices,
         again=again,
         adherence=offline,
+        tokenized_by=reader,
         described=described,
         dataset=dataset,
         output=output,
@@ -181,6 +193,16 @@ def evaluate_rag(
         console.print(comparison.model_copy(update={"recorded": {}}))
     if json:
         echo_json(report.to_json(), indent=2)
+
+
+def _prices(incoming: float | None, outgoing: float | None, name: str) -> tuple[float, float] | None:
+    from hyperseek.errors import InputError
+
+    if incoming is None and outgoing is None:
+        return None
+    if incoming is None or outgoing is None:
+        raise InputError(f"give both {name}-in and {name}-out, of a million tokens each")
+    return incoming, outgoing
 
 
 def _judge(model: str, url: str, variable: str, measures: str | None, embeddings: str, at_once: int) -> RagasJudge:
@@ -204,8 +226,8 @@ def _retrieve(
     backend: str | None,
     asked: dict[str, Any],
     search: dict[str, Any],
-) -> tuple[dict[str, list[RagSample]], dict[str, Any]]:
-    """Return the samples of each system, and what it is."""
+) -> tuple[dict[str, list[RagSample]], dict[str, Any], Retriever]:
+    """Return the samples of each system, what it is, and the model of the first one."""
     from hyperseek.data import open_dataset
     from hyperseek.errors import InputError
     from hyperseek.evaluation import retrieve_contexts
@@ -233,7 +255,7 @@ def _retrieve(
             "search": how["plan"].model_dump(mode="json") if "plan" in how else how["engine"],
             "options": how["options"].to_json(),
         }  # fmt: skip
-    return found, described
+    return found, described, chosen[0][1].model
 
 
 def _given(files: list[Path], recorded: str | None, split: str, questions: int | None) -> dict[str, list[RagSample]]:

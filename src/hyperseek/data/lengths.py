@@ -58,7 +58,7 @@ class LengthReport(Config):
     context: int
 
 
-def token_lengths(model: Retriever, texts: Sequence[str], side: Side) -> list[int]:
+def token_lengths(model: Retriever, texts: Sequence[str], side: Side, *, plain: bool = False) -> list[int]:
     """Count the tokens of texts as a model reads them: with prompt and special tokens, without truncation.
 
     Tokens added by query expansion do not count, since they do not displace text.
@@ -67,6 +67,7 @@ def token_lengths(model: Retriever, texts: Sequence[str], side: Side) -> list[in
         model: The model whose tokenizer and prompts are used.
         texts: Any number.
         side: `"query"` or `"document"`.
+        plain: Count the text alone, without prompt and special tokens.
 
     Returns:
         Tokens of each text.
@@ -75,19 +76,29 @@ def token_lengths(model: Retriever, texts: Sequence[str], side: Side) -> list[in
         InputError: The model has no tokenizer that counts tokens.
     """
     tokenizer: Any = getattr(model.route(side)[0], "tokenizer", None)
-    prompt = model.model.prompts.get(side) or ""
+    prompt = "" if plain else model.model.prompts.get(side) or ""
     counts: list[int] = []
     for start in range(0, len(texts), _AT_ONCE):
         whole = [prompt + text for text in texts[start : start + _AT_ONCE]]
         if callable(tokenizer):
             # Not verbose: it would warn of every text beyond the model's limit.
             options = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+            options |= {"add_special_tokens": not plain}
             counts.extend(map(len, tokenizer(whole, truncation=False, **options)["input_ids"]))
         elif hasattr(tokenizer, "encode_batch"):  # of static embeddings
             counts.extend(len(encoded.ids) for encoded in tokenizer.encode_batch(whole, add_special_tokens=False))
         else:
             raise InputError(f"{model.source} has no tokenizer that counts tokens; lengths need one")
     return counts
+
+
+def counts_tokens(model: Retriever) -> bool:
+    """Return whether a model has a tokenizer that counts tokens."""
+    try:
+        token_lengths(model, [""], "document")
+    except InputError:
+        return False
+    return True
 
 
 def percentile(lengths: Sequence[int], share: float) -> int:

@@ -53,7 +53,6 @@ from hyperseek.evaluation.query_slices import (
     slice_queries,
 )
 from hyperseek.evaluation.rag._adherence import AdherenceJudge, AdherenceScores, train_adherence
-from hyperseek.evaluation.rag._answering import Usage
 from hyperseek.evaluation.rag._free_measures import FREE_MEASURES, free_measures, trace_scores
 from hyperseek.evaluation.rag._generators import (
     EndpointGenerator,
@@ -74,6 +73,7 @@ from hyperseek.evaluation.rag._samples import (
     recorded_samples,
     retrieve_contexts,
 )
+from hyperseek.evaluation.rag._usage import Usage, note_judge_tokens
 
 __all__ = [
     "FREE_MEASURES",
@@ -150,6 +150,7 @@ __all__ = [
     "merge_judgements",
     "mteb_tasks",
     "node_scorer",
+    "note_judge_tokens",
     "p_mrr",
     "p_mrr_per_query",
     "paired_test",

@@ -12,10 +12,10 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 from hyperseek._fingerprint import fingerprint_json
+from hyperseek._long_work import in_threads
 from hyperseek.errors import InputError, ModelError, UnknownNameError, shown
 from hyperseek.mining.http_endpoint import Endpoint
 
@@ -99,12 +99,9 @@ class EndpointTeacher(ABC):
                   for one, whole in zip(own, all_, strict=True))  # fmt: skip
         if cut:
             logger.info("%s reads the first %s characters of %s documents", self.name, self.max_chars, cut)
-        with ThreadPoolExecutor(self._at_once) as pool:
-            try:
-                return list(pool.map(self._score, queries, sent))
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        asked = list(zip(queries, sent, strict=True))
+        found = dict(in_threads(lambda pair: self._score(*pair), asked, self._at_once))
+        return [found[place] for place in range(len(asked))]
 
     def score_pairs(self, pairs: Sequence[tuple[str, str]]) -> list[float]:
         """Score pairs; those of one query are one list.

@@ -22,6 +22,7 @@ from hyperseek._bounded import json_value
 from hyperseek.errors import InputError, ModelError, brief, shortened, shown
 
 _LARGEST_ANSWER = 1 << 24  # bytes
+_PART = 1 << 16
 _LONGEST_WAIT = 60.0  # seconds before another attempt, whatever the server asks for
 _BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # answers that may differ a moment later
 _REFUSED = frozenset({400, 413, 422})  # of one request; the next one may be answered
@@ -93,7 +94,7 @@ class Endpoint:
             asked_to_wait: float | None = None
             try:
                 with self._opener.open(request, timeout=self._timeout) as answer:
-                    return self._value(answer.read(_LARGEST_ANSWER + 1))
+                    return self._value(self._content(answer))
             except urllib.error.HTTPError as error:
                 reason = f"answers {error.code} {error.reason}{self._detail(error)}"
                 if error.code not in _BUSY:
@@ -117,9 +118,23 @@ class Endpoint:
         """Return an error that says what the endpoint does wrong."""
         return ModelError(f"{self._what} at {self.url} {reason}")
 
+    def _content(self, answer: http.client.HTTPResponse) -> bytes:
+        """Read an answer within bounds of size and time: a server may send a byte now and then, without end."""
+        end = time.monotonic() + self._timeout
+        content = bytearray()
+        while part := answer.read1(_PART):
+            content += part
+            if len(content) > _LARGEST_ANSWER:
+                raise self.error(f"answers with more than {_LARGEST_ANSWER:,} bytes")
+            if time.monotonic() > end:
+                raise TimeoutError(f"its answer has not ended after {self._timeout:g} s")
+        if answer.length:  # the connection was closed before
+            raise http.client.IncompleteRead(bytes(content), answer.length)
+        return bytes(content)
+
     def _value(self, content: bytes) -> Any:
-        if len(content) > _LARGEST_ANSWER:
-            raise self.error(f"answers with more than {_LARGEST_ANSWER:,} bytes")
+        if self._key:  # an echo must reach no message and no file
+            content = content.replace(self._key.encode(), b"(key)")
         try:
             return json_value(content.decode("utf-8"))
         except ValueError as error:

@@ -52,6 +52,8 @@ class _Handler(BaseHTTPRequestHandler):
         content = json.dumps(answer if status == 200 else {"error": "too long"}).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
+        if 300 <= status < 400:
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/other")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

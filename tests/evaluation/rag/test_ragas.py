@@ -81,8 +81,11 @@ def test_ragas_judges_by_what_the_endpoint_says(ragas, server, tiny_encoder, tmp
     assert sent["authorization"] == "Bearer secret"
     assert all(body["temperature"] == 0 for _, body in server.requests)
     before = len(server.requests)
-    evaluate_rag({"a": [SAMPLE]}, judge=judge, output=tmp_path)
+    again = evaluate_rag({"a": [SAMPLE]}, judge=judge, judge_prices=(1.0, 2.0), output=tmp_path).result("a")
     assert len(server.requests) == before
+    usage = again.judge_usage
+    assert (usage.answers, usage.prompt_tokens, usage.completion_tokens) == (5, 10 * before, 4 * before)
+    assert usage.cost == pytest.approx(18e-6 * before)
     assert "secret" not in (tmp_path / "judgements.jsonl").read_text()
 
 
@@ -104,6 +107,22 @@ def test_an_endpoint_that_is_not_there_ends_the_run(ragas, tmp_path):
     with pytest.raises(ModelError, match=r"judge at http://127.0.0.1:9/v1 cannot be reached.*run the same command"):
         evaluate_rag({"a": [SAMPLE]}, judge=judge, output=tmp_path)
     assert (tmp_path / "judgements.jsonl").exists() is False
+
+
+def test_an_endpoint_that_echoes_the_key_or_redirects_gets_it_written_or_sent_nowhere(ragas, server, tmp_path):
+    def judge():
+        return RagasJudge("judge", url=server.url, key="sk-secret", measures=["context_recall"], retries=0)
+
+    server.say = "you sent sk-secret"
+    report = evaluate_rag({"a": [SAMPLE]}, judge=judge(), output=tmp_path)
+    assert "you sent (key)" in report.result("a").failed["context_recall"]["q"]
+    assert not any("sk-secret" in file.read_text() for file in tmp_path.rglob("*") if file.is_file())
+    assert report.result("a").judge_usage.prompt_tokens == 10 * len(server.requests)  # failures cost, too
+    for status, said in ((307, "redirects are not followed"), (402, "cannot be used")):
+        server.statuses, asked = [status], len(server.requests)
+        with pytest.raises(ModelError, match=said):
+            evaluate_rag({"a": [SAMPLE]}, judge=judge())
+        assert len(server.requests) == asked + 1
 
 
 def test_what_a_judge_needs(tiny_encoder):

@@ -9,7 +9,7 @@ of R below the line of completeness; sentences of documents without labels for t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from hyperseek._relevance import is_relevant, normal_text, normalized_gain
 from hyperseek.evaluation.rag._samples import RagSample, SentenceLabels
@@ -27,21 +27,25 @@ _END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 EVIDENCE = ("evidence_recall", "evidence_precision", "evidence_ndcg")
 SENTENCES = ("sentence_recall", "sentence_relevance", "sentence_utilization", "sentence_completeness")
 ANSWERS = ("exact_match", "token_f1", "rouge_l", "chrf")
-OTHERS = ("answer_in_contexts", "abstention", "context_words")
+OTHERS = ("answer_in_contexts", "abstention", "context_words", "context_tokens")
 FREE_MEASURES = (*EVIDENCE, *SENTENCES, *ANSWERS, *OTHERS)
 """Names of all measures that need no judge."""
 
 
-def free_measures(sample: RagSample, *, k: int | None = None) -> dict[str, float]:
+def free_measures(
+    sample: RagSample, *, k: int | None = None, count_tokens: Callable[[Sequence[str]], Sequence[int]] | None = None
+) -> dict[str, float]:
     """Measure a sample by everything that needs no judge.
 
     Args:
         sample: A question with contexts, and perhaps a response.
         k: How many contexts were asked for, the depth of nDCG; None for as many as there are.
+        count_tokens: Returns the number of tokens of each text; None leaves `context_tokens` out.
 
     Returns:
         Values by the names in `FREE_MEASURES` that apply: evidence where there is any, sentences where they are
-        labelled, answers where there are a response and a reference. All are in [0, 1] but `context_words`, a count.
+        labelled, answers where there are a response and a reference. All are in [0, 1] but `context_words` and
+        `context_tokens`, which are counts.
     """
     values = _evidence(sample, k)
     found = [one for one in (_sentences(sample, labels) for labels in sample.labels) if one]
@@ -56,6 +60,8 @@ def free_measures(sample: RagSample, *, k: int | None = None) -> dict[str, float
             values |= {name: measure(sample.response, sample.references) for name, measure in _OF_ANSWERS.items()}
         values["abstention"] = float(abstains(sample.response))
     values["context_words"] = float(sum(len(text.split()) for text in sample.retrieved_contexts))
+    if count_tokens is not None:
+        values["context_tokens"] = float(sum(count_tokens(sample.retrieved_contexts)))
     return {name: values[name] for name in FREE_MEASURES if name in values}
 
 

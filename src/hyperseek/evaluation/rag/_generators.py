@@ -6,7 +6,8 @@ import importlib.util
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from pydantic import Field, field_validator
 from hyperseek._config import LARGEST_SEED, Config
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek.errors import InputError, ModelError, brief, require, shown
+from hyperseek.evaluation.rag._usage import token_count
 from hyperseek.mining.http_endpoint import Endpoint, RefusedError
 
 KEY_VARIABLE = "HYPERSEEK_GENERATOR_KEY"
@@ -98,7 +100,10 @@ class Generator(Protocol):
         ...
 
     def generate(self, prompt: str) -> Generated:
-        """Answer a prompt; RefusedError where this one cannot be answered."""
+        """Answer a prompt; RefusedError where this one cannot be answered.
+
+        A generator that also has `count_tokens(texts)`, as `LocalGenerator` has, counts the tokens of contexts.
+        """
         ...
 
 
@@ -179,11 +184,9 @@ class EndpointGenerator:
             )
         usage = answer.get("usage")
         counts = usage if isinstance(usage, Mapping) else {}
-        return Generated(text or "", *(_count(counts.get(name)) for name in ("prompt_tokens", "completion_tokens")))
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+        return Generated(
+            text or "", *(token_count(counts.get(name)) for name in ("prompt_tokens", "completion_tokens"))
+        )
 
 
 class LocalGenerator:
@@ -258,26 +261,32 @@ class LocalGenerator:
         new = output[0][length:]
         return Generated(tokenizer.decode(new, skip_special_tokens=True).strip(), length, len(new))
 
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Return the number of tokens of each text, without special ones."""
+        return [len(self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]) for text in texts]
+
     @cached_property
-    def _loaded(self) -> tuple[Any, Any]:
-        import torch
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        with self._loading() as packed:
+            return AutoTokenizer.from_pretrained(self._folder, **packed)
+
+    @contextmanager
+    def _loading(self) -> Iterator[dict[str, Any]]:
+        """Yield arguments of transformers, and turn its errors into one of ours."""
         from transformers.utils import logging as untyped
 
+        packed: dict[str, Any] = {"trust_remote_code": False}
         if self._gguf:
             for module in ("gguf", "accelerate"):
                 require(module, extra="rag")
-            logger.info("unpacking %s takes half a minute or more", self._gguf)
-        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
-        packed: dict[str, Any] = {"gguf_file": self._gguf} if self._gguf else {}
-        packed |= {"trust_remote_code": False}
-        kind = torch.float32 if device == "cpu" else torch.bfloat16
+            packed["gguf_file"] = self._gguf
         bars: Any = untyped
         shown_before = bars.is_progress_bar_enabled()
         bars.disable_progress_bar()  # ours counts answers
         try:
-            tokenizer = AutoTokenizer.from_pretrained(self._folder, **packed)
-            model: Any = AutoModelForCausalLM.from_pretrained(self._folder, dtype=kind, **packed)
+            yield packed
         except Exception as error:
             raise ModelError(
                 f"cannot load the generator {self.name!r}: {type(error).__name__}: {brief(error)}"
@@ -285,6 +294,19 @@ class LocalGenerator:
         finally:
             if shown_before:
                 bars.enable_progress_bar()
+
+    @cached_property
+    def _loaded(self) -> tuple[Any, Any]:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        if self._gguf:
+            logger.info("unpacking %s takes half a minute or more", self._gguf)
+        device = self._device or ("cuda" if torch.cuda.is_available() else "cpu")
+        kind = torch.float32 if device == "cpu" else torch.bfloat16
+        tokenizer = self._tokenizer
+        with self._loading() as packed:
+            model: Any = AutoModelForCausalLM.from_pretrained(self._folder, dtype=kind, **packed)
         settings = model.generation_config
         settings.temperature = settings.top_p = settings.top_k = None  # only the caller's count
         if settings.pad_token_id is None:

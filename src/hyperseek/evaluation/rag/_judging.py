@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
@@ -16,10 +17,11 @@ from pydantic import Field
 
 from hyperseek._config import Config
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek._long_work import progress, stop_here, stoppable
+from hyperseek._long_work import POLL, progress, stop_here, stoppable
 from hyperseek.errors import HyperseekError, InputError, UnknownNameError, brief
 from hyperseek.evaluation.rag._kept import Kept
 from hyperseek.evaluation.rag._samples import RagSample
+from hyperseek.evaluation.rag._usage import SPENT, Prices, Spent, Usage, usage_of
 
 JUDGED_MEASURES = {
     "faithfulness": ("response", "retrieved_contexts"),
@@ -58,7 +60,7 @@ class Judge(Protocol):
         """Return a number in [0, 1] or NaN for a sample's fields under ragas' names.
 
         Any exception is a failure of this judgement alone, with its message as the reason, except errors of this
-        library, which end the work.
+        library, which end the work. It may tell what its requests cost by `note_judge_tokens`.
         """
         ...
 
@@ -71,12 +73,14 @@ class Judged(Config):
         nan: Reasons by measure and question where the judge gave no number.
         failed: Reasons by measure and question where it failed.
         unasked: By measure, the number of questions that lack a field it reads.
+        usage: What the judgements took, with those that failed.
     """
 
     values: dict[str, dict[str, float]] = Field(default_factory=dict)
     nan: dict[str, dict[str, str]] = Field(default_factory=dict)
     failed: dict[str, dict[str, str]] = Field(default_factory=dict)
     unasked: dict[str, int] = Field(default_factory=dict)
+    usage: Usage | None = None
 
 
 def check_judged(names: Sequence[str]) -> tuple[str, ...]:
@@ -89,7 +93,9 @@ def check_judged(names: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(names))
 
 
-def judge_samples(samples: Sequence[RagSample], judge: Judge, kept: Kept, *, again: bool = False) -> Judged:
+def judge_samples(
+    samples: Sequence[RagSample], judge: Judge, kept: Kept, *, again: bool = False, prices: Prices | None = None
+) -> Judged:
     """Judge samples by all measures of a judge.
 
     Args:
@@ -97,6 +103,7 @@ def judge_samples(samples: Sequence[RagSample], judge: Judge, kept: Kept, *, aga
         judge: The judge.
         kept: Earlier judgements, failed ones too, and where new ones go.
         again: Whether failed judgements are asked for again.
+        prices: Of a million tokens of the judge's prompts, and of its answers.
 
     Returns:
         Its judgements.
@@ -130,7 +137,18 @@ def judge_samples(samples: Sequence[RagSample], judge: Judge, kept: Kept, *, aga
         line = kept.get(key) or {}
         kind = next((name for name in ("nan", "failed") if name in line), "value")
         found[kind][measure][identity] = line[kind]
-    return Judged(values=found["value"], nan=found["nan"], failed=found["failed"], unasked=unasked)
+    lines = [said for _, _, key in places if (said := kept.get(key)) is not None]
+    return Judged(
+        values=found["value"], nan=found["nan"], failed=found["failed"], unasked=unasked, usage=usage_of(lines, prices)
+    )
+
+
+def is_judgement(line: Mapping[str, Any]) -> bool:
+    """Return whether a line that was kept is a judgement."""
+    if "value" in line:
+        value = line["value"]
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    return any(isinstance(line.get(name), str) for name in ("nan", "failed"))
 
 
 def _fields(measure: str, sample: RagSample) -> dict[str, Any] | None:
@@ -153,6 +171,8 @@ async def _judge_all(
         async with gate:
             stop_here()
             line: dict[str, Any] = {"id": identity, "judge": judge.name, "measure": measure}
+            start, spent = time.perf_counter(), Spent()
+            SPENT.set(spent)
             try:
                 value = float(await judge.judge(measure, fields))
                 line |= {"value": value} if math.isfinite(value) else {"nan": "the judge gave no number"}
@@ -164,17 +184,32 @@ async def _judge_all(
                 line["failed"] = brief(error)
             except Exception as error:
                 line["failed"] = f"{type(error).__name__}: {brief(error)}"
-            kept.put(key, line)
+            line |= {"seconds": round(time.perf_counter() - start, 3), **spent.to_line()}
+            kept.put(key, _with_earlier(line, kept.get(key)))
             advance()
 
     tasks = [asyncio.ensure_future(one(key, *job)) for key, job in jobs.items()]
+    waiting: set[asyncio.Future[None]] = set(tasks)
     try:
-        await asyncio.gather(*tasks)
+        while waiting:
+            stop_here()  # also while all judgements wait for an endpoint that hangs
+            done, waiting = await asyncio.wait(waiting, timeout=POLL, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                task.result()
     except BaseException:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         raise
+
+
+def _with_earlier(line: dict[str, Any], earlier: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Add what an earlier attempt, which failed, has spent."""
+    if earlier is not None:
+        for name in ("seconds", "requests", "prompt_tokens", "completion_tokens"):
+            if isinstance(earlier.get(name), int | float):
+                line[name] = line.get(name, 0) + earlier[name]
+    return line
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperseek._bounded import PathLike
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._long_work import progress
+from hyperseek.data.lengths import counts_tokens, token_lengths
 from hyperseek.errors import InputError
 from hyperseek.evaluation._result import Protocol, measuring_versions
 from hyperseek.evaluation.rag._adherence import AdherenceJudge
-from hyperseek.evaluation.rag._answering import Usage, answer_samples
+from hyperseek.evaluation.rag._answering import answer_samples, is_answer
 from hyperseek.evaluation.rag._free_measures import free_measures
 from hyperseek.evaluation.rag._generators import Generator
-from hyperseek.evaluation.rag._judging import Judge, Judged, judge_samples
+from hyperseek.evaluation.rag._judging import Judge, Judged, is_judgement, judge_samples
 from hyperseek.evaluation.rag._kept import Kept
-from hyperseek.evaluation.rag._results import ADHERENCE, RagReport, RagResult, compare_results
+from hyperseek.evaluation.rag._results import ADHERENCE, ANSWERS, JUDGEMENTS, RagReport, RagResult, compare_results
 from hyperseek.evaluation.rag._samples import RagSample
+from hyperseek.evaluation.rag._usage import Prices, Usage
 
 if TYPE_CHECKING:
     from hyperseek.models import Retriever
@@ -28,10 +30,12 @@ def evaluate_rag(
     systems: Mapping[str, Sequence[RagSample]],
     *,
     generator: Generator | None = None,
-    prices: tuple[float, float] | None = None,
+    prices: Prices | None = None,
     judge: Judge | None = None,
+    judge_prices: Prices | None = None,
     again: bool = False,
     adherence: tuple[AdherenceJudge, Retriever] | None = None,
+    tokenized_by: Retriever | None = None,
     described: Mapping[str, Mapping[str, Any]] | None = None,
     dataset: str | None = None,
     output: PathLike | None = None,
@@ -47,8 +51,11 @@ def evaluate_rag(
         generator: What answers the questions; None keeps the responses that the samples have.
         prices: Of a million tokens of prompts, and of answers.
         judge: What judges, as a `RagasJudge`; better another model than the generator.
+        judge_prices: Of a million tokens of its prompts, and of its answers.
         again: Whether judgements that failed before are asked for again.
         adherence: An offline judge and the model that it was trained with.
+        tokenized_by: The model whose tokens `context_tokens` counts, if the generator does not count its own; None
+            leaves that measure out then.
         described: What each system is, for the record.
         dataset: Name of the collection, for the record.
         output: Folder for results, answers and judgements; a later run with the same folder takes up what is there.
@@ -67,9 +74,10 @@ def evaluate_rag(
     if not systems or not all(systems.values()):
         raise InputError("there is nothing to measure; give at least one system, each with a question")
     folder = None if output is None else Path(output)
-    answers = Kept(None if folder is None else folder / "answers.jsonl")
-    judgements = Kept(None if folder is None else folder / "judgements.jsonl")
+    answers = Kept(None if folder is None else folder / ANSWERS, is_answer)
+    judgements = Kept(None if folder is None else folder / JUDGEMENTS, is_judgement)
     k = max(len(sample.retrieved_contexts) for samples in systems.values() for sample in samples)
+    tokens = _token_counter(generator, tokenized_by)
     results = []
     for name, given in systems.items():
         samples = list(given)
@@ -77,16 +85,19 @@ def evaluate_rag(
             raise InputError(f"the questions of {name} need distinct ids")
         refused: dict[str, str] = {}
         usage: Usage | None = None
-        protocol = _protocol(samples, dataset, (described or {}).get(name, {}), generator, judge)
+        system = {**(described or {}).get(name, {}), **({} if tokens is None else {"tokens_of": tokens[0]})}
+        protocol = _protocol(samples, dataset, system, generator, judge)
         if generator is not None:
             samples, refused, usage = answer_samples(samples, generator, answers, prices=prices)
         values: dict[str, dict[str, float]] = {}
         for sample in samples:
-            for measure, value in free_measures(sample, k=k).items():
+            for measure, value in free_measures(sample, k=k, count_tokens=tokens and tokens[1]).items():
                 values.setdefault(measure, {})[sample.id] = value
         if adherence is not None:
             values[ADHERENCE] = _adhering(samples, *adherence)
-        judged = Judged() if judge is None else judge_samples(samples, judge, judgements, again=again)
+        judged = Judged()
+        if judge is not None:
+            judged = judge_samples(samples, judge, judgements, again=again, prices=judge_prices)
         values |= {measure: own for measure, own in judged.values.items() if own}
         failed = {measure: own for measure, own in judged.failed.items() if own}
         results.append(
@@ -98,6 +109,7 @@ def evaluate_rag(
                 failed={**({"response": refused} if refused else {}), **failed},
                 protocol=protocol,
                 usage=usage,
+                judge_usage=judged.usage,
                 notes=_notes(samples, judged),
             )
         )
@@ -106,6 +118,18 @@ def evaluate_rag(
     if folder is not None:
         report.write(folder)
     return report
+
+
+def _token_counter(
+    generator: Generator | None, model: Retriever | None
+) -> tuple[str, Callable[[Sequence[str]], Sequence[int]]] | None:
+    """Return whose tokens are counted, the same for all systems, and what counts them."""
+    own = getattr(generator, "count_tokens", None)
+    if generator is not None and own is not None:
+        return generator.name, own
+    if model is None or not counts_tokens(model):
+        return None
+    return str(model.source), lambda texts: token_lengths(model, texts, "document", plain=True)
 
 
 def _protocol(

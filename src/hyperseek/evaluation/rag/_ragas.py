@@ -14,6 +14,7 @@ from hyperseek._fingerprint import fingerprint_json
 from hyperseek._machine import installed_versions
 from hyperseek.errors import InputError, ModelError, brief, require, shown
 from hyperseek.evaluation.rag._judging import JUDGED_MEASURES, JudgeError, NoNumberError, check_judged
+from hyperseek.evaluation.rag._usage import note_judge_tokens
 from hyperseek.mining.http_endpoint import check_address
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ _FATAL = {
     "NotFoundError": "does not know the model or the address",
     "RateLimitError": "is asked too often",
     "InternalServerError": "fails",
+    "APIStatusError": "cannot be used there; redirects are not followed",
 }
 
 _troubles: ContextVar[list[Exception]] = ContextVar("troubles")
@@ -89,6 +91,7 @@ class RagasJudge:
             )
         self.name, self.at_once = model, at_once
         self._url = check_address(url, key)
+        self._key = key
         self._client = {"api_key": key or "none", "timeout": timeout, "max_retries": retries}
         self._max_tokens, self._embeddings = max_tokens, embeddings
         _ragas()
@@ -117,18 +120,20 @@ class RagasJudge:
             result = await self._metrics[measure].ascore(**fields)
         except Exception as error:
             self._check_fatal(error)
-            raise JudgeError(_reason(error)) from error
+            raise JudgeError(self._safe(_reason(error))) from error
         for trouble in troubles:  # ContextRelevance makes NaN of every exception
             self._check_fatal(trouble)
         value = float(result.value)
         if math.isnan(value):
-            raise NoNumberError(_reason(troubles[-1]) if troubles else "ragas returns no number")
+            raise NoNumberError(self._safe(_reason(troubles[-1])) if troubles else "ragas returns no number")
         return value
 
     @cached_property
     def _metrics(self) -> dict[str, Any]:
         collections, factory, openai = _ragas()
-        client = openai.AsyncOpenAI(base_url=self._url, **self._client)
+        # A redirect would carry the contexts, and perhaps the key, to another address.
+        plain = openai.DefaultAsyncHttpxClient(follow_redirects=False, event_hooks={"response": [_note_tokens]})
+        client = openai.AsyncOpenAI(base_url=self._url, http_client=plain, **self._client)
         model = factory(self.name, client=client, temperature=0.0, max_tokens=self._max_tokens)
         _remember_troubles(model)
         metrics = {}
@@ -142,10 +147,14 @@ class RagasJudge:
     def _check_fatal(self, error: Exception) -> None:
         for cause in _causes(error):
             if type(cause).__module__.split(".")[0] == "openai" and type(cause).__name__ in _FATAL:
+                told = self._safe(brief(cause))
                 raise ModelError(
-                    f"the judge {self.name} at {self._url} {_FATAL[type(cause).__name__]} ({brief(cause)}); judgements "
-                    f"so far are kept, run the same command again to go on"
-                ) from error
+                    f"the judge {self.name} at {self._url} {_FATAL[type(cause).__name__]} ({told}); judgements so far "
+                    f"are kept, run the same command again to go on"
+                ) from None  # the cause may hold the key
+
+    def _safe(self, text: str) -> str:
+        return text.replace(self._key, "(key)") if self._key else text
 
 
 def _ragas() -> tuple[Any, Callable[..., Any], Any]:
@@ -154,6 +163,18 @@ def _ragas() -> tuple[Any, Callable[..., Any], Any]:
     openai = require("openai", extra="rag")
     collections = require("ragas.metrics.collections", extra="rag")
     return collections, require("ragas.llms", extra="rag").llm_factory, openai
+
+
+async def _note_tokens(response: Any) -> None:
+    """Note the tokens of an answer of the endpoint, of which ragas keeps no account."""
+    if response.status_code != 200:
+        return
+    await response.aread()
+    try:
+        usage = response.json()["usage"]
+        note_judge_tokens(usage["prompt_tokens"], usage["completion_tokens"])
+    except (ValueError, KeyError, TypeError):
+        note_judge_tokens(None, None)
 
 
 def _remember_troubles(model: Any) -> None:

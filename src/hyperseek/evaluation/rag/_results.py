@@ -17,11 +17,13 @@ from hyperseek._files import atomic_write, write_json
 from hyperseek.errors import printable
 from hyperseek.evaluation._comparison import Comparison, compare
 from hyperseek.evaluation._result import Evaluation, Protocol
-from hyperseek.evaluation.rag._answering import Usage
 from hyperseek.evaluation.rag._free_measures import FREE_MEASURES
 from hyperseek.evaluation.rag._judging import JUDGED_MEASURES
 from hyperseek.evaluation.rag._samples import RagSample
+from hyperseek.evaluation.rag._usage import Usage
 
+ANSWERS, JUDGEMENTS = "answers.jsonl", "judgements.jsonl"
+_OWN = ("rag.json", "rag.md", ANSWERS, JUDGEMENTS)  # files, which no system's folder may be named like
 ADHERENCE = "offline_adherence"
 MEASURES = (*FREE_MEASURES, ADHERENCE, *JUDGED_MEASURES)
 """Names of all measures, in the order of tables."""
@@ -38,6 +40,7 @@ class RagResult(Config):
         failed: Reasons by measure and question where judging failed; under `response` where answering did.
         protocol: The data, the task and the system.
         usage: What answers took; None if none were generated.
+        judge_usage: What judgements took; None if none were made.
         notes: Remarks for readers of the numbers.
     """
 
@@ -48,6 +51,7 @@ class RagResult(Config):
     failed: dict[str, dict[str, str]] = Field(default_factory=dict)
     protocol: Protocol
     usage: Usage | None = None
+    judge_usage: Usage | None = None
     notes: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, dict[str, float | int | None]]:
@@ -114,6 +118,7 @@ class RagReport(ShowsTables, Config):
             result.name: {
                 "metrics": result.summary(),
                 "usage": None if result.usage is None else result.usage.model_dump(mode="json"),
+                "judge_usage": None if result.judge_usage is None else result.judge_usage.model_dump(mode="json"),
                 "per_question": result.values,
                 "nan": result.nan,
                 "failed": result.failed,
@@ -136,7 +141,8 @@ class RagReport(ShowsTables, Config):
         from hyperseek.evaluation._export import folder_names
 
         target = Path(folder)
-        for result, name in zip(self.results, folder_names([result.name for result in self.results]), strict=True):
+        names = folder_names([*_OWN, *(result.name for result in self.results)])[len(_OWN) :]
+        for result, name in zip(self.results, names, strict=True):
             with atomic_write(target / name / "ragas_scores.jsonl") as file:
                 file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in result.rows())
             means = {measure: own["mean"] for measure, own in result.summary().items()}
@@ -162,8 +168,9 @@ class RagReport(ShowsTables, Config):
         lines = []
         for result in self.results:
             lines += [*_missing(result.name, "NaN", result.nan), *_missing(result.name, "failed", result.failed)]
-            if (usage := result.usage) is not None:
-                lines.append(f"{result.name}: {_usage(usage)}")
+            for usage, what in ((result.usage, "answers"), (result.judge_usage, "judgements")):
+                if usage is not None and usage.answers:
+                    lines.append(f"{result.name}: {_usage(usage, what)}")
             lines += [f"{result.name}: {note}" for note in result.notes]
         return [*lines, *self.notes]
 
@@ -196,14 +203,14 @@ def _missing(system: str, word: str, reasons: Mapping[str, Mapping[str, str]]) -
             yield f"{system}: {measure} {word} for {len(own)} questions, such as {question}: {reason}"
 
 
-def _usage(usage: Usage) -> str:
+def _usage(usage: Usage, what: str) -> str:
     tokens = [
-        f"{count:,} tokens of {what}"
-        for count, what in ((usage.prompt_tokens, "prompts"), (usage.completion_tokens, "answers"))
+        f"{count:,} tokens of {part}"
+        for count, part in ((usage.prompt_tokens, "prompts"), (usage.completion_tokens, "answers"))
         if count is not None
     ]
     cost = [] if usage.cost is None else [f"cost {usage.cost:.4f}"]
-    return ", ".join([f"{usage.answers} answers", *tokens, f"{usage.seconds:.1f} s", *cost])
+    return ", ".join([f"{usage.answers:,} {what}", *tokens, f"{usage.seconds:.1f} s", *cost])
 
 
 def compare_results(
