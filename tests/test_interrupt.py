@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from hyperseek._long_work import Interrupted, stop_asked, stop_here, stoppable
+from hyperseek._long_work import Interrupted, in_threads, stop_asked, stop_here, stoppable
 
 
 def press() -> None:
@@ -144,3 +146,24 @@ def test_an_evaluation_that_is_stopped_says_that_nothing_is_stored(
     said = capsys.readouterr()
     assert "stopped; an evaluation stores nothing before it ends" in said.err
     assert said.out == ""
+
+
+def test_calls_that_hang_do_not_hold_ctrl_c() -> None:
+    ended = threading.Event()
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    start = time.monotonic()
+    timer.start()
+    try:
+        with pytest.raises(Interrupted, match="kept"), stoppable(lambda: "it is kept"):
+            list(in_threads(lambda _: ended.wait(30), [1, 2, 3], 2))
+    finally:
+        ended.set()
+    assert time.monotonic() - start < 10
+
+
+def test_calls_in_threads_give_results_with_their_places_and_errors_at_once() -> None:
+    assert dict(in_threads(lambda x: x * x, range(20), 4)) == {x: x * x for x in range(20)}
+    assert [*in_threads(str, [5, 6], 1)] == [(0, "5"), (1, "6")]
+    assert [*in_threads(str, [], 3)] == []
+    with pytest.raises(ZeroDivisionError):
+        list(in_threads(lambda x: 1 // x, [1, 0, 2], 2))

@@ -135,6 +135,20 @@ def test_damaged_rows_are_named_or_left_out(write_lines, tmp_path, damage, said)
     assert [query.id for query in left.queries("test")] == ["2"]
 
 
+def test_a_column_of_nan_is_an_empty_one(tmp_path):
+    """As pandas writes a column without any text."""
+    import math
+
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    contexts = pa.array([["x"], None])
+    table = {"user_input": ["who", "why"], "reference": pa.array([math.nan] * 2), "reference_contexts": contexts}
+    pq.write_table(pa.table(table), tmp_path / "nan.parquet")
+    queries = open_dataset(f"ragas:{tmp_path}/nan.parquet").queries("test")
+    assert [query.metadata["answers"] for query in queries] == [[]]
+
+
 def test_rows_without_labels_have_all_their_documents_as_evidence(write_lines, tmp_path):
     write_lines("bench/cuad/test.jsonl", [{"id": 7, "question": "cats", "documents": ["A cat.", "A dog."]}])
     assert list(open_dataset(f"ragbench:{tmp_path}/bench#cuad").qrels("test")["7"].values()) == [1, 1]

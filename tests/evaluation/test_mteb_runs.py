@@ -301,6 +301,35 @@ def test_ctrl_c_leaves_what_is_finished(
     assert searched == ["local-a", "local-b"]
 
 
+@pytest.mark.parametrize("junk", ["", "{", "[]", "{}", '{"scores": 5}', "\x00\xff"])
+def test_damaged_results_are_made_again(
+    models: dict[str, Retriever], tmp_path: Path, junk: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = local_task(collection("a", seed=1, ties=False))
+    first = evaluate_mteb(models["dense"], [task], output=tmp_path)
+    (file,) = tmp_path.glob("results/**/local-a.json")
+    file.write_text(junk, encoding="latin-1")
+    assert evaluate_mteb(models["dense"], [task], output=tmp_path) == first
+    assert "local-a.json is damaged" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["", "../../x", "a/b/c", "x\ny", "/x", "é" * 300, ".hidden", "a/", "a b"])
+def test_names_that_no_folder_can_have_are_refused(models: dict[str, Retriever], name: str) -> None:
+    with pytest.raises(InputError, match="cannot name results"):
+        MtebEncoder(models["dense"], name=name)
+
+
+def test_unknown_languages_are_refused() -> None:
+    with pytest.raises(InputError, match="ISO 639-3"):
+        mteb_tasks(["STS12"], languages=["xxx"])
+
+
+def test_every_family_is_measured_here() -> None:
+    from hyperseek.models.families import _OWN
+
+    assert {values["family"] for values in FAMILIES.values()} == set(_OWN)
+
+
 def test_other_data_under_the_same_name_is_measured_again(models: dict[str, Retriever], tmp_path: Path) -> None:
     first, second = (
         evaluate_mteb(models["dense"], [local_task(collection("same", seed=seed, ties=False))], output=tmp_path)
@@ -331,7 +360,7 @@ def test_tasks_benchmarks_and_collections_are_found_by_name(tmp_path: Path) -> N
     assert [task.metadata.name for task in mteb_tasks([f"local:other={place}:test"])] == ["local-other"]
     kinds = {task.metadata.type for task in mteb_tasks(["MTEB(eng, v2)"])}
     assert {"Retrieval", "Reranking", "STS", "Classification", "Clustering", "Summarization"} <= kinds
-    with pytest.raises(InputError, match="did you mean 'SciFact'"):
+    with pytest.raises(InputError, match="Did you mean 'SciFact'"):
         mteb_tasks(["SciFacts"])
     with pytest.raises(InputError, match="'train'"):
         mteb_tasks([f"local:{place}:train"])

@@ -15,6 +15,7 @@ ragbench    one record per recorded response: documents (ids), sentences (of eac
 from __future__ import annotations
 
 import ast
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -206,11 +207,15 @@ def _labels(row: Mapping[str, Any], documents: int) -> dict[str, Any]:
     unsupported = _keys(row, "unsupported_response_sentence_keys")
     adherence = row.get("adherence_score")
     response = row.get("response")
+    if adherence not in (None, 0, 1):
+        raise ValueError(f"adherence_score must be true or false, not {shown(adherence)}")
+    if response is not None:
+        response = _text(response, "response")
     return {
         "sentences": [_sentences(own, "documents_sentences") for own in sentences],
         "relevant": relevant if any(sentences) else None,
         "utilized": _keys(row, "all_utilized_sentence_keys"),
-        "response": response if isinstance(response, str) else "",
+        "response": response or "",
         "response_sentences": _sentences(row.get("response_sentences") or [], "response_sentences"),
         "unsupported": unsupported,
         "support": support,
@@ -238,8 +243,10 @@ def _keys(row: Mapping[str, Any], name: str) -> list[str] | None:
 def _keys_of_support(row: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return the keys of the sentences that support each sentence of the response."""
     given = row.get("sentence_support_information") or []
+    if not isinstance(given, list):
+        raise ValueError(f"sentence_support_information must be a list, not {shown(given)}")
     found: dict[str, list[str]] = {}
-    for one in given if isinstance(given, list) else []:
+    for one in given:
         key = one.get("response_sentence_key") if isinstance(one, Mapping) else None
         if isinstance(key, str):
             found[key] = _keys(one, "supporting_sentence_keys") or []
@@ -281,12 +288,17 @@ def question_rows(path: PathLike, faults: Faults) -> Iterator[tuple[str, dict[st
         seen.add(identity)
         values: dict[str, Any] = {"user_input": question}
         try:
-            values |= {name: _text(row[name], name) for name in _TEXTS if row.get(name) not in (None, "")}
-            values |= {name: _texts(row[name], name) for name in _LISTS if row.get(name) not in (None, "")}
+            values |= {name: _text(row[name], name) for name in _TEXTS if _is_there(row.get(name))}
+            values |= {name: _texts(row[name], name) for name in _LISTS if _is_there(row.get(name))}
         except ValueError as error:
             faults.found("bad_field", f"row {identity!r}: {error}", path=path, line=line)
             continue
         yield identity, values
+
+
+def _is_there(value: object) -> bool:
+    """Return whether a cell is filled; pandas writes a column without any text as NaN."""
+    return value is not None and value != "" and not (isinstance(value, float) and math.isnan(value))
 
 
 def _text(value: object, name: str) -> str:
@@ -295,12 +307,11 @@ def _text(value: object, name: str) -> str:
     return value
 
 
-def _texts(value: object, name: str) -> list[str]:
-    if isinstance(value, str):
-        value = _parsed(value)
+def _texts(given: object, name: str) -> list[str]:
+    value: Any = _parsed(given) if isinstance(given, str) else given
     ids = [id_of(one) if name.endswith("_ids") else one for one in value] if isinstance(value, Sequence) else [None]
     if isinstance(value, str) or not all(isinstance(one, str) for one in ids):
-        raise ValueError(f"{name} must be a list of texts, not {shown(value)}")
+        raise ValueError(f"{name} must be a list of texts, not {shown(given)}")
     return [str(one) for one in ids]
 
 

@@ -17,16 +17,19 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from hyperseek.errors import HyperseekError, ModelError
+from hyperseek.errors import DataError, HyperseekError, ModelError
 from hyperseek.evaluation import (
+    AdherenceJudge,
     EndpointGenerator,
     GenerationOptions,
     RagSample,
     evaluate_rag,
     free_measures,
     note_judge_tokens,
+    recorded_samples,
 )
 from hyperseek.evaluation.rag._text_measures import _longest_common, rouge_l
 
@@ -166,6 +169,7 @@ def test_tokens_that_are_not_counted_are_unknown(hostile: Hostile, usage: Any) -
     assert result.usage.prompt_tokens is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at_once", ["3", "1"])
 def test_ctrl_c_ends_a_run_whose_endpoint_hangs(hostile: Hostile, tmp_path: Path, at_once: str) -> None:
     """One request: a second Ctrl-C; several: the first one."""
@@ -306,3 +310,38 @@ def test_tokens_of_contexts_are_counted_without_special_ones(tiny_encoder: str) 
     assert report.result("a").values["context_tokens"] == {"1": expected}
     assert report.result("a").protocol.system["tokens_of"] == model.source
     assert "context_tokens" not in free_measures(sample)
+
+
+BAD_LABELS = [
+    5,
+    "abc",
+    [5],
+    {"a": 1},
+    [{"documents": ["elsewhere"], "sentences": [[]]}],
+    [{"documents": ["d"], "sentences": []}],
+    [{"documents": ["d"], "sentences": [[["0a"]]]}],
+]
+
+
+@pytest.mark.parametrize("labels", BAD_LABELS, ids=str)
+def test_labels_of_another_form_are_errors_of_ours(labels: Any) -> None:
+    from hyperseek.data import Dataset
+    from hyperseek.types import Document, Query
+
+    query = Query("q", "cat", {"ragbench": labels})
+    dataset = Dataset.from_records("odd", [Document("d", "the cat")], queries=[query], qrels={"test": {"q": {"d": 1}}})
+    with pytest.raises(DataError, match="labels of 'q'"):
+        recorded_samples(dataset)
+
+
+def test_an_adherence_judge_of_extreme_numbers_stays_in_range(tiny_encoder: str, tmp_path: Path) -> None:
+    from hyperseek import load
+
+    model = load(tiny_encoder)
+    given = {"embeddings": "m", "fingerprint": model.fingerprint, "trained_on": {}, "mean": [0.0] * 6}
+    given |= {"scale": [1.0] * 6, "weights": [1.0] * 6, "bias": -1e300}
+    sample = RagSample(id="1", user_input="who", retrieved_contexts=("the cat", ""), response="The cat. A dog.")
+    with np.errstate(all="raise"):
+        assert 0 <= AdherenceJudge.from_mapping(given).score(sample, model) < 1e-9
+    with pytest.raises(HyperseekError, match="scale"):
+        AdherenceJudge.from_mapping({**given, "scale": [0.0] * 6})

@@ -25,7 +25,7 @@ from pydantic import Field
 
 from hyperseek._config import Config
 from hyperseek._display import ShowsTables
-from hyperseek._files import read_json, write_json
+from hyperseek._files import read_json, write_json, writing
 from hyperseek._folders import folder_path
 from hyperseek._long_work import Interrupted, progress, stop_here, stoppable
 from hyperseek._machine import installed_versions
@@ -189,7 +189,7 @@ def _run(task: Any, encoder: MtebEncoder, how: Mapping[str, Any]) -> MtebTask:
     import mteb
 
     metadata = task.metadata
-    earlier = how["cache"].load_task_result(metadata.name, encoder.mteb_model_meta)
+    earlier = _earlier(how["cache"], metadata.name, encoder.mteb_model_meta)
     if earlier is not None and earlier.dataset_revision != metadata.revision:
         how = {**how, "overwrite_strategy": "always"}  # mteb would keep the result of other data
     loaded = task.data_loaded
@@ -208,6 +208,20 @@ def _run(task: Any, encoder: MtebEncoder, how: Mapping[str, Any]) -> MtebTask:
     if not math.isfinite(score):
         raise DataError(f"its {metadata.main_score} is {score}")
     return MtebTask(task=metadata.name, task_type=metadata.type, score=score, score_key=metadata.main_score)
+
+
+def _earlier(cache: Any, task: str, meta: Any) -> Any:
+    """Return the result that a folder has of a task, or None; a damaged one is removed, since mteb would read it."""
+    try:
+        return cache.load_task_result(task, meta)
+    except Exception as error:
+        path = Path(cache.get_task_result_path(task, meta))
+        if not path.is_file():
+            raise
+        logger.warning("%s is damaged (%s); the task runs again", path, _reason(error))
+        with writing(path):
+            path.unlink()
+        return None
 
 
 def _reason(error: Exception) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -24,13 +25,14 @@ import torch
 from torch import Tensor
 
 from hyperseek._order import best_first
-from hyperseek.errors import InputError, require
+from hyperseek.errors import InputError, require, shown
 from hyperseek.evaluation.candidates import rerank
 from hyperseek.evaluation.encoded_queries import compile_instructed
 from hyperseek.geometry.euclidean import cosine_similarity, unit_vectors
 from hyperseek.geometry.polar import tangent_to_polar
 from hyperseek.index import Index
 from hyperseek.models import Retriever
+from hyperseek.models.encoding import resolve_dtype
 from hyperseek.scoring import Space, VectorPoints, vectors_of
 from hyperseek.types import Document, Query, Run
 
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
 
 INSTRUCTION = "instruction"
 """The column of mteb's queries that says what is relevant."""
+
+_LONGEST_NAME = 100
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +56,8 @@ class MtebEncoder:
 
     Args:
         retriever: The model.
-        name: Name of the results, as in `"ours/lorentz-minilm"`; None takes the model's source.
+        name: Name of the results, as in `"ours/lorentz-minilm"`, of letters, digits and `._+-`; None takes the
+            model's source.
         options: Options of the model for every query, as in `{"level": 2}`; results record them too.
         scoring: What compares two texts of a task without queries: None for the cosine of their vectors; or a
             similarity of the model's hyperbolic space (`"geodesic"`, `"squared"`, `"inner"`) for the points themselves.
@@ -67,7 +72,8 @@ class MtebEncoder:
         options: The options, checked by the model.
 
     Raises:
-        InputError: The model does not understand an option, or its space has no such similarity.
+        InputError: The model does not understand an option, its space has no such similarity, or the name cannot be
+            a folder's.
         MissingExtraError: mteb is not installed.
     """
 
@@ -83,6 +89,7 @@ class MtebEncoder:
         folder: str | os.PathLike[str] | None = None,
     ) -> None:
         mteb = require("mteb.models.model_meta", extra="mteb")
+        resolve_dtype(dtype, torch.device("cpu"))  # a wrong name is told before any task
         self.options = retriever.check_options(options)
         self.retriever = retriever
         self._space = None if scoring is None else _scored_by(retriever.space, scoring)
@@ -90,7 +97,7 @@ class MtebEncoder:
         self._dtype = dtype
         self._folder = None if folder is None else Path(folder)
         self._corpus: Any = None
-        stem = (name or retriever.source or "model").strip("/").split("/")[-2:]
+        stem = _name_parts(name, retriever.source)
         changed = {**self.options.to_json(), "scoring": scoring, "card_field": card_field}
         self.mteb_model_meta = mteb.ModelMeta.create_empty(
             overwrites={
@@ -305,6 +312,19 @@ def _scored_by(space: Space, similarity: str) -> Space:
     if "similarity" not in space.parameters:
         raise InputError(f"scoring is for spaces with several similarities, and this model has {space}; leave it out")
     return Space(space.kind, space.dimension, **{**space.parameters, "similarity": similarity})
+
+
+def _name_parts(name: str | None, source: str | None) -> list[str]:
+    """Return an organisation, if there is one, and a name."""
+    if name is None:
+        parts = [re.sub(r"[^\w.+-]+", "-", part).strip(".-") for part in (source or "").split("/")]
+        return [part[-_LONGEST_NAME:] for part in parts if part][-2:] or ["model"]
+    if len(name) > _LONGEST_NAME or not re.fullmatch(r"(\w[\w.+-]*/)?\w[\w.+-]*", name):
+        raise InputError(
+            f"{shown(name)} cannot name results; give NAME or ORGANISATION/NAME of letters, digits and ._+-, at most "
+            f"{_LONGEST_NAME} characters"
+        )
+    return name.split("/")
 
 
 def _query_fingerprint(retriever: Retriever) -> str:

@@ -138,14 +138,20 @@ def _found(name: str) -> tuple[Any, Any, str]:
 def _known(name: str, splits: Sequence[str] | None, languages: Sequence[str] | None) -> list[Any]:
     benchmark, task, meant = _found(name)
     if benchmark is None and task is None:
-        near = f"; did you mean {meant!r}?" if meant else ""
+        near = f" Did you mean {meant!r}?" if meant else ""
         raise InputError(
-            f"there is no task, benchmark or collection {name!r}{near}; give a task or benchmark of mteb, such as "
-            f"'SciFact' or 'MTEB(eng, v2)', or local:SOURCE"
+            f"there is no task, benchmark or collection {name!r}; give a task or benchmark of mteb, such as 'SciFact' "
+            f"or 'MTEB(eng, v2)', or local:SOURCE.{near}"
         )
     chosen = [task] if benchmark is None else list(benchmark.tasks)
     if languages is not None:
-        chosen = [task.filter_languages(list(languages)) for task in chosen]
+        try:
+            chosen = [task.filter_languages(list(languages)) for task in chosen]
+        except ValueError:
+            told = ", ".join(map(repr, languages))
+            raise InputError(
+                f"mteb does not know a language of {told}; give codes of ISO 639-3, as eng or deu"
+            ) from None
         chosen = [task for task in chosen if task.hf_subsets]
     if splits is None:
         return chosen

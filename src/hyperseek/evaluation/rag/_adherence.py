@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,7 @@ _END_OF_SENTENCE = re.compile(r"(?<=[.!?])\s+|\n+")
 _WORD = re.compile(r"\w+")
 _FEATURES = ("best cosine", "mean of three", "words in the best sentence", "words in all", "numbers in all", "length")
 _BEST = 3
+_LARGEST_LOGIT = 700.0  # the exponential of more overflows
 _FEWEST = 20  # labelled sentences to train on
 
 
@@ -68,7 +69,7 @@ class AdherenceJudge(Config):
     fingerprint: str
     trained_on: dict[str, str]
     mean: tuple[float, ...] = Field(min_length=len(_FEATURES), max_length=len(_FEATURES))
-    scale: tuple[float, ...] = Field(min_length=len(_FEATURES), max_length=len(_FEATURES))
+    scale: tuple[Annotated[float, Field(gt=0)], ...] = Field(min_length=len(_FEATURES), max_length=len(_FEATURES))
     weights: tuple[float, ...] = Field(min_length=len(_FEATURES), max_length=len(_FEATURES))
     bias: float
 
@@ -152,7 +153,8 @@ class AdherenceJudge(Config):
 
     def _probabilities(self, features: NDArray[np.float64]) -> NDArray[np.float64]:
         scaled = (features - np.array(self.mean)) / np.array(self.scale)
-        found: NDArray[np.float64] = 1 / (1 + np.exp(-(scaled @ np.array(self.weights) + self.bias)))
+        logits = np.clip(scaled @ np.array(self.weights) + self.bias, -_LARGEST_LOGIT, _LARGEST_LOGIT)
+        found: NDArray[np.float64] = 1 / (1 + np.exp(-logits))
         return found
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hyperseek._bounded import PathLike
 from hyperseek._config import Config
 from hyperseek._relevance import excluded_ids, is_relevant
 from hyperseek.data.question_tables import content_id, question_rows
 from hyperseek.data.reading import Faults
-from hyperseek.errors import DataError, InputError, UnknownNameError
+from hyperseek.errors import DataError, InputError, UnknownNameError, shown
 from hyperseek.types import Query
 
 if TYPE_CHECKING:
@@ -52,6 +52,12 @@ class SentenceLabels(Config):
     support: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     adherence: bool | None = None
     split: str | None = None
+
+    @model_validator(mode="after")
+    def _check_sentences(self) -> SentenceLabels:
+        if len(self.sentences) != len(self.documents):
+            raise ValueError(f"{len(self.documents)} documents need as many lists of sentences")
+        return self
 
 
 class RagSample(Config):
@@ -166,7 +172,7 @@ def recorded_samples(dataset: Dataset, *, split: str = "test", questions: int | 
         for number, label in enumerate(_of_split(given["labels"], split), start=1):
             own = {
                 "id": query.id if number == 1 else f"{query.id}+{number}",
-                "retrieved_contexts": tuple(texts[one] for one in label.documents),
+                "retrieved_contexts": tuple(texts[one] for one in _known(label.documents, texts, query.id)),
                 "retrieved_context_ids": label.documents,
                 "response": label.response,
                 "labels": (label,),
@@ -220,11 +226,21 @@ def read_samples(path: PathLike) -> list[RagSample]:
     return samples
 
 
+def _known(documents: Sequence[str], texts: Mapping[str, str], query: str) -> Sequence[str]:
+    for one in documents:
+        if one not in texts:
+            raise DataError(f"the labels of {query!r} name the document {one!r}, which is not in the collection")
+    return documents
+
+
 def _of_split(labels: Sequence[SentenceLabels], split: str) -> Iterator[SentenceLabels]:
     return (label for label in labels if label.split in (None, split))
 
 
 def _question_fields(query: Query, judged: Mapping[str, int]) -> dict[str, Any]:
+    labels = query.metadata.get("ragbench") or ()
+    if not isinstance(labels, list | tuple):
+        raise DataError(f"the labels of {query.id!r}, in the field ragbench, must be a list, not {shown(labels)}")
     evidence = tuple(document for document, grade in judged.items() if is_relevant(grade))
     return {
         "id": query.id,
@@ -233,7 +249,7 @@ def _question_fields(query: Query, judged: Mapping[str, int]) -> dict[str, Any]:
         "reference_context_ids": evidence,
         "grades": dict(judged),
         "labels": tuple(SentenceLabels.from_mapping(one, source=f"the labels of {query.id!r}", error=DataError)
-                        for one in query.metadata.get("ragbench") or ()),
+                        for one in labels),
     }  # fmt: skip
 
 
