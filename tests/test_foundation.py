@@ -269,3 +269,16 @@ def test_who_waits_for_a_lock_says_so(
     other.join()
     assert entered == ["first", "second"]
     assert caplog.messages == [f"another process holds {tmp_path / 'lock'}; waiting until it ends"]
+
+
+def test_a_pipe_is_written_into_and_not_replaced(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    with atomic_write(pipe) as file:
+        file.write("a line\n")
+    reader.join(timeout=10)
+    assert got == ["a line\n"]
+    assert pipe.is_fifo()

@@ -131,7 +131,7 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     The data is flushed to disk before the rename, so after a crash `path` holds the whole old or new content.
 
     Args:
-        path: The file to write; missing parent folders are made.
+        path: The file to write; missing parent folders are made. A pipe or a device is written into directly.
         mode: `"w"` for UTF-8 text, `"wb"` for bytes.
 
     Yields:
@@ -140,7 +140,18 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "w") -> Iterator[IO[A
     Raises:
         WriteError: The disk is full or read-only, or the folder is not writable.
     """
-    with writing(path), _replacement(Path(path), mode) as file:
+    with writing(path), (_replacement if _replaceable(Path(path)) else _stream)(Path(path), mode) as file:
+        yield file
+
+
+def _replaceable(target: Path) -> bool:
+    return not target.exists() or target.is_file() or target.is_dir()
+
+
+@contextmanager
+def _stream(target: Path, mode: str) -> Iterator[IO[Any]]:
+    # A pipe or a device, as /dev/stdout, is written into: a rename would replace it by a file.
+    with target.open(mode, encoding=None if "b" in mode else "utf-8") as file:
         yield file
 
 

@@ -260,3 +260,20 @@ def test_a_file_of_merged_judgements_is_read_as_judgements(tmp_path):
     merged = merge_judgements([judged(tmp_path / "a.jsonl", {"x": 0, "y": 2})])
     write_qrels(merged.qrels, tmp_path / "merged.tsv")
     assert read_qrels(tmp_path / "merged.tsv") == {"q": {"x": 0, "y": 2}}
+
+
+def test_ids_that_begin_like_formulas_come_back_from_a_spreadsheet(tmp_path):
+    ids = ["=1+1", "'=2", "@x", "plain", "'tis", "-3"]
+    items = [PoolItem(query_id=name, query="a", document_id=name, title="", text="", grade=1) for name in ids]
+    write_pool(items, tmp_path / "pool.csv")
+    with (tmp_path / "pool.csv").open(newline="") as file:
+        cells = [cell for row in list(csv.reader(file))[1:] for cell in row]
+    assert not [cell for cell in cells if cell.startswith(("=", "@", "-"))]
+    assert merge_judgements([tmp_path / "pool.csv"]).qrels == {name: {name: 1} for name in ids}
+
+
+def test_a_pool_without_a_document_is_refused(tmp_path):
+    with pytest.raises(InputError, match="nothing to judge"):
+        write_pool([], tmp_path / "pool.html")
+    with pytest.raises(InputError, match="other documents"):
+        make_pool([ranking("a", "d77", "d78")], DATASET)

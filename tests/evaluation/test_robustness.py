@@ -192,3 +192,10 @@ def test_bm25_loses_by_typos_and_nothing_by_order(collections):
     assert typos.drop > 0.05
     assert typos.p_values["permutation"] < 0.01
     assert order.drop == pytest.approx(0, abs=1e-9)  # words are all that BM25 reads
+
+
+def test_two_words_of_a_long_query_are_swapped_without_making_all_pairs():
+    text = " ".join(f"w{number}" for number in range(30_000))
+    (swapped,) = perturb([Query("q", text)], "word-swap")
+    assert sum(a != b for a, b in zip(text.split(), swapped.text.split(), strict=True)) == 2
+    assert perturb([Query("q", "same same")], "word-swap")[0].text == "same same"

@@ -373,7 +373,7 @@ def test_results_name_no_folder_of_this_machine(place: Path, ran: Path) -> None:
         ({"systems": {"trunk": {"model": "x", "changes": {"a": 1}}}}, "without effect on a system that is a model"),
         ({"baseline": "trunc"}, "did you mean 'trunk'"),
         ({"measures": ["nDCG@500"]}, "nDCG@500"),
-        ({"systems": {"trunk": {"fusion": {"of": ["trunk", "trunk"]}}}}, "need each other"),
+        ({"systems": {"trunk": {"fusion": {"of": ["trunk", "trunk"]}}}}, "named twice"),
         ({"systems": {"trunk": {"bm25": {}}, "p": {"plan": {"stages": [{"kind": "exhaustive"}]}}}}, "needs `of`"),
         ({"collections": {"a/b": {"dataset": "pydocs"}}}, "pattern"),
     ],
@@ -435,3 +435,55 @@ def test_the_suite_of_the_guide_is_one(tmp_path: Path) -> None:
     suite = read_suite(tmp_path / "my.yaml")
     assert suite.name == "my"
     assert {system.kind for system in suite.systems.values()} == {"bm25", "model", "recipe", "run", "fusion", "plan"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"system": "../../outside"}, "system"),
+        ({"collection": "a/b"}, "collection"),
+        ({"queries": ["a", "a"], "values": {}, "rankings": None, "scores": None}, "twice"),
+        ({"values": {"nDCG@10": [float("inf")]}}, "finite"),
+    ],
+)
+def test_results_that_cannot_be_are_refused(ran: Path, change: dict[str, Any], said: str) -> None:
+    given = read_result(ran / "results" / "one" / "bm25.json.gz").model_dump(mode="json")
+    with pytest.raises(DataError, match=said):
+        SuiteResult.from_mapping({**given, **change}, source="x", error=DataError)
+
+
+def test_a_result_under_another_name_does_not_count_twice(again: Path) -> None:
+    folder = again / "results" / "one"
+    shutil.copy(folder / "trunk.json.gz", folder / "bm25.json.gz")
+    with pytest.raises(DataError, match=r"is the result one/trunk\.json\.gz"):
+        read_table(again)
+
+
+def test_results_of_other_queries_are_no_column(ran: Path) -> None:
+    results = read_results(ran)
+    changed = results[0].model_copy(update={"queries": tuple(f"x{name}" for name in results[0].queries)})
+    with pytest.raises(InputError, match="other queries"):
+        suite_table([changed, *results[1:]], baseline="trunk")
+    assert all(one.drifted for one in drifts([changed], results))
+
+
+def test_pictures_of_measures_of_any_size(make_evaluation: Any) -> None:
+    results = [
+        _result(make_evaluation(name, [value, value]), "one", search_ms=(1.0, 2.0))
+        for name, value in (("base", 3.0), ("other", 98_765.0))
+    ]
+    assert "<svg" in suite_table(results, baseline="base").to_html()
+
+
+@pytest.mark.parametrize(
+    ("systems", "said"),
+    [
+        ({"both": {"fusion": {"of": ["both", "bm25"]}}}, "both needs both"),
+        ({"both": {"fusion": {"of": ["bm25", "bm25"]}}}, "named twice"),
+        ({"net.0": {"bm25": {}}}, "share the files of net"),
+    ],
+)
+def test_systems_that_cannot_be_together(place: Path, systems: dict[str, Any], said: str) -> None:
+    given = values(place)
+    with pytest.raises(ConfigError, match=said):
+        Suite.from_mapping({**given, "systems": {**given["systems"], **systems}})

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
+import io
 import logging
 import os
 import re
@@ -154,11 +156,16 @@ def main() -> None:
     """Run the command line; an error becomes a message on standard error and exit code 2, or 1 if it is a bug."""
     from hyperseek.errors import HyperseekError
 
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # of texts that the terminal's encoding lacks
     try:
         app()
     except HyperseekError as error:
         _fail(str(error), 2)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno == errno.ENOSPC and error.filename is None:
+            _fail("the output cannot be written: the disk is full", 2)
         if logging.getLogger().isEnabledFor(logging.INFO):  # --verbose
             raise
         from hyperseek._registry import foreign_place

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hyperseek.cli._echo import echo_json
+from hyperseek.cli._echo import echo_json, result_console
 
 
 def evaluate_cards(
@@ -16,12 +16,10 @@ def evaluate_cards(
     json: Annotated[bool, typer.Option("--json", help="Write everything as JSON to standard output.")] = False,
 ) -> None:
     """Measure what task cards are worth beside all that does without them."""
-    from rich.console import Console
-
     from hyperseek.evaluation import CardStudy
     from hyperseek.evaluation import evaluate_cards as measure
 
     table = measure(CardStudy.from_yaml(study), output=output)
-    Console(stderr=json).print(table)
+    result_console(stderr=json).print(table)
     if json:
         echo_json(table.model_dump(mode="json"), indent=2)

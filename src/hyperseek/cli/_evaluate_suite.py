@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from hyperseek.cli._echo import echo, echo_json
+from hyperseek.cli._echo import echo, echo_json, result_console
 
 
 def evaluate_suite(
@@ -41,8 +41,6 @@ def evaluate_suite(
     json: Annotated[bool, typer.Option("--json", help="Write the table as JSON to standard output.")] = False,
 ) -> None:  # fmt: skip
     """Measure many systems on many collections, and compare them: quality beside cost."""
-    from rich.console import Console
-
     from hyperseek._files import atomic_write
     from hyperseek._long_work import is_quiet
     from hyperseek.errors import InputError
@@ -80,10 +78,7 @@ def evaluate_suite(
     if markdown is not None:
         with atomic_write(markdown) as file:
             file.write(table.to_markdown())
-    console = Console(stderr=json)
-    if not console.is_terminal:
-        console.width = 200
-    console.print(table)
+    result_console(stderr=json).print(table)
     if json:
         echo_json(table.model_dump(mode="json"), indent=2)
     if check is None:

@@ -206,10 +206,11 @@ def _word_swap(argument: str | None) -> Perturb:
 
     def swapped(query: Query, draw: random.Random) -> str:
         words = query.text.split()
-        pairs = [(i, j) for j in range(len(words)) for i in range(j) if words[i] != words[j]]
-        if not pairs:
+        if len(set(words)) < 2:
             return query.text
-        i, j = draw.choice(pairs)
+        while words[(places := draw.sample(range(len(words)), 2))[0]] == words[places[1]]:
+            pass
+        i, j = places
         words[i], words[j] = words[j], words[i]
         return " ".join(words)
 

@@ -249,7 +249,7 @@ def opened(path: Path) -> io.BufferedReader:
     except FileNotFoundError:
         if os.path.islink(path):
             raise FileError("broken_link", "is a link to nothing", path=path) from None
-        raise FileError("vanished", "is not there any more", path=path) from None
+        raise FileError("vanished", "does not exist", path=path) from None
     except PermissionError:
         raise FileError("no_permission", "may not be read; check its permissions", path=path) from None
     except (OSError, ValueError) as error:

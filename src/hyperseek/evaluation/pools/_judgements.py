@@ -19,6 +19,7 @@ from hyperseek.data import read_qrels
 from hyperseek.data.files.formats import separated_rows
 from hyperseek.data.reading import Faults, json_lines
 from hyperseek.errors import DataError, InputError, shown
+from hyperseek.evaluation.pools._pooling import unguarded
 from hyperseek.types import Qrels
 
 Conflicts = Literal["leave-out", "lowest", "highest", "median"]
@@ -179,6 +180,8 @@ def _read(path: Path) -> tuple[dict[tuple[str, str], int], int]:
     empty = 0
     for line, row in rows:
         query, document = (_text(row.get(key), key, path, line) for key in ("query_id", "document_id"))
+        if path.suffix.lower() == ".csv":
+            query, document = unguarded(query), unguarded(document)
         grade = row.get("grade")
         if grade is None or (isinstance(grade, str) and not grade.strip()):
             empty += 1
@@ -202,7 +205,7 @@ def _text(value: object, key: str, path: Path, line: int) -> str:
 def _whole(value: object, path: Path, line: int) -> int:
     try:
         number = float(value) if isinstance(value, str | int | float) and not isinstance(value, bool) else 0.5
-        if number == int(number):
+        if number == int(number) and abs(number) < 1 << 31:
             return int(number)
     except (ValueError, OverflowError):
         pass

@@ -79,7 +79,7 @@ def make_pool(
         The items, query by query, in random order.
 
     Raises:
-        InputError: There is no ranking or `depth` is below 1, or nothing is left to judge.
+        InputError: There is no ranking or `depth` is below 1, nothing is left to judge, or the data set has none of it.
         UnknownNameError: There is no such split.
     """
     if not rankings or depth < 1:
@@ -106,6 +106,8 @@ def make_pool(
             items.append(
                 PoolItem(query_id=query.id, query=query.text, document_id=name, title=own.title, text=own.text)
             )
+    if not items:
+        raise InputError("no document to judge is in the data set; are the rankings of other documents?")
     return items
 
 
@@ -120,11 +122,13 @@ def write_pool(items: Sequence[PoolItem], path: str | os.PathLike[str], *, name:
         name: Heading of the page.
 
     Raises:
-        InputError: The name ends in none of these.
+        InputError: The name ends in none of these, or there is nothing to judge.
     """
     suffix = Path(path).suffix.lower()
     if suffix not in (".jsonl", ".csv", ".html"):
         raise InputError(f"cannot tell the format of {os.fspath(path)!r}; end its name in .jsonl, .csv or .html")
+    if not items:
+        raise InputError("there is nothing to judge: the pool is empty")
     with atomic_write(path) as file:
         if suffix == ".jsonl":
             file.writelines(json.dumps(item.model_dump(), ensure_ascii=False) + "\n" for item in items)
@@ -139,10 +143,18 @@ def write_pool(items: Sequence[PoolItem], path: str | os.PathLike[str], *, name:
 def _cells(item: PoolItem) -> Iterator[str]:
     for column, value in item.model_dump().items():
         if column in ("query", "title", "text"):
-            shown = printable(value, lines=True)
-            yield f"'{shown}" if shown.startswith(_FORMULA) else shown
-        else:
-            yield "" if value is None else str(value)
+            value = printable(value, lines=True)
+        yield "" if value is None else guarded(value) if isinstance(value, str) else str(value)
+
+
+def guarded(cell: str) -> str:
+    """Return a cell with one more `'` in front if it begins like a formula, after any number of these."""
+    return f"'{cell}" if cell.lstrip("'").startswith(_FORMULA) else cell
+
+
+def unguarded(cell: str) -> str:
+    """Return what `guarded` was given."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
 
 
 def _page(items: Sequence[PoolItem], name: str) -> str:

@@ -79,6 +79,8 @@ def _drift(again: SuiteResult, then: SuiteResult, measure: str, tolerance: float
     if then.column != again.column:
         reason = "the collection is another one: its fingerprint, split, judgements or selection differ"
         return Drift(**shared, measured=None, reason=reason, drifted=True)
+    if then.queries != again.queries:
+        return Drift(**shared, measured=None, reason="the queries are others", drifted=True)
     if measure not in again.values:
         return Drift(**shared, measured=None, reason="it was not measured now", drifted=True)
     after = float(np.mean(again.values[measure]))

@@ -143,7 +143,8 @@ def _picture(points: Sequence[_Point], front: Sequence[str], measure: str, unit:
 
 
 def _ticks(low: float, high: float) -> list[float]:
-    step = next(step for step in (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 1) if (high - low) / step <= 7)
+    power = 10.0 ** math.floor(math.log10(high - low) - 1)  # measures of one's own may have any size
+    step = next(factor * power for factor in (1, 2, 5, 10, 20) if (high - low) / (factor * power) <= 7)
     return [number * step for number in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 

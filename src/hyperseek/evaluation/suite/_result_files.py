@@ -11,9 +11,9 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from hyperseek._config import Config
 from hyperseek._files import atomic_write, reading
@@ -26,6 +26,11 @@ SUFFIX = ".json.gz"
 _REMEDY = "delete it, and it is measured again"
 _LARGEST = 1 << 28  # bytes of a file, unpacked
 _DIGITS = 7  # of scores: float32 has no more
+
+Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^\w[\w.+-]*$", max_length=60)]
+"""Of a system or collection; a part of the names of files."""
+_Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False, ge=-1e12, le=1e12)]
+_Amount: TypeAlias = Annotated[float, Field(allow_inf_nan=False, ge=0, le=1e12)]
 
 
 class SuiteCosts(Config):
@@ -46,17 +51,25 @@ class SuiteCosts(Config):
         load: How many programs were waiting for a processor; above the number of cores, times are too long.
     """
 
-    training_seconds: dict[str, float] | None = None
+    training_seconds: dict[str, _Amount] | None = None
     parameters: int | None = None
-    encoding_seconds: float | None = None
-    documents: int
+    encoding_seconds: _Amount | None = None
+    documents: int = Field(ge=0)
     point_bytes: int | None = None
     index_bytes: int | None = None
     index: str | None = None
-    compile_ms: tuple[float, ...] = ()
-    search_ms: tuple[float, ...] = ()
+    compile_ms: tuple[_Amount, ...] = ()
+    search_ms: tuple[_Amount, ...] = ()
     hardware: dict[str, Any] = Field(default_factory=dict)
-    load: float | None = None
+    load: _Amount | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.compile_ms and len(self.compile_ms) != len(self.search_ms):
+            raise ValueError("compile_ms and search_ms are not of the same queries")
+        if not isinstance(self.hardware.get("cores") or 1, int):
+            raise ValueError("the cores of its hardware are no whole number")
+        return self
 
     @property
     def query_ms(self) -> tuple[float, ...]:
@@ -97,16 +110,16 @@ class SuiteResult(Config):
     suite: str
     baseline: str
     place: tuple[int, int] = (0, 0)
-    system: str
-    collection: str
+    system: Name
+    collection: Name
     seed: int | None = None
     key: str
     column: dict[str, Any]
     about: str = ""
     training: dict[str, Any] | None = None
     protocol: Protocol
-    queries: tuple[str, ...]
-    values: dict[str, tuple[float, ...]]
+    queries: tuple[str, ...] = Field(min_length=1)
+    values: dict[str, tuple[_Number, ...]]
     slices: Slices | None = None
     documents: tuple[str, ...] = ()
     rankings: tuple[tuple[int, ...], ...] | None = None
@@ -120,6 +133,8 @@ class SuiteResult(Config):
         lengths |= {len(each) for each in (self.rankings, self.scores) if each is not None}
         if len(lengths) > 1:
             raise ValueError("its queries, values and rankings are not of one length")
+        if len(set(self.queries)) < len(self.queries):
+            raise ValueError("a query is there twice")
         if any(not 0 <= row < len(self.documents) for ranking in self.rankings or () for row in ranking):
             raise ValueError("a ranking names a document that is not there")
         return self
@@ -254,7 +269,14 @@ def read_results(folder: str | os.PathLike[str]) -> list[SuiteResult]:
         raise DataError(
             f"no result files ({SUFFIX}); give the output folder of `hyperseek evaluate --suite`", path=place
         )
-    return sorted(map(read_result, found), key=lambda result: result.place)
+    return sorted(map(_named, found), key=lambda result: result.place)
+
+
+def _named(path: Path) -> SuiteResult:
+    result = read_result(path)
+    if result.file_name != f"{path.parent.name}/{path.name}":  # or a result could count twice
+        raise DataError(f"is the result {result.file_name}; give the file that name, or remove it", path=path)
+    return result
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -9,21 +9,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self, TypeAlias
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from hyperseek._config import LARGEST_SEED, Config, apply_overrides, read_yaml
 from hyperseek._recipe_files import described_files, find_file, merged, recipe_values
 from hyperseek.cards import Card
 from hyperseek.errors import ConfigError, UnknownNameError
 from hyperseek.evaluation._measures import check_depth, measure_names
+from hyperseek.evaluation.suite._result_files import Name
 from hyperseek.mining import BM25Settings
 from hyperseek.plan import as_plan
 from hyperseek.training import Recipe
 from hyperseek.types import NO_OPTIONS, QueryOptions
 
-_Name: TypeAlias = Annotated[str, StringConstraints(pattern=r"^\w[\w.+-]*$", max_length=60)]
 _KINDS = ("bm25", "model", "recipe", "run", "fusion", "plan")
 
 
@@ -76,6 +76,8 @@ class SuiteFusion(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if len(set(self.of)) < len(self.of):
+            raise ValueError("a system is named twice; name each once, and give it a weight instead")
         if self.weights is not None and len(self.weights) != len(self.of):
             raise ValueError(f"{len(self.weights)} weights were given for {len(self.of)} systems; give one each")
         return self
@@ -170,8 +172,8 @@ class Suite(Config):
     """
 
     name: str | None = None
-    collections: dict[_Name, SuiteCollection] = Field(min_length=1)
-    systems: dict[_Name, SuiteSystem] = Field(min_length=1)
+    collections: dict[Name, SuiteCollection] = Field(min_length=1)
+    systems: dict[Name, SuiteSystem] = Field(min_length=1)
     baseline: str
     measures: tuple[str, ...] = ("nDCG@10", "R@100", "RR@10")
     training: dict[str, Any] = Field(default_factory=dict)
@@ -197,6 +199,10 @@ class Suite(Config):
             if system.of is not None and self.systems[system.of].kind not in ("model", "recipe"):
                 raise ValueError(f"the plan {name} searches {system.of}, which is no model and no recipe")
         self.in_order()
+        for name in self.systems:  # trained systems have the seed in the names of their files
+            stem, _, seed = name.rpartition(".")
+            if stem in self.systems and seed.isdecimal():
+                raise ValueError(f"{name} would share the files of {stem} with the seed {seed}; choose another name")
         return self
 
     def in_order(self, chosen: Iterable[str] | None = None) -> list[str]:
@@ -218,7 +224,8 @@ class Suite(Config):
             if name not in self.systems:
                 raise UnknownNameError("system", name, self.systems)
             if name in above:
-                raise ValueError(f"the systems {', '.join(above)} need each other")
+                circle = " needs ".join([*above[above.index(name) :], name])
+                raise ValueError(f"a system cannot need itself: {circle}")
             if name not in order:
                 for needed in self.systems[name].needs:
                     add(needed, (*above, name))

@@ -327,6 +327,12 @@ def _cells(
     """Yield the cells of a column, not corrected yet; without the baseline nothing is compared."""
     evaluations = {name: _mean_of_seeds(parts) for name, parts in found.items()}
     first = next(iter(evaluations.values()))
+    for part in (one for parts in found.values() for one in parts):
+        if set(part.queries) != set(first.queries):
+            raise InputError(
+                f"{part.file_name} has other queries than the other results of {title}; delete it, and run the suite "
+                f"again"
+            )
     if baseline in evaluations:
         rows = compared_section(title, first.queries, evaluations, measures, settings).rows
     else:
