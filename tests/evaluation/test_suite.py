@@ -255,6 +255,17 @@ def test_seeds_are_averaged_and_their_spread_is_shown(make_evaluation: Any) -> N
     assert row.spread["nDCG@10"] == pytest.approx(np.std([0.2, 0.4], ddof=1))
 
 
+def test_what_validation_kept_of_a_training_is_shown(make_evaluation: Any) -> None:
+    made = {"a": {"changed": True, "share": None}, "b": {"changed": True, "share": 0.5}, "c": {"changed": False}}
+    results = [_result(make_evaluation("base", [0.1] * 4), "x")]
+    for name, training in made.items():
+        result = _result(make_evaluation(name, [0.1] * 4), "x", seed=0)
+        results.append(result.model_copy(update={"training": {"recipe": "r", **training}}))
+    report = suite_table(results, baseline="base", resamples=100).to_markdown()
+    for name, kept in (("a", "all"), ("b", "0.5"), ("c", "nothing")):
+        assert re.search(rf"\| {name} \| r \|.*\| {kept} \| 1 \|", report)
+
+
 def _result(evaluation: Evaluation, collection: str, seed: int | None = None, **costs: Any) -> SuiteResult:
     return SuiteResult(
         suite="made up", baseline="base", system=evaluation.name, collection=collection, seed=seed, key="k",

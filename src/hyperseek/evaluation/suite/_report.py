@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from hyperseek.errors import printable
 from hyperseek.evaluation.suite._table import NOTABLE, SuiteCell, SuiteRow, SuiteTable
 
 NONE = "-"
-_TRAINING = ("recipe", "trunk", "steps", "batch_size", "learning_rate", "losses", "examples", "share")
+_TRAINING = ("recipe", "trunk", "steps", "batch_size", "learning_rate", "losses", "examples")
 
 
 class Part(NamedTuple):
@@ -55,12 +55,18 @@ def tables(table: SuiteTable) -> Iterator[Part]:
     if trained:
         yield Part(
             "What was trained with what",
-            ["system", *(name.replace("_", " ") for name in _TRAINING), "seeds"],
+            ["system", *(name.replace("_", " ") for name in _TRAINING), "kept", "seeds"],
             [
-                [row.system, *(_shown((row.training or {}).get(name)) for name in _TRAINING), str(row.seeds)]
+                [
+                    row.system,
+                    *(_shown((row.training or {}).get(name)) for name in _TRAINING),
+                    _kept(row.training or {}),
+                    str(row.seeds),
+                ]
                 for row in trained
             ],
-            "`share` is how much of what was learned validation kept; - for all of it.",
+            "`kept` is how much of what was learned the development sets let stand. Where nothing is kept, the results "
+            "are those of the model that training began with.",
         )
     seen = [
         [cell.system, cell.column, name, str(count), f"{mean:.3f}", NONE if base is None else f"{base:.3f}"]
@@ -263,6 +269,13 @@ def _tested(cell: SuiteCell) -> list[str]:
     p = "<0.001" if cell.p < 0.001 else f"{cell.p:.3f}"
     counts = f"{cell.wins}, {cell.ties}, {cell.losses}"
     return [*shown, f"{cell.difference:+.4f}", f"{low:+.4f} to {high:+.4f}", p, counts]
+
+
+def _kept(training: Mapping[str, Any]) -> str:
+    if training.get("changed") is False:
+        return "nothing"
+    share = training.get("share")
+    return "all" if share is None else f"{share:g}"
 
 
 def _shown(value: Any) -> str:
