@@ -41,7 +41,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "late": {"family": "late"},
 }
 CARD = Card(name="sea", description="the sea", query_examples=("fish",), doc_examples=("fish in the sea",))
-OPTIONS: dict[str, dict[str, Any]] = {"levels": {"level": 2}, "card": {"card": CARD.to_json_text()}}
+OPTIONS: dict[str, dict[str, Any]] = {"levels": {"level": 1}, "card": {"card": CARD.to_json_text()}}
 # mteb's names of scores, and ours.
 MEASURES = {
     "ndcg_at_10": "nDCG@10",
