@@ -136,3 +136,11 @@ def test_the_command_reranks_and_shows_the_list_beside(index: Index, dataset: Da
     assert len({one["protocol"]["candidates"] for one in found.values()}) == 1
     refused = CliRunner().invoke(app, ["evaluate", *arguments, "--hybrid"])
     assert "--candidates are scored exactly" in str(refused.exception)
+
+
+@pytest.mark.parametrize(("lists", "said"), [({}, "no candidates at all"), ({"q": []}, "are empty")])
+def test_candidates_without_a_document_are_told(lists: dict[str, list[str]], said: str) -> None:
+    from hyperseek.evaluation.candidates import as_given
+
+    with pytest.raises(InputError, match=said):
+        as_given([Query("q", "cat")], lists, k=3)

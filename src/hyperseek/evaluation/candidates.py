@@ -150,6 +150,10 @@ def _wanted(queries: Sequence[Query], candidates: Candidates, *, exclude_same_id
         left_out = excluded.get(query.id, frozenset()) | ({query.id} if exclude_same_id else set())
         wanted[query.id] = [one for one in lists.get(query.id, ()) if one not in left_out]
     if queries and not any(wanted.values()):
+        if any(query.id in lists for query in queries):
+            raise InputError(f"the candidates of all {len(queries)} queries are empty; give at least one document")
+        if not lists:
+            raise InputError("there are no candidates at all; is the file empty?")
         raise InputError(
             f"the candidates have none of the {len(queries)} queries; theirs are {shown(list(lists)[:3])}, asked are "
             f"{shown([query.id for query in queries[:3]])}"

@@ -345,3 +345,20 @@ def test_an_adherence_judge_of_extreme_numbers_stays_in_range(tiny_encoder: str,
         assert 0 <= AdherenceJudge.from_mapping(given).score(sample, model) < 1e-9
     with pytest.raises(HyperseekError, match="scale"):
         AdherenceJudge.from_mapping({**given, "scale": [0.0] * 6})
+
+
+def test_two_runs_at_once_ask_once(hostile: Hostile, tmp_path: Path) -> None:
+    hostile.answer = lambda: time.sleep(0.1) or (200, {}, json.dumps(GOOD).encode())
+    reports: list[Any] = []
+
+    def run() -> None:
+        generator = EndpointGenerator("m", url=hostile.url)
+        reports.append(evaluate_rag({"a": SAMPLES}, generator=generator, output=tmp_path))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(hostile.got) == 4
+    assert reports[0].to_json() == reports[1].to_json()

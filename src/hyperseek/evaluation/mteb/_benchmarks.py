@@ -25,7 +25,7 @@ from pydantic import Field
 
 from hyperseek._config import Config
 from hyperseek._display import ShowsTables
-from hyperseek._files import read_json, write_json, writing
+from hyperseek._files import locked, read_json, write_json, writing
 from hyperseek._folders import folder_path
 from hyperseek._long_work import Interrupted, progress, stop_here, stoppable
 from hyperseek._machine import installed_versions
@@ -167,7 +167,11 @@ def evaluate_mteb(
         "show_progress_bar": False,
     }
     message = f"finished tasks are kept in {folder}; run the same command again to go on"
-    with stoppable(lambda: message), progress("evaluating", len(chosen), unit="tasks") as bar:
+    with (
+        locked(folder / ".lock"),  # a second run would remove the first one's unfinished corpus
+        stoppable(lambda: message),
+        progress("evaluating", len(chosen), unit="tasks") as bar,
+    ):
         for task in chosen:
             bar.describe(f"evaluating {task.metadata.name}")
             try:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hyperseek._bounded import PathLike
+from hyperseek._files import locked
 from hyperseek._fingerprint import fingerprint_json
 from hyperseek._long_work import progress
 from hyperseek.data.lengths import counts_tokens, token_lengths
@@ -74,49 +76,51 @@ def evaluate_rag(
     if not systems or not all(systems.values()):
         raise InputError("there is nothing to measure; give at least one system, each with a question")
     folder = None if output is None else Path(output)
-    answers = Kept(None if folder is None else folder / ANSWERS, is_answer)
-    judgements = Kept(None if folder is None else folder / JUDGEMENTS, is_judgement)
-    k = max(len(sample.retrieved_contexts) for samples in systems.values() for sample in samples)
-    tokens = _token_counter(generator, tokenized_by)
-    results = []
-    for name, given in systems.items():
-        samples = list(given)
-        if len({sample.id for sample in samples}) < len(samples):
-            raise InputError(f"the questions of {name} need distinct ids")
-        refused: dict[str, str] = {}
-        usage: Usage | None = None
-        system = {**(described or {}).get(name, {}), **({} if tokens is None else {"tokens_of": tokens[0]})}
-        protocol = _protocol(samples, dataset, system, generator, judge)
-        if generator is not None:
-            samples, refused, usage = answer_samples(samples, generator, answers, prices=prices)
-        values: dict[str, dict[str, float]] = {}
-        for sample in samples:
-            for measure, value in free_measures(sample, k=k, count_tokens=tokens and tokens[1]).items():
-                values.setdefault(measure, {})[sample.id] = value
-        if adherence is not None:
-            values[ADHERENCE] = _adhering(samples, *adherence)
-        judged = Judged()
-        if judge is not None:
-            judged = judge_samples(samples, judge, judgements, again=again, prices=judge_prices)
-        values |= {measure: own for measure, own in judged.values.items() if own}
-        failed = {measure: own for measure, own in judged.failed.items() if own}
-        results.append(
-            RagResult(
-                name=name,
-                samples=tuple(samples),
-                values=values,
-                nan={measure: own for measure, own in judged.nan.items() if own},
-                failed={**({"response": refused} if refused else {}), **failed},
-                protocol=protocol,
-                usage=usage,
-                judge_usage=judged.usage,
-                notes=_notes(samples, judged),
+    # A second run with the same folder waits, and then finds everything there.
+    with nullcontext() if folder is None else locked(folder / ".lock"):
+        answers = Kept(None if folder is None else folder / ANSWERS, is_answer)
+        judgements = Kept(None if folder is None else folder / JUDGEMENTS, is_judgement)
+        k = max(len(sample.retrieved_contexts) for samples in systems.values() for sample in samples)
+        tokens = _token_counter(generator, tokenized_by)
+        results = []
+        for name, given in systems.items():
+            samples = list(given)
+            if len({sample.id for sample in samples}) < len(samples):
+                raise InputError(f"the questions of {name} need distinct ids")
+            refused: dict[str, str] = {}
+            usage: Usage | None = None
+            system = {**(described or {}).get(name, {}), **({} if tokens is None else {"tokens_of": tokens[0]})}
+            protocol = _protocol(samples, dataset, system, generator, judge)
+            if generator is not None:
+                samples, refused, usage = answer_samples(samples, generator, answers, prices=prices)
+            values: dict[str, dict[str, float]] = {}
+            for sample in samples:
+                for measure, value in free_measures(sample, k=k, count_tokens=tokens and tokens[1]).items():
+                    values.setdefault(measure, {})[sample.id] = value
+            if adherence is not None:
+                values[ADHERENCE] = _adhering(samples, *adherence)
+            judged = Judged()
+            if judge is not None:
+                judged = judge_samples(samples, judge, judgements, again=again, prices=judge_prices)
+            values |= {measure: own for measure, own in judged.values.items() if own}
+            failed = {measure: own for measure, own in judged.failed.items() if own}
+            results.append(
+                RagResult(
+                    name=name,
+                    samples=tuple(samples),
+                    values=values,
+                    nan={measure: own for measure, own in judged.nan.items() if own},
+                    failed={**({"response": refused} if refused else {}), **failed},
+                    protocol=protocol,
+                    usage=usage,
+                    judge_usage=judged.usage,
+                    notes=_notes(samples, judged),
+                )
             )
-        )
-    compared = compare_results(results, baseline=baseline, allow_unlike=allow_unlike, **statistics)
-    report = RagReport(results=tuple(results), comparisons=compared, notes=_shared_notes(generator, judge))
-    if folder is not None:
-        report.write(folder)
+        compared = compare_results(results, baseline=baseline, allow_unlike=allow_unlike, **statistics)
+        report = RagReport(results=tuple(results), comparisons=compared, notes=_shared_notes(generator, judge))
+        if folder is not None:
+            report.write(folder)
     return report
 
 
