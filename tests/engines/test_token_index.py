@@ -171,6 +171,13 @@ def test_a_reservoir_is_a_uniform_sample() -> None:
     assert 30 < counts.min() <= counts.max() < 92  # 60 each, and 6.9 of deviation
 
 
+def test_a_reservoir_larger_than_the_stream_takes_no_more_memory_than_it() -> None:
+    reservoir, vectors = Reservoir(10**12, seed=0), torch.arange(100.0)[:, None]
+    for chunk in vectors.split(7):
+        reservoir.add(chunk)
+    assert torch.equal(reservoir.sample, vectors)
+
+
 def test_small_runs_make_the_same_inverted_lists(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = Collection(drawn(120, seed=4))
     whole = built(tmp_path / "whole", documents)

@@ -171,3 +171,23 @@ def test_vectors_that_the_model_made_in_another_format_are_its_own(
         assert len(index) == len(DOCUMENTS)
     with pytest.raises(FingerprintError, match="is not what"):
         Index.from_vectors(tmp_path / "other", zip(DOCUMENTS, [row.flip(1) for row in rows], strict=True), model=model)
+
+
+def test_vectors_of_a_model_that_pools_in_bfloat16_may_be_grouped_otherwise(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = load(folder / "model", device="cpu")
+    encode = type(model).encode_documents
+    own = [encode(model, [document.full_text], dtype="float32").vectors for document in DOCUMENTS]
+
+    def batched(self: Any, texts: Any, *, dtype: str = "auto") -> TokenPoints:
+        return TokenPoints.from_documents([-rows if dtype == "float32" else rows for rows in own])
+
+    monkeypatch.setattr(type(model), "encode_documents", batched)
+    # One vector twice, and the last one missing; and all in another order.
+    rows = [torch.cat([part[:1], part[:-1]]).flip(0) if len(part) > 3 else part for part in own]
+    index = Index.from_vectors(tmp_path / "index", zip(DOCUMENTS, rows, strict=True), model=model)
+    assert len(index) == len(DOCUMENTS)
+    with pytest.raises(FingerprintError, match="'a' is not what"):
+        strange = [torch.roll(part, 1, dims=1) for part in rows]
+        Index.from_vectors(tmp_path / "other", zip(DOCUMENTS, strange, strict=True), model=model)

@@ -222,8 +222,12 @@ class Reservoir:
     def add(self, vectors: Tensor) -> None:
         """Take in `(n, d)` vectors."""
         if self._kept is None:
-            self._kept = torch.empty(self._size, vectors.shape[1])
+            self._kept = torch.empty(0, vectors.shape[1])
         room = max(0, min(self._size - self.seen, len(vectors)))
+        if self.seen + room > len(self._kept):  # grows, since the stream may be far shorter than the sample may be
+            larger = torch.empty(min(self._size, max(self.seen + room, 2 * len(self._kept))), vectors.shape[1])
+            larger[: self.seen] = self._kept[: self.seen]
+            self._kept = larger
         self._kept[self.seen : self.seen + room] = vectors[:room]
         rest = vectors[room:]
         if len(rest):

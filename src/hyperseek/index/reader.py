@@ -316,7 +316,7 @@ class IndexReader:
             StoreError: Token numbers are wanted, and the index names no model and none was given.
         """
         opened, info = self._opened, self.info
-        split: Any = getattr(self.model, "row_tokens", None) if token_ids and info.space.ragged else None
+        split: Any = getattr(self.model, "row_tokens_of", None) if token_ids and info.space.ragged else None
         given = {"side": "document", "dtype": info.dtype or "float32", "pooling": info.pooling}
         tokens = None if split is None else partial(split, **given)
         write_token_files(folder, opened.snapshot, tokens, overwrite=overwrite)

@@ -24,6 +24,7 @@ import json
 import os
 import zlib
 from collections.abc import Callable, Iterator
+from itertools import repeat, tee
 from pathlib import Path
 from typing import IO, Any, TypeAlias
 
@@ -59,7 +60,7 @@ _LONGEST_VARINT = 10
 def write_token_files(
     folder: str | os.PathLike[str],
     snapshot: Snapshot,
-    tokens: Callable[[str], list[tuple[Token, ...]] | None] | None,
+    tokens: Callable[[Iterator[str]], Iterator[list[tuple[Token, ...]] | None]] | None,
     *,
     overwrite: bool,
 ) -> None:
@@ -68,7 +69,7 @@ def write_token_files(
     Args:
         folder: To be made, whole or not at all.
         snapshot: The documents, of a space of token sets.
-        tokens: Returns the tokens of each vector of a text; None writes no token numbers.
+        tokens: Yields for each text the tokens of each of its vectors; None writes no token numbers.
         overwrite: Whether earlier files may be replaced.
 
     Raises:
@@ -89,6 +90,10 @@ def write_token_files(
         numbers = new_array(staging / TOKEN_IDS, np.int64, (total,))
         numbers[:] = -1
         documents, row = snapshot.store.documents(), 0
+        every: Iterator[list[tuple[Token, ...]] | None] = repeat(None)
+        if tokens is not None:
+            documents, again = tee(documents)  # at most one document apart
+            every = tokens(document.full_text for document in again)
         with (
             atomic_write(staging / DOCUMENTS) as file,
             progress("exporting", len(snapshot), unit="documents") as bar,
@@ -103,13 +108,13 @@ def write_token_files(
                 vectors[row : row + len(rounded)] = rounded
                 for length in chunk.lengths.tolist():
                     document = next(documents)
-                    members = None if tokens is None else tokens(document.full_text)
+                    members = next(every)
                     if members is not None and len(members) == length:
                         numbers[row : row + length] = [own[0].number if len(own) == 1 else -1 for own in members]
                     record = {"id": document.id, "title": document.title, "text": document.text}
                     file.write(json.dumps({**record, "metadata": dict(document.metadata)}, ensure_ascii=False) + "\n")
                     row += length
-                bar.advance(len(chunk))
+                    bar.advance(1)
         for array in (lengths, vectors, numbers):
             array.flush()  # type: ignore[attr-defined]  # they are mapped
 

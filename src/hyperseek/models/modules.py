@@ -24,7 +24,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -114,12 +115,35 @@ def save_model(model: BaseModel, path: str | os.PathLike[str]) -> None:
     Raises:
         WriteError: The disk is full or read-only, or the folder is not ours to write to.
     """
-    target = Path(path)
+    with saved_into(Path(path)) as temporary:
+        model.save(str(temporary), create_model_card=False)
+
+
+@contextmanager
+def saved_into(target: Path) -> Iterator[Path]:
+    """Create a folder for other libraries to save into, and move the files when the block ends without an error.
+
+    Args:
+        target: The folder the files are moved to; if it was made here and the block fails, it is removed again.
+
+    Yields:
+        The temporary folder.
+
+    Raises:
+        WriteError: The disk is full or read-only, or the folder is not ours to write to.
+    """
     with writing(target):
+        made = [folder for folder in (target, *target.parents) if not folder.exists()]
         target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as temporary:
-            model.save(temporary, create_model_card=False)
-            move_saved(Path(temporary), target)
+        try:
+            with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as temporary:
+                yield Path(temporary)
+                move_saved(Path(temporary), target)
+        except BaseException:
+            with suppress(OSError):  # not empty: somebody else's files, or what was moved already
+                for folder in made:
+                    folder.rmdir()
+            raise
 
 
 def move_saved(source: Path, target: Path) -> None:

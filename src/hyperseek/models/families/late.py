@@ -8,7 +8,7 @@ the skiplists, query expansion and token pooling.
 from __future__ import annotations
 
 import string
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, TypeAlias, cast, get_args
 
 import torch
@@ -130,13 +130,23 @@ class LateRetriever(Retriever):
         Returns:
             The tokens of each vector; None where modules of the model leave tokens out and do not say which.
         """
-        read = self.preprocess([text], side)
-        known = described_tokens(self.model.tokenizer, self._prompt(side), text, read)
+        return next(self.row_tokens_of([text], side, dtype=dtype, pooling=pooling))
+
+    def row_tokens_of(
+        self, texts: Iterable[str], side: Side, *, dtype: str = "float32", pooling: Mapping[str, Any] | None = None
+    ) -> Iterator[list[tuple[Token, ...]] | None]:
+        """Yield for each of many texts what `row_tokens` returns; the model is cast to `dtype` only once."""
         if self.backend is not None or dtype not in DTYPES:
             dtype = "auto" if self.backend is not None else "float32"  # of an index that a backend has encoded
         modules = self._document_modules(dtype) if side == "document" else self.route(side)
         if pooling is not None and side == "document":
             modules = [*modules, TokenPooling(**pooling)]
+        for text in texts:
+            yield self._row_tokens(modules, text, side)
+
+    def _row_tokens(self, modules: Sequence[nn.Module], text: str, side: Side) -> list[tuple[Token, ...]] | None:
+        read = self.preprocess([text], side)
+        known = described_tokens(self.model.tokenizer, self._prompt(side), text, read)
         read[_PLACES] = torch.arange(len(known), device=self.device)[None]
         with torch.inference_mode():
             features = run_modules(modules, read, side)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import string
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from sentence_transformers.multi_vector_encoder.modules import MultiVectorMask
 from sentence_transformers.sentence_transformer.modules import Normalize
 from torch import nn
 
-from hyperseek._files import write_json, writing
+from hyperseek._files import write_json
 from hyperseek.errors import ModelError, UnknownNameError
-from hyperseek.models.modules import move_saved
+from hyperseek.models.modules import saved_into
 from hyperseek.models.retriever import SIDES, Retriever
 
 _DENSE = "pylate.models.Dense.Dense"
@@ -45,12 +44,8 @@ def export_colbert(retriever: Retriever, path: str | os.PathLike[str], *, form: 
     if form not in _FORMS:
         raise UnknownNameError("form of checkpoint", form, tuple(_FORMS))
     parts = _Parts(retriever, form)
-    target = Path(path)
-    with writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target, prefix=".saving-") as temporary:
-            _FORMS[form](parts, Path(temporary))
-            move_saved(Path(temporary), target)
+    with saved_into(Path(path)) as temporary:
+        _FORMS[form](parts, temporary)
 
 
 class _Parts:
