@@ -188,6 +188,6 @@ def test_vectors_of_a_model_that_pools_in_bfloat16_may_be_grouped_otherwise(
     rows = [torch.cat([part[:1], part[:-1]]).flip(0) if len(part) > 3 else part for part in own]
     index = Index.from_vectors(tmp_path / "index", zip(DOCUMENTS, rows, strict=True), model=model)
     assert len(index) == len(DOCUMENTS)
+    strange = [torch.roll(part, 1, dims=1) for part in rows]
     with pytest.raises(FingerprintError, match="'a' is not what"):
-        strange = [torch.roll(part, 1, dims=1) for part in rows]
         Index.from_vectors(tmp_path / "other", zip(DOCUMENTS, strange, strict=True), model=model)

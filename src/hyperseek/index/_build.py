@@ -384,7 +384,8 @@ def _checked(items: Iterable[Item], model: Encoder) -> Iterator[Item]:
 def _compare(items: Sequence[Item], own: Points, model: Encoder, *, regrouped: bool = False) -> None:
     """Raise FingerprintError where a document's vectors are not the model's own, of which it has one or several.
 
-    With `regrouped`, some may be means of other tokens: they need only be close to the model's on average, in any order.
+    With `regrouped`, some may be means of other tokens: they need only be close to the model's on average, in any
+    order.
     """
     expected = torch.split(own.rows.cpu(), own.lengths.tolist())
     for (document, vector), mine in zip(items, expected, strict=True):
