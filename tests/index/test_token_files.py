@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from hyperseek.cli import app
-from hyperseek.errors import DataError, FingerprintError, InputError
+from hyperseek.errors import DataError, FingerprintError, InputError, StoreError
 from hyperseek.index import Index, read_token_files
 from hyperseek.models import ModelConfig, build, load
 from hyperseek.scoring import Space, TokenPoints
@@ -37,8 +37,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, tiny_encoder: str) -> Path:
 
 @pytest.fixture
 def files(folder: Path, tmp_path: Path) -> Path:
+    """The files as another engine writes them, without checksums."""
     for path in (folder / "tokens").iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
+        if path.name != "checksums.json":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
     return tmp_path
 
 
@@ -118,6 +120,18 @@ def test_files_that_do_not_fit_are_refused(files: Path, file: str, content: Any)
         np.save(files / file, content, allow_pickle=True)
     with pytest.raises(DataError, match=r"export|shape|documents"):
         read(files)
+
+
+@pytest.mark.parametrize("name", ["vectors.npy", "token_ids.npy", "doclens.npy", "documents.jsonl", "checksums.json"])
+def test_a_byte_that_changed_in_what_we_wrote_is_noticed(folder: Path, tmp_path: Path, name: str) -> None:
+    for path in (folder / "tokens").iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    assert len(read(tmp_path)) == len(DOCUMENTS)
+    content = bytearray((tmp_path / name).read_bytes())
+    content[-3] ^= 1
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(StoreError, match=r"(?s)checksums.json|export the token vectors again"):
+        read(tmp_path)
 
 
 def test_a_file_that_was_cut_is_refused(files: Path) -> None:

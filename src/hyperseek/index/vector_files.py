@@ -8,6 +8,7 @@ Token vectors in plain files are the form that other engines read and write.
 | `token_ids.npy` | `(T,)` int64, the token of each vector in the model's vocabulary; -1 where it stands for several |
 | `doclens.npy` | `(N,)` int32, how many vectors each document has |
 | `documents.jsonl` | a line for each document: `id`, `title`, `text`, `metadata` |
+| `checksums.json` | what was written, which is verified where it is there; other engines write none |
 
 Shapes: `N` documents, `T` vectors of all together, `d` dimensions.
 
@@ -32,8 +33,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hyperseek._bounded import existing_file, json_value, raw_lines
+from hyperseek._config import Config
 from hyperseek._files import atomic_write, new_array, read_array, reading, writing
-from hyperseek._folders import folder_path, staged_folder
+from hyperseek._folders import (
+    Checksum,
+    check_files,
+    checksum_folder,
+    folder_path,
+    read_description,
+    staged_folder,
+    write_sealed,
+)
 from hyperseek._long_work import progress
 from hyperseek.errors import DataError, InputError
 from hyperseek.scoring import Space
@@ -41,6 +51,7 @@ from hyperseek.store.snapshot import Snapshot
 from hyperseek.types import Document, Token
 
 VECTORS, TOKEN_IDS, LENGTHS, DOCUMENTS = "vectors.npy", "token_ids.npy", "doclens.npy", "documents.jsonl"
+_CHECKSUMS = "checksums.json"
 _REMEDY = "export the token vectors again"
 
 Vector: TypeAlias = NDArray[np.float32]
@@ -78,7 +89,7 @@ def write_token_files(
     if not snapshot.space.ragged:
         raise InputError("only token vectors are exported, and this index has one vector for each document")
     target = folder_path(folder, "exported token vectors")
-    owned = (VECTORS, TOKEN_IDS, LENGTHS, DOCUMENTS)
+    owned = (VECTORS, TOKEN_IDS, LENGTHS, DOCUMENTS, _CHECKSUMS)
     with writing(target), staged_folder(target, overwrite=overwrite, owned=owned) as staging:
         lengths = new_array(staging / LENGTHS, np.int32, (len(snapshot),))
         row = 0
@@ -117,6 +128,11 @@ def write_token_files(
                     bar.advance(1)
         for array in (lengths, vectors, numbers):
             array.flush()  # type: ignore[attr-defined]  # they are mapped
+        write_sealed(staging / _CHECKSUMS, _Written(files=checksum_folder(staging)).model_dump())
+
+
+class _Written(Config):
+    files: dict[str, Checksum]
 
 
 def is_token_files(path: str | os.PathLike[str]) -> bool:
@@ -137,8 +153,14 @@ def read_token_files(folder: str | os.PathLike[str]) -> tuple[Space, int, Iterat
 
     Raises:
         DataError: A file is missing or damaged, or the files do not fit each other.
+        StoreError: A file is not what was written, by `checksums.json`.
     """
     path = folder_path(folder, "exported token vectors")
+    noted = path / _CHECKSUMS
+    if noted.exists():
+        changed = f"{_REMEDY}, or delete {noted} if the change was meant"
+        written = read_description(_Written, noted, "a record of exported files", remedy=changed)
+        check_files(path, written.files, source=noted, remedy=changed)
     vectors = read_array(path / VECTORS, "token vectors", kinds="f", dimensions=2, remedy=_REMEDY)
     lengths = read_array(path / LENGTHS, "numbers of token vectors", kinds="iu", dimensions=1, remedy=_REMEDY)
     # In Python's integers where they might wrap around.
