@@ -282,3 +282,21 @@ def test_a_pipe_is_written_into_and_not_replaced(tmp_path):
     reader.join(timeout=10)
     assert got == ["a line\n"]
     assert pipe.is_fifo()
+
+
+def test_tensors_are_read_into_aligned_memory(tmp_path: Path) -> None:
+    """At other addresses, some processors round products of the same numbers otherwise."""
+    tensors = {f"t{size}": torch.arange(size, dtype=torch.float32) for size in (1, 3, 50)}
+    _files.write_tensors(tmp_path / "x.safetensors", tensors)
+    read, _ = _files.read_tensors(tmp_path / "x.safetensors")
+    for name, tensor in tensors.items():
+        assert torch.equal(read[name], tensor)
+        assert read[name].data_ptr() % 64 == 0
+
+
+def test_output_may_be_appended_to_a_file(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("ab") as log:
+        log.write(b"earlier\n")
+        log.flush()
+        subprocess.run([sys.executable, "-m", "hyperseek", "--version"], stdout=log, stderr=log, check=True)
+    assert re.fullmatch(r"earlier\n[\d.]+\n", (tmp_path / "log").read_text())

@@ -304,9 +304,14 @@ def test_the_page_is_whole_in_itself_and_escapes_names(ran: Path, make_evaluatio
     for picture in pictures:
         ElementTree.fromstring(picture)
         assert all(f">{name}</text>" in picture for name in ("trunk", "net", "bm25", "both"))
-    table = suite_table([_result(make_evaluation("base"), "x<script>")], baseline="base", resamples=10)
+    hostile = _result(make_evaluation("base"), "x").model_copy(
+        update={"about": "a<script>", "notes": ("b<script>",), "suite": "c<script>"}
+    )
+    table = suite_table([hostile], baseline="base", resamples=10)
+    assert "b&lt;script&gt;" in table.to_html()
     assert "<script>" not in table.to_html()
-    assert "<script>" not in table.to_markdown().replace(r"\<script", "")
+    report = re.sub(r"`[^`]*`", "", table.to_markdown())  # code is shown as it is
+    assert "<script>" not in report.replace(r"\<script", "")
 
 
 def test_a_fusion_is_that_of_its_parts(ran: Path) -> None:

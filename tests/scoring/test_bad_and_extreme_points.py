@@ -191,10 +191,12 @@ def test_spaces_and_scorers_of_all_sizes(kind: str, tmp_path: Path) -> None:
                     span = scores.amax(1) - scores.amin(1)
                     assert (best >= scores.amax(1) - 1e-3 * span - 1e-6).all(), (case, name)
         joined = LinearScorer.concatenate([scorer[:2], scorer[2:]])
-        torch.testing.assert_close(joined.score(documents), scores, rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(
-            scorer[torch.tensor([4, 0])].to("cpu").score(documents[1:]), scores[[4, 0], 1:], rtol=1e-5, atol=1e-5
-        )
+        # Products that nearly cancel are rounded by the size of their terms, otherwise in each shape.
+        terms = scorer.queries.norm(dim=1)[:, None] * documents.vectors.norm(dim=1) if kind == "dot" else scores.abs()
+        slack = 1e-5 * (1 + terms)
+        assert ((joined.score(documents) - scores).abs() <= slack).all(), case
+        part = scorer[torch.tensor([4, 0])].to("cpu").score(documents[1:])
+        assert ((part - scores[[4, 0], 1:]).abs() <= slack[[4, 0], 1:]).all(), case
         if seed % 9 == 0:
             scorer.save(tmp_path / "scorer.safetensors")
             assert torch.equal(load_scorer(tmp_path / "scorer.safetensors").score(documents), scores), case

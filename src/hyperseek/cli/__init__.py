@@ -9,6 +9,7 @@ import logging
 import os
 import re
 import sys
+from contextlib import suppress
 from typing import Annotated, Any, NoReturn
 
 import typer
@@ -158,7 +159,8 @@ def main() -> None:
 
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # of texts that the terminal's encoding lacks
+            with suppress(OSError):  # of a file that was opened for appending and cannot be sought in
+                stream.reconfigure(errors="backslashreplace")  # of texts that the terminal's encoding lacks
     try:
         app()
     except HyperseekError as error:

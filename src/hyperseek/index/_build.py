@@ -372,12 +372,15 @@ def _checked(items: Iterable[Item], model: Encoder) -> Iterator[Item]:
         texts = [document.full_text for document, _ in first]
         try:
             _compare(first, model.encode_documents(texts, dtype="float32"), model)
-        except FingerprintError:
+        except FingerprintError as one_by_one:
             if not model.space.ragged:
                 raise
             # Which tokens are pooled together may depend on the format that the vectors were made in, and in bfloat16
             # also on the other texts of the batch.
-            _compare(first, model.encode_documents(texts, dtype="bfloat16"), model, regrouped=True)
+            try:
+                _compare(first, model.encode_documents(texts, dtype="bfloat16"), model, regrouped=True)
+            except FingerprintError:
+                raise one_by_one from None
     return chain(first, stream)
 
 

@@ -173,14 +173,15 @@ def jobs(table: SuiteTable) -> list[tuple[str, str, str]]:
 
 def markdown(table: SuiteTable) -> str:
     """Return the report as Markdown."""
+    command = f"hyperseek evaluate --suite {printable(table.suite)}".replace("`", "'")
     lines = [
-        f"# Comparison: the suite {printable(table.suite)}",
+        f"# Comparison: the suite {_cell(table.suite)}",
         "",
-        f"Made by `hyperseek evaluate --suite {printable(table.suite)}`, from result files; every number and every "
-        f"sentence below is computed from them. The baseline is {printable(table.baseline)}.",
+        f"Made by `{command}`, from result files; every number and every sentence below is computed from them. "
+        f"The baseline is {_cell(table.baseline)}.",
     ]
     for part in tables(table):
-        lines += ["", f"## {printable(part.title)}", ""]
+        lines += ["", f"## {_cell(part.title)}", ""]
         if part.text:
             lines += [part.text, ""]
         lines.append("| " + " | ".join(_cell(heading) for heading in part.headings) + " |")
