@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from hyperseek.analysis import inspect_health
 from hyperseek.analysis._duplicates import _hashed, find_duplicates
 from hyperseek.analysis._health import measure_directions
 from hyperseek.data import Dataset, open_dataset
-from hyperseek.errors import InputError
+from hyperseek.errors import InputError, WriteError
 from hyperseek.models import ModelConfig, build
 from hyperseek.scoring import Space
 from hyperseek.types import Query
@@ -158,3 +160,44 @@ def test_mistakes(built, given):
 def test_a_real_collection_has_a_known_duplicate(collections):
     found = find_duplicates(open_dataset(collections / "cranfield").documents())
     assert found.groups == [["471", "995"]]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"family": "qnet", "pooling": "mean", "normalize": True, "qnet": {"depth": 1}},
+        {"family": "lorentz", "pooling": "mean", "lorentz": {"dimension": 6}},
+        {"family": "levels", "pooling": "mean", "levels": {"d_hrm": 16, "num_segments": 2}},
+        {"family": "card", "pooling": "mean", "normalize": True, "card": {"width": 16}},
+        {"family": "late"},
+    ],
+    ids=lambda values: values["family"],
+)
+def test_every_family_has_its_health(tiny_encoder: str, tmp_path: Path, values: dict[str, Any]):
+    model = build(ModelConfig.from_mapping({"trunk": tiny_encoder, **values}), device="cpu")
+    documents = [Document(f"d{number}", text(number)) for number in range(12)]
+    report = inspect_health(Index.build(tmp_path / "index", documents, model), k=3)
+    assert 0 < report.directions.effective_rank <= report.directions.dimension
+    [hubs] = report.hubness or [None]
+    if hubs is None:  # sets of vectors have no distance
+        assert report.directions.vectors > len(documents)
+        assert "hubs near documents" in report.left_out
+    else:
+        assert sum(hub.count for hub in hubs.hubs) <= 3 * len(documents)
+        assert hubs.documents == len(documents)
+
+
+def test_an_index_of_passages_is_refused(tiny_encoder: str, tmp_path: Path):
+    documents = [Document(f"d{number}", text(number)) for number in range(4)]
+    model = build(ModelConfig(trunk=tiny_encoder, family="dense"), device="cpu")
+    index = Index.build(tmp_path / "index", documents, model, passages={"tokens": 16, "overlap": 2})
+    with pytest.raises(InputError, match="build it without passages"):
+        inspect_health(index)
+
+
+def test_an_output_that_is_a_file_is_refused(tiny_encoder: str, tmp_path: Path):
+    documents = [Document(f"d{number}", text(number)) for number in range(4)]
+    index = Index.build(tmp_path / "index", documents, build(ModelConfig(trunk=tiny_encoder, family="dense")))
+    (tmp_path / "file").touch()
+    with pytest.raises(WriteError, match="file"):
+        inspect_health(index, k=1, output=tmp_path / "file")

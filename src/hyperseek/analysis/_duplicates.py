@@ -123,7 +123,7 @@ def _hashed(text: str) -> NDArray[np.int64]:
     parts = [" ".join(words[start : start + _RUN]) for start in range(max(1, len(words) - _RUN + 1))] if words else []
     hashed = (int.from_bytes(hashlib.blake2b(part.encode(errors="surrogatepass"), digest_size=4).digest(), "big")
               for part in parts)  # fmt: skip
-    return np.unique(np.fromiter(hashed, np.int64)) % _PRIME
+    return np.unique(np.fromiter(hashed, np.int64) % _PRIME)
 
 
 def _join(

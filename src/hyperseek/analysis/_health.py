@@ -226,7 +226,6 @@ def inspect_health(
     if output is None:
         return report
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     report.files.extend([folder / "health.json", folder / "health.html"])
     write_json(folder / "health.json", report.to_json())
     name = index.info.name or index.path.name

@@ -118,7 +118,6 @@ def inspect_queries(
     if output is None:
         return report
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     report.files.extend([folder / "queries.json", folder / "queries.html"])
     write_json(folder / "queries.json", report.to_json())
     opened = "".join(_side_by_side(report, system) for system in report.systems)

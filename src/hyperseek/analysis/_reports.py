@@ -20,7 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hyperseek._files import write_json
+from hyperseek._files import write_json, writing
 from hyperseek.analysis._curvature import CurvatureEstimate, DeltaEstimate, delta_hyperbolicity, estimate_curvature
 from hyperseek.analysis._pictures import draw_charts, draw_disk, write_disk_html, write_levels_html
 from hyperseek.analysis._radii import (
@@ -170,7 +170,8 @@ def _write(
     *,
     seed: int,
 ) -> SpaceReport:
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     written = [draw_charts(folder / "space.png", radii=lengths, specificity=report.specificity, curvatures=curvatures)]
     if index.space.hyperbolic:
         disk, fits = fit_disk(index, view, vectors, specificity, seed=seed)
@@ -419,7 +420,6 @@ def inspect_levels(
     if output is None:
         return report
     folder = Path(output)
-    folder.mkdir(parents=True, exist_ok=True)
     report = replace(report, files=[folder / "levels.json", folder / "levels.html"])
     write_json(folder / "levels.json", report.to_json())
     write_levels_html(folder / "levels.html", index.info.name or index.path.name, report.to_json())

@@ -56,11 +56,7 @@ def queries(
         indexes=indexes,
         output=output,
     )
-    if json:
-        echo_json(report.to_json(), indent=2)
-    else:
-        result_console().print(report)
-    _name_files(report.files)
+    _show(report, json)
 
 
 def health(
@@ -94,11 +90,7 @@ def health(
         seed=seed,
         output=output,
     )
-    if json:
-        echo_json(report.to_json(), indent=2)
-    else:
-        result_console().print(report)
-    _name_files(report.files)
+    _show(report, json)
 
 
 def pool(
@@ -123,6 +115,14 @@ def pool(
     if output is not None:
         write_qrels(merged.qrels, output)
         _name_files([output])
+
+
+def _show(report: Any, as_json: bool) -> None:
+    if as_json:
+        echo_json(report.to_json(), indent=2)
+    else:
+        result_console().print(report)
+    _name_files(report.files)
 
 
 def _name_files(files: list[Path]) -> None:

@@ -17,7 +17,7 @@ from pydantic import Field, field_validator
 
 from hyperseek._config import LARGEST_SEED, Config
 from hyperseek._fingerprint import fingerprint_json
-from hyperseek.errors import InputError, ModelError, brief, require, shown
+from hyperseek.errors import HyperseekError, InputError, ModelError, brief, require, shown
 from hyperseek.evaluation.rag._usage import token_count
 from hyperseek.mining.http_endpoint import Endpoint, RefusedError
 
@@ -231,11 +231,21 @@ class LocalGenerator:
 
         Raises:
             RefusedError: The prompt and the answer are longer than the model's context.
-            ModelError: The model cannot be loaded.
+            ModelError: The model cannot be loaded, or fails.
         """
+        model, tokenizer = self._loaded
+        try:
+            return self._answer(model, tokenizer, prompt)
+        except HyperseekError:
+            raise
+        except Exception as error:  # of a chat template, or of a model in which not all is as it should be
+            raise ModelError(
+                f"the generator {self.name!r} cannot answer: {type(error).__name__}: {brief(error)}"
+            ) from error
+
+    def _answer(self, model: Any, tokenizer: Any, prompt: str) -> Generated:
         import torch
 
-        model, tokenizer = self._loaded
         options = self.options
         if tokenizer.chat_template:
             messages = [{"role": "user", "content": prompt}]

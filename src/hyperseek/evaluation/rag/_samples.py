@@ -136,12 +136,14 @@ def retrieve_contexts(
     left_out = excluded_ids(queries)
     exclude = [left_out.get(query.id, frozenset()) for query in queries] if left_out else None
     found = index.search([query.text for query in queries], k=k, exclude=exclude, **search)
-    whole = context == "document" and index.passages is not None
+    whole = {}
+    if context == "document" and index.passages is not None:
+        whole = index.get(list(dict.fromkeys(hit.id for hits in found for hit in hits)))
     samples = []
     for query, hits in zip(queries, found, strict=True):
         texts = []
         for hit in hits:
-            document = index[hit.id] if whole else hit.document
+            document = whole.get(hit.id, hit.document)
             texts.append("" if document is None else document.full_text)
         given = _question_fields(query, qrels[query.id])
         ids = tuple(hit.id for hit in hits)

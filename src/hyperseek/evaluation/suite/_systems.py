@@ -261,7 +261,7 @@ class Workshop:
         assert how is not None
         parts = [self.find(each, column) for each in self.needed(entry)]
         settings = how.model_dump(mode="json")
-        run = fused([part.run() for part in parts], self.suite.k, **{**settings, "of": None})
+        run = fused([part.run() for part in parts], self.suite.k, **how.model_dump(exclude={"of"}))
         system = {"kind": "fusion", **settings, "keys": [part.key for part in parts]}
         ranking = Ranking(entry.system, run, self._protocol(column, system), trained=None)
         return Made(ranking, _sum_of_costs([part.costs for part in parts]))
@@ -283,7 +283,7 @@ class Workshop:
             plan=plan,
             options=options,
         )
-        described = self._without_places(ranking.protocol.model_dump(mode="json"), model)
+        described = self._without_places(ranking.protocol.model_dump(mode="json"))
         protocol = Protocol.from_mapping(described, source="a protocol")
         compiling, searching = self._timed(index, column, model, plan, options)
         numbers = sum(
@@ -371,7 +371,7 @@ class Workshop:
             versions=measuring_versions(),
         )
 
-    def _without_places(self, values: Any, model: Retriever) -> Any:
+    def _without_places(self, values: Any) -> Any:
         """Leave this machine's folders out of a protocol: a model is named by its fingerprint."""
         text = json.dumps(values)
         for place in filter(None, (str(self.output), os.environ.get("HYPERSEEK_DATA"))):
@@ -386,7 +386,6 @@ def fused(
     method: Any = "rrf",
     weights: Sequence[float] | None = None,
     rrf_k: int = 60,
-    **_: object,
 ) -> Run:
     """Return one run of several, by `hyperseek.plan.fuse`.
 
