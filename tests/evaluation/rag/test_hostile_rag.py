@@ -25,6 +25,7 @@ from hyperseek.evaluation import (
     AdherenceJudge,
     EndpointGenerator,
     GenerationOptions,
+    LocalGenerator,
     RagSample,
     evaluate_rag,
     free_measures,
@@ -362,3 +363,18 @@ def test_two_runs_at_once_ask_once(hostile: Hostile, tmp_path: Path) -> None:
         thread.join()
     assert len(hostile.got) == 4
     assert reports[0].to_json() == reports[1].to_json()
+
+
+def test_a_local_model_that_fails_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    generator = LocalGenerator(tmp_path)
+
+    class Tokenizer:
+        chat_template = "{{ messages }}"
+
+        def apply_chat_template(self, *_: object, **__: object) -> str:
+            raise ZeroDivisionError("this template takes no user")
+
+    generator.__dict__["_loaded"] = (None, Tokenizer())  # what loading would give
+    with pytest.raises(ModelError, match="cannot answer: ZeroDivisionError: this template takes no user"):
+        generator.generate("why?")
