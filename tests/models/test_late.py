@@ -213,7 +213,7 @@ def test_gradients_reach_the_model_from_scores(tiny_encoder: str) -> None:
 def test_models_of_one_vector_are_no_late_ones(tiny_encoder: str, tmp_path: Path) -> None:
     assert type(hyperseek.load(tiny_encoder, device="cpu")) is Retriever
     (tmp_path / "config_sentence_transformers.json").write_text('{"model_type": "ColBERT"}')
-    with pytest.raises(ModelError, match="cannot load a model"):
+    with pytest.raises(ModelError, match=r"but no modules\.json"):
         hyperseek.load(tmp_path, device="cpu")
 
 

@@ -88,6 +88,36 @@ def test_modules_outside_of_the_folder_are_not_looked_at(tiny_encoder: str, tmp_
             load(tmp_path / "model", device="cpu")
 
 
+@pytest.mark.parametrize("family", ["late", "qnet", None])
+def test_files_of_a_model_that_are_damaged_are_named(family: str | None, tiny_encoder: str, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    build(ModelConfig.from_mapping({"trunk": tiny_encoder, "family": family}), device="cpu").save(model)
+    files = sorted(file for file in model.rglob("*.json") if file.name != "vocab.json")
+    assert len(files) >= 6
+    for file in files:
+        whole = file.read_bytes()
+        for damaged in (b"", whole[: len(whole) // 2], b"\xff\x00", b"null", b"[]", b"[" * 10_000, b'"text"'):
+            file.write_bytes(damaged)
+            with pytest.raises(ModelError, match=file.name):
+                load(model, device="cpu")
+        file.write_bytes(whole)
+    load(model, device="cpu")
+
+
+@pytest.mark.parametrize(
+    "missing",
+    ["modules.json", "config_sentence_transformers.json", "1_Dense/config.json", "2_MultiVectorMask/config.json"],
+)
+def test_files_without_which_a_model_would_score_otherwise_are_missed(
+    missing: str, tiny_encoder: str, tmp_path: Path
+) -> None:
+    model = tmp_path / "model"
+    build(ModelConfig.from_mapping({"trunk": tiny_encoder, "family": "late"}), device="cpu").save(model)
+    (model / missing).unlink()
+    with pytest.raises(ModelError, match=rf"no {Path(missing).name}; save or download the model again"):
+        load(model, device="cpu")
+
+
 def test_an_index_is_not_taken_for_a_model(tmp_path: Path) -> None:
     (tmp_path / "index.json").write_text("{}")
     with pytest.raises(ModelError, match=r"is an index, not a model; open it with hyperseek\.Index\.open"):

@@ -40,6 +40,19 @@ _MODULES, _CONTAINER, _CONFIG, _ROUTER, _TRANSFORMER = (
     "router_config.json",
     "sentence_bert_config.json",
 )
+# Other libraries read these, and do not say which one is damaged.
+_OBJECTS = (
+    _CONTAINER,
+    _CONFIG,
+    _ROUTER,
+    _TRANSFORMER,
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+# Modules that would have other settings without their configuration, or none.
+_CONFIGURED = (".Dense", ".MultiVectorMask", ".Pooling")
 _MOST_LAYERS = 1000  # of an encoder; each takes time to build before any weight is looked for
 # Those whose linear layers are saved alike; a module of another package may be called the same.
 _PACKAGES = ("sentence_transformers.", "pylate.")
@@ -162,8 +175,10 @@ class ModelFiles:
     @cached_property
     def entries(self) -> tuple[ModuleEntry, ...]:
         """The modules of the container, in order; empty for an encoder of transformers."""
+        if self.find(_MODULES) is None:
+            return ()
         values = self.read(_MODULES)
-        return () if values is None else self._as(_ModuleList, {"modules": values}, _MODULES).modules
+        return self._as(_ModuleList, {"modules": values}, _MODULES).modules
 
     @cached_property
     def modules(self) -> tuple[ModuleEntry, ...]:
@@ -205,18 +220,37 @@ class ModelFiles:
         Raises:
             ModelError: A file fails the check.
         """
+        if os.path.isdir(self.location):
+            self._check_folder()
         _ = self.container
         for folder in self.encoder_folders:
             check_layers(self.read(_CONFIG, folder), f"{self.location}/{folder}".rstrip("/"))
             if (values := self.read(_TRANSFORMER, folder)) is not None:
                 self._as(_LateSettings, values, f"{folder}/{_TRANSFORMER}".lstrip("/"))
-        if os.path.isdir(self.location):
-            for folder in {"", *(entry.path for entry in self.modules)}:
-                for file in sorted(Path(self.location, folder).glob("*.safetensors")):
-                    check_checksum(file, "a file of weights", error=ModelError, remedy=_REMEDY)
         for entry in self.modules:
             if entry.type.startswith(_PACKAGES) and entry.type.endswith(".Dense"):
                 self._check_dense(entry, trust_remote_code=trust_remote_code)
+
+    def _check_folder(self) -> None:
+        """Check that the files of a model on disk are whole, and that none is missing of which others speak."""
+        if self.find(_MODULES) is None and self.find(_CONTAINER) is not None:
+            # Without it a container would be made of the encoder alone, with other scores.
+            raise ModelError(f"{self.location} has {_CONTAINER}, but no {_MODULES}; {_REMEDY}")
+        if self.find(_CONTAINER) is None and any(entry.type.endswith(".MultiVectorMask") for entry in self.entries):
+            raise ModelError(f"{self.location} has vectors of tokens, but no {_CONTAINER}; {_REMEDY}")
+        for folder in ("", *(entry.path for entry in self.modules)):
+            for name in _OBJECTS:
+                if self.find(name, folder) is not None and not isinstance(values := self.read(name, folder), dict):
+                    place = f"{folder}/{name}".lstrip("/")
+                    raise ModelError(
+                        f"{place} of {self.location} must hold a mapping of names to values, not {shown(values)}; {_REMEDY}"
+                    )
+            for file in sorted(Path(self.location, folder).glob("*.safetensors")):
+                check_checksum(file, "a file of weights", error=ModelError, remedy=_REMEDY)
+        for entry in self.modules:
+            needed = entry.type.startswith(_PACKAGES) and entry.type.endswith(_CONFIGURED)
+            if needed and self.find(_CONFIG, entry.path) is None:
+                raise ModelError(f"{self.location}/{entry.path} has no {_CONFIG}; {_REMEDY}")
 
     def _check_dense(self, entry: ModuleEntry, *, trust_remote_code: bool) -> None:
         """Compare the configuration of a linear layer with its weights: a missing residual costs quality in silence."""
