@@ -57,6 +57,8 @@ def test_pooling_leaves_fewer_token_vectors(tmp_path: Path, tiny_encoder: str, c
     noted = index.info.pooling
     assert noted is not None
     assert (noted["budget"], noted["linkage"]) == (3, "ward")
+    shown = CliRunner().invoke(app, ["inspect", "index", str(tmp_path / "some")], catch_exceptions=False).stdout
+    assert "pooling: method hierarchical, budget 3, rounding floor, linkage ward" in shown
     for wrong, words in (("budgett=3", "did you mean 'budget'"), ("linkage=wart", "linkage")):
         with pytest.raises(HyperseekError, match=words):
             CliRunner().invoke(app, [*arguments, str(tmp_path / "wrong"), "--pooling", wrong], catch_exceptions=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import degrees
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -225,6 +226,7 @@ def _describe_index(index: Index) -> dict[str, Any]:
         **({} if index.passages is None else {"passages": index.passages, "split": info.passages}),
         "space": index.space.to_json(),
         "storage": info.storage,
+        **({} if info.pooling is None else {"pooling": _pooling(info.pooling)}),
         "model": info.source,
         "fingerprint": info.fingerprint,
         "created": info.created.isoformat(),
@@ -235,13 +237,22 @@ def _describe_index(index: Index) -> dict[str, Any]:
     }
 
 
+def _pooling(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how an index pools the token vectors of a document, defaults included."""
+    from hyperseek.nn.token_pooling import PoolingConfig
+
+    pooling = PoolingConfig.from_mapping(stored, source="the index's pooling")
+    unused = set() if pooling.budget is None and pooling.keep_ratio is None else {"pool_factor"}
+    return pooling.model_dump(mode="json", exclude_none=True, exclude=unused | {"tasks"})
+
+
 def _print_description(description: dict[str, Any], *, as_json: bool) -> None:
     """Print a description for people, or as JSON."""
     if as_json:
         echo_json(description, indent=2)
         return
     for name, value in description.items():
-        if isinstance(value, dict) and name != "space":
+        if isinstance(value, dict) and name not in ("space", "pooling"):
             echo(f"{name}:" if value else f"{name}: none")
             for key, part in value.items():
                 echo(f"  {key}: {_plan(part) if name == 'plans' else _line(part)}")

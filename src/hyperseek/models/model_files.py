@@ -243,7 +243,8 @@ class ModelFiles:
                 if self.find(name, folder) is not None and not isinstance(values := self.read(name, folder), dict):
                     place = f"{folder}/{name}".lstrip("/")
                     raise ModelError(
-                        f"{place} of {self.location} must hold a mapping of names to values, not {shown(values)}; {_REMEDY}"
+                        f"{place} of {self.location} must hold a mapping of names to values, not {shown(values)}; "
+                        f"{_REMEDY}"
                     )
             for file in sorted(Path(self.location, folder).glob("*.safetensors")):
                 check_checksum(file, "a file of weights", error=ModelError, remedy=_REMEDY)
