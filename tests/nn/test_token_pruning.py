@@ -18,6 +18,7 @@ from hyperseek.errors import ConfigError, InputError, ModelError
 from hyperseek.models import ModelConfig, build
 from hyperseek.models.families import FAMILIES
 from hyperseek.nn.token_pruning import PruningTransformer, generate_pruning_mask
+from hyperseek.runs.recipe import recompute_activations
 
 IMPORTANCES = ["idf", "first_layer", "gate"]
 TEXTS = ["the cat and the dog in the sea", "a small neural network " * 6, "sea"]
@@ -278,3 +279,45 @@ def test_survivors_in_other_trunks_keep_their_positions(other_trunk):
         )
     torch.testing.assert_close(found["token_embeddings"], expected, atol=1e-5, rtol=0)
     assert not torch.allclose(found["token_embeddings"], dense, atol=1e-4)
+
+
+@pytest.mark.parametrize("number", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_half_precision(importance, number, tiny_encoder, other_trunk):
+    # The first layer's mask was float32, and bfloat16 is chosen only where the processor computes in it.
+    for place in (tiny_encoder, other_trunk):
+        trunk = Transformer(place).eval().to(number)
+        pruned = PruningTransformer.around(trunk, {"keep_ratio": 1.0, "importance": importance}).eval()
+        pruned.fit_importance(TEXTS)
+        if importance == "gate":
+            torch.nn.init.constant_(pruned.gate.bias, 50)
+            pruned.gate.to(number)
+        found, expected = run(pruned, TEXTS), run(trunk, TEXTS)
+        mask = expected["attention_mask"].bool()
+        assert found["token_embeddings"].dtype == expected["token_embeddings"].dtype == number
+        torch.testing.assert_close(
+            found["token_embeddings"][mask], expected["token_embeddings"][mask], atol=0.1, rtol=0.1
+        )
+
+
+@pytest.mark.parametrize("importance", IMPORTANCES)
+def test_training_in_mixed_precision(importance, tiny_encoder):
+    options = {"keep_ratio": 0.4, "min_tokens": 3, "importance": importance}
+    pruned = PruningTransformer.around(Transformer(tiny_encoder), options).train()
+    pruned.fit_importance(TEXTS)
+    with torch.autocast("cpu", torch.bfloat16):
+        states = pruned(pruned.preprocess(TEXTS), task="document")["token_embeddings"]
+    states.float().square().sum().backward()
+    first = next(iter(pruned.model.parameters()))
+    assert torch.isfinite(first.grad).all()
+    assert first.grad.abs().max() > 0
+
+
+def test_activations_that_are_recomputed_choose_no_tokens(tiny_encoder):
+    pruned = PruningTransformer.around(
+        Transformer(tiny_encoder), {"importance": "first_layer", "min_tokens": 3}
+    ).train()
+    recompute_activations(pruned.model)
+    with pytest.raises(ModelError, match="switch checkpointing off"):
+        pruned(pruned.preprocess(TEXTS), task="document")
+    run(pruned.eval(), TEXTS)

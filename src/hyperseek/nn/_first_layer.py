@@ -61,7 +61,11 @@ def shortened_behind_first(
         if causal and len(args) == 1 and kwargs.get("attention_mask") is None:
             kwargs = {**kwargs, "attention_mask": _earlier(length, args[0].device)}
         encoder.config._attn_implementation = "eager"  # the other implementations do not return attention weights
-        return tuple(map(_additive, args)), {name: _additive(value) for name, value in kwargs.items()}
+        number = (args[0] if args else kwargs["hidden_states"]).dtype
+        return (
+            tuple(_additive(value, number) for value in args),
+            {name: _additive(value, number) for name, value in kwargs.items()},
+        )
 
     def note(_: Any, __: Any, output: Any) -> None:
         parts = output if isinstance(output, tuple) else ()
@@ -102,11 +106,11 @@ def shortened_behind_first(
             hook.remove()
 
 
-def _additive(value: Any) -> Any:
-    """Return an additive mask, as eager attention needs it."""
+def _additive(value: Any, number: torch.dtype) -> Any:
+    """Return an additive mask, as eager attention needs it, in the dtype of the states, which it would change."""
     if not isinstance(value, Tensor) or value.dtype != torch.bool or value.ndim != 4:
         return value
-    return torch.zeros(value.shape, device=value.device).masked_fill(~value, torch.finfo(torch.float32).min)
+    return torch.zeros(value.shape, dtype=number, device=value.device).masked_fill(~value, torch.finfo(number).min)
 
 
 def _taken(states: Tensor, places: Tensor) -> Tensor:

@@ -313,7 +313,7 @@ class PruningTransformer(Transformer):
     def _forward_behind_first(self, features: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         """Run the first layer on all tokens, and the others on those that got most of its attention."""
         encoder: Any = self.model
-        if self.training and getattr(encoder, "is_gradient_checkpointing", False):
+        if self.training and any(getattr(module, "gradient_checkpointing", False) for module in encoder.modules()):
             raise ModelError(
                 "the first layer's attention cannot choose tokens under gradient checkpointing; switch checkpointing "
                 "off, or prune by idf or gate"
