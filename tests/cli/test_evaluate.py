@@ -304,9 +304,12 @@ def test_slices_and_perturbed_queries(collection, tmp_path):
     assert json.loads((tmp_path / "robustness.json").read_text()) == found["robustness"]
 
 
-def test_slices_and_perturbations_are_checked_before_the_search(collection, files):
+def test_slices_and_perturbations_are_checked_before_the_search(collection, files, monkeypatch):
     index, dataset = collection
+    monkeypatch.setattr(Index, "run", lambda *_, **__: pytest.fail("searched before the options were checked"))
     for option, kind, message in (
+        ("--slice", "file:none.txt", "none.txt"),
+        ("--slice", "field:year", "unknown field of the queries' metadata 'year'"),
         ("--slice", "lenght", "did you mean 'length'"),
         ("--slice", "hardness:BM25Q", "unknown ranking to slice hardness by 'BM25Q'"),
         ("--perturb", "typo", "did you mean 'typos'"),

@@ -156,6 +156,12 @@ def test_mistakes_of_files_bins_and_missing_texts(tmp_path):
     check_slices(["hardness", "hardness:BM25", "hardness:mine"], ["mine"])
     with pytest.raises(UnknownNameError, match="unknown ranking to slice hardness by"):
         check_slices(["hardness:other"], ["mine"])
+    known = {"qrels": QRELS, "dataset": DATASET}
+    check_slices(["length", "relevant", "hardness", "overlap"], **known)
+    with pytest.raises(UnknownNameError, match="field of the queries' metadata"):
+        check_slices(["field:nothing"], **known)
+    with pytest.raises(DataError, match="names none of the 6 judged queries"):
+        check_slices([f"file:{tmp_path / 'ids.txt'}"], qrels=QRELS)
 
 
 def test_a_registered_slice():

@@ -261,7 +261,7 @@ def evaluate(
             searches[subset] = partial(asked.systems, own, query_length=length, subset=subset)
             systems = searches[subset](opened) + systems
         _check(systems, opened, baseline, run_out, hypencoder_files)
-        check_slices(slice_ or [], [name for name, _ in systems])
+        check_slices(slice_ or [], [name for name, _ in systems], qrels=judged, dataset=opened, split=split)
         tasks.append((subset, opened, judged, systems, _hierarchy(hierarchy, index, subset)))
 
     results: dict[str, _Result] = {}

@@ -136,6 +136,7 @@ class SliceTask:
 Slicer = Callable[[SliceTask], SliceValues]
 """Tells queries apart."""
 
+_WITHOUT_DOCUMENTS = ("field", "file", "length", "relevant")  # told from queries alone, in no time
 _OURS = {
     name: f"{__name__}:_{name}" for name in ("documents", "field", "file", "hardness", "length", "overlap", "relevant")
 }
@@ -203,22 +204,36 @@ def slice_queries(
     return tuple(found)
 
 
-def check_slices(by: Iterable[str], rankings: Iterable[str] = ()) -> None:
-    """Check names of slices without reading anything.
+def check_slices(
+    by: Iterable[str],
+    rankings: Iterable[str] = (),
+    *,
+    qrels: Qrels | None = None,
+    dataset: Dataset | None = None,
+    split: str = "test",
+) -> None:
+    """Check slices before a search, whose rankings would be lost by an error.
 
     Args:
         by: As for `slice_queries`.
         rankings: Names of the systems that will be compared.
+        qrels: Judgements of the queries; None checks names alone, without reading anything.
+        dataset: The collection.
+        split: Of the judgements.
 
     Raises:
-        UnknownNameError: There is no such kind, or no such system for `hardness`.
+        UnknownNameError: There is no such kind, no such system for `hardness`, or no such field.
+        InputError: A slice needs an argument that is not given.
+        DataError: A file cannot be read, or names no judged query.
     """
     known = dict.fromkeys([*rankings, _REFERENCE])
     for named in by:
-        kind, _, argument = named.partition(":")
+        kind, colon, argument = named.partition(":")
         SLICERS.checked(kind)
         if kind == "hardness" and argument and argument not in known:
             raise UnknownNameError("ranking to slice hardness by", argument, known)
+        if qrels is not None and kind in _WITHOUT_DOCUMENTS:
+            SLICERS[kind](SliceTask(qrels, argument if colon else None, dataset, (), split))
 
 
 def _parts(name: str, told: SliceValues, queries: Sequence[str], bins: int) -> list[QuerySlice]:
