@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from _trees import DATA
@@ -28,6 +30,9 @@ EDGES = "edges.tsv.gz"
 WIDTH = 384
 """Numbers of a vector of MiniLM."""
 
+UNSEEN = "unseen"
+"""Settings are chosen on queries of which no relevant document is one of the training."""
+
 TASKS: dict[str, dict[str, Any]] = {
     "ranking": {
         "names": ["medquad", "scifact", "nfcorpus"],
@@ -35,7 +40,7 @@ TASKS: dict[str, dict[str, Any]] = {
         "tune": "medquad:dev",
     },
     "wordnet": {"names": ["wordnet-nouns"], "report": {"wordnet-nouns": "dev"}, "tune": None},
-    "icd10": {"names": ["icd10cm-2026"], "report": {"icd10cm-2026": "dev"}, "tune": None},
+    "icd10": {"names": ["icd10cm-2026"], "report": {"icd10cm-2026": "dev"}, "tune": UNSEEN},
 }
 """Tasks of several benchmarks: arguments of `gather`."""
 
@@ -105,7 +110,7 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
         indexes: Folder of one MiniLM index a collection, by name.
         cache: Where vectors of queries are kept.
         tune: `COLLECTION:SPLIT` to choose settings by; None takes a tenth of the training queries, which are then
-            not trained on.
+            not trained on; `UNSEEN` takes a tenth of the groups of them that share relevant documents.
 
     Returns:
         The task.
@@ -119,22 +124,33 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
         ids = index.ids
         rows = {identity: start + row for row, identity in enumerate(ids)}
 
-        def judged(split: str, keep: slice = slice(None)) -> Judged:
+        def judged(split: str) -> Judged:
             qrels = data.qrels(split)  # noqa: B023
-            chosen = [query for query in data.queries(split) if query.id in qrels][keep]  # noqa: B023
+            chosen = [query for query in data.queries(split) if query.id in qrels]  # noqa: B023
             named = {query.id: qrels[query.id] for query in chosen}
             texts = [query.text for query in chosen]
             label = f"{name} {split}"  # noqa: B023
             return Judged(label, encode(texts, cache), list(named), named, start, ids)  # noqa: B023
 
         trained = judged("train")
-        if tune is None:
-            tuning.append(judged("train", slice(0, None, 10)))
+        kept = list(range(len(trained.ids)))
+        if tune is None or tune == UNSEEN:
+            groups = groups_of(trained) if tune == UNSEEN else kept
+            held = [row for row in kept if groups[row] % 10 == 0]
+            kept = [row for row in kept if groups[row] % 10]
+            names_held = [trained.ids[row] for row in held]
+            tuning.append(
+                replace(
+                    trained,
+                    vectors=trained.vectors[held],
+                    ids=names_held,
+                    qrels={query: trained.qrels[query] for query in names_held},
+                )
+            )
         elif tune.split(":")[0] == name:
             tuning.append(judged(tune.split(":")[1]))
         if name in report:
             reporting.append(judged(report[name]))
-        kept = [row for row in range(len(trained.ids)) if tune is not None or row % 10]
         queries.append(trained.vectors[kept])
         for row in kept:
             relevant = [rows[document] for document, score in trained.qrels[trained.ids[row]].items() if score > 0]
@@ -147,6 +163,22 @@ def gather(names: Sequence[str], report: dict[str, str], indexes: Path, cache: P
     return Task(
         torch.cat(documents), torch.cat(queries), padded, torch.tensor(own), tuple(tuning), tuple(reporting), depths
     )
+
+
+def groups_of(judged: Judged) -> list[int]:
+    """Return the number of each query's group: queries that share a relevant document, directly or by others."""
+    places = {document: place for place, document in enumerate(judged.documents)}
+    pairs = np.array(
+        [
+            (row, len(judged.ids) + places[document])
+            for row, query in enumerate(judged.ids)
+            for document, score in judged.qrels[query].items()
+            if score > 0
+        ]
+    )
+    size = len(judged.ids) + len(judged.documents)
+    _, groups = connected_components(coo_array((np.ones(len(pairs)), pairs.T), shape=(size, size)), directed=False)
+    return groups[: len(judged.ids)].tolist()  # type: ignore[no-any-return]
 
 
 def descend(

@@ -5,10 +5,11 @@
 
 FOLDER of indexes holds one MiniLM index per collection (`hyperseek encode minilm ...`); that of `--collections` holds
 what `hyperseek prepare hierarchy` wrote, for the taxonomies. All systems of a task see the same queries, documents and
-draws, for as many steps; negatives are drawn from all documents, and the temperature is learned. The rate, and the pair
-of levels (of queries and of documents) that is reported, are chosen on queries that are not reported: the dev split of
-MedQuAD for ranking, a tenth of the training queries for hierarchies. `R@A` is the recall of ancestors, by hops, at as
-many documents as a query has ancestors. What was done is not done again.
+draws, for as many steps; negatives are drawn from all documents, and the temperature is learned. Its start, the rate,
+and the pair of levels (of queries and of documents) that is reported, are chosen on queries that are not reported: the
+dev split of MedQuAD for ranking, a tenth of the training queries for hierarchies, those of a tenth of the categories
+for ICD-10. `R@A` is the recall of ancestors, by hops, at as many documents as a query has ancestors. What was done is
+not done again.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ BATCH, EXTRA, STEPS = 64, 1024, 600
 RATES = {"linear": (3e-3, 1e-2), "mlp": (5e-4,), "hrm": (5e-4,)}
 ALL_TASKS = TASKS | {
     "products": {"names": ["google-product-taxonomy"], "report": {"google-product-taxonomy": "test"}, "tune": None},
+    "pydocs": {"names": ["pydocs"], "report": {"pydocs": "test"}, "tune": None},
     "arxiv": {"names": ["arxiv-taxonomy"], "report": {"arxiv-taxonomy": "test"}, "tune": None},
 }
 
@@ -62,8 +64,8 @@ class System:
         radius: Radii of points.
         crossed: Whether queries of the last level are trained to find documents of every level.
         balanced: Whether ranges of hops are drawn alike, not ancestors.
+        curved: Whether the curvature is trained.
         start: First tangent norm of level 1, of points with free or learned radii.
-        temperature: The first one.
     """
 
     network: str
@@ -72,8 +74,13 @@ class System:
     radius: str = "schedule"
     crossed: bool = False
     balanced: bool = False
+    curved: bool = False
     start: float = 2.0
-    temperature: float = 0.5
+
+    @property
+    def temperature(self) -> float:
+        """The first one, where others are not asked for."""
+        return 0.5 if self.levels else 0.1
 
 
 SYSTEMS = {
@@ -88,6 +95,9 @@ SYSTEMS = {
     "one level, mlp, schedule": System("mlp", 1),
     "one level, mlp, radius head": System("mlp", 1, radius="head"),
     "one level, mlp, balanced": System("mlp", 1, radius="norm", balanced=True),
+    "one level, linear, radius head": System("linear", 1, radius="head"),
+    "one level, linear, head and curvature": System("linear", 1, radius="head", curved=True),
+    "one level, mlp, head and curvature": System("mlp", 1, radius="head", curved=True),
     "levels, linear": System("linear", 4, radius="norm"),
     "levels, mlp": System("mlp", 4, radius="norm"),
     "levels, hrm": System("hrm", 4, radius="norm"),
@@ -123,14 +133,13 @@ class Flat(nn.Module):
         return LinearScorer(self.space, self.space.canonical(rows))
 
 
-def make(system: System, dimension: int, seed: int) -> tuple[nn.Module, Objective]:
+def make(system: System, dimension: int, temperature: float, seed: int) -> tuple[nn.Module, Objective]:
     """Return a new head and its losses."""
     if system.levels > 1:
         asked = "documents_coarser" if system.crossed else "same"
         loss: dict[str, Any] = {"coarse_to_fine": {"levels": asked, "apart": 0.5 if system.crossed else 0.0}}
     else:
         loss = {"contrastive": {}}
-    temperature = system.temperature if system.levels else 0.1
     next(iter(loss.values())).update(temperature=temperature, learned_temperature=True)
     objective = Objective(LossesConfig.from_mapping(loss, source="the benchmark"))
     if not system.levels:
@@ -144,6 +153,7 @@ def make(system: System, dimension: int, seed: int) -> tuple[nn.Module, Objectiv
         num_segments=system.levels,
         s_scales=scales,
         radius=system.radius,
+        trainable_curvature=system.curved,
         refinement=system.network,
         seed=seed,
         **options,
@@ -326,6 +336,8 @@ def main() -> None:
     parser.add_argument("--systems", nargs="*", choices=list(SYSTEMS), default=list(SYSTEMS))
     parser.add_argument("--dimensions", type=int, nargs="*", default=[32])
     parser.add_argument("--seeds", type=int, nargs="*", default=[0])
+    parser.add_argument("--rates", type=float, nargs="*", help="to choose from, in place of those of each network")
+    parser.add_argument("--temperatures", type=float, nargs="*", help="to choose the first one from")
     parser.add_argument("--steps", type=int, default=STEPS)
     arguments = parser.parse_args()
     print(describe_hardware(), flush=True)
@@ -354,21 +366,23 @@ def main() -> None:
             weights = weights_of_positives(task, hops, system.balanced)
             best: tuple[float, Any, tuple[int, int]] = (-1.0, None, (1, 1))
             start = time.perf_counter()
-            for rate in RATES[system.network]:
-                head, objective = make(system, dimension, seed)
+            for rate, temperature in itertools.product(
+                arguments.rates or RATES[system.network], arguments.temperatures or [system.temperature]
+            ):
+                head, objective = make(system, dimension, temperature, seed)
                 train(head, objective, task, weights, hops, rate, seed, arguments.steps)
                 found = [measure(head, task, judged, pairs or [(1, 1)], None) for judged in task.tune]
                 for pair in pairs or [(1, 1)]:
                     value = float(np.mean([mean(one["{}-{}".format(*pair)]["queries"]) for one in found]))
                     if value > best[0]:
-                        best, chosen = (value, head, pair), rate
+                        best, chosen = (value, head, pair), {"rate": rate, "temperature": temperature}
             value, head, pair = best
             reported = {
                 judged.name: measure(head, task, judged, [pair], hierarchy)["{}-{}".format(*pair)]
                 for judged in task.report
             }
             entry["runs"][key] = reported
-            entry["chosen"][key] = {"rate": chosen, "pair": pair, "tune": value, "seconds": time.perf_counter() - start}
+            entry["chosen"][key] = {**chosen, "pair": pair, "tune": value, "seconds": time.perf_counter() - start}
             write_json(path, results)
             shown = {
                 judged: (round(mean(own["queries"]), 4), {hop: round(share, 3) for hop, share in own["recall"].items()})
