@@ -257,13 +257,14 @@ def train(
 def measure(
     head: nn.Module, task: Task, judged: Judged, pairs: Sequence[tuple[int, int]], hierarchy: Hierarchy | None
 ) -> dict[str, Any]:
-    """Return nDCG@10 of every query, and `R@A` by hops, for each pair of levels."""
+    """Return nDCG@10 of every query, `R@A` by hops, and `same_branch`, for each pair of levels."""
     chunks = torch.split(task.documents[judged.start : judged.start + len(judged.documents)], 8192)
     points = head.points(torch.cat([run(head, chunk, "document") for chunk in chunks]))  # type: ignore[operator]
     found: dict[str, Any] = {}
     for level, document_level in pairs:
         ranking: Run = {}
         recalled: dict[str, list[float]] = {}
+        shared: list[list[bool]] = []
         for start in range(0, len(judged.ids), 64):
             names = judged.ids[start : start + 64]
             scorer = compiled(head, judged.vectors[start : start + 64])
@@ -274,12 +275,27 @@ def measure(
             if hierarchy is not None:
                 for name, own in zip(names, scores, strict=True):
                     note_recall(recalled, own, name, judged, hierarchy)
+                    if own_document(name) in hierarchy.parents:
+                        continue
+                    first = judged.documents[int(own.argmax())]
+                    target = max(judged.qrels[name], key=judged.qrels[name].__getitem__)
+                    shared.append(same_branch(first, target, hierarchy))
         values = dict(calculate(ranking, judged.qrels, "nDCG@10")["nDCG@10"])
         found[f"{level}-{document_level}"] = {
             "queries": values,
             "recall": {name: float(np.mean(hits)) for name, hits in sorted(recalled.items())},
+            "same branch": [float(np.mean(hits)) for hits in zip(*shared, strict=False)],
         }
     return found
+
+
+def same_branch(found: str, target: str, hierarchy: Hierarchy) -> list[bool]:
+    """Return whether two nodes have the same root, the same node below it, ..., down to the target itself.
+
+    Branches of different depths end in whether they are the same node.
+    """
+    own, other = ([*reversed(hierarchy.path(node)), node] for node in (found, target))
+    return [own[:depth] == other[:depth] for depth in (1, 2, 3)] + [found == target]
 
 
 def note_recall(
