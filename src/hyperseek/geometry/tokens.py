@@ -235,11 +235,12 @@ def hierarchical_labels(
         return torch.arange(len(values)) if count > 1 else torch.zeros(len(values), dtype=torch.int64)
     if distance == "cosine":
         values = _unit(values)
-    if (linkage, distance) not in (("average", "cosine"), ("ward", "euclidean")):
-        return torch.from_numpy(_scipy_labels(values, count, linkage, distance))
-    if len(values) < _FEW_TOKENS:
-        return torch.from_numpy(_by_first_member(_scipy_labels(values, count, linkage, distance)))
-    return torch.from_numpy(_reciprocal_labels(values, count, ward=linkage == "ward"))
+    with torch.autocast("cpu", enabled=False):
+        if (linkage, distance) not in (("average", "cosine"), ("ward", "euclidean")):
+            return torch.from_numpy(_scipy_labels(values, count, linkage, distance))
+        if len(values) < _FEW_TOKENS:
+            return torch.from_numpy(_by_first_member(_scipy_labels(values, count, linkage, distance)))
+        return torch.from_numpy(_reciprocal_labels(values, count, ward=linkage == "ward"))
 
 
 def k_means_labels(vectors: Tensor, count: int) -> Tensor:
@@ -259,7 +260,8 @@ def k_means_labels(vectors: Tensor, count: int) -> Tensor:
     centres = points[torch.arange(count) * len(points) // count]
     labels = torch.zeros(len(points), dtype=torch.int64)
     for _ in range(_K_MEANS_ROUNDS):
-        nearest, found = (points @ centres.T).max(1)
+        with torch.autocast("cpu", enabled=False):
+            nearest, found = (points @ centres.T).max(1)
         empty = torch.bincount(found, minlength=count) == 0
         if empty.any():
             # An empty centre moves to a token that is far from its own centre.
