@@ -304,6 +304,19 @@ def test_slices_and_perturbed_queries(collection, tmp_path):
     assert json.loads((tmp_path / "robustness.json").read_text()) == found["robustness"]
 
 
+def test_sets_have_slices_and_perturbed_queries_of_their_own(sets, tmp_path):
+    given = [sets / "{set}.index", f"bright:{sets}/data#{{set}}", "--sets", "pony,own", "-m", "RR@2", "--bm25"]
+    result = run(*given, "--slice", "relevant", "--perturb", "order", "--output", tmp_path / "out", "--json")
+    assert result.exit_code == 0, result.output
+    for subset, found in json.loads(result.stdout)["sets"].items():
+        assert "slice relevant: " in json.dumps(found["comparison"])
+        drops = json.loads((tmp_path / "out" / subset / "robustness.json").read_text())["drops"]
+        assert [drop["system"] for drop in drops][1:] == ["BM25"]
+        assert found["robustness"]["drops"] == drops
+    result = run(*given, "--slice", "field:year")
+    assert "unknown field of the queries' metadata 'year'" in str(result.exception)
+
+
 def test_slices_and_perturbations_are_checked_before_the_search(collection, files, monkeypatch):
     index, dataset = collection
     monkeypatch.setattr(Index, "run", lambda *_, **__: pytest.fail("searched before the options were checked"))
