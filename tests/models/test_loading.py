@@ -104,6 +104,19 @@ def test_files_of_a_model_that_are_damaged_are_named(family: str | None, tiny_en
     load(model, device="cpu")
 
 
+def test_large_tokenizers_are_read(tiny_encoder: str, tmp_path: Path) -> None:
+    """Those of multilingual models have more than the 16 MiB of other JSON files."""
+    model = tmp_path / "model"
+    build(ModelConfig(trunk=tiny_encoder), device="cpu").save(model)
+    tokenizer = model / "tokenizer.json"
+    tokenizer.write_text(" " * (1 << 24) + tokenizer.read_text())
+    load(model, device="cpu")
+    (model / "config.json").write_text('{"model_type": "none"}')
+    with pytest.raises(ModelError, match="model_type|none") as raised:
+        load(model, device="cpu")
+    assert "bytes" not in str(raised.value)
+
+
 @pytest.mark.parametrize(
     "missing",
     ["modules.json", "config_sentence_transformers.json", "1_Dense/config.json", "2_MultiVectorMask/config.json"],

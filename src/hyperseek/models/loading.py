@@ -86,7 +86,11 @@ def load(
     with loading("a model", path_or_name, location):
         files = ModelFiles(location, revision)
         files.check(trust_remote_code=trust_remote_code)
-        retriever = _load(files, options, source=str(path_or_name))
+        try:
+            retriever = _load(files, options, source=str(path_or_name))
+        except Exception:
+            files.check_tokenizers()
+            raise
         check_complete(retriever.model, files)
         _choose_padding(retriever)
         check_usable(retriever)

@@ -23,7 +23,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hyperseek._config import Config
-from hyperseek._files import check_checksum, read_json
+from hyperseek._files import LARGEST_JSON, check_checksum, read_json
 from hyperseek.errors import InputError, ModelError, shown
 from hyperseek.models.retriever import SIDES, Retriever
 
@@ -46,11 +46,12 @@ _OBJECTS = (
     _CONFIG,
     _ROUTER,
     _TRANSFORMER,
-    "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "added_tokens.json",
 )
+_TOKENIZER = "tokenizer.json"
+_LARGEST_TOKENIZER = 1 << 30  # some have tens of megabytes, too much to read twice unless something is wrong
 # Modules that would have other settings without their configuration, or none.
 _CONFIGURED = (".Dense", ".MultiVectorMask", ".Pooling")
 _MOST_LAYERS = 1000  # of an encoder; each takes time to build before any weight is looked for
@@ -167,10 +168,12 @@ class ModelFiles:
         """Return the local path of a file of the model, or None if it has no such file."""
         return load_file_path(self.location, name, subfolder=folder, revision=self.revision)
 
-    def read(self, name: str, folder: str = "") -> Any:
-        """Return the content of a JSON file, or None if the model has no such file."""
+    def read(self, name: str, folder: str = "", *, largest: int = LARGEST_JSON) -> Any:
+        """Return the content of a JSON file of at most `largest` bytes, or None if the model has no such file."""
         path = self.find(name, folder)
-        return None if path is None else read_json(path, "a file of a model", error=ModelError, remedy=_REMEDY)
+        if path is None:
+            return None
+        return read_json(path, "a file of a model", error=ModelError, remedy=_REMEDY, largest=largest)
 
     @cached_property
     def entries(self) -> tuple[ModuleEntry, ...]:
@@ -238,20 +241,39 @@ class ModelFiles:
             raise ModelError(f"{self.location} has {_CONTAINER}, but no {_MODULES}; {_REMEDY}")
         if self.find(_CONTAINER) is None and any(entry.type.endswith(".MultiVectorMask") for entry in self.entries):
             raise ModelError(f"{self.location} has vectors of tokens, but no {_CONTAINER}; {_REMEDY}")
-        for folder in ("", *(entry.path for entry in self.modules)):
+        for folder in self._folders:
             for name in _OBJECTS:
-                if self.find(name, folder) is not None and not isinstance(values := self.read(name, folder), dict):
-                    place = f"{folder}/{name}".lstrip("/")
-                    raise ModelError(
-                        f"{place} of {self.location} must hold a mapping of names to values, not {shown(values)}; "
-                        f"{_REMEDY}"
-                    )
+                self._check_object(name, folder)
             for file in sorted(Path(self.location, folder).glob("*.safetensors")):
                 check_checksum(file, "a file of weights", error=ModelError, remedy=_REMEDY)
         for entry in self.modules:
             needed = entry.type.startswith(_PACKAGES) and entry.type.endswith(_CONFIGURED)
             if needed and self.find(_CONFIG, entry.path) is None:
                 raise ModelError(f"{self.location}/{entry.path} has no {_CONFIG}; {_REMEDY}")
+
+    def check_tokenizers(self) -> None:
+        """Check the tokenizers of a model on disk that did not load, whose error does not name the file.
+
+        Raises:
+            ModelError: One is damaged.
+        """
+        if os.path.isdir(self.location):
+            for folder in self._folders:
+                self._check_object(_TOKENIZER, folder, largest=_LARGEST_TOKENIZER)
+
+    @property
+    def _folders(self) -> tuple[str, ...]:
+        return ("", *(entry.path for entry in self.modules if entry.path))
+
+    def _check_object(self, name: str, folder: str, *, largest: int = LARGEST_JSON) -> None:
+        if self.find(name, folder) is None:
+            return
+        values = self.read(name, folder, largest=largest)
+        if not isinstance(values, dict):
+            place = f"{folder}/{name}".lstrip("/")
+            raise ModelError(
+                f"{place} of {self.location} must hold a mapping of names to values, not {shown(values)}; {_REMEDY}"
+            )
 
     def _check_dense(self, entry: ModuleEntry, *, trust_remote_code: bool) -> None:
         """Compare the configuration of a linear layer with its weights: a missing residual costs quality in silence."""
