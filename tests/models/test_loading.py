@@ -112,7 +112,7 @@ def test_large_tokenizers_are_read(tiny_encoder: str, tmp_path: Path) -> None:
     tokenizer.write_text(" " * (1 << 24) + tokenizer.read_text())
     load(model, device="cpu")
     (model / "config.json").write_text('{"model_type": "none"}')
-    with pytest.raises(ModelError, match="model_type|none") as raised:
+    with pytest.raises(ModelError, match=r"model_type|none") as raised:
         load(model, device="cpu")
     assert "bytes" not in str(raised.value)
 

@@ -263,7 +263,7 @@ class ModelFiles:
 
     @property
     def _folders(self) -> tuple[str, ...]:
-        return ("", *(entry.path for entry in self.modules if entry.path))
+        return tuple(dict.fromkeys(("", *(entry.path for entry in self.modules))))
 
     def _check_object(self, name: str, folder: str, *, largest: int = LARGEST_JSON) -> None:
         if self.find(name, folder) is None:
