@@ -468,6 +468,8 @@ def test_the_map_has_the_hits_on_it(opened: Callable[..., Any], url: str, name: 
     page.keyboard.press("Enter")
     page.wait_for_selector("#reader[open]")
     page.keyboard.press("Escape")
+    # Once the reader is closed the page goes back and moves the focus, which would end the filling in of a field.
+    wait_until(page, "!new URLSearchParams(location.search).has('open')")
     page.fill("#query", "")
     wait_until(page, "document.querySelectorAll('.mark').length === 0")
 
